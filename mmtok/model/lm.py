@@ -1,0 +1,178 @@
+"""The shared decoder: embed a batch, run the trunk, and give the nats of every position that is predicted.
+
+One distribution serves training, scoring and sampling: at each position the softmax runs over the ids that the grammar
+allows there, and a head per modality fills many-channel frames in. The weights under `model.` are a Llama's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtok.batch import Batch
+from mmtok.model.heads import HeadConfig, build_head
+from mmtok.nn.transformer import Transformer, TransformerConfig
+from mmtok.segment import BadInput
+from mmtok.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The trunk, and a head per many-channel modality; a many-channel modality without a head is input-only.
+
+    channel_size: size of a channel value's embedding before the channels are joined and projected.
+    """
+
+    trunk: TransformerConfig = TransformerConfig()
+    heads: Mapping[str, HeadConfig] = field(default_factory=dict)
+    channel_size: int = 16
+
+
+class FrameEmbedding(nn.Module):
+    """Channel embeddings joined, then projected: (N, C) codes -> (N, M). Level K_c of channel c means "masked"."""
+
+    def __init__(self, levels: tuple[int, ...], channel_size: int, width: int):
+        super().__init__()
+        sizes = torch.tensor([k + 1 for k in levels])
+        self.table = nn.Embedding(int(sizes.sum()), channel_size)
+        self.project = nn.Linear(channel_size * len(levels), width, bias=False)
+        self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        nn.init.normal_(self.table.weight)
+        nn.init.normal_(self.project.weight, std=0.02 / (channel_size * len(levels)) ** 0.5 * 4)
+
+    def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        codes = codes if mask is None else torch.where(mask, self.levels, codes)
+        return self.project(self.table(codes + self.offset).flatten(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Nats:
+    """-log p per position (B, L): `ids` of the stream's id, `frames` of the frame's channels; 0 where not predicted."""
+
+    ids: Tensor
+    frames: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.ids + self.frames
+
+
+class LM(nn.Module):
+    """One decoder over one vocabulary. `forward(batch)` gives the `Nats` of every predicted position."""
+
+    def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        unknown = set(config.heads) - {m for m, s in vocabulary.signatures.items() if not s.one_channel}
+        if unknown:
+            raise BadInput(f"heads are given for {sorted(unknown)}, which are not many-channel modalities of this vocabulary")
+        width = config.trunk.width
+        self.model = Transformer(config.trunk, vocabulary.size)
+        many = {m: s for m, s in vocabulary.signatures.items() if not s.one_channel and s.levels}
+        self.frame_in = nn.ModuleDict({m: FrameEmbedding(s.levels, config.channel_size, width) for m, s in many.items()})
+        self.latent_in = nn.ModuleDict(
+            {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
+        )
+        self.heads = nn.ModuleDict({m: build_head(c, width, vocabulary.signatures[m]) for m, c in config.heads.items()})
+
+    # ---- reading
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, L, M): the id's embedding; at a frame id its channels or latents too, unless corrupted away."""
+        x = self.model.embed_tokens(batch.inputs)
+        for m, inner in [*self.frame_in.items(), *self.latent_in.items()]:
+            where = batch.ids == self.vocabulary.span(m)[0]
+            if m in batch.channels:
+                frames = inner(batch.channels[m], batch.channel_mask.get(m))
+            elif m in batch.latents:
+                frames = inner(batch.latents[m])
+            else:  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
+                frames = inner(batch.ids.new_zeros(0, len(inner.levels)) if m in self.frame_in else x.new_zeros(0, inner.in_features))
+            kept = (batch.inputs[where] == self.vocabulary.span(m)[0])[:, None]
+            x = x.index_put(where.nonzero(as_tuple=True), (frames * kept).to(x.dtype), accumulate=True)
+        return x
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, L, M): the state at l has read positions up to l of its document."""
+        return self.model(self.embed(batch), batch.position, batch.document)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., n_ids) over the whole vocabulary, the grammar not applied: what a Llama returns."""
+        return hidden @ self.model.embed_tokens.weight.T
+
+    # ---- the distribution
+
+    def id_logits(self, h: Tensor, modality: str) -> Tensor:
+        """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it has many channels), then its end."""
+        span = self.vocabulary.span(modality)
+        weight, end = self.model.embed_tokens.weight, self.vocabulary.end(modality)
+        logits = F.linear(h, torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])).float()
+        banned = self.vocabulary.signatures[modality].banned
+        return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
+
+    def forward(self, batch: Batch) -> Nats:
+        """Nats of every predicted position. Raises BadInput when a modality without a head is asked for its frames."""
+        h = self.hidden(batch)[:, :-1]
+        ids = h.new_zeros(batch.ids.shape, dtype=torch.float32)
+        frames = torch.zeros_like(ids)
+        target, asked = batch.ids[:, 1:], batch.predict[:, 1:]
+        for i, m in enumerate(self.vocabulary.signatures):
+            where = asked & (batch.modality[:, 1:] == i)
+            state = h[where]
+            nats = self._id_nats(m, state, target[where], batch.may_end[:, 1:][where])
+            ids = ids.index_put(_shifted(where), nats)
+            if not self.vocabulary.signatures[m].one_channel:
+                nats = self._frame_nats(m, h, batch, where)
+                is_frame = where & (target == self.vocabulary.span(m)[0])
+                frames = frames.index_put(_shifted(is_frame), nats)
+        return Nats(ids, frames)
+
+    def _id_nats(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
+        """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
+        span = self.vocabulary.span(m)
+        logits = self.id_logits(h, m)
+        never_end = torch.zeros_like(logits, dtype=torch.bool)
+        never_end[:, -1] = ~may_end
+        index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
+        return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
+
+    def _frame_nats(self, m: str, h: Tensor, batch: Batch, where: Tensor) -> Tensor:
+        """(n,) -log p of the channel values of the predicted frames of modality m."""
+        all_frames = batch.ids == self.vocabulary.span(m)[0]
+        chosen = (batch.predict & all_frames)[all_frames]  # over the rows of channels[m]
+        state = h[where & all_frames[:, 1:]]
+        if m not in self.heads:
+            if len(state):
+                raise BadInput(f"{m} frames are predicted, but the model has no head for them: {m} is input-only here")
+            return state.sum(-1)
+        head = self.heads[m]
+        values = batch.channels.get(m, batch.ids.new_zeros(0, len(head.levels)))[chosen]
+        ceiling = batch.ceiling[m][chosen] if m in batch.ceiling else None
+        return head.nats(state, values, ceiling)
+
+
+def _shifted(where: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of targets: `where` is over positions 1..L-1."""
+    row, column = where.nonzero(as_tuple=True)
+    return row, column + 1
+
+
+def loss_sums(nats: Nats, batch: Batch, vocabulary: Vocabulary, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
+    """The training loss's numerator, sum over modalities of weight * nats / sqrt(C), and per modality (nats, frames and ends).
+
+    Divide by the number of predicted positions of the whole global batch. The square root keeps a frame of 80 channels
+    from drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any other id.
+    """
+    total = nats.ids.new_zeros(())
+    parts = {}
+    for i, (m, signature) in enumerate(vocabulary.signatures.items()):
+        here = batch.predict & (batch.modality == i)
+        ids, frames = (nats.ids * here).sum(), (nats.frames * here).sum()
+        total = total + weights.get(m, 1.0) * (ids + frames / max(1, len(signature.levels)) ** 0.5)
+        parts[m] = ((ids + frames).detach(), int(here.sum()))
+    return total, parts

@@ -1,0 +1,99 @@
+"""The trunk: a pre-norm decoder whose weights are named and shaped as a `transformers` Llama's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtok.nn.attention import Attention, Cache, packed_mask, rotary
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the trunk. `from_depth` derives them all from one dial."""
+
+    depth: int = 4
+    width: int = 256
+    n_heads: int = 4
+    n_kv_heads: int = 4
+    feed_forward: int = 704
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+    @classmethod
+    def from_depth(cls, depth: int, dropout: float = 0.0) -> TransformerConfig:
+        """Width 64 per layer, heads of 64, a SwiGLU of 8/3 the width rounded up to 64: the usual proportions."""
+        width = 64 * depth
+        return cls(depth, width, depth, depth, -(-width * 8 // 3 // 64) * 64, dropout=dropout)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + feed-forward(norm x)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attn = Attention(config.width, config.n_heads, config.n_kv_heads, config.dropout)
+        self.mlp = FeedForward(config.width, config.feed_forward)
+        self.input_layernorm = nn.RMSNorm(config.width, config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.width, config.norm_eps)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: tuple[Cache, int, Tensor] | None) -> Tensor:
+        drop = lambda y: F.dropout(y, self.dropout, self.training)
+        x = x + drop(self.self_attn(self.input_layernorm(x), turn, mask, cache))
+        return x + drop(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Transformer(nn.Module):
+    """Token embedding, blocks, final norm. Reads embedded frames, so it knows no modality."""
+
+    def __init__(self, config: TransformerConfig, n_ids: int):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(n_ids, config.width)
+        self.layers = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.norm = nn.RMSNorm(config.width, config.norm_eps)
+        self.apply(_initialise)
+        for block in self.layers:  # residual branches start small, so that depth does not change the output's scale
+            for out in (block.self_attn.o_proj, block.mlp.down_proj):
+                nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
+
+    def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
+        """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
+        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta)
+        mask = packed_mask(document)
+        for block in self.layers:
+            x = block(x, turn, mask, None)
+        return self.norm(x)
+
+    def step(self, x: Tensor, position: Tensor, cache: Cache) -> Tensor:
+        """Continue rows whose past is in `cache`: (B, L, M) at increasing positions (B, L) -> hidden (B, L, M)."""
+        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta)
+        reach = max(cache.used, int(position.max()) + 1)
+        mask = (torch.arange(reach, device=x.device) <= position[..., None])[:, None]
+        cache.used = reach
+        for n, block in enumerate(self.layers):
+            x = block(x, turn, mask, (cache, n, position))
+        return self.norm(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)

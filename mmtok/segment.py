@@ -1,0 +1,116 @@
+"""The values that rooms exchange: what a tokenizer makes, what a vocabulary lays out, what a model reads.
+
+The legend of letters, for the whole package: B rows, L stream positions, T frames, C channels, K levels,
+D latent size, M model width, H heads, P particles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+
+class BadInput(ValueError):
+    """Wrong input from outside: the message is one line that says what was wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with code 2; every other exception is a bug.
+    """
+
+
+@dataclass(frozen=True)
+class Signature:
+    """All that a vocabulary and a model know of a tokenizer.
+
+    modality     its name, e.g. "speech"
+    levels       sizes of the channels, (16,) * 80; () when the frames are latents
+    latent_size  D; 0 when the frames are codes
+    frames       a fixed count of frames (a 4x4 grid: 16), or None: the segment runs until its end mark
+    fingerprint  of the tokenizer's own file
+    banned       one-channel codes that never occur in data (a text model's own unknown, start and stop pieces)
+    descending   the channel whose code never rises from one frame to the next (jets: pt), or None
+    """
+
+    modality: str
+    levels: tuple[int, ...] = ()
+    latent_size: int = 0
+    frames: int | None = None
+    fingerprint: str = ""
+    banned: tuple[int, ...] = ()
+    descending: int | None = None
+
+    def __post_init__(self):
+        if bool(self.levels) == bool(self.latent_size):
+            raise ValueError(f"signature of {self.modality!r}: exactly one of levels and latent_size must be set")
+        if self.banned and len(self.levels) != 1:
+            raise ValueError(f"signature of {self.modality!r}: only one-channel codes can be banned")
+
+    @property
+    def one_channel(self) -> bool:
+        """Whether a frame is a single id of the stream (else its values travel beside the stream)."""
+        return len(self.levels) == 1
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> Signature:
+        return cls(**{**fields, "levels": tuple(fields["levels"]), "banned": tuple(fields["banned"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One signal as frames. Exactly one of `codes` (T, C) integers and `latents` (T, D) float32 is set.
+
+    info       what decoding needs beyond the frames (n_samples, rate_hz, height, width, jet axis); scalars only
+    truncated  frames were cut off at a cap: the segment does not end here, so it carries no end mark
+    holes      spans [start, stop) of frames that the stream gives last, after a hole mark in their place
+    """
+
+    modality: str
+    codes: np.ndarray | None = None
+    latents: np.ndarray | None = None
+    info: Mapping = field(default_factory=dict)
+    truncated: bool = False
+    holes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        if (self.codes is None) == (self.latents is None):
+            raise ValueError(f"segment of {self.modality!r}: exactly one of codes and latents must be set")
+        if self.values.ndim != 2:
+            raise ValueError(f"segment of {self.modality!r}: frames must be (T, C), got shape {self.values.shape}")
+        edges = [edge for hole in self.holes for edge in hole]
+        if edges != sorted(edges) or any(a > b for a, b in self.holes) or (edges and not 0 <= edges[0] <= edges[-1] <= len(self)):
+            raise ValueError(f"segment of {self.modality!r}: holes {self.holes} are not ordered spans within {len(self)} frames")
+        if self.holes and self.truncated:
+            raise ValueError(f"segment of {self.modality!r}: a truncated segment cannot have holes")
+
+    @property
+    def values(self) -> np.ndarray:
+        """The frames, whichever kind they are: (T, C) or (T, D)."""
+        return self.codes if self.codes is not None else self.latents
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """Segments in the order of a task, and which of them the task predicts.
+
+    A `None` among the segments is a condition left out: the stream carries the null mark in its place.
+    The last segment may be open (`open_end`), which makes the document a prompt: its stream stops after the frames known so far,
+    or, in a segment with holes, after the fill mark of the first hole that is not among the `n_filled` given ones.
+    """
+
+    segments: tuple[Segment | None, ...]
+    predict: tuple[bool, ...]
+    open_end: bool = False
+    n_filled: int = 0
+
+    def __post_init__(self):
+        if len(self.segments) != len(self.predict):
+            raise ValueError(f"document: {len(self.segments)} segments but {len(self.predict)} predict flags")
+        if any(p and s is None for s, p in zip(self.segments, self.predict)):
+            raise ValueError("document: a condition left out cannot be predicted")

@@ -1,0 +1,71 @@
+"""The contract of a tokenizer: five verbs and a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from mmtok.segment import BadInput, Segment, Signature
+
+
+class Tokenizer(Protocol):
+    """Turns one raw signal into one `Segment` and back.
+
+    `encode` and `decode` are inverses, or the class states its error in units. What is learned in closed form
+    (text pieces, bin ranges) has `fit(signals)`; what needs gradients is trained by train/fit_tokenizer.py.
+    """
+
+    signature: Signature
+
+    def encode(self, signal: Any) -> Segment:
+        """One signal -> one segment. Raises BadInput when the signal is not one of this modality."""
+
+    def decode(self, segment: Segment) -> Any:
+        """One segment -> one signal. A sampled segment has an empty `info`: decode then takes defaults."""
+
+    def encode_batch(self, signals: Sequence[Any]) -> list[Segment]:
+        """Equal to the single calls, and faster."""
+
+    def decode_batch(self, segments: Sequence[Segment]) -> list[Any]:
+        """Equal to the single calls, and faster."""
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs into `folder` (made if missing)."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open what `save` wrote; same signature, same codes."""
+
+
+def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
+    """Twelve hex digits that change whenever codes of this tokenizer could mean something else.
+
+    kind: the tokenizer's class name; config: its JSON-able settings; arrays: what it has learned, as bytes.
+    """
+    digest = hashlib.sha256(json.dumps([kind, config], sort_keys=True).encode())
+    for array in arrays:
+        digest.update(hashlib.sha256(array).digest())
+    return digest.hexdigest()[:12]
+
+
+def write_config(folder: Path, kind: str, config: dict) -> None:
+    """Write FOLDER/tokenizer.json, the human-readable part that every tokenizer folder has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps({"kind": kind, **config}, indent=2) + "\n")
+
+
+def read_config(folder: Path, kind: str | None = None) -> dict:
+    """Read FOLDER/tokenizer.json; with `kind`, refuse another class's folder, and drop the field."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{folder} is not a tokenizer folder: it has no tokenizer.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as JSON: {error}") from None
+    if kind is not None and config.get("kind") != kind:
+        raise BadInput(f"{path} describes a {config.get('kind')!r} tokenizer, expected {kind!r}")
+    return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
