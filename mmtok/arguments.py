@@ -1,0 +1,117 @@
+"""The command line as typed functions: a verb's parameters are its arguments, `Annotated` with their help.
+
+argparse, not tyro: a misspelt option must come out as ONE line with the nearest names, and tyro prints its errors as
+boxes itself, with no hook for them outside its private modules. (A recipe's fields are overridden by name, `--train.steps 200`:
+these are handed on as they stand, and checked against the recipe once it is loaded.)
+
+    positional parameter               an argument that must be given; list[...]: one or more
+    keyword-only parameter             an option `--name`; bool: a switch; list[...]: may be given several times
+    parameter named `overrides`        takes whatever options are left over
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from mmtok.segment import BadInput
+
+
+@dataclass(frozen=True)
+class Arg:
+    """What a parameter's type does not say: its help, its name in the usage line, a short option, the legal values."""
+
+    help: str
+    metavar: str | None = None
+    short: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """', did you mean a or b?' for the names of `known` that look like `name`, else '; one of a, b, c'."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(close)}?" if close else f"; one of {', '.join(known)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{self.prog}: {message} (mmtok {self.prog} --help)")
+
+
+def parse(verb: Callable, words: list[str]) -> dict[str, Any]:
+    """The arguments for `verb` from the words after it. Raises BadInput in one line; `--help` prints and raises SystemExit."""
+    parser = parser_of(verb)
+    hints = _parameters(verb)
+    read = parser.parse_known_args if "overrides" in hints else parser.parse_known_intermixed_args
+    given, left = read(words)
+    values = vars(given)
+    if "overrides" in hints:
+        if left and not left[0].startswith("--"):
+            raise BadInput(f"{parser.prog}: did not expect {left[0]!r}; fields are set as --field value (mmtok {parser.prog} --help)")
+        values["overrides"] = left
+    elif left:
+        options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+        if left[0].startswith("-"):
+            raise BadInput(f"{parser.prog}: unknown option {left[0]}{nearest(left[0].split('=')[0], options)}")
+        raise BadInput(f"{parser.prog}: did not expect {left[0]!r} (mmtok {parser.prog} --help)")
+    return values
+
+
+def parser_of(verb: Callable) -> argparse.ArgumentParser:
+    """The argparse parser of one verb; its docstring is the help."""
+    parser = _Parser(verb.__name__, allow_abbrev=False, description=inspect.getdoc(verb), formatter_class=argparse.RawDescriptionHelpFormatter)
+    for parameter, kind, about in _parameters(verb).values():
+        if parameter.name != "overrides":
+            _add(parser, parameter, kind, about)
+    parser.usage = _usage(parser, verb)
+    return parser
+
+
+def _usage(parser: argparse.ArgumentParser, verb: Callable) -> str:
+    """Arguments first, then options: an option with several values would swallow an argument after it."""
+    words = ["mmtok", verb.__name__]
+    for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
+        if action.dest != "help":
+            value = "" if action.nargs == 0 else f"{action.metavar}..." if action.nargs == "+" else action.metavar
+            text = " ".join(part for part in (*action.option_strings[:1], value) if part)
+            words.append(text if action.required else f"[{text}]")
+    return " ".join(words + ["[--field value ...]"] * ("overrides" in _parameters(verb)))
+
+
+def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]:
+    """name -> (parameter, type, Arg) in the order of the signature."""
+    hints = get_type_hints(verb, include_extras=True)
+    found = {}
+    for name, parameter in inspect.signature(verb).parameters.items():
+        kind, about = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name], Arg(""))
+        found[name] = parameter, kind, about
+    return found
+
+
+def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: Any, about: Arg) -> None:
+    if get_origin(kind) in (Union, types.UnionType):  # X | None: an option that may be left out
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    many = get_origin(kind) is list
+    scalar = get_args(kind)[0] if many else kind
+    settings: dict[str, Any] = {"help": about.help, "choices": about.choices or None, "metavar": about.metavar}
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        settings |= {"nargs": "+" if many else None, "metavar": about.metavar or parameter.name.upper()}
+        parser.add_argument(parameter.name, type=scalar, **settings)
+        return
+    names = ([about.short] if about.short else []) + (["--" + parameter.name.replace("_", "-")] if len(parameter.name) > 1 else [])
+    required = parameter.default is inspect.Parameter.empty
+    default = None if required else parameter.default
+    if kind is bool:
+        parser.add_argument(*names, action="store_true", help=about.help)
+    elif many:
+        settings |= {"nargs": "+", "action": "extend"}
+        parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=default, **settings)
+    else:
+        settings["help"] += f" (default: {default})" if default is not None else ""
+        parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=default, **settings)

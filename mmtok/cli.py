@@ -1,0 +1,203 @@
+"""The command line: one function per verb, nothing else. `mmtok --help` and `mmtok VERB --help` import no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from mmtok import __version__
+from mmtok.arguments import Arg, nearest, parse
+from mmtok.segment import BadInput
+
+Recipe = Annotated[Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")]
+Run = Annotated[Path, Arg("a run's folder", "RUN")]
+Out = Annotated[Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")]
+Overrides = Annotated[list[str], Arg("fields of the recipe with their new values")]
+Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
+Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
+
+
+def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
+    """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity."""
+    from mmtok import run
+    from mmtok.recipe import load_recipe
+
+    run.fit(load_recipe(recipe, overrides), out or _run_folder(recipe))
+
+
+def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
+    """Fit if needed, tokenise, train. The same command again resumes.
+
+    Any field of the recipe can be set: --train.steps 200. On an old run, changed fields are refused with the difference.
+    """
+    from mmtok import run
+    from mmtok.recipe import load_recipe
+
+    run.train(load_recipe(recipe, overrides), out or _run_folder(recipe))
+
+
+def sample(
+    run: Run, *,
+    prompt: Annotated[list[str], Arg("text, or files of any modality", "PROMPT")] = (),
+    to: Annotated[str, Arg("what to draw: a field of the recipe", "FIELD")],
+    n: Annotated[int, Arg("how many samples", "N", "-n")] = 8,
+    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/)", "DIR", "-o")] = None,
+    seed: Annotated[int, Arg("of everything random", "SEED")] = 0,
+    temperature: Annotated[float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")] = None,
+    top_k: Annotated[int | None, Arg("draw among the K likeliest only", "K")] = None,
+    top_p: Annotated[float | None, Arg("draw among the likeliest that hold a share P", "P")] = None,
+    guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
+) -> None:
+    """Draw from the model: mmtok sample RUN --prompt seven --to image"""
+    from mmtok.run import open_run
+
+    if n < 1:
+        raise BadInput(f"sample: -n is {n}; it must be at least 1")
+    for path in open_run(run).sample(list(prompt), to, n, out, seed, temperature, top_k, top_p, guidance):
+        print(path)
+
+
+def score(
+    run: Run, files: Annotated[list[str], Arg("files of any modality", "FILE")], *,
+    given: Annotated[str | None, Arg("the condition: text, or a file", "PROMPT")] = None,
+) -> None:
+    """How likely the model finds what it is shown: nats and the customary unit per segment, exact or a bound."""
+    from mmtok.run import open_run
+
+    for file, row in zip(files, open_run(run).score(files, given)):
+        parts = [f"{nats:.4f} nats over {frames} frames" for nats, frames in zip(row.nats, row.frames) if nats is not None]
+        print(f"{file}: {', '.join(parts)} ({row.kind})")
+
+
+def evaluate(run: Run, *, force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False) -> None:
+    """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
+    from mmtok.evaluate import evaluate as evaluate_run
+    from mmtok.run import open_run
+
+    for name, value in _figures(evaluate_run(open_run(run), force=force)):
+        print(f"{name:<48} {value:.4g}" if isinstance(value, float) else f"{name:<48} {value}")
+
+
+def report(run: Run) -> None:
+    """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
+    from mmtok.report import write_report
+    from mmtok.run import open_run
+
+    print(write_report(open_run(run)))
+
+
+def tokenize(
+    modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets", "FILE")], *,
+    out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
+    tokenizer: Folder = None,
+    check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
+    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (I from 0) and write e.g. tokens-00002-of-00008.parquet", "I/N")] = None,
+) -> None:
+    """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
+    from mmtok.data.convert import tokenize_files
+
+    done = tokenize_files(modality, files, out, tokenizer, shard, check)
+    print(done.summary())
+
+
+def detokenize(
+    tokens: Annotated[Path, Arg("a token file", "TOKENS")], *,
+    out: Annotated[Path, Arg("the folder for the files made", "DIR", "-o")],
+    tokenizer: Folder = None,
+) -> None:
+    """Turn tokens back into files, named by field and row."""
+    from mmtok.data.convert import detokenize_file
+
+    paths = detokenize_file(tokens, out, tokenizer)
+    print(f"{len(paths)} files in {out}")
+
+
+def show(path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")]) -> None:
+    """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints."""
+    if not path.exists():
+        raise BadInput(f"show: {path} does not exist")
+    if path.suffix in (".py", ".json"):
+        from mmtok.recipe import load_recipe
+
+        print(load_recipe(path, []).describe())
+    elif (path / "recipe.json").exists():
+        from mmtok.run import open_run
+
+        print(open_run(path).describe())
+    elif (path / "tokenizer.json").exists():
+        from mmtok.data.convert import describe_tokenizer
+
+        print(describe_tokenizer(path))
+    else:
+        from mmtok.data.convert import describe_tokens
+
+        print(describe_tokens(path))
+
+
+VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, tokenize, detokenize, show)}
+
+
+def _run_folder(recipe: Path) -> Path:
+    return recipe.parent if recipe.name == "recipe.json" else Path("runs") / recipe.stem
+
+
+def _figures(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested table of figures as (dotted name, value)."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def overview() -> str:
+    """What `mmtok --help` prints: every verb with the first line of its docstring."""
+    lines = [f"  {name:<12}{verb.__doc__.splitlines()[0]}" for name, verb in VERBS.items()]
+    return "\n".join(["usage: mmtok VERB ...", "", *lines, "", "mmtok VERB --help says more; mmtok --version says which."])
+
+
+def dispatch(words: list[str]) -> None:
+    """Find the verb and run it. Raises BadInput for an unknown one."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+    elif words[0] == "--version":
+        print(f"mmtok {__version__}")
+    elif words[0] not in VERBS:
+        raise BadInput(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
+    else:
+        verb = VERBS[words[0]]
+        verb(**parse(verb, words[1:]))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 2 for wrong input (one line on stderr), 130 for Ctrl-C."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", UserWarning)  # once per text: what the readers converted
+            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
+            dispatch(sys.argv[1:] if words is None else words)
+            sys.stdout.flush()
+        return 0
+    except SystemExit as stop:  # argparse after --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough (mmtok show x | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except BadInput as error:
+        _say(str(error))
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    return 2
+
+
+def _say(text: str) -> None:
+    """One line on stderr."""
+    print("mmtok:", " ".join(text.split()), file=sys.stderr)

@@ -1,0 +1,260 @@
+"""From files to token files and back: what `mmtok tokenize`, `detokenize` and `show` do, as functions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
+from mmtok.progress import Progress
+from mmtok.segment import BadInput, Segment
+from mmtok.tokenizers import MODALITIES, default, load
+
+if TYPE_CHECKING:
+    from mmtok.tokenizers.base import Tokenizer
+
+BATCH = 64  # signals encoded at once
+CHECKED = 64  # signals that `check` decodes again
+
+
+@dataclass
+class Tokenised:
+    """What became of a call: the file written, how many rows and frames, the tokenizer's fingerprint, and the fidelity if asked."""
+
+    path: Path
+    fingerprint: str
+    rows: int = 0
+    frames: int = 0
+    fidelity: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        lines = [f"{self.path}: {self.rows} rows, {self.frames} frames, tokenizer {self.fingerprint}"]
+        return "\n".join(lines + [f"  {name} {value:.4g}" for name, value in self.fidelity.items()])
+
+
+# ---- files -> tokens
+
+def tokenize_files(
+    modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False
+) -> Tokenised:
+    """Write the token file `out`: field `modality`, one row per signal (a file; in a file of jets, a jet).
+
+    tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
+    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
+    """
+    used = _tokenizer(modality, tokenizer)
+    index, count = shard_of(shard)
+    path = out if shard is None else shard_name(out, index, count)
+    done = Tokenised(path, used.signature.fingerprint)
+    kept: list[Any] = []
+
+    def rows() -> Iterator[dict[str, Segment]]:
+        with Progress(f"tokenize {modality}", unit="rows") as progress:
+            for batch in _batches(signals_of(modality, files, used, index, count), BATCH):
+                if check:
+                    kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
+                for segment in _encode(used, batch):
+                    done.frames += len(segment)
+                    yield {modality: segment}
+                progress.advance(len(batch))
+
+    done.rows = write_tokens(path, {modality: used.signature}, rows())
+    if kept:
+        done.fidelity = used.fidelity(kept)
+    return done
+
+
+def _tokenizer(modality: str, folder: Path | None) -> Tokenizer:
+    used = default(modality) if folder is None else load(folder)
+    if used.signature.modality != modality:
+        raise BadInput(f"{folder} is a tokenizer of {used.signature.modality}, not of {modality}")
+    return used
+
+
+def shard_of(shard: str | None) -> tuple[int, int]:
+    """(i, n) of "i/n", i from 0: row r of all signals belongs to shard r mod n. None is 0/1."""
+    if shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not int(match[1]) < int(match[2]):
+        raise BadInput(f"--shard {shard!r} must be I/N with I from 0 to N - 1, e.g. 0/8")
+    return int(match[1]), int(match[2])
+
+
+def shard_name(path: Path, index: int, count: int) -> Path:
+    """tokens.parquet -> tokens-00002-of-00008.parquet; a folder of these reads as one token file."""
+    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
+
+
+def signals_of(modality: str, files: Sequence[Path], tokenizer: Tokenizer, index: int = 0, count: int = 1) -> Iterator[tuple[Path, Any]]:
+    """(file, signal) for every count-th signal from `index` on, in the order of the files; others' files are not opened."""
+    if modality == "jets":
+        from mmtok.data.jets import read_jets
+
+        jets = ((file, jet) for file in files for jet in read_jets(file))
+        yield from islice(jets, index, None, count)
+        return
+    read = _reader(modality, tokenizer)
+    for file in islice(files, index, None, count):
+        yield file, read(file)
+
+
+def _reader(modality: str, tokenizer: Tokenizer) -> Callable[[Path], Any]:
+    """Reads one file as one signal, in the units of the tokenizer."""
+    match modality:
+        case "text":
+            from mmtok.data.text import read_text
+
+            return read_text
+        case "speech":
+            from mmtok.data.speech import read_sound
+
+            return lambda file: read_sound(file, tokenizer.config.rate_hz)
+        case "image":
+            from mmtok.data.images import read_image
+
+            return read_image
+    raise BadInput(f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+
+
+def _encode(tokenizer: Tokenizer, batch: list[tuple[Path, Any]]) -> list[Segment]:
+    try:
+        return tokenizer.encode_batch([signal for _, signal in batch])
+    except BadInput:
+        for file, signal in batch:  # one by one, to name the file that is to blame
+            try:
+                tokenizer.encode(signal)
+            except BadInput as error:
+                raise BadInput(f"{file}: {error}") from None
+        raise
+
+
+def _batches(items: Iterator, size: int) -> Iterator[list]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+# ---- tokens -> files
+
+def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> list[Path]:
+    """Decode every field of a token file into `out`, as FIELD-000000.png and so on; the jets of a field share one file.
+
+    Returns the paths written. Raises BadInput when a field was made by another tokenizer than the one given, or
+    (without one) than its modality's training-free default. `tokenizer` may also hold one folder per field or modality.
+    """
+    file = read_tokens(tokens)
+    used = {name: _decoder(file, name, tokenizer) for name in file.fields}
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in file.fields:
+        with Progress(f"detokenize {name}", len(file), "rows") as progress:
+            paths += _decode_field(file, name, used[name], out, progress)
+    return paths
+
+
+def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
+    signature = file.signatures[name]
+    if folder is not None and not (folder / "tokenizer.json").exists():  # a run's tokenizers/: one folder for each
+        folder = next((sub for sub in (folder / name, folder / signature.modality) if sub.is_dir()), folder)
+    used = _tokenizer(signature.modality, folder)
+    if used.signature.fingerprint != signature.fingerprint:
+        hint = "name its folder with --tokenizer" if folder is None else "use the tokenizer it was made with"
+        raise BadInput(f"{file.path}: field {name!r} was made by the {signature.modality} tokenizer {signature.fingerprint}, "
+                       f"but {folder or 'the training-free default'} is {used.signature.fingerprint}; {hint}")
+    return used
+
+
+def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, out: Path, progress: Progress) -> list[Path]:
+    modality, paths, jets = file.signatures[name].modality, [], []
+    for rows in _batches(iter(np.flatnonzero(file.has(name)).tolist()), BATCH):
+        signals = tokenizer.decode_batch([file.segment(name, row) for row in rows])
+        if modality == "jets":
+            jets += signals
+        else:
+            paths += [_write(out / f"{name}-{row:06d}", modality, signal, tokenizer) for row, signal in zip(rows, signals)]
+        progress.advance(len(rows))
+    return paths + ([_write(out / name, modality, jets, tokenizer)] if modality == "jets" else [])
+
+
+def _write(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
+    """Write a signal under its modality's customary suffix; returns the path."""
+    match modality:
+        case "text":
+            from mmtok.data.text import write_text
+
+            write_text(path := stem.with_name(stem.name + ".txt"), signal)
+        case "speech":
+            from mmtok.data.speech import write_sound
+
+            write_sound(path := stem.with_name(stem.name + ".wav"), signal, tokenizer.config.rate_hz)
+        case "image":
+            from mmtok.data.images import write_image
+
+            write_image(path := stem.with_name(stem.name + ".png"), signal)
+        case "jets":
+            from mmtok.data.jets import write_jets
+
+            write_jets(path := stem.with_name(stem.name + ".npz"), signal)
+        case _:
+            raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+    return path
+
+
+# ---- descriptions
+
+def describe_tokens(path: Path) -> str:
+    """What a token file holds, as lines of text: rows, fields, frames, bits, fingerprints."""
+    file = read_tokens(path)
+    lines = [f"{path}: token file, {len(file)} rows"]
+    for name in file.fields:
+        signature, lengths, there = file.signatures[name], file.lengths(name), file.has(name)
+        frames = int(lengths.sum())
+        spread = f"{frames} frames ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
+        n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
+        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}" + (f", {n_truncated} truncated" if n_truncated else ""),
+                  f"    {frame_text(signature)}{_rate_text(file, name)}",
+                  f"    tokenizer {signature.fingerprint}"]
+    return "\n".join(lines)
+
+
+def frame_text(signature) -> str:
+    """A frame's make-up and its size in bits (the log2 of how many different frames there are)."""
+    if signature.latent_size:
+        return f"{signature.latent_size} floats a frame"
+    levels = [str(k) for k in signature.levels]
+    shape = f"{len(levels)} x {levels[0]}" if len(set(levels)) == 1 and len(levels) > 1 else " x ".join(levels)
+    return f"{shape} levels, {np.log2(np.array(signature.levels, float)).sum():.4g} bits a frame"
+
+
+def _rate_text(file: TokenFile, name: str) -> str:
+    """', N bit/s over S s' where the info holds durations, ', N bits a pixel' where it holds sizes, else ''."""
+    signature = file.signatures[name]
+    segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
+    bits = sum(map(len, segments)) * float(np.log2(np.array(signature.levels, float)).sum())
+    if not segments or not bits:
+        return ""
+    infos = [segment.info for segment in segments]
+    if all("n_samples" in info and "rate_hz" in info for info in infos):
+        seconds = sum(info["n_samples"] / info["rate_hz"] for info in infos)
+        return f", {bits / seconds:.4g} bit/s over {seconds:.4g} s" if seconds else ""
+    if all("height" in info and "width" in info for info in infos):
+        n_pixels = sum(info["height"] * info["width"] for info in infos)
+        return f", {bits / n_pixels:.4g} bits a pixel" if n_pixels else ""
+    return ""
+
+
+def describe_tokenizer(folder: Path) -> str:
+    """A tokenizer's folder as lines of text."""
+    tokenizer = load(folder)
+    signature = tokenizer.signature
+    frames = "until its end" if signature.frames is None else f"{signature.frames} frames"
+    settings = json.dumps(json.loads((folder / "tokenizer.json").read_text()))
+    return "\n".join([f"{folder}: {type(tokenizer).__name__} tokenizer of {signature.modality}, {frames}",
+                      f"  {frame_text(signature)}", f"  fingerprint {signature.fingerprint}", f"  {settings}"])

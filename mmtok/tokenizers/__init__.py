@@ -1,0 +1,62 @@
+"""Tokenizers: one raw signal <-> one `Segment`. Each modality has its file; this page only finds them again.
+
+Nothing is imported here until it is asked for, so that text costs no torch and jets cost no torchaudio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmtok.segment import BadInput
+
+if TYPE_CHECKING:
+    from mmtok.tokenizers.base import Tokenizer
+
+MODALITIES = ("text", "speech", "image", "jets")
+
+
+def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
+    """Open a tokenizer's folder, of whichever class wrote it.
+
+    known: classes from outside this package (a new modality's) that the folder may also hold.
+    Raises BadInput for a folder that is not a tokenizer's or names an unknown class.
+    """
+    from mmtok.tokenizers.base import read_config
+
+    kind = read_config(Path(folder)).get("kind")
+    match kind:
+        case "Bytes":
+            from mmtok.tokenizers.text import Bytes as found
+        case "SentencePiece":
+            from mmtok.tokenizers.text import SentencePiece as found
+        case "DMel":
+            from mmtok.tokenizers.speech import DMel as found
+        case "Pixels":
+            from mmtok.tokenizers.image import Pixels as found
+        case "VQPatches":
+            from mmtok.tokenizers.image import VQPatches as found
+        case "JetGrid":
+            from mmtok.tokenizers.jets import JetGrid as found
+        case _:
+            found = next((cls for cls in known if cls.__name__ == kind), None)
+    if found is None:
+        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {kind!r}; it was written by another version of mmtok or by a plug-in")
+    return found.load(Path(folder))
+
+
+def default(modality: str) -> Tokenizer:
+    """The tokenizer that needs no training: UTF-8 bytes, dMel at 80 Hz, pixel levels, the jet grid 41/31/31."""
+    match modality:
+        case "text":
+            from mmtok.tokenizers.text import BytesConfig as config
+        case "speech":
+            from mmtok.tokenizers.speech import DMelConfig as config
+        case "image":
+            from mmtok.tokenizers.image import PixelsConfig as config
+        case "jets":
+            from mmtok.tokenizers.jets import JetGridConfig as config
+        case _:
+            raise BadInput(f"no training-free tokenizer for modality {modality!r}; one of {', '.join(MODALITIES)}")
+    return config().build()
