@@ -111,7 +111,7 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: An
         parser.add_argument(*names, action="store_true", help=about.help)
     elif many:
         settings |= {"nargs": "+", "action": "extend"}
-        parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=default, **settings)
+        parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=list(default or ()), **settings)
     else:
         settings["help"] += f" (default: {default})" if default is not None else ""
         parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=default, **settings)

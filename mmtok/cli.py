@@ -53,10 +53,10 @@ def sample(
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
-    from mmtok.run import open_run
-
     if n < 1:
         raise BadInput(f"sample: -n is {n}; it must be at least 1")
+    from mmtok.run import open_run
+
     for path in open_run(run).sample(list(prompt), to, n, out, seed, temperature, top_k, top_p, guidance):
         print(path)
 

@@ -98,7 +98,7 @@ def signals_of(modality: str, files: Sequence[Path], tokenizer: Tokenizer, index
     if modality == "jets":
         from mmtok.data.jets import read_jets
 
-        jets = ((file, jet) for file in files for jet in read_jets(file))
+        jets = ((file, jet) for file in files for jet in read_jets(file, tokenizer.config.features))
         yield from islice(jets, index, None, count)
         return
     read = _reader(modality, tokenizer)
@@ -116,7 +116,7 @@ def _reader(modality: str, tokenizer: Tokenizer) -> Callable[[Path], Any]:
         case "speech":
             from mmtok.data.speech import read_sound
 
-            return lambda file: read_sound(file, tokenizer.config.rate_hz)
+            return lambda file: read_sound(file, tokenizer.config.mel.rate_hz)
         case "image":
             from mmtok.data.images import read_image
 
@@ -193,7 +193,7 @@ def _write(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path
         case "speech":
             from mmtok.data.speech import write_sound
 
-            write_sound(path := stem.with_name(stem.name + ".wav"), signal, tokenizer.config.rate_hz)
+            write_sound(path := stem.with_name(stem.name + ".wav"), signal, tokenizer.config.mel.rate_hz)
         case "image":
             from mmtok.data.images import write_image
 
@@ -201,7 +201,7 @@ def _write(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path
         case "jets":
             from mmtok.data.jets import write_jets
 
-            write_jets(path := stem.with_name(stem.name + ".npz"), signal)
+            write_jets(path := stem.with_name(stem.name + ".npz"), signal, tokenizer.config.features)
         case _:
             raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
     return path
