@@ -145,9 +145,18 @@ class Vocabulary:
             return np.array([self.document_mark if state.due == "document" else self.fill])
         if state.modality is None:
             return np.array(sorted([self.null, *(self.begin(m) for m in self.signatures)]))
+        m = state.modality
+        codes = np.delete(np.array(self.span(m)), self.signatures[m].banned) if state.left != 0 else np.array([], int)
+        return np.sort(np.append(codes, [self.end(m)] * self._may_end(state)).astype(np.int64))
+
+    def _is_legal(self, state: State, id: int) -> bool:
+        """`id in legal(state)`, without listing them."""
+        if state.due or state.modality is None:
+            return id in self.legal(state)
         m, span = state.modality, self.span(state.modality)
-        ids = [] if state.left == 0 else [i for c, i in enumerate(span) if c not in self.signatures[m].banned]
-        return np.array(sorted(ids + [self.end(m)] * self._may_end(state)))
+        if id in span:
+            return state.left != 0 and id - span[0] not in self.signatures[m].banned
+        return id == self.end(m) and self._may_end(state)
 
     def _may_end(self, state: State) -> bool:
         more_holes = state.holes > 1 if state.filling else state.holes > 0  # a later fill can still take frames
@@ -159,14 +168,14 @@ class Vocabulary:
         if m is not None and not state.due:
             if id == self.hole and not state.filling:
                 return replace(state, holes=state.holes + 1)
-            if id in self.legal(state):
+            if self._is_legal(state, id):
                 if id != self.end(m):
                     return replace(state, left=None if state.left is None else state.left - 1)
                 holes = state.holes - state.filling
                 return State(m, state.left, holes, due="fill") if holes else State()
             if id in (self.null, *map(self.begin, self.signatures)) and not state.holes:
                 state = State()  # a truncated segment stops without its end mark
-        if id not in self.legal(state):
+        if not self._is_legal(state, id):
             raise ValueError(f"id {id} cannot follow in state {state}")
         if state.due:
             return State() if state.due == "document" else replace(state, filling=True, due="")
@@ -183,8 +192,8 @@ class Vocabulary:
             if segment is None:
                 parts.append(_Part(np.array([self.null]), -1, i))
                 continue
-            self._check_segment(segment)
             is_open = document.open_end and i == len(document.segments) - 1
+            self._check_segment(segment, whole=not is_open and not segment.truncated)
             n_filled = document.n_filled if is_open else len(segment.holes)
             parts += self._segment_parts(segment, i, predict, not segment.truncated and not is_open, n_filled)
             if not self.signatures[segment.modality].one_channel:
@@ -202,7 +211,7 @@ class Vocabulary:
             ceiling={m: self._ceiling(m, pieces) for m, pieces in values.items() if self.signatures[m].descending is not None},
         )
 
-    def _check_segment(self, segment: Segment) -> None:
+    def _check_segment(self, segment: Segment, whole: bool) -> None:
         m = segment.modality
         if m not in self.signatures:
             raise BadInput(f"modality {m!r} is not in this vocabulary, which has {', '.join(self.signatures)}")
@@ -212,6 +221,10 @@ class Vocabulary:
         if signature.levels and len(segment):
             if segment.codes.min() < 0 or (segment.codes.max(0) >= signature.levels).any():
                 raise BadInput(f"a {m} segment has codes outside its levels: another tokenizer's?")
+            if np.isin(segment.codes, signature.banned).any():
+                raise BadInput(f"a {m} segment has codes that its tokenizer promised never to use: {signature.banned} are banned")
+        if signature.frames is not None and (len(segment) > signature.frames or whole and len(segment) < signature.frames):
+            raise BadInput(f"a {m} segment has {len(segment)} frames, but every {m} of this tokenizer has {signature.frames}")
         if segment.holes and signature.descending is not None:
             raise BadInput(f"holes are not possible in {m}: its frames are ordered, so a hole's contents depend on where it stands")
 
@@ -253,7 +266,6 @@ class Vocabulary:
         used: dict[str, int] = {m: 0 for m in self.signatures}
         segments: list[Segment | None] = []
         predict: list[bool] = []
-        closed = True
         for i in range(int(stream.segment[-1]) + 1 if len(stream) > 1 else 0):
             where = stream.segment == i
             where[0] = False  # the document mark
@@ -263,12 +275,11 @@ class Vocabulary:
                 predict.append(False)
                 continue
             m = list(self.signatures)[k]
-            segment, closed = self._read_segment(m, stream.ids[where], stream.values.get(m), used)
-            segments.append(segment)
+            segments.append(self._read_segment(m, stream.ids[where], stream.values.get(m), used))
             predict.append(bool(stream.predict[where].any()))
         return Document(tuple(segments), tuple(predict), open_end=False)
 
-    def _read_segment(self, m: str, ids: np.ndarray, values: np.ndarray | None, used: dict[str, int]) -> tuple[Segment, bool]:
+    def _read_segment(self, m: str, ids: np.ndarray, values: np.ndarray | None, used: dict[str, int]) -> Segment:
         span, signature = self.span(m), self.signatures[m]
         is_frame = (ids >= span[0]) & (ids <= span[-1])
         n = int(is_frame.sum())
@@ -281,19 +292,15 @@ class Vocabulary:
         # visible frames come before the first end mark; each fill follows one
         run = np.cumsum((ids == self.hole) | (ids == self.fill))[is_frame]
         n_holes = int((ids == self.hole).sum())
-        visible, fills = frames[run <= n_holes], [frames[run == n_holes + 1 + j] for j in range(n_holes)]
-        holes, pieces, start = [], [], 0
-        for j in range(n_holes + 1):
-            piece = frames[run == j]
-            pieces.append(piece)
-            start += len(piece)
-            if j < n_holes:
-                pieces.append(fills[j])
-                holes.append((start, start + len(fills[j])))
-                start += len(fills[j])
-        whole = np.concatenate(pieces) if n_holes else visible
+        holes, pieces, start = [], [frames[run == 0]], len(frames[run == 0])
+        for j in range(n_holes):
+            fill, after = frames[run == n_holes + 1 + j], frames[run == j + 1]
+            holes.append((start, start + len(fill)))
+            pieces += [fill, after]
+            start += len(fill) + len(after)
+        whole = np.concatenate(pieces)
         kind = {"codes": whole} if signature.levels else {"latents": whole}
-        return Segment(m, **kind, truncated=not closed, holes=tuple(holes)), closed
+        return Segment(m, **kind, truncated=not closed, holes=tuple(holes))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""Toy signatures, the trap document, and small models in float64 that every room's laws are tried on."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.segment import Document, Segment, Signature
+from mmtok.vocabulary import Vocabulary
+
+torch.set_num_threads(1)  # the same sums in the same order everywhere
+
+# one of every kind: banned ids, many channels, a fixed count, a descending channel, a fixed count of many channels, latents, one never used
+TOY = (
+    Signature("text", (9,), banned=(0, 4)),
+    Signature("speech", (5,) * 6),
+    Signature("image", (7,), frames=9),
+    Signature("jets", (6, 4, 3), descending=0),
+    Signature("tiles", (3, 2), frames=2),
+    Signature("voice", latent_size=3),
+    Signature("absent", (5, 5)),
+)
+HEADS = {"speech": Parallel(), "jets": Chained(8), "tiles": Chained(8), "absent": Chained(8)}
+TRUNK = TransformerConfig(depth=2, width=16, n_heads=4, n_kv_heads=2, feed_forward=24)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def vocabulary():
+    return Vocabulary(TOY)
+
+
+@pytest.fixture
+def segment(vocabulary, rng):
+    """segment("jets", 5) -> five random legal frames; further arguments go to Segment."""
+    return segment_maker(vocabulary, rng)
+
+
+@pytest.fixture
+def trap(segment):
+    """DESIGN.md's: text, speech, image with a hole to fill, text again, jets; modalities of the vocabulary absent."""
+    segments = (segment("text", 5), segment("speech", 7), segment("image", 9, holes=((2, 5),)), segment("text", 3), segment("jets", 6))
+    return Document(segments, (True,) * 5)
+
+
+@pytest.fixture
+def corpus(segment, trap):
+    """Documents of many shapes: holes, truncation, conditions given and left out, empty segments, a fixed count, latents."""
+    return [
+        trap,
+        Document((segment("text", 4), segment("image", 9)), (False, True)),
+        Document((None, segment("image", 9, holes=((0, 2), (2, 2), (7, 9)))), (False, True)),
+        Document((segment("jets", 9, truncated=True), segment("text", 4)), (True, True)),
+        Document((segment("voice", 2), segment("text", 3), segment("speech", 6, holes=((1, 1), (2, 5)))), (False, False, True)),
+        Document((segment("text", 0), segment("jets", 0), segment("tiles", 2), segment("text", 2, truncated=True)), (True,) * 4),
+        Document((segment("absent", 3), None, segment("image", 9, holes=((0, 9), (9, 9)))), (True, False, True)),
+        Document((segment("image", 4, truncated=True), segment("speech", 1)), (True, True)),
+    ]
+
+
+@pytest.fixture
+def lm(vocabulary):
+    """An LM over the toy vocabulary whose parameters are all far from zero, in float64."""
+    return shaken(small_lm(vocabulary)).double().eval()
+
+
+@pytest.fixture
+def untrained(vocabulary):
+    """The LM as it starts out, float32."""
+    return small_lm(vocabulary).eval()
+
+
+@pytest.fixture
+def toy_lm():
+    """toy_lm(signatures, heads) -> a shaken LM in float64 over a grammar small enough to be summed over."""
+    return lambda signatures, heads=None: shaken(small_lm(Vocabulary(signatures), heads or {})).double().eval()
+
+
+def segment_maker(vocabulary, rng):
+    def make(modality, n, **fields):
+        signature = vocabulary.signatures[modality]
+        if signature.latent_size:
+            return Segment(modality, latents=rng.normal(size=(n, signature.latent_size)).astype(np.float32), **fields)
+        free = [np.setdiff1d(np.arange(k), signature.banned) for k in signature.levels]
+        codes = np.stack([rng.choice(x, n) for x in free], 1)
+        if signature.descending is not None:
+            codes[:, signature.descending] = -np.sort(-codes[:, signature.descending])
+        return Segment(modality, codes=codes, **fields)
+
+    return make
+
+
+def small_lm(vocabulary, heads=HEADS):
+    torch.manual_seed(0)
+    return LM(DecoderConfig(TRUNK, {m: h for m, h in heads.items() if m in vocabulary.signatures}, channel_size=4), vocabulary)
+
+
+def shaken(lm):
+    """Large random weights, so that every distribution is far from uniform and every path carries a signal."""
+    torch.manual_seed(1)
+    for parameter in lm.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return lm

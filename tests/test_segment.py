@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from mmtok.segment import Document, Segment, Signature
+
+
+def codes(n, c=1):
+    return np.zeros((n, c), int)
+
+
+def test_a_signature_has_levels_or_latents():
+    for wrong in ({}, {"levels": (3,), "latent_size": 2}):
+        with pytest.raises(ValueError, match="exactly one"):
+            Signature("x", **wrong)
+    with pytest.raises(ValueError, match="banned"):
+        Signature("x", (3, 3), banned=(1,))
+
+
+def test_a_signature_survives_json():
+    import json
+
+    for s in (Signature("text", (9,), banned=(0,), fingerprint="ab"), Signature("jets", (4, 3), descending=0), Signature("v", latent_size=4, frames=1)):
+        assert Signature.from_dict(json.loads(json.dumps(s.as_dict()))) == s
+
+
+@pytest.mark.parametrize("holes", [((3, 2),), ((0, 2), (1, 3)), ((4, 6),), ((-1, 2),)])
+def test_holes_are_ordered_spans_within_the_frames(holes):
+    with pytest.raises(ValueError, match="holes"):
+        Segment("x", codes=codes(5), holes=holes)
+
+
+def test_holes_may_touch_be_empty_and_reach_the_ends():
+    Segment("x", codes=codes(5), holes=((0, 0), (0, 2), (2, 5), (5, 5)))
+
+
+def test_a_segment_is_one_table_of_frames():
+    with pytest.raises(ValueError, match="exactly one"):
+        Segment("x")
+    with pytest.raises(ValueError, match="exactly one"):
+        Segment("x", codes=codes(2), latents=np.zeros((2, 1), np.float32))
+    with pytest.raises(ValueError, match="shape"):
+        Segment("x", codes=np.zeros(3, int))
+    with pytest.raises(ValueError, match="truncated"):
+        Segment("x", codes=codes(3), truncated=True, holes=((0, 1),))
+    assert len(Segment("x", codes=codes(3))) == 3
+
+
+def test_a_document_flags_each_segment_and_predicts_none_that_is_left_out():
+    with pytest.raises(ValueError, match="flags"):
+        Document((Segment("x", codes=codes(1)),), ())
+    with pytest.raises(ValueError, match="left out"):
+        Document((None,), (True,))
