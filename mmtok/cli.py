@@ -184,7 +184,7 @@ def main(words: list[str] | None = None) -> int:
             sys.stdout.flush()
         return 0
     except SystemExit as stop:  # argparse after --help
-        return int(stop.code or 0)
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         _say("interrupted")
         return 130

@@ -16,12 +16,13 @@ class Progress:
     label  what is being done
     total  how many units there are, or None when unknown
     unit   what is counted, plural
+    done   how many were done before (a run resumed)
     every_s  in a pipe: seconds between two lines at least
     """
 
-    def __init__(self, label: str, total: int | None = None, unit: str = "", every_s: float = 10.0):
+    def __init__(self, label: str, total: int | None = None, unit: str = "", done: int = 0, every_s: float = 10.0):
         self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
-        self.done, self.note = 0, ""
+        self.done, self.note = done, ""
         self._bar = None
 
     def __enter__(self) -> Self:
@@ -47,11 +48,16 @@ class Progress:
         seconds = f"{self._last - self._start:.0f} s"
         print(" ".join(part for part in (f"{self.label}:", count, self.unit, f"({seconds})", self.note) if part), file=sys.stderr, flush=True)
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error, *_) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif error is None:
             self._line()
+
+
+def say(line: str) -> None:
+    """One plain line about long work, on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], label: str, unit: str = "", total: int | None = None) -> Iterator[T]:

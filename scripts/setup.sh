@@ -18,7 +18,10 @@ install_mmtok() {
     if [ ! -x .venv/bin/python ]; then
         python=$(find_python)
         echo "making .venv with $python"
-        "$python" -m venv .venv
+        if ! "$python" -m venv .venv; then
+            rm -rf .venv  # without python3-venv it is left half-made
+            return 1
+        fi
     fi
     stamp=.venv/mmtok-installed
     wanted=$(cksum pyproject.toml constraints.txt scripts/setup.sh)
