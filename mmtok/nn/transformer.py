@@ -24,6 +24,12 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     dropout: float = 0.0
 
+    def __post_init__(self):
+        if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
+            raise ValueError(f"a trunk's width must hold its heads in an even size each, and its heads share n_kv_heads evenly; got {self}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
     @classmethod
     def from_depth(cls, depth: int, dropout: float = 0.0) -> TransformerConfig:
         """Width 64 per layer, heads of 64, a SwiGLU of 8/3 the width rounded up to 64: the usual proportions."""

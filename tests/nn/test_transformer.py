@@ -1,0 +1,129 @@
+import pytest
+import torch
+
+from mmtok.nn.attention import Cache, packed_mask, rotary, rotate
+from mmtok.nn.transformer import Transformer, TransformerConfig
+
+CONFIG = TransformerConfig(depth=3, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
+
+
+@pytest.fixture
+def trunk():
+    torch.manual_seed(0)
+    trunk = Transformer(CONFIG, 7).double().eval()
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return trunk
+
+
+def positions(n_rows, length):
+    return torch.arange(length).expand(n_rows, length)
+
+
+def states(n_rows, length):
+    torch.manual_seed(2)
+    return torch.randn(n_rows, length, CONFIG.width, dtype=torch.float64)
+
+
+def test_rotary_depends_on_differences_only():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
+    at = lambda x, p: rotate(x, *rotary(torch.tensor([[p]]), 16, 10_000.0))
+    product = lambda a, b: (at(q, a) * at(k, b)).sum()
+    for shift in (1, 17, 400):
+        assert abs(product(5, 3) - product(5 + shift, 3 + shift)) < 1e-4  # angles are float32
+    assert abs(product(5, 3) - product(5, 4)) > 1e-2
+    assert abs(product(5, 3) - product(3, 5)) > 1e-2
+    assert torch.equal(at(q, 0), q)
+
+
+def test_rotary_turns_pairs_by_position_times_frequency():
+    cos, sin = rotary(torch.tensor([[3]]), 4, 100.0)
+    angle = torch.tensor([3.0, 0.3, 3.0, 0.3])
+    assert torch.allclose(cos[0, 0, 0], angle.cos()) and torch.allclose(sin[0, 0, 0], angle.sin())
+
+
+def test_a_position_sees_itself_and_its_own_documents_past():
+    mask = packed_mask(torch.tensor([[0, 0, 1, 1, -1]]))[0, 0].int().tolist()
+    assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+
+
+def test_a_later_input_changes_no_earlier_output_bit_for_bit(trunk):
+    x, document = states(2, 20), torch.zeros(2, 20, dtype=torch.long)
+    before = trunk(x, positions(2, 20), document)
+    for t in (1, 7, 19):
+        y = x.clone()
+        y[:, t] += 1.0
+        after = trunk(y, positions(2, 20), document)
+        assert torch.equal(before[:, :t], after[:, :t])
+        assert (before[:, t:] != after[:, t:]).any(-1).all()  # and every later one hears of it
+
+
+def test_packed_documents_equal_each_alone(trunk):
+    x = states(1, 20)
+    position = torch.cat([torch.arange(12), torch.arange(8)])[None]
+    packed = trunk(x, position, torch.tensor([[0] * 12 + [1] * 8]))
+    for part in (slice(0, 12), slice(12, 20)):
+        alone = trunk(x[:, part], position[:, part], torch.zeros_like(position[:, part]))
+        assert torch.allclose(packed[:, part], alone, rtol=0, atol=1e-12)
+
+
+def test_cached_equals_uncached_and_capacity_grows(trunk):
+    x = states(2, 150)
+    whole = trunk(x, positions(2, 150), torch.zeros(2, 150, dtype=torch.long))
+    cache, parts, start = Cache(CONFIG.depth), [], 0
+    for n in (60, 1, 1, 10, 1, 70, 7):
+        here = slice(start, start := start + n)
+        parts.append(trunk.step(x[:, here], positions(2, 150)[:, here], cache))
+    assert start == 150
+    assert torch.allclose(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
+
+
+def test_cached_rows_of_different_lengths_some_dropped(trunk):
+    """Right-padded prompts: padded slots are overwritten before they are seen; dropped rows leave the others alone."""
+    lengths, total = torch.tensor([3, 9, 6, 1]), 14
+    x = states(4, total)
+    whole = trunk(x, positions(4, total), torch.zeros(4, total, dtype=torch.long))
+    cache = Cache(CONFIG.depth)
+    prompt = x[:, :9].clone()
+    for row, n in enumerate(lengths):
+        prompt[row, n:] = 100.0
+    hidden = trunk.step(prompt, positions(4, 9), cache)
+    rows, at = torch.arange(4), lengths.clone()
+    for step in range(5):
+        if step in (1, 3):  # first the longest row, then another, with the order changed
+            keep = torch.tensor([0, 2, 3] if step == 1 else [2, 0])
+            cache.select(keep)
+            rows, at = rows[keep], at[keep]
+        hidden = trunk.step(x[rows, at][:, None], at[:, None], cache)[:, 0]
+        assert torch.allclose(hidden, whole[rows, at], rtol=0, atol=1e-10), step
+        at = at + 1
+
+
+def test_every_weight_has_a_llamas_name():
+    names = {n for n, _ in Transformer(CONFIG, 7).named_parameters() if "layers.0." in n or "layers" not in n}
+    block = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+             "input_layernorm", "post_attention_layernorm"]
+    assert names == {"embed_tokens.weight", "norm.weight", *(f"layers.0.{x}.weight" for x in block)}
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    trunk = Transformer(TransformerConfig(2, 16, 2, 2, 24, dropout=0.5), 7)
+    call = lambda: trunk(torch.ones(1, 4, 16), positions(1, 4), torch.zeros(1, 4, dtype=torch.long))
+    assert not torch.equal(call(), call())
+    trunk.eval()
+    assert torch.equal(call(), call())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 6])
+def test_one_dial_gives_sizes_that_fit_together(depth):
+    config = TransformerConfig.from_depth(depth, dropout=0.1)
+    assert config.width % config.n_heads == 0 and config.feed_forward >= config.width * 8 / 3 and config.dropout == 0.1
+    assert Transformer(config, 5).config.depth == depth == len(Transformer(config, 5).layers)
+
+
+@pytest.mark.parametrize("sizes", [{"width": 30}, {"n_heads": 4, "n_kv_heads": 3}, {"width": 12, "n_heads": 4, "n_kv_heads": 4}, {"dropout": 1.5}])
+def test_sizes_that_do_not_fit_are_refused(sizes):
+    with pytest.raises(ValueError):
+        TransformerConfig(**{"width": 32, "n_heads": 4, "n_kv_heads": 4, **sizes})

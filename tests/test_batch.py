@@ -1,0 +1,93 @@
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.batch import Corruption, pack, plan_rows, unpack
+
+
+def rows_of_streams(vocabulary, corpus):
+    s = [vocabulary.stream(d) for d in corpus]
+    return [[s[0], s[3]], [s[1]], [s[4], s[2], s[5]], [s[6], s[7], s[0]]]
+
+
+def assert_same_stream(a, b):
+    for name in ("ids", "segment", "modality", "predict", "may_end"):
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    for x, y in ((a.values, b.values), (a.ceiling, b.ceiling)):
+        full = lambda z: {m: v for m, v in z.items() if len(v)}  # a modality without frames leaves no trace in a batch
+        x, y = full(x), full(y)
+        assert x.keys() == y.keys() and all(np.array_equal(x[m], y[m]) for m in x)
+
+
+@pytest.mark.parametrize("row_length", [None, 200])
+def test_unpack_inverts_pack(vocabulary, corpus, row_length):
+    rows = rows_of_streams(vocabulary, corpus)
+    batch = pack(vocabulary, rows, row_length)
+    assert batch.ids.shape[1] == (row_length or max(sum(map(len, row)) for row in rows))
+    back = unpack(vocabulary, batch)
+    assert [len(r) for r in back] == [len(r) for r in rows]
+    for row, again in zip(rows, back):
+        for a, b in zip(row, again):
+            assert_same_stream(a, b)
+
+
+def test_what_comes_out_is_the_document_that_went_in(vocabulary, trap):
+    stream = unpack(vocabulary, pack(vocabulary, [[vocabulary.stream(trap)]]))[0][0]
+    for a, b in zip(trap.segments, vocabulary.document(stream).segments):
+        assert np.array_equal(a.values, b.values) and a.holes == b.holes
+
+
+def test_documents_begin_with_their_mark_at_position_zero_and_padding_is_nobodys(vocabulary, corpus):
+    batch = pack(vocabulary, rows_of_streams(vocabulary, corpus), 200)
+    first = batch.position.eq(0) & batch.document.ge(0)
+    assert (batch.ids[first] == vocabulary.document_mark).all() and first.sum() == 9
+    assert (batch.ids.eq(vocabulary.document_mark) == first).all()
+    padding = batch.document == -1
+    assert (batch.ids[padding] == vocabulary.pad).all() and not batch.predict[padding].any() and (batch.modality[padding] == -1).all()
+    assert not batch.predict[first].any()
+
+
+def test_channels_come_in_the_order_of_their_frame_ids(vocabulary, corpus):
+    batch = pack(vocabulary, rows_of_streams(vocabulary, corpus))
+    for m, x in (batch.channels | batch.latents).items():
+        assert len(x) == (batch.ids == vocabulary.span(m)[0]).sum()
+    assert batch.ids.dtype == batch.channels["speech"].dtype == torch.int64 and batch.latents["voice"].dtype == torch.float32
+
+
+def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
+    rows = rows_of_streams(vocabulary, corpus)
+    damage = lambda s: Corruption(rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()})
+    corruptions = [[damage(s) if i % 2 else None for i, s in enumerate(row)] for row in rows]
+    clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, corruptions=corruptions)
+    for f in fields(clean):
+        a, b = getattr(clean, f.name), getattr(dirty, f.name)
+        if f.name not in ("inputs", "channel_mask"):
+            assert all(torch.equal(a[m], b[m]) for m in a) if isinstance(a, dict) else torch.equal(a, b), f.name
+    differs = clean.inputs != dirty.inputs
+    assert differs.any() and (dirty.inputs[differs] == vocabulary.mask).all() and torch.equal(clean.inputs, clean.ids)
+    wanted = np.concatenate([c.channels["jets"] for row in corruptions for c in row if c is not None and "jets" in c.channels])
+    assert dirty.channel_mask["jets"].sum() == wanted.sum() and not any(x.any() for x in clean.channel_mask.values())
+    for row, again in zip(rows, unpack(vocabulary, dirty)):
+        for a, b in zip(row, again):
+            assert_same_stream(a, b)
+
+
+def test_rows_are_planned_within_their_length_each_document_once(rng):
+    lengths = rng.integers(1, 100, 300).tolist()
+    rows = plan_rows(lengths, 128)
+    assert sorted(i for row in rows for i in row) == list(range(300))
+    assert max(sum(lengths[i] for i in row) for row in rows) <= 128
+    assert len(rows) <= 1.25 * sum(lengths) / 128
+    assert rows == plan_rows(lengths, 128)
+    assert plan_rows([], 10) == []
+    with pytest.raises(ValueError, match="does not fit"):
+        plan_rows([3, 11], 10)
+
+
+def test_a_batch_moves_with_all_it_carries(vocabulary, corpus):
+    moved = pack(vocabulary, rows_of_streams(vocabulary, corpus)).to("meta")
+    for f in fields(moved):
+        x = getattr(moved, f.name)
+        assert all(v.is_meta for v in (x.values() if isinstance(x, dict) else [x])), f.name
