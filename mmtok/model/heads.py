@@ -34,6 +34,11 @@ class Chained:
 HeadConfig = Parallel | Chained
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32 at least: half precision is for the layers, never for log p."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Head(nn.Module):
     """Common to both kinds: scoring and sampling from `links`.
 
@@ -50,12 +55,12 @@ class Head(nn.Module):
 
     def nats(self, h: Tensor, values: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """-log p of frames: h (N, M), values (N, C), ceiling (N,) -> (N,)."""
-        total, start = h.new_zeros(len(h), dtype=torch.float32), 0
+        total, start = widened(h.new_zeros(len(h))), 0
         walk = self.links(h)
         logits = next(walk)
         while True:
             now = values[:, start : start + logits.shape[1]]
-            logits = self._bounded(logits.float(), start, ceiling)
+            logits = self._bounded(widened(logits), start, ceiling)
             total = total + F.cross_entropy(logits.flatten(0, 1), now.flatten(), reduction="none").view(now.shape).sum(1)
             start += now.shape[1]
             if start == len(self.levels):
@@ -69,7 +74,7 @@ class Head(nn.Module):
         logits = [next(walk) for walk in walks]
         chosen: list[Tensor] = []
         while True:
-            joined = self._bounded(mix([x.float() for x in logits]), sum(x.shape[1] for x in chosen), ceiling)
+            joined = self._bounded(mix([widened(x) for x in logits]), sum(x.shape[1] for x in chosen), ceiling)
             chosen.append(pick(joined.flatten(0, 1)).view(joined.shape[:2]))
             if sum(x.shape[1] for x in chosen) == len(self.levels):
                 return torch.cat(chosen, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.batch import Batch
-from mmtok.model.heads import HeadConfig, build_head
+from mmtok.model.heads import HeadConfig, build_head, widened
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ class LM(nn.Module):
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        unknown = set(config.heads) - {m for m, s in vocabulary.signatures.items() if not s.one_channel}
+        unknown = set(config.heads) - {m for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
         if unknown:
             raise BadInput(f"heads are given for {sorted(unknown)}, which are not many-channel modalities of this vocabulary")
         width = config.trunk.width
@@ -90,7 +90,7 @@ class LM(nn.Module):
             if m in batch.channels:
                 frames = inner(batch.channels[m], batch.channel_mask.get(m))
             elif m in batch.latents:
-                frames = inner(batch.latents[m])
+                frames = inner(batch.latents[m].to(x.dtype))
             else:  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
                 frames = inner(batch.ids.new_zeros(0, len(inner.levels)) if m in self.frame_in else x.new_zeros(0, inner.in_features))
             kept = (batch.inputs[where] == self.vocabulary.span(m)[0])[:, None]
@@ -111,14 +111,14 @@ class LM(nn.Module):
         """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it has many channels), then its end."""
         span = self.vocabulary.span(modality)
         weight, end = self.model.embed_tokens.weight, self.vocabulary.end(modality)
-        logits = F.linear(h, torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])).float()
+        logits = widened(F.linear(h, torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])))
         banned = self.vocabulary.signatures[modality].banned
         return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
 
     def forward(self, batch: Batch) -> Nats:
         """Nats of every predicted position. Raises BadInput when a modality without a head is asked for its frames."""
         h = self.hidden(batch)[:, :-1]
-        ids = h.new_zeros(batch.ids.shape, dtype=torch.float32)
+        ids = widened(h.new_zeros(batch.ids.shape))
         frames = torch.zeros_like(ids)
         target, asked = batch.ids[:, 1:], batch.predict[:, 1:]
         for i, m in enumerate(self.vocabulary.signatures):

@@ -1,0 +1,184 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.batch import Corruption, pack
+from mmtok.model.heads import Chained
+from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.nn.attention import Cache
+from mmtok.segment import BadInput, Document
+from mmtok.vocabulary import START
+
+
+def batch_of(vocabulary, *rows):
+    return pack(vocabulary, [[vocabulary.stream(d) for d in row] for row in rows])
+
+
+def test_packed_equals_alone(lm, vocabulary, corpus):
+    """Rows, neighbours and padding change nothing about a document's nats."""
+    alone = [lm(batch_of(vocabulary, [d])).total[0] for d in corpus]
+    streams = [vocabulary.stream(d) for d in corpus]
+    order = [[0, 3], [1, 2, 4], [7, 6, 5]]
+    packed = lm(pack(vocabulary, [[streams[i] for i in row] for row in order], 160)).total
+    for r, row in enumerate(order):
+        at = 0
+        for i in row:
+            assert torch.allclose(packed[r, at : at + len(streams[i])], alone[i], rtol=0, atol=1e-12), i
+            at += len(streams[i])
+        assert not packed[r, at:].any()
+
+
+def test_nats_are_positive_where_predicted_and_zero_elsewhere(lm, vocabulary, corpus):
+    batch = batch_of(vocabulary, *[[d] for d in corpus])
+    nats = lm(batch)
+    assert nats.ids.dtype == torch.float64
+    assert not nats.total[~batch.predict].any() and nats.total.isfinite().all() and (nats.total >= 0).all()
+    is_frame = sum((batch.ids == vocabulary.span(m)[0]) for m in lm.heads).bool() & batch.predict
+    assert (nats.frames > 0).equal(is_frame)
+
+
+def test_a_later_id_changes_no_earlier_output_bit_for_bit(lm, vocabulary, trap):
+    batch = batch_of(vocabulary, [trap])
+    before = lm.hidden(batch)
+    for t in (3, 10, 25, batch.ids.shape[1] - 1):
+        inputs = batch.inputs.clone()
+        inputs[0, t] = vocabulary.mask
+        after = lm.hidden(replace(batch, inputs=inputs))
+        assert torch.equal(before[:, :t], after[:, :t]) and not torch.equal(before[:, t], after[:, t])
+
+
+@pytest.mark.parametrize("modality", ["speech", "jets"])
+def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(lm, vocabulary, trap, modality):
+    """Every channel of a frame is read by every later position, by its own frame's nats, and by nothing before it."""
+    batch = batch_of(vocabulary, [trap])
+    at = (batch.ids[0] == vocabulary.span(modality)[0]).nonzero()[:, 0]
+    before, nats = lm.hidden(batch), lm(batch).total
+    for n in (1, len(at) - 1):
+        for c, k in enumerate(vocabulary.signatures[modality].levels):
+            codes = batch.channels[modality].clone()
+            codes[n, c] = codes[n, c] - 1 if codes[n, c] else min(1, k - 1)
+            other = replace(batch, channels=batch.channels | {modality: codes}, ceiling={m: x.clamp(min=5) for m, x in batch.ceiling.items()})
+            same = replace(batch, ceiling=other.ceiling)
+            after, t = lm.hidden(other), at[n]
+            assert torch.equal(before[:, :t], after[:, :t]) and (before[:, t:] != after[:, t:]).any(-1).all()
+            assert torch.equal(lm(same).total[:, :t], lm(other).total[:, :t]) and lm(same).total[0, t] != lm(other).total[0, t]
+    assert nats.isfinite().all()
+
+
+def test_latents_are_read_and_missing_ones_touch_their_weights(lm, vocabulary, corpus):
+    batch = batch_of(vocabulary, [corpus[4]])
+    other = replace(batch, latents={"voice": batch.latents["voice"] + 1})
+    first = int((batch.ids[0] == vocabulary.span("voice")[0]).nonzero()[0, 0])
+    a, b = lm.hidden(batch), lm.hidden(other)
+    assert torch.equal(a[:, :first], b[:, :first]) and (a[:, first:] != b[:, first:]).any(-1).all()
+
+
+def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
+    batch = batch_of(vocabulary, *[[d] for d in corpus])
+    whole, x = lm.hidden(batch), lm.embed(batch)
+    cache = Cache(lm.config.trunk.depth)
+    parts = [lm.model.step(x[:, t : t + 1], torch.full((len(x), 1), t), cache) for t in range(x.shape[1])]
+    inside = batch.document == 0
+    assert torch.allclose(torch.cat(parts, 1)[inside], whole[inside], rtol=0, atol=1e-10)
+
+
+# ---- the loss
+
+
+def legal_nats(vocabulary, document):
+    """log of the number of things that could stand at each predicted position, by walking the grammar."""
+    stream, state, found, used = vocabulary.stream(document), START, [], {m: 0 for m in vocabulary.signatures}
+    for i, id in enumerate(stream.ids):
+        nats = math.log(len(vocabulary.legal(state))) if stream.predict[i] else 0.0
+        for m, signature in vocabulary.signatures.items():
+            if len(vocabulary.span(m)) == 1 and id == vocabulary.span(m)[0]:
+                n, used[m] = used[m], used[m] + 1
+                sizes = list(signature.levels)
+                if signature.descending is not None:
+                    sizes[signature.descending] = int(stream.ceiling[m][n]) + 1
+                nats += sum(map(math.log, sizes)) if stream.predict[i] else 0.0
+        found.append(nats)
+        state = vocabulary.advance(state, int(id))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def test_an_untrained_loss_is_the_log_of_the_number_of_legal_ids(untrained, vocabulary, corpus):
+    wanted = [legal_nats(vocabulary, d) for d in corpus]
+    total = sum(w.sum() for w in wanted)
+    as_born = sum(untrained(batch_of(vocabulary, [d])).total.sum() for d in corpus)
+    assert abs(as_born / total - 1) < 0.02
+    torch.nn.init.zeros_(untrained.model.embed_tokens.weight)
+    for document, w in zip(corpus, wanted):
+        assert torch.allclose(untrained.double()(batch_of(vocabulary, [document])).total[0], w, rtol=0, atol=1e-12)
+
+
+def test_every_parameter_gets_a_gradient(lm, vocabulary, corpus):
+    batch = batch_of(vocabulary, *[[d] for d in corpus])
+    loss, _ = loss_sums(lm(batch), batch, vocabulary, {})
+    loss.backward()
+    assert [name for name, p in lm.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()] == []
+
+
+def test_a_batch_that_lacks_a_modality_still_gives_every_parameter_a_gradient(lm, vocabulary, segment):
+    batch = batch_of(vocabulary, [Document((segment("text", 3),), (True,))])
+    loss, parts = loss_sums(lm(batch), batch, vocabulary, {})
+    loss.backward()
+    assert [name for name, p in lm.named_parameters() if p.grad is None] == []
+    away = [p.grad.any() for name, p in lm.named_parameters() if name.startswith(("heads.", "frame_in.", "latent_in."))]
+    assert not any(away) and len(away) > 10
+    assert parts["jets"] == (0, 0) and parts["text"][1] == 4
+
+
+def test_loss_weighs_modalities_and_the_root_of_their_channels(lm, vocabulary, trap):
+    batch = batch_of(vocabulary, [trap])
+    nats = lm(batch)
+    i = vocabulary.index["speech"]
+    here = batch.predict & (batch.modality == i)
+    wanted = (nats.ids[here].sum() + nats.frames[here].sum() / 6**0.5) * 0.5
+    only_speech = {m: 0.5 if m == "speech" else 0.0 for m in vocabulary.signatures}
+    total, parts = loss_sums(nats, batch, vocabulary, only_speech)
+    assert torch.allclose(total, wanted) and parts["speech"][1] == 8
+    assert torch.allclose(parts["speech"][0], nats.total[here].sum())
+    assert torch.allclose(sum(p[0] for p in parts.values()), nats.total.sum())
+
+
+# ---- corruption
+
+
+def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, segment):
+    """Masking a position leaves its own target and every earlier nats alone, and hides its value from later ones."""
+    document = Document((segment("text", 4), segment("jets", 5)), (True, True))
+    stream = vocabulary.stream(document)
+    jets = (stream.ids == vocabulary.span("jets")[0]).nonzero()[0]
+    for t, ids, hidden in ((2, True, False), (jets[1], True, False), (jets[1], False, True)):
+        id_mask, channel_mask = np.zeros(len(stream), bool), np.zeros((5, 3), bool)
+        id_mask[t], channel_mask[1] = ids, hidden
+        dirty = pack(vocabulary, [[stream]], corruptions=[[Corruption(id_mask, {"jets": channel_mask})]])
+        a, b = lm(pack(vocabulary, [[stream]])).total[0], lm(dirty).total[0]
+        assert torch.equal(a[: t + 1], b[: t + 1]) and (a[t + 1 :] != b[t + 1 :])[stream.predict[t + 1 :]].all()
+        codes, other = dirty.channels["jets"], dirty.ids.clone()
+        if t in jets:  # the value that is masked cannot be told from another
+            changed = codes.clone()
+            changed[1] = 0
+            assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, channels={"jets": changed})))
+        else:
+            other[0, t] = 1
+            assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, ids=other)))
+
+
+# ---- refusals
+
+
+def test_frames_of_an_input_only_modality_cannot_be_asked_for(lm, vocabulary, segment):
+    asked = batch_of(vocabulary, [Document((segment("voice", 2),), (True,))])
+    with pytest.raises(BadInput, match="no head"):
+        lm(asked)
+
+
+def test_heads_belong_to_many_channel_modalities_of_the_vocabulary(vocabulary):
+    for m in ("text", "smell", "voice"):
+        with pytest.raises(BadInput, match=m):
+            LM(DecoderConfig(heads={m: Chained()}), vocabulary)
