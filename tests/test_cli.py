@@ -126,9 +126,9 @@ def test_jets_come_back_jet_by_jet(tmp_path):
     from mmtok.data.jets import read_jets, write_jets
 
     jets = some_jets(5)
-    files = sorted(tmp_path.glob("jets.*")) if write_jets(tmp_path / "jets.npz", jets) is None else []
+    write_jets(tmp_path / "jets.npz", jets)
     tokens, out = tmp_path / "t.parquet", tmp_path / "out"
-    assert main(["tokenize", "jets", *map(str, files), "-o", str(tokens)]) == 0
+    assert main(["tokenize", "jets", str(tmp_path / "jets.npz"), "-o", str(tokens)]) == 0
     assert len(read_tokens(tokens)) == 5
     assert main(["detokenize", str(tokens), "-o", str(out)]) == 0
     assert [len(jet) for jet in read_jets(next(out.iterdir()))] == [len(jet) for jet in jets]

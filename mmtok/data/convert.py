@@ -26,17 +26,21 @@ CHECKED = 64  # signals that `check` decodes again
 
 @dataclass
 class Tokenised:
-    """What became of a call: the file written, how many rows and frames, the tokenizer's fingerprint, and the fidelity if asked."""
+    """What became of a call: the file written, how many rows and frames, the tokenizer's fingerprint, and, if asked, the fidelity
+    of the first signals."""
 
     path: Path
     fingerprint: str
     rows: int = 0
     frames: int = 0
     fidelity: dict[str, float] = field(default_factory=dict)
+    checked: int = 0
 
     def summary(self) -> str:
         lines = [f"{self.path}: {self.rows} rows, {self.frames} frames, tokenizer {self.fingerprint}"]
-        return "\n".join(lines + [f"  {name} {value:.4g}" for name, value in self.fidelity.items()])
+        if self.checked:
+            lines.append(f"  decoded again, {self.checked} signals:")
+        return "\n".join(lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()])
 
 
 # ---- files -> tokens
@@ -67,7 +71,7 @@ def tokenize_files(
 
     done.rows = write_tokens(path, {modality: used.signature}, rows())
     if kept:
-        done.fidelity = used.fidelity(kept)
+        done.fidelity, done.checked = used.fidelity(kept), len(kept)
     return done
 
 
