@@ -1,0 +1,262 @@
+"""Files of jets, read and written; a jet is float32 (P, F): its constituents by falling pt, one column per feature.
+
+| suffix   | what is read                                                              | what is written            |
+|----------|---------------------------------------------------------------------------|----------------------------|
+| .npz     | `values` (all P, F) with `offsets` (N + 1), or one padded array            | values, offsets, features  |
+| .npy     | (N, P, F) padded with particles of zero pt, or one jet (P, F)              | (N, P, F), zero-padded     |
+| .parquet | one list column per feature, a row per jet                                 | the same                   |
+| .h5      | JetNet: particle_features (etarel, phirel, ptrel, mask), jet_features (pt) | -                          |
+
+Nothing is assumed about the axis or the mass: a reader takes columns as their names say.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmtok.segment import BadInput
+
+FEATURES = ("pt_gev", "eta_rel", "phi_rel")
+
+
+@dataclass(frozen=True)
+class JetFile:
+    """A user's file of jets; `labels` may name a text file with one caption per line, in the order of the jets.
+
+    Fields: jets, and caption where there are labels. A share of the jets, chosen by `seed`, is held out.
+    """
+
+    path: str
+    labels: str = ""
+    features: tuple[str, ...] = FEATURES
+    heldout_share: float = 0.1
+    seed: int = 0
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "jets": "jets"} if self.labels else {"jets": "jets"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "heldout")
+
+    def examples(self, split: str, cache: Path) -> Iterator[dict]:
+        """The jets of a split, in the file's order; nothing is cached."""
+        if split not in self.splits:
+            raise BadInput(f"JetFile has no split {split!r}, only {', '.join(self.splits)}")
+        jets = read_jets(self.path, self.features)
+        captions = _captions(self.labels, len(jets)) if self.labels else None
+        if len(jets) < 2:
+            raise BadInput(f"{self.path}: one jet cannot be split into train and heldout; give at least two")
+        n_heldout = min(max(1, round(self.heldout_share * len(jets))), len(jets) - 1)
+        order = np.random.default_rng(self.seed).permutation(len(jets))
+        for i in np.sort(order[:n_heldout] if split == "heldout" else order[n_heldout:]):
+            yield {"jets": jets[i]} if captions is None else {"caption": captions[i], "jets": jets[i]}
+
+
+def _captions(path: str, n: int) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: the captions cannot be read ({error})") from None
+    if len(lines) != n:
+        raise BadInput(f"{path}: {len(lines)} captions for {n} jets; give one line per jet")
+    return lines
+
+
+def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.ndarray]:
+    """The jets of a file, each float32 (P, F) with the columns `features`, "pt_gev" among them, by falling pt.
+
+    Said by a warning: jets that were sorted, particles of zero pt that were dropped. Raises BadInput, naming file and jet, for a file
+    that cannot be read, for NaN, infinite or negative pt, and for a jet without constituents.
+    """
+    path, readers = Path(path), {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
+    if "pt_gev" not in features:
+        raise BadInput(f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}")
+    if path.suffix not in readers:
+        raise BadInput(f"{path}: not a file of jets that can be read; known are {', '.join(readers)}")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: the file is empty")
+    try:
+        values, offsets = readers[path.suffix](path, tuple(features))
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: cannot be read as jets ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+    if len(offsets) < 2:
+        raise BadInput(f"{path}: holds no jets")
+    return split_jets(*_checked(path, values, offsets, features.index("pt_gev")))
+
+
+def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
+    """Flat values (all P, F) with offsets (N + 1) -> N jets (P, F)."""
+    return [values[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
+
+
+def _checked(path: Path, values: np.ndarray, offsets: np.ndarray, pt_column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what is no jet; drop particles of zero pt; sort by pt."""
+    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    _refuse(path, jet, ~np.isfinite(values).all(1), "has a NaN or infinite value; remove the jet or pad with zeros")
+    pt = values[:, pt_column]
+    _refuse(path, jet, pt < 0, "has a negative pt; give pt in GeV, not its logarithm")
+    if not pt.all():
+        warnings.warn(f"{path}: dropped {np.sum(pt == 0):,} particles of zero pt", stacklevel=3)
+        values, jet = values[pt > 0], jet[pt > 0]
+    n = np.bincount(jet, minlength=len(offsets) - 1)
+    if not n.all():
+        raise BadInput(f"{path}: jet {np.argmin(n)} has no constituents; remove it")
+    pt = values[:, pt_column]
+    rises = (np.diff(pt) > 0) & (np.diff(jet) == 0)
+    if rises.any():
+        warnings.warn(f"{path}: sorted {len(np.unique(jet[1:][rises])):,} jets by falling pt", stacklevel=3)
+        values = values[np.lexsort((-pt, jet))]
+    return values, np.concatenate(([0], np.cumsum(n)))
+
+
+def _refuse(path: Path, jet: np.ndarray, bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        raise BadInput(f"{path}: jet {jet[np.argmax(bad)]} {what}")
+
+
+def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        if "values" in file and "offsets" in file:
+            values, offsets = file["values"], file["offsets"].astype(np.int64)
+            names = tuple(map(str, file["features"])) if "features" in file else features
+            if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
+                raise BadInput(f"{path}: offsets must rise from 0 to the number of particles, {len(values)}")
+            return _columns(path, values, names, features), offsets
+        if len(file.files) != 1:
+            raise BadInput(f"{path}: needs arrays named values and offsets, or one padded array; it has {', '.join(file.files)}")
+        return _from_padded(path, file[file.files[0]], features)
+
+
+def _read_npy(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    return _from_padded(path, np.load(path, allow_pickle=False), features)
+
+
+def _from_padded(path: Path, array: np.ndarray, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, P, F) with zero-pt padding, or one jet (P, F) -> flat values and offsets."""
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.dtype.kind not in "fiu":
+        raise BadInput(f"{path}: a padded array of jets has shape (N, P, {len(features)}) and numbers, got {array.shape} of {array.dtype}")
+    real = array[..., features.index("pt_gev")] != 0 if array.shape[2] == len(features) else np.ones(array.shape[:2], bool)
+    offsets = np.concatenate(([0], np.cumsum(real.sum(1))))
+    return _columns(path, array[real], features, features), offsets
+
+
+def _columns(path: Path, values: np.ndarray, names: tuple[str, ...], features: tuple[str, ...]) -> np.ndarray:
+    """The columns of `values`, named `names`, that `features` asks for, as float32."""
+    missing = [name for name in features if name not in names]
+    if missing:
+        raise BadInput(f"{path}: has no feature {', '.join(missing)}; it has {', '.join(names)}")
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise BadInput(f"{path}: expected {len(names)} features per particle ({', '.join(names)}), got shape {values.shape}")
+    return np.ascontiguousarray(values[:, [names.index(name) for name in features]], dtype=np.float32)
+
+
+def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(path).names
+    missing = [name for name in features if name not in names]
+    if missing:
+        raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {', '.join(names)}")
+    table = pq.read_table(path, columns=list(features))
+    columns = [table[name].combine_chunks() for name in features]
+    n = [np.asarray(column.value_lengths().fill_null(0)) for column in columns]
+    for name, lengths in zip(features, n):
+        if np.any(lengths != n[0]):
+            raise BadInput(f"{path}: jet {np.argmax(lengths != n[0])} has other numbers of {name} than of {features[0]}")
+    values = np.stack([np.asarray(column.flatten(), dtype=np.float32) for column in columns], 1)
+    return values, np.concatenate(([0], np.cumsum(n[0])))
+
+
+def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """JetNet (Zenodo 6975118, 6975117): pt_gev is ptrel times the jet's pt."""
+    try:
+        import h5py
+    except ImportError:
+        raise BadInput(f"{path}: reading .h5 needs the extra: pip install 'mmtok[jets]'") from None
+    with h5py.File(path) as file:
+        if "particle_features" not in file or "jet_features" not in file:
+            raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {', '.join(file)}")
+        particles, jets = np.asarray(file["particle_features"], np.float64), np.asarray(file["jet_features"], np.float64)
+    if particles.ndim != 3 or particles.shape[2] < 4 or jets.ndim != 2 or len(jets) != len(particles):
+        raise BadInput(f"{path}: expected particle_features (N, P, 4) and jet_features (N, 4), got {particles.shape} and {jets.shape}")
+    eta_rel, phi_rel, pt_rel, mask = np.moveaxis(particles[..., :4], 2, 0)
+    real = mask > 0.5
+    flat = np.stack((pt_rel * jets[:, :1], eta_rel, phi_rel), 2)[real]
+    return _columns(path, flat, FEATURES, features), np.concatenate(([0], np.cumsum(real.sum(1))))
+
+
+def write_jets(path: str | Path, jets: Sequence[np.ndarray], features: Sequence[str] = FEATURES) -> None:
+    """Write jets (P, F) as .npz (flat), .npy (zero-padded) or .parquet (list columns): to a temporary name first, then renamed."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        save_flat(path, jets, features=features)
+    elif path.suffix == ".npy":
+        padded = np.zeros((len(jets), max(map(len, jets), default=0), len(features)), np.float32)
+        for row, jet in zip(padded, jets):
+            row[: len(jet)] = jet
+        _replace(path, lambda file: np.save(file, padded))
+    elif path.suffix == ".parquet":
+        _replace(path, lambda file: _write_parquet(file, jets, features))
+    else:
+        raise BadInput(f"{path}: jets are written as .npz, .npy or .parquet")
+
+
+def _flat(jets: Sequence[np.ndarray], n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    values = np.concatenate([np.zeros((0, n_features), np.float32), *jets]).astype(np.float32)
+    return values, np.concatenate(([0], np.cumsum([len(jet) for jet in jets], dtype=np.int64)))
+
+
+def _write_parquet(file, jets: Sequence[np.ndarray], features: Sequence[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values, offsets = _flat(jets, len(features))
+    columns = [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(column)) for column in values.T.copy()]
+    pq.write_table(pa.table(columns, names=list(features)), file)
+
+
+def save_flat(path: Path, jets: Sequence[np.ndarray], labels: np.ndarray | None = None, features: Sequence[str] = FEATURES) -> None:
+    """Write FILE.npz with values, offsets, features and, if given, labels (N strings)."""
+    values, offsets = _flat(jets, len(features))
+    arrays = {"values": values, "offsets": offsets, "features": np.array(features)}
+    _replace(path, lambda file: np.savez(file, **arrays if labels is None else {**arrays, "labels": labels}))
+
+
+def load_flat(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `save_flat` wrote with labels: values (all P, F), offsets (N + 1), labels (N)."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["values"], file["offsets"], file["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: the cached jets cannot be read ({error}); delete the file to make them again") from None
+
+
+def _replace(path: Path, write) -> None:
+    """Let `write` fill an open file of a temporary name, then rename it to `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path.parent}: cannot be made ({error.strerror})") from None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""Files of jets come back as they were; what is no jet is refused in one line; a tiny Pythia run keeps its promises."""
+
+import numpy as np
+import pytest
+
+from mmtok.data.jets import JetFile, read_jets, write_jets
+from mmtok.segment import BadInput
+
+
+def make_jets(n=5, seed=0, n_features=3):
+    rng = np.random.default_rng(seed)
+    jets = [rng.uniform(0.1, 1, (rng.integers(1, 12), n_features)).astype(np.float32) for _ in range(n)]
+    return [jet[np.argsort(-jet[:, 0])] for jet in jets]
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == np.float32
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
+def test_written_jets_come_back(tmp_path, suffix):
+    jets = make_jets()
+    write_jets(tmp_path / f"jets{suffix}", jets)
+    assert_same(read_jets(tmp_path / f"jets{suffix}"), jets)
+    assert [path.name for path in tmp_path.iterdir()] == [f"jets{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_features_are_chosen_by_name(tmp_path, suffix):
+    jets, names = make_jets(n_features=4), ("pt_gev", "eta_rel", "phi_rel", "charge")
+    path = tmp_path / f"jets{suffix}"
+    write_jets(path, jets, names)
+    assert_same(read_jets(path), [jet[:, :3] for jet in jets])
+    assert_same(read_jets(path, ("charge", "pt_gev")), [jet[:, [3, 0]] for jet in jets])
+    with pytest.raises(BadInput, match="no .* d0"):
+        read_jets(path, ("pt_gev", "d0"))
+
+
+def test_padded_npz_and_a_single_jet(tmp_path):
+    jet = make_jets(1)[0]
+    padded = np.zeros((2, 20, 3))
+    padded[:, : len(jet)] = jet
+    np.savez(tmp_path / "a.npz", padded)
+    assert_same(read_jets(tmp_path / "a.npz"), [jet, jet])
+    np.save(tmp_path / "one.npy", jet)
+    assert_same(read_jets(tmp_path / "one.npy"), [jet])
+
+
+def test_jetnet_files(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    particles = np.zeros((2, 4, 4))
+    particles[0, :2] = [[0.1, -0.2, 0.6, 1], [0.0, 0.3, 0.4, 1]]
+    particles[1, :1] = [[-0.1, 0.0, 1.0, 1]]
+    with h5py.File(tmp_path / "g.hdf5", "w") as file:
+        file["particle_features"] = particles
+        file["jet_features"] = np.array([[1000.0, 0.3, 80, 2], [900.0, -1, 0, 1]])
+    a, b = read_jets(tmp_path / "g.hdf5")
+    np.testing.assert_allclose(a, [[600, 0.1, -0.2], [400, 0, 0.3]], rtol=1e-6)
+    np.testing.assert_allclose(b, [[900, -0.1, 0]], rtol=1e-6)
+
+
+def test_conversions_are_said(tmp_path):
+    jet = np.array([[3, 0.1, 0], [2, 0, 0.2], [1, 0, 0]], np.float32)
+    write_jets(tmp_path / "a.npz", [jet, jet[::-1], jet[[0, 2, 1]]])
+    with pytest.warns(UserWarning, match="sorted 2 jets"):
+        assert_same(read_jets(tmp_path / "a.npz"), [jet] * 3)
+    write_jets(tmp_path / "b.npz", [np.concatenate((jet, np.zeros((2, 3), np.float32)))])
+    with pytest.warns(UserWarning, match="dropped 2 particles"):
+        assert_same(read_jets(tmp_path / "b.npz"), [jet])
+
+
+def bad(jet=None, column=0, value=np.nan):
+    jets = make_jets(3)
+    if jet is None:
+        jets[1] = jets[1][:0]
+    else:
+        jets[jet][-1, column] = value
+    return jets
+
+
+@pytest.mark.parametrize(
+    "jets, said",
+    [
+        (bad(1), "jet 1 has a NaN"),
+        (bad(2, 1, np.inf), "jet 2 has a NaN or infinite"),
+        (bad(2, 0, -1), "jet 2 has a negative pt"),
+        (bad(), "jet 1 has no constituents"),
+        ([], "no jets"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
+def test_bad_jets_name_file_and_jet(tmp_path, jets, said, suffix):
+    path = tmp_path / f"jets{suffix}"
+    write_jets(path, jets)
+    with pytest.raises(BadInput, match=said) as error:
+        read_jets(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".h5"])
+@pytest.mark.parametrize("content", [b"", b"not jets at all", "cut"])
+def test_files_that_cannot_be_read(tmp_path, suffix, content):
+    path = tmp_path / f"jets{suffix}"
+    if content == "cut":
+        if suffix == ".h5":
+            pytest.skip("not written")
+        write_jets(path, make_jets())
+        content = path.read_bytes()[:-40]
+    path.write_bytes(content)
+    with pytest.raises(BadInput) as error:
+        read_jets(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_wrong_files_are_refused(tmp_path):
+    for name, said in (("missing.npz", "no such file"), ("jets.txt", "known are")):
+        with pytest.raises(BadInput, match=said):
+            read_jets(tmp_path / name)
+    np.save(tmp_path / "two.npy", np.ones((4, 5, 2)))
+    np.save(tmp_path / "flat.npy", np.ones(7))
+    np.savez(tmp_path / "many.npz", a=np.ones(3), b=np.ones(3))
+    np.savez(tmp_path / "offsets.npz", values=np.ones((3, 3)), offsets=np.array([0, 9]))
+    np.save(tmp_path / "objects.npy", np.array([None, 1], object))
+    for name in ("two.npy", "flat.npy", "many.npz", "offsets.npz", "objects.npy"):
+        with pytest.raises(BadInput, match=name):
+            read_jets(tmp_path / name)
+    with pytest.raises(BadInput, match="written as"):
+        write_jets(tmp_path / "jets.root", make_jets())
+    assert not (tmp_path / "jets.root").exists()
+
+
+def test_jet_file_splits_and_labels(tmp_path):
+    jets = make_jets(20)
+    write_jets(tmp_path / "jets.npz", jets)
+    (tmp_path / "labels.txt").write_text("".join(f"jet {i}\n" for i in range(20)))
+    source = JetFile(str(tmp_path / "jets.npz"), labels=str(tmp_path / "labels.txt"))
+    assert source.fields == {"caption": "text", "jets": "jets"}
+    train, heldout = (list(source.examples(split, tmp_path)) for split in source.splits)
+    assert (len(train), len(heldout)) == (18, 2)
+    for example in train + heldout:
+        np.testing.assert_array_equal(example["jets"], jets[int(example["caption"].split()[1])])
+    assert len({example["caption"] for example in train + heldout}) == 20
+    assert JetFile(str(tmp_path / "jets.npz")).fields == {"jets": "jets"}
+    (tmp_path / "labels.txt").write_text("one\n")
+    with pytest.raises(BadInput, match="1 captions for 20 jets"):
+        next(source.examples("train", tmp_path))
+    with pytest.raises(BadInput, match="no split"):
+        next(source.examples("test", tmp_path))
+
+
+def test_pythia_jets(tmp_path, capfd):
+    for name in ("pythia8mc", "fastjet", "awkward", "vector"):
+        pytest.importorskip(name)
+    from mmtok.data.pythia import PythiaJets
+    from mmtok.metrics.jets import masses, summed_pts
+
+    source = PythiaJets(n_per_class=9, n_heldout=3, processes=1)
+    heldout = list(source.examples("heldout", tmp_path))
+    train = list(source.examples("train", tmp_path))
+    assert [example["caption"] for example in heldout[:3]] == ["gluon jet", "quark jet", "top jet"]
+    assert (len(train), len(heldout)) == (18, 9)
+    said = capfd.readouterr()
+    assert said.out == "" and "27/27" in said.err and len(said.err.splitlines()) < 5  # progress, once, and no banners
+    for example in train + heldout:
+        jet = example["jets"]
+        assert jet.dtype == np.float32 and jet.shape[1] == 3 and len(jet) > 5
+        assert (np.diff(jet[:, 0]) <= 0).all() and (jet[:, 0] > 0).all() and np.abs(jet[:, 1:]).max() < 2.5
+        assert summed_pts([jet])[0] > 499
+        # the axis is the jet's own: transverse momentum across it, and boost along the beam, vanish
+        pt, eta, phi = jet.astype(np.float64).T
+        assert abs(pt @ np.sin(phi)) < 0.01 and abs(pt @ np.sinh(eta)) < 0.01
+    mass = masses([example["jets"] for example in train if example["caption"] == "top jet"])
+    assert 140 < np.median(mass) < 210
+    with pytest.raises(BadInput, match="n_heldout"):
+        next(PythiaJets(n_per_class=4, n_heldout=4).examples("train", tmp_path))
+
+
+@pytest.mark.slow
+def test_pythia_jets_do_not_depend_on_the_number_of_processes(tmp_path):
+    for name in ("pythia8mc", "fastjet", "awkward", "vector"):
+        pytest.importorskip(name)
+    from mmtok.data.pythia import PythiaJets
+
+    one, two = (list(PythiaJets(n_per_class=6, n_heldout=2, processes=n).examples("train", tmp_path / str(n))) for n in (1, 2))
+    assert len(one) == 12
+    for a, b in zip(one, two):
+        np.testing.assert_array_equal(a["jets"], b["jets"])

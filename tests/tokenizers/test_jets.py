@@ -1,0 +1,164 @@
+"""Laws of the jet grid: half a bin per feature, pt codes that never rise, every legal code decodes."""
+
+import numpy as np
+import pytest
+
+from mmtok.segment import BadInput, Segment
+from mmtok.tokenizers.jets import JetGrid, JetGridConfig, _pt_and_mass
+
+
+def make_jets(n=20, seed=0, most=100):
+    rng = np.random.default_rng(seed)
+    jets = []
+    for _ in range(n):
+        pt = np.sort(np.exp(rng.normal(1.0, 1.2, rng.integers(1, most))))[::-1]
+        jets.append(np.stack((pt, *rng.normal(0, 0.2, (2, len(pt)))), 1).astype(np.float32))
+    return jets
+
+
+def widths(config):
+    return (np.array(config.high) - np.array(config.low)) / (np.array(config.bins) - 2)
+
+
+def test_round_trip_is_within_half_a_bin():
+    config, jets = JetGridConfig(), make_jets()
+    grid = config.build()
+    for jet in jets:
+        back = grid.decode(grid.encode(jet))
+        inside = (np.abs(jet[:, 1:]) < 0.8).all(1) & (np.log(jet[:, 0]) > -2) & (np.log(jet[:, 0]) < 6.9)
+        error = np.abs(back - jet)
+        error[:, 0] = np.abs(np.log(back[:, 0]) - np.log(jet[:, 0]))
+        assert inside.sum() > 0.9 * len(jet) - 1 and back.dtype == np.float32
+        assert (error[inside] <= widths(config) / 2 + 1e-5).all()
+
+
+def test_error_of_a_uniform_feature_is_the_width_over_root_twelve():
+    config = JetGridConfig()
+    x = np.random.default_rng(0).uniform(-0.8, 0.8, 100_000)
+    jet = np.stack((np.ones_like(x), x, -x), 1).astype(np.float32)
+    grid = JetGridConfig(max_constituents=len(x)).build()
+    error = (grid.decode(grid.encode(jet)) - jet)[:, 1:]
+    np.testing.assert_allclose(error.std(0), widths(config)[1:] / np.sqrt(12), rtol=0.01)
+
+
+def test_codes_decode_to_themselves_and_every_legal_code_decodes():
+    grid = JetGridConfig().build()
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, grid.signature.levels, (128, 3))
+    codes[:, 0] = np.sort(codes[:, 0])[::-1]
+    jet = grid.decode(Segment("jets", codes=codes))
+    assert np.isfinite(jet).all() and (jet[:, 0] > 0).all()
+    np.testing.assert_array_equal(grid.encode(jet).codes, codes)
+    edge = np.array([[40, 0, 30], [0, 30, 0]])
+    np.testing.assert_array_equal(grid.encode(grid.decode(Segment("jets", codes=edge))).codes, edge)
+    assert grid.decode(Segment("jets", codes=np.zeros((0, 3), int))).shape == (0, 3)
+    assert grid.decode(Segment("jets", codes=codes[::-1])).shape == (128, 3)
+
+
+def test_signature_and_codes_agree():
+    grid, jets = JetGridConfig().build(), make_jets(30, most=300)
+    assert grid.signature.levels == (41, 31, 31) and grid.signature.frames is None and grid.signature.descending == 0
+    for jet, segment in zip(jets, grid.encode_batch(jets)):
+        assert (segment.codes >= 0).all() and (segment.codes < grid.signature.levels).all()
+        assert (np.diff(segment.codes[:, 0]) <= 0).all()
+        assert len(segment) == min(len(jet), 128) and segment.truncated == (len(jet) > 128)
+
+
+def test_batch_equals_single_calls_with_empty_unsorted_and_padded_jets_among_them():
+    grid, jets = JetGridConfig().build(), make_jets(10, most=200)
+    none = np.zeros((0, 3), np.float32)
+    odd = [none, jets[0][::-1], none, np.concatenate((jets[1], np.zeros((5, 3), np.float32))), none]
+    signals = [*odd, *jets, none]
+    batch = grid.encode_batch(signals)
+    for segment, signal in zip(batch, signals):
+        single = grid.encode(signal)
+        np.testing.assert_array_equal(segment.codes, single.codes)
+        assert segment.truncated == single.truncated
+    np.testing.assert_array_equal(batch[1].codes, grid.encode(jets[0]).codes)
+    np.testing.assert_array_equal(batch[3].codes, grid.encode(jets[1]).codes)
+    assert [len(batch[i]) for i in (0, 2, 4, -1)] == [0, 0, 0, 0]
+    for jet, segment in zip(grid.decode_batch(batch), batch):
+        np.testing.assert_array_equal(jet, grid.decode(segment))
+    assert grid.encode_batch([]) == [] and grid.decode_batch([]) == []
+
+
+def test_phi_wraps_at_pi():
+    grid = JetGridConfig(low=(-2.0, -0.8, -np.pi), high=(6.9, 0.8, np.pi)).build()
+    jet = np.array([[5.0, 0.1, 3.0], [4.0, 0.1, -3.1]])
+    turned = jet + [0, 0, 2 * np.pi]
+    np.testing.assert_array_equal(grid.encode(jet).codes, grid.encode(turned).codes)
+    np.testing.assert_array_equal(grid.encode(jet).codes, grid.encode(turned - [0, 0, 4 * np.pi]).codes)
+
+
+def test_what_lies_outside_is_clipped_and_counted():
+    grid = JetGridConfig().build()
+    jet = np.array([[2000.0, 0, 0], [1.0, 5.0, 0], [1.0, 0, -1.0], [0.01, 0, 0]], np.float32)
+    codes = grid.encode(jet).codes
+    assert codes[0, 0] == 40 and codes[1, 1] == 30 and codes[2, 2] == 0 and codes[3, 0] == 0
+    assert grid.fidelity([jet])["clipped_share"] == 1.0
+    assert grid.fidelity(make_jets(5) + [jet[:0]])["clipped_share"] < 0.05
+    with pytest.raises(BadInput, match="at least one"):
+        grid.fidelity([jet[:0]])
+
+
+def test_finer_bins_keep_the_mass_better():
+    jets = make_jets(200, most=128)
+    coarse = JetGridConfig(bins=(22, 22, 22)).build().fidelity(jets)["mass_width_gev"]
+    fine = JetGridConfig(bins=(82, 82, 82)).build().fidelity(jets)["mass_width_gev"]
+    assert 3 < coarse / fine < 5.5  # the law is the ratio of the bins' widths, 4
+
+
+def test_features_are_the_configs_own():
+    config = JetGridConfig(
+        features=("pt_gev", "eta_rel", "phi_rel", "charge"), bins=(41, 31, 31, 5), low=(-2, -0.8, -0.8, -1.5), high=(6.9, 0.8, 0.8, 1.5)
+    )
+    grid = config.build()
+    jet = np.concatenate((make_jets(1, most=30)[0][:3], np.array([[-1], [0], [1]], np.float32)), 1)
+    np.testing.assert_array_equal(grid.decode(grid.encode(jet))[:, 3], [-1, 0, 1])
+    only_pt = JetGridConfig(features=("pt_gev",), bins=(41,), low=(-2,), high=(6.9,)).build()
+    assert only_pt.signature.one_channel and "mass_width_gev" not in only_pt.fidelity([jet[:, :1]])
+
+
+def test_save_load_and_fingerprint(tmp_path):
+    grid, jet = JetGridConfig(max_constituents=40).build(), make_jets(1)[0]
+    grid.save(tmp_path)
+    again = JetGrid.load(tmp_path)
+    assert again.signature == grid.signature and again.config == grid.config
+    np.testing.assert_array_equal(again.encode(jet).codes, grid.encode(jet).codes)
+    assert JetGridConfig().build().signature.fingerprint != grid.signature.fingerprint
+    (tmp_path / "tokenizer.json").write_text('{"kind": "JetGrid", "colour": 1}')
+    with pytest.raises(BadInput, match="JetGrid"):
+        JetGrid.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "signal, said",
+    [
+        (np.array([[1.0, np.nan, 0.0]]), "NaN"),
+        (np.array([[np.inf, 0.0, 0.0]]), "infinite"),
+        (np.array([[-1.0, 0.0, 0.0]]), "negative pt"),
+        (np.ones((4, 2)), "expected"),
+        (np.ones(3), "expected"),
+        (np.array([["a", "b", "c"]]), "expected"),
+    ],
+)
+def test_bad_jets_are_refused_by_number(signal, said):
+    grid, good = JetGridConfig().build(), make_jets(2)
+    with pytest.raises(BadInput, match="jet 2.*" + said) as error:
+        grid.encode_batch([*good, signal])
+    assert "\n" not in str(error.value)
+
+
+def test_bad_configs_are_refused():
+    for fields in ({"bins": (41, 31)}, {"features": ("eta_rel", "pt_gev", "phi_rel")}, {"bins": (2, 31, 31)}, {"low": (7.0, -0.8, -0.8)}):
+        with pytest.raises(BadInput, match="JetGridConfig"):
+            JetGridConfig(**fields)
+
+
+def test_mass_of_the_tokenizer_is_that_of_the_metric():
+    from mmtok.metrics.jets import masses, summed_pts
+
+    jets = make_jets()
+    pt, mass = _pt_and_mass(jets)
+    np.testing.assert_allclose(mass, masses(jets), rtol=1e-7, atol=1e-5)
+    np.testing.assert_allclose(pt, summed_pts(jets))
