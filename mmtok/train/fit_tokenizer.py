@@ -1,0 +1,105 @@
+"""Makes a tokenizer from its config: built, learned in closed form, or trained by gradients (image patches).
+
+Source: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1); k-means start and revival of
+dead codes by vector-quantize-pytorch, which is used only here: what is kept is a plain (K, D) codebook.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmtok.nn.conv import PatchAutoencoder
+from mmtok.segment import BadInput
+from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.image import VQPatches, VQPatchesConfig, to_tensor
+
+BATCH = 32  # images per step
+LEARNING_RATE = 4e-3
+WARM_STEPS = 50
+PIXEL_NOISE = 0.06  # standard deviation, in an image's -1..1, on half of the images the encoder sees: the decoder returns the clean one
+COMMITMENT = 0.25  # weight of |encoder output - its code|^2
+DECAY = 0.99  # of the codebook's moving average; the library's own 0.8 follows single batches
+DEAD_SHARE = 1 / 8  # a code used less than this share of an even use is replaced; relative, so that it holds for every codebook size
+START_IMAGES = 512  # that the k-means start sees
+
+Report = Callable[[int, int, str], None]
+
+
+def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Report | None = None) -> Tokenizer:
+    """The tokenizer that `config` describes, learned from `signals` where it learns.
+
+    seed      of what is drawn while training by gradients; the same seed gives the same weights on the same machine
+    progress  called as progress(steps done, steps in all, note) while training by gradients
+    Raises BadInput when the signals cannot be learned from, TypeError for a config that is no tokenizer's.
+    """
+    if hasattr(config, "build"):
+        return config.build()
+    if hasattr(config, "fit"):
+        return config.fit(signals)
+    if isinstance(config, VQPatchesConfig):
+        return _train_patches(config, signals, seed, progress or (lambda done, total, note: None))
+    raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
+
+
+def _train_patches(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report) -> VQPatches:
+    if not len(signals):
+        raise BadInput("VQPatches: no images to learn from; give at least one")
+    images = to_tensor(signals, config, torch.float32)
+    with torch.random.fork_rng(devices=[]):  # the codebook library draws from torch's own generator
+        torch.default_generator.manual_seed(seed)
+        network = config.network()
+        _run(network, _quantizer(config), images, config.steps, progress)
+    return VQPatches(config, network)
+
+
+def _quantizer(config: VQPatchesConfig):
+    """The codebook while it is learned: moving averages, straight-through gradients."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    rows, columns = config.grid
+    even_use = BATCH * rows * columns / config.n_codes
+    return VectorQuantize(config.code_size, config.n_codes, decay=DECAY, kmeans_init=True, kmeans_iters=20, rotation_trick=False,
+                          commitment_weight=COMMITMENT, threshold_ema_dead_code=DEAD_SHARE * even_use)
+
+
+def _run(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report) -> None:
+    """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the network."""
+    network.train()
+    optimizer = torch.optim.AdamW([*network.encoder.parameters(), *network.decoder.parameters()], weight_decay=0.01)
+    with torch.no_grad():
+        _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:START_IMAGES]]))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, steps)
+        target = images[torch.randint(len(images), (BATCH,))]
+        vectors, commitment = _quantize(quantizer, network.encoder(_noisy(target)))
+        error = F.mse_loss(network.decoder(vectors), target)
+        optimizer.zero_grad()
+        (error + commitment).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        progress(step + 1, steps, "")
+    network.codebook.vectors.copy_(quantizer.codebook.detach())
+
+
+def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Encoder output (B, rows, columns, D) -> its codes' vectors (gradients pass straight through), and the commitment loss."""
+    flat, _, loss = quantizer(vectors.reshape(1, -1, vectors.shape[-1]))
+    return flat.reshape(vectors.shape), loss.sum()
+
+
+def _noisy(images: Tensor) -> Tensor:
+    """Noise on half of the images, at random."""
+    chosen = torch.rand(len(images), 1, 1, 1) < 0.5
+    return images + PIXEL_NOISE * chosen * torch.randn_like(images)
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    """A linear rise, then half a cosine down to a thousandth."""
+    return LEARNING_RATE * min(1.0, (step + 1) / WARM_STEPS) * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps)))
