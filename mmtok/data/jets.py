@@ -77,7 +77,8 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
     Said by a warning: jets that were sorted, particles of zero pt that were dropped. Raises BadInput, naming file and jet, for a file
     that cannot be read, for NaN, infinite or negative pt, and for a jet without constituents.
     """
-    path, readers = Path(path), {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
+    readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
+    path = Path(path)
     if "pt_gev" not in features:
         raise BadInput(f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}")
     if path.suffix not in readers:

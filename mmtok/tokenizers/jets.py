@@ -100,7 +100,8 @@ class JetGrid:
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Round-trip figures over jets: half the width of the central 68 % and the median of decoded minus true mass (GeV) and of
-        decoded over true summed pt; the share of particles with a clipped feature, and of pt that they carry; the share of jets cut at the cap.
+        decoded over true summed pt; the share of particles with a clipped feature, and of pt that they carry; the share of jets cut
+        at the cap. Raises BadInput when there is no constituent at all.
         """
         segments = self.encode_batch(signals)
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes for segment in segments)])
