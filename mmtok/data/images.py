@@ -1,0 +1,245 @@
+"""Image files: reading and writing them, scikit-learn's scanned digits, and folders of pictures with names.
+
+An image is uint8, (Y, X) grey or (Y, X, 3) RGB, values 0..255.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmtok.segment import BadInput
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPLITS = ("train", "heldout")
+SCANS_SPLIT_SEED = 0  # the scans' split is the same in every run, so that figures of different seeds compare
+
+
+# ---- files
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as uint8 (Y, X) or (Y, X, 3).
+
+    CMYK, palettes, 16 bits, transparency (over white), animations (first frame) and camera rotation are converted, and
+    said in one warning per file. Raises BadInput for what is missing, truncated, without pixels or not an image.
+    """
+    path, said = Path(path), []
+    try:
+        with Image.open(path) as picture:
+            if 0 in picture.size:
+                raise BadInput(f"{path}: the image has no pixels ({picture.size[0]} x {picture.size[1]})")
+            values = _converted(picture, said)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except BadInput as error:
+        raise BadInput(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    except UnidentifiedImageError:
+        what = "the file is empty" if path.stat().st_size == 0 else "not an image (of a kind that Pillow knows)"
+        raise BadInput(f"{path}: {what}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise BadInput(f"{path}: cannot be read as an image, it may be truncated: {reason}") from None
+    if said:
+        warnings.warn(f"{path}: {', '.join(said)}", stacklevel=2)
+    return values
+
+
+def _converted(picture: Image.Image, said: list[str]) -> np.ndarray:
+    """The first frame as grey or RGB values; what was converted is added to `said`."""
+    if getattr(picture, "n_frames", 1) > 1:
+        said.append(f"the first of {picture.n_frames} frames is taken")
+    stored = str(picture.tile[0][3]) if picture.tile else ""  # Pillow cuts 16-bit colour to 8 while loading; only here does it still say so
+    deep = ";16" in stored and "BGR" not in stored or picture.mode.startswith("I;16")
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    if upright.size != picture.size or upright.tobytes() != picture.tobytes():
+        said.append("turned upright as its orientation tag says")
+    if deep:
+        said.append("16 bits are reduced to 8")
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        return _deep_grey(upright)
+    if upright.has_transparency_data:
+        said.append("transparency is laid over white")
+        layer, grey = upright.convert("RGBA"), upright.mode in ("LA", "La", "L", "1")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("L" if grey else "RGB")
+    if upright.mode not in ("1", "L", "RGB"):
+        said.append("palette colours are converted to RGB" if upright.mode in ("P", "PA") else f"{upright.mode} is converted to RGB")
+    return np.array(upright.convert("L" if upright.mode in ("1", "L") else "RGB"), dtype=np.uint8)
+
+
+def _deep_grey(picture: Image.Image) -> np.ndarray:
+    """16-bit grey as 8 bits. Raises BadInput for values outside 0..65535 (floats, 32 bits)."""
+    values = np.array(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise BadInput(f"{'float' if picture.mode == 'F' else '32-bit'} pixels have no stated range; save the image with 8 or 16 bits")
+    return ((values.astype(np.int64) * 2 + 257) // 514).astype(np.uint8)  # round(v * 255 / 65535)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (Y, X) or (Y, X, 3), whole or not at all, in the format of the suffix. Raises BadInput when that cannot be."""
+    path, image = Path(path), np.asarray(image)
+    if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise BadInput(f"{path}: an image is uint8 (height, width) or (height, width, 3) with at least one pixel, got {image.dtype} {image.shape}")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise BadInput(f"{path}: no image format for the suffix {path.suffix!r}; use .png")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        Image.fromarray(image).save(temporary, format=kind)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+# ---- sources
+
+def split_order(n: int, heldout_share: float, seed: int) -> dict[str, np.ndarray]:
+    """Which of n items are in "train" and which in "heldout": a seeded permutation, the held-out ones from its end."""
+    order = np.random.default_rng(seed).permutation(n)
+    n_train = n - max(1, round(n * heldout_share))
+    return {"train": order[:n_train], "heldout": order[n_train:]}
+
+
+def _check_split(source: object, split: str) -> None:
+    if split not in SPLITS:
+        raise BadInput(f"{type(source).__name__}: no split {split!r}; one of {', '.join(SPLITS)}")
+
+
+def load_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's scanned digits: clean images (N, 8, 8) uint8 (17 levels over 0..255) and labels (N,) of one split."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise BadInput("the scanned digits need the extra: pip install 'mmtok[demo]'") from None
+    digits = load_digits()
+    rows = split_order(len(digits.target), 0.2, SCANS_SPLIT_SEED)[split]
+    return np.round(digits.images[rows] * 255 / 16).astype(np.uint8), digits.target[rows]
+
+
+@dataclass(frozen=True)
+class ScannedDigits:
+    """scikit-learn's 1,797 scanned digits, 8 x 8: examples {"caption": "seven", "image": scan, "view": scan}.
+
+    In "train" each scan comes `copies` times, each time changed a little before it is tokenised: `image` by noise, for
+    learning to draw; `view` by noise and a shift, for learning to read. In "heldout" both are the clean scan.
+
+    seed    of noise and shifts; the split is the same for all seeds
+    copies  per training scan
+    noise   standard deviation in grey values (0..255); a level of the scans is 16
+    shift   at most so many pixels, each way
+    """
+
+    seed: int = 0
+    copies: int = 8
+    noise: float = 8.0
+    shift: int = 1
+
+    def __post_init__(self):
+        if self.copies < 1 or self.noise < 0 or self.shift < 0:
+            raise BadInput(f"ScannedDigits: copies {self.copies} must be at least 1, noise {self.noise} and shift {self.shift} not negative")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "image": "image", "view": "image"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
+        """The examples of a split: all scans once, then all scans again, `copies` times over."""
+        _check_split(self, split)
+        scans, labels = load_scans(split)
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.copies if split == "train" else 1):
+            for scan, label in zip(scans, labels):
+                image = view = scan
+                if split == "train":
+                    image = noisy(scan, self.noise, rng)
+                    view = noisy(shifted(scan, *rng.integers(-self.shift, self.shift + 1, 2)), self.noise, rng)
+                yield {"caption": DIGIT_NAMES[label], "image": image, "view": view}
+
+
+def noisy(image: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of that standard deviation in grey values, cut to 0..255."""
+    return np.clip(np.round(image + rng.normal(0.0, noise, image.shape)), 0, 255).astype(np.uint8)
+
+
+def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """The image moved by whole pixels; what comes in at the edges is black."""
+    height, width = image.shape[:2]
+    moved = np.zeros_like(image)
+    moved[max(down, 0):height + min(down, 0), max(right, 0):width + min(right, 0)] = \
+        image[max(-down, 0):height + min(-down, 0), max(-right, 0):width + min(-right, 0)]
+    return moved
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of pictures with names: examples {"caption": name, "image": image}, all resized to one size.
+
+    A picture in a sub-folder is captioned by that folder's name, one beside it by its own name without the suffix;
+    underscores become spaces.
+
+    path           of the folder
+    height, width  in pixels, that every picture is resized to (its aspect ratio is not kept)
+    channels       1 grey, 3 RGB
+    heldout_share  share of the pictures; seed: of who is held out
+    """
+
+    path: Path
+    height: int = 32
+    width: int = 32
+    channels: int = 3
+    heldout_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
+            raise BadInput(f"ImageFolder: {self.height} x {self.width} pixels of {self.channels} channels; sizes start at 1, channels are 1 or 3")
+        if not 0 < self.heldout_share < 1:
+            raise BadInput(f"ImageFolder: heldout_share is {self.heldout_share}; it must be between 0 and 1")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "image": "image"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def files(self) -> list[Path]:
+        """All pictures below the folder, sorted. Raises BadInput when there are fewer than two."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: no such folder")
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if len(files) < 2:
+            raise BadInput(f"{folder}: {len(files)} images in it; at least two are needed, one to train on and one to hold out ({', '.join(SUFFIXES)})")
+        return files
+
+    def caption(self, file: Path) -> str:
+        inside = file.relative_to(self.path)
+        return (inside.stem if len(inside.parts) == 1 else inside.parts[-2]).replace("_", " ")
+
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
+        """The pictures of "train" or "heldout". Raises BadInput at the first one that cannot be read."""
+        _check_split(self, split)
+        files = self.files()
+        for row in np.sort(split_order(len(files), self.heldout_share, self.seed)[split]):
+            image = resized(read_image(files[row]), self.height, self.width, self.channels)
+            yield {"caption": self.caption(files[row]), "image": image}
+
+
+def resized(image: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
+    """An image of another size and kind: bicubic, with smoothing where it shrinks."""
+    picture = Image.fromarray(image).convert("L" if channels == 1 else "RGB")
+    return np.array(picture.resize((width, height), Image.Resampling.BICUBIC) if picture.size != (width, height) else picture)

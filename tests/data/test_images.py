@@ -1,0 +1,183 @@
+"""Picture files of every kind become uint8 values, and what was converted is said; sources repeat with their seed."""
+
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmtok.data.images import DIGIT_NAMES, ImageFolder, ScannedDigits, load_scans, noisy, read_image, shifted, split_order, write_image
+from mmtok.segment import BadInput
+
+
+def random_image(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def read_silently(path) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_image(path)
+
+
+# ---- files
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1)])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tif"])
+def test_what_is_written_is_read(tmp_path, shape, suffix):
+    image = random_image(*shape)
+    write_image(tmp_path / f"a{suffix}", image)
+    assert np.array_equal(read_silently(tmp_path / f"a{suffix}"), image)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_black_and_white(tmp_path):
+    Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1").save(tmp_path / "a.png")
+    assert read_silently(tmp_path / "a.png").tolist() == [[0, 255], [255, 0]]
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 257, 65535, 128, 129]], np.uint16)).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="a.png: 16 bits are reduced to 8"):
+        image = read_image(tmp_path / "a.png")
+    assert image.tolist() == [[0, 1, 255, 0, 1]]
+
+
+def test_cmyk_is_converted(tmp_path):
+    Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    with pytest.warns(UserWarning, match="CMYK is converted to RGB"):
+        image = read_image(tmp_path / "a.tif")
+    assert image.shape == (2, 3, 3) and image[0, 0].tolist() == [255, 0, 0]
+
+
+def test_palette_is_converted(tmp_path):
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="palette"):
+        image = read_image(tmp_path / "a.png")
+    assert image[0].tolist() == [[255, 0, 0], [0, 255, 0]]
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(tmp_path / "colour.png")
+    Image.new("LA", (2, 2), (0, 128)).save(tmp_path / "grey.png")
+    with pytest.warns(UserWarning, match="transparency is laid over white"):
+        assert read_image(tmp_path / "colour.png").tolist() == [[[255] * 3] * 2] * 2
+    with pytest.warns(UserWarning, match="transparency"):
+        assert read_image(tmp_path / "grey.png").tolist() == [[127] * 2] * 2
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("L", (3, 3), value) for value in (10, 200, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="first of 3 frames") as said:
+        image = read_image(tmp_path / "a.gif")
+    assert (image == 10).all() and len(said) == 1
+
+
+def test_orientation_tag_is_followed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.fromarray(random_image(4, 6)).save(tmp_path / "a.png", exif=exif)
+    with pytest.warns(UserWarning, match="turned upright"):
+        assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(random_image(4, 6), -1))
+
+
+def test_unusable_files_are_refused(tmp_path):
+    write_image(tmp_path / "whole.png", random_image(64, 64, 3))
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "truncated.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "head.png").write_bytes(content[:20])
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "none.pgm").write_bytes(b"P5 0 4 255\n")
+    Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tif")
+    names = ["truncated.png", "head.png", "text.png", "empty.png", "none.pgm", "float.tif", "missing.png", "."]
+    for name in names:
+        with pytest.raises(BadInput) as error:
+            read_image(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    for name, image in [("a.png", np.zeros((0, 3), np.uint8)), ("a.png", np.zeros((2, 2))), ("a.xyz", random_image(2, 2)),
+                        ("a", random_image(2, 2)), ("nowhere/a.png", random_image(2, 2))]:
+        with pytest.raises(BadInput):
+            write_image(tmp_path / name, image)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- sources
+
+def test_split_is_a_partition_and_repeats():
+    for n in (2, 3, 10, 1797):
+        split = split_order(n, 0.2, 0)
+        assert sorted([*split["train"], *split["heldout"]]) == list(range(n)) and len(split["heldout"]) == max(1, round(n * 0.2))
+        assert np.array_equal(split["train"], split_order(n, 0.2, 0)["train"])
+
+
+def test_shift_moves_and_fills_with_black():
+    image = np.arange(1, 10, dtype=np.uint8).reshape(3, 3)
+    assert shifted(image, 1, 0).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert shifted(image, 0, -1).tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+    assert np.array_equal(shifted(image, 0, 0), image)
+
+
+def test_noise_has_its_deviation():
+    grey = np.full((100, 100), 128, np.uint8)
+    assert np.std(noisy(grey, 10.0, np.random.default_rng(0))) == pytest.approx(10.0, rel=0.05)
+    assert np.array_equal(noisy(grey, 0.0, np.random.default_rng(0)), grey)
+
+
+def test_scans():
+    pytest.importorskip("sklearn")
+    source = ScannedDigits(copies=2)
+    clean = list(source.examples("heldout"))
+    assert len(clean) == 359 and all(example["view"] is example["image"] for example in clean)
+    scans, labels = load_scans("train")
+    train = list(source.examples("train"))
+    assert len(train) == 2 * 1438 and [example["caption"] for example in train[:1438]] == [DIGIT_NAMES[label] for label in labels]
+    images = np.stack([example["image"] for example in train])
+    assert not np.array_equal(images[:1438], images[1438:])
+    moved = np.abs(images[:1438].astype(int) - scans)
+    assert 0 < moved.mean() < source.noise and moved.max() < 6 * source.noise
+    again = next(source.examples("train"))
+    assert np.array_equal(again["view"], train[0]["view"])
+    assert not np.array_equal(next(ScannedDigits(seed=1).examples("train"))["image"], train[0]["image"])
+    assert set(train[0]) == set(source.fields)
+    with pytest.raises(BadInput, match="no split"):
+        next(source.examples("test"))
+    with pytest.raises(BadInput, match="copies"):
+        ScannedDigits(copies=0)
+
+
+def test_folder_of_pictures(tmp_path):
+    (tmp_path / "red_apple").mkdir()
+    for i in range(6):
+        write_image(tmp_path / "red_apple" / f"{i}.png", random_image(20, 30, 3))
+    for name in ("green pear", "plum_tree"):
+        write_image(tmp_path / f"{name}.jpg", random_image(9, 9))
+    (tmp_path / "notes.txt").write_text("no picture")
+    source = ImageFolder(tmp_path, height=8, width=6, channels=3, heldout_share=0.25)
+    parts = {split: list(source.examples(split)) for split in source.splits}
+    assert [len(parts[split]) for split in ("train", "heldout")] == [6, 2]
+    everything = parts["train"] + parts["heldout"]
+    assert sorted(example["caption"] for example in everything) == ["green pear", "plum tree"] + ["red apple"] * 6
+    assert all(example["image"].shape == (8, 6, 3) and example["image"].dtype == np.uint8 for example in everything)
+    assert [e["caption"] for e in source.examples("heldout")] == [e["caption"] for e in parts["heldout"]]
+    assert next(ImageFolder(tmp_path, 8, 6, 1).examples("train"))["image"].shape == (8, 6)
+
+
+def test_unusable_folders_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no such folder"):
+        next(ImageFolder(tmp_path / "missing").examples("train"))
+    with pytest.raises(BadInput, match="0 images"):
+        next(ImageFolder(tmp_path).examples("train"))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("no picture")
+    with pytest.raises(BadInput, match="not an image"):
+        list(ImageFolder(tmp_path).examples("train"))
+    with pytest.raises(BadInput, match="channels"):
+        ImageFolder(tmp_path, channels=4)
