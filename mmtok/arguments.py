@@ -65,7 +65,8 @@ def parse(verb: Callable, words: list[str]) -> dict[str, Any]:
 
 def parser_of(verb: Callable) -> argparse.ArgumentParser:
     """The argparse parser of one verb; its docstring is the help."""
-    parser = _Parser(verb.__name__, allow_abbrev=False, description=inspect.getdoc(verb), formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(verb.__name__, allow_abbrev=False, description=inspect.getdoc(verb), formatter_class=layout)
     for parameter, kind, about in _parameters(verb).values():
         if parameter.name != "overrides":
             _add(parser, parameter, kind, about)

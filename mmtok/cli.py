@@ -18,6 +18,8 @@ Run = Annotated[Path, Arg("a run's folder", "RUN")]
 Out = Annotated[Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")]
 Overrides = Annotated[list[str], Arg("fields of the recipe with their new values")]
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
+OwnRecipe = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "RECIPE")]
+RecipeFile = Annotated[Path | None, Arg("the recipe's own file, when it brings classes from outside the package", "FILE")]
 Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
 
 
@@ -26,7 +28,8 @@ def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     from mmtok import run
     from mmtok.recipe import load_recipe
 
-    run.fit(load_recipe(recipe, overrides), out or _run_folder(recipe))
+    loaded = load_recipe(recipe, overrides)
+    run.fit(loaded, out or _run_folder(recipe, loaded.name))
 
 
 def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
@@ -37,57 +40,68 @@ def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     from mmtok import run
     from mmtok.recipe import load_recipe
 
-    run.train(load_recipe(recipe, overrides), out or _run_folder(recipe))
+    loaded = load_recipe(recipe, overrides)
+    run.train(loaded, out or _run_folder(recipe, loaded.name))
 
 
 def sample(
     run: Run, *,
-    prompt: Annotated[list[str], Arg("text, or files of any modality", "PROMPT")] = (),
-    to: Annotated[str, Arg("what to draw: a field of the recipe", "FIELD")],
+    prompt: Annotated[list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")] = (),
+    to: Annotated[str, Arg("what to draw: a modality, or a field of the recipe", "FIELD")],
     n: Annotated[int, Arg("how many samples", "N", "-n")] = 8,
-    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/)", "DIR", "-o")] = None,
+    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked)", "DIR", "-o")] = None,
     seed: Annotated[int, Arg("of everything random", "SEED")] = 0,
     temperature: Annotated[float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")] = None,
     top_k: Annotated[int | None, Arg("draw among the K likeliest only", "K")] = None,
     top_p: Annotated[float | None, Arg("draw among the likeliest that hold a share P", "P")] = None,
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
+    max_frames: Annotated[int | None, Arg("the cap of one sample", "N")] = None,
+    hole: Annotated[str | None, Arg("draw frames START to STOP of FILE anew", "FILE:START:STOP")] = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
     if n < 1:
         raise BadInput(f"sample: -n is {n}; it must be at least 1")
+    from mmtok import ask
     from mmtok.run import open_run
 
-    for path in open_run(run).sample(list(prompt), to, n, out, seed, temperature, top_k, top_p, guidance):
+    changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames}
+    for path in ask.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, **changes):
         print(path)
 
 
 def score(
-    run: Run, files: Annotated[list[str], Arg("files of any modality", "FILE")], *,
-    given: Annotated[str | None, Arg("the condition: text, or a file", "PROMPT")] = None,
+    run: Run, files: Annotated[list[str], Arg("files of any modality, or words", "FILE")], *,
+    given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
+    recipe: RecipeFile = None,
 ) -> None:
     """How likely the model finds what it is shown: nats and the customary unit per segment, exact or a bound."""
+    from mmtok import ask
     from mmtok.run import open_run
 
-    for file, row in zip(files, open_run(run).score(files, given)):
-        parts = [f"{nats:.4f} nats over {frames} frames" for nats, frames in zip(row.nats, row.frames) if nats is not None]
-        print(f"{file}: {', '.join(parts)} ({row.kind})")
+    for row in ask.score(open_run(run, recipe), files, given):
+        print(row)
 
 
-def evaluate(run: Run, *, force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False) -> None:
+def evaluate(
+    run: Run, *,
+    force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False,
+    recipe: OwnRecipe = None,
+) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     from mmtok.evaluate import evaluate as evaluate_run
     from mmtok.run import open_run
 
-    for name, value in _figures(evaluate_run(open_run(run), force=force)):
-        print(f"{name:<48} {value:.4g}" if isinstance(value, float) else f"{name:<48} {value}")
+    for name, value in _figures(evaluate_run(open_run(run, recipe), force=force)):
+        print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
-def report(run: Run) -> None:
+def report(run: Run, *, recipe: OwnRecipe = None) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
     from mmtok.report import write_report
     from mmtok.run import open_run
 
-    print(write_report(open_run(run)))
+    print(write_report(open_run(run, recipe)))
 
 
 def tokenize(
@@ -95,7 +109,7 @@ def tokenize(
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
-    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (I from 0) and write e.g. tokens-00002-of-00008.parquet", "I/N")] = None,
+    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on, I from 0, into e.g. tokens-00002-of-00008.parquet", "I/N")] = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
     from mmtok.data.convert import tokenize_files
@@ -122,8 +136,9 @@ def show(path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a 
         raise BadInput(f"show: {path} does not exist")
     if path.suffix in (".py", ".json"):
         from mmtok.recipe import load_recipe
+        from mmtok.run import describe
 
-        print(load_recipe(path, []).describe())
+        print(describe(load_recipe(path)))
     elif (path / "recipe.json").exists():
         from mmtok.run import open_run
 
@@ -141,8 +156,9 @@ def show(path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a 
 VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, tokenize, detokenize, show)}
 
 
-def _run_folder(recipe: Path) -> Path:
-    return recipe.parent if recipe.name == "recipe.json" else Path("runs") / recipe.stem
+def _run_folder(recipe: Path, name: str) -> Path:
+    """A run's own recipe.json means that run."""
+    return recipe.parent if recipe.name == "recipe.json" else Path("runs") / name
 
 
 def _figures(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:

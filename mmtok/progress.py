@@ -29,7 +29,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         if sys.stderr.isatty():
             self._bar = _rich_bar()
-            self._task = self._bar.add_task(self.label, total=self.total, unit=self.unit, note="")
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, unit=self.unit, note="")
             self._bar.start()
         return self
 
@@ -46,7 +46,7 @@ class Progress:
         self._last = time.monotonic()
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
         seconds = f"{self._last - self._start:.0f} s"
-        print(" ".join(part for part in (f"{self.label}:", count, self.unit, f"({seconds})", self.note) if part), file=sys.stderr, flush=True)
+        say(" ".join(part for part in (f"{self.label}:", count, self.unit, f"({seconds})", self.note) if part))
 
     def __exit__(self, error, *_) -> None:
         if self._bar is not None:

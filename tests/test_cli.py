@@ -28,7 +28,7 @@ def refused(capsys, words, *parts):
 @pytest.fixture
 def letters(tmp_path):
     paths = [tmp_path / f"{name}.txt" for name in "abcde"]
-    for path, text in zip(paths, ["", "seven", "été ▁ \u2028", "line\r\nline\n", "x" * 5000]):
+    for path, text in zip(paths, ["\n", "seven", "été ▁ \u2028", "line\r\nline\n", "x" * 5000]):
         path.write_bytes(text.encode())
     return paths
 

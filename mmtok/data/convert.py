@@ -182,12 +182,12 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, out: Path, p
         if modality == "jets":
             jets += signals
         else:
-            paths += [_write(out / f"{name}-{row:06d}", modality, signal, tokenizer) for row, signal in zip(rows, signals)]
+            paths += [write_signal(out / f"{name}-{row:06d}", modality, signal, tokenizer) for row, signal in zip(rows, signals)]
         progress.advance(len(rows))
-    return paths + ([_write(out / name, modality, jets, tokenizer)] if modality == "jets" else [])
+    return paths + ([write_signal(out / name, modality, jets, tokenizer)] if modality == "jets" else [])
 
 
-def _write(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
+def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
     """Write a signal under its modality's customary suffix; returns the path."""
     match modality:
         case "text":
@@ -222,7 +222,8 @@ def describe_tokens(path: Path) -> str:
         frames = int(lengths.sum())
         spread = f"{frames} frames ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
         n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
-        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}" + (f", {n_truncated} truncated" if n_truncated else ""),
+        cut = f", {n_truncated} truncated" if n_truncated else ""
+        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}{cut}",
                   f"    {frame_text(signature)}{_rate_text(file, name)}",
                   f"    tokenizer {signature.fingerprint}"]
     return "\n".join(lines)

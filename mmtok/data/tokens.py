@@ -263,11 +263,12 @@ class _Column:
 
     def _check(self, path: Path) -> None:
         if self.signature.levels and not _within(self.values, self.signature):
-            raise BadInput(f"{path}: field {self.name!r} has codes outside the {self.signature.modality} tokenizer's levels; the file is damaged")
+            raise BadInput(f"{path}: field {self.name!r} has codes outside its tokenizer's levels; the file is damaged")
         if self.signature.frames is not None:
             whole = self.present & ~np.array(self.truncated, bool)
-            if (np.diff(self.offsets)[whole] != self.signature.frames).any():
-                raise BadInput(f"{path}: field {self.name!r} has segments that are not of {self.signature.frames} frames; the file is damaged")
+            frames = self.signature.frames
+            if (np.diff(self.offsets)[whole] != frames).any():
+                raise BadInput(f"{path}: field {self.name!r} has segments that are not of {frames} frames; the file is damaged")
 
     def segment(self, i: int) -> Segment:
         if not self.present[i]:

@@ -42,7 +42,7 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
         case _:
             found = next((cls for cls in known if cls.__name__ == kind), None)
     if found is None:
-        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {kind!r}; it was written by another version of mmtok or by a plug-in")
+        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {kind!r}, of another version of mmtok or a class of your own")
     return found.load(Path(folder))
 
 
