@@ -109,7 +109,7 @@ def tokenize(
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
-    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on, I from 0, into e.g. tokens-00002-of-00008.parquet", "I/N")] = None,
+    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
     from mmtok.data.convert import tokenize_files

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,8 @@ def _in_place_when_whole(path: Path) -> Iterator[Path]:
 
 
 def _groups(rows: Iterable, size: int) -> Iterator[list]:
-    group = []
-    for row in rows:
-        group.append(row)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    rows = iter(rows)
+    while group := list(islice(rows, size)):
         yield group
 
 
