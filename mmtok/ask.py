@@ -1,0 +1,163 @@
+"""What `mmtok sample` and `mmtok score` do, as functions: files and words in, files and numbers out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtok.data.convert import signals_of, write_signal
+from mmtok.model.generate import Sampled
+from mmtok.run import Run
+from mmtok.segment import BadInput, Document, Segment
+
+SUFFIXES = {
+    "text": (".txt",), "speech": (".wav", ".flac", ".ogg", ".mp3"), "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
+}  # fmt: skip
+
+
+# ---- reading what is asked
+
+
+def modality_of(path: Path) -> str:
+    """By the file's suffix. Raises BadInput for one that belongs to no modality."""
+    for modality, suffixes in SUFFIXES.items():
+        if path.suffix.lower() in suffixes:
+            return modality
+    raise BadInput(f"{path}: the suffix {path.suffix!r} belongs to no modality; known are {', '.join(s for x in SUFFIXES.values() for s in x)}")
+
+
+def read_segments(run: Run, word: str) -> list[Segment]:
+    """A prompt's word as segments: a file of any modality (a file of jets: one segment per jet), else text."""
+    path = Path(word)
+    if not path.is_file():
+        if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
+            raise BadInput(f"no file at {word}")
+        return [_tokenizer(run, "text").encode(word)]
+    modality = modality_of(path)
+    tokenizer = _tokenizer(run, modality)
+    signals = [signal for _, signal in signals_of(modality, [path], tokenizer)]
+    try:
+        return tokenizer.encode_batch(signals)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _tokenizer(run: Run, modality: str) -> Any:
+    if modality not in run.tokenizers:
+        raise BadInput(f"this run knows no {modality}, only {', '.join(run.tokenizers)}")
+    return run.tokenizers[modality]
+
+
+def modality_to(run: Run, to: str) -> str:
+    """The modality of what is asked for: a modality's or a field's name."""
+    modality = run.recipe.fields.get(to, to)
+    if modality not in run.tokenizers:
+        raise BadInput(f"--to {to}: this run makes {', '.join(run.tokenizers)}")
+    return modality
+
+
+# ---- sampling
+
+
+def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | None = None, seed: int = 0, hole: str | None = None,
+           **changes: float | int | None) -> list[Path]:
+    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths. index.json says how each stopped.
+
+    prompt: words or files, in the order of a trained task; of a file of jets the first is taken.
+    hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead (the run must have been trained with holes).
+    changes: temperature, top_k, top_p, guidance, max_frames instead of the recipe's.
+    """
+    modality = modality_to(run, to)
+    given = [read_segments(run, word)[0] for word in prompt]
+    document = run.prompt(given, modality, _holed(run, modality, hole) if hole else None)
+    drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
+    stem = "-".join(Path(w).stem if Path(w).is_file() else w for w in prompt).replace("/", "_") or "nothing"
+    return write_samples(run, out or run.folder / "samples" / "asked", [f"{stem}-{i:03d}" for i in range(n)], drawn)
+
+
+def _holed(run: Run, modality: str, hole: str) -> Segment:
+    """The file's segment with a span of its frames taken out."""
+    try:
+        file, start, stop = hole.rsplit(":", 2)
+        a, b = int(start), int(stop)
+    except ValueError:
+        raise BadInput(f"--hole {hole!r} must be FILE:START:STOP, frames counted from 0") from None
+    fields = run.recipe.fields
+    if not any(t.hole > 0 and fields[t.make[-1]] == modality for t in run.recipe.tasks):
+        raise BadInput(f"holes in {modality} need a run trained with hole > 0 on a task that makes {modality}")
+    segment = read_segments(run, file)[0]
+    if segment.modality != modality or not 0 <= a < b <= len(segment):
+        raise BadInput(f"--hole {hole!r}: {file} is {segment.modality} of {len(segment)} frames")
+    return Segment(modality, codes=np.delete(segment.codes, slice(a, b), 0), info=segment.info, holes=((a, a),))
+
+
+def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled]) -> list[Path]:
+    """Decode and write samples, one file each (jets of one prompt share a file when their stems are equal)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    modality = drawn[0].segment.modality
+    tokenizer = run.tokenizers[modality]
+    signals = tokenizer.decode_batch([d.segment for d in drawn])
+    paths = [write_signal(folder / stem, modality, [signal] if modality == "jets" else signal, tokenizer) for stem, signal in zip(stems, signals)]
+    index = [{"file": p.name, "frames": len(d.segment), "stop": d.stop} for p, d in zip(paths, drawn)]
+    (folder / "index.json").write_text(json.dumps(index, indent=1))
+    return paths
+
+
+# ---- scoring
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One line of `mmtok score`: nats of a segment, its frames, the kind, and the customary unit."""
+
+    name: str
+    modality: str
+    nats: float
+    frames: int
+    kind: str
+    value: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({self.kind})"
+
+
+UNITS = {"text": ("bits/byte", math.log(2)), "image": ("bits/code", math.log(2)), "speech": ("nats/frame", 1.0), "jets": ("nats/particle", 1.0)}
+
+
+def customary(modality: str, nats: float, frames: int) -> tuple[float, str]:
+    """Nats in the modality's customary unit, and its name."""
+    unit, nats_per_unit = UNITS.get(modality, ("nats/frame", 1.0))
+    return nats / nats_per_unit / max(1, frames), unit
+
+
+def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:
+    """-log p of every file (or word), each given the condition, under the run's decoder.
+
+    Raises BadInput for an order that was never trained: a condition left out needs a run trained with the null condition.
+    """
+    condition = [read_segments(run, word)[0] for word in given]
+    names, documents = [], []
+    for word in files:
+        segments = read_segments(run, word)
+        for i, segment in enumerate(segments):
+            task = run.task_for([s.modality for s in condition], segment.modality)
+            head = tuple(condition) or (None,) * len(task.given)
+            documents.append(Document((*head, segment), (False,) * len(head) + (True,)))
+            names.append(word if len(segments) == 1 else f"{word}[{i}]")
+    rows = []
+    for name, document, scored in zip(names, documents, run.score_documents(documents)):
+        segment = document.segments[-1]
+        n_units = len(run.tokenizers["text"].decode(segment).encode()) if segment.modality == "text" else len(segment)
+        value, unit = customary(segment.modality, scored.nats[-1], n_units)
+        # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
+        kind = "bound" if segment.modality == "text" and len(segment) != n_units else scored.kind
+        rows.append(Scored(name, segment.modality, scored.nats[-1], len(segment), kind, value, unit))
+    return rows

@@ -1,0 +1,182 @@
+"""From token files to batches: which documents step k reads, and what the model may not read of them.
+
+Everything here is a function of (seed, step): the order of documents of (seed, round), their packing of the order and the
+lengths, noise of (seed, step, document). So a run can be cut anywhere, and resumed on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+import numpy as np
+
+from mmtok.batch import Batch, Corruption, pack, plan_rows
+from mmtok.data.tokens import TokenFile
+from mmtok.segment import BadInput, Document, Segment
+from mmtok.vocabulary import Stream, Vocabulary
+
+
+@dataclass(frozen=True)
+class Task:
+    """An order of fields: those given, then those the model learns to make.
+
+    weight           the share of training positions, relative to the other tasks
+    drop_given       how often the condition is left out (the null mark stands for it); guidance needs it
+    predict_given    learn the given fields too (a joint distribution), else they carry no loss
+    hole             how often a span of the last field is cut out and given last, so that holes can be filled
+    """
+
+    given: tuple[str, ...]
+    make: tuple[str, ...]
+    weight: float = 1.0
+    drop_given: float = 0.0
+    predict_given: bool = False
+    hole: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
+
+
+@dataclass(frozen=True)
+class Corrupt:
+    """What training hides of a field's input; targets are never touched.
+
+    drop    share of frames hidden one by one
+    spans   share of frames hidden in spans of about `span` frames (dMel, section 3.3.1: 0.5 with spans of 3)
+    often   in which share of the documents the spans are cut
+    bands   how many bands of up to `band` neighbouring channels are hidden (SpecAugment's frequency masks)
+    """
+
+    drop: float = 0.0
+    spans: float = 0.0
+    span: int = 3
+    often: float = 1.0
+    bands: int = 0
+    band: int = 10
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One document of a round: row `row` of `file`, under task `task`."""
+
+    task: int
+    file: int
+    row: int
+
+
+class Loader:
+    """Batches by step.
+
+    files: token files of the training split; every task reads the rows that have all its fields.
+    rows, row_length: B and L of a step's batch, over all processes.
+    """
+
+    def __init__(self, files: Sequence[TokenFile], tasks: Sequence[Task], vocabulary: Vocabulary, corrupt: Mapping[str, Corrupt],
+                 rows: int, row_length: int, seed: int):
+        self.files, self.tasks, self.vocabulary, self.corrupt = files, tasks, vocabulary, corrupt
+        self.rows, self.row_length, self.seed = rows, row_length, seed
+        self.pools, self.lengths = zip(*(self._pool(task) for task in tasks))
+        mean = np.array([lengths.mean() for lengths in self.lengths])
+        share = np.array([t.weight for t in tasks]) / mean
+        # a round holds about 32 steps' worth of positions: long enough to pack well, short enough to plan in milliseconds
+        self.per_round = np.maximum(1, np.round(share / (share @ mean) * 32 * rows * row_length)).astype(int)
+        self._round: tuple[int, list[list[_Item]]] = (-1, [])
+        self._first_step = [0]  # of every round planned so far
+
+    def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 2) file and row of every example that has the task's fields, and (n,) its document's length."""
+        names, pool, lengths = (*task.given, *task.make), [], []
+        for f, file in enumerate(self.files):
+            if set(names) <= set(file.fields):
+                rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
+                pool.append(np.stack([np.full(len(rows), f), rows], 1))
+                lengths.append(sum(file.lengths(name)[rows] for name in names) + 1 + 2 * len(names) + (3 if task.hole else 0))
+        if not pool or not sum(map(len, pool)):
+            raise BadInput(f"no example has all fields of task {task}")
+        longest = max(int(x.max()) for x in lengths)
+        if longest > self.row_length:
+            raise BadInput(f"task {task} has a document of {longest} positions, but rows are {self.row_length} long: raise --train.row_length")
+        return np.concatenate(pool), np.concatenate(lengths)
+
+    def _plan(self, round: int) -> list[list[_Item]]:
+        """The rows of a round, each a list of documents."""
+        if self._round[0] != round:
+            items, lengths = [], []
+            for t, (pool, pool_lengths, n) in enumerate(zip(self.pools, self.lengths, self.per_round)):
+                for at in self._endless(t, len(pool), round * n, n):
+                    items.append(_Item(t, *map(int, pool[at])))
+                    lengths.append(int(pool_lengths[at]))
+            order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
+            rows = plan_rows([lengths[i] for i in order], self.row_length)
+            shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
+            self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
+        return self._round[1]
+
+    def _endless(self, task: int, n_examples: int, start: int, n: int) -> np.ndarray:
+        """Examples start..start+n of the task's endless order: one permutation after another."""
+        epochs = range(start // n_examples, (start + n - 1) // n_examples + 1)
+        order = np.concatenate([np.random.default_rng((self.seed, task, e, 3)).permutation(n_examples) for e in epochs])
+        offset = start - epochs[0] * n_examples
+        return order[offset : offset + n]
+
+    def items(self, step: int) -> list[list[_Item]]:
+        """The rows of this step, over all processes."""
+        while self._first_step[-1] <= step:
+            n_rows = len(self._plan(len(self._first_step) - 1))
+            self._first_step.append(self._first_step[-1] + max(1, n_rows // self.rows))
+        round = int(np.searchsorted(self._first_step, step, "right")) - 1
+        plan, n_steps = self._plan(round), self._first_step[round + 1] - self._first_step[round]
+        # rows that do not fill a last step are spread over the steps of their round
+        return plan[step - self._first_step[round] :: n_steps]
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step; this process's share of its rows."""
+        rows, corruptions = [], []
+        for row in self.items(step)[rank::world]:
+            pairs = [self._document(item, np.random.default_rng((self.seed, step, item.task, item.file, item.row))) for item in row]
+            rows.append([stream for stream, _ in pairs])
+            corruptions.append([corruption for _, corruption in pairs])
+        return pack(self.vocabulary, rows, self.row_length, corruptions)
+
+    def _document(self, item: _Item, rng: np.random.Generator) -> tuple[Stream, Corruption]:
+        task, file = self.tasks[item.task], self.files[item.file]
+        names = (*task.given, *task.make)
+        segments: list[Segment | None] = [file.segment(name, item.row) for name in names]
+        predict = [task.predict_given] * len(task.given) + [True] * len(task.make)
+        if task.given and rng.random() < task.drop_given:
+            segments[: len(task.given)] = [None] * len(task.given)
+            predict[: len(task.given)] = [False] * len(task.given)
+        if rng.random() < task.hole and not segments[-1].truncated:
+            a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
+            segments[-1] = replace(segments[-1], holes=((int(a), int(b)),))
+        stream = self.vocabulary.stream(Document(tuple(segments), tuple(predict)))
+        return stream, self._corruption(stream, names, rng)
+
+    def _corruption(self, stream: Stream, names: Sequence[str], rng: np.random.Generator) -> Corruption:
+        hidden = np.zeros(len(stream), bool)
+        channels = {m: np.zeros(x.shape, bool) for m, x in stream.values.items()}
+        for i, name in enumerate(names):
+            c = self.corrupt.get(name)
+            k = stream.modality[stream.segment == i][-1]
+            if c is None or k < 0:
+                continue
+            m = list(self.vocabulary.signatures)[k]
+            span = self.vocabulary.span(m)
+            frames = np.flatnonzero((stream.segment == i) & (stream.ids >= span[0]) & (stream.ids <= span[-1]))
+            hidden[frames] = _hide(len(frames), c, rng)
+            if c.bands and m in channels:
+                mine = np.flatnonzero(np.isin(np.flatnonzero(stream.ids == span[0]), frames))
+                for _ in range(c.bands):
+                    width = int(rng.integers(0, c.band + 1))
+                    start = int(rng.integers(0, channels[m].shape[1] - width + 1))
+                    channels[m][mine, start : start + width] = True
+        return Corruption(hidden, channels)
+
+
+def _hide(n: int, c: Corrupt, rng: np.random.Generator) -> np.ndarray:
+    """(n,) bool: which frames of a field are hidden."""
+    hidden = rng.random(n) < c.drop
+    if c.spans and rng.random() < c.often:
+        for start in np.flatnonzero(rng.random(n) < c.spans / c.span):
+            hidden[start : start + 1 + rng.poisson(c.span - 1)] = True
+    return hidden

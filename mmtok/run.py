@@ -1,0 +1,324 @@
+"""A run folder and the live objects in it. The only room that knows tokenizers and the model at once.
+
+    RUN/recipe.json  tokenizers/MODALITY/  tokens/*.parquet  vocabulary.json  model.safetensors + config.json
+        log.jsonl  checkpoints/  samples/  evaluation.json  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmtok import tokenizers as tokenizer_room
+from mmtok.data.loader import Loader, Task
+from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
+from mmtok.model.generate import Sampled, Sampling, fill_holes, generate
+from mmtok.model.lm import LM
+from mmtok.model.score import Score, score
+from mmtok.progress import Progress, say
+from mmtok.recipe import Recipe, kinds_of, load_recipe
+from mmtok.segment import BadInput, Document, Segment
+from mmtok.tokenizers.base import Tokenizer
+from mmtok.train.fit_lm import Trainer, read_log
+from mmtok.train.fit_tokenizer import fit_tokenizer
+from mmtok.vocabulary import Vocabulary
+
+N_FIT = 4_000  # signals that a tokenizer is fitted to at most
+N_FIDELITY = 64  # held-out signals that its fidelity is measured on
+
+
+class Run:
+    """An opened run folder: its recipe, tokenizers, vocabulary and decoder, each opened when first asked for.
+
+    seeds and cached data live in the folder, so that every question to the run has one answer.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe):
+        self.folder, self.recipe = folder, recipe
+
+    @cached_property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Modality -> tokenizer, in the recipe's order, which is the vocabulary's."""
+        found = {}
+        for m, config in self.recipe.tokenizers.items():
+            folder = self.folder / "tokenizers" / m
+            if not (folder / "tokenizer.json").exists():
+                raise BadInput(f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its recipe")
+            # a tokenizer class from outside the package comes with its config
+            found[m] = config.load(folder) if hasattr(config, "load") else tokenizer_room.load(folder)
+        return found
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Laid out from the tokenizers, and checked against the one that the run was trained with."""
+        vocabulary = Vocabulary([t.signature for t in self.tokenizers.values()])
+        path = self.folder / "vocabulary.json"
+        if path.exists():
+            vocabulary.check(json.loads(path.read_text())["fingerprint"], str(self.folder))
+        return vocabulary
+
+    @cached_property
+    def lm(self) -> LM:
+        """The trained decoder. Raises BadInput before training is through."""
+        path = self.folder / "model.safetensors"
+        if not path.exists():
+            raise BadInput(f"{self.folder} holds no trained model yet; `mmtok train` on its recipe finishes it")
+        lm = self.untrained()
+        try:
+            lm.load_state_dict(load_file(path))
+        except Exception as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
+            raise BadInput(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+        return lm.eval()
+
+    def untrained(self) -> LM:
+        """A freshly initialised decoder of this run, from the recipe's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.train.seed)
+            return LM(self.recipe.model, self.vocabulary).eval()
+
+    # ---- examples
+
+    def examples(self, split: str, *fields: str) -> Iterator[dict[str, Any]]:
+        """Raw examples of a split that have these fields, from all sources that have the split."""
+        for source in self.recipe.sources:
+            if split in source.splits and set(fields) <= set(source.fields):
+                yield from source.examples(split, self.folder / "data")
+
+    def token_files(self) -> list[TokenFile]:
+        """The tokenised training split, one file per source."""
+        fields = self.recipe.fields
+        return [
+            read_tokens(self._token_path(i), {f: self.tokenizers[fields[f]].signature for f in source.fields if fields[f] in self.tokenizers})
+            for i, source in enumerate(self.recipe.sources)
+        ]
+
+    def _token_path(self, i: int) -> Path:
+        return self.folder / "tokens" / f"{i}-{type(self.recipe.sources[i]).__name__}.parquet"
+
+    # ---- questions to the model
+
+    def task_for(self, given: Sequence[str], to: str) -> Task:
+        """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
+        fields = self.recipe.fields
+        for task in self.recipe.tasks:
+            fits = [fields[f] for f in task.given] == list(given) or (not given and (not task.given or task.drop_given > 0))
+            if fits and fields[task.make[0]] == to:
+                return task
+        trained = sorted({" + ".join(fields[f] for f in t.given) + f" -> {fields[t.make[0]]}" for t in self.recipe.tasks})
+        trained += sorted({f"nothing -> {fields[t.make[0]]}" for t in self.recipe.tasks if t.drop_given > 0 and t.given})
+        asked = f"{' + '.join(given) or 'nothing'} -> {to}"
+        raise BadInput(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
+
+    def prompt(self, given: Sequence[Segment], to: str, known: Segment | None = None) -> Document:
+        """An open document that asks for a segment of modality `to`; `known` frames of it may be given."""
+        task = self.task_for([s.modality for s in given], to)
+        head: tuple[Segment | None, ...] = tuple(given) or (None,) * len(task.given)
+        signature = self.vocabulary.signatures[to]
+        known = known or Segment(to, codes=np.zeros((0, len(signature.levels)), np.int64))
+        return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
+
+    def sampling(self, modality: str, **changes: float | int | None) -> Sampling:
+        """The recipe's way to draw a modality, with what is not None changed."""
+        return replace(self.recipe.sampling.get(modality, Sampling()), **{k: v for k, v in changes.items() if v is not None})
+
+    def draw(self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256) -> list[Sampled]:
+        """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition."""
+        modality = prompts[0].segments[-1].modality
+        fields = self.recipe.fields
+        if sampling.guidance != 1 and not any(t.drop_given > 0 and fields[t.make[0]] == modality for t in self.recipe.tasks):
+            raise BadInput(f"guidance {sampling.guidance} needs a run trained with drop_given > 0 on a task that makes {modality}")
+        drawn: list[Sampled] = []
+        generator = torch.Generator().manual_seed(seed)
+        holes = bool(prompts[0].segments[-1].holes)
+        for start in range(0, len(prompts), batch):
+            drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
+        return drawn
+
+    def score_documents(self, documents: Sequence[Document], lm: LM | None = None) -> list[Score]:
+        """Score documents under the trained decoder (or another one, such as an untrained one)."""
+        return score(lm or self.lm, documents)
+
+    def describe(self) -> str:
+        """What the run holds, for `mmtok show`."""
+        return describe(self.recipe) + "\n" + _describe_folder(self)
+
+
+# ---- opening, fitting, training
+
+
+def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
+    """Open a run folder. recipe_file: the recipe's own Python file, when it brings classes from outside the package.
+
+    Raises BadInput for a folder that is not a run.
+    """
+    folder = Path(folder)
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train RECIPE --out {folder}`)")
+    kinds = tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()
+    try:
+        return Run(folder, Recipe.from_json(path.read_text(), kinds))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
+
+
+def start_run(recipe: Recipe, out: Path) -> Run:
+    """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs."""
+    path = out / "recipe.json"
+    if path.exists():
+        old, new = _leaves(json.loads(path.read_text())), _leaves(json.loads(recipe.to_json()))
+        changed = [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in {**old, **new} if old.get(k) != new.get(k)]
+        if changed:
+            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise BadInput(f"{out} was made from another recipe ({shown}): choose another --out, or remove the folder")
+    else:
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
+        _write_text(path, recipe.to_json())
+    return Run(out, recipe)
+
+
+def fit(recipe: Recipe, out: Path) -> Run:
+    """Fit what its tokenizers learn, print their fidelity on held-out signals, and lay out the vocabulary; what stands is kept."""
+    run = start_run(recipe, out)
+    fields = recipe.fields
+    for m, config in recipe.tokenizers.items():
+        folder = out / "tokenizers" / m
+        if (folder / "tokenizer.json").exists():
+            say(f"{m} tokenizer stands")
+            continue
+        names = [f for f, modality in fields.items() if modality == m]
+        tokenizer = fit_tokenizer(config, list(islice(_signals(run, "train", names), N_FIT)), recipe.train.seed)
+        temporary = folder.with_name(f".{m}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer.save(temporary)
+        temporary.rename(folder)
+        fidelity = tokenizer.fidelity(list(islice(_signals(run, "heldout", names), N_FIDELITY)))
+        _write_text(folder / "fidelity.json", json.dumps(fidelity, indent=1))
+        say(f"{m} tokenizer {tokenizer.signature.fingerprint}: " + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items()))
+    _write_text(out / "vocabulary.json", json.dumps(run.vocabulary.as_dict(), indent=1))
+    return run
+
+
+def _signals(run: Run, split: str, names: Sequence[str]) -> Iterator[Any]:
+    for source in run.recipe.sources:
+        mine = [n for n in names if n in source.fields]
+        if mine and split in source.splits:
+            for example in source.examples(split, run.folder / "data"):
+                yield from (example[n] for n in mine if n in example)
+
+
+def tokenise(run: Run) -> None:
+    """Write the training split of every source as a token file; what stands is kept."""
+    fields = run.recipe.fields
+    for i, source in enumerate(run.recipe.sources):
+        path = run._token_path(i)
+        if path.exists():
+            say(f"{path.name} stands")
+            continue
+        mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
+        with Progress(f"tokenise {type(source).__name__}", None, "examples") as progress:
+            rows = _encoded(source.examples("train", run.folder / "data"), mine, progress)
+            n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
+        say(f"{path.name}: {n} examples")
+
+
+def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress) -> Iterator[dict[str, Segment]]:
+    while chunk := list(islice(examples, 256)):
+        columns = {}
+        for f, tokenizer in mine.items():
+            having = [i for i, e in enumerate(chunk) if f in e]
+            columns[f] = dict(zip(having, tokenizer.encode_batch([chunk[i][f] for i in having])))
+        yield from ({f: column[i] for f, column in columns.items() if i in column} for i in range(len(chunk)))
+        progress.advance(len(chunk))
+
+
+def train(recipe: Recipe, out: Path) -> Run:
+    """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is done."""
+    run = fit(recipe, out)
+    if (out / "model.safetensors").exists():
+        say(f"{out} is trained: nothing to do")
+        return run
+    tokenise(run)
+    config = recipe.train
+    loader = Loader(run.token_files(), recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
+    lm = run.untrained()
+    log_path = out / "log.jsonl"
+    trainer = Trainer(lm, loader, config, out / "checkpoints", lambda line: _log(log_path, line))
+    if trainer.resume():
+        say(f"resuming at step {trainer.step}")
+    _write_text(log_path, "".join(json.dumps(x) + "\n" for x in read_log(log_path) if x["step"] <= trainer.step))
+    say(f"training {sum(p.numel() for p in lm.parameters()) / 1e6:.2f} M parameters, {config.steps} steps of {config.rows} x {config.row_length} positions")
+    with Progress("train", config.steps, "steps", done=trainer.step) as progress:
+        trainer.run(lambda step: progress.advance())
+    save_model(run, trainer.weights())
+    return run
+
+
+def _log(path: Path, line: dict) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(line) + "\n")
+    nats = " ".join(f"{m} {x:.3f}" for m, x in line["nats"].items() if x is not None)
+    say(f"step {line['step']}: loss {line['loss']:.4f}, nats {nats}, {line['positions_per_s']:.0f} positions/s")
+
+
+def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
+    """model.safetensors beside a config.json that names its own type, so that no loader drops the heads silently."""
+    config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json"}
+    _write_text(run.folder / "config.json", json.dumps(config, indent=1))
+    path = run.folder / "model.safetensors"
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _leaves(node: Any, way: str = "") -> dict[str, Any]:
+    if isinstance(node, dict):
+        return {k: v for key, child in node.items() for k, v in _leaves(child, f"{way}.{key}" if way else key).items()}
+    if isinstance(node, list):
+        return {k: v for i, child in enumerate(node) for k, v in _leaves(child, f"{way}.{i}").items()}
+    return {way: node}
+
+
+# ---- descriptions
+
+
+def describe(recipe: Recipe) -> str:
+    """A recipe as text: its parts, tasks and sizes."""
+    lines = [f"recipe {recipe.name}"]
+    lines += [f"  {m}: {config}" for m, config in recipe.tokenizers.items()]
+    lines += [f"  source {source}" for source in recipe.sources]
+    lines += [f"  task {task}, weight {task.weight:g}" for task in recipe.tasks]
+    return "\n".join([*lines, f"  {recipe.model}", f"  {recipe.train}"])
+
+
+def _describe_folder(run: Run) -> str:
+    lines = [f"run {run.folder}"]
+    fitted = all((run.folder / "tokenizers" / m / "tokenizer.json").exists() for m in run.recipe.tokenizers)
+    if fitted:
+        lines.append(f"  vocabulary {run.vocabulary.fingerprint}: {run.vocabulary.size} ids")
+        lines += [f"  {m}: {s.levels[:3] if len(s.levels) > 3 else s.levels}{'...' if len(s.levels) > 3 else ''} levels, tokenizer {s.fingerprint}"
+                  for m, s in run.vocabulary.signatures.items()]
+    steps = read_log(run.folder / "log.jsonl")
+    trained = (run.folder / "model.safetensors").exists()
+    at = f"step {steps[-1]['step']} of {run.recipe.train.steps}" if steps else "not started"
+    lines.append(f"  training: {'done, ' if trained else ''}{at}" + (f", {sum(p.numel() for p in run.lm.parameters())} parameters" if trained else ""))
+    return "\n".join(lines)

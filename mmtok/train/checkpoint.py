@@ -1,0 +1,116 @@
+"""Checkpoints: a folder per step, written under a temporary name and then renamed, so that one loadable one always stands.
+
+    checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [average.safetensors]  state.json
+
+No pickles. state.json holds the step and a SHA-256 of every file, so that a damaged checkpoint is found out, named and
+passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmtok.segment import BadInput
+
+KEEP = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What training needs to go on: tensors by file stem, and a small JSON state with at least `step`."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: dict
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
+    """Write FOLDER/step-N whole or not at all, then drop all but the newest `keep`."""
+    target = folder / f"step-{checkpoint.state['step']:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        digests = {}
+        for stem, tensors in checkpoint.tensors.items():
+            path = temporary / f"{stem}.safetensors"
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+            digests[path.name] = _digest(path)
+        (temporary / "state.json").write_text(json.dumps({**checkpoint.state, "files": digests}, indent=1))
+        for path in temporary.iterdir():
+            _sync(path)
+        if target.exists():  # the same step again, after a resume: the standing one is as good
+            shutil.rmtree(temporary)
+        else:
+            os.rename(temporary, target)
+            _sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest sound checkpoint, or None when there is none yet. A damaged one is named in a warning and passed over.
+
+    Raises BadInput when checkpoints stand there but none can be read.
+    """
+    steps = _steps(folder)
+    for path in reversed(steps):
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(f"checkpoint {path} is damaged ({str(error).splitlines()[0]}); using the one before it", stacklevel=2)
+    if steps:
+        raise BadInput(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    state = json.loads((path / "state.json").read_text())
+    for name, digest in state["files"].items():
+        if _digest(path / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    return Checkpoint({Path(name).stem: load_file(path / name) for name in state.pop("files")}, state)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: `<parameter>:<entry>`."""
+    return {f"{names[p]}:{entry}": value for p, entries in optimizer.state.items() for entry, value in entries.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    parameters = {name: p for p, name in names.items()}
+    for key, value in tensors.items():
+        name, entry = key.rsplit(":", 1)
+        optimizer.state[parameters[name]][entry] = value.to(parameters[name].device) if entry != "step" else value

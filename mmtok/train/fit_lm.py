@@ -1,0 +1,214 @@
+"""Train the decoder: one loop, which receives its objects and builds none but the optimiser."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmtok.data.loader import Loader
+from mmtok.model.lm import LM, loss_sums
+from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The budget is stated in steps of rows x row_length positions.
+
+    learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at `steps`
+    weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
+    average        decay of the moving average of the weights, which is what the run keeps; 0 is off
+    precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32
+    accumulate     micro-batches per step; the sum over positions is exact, whatever the number
+    """
+
+    steps: int = 1000
+    rows: int = 16
+    row_length: int = 256
+    learning_rate: float = 2e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.99
+    precision: str = "bf16"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    accumulate: int = 1
+    checkpoint_every: int = 200
+    log_every: int = 20
+    seed: int = 0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during training, raised after the checkpoint of the current step stands."""
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of the update number `step`, counted from 0."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return config.learning_rate * warm * (1 - step / config.steps)
+
+
+def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); matrices decay, gains, biases and embeddings do not."""
+    decays = lambda name, p: p.ndim >= 2 and "embed" not in name and "table" not in name and "told" not in name
+    groups = [
+        {"params": [p for n, p in lm.named_parameters() if decays(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in lm.named_parameters() if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+class Trainer:
+    """The state of a training run: decoder, optimiser, moving average, step; saved to and restored from checkpoints.
+
+    log: receives one dict per `log_every` steps (loss, nats per modality, positions per second, gradient norm, rate).
+    """
+
+    def __init__(self, lm: LM, loader: Loader, config: TrainConfig, folder: Path, log: Callable[[dict], None]):
+        self.lm, self.loader, self.config, self.folder, self.log = lm, loader, config, folder, log
+        self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
+        self.optimizer = make_optimizer(lm, config)
+        self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
+        self.step = 0
+        self.device = next(lm.parameters()).device
+
+    # ---- one step
+
+    def update(self) -> dict:
+        """One optimiser step on the batch of this step; returns what is worth logging."""
+        config = self.config
+        torch.manual_seed(_mix(config.seed, self.step))  # dropout is a function of (seed, step)
+        batch = self.loader.batch(self.step)
+        n_predicted = int(batch.predict.sum())
+        rate = learning_rate(config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, parts = self._accumulate(batch, n_predicted)
+        norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.clip)
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): lower --train.learning_rate")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average:
+            # the average follows at most as slowly as its own age, so that early steps are forgotten early
+            decay = min(config.average, self.step / (self.step + 10))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.names], 1 - decay)
+        return {"loss": loss, "parts": parts, "norm": float(norm), "rate": rate, "positions": int((batch.document >= 0).sum())}
+
+    def _accumulate(self, batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:
+        loss, totals = 0.0, {}
+        for part in split_rows(batch, self.loader.vocabulary, self.config.accumulate):
+            part = part.to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                nats = self.lm(part)
+            total, parts = loss_sums(nats, part, self.loader.vocabulary, self.config.weights)
+            (total / n_predicted).backward()
+            loss += float(total.detach()) / n_predicted
+            for m, (x, n) in parts.items():
+                before = totals.get(m, (0.0, 0))
+                totals[m] = (before[0] + float(x), before[1] + n)
+        return loss, totals
+
+    # ---- many steps
+
+    def run(self, on_step: Callable[[int], None] = lambda step: None) -> None:
+        """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM: checkpoint, then Interrupted."""
+        asked = []
+        previous = {s: signal.signal(s, lambda *_: asked.append(True)) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
+        window: list[dict] = []
+        since = time.perf_counter()
+        self.lm.train()
+        try:
+            while self.step < self.config.steps:
+                window.append(self.update())
+                on_step(self.step)
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    now = time.perf_counter()
+                    self.log(summarise(self.step, window, now - since))
+                    window, since = [], now
+                if asked or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                    self.save()
+                if asked:
+                    raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step."""
+        tensors = {"weights": dict(self.lm.state_dict()), "optimizer": optimizer_tensors(self.optimizer, self.names)}
+        if self.average:
+            tensors["average"] = self.average
+        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint}
+        return save_checkpoint(self.folder, Checkpoint(tensors, state))
+
+    def resume(self) -> bool:
+        """Go on from the newest sound checkpoint, if there is one."""
+        checkpoint = load_checkpoint(self.folder)
+        if checkpoint is None:
+            return False
+        self.loader.vocabulary.check(checkpoint.state["vocabulary"], f"the checkpoint in {self.folder}")
+        self.lm.load_state_dict(checkpoint.tensors["weights"])
+        restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
+        for name, value in checkpoint.tensors.get("average", {}).items():
+            self.average[name].copy_(value)
+        self.step = checkpoint.state["step"]
+        return True
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the run keeps: the moving average where there is one."""
+        return {**self.lm.state_dict(), **self.average}
+
+
+def split_rows(batch, vocabulary, n: int) -> list:
+    """The batch as n batches of fewer rows; their sums add up to the batch's."""
+    if n == 1:
+        return [batch]
+    from mmtok.batch import rows_of
+
+    return [rows_of(batch, vocabulary, slice(i, None, n)) for i in range(n)]
+
+
+def summarise(step: int, window: list[dict], seconds: float) -> dict:
+    """Means over a window of steps: nats per frame or id of each modality, positions per second."""
+    nats = {}
+    for m in window[-1]["parts"]:
+        total, count = (sum(w["parts"][m][k] for w in window) for k in (0, 1))
+        nats[m] = total / count if count else None
+    return {
+        "step": step,
+        "loss": sum(w["loss"] for w in window) / len(window),
+        "nats": nats,
+        "gradient_norm": sum(w["norm"] for w in window) / len(window),
+        "learning_rate": window[-1]["rate"],
+        "positions_per_s": sum(w["positions"] for w in window) / seconds,
+    }
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl; a line cut short by a crash is left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _mix(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def _main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

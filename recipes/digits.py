@@ -1,0 +1,48 @@
+"""The quickstart: ONE decoder over text, speech, images and jets, on data that a fresh machine makes for itself.
+
+What decided its quality is written beside the fields; budgets are stated in steps.
+"""
+
+from mmtok.data.images import ScannedDigits
+from mmtok.data.loader import Corrupt, Task
+from mmtok.data.pythia import PythiaJets
+from mmtok.data.speech import SpokenDigits
+from mmtok.model.generate import Sampling
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="digits",
+    sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
+    tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz(), "image": VQPatchesConfig(), "jets": JetGridConfig()},
+    tasks=(
+        Task(("caption",), ("image",), weight=0.12, drop_given=0.1),
+        Task(("view",), ("caption",), weight=0.10),  # shifted and noisy views: reading must not hang on the pixel grid
+        Task(("caption",), ("speech",), weight=0.14, drop_given=0.1),
+        Task(("speech",), ("caption",), weight=0.24),
+        Task(("caption",), ("jets",), weight=0.40, drop_given=0.1),
+    ),
+    corrupt={
+        "image": Corrupt(drop=0.3),  # without it, samples become copies of training scans
+        "view": Corrupt(drop=0.1),
+        "speech": Corrupt(spans=0.3, span=3, often=0.5, bands=1, band=16),
+    },
+    model=DecoderConfig(
+        trunk=TransformerConfig(depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1),
+        heads={"speech": Parallel(), "jets": Chained()},
+    ),
+    train=TrainConfig(steps=1100, rows=16, row_length=256, learning_rate=2e-3),
+    sampling={
+        "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
+        "speech": Sampling(temperature=0.8, max_frames=240),  # greedy speech does not stop
+        "image": Sampling(temperature=0.8),
+        "jets": Sampling(max_frames=128),
+    },
+)
