@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -116,6 +117,15 @@ def test_a_truncated_segment_carries_no_end_mark(vocabulary, segment):
     for m, n in (("text", 4), ("jets", 4), ("image", 4)):
         cut = vocabulary.stream(Document((segment(m, n, truncated=True),), (True,)))
         assert vocabulary.end(m) not in cut.ids and cut.predict.sum() == n
+
+
+def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
+    """Checking an id must not list the ids it is one of: 30,000 ids times 2,000 positions would take minutes."""
+    vocabulary = Vocabulary([Signature("text", (30_000,))])
+    stream, state, start = vocabulary.stream(Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))), START, time.perf_counter()
+    for id in stream.ids:
+        state = vocabulary.advance(state, int(id))
+    assert time.perf_counter() - start < 1
 
 
 # ---- documents to streams and back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,10 +11,9 @@ import torch
 from torch import Tensor
 
 from mmtok.batch import pack
-from mmtok.model.lm import LM
+from mmtok.model.lm import LM, evaluating
 from mmtok.nn.attention import Cache
 from mmtok.segment import BadInput, Document, Segment
-from mmtok.vocabulary import START, State
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Sampling:
     """How to draw. Temperature 0 is greedy; top_k 0 and top_p 1 are off; guidance 1 is off.
 
     guidance   g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g - 1; needs condition dropout in training
-    max_frames the cap of one segment; reaching it is reported as the stop reason "cap"
+    max_frames the most frames drawn for one open-ended segment (a fixed count is its own cap); reaching it is the stop reason "cap"
     """
 
     temperature: float = 1.0
@@ -33,6 +33,8 @@ class Sampling:
     def __post_init__(self):
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:
             raise BadInput(f"sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1, max_frames >= 1; got {self}")
+        if not (math.isfinite(self.temperature) and math.isfinite(self.guidance)):
+            raise BadInput(f"sampling needs a finite temperature and guidance; got {self}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +69,39 @@ def mix_guidance(logits: list[Tensor], guidance: float) -> Tensor:
     return torch.where(given == float("-inf"), given, null + guidance * (given - null))
 
 
-@torch.no_grad()
 def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
              on_frames: Callable[[np.ndarray, np.ndarray], None] | None = None) -> list[Sampled]:
     """Continue open documents, all to the same modality, as one batch.
 
     prompts: documents with `open_end`; the last segment holds the frames known so far (T0 may be 0).
-    on_frames: called after every step with the rows (n,) that got a frame and the frames (n, C), for streaming.
-    Raises BadInput for an input-only modality.
+    generator: on the model's device. on_frames: called after every step with the rows (n,) that got a frame and the
+    frames (n, C), for streaming. Raises BadInput for an input-only modality, ValueError for prompts that are not such.
     """
-    walk = _Walk(lm, prompts, sampling, generator)
-    while len(walk.rows):
-        rows, frames = walk.step()
-        if on_frames is not None and len(rows):
-            on_frames(rows, frames)
+    if not prompts:
+        return []
+    with evaluating(lm):
+        walk = _Walk(lm, prompts, sampling, generator)
+        while len(walk.rows):
+            rows, frames = walk.step()
+            if on_frames is not None and len(rows):
+                on_frames(rows, frames)
     return walk.results()
+
+
+def _check(lm: LM, prompts: Sequence[Document]) -> str:
+    """The modality that all prompts ask for."""
+    last = [p.segments[-1] if p.open_end and p.segments else None for p in prompts]
+    if None in last or len({s.modality for s in last}) != 1:
+        raise ValueError("prompts must be open, and their last segments of one modality")
+    for p, s in zip(prompts, last):
+        if s.holes and not (p.n_filled < len(s.holes) and all(a == b for a, b in s.holes[p.n_filled :])):
+            raise ValueError(f"holes to fill must be given as empty spans, and one must be left; got {s.holes} of which {p.n_filled} are filled")
+    modality = last[0].modality
+    if modality not in lm.vocabulary.signatures:
+        raise BadInput(f"modality {modality!r} is not in this model, which has {', '.join(lm.vocabulary.signatures)}")
+    if not lm.vocabulary.signatures[modality].one_channel and modality not in lm.heads:
+        raise BadInput(f"the model has no head for {modality}: it reads {modality} but cannot make it")
+    return modality
 
 
 class _Walk:
@@ -89,94 +109,85 @@ class _Walk:
 
     def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator):
         self.lm, self.sampling, self.generator, self.prompts = lm, sampling, generator, prompts
-        kinds = {p.segments[-1].modality for p in prompts}
-        if len(kinds) != 1 or not all(p.open_end for p in prompts):
-            raise ValueError(f"prompts must be open and of one modality, got {sorted(kinds)}")
-        self.modality = kinds.pop()
+        self.modality = _check(lm, prompts)
         self.signature = lm.vocabulary.signatures[self.modality]
         self.one_channel = self.signature.one_channel
-        if not self.one_channel and self.modality not in lm.heads:
-            raise BadInput(f"the model has no head for {self.modality}: it reads {self.modality} but cannot make it")
         self.n_streams = 1 if sampling.guidance == 1 else 2
         documents = list(prompts)
         if self.n_streams == 2:
             documents += [replace(p, segments=(None,) * (len(p.segments) - 1) + p.segments[-1:]) for p in prompts]
         self._prefill(documents)
-        n = len(prompts)
-        self.rows = np.arange(n)  # the prompt that each alive row continues
-        states = [self._state(d) for d in documents[:n]]
-        self.left = torch.tensor([-1 if s.left is None else s.left for s in states])  # -1: open-ended
-        self.later_holes = torch.tensor([s.holes > 1 for s in states])
+        known = [p.segments[-1] for p in prompts]
+        integers = lambda x: torch.tensor([int(i) for i in x], device=lm.device)
+        self.rows = np.arange(len(prompts))  # the prompt that each alive row continues
+        self.left = integers(-1 if self.signature.frames is None else self.signature.frames - len(s) for s in known)  # -1: open-ended
+        self.later_holes = integers(len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known)).bool()
         self.frames: list[list[np.ndarray]] = [[] for _ in prompts]
-        self.stop = ["cap"] * n
+        self.stop = ["end"] * len(prompts)
         self.n_steps = 0
         d = self.signature.descending
-        if d is not None:
-            top = self.signature.levels[d] - 1
-            last = [p.segments[-1].codes[-1, d] if len(p.segments[-1]) else top for p in prompts]
-            self.ceiling = torch.tensor(np.array(last), dtype=torch.long)
-
-    def _state(self, document: Document) -> State:
-        state = START
-        for id in self.lm.vocabulary.stream(document).ids:
-            state = self.lm.vocabulary.advance(state, int(id))
-        return state
+        top = self.signature.levels[d] - 1 if d is not None else 0
+        self.ceiling = None if d is None else integers(s.codes[-1, d] if len(s) else top for s in known)
+        self._keep(self.left != 0)  # where no frame is left to place, the end is certain
 
     def _prefill(self, documents: Sequence[Document]) -> None:
         """Read all prompts at once; rows are padded on the right, and padded slots are overwritten before they are seen."""
         streams = [self.lm.vocabulary.stream(d) for d in documents]
-        batch = pack(self.lm.vocabulary, [[s] for s in streams])
-        lengths = torch.tensor([len(s) for s in streams])
+        batch = pack(self.lm.vocabulary, [[s] for s in streams]).to(self.lm.device)
+        lengths = torch.tensor([len(s) for s in streams], device=self.lm.device)
         self.cache = Cache(self.lm.config.trunk.depth)
-        position = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+        position = torch.arange(batch.ids.shape[1], device=self.lm.device).expand_as(batch.ids)
         hidden = self.lm.model.step(self.lm.embed(batch), position, self.cache)
-        self.h = hidden[torch.arange(len(streams)), lengths - 1]
+        self.h = hidden[torch.arange(len(streams), device=self.lm.device), lengths - 1]
         self.position = lengths
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Draw one id, and its frame, for every alive row; returns the prompts' rows that got a frame, and the frames."""
-        vocabulary, m, n = self.lm.vocabulary, self.modality, len(self.rows)
-        span, end = vocabulary.span(m), len(vocabulary.span(m))
+        m, end = self.modality, len(self.lm.vocabulary.span(self.modality))
         mixed = mix_guidance(list(self.lm.id_logits(self.h, m).chunk(self.n_streams)), self.sampling.guidance)
-        may_end = (self.left <= 0) | self.later_holes
-        mixed[:, end] = mixed[:, end].masked_fill(~may_end, float("-inf"))
-        mixed[:, :end] = mixed[:, :end].masked_fill((self.left == 0)[:, None], float("-inf"))
+        mixed[:, end] = mixed[:, end].masked_fill((self.left >= 0) & ~self.later_holes, float("-inf"))
         drawn = pick(mixed, self.sampling, self.generator)
         goes_on = drawn != end
         if self.one_channel:
             values = drawn[:, None]
         else:
-            ceiling = self.ceiling if self.signature.descending is not None else None
             values = self.lm.heads[m].sample(
                 list(self.h.chunk(self.n_streams)), lambda x: mix_guidance(x, self.sampling.guidance),
-                lambda x: pick(x, self.sampling, self.generator), ceiling,
+                lambda x: pick(x, self.sampling, self.generator), self.ceiling,
             )
-        self.n_steps += 1
-        rows, frames = self.rows[goes_on.numpy()], values[goes_on].numpy()
+        rows, frames = self.rows[goes_on.cpu().numpy()], values[goes_on].cpu().numpy()
         for r, frame in zip(rows, frames):
             self.frames[r].append(frame)
-        for r in self.rows[~goes_on.numpy()]:
-            self.stop[r] = "end"
-        alive = goes_on if self.n_steps < self.sampling.max_frames else torch.zeros_like(goes_on)
-        self._read(span, values, alive)
-        return rows, frames
-
-    def _read(self, span: range, values: Tensor, alive: Tensor) -> None:
-        """Drop rows that ended, then feed the drawn frames of the others."""
-        if not alive.all():
-            keep = alive.nonzero()[:, 0]
-            n = len(alive)
-            streams = torch.cat([keep + k * n for k in range(self.n_streams)])
-            self.cache.select(streams)
-            self.position, self.rows = self.position[streams], self.rows[keep.numpy()]
-            self.left, self.later_holes, values = self.left[keep], self.later_holes[keep], values[keep]
-            if not len(keep):
-                return
+        self.left = self.left - (self.left > 0).long()
+        alive = goes_on & (self.left != 0)
+        self.n_steps += 1
+        if self.signature.frames is None and self.n_steps == self.sampling.max_frames:
+            for r in rows:
+                self.stop[r] = "cap"
+            alive = torch.zeros_like(alive)
         if self.signature.descending is not None:
             self.ceiling = values[:, self.signature.descending]
-        self.left = torch.where(self.left > 0, self.left - 1, self.left)
+        self._keep(alive)
+        if len(self.rows):
+            self._read(values[alive])
+        return rows, frames
+
+    def _keep(self, alive: Tensor) -> None:
+        """Drop the rows, and their null rows, that are done."""
+        if alive.all():
+            return
+        keep = alive.nonzero()[:, 0]
+        streams = torch.cat([keep + k * len(alive) for k in range(self.n_streams)])
+        self.cache.select(streams)
+        self.h, self.position, self.rows = self.h[streams], self.position[streams], self.rows[keep.cpu().numpy()]
+        self.left, self.later_holes = self.left[keep], self.later_holes[keep]
+        self.ceiling = None if self.ceiling is None else self.ceiling[keep]
+
+    def _read(self, values: Tensor) -> None:
+        """Feed the frames just drawn (n, C) to both streams."""
+        frame_id = self.lm.vocabulary.span(self.modality)[0]
         values = values.repeat(self.n_streams, 1)
-        ids = values[:, 0] + span[0] if self.one_channel else torch.full((len(values),), span[0])
+        ids = values[:, 0] + frame_id if self.one_channel else torch.full_like(values[:, 0], frame_id)
         x = self.lm.model.embed_tokens(ids)
         if not self.one_channel:
             x = x + self.lm.frame_in[self.modality](values).to(x.dtype)
@@ -192,15 +203,21 @@ class _Walk:
             at = known.holes[prompt.n_filled][0] if known.holes else len(known)
             holes = tuple((a + len(new) * (k > prompt.n_filled), b + len(new) * (k >= prompt.n_filled)) for k, (a, b) in enumerate(known.holes))
             codes = np.concatenate([known.codes[:at], new, known.codes[at:]])
-            truncated = stop == "cap" and not (self.signature.frames is not None and len(codes) == self.signature.frames)
-            done.append(Sampled(Segment(known.modality, codes=codes, truncated=truncated and not holes, holes=holes), stop))
+            done.append(Sampled(Segment(known.modality, codes=codes, truncated=stop == "cap" and not holes, holes=holes), stop))
         return done
 
 
 def fill_holes(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator) -> list[Sampled]:
-    """Fill every hole of the last segments, in order. Holes given as empty spans (a, a); all prompts have as many of them."""
+    """Fill every hole of the last segments, in order. Holes given as empty spans (a, a); all prompts have as many of them.
+
+    The stop reason is "cap" where any hole reached it. Raises ValueError when prompts differ in their number of holes.
+    """
+    open_holes = {len(p.segments[-1].holes) - p.n_filled for p in prompts}
+    if len(open_holes) != 1 or 0 in open_holes:
+        raise ValueError(f"prompts must all have the same number of holes, at least one; got {sorted(open_holes)}")
     results: list[Sampled] = []
-    for n in range(len(prompts[0].segments[-1].holes)):
-        results = generate(lm, prompts, sampling, generator)
-        prompts = [replace(p, segments=(*p.segments[:-1], r.segment), n_filled=n + 1) for p, r in zip(prompts, results)]
+    for _ in range(open_holes.pop()):
+        before, results = results, generate(lm, prompts, sampling, generator)
+        results = [replace(r, stop="cap") if b.stop == "cap" else r for r, b in zip(results, before or results)]
+        prompts = [replace(p, segments=(*p.segments[:-1], r.segment), n_filled=p.n_filled + 1) for p, r in zip(prompts, results)]
     return results

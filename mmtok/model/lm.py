@@ -6,7 +6,8 @@ allows there, and a head per modality fills many-channel frames in. The weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -79,6 +80,11 @@ class LM(nn.Module):
             {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
         )
         self.heads = nn.ModuleDict({m: build_head(c, width, vocabulary.signatures[m]) for m, c in config.heads.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so where a batch must be."""
+        return self.model.embed_tokens.weight.device
 
     # ---- reading
 
@@ -154,6 +160,18 @@ class LM(nn.Module):
         values = batch.channels.get(m, batch.ids.new_zeros(0, len(head.levels)))[chosen]
         ceiling = batch.ceiling[m][chosen] if m in batch.ceiling else None
         return head.nats(state, values, ceiling)
+
+
+@contextmanager
+def evaluating(lm: LM) -> Iterator[None]:
+    """Without dropout and gradients; the mode that the model was in comes back, whatever happens inside."""
+    training = lm.training
+    lm.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        lm.train(training)
 
 
 def _shifted(where: Tensor) -> tuple[Tensor, Tensor]:

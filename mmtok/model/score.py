@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mmtok.batch import pack, plan_rows
-from mmtok.model.lm import LM
-from mmtok.segment import Document
+from mmtok.model.lm import LM, evaluating
+from mmtok.segment import Document, Segment
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Score:
     """-log p of a document's segments, each given those before it.
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
-    frames  per segment, how many
+    frames  per segment, how many it has, or how many its nats are spread over: in a segment with holes those in the holes
     kind    "exact", "bound" (an upper bound on the true nats) or "estimate"
     """
 
@@ -32,14 +31,11 @@ class Score:
         return sum(n for n in self.nats if n is not None)
 
 
-@torch.no_grad()
 def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384) -> list[Score]:
     """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain.
 
     Raises BadInput when an input-only modality is among the predicted ones.
     """
-    training, lengths = lm.training, []
-    lm.eval()
     streams = [lm.vocabulary.stream(d) for d in documents]
     lengths = [len(s) for s in streams]
     row_length = max(lengths, default=1)
@@ -48,14 +44,20 @@ def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_3
     nats = [np.zeros(len(d.segments)) for d in documents]
     for start in range(0, len(rows), per_batch):
         chunk = rows[start : start + per_batch]
-        total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk])).total.double().numpy()
+        with evaluating(lm):
+            total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)).total.double().cpu().numpy()
         for r, row in enumerate(chunk):
             at = 0
             for i in row:
                 np.add.at(nats[i], streams[i].segment, total[r, at : at + lengths[i]])
                 at += lengths[i]
-    lm.train(training)
     return [
-        Score(tuple(float(x) if p else None for x, p in zip(n, d.predict)), tuple(0 if s is None else len(s) for s in d.segments))
+        Score(tuple(float(x) if p else None for x, p in zip(n, d.predict)), tuple(map(_n_frames, d.segments)))
         for n, d in zip(nats, documents)
     ]
+
+
+def _n_frames(segment: Segment | None) -> int:
+    if segment is None:
+        return 0
+    return sum(b - a for a, b in segment.holes) if segment.holes else len(segment)
