@@ -6,9 +6,10 @@ An image is uint8, (Y, X) grey or (Y, X, 3) RGB, values 0..255.
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from mmtok.segment import BadInput
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "heldout")
+# what Pillow's readers raise on damaged files
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError)
 SCANS_SPLIT_SEED = 0  # the scans' split is the same in every run, so that figures of different seeds compare
 
 
@@ -43,7 +46,7 @@ def read_image(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         what = "the file is empty" if path.stat().st_size == 0 else "not an image (of a kind that Pillow knows)"
         raise BadInput(f"{path}: {what}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise BadInput(f"{path}: cannot be read as an image, it may be truncated: {reason}") from None
     if said:
@@ -86,7 +89,8 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 (Y, X) or (Y, X, 3), whole or not at all, in the format of the suffix. Raises BadInput when that cannot be."""
     path, image = Path(path), np.asarray(image)
     if image.dtype != np.uint8 or 0 in image.shape or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise BadInput(f"{path}: an image is uint8 (height, width) or (height, width, 3) with at least one pixel, got {image.dtype} {image.shape}")
+        raise BadInput(f"{path}: cannot be written: an image is uint8 (height, width) or (height, width, 3) with at least one pixel, "
+                       f"got {image.dtype} {image.shape}")
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise BadInput(f"{path}: no image format for the suffix {path.suffix!r}; use .png")
@@ -144,7 +148,8 @@ class ScannedDigits:
 
     def __post_init__(self):
         if self.copies < 1 or self.noise < 0 or self.shift < 0:
-            raise BadInput(f"ScannedDigits: copies {self.copies} must be at least 1, noise {self.noise} and shift {self.shift} not negative")
+            raise BadInput(f"ScannedDigits: copies is {self.copies}, noise {self.noise}, shift {self.shift}; "
+                           f"copies must be at least 1, the others not negative")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -153,6 +158,10 @@ class ScannedDigits:
     @property
     def splits(self) -> tuple[str, ...]:
         return SPLITS
+
+    def clean(self) -> ScannedDigits:
+        """The same scans, each once and unchanged: for judges, and to look for copies."""
+        return replace(self, copies=1, noise=0.0, shift=0)
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
         """The examples of a split: all scans once, then all scans again, `copies` times over."""
@@ -204,7 +213,8 @@ class ImageFolder:
 
     def __post_init__(self):
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
-            raise BadInput(f"ImageFolder: {self.height} x {self.width} pixels of {self.channels} channels; sizes start at 1, channels are 1 or 3")
+            raise BadInput(f"ImageFolder: {self.height} x {self.width} pixels of {self.channels} channels; "
+                           f"sizes must be at least 1, channels 1 or 3")
         if not 0 < self.heldout_share < 1:
             raise BadInput(f"ImageFolder: heldout_share is {self.heldout_share}; it must be between 0 and 1")
 
@@ -223,7 +233,8 @@ class ImageFolder:
             raise BadInput(f"{folder}: no such folder")
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if len(files) < 2:
-            raise BadInput(f"{folder}: {len(files)} images in it; at least two are needed, one to train on and one to hold out ({', '.join(SUFFIXES)})")
+            raise BadInput(f"{folder}: {len(files)} images in it; at least two are needed, one to train on and one to hold out "
+                           f"({', '.join(SUFFIXES)})")
         return files
 
     def caption(self, file: Path) -> str:

@@ -39,9 +39,8 @@ def checked_image(image: np.ndarray, height: int | None, width: int | None, chan
         raise BadInput(f"image: {image.shape[0]} x {image.shape[1]} (height x width), this tokenizer takes {height} x {width}; "
                        f"resize it first, e.g. Pillow's Image.resize(({width}, {height}))")
     if image.shape[2] != (channels or image.shape[2]):
-        names = {1: "grey", 3: "RGB"}
-        raise BadInput(f"image: {names[image.shape[2]]}, this tokenizer takes {names[channels]}; "
-                       f"convert it first, e.g. Pillow's Image.convert('{'L' if channels == 1 else 'RGB'}')")
+        have, want, mode = ("RGB", "grey", "L") if channels == 1 else ("grey", "RGB", "RGB")
+        raise BadInput(f"image: {have}, this tokenizer takes {want}; convert it first, e.g. Pillow's Image.convert('{mode}')")
     return image
 
 
@@ -70,8 +69,7 @@ def image_error(images: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> di
 
 def _check_size(config: PixelsConfig | VQPatchesConfig) -> None:
     name = type(config).__name__
-    for side in ("height", "width"):
-        value = getattr(config, side)
+    for side, value in (("height", config.height), ("width", config.width)):
         if value is not None and value < 1:
             raise BadInput(f"{name}: {side} is {value}; it must be at least 1 pixel")
     if config.channels not in (1, 3, None):
@@ -125,8 +123,7 @@ class Pixels:
         codes = checked_codes(segment, self.config.levels)
         shape = self._shape(len(codes), segment.info)
         top = self.config.levels - 1
-        values = np.zeros(int(np.prod(shape)), np.uint8)
-        n = min(len(values), len(codes))
+        values, n = np.zeros(int(np.prod(shape)), np.uint8), min(int(np.prod(shape)), len(codes))
         values[:n] = (codes[:n].astype(np.int64) * 510 + top) // (2 * top)
         return without_grey_axis(values.reshape(shape))
 
@@ -162,10 +159,9 @@ class Pixels:
 class VQPatchesConfig:
     """Images of one size as learned codes, one per patch; trained by `mmtok.train.fit_tokenizer`.
 
-    height, width, patch  in pixels; the patch divides both: (height / patch) x (width / patch) frames
+    height, width, patch  in pixels; the patch divides both; one frame per patch
     channels   1 grey, 3 RGB
-    n_codes    size of the codebook
-    code_size  numbers per code vector
+    n_codes    size of the codebook; code_size: numbers per code vector
     hidden     channels of the convolutions; blocks: residual blocks in encoder and decoder each
     steps      of training
     """
@@ -185,11 +181,9 @@ class VQPatchesConfig:
         _check_size(self)
         if None in (self.height, self.width, self.channels):
             raise BadInput("VQPatchesConfig: height, width and channels must be given: patch codes are learned for one size")
-        for name in ("patch", "code_size", "hidden", "steps"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"VQPatchesConfig: {name} is {getattr(self, name)}; it must be at least 1")
-        if self.n_codes < 2:
-            raise BadInput(f"VQPatchesConfig: n_codes is {self.n_codes}; it must be at least 2")
+        for name, least in (("patch", 1), ("n_codes", 2), ("code_size", 1), ("hidden", 1), ("blocks", 0), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise BadInput(f"VQPatchesConfig: {name} is {getattr(self, name)}; it must be at least {least}")
         if self.height % self.patch or self.width % self.patch:
             raise BadInput(f"VQPatchesConfig: a patch of {self.patch} does not divide {self.height} x {self.width} pixels")
 
@@ -241,6 +235,7 @@ class VQPatches:
         return self.decode_batch([segment])[0]
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
+        """Images -> segments, as `encode`."""
         import torch
 
         info = {"height": self.config.height, "width": self.config.width, "channels": self.config.channels}
@@ -252,6 +247,7 @@ class VQPatches:
         return segments
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Segments -> images, as `decode`."""
         import torch
 
         rows, columns = self.config.grid
@@ -266,8 +262,7 @@ class VQPatches:
     def _grid_codes(self, segment: Segment) -> np.ndarray:
         codes = checked_codes(segment, self.config.n_codes)
         if len(codes) != self.signature.frames:
-            rows, columns = self.config.grid
-            raise BadInput(f"image: {len(codes)} codes, this tokenizer needs {rows} x {columns} = {self.signature.frames}")
+            raise BadInput(f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for each patch")
         return codes
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:

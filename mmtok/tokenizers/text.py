@@ -30,8 +30,8 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        bad = text[error.start]
-        raise BadInput(f"text: U+{ord(bad):04X} at character {error.start} is a lone surrogate, which UTF-8 cannot encode; remove it") from None
+        what = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise BadInput(f"text: {what} is a lone surrogate, which UTF-8 cannot encode; remove it") from None
 
 
 def checked_codes(segment: Segment, levels: int) -> np.ndarray:
@@ -159,7 +159,8 @@ class SentencePiece(_Text):
         self._bytes = [_piece_bytes(pieces, i) for i in ids]
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
         banned = tuple(i for i in ids if pieces.is_unknown(i) or pieces.is_control(i) or pieces.is_unused(i))
-        self.signature = Signature("text", levels=(len(ids),), banned=banned, fingerprint=fingerprint("SentencePiece", asdict(config), model))
+        self.signature = Signature("text", levels=(len(ids),), banned=banned,
+                                   fingerprint=fingerprint("SentencePiece", asdict(config), model))
 
     def encode(self, signal: str) -> Segment:
         """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate."""

@@ -1,6 +1,9 @@
 """Picture files of every kind become uint8 values, and what was converted is said; sources repeat with their seed."""
 
+import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -41,6 +44,17 @@ def test_sixteen_bits_are_scaled(tmp_path):
     with pytest.warns(UserWarning, match="a.png: 16 bits are reduced to 8"):
         image = read_image(tmp_path / "a.png")
     assert image.tolist() == [[0, 1, 255, 0, 1]]
+
+
+def test_sixteen_bit_colour_is_said(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # 1 x 1, 16 bits, RGB; Pillow cannot write it
+    pixels = zlib.compress(b"\0" + struct.pack(">3H", 0, 257, 65535))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    with pytest.warns(UserWarning, match="16 bits are reduced to 8"):
+        assert read_image(tmp_path / "a.png").tolist() == [[[0, 1, 255]]]
 
 
 def test_cmyk_is_converted(tmp_path):
@@ -99,6 +113,23 @@ def test_unusable_files_are_refused(tmp_path):
         with pytest.raises(BadInput) as error:
             read_image(tmp_path / name)
         assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_files_read_or_are_refused(tmp_path, kind):
+    file, rng = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(random_image(20, 24, 3)).save(file, format=kind)
+    for _ in range(100):
+        damaged = bytearray(file.getvalue())
+        damaged[rng.integers(200)] = rng.integers(256)
+        (tmp_path / "a").write_bytes(damaged[: rng.integers(1, 2 * len(damaged))])
+        try:
+            image = read_image(tmp_path / "a")
+        except BadInput as error:
+            assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
+        else:
+            assert image.dtype == np.uint8 and 0 not in image.shape
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):

@@ -16,7 +16,8 @@ def test_what_is_written_is_read(tmp_path, text):
 def test_unusable_files_are_refused(tmp_path):
     (tmp_path / "latin1.txt").write_bytes("caf\u00e9 noir".encode("latin1"))
     (tmp_path / "empty.txt").write_bytes(b"")
-    for name, says in [("latin1.txt", "0xE9 at offset 3"), ("empty.txt", "empty"), ("missing.txt", "no such file"), (".", "cannot be read")]:
+    reasons = {"latin1.txt": "0xE9 at offset 3", "empty.txt": "empty", "missing.txt": "no such file", ".": "cannot be read"}
+    for name, says in reasons.items():
         with pytest.raises(BadInput, match=says) as error:
             read_text(tmp_path / name)
         assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)

@@ -41,7 +41,7 @@ def test_any_codes_decode(tokenizer, data):
     (levels,) = tokenizer.signature.levels
     codes = data.draw(st.lists(st.integers(0, levels - 1), max_size=40))
     text = tokenizer.decode(Segment("text", codes=np.array(codes, np.int64).reshape(-1, 1)))
-    text.encode("utf-8")
+    assert text.encode("utf-8").decode("utf-8") == text
 
 
 def test_batch_equals_single(tokenizer):
