@@ -1,0 +1,278 @@
+"""Sound files, folders of them with transcripts, and spoken digits that the package makes with espeak-ng."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmtok.segment import BadInput
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+# Files
+
+
+def convert(samples: np.ndarray, from_hz: int, rate_hz: int) -> np.ndarray:
+    """Mono samples (N,) at one rate -> float32 (ceil(N * rate_hz / from_hz),) at another."""
+    import torch
+
+    from mmtok.nn.audio import resample
+
+    return resample(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), from_hz, rate_hz).numpy()
+
+
+def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
+    """A sound file -> float32 (N,) mono at rate_hz. Channels are averaged and other rates resampled, and one warning says so.
+
+    Raises BadInput for a file that is missing, empty, not sound, truncated to nothing, or holds NaN or infinite samples.
+    """
+    import soundfile
+
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            from_hz, promised, log = file.samplerate, file.frames, file.extra_info
+            samples = file.read(dtype="float32", always_2d=True)  # (N, channels)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise BadInput(f"{path}: not a sound file that libsndfile can read ({error})") from None
+    if not len(samples):
+        raise BadInput(f"{path}: the file holds no samples")
+    if len(samples) < promised or _cut_short(log):
+        raise BadInput(f"{path}: truncated, its header promises more samples than the {len(samples)} that are there")
+    if not np.isfinite(samples).all():
+        raise BadInput(f"{path}: holds NaN or infinite samples")
+    done = [f"{samples.shape[1]} channels averaged"] if samples.shape[1] > 1 else []
+    done += [f"{from_hz} Hz resampled to {rate_hz} Hz"] if from_hz != rate_hz else []
+    if done:
+        warnings.warn(f"{path}: {', '.join(done)}", stacklevel=2)
+    return convert(samples.mean(1), from_hz, rate_hz)
+
+
+def _cut_short(log: str) -> bool:
+    """Whether libsndfile's log of a wav file says that its data chunk is shorter than its header says.
+
+    Sizes near 2^31 and 2^32 are what programs write that could not know the length (a pipe): no sign of a cut.
+    """
+    found = re.search(r"^data\s*:\s*(\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    return bool(found) and int(found[2]) < int(found[1]) < 2**31 - 2**16
+
+
+def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) -> None:
+    """Samples (N,) within [-1, 1] -> a 16-bit file, whose format is the suffix's (wav, flac, ...). What lies outside is clipped, with a warning.
+
+    Written under a temporary name first, so no half-written file stays behind.
+    """
+    import soundfile
+
+    path, samples = Path(path), np.asarray(samples)
+    if samples.ndim != 1 or samples.dtype.kind != "f" or not np.isfinite(samples).all():
+        raise BadInput(f"{path}: expected finite floating samples of shape (n,), got {samples.dtype} {samples.shape}")
+    if len(samples) and np.abs(samples).max() > 1:
+        warnings.warn(f"{path}: peak {np.abs(samples).max():.2f} clipped to 1", stacklevel=2)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        soundfile.write(partial, np.clip(samples, -1, 1), rate_hz, subtype="PCM_16" if path.suffix.lower() in (".wav", ".flac", ".aiff") else None)
+        os.replace(partial, path)
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be written ({error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class SpeechFolder:
+    """A folder of sound files with transcripts: NAME.txt beside NAME.wav, or one transcripts.csv or metadata.csv with the columns
+    file (or file_name) and text (or transcript). A tenth of the files (at least one of two), chosen by the hash of their names, is held out."""
+
+    path: str = ""
+    rate_hz: int = 16_000
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "speech": "speech"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "heldout")
+
+    def examples(self, split: str, cache: Path) -> Iterator[dict]:
+        """{"caption": str, "speech": float32 (N,)} by file name; nothing is cached. Raises BadInput on files without a transcript."""
+        check_split(self, split)
+        pairs = self.transcripts()
+        by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair[0].stem.encode()).digest())
+        heldout = {path for path, _ in by_hash[: max(1, len(pairs) // 10)]} if len(pairs) > 1 else set()
+        for path, caption in pairs:
+            if (path in heldout) == (split == "heldout"):
+                yield {"caption": caption, "speech": read_sound(path, self.rate_hz)}
+
+    def transcripts(self) -> list[tuple[Path, str]]:
+        """(file, text) of every sound file, ordered by name."""
+        folder = Path(self.path)
+        if not self.path or not folder.is_dir():
+            raise BadInput(f"{self.path or '(no path)'}: no such folder of sound files")
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise BadInput(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
+        table = next((folder / name for name in ("transcripts.csv", "metadata.csv") if (folder / name).is_file()), None)
+        texts = _read_table(table) if table else {}
+        pairs = []
+        for path in files:
+            beside = path.with_suffix(".txt")
+            text = texts.get(path.relative_to(folder).as_posix(), texts.get(path.stem))
+            if text is None and beside.is_file():
+                text = beside.read_text(encoding="utf-8", errors="strict").strip()
+            if text is None:
+                raise BadInput(f"{path}: no transcript; put {beside.name} beside it, or name it in {folder / 'transcripts.csv'}")
+            pairs.append((path, text))
+        return pairs
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    """A csv with the columns file and text -> {file name or stem: text}."""
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = csv.DictReader(lines)
+        columns = rows.fieldnames or []
+        file = next((c for c in ("file", "file_name", "path") if c in columns), None)
+        text = next((c for c in ("text", "transcript", "transcription", "caption") if c in columns), None)
+        if file is None or text is None:
+            raise BadInput(f"{path}: needs the columns file and text, has {', '.join(columns) or 'none'}")
+        return {row[file]: row[text].strip() for row in rows}
+
+
+def check_split(source, split: str) -> str:
+    """The split itself. Raises BadInput when the source has no such split."""
+    if split not in source.splits:
+        raise BadInput(f"{type(source).__name__} has no split {split!r}; it has {', '.join(source.splits)}")
+    return split
+
+
+# Spoken digits
+
+# Each differs from the others by its variant (formants, pitch, breath), some by their accent too; judged apart in the tests of metrics/speech.py.
+VOICES = (
+    "en-us", "en+m1", "en-us+m2", "en-gb-scotland+m3", "en+m4", "en+m7", "en-us+m8",
+    "en+f1", "en-us+f2", "en-gb-scotland+f3", "en+f5", "en-us+steph",
+)  # fmt: skip
+UNSEEN_VOICES = ("en-gb-x-gbcwmd+m5", "en-us+f4")
+SPEEDS_WPM = (150, 170, 190, 210)
+PITCHES = (36, 44, 52, 60)
+HELDOUT_SETTINGS = ((150, 52), (210, 44))  # for single words
+
+
+class Utterance(NamedTuple):
+    caption: str
+    voice: str
+    words_per_minute: int
+    pitch: int
+
+
+@dataclass(frozen=True)
+class SpokenDigits:
+    """One to three digit names per utterance (a third each), by 12 voices x 4 speeds x 4 pitches of espeak-ng.
+
+    train          eight tenths of the utterances
+    heldout        one tenth: the same voices, and digit strings that training never holds (a tenth of all of length 2 and of 3).
+                   Single words cannot be held out as strings; there, settings (speed, pitch) are that training never gives single words.
+    unseen_voices  one tenth: two voices that training never holds, any string
+
+    Silence before and after is cut to 50 ms, and the level is set to an RMS of 0.1 (-20 dB), less where the peak would pass 0.9.
+    """
+
+    seed: int = 0
+    n_utterances: int = 3000
+    rate_hz: int = 16_000
+
+    def __post_init__(self):
+        if self.n_utterances < 30:
+            raise BadInput(f"SpokenDigits: n_utterances must be at least 30, got {self.n_utterances}")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "speech": "speech"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "heldout", "unseen_voices")
+
+    def utterances(self, split: str, cache: Path | None = None) -> list[Utterance]:
+        """What `examples` yields, in its order, with voice, speed and pitch. Drawn from the seed alone; `cache` is not used."""
+        check_split(self, split)
+        strings = heldout_strings(self.seed)
+        tenth = self.n_utterances // 10
+        n = self.n_utterances - 2 * tenth if split == "train" else tenth
+        rng = np.random.default_rng([self.seed, self.splits.index(split)])
+        voices = UNSEEN_VOICES if split == "unseen_voices" else VOICES
+        drawn = []
+        for length in (1, 2, 3):
+            pool = list(product(_strings(length), voices, SPEEDS_WPM, PITCHES))
+            if split != "unseen_voices":
+                held = (lambda u: u[2:] in HELDOUT_SETTINGS) if length == 1 else (lambda u: u[0] in strings)
+                pool = [u for u in pool if held(u) == (split == "heldout")]
+            share = n // 3 + (length <= n % 3)
+            drawn += [pool[i] for i in rng.choice(len(pool), share, replace=share > len(pool))]
+        return [Utterance(" ".join(words), *rest) for words, *rest in (drawn[i] for i in rng.permutation(len(drawn)))]
+
+    def examples(self, split: str, cache: Path) -> Iterator[dict]:
+        """{"caption": str, "speech": float32 (N,) at rate_hz}; made once and kept in `cache` as 16-bit samples."""
+        utterances = self.utterances(split)
+        key = hashlib.sha256(json.dumps([asdict(self), utterances, 1]).encode()).hexdigest()[:12]  # 1: of the code below
+        path = Path(cache) / f"spoken-digits-{split}-{key}.npz"
+        if not path.is_file():
+            self._make(utterances, path)
+        with np.load(path) as file:
+            samples, stops = file["samples"], file["stops"]  # read once: each look-up in an npz reads the member anew
+        for utterance, start, stop in zip(utterances, [0, *stops[:-1]], stops):
+            yield {"caption": utterance.caption, "speech": samples[start:stop].astype(np.float32) / 32768}
+
+    def _make(self, utterances: list[Utterance], path: Path) -> None:
+        from mmtok.data.espeak import RATE_HZ, Espeak
+
+        engine = Espeak()
+        clips = [convert(engine.say(*u) / np.float32(32768), RATE_HZ, self.rate_hz) for u in utterances]
+        clips = [np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16) for clip in clips]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, samples=np.concatenate(clips), stops=np.cumsum([len(clip) for clip in clips]))
+        os.replace(partial, path)
+
+
+def _strings(length: int) -> list[tuple[str, ...]]:
+    return list(product(DIGITS, repeat=length))
+
+
+def heldout_strings(seed: int) -> set[tuple[str, ...]]:
+    """A tenth of the strings of two digit names, and of three, that training never holds (10 and 100)."""
+    rng = np.random.default_rng([seed, 99])
+    pools = [_strings(2), _strings(3)]
+    return {pool[i] for pool in pools for i in rng.choice(len(pool), len(pool) // 10, replace=False)}
+
+
+def trim(samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02) -> np.ndarray:
+    """Cut silence (below `threshold` of the peak) before and after, but for keep_s seconds."""
+    loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
+    if not len(loud):
+        return samples
+    keep = round(keep_s * rate_hz)
+    return samples[max(0, loud[0] - keep) : loud[-1] + keep]
+
+
+def set_level(samples: np.ndarray, rms: float = 0.1, peak: float = 0.9) -> np.ndarray:
+    """Scale to a root mean square, or to a peak where that is less."""
+    gain = min(rms / max(samples.std(), 1e-9), peak / max(np.abs(samples).max(initial=0), 1e-9))
+    return samples * np.float32(gain)

@@ -1,0 +1,273 @@
+"""Sound as arithmetic: framing, mel filters, log-mel, resampling, and the way back from mel to samples.
+
+The only file that knows torchaudio (for `resample`; lazily). The filter bank and Griffin-Lim are ours for a reason each:
+torchaudio builds its filters in float32, which is too coarse to agree with librosa's on every quantised value, and its
+Griffin-Lim takes clips of one length only.
+
+Everything here runs in float32 with autocast off: in bfloat16 the phase is noise after a few iterations.
+Letters: B clips, N samples, T frames, F = n_fft // 2 + 1 frequencies, C mel channels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtok.segment import BadInput
+
+MAGNITUDE_FLOOR = 1e-5  # sqrt of a power floor of 1e-10, as in both dMel front ends
+MEL_FLOOR = 1e-10
+SPECTRUM_FLOOR = 1e-12  # in the way back: inaudible, and it keeps denormal numbers out, which are a hundred times slower
+BLOCK_FRAMES = 64  # frames are always multiplied in blocks of this many: a frame's value then never depends on its company
+WINDOW_FLOOR = 0.05  # overlap-added squared window below which samples fade out instead of being amplified
+
+
+@dataclass(frozen=True)
+class MelSpec:
+    """Everything that defines a mel spectrogram; two parts that exchange mels compare this value.
+
+    causal  False: frames are centred on t * hop with reflection at both ends, T = N // hop + 1.
+            True: frame t ends at sample (t + 1) * hop, zeros before the start and after the end, T = ceil(N / hop).
+    """
+
+    rate_hz: int = 16_000
+    n_fft: int = 1024
+    window_samples: int = 800
+    hop_samples: int = 200
+    n_mels: int = 80
+    fmin_hz: float = 80.0
+    fmax_hz: float = 7600.0
+    causal: bool = False
+
+    def __post_init__(self):
+        if min(self.rate_hz, self.n_fft, self.window_samples, self.hop_samples, self.n_mels) < 1:
+            raise BadInput(f"MelSpec: rate, sizes and hop must be positive, got {self}")
+        if self.window_samples > self.n_fft or self.hop_samples > self.window_samples:
+            raise BadInput(f"MelSpec: needs hop_samples <= window_samples <= n_fft, got {self.hop_samples}, {self.window_samples}, {self.n_fft}")
+        if not 0 <= self.fmin_hz < self.fmax_hz <= self.rate_hz / 2:
+            raise BadInput(f"MelSpec: needs 0 <= fmin_hz < fmax_hz <= rate_hz / 2, got {self.fmin_hz}, {self.fmax_hz}, {self.rate_hz / 2}")
+
+    @property
+    def left_samples(self) -> int:
+        """How far frame 0 reaches before the first sample."""
+        return self.n_fft - self.hop_samples if self.causal else self.n_fft // 2
+
+    def n_frames(self, n_samples: int) -> int:
+        """T of a clip of N samples (N >= 1)."""
+        return -(-n_samples // self.hop_samples) if self.causal else n_samples // self.hop_samples + 1
+
+    def n_samples(self, n_frames: int) -> int:
+        """A length N that gives T frames: the middle of the possible ones when centred, the longest when causal."""
+        if n_frames == 0:
+            return 0
+        return n_frames * self.hop_samples if self.causal else (n_frames - 1) * self.hop_samples + self.hop_samples // 2
+
+    def padded_samples(self, n_frames: int) -> int:
+        """Length of the stretch, edges included, that T frames cover."""
+        return (n_frames - 1) * self.hop_samples + self.n_fft
+
+
+def mel_from_hz(frequency_hz: np.ndarray) -> np.ndarray:
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz (15 mel), logarithmic above."""
+    linear = frequency_hz * 3 / 200
+    return np.where(frequency_hz < 1000, linear, 15 + 27 * np.log(np.maximum(frequency_hz, 1000) / 1000) / np.log(6.4))
+
+
+def hz_from_mel(mel: np.ndarray) -> np.ndarray:
+    """Inverse of `mel_from_hz`."""
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+@lru_cache(maxsize=16)
+def mel_filters(spec: MelSpec) -> Tensor:
+    """Triangular filters of unit area (Slaney's norm), (F, C) float32; computed in float64, equal to librosa's and transformers'."""
+    edges_hz = hz_from_mel(np.linspace(*mel_from_hz(np.array([spec.fmin_hz, spec.fmax_hz])), spec.n_mels + 2))  # (C + 2,)
+    frequency_hz = np.linspace(0, spec.rate_hz / 2, spec.n_fft // 2 + 1)[:, None]  # (F, 1)
+    rise = (frequency_hz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
+    fall = (edges_hz[2:] - frequency_hz) / (edges_hz[2:] - edges_hz[1:-1])
+    triangles = np.maximum(0, np.minimum(rise, fall))
+    return torch.from_numpy((triangles * 2 / (edges_hz[2:] - edges_hz[:-2])).astype(np.float32))
+
+
+@lru_cache(maxsize=16)
+def analysis_window(spec: MelSpec) -> Tensor:
+    """Periodic Hann window of window_samples in the middle of n_fft, (n_fft,) float32."""
+    left = (spec.n_fft - spec.window_samples) // 2
+    window = torch.hann_window(spec.window_samples)
+    return torch.nn.functional.pad(window, (left, spec.n_fft - spec.window_samples - left))
+
+
+def edge_index(spec: MelSpec, n_samples: int) -> Tensor:
+    """Where each sample of the padded stretch comes from, (padded,) int64; N stands for "a zero".
+
+    Reflection goes to and fro, so clips shorter than half a window work too (a longer one equals ordinary reflection).
+    """
+    index = torch.arange(spec.padded_samples(spec.n_frames(n_samples))) - spec.left_samples
+    if spec.causal:
+        return torch.where((index >= 0) & (index < n_samples), index, n_samples)
+    period = max(2 * (n_samples - 1), 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index) if n_samples > 1 else torch.zeros_like(index)
+
+
+def spectrum(frames: Tensor, spec: MelSpec) -> Tensor:
+    """Frames of samples (..., n_fft) -> complex spectra (..., F)."""
+    return torch.fft.rfft(frames * analysis_window(spec).to(frames.device))
+
+
+def magnitudes_to_log_mel(magnitudes: Tensor, spec: MelSpec) -> Tensor:
+    """(..., F) -> log10 mel (..., C)."""
+    return (magnitudes.clamp_min(MAGNITUDE_FLOOR) @ mel_filters(spec).to(magnitudes.device)).clamp_min(MEL_FLOOR).log10()
+
+
+def log_mel_of_frames(stretch: Tensor, starts: Tensor, spec: MelSpec) -> Tensor:
+    """log10 mel (T, C) of the frames of a one-dimensional `stretch` that begin at `starts` (T,)."""
+    windows = stretch.unfold(0, spec.n_fft, 1)  # a view
+    blocks = []
+    with torch.no_grad(), torch.autocast(stretch.device.type, enabled=False):
+        for block in starts.split(BLOCK_FRAMES):
+            full = torch.nn.functional.pad(block, (0, BLOCK_FRAMES - len(block)))
+            parts = torch.view_as_real(spectrum(windows[full], spec))
+            power = parts.square().sum(-1).clamp_min(MAGNITUDE_FLOOR**2)
+            blocks.append(magnitudes_to_log_mel(power.sqrt(), spec)[: len(block)])
+    return torch.cat(blocks) if blocks else stretch.new_zeros(0, spec.n_mels)
+
+
+def log_mel(clips: Sequence[Tensor], spec: MelSpec) -> list[Tensor]:
+    """Clips (N_i,) float32, N_i >= 1 -> log10 mel spectrograms (T_i, C).
+
+    The clips are laid end to end, each with its own edges, so no clip sees another and none is padded to a common length.
+    """
+    stretches, starts, offset = [], [], 0
+    for clip in clips:
+        index = edge_index(spec, len(clip))
+        stretches.append(torch.nn.functional.pad(clip.float(), (0, 1))[index])
+        starts.append(offset + torch.arange(spec.n_frames(len(clip))) * spec.hop_samples)
+        offset += len(index)
+    if not stretches:
+        return []
+    frames = log_mel_of_frames(torch.cat(stretches), torch.cat(starts), spec)
+    return list(frames.split([len(s) for s in starts]))
+
+
+@lru_cache(maxsize=8)
+def _resampler(from_hz: int, to_hz: int):
+    from torchaudio.transforms import Resample
+
+    return Resample(from_hz, to_hz, resampling_method="sinc_interp_kaiser", lowpass_filter_width=64, rolloff=0.9475937, beta=14.769656)
+
+
+def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """(..., N) at one rate -> (..., ceil(N * to / from)) at another, by a windowed sinc whose stop band begins below the new Nyquist."""
+    if from_hz == to_hz:
+        return samples
+    try:
+        return _resampler(from_hz, to_hz)(samples)
+    except (ImportError, OSError) as error:
+        raise BadInput(f"resampling needs torchaudio of the same version as torch ({torch.__version__}): {error}") from None
+
+
+def invert_mel(mel: Tensor, spec: MelSpec, n_iterations: int = 100) -> Tensor:
+    """Mel magnitudes (..., C), not their log -> non-negative spectral magnitudes (..., F) with the same mel.
+
+    Multiplicative updates for the generalised Kullback-Leibler divergence (Lee & Seung 2001, theorem 2, one factor fixed), from
+    a flat spectrum. Measured against least squares (FISTA, or multiplicative) on the same clips it gains .002 to .008 in STOI:
+    least squares looks after the loudest bands only. Frequencies that no filter sees fall to the floor.
+    """
+    with torch.no_grad(), torch.autocast(mel.device.type, enabled=False):
+        v, W = mel.float(), mel_filters(spec).to(mel.device)  # (..., C), (F, C)
+        h = (v / W.sum(0).clamp_min(1e-12)).mean(-1, keepdim=True).expand(*v.shape[:-1], len(W))
+        for _ in range(n_iterations):
+            h = (h * ((v / (h @ W).clamp_min(1e-20)) @ W.T) / W.sum(1).clamp_min(1e-12)).clamp_min(SPECTRUM_FLOOR)
+    return h
+
+
+def _overlap_add(frames: Tensor, spec: MelSpec) -> Tensor:
+    """(B, T, n_fft) -> (B, padded): each frame added in at its place."""
+    n_frames = frames.shape[1]
+    size = (1, spec.padded_samples(n_frames))
+    return torch.nn.functional.fold(frames.transpose(1, 2), size, (1, spec.n_fft), stride=(1, spec.hop_samples))[:, 0, 0]
+
+
+class _Edges:
+    """The padded stretches of a batch of clips, and the masks that keep the clips apart from each other and from padding."""
+
+    def __init__(self, n_samples: Sequence[int], n_frames: int, spec: MelSpec, device: torch.device):
+        self.spec, self.length = spec, max(n_samples)
+        padded = spec.padded_samples(n_frames)
+        index = [torch.nn.functional.pad(edge_index(spec, n)[:padded], (0, max(0, padded - len(edge_index(spec, n)))), value=n) for n in n_samples]
+        # a source index of n (a zero) becomes `length`, the zero column appended to every row
+        self.index = torch.stack([torch.where(i >= n, self.length, i) for i, n in zip(index, n_samples)]).to(device)
+        T = torch.tensor([spec.n_frames(n) for n in n_samples], device=device)
+        self.frame_mask = (torch.arange(n_frames, device=device) < T[:, None])[..., None]  # (B, T, 1)
+        self.sample_mask = torch.arange(self.length, device=device) < torch.tensor(n_samples, device=device)[:, None]  # (B, N)
+        window = analysis_window(spec).to(device)
+        self.weight = _overlap_add(self.frame_mask * window.square(), spec).clamp_min(WINDOW_FLOOR)  # (B, padded)
+        self.window = window
+
+    def analyse(self, samples: Tensor) -> Tensor:
+        """(B, N) -> (B, T, F) complex."""
+        stretch = torch.nn.functional.pad(samples, (0, 1)).gather(1, self.index)
+        return spectrum(stretch.unfold(1, self.spec.n_fft, self.spec.hop_samples), self.spec)
+
+    def synthesise(self, spectra: Tensor) -> Tensor:
+        """(B, T, F) complex -> (B, N): the least-squares signal (Griffin & Lim 1984, eq. 6)."""
+        frames = torch.fft.irfft(spectra, self.spec.n_fft) * self.window * self.frame_mask
+        stretch = _overlap_add(frames, self.spec) / self.weight
+        samples = stretch[:, self.spec.left_samples :][:, : self.length]
+        samples = torch.nn.functional.pad(samples, (0, self.length - samples.shape[1]))
+        return samples * self.sample_mask
+
+
+def griffin_lim(
+    magnitudes: Sequence[Tensor], n_samples: Sequence[int], spec: MelSpec, n_iterations: int = 32, momentum: float = 0.99, seed: int = 0
+) -> list[Tensor]:
+    """Magnitudes (T_i, F) of clips of N_i samples, T_i = spec.n_frames(N_i) -> samples (N_i,) whose spectra have those magnitudes.
+
+    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). The first phase is drawn from `seed` anew for every clip,
+    so a clip sounds the same alone and in a batch (to float32 rounding).
+    """
+    for clip, n in zip(magnitudes, n_samples, strict=True):
+        if len(clip) != spec.n_frames(n):
+            raise ValueError(f"griffin_lim: {n} samples are {spec.n_frames(n)} frames, got {len(clip)}")
+    device = magnitudes[0].device
+    phases = [torch.rand(m.shape, generator=torch.Generator().manual_seed(seed)) * (2 * torch.pi) for m in magnitudes]
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        target = torch.nn.utils.rnn.pad_sequence([m.float() for m in magnitudes], batch_first=True)  # (B, T, F)
+        phase = torch.nn.utils.rnn.pad_sequence(phases, batch_first=True).to(device)
+        edges = _Edges(n_samples, target.shape[1], spec, device)
+        c = torch.polar(target, phase)
+        t_last = torch.zeros(*target.shape, 2, device=device)
+        for _ in range(n_iterations):  # on real and imaginary parts: complex abs and division are many times slower than the FFT
+            t = torch.view_as_real(edges.analyse(edges.synthesise(c)))  # (B, T, F, 2)
+            direction = torch.add(t, t - t_last, alpha=momentum)
+            scale = target * direction.square().sum(-1).clamp_min(1e-30).rsqrt()
+            c, t_last = torch.view_as_complex(direction * scale[..., None]), t
+        samples = edges.synthesise(c)
+    return [row[:n] for row, n in zip(samples, n_samples)]
+
+
+def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
+    """Short-time objective intelligibility in [0, 1] (Taal et al. 2011) of two clips (N,), sample for sample in step.
+
+    Not a number (NaN) when less than some 0.4 s of the reference is sound. Never align by cross-correlation first: the random
+    phase of Griffin-Lim gives false shifts.
+    """
+    try:
+        from pystoi import stoi as pystoi
+    except ImportError:
+        raise BadInput("intelligibility (STOI) needs the extra: pip install 'mmtok[eval]'") from None
+    if reference.shape != degraded.shape or reference.ndim != 1:
+        raise BadInput(f"stoi: two mono clips of equal length are needed, got shapes {reference.shape} and {degraded.shape}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 with a warning where it cannot measure
+        try:
+            return float(pystoi(reference, degraded, rate_hz))
+        except (RuntimeWarning, ValueError):
+            return float("nan")

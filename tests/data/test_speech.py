@@ -1,0 +1,152 @@
+"""Sound files in and out, folders with transcripts, and spoken digits: splits that hold out what they say they hold out."""
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from mmtok.data.speech import HELDOUT_SETTINGS, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits, heldout_strings, read_sound, trim, write_sound
+from mmtok.segment import BadInput
+
+
+def tone(n: int = 8000, rate_hz: int = 16_000) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(n) / rate_hz)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_written_sound_reads_back(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    write_sound(path, tone())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = read_sound(path)
+    assert again.dtype == np.float32 and np.abs(again - tone()).max() <= 1 / 32768
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_stereo_and_other_rates_are_converted_and_said_once(tmp_path):
+    import soundfile
+
+    path = tmp_path / "stereo.wav"
+    mono = tone(22_050, 22_050)
+    soundfile.write(path, np.stack([mono, 0.5 * mono], 1), 22_050)
+    with pytest.warns(UserWarning, match="2 channels averaged, 22050 Hz resampled to 16000 Hz") as said:
+        samples = read_sound(path)
+    assert len(said) == 1 and samples.shape == (16_000,)
+    assert np.abs(samples - 0.75 * tone(16_000))[500:-500].max() < 2e-3
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path):
+    import soundfile
+
+    write_sound(tmp_path / "whole.wav", tone())
+    write_sound(tmp_path / "whole.flac", tone())
+    for suffix in ("wav", "flac"):
+        whole = (tmp_path / f"whole.{suffix}").read_bytes()
+        (tmp_path / f"half.{suffix}").write_bytes(whole[: len(whole) // 2])
+        (tmp_path / f"head.{suffix}").write_bytes(whole[:30])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is no sound")
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, 0]), 16_000, subtype="FLOAT")
+    for name in ("missing.wav", "half.wav", "half.flac", "head.wav", "head.flac", "empty.wav", "text.wav", "none.wav", "nan.wav", "."):
+        with pytest.raises(BadInput) as error:
+            read_sound(tmp_path / name)
+        assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_writing_refuses_and_clips_and_leaves_nothing_half_written(tmp_path):
+    with pytest.warns(UserWarning, match="clipped"):
+        write_sound(tmp_path / "loud.wav", 4 * tone())
+    for path, samples in [("a.wav", np.array([np.nan])), ("a.wav", np.zeros((2, 2))), ("no/folder.wav", tone()), ("a.xyz", tone())]:
+        with pytest.raises(BadInput):
+            write_sound(tmp_path / path, samples)
+    assert [p.name for p in tmp_path.iterdir()] == ["loud.wav"]
+
+
+def test_folder_with_texts_beside(tmp_path):
+    for i in range(20):
+        write_sound(tmp_path / f"{i:02}.wav", tone(400 + i))
+        (tmp_path / f"{i:02}.txt").write_text(f"clip {i}\n")
+    source = SpeechFolder(str(tmp_path))
+    parts = {split: list(source.examples(split, tmp_path)) for split in source.splits}
+    assert len(parts["train"]) == 18 and len(parts["heldout"]) == 2
+    assert {e["caption"]: len(e["speech"]) for part in parts.values() for e in part} == {f"clip {i}": 400 + i for i in range(20)}
+
+
+def test_folder_with_a_table(tmp_path):
+    for name in ("a", "b"):
+        write_sound(tmp_path / f"{name}.wav", tone())
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one\nb.wav,\"two, too\"\n")
+    assert [caption for _, caption in SpeechFolder(str(tmp_path)).transcripts()] == ["one", "two, too"]
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no such folder"):
+        SpeechFolder(str(tmp_path / "missing")).transcripts()
+    with pytest.raises(BadInput, match="no sound files"):
+        SpeechFolder(str(tmp_path)).transcripts()
+    write_sound(tmp_path / "a.wav", tone())
+    with pytest.raises(BadInput, match="no transcript"):
+        SpeechFolder(str(tmp_path)).transcripts()
+    (tmp_path / "transcripts.csv").write_text("name,words\na,one\n")
+    with pytest.raises(BadInput, match="columns file and text"):
+        SpeechFolder(str(tmp_path)).transcripts()
+    with pytest.raises(BadInput, match="no split 'test'"):
+        list(SpeechFolder(str(tmp_path)).examples("test", tmp_path))
+
+
+def test_trim_keeps_fifty_milliseconds():
+    padded = np.concatenate([np.zeros(5000), tone(1600) + 0.5, np.zeros(3000)])
+    assert abs(len(trim(padded, 16_000)) - 3200) <= 2
+    assert len(trim(np.zeros(100), 16_000)) == 100
+
+
+def test_splits_of_spoken_digits_hold_out_what_they_say():
+    source = SpokenDigits()
+    parts = {split: source.utterances(split) for split in source.splits}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 2400, "heldout": 300, "unseen_voices": 300}
+    held = {" ".join(words) for words in heldout_strings(0)}
+    assert len(held) == 110
+    assert {u.voice for u in parts["train"]} == {u.voice for u in parts["heldout"]} == set(VOICES)
+    assert {u.voice for u in parts["unseen_voices"]} == set(UNSEEN_VOICES) and not set(UNSEEN_VOICES) & set(VOICES)
+    assert not held & {u.caption for u in parts["train"]}
+    for u in parts["heldout"]:
+        assert u.caption in held if " " in u.caption else (u.words_per_minute, u.pitch) in HELDOUT_SETTINGS
+    assert not any((u.words_per_minute, u.pitch) in HELDOUT_SETTINGS for u in parts["train"] if " " not in u.caption)
+    for part in parts.values():
+        assert {len(u.caption.split()) for u in part} == {1, 2, 3} and len(set(part)) == len(part)
+        assert part == source.utterances(source.splits[list(parts.values()).index(part)])
+    assert SpokenDigits(seed=1).utterances("train") != parts["train"]
+
+
+def test_spoken_digits_are_made_once_and_the_same_everywhere(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    source = SpokenDigits(n_utterances=120)
+    first = list(source.examples("train", tmp_path / "one"))
+    start = time.perf_counter()
+    second = list(source.examples("train", tmp_path / "one"))
+    assert time.perf_counter() - start < 0.5
+    time.sleep(1.1)  # the engine's own random numbers would start from the clock
+    elsewhere = list(source.examples("train", tmp_path / "two"))
+    for a, b, c in zip(first, second, elsewhere, strict=True):
+        assert a["caption"] == b["caption"] == c["caption"] and set(a) == set(source.fields)
+        assert np.array_equal(a["speech"], b["speech"]) and np.array_equal(a["speech"], c["speech"])
+        assert a["speech"].dtype == np.float32 and 0.2 < len(a["speech"]) / 16_000 < 2 and np.abs(a["speech"]).max() <= 0.91
+    assert [e["caption"] for e in first] == [u.caption for u in source.utterances("train")]
+    assert len(list((tmp_path / "one").iterdir())) == 1
+    with pytest.raises(BadInput, match="no split"):
+        list(source.examples("test", tmp_path))
+
+
+def test_voices_that_are_not_there_are_refused():
+    pytest.importorskip("espeakng_loader")
+    from mmtok.data.espeak import Espeak
+
+    engine = Espeak()
+    for voice in ("en-gb", "en+nobody", "xx"):
+        with pytest.raises(BadInput, match="no voice"):
+            engine.say("one", voice)
+    said = [engine.say("three one four", voice) for voice in (*VOICES, *UNSEEN_VOICES)]
+    assert all(len(s) > 8000 for s in said) and len({s.tobytes() for s in said}) == 14

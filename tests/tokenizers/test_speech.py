@@ -1,0 +1,219 @@
+"""dMel: parity with the two public front ends, exact quantisation, independence of batch and of pieces, length-exact decoding."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.data.speech import SpokenDigits, convert
+from mmtok.nn.audio import MelSpec
+from mmtok.segment import BadInput, Segment
+from mmtok.tokenizers.speech import DMel, DMelConfig
+
+PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_20hz()]
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    """Eight clips by eight voices of espeak-ng."""
+    pytest.importorskip("espeakng_loader")
+    from mmtok.data.espeak import RATE_HZ, Espeak
+    from mmtok.data.speech import VOICES
+
+    engine = Espeak()
+    words = ("three one four one five nine", "two six five three five eight", "nine seven nine three two three", "eight four six two six four")
+    return [convert(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
+
+
+def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
+    return (level * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
+
+
+@pytest.mark.parametrize("config, stride_ms", [(PRESETS[0], 12.5), (PRESETS[1], 25)])
+def test_parity_with_the_authors_package(config, stride_ms, clips):
+    peer = pytest.importorskip("dmel")
+    theirs = peer.DiscretizedLogMelFbank(peer.LogMelFbank(frame_stride_ms=stride_ms), n_bits=4)
+    for clip in [*clips, noise(16_000), noise(515, 1), np.zeros(2000, np.float32)]:
+        with torch.no_grad():
+            expected = theirs(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))[0][0, 1:-1].numpy()  # without bos and eos
+        assert np.array_equal(config.build().encode(clip).codes, expected)
+
+
+def test_parity_with_inklings_front_end(clips):
+    inkling = pytest.importorskip("transformers.models.inkling.feature_extraction_inkling", reason="this transformers has no Inkling")
+    extractor = inkling.InklingFeatureExtractor()
+    levels = torch.linspace(-7, 2, 16, dtype=torch.float64).float()
+    for clip in [*clips, noise(16_000), noise(3, 1)]:
+        mel = torch.as_tensor(extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"])[0]
+        expected = (mel.clamp(-7, 2)[..., None] - levels).abs().argmin(-1).numpy()
+        assert np.array_equal(PRESETS[2].build().encode(clip).codes, expected)
+
+
+@pytest.mark.parametrize("n_bits", range(1, 17))
+def test_levels_end_exactly_and_requantise_to_themselves(n_bits):
+    config = DMelConfig(n_levels=2**n_bits)
+    tokenizer = config.build()
+    assert (config.levels[0], config.levels[-1], len(config.levels)) == (-7, 2, 2**n_bits)
+    codes = np.arange(2**n_bits).repeat(80).reshape(-1, 80)
+    mel = tokenizer.dequantise(Segment("speech", codes=codes))
+    assert mel.max() == 2 and mel.min() == -7
+    assert np.array_equal(tokenizer.quantise(mel), codes)
+
+
+def test_quantisation_error_is_at_most_half_a_step_and_uniform():
+    tokenizer = DMelConfig().build()
+    mel = torch.rand(5000, 80, dtype=torch.float64).mul(9).sub(7).float()
+    error = tokenizer.dequantise(Segment("speech", codes=tokenizer.quantise(mel))) - mel
+    assert error.abs().max() <= 0.3 + 1e-6
+    assert error.square().mean().item() == pytest.approx(0.6**2 / 12, rel=0.03)
+    outside = tokenizer.quantise(torch.tensor([[-20.0] * 80, [5.0] * 80]))
+    assert (outside[0] == 0).all() and (outside[1] == 15).all()
+
+
+def test_bitrates():
+    assert [config.kbps for config in PRESETS] == [25.6, 12.8, 6.4]
+
+
+def test_gain_of_one_step_shifts_every_unclipped_code_by_one(clips):
+    tokenizer = DMelConfig().build()
+    quiet = [0.2 * clip for clip in clips]
+    before = np.concatenate([s.codes for s in tokenizer.encode_batch(quiet)])
+    after = np.concatenate([s.codes for s in tokenizer.encode_batch([clip * np.float32(10**0.6) for clip in quiet])])
+    inside = (before > 3) & (before < 15)  # above the floor of the magnitudes
+    assert np.mean(after[inside] == before[inside] + 1) >= 0.999
+
+
+@pytest.mark.parametrize("config", PRESETS)
+def test_batch_equals_single(config, clips):
+    tokenizer = config.build()
+    mixed = [*clips, noise(1), noise(7), noise(511, 1), noise(16_384, 2)]
+    together = tokenizer.encode_batch(mixed)
+    for clip, segment in zip(mixed, together):
+        alone = tokenizer.encode(clip)
+        assert np.array_equal(alone.codes, segment.codes) and alone.info == segment.info == {"n_samples": len(clip), "rate_hz": 16_000}
+        assert len(segment) == config.mel.n_frames(len(clip))
+    for segment, sound in zip(together[6:], tokenizer.decode_batch(together[6:])):
+        np.testing.assert_allclose(tokenizer.decode(segment), sound, atol=2e-3)
+
+
+@pytest.mark.parametrize("piece", [160, 200, 3200, 12_345, (1, 7, 333)])
+def test_streamed_equals_whole(piece, clips):
+    tokenizer, clip = DMelConfig.inkling_20hz().build(), clips[0][:20_001]
+    stream, sizes, at, codes = tokenizer.stream(), np.atleast_1d(piece), 0, []
+    for i in range(len(clip)):
+        size = int(sizes[i % len(sizes)])
+        codes.append(stream.push(clip[at : at + size]))
+        at += size
+    codes.append(stream.finish())
+    assert np.array_equal(np.concatenate(codes), tokenizer.encode(clip).codes)
+
+
+def test_centred_spectrogram_refuses_to_stream():
+    with pytest.raises(BadInput, match="inkling_20hz"):
+        DMelConfig().build().stream()
+
+
+@pytest.mark.parametrize("config", PRESETS)
+@pytest.mark.parametrize("n", [1, 199, 200, 201, 799, 801, 5000])
+def test_decoding_gives_the_length_back(config, n):
+    tokenizer = config.build()
+    sound = tokenizer.decode(tokenizer.encode(noise(n)))
+    assert sound.shape == (n,) and sound.dtype == np.float32 and np.isfinite(sound).all()
+
+
+@pytest.mark.parametrize("config", PRESETS)
+def test_sampled_codes_decode(config):
+    tokenizer, rng = config.build(), np.random.default_rng(0)
+    for n_frames in (0, 1, 2, 9):
+        sound = tokenizer.decode(Segment("speech", codes=rng.integers(0, 16, (n_frames, 80))))
+        assert np.isfinite(sound).all() and np.abs(sound).max(initial=0) <= 1
+        assert len(tokenizer.encode(sound)) == n_frames if n_frames else len(sound) == 0
+    loudest = tokenizer.decode(Segment("speech", codes=np.full((5, 80), 15, np.uint8)))
+    assert np.abs(loudest).max() == pytest.approx(1)
+
+
+def test_decoding_is_deterministic_and_leaves_the_random_state_alone():
+    tokenizer = DMelConfig().build()
+    segment, state = tokenizer.encode(noise(4000)), torch.get_rng_state()
+    assert np.array_equal(tokenizer.decode(segment), tokenizer.decode(segment))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_truncated_segment_decodes_to_what_is_there():
+    tokenizer = DMelConfig().build()
+    whole = tokenizer.encode(noise(8000))
+    cut = Segment("speech", codes=whole.codes[:10], info=whole.info, truncated=True)
+    assert len(tokenizer.encode(tokenizer.decode(cut))) == 10
+
+
+@pytest.mark.parametrize("config, bar, worst", [(PRESETS[0], 0.88, 0.85), (PRESETS[1], 0.82, 0.78)])
+def test_intelligibility_of_the_round_trip(config, bar, worst, clips):
+    pytest.importorskip("pystoi")
+    from mmtok.nn.audio import stoi
+
+    tokenizer = config.build()
+    scores = [stoi(clip, sound, 16_000) for clip, sound in zip(clips, tokenizer.decode_batch(tokenizer.encode_batch(clips)))]
+    assert np.mean(scores) >= bar and min(scores) >= worst
+    figures = tokenizer.fidelity(clips)
+    assert figures["stoi"] >= bar and figures["clipped_share"] == 0 and figures["kbps"] == config.kbps
+
+
+def test_fidelity_of_short_clips_and_of_silence():
+    pytest.importorskip("pystoi")
+    tokenizer = DMelConfig().build()
+    assert 0 < tokenizer.fidelity([noise(3000, i) for i in range(20)])["stoi"] < 1
+    assert set(tokenizer.fidelity([np.zeros(1000, np.float32)])) == {"stoi", "clipped_share", "kbps"}
+
+
+@pytest.mark.parametrize(
+    "signal, complaint",
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.zeros((2, 100), np.float32), "mono"),
+        (np.zeros(100, np.int16), "32768"),
+        (np.full(100, 3000.0), "32768"),
+        (np.array([0.0, np.nan, 0.0]), "sample 1 is NaN"),
+        (np.array([0.0, 0.0, np.inf]), "sample 2 is NaN or infinite"),
+    ],
+)
+def test_bad_signals_are_refused(signal, complaint):
+    with pytest.raises(BadInput, match=complaint):
+        DMelConfig().build().encode(signal)
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        Segment("speech", codes=np.zeros((3, 79), int)),
+        Segment("speech", codes=np.full((3, 80), 16)),
+        Segment("speech", codes=np.full((3, 80), -1)),
+        Segment("speech", latents=np.zeros((3, 80), np.float32)),
+        Segment("speech", codes=np.zeros((3, 80), int), info={"rate_hz": 8000}),
+    ],
+)
+def test_codes_of_another_tokenizer_are_refused(segment):
+    with pytest.raises(BadInput):
+        DMelConfig().build().decode(segment)
+
+
+@pytest.mark.parametrize("config", [*PRESETS, DMelConfig(mel=MelSpec(rate_hz=8000, n_mels=40, fmax_hz=4000.0), n_levels=32)])
+def test_save_load(config, tmp_path):
+    tokenizer = config.build()
+    tokenizer.save(tmp_path / "speech")
+    again = DMel.load(tmp_path / "speech")
+    assert again.config == config and again.signature == tokenizer.signature
+    assert again.signature.levels == (config.n_levels,) * config.mel.n_mels
+    assert np.array_equal(again.encode(noise(3000)).codes, tokenizer.encode(noise(3000)).codes)
+
+
+def test_fingerprint_tells_codes_apart_but_not_vocoders(tmp_path):
+    from mmtok.tokenizers.vocoders import GriffinLimConfig
+
+    assert len({config.build().signature.fingerprint for config in PRESETS}) == 3
+    assert DMelConfig(vocoder=GriffinLimConfig(n_iterations=8)).build().signature == DMelConfig().build().signature
+    (tmp_path / "tokenizer.json").write_text('{"kind": "DMel", "mel": {"n_fft": 512}, "colour": 3}')
+    with pytest.raises(BadInput):
+        DMel.load(tmp_path)
+
+
+def test_default_source_and_tokenizer_agree_on_the_rate():
+    assert SpokenDigits().rate_hz == DMelConfig().mel.rate_hz
