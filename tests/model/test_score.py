@@ -134,7 +134,7 @@ def test_scores_are_per_segment_and_do_not_depend_on_how_documents_are_batched(l
                 assert x is None or abs(x - y) < 1e-10
     for d, s in zip(corpus, one_by_one):
         batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)]])
-        assert abs(s.total - float(lm(batch).total.sum())) < 1e-10 and s.kind == "exact"
+        assert abs(s.total - lm(batch).total.sum().item()) < 1e-10 and s.kind == "exact"
     assert one_by_one[0].frames == (5, 7, 3, 3, 6)  # of the image only those in its hole
     assert one_by_one[2].frames == (0, 4)
     assert score(lm, []) == []
