@@ -26,7 +26,7 @@ PIXEL_NOISE = 0.06  # standard deviation, in an image's -1..1, on half of the im
 COMMITMENT = 0.25  # weight of |encoder output - its code|^2
 DECAY = 0.99  # of the codebook's moving average; the library's own 0.8 follows single batches
 DEAD_SHARE = 1 / 8  # a code used less than this share of an even use is replaced; relative, so that it holds for every codebook size
-START_IMAGES = 512  # that the k-means start sees
+START_PER_CODE = 16  # patches per code that the k-means start sees; more are no better (512 scans: 0.2 dB worse, mean of 3 seeds)
 
 Report = Callable[[int, int, str], None]
 
@@ -73,7 +73,8 @@ def _run(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progr
     network.train()
     optimizer = torch.optim.AdamW([*network.encoder.parameters(), *network.decoder.parameters()], weight_decay=0.01)
     with torch.no_grad():
-        _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:START_IMAGES]]))
+        n_start = math.ceil(START_PER_CODE * len(network.codebook.vectors) / math.prod(network.encoder(images[:1]).shape[1:3]))
+        _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:n_start]]))
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps)
