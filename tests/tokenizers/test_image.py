@@ -161,8 +161,10 @@ def test_wrong_codes_are_refused(codes):
 
 
 @pytest.mark.parametrize(("config", "settings"), [
-    (PixelsConfig, {"height": 8}), (PixelsConfig, {"levels": 1}), (PixelsConfig, {"channels": 2}), (PixelsConfig, {"height": 0, "width": 8}),
-    (VQPatchesConfig, {"patch": 3}), (VQPatchesConfig, {"n_codes": 1}), (VQPatchesConfig, {"channels": 4}), (VQPatchesConfig, {"height": None}),
+    (PixelsConfig, {"height": 8}), (PixelsConfig, {"levels": 1}), (PixelsConfig, {"channels": 2}),
+    (PixelsConfig, {"height": 0, "width": 8}),
+    (VQPatchesConfig, {"patch": 3}), (VQPatchesConfig, {"n_codes": 1}), (VQPatchesConfig, {"channels": 4}),
+    (VQPatchesConfig, {"height": None}),
 ])
 def test_wrong_settings_are_refused(config, settings):
     with pytest.raises(BadInput, match=config.__name__):

@@ -9,8 +9,10 @@ from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.text import Bytes, BytesConfig, SentencePiece, SentencePieceConfig
 
 CAPTIONS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "gluon jet", "quark jet"]
-HARD = ["", " ", "  a  b ", "\n", "\r\n\r", "\t", "\0", "a\0b", "\u2581", " \u2581\u2581 x\u2581", "\u2585", "e\u0301 \u00e9", "\ufeffx", "\ufffd",
-        "\ufffe\uffff\U0010ffff", "\U0001f469\u200d\U0001f680\U0001f3fd", "<s></s><unk><0x41>", "\u00a0\u3000\u200b", "\u202eabc", "seven  seven"]
+HARD = ["", " ", "  a  b ", "\n", "\r\n\r", "\t", "\0", "a\0b", "\u2581", " \u2581\u2581 x\u2581",
+        "\u2585", "e\u0301 \u00e9", "\ufeffx", "\ufffd",
+        "\ufffe\uffff\U0010ffff", "\U0001f469\u200d\U0001f680\U0001f3fd",
+        "<s></s><unk><0x41>", "\u00a0\u3000\u200b", "\u202eabc", "seven  seven"]
 SHORT = settings(derandomize=True, max_examples=150, deadline=None)
 
 
