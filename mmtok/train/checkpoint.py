@@ -2,12 +2,13 @@
 
     checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [average.safetensors]  state.json
 
-No pickles. state.json holds the step and a SHA-256 of every file, so that a damaged checkpoint is found out, named and
-passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
+No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged checkpoint is found out,
+named and passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,22 +40,23 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
     """Write FOLDER/step-N whole or not at all, then drop all but the newest `keep`."""
     target = folder / f"step-{checkpoint.state['step']:06d}"
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(".step-*.tmp"):  # by a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         digests = {}
         for stem, tensors in checkpoint.tensors.items():
             path = temporary / f"{stem}.safetensors"
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+            save_tensors(path, tensors)
             digests[path.name] = _digest(path)
-        (temporary / "state.json").write_text(json.dumps({**checkpoint.state, "files": digests}, indent=1))
+        state = {**checkpoint.state, "files": digests}
+        (temporary / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=1))
         for path in temporary.iterdir():
             _sync(path)
-        if target.exists():  # the same step again, after a resume: the standing one is as good
-            shutil.rmtree(temporary)
-        else:
-            os.rename(temporary, target)
-            _sync(folder)
+        if target.exists():  # the same step again, after a resume: the one that stands may be the damaged one
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        _sync(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -71,8 +74,9 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(steps):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError) as error:
-            warnings.warn(f"checkpoint {path} is damaged ({str(error).splitlines()[0]}); using the one before it", stacklevel=2)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"checkpoint {path} is damaged ({reason}); using the one before it", stacklevel=2)
     if steps:
         raise BadInput(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
     return None
@@ -80,6 +84,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _read(path: Path) -> Checkpoint:
     state = json.loads((path / "state.json").read_text())
+    if state.pop("sha256") != _digest_of(state):
+        raise ValueError("state.json is not what was written")
     for name, digest in state["files"].items():
         if _digest(path / name) != digest:
             raise ValueError(f"{name} is not what was written")
@@ -87,7 +93,20 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))  # past a million steps, names grow longer
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Raises OSError naming `path` (a full disk, say), which safetensors wraps in a type of its own."""
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+    except SafetensorError as error:
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(error), str(path)) from None
+
+
+def _digest_of(state: Mapping) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:
