@@ -148,3 +148,19 @@ def unpack(vocabulary: Vocabulary, batch: Batch) -> list[list[Stream]]:
                         ceiling[m] = batch.ceiling[m][a : a + n].numpy()
             rows[-1].append(replace(stream, values=values, ceiling=ceiling))
     return rows
+
+
+def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
+    """Some rows of a batch, with the channel values that belong to them."""
+    index = torch.arange(len(batch.ids))[rows]
+    chosen = torch.zeros(len(batch.ids), dtype=torch.bool)
+    chosen[index] = True
+
+    def select(name: str):
+        value = getattr(batch, name)
+        if not isinstance(value, dict):
+            return value[index]
+        owner = {m: (batch.ids == vocabulary.span(m)[0]).nonzero()[:, 0] for m in value}  # the row of every frame
+        return {m: x[chosen[owner[m]]] for m, x in value.items()}
+
+    return Batch(**{f.name: select(f.name) for f in fields(batch)})

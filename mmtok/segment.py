@@ -80,10 +80,14 @@ class Segment:
             raise ValueError(f"segment of {self.modality!r}: exactly one of codes and latents must be set")
         if self.values.ndim != 2:
             raise ValueError(f"segment of {self.modality!r}: frames must be (T, C), got shape {self.values.shape}")
+        if self.holes:
+            self._check_holes()
+
+    def _check_holes(self) -> None:
         edges = [edge for hole in self.holes for edge in hole]
         if edges != sorted(edges) or any(a > b for a, b in self.holes) or (edges and not 0 <= edges[0] <= edges[-1] <= len(self)):
             raise ValueError(f"segment of {self.modality!r}: holes {self.holes} are not ordered spans within {len(self)} frames")
-        if self.holes and self.truncated:
+        if self.truncated:
             raise ValueError(f"segment of {self.modality!r}: a truncated segment cannot have holes")
 
     @property

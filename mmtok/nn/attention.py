@@ -81,6 +81,6 @@ class Attention(nn.Module):
             store, layer, position = cache
             k, v = store.write(layer, k, v, position)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0, enable_gqa=self.n_kv_heads != self.n_heads
+            q, k, v, attn_mask=mask, enable_gqa=self.n_kv_heads != self.n_heads
         )
         return self.o_proj(y.transpose(1, 2).flatten(2))

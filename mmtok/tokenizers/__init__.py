@@ -54,7 +54,9 @@ def default(modality: str) -> Tokenizer:
         case "speech":
             from mmtok.tokenizers.speech import DMelConfig as config
         case "image":
-            from mmtok.tokenizers.image import PixelsConfig as config
+            from mmtok.tokenizers.image import PixelsConfig
+
+            return PixelsConfig(levels=256).build()  # any picture, nothing lost
         case "jets":
             from mmtok.tokenizers.jets import JetGridConfig as config
         case _:

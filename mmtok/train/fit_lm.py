@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
+from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 
 
@@ -25,7 +26,7 @@ class TrainConfig:
     learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at `steps`
     weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
-    precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32
+    precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
     """
 
@@ -43,6 +44,22 @@ class TrainConfig:
     checkpoint_every: int = 200
     log_every: int = 20
     seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "rows", "row_length", "accumulate", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"TrainConfig: {name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadInput(f"TrainConfig: {name} is {getattr(self, name)}; it must be above 0, and finite")
+        if self.warmup < 0 or self.seed < 0 or not 0 <= self.weight_decay < math.inf:
+            raise BadInput("TrainConfig: warmup, seed and weight_decay must not be negative")
+        if not 0 <= self.average < 1:
+            raise BadInput(f"TrainConfig: average is {self.average}; it must be at least 0 and below 1")
+        if self.precision not in ("bf16", "float32"):
+            raise BadInput(f"TrainConfig: precision is {self.precision!r}; it must be 'bf16' or 'float32'")
+        if self.accumulate > self.rows:
+            raise BadInput(f"TrainConfig: {self.rows} rows cannot be shared out over {self.accumulate} micro-batches; lower accumulate")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -77,6 +94,7 @@ class Trainer:
         self.optimizer = make_optimizer(lm, config)
         self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
         self.step = 0
+        self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
 
     # ---- one step
@@ -93,7 +111,7 @@ class Trainer:
         loss, parts = self._accumulate(batch, n_predicted)
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.clip)
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): lower --train.learning_rate")
+            raise BadInput(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): train with a lower --train.learning_rate, into another --out")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -123,17 +141,16 @@ class Trainer:
         """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM: checkpoint, then Interrupted."""
         asked = []
         previous = {s: signal.signal(s, lambda *_: asked.append(True)) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
-        window: list[dict] = []
-        since = time.perf_counter()
         self.lm.train()
         try:
             while self.step < self.config.steps:
-                window.append(self.update())
+                start = time.perf_counter()
+                done = self.update()
+                self.window.append(done | {"seconds": time.perf_counter() - start})
                 on_step(self.step)
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    now = time.perf_counter()
-                    self.log(summarise(self.step, window, now - since))
-                    window, since = [], now
+                    self.log(summarise(self.step, self.window))
+                    self.window = []
                 if asked or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save()
                 if asked:
@@ -147,7 +164,7 @@ class Trainer:
         tensors = {"weights": dict(self.lm.state_dict()), "optimizer": optimizer_tensors(self.optimizer, self.names)}
         if self.average:
             tensors["average"] = self.average
-        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint}
+        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "window": self.window}
         return save_checkpoint(self.folder, Checkpoint(tensors, state))
 
     def resume(self) -> bool:
@@ -160,7 +177,7 @@ class Trainer:
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
         for name, value in checkpoint.tensors.get("average", {}).items():
             self.average[name].copy_(value)
-        self.step = checkpoint.state["step"]
+        self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
         return True
 
     def weights(self) -> dict[str, Tensor]:
@@ -177,7 +194,7 @@ def split_rows(batch, vocabulary, n: int) -> list:
     return [rows_of(batch, vocabulary, slice(i, None, n)) for i in range(n)]
 
 
-def summarise(step: int, window: list[dict], seconds: float) -> dict:
+def summarise(step: int, window: list[dict]) -> dict:
     """Means over a window of steps: nats per frame or id of each modality, positions per second."""
     nats = {}
     for m in window[-1]["parts"]:
@@ -189,19 +206,19 @@ def summarise(step: int, window: list[dict], seconds: float) -> dict:
         "nats": nats,
         "gradient_norm": sum(w["norm"] for w in window) / len(window),
         "learning_rate": window[-1]["rate"],
-        "positions_per_s": sum(w["positions"] for w in window) / seconds,
+        "positions_per_s": sum(w["positions"] for w in window) / sum(w["seconds"] for w in window),
     }
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; a line cut short by a crash is left out."""
+    """The lines of a log.jsonl; what a crash cut short or damaged is left out."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return lines
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def _mix(seed: int, step: int) -> int:
