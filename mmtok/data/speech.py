@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,42 +25,40 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 # Files
 
 
-def convert(samples: np.ndarray, from_hz: int, rate_hz: int) -> np.ndarray:
-    """Mono samples (N,) at one rate -> float32 (ceil(N * rate_hz / from_hz),) at another."""
-    import torch
-
-    from mmtok.nn.audio import resample
-
-    return resample(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), from_hz, rate_hz).numpy()
-
-
 def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
     """A sound file -> float32 (N,) mono at rate_hz. Channels are averaged and other rates resampled, and one warning says so.
 
     Raises BadInput for a file that is missing, empty, not sound, truncated to nothing, or holds NaN or infinite samples.
     """
-    import soundfile
-
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
+    return decode_sound(path, str(path), rate_hz)
+
+
+def decode_sound(source: Path | BinaryIO, name: str, rate_hz: int = 16_000) -> np.ndarray:
+    """As `read_sound`, of a path or an open file, which messages call `name`."""
+    import soundfile
+
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             from_hz, promised, log = file.samplerate, file.frames, file.extra_info
             samples = file.read(dtype="float32", always_2d=True)  # (N, channels)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadInput(f"{path}: not a sound file that libsndfile can read ({error})") from None
+        raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
     if not len(samples):
-        raise BadInput(f"{path}: the file holds no samples")
+        raise BadInput(f"{name}: the file holds no samples")
     if len(samples) < promised or _cut_short(log):
-        raise BadInput(f"{path}: truncated, its header promises more samples than the {len(samples)} that are there")
+        raise BadInput(f"{name}: truncated, its header promises more samples than the {len(samples)} that are there")
     if not np.isfinite(samples).all():
-        raise BadInput(f"{path}: holds NaN or infinite samples")
+        raise BadInput(f"{name}: holds NaN or infinite samples")
     done = [f"{samples.shape[1]} channels averaged"] if samples.shape[1] > 1 else []
     done += [f"{from_hz} Hz resampled to {rate_hz} Hz"] if from_hz != rate_hz else []
     if done:
-        warnings.warn(f"{path}: {', '.join(done)}", stacklevel=2)
-    return convert(samples.mean(1), from_hz, rate_hz)
+        warnings.warn(f"{name}: {', '.join(done)}", stacklevel=3)
+    from mmtok.tokenizers.speech import resampled
+
+    return resampled(samples.mean(1), from_hz, rate_hz)
 
 
 def _cut_short(log: str) -> bool:
@@ -73,9 +71,9 @@ def _cut_short(log: str) -> bool:
 
 
 def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) -> None:
-    """Samples (N,) within [-1, 1] -> a 16-bit file, whose format is the suffix's (wav, flac, ...). What lies outside is clipped, with a warning.
+    """Samples (N,) within [-1, 1] -> a 16-bit file, whose format is the suffix's (wav, flac, ...).
 
-    Written under a temporary name first, so no half-written file stays behind.
+    What lies outside is clipped, with a warning. Written under a temporary name first, so no half-written file stays behind.
     """
     import soundfile
 
@@ -85,8 +83,9 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
     if len(samples) and np.abs(samples).max() > 1:
         warnings.warn(f"{path}: peak {np.abs(samples).max():.2f} clipped to 1", stacklevel=2)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    subtype = "PCM_16" if path.suffix.lower() in (".wav", ".flac", ".aiff") else None
     try:
-        soundfile.write(partial, np.clip(samples, -1, 1), rate_hz, subtype="PCM_16" if path.suffix.lower() in (".wav", ".flac", ".aiff") else None)
+        soundfile.write(partial, np.clip(samples, -1, 1), rate_hz, subtype=subtype)
         os.replace(partial, path)
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: cannot be written ({error})") from None
@@ -97,7 +96,9 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
 @dataclass(frozen=True)
 class SpeechFolder:
     """A folder of sound files with transcripts: NAME.txt beside NAME.wav, or one transcripts.csv or metadata.csv with the columns
-    file (or file_name) and text (or transcript). A tenth of the files (at least one of two), chosen by the hash of their names, is held out."""
+    file (or file_name) and text (or transcript).
+
+    A tenth of the files (at least one of two), chosen by the hash of their names, is held out."""
 
     path: str = ""
     rate_hz: int = 16_000
@@ -120,11 +121,17 @@ class SpeechFolder:
             if (path in heldout) == (split == "heldout"):
                 yield {"caption": caption, "speech": read_sound(path, self.rate_hz)}
 
+    def check(self) -> None:
+        """Raise BadInput when the files or their transcripts are not there."""
+        self.transcripts()
+
     def transcripts(self) -> list[tuple[Path, str]]:
         """(file, text) of every sound file, ordered by name."""
+        if not str(self.path):
+            raise BadInput("SpeechFolder: no path given; pass --path FOLDER, sound files with transcripts (NAME.txt beside NAME.wav)")
         folder = Path(self.path)
-        if not self.path or not folder.is_dir():
-            raise BadInput(f"{self.path or '(no path)'}: no such folder of sound files")
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: no such folder of sound files")
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
             raise BadInput(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
@@ -163,7 +170,7 @@ def check_split(source, split: str) -> str:
 
 # Spoken digits
 
-# Each differs from the others by its variant (formants, pitch, breath), some by their accent too; judged apart in the tests of metrics/speech.py.
+# Each differs from the others by its variant (formants, pitch, breath), some by accent too; tests/metrics/test_speech.py tells them apart.
 VOICES = (
     "en-us", "en+m1", "en-us+m2", "en-gb-scotland+m3", "en+m4", "en+m7", "en-us+m8",
     "en+f1", "en-us+f2", "en-gb-scotland+f3", "en+f5", "en-us+steph",
@@ -241,9 +248,10 @@ class SpokenDigits:
 
     def _make(self, utterances: list[Utterance], path: Path) -> None:
         from mmtok.data.espeak import RATE_HZ, Espeak
+        from mmtok.tokenizers.speech import resampled
 
         engine = Espeak()
-        clips = [convert(engine.say(*u) / np.float32(32768), RATE_HZ, self.rate_hz) for u in utterances]
+        clips = [resampled(engine.say(*u) / np.float32(32768), RATE_HZ, self.rate_hz) for u in utterances]
         clips = [np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16) for clip in clips]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtok.nn import audio
 from mmtok.nn.audio import MelSpec, log_mel
-from mmtok.nn.audio import stoi as stoi  # intelligibility belongs to this page too
 from mmtok.segment import BadInput
 
 JUDGE_FRAMES = 120  # 1.2 s, room for one word
@@ -42,6 +42,16 @@ def _edits(a: Sequence[str], b: Sequence[str]) -> int:
         for j, y in enumerate(b, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
     return row[-1]
+
+
+def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
+    """Intelligibility of `degraded` against `reference`, see nn/audio.py. Raises BadInput without pystoi, or when the shapes differ."""
+    try:
+        return audio.stoi(reference, degraded, rate_hz)
+    except ImportError:
+        raise BadInput("intelligibility (STOI) needs the extra: pip install 'mmtok[eval]'") from None
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def entropy_share(labels: Sequence, n: int) -> float:

@@ -19,12 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.segment import BadInput
-
 MAGNITUDE_FLOOR = 1e-5  # sqrt of a power floor of 1e-10, as in both dMel front ends
 MEL_FLOOR = 1e-10
 SPECTRUM_FLOOR = 1e-12  # in the way back: inaudible, and it keeps denormal numbers out, which are a hundred times slower
-BLOCK_FRAMES = 64  # frames are always multiplied in blocks of this many: a frame's value then never depends on its company
+BLOCK_FRAMES = 32  # frames are always multiplied in blocks of this many: a frame's value then never depends on its company
 WINDOW_FLOOR = 0.05  # overlap-added squared window below which samples fade out instead of being amplified
 
 
@@ -45,13 +43,16 @@ class MelSpec:
     fmax_hz: float = 7600.0
     causal: bool = False
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError when the numbers do not fit together."""
         if min(self.rate_hz, self.n_fft, self.window_samples, self.hop_samples, self.n_mels) < 1:
-            raise BadInput(f"MelSpec: rate, sizes and hop must be positive, got {self}")
-        if self.window_samples > self.n_fft or self.hop_samples > self.window_samples:
-            raise BadInput(f"MelSpec: needs hop_samples <= window_samples <= n_fft, got {self.hop_samples}, {self.window_samples}, {self.n_fft}")
+            raise ValueError(f"a mel spectrogram's rate, sizes and hop must be positive, got {self}")
+        if not self.hop_samples <= self.window_samples <= self.n_fft:
+            sizes = f"{self.hop_samples}, {self.window_samples}, {self.n_fft}"
+            raise ValueError(f"a mel spectrogram needs hop_samples <= window_samples <= n_fft, got {sizes}")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.rate_hz / 2:
-            raise BadInput(f"MelSpec: needs 0 <= fmin_hz < fmax_hz <= rate_hz / 2, got {self.fmin_hz}, {self.fmax_hz}, {self.rate_hz / 2}")
+            range_hz = f"{self.fmin_hz}, {self.fmax_hz}, {self.rate_hz / 2}"
+            raise ValueError(f"a mel spectrogram needs 0 <= fmin_hz < fmax_hz <= rate_hz / 2, got {range_hz}")
 
     @property
     def left_samples(self) -> int:
@@ -103,17 +104,28 @@ def analysis_window(spec: MelSpec) -> Tensor:
     return torch.nn.functional.pad(window, (left, spec.n_fft - spec.window_samples - left))
 
 
-def edge_index(spec: MelSpec, n_samples: int) -> Tensor:
-    """Where each sample of the padded stretch comes from, (padded,) int64; N stands for "a zero".
+def edge_index(spec: MelSpec, n_samples: int, position: Tensor) -> Tensor:
+    """Which sample stands at each `position`, which may lie before 0 or past N; N itself stands for "a zero".
 
     Reflection goes to and fro, so clips shorter than half a window work too (a longer one equals ordinary reflection).
     """
-    index = torch.arange(spec.padded_samples(spec.n_frames(n_samples))) - spec.left_samples
     if spec.causal:
-        return torch.where((index >= 0) & (index < n_samples), index, n_samples)
-    period = max(2 * (n_samples - 1), 1)
-    index = index.remainder(period)
-    return torch.minimum(index, period - index) if n_samples > 1 else torch.zeros_like(index)
+        return torch.where((position >= 0) & (position < n_samples), position, n_samples)
+    if n_samples == 1:
+        return torch.zeros_like(position)
+    period = 2 * (n_samples - 1)
+    position = position.remainder(period)
+    return torch.minimum(position, period - position)
+
+
+def with_edges(clip: Tensor, spec: MelSpec) -> Tensor:
+    """A clip (N,) -> the stretch (padded_samples,) that its frames cover."""
+    n_samples = len(clip)
+    last = spec.padded_samples(spec.n_frames(n_samples)) - spec.left_samples
+    source = torch.cat([clip, clip.new_zeros(1)])
+    left = source[edge_index(spec, n_samples, torch.arange(-spec.left_samples, 0))]
+    right = source[edge_index(spec, n_samples, torch.arange(n_samples, max(n_samples, last)))]
+    return torch.cat([left, clip[:last], right])
 
 
 def spectrum(frames: Tensor, spec: MelSpec) -> Tensor:
@@ -133,8 +145,8 @@ def log_mel_of_frames(stretch: Tensor, starts: Tensor, spec: MelSpec) -> Tensor:
     with torch.no_grad(), torch.autocast(stretch.device.type, enabled=False):
         for block in starts.split(BLOCK_FRAMES):
             full = torch.nn.functional.pad(block, (0, BLOCK_FRAMES - len(block)))
-            parts = torch.view_as_real(spectrum(windows[full], spec))
-            power = parts.square().sum(-1).clamp_min(MAGNITUDE_FLOOR**2)
+            spectra = spectrum(windows[full], spec)
+            power = torch.addcmul(spectra.real.square(), spectra.imag, spectra.imag).clamp_min(MAGNITUDE_FLOOR**2)
             blocks.append(magnitudes_to_log_mel(power.sqrt(), spec)[: len(block)])
     return torch.cat(blocks) if blocks else stretch.new_zeros(0, spec.n_mels)
 
@@ -146,10 +158,9 @@ def log_mel(clips: Sequence[Tensor], spec: MelSpec) -> list[Tensor]:
     """
     stretches, starts, offset = [], [], 0
     for clip in clips:
-        index = edge_index(spec, len(clip))
-        stretches.append(torch.nn.functional.pad(clip.float(), (0, 1))[index])
+        stretches.append(with_edges(clip.float(), spec))
         starts.append(offset + torch.arange(spec.n_frames(len(clip))) * spec.hop_samples)
-        offset += len(index)
+        offset += len(stretches[-1])
     if not stretches:
         return []
     frames = log_mel_of_frames(torch.cat(stretches), torch.cat(starts), spec)
@@ -165,12 +176,7 @@ def _resampler(from_hz: int, to_hz: int):
 
 def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """(..., N) at one rate -> (..., ceil(N * to / from)) at another, by a windowed sinc whose stop band begins below the new Nyquist."""
-    if from_hz == to_hz:
-        return samples
-    try:
-        return _resampler(from_hz, to_hz)(samples)
-    except (ImportError, OSError) as error:
-        raise BadInput(f"resampling needs torchaudio of the same version as torch ({torch.__version__}): {error}") from None
+    return samples if from_hz == to_hz else _resampler(from_hz, to_hz)(samples)
 
 
 def invert_mel(mel: Tensor, spec: MelSpec, n_iterations: int = 100) -> Tensor:
@@ -201,9 +207,12 @@ class _Edges:
     def __init__(self, n_samples: Sequence[int], n_frames: int, spec: MelSpec, device: torch.device):
         self.spec, self.length = spec, max(n_samples)
         padded = spec.padded_samples(n_frames)
-        index = [torch.nn.functional.pad(edge_index(spec, n)[:padded], (0, max(0, padded - len(edge_index(spec, n)))), value=n) for n in n_samples]
-        # a source index of n (a zero) becomes `length`, the zero column appended to every row
-        self.index = torch.stack([torch.where(i >= n, self.length, i) for i, n in zip(index, n_samples)]).to(device)
+        self.index = torch.full((len(n_samples), padded), self.length)  # of the zero column that `analyse` appends to every row
+        for row, n in zip(self.index, n_samples):
+            covered = spec.padded_samples(spec.n_frames(n))
+            index = edge_index(spec, n, torch.arange(covered) - spec.left_samples)
+            row[:covered] = torch.where(index < n, index, self.length)
+        self.index = self.index.to(device)
         T = torch.tensor([spec.n_frames(n) for n in n_samples], device=device)
         self.frame_mask = (torch.arange(n_frames, device=device) < T[:, None])[..., None]  # (B, T, 1)
         self.sample_mask = torch.arange(self.length, device=device) < torch.tensor(n_samples, device=device)[:, None]  # (B, N)
@@ -257,14 +266,12 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
     """Short-time objective intelligibility in [0, 1] (Taal et al. 2011) of two clips (N,), sample for sample in step.
 
     Not a number (NaN) when less than some 0.4 s of the reference is sound. Never align by cross-correlation first: the random
-    phase of Griffin-Lim gives false shifts.
+    phase of Griffin-Lim gives false shifts. Raises ImportError without pystoi (extra: eval).
     """
-    try:
-        from pystoi import stoi as pystoi
-    except ImportError:
-        raise BadInput("intelligibility (STOI) needs the extra: pip install 'mmtok[eval]'") from None
+    from pystoi import stoi as pystoi
+
     if reference.shape != degraded.shape or reference.ndim != 1:
-        raise BadInput(f"stoi: two mono clips of equal length are needed, got shapes {reference.shape} and {degraded.shape}")
+        raise ValueError(f"stoi: two mono clips of equal length are needed, got shapes {reference.shape} and {degraded.shape}")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 with a warning where it cannot measure
         try:

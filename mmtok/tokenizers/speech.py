@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames, stoi
+from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames, resample, stoi
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 from mmtok.tokenizers.vocoders import GriffinLimConfig
@@ -42,6 +43,10 @@ class DMelConfig:
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
     def __post_init__(self):
+        try:
+            self.mel.check()
+        except ValueError as error:
+            raise BadInput(f"DMelConfig: {error}") from None
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise BadInput(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
         if not 2 <= self.n_levels <= 65536:
@@ -100,11 +105,23 @@ def checked_samples(signal) -> Tensor:
         raise BadInput(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; divide 16-bit samples by 32768")
     if not len(samples):
         raise BadInput("speech: the clip has no samples")
-    if not np.isfinite(samples).all():
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):
         raise BadInput(f"speech: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
-    if np.abs(samples).max() > PEAK_OF_NO_FLOAT:
-        raise BadInput(f"speech: peak {np.abs(samples).max():.0f}, expected samples within [-1, 1]; divide 16-bit samples by 32768")
+    if peak > PEAK_OF_NO_FLOAT:
+        raise BadInput(f"speech: peak {peak:.0f}, expected samples within [-1, 1]; divide 16-bit samples by 32768")
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+
+
+def resampled(samples: np.ndarray, from_hz: int, rate_hz: int) -> np.ndarray:
+    """Mono samples (N,) at one rate -> float32 (ceil(N * rate_hz / from_hz),) at another.
+
+    Raises BadInput where torchaudio does not load.
+    """
+    try:
+        return resample(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), from_hz, rate_hz).numpy()
+    except (ImportError, OSError) as error:
+        raise BadInput(f"resampling needs the torchaudio that was made with torch {torch.__version__}: {error}") from None
 
 
 class DMel:
@@ -177,14 +194,16 @@ class DMel:
         return DMelStream(self)
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
-        """Of the round trip: mean STOI over stretches of at least two seconds (short clips are joined), the share of mel values
-        outside the levels' range, kilobits per second."""
+        """Of the round trip: mean STOI over stretches of at least two seconds (short clips are joined; left out without pystoi),
+        the share of mel values outside the levels' range, kilobits per second."""
         clips = [checked_samples(signal) for signal in signals]
         segments = self.encode_batch(signals)
         values = torch.cat(log_mel(clips, self.config.mel))
         half = (self.config.high - self.config.low) / (self.config.n_levels - 1) / 2
         outside = (values < self.config.low - half) | (values > self.config.high + half)
         figures = {"clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
+        if not find_spec("pystoi"):
+            return figures
         stretches = _stretches([clip.numpy() for clip in clips], self.decode_batch(segments), 2 * self.config.mel.rate_hz)
         return {"stoi": float(np.mean([stoi(a, b, self.config.mel.rate_hz) for a, b in stretches])), **figures}
 

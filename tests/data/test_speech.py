@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from mmtok.data.speech import HELDOUT_SETTINGS, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits, heldout_strings, read_sound, trim, write_sound
+from mmtok.data.speech import HELDOUT_SETTINGS, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits
+from mmtok.data.speech import heldout_strings, read_sound, trim, write_sound
 from mmtok.segment import BadInput
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmtok.data.speech import SpokenDigits
-from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
+from mmtok.metrics.speech import entropy_share, stoi, train_speech_judge, train_voice_judge, word_error_rate
 from mmtok.segment import BadInput
 from mmtok.tokenizers.speech import DMelConfig
 
@@ -43,11 +43,17 @@ def test_entropy_share():
     assert entropy_share(["a", "a", "b", "b"], 4) == pytest.approx(0.5)
 
 
+def test_stoi_refuses_clips_of_different_lengths():
+    pytest.importorskip("pystoi")
+    with pytest.raises(BadInput, match="equal length"):
+        stoi(np.zeros(16_000), np.zeros(15_999), 16_000)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """split -> list of (clip, utterance); fewer than the default set has, so that the test is quick."""
     pytest.importorskip("espeakng_loader")
-    source, cache = SpokenDigits(n_utterances=1800), tmp_path_factory.mktemp("digits")
+    source, cache = SpokenDigits(n_utterances=1500), tmp_path_factory.mktemp("digits")
     return {split: [(e["speech"], u) for e, u in zip(source.examples(split, cache), source.utterances(split))] for split in source.splits}
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mmtok.nn.audio import MelSpec, analysis_window, griffin_lim, hz_from_mel, invert_mel, log_mel, mel_filters, mel_from_hz, resample, stoi
-from mmtok.segment import BadInput
 
 CENTRED = MelSpec()
 CAUSAL = MelSpec(n_fft=1600, window_samples=1600, hop_samples=800, fmin_hz=0.0, fmax_hz=8000.0, causal=True)
@@ -37,7 +36,8 @@ def test_mel_scale_inverts():
 def test_log_mel_equals_torch_stft(n_samples):
     x = vowel(n_samples)
     window = torch.hann_window(CENTRED.window_samples)
-    spectra = torch.stft(x, CENTRED.n_fft, CENTRED.hop_samples, CENTRED.window_samples, window, center=True, pad_mode="reflect", return_complex=True)
+    sizes = (CENTRED.n_fft, CENTRED.hop_samples, CENTRED.window_samples)
+    spectra = torch.stft(x, *sizes, window, center=True, pad_mode="reflect", return_complex=True)
     expected = (spectra.abs().clamp_min(1e-5).T @ mel_filters(CENTRED)).clamp_min(1e-10).log10()
     torch.testing.assert_close(log_mel([x], CENTRED)[0], expected, atol=2e-5, rtol=0)
 
@@ -119,11 +119,11 @@ def test_stoi_of_itself_of_noise_and_of_nothing():
     assert stoi(x, x, 16_000) > 0.999
     assert stoi(x, noise, 16_000) < 0.5
     assert np.isnan(stoi(x[:2000], x[:2000], 16_000))
-    with pytest.raises(BadInput, match="equal length"):
+    with pytest.raises(ValueError, match="equal length"):
         stoi(x, x[1:], 16_000)
 
 
 @pytest.mark.parametrize("wrong", [{"hop_samples": 0}, {"window_samples": 2000}, {"fmax_hz": 9000.0}, {"fmin_hz": 7700.0}])
 def test_impossible_specs_are_refused(wrong):
-    with pytest.raises(BadInput):
-        MelSpec(**wrong)
+    with pytest.raises(ValueError):
+        MelSpec(**wrong).check()

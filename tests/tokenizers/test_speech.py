@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.data.speech import SpokenDigits, convert
+from mmtok.data.speech import SpokenDigits
 from mmtok.nn.audio import MelSpec
 from mmtok.segment import BadInput, Segment
-from mmtok.tokenizers.speech import DMel, DMelConfig
+from mmtok.tokenizers.speech import DMel, DMelConfig, resampled
 
 PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_20hz()]
 
@@ -20,8 +20,13 @@ def clips() -> list[np.ndarray]:
     from mmtok.data.speech import VOICES
 
     engine = Espeak()
-    words = ("three one four one five nine", "two six five three five eight", "nine seven nine three two three", "eight four six two six four")
-    return [convert(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
+    words = (
+        "three one four one five nine",
+        "two six five three five eight",
+        "nine seven nine three two three",
+        "eight four six two six four",
+    )
+    return [resampled(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
 
 
 def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
@@ -213,6 +218,12 @@ def test_fingerprint_tells_codes_apart_but_not_vocoders(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"kind": "DMel", "mel": {"n_fft": 512}, "colour": 3}')
     with pytest.raises(BadInput):
         DMel.load(tmp_path)
+
+
+def test_impossible_settings_are_refused():
+    for wrong in ({"mel": MelSpec(hop_samples=0)}, {"n_levels": 1}, {"low": 3.0}, {"high": float("nan")}):
+        with pytest.raises(BadInput, match="DMelConfig"):
+            DMelConfig(**wrong)
 
 
 def test_default_source_and_tokenizer_agree_on_the_rate():
