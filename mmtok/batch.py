@@ -152,8 +152,8 @@ def unpack(vocabulary: Vocabulary, batch: Batch) -> list[list[Stream]]:
 
 def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
     """Some rows of a batch, with the channel values that belong to them."""
-    index = torch.arange(len(batch.ids))[rows]
-    chosen = torch.zeros(len(batch.ids), dtype=torch.bool)
+    index = torch.arange(len(batch.ids), device=batch.ids.device)[rows]
+    chosen = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
     chosen[index] = True
 
     def select(name: str):

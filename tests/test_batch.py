@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.batch import Corruption, pack, plan_rows, unpack
+from mmtok.batch import Corruption, pack, plan_rows, rows_of, unpack
 
 
 def rows_of_streams(vocabulary, corpus):
@@ -84,6 +84,18 @@ def test_rows_are_planned_within_their_length_each_document_once(rng):
     assert plan_rows([], 10) == []
     with pytest.raises(ValueError, match="does not fit"):
         plan_rows([3, 11], 10)
+
+
+def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):
+    rows = rows_of_streams(vocabulary, corpus)
+    for here in (slice(0, 1), slice(1, 3), slice(3, None), slice(1, None, 2)):
+        part, alone = rows_of(pack(vocabulary, rows, 200), vocabulary, here), pack(vocabulary, rows[here], 200)
+        for f in fields(alone):
+            a, b = getattr(part, f.name), getattr(alone, f.name)
+            if isinstance(b, dict):  # a modality that these rows lack may stay as no rows
+                assert all(torch.equal(a[m], b[m]) for m in b) and all(len(a[m]) == 0 for m in a.keys() - b.keys()), f.name
+            else:
+                assert torch.equal(a, b), f.name
 
 
 def test_a_batch_moves_with_all_it_carries(vocabulary, corpus):

@@ -7,7 +7,7 @@ import torch
 
 from mmtok.batch import Corruption, pack
 from mmtok.model.heads import Chained
-from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.model.lm import LM, DecoderConfig, FrameEmbedding, loss_sums
 from mmtok.nn.attention import Cache
 from mmtok.segment import BadInput, Document
 from mmtok.vocabulary import START
@@ -74,6 +74,16 @@ def test_latents_are_read_and_missing_ones_touch_their_weights(lm, vocabulary, c
     first = int((batch.ids[0] == vocabulary.span("voice")[0]).nonzero()[0, 0])
     a, b = lm.hidden(batch), lm.hidden(other)
     assert torch.equal(a[:, :first], b[:, :first]) and (a[:, first:] != b[:, first:]).any(-1).all()
+
+
+def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
+    inner = FrameEmbedding((2, 3), 4, 8)
+    inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
+    inner.project = torch.nn.Identity()
+    read = lambda *a: inner(*a)[:, [0, 4]].int().tolist()  # one number per channel
+    codes = torch.tensor([[0, 0], [1, 1], [0, 2]])
+    assert read(codes) == [[0, 3], [1, 4], [0, 5]]
+    assert read(codes, torch.tensor([[True, False], [False, True], [True, True]])) == [[2, 3], [1, 6], [2, 6]]
 
 
 def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
