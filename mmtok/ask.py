@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.data.convert import signals_of, write_signal
+from mmtok.data.text import TextFileConfig, passages
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
@@ -34,19 +35,30 @@ def modality_of(path: Path) -> str:
 
 
 def read_segments(run: Run, word: str) -> list[Segment]:
-    """A prompt's word as segments: a file of any modality (a file of jets: one segment per jet), else text."""
+    """A prompt's word as segments: a file of any modality, else text. A file of jets gives one segment per jet, and a text longer
+    than the passages that the run was trained on one per passage."""
     path = Path(word)
-    if not path.is_file():
+    if not _is_file(word):
         if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
             raise BadInput(f"no file at {word}")
         return [_tokenizer(run, "text").encode(word)]
     modality = modality_of(path)
     tokenizer = _tokenizer(run, modality)
     signals = [signal for _, signal in signals_of(modality, [path], tokenizer)]
+    longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
+    if modality == "text" and longest is not None:
+        signals = [passage for text in signals for passage in passages(text, longest)]
     try:
         return tokenizer.encode_batch(signals)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except OSError:  # a text too long for a file's name
+        return False
 
 
 def _tokenizer(run: Run, modality: str) -> Any:
@@ -70,16 +82,25 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
            **changes: float | int | None) -> list[Path]:
     """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths. index.json says how each stopped.
 
-    prompt: words or files, in the order of a trained task; of a file of jets the first is taken.
+    prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
+    is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
     hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead (the run must have been trained with holes).
     changes: temperature, top_k, top_p, guidance, max_frames instead of the recipe's.
     """
     modality = modality_to(run, to)
     given = [read_segments(run, word)[0] for word in prompt]
-    document = run.prompt(given, modality, _holed(run, modality, hole) if hole else None)
+    begun = given.pop() if _goes_on(run, given, modality) else None
+    document = run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
     drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
-    stem = "-".join(Path(w).stem if Path(w).is_file() else w for w in prompt).replace("/", "_") or "nothing"
+    stem = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:60] or "nothing"
     return write_samples(run, out or run.folder / "samples" / "asked", [f"{stem}-{i:03d}" for i in range(n)], drawn)
+
+
+def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
+    """Whether the last prompt is the beginning of what is asked for: the modality is the same, and no task makes one from another."""
+    fields, modalities = run.recipe.fields, [s.modality for s in given]
+    read = [[fields[f] for f in t.given] for t in run.recipe.tasks if fields[t.make[0]] == modality]
+    return modalities[-1:] == [modality] and modalities not in read
 
 
 def _holed(run: Run, modality: str, hole: str) -> Segment:
@@ -115,18 +136,32 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
 
 @dataclass(frozen=True)
 class Scored:
-    """One line of `mmtok score`: nats of a segment, its frames, the kind, and the customary unit."""
+    """One line of `mmtok score`: nats of a segment, its frames and how many of its unit (bytes of a text) these are, the kind, and
+    the customary unit."""
 
     name: str
     modality: str
     nats: float
     frames: int
+    units: int
     kind: str
     value: float
     unit: str
 
     def __str__(self) -> str:
         return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({self.kind})"
+
+
+def totals(rows: Sequence[Scored]) -> list[Scored]:
+    """One line for each modality that has several rows: their sum, in the customary unit over all of them."""
+    lines = []
+    for modality in dict.fromkeys(row.modality for row in rows):
+        mine = [row for row in rows if row.modality == modality]
+        if len(mine) > 1:
+            nats, units = sum(row.nats for row in mine), sum(row.units for row in mine)
+            kind = "exact" if all(row.kind == "exact" for row in mine) else "bound"
+            lines.append(Scored(f"all {len(mine)}", modality, nats, sum(row.frames for row in mine), units, kind, *customary(modality, nats, units)))
+    return lines
 
 
 UNITS = {"text": ("bits/byte", math.log(2)), "image": ("bits/code", math.log(2)), "speech": ("nats/frame", 1.0), "jets": ("nats/particle", 1.0)}
@@ -136,6 +171,11 @@ def customary(modality: str, nats: float, frames: int) -> tuple[float, str]:
     """Nats in the modality's customary unit, and its name."""
     unit, nats_per_unit = UNITS.get(modality, ("nats/frame", 1.0))
     return nats / nats_per_unit / max(1, frames), unit
+
+
+def n_units(run: Run, segment: Segment) -> int:
+    """How many of what the customary unit counts a segment has: bytes of a text, else frames."""
+    return len(run.tokenizers["text"].decode(segment).encode()) if segment.modality == "text" else len(segment)
 
 
 def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:
@@ -155,9 +195,8 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
     rows = []
     for name, document, scored in zip(names, documents, run.score_documents(documents)):
         segment = document.segments[-1]
-        n_units = len(run.tokenizers["text"].decode(segment).encode()) if segment.modality == "text" else len(segment)
-        value, unit = customary(segment.modality, scored.nats[-1], n_units)
+        nats, units = scored.nats[-1], n_units(run, segment)
         # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
-        kind = "bound" if segment.modality == "text" and len(segment) != n_units else scored.kind
-        rows.append(Scored(name, segment.modality, scored.nats[-1], len(segment), kind, value, unit))
+        kind = "bound" if segment.modality == "text" and len(segment) != units else scored.kind
+        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(segment.modality, nats, units)))
     return rows

@@ -79,7 +79,8 @@ def score(
     from mmtok import ask
     from mmtok.run import open_run
 
-    for row in ask.score(open_run(run, recipe), files, given):
+    rows = ask.score(open_run(run, recipe), files, given)
+    for row in [*rows, *ask.totals(rows)]:
         print(row)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.ask import customary, write_samples
+from mmtok.ask import customary, n_units, write_samples
 from mmtok.data.loader import Task
 from mmtok.metrics.images import copy_share, frechet_pixels, psnr_db, train_image_judge
 from mmtok.metrics.jets import jet_distances
@@ -276,10 +276,10 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float]]:
         documents[m] += [Document(segments, (False,) * len(task.given) + (True,) * len(task.make)) for segments in zip(*columns)]
     for m, docs in documents.items():
         last = [d.segments[-1] for d in docs]
-        frames = sum(map(len, last))
-        per_frame = lambda lm: sum(x.nats[-1] for x in run.score_documents(docs, lm)) / frames
+        total = sum(n_units(run, segment) for segment in last)
+        per_unit = lambda lm: sum(x.nats[-1] for x in run.score_documents(docs, lm)) / total
         key = customary(m, 0.0, 1)[1].replace("/", "_per_")
-        values = {"": per_frame(None), "_untrained": per_frame(untrained), "_unigram": unigram_nats(run, m, last) / frames}
+        values = {"": per_unit(None), "_untrained": per_unit(untrained), "_unigram": unigram_nats(run, m, last) / total}
         figures[m] = {key + suffix: customary(m, x, 1)[0] for suffix, x in values.items()}
     return figures
 

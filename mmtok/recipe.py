@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import runpy
+import sys
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmtok.data.hub import HubTable
 from mmtok.data.images import ImageFolder, ScannedDigits
 from mmtok.data.jets import JetFile
 from mmtok.data.loader import Corrupt, Task
@@ -34,7 +36,7 @@ from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.fit_lm import TrainConfig
 
 TokenizerConfig = BytesConfig | SentencePieceConfig | PixelsConfig | VQPatchesConfig | DMelConfig | JetGridConfig
-SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile
+SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,30 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if path.suffix == ".json":
         recipe = Recipe.from_json(path.read_text())
     else:
-        recipe = runpy.run_path(str(path)).get("recipe")
+        recipe = getattr(_imported(path.resolve()), "recipe", None)
     if not isinstance(recipe, Recipe):
         raise BadInput(f"{path} holds no value named 'recipe' of type mmtok.recipe.Recipe")
     return override(recipe, overrides)
+
+
+def _imported(path: Path) -> types.ModuleType:
+    """Run a Python file, which may import its neighbours. The module is entered under a name of its own among Python's modules,
+    so that the type hints of classes that it defines can be resolved."""
+    module = types.ModuleType(f"recipe:{path}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever the user's own code raises is told in one line
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise BadInput(f"{where}: the recipe cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
 
 
 def kinds_of(value: Any) -> set[type]:

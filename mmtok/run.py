@@ -116,7 +116,7 @@ class Run:
             fits = [fields[f] for f in task.given] == list(given) or (not given and (not task.given or task.drop_given > 0))
             if fits and fields[task.make[0]] == to:
                 return task
-        trained = sorted({" + ".join(fields[f] for f in t.given) + f" -> {fields[t.make[0]]}" for t in self.recipe.tasks})
+        trained = sorted({(" + ".join(fields[f] for f in t.given) or "nothing") + f" -> {fields[t.make[0]]}" for t in self.recipe.tasks})
         trained += sorted({f"nothing -> {fields[t.make[0]]}" for t in self.recipe.tasks if t.drop_given > 0 and t.given})
         asked = f"{' + '.join(given) or 'nothing'} -> {to}"
         raise BadInput(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
@@ -186,6 +186,9 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     else:
         if out.exists() and any(out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
+        for source in recipe.sources:  # before anything is written: a mistyped path must not claim the folder
+            if hasattr(source, "check"):
+                source.check()
         _write_text(path, recipe.to_json())
     return Run(out, recipe)
 

@@ -188,7 +188,8 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, out: Path, p
 
 
 def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
-    """Write a signal under its modality's customary suffix; returns the path."""
+    """Write a signal under its modality's customary suffix; returns the path. Of a modality from outside the package, strings
+    become .txt and arrays .npy."""
     match modality:
         case "text":
             from mmtok.data.text import write_text
@@ -206,6 +207,10 @@ def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -
             from mmtok.data.jets import write_jets
 
             write_jets(path := stem.with_name(stem.name + ".npz"), signal, tokenizer.config.features)
+        case _ if isinstance(signal, str):
+            path = write_signal(stem, "text", signal, tokenizer)
+        case _ if isinstance(signal, np.ndarray):
+            np.save(path := stem.with_name(stem.name + ".npy"), signal, allow_pickle=False)
         case _:
             raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
     return path

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,24 +34,31 @@ def read_image(path: Path) -> np.ndarray:
     CMYK, palettes, 16 bits, transparency (over white), animations (first frame) and camera rotation are converted, and
     said in one warning per file. Raises BadInput for what is missing, truncated, without pixels or not an image.
     """
-    path, said = Path(path), []
+    path = Path(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise BadInput(f"{path}: the file is empty")
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
+    """As `read_image`, of a path or an open file, which messages call `name`."""
+    said: list[str] = []
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             if 0 in picture.size:
-                raise BadInput(f"{path}: the image has no pixels ({picture.size[0]} x {picture.size[1]})")
+                raise BadInput(f"the image has no pixels ({picture.size[0]} x {picture.size[1]})")
             values = _converted(picture, said)
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
+        raise BadInput(f"{name}: no such file") from None
     except BadInput as error:
-        raise BadInput(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        raise BadInput(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        what = "the file is empty" if path.stat().st_size == 0 else "not an image (of a kind that Pillow knows)"
-        raise BadInput(f"{path}: {what}") from None
+        raise BadInput(f"{name}: not an image (of a kind that Pillow knows)") from None
     except UNREADABLE as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise BadInput(f"{path}: cannot be read as an image, it may be truncated: {reason}") from None
+        raise BadInput(f"{name}: cannot be read as an image, it may be truncated: {reason}") from None
     if said:
-        warnings.warn(f"{path}: {', '.join(said)}", stacklevel=2)
+        warnings.warn(f"{name}: {', '.join(said)}", stacklevel=3)
     return values
 
 
@@ -204,7 +212,7 @@ class ImageFolder:
     heldout_share  share of the pictures; seed: of who is held out
     """
 
-    path: Path
+    path: str = ""
     height: int = 32
     width: int = 32
     channels: int = 3
@@ -228,6 +236,8 @@ class ImageFolder:
 
     def files(self) -> list[Path]:
         """All pictures below the folder, sorted. Raises BadInput when there are fewer than two."""
+        if not str(self.path):
+            raise BadInput("ImageFolder: no path given; pass --path FOLDER, a folder of pictures with names")
         folder = Path(self.path)
         if not folder.is_dir():
             raise BadInput(f"{folder}: no such folder")
@@ -236,6 +246,10 @@ class ImageFolder:
             raise BadInput(f"{folder}: {len(files)} images in it; at least two are needed, one to train on and one to hold out "
                            f"({', '.join(SUFFIXES)})")
         return files
+
+    def check(self) -> None:
+        """Raise BadInput when the pictures are not there."""
+        self.files()
 
     def caption(self, file: Path) -> str:
         inside = file.relative_to(self.path)

@@ -33,7 +33,7 @@ class JetFile:
     Fields: jets, and caption where there are labels. A share of the jets, chosen by `seed`, is held out.
     """
 
-    path: str
+    path: str = ""
     labels: str = ""
     features: tuple[str, ...] = FEATURES
     heldout_share: float = 0.1
@@ -47,11 +47,17 @@ class JetFile:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
+    def check(self) -> list[np.ndarray]:
+        """The jets of the file. Raises BadInput when it is not there or cannot be read."""
+        if not str(self.path):
+            raise BadInput("JetFile: no path given; pass --path FILE, jets as .npz, .npy, .parquet or .h5")
+        return read_jets(self.path, self.features)
+
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         """The jets of a split, in the file's order; nothing is cached."""
         if split not in self.splits:
             raise BadInput(f"JetFile has no split {split!r}, only {', '.join(self.splits)}")
-        jets = read_jets(self.path, self.features)
+        jets = self.check()
         captions = _captions(self.labels, len(jets)) if self.labels else None
         if len(jets) < 2:
             raise BadInput(f"{self.path}: one jet cannot be split into train and heldout; give at least two")
@@ -98,12 +104,23 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
     return split_jets(*_checked(path, values, offsets, features.index("pt_gev")))
 
 
+def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -> np.ndarray:
+    """One jet in memory, a list or array (P, F), as `read_jets` would give it; messages call it `name`."""
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.ndim != 2 or array.shape[1] != len(features):
+        raise BadInput(f"{name}: a jet is a list of constituents of {len(features)} numbers ({', '.join(features)})")
+    return split_jets(*_checked(name, array, np.array([0, len(array)]), list(features).index("pt_gev")))[0]
+
+
 def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     """Flat values (all P, F) with offsets (N + 1) -> N jets (P, F)."""
     return [values[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
 
 
-def _checked(path: Path, values: np.ndarray, offsets: np.ndarray, pt_column: int) -> tuple[np.ndarray, np.ndarray]:
+def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_column: int) -> tuple[np.ndarray, np.ndarray]:
     """Refuse what is no jet; drop particles of zero pt; sort by pt."""
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     _refuse(path, jet, ~np.isfinite(values).all(1), "has a NaN or infinite value; remove the jet or pad with zeros")
@@ -123,7 +140,7 @@ def _checked(path: Path, values: np.ndarray, offsets: np.ndarray, pt_column: int
     return values, np.concatenate(([0], np.cumsum(n)))
 
 
-def _refuse(path: Path, jet: np.ndarray, bad: np.ndarray, what: str) -> None:
+def _refuse(path: Path | str, jet: np.ndarray, bad: np.ndarray, what: str) -> None:
     if bad.any():
         raise BadInput(f"{path}: jet {jet[np.argmax(bad)]} {what}")
 

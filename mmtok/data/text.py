@@ -62,7 +62,7 @@ class TextFileConfig:
     heldout_share  share of the characters, from the end
     """
 
-    path: Path
+    path: str = ""
     passage_chars: int = 256
     heldout_share: float = 0.1
 
@@ -80,13 +80,20 @@ class TextFileConfig:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
+    def check(self) -> str:
+        """The text of the file. Raises BadInput when it is not there or cannot be split."""
+        if not str(self.path):
+            raise BadInput("TextFileConfig: no path given; pass --path FILE, a UTF-8 text")
+        text = read_text(Path(self.path))
+        if len(text) < 2:
+            raise BadInput(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
+        return text
+
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str]]:
         """The passages of "train" or "heldout", in the order of the file. Raises BadInput on an unusable file."""
         if split not in self.splits:
             raise BadInput(f"TextFileConfig: no split {split!r}; one of {', '.join(self.splits)}")
-        text = read_text(self.path)
-        if len(text) < 2:
-            raise BadInput(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
+        text = self.check()
         cut = min(len(text) - 1, max(1, round(len(text) * (1 - self.heldout_share))))
         for passage in passages(text[:cut] if split == "train" else text[cut:], self.passage_chars):
             yield {"text": passage}

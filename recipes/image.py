@@ -1,0 +1,33 @@
+"""Pictures from their names, and names from pictures: mmtok train recipes/image.py --path FOLDER
+
+A picture is named by its sub-folder, or, beside others, by its own file name.
+
+    mmtok sample runs/image --prompt "red fox" --to image
+    mmtok sample runs/image --prompt photo.png --to text
+"""
+
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Corrupt, Task
+from mmtok.model.generate import Sampling
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+SIZE = {"height": 32, "width": 32, "channels": 3}  # of the pictures read, and so of what the tokenizer takes
+
+recipe = Recipe(
+    name="image",
+    sources=(ImageFolder(path="", **SIZE),),
+    tokenizers={"text": BytesConfig(), "image": VQPatchesConfig(**SIZE, patch=4, n_codes=512, code_size=16, hidden=96, blocks=2, steps=4000)},
+    tasks=(
+        Task(("caption",), ("image",), weight=0.8, drop_given=0.1),
+        Task(("image",), ("caption",), weight=0.2),
+    ),
+    corrupt={"image": Corrupt(drop=0.2)},  # without it, samples become copies of training pictures
+    model=DecoderConfig(trunk=TransformerConfig.from_depth(6, dropout=0.1)),
+    train=TrainConfig(steps=10_000, rows=16, row_length=256, learning_rate=1e-3, warmup=200),
+    sampling={"image": Sampling(guidance=1.5), "text": Sampling(temperature=0.0, max_frames=64)},
+)

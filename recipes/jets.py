@@ -1,0 +1,30 @@
+"""Jets like those of a file: mmtok train recipes/jets.py --path jets.npz
+
+.npz, .npy, .parquet or JetNet's .h5; mmtok/data/jets.py says what each holds.
+
+    mmtok sample runs/jets --to jets -n 1000
+    mmtok score runs/jets other.npz                 nats per particle, jet by jet
+
+With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.given '["caption"]', and a text tokenizer is there.
+"""
+
+from mmtok.data.jets import JetFile
+from mmtok.data.loader import Task
+from mmtok.model.generate import Sampling
+from mmtok.model.heads import Chained
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="jets",
+    sources=(JetFile(path=""),),
+    tokenizers={"text": BytesConfig(), "jets": JetGridConfig()},
+    tasks=(Task((), ("jets",)),),
+    model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}),
+    train=TrainConfig(steps=5000, rows=16, row_length=512, learning_rate=1e-3, warmup=100),
+    sampling={"jets": Sampling(max_frames=128)},
+)

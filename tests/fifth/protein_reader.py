@@ -1,0 +1,39 @@
+"""FASTA files: a header line ">NAME FAMILY", then the residues, on as many lines as they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmtok.segment import BadInput
+
+
+def read_fasta(path: Path) -> list[tuple[str, str]]:
+    """(family, residues) of every record. Raises BadInput for a missing file, or one that is no FASTA."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    records = [record.partition("\n") for record in path.read_text().split(">")[1:]]
+    if not records:
+        raise BadInput(f"{path}: not FASTA: no line begins with '>'")
+    return [(header.split()[-1], "".join(lines.split())) for header, _, lines in records]
+
+
+@dataclass(frozen=True)
+class FastaFile:
+    """Examples {"family": text, "protein": residues}; every tenth record is held out."""
+
+    path: str = ""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"family": "text", "protein": "protein"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "heldout")
+
+    def examples(self, split: str, cache: Path) -> Iterator[dict]:
+        for i, (family, protein) in enumerate(read_fasta(Path(self.path))):
+            if (i % 10 == 0) == (split == "heldout"):
+                yield {"family": family, "protein": protein}

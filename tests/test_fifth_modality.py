@@ -1,0 +1,70 @@
+"""A modality that the package does not know: one tokenizer file, one reader, one recipe (tests/fifth), and nothing else."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from mmtok.cli import main
+from mmtok.recipe import Recipe, kinds_of, load_recipe
+from mmtok.run import open_run, train
+from mmtok.segment import BadInput, Document
+
+RECIPE = Path(__file__).parent / "fifth" / "protein_recipe.py"
+FAMILIES = {"helix": "AELKM", "sheet": "VIYFT"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run trained on two made-up families, each of five residues of its own."""
+    rng, home = random.Random(0), tmp_path_factory.mktemp("fifth")
+    records = []
+    for i in range(200):
+        family = rng.choice(list(FAMILIES))
+        residues = "".join(rng.choice(FAMILIES[family]) for _ in range(rng.randint(8, 20)))
+        records.append(f">p{i} {family}\n{residues[:10]}\n{residues[10:]}\n")
+    (home / "all.fasta").write_text("".join(records))
+    train(load_recipe(RECIPE, ["--path", str(home / "all.fasta")]), home / "run")
+    return home / "run"
+
+
+def test_its_recipe_survives_json(folder):
+    text = (folder / "recipe.json").read_text()
+    recipe = load_recipe(RECIPE, ["--path", str(folder.parent / "all.fasta")])
+    assert Recipe.from_json(text, tuple(kinds_of(recipe))) == recipe
+    with pytest.raises(BadInput, match="--recipe FILE"):
+        open_run(folder)
+
+
+def test_samples_are_strings_of_residues_of_the_family_asked_for(folder):
+    run = open_run(folder, RECIPE)
+    tokenizer = run.tokenizers["protein"]
+    for family, own in FAMILIES.items():
+        prompt = run.prompt([run.tokenizers["text"].encode(family)], "protein")
+        drawn = tokenizer.decode_batch([d.segment for d in run.draw([prompt] * 16, run.sampling("protein"), seed=0)])
+        letters = "".join(drawn)
+        assert letters and set(letters) <= set(tokenizer.config.residues)
+        assert sum(letter in own for letter in letters) > 0.7 * len(letters)
+
+
+def test_scores_tell_the_families_apart(folder):
+    run = open_run(folder, RECIPE)
+    text, protein = run.tokenizers["text"], run.tokenizers["protein"].encode("AELKMAELKMAE")
+    documents = [Document((text.encode(family), protein), (False, True)) for family in FAMILIES]
+    helix, sheet = run.score_documents(documents)
+    assert helix.nats[1] < sheet.nats[1]
+    assert helix.kind == "exact" and helix.frames[1] == 12
+
+
+def test_the_command_line_serves_it(folder, capsys, tmp_path):
+    words = ["sample", str(folder), "--recipe", str(RECIPE), "--prompt", "sheet", "--to", "protein", "-n", "2", "-o", str(tmp_path)]
+    assert main(words) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [p.suffix for p in paths] == [".txt", ".txt"] and all(set(p.read_text()) <= set("ACDEFGHIKLMNPQRSTVWY") for p in paths)
+    assert main(["evaluate", str(folder), "--recipe", str(RECIPE)]) == 0
+    assert "score.protein.nats_per_frame" in capsys.readouterr().out
+
+
+def test_what_is_no_protein_is_refused(folder):
+    with pytest.raises(BadInput, match="'BZ' are no residues"):
+        open_run(folder, RECIPE).tokenizers["protein"].encode("ABZ")
