@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
 import numpy as np
 
 from mmtok.batch import Batch, Corruption, pack, plan_rows
@@ -33,6 +34,14 @@ class Task:
     predict_given: bool = False
     hole: float = 0.0
 
+    def __post_init__(self):
+        if not isinstance(self.given, tuple) or not isinstance(self.make, tuple) or not self.make:
+            raise BadInput(f"Task: given and make are tuples of field names, make of at least one; got {self.given!r} and {self.make!r}")
+        if not 0 < self.weight < np.inf:
+            raise BadInput(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
+        if not (0 <= self.drop_given <= 1 and 0 <= self.hole <= 1):
+            raise BadInput(f"task {self}: drop_given is {self.drop_given} and hole {self.hole}; both are shares, from 0 to 1")
+
     def __str__(self) -> str:
         return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
 
@@ -53,6 +62,12 @@ class Corrupt:
     often: float = 1.0
     bands: int = 0
     band: int = 10
+
+    def __post_init__(self):
+        if not all(0 <= share <= 1 for share in (self.drop, self.spans, self.often)):
+            raise BadInput(f"Corrupt: drop, spans and often are shares, from 0 to 1; got {self}")
+        if self.span < 1 or self.bands < 0 or self.band < 0:
+            raise BadInput(f"Corrupt: span must be at least 1, bands and band not negative; got {self}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,7 @@ class Loader:
         self.files, self.tasks, self.vocabulary, self.corrupt = files, tasks, vocabulary, corrupt
         self.rows, self.row_length, self.seed = rows, row_length, seed
         self.pools, self.lengths = zip(*(self._pool(task) for task in tasks))
+        self._check_lengths()
         mean = np.array([lengths.mean() for lengths in self.lengths])
         share = np.array([t.weight for t in tasks]) / mean
         # a round holds about 32 steps' worth of positions: long enough to pack well, short enough to plan in milliseconds
@@ -93,10 +109,21 @@ class Loader:
                 lengths.append(sum(file.lengths(name)[rows] for name in names) + 1 + 2 * len(names) + (3 if task.hole else 0))
         if not pool or not sum(map(len, pool)):
             raise BadInput(f"no example has all fields of task {task}")
-        longest = max(int(x.max()) for x in lengths)
-        if longest > self.row_length:
-            raise BadInput(f"task {task} has a document of {longest} positions, but rows are {self.row_length} long: raise --train.row_length")
+        made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
+        if task.hole and made.descending is not None:
+            raise BadInput(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its hole to 0")
         return np.concatenate(pool), np.concatenate(lengths)
+
+    def _check_lengths(self) -> None:
+        """Raise BadInput, naming the field to blame, when the longest document of all tasks does not fit into a row."""
+        t = int(np.argmax([lengths.max() for lengths in self.lengths]))
+        task, longest = self.tasks[t], int(self.lengths[t].max())
+        if longest > self.row_length:
+            f, row = self.pools[t][self.lengths[t].argmax()]
+            n_frames = {name: int(self.files[f].lengths(name)[row]) for name in (*task.given, *task.make)}
+            field = max(n_frames, key=n_frames.get)
+            raise BadInput(f"task {task}: a document with {field!r} of {n_frames[field]} frames takes {longest} positions, but rows are "
+                           f"{self.row_length} long: raise --train.row_length to at least {longest}, or shorten {field!r}")
 
     def _plan(self, round: int) -> list[list[_Item]]:
         """The rows of a round, each a list of documents."""
@@ -167,7 +194,7 @@ class Loader:
             if c.bands and m in channels:
                 mine = np.flatnonzero(np.isin(np.flatnonzero(stream.ids == span[0]), frames))
                 for _ in range(c.bands):
-                    width = int(rng.integers(0, c.band + 1))
+                    width = int(rng.integers(0, min(c.band, channels[m].shape[1]) + 1))
                     start = int(rng.integers(0, channels[m].shape[1] - width + 1))
                     channels[m][mine, start : start + width] = True
         return Corruption(hidden, channels)

@@ -111,7 +111,8 @@ class Trainer:
         loss, parts = self._accumulate(batch, n_predicted)
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.clip)
         if not math.isfinite(norm):
-            raise BadInput(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): train with a lower --train.learning_rate, into another --out")
+            raise BadInput(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): "
+                           "train with a lower --train.learning_rate, into another --out")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -1,0 +1,305 @@
+"""Training: a run cut anywhere and resumed is the run that was not, bit for bit; and it learns."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmtok.data.loader import Corrupt, Loader, Task
+from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.segment import BadInput, Segment
+from mmtok.train import fit_lm
+from mmtok.train.fit_lm import Interrupted, TrainConfig, Trainer, learning_rate, make_optimizer, read_log, split_rows
+
+CONFIG = TrainConfig(steps=12, rows=3, row_length=64, learning_rate=5e-3, warmup=3, precision="float32", checkpoint_every=5, log_every=4)
+TASKS = (
+    Task(("caption",), ("speech",), drop_given=0.3),
+    Task(("caption",), ("jets",), weight=2.0),
+    Task(("speech",), ("caption",), hole=0.5),
+)
+TRUNK = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=2, feed_forward=24, dropout=0.1)
+
+
+@pytest.fixture
+def file(tmp_path, vocabulary, segment, rng):
+    """40 examples of caption and speech, 40 of caption and jets; nothing of the vocabulary's other modalities."""
+    fields = {"caption": "text", "speech": "speech", "jets": "jets"}
+    others = ["speech"] * 40 + ["jets"] * 40
+    rows = [{"caption": segment("text", rng.integers(1, 5)), other: segment(other, rng.integers(1, 9))} for other in others]
+    write_tokens(tmp_path / "toy.parquet", {f: vocabulary.signatures[m] for f, m in fields.items()}, rows)
+    return read_tokens(tmp_path / "toy.parquet")
+
+
+@pytest.fixture
+def trainer(tmp_path, vocabulary, file):
+    """trainer(config, name) -> a fresh Trainer over the same data, with checkpoints in the folder `name`, and its log."""
+
+    def make(config=CONFIG, name="a", tasks=TASKS, trunk=TRUNK):
+        torch.manual_seed(0)
+        lm = LM(DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained(8)}, channel_size=4), vocabulary)
+        corrupt = {"speech": Corrupt(spans=0.5, bands=1, band=3)}
+        loader = Loader([file], tasks, vocabulary, corrupt, config.rows, config.row_length, config.seed)
+        log = []
+        return Trainer(lm, loader, config, tmp_path / name, log.append), log
+
+    return make
+
+
+def losses(log):
+    """Lines of the log, but for the speed."""
+    return [{k: v for k, v in line.items() if k != "positions_per_s"} for line in log]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(x, b[k]) for k, x in a.items())
+
+
+# ---- resuming
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_resumed_equals_uninterrupted_bit_for_bit(trainer, stop, precision):
+    config = replace(CONFIG, precision=precision)
+    whole, log = trainer(config, "whole")
+    whole.run()
+    cut, first = trainer(config, "cut")
+    for _ in range(stop):
+        cut.window.append(cut.update() | {"seconds": 1.0})
+        if cut.step % config.log_every == 0:
+            first.append(fit_lm.summarise(cut.step, cut.window))
+            cut.window = []
+    cut.save()
+    again, second = trainer(config, "cut")
+    torch.manual_seed(99)  # whatever state the generator is in
+    assert again.resume() and again.step == stop
+    again.run()
+    assert losses(first + second) == losses(log) and len(log) == 3
+    assert equal(again.lm.state_dict(), whole.lm.state_dict()) and equal(again.average, whole.average)
+    assert equal(again.weights(), whole.weights()) and not equal(whole.weights(), whole.lm.state_dict())
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_and_resumed(trainer, which):
+    whole, log = trainer(name="whole")
+    whole.run()
+    cut, first = trainer(name="cut")
+    at = random.Random(which).randint(1, 11)
+    before = signal.getsignal(which)
+    with pytest.raises(Interrupted, match=f"stopped at step {at}; the same command goes on from there"):
+        cut.run(lambda step: os.kill(os.getpid(), which) if step == at else None)
+    assert signal.getsignal(which) is before
+    again, second = trainer(name="cut")
+    assert again.resume() and again.step == at
+    again.run()
+    assert losses(first + second) == losses(log) and equal(again.weights(), whole.weights())
+
+
+def test_a_run_that_is_through_does_nothing_more(trainer):
+    done, _ = trainer()
+    done.run()
+    again, log = trainer()
+    assert again.resume()
+    again.run()
+    assert log == [] and equal(again.weights(), done.weights())
+
+
+def test_nothing_to_resume(trainer):
+    fresh, _ = trainer()
+    assert fresh.resume() is False and fresh.step == 0
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused_naming_both(trainer):
+    old, _ = trainer()
+    old.save()
+    new, _ = trainer()
+    new.loader.vocabulary = type(new.loader.vocabulary)(list(new.loader.vocabulary.signatures.values())[:-1])
+    with pytest.raises(BadInput, match=f"{old.loader.vocabulary.fingerprint}.*{new.loader.vocabulary.fingerprint}"):
+        new.resume()
+
+
+# ---- one step
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_accumulated_gradients_are_those_of_one_batch(trainer, n):
+    still = replace(TRUNK, dropout=0.0)
+    grads = []
+    for config in (CONFIG, replace(CONFIG, accumulate=n)):
+        one, _ = trainer(config, trunk=still)
+        one.lm.double()
+        batch = one.loader.batch(0)
+        loss, parts = one._accumulate(batch, int(batch.predict.sum()))
+        grads.append({name: p.grad.clone() for p, name in one.names.items()})
+        grads[-1]["loss"], counts = torch.tensor(loss, dtype=torch.float64), {m: k for m, (_, k) in parts.items()}
+        assert sum(counts.values()) == int(batch.predict.sum())
+    assert grads[0].keys() == grads[1].keys()
+    for name, x in grads[0].items():
+        torch.testing.assert_close(grads[1][name], x, rtol=1e-9, atol=1e-12)
+
+
+def test_micro_batches_share_the_rows_out(trainer):
+    one, _ = trainer()
+    batch = one.loader.batch(0)
+    parts = split_rows(batch, one.loader.vocabulary, 2)
+    assert sum(len(p.ids) for p in parts) == len(batch.ids)
+    assert all(sum(len(p.channels[m]) for p in parts) == len(x) for m, x in batch.channels.items())
+
+
+def test_the_rate_warms_up_and_decays_to_nothing():
+    config = TrainConfig(steps=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[4] == pytest.approx(0.5 * 0.96)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10])) and all(a > b for a, b in zip(rates[9:], rates[10:]))
+    assert rates[9:] == pytest.approx([1 - step / 100 for step in range(9, 100)]) and learning_rate(config, 100) == 0
+
+
+def test_only_matrices_decay(trainer):
+    one, _ = trainer()
+    decays = {one.names[p]: group["weight_decay"] for group in make_optimizer(one.lm, CONFIG).param_groups for p in group["params"]}
+    assert decays.keys() == dict(one.lm.named_parameters()).keys()
+    assert decays["model.layers.0.mlp.up_proj.weight"] == decays["frame_in.speech.project.weight"] == CONFIG.weight_decay
+    assert not any(decays[name] for name in decays if "norm" in name or "embed" in name or "bias" in name or "table" in name)
+
+
+def test_the_average_follows_the_weights(trainer):
+    one, _ = trainer(replace(CONFIG, average=0.5))
+    expected = {name: p.detach().clone() for p, name in one.names.items()}
+    for step in range(1, 4):
+        one.update()
+        decay = min(0.5, step / (step + 10))
+        expected = {name: decay * expected[name] + (1 - decay) * p.detach() for p, name in one.names.items()}
+    for name, x in expected.items():
+        torch.testing.assert_close(one.average[name], x)
+    off, _ = trainer(replace(CONFIG, average=0.0))
+    off.update()
+    assert off.average == {} and equal(off.weights(), off.lm.state_dict())
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_changes_nothing(trainer):
+    one, _ = trainer()
+    one.update()
+    with torch.no_grad():
+        one.lm.model.norm.weight.fill_(float("inf"))
+    before = {k: v.clone() for k, v in one.lm.state_dict().items()}
+    with pytest.raises(BadInput, match="gradient of step 1 is not finite .* lower --train.learning_rate"):
+        one.update()
+    assert one.step == 1 and equal(one.lm.state_dict(), before)
+
+
+def test_an_absent_modality_costs_nothing_and_is_logged_as_absent(trainer):
+    """The vocabulary has tiles, voices, images; the data has none of them, and one task alone never sees a jet."""
+    one, log = trainer(replace(CONFIG, steps=4), tasks=TASKS[:1])
+    one.run()
+    assert log[0]["nats"]["jets"] is None and log[0]["nats"]["image"] is None and log[0]["nats"]["speech"] > 0
+    assert math.isfinite(log[0]["loss"]) and all(torch.isfinite(p).all() for p in one.lm.parameters())
+    assert all(p in one.optimizer.state for p in one.lm.parameters())  # on every rank, every weight has its gradient
+
+
+def test_no_examples_of_a_task_is_refused(trainer):
+    with pytest.raises(BadInput, match="no example has all fields of task speech -> jets"):
+        trainer(tasks=(Task(("speech",), ("jets",)),))
+
+
+# ---- learning
+
+def test_it_starts_at_the_uniform_loss_and_learns_by_heart(tmp_path, vocabulary, segment):
+    """Eight captions, each with its own jets: in the end p of each is almost 1."""
+    rows = [{"caption": Segment("text", codes=np.array([[1 + i % 3], [5 + i // 3]])), "jets": segment("jets", 2 + i % 3)} for i in range(8)]
+    write_tokens(tmp_path / "t.parquet", {"caption": vocabulary.signatures["text"], "jets": vocabulary.signatures["jets"]}, rows)
+    config = replace(CONFIG, steps=150, rows=4, learning_rate=2e-2, log_every=1, average=0.9)
+    torch.manual_seed(0)
+    trunk = TransformerConfig(depth=2, width=32, n_heads=2, n_kv_heads=2, feed_forward=48)
+    lm = LM(DecoderConfig(trunk, {"jets": Chained(16)}, channel_size=4), vocabulary)
+    log = []
+    loader = Loader([read_tokens(tmp_path / "t.parquet")], [Task(("caption",), ("jets",))], vocabulary, {}, 4, 64, 0)
+    Trainer(lm, loader, config, tmp_path, log.append).run()
+    nats = [line["nats"]["jets"] for line in log]
+    # of four positions on average three are frames: frame or end, then 6 (fewer below the ceiling) x 4 x 3 levels
+    assert 0.5 * math.log(2 * 72) < nats[0] < math.log(2 * 72)
+    assert np.mean(nats[-10:]) < 0.05 * nats[0] and log[-1]["loss"] < 0.05 * log[0]["loss"]
+
+
+# ---- the config, the log
+
+@pytest.mark.parametrize("wrong", [
+    dict(steps=0), dict(rows=-1), dict(row_length=0), dict(learning_rate=float("nan")), dict(learning_rate=0.0), dict(clip=0.0),
+    dict(average=1.0), dict(precision="fp8"), dict(accumulate=0), dict(accumulate=17), dict(checkpoint_every=0), dict(log_every=0),
+    dict(seed=-1), dict(warmup=-1), dict(weight_decay=-0.1),
+])
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(BadInput) as error:
+        TrainConfig(**wrong)
+    assert list(wrong)[0] in str(error.value)
+
+
+def test_a_log_is_read_up_to_what_a_crash_cut(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert read_log(path) == []
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n7\n{"ste')
+    assert [line["step"] for line in read_log(path)] == [1, 2]
+
+
+# ---- as a process
+
+RECIPE = """
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Corrupt, Task
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import PixelsConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="killed",
+    sources=(ImageFolder({folder!r}, 4, 4, 1),),
+    tokenizers={{"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=5)}},
+    tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
+    corrupt={{"image": Corrupt(drop=0.2)}},
+    model=DecoderConfig(TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=128, dropout=0.1)),
+    train=TrainConfig(steps=120, rows=4, row_length=96, warmup=5, checkpoint_every=7, log_every=10),
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_the_weights_are_the_same_bytes(tmp_path):
+    rng, dice = np.random.default_rng(0), random.Random(0)
+    for i in range(12):
+        path = tmp_path / "images" / f"name {i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (4, 4)).astype(np.uint8)).save(path)
+    (tmp_path / "recipe.py").write_text(RECIPE.format(folder=str(tmp_path / "images")))
+    command = lambda out: [sys.executable, "-m", "mmtok", "train", str(tmp_path / "recipe.py"), "--out", str(tmp_path / out)]
+    assert subprocess.run(command("whole"), capture_output=True).returncode == 0
+    checkpoints, n_killed = tmp_path / "cut" / "checkpoints", 0
+    for _ in range(4):
+        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stood = newest(checkpoints)
+        while process.poll() is None and newest(checkpoints) <= stood:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.3))
+        process.kill()
+        n_killed += process.wait() == -signal.SIGKILL
+    assert n_killed >= 2
+    assert subprocess.run(command("cut"), capture_output=True).returncode == 0
+    for name in ("model.safetensors", "vocabulary.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert losses(read_log(tmp_path / "cut" / "log.jsonl")) == losses(read_log(tmp_path / "whole" / "log.jsonl"))
+
+
+def newest(folder: Path) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
