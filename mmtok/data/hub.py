@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmtok.data.images import decode_image, resized, split_order
-from mmtok.data.jets import checked_jet
+from mmtok.data.jets import FEATURES, checked_jet
 from mmtok.data.speech import decode_sound
 from mmtok.segment import BadInput
 
@@ -27,7 +27,8 @@ MODALITIES = ("text", "speech", "image", "jets")
 class HubTable:
     """A table whose columns are the fields of the examples: HubTable("ylecun/mnist", {"caption": "label", "image": "image"}, ...).
 
-    id          on the Hugging Face hub; or a file (parquet, csv, json lines), or a folder that `datasets` can read
+    id          on the Hugging Face hub; or a file (parquet, csv, json lines), or a folder that `datasets` can read (a folder of loose
+                sound files it reads only with torchcodec: `SpeechFolder` needs none)
     columns     field -> column of the table
     modalities  field -> text, speech, image or jets. Text columns hold strings, or classes, whose names are then the text;
                 sound and pictures their bytes, files, or file names beside the table; jets a list of constituents per row
@@ -36,6 +37,7 @@ class HubTable:
     heldout     the table's own split to hold out; "": a share of `train`, chosen by `seed`
     limit       at most so many rows of each split; 0: all
     rate_hz     of the speech yielded; height, width, channels: of the images yielded (height 0: as they are)
+    features    of the jets' constituents, in the order of the table
     """
 
     id: str
@@ -51,7 +53,7 @@ class HubTable:
     height: int = 0
     width: int = 0
     channels: int = 3
-    features: tuple[str, ...] = field(default=("pt_gev", "eta_rel", "phi_rel"))
+    features: tuple[str, ...] = FEATURES
 
     def __post_init__(self):
         if not self.columns or set(self.columns) != set(self.modalities):
@@ -76,6 +78,8 @@ class HubTable:
         """Raise BadInput when there is no id, or nothing to read it with."""
         if not self.id:
             raise BadInput("HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder")
+        if self.heldout and Path(self.id).is_file():
+            raise BadInput(f"HubTable: {self.id} is one file, without a split {self.heldout!r}; leave heldout empty to hold a share out")
         _datasets()
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
@@ -156,12 +160,15 @@ class HubTable:
 
 
 def _text(cell: Any, where: str) -> str:
-    if cell is None:
-        raise BadInput(f"{where}: the cell is empty")
-    return cell if isinstance(cell, str) else str(cell)
+    if not isinstance(cell, (str, int, float)):
+        raise BadInput(f"{where}: holds {type(cell).__name__}, not text")
+    return str(cell)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """The first line of what began it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 

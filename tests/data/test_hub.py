@@ -1,0 +1,114 @@
+"""Tables read through `datasets`, here from local files as the hub stores them; nothing asks the network."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmtok.data.hub import HubTable
+from mmtok.segment import BadInput
+
+datasets = pytest.importorskip("datasets")
+
+COLUMNS = {"caption": "label", "note": "text", "image": "image", "speech": "audio", "jets": "jet"}
+MODALITIES = {"caption": "text", "note": "text", "image": "image", "speech": "speech", "jets": "jets"}
+
+
+def png(value):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.full((6, 8), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav(value):
+    soundfile = pytest.importorskip("soundfile")
+    file = io.BytesIO()
+    soundfile.write(file, np.full(1600, value / 100), 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A parquet file with ten rows; row i holds i in every column."""
+    numbers = datasets.List(datasets.List(datasets.Value("float32")))
+    features = datasets.Features({"label": datasets.ClassLabel(names=["even", "odd"]), "text": datasets.Value("string"),
+                                  "image": datasets.Image(), "audio": datasets.Audio(), "jet": numbers})  # fmt: skip
+    rows = range(10)
+    columns = {"label": pa.array([i % 2 for i in rows], pa.int64()), "text": [f"row {i}" for i in rows],
+               "image": [{"bytes": png(i), "path": None} for i in rows], "audio": [{"bytes": wav(i), "path": None} for i in rows],
+               "jet": [[[50.0 + i, 0, 0], [20.0, 0.1, 0.1]] for i in rows]}  # fmt: skip
+    pq.write_table(pa.table(columns, schema=features.arrow_schema), tmp_path / "table.parquet")
+    return tmp_path / "table.parquet"
+
+
+def test_every_modality_comes_out_of_its_column(table, tmp_path):
+    source = HubTable(str(table), COLUMNS, MODALITIES)
+    assert source.fields == MODALITIES
+    seen = [example for split in source.splits for example in source.examples(split, tmp_path / "cache")]
+    assert len(seen) == 10
+    for example in seen:
+        i = int(example["note"].removeprefix("row "))
+        assert example["caption"] == ("odd" if i % 2 else "even")
+        assert example["image"].shape == (6, 8) and (example["image"] == i).all()
+        assert example["speech"].shape == (1600,) and np.allclose(example["speech"], i / 100)
+        assert example["jets"].dtype == np.float32 and example["jets"][0, 0] == 50 + i
+
+
+def test_the_split_is_repeatable_and_disjoint(table, tmp_path):
+    source = HubTable(str(table), {"note": "text"}, {"note": "text"}, heldout_share=0.3)
+    read = lambda split: [example["note"] for example in source.examples(split, tmp_path / "cache")]
+    assert len(read("heldout")) == 3 and not set(read("heldout")) & set(read("train"))
+    assert read("train") == read("train") == sorted(read("train"))
+    assert len(list(HubTable(str(table), {"note": "text"}, {"note": "text"}, limit=2).examples("train", tmp_path / "cache"))) == 2
+
+
+def test_pictures_are_resized_when_a_size_is_named(table, tmp_path):
+    source = HubTable(str(table), {"image": "image"}, {"image": "image"}, height=4, width=5, channels=3)
+    assert next(source.examples("train", tmp_path / "cache"))["image"].shape == (4, 5, 3)
+
+
+def test_file_names_are_looked_up_beside_the_table(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.wav").write_bytes(wav(i))
+    (tmp_path / "list.csv").write_text("file,text\n" + "".join(f"{i}.wav,word {i}\n" for i in range(3)))
+    source = HubTable(str(tmp_path / "list.csv"), {"caption": "text", "speech": "file"}, {"caption": "text", "speech": "speech"})
+    for example in source.examples("train", tmp_path / "cache"):
+        assert np.allclose(example["speech"], int(example["caption"][-1]) / 100)
+
+
+def test_a_folder_of_tables_is_read(table, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    table.rename(folder / "train-00000-of-00001.parquet")
+    source = HubTable(str(folder), {"note": "text"}, {"note": "text"})
+    assert len(list(source.examples("train", tmp_path / "cache"))) == 9
+
+
+@pytest.mark.parametrize("columns, modalities, fields, message", [
+    ({"c": "nope"}, {"c": "text"}, {}, "has no column nope; its columns are label, text"),
+    ({"c": "text"}, {"c": "image"}, {}, "row 0, column 'text': no file row 0"),
+    ({"c": "image"}, {"c": "speech"}, {}, "row 0, column 'image': not a sound file"),
+    ({"c": "jet"}, {"c": "text"}, {}, "holds list, not text"),
+    ({"c": "text"}, {"c": "jets"}, {}, "a jet is a list of constituents of 3 numbers"),
+    ({"c": "text"}, {"c": "text"}, {"heldout": "test"}, "is one file"),
+])
+def test_what_cannot_be_read_is_told_in_one_line(table, tmp_path, columns, modalities, fields, message):
+    with pytest.raises(BadInput) as told:
+        list(HubTable(str(table), columns, modalities, **fields).examples("train", tmp_path / "cache"))
+    assert message in str(told.value) and "\n" not in str(told.value)
+
+
+def test_wrong_settings_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="both must name the same"):
+        HubTable("x", {"a": "b"}, {})
+    with pytest.raises(BadInput, match="'video'"):
+        HubTable("x", {"a": "b"}, {"a": "video"})
+    with pytest.raises(BadInput, match="no id given"):
+        HubTable("", {"a": "b"}, {"a": "text"}).check()
+    (tmp_path / "table.xls").write_bytes(b"x")
+    with pytest.raises(BadInput, match="known are .parquet"):
+        next(HubTable(str(tmp_path / "table.xls"), {"a": "b"}, {"a": "text"}).examples("train", tmp_path))
