@@ -27,9 +27,11 @@ MAY_IMPORT = {
     "run": BELOW_RECIPE | {"recipe"},
     "ask": BELOW_RECIPE | {"recipe", "run"},
     "evaluate": BELOW_RECIPE | {"recipe", "run", "ask"},
-    "report": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate"},
+    "page": {"segment"},  # what a report looks like
+    "gallery": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page"},  # a report's samples
+    "report": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page", "gallery"},
     "arguments": {"segment"},
-    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page", "gallery", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),
 }

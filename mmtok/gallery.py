@@ -1,0 +1,299 @@
+"""A run's samples as sections of its report: pictures, players, histograms and readings, each beside what is real.
+
+Everything is found by the names that `evaluate` and `sample` give: samples/MADE_from_GIVEN/PROMPT-NUMBER.SUFFIX with an
+index.json, samples/MADE_from_GIVEN.json for readings. Letters: T frames, C channels, P particles, F features.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtok import page
+from mmtok.ask import modality_of
+from mmtok.evaluate import N_JETS, QUESTIONS
+from mmtok.metrics.images import nearest
+from mmtok.metrics.jets import OBSERVABLES, jet_image
+from mmtok.page import Markup, table, tag
+from mmtok.run import Run
+from mmtok.segment import BadInput
+
+N_PROMPTS, N_IMAGES, N_SOUNDS, N_CLASSES, N_READINGS = 24, 12, 2, 8, 40  # shown at most: prompts, samples of each, jet classes, readings
+SOUND_BYTES = 2_700_000  # of all players together, so that the page stays below 6 MB
+TRAINING_VALUES = 50_000_000  # pixel values of training images that the nearest one is sought among
+HALF_WIDTH = 0.8  # of a jet image, in eta and phi
+AXES = ("pt_gev", "eta_rel", "phi_rel")
+
+
+def missing(run: Run, what: str) -> list[Markup]:
+    return [tag("p", f"{what}: run ", tag("code", f"mmtok evaluate {run.folder}"), cls="soft")]
+
+
+def title_of(name: str) -> str:
+    return "Asked for with mmtok sample" if name == "asked" else name.replace("_", " ").capitalize()
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A file of samples/NAME, what it was asked for, and how the drawing stopped ("" where that is not noted)."""
+
+    path: Path
+    prompt: str
+    stop: str = ""
+
+
+def sample_names(run: Run) -> list[str]:
+    """What the tasks promise, each followed by its variants, then whatever else lies in samples/."""
+    fields, folder = run.recipe.fields, run.folder / "samples"
+    pairs = [(fields[t.given[0]], fields[t.make[0]]) for t in run.recipe.tasks if len(t.given) == len(t.make) == 1]
+    there = sorted({p.stem for p in folder.iterdir() if p.is_dir() or p.suffix == ".json"}) if folder.is_dir() else []
+    names: list[str] = []
+    for given, made in pairs:
+        if (given, made) in QUESTIONS:
+            names += [name := f"{made}_from_{given}", *(x for x in there if x.startswith(f"{name}_"))]
+    return list(dict.fromkeys([*names, *there]))
+
+
+def sample_section(run: Run, name: str) -> Sequence[object]:
+    folder = run.folder / "samples" / name
+    if folder.with_suffix(".json").exists():
+        return _readings(run, name, read_json(folder.with_suffix(".json")))
+    groups: dict[str, dict[str, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
+    for sample in _kept(folder):
+        groups[modality_of(sample.path)][sample.prompt].append(sample)
+    if not groups:
+        return missing(run, "no samples yet")
+    sections = {"image": _images, "speech": _sounds, "jets": _jets, "text": _texts}
+    return [part for m, prompts in groups.items() for part in sections[m](run, prompts)]
+
+
+def _kept(folder: Path) -> list[_Sample]:
+    """The files that index.json lists, in its order; without one, all there are. gluon_jet-012.npz was asked for by "gluon jet"."""
+    index = folder / "index.json"
+    entries = read_json(index) if index.exists() else [{"file": p.name} for p in sorted(folder.glob("[!.]*.*"))]
+    paths = [(folder / e["file"], e.get("stop", "")) for e in entries]
+    return [_Sample(p, re.sub(r"-\d{3,}$", "", p.stem).replace("_", " "), stop) for p, stop in paths if p.is_file()]
+
+
+def _made(run: Run, modality: str) -> tuple[str | None, str]:
+    """The fields (given text or None, made) of the task that makes a modality, from text if there is such a task."""
+    fields = run.recipe.fields
+    tasks = [t for t in run.recipe.tasks if fields[t.make[0]] == modality]
+    if not tasks:
+        raise BadInput(f"no task of this run makes {modality}")
+    from_text = [t for t in tasks if [fields[f] for f in t.given] == ["text"]]
+    return (from_text[0].given[0], from_text[0].make[0]) if from_text else (None, tasks[0].make[0])
+
+
+def _left_out(prompts: Mapping, n: int) -> list[Markup]:
+    return [tag("p", f"{len(prompts) - n} more prompts are in the run's samples folder.", cls="soft")] if len(prompts) > n else []
+
+
+def _images(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
+    """Samples by prompt, each above the training image nearest to it."""
+    from mmtok.data.images import read_image
+
+    shown = {p: [read_image(s.path) for s in samples[:N_IMAGES]] for p, samples in islice(prompts.items(), N_PROMPTS)}
+    images = [image for some in shown.values() for image in some]
+    try:
+        near, remark = _nearest(run, images)
+    except BadInput as error:
+        near, remark = [None] * len(images), str(error)
+    following = iter(near)
+    blocks = []
+    for prompt, some in shown.items():
+        pairs = [(page.thumbnail(x, prompt), "" if y is None else page.thumbnail(y, "nearest training image", "near"))
+                 for x, y in zip(some, following)]  # fmt: skip
+        blocks.append(tag("div", tag("h3", prompt), tag("div", *(tag("figure", *pair) for pair in pairs), cls="strip"), cls="prompt"))
+    large = " large" if max(max(x.shape[:2]) for x in images) > page.PNG_SIDE else ""
+    return [tag("p", remark), tag("div", *blocks, cls="prompts" + large), *_left_out(prompts, len(shown))]
+
+
+def _nearest(run: Run, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
+    """The training image nearest to each, sought among undistorted ones where the source distorts them; and a remark that says so."""
+    _, made = _made(run, "image")
+    sources = [x.clean() if hasattr(x, "clean") else x for x in run.recipe.sources if made in x.fields]
+    rows = (e[made] for x in sources for e in x.examples("train", run.folder / "data") if made in e)
+    training = list(islice(rows, max(1, TRAINING_VALUES // images[0].size)))
+    if len({x.shape for x in (*images, *training)}) != 1:
+        raise BadInput("Training images and samples differ in size, so no nearest ones are shown.")
+    remark = f"Large: samples. Small, below each: the nearest of {len(training):,} training images, by the distance of the pixels."
+    return [training[i] for i in nearest(images, training)], remark
+
+
+def _heldout_images(run: Run) -> list[np.ndarray]:
+    """The held-out images that were read, in their order."""
+    fields = run.recipe.fields
+    task = next((t for t in run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["image", "text"]), None)
+    return [e[task.given[0]] for e in run.examples("heldout", *task.given, *task.make)] if task else []
+
+
+def _texts(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
+    rows = [(p, page.visible(s.path.read_text(encoding="utf-8", errors="replace"))) for p, some in prompts.items() for s in some]
+    return [tag("div", table(("prompt", "text"), rows[:N_READINGS], "words"), cls="readings")]
+
+
+def _readings(run: Run, name: str, rows: Sequence[Mapping[str, str]]) -> list[Markup]:
+    """What was read of held-out signals, in their order, mistakes marked; images beside, as they come in the same order."""
+    if not rows:
+        return missing(run, "no readings yet")
+    right = sum(r["read"] == r["truth"] for r in rows)
+    pictures = _heldout_images(run) if name == "text_from_image" else []
+    pictures = pictures if len(pictures) == len(rows) else []
+    shown = [i for i in range(len(rows)) if i < N_READINGS // 2 or rows[i]["read"] != rows[i]["truth"]][:N_READINGS]
+    lines = []
+    for i in shown:
+        wrong = rows[i]["read"] != rows[i]["truth"]
+        read = tag("span", page.visible(rows[i]["read"]), cls="wrong" if wrong else "right")
+        lines.append((*([page.thumbnail(pictures[i], "")] if pictures else []), rows[i]["truth"], read))
+    head = (*([""] if pictures else []), "truth", "read")
+    half = -(-len(lines) // 2)
+    words = f"{right:,} of {len(rows):,} held-out signals are read exactly."
+    words += f" Shown: the first {N_READINGS // 2}, then further mistakes." if len(rows) > N_READINGS // 2 else ""
+    return [tag("p", words), tag("div", *(table(head, part, "words") for part in (lines[:half], lines[half:]) if part), cls="readings")]
+
+
+# ---- sounds
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A sound to show: its heading, samples (N,) float32, and its log10 mel magnitudes (T, C)."""
+
+    heading: str
+    samples: np.ndarray
+    log_mel: np.ndarray
+
+
+def _sounds(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
+    """Samples by prompt with spectrogram and player; beside them a real held-out clip of the same words, and its round trip."""
+    spec = run.tokenizers["speech"].config.mel
+    budget = SOUND_BYTES // max(1, sum(any(d.glob("*.wav")) for d in (run.folder / "samples").iterdir()))
+    chosen = dict(islice(prompts.items(), N_PROMPTS))
+    real = _real_clips(run, set(chosen))
+    shown: dict[str, list[_Clip]] = {}
+    for prompt, samples in chosen.items():
+        clips = _clips(run, samples[:N_SOUNDS], real.get(prompt))
+        budget -= sum(2 * len(c.samples) for c in clips)
+        if budget < 0:
+            break
+        shown[prompt] = clips
+    longest = max((len(c.samples) for clips in shown.values() for c in clips), default=1)
+    top = max((float(c.log_mel.max()) for clips in shown.values() for c in clips), default=0.0)
+    blocks = []
+    for prompt, clips in shown.items():
+        figures = (
+            tag("figure", tag("figcaption", c.heading),
+                page.spectrogram(c.log_mel, top, len(c.samples) / longest, len(c.samples) / spec.rate_hz, (spec.fmin_hz, spec.fmax_hz)),
+                tag("audio", controls=True, preload="none", src=page.data_uri("audio/wav", _wav(c.samples, spec.rate_hz))))
+            for c in clips
+        )  # fmt: skip
+        blocks.append(tag("div", tag("h3", prompt), tag("div", *figures, cls="sounds"), cls="prompt full"))
+    words = "Mel spectrograms on one scale of time and colour, 80 dB from black to the loudest. Real: held-out clips of the same words."
+    return [tag("p", words), tag("div", *blocks, cls="prompts"), *_left_out(prompts, len(shown))]
+
+
+def _clips(run: Run, samples: Sequence[_Sample], real: np.ndarray | None) -> list[_Clip]:
+    """What is shown of one prompt; a sample without sound is left out."""
+    import torch
+
+    from mmtok.data.speech import read_sound
+    from mmtok.nn.audio import log_mel
+
+    tokenizer = run.tokenizers["speech"]
+    found: list[tuple[str, np.ndarray]] = []
+    for i, sample in enumerate(samples, 1):
+        heading = f"sample {i}" + (", cut at the cap" if sample.stop == "cap" else "")
+        try:
+            found.append((heading, read_sound(sample.path, tokenizer.config.mel.rate_hz)))
+        except BadInput:  # a sample of no frames is a file of no sound
+            continue
+    if real is not None:
+        found += [("real", real), ("real, through the tokenizer", tokenizer.decode(tokenizer.encode(real)))]
+    return [_Clip(heading, x, log_mel([torch.from_numpy(x)], tokenizer.config.mel)[0].numpy()) for heading, x in found if len(x)]
+
+
+def _real_clips(run: Run, captions: set[str]) -> dict[str, np.ndarray]:
+    """A held-out clip of each caption that has one."""
+    given, made = _made(run, "speech")
+    found: dict[str, np.ndarray] = {}
+    for example in run.examples("heldout", given, made) if given else ():
+        if example[given] in captions:
+            found.setdefault(example[given], example[made])
+            if len(found) == len(captions):
+                break
+    return found
+
+
+def _wav(samples: np.ndarray, rate_hz: int) -> bytes:
+    """A 16-bit wav file."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), rate_hz, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+# ---- jets
+
+
+def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
+    """Per prompt: mean images and distributions of generated jets, beside real held-out ones, raw and through the tokenizer."""
+    tokenizer = run.tokenizers["jets"]
+    if not set(AXES) <= set(tokenizer.config.features):
+        raise BadInput(f"Jets are shown by {', '.join(AXES)}; this run's have {', '.join(tokenizer.config.features)}.")
+    order = [tokenizer.config.features.index(name) for name in AXES]
+    pictures, charts = [], []
+    shown = dict(islice(prompts.items(), N_CLASSES))
+    real = _real_jets(run, set(shown))
+    for prompt, samples in shown.items():
+        ours = [jet for s in samples for jet in _read_jets(s.path)]
+        theirs = real.get(prompt, [])
+        if not ours or not theirs:
+            pictures.append(tag("p", f"{prompt}: {len(ours)} jets, and {len(theirs)} real held-out ones to compare with.", cls="soft"))
+            continue
+        tokenised = tokenizer.decode_batch(tokenizer.encode_batch(theirs))
+        ours, theirs, tokenised = ([jet[:, order] for jet in jets] for jets in (ours, theirs, tokenised))
+        images = {f"{name} ({len(x):,})": jet_image(x, half_width=HALF_WIDTH) for name, x in (("generated", ours), ("real", theirs))}
+        pictures.append(page.jet_pictures(prompt, images, HALF_WIDTH))
+        for key, (label, unit) in page.OBSERVED.items():
+            charts.append(page.histogram(prompt, label, unit, *map(OBSERVABLES[key], (ours, theirs, tokenised))))
+    words = "Mean images about the axis, and distributions over jets; below each, generated over tokenised real with its counting error."
+    return [tag("p", words), tag("div", *pictures, cls="charts"), tag("div", *charts, cls="charts"), *_left_out(prompts, len(shown))]
+
+
+def _read_jets(path: Path) -> list[np.ndarray]:
+    """A file of samples, (P, F) each; unlike a reader of data it lets jets without constituents pass."""
+    from mmtok.data.jets import read_jets, split_jets
+
+    if path.suffix != ".npz":
+        return read_jets(path)
+    with np.load(path) as file:
+        return split_jets(file["values"], file["offsets"])
+
+
+def _real_jets(run: Run, captions: set[str]) -> dict[str, list[np.ndarray]]:
+    """Held-out jets of each caption; where jets have no captions, all of them stand for each."""
+    given, made = _made(run, "jets")
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for example in run.examples("heldout", *([given] if given else []), made):
+        for caption in captions & {example[given]} if given else captions:
+            if len(found[caption]) < N_JETS:
+                found[caption].append(example[made])
+    return found

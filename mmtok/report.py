@@ -1,0 +1,166 @@
+"""A run's numbers and samples -> RUN/report.html: one page that needs nothing but itself.
+
+A section stands for what the run has: what its tasks promise and is not there yet is said in its place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from mmtok import page
+from mmtok.ask import customary
+from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
+from mmtok.page import Markup, join, number, table, tag
+from mmtok.run import Run
+from mmtok.segment import BadInput
+from mmtok.train.fit_lm import read_log
+
+LABELS = {
+    "judge_accuracy": "samples that the judge names as asked", "judge_heldout": "the judge on real held-out signals",
+    "judge_round_trip": "the judge on real ones through the tokenizer", "copies": "samples whose codes equal a training image's",
+    "copies_heldout": "the same for real held-out images", "frechet": "Fréchet distance to real held-out images",
+    "frechet_real": "the same between two real sets", "round_trip_psnr_db": "round trip PSNR [dB]", "codebook_use": "share of codes in use",
+    "accuracy": "read as their name says", "n": "number of signals", "stopped": "samples that end by themselves",
+    "voice_entropy": "spread over the voices (1: even)", "voice_entropy_real": "the same for real clips",
+    "voice_judge_heldout": "the judge of voices on real held-out clips", "string_word_error": "word errors on its own three-word strings",
+    "string_word_error_real": "the same on real clips", "string_stopped": "strings that end by themselves",
+    "unseen_voice_word_error_rate": "word error rate, unseen voices",
+    "at_cap": "samples cut at the cap", "at_cap_real": "real jets cut at the cap",
+    **{f"{key}_w1": f"W1 of {label}, to tokenised real" for key, (label, _) in page.OBSERVED.items()},
+    **{f"{key}_w1_raw": f"W1 of {label}, to raw real" for key, (label, _) in page.OBSERVED.items()},
+}  # fmt: skip
+REMARKS = {
+    "jets_from_text": "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets differ by.",
+    "score": "Negative log-likelihood of held-out signals; lower is better.",
+    "zero_shot": "Held-out images named by the caption under which they are likeliest.",
+}
+
+
+def write_report(run: Run) -> Path:
+    """Write RUN/report.html and return its path. Raises BadInput without matplotlib."""
+    page.need_matplotlib()
+    parts: list[tuple[str, Callable[[], Sequence[object]]]] = [
+        ("Training", lambda: _training(run)), ("Figures", lambda: _figures(run)), ("Tokenizers", lambda: _fidelity(run)),
+    ]  # fmt: skip
+    parts += [(title_of(name), lambda name=name: sample_section(run, name)) for name in sample_names(run)]
+    parts += [("Recipe", lambda: [tag("details", tag("summary", "recipe.json"), tag("pre", run.recipe.to_json()))])]
+    sections = [tag("section", tag("h2", title), *_body(build), id=_anchor(title)) for title, build in parts]
+    links = tag("nav", *(tag("a", title, href=f"#{_anchor(title)}") for title, _ in parts))
+    path = run.folder / "report.html"
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _body(build: Callable[[], Sequence[object]]) -> Sequence[object]:
+    """A section's content; where the run's files or data do not allow it, the reason."""
+    try:
+        return build()
+    except BadInput as error:
+        return [tag("p", str(error), cls="soft")]
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+# ---- numbers
+
+
+def _header(run: Run, links: Markup) -> Markup:
+    weights, vocabulary = run.folder / "model.safetensors", run.folder / "vocabulary.json"
+    facts = {"run": str(run.folder), "weights of": "not trained to the end yet", "vocabulary": "not laid out yet"}
+    if weights.exists():
+        written = datetime.fromtimestamp(weights.stat().st_mtime, timezone.utc)
+        facts |= {"weights of": f"{written:%Y-%m-%d %H:%M} UTC", "parameters": f"{_n_parameters(weights):,}"}
+    if vocabulary.exists():
+        facts["vocabulary"] = read_json(vocabulary)["fingerprint"]
+    facts["tasks"] = ", ".join(str(task).replace("->", "→") for task in run.recipe.tasks)
+    return tag("header", tag("h1", run.recipe.name), _facts(facts), links)
+
+
+def _facts(facts: Mapping[str, str]) -> Markup:
+    return tag("dl", *(tag(name, text) for pair in facts.items() for name, text in zip(("dt", "dd"), pair)))
+
+
+def _n_parameters(weights: Path) -> int:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "np") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+    except SafetensorError as error:
+        raise BadInput(f"{weights} cannot be read: {error}") from None
+
+
+def _training(run: Run) -> list[Markup]:
+    """The loss, and the nats of every modality in its customary unit, beside what held-out signals cost."""
+    lines = read_log(run.folder / "log.jsonl")
+    if not lines:
+        return [tag("p", "not trained yet: no log.jsonl", cls="soft")]
+    steps = [line["step"] for line in lines]
+    held_out = _scores(run)
+    charts = [page.curve("loss", "nats, weighted", steps, [line["loss"] for line in lines], {})]
+    for m in dict.fromkeys(m for line in lines for m in line["nats"]):
+        values = [None if line["nats"].get(m) is None else customary(m, line["nats"][m], 1)[0] for line in lines]
+        if any(v is not None and math.isfinite(v) for v in values):
+            charts.append(page.curve(m, customary(m, 0.0, 1)[1], steps, values, held_out.get(m, {})))
+    last = lines[-1]
+    words = f"Step {last['step']:,} of {run.recipe.train.steps:,}, {last['positions_per_s']:,.0f} positions per second at the end. "
+    remark = "Dashed: held-out signals under a unigram model of the training codes, and under the untrained decoder." if held_out else ""
+    return [tag("p", words + remark), tag("div", *charts, cls="charts")]
+
+
+def _scores(run: Run) -> dict[str, dict[str, float]]:
+    """Modality -> what held-out signals cost under "model", "unigram" and "untrained", in the customary unit; {} before evaluation."""
+    path = run.folder / "evaluation.json"
+    found = read_json(path).get("score", {}) if path.exists() else {}
+    short = lambda key, values: key.removeprefix(min(values, key=len)).strip("_") or "model"  # bits_per_code_unigram -> unigram
+    return {m: {short(key, values): x for key, x in values.items()} for m, values in found.items()}
+
+
+def _figures(run: Run) -> list[Markup]:
+    """evaluation.json as tables, one per question."""
+    path = run.folder / "evaluation.json"
+    if not path.exists():
+        return missing(run, "not evaluated yet")
+    blocks = []
+    for name, values in read_json(path).items():
+        remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
+        blocks.append(tag("div", tag("h3", title_of(name)), *remark, _question(run, name, values)))
+    return [tag("div", *blocks, cls="columns")]
+
+
+def _question(run: Run, name: str, values: object) -> Markup:
+    """The figures of one question: a column each where it has classes."""
+    if not isinstance(values, Mapping):
+        return tag("p", number(values))
+    if name == "score":
+        columns = ("model", "unigram", "untrained")
+        rows = [(f"{m}, {customary(m, 0.0, 1)[1]}", *(number(x.get(k, math.nan)) for k in columns)) for m, x in _scores(run).items()]
+        return table(("", "this run", *columns[1:]), rows)
+    classes = {k: x for k, x in values.items() if isinstance(x, Mapping)}
+    return _figure_table(classes or {"": values})
+
+
+def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
+    keys = dict.fromkeys(key for values in columns.values() for key in values)
+    rows = [(join(LABELS.get(key, key.replace("_", " ")), " ", tag("code", key)), *(number(x.get(key, math.nan)) for x in columns.values()))
+            for key in keys]  # fmt: skip
+    return table(("", *columns), rows)
+
+
+def _fidelity(run: Run) -> list[Markup]:
+    facts = {}
+    for m, config in run.recipe.tokenizers.items():
+        path = run.folder / "tokenizers" / m / "fidelity.json"
+        figures = read_json(path) if path.exists() else {}
+        words = ", ".join(f"{key.replace('_', ' ')} {number(x)}" for key, x in figures.items())
+        facts[f"{m} ({type(config).__name__.removesuffix('Config')})"] = words or "not fitted yet"
+    return [tag("p", "The round trip of held-out signals, without the decoder:"), _facts(facts)]
