@@ -119,8 +119,10 @@ def _training(run: Run) -> list[Markup]:
 
 def _scores(run: Run) -> dict[str, dict[str, float]]:
     """Modality -> what held-out signals cost under "model", "unigram" and "untrained", in the customary unit; {} before evaluation."""
-    path = run.folder / "evaluation.json"
-    found = read_json(path).get("score", {}) if path.exists() else {}
+    try:
+        found = read_json(run.folder / "evaluation.json").get("score", {})
+    except BadInput:  # the figures' own section says why
+        return {}
     short = lambda key, values: key.removeprefix(min(values, key=len)).strip("_") or "model"  # bits_per_code_unigram -> unigram
     return {m: {short(key, values): x for key, x in values.items()} for m, values in found.items()}
 
