@@ -41,6 +41,8 @@ def read_segments(run: Run, word: str) -> list[Segment]:
     if not _is_file(word):
         if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
             raise BadInput(f"no file at {word}")
+        if word.endswith("/") or _is_folder(word):
+            raise BadInput(f"{word} is a folder; name a file in it, or give words")
         return [_tokenizer(run, "text").encode(word)]
     modality = modality_of(path)
     tokenizer = _tokenizer(run, modality)
@@ -58,6 +60,14 @@ def _is_file(word: str) -> bool:
     try:
         return Path(word).is_file()
     except OSError:  # a text too long for a file's name
+        return False
+
+
+def _is_folder(word: str) -> bool:
+    """Words may happen to name a folder too (`digits`): only what is written as a path counts."""
+    try:
+        return "/" in word and Path(word).is_dir()
+    except OSError:
         return False
 
 
@@ -92,7 +102,7 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     begun = given.pop() if _goes_on(run, given, modality) else None
     document = run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
     drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
-    stem = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:60] or "nothing"
+    stem = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or "nothing"
     return write_samples(run, out or run.folder / "samples" / "asked", [f"{stem}-{i:03d}" for i in range(n)], drawn)
 
 

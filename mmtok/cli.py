@@ -62,6 +62,8 @@ def sample(
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
     if n < 1:
         raise BadInput(f"sample: -n is {n}; it must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
     from mmtok import ask
     from mmtok.run import open_run
 
@@ -202,8 +204,8 @@ def main(words: list[str] | None = None) -> int:
         return 0
     except SystemExit as stop:  # argparse after --help
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "interrupted")
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough (mmtok show x | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

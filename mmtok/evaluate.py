@@ -23,7 +23,7 @@ from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_
 from mmtok.model.lm import LM
 from mmtok.progress import say
 from mmtok.run import Run
-from mmtok.segment import Document, Segment
+from mmtok.segment import BadInput, Document, Segment
 
 MAX_CLASSES = 100  # a judge of captions makes sense up to about so many
 N_JETS = 1000  # per class and set, as the distances' denominators are defined
@@ -34,9 +34,14 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     """Every metric that the recipe's tasks have, written to RUN/evaluation.json; an evaluation that stands is kept unless `force`."""
     path = run.folder / "evaluation.json"
     if path.exists() and not force:
+        try:
+            figures = json.loads(path.read_text())
+        except ValueError as error:  # not JSON, or no text at all
+            raise BadInput(f"{path} cannot be read ({error}): compute it again with --force") from None
         say(f"{path} stands")
-        return json.loads(path.read_text())
+        return figures
     fields, figures = run.recipe.fields, {}
+    run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
     for task in run.recipe.tasks:
         if len(task.given) == len(task.make) == 1:
             pair = (fields[task.given[0]], fields[task.make[0]])
@@ -111,17 +116,19 @@ def image_from_text(s: _Setting) -> dict[str, float]:
     codes = lambda images: np.stack([x.codes for x in tokenizer.encode_batch(images)])
     known = np.concatenate([codes(clean[0]), codes(real)])
     n = min(len(samples), len(held) // 2)
-    return {
+    figures = {
         "judge_accuracy": judge.accuracy(samples, asked),
         "judge_heldout": judge.accuracy(held, real_names),
         "judge_round_trip": judge.accuracy(round_trip, real_names),
         "copies": copy_share(np.stack([d.segment.codes for d in drawn]), known),
         "copies_heldout": copy_share(codes(held), known),
-        "frechet": frechet_pixels(clean[0], samples[:n], held[:n]),
-        "frechet_real": frechet_pixels(clean[0], held[n : 2 * n], held[:n]),
         "round_trip_psnr_db": psnr_db(held, round_trip),
         "codebook_use": len(np.unique(codes(held))) / s.run.vocabulary.signatures["image"].levels[0],
     }
+    if n >= 2:  # a covariance needs two
+        figures["frechet"] = frechet_pixels(clean[0], samples[:n], held[:n])
+        figures["frechet_real"] = frechet_pixels(clean[0], held[n : 2 * n], held[:n])
+    return figures
 
 
 def clean_images(s: _Setting) -> tuple[list, list[str]]:
@@ -232,6 +239,8 @@ def jets_from_text(s: _Setting) -> dict[str, dict[str, float]]:
     figures = {}
     for name, jets in list(real.items())[:MAX_CLASSES]:
         n = min(N_JETS, len(jets) // 2)
+        if n == 0:
+            continue
         a, b = jets[:n], jets[n : 2 * n]
         drawn = s.draw([name] * n)
         samples = tokenizer.decode_batch([d.segment for d in drawn])
@@ -277,6 +286,8 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float]]:
     for m, docs in documents.items():
         last = [d.segments[-1] for d in docs]
         total = sum(n_units(run, segment) for segment in last)
+        if not total:
+            continue
         per_unit = lambda lm: sum(x.nats[-1] for x in run.score_documents(docs, lm)) / total
         key = customary(m, 0.0, 1)[1].replace("/", "_per_")
         values = {"": per_unit(None), "_untrained": per_unit(untrained), "_unigram": unigram_nats(run, m, last) / total}

@@ -101,12 +101,22 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise BadInput(f"no recipe at {path}; recipes are Python files holding one value named 'recipe' (see recipes/)")
     if path.suffix == ".json":
-        recipe = Recipe.from_json(path.read_text())
+        recipe = read_recipe(path)
     else:
         recipe = getattr(_imported(path.resolve()), "recipe", None)
     if not isinstance(recipe, Recipe):
         raise BadInput(f"{path} holds no value named 'recipe' of type mmtok.recipe.Recipe")
     return override(recipe, overrides)
+
+
+def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:
+    """A recipe.json; `kinds` as in `Recipe.from_json`. Raises BadInput, naming the file, when it is broken."""
+    try:
+        return Recipe.from_json(path.read_text(), kinds)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    except ValueError as error:  # not JSON, or no text at all
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 
 def _imported(path: Path) -> types.ModuleType:
@@ -167,12 +177,12 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _paths(node: Any, way: tuple = ()) -> typing.Iterator[tuple]:
-    """Ways to every leaf (and every list) of a plain recipe."""
+    """Ways to every leaf of a plain recipe, and to every list and mapping."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in items:
         if key == "kind":
             continue
-        if not isinstance(child, dict):
+        if not (isinstance(child, dict) and "kind" in child):
             yield (*way, key)
         yield from _paths(child, (*way, key))
 
@@ -225,8 +235,12 @@ def _build(value: Any, hint: Any, where: str, kinds: Sequence[type]) -> Any:
         if not isinstance(value, list):
             raise BadInput(f"{where} must be a list, got {value!r}")
         each = [args[0]] * len(value) if args[1:] == (...,) else args
+        if len(value) != len(each):
+            raise BadInput(f"{where} must be a list of {len(each)}, got {value!r}")
         return tuple(_build(v, h, f"{where}.{i}", kinds) for i, (v, h) in enumerate(zip(value, each)))
     if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise BadInput(f"{where} must be a mapping such as {{\"name\": ...}}, got {value!r}")
         return {k: _build(v, args[1], f"{where}.{k}", kinds) for k, v in value.items()}
     if origin is typing.Literal:
         if value not in args:
@@ -268,4 +282,14 @@ def _build_dataclass(value: Any, hint: type, where: str, kinds: Sequence[type]) 
         if name != "kind" and name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise BadInput(f"{where}: {hint.__name__} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return hint(**{n: _build(value[n], hints[n], f"{where}.{n}", kinds) for n in names if n in value})
+    needed = [f.name for f in dataclasses.fields(hint) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in value]
+    if missing:
+        raise BadInput(f"{where}: {hint.__name__} needs the field(s) {', '.join(missing)}")
+    built = {n: _build(value[n], hints[n], f"{where}.{n}", kinds) for n in names if n in value}
+    try:
+        return hint(**built)
+    except BadInput:
+        raise
+    except ValueError as error:  # sizes that do not fit together
+        raise BadInput(f"{where}: {error}") from None

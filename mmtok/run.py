@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mmtok import tokenizers as tokenizer_room
 from mmtok.data.loader import Loader, Task
@@ -28,9 +28,10 @@ from mmtok.model.generate import Sampled, Sampling, fill_holes, generate
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score
 from mmtok.progress import Progress, say
-from mmtok.recipe import Recipe, kinds_of, load_recipe
+from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment
 from mmtok.tokenizers.base import Tokenizer
+from mmtok.train.checkpoint import save_tensors
 from mmtok.train.fit_lm import Trainer, read_log
 from mmtok.train.fit_tokenizer import fit_tokenizer
 from mmtok.vocabulary import Vocabulary
@@ -66,7 +67,10 @@ class Run:
         vocabulary = Vocabulary([t.signature for t in self.tokenizers.values()])
         path = self.folder / "vocabulary.json"
         if path.exists():
-            vocabulary.check(json.loads(path.read_text())["fingerprint"], str(self.folder))
+            stored = _read_json(path)
+            if not isinstance(stored, dict) or not isinstance(stored.get("fingerprint"), str):
+                raise BadInput(f"{path} is damaged: it names no fingerprint; remove it if the tokenizers are as they were")
+            vocabulary.check(stored["fingerprint"], str(self.folder))
         return vocabulary
 
     @cached_property
@@ -79,7 +83,8 @@ class Run:
         try:
             lm.load_state_dict(load_file(path))
         except Exception as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
-            raise BadInput(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise BadInput(f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok train` makes it again "
+                           "from the last checkpoint") from None
         return lm.eval()
 
     def untrained(self) -> LM:
@@ -135,6 +140,8 @@ class Run:
 
     def draw(self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256) -> list[Sampled]:
         """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition."""
+        if not prompts:
+            return []
         modality = prompts[0].segments[-1].modality
         fields = self.recipe.fields
         if sampling.guidance != 1 and not any(t.drop_given > 0 and fields[t.make[0]] == modality for t in self.recipe.tasks):
@@ -167,18 +174,14 @@ def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
     path = folder / "recipe.json"
     if not path.is_file():
         raise BadInput(f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train RECIPE --out {folder}`)")
-    kinds = tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()
-    try:
-        return Run(folder, Recipe.from_json(path.read_text(), kinds))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not valid JSON: {error}") from None
+    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()))
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
     """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs."""
     path = out / "recipe.json"
     if path.exists():
-        old, new = _leaves(json.loads(path.read_text())), _leaves(json.loads(recipe.to_json()))
+        old, new = _leaves(_read_json(path)), _leaves(json.loads(recipe.to_json()))
         changed = [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in {**old, **new} if old.get(k) != new.get(k)]
         if changed:
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -204,12 +207,15 @@ def fit(recipe: Recipe, out: Path) -> Run:
             continue
         names = [f for f, modality in fields.items() if modality == m]
         tokenizer = fit_tokenizer(config, list(islice(_signals(run, "train", names), N_FIT)), recipe.train.seed)
+        fidelity = tokenizer.fidelity(list(islice(_signals(run, "heldout", names), N_FIDELITY)))
         temporary = folder.with_name(f".{m}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        tokenizer.save(temporary)
-        temporary.rename(folder)
-        fidelity = tokenizer.fidelity(list(islice(_signals(run, "heldout", names), N_FIDELITY)))
-        _write_text(folder / "fidelity.json", json.dumps(fidelity, indent=1))
+        try:
+            tokenizer.save(temporary)
+            _write_text(temporary / "fidelity.json", json.dumps(fidelity, indent=1))
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         say(f"{m} tokenizer {tokenizer.signature.fingerprint}: " + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items()))
     _write_text(out / "vocabulary.json", json.dumps(run.vocabulary.as_dict(), indent=1))
     return run
@@ -254,10 +260,11 @@ def train(recipe: Recipe, out: Path) -> Run:
     if (out / "model.safetensors").exists():
         say(f"{out} is trained: nothing to do")
         return run
+    _check_heads(run)
+    lm = run.untrained()  # before the long work: sizes that do not fit are found here
     tokenise(run)
     config = recipe.train
     loader = Loader(run.token_files(), recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
-    lm = run.untrained()
     log_path = out / "log.jsonl"
     trainer = Trainer(lm, loader, config, out / "checkpoints", lambda line: _log(log_path, line))
     if trainer.resume():
@@ -268,6 +275,15 @@ def train(recipe: Recipe, out: Path) -> Run:
         trainer.run(lambda step: progress.advance())
     save_model(run, trainer.weights())
     return run
+
+
+def _check_heads(run: Run) -> None:
+    """Raise BadInput when a task makes many-channel frames that no head fills in."""
+    for task in run.recipe.tasks:
+        for name in (*task.make, *(task.given if task.predict_given else ())):
+            m = run.recipe.fields[name]
+            if not run.vocabulary.signatures[m].one_channel and m not in run.recipe.model.heads:
+                raise BadInput(f"{m} is made by the task {task}, but model.heads has no head for it: add Parallel() or Chained()")
 
 
 def _log(path: Path, line: dict) -> None:
@@ -281,16 +297,32 @@ def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
     """model.safetensors beside a config.json that names its own type, so that no loader drops the heads silently."""
     config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json"}
     _write_text(run.folder / "config.json", json.dumps(config, indent=1))
-    path = run.folder / "model.safetensors"
-    save_file({k: v.detach().contiguous() for k, v in weights.items()}, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with _in_place_when_whole(run.folder / "model.safetensors") as temporary:
+        save_tensors(temporary, weights)
 
 
 def _write_text(path: Path, text: str) -> None:
+    with _in_place_when_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def _in_place_when_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write under; the file appears under its own when it is whole, or nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise BadInput(f"{path} is not valid JSON: {error}") from None
 
 
 def _leaves(node: Any, way: str = "") -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Toy signatures, the trap document, and small models in float64 that every room's laws are tried on."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +115,67 @@ def shaken(lm):
     for parameter in lm.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return lm
+
+
+# ---- a whole run in seconds: tests/tiny/recipe.py on files made here
+
+TINY = Path(__file__).parent / "tiny" / "recipe.py"
+
+
+def make_tiny_data(home):
+    """images/NAME/*.png, sounds/*.wav with transcripts, jets.npz with labels.txt: two captions each."""
+    from mmtok.data.images import write_image
+    from mmtok.data.jets import write_jets
+    from mmtok.data.speech import write_sound
+
+    rng = np.random.default_rng(0)
+    (home / "sounds").mkdir(parents=True)
+    for i in range(20):
+        name = ("dark", "light")[i % 2]
+        (home / "images" / name).mkdir(parents=True, exist_ok=True)
+        write_image(home / "images" / name / f"{i}.png", rng.integers(0, 90, (4, 4)).astype(np.uint8) + np.uint8(160 * (i % 2)))
+        sine = 0.3 * np.sin(np.arange(4000 + 100 * i) * (0.1 + 0.3 * (i % 2)))
+        write_sound(home / "sounds" / f"{i:02d}.wav", sine.astype(np.float32))
+        (home / "sounds" / f"{i:02d}.txt").write_text(("low", "high")[i % 2])
+    jets = [np.stack([-np.sort(-rng.uniform(1, 100, n)), *rng.uniform(-0.5, 0.5, (2, n))], 1) for n in rng.integers(2, 8, 24)]
+    write_jets(home / "jets.npz", [jet.astype(np.float32) for jet in jets])
+    (home / "labels.txt").write_text("thin jet\nfat jet\n" * 12)
+    return home
+
+
+def tiny_overrides(home):
+    """What points the tiny recipe to its files."""
+    paths = {"sources.0.path": "images", "sources.1.path": "sounds", "sources.2.path": "jets.npz", "sources.2.labels": "labels.txt"}
+    return [word for field, name in paths.items() for word in (f"--{field}", str(home / name))]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """The folder with the tiny recipe's files. Do not write into it."""
+    return make_tiny_data(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_words(tiny_data):
+    """The words after `mmtok fit` or `mmtok train` that name the tiny recipe."""
+    return [str(TINY), *tiny_overrides(tiny_data)]
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_words):
+    from mmtok.recipe import load_recipe
+
+    return load_recipe(tiny_words[0], tiny_words[1:])
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe, tmp_path_factory):
+    """The folder of the trained tiny run. Do not write into it; `tiny_copy` is for that."""
+    from mmtok.run import train
+
+    return train(tiny_recipe, tmp_path_factory.mktemp("runs") / "tiny").folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_run, tmp_path):
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))

@@ -1,0 +1,46 @@
+"""A run of seconds over all four modalities, on files that tests make (tests/conftest.py, `tiny_data`)."""
+
+from mmtok.data.images import ImageFolder
+from mmtok.data.jets import JetFile
+from mmtok.data.loader import Corrupt, Task
+from mmtok.data.speech import SpeechFolder
+from mmtok.model.generate import Sampling
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import PixelsConfig
+from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="tiny",
+    sources=(
+        ImageFolder("images", 4, 4, 1, heldout_share=0.3),
+        SpeechFolder("sounds"),
+        JetFile("jets.npz", "labels.txt", heldout_share=0.5),
+    ),
+    tokenizers={
+        "text": BytesConfig(),
+        "speech": DMelConfig.apple_40hz(),
+        "image": PixelsConfig(4, 4, 1, levels=4),
+        "jets": JetGridConfig(),
+    },
+    tasks=(
+        Task(("caption",), ("image",), drop_given=0.2, hole=0.3),
+        Task(("image",), ("caption",)),
+        Task(("caption",), ("speech",)),
+        Task(("speech",), ("caption",)),
+        Task(("caption",), ("jets",), drop_given=0.2),
+    ),
+    corrupt={"image": Corrupt(drop=0.1)},
+    model=DecoderConfig(
+        trunk=TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=48),
+        heads={"speech": Parallel(), "jets": Chained(16)},
+    ),
+    train=TrainConfig(steps=24, rows=4, row_length=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=8),
+    sampling={"text": Sampling(temperature=0.0, max_frames=8), "speech": Sampling(max_frames=12), "jets": Sampling(max_frames=9)},
+    n_samples=6,
+)
