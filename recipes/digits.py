@@ -23,11 +23,11 @@ recipe = Recipe(
     sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
     tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz(), "image": VQPatchesConfig(), "jets": JetGridConfig()},
     tasks=(
-        Task(("caption",), ("image",), weight=0.12, drop_given=0.1),
-        Task(("view",), ("caption",), weight=0.10),  # shifted and noisy views: reading must not hang on the pixel grid
-        Task(("caption",), ("speech",), weight=0.14, drop_given=0.1),
-        Task(("speech",), ("caption",), weight=0.24),
-        Task(("caption",), ("jets",), weight=0.40, drop_given=0.1),
+        Task(("caption",), ("image",), weight=0.18, drop_given=0.1),
+        Task(("view",), ("caption",), weight=0.08),  # shifted and noisy views: reading must not hang on the pixel grid
+        Task(("caption",), ("speech",), weight=0.15, drop_given=0.1),
+        Task(("speech",), ("caption",), weight=0.22),
+        Task(("caption",), ("jets",), weight=0.37, drop_given=0.1),
     ),
     corrupt={
         "image": Corrupt(drop=0.3),  # without it, samples become copies of training scans
@@ -38,7 +38,7 @@ recipe = Recipe(
         trunk=TransformerConfig(depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1),
         heads={"speech": Parallel(), "jets": Chained()},
     ),
-    train=TrainConfig(steps=1100, rows=16, row_length=256, learning_rate=2e-3),
+    train=TrainConfig(steps=2600, rows=8, row_length=256, learning_rate=1.5e-3, warmup=100, log_every=50),
     sampling={
         "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
         "speech": Sampling(temperature=0.8, max_frames=240),  # greedy speech does not stop

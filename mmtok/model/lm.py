@@ -100,7 +100,7 @@ class LM(nn.Module):
             else:  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
                 frames = inner(batch.ids.new_zeros(0, len(inner.levels)) if m in self.frame_in else x.new_zeros(0, inner.in_features))
             kept = (batch.inputs[where] == self.vocabulary.span(m)[0])[:, None]
-            x = x.index_put(where.nonzero(as_tuple=True), (frames * kept).to(x.dtype), accumulate=True)
+            x = x.flatten(0, 1).index_add(0, where.flatten().nonzero()[:, 0], (frames * kept).to(x.dtype)).view(x.shape)
         return x
 
     def hidden(self, batch: Batch) -> Tensor:
@@ -123,20 +123,18 @@ class LM(nn.Module):
 
     def forward(self, batch: Batch) -> Nats:
         """Nats of every predicted position. Raises BadInput when a modality without a head is asked for its frames."""
-        h = self.hidden(batch)[:, :-1]
-        ids = widened(h.new_zeros(batch.ids.shape))
-        frames = torch.zeros_like(ids)
-        target, asked = batch.ids[:, 1:], batch.predict[:, 1:]
-        for i, m in enumerate(self.vocabulary.signatures):
-            where = asked & (batch.modality[:, 1:] == i)
-            state = h[where]
-            nats = self._id_nats(m, state, target[where], batch.may_end[:, 1:][where])
-            ids = ids.index_put(_shifted(where), nats)
-            if not self.vocabulary.signatures[m].one_channel:
-                nats = self._frame_nats(m, h, batch, where)
-                is_frame = where & (target == self.vocabulary.span(m)[0])
-                frames = frames.index_put(_shifted(is_frame), nats)
-        return Nats(ids, frames)
+        asked = [(batch.predict & (batch.modality == i)).flatten().nonzero()[:, 0] for i in range(len(self.vocabulary.signatures))]
+        at = torch.cat(asked)
+        # one gather for all modalities: each of its own would cost a gradient of the whole (B, L, M)
+        states = self.hidden(batch).flatten(0, 1).index_select(0, at - 1).split([len(x) for x in asked])
+        ids, frames = [], []
+        for m, x, state in zip(self.vocabulary.signatures, asked, states):
+            target = batch.ids.flatten()[x]
+            ids.append(self._id_nats(m, state, target, batch.may_end.flatten()[x]))
+            one_channel = self.vocabulary.signatures[m].one_channel
+            frames.append(torch.zeros_like(ids[-1]) if one_channel else self._frame_nats(m, state, target, batch))
+        spread = lambda parts: parts[0].new_zeros(batch.ids.numel()).index_put((at,), torch.cat(parts)).view(batch.ids.shape)
+        return Nats(spread(ids), spread(frames))
 
     def _id_nats(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
@@ -147,19 +145,20 @@ class LM(nn.Module):
         index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
         return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
 
-    def _frame_nats(self, m: str, h: Tensor, batch: Batch, where: Tensor) -> Tensor:
-        """(n,) -log p of the channel values of the predicted frames of modality m."""
-        all_frames = batch.ids == self.vocabulary.span(m)[0]
-        chosen = (batch.predict & all_frames)[all_frames]  # over the rows of channels[m]
-        state = h[where & all_frames[:, 1:]]
+    def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        """(N,) -log p of the channel values where the target is a frame of modality m, 0 where it is the end."""
+        frame = self.vocabulary.span(m)[0]
+        is_frame = target == frame
         if m not in self.heads:
-            if len(state):
+            if is_frame.any():
                 raise BadInput(f"{m} frames are predicted, but the model has no head for them: {m} is input-only here")
-            return state.sum(-1)
+            return widened(h.sum(-1) * 0)
         head = self.heads[m]
+        chosen = batch.predict[batch.ids == frame]  # over the rows of channels[m]
         values = batch.channels.get(m, batch.ids.new_zeros(0, len(head.levels)))[chosen]
         ceiling = batch.ceiling[m][chosen] if m in batch.ceiling else None
-        return head.nats(state, values, ceiling)
+        nats = head.nats(h[is_frame], values, ceiling)
+        return nats.new_zeros(len(target)).index_put((is_frame,), nats)
 
 
 @contextmanager
@@ -174,13 +173,8 @@ def evaluating(lm: LM) -> Iterator[None]:
         lm.train(training)
 
 
-def _shifted(where: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of targets: `where` is over positions 1..L-1."""
-    row, column = where.nonzero(as_tuple=True)
-    return row, column + 1
-
-
-def loss_sums(nats: Nats, batch: Batch, vocabulary: Vocabulary, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
+def loss_sums(nats: Nats, batch: Batch, vocabulary: Vocabulary,
+              weights: Mapping[str, float]) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
     """The training loss's numerator, sum over modalities of weight * nats / sqrt(C), and per modality (nats, frames and ends).
 
     Divide by the number of predicted positions of the whole global batch. The square root keeps a frame of 80 channels
