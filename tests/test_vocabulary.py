@@ -44,7 +44,8 @@ def test_repeated_or_too_many_modalities_are_refused():
 def test_the_fingerprint_tells_vocabularies_apart_and_names_both_sides():
     signatures = [Signature("text", (9,)), Signature("image", (4,))]
     others = [
-        signatures[::-1], signatures[:1], [Signature("text", (9,), fingerprint="x"), signatures[1]], [Signature("text", (9,), banned=(1,)), signatures[1]],
+        signatures[::-1], signatures[:1],
+        [Signature("text", (9,), fingerprint="x"), signatures[1]], [Signature("text", (9,), banned=(1,)), signatures[1]],
         [signatures[0], Signature("image", (5,))], [signatures[0], Signature("image", (4,), frames=3)],
     ]
     prints = [Vocabulary(s).fingerprint for s in (signatures, *others)]
@@ -122,7 +123,8 @@ def test_a_truncated_segment_carries_no_end_mark(vocabulary, segment):
 def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
     """Checking an id must not list the ids it is one of: 30,000 ids times 2,000 positions would take minutes."""
     vocabulary = Vocabulary([Signature("text", (30_000,))])
-    stream, state, start = vocabulary.stream(Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))), START, time.perf_counter()
+    stream = vocabulary.stream(Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,)))
+    state, start = START, time.perf_counter()
     for id in stream.ids:
         state = vocabulary.advance(state, int(id))
     assert time.perf_counter() - start < 1

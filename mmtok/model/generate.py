@@ -95,7 +95,7 @@ def _check(lm: LM, prompts: Sequence[Document]) -> str:
         raise ValueError("prompts must be open, and their last segments of one modality")
     for p, s in zip(prompts, last):
         if s.holes and not (p.n_filled < len(s.holes) and all(a == b for a, b in s.holes[p.n_filled :])):
-            raise ValueError(f"holes to fill must be given as empty spans, and one must be left; got {s.holes} of which {p.n_filled} are filled")
+            raise ValueError(f"holes to fill must be empty spans, and one must be left; got {s.holes}, {p.n_filled} of them filled")
     modality = last[0].modality
     if modality not in lm.vocabulary.signatures:
         raise BadInput(f"modality {modality!r} is not in this model, which has {', '.join(lm.vocabulary.signatures)}")
@@ -201,7 +201,8 @@ class _Walk:
             known, size = prompt.segments[-1], len(self.signature.levels)
             new = np.array(frames, dtype=np.int64).reshape(-1, size)
             at = known.holes[prompt.n_filled][0] if known.holes else len(known)
-            holes = tuple((a + len(new) * (k > prompt.n_filled), b + len(new) * (k >= prompt.n_filled)) for k, (a, b) in enumerate(known.holes))
+            k, n = prompt.n_filled, len(new)
+            holes = tuple((a + n * (i > k), b + n * (i >= k)) for i, (a, b) in enumerate(known.holes))
             codes = np.concatenate([known.codes[:at], new, known.codes[at:]])
             done.append(Sampled(Segment(known.modality, codes=codes, truncated=stop == "cap" and not holes, holes=holes), stop))
         return done

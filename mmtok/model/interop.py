@@ -65,13 +65,14 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
     n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
     n_rows = len(weights[embedding])
     if n_rows not in (vocabulary.size, n_text):
-        raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary has {vocabulary.size}, {n_text} of them text: another tokenizer's model?")
+        raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
     if "lm_head.weight" in weights and not torch.equal(weights["lm_head.weight"], weights[embedding]):
-        raise BadInput(f"{folder} says its embeddings are tied, but its lm_head.weight is another: untied embeddings have no place in this decoder")
+        raise BadInput(f"{folder} says its embeddings are tied, but its lm_head.weight differs: this decoder has one table for both")
     for name, x in mine.items():
         mine_part = x[:n_rows] if name == embedding else x
         if mine_part.shape != weights[name].shape:
-            raise BadInput(f"{folder}: {name} has shape {tuple(weights[name].shape)}, but its config.json asks for {tuple(mine_part.shape)}")
+            shapes = tuple(weights[name].shape), tuple(mine_part.shape)
+            raise BadInput(f"{folder}: {name} has shape {shapes[0]}, but its config.json asks for {shapes[1]}")
         mine_part.copy_(weights[name])
     return lm
 
@@ -126,8 +127,14 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
     try:
         n_heads = config["num_attention_heads"]
         trunk = TransformerConfig(
-            depth=config["num_hidden_layers"], width=config["hidden_size"], n_heads=n_heads, n_kv_heads=config.get("num_key_value_heads") or n_heads,
-            feed_forward=config["intermediate_size"], rope_theta=_rope(config)["rope_theta"], norm_eps=config.get("rms_norm_eps", 1e-6), dropout=dropout,
+            depth=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            n_heads=n_heads,
+            n_kv_heads=config.get("num_key_value_heads") or n_heads,
+            feed_forward=config["intermediate_size"],
+            rope_theta=_rope(config)["rope_theta"],
+            norm_eps=config.get("rms_norm_eps", 1e-6),
+            dropout=dropout,
         )
     except (KeyError, ValueError) as error:
         raise BadInput(f"{folder / CONFIG} does not describe a Llama that fits: {error}") from None

@@ -16,7 +16,8 @@ from mmtok.vocabulary import START
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
-    Sampling(max_frames=12), Sampling(guidance=2.5, max_frames=12), Sampling(temperature=0, max_frames=12), Sampling(temperature=0, guidance=3, max_frames=12),
+    Sampling(max_frames=12), Sampling(guidance=2.5, max_frames=12),
+    Sampling(temperature=0, max_frames=12), Sampling(temperature=0, guidance=3, max_frames=12),
     Sampling(top_k=2, max_frames=12), Sampling(top_p=0.5, max_frames=12), Sampling(2.0, 3, 0.9, 0.5, 12), Sampling(max_frames=1),
 ]
 
@@ -57,7 +58,8 @@ def test_whatever_an_untrained_model_samples_decodes(untrained, lm, vocabulary, 
             if vocabulary.signatures[modality].frames:
                 assert len(sampled.segment) == most and sampled.stop == "end"
             else:
-                assert len(sampled.segment) - len(k) == way.max_frames if sampled.stop == "cap" else len(sampled.segment) - len(k) < way.max_frames
+                n_new = len(sampled.segment) - len(k)
+                assert n_new <= way.max_frames and (n_new == way.max_frames) == (sampled.stop == "cap")
 
 
 @pytest.mark.parametrize("modality", ["text", "speech", "image", "tiles"])
@@ -86,7 +88,8 @@ def test_stop_reasons(lm, vocabulary, segment, generator):
     assert {d.stop for d in drawn} == {"end", "cap"}
     assert all((d.stop == "cap") == (len(d.segment) == 2) == d.segment.truncated for d in drawn)
     seen = []
-    drawn = generate(lm, [prompt(to=segment("image", n)) for n in (0, 8, 9)], Sampling(max_frames=2), generator, lambda rows, frames: seen.append(rows))
+    prompts = [prompt(to=segment("image", n)) for n in (0, 8, 9)]
+    drawn = generate(lm, prompts, Sampling(max_frames=2), generator, lambda rows, frames: seen.append(rows))
     assert [d.stop for d in drawn] == ["end"] * 3 and [len(d.segment) for d in drawn] == [9] * 3
     assert [r.tolist() for r in seen] == [[0, 1], *[[0]] * 8]
     assert generate(lm, [], Sampling(), generator) == []
@@ -94,8 +97,8 @@ def test_stop_reasons(lm, vocabulary, segment, generator):
 
 def test_frames_are_told_as_they_come(lm, vocabulary, generator):
     for way in (Sampling(max_frames=9), Sampling(max_frames=9, guidance=2)):
-        rows, said = 20, {r: [] for r in range(20)}
-        drawn = generate(lm, [prompt(to=nothing(vocabulary, "jets"))] * rows, way, generator, lambda r, f: [said[i].append(x) for i, x in zip(r, f)])
+        prompts, said = [prompt(to=nothing(vocabulary, "jets"))] * 20, [[] for _ in range(20)]
+        drawn = generate(lm, prompts, way, generator, lambda rows, frames: [said[r].append(x) for r, x in zip(rows, frames)])
         for r, d in enumerate(drawn):
             assert np.array_equal(np.array(said[r]).reshape(-1, 3), d.segment.codes)
 
@@ -225,8 +228,8 @@ def test_temperature_sharpens(generator):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan},
-    {"guidance": math.nan}, {"guidance": math.inf}, {"max_frames": 0},
+    {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"guidance": math.nan}, {"guidance": math.inf},
+    {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"max_frames": 0},
 ])
 def test_nonsense_is_refused(wrong):
     with pytest.raises(BadInput, match="sampling needs"):
@@ -235,7 +238,8 @@ def test_nonsense_is_refused(wrong):
 
 def test_the_same_seed_draws_the_same(lm, vocabulary):
     prompts = [prompt(to=nothing(vocabulary, "speech"))] * 8
-    draw = lambda seed: [d.segment.codes.tolist() for d in generate(lm, prompts, Sampling(max_frames=6), torch.Generator().manual_seed(seed))]
+    way = Sampling(max_frames=6)
+    draw = lambda seed: [d.segment.codes.tolist() for d in generate(lm, prompts, way, torch.Generator().manual_seed(seed))]
     assert draw(1) == draw(1) != draw(2)
 
 
@@ -252,8 +256,8 @@ def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(lm, segment
 def test_prompts_are_open_and_of_one_modality(lm, vocabulary, segment, generator):
     text, image = nothing(vocabulary, "text"), segment("image", 2)
     holes = replace(image, holes=((0, 1), (2, 2)))
-    for wrong in ([Document((text,), (True,))], [prompt(to=text), prompt(to=image)], [Document((None,), (False,), open_end=True)], [prompt(to=holes)],
-                  [replace(prompt(to=holes), n_filled=2)]):
+    closed, left_out = Document((text,), (True,)), Document((None,), (False,), open_end=True)
+    for wrong in ([closed], [prompt(to=text), prompt(to=image)], [left_out], [prompt(to=holes)], [replace(prompt(to=holes), n_filled=2)]):
         with pytest.raises(ValueError):
             generate(lm, wrong, Sampling(), generator)
     generate(lm, [replace(prompt(to=holes), n_filled=1)], Sampling(), generator)

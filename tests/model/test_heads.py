@@ -36,7 +36,8 @@ def test_an_untrained_head_is_uniform_over_its_levels():
         head = build_head(config, WIDTH, FREE)
         nats = head.nats(torch.randn(24, WIDTH), every_frame(FREE))
         assert torch.allclose(nats, torch.full((24,), math.log(4 * 3 * 2)), atol=1e-6)
-        bounded = build_head(config, WIDTH, DESCENDING).nats(torch.randn(2, WIDTH), torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 2]))
+        head = build_head(config, WIDTH, DESCENDING)
+        bounded = head.nats(torch.randn(2, WIDTH), torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 2]))
         assert torch.allclose(bounded, torch.tensor([2 * 1 * 3, 2 * 3 * 3]).float().log(), atol=1e-6)
 
 

@@ -17,7 +17,11 @@ from mmtok.vocabulary import Vocabulary
 transformers = pytest.importorskip("transformers")
 
 ONE_CHANNEL = Vocabulary([Signature("text", (20,)), Signature("image", (8,), frames=4)])
-SIZES = [TransformerConfig(2, 32, 4, 4, 48), TransformerConfig(3, 48, 6, 2, 64, rope_theta=500.0, norm_eps=1e-3), TransformerConfig(1, 16, 4, 1, 24)]
+SIZES = [
+    TransformerConfig(2, 32, 4, 4, 48),
+    TransformerConfig(3, 48, 6, 2, 64, rope_theta=500.0, norm_eps=1e-3),
+    TransformerConfig(1, 16, 4, 1, 24),
+]
 
 
 def shake(model):
@@ -55,8 +59,8 @@ def test_transformers_opens_what_we_save(ours, tmp_path):
     llama = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True).eval()
     assert type(llama).__name__ == "LlamaForCausalLM" and llama.dtype == torch.float32
     assert_same_logits(ours, llama)
-    v = ONE_CHANNEL
-    assert (llama.config.pad_token_id, llama.config.bos_token_id, llama.config.eos_token_id) == (v.pad, v.document_mark, [v.end("text"), v.end("image")])
+    v, c = ONE_CHANNEL, llama.config
+    assert (c.pad_token_id, c.bos_token_id, c.eos_token_id) == (v.pad, v.document_mark, [v.end("text"), v.end("image")])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 

@@ -102,8 +102,8 @@ def test_cached_rows_of_different_lengths_some_dropped(trunk):
 
 def test_every_weight_has_a_llamas_name():
     names = {n for n, _ in Transformer(CONFIG, 7).named_parameters() if "layers.0." in n or "layers" not in n}
-    block = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-             "input_layernorm", "post_attention_layernorm"]
+    block = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    block += ["input_layernorm", "post_attention_layernorm"]
     assert names == {"embed_tokens.weight", "norm.weight", *(f"layers.0.{x}.weight" for x in block)}
 
 
@@ -123,7 +123,7 @@ def test_one_dial_gives_sizes_that_fit_together(depth):
     assert Transformer(config, 5).config.depth == depth == len(Transformer(config, 5).layers)
 
 
-@pytest.mark.parametrize("sizes", [{"width": 30}, {"n_heads": 4, "n_kv_heads": 3}, {"width": 12, "n_heads": 4, "n_kv_heads": 4}, {"dropout": 1.5}])
+@pytest.mark.parametrize("sizes", [{"width": 30}, {"n_kv_heads": 3}, {"width": 12}, {"dropout": 1.5}])
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError):
         TransformerConfig(**{"width": 32, "n_heads": 4, "n_kv_heads": 4, **sizes})
