@@ -1,0 +1,235 @@
+"""Asking a run: prompts and scores from words and files, orders that were never trained, seeds, holes, stop reasons."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmtok import ask
+from mmtok.data.images import read_image, write_image
+from mmtok.data.jets import read_jets
+from mmtok.data.speech import read_sound
+from mmtok.model import score as scoring
+from mmtok.run import open_run
+from mmtok.segment import BadInput, Document
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return open_run(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def signals(tiny_data, tmp_path_factory):
+    """One file of each modality."""
+    word = tmp_path_factory.mktemp("words") / "word.txt"
+    word.write_text("dark")
+    images = sorted((tiny_data / "images" / "dark").iterdir())
+    return {"text": word, "speech": tiny_data / "sounds" / "00.wav", "image": images[0], "jets": tiny_data / "jets.npz"}
+
+
+def contents(paths):
+    return [path.read_bytes() for path in paths]
+
+
+def index(folder):
+    return json.loads((folder / "index.json").read_text())
+
+
+# ---- sampling
+
+def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path):
+    image = ask.sample(run, ["dark"], "image", 2, tmp_path / "image")
+    assert [p.name for p in image] == ["dark-000.png", "dark-001.png"] and read_image(image[0]).shape == (4, 4)
+    speech = ask.sample(run, ["low"], "speech", 1, tmp_path / "speech")
+    assert len(read_sound(speech[0], 16_000)) > 0
+    jets = ask.sample(run, ["thin jet"], "jets", 3, tmp_path / "jets")
+    assert [p.name for p in jets] == ["thin jet-000.npz", "thin jet-001.npz", "thin jet-002.npz"]
+    text = ask.sample(run, [str(signals["image"])], "text", 1, tmp_path / "text")
+    assert text[0].name == "0-000.txt" and text[0].exists()
+
+
+def test_drawn_jets_can_be_read_again(run, tmp_path):
+    for path in ask.sample(run, ["fat jet"], "jets", 4, tmp_path):
+        n_frames = {row["file"]: row["frames"] for row in index(tmp_path)}[path.name]
+        if n_frames:  # an untrained jet may have no constituent
+            assert [len(jet) for jet in read_jets(path)] == [n_frames]
+
+
+def test_words_and_files_with_the_same_content_are_the_same_prompt(run, signals, tmp_path):
+    by_word = ask.sample(run, ["dark"], "image", 3, tmp_path / "a")
+    by_file = ask.sample(run, [str(signals["text"])], "image", 3, tmp_path / "b")
+    assert contents(by_word) == contents(by_file) and by_file[0].name == "word-000.png"
+
+
+def test_fields_may_be_asked_for_by_name(run, signals, tmp_path):
+    assert ask.modality_to(run, "caption") == ask.modality_to(run, "text") == "text"
+    with pytest.raises(BadInput, match="--to video: this run makes text, speech, image, jets"):
+        ask.sample(run, ["dark"], "video", 1, tmp_path)
+
+
+def test_seeds_repeat_and_differ(run, tmp_path):
+    draw = lambda seed, name: contents(ask.sample(run, ["dark"], "image", 4, tmp_path / name, seed))
+    first = draw(1, "a")
+    assert first == draw(1, "b") and first != draw(2, "c") and len(set(first)) > 1
+
+
+def test_greedy_draws_are_all_the_same(run, tmp_path):
+    assert len(set(contents(ask.sample(run, ["dark"], "image", 4, tmp_path, temperature=0.0)))) == 1
+
+
+def test_the_index_says_how_each_stopped(run, tmp_path):
+    paths = ask.sample(run, ["low"], "speech", 3, tmp_path / "a", max_frames=2)
+    assert [row["file"] for row in index(tmp_path / "a")] == [p.name for p in paths]
+    stops = {(row["frames"], row["stop"]) for row in index(tmp_path / "a")}
+    assert (2, "cap") in stops and all((stop == "cap") == (n == 2) for n, stop in stops)
+    ask.sample(run, ["dark"], "image", 2, tmp_path / "b")
+    assert [(row["frames"], row["stop"]) for row in index(tmp_path / "b")] == [(16, "end"), (16, "end")]
+
+
+def test_without_a_prompt_only_what_was_trained_so(run, tmp_path):
+    assert [p.name for p in ask.sample(run, [], "image", 1, tmp_path)] == ["nothing-000.png"]
+    with pytest.raises(BadInput, match="never trained on nothing -> speech; it was on: .*nothing -> image"):
+        ask.sample(run, [], "speech", 1, tmp_path)
+
+
+def test_orders_never_trained_are_refused_with_those_that_were(run, signals, tmp_path):
+    were = "image -> text, speech -> text, text -> image, text -> jets, text -> speech"
+    for prompt, to in (([str(signals["image"])], "speech"), ([str(signals["jets"])], "text"), (["dark", "light"], "image")):
+        with pytest.raises(BadInput, match=f"never trained on .*; it was on: {were}"):
+            ask.sample(run, prompt, to, 1, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_guidance_where_it_was_trained_and_where_not(run, tmp_path):
+    plain, strong = (contents(ask.sample(run, ["dark"], "image", 6, tmp_path / str(g), guidance=g)) for g in (1.0, 4.0))
+    assert plain != strong
+    with pytest.raises(BadInput, match="guidance 3.0 needs a run trained with drop_given > 0 on a task that makes speech"):
+        ask.sample(run, ["low"], "speech", 1, tmp_path, guidance=3.0)
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(temperature=-1.0), dict(temperature=float("nan")), dict(top_p=0.0), dict(top_k=-1), dict(max_frames=0),
+])
+def test_nonsense_is_refused(run, tmp_path, wrong):
+    with pytest.raises(BadInput, match="sampling needs"):
+        ask.sample(run, ["dark"], "image", 1, tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("prompt", ["x" * 5000, "a/b", "..", "été ▁", "two\nlines", ""])
+def test_any_words_are_a_prompt_and_a_name(run, tmp_path, prompt):
+    path, = ask.sample(run, [prompt], "image", 1, tmp_path / "out")
+    assert path.parent == tmp_path / "out" and path.exists()
+
+
+# ---- the beginning, and holes
+
+def test_a_beginning_of_what_is_asked_for_is_kept(run, signals, tmp_path):
+    """Text that goes on: the run makes text from images or speech only, so words alone are no task; two of them neither."""
+    with pytest.raises(BadInput, match="never trained"):
+        ask.sample(run, ["da"], "text", 1, tmp_path)
+    path, = ask.sample(run, [str(signals["image"]), "da"], "text", 1, tmp_path)
+    assert path.read_bytes().startswith(b"da")
+
+
+def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
+    paths = ask.sample(run, ["dark"], "image", 5, tmp_path, hole=f"{signals['image']}:4:8", temperature=2.0)
+    encode = run.tokenizers["image"].encode
+    known = encode(read_image(signals["image"])).codes[:, 0]
+    drawn = np.stack([encode(read_image(path)).codes[:, 0] for path in paths])
+    assert (drawn[:, :4] == known[:4]).all() and (drawn[:, 8:] == known[8:]).all() and len(np.unique(drawn[:, 4:8], axis=0)) > 1
+
+
+@pytest.mark.parametrize("hole, said", [
+    ("{image}", "FILE:START:STOP"), ("{image}:4", "FILE:START:STOP"), ("{image}:a:b", "FILE:START:STOP"),
+    ("{image}:8:4", "of 16 frames"), ("{image}:0:17", "of 16 frames"), ("{image}:-1:2", "of 16 frames"),
+    ("{speech}:0:2", "is speech of"), ("none.png:0:1", "no file at none.png"),
+])
+def test_wrong_holes_are_refused(run, signals, tmp_path, hole, said):
+    with pytest.raises(BadInput) as error:
+        ask.sample(run, ["dark"], "image", 1, tmp_path, hole=hole.format(**signals))
+    assert said in str(error.value)
+
+
+def test_holes_need_to_be_trained(run, signals, tmp_path):
+    with pytest.raises(BadInput, match="holes in speech need a run trained with hole > 0"):
+        ask.sample(run, ["low"], "speech", 1, tmp_path, hole=f"{signals['speech']}:0:2")
+
+
+# ---- scoring
+
+def test_scores_are_the_models_own(run, signals):
+    rows = ask.score(run, [str(signals["image"])], ["dark"])
+    text, image = run.tokenizers["text"].encode("dark"), run.tokenizers["image"].encode(read_image(signals["image"]))
+    expected, = scoring.score(run.lm, [Document((text, image), (False, True))])
+    assert len(rows) == 1 and rows[0].nats == expected.nats[1] and rows[0].kind == "exact" and rows[0].frames == 16
+    assert rows[0].value == pytest.approx(expected.nats[1] / math.log(2) / 16) and rows[0].unit == "bits/code"
+
+
+def test_a_file_of_jets_gives_a_line_per_jet_and_their_sum(run, signals):
+    rows = ask.score(run, [str(signals["jets"])], ["thin jet"])
+    jets = read_jets(signals["jets"])
+    assert [row.name for row in rows] == [f"{signals['jets']}[{i}]" for i in range(24)]
+    assert [row.frames for row in rows] == list(map(len, jets))
+    assert all(row.value == pytest.approx(row.nats / row.frames) and row.unit == "nats/particle" for row in rows)
+    total, = ask.totals(rows)
+    assert total.nats == pytest.approx(sum(row.nats for row in rows))
+    assert total.value == pytest.approx(total.nats / sum(map(len, jets)))
+
+
+def test_units(run, signals):
+    speech, = ask.score(run, [str(signals["speech"])], ["low"])
+    assert speech.unit == "nats/frame" and speech.value == pytest.approx(speech.nats / speech.frames)
+    word, = ask.score(run, ["été"], [str(signals["image"])])
+    assert word.unit == "bits/byte" and word.frames == 5 and word.value == pytest.approx(word.nats / math.log(2) / 5)
+    assert str(word) == f"été: {word.nats:.4f} nats over 5 frames, {word.value:.4f} bits/byte (exact)"
+
+
+def test_given_and_unconditional_differ_and_the_latter_needs_the_null_condition(run, signals):
+    image = str(signals["image"])
+    values = [ask.score(run, [image], given)[0].nats for given in (["dark"], ["light"], [])]
+    assert len(set(values)) == 3
+    expected, = scoring.score(run.lm, [Document((None, run.tokenizers["image"].encode(read_image(image))), (False, True))])
+    assert values[2] == expected.nats[1]
+    with pytest.raises(BadInput, match="never trained on nothing -> speech"):
+        ask.score(run, [str(signals["speech"])])
+    with pytest.raises(BadInput, match="never trained on nothing -> text"):
+        ask.score(run, ["dark"])
+
+
+def test_files_scored_together_score_as_alone(run, signals, tmp_path):
+    write_image(tmp_path / "other.png", np.full((4, 4), 200, np.uint8))
+    files = [str(signals["image"]), str(tmp_path / "other.png")]
+    together = ask.score(run, files, ["dark"])
+    for name, row in zip(files, together):
+        assert ask.score(run, [name], ["dark"])[0].nats == pytest.approx(row.nats, rel=1e-5)
+
+
+# ---- files that are none
+
+def test_wrong_words_are_refused(run, signals, tiny_data, tmp_path):
+    (tmp_path / "song.xyz").write_text("la")
+    write_image(tmp_path / "big.png", np.zeros((5, 4), np.uint8))
+    cases = {"none.wav": "no file at none.wav", str(tmp_path / "song.xyz"): "the suffix '.xyz' belongs to no modality",
+             str(tmp_path / "big.png"): "big.png: image: 5 x 4", f"{tiny_data}/images": "is a folder", "sounds/": "is a folder"}
+    for word, said in cases.items():
+        with pytest.raises(BadInput) as error:
+            ask.sample(run, [word], "text", 1, tmp_path / "none")
+        assert said in str(error.value)
+        with pytest.raises(BadInput):
+            ask.score(run, [word], ["dark"])
+
+
+def test_a_run_without_the_modality_says_which_it_has(run, signals):
+    few = open_run(run.folder)
+    few.__dict__["tokenizers"] = {"text": run.tokenizers["text"]}
+    with pytest.raises(BadInput, match="this run knows no image, only text"):
+        ask.read_segments(few, str(signals["image"]))
+
+
+@pytest.mark.parametrize("name, modality", [("a.WAV", "speech"), ("b.JPeg", "image"), ("c.h5", "jets"), ("d.txt", "text")])
+def test_suffixes_tell_the_modality(name, modality):
+    assert ask.modality_of(Path(name)) == modality

@@ -1,0 +1,155 @@
+"""Evaluation of the tiny run: the names of the figures, what stands, and the unigram baseline by hand."""
+
+import functools
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmtok import evaluate as room
+from mmtok.cli import main
+from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.evaluate import evaluate, held_out_scores, unigram_nats
+from mmtok.run import Run, open_run
+from mmtok.segment import BadInput, Segment
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """The judge of speech in a tenth of a second: what it learns is its own tests' matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "train_speech_judge", functools.partial(room.train_speech_judge, n_steps=2))
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_run, tmp_path_factory, quick):
+    run = open_run(shutil.copytree(tiny_run, tmp_path_factory.mktemp("evaluated") / "run"))
+    return run, evaluate(run)
+
+
+def leaves(table, prefix=""):
+    """A nested table as dotted name -> figure."""
+    inner = {k: v for name, x in table.items() if isinstance(x, dict) for k, v in leaves(x, f"{prefix}{name}.").items()}
+    return inner | {f"{prefix}{name}": x for name, x in table.items() if not isinstance(x, dict)}
+
+
+def test_the_figures_have_the_names_that_others_read(evaluated):
+    run, figures = evaluated
+    assert json.loads((run.folder / "evaluation.json").read_text()) == figures
+    names = leaves(figures)
+    expected = ["image_from_text.judge_accuracy", "image_from_text.judge_heldout", "image_from_text.copies", "image_from_text.copies_heldout",
+                "image_from_text.frechet", "image_from_text.frechet_real", "text_from_image.accuracy",
+                "speech_from_text.judge_accuracy", "speech_from_text.judge_heldout", "speech_from_text.judge_round_trip",
+                "speech_from_text.stopped", "speech_from_text.string_word_error", "speech_from_text.string_word_error_real",
+                "text_from_speech.word_error_rate", "zero_shot.accuracy"]
+    expected += [f"jets_from_text.{c}.{x}_w1" for c in ("thin", "fat") for x in ("mass", "multiplicity", "pt")]
+    units = {"text": "bits_per_byte", "image": "bits_per_code", "speech": "nats_per_frame", "jets": "nats_per_particle"}
+    expected += [f"score.{m}.{unit}{of}" for m, unit in units.items() for of in ("", "_untrained", "_unigram")]
+    assert set(expected) <= set(names), set(expected) - set(names)
+    assert all(isinstance(x, (int, float)) and math.isfinite(x) for x in names.values())
+    shares = [k for k in names if k.endswith(("accuracy", "copies", "stopped", "copies_heldout"))]
+    assert all(0 <= names[k] <= 1 for k in shares)
+
+
+def test_the_samples_are_kept_for_others_to_judge(evaluated):
+    run, figures = evaluated
+    folder = run.folder / "samples"
+    assert len(list((folder / "image_from_text").glob("*.png"))) == run.recipe.n_samples
+    assert len(list((folder / "speech_from_text").glob("*.wav"))) == run.recipe.n_samples
+    assert sorted(p.name for p in (folder / "jets_from_text").iterdir()) == ["fat_jet.npz", "thin_jet.npz"]
+    read = json.loads((folder / "text_from_image.json").read_text())
+    assert figures["text_from_image"] == {"accuracy": np.mean([r["truth"] == r["read"] for r in read]), "n": len(read)}
+
+
+def test_training_has_helped(evaluated):
+    for m, row in evaluated[1]["score"].items():
+        trained, untrained, _ = row.values()
+        assert trained < untrained, m
+
+
+def test_the_same_run_gives_the_same_figures(evaluated):
+    run, figures = evaluated
+    again = Run(run.folder, run.recipe)
+    assert held_out_scores(again) == figures["score"]
+    task = run.recipe.tasks[1]
+    assert room.text_from_image(room._Setting(again, task)) == figures["text_from_image"]
+
+
+def test_an_evaluation_that_stands_is_kept_unless_forced(evaluated, monkeypatch, capsys):
+    run, figures = evaluated
+    monkeypatch.setattr(room, "held_out_scores", lambda run: {"again": True})
+    monkeypatch.setattr(room, "QUESTIONS", {})
+    assert evaluate(run) == figures and "stands" in capsys.readouterr().err
+    before = (run.folder / "evaluation.json").read_bytes()
+    assert evaluate(run, force=True)["score"] == {"again": True}
+    (run.folder / "evaluation.json").write_bytes(before)
+
+
+def test_the_command_line_prints_every_figure(evaluated, capsys):
+    run, figures = evaluated
+    assert main(["evaluate", str(run.folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(leaves(figures))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_a_damaged_evaluation_says_what_to_do(tiny_copy, content):
+    (tiny_copy / "evaluation.json").write_bytes(content)
+    with pytest.raises(BadInput, match="evaluation.json cannot be read .*--force"):
+        evaluate(open_run(tiny_copy))
+
+
+def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monkeypatch):
+    monkeypatch.setattr(room, "train_image_judge", None)
+    (tiny_copy / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="holds no trained model yet"):
+        evaluate(open_run(tiny_copy))
+    assert not (tiny_copy / "evaluation.json").exists() and not (tiny_copy / "samples").exists()
+
+
+def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, quick, monkeypatch):
+    """A user's small folder: one held-out image, one held-out jet a class."""
+    examples = Run.examples
+
+    def few(run, split, *fields):
+        rows = list(examples(run, split, *fields))
+        return iter(rows if split == "train" else rows[:1])
+
+    monkeypatch.setattr(Run, "examples", few)
+    figures = evaluate(open_run(tiny_copy))
+    assert "frechet" not in figures["image_from_text"] and "judge_accuracy" in figures["image_from_text"]
+    assert figures["jets_from_text"] == {}
+
+
+# ---- the unigram baseline
+
+def baseline(tiny_copy, modality, signature, rows, segments):
+    """unigram_nats of a run whose training tokens are these rows of one field."""
+    run = open_run(tiny_copy)
+    run.vocabulary.signatures[modality] = signature
+    write_tokens(tiny_copy / "toy.parquet", {"field": signature}, [{"field": row} for row in rows])
+    run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
+    return unigram_nats(run, modality, segments)
+
+
+def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["text"], levels=(3,))
+    text = lambda *codes, **more: Segment("text", codes=np.array(codes).reshape(-1, 1), **more)
+    rows = [text(0, 0, 1), text(0, truncated=True), text()]
+    # with one more of each: codes 4, 2, 1 of 7; frames 5, ends 3 of 8
+    code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
+    assert baseline(tiny_copy, "text", signature, rows, [text(0, 2), text(1, truncated=True)]) == pytest.approx(
+        -(code[0] + code[2] + 2 * go + end + code[1] + go))
+
+
+def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2)
+    tile = lambda *codes: Segment("jets", codes=np.array(codes))
+    rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
+    first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
+    expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
+    assert baseline(tiny_copy, "jets", signature, rows, [tile((0, 0), (1, 2))]) == pytest.approx(expected)
