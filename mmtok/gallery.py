@@ -30,8 +30,7 @@ from mmtok.segment import BadInput
 N_PROMPTS, N_IMAGES, N_SOUNDS, N_CLASSES, N_READINGS = 24, 12, 2, 8, 40  # shown at most: prompts, samples of each, jet classes, readings
 SOUND_BYTES = 2_700_000  # of all players together, so that the page stays below 6 MB
 TRAINING_VALUES = 50_000_000  # pixel values of training images that the nearest one is sought among
-HALF_WIDTH = 0.8  # of a jet image, in eta and phi
-AXES = ("pt_gev", "eta_rel", "phi_rel")
+AXES, HALF_WIDTH = ("pt_gev", "eta_rel", "phi_rel"), 0.8  # of jets; half the width of their images, in eta and phi
 
 
 def missing(run: Run, what: str) -> list[Markup]:
@@ -62,7 +61,7 @@ def sample_names(run: Run) -> list[str]:
     """What the tasks promise, each followed by its variants, then whatever else lies in samples/."""
     fields, folder = run.recipe.fields, run.folder / "samples"
     pairs = [(fields[t.given[0]], fields[t.make[0]]) for t in run.recipe.tasks if len(t.given) == len(t.make) == 1]
-    there = sorted({p.stem for p in folder.iterdir() if p.is_dir() or p.suffix == ".json"}) if folder.is_dir() else []
+    there = sorted({p.name.removesuffix(".json") for p in folder.iterdir() if p.is_dir() or p.suffix == ".json"}) if folder.is_dir() else []
     names: list[str] = []
     for given, made in pairs:
         if (given, made) in QUESTIONS:
@@ -71,16 +70,17 @@ def sample_names(run: Run) -> list[str]:
 
 
 def sample_section(run: Run, name: str) -> Sequence[object]:
-    folder = run.folder / "samples" / name
-    if folder.with_suffix(".json").exists():
-        return _readings(run, name, read_json(folder.with_suffix(".json")))
+    """What is shown of samples/NAME or samples/NAME.json. Raises BadInput for what cannot be read."""
+    folder, readings = run.folder / "samples" / name, run.folder / "samples" / f"{name}.json"
+    if readings.exists():
+        return _readings(run, name, read_json(readings))
     groups: dict[str, dict[str, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in _kept(folder):
         groups[modality_of(sample.path)][sample.prompt].append(sample)
     if not groups:
         return missing(run, "no samples yet")
-    sections = {"image": _images, "speech": _sounds, "jets": _jets, "text": _texts}
-    return [part for m, prompts in groups.items() for part in sections[m](run, prompts)]
+    shown_by = {"image": _images, "speech": _sounds, "jets": _jets, "text": _texts}
+    return [part for m, prompts in groups.items() for part in shown_by[m](run, prompts)]
 
 
 def _kept(folder: Path) -> list[_Sample]:
@@ -110,7 +110,7 @@ def _images(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     from mmtok.data.images import read_image
 
     shown = {p: [read_image(s.path) for s in samples[:N_IMAGES]] for p, samples in islice(prompts.items(), N_PROMPTS)}
-    images = [image for some in shown.values() for image in some]
+    images = sum(shown.values(), [])
     try:
         near, remark = _nearest(run, images)
     except BadInput as error:
@@ -137,11 +137,15 @@ def _nearest(run: Run, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], 
     return [training[i] for i in nearest(images, training)], remark
 
 
-def _heldout_images(run: Run) -> list[np.ndarray]:
-    """The held-out images that were read, in their order."""
+def _heldout_images(run: Run, n: int) -> list[np.ndarray]:
+    """The held-out images that were read, in their order; [] when they are not there any more, or are not n."""
     fields = run.recipe.fields
     task = next((t for t in run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["image", "text"]), None)
-    return [e[task.given[0]] for e in run.examples("heldout", *task.given, *task.make)] if task else []
+    try:
+        images = [e[task.given[0]] for e in run.examples("heldout", *task.given, *task.make)] if task else []
+    except BadInput:
+        return []
+    return images if len(images) == n else []
 
 
 def _texts(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
@@ -154,19 +158,15 @@ def _readings(run: Run, name: str, rows: Sequence[Mapping[str, str]]) -> list[Ma
     if not rows:
         return missing(run, "no readings yet")
     right = sum(r["read"] == r["truth"] for r in rows)
-    pictures = _heldout_images(run) if name == "text_from_image" else []
-    pictures = pictures if len(pictures) == len(rows) else []
+    pictures = _heldout_images(run, len(rows)) if name == "text_from_image" else []
     shown = [i for i in range(len(rows)) if i < N_READINGS // 2 or rows[i]["read"] != rows[i]["truth"]][:N_READINGS]
-    lines = []
-    for i in shown:
-        wrong = rows[i]["read"] != rows[i]["truth"]
-        read = tag("span", page.visible(rows[i]["read"]), cls="wrong" if wrong else "right")
-        lines.append((*([page.thumbnail(pictures[i], "")] if pictures else []), rows[i]["truth"], read))
-    head = (*([""] if pictures else []), "truth", "read")
-    half = -(-len(lines) // 2)
-    words = f"{right:,} of {len(rows):,} held-out signals are read exactly."
-    words += f" Shown: the first {N_READINGS // 2}, then further mistakes." if len(rows) > N_READINGS // 2 else ""
-    return [tag("p", words), tag("div", *(table(head, part, "words") for part in (lines[:half], lines[half:]) if part), cls="readings")]
+    read = [tag("span", page.visible(r["read"]), cls="right" if r["read"] == r["truth"] else "wrong") for r in rows]
+    lines = [(*[page.thumbnail(x, "") for x in pictures[i : i + 1]], rows[i]["truth"], read[i]) for i in shown]
+    head = ("", "truth", "read")[-len(lines[0]) :]
+    column = max(10, -(-len(lines) // 4))
+    words = f"{right:,} of {len(rows):,} held-out signals are read exactly. Shown: the first {N_READINGS // 2}, then further mistakes."
+    tables = (table(head, lines[i : i + column], "words") for i in range(0, len(lines), column))
+    return [tag("p", words), tag("div", *tables, cls="readings")]
 
 
 # ---- sounds
@@ -265,7 +265,7 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     for prompt, samples in shown.items():
         ours = [jet for s in samples for jet in _read_jets(s.path)]
         theirs = real.get(prompt, [])
-        if not ours or not theirs:
+        if not (ours and theirs):
             pictures.append(tag("p", f"{prompt}: {len(ours)} jets, and {len(theirs)} real held-out ones to compare with.", cls="soft"))
             continue
         tokenised = tokenizer.decode_batch(tokenizer.encode_batch(theirs))

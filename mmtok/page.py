@@ -274,8 +274,7 @@ dt, .soft, figcaption { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; } td code { color: var(--soft); }
 code, pre { font: .86em/1.5 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; }
 pre, .wide { overflow-x: auto; } summary { cursor: pointer; }
-table { border-collapse: collapse; font-size: .94rem; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
+table { border-collapse: collapse; font-size: .94rem; } th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 600; }
 .columns { columns: 2 28rem; column-gap: 2rem; } .columns > div { break-inside: avoid; } .columns h3 { margin-top: 0; padding-top: .8rem; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: .6rem; }

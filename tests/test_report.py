@@ -169,7 +169,7 @@ def test_training_data_that_is_gone_costs_only_the_nearest_images(tmp_path):
     run = finished_run(tmp_path)
     (tmp_path / "pictures").rename(tmp_path / "elsewhere")
     text = written(run)
-    assert text.count("<figure>") == 4 and "no such folder" in text
+    assert text.count("<figure>") == 4 and "no such folder" in text and "1 of 2 held-out signals" in text
 
 
 def test_a_damaged_file_costs_its_section(tmp_path):
@@ -183,7 +183,8 @@ def test_a_damaged_file_costs_its_section(tmp_path):
 def sounding_page(tmp_path_factory):
     """Of a run with speech and jets whose samples no model made: of two words one has a clip, of two names one has jets."""
     tasks = (Task(("caption",), ("speech",)), Task(("caption",), ("jets",)))
-    run = made_run(tmp_path_factory.mktemp("sounding") / "run", Recipe("tones", {"text": BytesConfig(), "speech": DMEL, "jets": JetGridConfig()}, (Spoken(),), tasks))
+    recipe = Recipe("tones", {"text": BytesConfig(), "speech": DMEL, "jets": JetGridConfig()}, (Spoken(),), tasks)
+    run = made_run(tmp_path_factory.mktemp("sounding") / "run", recipe)
     for m, config in run.recipe.tokenizers.items():
         config.build().save(run.folder / "tokenizers" / m)
     rng = np.random.default_rng(1)
