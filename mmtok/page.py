@@ -274,15 +274,15 @@ dt, .soft, figcaption { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; } td code { color: var(--soft); }
 code, pre { font: .86em/1.5 ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; }
 pre, .wide { overflow-x: auto; } summary { cursor: pointer; }
-table { border-collapse: collapse; font-size: .94rem; } th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
+table { border-collapse: collapse; font-size: .94rem; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 600; }
 .columns { columns: 2 28rem; column-gap: 2rem; } .columns > div { break-inside: avoid; } .columns h3 { margin-top: 0; padding-top: .8rem; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: .6rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: .75rem; margin-bottom: .75rem; }
 .chart img { width: 100%; height: auto; display: block; }
 .prompts { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; }
-.prompt h3 { margin: 0 0 .3rem; }
-.strip { display: flex; flex-wrap: wrap; gap: .6rem; align-items: flex-start; }
+.prompt h3 { margin: 0 0 .3rem; } .strip { display: flex; flex-wrap: wrap; gap: .6rem; align-items: flex-start; }
 figure { margin: 0; text-align: center; } figcaption { font-size: .875rem; }
 .strip img { display: block; width: 64px; height: auto; margin: 0 auto .3rem; } .strip img.near { width: 40px; }
 td img { display: block; width: 32px; height: auto; }
