@@ -91,7 +91,7 @@ class Run:
         """A freshly initialised decoder of this run, from the recipe's seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.train.seed)
-            return LM(self.recipe.model, self.vocabulary).eval()
+            return LM(self.recipe.model, self.vocabulary).to(best_device()).eval()
 
     # ---- examples
 
@@ -147,7 +147,7 @@ class Run:
         if sampling.guidance != 1 and not any(t.drop_given > 0 and fields[t.make[0]] == modality for t in self.recipe.tasks):
             raise BadInput(f"guidance {sampling.guidance} needs a run trained with drop_given > 0 on a task that makes {modality}")
         drawn: list[Sampled] = []
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
         holes = bool(prompts[0].segments[-1].holes)
         for start in range(0, len(prompts), batch):
             drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
@@ -163,6 +163,11 @@ class Run:
 
 
 # ---- opening, fitting, training
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU (CUDA_VISIBLE_DEVICES= hides the accelerator)."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
