@@ -293,7 +293,7 @@ td img { display: block; width: 32px; height: auto; }
 .mel { display: grid; grid-template-columns: 3.6rem 1fr; font-size: .75rem; color: var(--soft); line-height: 1.2; }
 .mel .y { display: flex; flex-direction: column; justify-content: space-between; height: 110px; text-align: right; padding-right: .4rem; }
 .mel .x { display: flex; justify-content: space-between; padding-top: .15rem; } .shot img { width: 100%; height: 110px; display: block; }
-.readings { display: flex; flex-wrap: wrap; gap: 0 4rem; }
+.readings { display: flex; flex-wrap: wrap; gap: .5rem 2rem; }
 .words .num { text-align: left; white-space: normal; overflow-wrap: anywhere; padding-left: 0; } .words td { padding-block: .2rem; }
 .wrong { background: var(--bad-paper); color: var(--bad); border-radius: 4px; padding: .05rem .4rem; }
 """
