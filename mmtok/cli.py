@@ -133,7 +133,10 @@ def detokenize(
     print(f"{len(paths)} files in {out}")
 
 
-def show(path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")]) -> None:
+def show(
+    path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")], *,
+    recipe: OwnRecipe = None,
+) -> None:
     """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints."""
     if not path.exists():
         raise BadInput(f"show: {path} does not exist")
@@ -145,7 +148,7 @@ def show(path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a 
     elif (path / "recipe.json").exists():
         from mmtok.run import open_run
 
-        print(open_run(path).describe())
+        print(open_run(path, recipe).describe())
     elif (path / "tokenizer.json").exists():
         from mmtok.data.convert import describe_tokenizer
 
