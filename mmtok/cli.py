@@ -216,7 +216,7 @@ def main(words: list[str] | None = None) -> int:
     except BadInput as error:
         _say(str(error))
     except OSError as error:
-        _say(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        _say(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
     return 2
 
 

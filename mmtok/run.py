@@ -222,7 +222,9 @@ def fit(recipe: Recipe, out: Path) -> Run:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         say(f"{m} tokenizer {tokenizer.signature.fingerprint}: " + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items()))
-    _write_text(out / "vocabulary.json", json.dumps(run.vocabulary.as_dict(), indent=1))
+    vocabulary = run.vocabulary
+    if not (out / "vocabulary.json").exists():
+        _write_text(out / "vocabulary.json", json.dumps(vocabulary.as_dict(), indent=1))
     return run
 
 
@@ -292,8 +294,11 @@ def _check_heads(run: Run) -> None:
 
 
 def _log(path: Path, line: dict) -> None:
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     nats = " ".join(f"{m} {x:.3f}" for m, x in line["nats"].items() if x is not None)
     say(f"step {line['step']}: loss {line['loss']:.4f}, nats {nats}, {line['positions_per_s']:.0f} positions/s")
 
@@ -319,6 +324,8 @@ def _in_place_when_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
 

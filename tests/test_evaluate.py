@@ -41,8 +41,8 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
     run, figures = evaluated
     assert json.loads((run.folder / "evaluation.json").read_text()) == figures
     names = leaves(figures)
-    expected = ["image_from_text.judge_accuracy", "image_from_text.judge_heldout", "image_from_text.copies", "image_from_text.copies_heldout",
-                "image_from_text.frechet", "image_from_text.frechet_real", "text_from_image.accuracy",
+    expected = ["image_from_text.judge_accuracy", "image_from_text.judge_heldout", "image_from_text.copies",
+                "image_from_text.copies_heldout", "image_from_text.frechet", "image_from_text.frechet_real", "text_from_image.accuracy",
                 "speech_from_text.judge_accuracy", "speech_from_text.judge_heldout", "speech_from_text.judge_round_trip",
                 "speech_from_text.stopped", "speech_from_text.string_word_error", "speech_from_text.string_word_error_real",
                 "text_from_speech.word_error_rate", "zero_shot.accuracy"]

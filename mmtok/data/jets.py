@@ -98,7 +98,10 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
     except BadInput:
         raise
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: cannot be read as jets ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "pickle" in reason:  # numpy's word for whatever it does not know, with advice that nobody should follow
+            reason = "not a numpy file of numbers"
+        raise BadInput(f"{path}: cannot be read as jets ({reason})") from None
     if len(offsets) < 2:
         raise BadInput(f"{path}: holds no jets")
     return split_jets(*_checked(path, values, offsets, features.index("pt_gev")))

@@ -32,7 +32,9 @@ def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: is a folder, not a sound file" if path.is_dir() else f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: the file is empty")
     return decode_sound(path, str(path), rate_hz)
 
 
