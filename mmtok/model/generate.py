@@ -105,7 +105,10 @@ def _check(lm: LM, prompts: Sequence[Document]) -> str:
 
 
 class _Walk:
-    """The state of one batch of streams being drawn: n alive rows; under guidance as many null rows follow them."""
+    """The state of one batch of streams being drawn: n rows; under guidance as many null rows follow them.
+
+    Rows that are done stay along, unheeded, until an eighth of all are: to drop a row costs a copy of the whole cache.
+    """
 
     def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator):
         self.lm, self.sampling, self.generator, self.prompts = lm, sampling, generator, prompts
@@ -119,7 +122,8 @@ class _Walk:
         self._prefill(documents)
         known = [p.segments[-1] for p in prompts]
         integers = lambda x: torch.tensor([int(i) for i in x], device=lm.device)
-        self.rows = np.arange(len(prompts))  # the prompt that each alive row continues
+        self.rows = np.arange(len(prompts))  # the prompt that each row continues
+        self.alive = torch.ones(len(prompts), dtype=torch.bool, device=lm.device)
         self.left = integers(-1 if self.signature.frames is None else self.signature.frames - len(s) for s in known)  # -1: open-ended
         self.later_holes = integers(len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known)).bool()
         self.frames: list[list[np.ndarray]] = [[] for _ in prompts]
@@ -147,7 +151,7 @@ class _Walk:
         mixed = mix_guidance(list(self.lm.id_logits(self.h, m).chunk(self.n_streams)), self.sampling.guidance)
         mixed[:, end] = mixed[:, end].masked_fill((self.left >= 0) & ~self.later_holes, float("-inf"))
         drawn = pick(mixed, self.sampling, self.generator)
-        goes_on = drawn != end
+        goes_on = (drawn != end) & self.alive
         if self.one_channel:
             values = drawn[:, None]
         else:
@@ -167,21 +171,24 @@ class _Walk:
             alive = torch.zeros_like(alive)
         if self.signature.descending is not None:
             self.ceiling = values[:, self.signature.descending]
-        self._keep(alive)
+        if self._keep(alive):
+            values = values[alive]
         if len(self.rows):
-            self._read(values[alive])
+            self._read(values.masked_fill(~self.alive[:, None], 0))
         return rows, frames
 
-    def _keep(self, alive: Tensor) -> None:
-        """Drop the rows, and their null rows, that are done."""
-        if alive.all():
-            return
+    def _keep(self, alive: Tensor) -> bool:
+        """Note which rows go on; drop the others, and their null rows, once it is worth it. Returns whether rows were dropped."""
+        self.alive = alive
         keep = alive.nonzero()[:, 0]
+        if len(keep) > 7 / 8 * len(alive):
+            return False
         streams = torch.cat([keep + k * len(alive) for k in range(self.n_streams)])
         self.cache.select(streams)
         self.h, self.position, self.rows = self.h[streams], self.position[streams], self.rows[keep.cpu().numpy()]
-        self.left, self.later_holes = self.left[keep], self.later_holes[keep]
+        self.left, self.later_holes, self.alive = self.left[keep], self.later_holes[keep], alive[keep]
         self.ceiling = None if self.ceiling is None else self.ceiling[keep]
+        return True
 
     def _read(self, values: Tensor) -> None:
         """Feed the frames just drawn (n, C) to both streams."""
