@@ -117,12 +117,13 @@ class Run:
     def task_for(self, given: Sequence[str], to: str) -> Task:
         """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
         fields = self.recipe.fields
-        for task in self.recipe.tasks:
-            fits = [fields[f] for f in task.given] == list(given) or (not given and (not task.given or task.drop_given > 0))
-            if fits and fields[task.make[0]] == to:
+        # of several fields made, each is made from those before it too
+        orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[t.make[k]], t) for t in self.recipe.tasks for k in range(len(t.make))]
+        orders += [([], fields[t.make[0]], t) for t in self.recipe.tasks if t.drop_given > 0 and t.given]
+        for read, made, task in orders:
+            if read == list(given) and made == to:
                 return task
-        trained = sorted({(" + ".join(fields[f] for f in t.given) or "nothing") + f" -> {fields[t.make[0]]}" for t in self.recipe.tasks})
-        trained += sorted({f"nothing -> {fields[t.make[0]]}" for t in self.recipe.tasks if t.drop_given > 0 and t.given})
+        trained = dict.fromkeys(f"{' + '.join(read) or 'nothing'} -> {made}" for read, made, _ in orders)
         asked = f"{' + '.join(given) or 'nothing'} -> {to}"
         raise BadInput(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
 

@@ -96,7 +96,7 @@ def test_without_a_prompt_only_what_was_trained_so(run, tmp_path):
 
 
 def test_orders_never_trained_are_refused_with_those_that_were(run, signals, tmp_path):
-    were = "image -> text, speech -> text, text -> image, text -> jets, text -> speech"
+    were = "text -> image, image -> text, text -> speech, speech -> text, text -> jets, nothing -> image, nothing -> jets"
     for prompt, to in (([str(signals["image"])], "speech"), ([str(signals["jets"])], "text"), (["dark", "light"], "image")):
         with pytest.raises(BadInput, match=f"never trained on .*; it was on: {were}"):
             ask.sample(run, prompt, to, 1, tmp_path / "none")

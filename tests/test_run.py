@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from mmtok import run as room
 from mmtok.data.loader import Task
 from mmtok.recipe import Recipe, load_recipe
-from mmtok.run import fit, open_run, train
+from mmtok.run import Run, fit, open_run, train
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.text import SentencePieceConfig
 
@@ -315,6 +316,15 @@ def test_orders_that_were_trained(tiny_run):
         for order in ("text -> image", "image -> text", "text -> jets", "speech -> text", "nothing -> image", "nothing -> jets"):
             assert order in str(error.value)
         assert f"never trained on {' + '.join(given) or 'nothing'} -> {to}" in str(error.value)
+
+
+def test_a_task_that_makes_several_fields_was_trained_on_each_given_those_before(tiny_run, tiny_recipe):
+    run = Run(tiny_run, replace(tiny_recipe, tasks=(Task((), ("caption", "image")), Task(("caption",), ("image", "jets"), drop_given=0.1))))
+    asked = lambda given, to: str(run.task_for(given, to))
+    assert asked([], "text") == asked(["text"], "image") == "nothing -> caption + image"
+    assert asked(["text", "image"], "jets") == asked([], "image") == "caption -> image + jets"
+    with pytest.raises(BadInput, match="nothing -> text, text -> image, text [+] image -> jets, nothing -> image$"):
+        run.task_for(["text"], "jets")
 
 
 def test_prompts_carry_the_null_mark_where_the_condition_is_left_out(tiny_run):
