@@ -118,8 +118,9 @@ class Run:
         """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
         fields = self.recipe.fields
         # of several fields made, each is made from those before it too
-        orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[made], t) for t in self.recipe.tasks for k, made in enumerate(t.make)]
-        orders += [([], fields[t.make[0]], t) for t in self.recipe.tasks if t.drop_given > 0 and t.given]
+        tasks = self.recipe.tasks
+        orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[made], t) for t in tasks for k, made in enumerate(t.make)]
+        orders += [([], fields[t.make[0]], t) for t in tasks if t.drop_given > 0 and t.given]
         for read, made, task in orders:
             if read == list(given) and made == to:
                 return task
