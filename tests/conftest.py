@@ -106,7 +106,9 @@ def segment_maker(vocabulary, rng):
 
 def small_lm(vocabulary, heads=HEADS):
     torch.manual_seed(0)
-    return LM(DecoderConfig(TRUNK, {m: h for m, h in heads.items() if m in vocabulary.signatures}, channel_size=4), vocabulary)
+    heads = {m: h for m, h in heads.items() if m in vocabulary.signatures}
+    totals = {m: 3 for m, s in vocabulary.signatures.items() if s.descending is not None and m in heads}  # sets carry running totals
+    return LM(DecoderConfig(TRUNK, heads, channel_size=4, totals=totals), vocabulary)
 
 
 def shaken(lm):

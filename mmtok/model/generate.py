@@ -132,6 +132,8 @@ class _Walk:
         d = self.signature.descending
         top = self.signature.levels[d] - 1 if d is not None else 0
         self.ceiling = None if d is None else integers(s.codes[-1, d] if len(s) else top for s in known)
+        inner = None if self.one_channel else lm.frame_in[self.modality]
+        self.totals = None if inner is None else torch.stack([inner.totals(torch.as_tensor(s.codes, device=lm.device).long()) for s in known])
         self._keep(self.left != 0)  # where no frame is left to place, the end is certain
 
     def _prefill(self, documents: Sequence[Document]) -> None:
@@ -188,16 +190,18 @@ class _Walk:
         self.h, self.position, self.rows = self.h[streams], self.position[streams], self.rows[keep.cpu().numpy()]
         self.left, self.later_holes, self.alive = self.left[keep], self.later_holes[keep], alive[keep]
         self.ceiling = None if self.ceiling is None else self.ceiling[keep]
+        self.totals = None if self.totals is None else self.totals[keep]
         return True
 
     def _read(self, values: Tensor) -> None:
         """Feed the frames just drawn (n, C) to both streams."""
         frame_id = self.lm.vocabulary.span(self.modality)[0]
-        values = values.repeat(self.n_streams, 1)
         ids = values[:, 0] + frame_id if self.one_channel else torch.full_like(values[:, 0], frame_id)
         x = self.lm.model.embed_tokens(ids)
         if not self.one_channel:
-            x = x + self.lm.frame_in[self.modality](values).to(x.dtype)
+            frames, self.totals = self.lm.frame_in[self.modality].step(values, self.totals)
+            x = x + frames.to(x.dtype)
+        x = x.repeat(self.n_streams, 1)
         self.h = self.lm.model.step(x[:, None], self.position[:, None], self.cache)[:, 0]
         self.position = self.position + 1
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.batch import Batch
+from mmtok.model.frames import FrameEmbedding
 from mmtok.model.heads import HeadConfig, build_head, widened
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
@@ -26,29 +27,13 @@ class DecoderConfig:
     """The trunk, and a head per many-channel modality; a many-channel modality without a head is input-only.
 
     channel_size: size of a channel value's embedding before the channels are joined and projected.
+    totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for sets such as jets.
     """
 
     trunk: TransformerConfig = TransformerConfig()
     heads: Mapping[str, HeadConfig] = field(default_factory=dict)
     channel_size: int = 16
-
-
-class FrameEmbedding(nn.Module):
-    """Channel embeddings joined, then projected: (N, C) codes -> (N, M). Level K_c of channel c means "masked"."""
-
-    def __init__(self, levels: tuple[int, ...], channel_size: int, width: int):
-        super().__init__()
-        sizes = torch.tensor([k + 1 for k in levels])
-        self.table = nn.Embedding(int(sizes.sum()), channel_size)
-        self.project = nn.Linear(channel_size * len(levels), width, bias=False)
-        self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        nn.init.normal_(self.table.weight)
-        nn.init.normal_(self.project.weight, std=0.02 / (channel_size * len(levels)) ** 0.5 * 4)
-
-    def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        codes = codes if mask is None else torch.where(mask, self.levels, codes)
-        return self.project(self.table(codes + self.offset).flatten(1))
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +54,14 @@ class LM(nn.Module):
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        unknown = set(config.heads) - {m for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
-        if unknown:
-            raise BadInput(f"heads are given for {sorted(unknown)}, which are not many-channel modalities of this vocabulary")
+        many = {m: s for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
+        for what, named in (("heads", config.heads), ("totals", config.totals)):
+            unknown = sorted(set(named) - set(many))
+            if unknown:
+                raise BadInput(f"{what} are given for {unknown}, which are not many-channel modalities of this vocabulary")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
-        many = {m: s for m, s in vocabulary.signatures.items() if not s.one_channel and s.levels}
-        self.frame_in = nn.ModuleDict({m: FrameEmbedding(s.levels, config.channel_size, width) for m, s in many.items()})
+        self.frame_in = nn.ModuleDict({m: FrameEmbedding(s.levels, config.channel_size, width, config.totals.get(m, 0)) for m, s in many.items()})
         self.latent_in = nn.ModuleDict(
             {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
         )
@@ -91,16 +77,18 @@ class LM(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """(B, L, M): the id's embedding; at a frame id its channels or latents too, unless corrupted away."""
         x = self.model.embed_tokens(batch.inputs)
+        # a number per segment of the batch
+        segment = (torch.arange(len(x), device=x.device)[:, None] * batch.ids.shape[1] + batch.document) * batch.ids.shape[1] + batch.segment
         for m, inner in [*self.frame_in.items(), *self.latent_in.items()]:
-            where = batch.ids == self.vocabulary.span(m)[0]
-            if m in batch.channels:
-                frames = inner(batch.channels[m], batch.channel_mask.get(m))
-            elif m in batch.latents:
-                frames = inner(batch.latents[m].to(x.dtype))
-            else:  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
-                frames = inner(batch.ids.new_zeros(0, len(inner.levels)) if m in self.frame_in else x.new_zeros(0, inner.in_features))
-            kept = (batch.inputs[where] == self.vocabulary.span(m)[0])[:, None]
-            x = x.flatten(0, 1).index_add(0, where.flatten().nonzero()[:, 0], (frames * kept).to(x.dtype)).view(x.shape)
+            frame = self.vocabulary.span(m)[0]
+            where = batch.ids == frame
+            kept = (batch.inputs[where] == frame)[:, None]
+            if m in self.frame_in:  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
+                codes = batch.channels.get(m, batch.ids.new_zeros(0, len(inner.levels)))
+                frames = inner(codes, batch.channel_mask.get(m), kept, segment[where])
+            else:
+                frames = inner(batch.latents.get(m, x.new_zeros(0, inner.in_features)).to(x.dtype)) * kept
+            x = x.flatten(0, 1).index_add(0, where.flatten().nonzero()[:, 0], frames.to(x.dtype)).view(x.shape)
         return x
 
     def hidden(self, batch: Batch) -> Tensor:

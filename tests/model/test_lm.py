@@ -7,7 +7,8 @@ import torch
 
 from mmtok.batch import Corruption, pack
 from mmtok.model.heads import Chained
-from mmtok.model.lm import LM, DecoderConfig, FrameEmbedding, loss_sums
+from mmtok.model.frames import FrameEmbedding
+from mmtok.model.lm import LM, DecoderConfig, loss_sums
 from mmtok.nn.attention import Cache
 from mmtok.segment import BadInput, Document
 from mmtok.vocabulary import START
@@ -80,7 +81,8 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
     inner = FrameEmbedding((2, 3), 4, 8)
     inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
     inner.project = torch.nn.Identity()
-    read = lambda *a: inner(*a)[:, [0, 4]].int().tolist()  # one number per channel
+    kept, segment = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
+    read = lambda codes, mask=None: inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()  # one number per channel
     codes = torch.tensor([[0, 0], [1, 1], [0, 2]])
     assert read(codes) == [[0, 3], [1, 4], [0, 5]]
     assert read(codes, torch.tensor([[True, False], [False, True], [True, True]])) == [[2, 3], [1, 6], [2, 6]]

@@ -1,0 +1,77 @@
+"""How a many-channel frame is read: channel embeddings joined and projected, and where asked the running totals of its segment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FrameEmbedding(nn.Module):
+    """Channel embeddings joined, then projected: (N, C) codes -> (N, M). Level K_c of channel c means "masked".
+
+    n_totals: how many running totals a frame carries along; 0 for none. What comes next in a set of particles hangs on
+    sums over all before it (the pt that is left, the mass so far), and attention averages where this wants to add.
+    """
+
+    def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
+        super().__init__()
+        sizes = torch.tensor([k + 1 for k in levels])
+        joined = channel_size * len(levels)
+        self.table = nn.Embedding(int(sizes.sum()), channel_size)
+        self.project = nn.Linear(joined, width, bias=False)
+        self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        nn.init.normal_(self.table.weight)
+        nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
+        self.n_totals = n_totals
+        if n_totals:
+            self.term = nn.Sequential(nn.Linear(joined, 64), nn.SiLU(), nn.Linear(64, n_totals))
+            self.read = nn.Sequential(nn.Linear(n_totals, 256), nn.SiLU(), nn.Linear(256, width, bias=False))
+
+    def forward(self, codes: Tensor, mask: Tensor | None, kept: Tensor, segment: Tensor) -> Tensor:
+        """All frames of a batch in stream order, (N, C) -> (N, M).
+
+        mask (N, C) bool: channel values that may not be read; kept (N, 1) bool: frames that may be read at all;
+        segment (N,): numbers that change from one segment to the next.
+        """
+        codes = codes if mask is None else torch.where(mask, self.levels, codes)
+        joined = self._joined(codes)
+        x = self.project(joined)
+        if self.n_totals:
+            x = x + self.read(running_totals(self._terms(joined) * kept, segment).to(joined.dtype))
+        return x * kept
+
+    def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M), the totals with it."""
+        joined = self._joined(codes)
+        x = self.project(joined)
+        if self.n_totals:
+            totals = totals + self._terms(joined)
+            x = x + self.read(totals.to(joined.dtype))
+        return x, totals
+
+    def totals(self, codes: Tensor) -> Tensor:
+        """Of one segment's frames (T, C): (n_totals,)."""
+        return self._terms(self._joined(codes)).sum(0) if self.n_totals else self.table.weight.new_zeros(0)
+
+    def _joined(self, codes: Tensor) -> Tensor:
+        return self.table(codes + self.offset).flatten(1)
+
+    def _terms(self, joined: Tensor) -> Tensor:
+        terms = self.term(joined)
+        return terms if terms.dtype == torch.float64 else terms.float()  # sums of many terms outgrow bfloat16
+
+
+def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
+    """Sums over the frames of a segment up to each: (N, R), rows of a segment being neighbours with equal numbers (N,).
+
+    Each segment is summed on its own, so that no other one touches its rounding.
+    """
+    if not len(terms):
+        return terms
+    _, lengths = segment.unique_consecutive(return_counts=True)
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=terms.device), lengths)
+    place = torch.arange(len(terms), device=terms.device) - (lengths.cumsum(0) - lengths)[rows]
+    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1]).index_put((rows, place), terms)
+    return padded.cumsum(1)[rows, place]
