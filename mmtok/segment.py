@@ -30,7 +30,6 @@ class Signature:
     fingerprint  of the tokenizer's own file
     banned       one-channel codes that never occur in data (a text model's own unknown, start and stop pieces)
     descending   the channel whose code never rises from one frame to the next (jets: pt), or None
-    values       per channel, the number that each code stands for (jets: GeV, radians); () where codes are mere names
     """
 
     modality: str
@@ -40,13 +39,10 @@ class Signature:
     fingerprint: str = ""
     banned: tuple[int, ...] = ()
     descending: int | None = None
-    values: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self):
         if bool(self.levels) == bool(self.latent_size):
             raise ValueError(f"signature of {self.modality!r}: exactly one of levels and latent_size must be set")
-        if self.values and tuple(map(len, self.values)) != self.levels:
-            raise ValueError(f"signature of {self.modality!r}: values must be given for every level of every channel, or not at all")
         if self.banned and len(self.levels) != 1:
             raise ValueError(f"signature of {self.modality!r}: only one-channel codes can be banned")
 
@@ -60,8 +56,7 @@ class Signature:
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> Signature:
-        lists = {name: tuple(fields.get(name, ())) for name in ("levels", "banned")}
-        return cls(**{**fields, **lists, "values": tuple(map(tuple, fields.get("values", ())))})
+        return cls(**{**fields, "levels": tuple(fields["levels"]), "banned": tuple(fields["banned"])})
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ recipe = Recipe(
     model=DecoderConfig(
         trunk=TransformerConfig(depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1),
         heads={"speech": Parallel(), "jets": Chained()},
-        moments=("jets",),  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
+        totals={"jets": 16},  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
     ),
     train=TrainConfig(steps=2600, rows=8, row_length=256, learning_rate=1.5e-3, warmup=100, log_every=50),
     sampling={

@@ -20,7 +20,7 @@ TOY = (
     Signature("text", (9,), banned=(0, 4)),
     Signature("speech", (5,) * 6),
     Signature("image", (7,), frames=9),
-    Signature("jets", (6, 4, 3), descending=0, values=((1, 2, 4, 8, 16, 32), (-0.3, -0.1, 0.1, 0.3), (-0.2, 0.0, 0.2))),
+    Signature("jets", (6, 4, 3), descending=0),
     Signature("tiles", (3, 2), frames=2),
     Signature("voice", latent_size=3),
     Signature("absent", (5, 5)),
@@ -107,8 +107,8 @@ def segment_maker(vocabulary, rng):
 def small_lm(vocabulary, heads=HEADS):
     torch.manual_seed(0)
     heads = {m: h for m, h in heads.items() if m in vocabulary.signatures}
-    moments = tuple(m for m, s in vocabulary.signatures.items() if s.values and m in heads)  # sets tell their moments
-    return LM(DecoderConfig(TRUNK, heads, channel_size=4, moments=moments), vocabulary)
+    totals = {m: 3 for m, s in vocabulary.signatures.items() if s.descending is not None and m in heads}  # sets carry running totals
+    return LM(DecoderConfig(TRUNK, heads, channel_size=4, totals=totals), vocabulary)
 
 
 def shaken(lm):

@@ -27,13 +27,13 @@ class DecoderConfig:
     """The trunk, and a head per many-channel modality; a many-channel modality without a head is input-only.
 
     channel_size: size of a channel value's embedding before the channels are joined and projected.
-    moments: modalities whose frames also tell the moments of their set so far, see `model/frames.py`; for jets.
+    totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for sets such as jets.
     """
 
     trunk: TransformerConfig = TransformerConfig()
     heads: Mapping[str, HeadConfig] = field(default_factory=dict)
     channel_size: int = 16
-    moments: tuple[str, ...] = ()
+    totals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +55,13 @@ class LM(nn.Module):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         many = {m: s for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
-        for what, named in (("heads", config.heads), ("moments", config.moments)):
+        for what, named in (("heads", config.heads), ("totals", config.totals)):
             unknown = sorted(set(named) - set(many))
             if unknown:
                 raise BadInput(f"{what} are given for {unknown}, which are not many-channel modalities of this vocabulary")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
-        self.frame_in = nn.ModuleDict({m: FrameEmbedding(s, config.channel_size, width, m in config.moments) for m, s in many.items()})
+        self.frame_in = nn.ModuleDict({m: FrameEmbedding(s.levels, config.channel_size, width, config.totals.get(m, 0)) for m, s in many.items()})
         self.latent_in = nn.ModuleDict(
             {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
         )

@@ -56,13 +56,10 @@ class JetGrid:
 
     def __init__(self, config: JetGridConfig):
         self.config = config
+        self.signature = Signature("jets", levels=config.bins, fingerprint=fingerprint("JetGrid", asdict(config)), descending=0)
         self._low = np.array(config.low, np.float64)
         self._width = (np.array(config.high) - self._low) / (np.array(config.bins) - 2)
         self._angles = [c for c, name in enumerate(config.features) if name.startswith("phi")]
-        grid = np.minimum(np.arange(max(config.bins))[:, None], np.array(config.bins) - 1)  # every code of every feature
-        centres = self.decode(Segment("jets", codes=grid)).T
-        values = tuple(tuple(round(float(x), 6) for x in row[:k]) for row, k in zip(centres, config.bins))
-        self.signature = Signature("jets", config.bins, fingerprint=fingerprint("JetGrid", asdict(config)), descending=0, values=values)
 
     def encode(self, signal: np.ndarray) -> Segment:
         """One jet (P, F) -> codes (P, F); see `encode_batch`."""

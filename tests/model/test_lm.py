@@ -8,7 +8,6 @@ import torch
 from mmtok.batch import Corruption, pack
 from mmtok.model.heads import Chained
 from mmtok.model.frames import FrameEmbedding
-from mmtok.segment import Signature
 from mmtok.model.lm import LM, DecoderConfig, loss_sums
 from mmtok.nn.attention import Cache
 from mmtok.segment import BadInput, Document
@@ -79,7 +78,7 @@ def test_latents_are_read_and_missing_ones_touch_their_weights(lm, vocabulary, c
 
 
 def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
-    inner = FrameEmbedding(Signature("pairs", (2, 3)), 4, 8)
+    inner = FrameEmbedding((2, 3), 4, 8)
     inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
     inner.project = torch.nn.Identity()
     kept, segment = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
