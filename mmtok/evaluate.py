@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.ask import customary, n_units, write_samples
+from mmtok.data.convert import write_signal
 from mmtok.data.loader import Task
 from mmtok.metrics.images import copy_share, frechet_pixels, psnr_db, train_image_judge
 from mmtok.metrics.jets import jet_distances
@@ -43,11 +44,14 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     fields, figures = run.recipe.fields, {}
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
     for task in run.recipe.tasks:
-        if len(task.given) == len(task.make) == 1:
+        if len(task.given) == len(task.make) == 1 and not task.first:
             pair = (fields[task.given[0]], fields[task.make[0]])
-            if pair in QUESTIONS:
+            name = f"{pair[1]}_from_{pair[0]}"
+            if name in figures:
+                say(f"not evaluating {task}: another task's figures have the name {name}")
+            elif pair in QUESTIONS:
                 say(f"evaluating {task}")
-                figures[f"{pair[1]}_from_{pair[0]}"] = QUESTIONS[pair](_Setting(run, task))
+                figures[name] = QUESTIONS[pair](_Setting(run, task))
     say("scoring held-out documents")
     figures["score"] = held_out_scores(run)
     task = next((t for t in run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["text", "image"]), None)
@@ -216,11 +220,20 @@ def _strings(s: _Setting, words: Sequence[str], clips: Sequence[np.ndarray], n: 
 
 
 def text_from_speech(s: _Setting) -> dict[str, float]:
-    """Word error rate on held-out strings of known voices, and of unknown ones where the source has them."""
+    """Word error rate on held-out clips of known voices, and of unknown ones where the source has them.
+
+    The first figure is of strings that training never holds; where a source has none (single words only), of all held-out clips.
+    """
     clips, words = s.examples("heldout")
     read = _read(s, clips)
     _keep_readings(s, "text_from_speech", words, read)
-    figures = {"word_error_rate": word_error_rate(words, read)}
+    known = set(s.examples("train")[1])
+    unseen = [i for i, w in enumerate(words) if w not in known] or range(len(words))
+    figures = {
+        "word_error_rate": word_error_rate([words[i] for i in unseen], [read[i] for i in unseen]),
+        "n_unseen_strings": len(unseen),
+        "word_error_rate_all_heldout": word_error_rate(words, read),
+    }
     for length in sorted({len(w.split()) for w in words})[:5]:
         chosen = [i for i, w in enumerate(words) if len(w.split()) == length]
         figures[f"word_error_rate_{length}_words"] = word_error_rate([words[i] for i in chosen], [read[i] for i in chosen])
@@ -249,16 +262,14 @@ def jets_from_text(s: _Setting) -> dict[str, dict[str, float]]:
         at_cap = float(np.mean([d.stop == "cap" for d in drawn]))
         at_cap_real = float(np.mean([x.truncated for x in tokenizer.encode_batch(a)]))
         short = name.removesuffix(" jet").replace(" ", "_")
-        figures[short] = jet_distances(samples, detokenised, a, b) | {"at_cap": at_cap, "at_cap_real": at_cap_real}
+        figures[short] = jet_distances(samples, detokenised, a, b) | {"at_cap": at_cap, "at_cap_real": at_cap_real, "n": n}
     return figures
 
 
 def _keep_jets(s: _Setting, name: str, jets: Sequence[np.ndarray]) -> None:
-    from mmtok.data.jets import write_jets
-
     folder = s.run.folder / "samples" / "jets_from_text"
     folder.mkdir(parents=True, exist_ok=True)
-    write_jets(folder / f"{name.replace(' ', '_')}.npz", jets)
+    write_signal(folder / name.replace(" ", "_"), "jets", jets, s.tokenizer(s.made))
 
 
 QUESTIONS = {
@@ -274,23 +285,34 @@ QUESTIONS = {
 
 
 def held_out_scores(run: Run) -> dict[str, dict[str, float]]:
-    """Per modality: held-out nats in the customary unit, beside an untrained decoder's and a unigram model's of the training codes."""
+    """Per modality: held-out nats in the customary unit, given what the task gives (a caption, a signal to read).
+
+    Beside them an untrained decoder's, a unigram model's of the training codes (which is given nothing), and, where the task was
+    trained without its condition too, the decoder's own without it: that one is fair beside the unigram.
+    """
     fields, untrained, figures = run.recipe.fields, run.untrained(), {}
     documents: dict[str, list[Document]] = defaultdict(list)
-    for task in run.recipe.tasks:
+    without: dict[str, list[Document]] = defaultdict(list)
+    for task in (t for t in run.recipe.tasks if not t.first):
         m = fields[task.make[-1]]
         names = (*task.given, *task.make)
         rows = [e for _, e in zip(range(N_SCORED), run.examples("heldout", *names))]
         columns = [run.tokenizers[fields[f]].encode_batch([e[f] for e in rows]) for f in names]
-        documents[m] += [Document(segments, (False,) * len(task.given) + (True,) * len(task.make)) for segments in zip(*columns)]
+        predict = (False,) * len(task.given) + (True,) * len(task.make)
+        documents[m] += [Document(segments, predict) for segments in zip(*columns)]
+        if task.drop_given and not task.predict_given:
+            n = len(task.given)
+            without[m] += [Document((None,) * n + segments[n:], predict) for segments in zip(*columns)]
     for m, docs in documents.items():
         last = [d.segments[-1] for d in docs]
         total = sum(n_units(run, segment) for segment in last)
         if not total:
             continue
-        per_unit = lambda lm: sum(x.nats[-1] for x in run.score_documents(docs, lm)) / total
+        per_unit = lambda lm, docs=docs: sum(x.nats[-1] for x in run.score_documents(docs, lm)) / total
         key = customary(m, 0.0, 1)[1].replace("/", "_per_")
         values = {"": per_unit(None), "_untrained": per_unit(untrained), "_unigram": unigram_nats(run, m, last) / total}
+        if len(without[m]) == len(docs):
+            values["_without_condition"] = per_unit(None, without[m])
         figures[m] = {key + suffix: customary(m, x, 1)[0] for suffix, x in values.items()}
     return figures
 
@@ -300,9 +322,10 @@ def unigram_nats(run: Run, modality: str, segments: Sequence[Segment]) -> float:
     signature = run.vocabulary.signatures[modality]
     counts = [np.ones(k) for k in signature.levels]  # add-one smoothing
     n_ends = n_frames = 1
+    made = {f for task in run.recipe.tasks for f in task.make}
     for file in run.token_files():
         for f in file.fields:
-            if file.signatures[f].modality == modality:
+            if file.signatures[f].modality == modality and f in made:
                 for i in np.flatnonzero(file.has(f)):
                     segment = file.segment(f, i)
                     n_frames, n_ends = n_frames + len(segment), n_ends + (not segment.truncated)

@@ -118,7 +118,7 @@ class Run:
         """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
         fields = self.recipe.fields
         # of several fields made, each is made from those before it too
-        tasks = self.recipe.tasks
+        tasks = [t for t in self.recipe.tasks if not t.first]  # the others never saw an end
         orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[made], t) for t in tasks for k, made in enumerate(t.make)]
         orders += [([], fields[t.make[0]], t) for t in tasks if t.drop_given > 0 and t.given]
         for read, made, task in orders:
@@ -144,16 +144,24 @@ class Run:
         """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition."""
         if not prompts:
             return []
-        modality = prompts[0].segments[-1].modality
-        fields = self.recipe.fields
-        if sampling.guidance != 1 and not any(t.drop_given > 0 and fields[t.make[0]] == modality for t in self.recipe.tasks):
-            raise BadInput(f"guidance {sampling.guidance} needs a run trained with drop_given > 0 on a task that makes {modality}")
+        if sampling.guidance != 1:
+            self._check_guidance(prompts[0], sampling.guidance)
         drawn: list[Sampled] = []
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         holes = bool(prompts[0].segments[-1].holes)
-        for start in range(0, len(prompts), batch):
-            drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
+        modality = prompts[0].segments[-1].modality
+        with Progress(f"draw {modality}", len(prompts), "samples") as progress:
+            for start in range(0, len(prompts), batch):
+                drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
+                progress.advance(len(drawn) - start)
         return drawn
+
+    def _check_guidance(self, prompt: Document, guidance: float) -> None:
+        """Raise BadInput unless the task that the prompt asks was trained with just these segments left out."""
+        given, to = [s.modality for s in prompt.segments[:-1] if s is not None], prompt.segments[-1].modality
+        task = self.task_for(given, to)
+        if given and not (task.drop_given > 0 and len(given) == len(task.given)):
+            raise BadInput(f"guidance {guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
 
     def score_documents(self, documents: Sequence[Document], lm: LM | None = None) -> list[Score]:
         """Score documents under the trained decoder (or another one, such as an untrained one)."""

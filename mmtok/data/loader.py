@@ -25,6 +25,8 @@ class Task:
     drop_given       how often the condition is left out (the null mark stands for it); guidance needs it
     predict_given    learn the given fields too (a joint distribution), else they carry no loss
     hole             how often a span of the last field is cut out and given last, so that holes can be filled
+    first            read no more than the first so many frames of the last field, as a truncated segment; 0 reads all. Where
+                     what matters comes first (jets by falling pt), more examples are seen for the same positions
     """
 
     given: tuple[str, ...]
@@ -33,6 +35,7 @@ class Task:
     drop_given: float = 0.0
     predict_given: bool = False
     hole: float = 0.0
+    first: int = 0
 
     def __post_init__(self):
         if not isinstance(self.given, tuple) or not isinstance(self.make, tuple) or not self.make:
@@ -41,6 +44,8 @@ class Task:
             raise BadInput(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
         if not (0 <= self.drop_given <= 1 and 0 <= self.hole <= 1):
             raise BadInput(f"task {self}: drop_given is {self.drop_given} and hole {self.hole}; both are shares, from 0 to 1")
+        if self.first < 0 or (self.first and self.hole):
+            raise BadInput(f"task {self}: first is {self.first}; it counts frames, 0 for all of them, and has no holes")
 
     def __str__(self) -> str:
         return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
@@ -106,7 +111,10 @@ class Loader:
             if set(names) <= set(file.fields):
                 rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
                 pool.append(np.stack([np.full(len(rows), f), rows], 1))
-                lengths.append(sum(file.lengths(name)[rows] for name in names) + 1 + 2 * len(names) + (3 if task.hole else 0))
+                n_frames = [file.lengths(name)[rows] for name in names]
+                if task.first:
+                    n_frames[-1] = np.minimum(n_frames[-1], task.first)
+                lengths.append(sum(n_frames) + 1 + 2 * len(names) + (3 if task.hole else 0))
         if not pool or not sum(map(len, pool)):
             raise BadInput(f"no example has all fields of task {task}")
         made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
@@ -173,6 +181,8 @@ class Loader:
         if task.given and rng.random() < task.drop_given:
             segments[: len(task.given)] = [None] * len(task.given)
             predict[: len(task.given)] = [False] * len(task.given)
+        if 0 < task.first <= len(segments[-1]):  # also at exactly so many: an end told only there would look certain
+            segments[-1] = cut(segments[-1], task.first)
         if rng.random() < task.hole and not segments[-1].truncated:
             a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
             segments[-1] = replace(segments[-1], holes=((int(a), int(b)),))
@@ -198,6 +208,12 @@ class Loader:
                     start = int(rng.integers(0, channels[m].shape[1] - width + 1))
                     channels[m][mine, start : start + width] = True
         return Corruption(hidden, channels)
+
+
+def cut(segment: Segment, n_frames: int) -> Segment:
+    """The first frames of a segment, as one that was truncated there."""
+    kind = "codes" if segment.codes is not None else "latents"
+    return replace(segment, **{kind: segment.values[:n_frames]}, truncated=True)
 
 
 def _hide(n: int, c: Corrupt, rng: np.random.Generator) -> np.ndarray:

@@ -26,8 +26,10 @@ class FrameEmbedding(nn.Module):
         nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
         self.n_totals = n_totals
         if n_totals:
-            self.term = nn.Sequential(nn.Linear(joined, 64), nn.SiLU(), nn.Linear(64, n_totals))
-            self.read = nn.Sequential(nn.Linear(n_totals, 256), nn.SiLU(), nn.Linear(256, width, bias=False))
+            self.share = nn.Embedding(int(sizes.sum()), n_totals)  # what a channel's value adds, whatever the others are
+            self.term = nn.Sequential(nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals))  # and with them
+            self.read = nn.Sequential(nn.Linear(n_totals, 512), nn.SiLU(), nn.Linear(512, width, bias=False))
+            nn.init.normal_(self.share.weight, std=0.1)
 
     def forward(self, codes: Tensor, mask: Tensor | None, kept: Tensor, segment: Tensor) -> Tensor:
         """All frames of a batch in stream order, (N, C) -> (N, M).
@@ -39,7 +41,7 @@ class FrameEmbedding(nn.Module):
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
-            x = x + self.read(running_totals(self._terms(joined) * kept, segment).to(joined.dtype))
+            x = x + self.read(running_totals(self._terms(codes, joined) * kept, segment).to(joined.dtype))
         return x * kept
 
     def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,20 +49,21 @@ class FrameEmbedding(nn.Module):
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
-            totals = totals + self._terms(joined)
+            totals = totals + self._terms(codes, joined)
             x = x + self.read(totals.to(joined.dtype))
         return x, totals
 
     def totals(self, codes: Tensor) -> Tensor:
         """Of one segment's frames (T, C): (n_totals,)."""
-        return self._terms(self._joined(codes)).sum(0) if self.n_totals else self.table.weight.new_zeros(0)
+        return self._terms(codes, self._joined(codes)).sum(0) if self.n_totals else self.table.weight.new_zeros(0)
 
     def _joined(self, codes: Tensor) -> Tensor:
         return self.table(codes + self.offset).flatten(1)
 
-    def _terms(self, joined: Tensor) -> Tensor:
-        terms = self.term(joined)
-        return terms if terms.dtype == torch.float64 else terms.float()  # sums of many terms outgrow bfloat16
+    def _terms(self, codes: Tensor, joined: Tensor) -> Tensor:
+        """What each frame adds to the totals, (N, n_totals), in the weights' own precision: long sums outgrow bfloat16."""
+        share = self.share(codes + self.offset).sum(1)
+        return (share + self.term(joined).to(share.dtype)) / 4
 
 
 def running_totals(terms: Tensor, segment: Tensor) -> Tensor:

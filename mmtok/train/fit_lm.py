@@ -74,7 +74,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); matrices decay, gains, biases and embeddings do not."""
-    decays = lambda name, p: p.ndim >= 2 and "embed" not in name and "table" not in name and "told" not in name
+    decays = lambda name, p: p.ndim >= 2 and "embed" not in name and not {"table", "told", "share"} & set(name.split("."))
     groups = [
         {"params": [p for n, p in lm.named_parameters() if decays(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in lm.named_parameters() if not decays(n, p)], "weight_decay": 0.0},
@@ -154,7 +154,7 @@ class Trainer:
                     self.window = []
                 if asked or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save()
-                if asked:
+                if asked and self.step < self.config.steps:
                     raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
         finally:
             for s, handler in previous.items():

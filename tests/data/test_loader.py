@@ -259,3 +259,14 @@ def test_a_truncated_segment_gets_no_hole(tmp_path, vocabulary, segment):
     one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("speech",), hole=1.0)], vocabulary, {}, 2, 24, 0)
     assert all(s.truncated and not s.holes for d in documents(one, range(3)) for s in d.segments)
     assert isinstance(rows[0]["speech"], Segment)
+
+
+def test_first_reads_no_further_and_tells_no_end_there(loader, vocabulary):
+    one = loader(tasks=(Task((), ("speech",), first=5),), corrupt={})
+    streams = [stream for step in range(4) for row in unpack(vocabulary, one.batch(step)) for stream in row]
+    segments = [vocabulary.document(stream).segments[0] for stream in streams]
+    assert {len(s) for s in segments} == {1, 2, 3, 4, 5}
+    assert all(s.truncated == (len(s) == 5) for s in segments)  # a segment of exactly five too: else p(end) there would be learned as 1
+    assert all(len(stream) == 2 + len(s) + (not s.truncated) for stream, s in zip(streams, segments))
+    with pytest.raises(BadInput, match="first is -1"):
+        Task((), ("speech",), first=-1)
