@@ -24,10 +24,11 @@ recipe = Recipe(
     tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz(), "image": VQPatchesConfig(), "jets": JetGridConfig()},
     tasks=(
         Task(("caption",), ("image",), weight=0.09, drop_given=0.1),
-        Task(("view",), ("caption",), weight=0.14),  # shifted and noisy views: reading must not hang on the pixel grid
-        Task(("caption",), ("speech",), weight=0.09, drop_given=0.1),
-        Task(("speech",), ("caption",), weight=0.16),
-        Task(("caption",), ("jets",), weight=0.22, drop_given=0.1),
+        Task(("view",), ("caption",), weight=0.09),  # shifted and noisy views: reading must not hang on the pixel grid
+        Task(("image",), ("caption",), weight=0.09),  # and with codes missing
+        Task(("caption",), ("speech",), weight=0.08, drop_given=0.1),
+        Task(("speech",), ("caption",), weight=0.15),
+        Task(("caption",), ("jets",), weight=0.20, drop_given=0.1),
         # a jet's pt and mass are made by its hardest constituents: more jets are seen when some are read no further
         Task(("caption",), ("jets",), weight=0.30, drop_given=0.1, first=40),
     ),
