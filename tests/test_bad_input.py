@@ -179,6 +179,16 @@ def test_a_broken_picture_in_a_folder_is_named_and_the_run_goes_on_when_it_is_me
     assert main(["fit", *words, "--out", str(tmp_path / "run")]) == 0
 
 
+def test_bad_transcripts_of_a_folder_of_sounds(capsys, tmp_path):
+    (tmp_path / "clips").mkdir()
+    sound(tmp_path / "clips" / "a.wav", SINE)
+    bad = [("a.txt", b"caf\xe9", "a.txt: not UTF-8"), ("transcripts.csv", b"file,text\na.wav\n", "transcripts.csv: line 2")]
+    for name, content, part in bad:
+        (tmp_path / "clips" / name).write_bytes(content)
+        line = said(capsys, ["train", "recipes/speech.py", "--path", tmp_path / "clips", "--out", tmp_path / "run"])
+        assert str(tmp_path / "clips") in line and part in line and not (tmp_path / "run").exists()
+
+
 # ---- runs
 
 def test_wrong_fields_and_verbs(capsys, tiny_words, tmp_path):

@@ -1,4 +1,4 @@
-"""The espeak-ng engine through ctypes: text -> samples, synchronously, half a millisecond a word.
+"""The espeak-ng engine through ctypes: text -> samples, synchronously, half a millisecond a word; clips cut and levelled.
 
 espeak-ng is a GPL-3 engine: it is loaded as a tool, from the optional package `espeakng-loader`, and nothing of it is kept.
 """
@@ -31,7 +31,7 @@ class Espeak:
         try:
             import espeakng_loader
         except ImportError:
-            raise BadInput("spoken digits need the extra: pip install 'mmtok[demo]'") from None
+            raise BadInput("spoken digits need the extra: pip install -e '.[demo]' in the project's folder") from None
         data = Path(espeakng_loader.get_data_path())
         library = Path(espeakng_loader.get_library_path())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -67,3 +67,18 @@ class Espeak:
         self._engine.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, CHARS_UTF8, None, None)
         self._engine.espeak_Synchronize()
         return np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.int16)
+
+
+def trim(samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02) -> np.ndarray:
+    """Cut silence (below `threshold` of the peak) before and after, but for keep_s seconds."""
+    loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
+    if not len(loud):
+        return samples
+    keep = round(keep_s * rate_hz)
+    return samples[max(0, loud[0] - keep) : loud[-1] + keep]
+
+
+def set_level(samples: np.ndarray, rms: float = 0.1, peak: float = 0.9) -> np.ndarray:
+    """Scale to a root mean square, or to a peak where that is less."""
+    gain = min(rms / max(samples.std(), 1e-9), peak / max(np.abs(samples).max(initial=0), 1e-9))
+    return samples * np.float32(gain)

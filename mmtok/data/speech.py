@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -16,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mmtok.progress import Progress
 from mmtok.segment import BadInput
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
@@ -144,7 +147,7 @@ class SpeechFolder:
             beside = path.with_suffix(".txt")
             text = texts.get(path.relative_to(folder).as_posix(), texts.get(path.stem))
             if text is None and beside.is_file():
-                text = beside.read_text(encoding="utf-8", errors="strict").strip()
+                text = _read_utf8(beside).strip()
             if text is None:
                 raise BadInput(f"{path}: no transcript; put {beside.name} beside it, or name it in {folder / 'transcripts.csv'}")
             pairs.append((path, text))
@@ -153,14 +156,24 @@ class SpeechFolder:
 
 def _read_table(path: Path) -> dict[str, str]:
     """A csv with the columns file and text -> {file name or stem: text}."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = csv.DictReader(lines)
-        columns = rows.fieldnames or []
-        file = next((c for c in ("file", "file_name", "path") if c in columns), None)
-        text = next((c for c in ("text", "transcript", "transcription", "caption") if c in columns), None)
-        if file is None or text is None:
-            raise BadInput(f"{path}: needs the columns file and text, has {', '.join(columns) or 'none'}")
-        return {row[file]: row[text].strip() for row in rows}
+    rows, texts = csv.DictReader(io.StringIO(_read_utf8(path), newline="")), {}
+    columns = rows.fieldnames or []
+    file = next((c for c in ("file", "file_name", "path") if c in columns), None)
+    text = next((c for c in ("text", "transcript", "transcription", "caption") if c in columns), None)
+    if file is None or text is None:
+        raise BadInput(f"{path}: needs the columns file and text, has {', '.join(columns) or 'none'}")
+    for row in rows:
+        if row[file] is None or row[text] is None:
+            raise BadInput(f"{path}: line {rows.line_num} ends before its {file if row[file] is None else text}; complete or remove it")
+        texts[row[file]] = row[text].strip()
+    return texts
+
+
+def _read_utf8(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); convert it first, e.g. iconv -f latin1 -t utf-8") from None
 
 
 def check_split(source, split: str) -> str:
@@ -243,23 +256,34 @@ class SpokenDigits:
         path = Path(cache) / f"spoken-digits-{split}-{key}.npz"
         if not path.is_file():
             self._make(utterances, path)
-        with np.load(path) as file:
-            samples, stops = file["samples"], file["stops"]  # read once: each look-up in an npz reads the member anew
+        try:
+            with np.load(path) as file:
+                samples, stops = file["samples"], file["stops"]  # read once: each look-up in an npz reads the member anew
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(f"{path}: the cached clips cannot be read ({type(error).__name__}); delete the file to make them anew") from None
         for utterance, start, stop in zip(utterances, [0, *stops[:-1]], stops):
             yield {"caption": utterance.caption, "speech": samples[start:stop].astype(np.float32) / 32768}
 
     def _make(self, utterances: list[Utterance], path: Path) -> None:
-        from mmtok.data.espeak import RATE_HZ, Espeak
+        from mmtok.data.espeak import RATE_HZ, Espeak, set_level, trim
         from mmtok.tokenizers.speech import resampled
 
-        engine = Espeak()
-        clips = [resampled(engine.say(*u) / np.float32(32768), RATE_HZ, self.rate_hz) for u in utterances]
-        clips = [np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16) for clip in clips]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be made is known before the work
+        engine, clips = Espeak(), []
+        with Progress("speaking", len(utterances), "clips") as progress:
+            for utterance in utterances:
+                clip = resampled(engine.say(*utterance) / np.float32(32768), RATE_HZ, self.rate_hz)
+                clips.append(np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16))
+                progress.advance()
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, samples=np.concatenate(clips), stops=np.cumsum([len(clip) for clip in clips]))
-        os.replace(partial, path)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, samples=np.concatenate(clips), stops=np.cumsum([len(clip) for clip in clips]))
+            os.replace(partial, path)
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _strings(length: int) -> list[tuple[str, ...]]:
@@ -271,18 +295,3 @@ def heldout_strings(seed: int) -> set[tuple[str, ...]]:
     rng = np.random.default_rng([seed, 99])
     pools = [_strings(2), _strings(3)]
     return {pool[i] for pool in pools for i in rng.choice(len(pool), len(pool) // 10, replace=False)}
-
-
-def trim(samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02) -> np.ndarray:
-    """Cut silence (below `threshold` of the peak) before and after, but for keep_s seconds."""
-    loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
-    if not len(loud):
-        return samples
-    keep = round(keep_s * rate_hz)
-    return samples[max(0, loud[0] - keep) : loud[-1] + keep]
-
-
-def set_level(samples: np.ndarray, rms: float = 0.1, peak: float = 0.9) -> np.ndarray:
-    """Scale to a root mean square, or to a peak where that is less."""
-    gain = min(rms / max(samples.std(), 1e-9), peak / max(np.abs(samples).max(initial=0), 1e-9))
-    return samples * np.float32(gain)

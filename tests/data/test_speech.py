@@ -6,8 +6,9 @@ import warnings
 import numpy as np
 import pytest
 
+from mmtok.data.espeak import trim
 from mmtok.data.speech import HELDOUT_SETTINGS, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits
-from mmtok.data.speech import heldout_strings, read_sound, trim, write_sound
+from mmtok.data.speech import heldout_strings, read_sound, write_sound
 from mmtok.segment import BadInput
 
 
@@ -98,6 +99,20 @@ def test_bad_folders_are_refused(tmp_path):
         list(SpeechFolder(str(tmp_path)).examples("test", tmp_path))
 
 
+@pytest.mark.parametrize("name, content, part", [
+    ("a.txt", "café".encode("latin1"), "not UTF-8 text (byte 3)"),
+    ("transcripts.csv", "file,text\na.wav,café\n".encode("latin1"), "not UTF-8 text (byte 19)"),
+    ("transcripts.csv", b"file,text\na.wav,one\nb.wav\n", "line 3 ends before its text"),
+    ("metadata.csv", b"transcript,file_name\none\n", "line 2 ends before its file_name"),
+])
+def test_bad_transcripts_are_refused_in_one_line(tmp_path, name, content, part):
+    write_sound(tmp_path / "a.wav", tone())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput) as error:
+        SpeechFolder(str(tmp_path)).check()
+    assert str(error.value).startswith(f"{tmp_path / name}: {part}") and "\n" not in str(error.value)
+
+
 def test_trim_keeps_fifty_milliseconds():
     padded = np.concatenate([np.zeros(5000), tone(1600) + 0.5, np.zeros(3000)])
     assert abs(len(trim(padded, 16_000)) - 3200) <= 2
@@ -139,6 +154,38 @@ def test_spoken_digits_are_made_once_and_the_same_everywhere(tmp_path):
     assert len(list((tmp_path / "one").iterdir())) == 1
     with pytest.raises(BadInput, match="no split"):
         list(source.examples("test", tmp_path))
+
+
+def test_a_damaged_cache_is_named_and_made_again_when_it_is_gone(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    source = SpokenDigits(n_utterances=30)
+    first = list(source.examples("heldout", tmp_path))
+    path, = tmp_path.iterdir()
+    whole = path.read_bytes()
+    other = tmp_path / "other.npz"
+    np.savez(other, samples=np.zeros(3))
+    for content in (b"", b"no arrays", whole[: len(whole) // 2], whole[:2000] + b"damaged" + whole[2007:], other.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match="delete the file") as error:
+            list(source.examples("heldout", tmp_path))
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    path.unlink()
+    again = list(source.examples("heldout", tmp_path))
+    assert all(np.array_equal(a["speech"], b["speech"]) for a, b in zip(first, again, strict=True)) and path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("stop, said", [(OSError(28, "No space left on device"), BadInput), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_full_disk_or_ctrl_c_leaves_nothing_half_written(tmp_path, monkeypatch, stop, said):
+    pytest.importorskip("espeakng_loader")
+
+    def savez(file, **arrays):
+        file.write(b"half")
+        raise stop
+
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(said):
+        list(SpokenDigits(n_utterances=30).examples("heldout", tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_voices_that_are_not_there_are_refused():
