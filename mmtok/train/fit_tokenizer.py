@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmtok.nn.conv import PatchAutoencoder
+from mmtok.progress import Progress
 from mmtok.segment import BadInput
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.tokenizers.image import VQPatches, VQPatchesConfig, to_tensor
@@ -35,7 +36,7 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
     """The tokenizer that `config` describes, learned from `signals` where it learns.
 
     seed      of what is drawn while training by gradients; the same seed gives the same weights on the same machine
-    progress  called as progress(steps done, steps in all, note) while training by gradients
+    progress  called as progress(steps done, steps in all, note) while training by gradients; without it, stderr shows the steps
     Raises BadInput when the signals cannot be learned from, TypeError for a config that is no tokenizer's.
     """
     if hasattr(config, "build"):
@@ -43,7 +44,10 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
     if hasattr(config, "fit"):
         return config.fit(signals)
     if isinstance(config, VQPatchesConfig):
-        return _train_patches(config, signals, seed, progress or (lambda done, total, note: None))
+        if progress is not None:
+            return _train_patches(config, signals, seed, progress)
+        with Progress("learning patch codes", config.steps, "steps") as shown:
+            return _train_patches(config, signals, seed, lambda done, total, note: shown.advance())
     raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
 
 
