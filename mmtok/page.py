@@ -142,7 +142,7 @@ def need_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise BadInput("a report needs the extra: pip install 'mmtok[report]'") from None
+        raise BadInput("a report needs the extra: pip install -e '.[report]' in the project's folder") from None
 
 
 def chart(alt: str, draw: Callable[[Figure, Theme], None], size_in: tuple[float, float] = (3.9, 3.1), n_colours: int = 64) -> Markup:

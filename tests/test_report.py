@@ -214,7 +214,7 @@ def test_jets_have_charts_beside_real_ones(sounding_page):
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(BadInput, match=r"mmtok\[report\]"):
+    with pytest.raises(BadInput, match=r"pip install -e '\.\[report\]'"):
         write_report(fresh_run(tmp_path))
 
 

@@ -176,6 +176,6 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise BadInput("reading a table needs the extra: pip install 'mmtok[hub]'") from None
+        raise BadInput("reading a table needs the extra: pip install -e '.[hub]' in the project's folder") from None
     datasets.disable_progress_bars()
     return datasets

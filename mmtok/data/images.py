@@ -130,7 +130,7 @@ def load_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise BadInput("the scanned digits need the extra: pip install 'mmtok[demo]'") from None
+        raise BadInput("the scanned digits need the extra: pip install -e '.[demo]' in the project's folder") from None
     digits = load_digits()
     rows = split_order(len(digits.target), 0.2, SCANS_SPLIT_SEED)[split]
     return np.round(digits.images[rows] * 255 / 16).astype(np.uint8), digits.target[rows]

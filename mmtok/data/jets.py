@@ -207,7 +207,7 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
     try:
         import h5py
     except ImportError:
-        raise BadInput(f"{path}: reading .h5 needs the extra: pip install 'mmtok[jets]'") from None
+        raise BadInput(f"{path}: reading .h5 needs the extra: pip install -e '.[jets]' in the project's folder") from None
     with h5py.File(path) as file:
         if "particle_features" not in file or "jet_features" not in file:
             raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {', '.join(file)}")

@@ -139,7 +139,7 @@ def need_generators() -> None:
         import pythia8mc  # noqa: F401
         import vector  # noqa: F401
     except ImportError as error:
-        raise BadInput(f"making jets needs the extra: pip install 'mmtok[jets]' ({error})") from None
+        raise BadInput(f"making jets needs the extra: pip install -e '.[jets]' in the project's folder ({error})") from None
 
 
 def _pythia(name: str, seed: int, pt_hat_min_gev: float):

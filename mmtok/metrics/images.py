@@ -38,7 +38,7 @@ def train_image_judge(images: Sequence[np.ndarray], labels: Sequence) -> ImageJu
     try:
         from sklearn.svm import SVC
     except ModuleNotFoundError:
-        raise BadInput("the image judge needs the extra: pip install 'mmtok[eval]'") from None
+        raise BadInput("the image judge needs the extra: pip install -e '.[eval]' in the project's folder") from None
     return ImageJudge(SVC(C=10.0).fit(flat_pixels(images), np.asarray(labels)))
 
 

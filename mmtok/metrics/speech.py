@@ -49,7 +49,7 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
     try:
         return audio.stoi(reference, degraded, rate_hz)
     except ImportError:
-        raise BadInput("intelligibility (STOI) needs the extra: pip install 'mmtok[eval]'") from None
+        raise BadInput("intelligibility (STOI) needs the extra: pip install -e '.[eval]' in the project's folder") from None
     except ValueError as error:
         raise BadInput(str(error)) from None
 
