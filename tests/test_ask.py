@@ -106,7 +106,7 @@ def test_orders_never_trained_are_refused_with_those_that_were(run, signals, tmp
 def test_guidance_where_it_was_trained_and_where_not(run, tmp_path):
     plain, strong = (contents(ask.sample(run, ["dark"], "image", 6, tmp_path / str(g), guidance=g)) for g in (1.0, 4.0))
     assert plain != strong
-    with pytest.raises(BadInput, match="guidance 3.0 needs a run trained with drop_given > 0 on a task that makes speech"):
+    with pytest.raises(BadInput, match="guidance 3.0 needs a run trained with drop_given > 0 on a task text -> speech"):
         ask.sample(run, ["low"], "speech", 1, tmp_path, guidance=3.0)
 
 

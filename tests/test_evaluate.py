@@ -67,8 +67,16 @@ def test_the_samples_are_kept_for_others_to_judge(evaluated):
 
 def test_training_has_helped(evaluated):
     for m, row in evaluated[1]["score"].items():
-        trained, untrained, _ = row.values()
+        trained, untrained, *_ = row.values()
         assert trained < untrained, m
+
+
+def test_scores_without_the_condition_stand_where_it_was_dropped_in_training(evaluated):
+    run, figures = evaluated
+    fields = run.recipe.fields
+    for m, row in figures["score"].items():
+        tasks = [t for t in run.recipe.tasks if fields[t.make[-1]] == m]
+        assert any(k.endswith("_without_condition") for k in row) == all(t.drop_given and not t.predict_given for t in tasks), m
 
 
 def test_the_same_run_gives_the_same_figures(evaluated):
@@ -131,7 +139,8 @@ def baseline(tiny_copy, modality, signature, rows, segments):
     """unigram_nats of a run whose training tokens are these rows of one field."""
     run = open_run(tiny_copy)
     run.vocabulary.signatures[modality] = signature
-    write_tokens(tiny_copy / "toy.parquet", {"field": signature}, [{"field": row} for row in rows])
+    name = next(f for t in run.recipe.tasks for f in t.make if run.recipe.fields[f] == modality)  # what is made is counted
+    write_tokens(tiny_copy / "toy.parquet", {name: signature, "other": signature}, [{name: row, "other": rows[0]} for row in rows])
     run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
     return unigram_nats(run, modality, segments)
 

@@ -358,7 +358,7 @@ def test_draws_do_not_depend_on_the_batches_other_prompts_only_on_the_seed(tiny_
 def test_guidance_needs_a_run_trained_with_the_null_condition(tiny_run):
     run = open_run(tiny_run)
     prompt = [run.prompt([run.tokenizers["text"].encode("low")], "speech")]
-    with pytest.raises(BadInput, match="guidance 2.0 needs a run trained with drop_given > 0 on a task that makes speech"):
+    with pytest.raises(BadInput, match="guidance 2.0 needs a run trained with drop_given > 0 on a task text -> speech"):
         run.draw(prompt, run.sampling("speech", guidance=2.0), 0)
     assert run.draw([run.prompt([run.tokenizers["text"].encode("dark")], "image")], run.sampling("image", guidance=2.0), 0)
 
