@@ -99,12 +99,12 @@ def evaluate(
         print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
-def report(run: Run, *, recipe: OwnRecipe = None) -> None:
+def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer report stands")] = False, recipe: OwnRecipe = None) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
     from mmtok.report import write_report
     from mmtok.run import open_run
 
-    print(write_report(open_run(run, recipe)))
+    print(write_report(open_run(run, recipe), force))
 
 
 def tokenize(

@@ -16,6 +16,7 @@ from mmtok import page
 from mmtok.ask import customary
 from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
 from mmtok.page import Markup, join, number, table, tag
+from mmtok.progress import say
 from mmtok.run import Run
 from mmtok.segment import BadInput
 from mmtok.train.fit_lm import read_log
@@ -41,8 +42,15 @@ REMARKS = {
 }
 
 
-def write_report(run: Run) -> Path:
-    """Write RUN/report.html and return its path. Raises BadInput without matplotlib."""
+def write_report(run: Run, force: bool = False) -> Path:
+    """Write RUN/report.html and return its path; one that is newer than all else in the run stands, unless `force`.
+
+    Raises BadInput without matplotlib.
+    """
+    path = run.folder / "report.html"
+    if not force and path.exists() and path.stat().st_mtime_ns >= max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*"))):
+        say(f"{path} stands")
+        return path
     page.need_matplotlib()
     parts: list[tuple[str, Callable[[], Sequence[object]]]] = [
         ("Training", lambda: _training(run)), ("Figures", lambda: _figures(run)), ("Tokenizers", lambda: _fidelity(run)),
@@ -51,10 +59,10 @@ def write_report(run: Run) -> Path:
     parts += [("Recipe", lambda: [tag("details", tag("summary", "recipe.json"), tag("pre", run.recipe.to_json()))])]
     sections = [tag("section", tag("h2", title), *_body(build), id=_anchor(title)) for title, build in parts]
     links = tag("nav", *(tag("a", title, href=f"#{_anchor(title)}") for title, _ in parts))
-    path = run.folder / "report.html"
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]), encoding="utf-8")
     os.replace(temporary, path)
+    os.utime(path)  # the renaming itself touched the folder
     return path
 
 

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import time
 import sys
 from dataclasses import dataclass
 
@@ -242,3 +243,17 @@ VISIBLE = [("seven", "seven"), ("", "(nothing)"), (" " * 64, "space × 64"), ("a
 @pytest.mark.parametrize("text, shown", VISIBLE)
 def test_visible(text, shown):
     assert page.visible(text) == shown
+
+
+def test_a_report_stands_until_something_in_the_run_changes(tmp_path):
+    run = finished_run(tmp_path)
+    path = write_report(run)
+    made = lambda: path.stat().st_mtime_ns
+    first = made()
+    assert write_report(run) == path and made() == first
+    write_report(run, force=True)
+    assert (second := made()) > first
+    time.sleep(0.05)  # file systems keep time in ticks
+    (run.folder / "evaluation.json").unlink()  # gone, not only changed
+    write_report(run)
+    assert made() > second and "not evaluated yet" in path.read_text().lower()

@@ -64,9 +64,9 @@ class Cache:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (Ainslie et al. 2023); weights named as in a Llama."""
 
-    def __init__(self, width: int, n_heads: int, n_kv_heads: int, dropout: float):
+    def __init__(self, width: int, n_heads: int, n_kv_heads: int):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_size, self.dropout = n_heads, n_kv_heads, width // n_heads, dropout
+        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, width // n_heads
         self.q_proj = nn.Linear(width, n_heads * self.head_size, bias=False)
         self.k_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)

@@ -77,7 +77,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.self_attn = Attention(config.width, config.n_heads, config.n_kv_heads, config.dropout)
+        self.self_attn = Attention(config.width, config.n_heads, config.n_kv_heads)
         self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)

@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmtok.batch import Batch, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from mmtok.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.names], 1 - decay)
         return {"loss": loss, "parts": parts, "norm": float(norm), "rate": rate, "positions": int((batch.document >= 0).sum())}
 
-    def _accumulate(self, batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:
+    def _accumulate(self, batch: Batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:
         loss, totals = 0.0, {}
         for part in split_rows(batch, self.loader.vocabulary, self.config.accumulate):
             part = part.to(self.device)
@@ -186,12 +188,10 @@ class Trainer:
         return {**self.lm.state_dict(), **self.average}
 
 
-def split_rows(batch, vocabulary, n: int) -> list:
+def split_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> list[Batch]:
     """The batch as n batches of fewer rows; their sums add up to the batch's."""
     if n == 1:
         return [batch]
-    from mmtok.batch import rows_of
-
     return [rows_of(batch, vocabulary, slice(i, None, n)) for i in range(n)]
 
 
