@@ -52,7 +52,7 @@ class RMSNorm(nn.Module):
 def drop(x: Tensor, p: float, training: bool) -> Tensor:
     """Dropout with one mask per row and channel, shared by the positions (B, L, M) (Gal and Ghahramani 2016, section 4).
 
-    As good a regulariser as one per position, and free: drawing a number per activation took a tenth of a CPU's step.
+    Chosen for its cost: drawing a number per activation took a tenth of a CPU's step. How well it regularises beside that one was not compared.
     """
     if not training or p == 0:
         return x
