@@ -2,6 +2,10 @@
 
 One frame is one constituent, one channel is one feature. Constituents come by falling pt, so the codes of the first
 channel never rise. The rest of the package assumes nothing more about the axis or the mass of a jet than its data states.
+
+With `total`, one frame goes before them: the jet itself, its summed pt in fine steps. p(jet) = p(total) p(constituents | total) is
+how the field's two-stage generators factorise it (Buhmann et al., arXiv 2301.08128), and the constituents, once decoded, are
+scaled to add up to it, so that neither half a bin of each nor a sampled sum that is a little off touches the jet's own pt.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import numpy as np
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
+TOTAL_GEV = (1.0, 20_000.0)  # the range of a jet's summed pt
+
 
 @dataclass(frozen=True)
 class JetGridConfig:
@@ -26,6 +32,8 @@ class JetGridConfig:
     low, high         range of each feature; of ln(pt_gev) for "pt_gev", radians for angles. Features whose name begins with "phi"
                       are first wrapped into [-pi, pi); further features (charge: bins 5, range -1.5 to 1.5) are binned as they are
     max_constituents  the hardest so many are kept; a jet with more becomes a truncated segment
+    total             a first frame tells the summed pt of what is kept: two digits, in the codes of the second and third feature, count
+                      equal steps of its logarithm between 1 GeV and 20 TeV (1 % each at 31 bins). Its first code is the highest
     """
 
     modality: ClassVar[str] = "jets"
@@ -34,6 +42,7 @@ class JetGridConfig:
     low: tuple[float, ...] = (-2.0, -0.8, -0.8)
     high: tuple[float, ...] = (6.9, 0.8, 0.8)
     max_constituents: int = 128
+    total: bool = False
 
     def __post_init__(self):
         if not len(self.features) == len(self.bins) == len(self.low) == len(self.high):
@@ -42,16 +51,19 @@ class JetGridConfig:
             raise BadInput(f"JetGridConfig: the first feature must be pt_gev, got {', '.join(self.features) or 'none'}")
         if min(self.bins) < 3 or any(a >= b for a, b in zip(self.low, self.high)) or self.max_constituents < 1:
             raise BadInput("JetGridConfig: needs at least 3 bins per feature, low below high, and at least one constituent")
+        if self.total and len(self.bins) < 3:
+            raise BadInput("JetGridConfig: total writes its digits in the codes of the second and third feature; there are too few")
 
     def build(self) -> JetGrid:
         return JetGrid(self)
 
 
 class JetGrid:
-    """Constituents (P, F) <-> codes (P, F).
+    """Constituents (P, F) <-> codes (P, F), or (1 + P, F) with `total`.
 
     Error of a round trip: at most half a bin per feature within the range (half a bin of ln pt). What lies outside is clipped to the
-    code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it.
+    code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it. With `total`
+    the summed pt is exact to half a step of its own, and one factor for all constituents, at most half a bin, comes to their pt.
     """
 
     def __init__(self, config: JetGridConfig):
@@ -76,27 +88,32 @@ class JetGrid:
         values, jet = self._ordered(values, np.repeat(np.arange(len(lengths)), lengths))
         n = np.bincount(jet, minlength=len(lengths))
         n_kept = np.minimum(n, self.config.max_constituents)
-        if (n > n_kept).any():
+        truncated = (n > n_kept).tolist()
+        if any(truncated):
             rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
             values = values[rank < self.config.max_constituents]
-        codes, ends = self._codes(values), np.cumsum(n_kept).tolist()
-        return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, (n > n_kept).tolist())]
+        codes = self._codes(values)
+        if self.config.total:
+            codes, n_kept = self._headed(codes, values[:, 0], n_kept)
+        ends = np.cumsum(n_kept).tolist()
+        return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, truncated)]
 
     def decode(self, segment: Segment) -> np.ndarray:
         """Codes (P, F) of one segment -> constituents (P, F) float32 at the bins' centres (of ln pt, given back in GeV)."""
-        codes = np.asarray(segment.codes)
-        if codes.ndim != 2 or codes.shape[1] != len(self._low):
-            raise BadInput(f"a jet's segment has codes (P, {len(self._low)}), got {codes.shape}")
-        values = self._low + (codes - 0.5) * self._width
-        values[:, 0] = np.exp(values[:, 0])
-        return values.astype(np.float32)
+        return self.decode_batch([segment])[0]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Equal to the single calls; centres of all segments are looked up at once."""
-        if not segments:
-            return []
-        flat = self.decode(Segment("jets", codes=np.concatenate([segment.codes for segment in segments])))
-        return np.split(flat, np.cumsum([len(segment) for segment in segments])[:-1])
+        for segment in segments:
+            if segment.codes is None or segment.codes.shape[1] != len(self._low):
+                raise BadInput(f"a jet's segment has codes (P, {len(self._low)}), got {segment.values.shape}")
+        n = np.array([len(segment) for segment in segments], np.int64)
+        codes = np.concatenate([np.zeros((0, len(self._low)), np.int64), *(segment.codes for segment in segments)])
+        values = self._low + (codes - 0.5) * self._width
+        values[:, 0] = np.exp(values[:, 0])
+        if self.config.total:
+            values, n = self._scaled(values, codes, n)
+        return np.split(values.astype(np.float32), np.cumsum(n)[:-1]) if len(n) else []
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Round-trip figures over jets: half the width of the central 68 % and the median of decoded minus true mass (GeV) and of
@@ -104,7 +121,7 @@ class JetGrid:
         at the cap. Raises BadInput when there is no constituent at all.
         """
         segments = self.encode_batch(signals)
-        codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes for segment in segments)])
+        codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes[int(self.config.total):] for segment in segments)])
         if len(codes) == 0:
             raise BadInput("fidelity of jets needs at least one constituent")
         clipped = ((codes == 0) | (codes == np.array(self.config.bins) - 1)).any(1)
@@ -165,6 +182,32 @@ class JetGrid:
             x = np.log(x) if c == 0 else (x + np.pi) % (2 * np.pi) - np.pi if c in self._angles else x
             codes[:, c] = np.clip(np.floor((x - self._low[c]) * (1 / self._width[c])) + 1, 0, levels - 1)
         return codes
+
+
+    # ---- the total: a step of its logarithm, written as two digits in the second and third code of a first frame
+
+    def _headed(self, codes: np.ndarray, pt: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (all P, F) of jets of n (N,) constituents, with a frame before each jet that has any; and their numbers of frames."""
+        full, first = n > 0, np.cumsum(n) - n
+        sums = np.bincount(np.repeat(np.arange(len(n)), n), pt, minlength=len(n))[full]
+        (k0, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
+        step = np.clip(np.floor((np.log(sums) - low) / (high - low) * k1 * k2), 0, k1 * k2 - 1).astype(np.int32)
+        headers = np.tile(np.array(self.config.bins, np.int32) // 2, (len(sums), 1))
+        headers[:, 0], headers[:, 1], headers[:, 2] = k0 - 1, step // k2, step % k2
+        return np.insert(codes, first[full], headers, 0), n + full
+
+    def _scaled(self, values: np.ndarray, codes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Decoded frames (all P, F) of jets of n (N,) frames -> their constituents, scaled to the totals; and their numbers."""
+        full, first = n > 0, np.cumsum(n) - n
+        (_, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
+        step = codes[first[full], 1] * k2 + codes[first[full], 2]
+        totals = np.ones(len(n))
+        totals[full] = np.exp(low + (step + 0.5) * (high - low) / (k1 * k2))
+        values, n = np.delete(values, first[full], 0), n - full
+        jet = np.repeat(np.arange(len(n)), n)
+        sums = np.bincount(jet, values[:, 0], minlength=len(n))
+        values[:, 0] *= totals[jet] / sums[jet]
+        return values, n
 
 
 def _half_width(x: np.ndarray) -> float:
