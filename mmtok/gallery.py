@@ -20,10 +20,10 @@ import numpy as np
 
 from mmtok import page
 from mmtok.ask import modality_of
-from mmtok.evaluate import N_JETS, QUESTIONS
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
 from mmtok.page import Markup, table, tag
+from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
 from mmtok.segment import BadInput
 

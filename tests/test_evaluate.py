@@ -1,27 +1,27 @@
-"""Evaluation of the tiny run: the names of the figures, what stands, and the unigram baseline by hand."""
+"""Evaluation of the tiny run: the names of the figures, what is kept, what stands."""
 
 import functools
 import json
 import math
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmtok import evaluate as room
+from mmtok import questions
 from mmtok.cli import main
-from mmtok.data.tokens import read_tokens, write_tokens
-from mmtok.evaluate import evaluate, held_out_scores, unigram_nats
+from mmtok.evaluate import evaluate
+from mmtok.likelihoods import held_out_scores
 from mmtok.run import Run, open_run
-from mmtok.segment import BadInput, Segment
+from mmtok.segment import BadInput
 
 
 @pytest.fixture(scope="module")
 def quick():
     """The judge of speech in a tenth of a second: what it learns is its own tests' matter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "train_speech_judge", functools.partial(room.train_speech_judge, n_steps=2))
+        patch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
         yield
 
 
@@ -84,7 +84,7 @@ def test_the_same_run_gives_the_same_figures(evaluated):
     again = Run(run.folder, run.recipe)
     assert held_out_scores(again) == figures["score"]
     task = run.recipe.tasks[1]
-    assert room.text_from_image(room._Setting(again, task)) == figures["text_from_image"]
+    assert questions.text_from_image(questions.Setting(again, task)) == figures["text_from_image"]
 
 
 def test_an_evaluation_that_stands_is_kept_unless_forced(evaluated, monkeypatch, capsys):
@@ -112,53 +112,8 @@ def test_a_damaged_evaluation_says_what_to_do(tiny_copy, content):
 
 
 def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monkeypatch):
-    monkeypatch.setattr(room, "train_image_judge", None)
+    monkeypatch.setattr(questions, "train_image_judge", None)
     (tiny_copy / "model.safetensors").unlink()
     with pytest.raises(BadInput, match="holds no trained model yet"):
         evaluate(open_run(tiny_copy))
     assert not (tiny_copy / "evaluation.json").exists() and not (tiny_copy / "samples").exists()
-
-
-def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, quick, monkeypatch):
-    """A user's small folder: one held-out image, one held-out jet a class."""
-    examples = Run.examples
-
-    def few(run, split, *fields):
-        rows = list(examples(run, split, *fields))
-        return iter(rows if split == "train" else rows[:1])
-
-    monkeypatch.setattr(Run, "examples", few)
-    figures = evaluate(open_run(tiny_copy))
-    assert "frechet" not in figures["image_from_text"] and "judge_accuracy" in figures["image_from_text"]
-    assert figures["jets_from_text"] == {}
-
-
-# ---- the unigram baseline
-
-def baseline(tiny_copy, modality, signature, rows, segments):
-    """unigram_nats of a run whose training tokens are these rows of one field."""
-    run = open_run(tiny_copy)
-    run.vocabulary.signatures[modality] = signature
-    name = next(f for t in run.recipe.tasks for f in t.make if run.recipe.fields[f] == modality)  # what is made is counted
-    write_tokens(tiny_copy / "toy.parquet", {name: signature, "other": signature}, [{name: row, "other": rows[0]} for row in rows])
-    run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
-    return unigram_nats(run, modality, segments)
-
-
-def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
-    signature = replace(open_run(tiny_copy).vocabulary.signatures["text"], levels=(3,))
-    text = lambda *codes, **more: Segment("text", codes=np.array(codes).reshape(-1, 1), **more)
-    rows = [text(0, 0, 1), text(0, truncated=True), text()]
-    # with one more of each: codes 4, 2, 1 of 7; frames 5, ends 3 of 8
-    code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
-    assert baseline(tiny_copy, "text", signature, rows, [text(0, 2), text(1, truncated=True)]) == pytest.approx(
-        -(code[0] + code[2] + 2 * go + end + code[1] + go))
-
-
-def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
-    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2)
-    tile = lambda *codes: Segment("jets", codes=np.array(codes))
-    rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
-    first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
-    expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
-    assert baseline(tiny_copy, "jets", signature, rows, [tile((0, 0), (1, 2))]) == pytest.approx(expected)

@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "recipe": BELOW_RECIPE,
     "run": BELOW_RECIPE | {"recipe"},
     "ask": BELOW_RECIPE | {"recipe", "run"},
-    "evaluate": BELOW_RECIPE | {"recipe", "run", "ask"},
+    "questions": BELOW_RECIPE | {"recipe", "run", "ask"},  # figures of samples, by pair of modalities
+    "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
+    "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods"},
     "page": {"segment"},  # what a report looks like
-    "gallery": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page"},  # a report's samples
-    "report": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page", "gallery"},
+    "gallery": BELOW_RECIPE | {"recipe", "run", "ask", "questions", "page"},  # a report's samples
+    "report": BELOW_RECIPE | {"recipe", "run", "ask", "page", "gallery"},
     "arguments": {"segment"},
     "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page", "gallery", "report", "arguments"},
     "__main__": {"cli"},

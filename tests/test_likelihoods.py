@@ -1,0 +1,41 @@
+"""The unigram baseline by hand; held-out scores of a whole run are in test_evaluate.py."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.likelihoods import unigram_nats
+from mmtok.run import open_run
+from mmtok.segment import Segment
+
+
+def baseline(tiny_copy, modality, signature, rows, segments):
+    """unigram_nats of a run whose training tokens are these rows of one field."""
+    run = open_run(tiny_copy)
+    run.vocabulary.signatures[modality] = signature
+    name = next(f for t in run.recipe.tasks for f in t.make if run.recipe.fields[f] == modality)  # what is made is counted
+    write_tokens(tiny_copy / "toy.parquet", {name: signature, "other": signature}, [{name: row, "other": rows[0]} for row in rows])
+    run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
+    return unigram_nats(run, modality, segments)
+
+
+def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["text"], levels=(3,))
+    text = lambda *codes, **more: Segment("text", codes=np.array(codes).reshape(-1, 1), **more)
+    rows = [text(0, 0, 1), text(0, truncated=True), text()]
+    # with one more of each: codes 4, 2, 1 of 7; frames 5, ends 3 of 8
+    code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
+    assert baseline(tiny_copy, "text", signature, rows, [text(0, 2), text(1, truncated=True)]) == pytest.approx(
+        -(code[0] + code[2] + 2 * go + end + code[1] + go))
+
+
+def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2)
+    tile = lambda *codes: Segment("jets", codes=np.array(codes))
+    rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
+    first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
+    expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
+    assert baseline(tiny_copy, "jets", signature, rows, [tile((0, 0), (1, 2))]) == pytest.approx(expected)
