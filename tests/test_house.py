@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
     "diffusion": set(),
     "progress": set(),
-    "vocabulary": {"segment"},
+    "layout": {"segment"},
+    "vocabulary": {"segment", "layout"},
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": {"segment", "nn", "progress"},

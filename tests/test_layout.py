@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from mmtok.layout import MAX_MODALITIES, N_CONTROLS, Layout
+from mmtok.segment import BadInput, Signature
+
+
+def test_text_keeps_its_ids_and_spans_tile_the_space(vocabulary):
+    assert vocabulary.span("text") == range(9)
+    assert (vocabulary.pad, vocabulary.document_mark, vocabulary.mask) == (9, 10, 14)
+    spans = [vocabulary.span(m) for m in vocabulary.signatures if m != "text"]
+    assert spans[0][0] == 9 + N_CONTROLS and spans[-1][-1] == vocabulary.size - 1
+    assert all(a[-1] + 1 == b[0] for a, b in zip(spans, spans[1:]))
+    assert [len(s) for s in spans] == [1, 7, 1, 1, 1, 1]
+    marks = [f(m) for m in vocabulary.signatures for f in (vocabulary.begin, vocabulary.end)]
+    assert len(set(marks)) == len(marks) and min(marks) > vocabulary.mask and max(marks) < 9 + N_CONTROLS
+
+
+def test_without_text_the_controls_come_first():
+    layout = Layout([Signature("image", (4,)), Signature("text", (3, 3))])  # a text of two channels has no span of ids
+    assert layout.pad == 0 and layout.span("image")[0] == N_CONTROLS and len(layout.span("text")) == 1
+
+
+def test_repeated_or_too_many_modalities_are_refused():
+    with pytest.raises(ValueError, match="share"):
+        Layout([Signature("a", (2,)), Signature("a", (3,))])
+    Layout([Signature(f"m{i}", (2,)) for i in range(MAX_MODALITIES)])
+    with pytest.raises(ValueError, match="room"):
+        Layout([Signature(f"m{i}", (2,)) for i in range(MAX_MODALITIES + 1)])
+
+
+def test_the_fingerprint_tells_vocabularies_apart_and_names_both_sides():
+    signatures = [Signature("text", (9,)), Signature("image", (4,))]
+    others = [
+        signatures[::-1], signatures[:1],
+        [Signature("text", (9,), fingerprint="x"), signatures[1]], [Signature("text", (9,), banned=(1,)), signatures[1]],
+        [signatures[0], Signature("image", (5,))], [signatures[0], Signature("image", (4,), frames=3)],
+    ]
+    prints = [Layout(s).fingerprint for s in (signatures, *others)]
+    assert len(set(prints)) == len(prints)
+    with pytest.raises(BadInput, match=f"tokens.parquet.*{prints[1]}.*{prints[0]}"):
+        Layout(signatures).check(prints[1], "tokens.parquet")
+
+
+def test_a_vocabulary_survives_json_and_a_wrong_fingerprint_does_not(vocabulary):
+    stored = json.loads(json.dumps(vocabulary.as_dict()))
+    again = type(vocabulary).from_dict(stored)
+    assert type(again) is type(vocabulary) and again.fingerprint == vocabulary.fingerprint and again.signatures == vocabulary.signatures
+    stored["signatures"][0]["levels"] = [10]
+    with pytest.raises(BadInput):
+        Layout.from_dict(stored)
