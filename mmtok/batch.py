@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmtok.vocabulary import Stream, Vocabulary
 
+FULL = 8  # positions: what is left in a row is not sought for after that
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -59,28 +60,40 @@ class Corruption:
 def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Which documents share a row: first fit, longest first; a pure function of the lengths.
 
-    Raises ValueError when a document is longer than a row.
+    Rows count as full once they, and all before them, have fewer than FULL positions left. Raises ValueError when a document is
+    longer than a row.
     """
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     rows: list[list[int]] = []
-    room: list[int] = []
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    first_with_room = 0  # rows before it are full: keeps the search short
+    n_leaves = 1 << max(0, len(order) - 1).bit_length()
+    # a tree over the rows, those not yet opened too: node k holds the most room under its children 2k and 2k + 1; row r is node n_leaves + r
+    room = [row_length] * (2 * n_leaves)
+    n_full = 0  # rows in front that count as full
     for i in order:
-        n = int(lengths[i])
+        n, k = int(lengths[i]), 1
         if n > row_length:
             raise ValueError(f"a document of {n} positions does not fit into a row of {row_length}")
-        for r in range(first_with_room, len(rows)):
-            if room[r] >= n:
-                break
-        else:
-            r = len(rows)
+        while k < n_leaves:  # to the first row with room
+            k = 2 * k if room[2 * k] >= n else 2 * k + 1
+        if k == n_leaves + len(rows):
             rows.append([])
-            room.append(row_length)
-        rows[r].append(int(i))
-        room[r] -= n
-        while first_with_room < len(rows) and room[first_with_room] < 8:
-            first_with_room += 1
+        rows[k - n_leaves].append(i)
+        _set_room(room, k, room[k] - n)
+        while n_full < len(rows) and room[n_leaves + n_full] < FULL:
+            _set_room(room, n_leaves + n_full, -1)
+            n_full += 1
     return rows
+
+
+def _set_room(room: list[int], k: int, value: int) -> None:
+    """Change a leaf of the tree of `plan_rows`, and the nodes above it as far as they change."""
+    room[k] = value
+    while k > 1:
+        k //= 2
+        most = max(room[2 * k], room[2 * k + 1])
+        if room[k] == most:
+            return
+        room[k] = most
 
 
 def pack(vocabulary: Vocabulary, rows: Sequence[Sequence[Stream]], row_length: int | None = None,

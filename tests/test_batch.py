@@ -1,10 +1,11 @@
+import time
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 
-from mmtok.batch import Corruption, pack, plan_rows, rows_of, unpack
+from mmtok.batch import FULL, Corruption, pack, plan_rows, rows_of, unpack
 
 
 def rows_of_streams(vocabulary, corpus):
@@ -84,6 +85,37 @@ def test_rows_are_planned_within_their_length_each_document_once(rng):
     assert plan_rows([], 10) == []
     with pytest.raises(ValueError, match="does not fit"):
         plan_rows([3, 11], 10)
+
+
+def first_fit(lengths, row_length):
+    """The plan by its definition: every document, longest first, looks at every row that does not count as full."""
+    rows, room, full = [], [], 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        r = next((r for r in range(full, len(rows)) if room[r] >= lengths[i]), len(rows))
+        if r == len(rows):
+            rows.append([])
+            room.append(row_length)
+        rows[r].append(i)
+        room[r] -= lengths[i]
+        while full < len(rows) and room[full] < FULL:
+            full += 1
+    return rows
+
+
+@pytest.mark.parametrize("row_length", [3, 8, 9, 64, 1000])
+def test_rows_are_planned_by_first_fit(rng, row_length):
+    for n in (0, 1, 2, 3, 17, 64, 65, 500):
+        for shortest, longest in ((1, row_length), (1, max(1, row_length // 9)), (row_length // 3 + 1, row_length), (row_length, row_length)):
+            lengths = rng.integers(shortest, longest + 1, n).tolist()
+            assert plan_rows(lengths, row_length) == first_fit(lengths, row_length)
+
+
+def test_many_documents_are_planned_in_little_more_time_than_few(rng):
+    """40,000 documents in 20,000 rows: looking at every row for every document would take many seconds."""
+    lengths = rng.integers(1, 1001, 40_000).tolist()
+    start = time.process_time()
+    plan_rows(lengths, 1024)
+    assert time.process_time() - start < 1.5
 
 
 def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):

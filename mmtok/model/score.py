@@ -9,7 +9,7 @@ import numpy as np
 
 from mmtok.batch import pack, plan_rows
 from mmtok.model.lm import LM, evaluating
-from mmtok.segment import Document, Segment
+from mmtok.segment import BadInput, Document, Segment
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class Score:
 def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384) -> list[Score]:
     """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain.
 
-    Raises BadInput when an input-only modality is among the predicted ones.
+    Raises BadInput for a document without segments, and when an input-only modality is among the predicted ones.
     """
+    for i, document in enumerate(documents):
+        if not document.segments:
+            raise BadInput(f"document {i} of {len(documents)}, counted from 0, has no segments: there is nothing to score; leave it out")
     streams = [lm.vocabulary.stream(d) for d in documents]
     lengths = [len(s) for s in streams]
     row_length = max(lengths, default=1)

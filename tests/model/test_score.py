@@ -148,6 +148,12 @@ def test_a_segment_is_scored_given_those_before_it_and_no_later_one(lm, segment)
     assert abs(both[0].nats[1] - both[2].nats[1]) > 1e-3
 
 
+def test_a_document_without_segments_is_refused_by_its_number(lm, segment):
+    with pytest.raises(BadInput, match="document 1 of 2.* no segments") as refusal:
+        score(lm, [Document((segment("text", 3),), (True,)), Document((), ())])
+    assert "\n" not in str(refusal.value)
+
+
 def test_scoring_leaves_the_model_in_its_mode_whatever_happens(vocabulary, segment):
     torch.manual_seed(0)
     lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24, dropout=0.5)), vocabulary).train()
