@@ -39,7 +39,11 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap"."""
+    """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
+
+    The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
+    samples) is true of the prompt's frames alone, and would cut off those drawn.
+    """
 
     segment: Segment
     stop: str

@@ -82,6 +82,13 @@ def test_filled_holes_decode_and_leave_what_was_known(untrained, lm, vocabulary,
                 assert (sampled.stop == "cap") == any(b - a == way.max_frames for a, b in s.holes)
 
 
+def test_a_prompts_info_does_not_outlive_its_frames(lm, segment, generator):
+    known = replace(segment("image", 4), info={"height": 2, "width": 2})
+    assert generate(lm, [prompt(to=known)], Sampling(), generator)[0].segment.info == {}
+    holed = replace(known, holes=((1, 1),))
+    assert fill_holes(lm, [prompt(to=holed)], Sampling(), generator)[0].segment.info == {}
+
+
 def test_stop_reasons(lm, vocabulary, segment, generator):
     """A cap is told from an end; a fixed count, and a segment already whole, end by themselves and take no cap."""
     drawn = generate(lm, [prompt(to=nothing(vocabulary, "text"))] * 50, Sampling(max_frames=2), generator)
