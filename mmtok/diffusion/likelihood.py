@@ -1,0 +1,183 @@
+"""log p of data: by the probability-flow ODE, by a variational bound, and the change of units to bits per dimension.
+
+A table that holds such numbers says which it is: the ODE's is the density at noise level sigma_min (exact up to the solver's
+error with `exact_trace`, an unbiased estimate with `hutchinson`), of dequantised data a lower bound of log P; `latent_bound` is a
+lower bound in expectation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmtok.diffusion.convert import Denoiser
+from mmtok.diffusion.draws import normal_like, uniform
+from mmtok.diffusion.ode import CLASSIC, Tableau, explicit_step
+
+Field = Callable[[Tensor], Tensor]
+Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
+"""(f, x (B, ...)) -> f(x) (B, ...) and the trace of its Jacobian, row by row (B,). f must treat rows apart: no batch statistics."""
+
+
+def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One backward pass per dimension: for d up to some hundred."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = f(x)
+        columns, trace = y.flatten(1).unbind(1), x.new_zeros(len(x))
+        for i, column in enumerate(columns):
+            (gradient,) = torch.autograd.grad(column.sum(), x, retain_graph=i + 1 < len(columns))
+            trace += gradient.flatten(1)[:, i]
+    return y.detach(), trace
+
+
+def hutchinson(probe: Tensor) -> Divergence:
+    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019, arXiv 1810.01367, section 3.1).
+
+    probe (B, ...) stays the same along a trajectory, so that the ODE has a right-hand side. Over symmetric S = (J + J^T) / 2 the
+    variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`), and 2 |S|^2 for normal numbers.
+    """
+
+    def divergence(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = f(x)
+            (pulled,) = torch.autograd.grad(y, x, probe)
+        return y.detach(), (pulled * probe).flatten(1).sum(1)
+
+    return divergence
+
+
+def log_likelihood(denoiser: Denoiser, x: Tensor, sigmas: Tensor, log_prior: Callable[[Tensor], Tensor],
+                   divergence: Divergence = exact_trace, tableau: Tableau = CLASSIC) -> Tensor:
+    """log p(x; sigmas[0]) in nats (B,), for unscaled states x (B, ...) at noise level sigmas[0]: best in float64.
+
+    Song et al. 2021 (arXiv 2011.13456), eq. 39, in ln sigma: dx / dln sigma = x - D, so log p_0 = log p_T + the integral of
+    tr(I - J_D). sigmas: (n + 1,), rising from above 0; log_prior: nats (B,) of states at sigmas[-1].
+    """
+    if sigmas.dim() != 1 or len(sigmas) < 2 or not bool((sigmas.diff() > 0).all() and sigmas[0] > 0):
+        raise ValueError(f"a likelihood's noise levels must rise from above 0, at least two of them, got {sigmas.tolist()}")
+
+    def slope(state, clock):
+        sigma = state[0].new_full((len(x),), math.exp(clock))
+        return divergence(lambda z: z - denoiser(z, sigma), state[0])
+
+    state, clock = (x, x.new_zeros(len(x))), sigmas.double().log().tolist()
+    for i, (t, t_next) in enumerate(zip(clock, clock[1:])):
+        state = explicit_step(slope, state, t, t_next, tableau)
+        if not all(bool(torch.isfinite(z).all()) for z in state):
+            raise FloatingPointError(f"the likelihood's state is not finite after step {i + 1} of {len(clock) - 1} (sigma {math.exp(t):.4g})")
+    return log_prior(state[0]) + state[1]
+
+
+def log_spaced(sigma_min: float, sigma_max: float, n_steps: int) -> Tensor:
+    """Rising noise levels, even in ln sigma: (n_steps + 1,) float64."""
+    if not (0 < sigma_min < sigma_max and n_steps >= 1):
+        raise ValueError(f"needs 0 < sigma_min < sigma_max and a step, got sigma_min {sigma_min}, sigma_max {sigma_max}, n_steps {n_steps}")
+    return torch.linspace(math.log(sigma_min), math.log(sigma_max), n_steps + 1, dtype=torch.float64).exp()
+
+
+@dataclass(frozen=True)
+class GaussianPrior:
+    """N(mean, covariance + sigma^2 I) over flattened states: what data looks like under noise sigma, to second order.
+
+    With the data's own moments ("moment-matched") its error at sigma_max is of third order in data / sigma_max; that of
+    N(0, sigma_max^2), of first order in the data's mean.
+    mean (d,), covariance (d, d) or its diagonal (d,), both float64.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    sigma: float
+
+    @classmethod
+    def matched(cls, data: Tensor, sigma: float, diagonal: bool = False) -> GaussianPrior:
+        """With the mean and covariance of data (N, ...); the diagonal alone where d x d is too much."""
+        flat = data.flatten(1).double()
+        centred = flat - flat.mean(0)
+        covariance = centred.square().mean(0) if diagonal else centred.T @ centred / len(flat)
+        return cls(flat.mean(0), covariance, sigma)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Nats: (B, ...) -> (B,)."""
+        centred = x.flatten(1).double() - self.mean
+        root = self._root()
+        if root.dim() == 1:
+            whitened, log_volume = centred / root, root.log().sum()
+        else:
+            whitened, log_volume = torch.linalg.solve_triangular(root, centred.T, upper=False).T, root.diagonal().log().sum()
+        return (-whitened.square().sum(1) / 2 - log_volume - x[0].numel() / 2 * math.log(2 * math.pi)).to(x.dtype)
+
+    def sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of `like`'s shape (B, ...), dtype and device: states to start a sampler from, unscaled."""
+        noise, root = normal_like(like, generator).flatten(1).double(), self._root()
+        moved = self.mean + (noise * root if root.dim() == 1 else noise @ root.T)
+        return moved.to(like.dtype).view_as(like)
+
+    def _root(self) -> Tensor:
+        """Standard deviations (d,), or the Cholesky factor (d, d)."""
+        if self.covariance.dim() == 1:
+            return (self.covariance + self.sigma**2).sqrt()
+        return torch.linalg.cholesky(self.covariance + self.sigma**2 * torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device))
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Whole numbers 0 ... n_levels - 1 on an axis from low to high: level k fills [low + k w, low + (k + 1) w)."""
+
+    n_levels: int
+    low: float = -1.0
+    high: float = 1.0
+
+    @property
+    def width(self) -> float:
+        """w, the room of one level."""
+        return (self.high - self.low) / self.n_levels
+
+    def dequantised(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """codes + u, u uniform in [0, 1), on the axis: float64. Then log P(codes) >= E log p + d ln w (Theis et al. 2016, arXiv 1511.01844, eq. 6)."""
+        return self.low + self.width * (codes + uniform(codes.shape, codes, generator))
+
+    def centres(self, codes: Tensor) -> Tensor:
+        """The middle of each level's room: float64."""
+        return self.low + self.width * (codes.double() + 0.5)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The level whose room x is in; the outer ones are open outwards: long."""
+        return ((x - self.low) / self.width).floor().long().clamp(0, self.n_levels - 1)
+
+    def log_mass(self, codes: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
+        """log P(code) nats of N(mean, std^2) cut into levels, the outer ones open outwards: elementwise (Ho et al. 2020, eq. 13)."""
+        std = torch.as_tensor(std, dtype=torch.float64, device=codes.device)
+        below = (self.low + self.width * codes.double() - mean) / std
+        above = below + self.width / std
+        below = below.masked_fill(codes == 0, -math.inf)
+        above = above.masked_fill(codes == self.n_levels - 1, math.inf)
+        flip = below > 0  # the lower tail keeps its digits
+        below, above = torch.where(flip, -above, below), torch.where(flip, -below, above)
+        high, low = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
+        return high + torch.log(-torch.expm1(low - high))
+
+    def bits_per_dim(self, log_density: Tensor, n_dims: int) -> Tensor:
+        """Nats of a density on this axis, per example, -> bits per dimension of the levels: -log p / (d ln 2) - log2 w."""
+        return -log_density / (n_dims * math.log(2)) - math.log2(self.width)
+
+
+def latent_bound(log_prior: Tensor, log_decoder: Tensor, log_encoder: Tensor | float = 0.0) -> Tensor:
+    """log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average, nats.
+
+    A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum over z holds its own code's term.
+    Discrete data through a little noise: z = x + sigma n, log p(z) by the ODE, log p(x | z) by `Levels.log_mass`, log q by
+    `log_normal`; that replaces dequantisation (the L_0 term of Ho et al. 2020).
+    """
+    return log_prior + log_decoder - log_encoder
+
+
+def log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
+    """log N(x; mean, std^2 I) nats: (B, ...) -> (B,)."""
+    z = ((x - mean) / std).flatten(1)
+    return -z.square().sum(1) / 2 - z.shape[1] * (math.log(std) + math.log(2 * math.pi) / 2)

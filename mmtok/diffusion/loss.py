@@ -1,0 +1,61 @@
+"""The denoising loss (Karras et al. 2022, eq. 8), once for any denoiser and once, without cancellation, for a network; flow matching is the column CondOT."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from mmtok.diffusion.convert import Denoiser, Network, beside, levels
+from mmtok.diffusion.schedules import EDM, Column
+
+
+def denoising_loss(denoiser: Denoiser, column: Column, y: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """lambda(sigma) |D(y + sigma n; sigma) - y|^2, mean over dimensions: y, n (B, ...), sigma (B,) -> (B,)."""
+    sigma = levels(sigma, y)
+    error = denoiser(y + beside(sigma, y) * noise, sigma.to(y.dtype)) - y
+    return column.weight(sigma).to(y.dtype) * error.square().flatten(1).mean(1)
+
+
+def network_target(column: Column, y: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """What F should say: (y - c_skip x) / c_out = ((1 - c_skip) y - c_skip sigma n) / c_out (B, ...). For CondOT this is n - y."""
+    sigma = levels(sigma, y)
+    c = column.coefficients(sigma)
+    return beside((1 - c.c_skip) / c.c_out, y) * y - beside(c.c_skip * sigma / c.c_out, y) * noise
+
+
+def network_loss(network: Network, column: Column, y: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """`denoising_loss` of a preconditioned network, in the network's own units: (B,).
+
+    As lambda c_out^2 = 1 in every column it is |F - target|^2, which float32 holds at any sigma, while D - y loses its digits
+    at small ones.
+    """
+    sigma = levels(sigma, y)
+    c = column.coefficients(sigma)
+    f = network(beside(c.c_in, y) * (y + beside(sigma, y) * noise), c.c_noise.to(y.dtype))
+    error = (f - network_target(column, y, noise, sigma)).square().flatten(1).mean(1)
+    return (column.weight(sigma) * c.c_out**2).to(y.dtype) * error
+
+
+def zero_network_loss(column: Column, mean_square: float, sigma: Tensor) -> Tensor:
+    """The expected loss of a network that says 0, for data of this mean square per dimension; shaped as sigma.
+
+    1 at every sigma for EDM where sigma_data^2 is the mean square (appendix B.6).
+    """
+    c_skip = column.coefficients(sigma).c_skip
+    return column.weight(sigma) * (c_skip**2 * sigma**2 + (1 - c_skip) ** 2 * mean_square)
+
+
+def check_sigma_data(column: EDM, y: Tensor, tolerance: float = 0.05) -> float:
+    """The zero network's loss over the training noise levels, for data y (N, ...). Warns where it is not 1 within the tolerance.
+
+    The mean counts as spread, as EDM assumes data around 0: centre the data, or give their root mean square.
+    """
+    mean_square = y.double().square().mean().item()
+    quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    loss = zero_network_loss(column, mean_square, column.training_sigma(quantiles)).mean().item()
+    if abs(loss - 1) > tolerance:
+        warnings.warn(f"sigma_data is {column.sigma_data:.4g} but the data's root mean square is {mean_square**0.5:.4g}: a network that says 0 "
+                      f"has loss {loss:.3f} and not 1; standardise the data or set sigma_data", stacklevel=2)
+    return loss

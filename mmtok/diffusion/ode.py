@@ -1,0 +1,74 @@
+"""Explicit Runge-Kutta steps and the probability-flow ODE: what samplers and the likelihood share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmtok.diffusion.convert import Denoiser
+from mmtok.diffusion.schedules import Path
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """A Butcher tableau: nodes c, the strictly lower triangle of A by rows, weights b, and the order it reaches."""
+
+    order: int
+    nodes: tuple[float, ...]
+    rows: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+
+EULER = Tableau(1, (0.0,), ((),), (1.0,))
+MIDPOINT = Tableau(2, (0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
+HEUN = Tableau(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
+CLASSIC = Tableau(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+
+def explicit_step(slope: Callable[[State, float], State], state: State, t: float, t_next: float, tableau: Tableau) -> State:
+    """The state at t_next, from dstate/dt = slope(state, t): a tuple of tensors in, one out."""
+    h, slopes = t_next - t, []
+    for node, row in zip(tableau.nodes, tableau.rows):
+        slopes.append(slope(_moved(state, slopes, row, h), t + node * h))
+    return _moved(state, slopes, tableau.weights, h)
+
+
+def _moved(state: State, slopes: list[State], weights: tuple[float, ...], h: float) -> State:
+    """state + h * sum of weight * slope."""
+    for slope, weight in zip(slopes, weights):
+        if weight:
+            state = tuple(x + (h * weight) * dx for x, dx in zip(state, slope))
+    return state
+
+
+@dataclass(frozen=True)
+class Here:
+    """A path at one time, in plain numbers: t, sigma(t), its slope dsigma/dt, s(sigma) and its slope ds/dsigma."""
+
+    t: float
+    sigma: float
+    sigma_slope: float
+    s: float
+    s_slope: float
+
+
+def here(path: Path, t: float) -> Here:
+    """The path's numbers at time t > 0."""
+    at = torch.tensor(t, dtype=torch.float64)
+    sigma = path.sigma(at)
+    return Here(t, sigma.item(), path.sigma_slope(at).item(), path.scaling(sigma).item(), path.scaling_slope(sigma).item())
+
+
+def denoised_at(denoiser: Denoiser, x: Tensor, at: Here) -> Tensor:
+    """D(x / s; sigma) of a state x (B, ...) on a path."""
+    return denoiser(x / at.s, x.new_full((len(x),), at.sigma))
+
+
+def drift(x: Tensor, denoised: Tensor, at: Here) -> Tensor:
+    """dx/dt of the probability-flow ODE: (sigma'/sigma + s'/s) x - (sigma' s / sigma) D (Karras et al. 2022, algorithm 1, line 4)."""
+    return at.sigma_slope * ((1 / at.sigma + at.s_slope / at.s) * x - (at.s / at.sigma) * denoised)

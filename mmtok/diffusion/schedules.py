@@ -1,0 +1,293 @@
+"""Noise schedules: the columns of Karras et al. 2022 (arXiv 2206.00364), table 1, and flow matching as one more column.
+
+The room's one convention of time: noise grows with t, and t = 0 is data. A state at time t is
+
+    x = s (y + sigma n),    y data, n ~ N(0, I), sigma = sigma(t), s = s(sigma(t)),
+
+and y + sigma n = x / s is the unscaled state, which is what a denoiser D(x, sigma) is always given. Flow matching papers run
+time the other way (t = 1 is data): our tau is their 1 - t, and our velocity n - y is minus theirs.
+
+A column answers three questions: where to step (`times`), what the network sees and means (`coefficients`), and how it is
+trained (`training_sigma`, `weight`). They need not come from the same column: any sampler may walk any path with any denoiser.
+All functions take tensors of any shape, elementwise, and are meant for float64: they cost nothing beside a network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Coefficients(NamedTuple):
+    """Preconditioning of a network F, eq. 7: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+@dataclass(frozen=True)
+class Path:
+    """sigma(t) and s(sigma) of a probability path. This one is the straight walk in sigma: sigma = t, s = 1."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise level at time t."""
+        return t
+
+    def sigma_slope(self, t: Tensor) -> Tensor:
+        """d sigma / d t."""
+        return torch.ones_like(t)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The inverse of `sigma`."""
+        return sigma
+
+    def scaling(self, sigma: Tensor) -> Tensor:
+        """s, as a function of the noise level."""
+        return torch.ones_like(sigma)
+
+    def scaling_slope(self, sigma: Tensor) -> Tensor:
+        """d s / d sigma."""
+        return torch.zeros_like(sigma)
+
+    def start(self, noise: Tensor, t: Tensor | float) -> Tensor:
+        """The state at time t where nothing is left of the data but its centre at 0: s sigma n (B, ...), n ~ N(0, I)."""
+        sigma = self.sigma(torch.as_tensor(t, dtype=torch.float64))
+        return noise * (self.scaling(sigma) * sigma).item()
+
+
+LINEAR = Path()
+
+
+class Column(Path):
+    """A column of table 1: a path with its time steps, its preconditioning and its training distribution."""
+
+    def times(self, n_steps: int) -> Tensor:
+        """t_0 > ... > t_(n-1) > t_n = 0: (n_steps + 1,) float64."""
+        if n_steps < 1:
+            raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
+        fraction = torch.arange(n_steps, dtype=torch.float64) / max(1, n_steps - 1)
+        return torch.cat([self._times(fraction), torch.zeros(1, dtype=torch.float64)])
+
+    def sigmas(self, n_steps: int) -> Tensor:
+        """The noise levels of `times`: (n_steps + 1,) float64, the last 0."""
+        return self.sigma(self.times(n_steps))
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """Preconditioning at noise level sigma (section 5 of the paper)."""
+        raise NotImplementedError
+
+    def training_sigma(self, u: Tensor) -> Tensor:
+        """The noise level at quantile u in (0, 1) of the training distribution: uniform u in, training levels out."""
+        raise NotImplementedError
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """lambda(sigma) of the loss lambda |D - y|^2 (eq. 8)."""
+        return 1 / sigma**2
+
+    def _times(self, fraction: Tensor) -> Tensor:
+        """t at i / (N - 1), from 0 (most noise) to 1."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EDM(Column):
+    """Karras et al.'s own column. sigma_data is the root mean square of the data, per dimension."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    def __post_init__(self):
+        _require(0 < self.sigma_min < self.sigma_max, f"sigma_min must be above 0 and below sigma_max, got {self}")
+        _require(self.sigma_data > 0 and self.p_std > 0 and self.rho > 0, f"sigma_data, p_std and rho must be above 0, got {self}")
+
+    def _times(self, fraction):
+        top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)  # eq. 5
+        return (top + fraction * (bottom - top)) ** self.rho
+
+    def coefficients(self, sigma):
+        total = sigma**2 + self.sigma_data**2  # appendix B.6
+        return Coefficients(self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4)
+
+    def training_sigma(self, u):
+        return (self.p_mean + self.p_std * torch.special.ndtri(u)).exp()
+
+    def weight(self, sigma):
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+
+
+@dataclass(frozen=True)
+class VP(Column):
+    """Variance preserving (Song et al. 2021, arXiv 2011.13456)."""
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    eps_s: float = 1e-3
+    eps_t: float = 1e-5
+    m: int = 1000
+
+    def __post_init__(self):
+        _require(0 < self.eps_s < 1 and 0 < self.eps_t < 1, f"eps_s and eps_t must be between 0 and 1, got {self}")
+        _require(self.beta_d > 0 and self.beta_min >= 0, f"beta_d must be above 0 and beta_min not below, got {self}")
+
+    def sigma(self, t):
+        return torch.expm1(self.beta_d * t**2 / 2 + self.beta_min * t).sqrt()
+
+    def sigma_slope(self, t):
+        sigma = self.sigma(t)
+        return (self.beta_d * t + self.beta_min) * (sigma**2 + 1) / (2 * sigma)
+
+    def time(self, sigma):
+        b = self.beta_min
+        return ((b**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - b) / self.beta_d
+
+    def scaling(self, sigma):
+        return (1 + sigma**2).rsqrt()
+
+    def scaling_slope(self, sigma):
+        return -sigma * (1 + sigma**2) ** -1.5
+
+    def _times(self, fraction):
+        return 1 + fraction * (self.eps_s - 1)
+
+    def coefficients(self, sigma):
+        return Coefficients(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.m - 1) * self.time(sigma))
+
+    def training_sigma(self, u):
+        return self.sigma(self.eps_t + u * (1 - self.eps_t))
+
+
+@dataclass(frozen=True)
+class VE(Column):
+    """Variance exploding (Song et al. 2021)."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+
+    def __post_init__(self):
+        _require(0 < self.sigma_min < self.sigma_max, f"sigma_min must be above 0 and below sigma_max, got {self}")
+
+    def sigma(self, t):
+        return t.sqrt()
+
+    def sigma_slope(self, t):
+        return t.rsqrt() / 2
+
+    def time(self, sigma):
+        return sigma**2
+
+    def _times(self, fraction):
+        return self.sigma_max**2 * (self.sigma_min / self.sigma_max) ** (2 * fraction)
+
+    def coefficients(self, sigma):
+        return Coefficients(torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log())
+
+    def training_sigma(self, u):
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** u
+
+
+@dataclass(frozen=True)
+class IDDPM(Column):
+    """Nichol and Dhariwal 2021 (arXiv 2102.09672) with DDIM's walk: m discrete levels u_0 > ... > u_(m-1), first used j_0."""
+
+    c_1: float = 0.001
+    c_2: float = 0.008
+    m: int = 1000
+    j_0: int = 8
+
+    def __post_init__(self):
+        _require(0 <= self.j_0 < self.m, f"j_0 must be one of the m levels, got {self}")
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """u_0 ... u_(m-1): (m,) float64. Not a field: built once from the constants."""
+        return torch.tensor(_iddpm_levels(self.m, self.c_1, self.c_2), dtype=torch.float64)
+
+    def times(self, n_steps):
+        if n_steps > self.m - self.j_0:
+            raise ValueError(f"iDDPM has {self.m - self.j_0} noise levels to step through, got {n_steps} steps")
+        return super().times(n_steps)
+
+    def _times(self, fraction):
+        return self.levels[(self.j_0 + (self.m - 1 - self.j_0) * fraction + 0.5).floor().long()]
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """argmin_j |u_j - sigma|: long, shaped as sigma."""
+        return (self.levels.to(sigma.device) - sigma.double()[..., None]).abs().argmin(-1)
+
+    def coefficients(self, sigma):
+        c_noise = (self.m - 1 - self.nearest(sigma)).to(sigma.dtype)
+        return Coefficients(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise)
+
+    def training_sigma(self, u):
+        return self.levels.to(u.device)[(u * self.m).long().clamp(max=self.m - 1)].to(u.dtype)
+
+
+@dataclass(frozen=True)
+class CondOT(Column):
+    """Flow matching on the conditional optimal-transport path (Lipman et al. 2023, arXiv 2210.02747, example II; rectified flow).
+
+    In tau = sigma / (1 + sigma), a state is x = (1 - tau) y + tau n, so s = 1 - tau, and the network's output is the velocity
+    dx / dtau = n - y. At tau = 1 nothing of y is left and sigma is infinite: walks start at tau_max, just below.
+    """
+
+    tau_max: float = 0.999
+    eps_tau: float = 1e-5
+
+    def __post_init__(self):
+        _require(0 < self.tau_max < 1 and 0 < self.eps_tau < 0.5, f"tau_max must be in (0, 1) and eps_tau in (0, 0.5), got {self}")
+
+    def sigma(self, t):
+        return t / (1 - t)
+
+    def sigma_slope(self, t):
+        return (1 - t) ** -2
+
+    def time(self, sigma):
+        return sigma / (1 + sigma)
+
+    def scaling(self, sigma):
+        return 1 / (1 + sigma)
+
+    def scaling_slope(self, sigma):
+        return -((1 + sigma) ** -2)
+
+    def times(self, n_steps):
+        if n_steps < 1:
+            raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
+        return self.tau_max * (1 - torch.arange(n_steps + 1, dtype=torch.float64) / n_steps)  # even, the last step as long as the others
+
+    def coefficients(self, sigma):
+        s = 1 / (1 + sigma)
+        return Coefficients(s, -sigma * s, s, sigma * s)
+
+    def training_sigma(self, u):
+        return self.sigma(u.clamp(self.eps_tau, 1 - self.eps_tau))
+
+    def weight(self, sigma):
+        return ((1 + sigma) / sigma) ** 2
+
+
+@lru_cache(maxsize=4)
+def _iddpm_levels(m: int, c_1: float, c_2: float) -> tuple[float, ...]:
+    """u_0 ... u_(m-1) by the recursion of table 1: u_m = 0, u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, c_1) - 1."""
+    a_bar = [math.sin(math.pi / 2 * j / (m * (c_2 + 1))) ** 2 for j in range(m + 1)]
+    u = [0.0]
+    for j in range(m, 0, -1):
+        u.append(math.sqrt((u[-1] ** 2 + 1) / max(a_bar[j - 1] / a_bar[j], c_1) - 1))
+    return tuple(u[:0:-1])
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
