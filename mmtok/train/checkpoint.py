@@ -4,6 +4,11 @@
 
 No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged checkpoint is found out,
 named and passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
+
+Several processes write the same files as one: the first gathers what is sharded, and whoever loads takes its part, so a run goes
+on with any number of them, sharded or not. The price is that the first process holds the whole state in main memory. It is not
+torch.distributed.checkpoint, which writes a file per process and a pickle that joins them: there a checkpoint is whole only when
+the last process says so, and not one of its files can be opened alone.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmtok.segment import BadInput
+from mmtok.train.processes import part_of
 
 KEEP = 2
 
@@ -132,4 +138,5 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
     parameters = {name: p for p, name in names.items()}
     for key, value in tensors.items():
         name, entry = key.rsplit(":", 1)
-        optimizer.state[parameters[name]][entry] = value.to(parameters[name].device) if entry != "step" else value
+        p = parameters[name]  # its step count is no part of anything: where the parameter is, as the fused update wants it
+        optimizer.state[p][entry] = value.to(p.device) if entry == "step" else part_of(value, p)

@@ -7,17 +7,18 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmtok.batch import Batch, rows_of
+from mmtok.batch import Batch, pack, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from mmtok.train.processes import ALONE, Processes, is_sharded, part_of, shard, whole
 from mmtok.vocabulary import Vocabulary
 
 
@@ -30,6 +31,7 @@ class TrainConfig:
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
     precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
+    shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
     """
 
     steps: int = 1000
@@ -43,6 +45,7 @@ class TrainConfig:
     precision: str = "bf16"
     weights: Mapping[str, float] = field(default_factory=dict)
     accumulate: int = 1
+    shard: bool = False
     checkpoint_every: int = 200
     log_every: int = 20
     seed: int = 0
@@ -88,10 +91,15 @@ class Trainer:
     """The state of a training run: decoder, optimiser, moving average, step; saved to and restored from checkpoints.
 
     log: receives one dict per `log_every` steps (loss, nats per modality, positions per second, gradient norm, rate).
+    processes: who shares the work; each calls every method, with the same weights at the start. The first one writes.
     """
 
-    def __init__(self, lm: LM, loader: Loader, config: TrainConfig, folder: Path, log: Callable[[dict], None]):
-        self.lm, self.loader, self.config, self.folder, self.log = lm, loader, config, folder, log
+    def __init__(self, lm: LM, loader: Loader, config: TrainConfig, folder: Path, log: Callable[[dict], None],
+                 processes: Processes = ALONE):
+        self.lm, self.loader, self.config, self.folder, self.log, self.processes = lm, loader, config, folder, log, processes
+        self.sharded = config.shard and processes.world > 1
+        if self.sharded:
+            shard(lm, list(lm.model.layers), processes, config.precision)
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
@@ -103,15 +111,18 @@ class Trainer:
 
     def update(self) -> dict:
         """One optimiser step on the batch of this step; returns what is worth logging."""
-        config = self.config
-        torch.manual_seed(_mix(config.seed, self.step))  # dropout is a function of (seed, step)
-        batch = self.loader.batch(self.step)
-        n_predicted = int(batch.predict.sum())
+        config, processes = self.config, self.processes
+        torch.manual_seed(_mix(config.seed, self.step) ^ (processes.rank << 40))  # dropout is a function of (seed, step, rank)
+        batch = self.loader.batch(self.step, processes.rank, processes.world)
+        n_predicted, positions = map(int, processes.total(int(batch.predict.sum()), int((batch.document >= 0).sum())))
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, parts = self._accumulate(batch, n_predicted)
+        loss, parts = self._totals(*self._accumulate(batch, n_predicted))
+        if not self.sharded:  # where they are sharded, they are summed in the backward pass
+            processes.sum_gradients(list(self.names))
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.clip)
+        norm = float(norm.full_tensor() if is_sharded(norm) else norm)
         if not math.isfinite(norm):
             raise BadInput(f"the gradient of step {self.step} is not finite (loss {loss:.4g}): "
                            "train with a lower --train.learning_rate, into another --out")
@@ -122,10 +133,12 @@ class Trainer:
             # the average follows at most as slowly as its own age, so that early steps are forgotten early
             decay = min(config.average, self.step / (self.step + 10))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.names], 1 - decay)
-        return {"loss": loss, "parts": parts, "norm": float(norm), "rate": rate, "positions": int((batch.document >= 0).sum())}
+        return {"loss": loss, "parts": parts, "norm": norm, "rate": rate, "positions": positions}
 
     def _accumulate(self, batch: Batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:
         loss, totals = 0.0, {}
+        if self.processes.world > 1:  # a share may be short of rows, but each process makes every backward pass
+            batch = with_rows(batch, self.loader.vocabulary, self.config.accumulate)
         for part in split_rows(batch, self.loader.vocabulary, self.config.accumulate):
             part = part.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -138,10 +151,17 @@ class Trainer:
                 totals[m] = (before[0] + float(x), before[1] + n)
         return loss, totals
 
+    def _totals(self, loss: float, parts: dict[str, tuple[float, int]]) -> tuple[float, dict[str, tuple[float, int]]]:
+        """What `_accumulate` gave, summed over the processes."""
+        if self.processes.world == 1:
+            return loss, parts
+        loss, *rest = self.processes.total(loss, *(x for pair in parts.values() for x in pair))
+        return loss, {m: (nats, int(n)) for m, nats, n in zip(parts, rest[::2], rest[1::2])}
+
     # ---- many steps
 
     def run(self, on_step: Callable[[int], None] = lambda step: None) -> None:
-        """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM: checkpoint, then Interrupted."""
+        """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM in any process: checkpoint, then Interrupted in all."""
         asked = []
         previous = {s: signal.signal(s, lambda *_: asked.append(True)) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
         self.lm.train()
@@ -152,40 +172,47 @@ class Trainer:
                 self.window.append(done | {"seconds": time.perf_counter() - start})
                 on_step(self.step)
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    self.log(summarise(self.step, self.window))
+                    if self.processes.first:
+                        self.log(summarise(self.step, self.window))
                     self.window = []
-                if asked or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                stop = self.processes.total(len(asked)) != [0]
+                if stop or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
                     self.save()
-                if asked and self.step < self.config.steps:
+                if stop and self.step < self.config.steps:
                     raise Interrupted(f"stopped at step {self.step}; the same command goes on from there")
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step."""
-        tensors = {"weights": dict(self.lm.state_dict()), "optimizer": optimizer_tensors(self.optimizer, self.names)}
+    def save(self) -> None:
+        """Write a checkpoint of this step, the same for any number of processes."""
+        tensors = {"weights": self.lm.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.names)}
         if self.average:
             tensors["average"] = self.average
+        tensors = {stem: whole(named, self.processes) for stem, named in tensors.items()}
         state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "window": self.window}
-        return save_checkpoint(self.folder, Checkpoint(tensors, state))
+        self.processes.by_first(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:
         """Go on from the newest sound checkpoint, if there is one."""
         checkpoint = load_checkpoint(self.folder)
+        seen = self.processes.everyones(checkpoint.state["step"] if checkpoint else -1)
+        if len(set(seen)) > 1:
+            raise BadInput(f"the processes see different checkpoints in {self.folder}: it must be on a file system that all of them share")
         if checkpoint is None:
             return False
         self.loader.vocabulary.check(checkpoint.state["vocabulary"], f"the checkpoint in {self.folder}")
-        self.lm.load_state_dict(checkpoint.tensors["weights"])
+        like = self.lm.state_dict()
+        self.lm.load_state_dict({k: part_of(x, like[k]) if k in like else x for k, x in checkpoint.tensors["weights"].items()})
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
         for name, value in checkpoint.tensors.get("average", {}).items():
-            self.average[name].copy_(value)
+            self.average[name].copy_(part_of(value, self.average[name]))
         self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
         return True
 
     def weights(self) -> dict[str, Tensor]:
-        """What the run keeps: the moving average where there is one."""
-        return {**self.lm.state_dict(), **self.average}
+        """What the run keeps: the moving average where there is one. Sharded, it is gathered in the first process."""
+        return whole({**self.lm.state_dict(), **self.average}, self.processes)
 
 
 def split_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> list[Batch]:
@@ -193,6 +220,14 @@ def split_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> list[Batch]:
     if n == 1:
         return [batch]
     return [rows_of(batch, vocabulary, slice(i, None, n)) for i in range(n)]
+
+
+def with_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> Batch:
+    """The batch with rows of padding added until it has n."""
+    if len(batch.ids) >= n:
+        return batch
+    padding = pack(vocabulary, [[]] * (n - len(batch.ids)), batch.ids.shape[1])
+    return replace(batch, **{name: torch.cat([x, getattr(padding, name)]) for name, x in vars(batch).items() if isinstance(x, Tensor)})
 
 
 def summarise(step: int, window: list[dict]) -> dict:
