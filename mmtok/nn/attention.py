@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def rotary(position: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """How Llama 3.1 stretches its rotary positions (Llama Team 2024, section 3.4.2 and the released code).
+
+    Waves that turn less than `low_freq_factor` times in `original_positions` are slowed down by `factor`, those that turn more
+    than `high_freq_factor` times are left alone, and between the two the frequency is interpolated.
+    """
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self):
+        if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor and self.original_positions > 0):
+            raise ValueError(f"scaled rotary positions need factor >= 1, 0 < low_freq_factor < high_freq_factor, positions; got {self}")
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        turns = self.original_positions * frequency / (2 * math.pi)
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return frequency * (kept + (1 - kept) / self.factor)
+
+
+def rotary(position: Tensor, head_size: int, theta: float, scaling: Llama3Scaling | None = None) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions (Su et al. 2021, eq. 34), halves layout: two (B, 1, L, head_size) in float32."""
     frequency = theta ** (-torch.arange(0, head_size, 2, device=position.device, dtype=torch.float32) / head_size)
+    frequency = scaling(frequency) if scaling else frequency
     angle = position[..., None].float() * frequency
     angle = torch.cat([angle, angle], -1)[:, None]
     return angle.cos(), angle.sin()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.nn.attention import Attention, Cache, packed_mask, rotary
+from mmtok.nn.attention import Attention, Cache, Llama3Scaling, packed_mask, rotary
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class TransformerConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     dropout: float = 0.0
+    rope_scaling: Llama3Scaling | None = None
 
     def __post_init__(self):
         if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
@@ -106,7 +107,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
-        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta)
+        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta, self.config.rope_scaling)
         mask = packed_mask(document)
         for block in self.layers:
             x = block(x, turn, mask, None)
@@ -114,7 +115,7 @@ class Transformer(nn.Module):
 
     def step(self, x: Tensor, position: Tensor, cache: Cache) -> Tensor:
         """Continue rows whose past is in `cache`: (B, L, M) at increasing positions (B, L) -> hidden (B, L, M)."""
-        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta)
+        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta, self.config.rope_scaling)
         reach = max(cache.used, int(position.max()) + 1)
         mask = (torch.arange(reach, device=x.device) <= position[..., None])[:, None]
         cache.used = reach
