@@ -28,12 +28,14 @@ class DecoderConfig:
 
     channel_size: size of a channel value's embedding before the channels are joined and projected.
     totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for sets such as jets.
+    untied: ids are written with a table of their own, not the one that they are read with.
     """
 
     trunk: TransformerConfig = TransformerConfig()
     heads: Mapping[str, HeadConfig] = field(default_factory=dict)
     channel_size: int = 16
     totals: Mapping[str, int] = field(default_factory=dict)
+    untied: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,9 @@ class LM(nn.Module):
                 raise BadInput(f"{what} are given for {unknown}, which are not many-channel modalities of this vocabulary")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
+        self.lm_head = nn.Linear(width, vocabulary.size, bias=False) if config.untied else None  # named as in a Llama
+        if self.lm_head is not None:
+            nn.init.normal_(self.lm_head.weight, std=0.02)
         self.frame_in = nn.ModuleDict({m: FrameEmbedding(s.levels, config.channel_size, width, config.totals.get(m, 0)) for m, s in many.items()})
         self.latent_in = nn.ModuleDict(
             {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
@@ -71,6 +76,11 @@ class LM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are, and so where a batch must be."""
         return self.model.embed_tokens.weight.device
+
+    @property
+    def id_weight(self) -> Tensor:
+        """(n_ids, M): what a hidden state is compared with to give the next id."""
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight
 
     # ---- reading
 
@@ -97,14 +107,14 @@ class LM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., n_ids) over the whole vocabulary, the grammar not applied: what a Llama returns."""
-        return hidden @ self.model.embed_tokens.weight.T
+        return hidden @ self.id_weight.T
 
     # ---- the distribution
 
     def id_logits(self, h: Tensor, modality: str) -> Tensor:
         """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it has many channels), then its end."""
         span = self.vocabulary.span(modality)
-        weight, end = self.model.embed_tokens.weight, self.vocabulary.end(modality)
+        weight, end = self.id_weight, self.vocabulary.end(modality)
         logits = widened(F.linear(h, torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])))
         banned = self.vocabulary.signatures[modality].banned
         return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
