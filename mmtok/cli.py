@@ -222,4 +222,5 @@ def main(words: list[str] | None = None) -> int:
 
 def _say(text: str) -> None:
     """One line on stderr."""
-    print("mmtok:", " ".join(text.split()), file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # torchrun's: of several processes it says which one speaks
+    print("mmtok:" if rank == "0" else f"mmtok (process {rank}):", " ".join(text.split()), file=sys.stderr)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok import cli, run as run_room
+from mmtok import cli, folder as folder_room, run as run_room
 from mmtok.cli import main
 from mmtok.tokenizers.text import SentencePieceConfig
 
@@ -270,7 +270,7 @@ def test_a_full_disk_names_the_file_and_training_goes_on_when_there_is_room(caps
     shutil.rmtree(tiny_copy / "checkpoints")
     monkeypatch.setattr(run_room, "read_log", lambda path: [])
     with monkeypatch.context() as patch:
-        patch.setattr(run_room.os, "replace", lambda a, b: None)  # so that the log stays the full one
+        patch.setattr(folder_room.os, "replace", lambda a, b: None)  # so that the log stays the full one
         line = said(capsys, ["train", *tiny_words, "--out", tiny_copy])
     assert "No space left on device" in line and "log.jsonl" in line
     (tiny_copy / "log.jsonl").unlink()

@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress"},
     "recipe": BELOW_RECIPE,
-    "run": BELOW_RECIPE | {"recipe"},
+    "folder": {"segment"},
+    "describe": BELOW_RECIPE | {"recipe"},
+    "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},
+    "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened"},
     "ask": BELOW_RECIPE | {"recipe", "run"},
     "questions": BELOW_RECIPE | {"recipe", "run", "ask"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},

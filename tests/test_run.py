@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmtok import folder as folder_room
 from mmtok import run as room
 from mmtok.data.loader import Task
 from mmtok.recipe import Recipe, load_recipe
@@ -293,7 +294,7 @@ def test_a_full_disk_leaves_nothing_half_written(tiny_recipe, tiny_copy, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(OSError):
         match owner:
             case "replace":
-                patch.setattr(room.os, "replace", broken_off)
+                patch.setattr(folder_room.os, "replace", broken_off)
             case "save":
                 patch.setattr("mmtok.tokenizers.text.Bytes.save", lambda self, folder: (folder.mkdir(), broken_off()))
             case "save_tensors":

@@ -1,0 +1,96 @@
+"""The files of a run folder: each whole or not at all, and one process at a time that writes them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmtok.segment import BadInput
+
+LOCK = ".lock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Be the only one that writes into a folder, which is made if need be; what is still empty at the end is removed again.
+
+    The lock goes with the process that holds it, however that ends: a file that was left behind locks nobody out.
+    Raises BadInput, naming the holder, when another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / LOCK):
+            yield
+    finally:
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    while True:
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise BadInput(f"{path.parent} is being written by {file.read() or 'another process'}: wait for its end, "
+                               "or choose another --out") from None
+            except OSError as error:
+                warnings.warn(f"{path.parent} cannot be locked ({error.strerror}): do not train it twice at once", stacklevel=4)
+            if not _is(file, path):  # the one who held it has just removed it
+                continue
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is(file: Any, path: Path) -> bool:
+    """Whether the file that is open is still the one under this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    with in_place_when_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def in_place_when_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write under; the file appears under its own when it is whole, or nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # a full disk names no file
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises BadInput, naming the file, when it holds none."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise BadInput(f"{path} is not valid JSON: {error}") from None

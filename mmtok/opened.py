@@ -1,0 +1,184 @@
+"""A run folder, opened: the live objects in it, and the questions they answer.
+
+    RUN/recipe.json  tokenizers/MODALITY/  tokens/*.parquet  vocabulary.json  model.safetensors + config.json
+        log.jsonl  checkpoints/  samples/  evaluation.json  report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from mmtok import tokenizers as tokenizer_room
+from mmtok.data.loader import Task
+from mmtok.data.tokens import TokenFile, read_tokens
+from mmtok.describe import describe_run
+from mmtok.folder import read_json
+from mmtok.model.generate import Sampled, Sampling, fill_holes, generate
+from mmtok.model.lm import LM
+from mmtok.model.score import Score, score
+from mmtok.progress import Progress
+from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
+from mmtok.segment import BadInput, Document, Segment
+from mmtok.tokenizers.base import Tokenizer
+from mmtok.vocabulary import Vocabulary
+
+
+def best_device() -> torch.device:
+    """The accelerator where there is one, else the CPU (CUDA_VISIBLE_DEVICES= hides the accelerator)."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Run:
+    """An opened run folder: its recipe, tokenizers, vocabulary and decoder, each opened when first asked for.
+
+    seeds and cached data live in the folder, so that every question to the run has one answer.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe):
+        self.folder, self.recipe = folder, recipe
+
+    @cached_property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Modality -> tokenizer, in the recipe's order, which is the vocabulary's."""
+        found = {}
+        for m, config in self.recipe.tokenizers.items():
+            folder = self.folder / "tokenizers" / m
+            if not (folder / "tokenizer.json").exists():
+                raise BadInput(f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its recipe")
+            # a tokenizer class from outside the package comes with its config
+            found[m] = config.load(folder) if hasattr(config, "load") else tokenizer_room.load(folder)
+        return found
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Laid out from the tokenizers, and checked against the one that the run was trained with."""
+        vocabulary = Vocabulary([t.signature for t in self.tokenizers.values()])
+        path = self.folder / "vocabulary.json"
+        if path.exists():
+            stored = read_json(path)
+            if not isinstance(stored, dict) or not isinstance(stored.get("fingerprint"), str):
+                raise BadInput(f"{path} is damaged: it names no fingerprint; remove it if the tokenizers are as they were")
+            vocabulary.check(stored["fingerprint"], str(self.folder))
+        return vocabulary
+
+    @cached_property
+    def lm(self) -> LM:
+        """The trained decoder. Raises BadInput before training is through."""
+        path = self.folder / "model.safetensors"
+        if not path.exists():
+            raise BadInput(f"{self.folder} holds no trained model yet; `mmtok train` on its recipe finishes it")
+        lm = self.untrained()
+        try:
+            lm.load_state_dict(load_file(path))
+        except Exception as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
+            raise BadInput(f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok train` makes it again "
+                           "from the last checkpoint") from None
+        return lm.eval()
+
+    def untrained(self, device: torch.device | None = None) -> LM:
+        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the best."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.train.seed)
+            return LM(self.recipe.model, self.vocabulary).to(device or best_device()).eval()
+
+    # ---- examples
+
+    def examples(self, split: str, *fields: str) -> Iterator[dict[str, Any]]:
+        """Raw examples of a split that have these fields, from all sources that have the split."""
+        for source in self.recipe.sources:
+            if split in source.splits and set(fields) <= set(source.fields):
+                yield from source.examples(split, self.folder / "data")
+
+    def token_files(self) -> list[TokenFile]:
+        """The tokenised training split, one file per source."""
+        fields = self.recipe.fields
+        return [
+            read_tokens(self.token_path(i), {f: self.tokenizers[fields[f]].signature for f in source.fields if fields[f] in self.tokenizers})
+            for i, source in enumerate(self.recipe.sources)
+        ]
+
+    def token_path(self, i: int) -> Path:
+        """Where the tokenised training split of source number i is."""
+        return self.folder / "tokens" / f"{i}-{type(self.recipe.sources[i]).__name__}.parquet"
+
+    # ---- questions to the model
+
+    def task_for(self, given: Sequence[str], to: str) -> Task:
+        """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
+        fields = self.recipe.fields
+        # of several fields made, each is made from those before it too
+        tasks = [t for t in self.recipe.tasks if not t.first]  # the others never saw an end
+        orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[made], t) for t in tasks for k, made in enumerate(t.make)]
+        orders += [([], fields[t.make[0]], t) for t in tasks if t.drop_given > 0 and t.given]
+        for read, made, task in orders:
+            if read == list(given) and made == to:
+                return task
+        trained = dict.fromkeys(f"{' + '.join(read) or 'nothing'} -> {made}" for read, made, _ in orders)
+        asked = f"{' + '.join(given) or 'nothing'} -> {to}"
+        raise BadInput(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
+
+    def prompt(self, given: Sequence[Segment], to: str, known: Segment | None = None) -> Document:
+        """An open document that asks for a segment of modality `to`; `known` frames of it may be given."""
+        task = self.task_for([s.modality for s in given], to)
+        head: tuple[Segment | None, ...] = tuple(given) or (None,) * len(task.given)
+        signature = self.vocabulary.signatures[to]
+        known = known or Segment(to, codes=np.zeros((0, len(signature.levels)), np.int64))
+        return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
+
+    def sampling(self, modality: str, **changes: float | int | None) -> Sampling:
+        """The recipe's way to draw a modality, with what is not None changed."""
+        return replace(self.recipe.sampling.get(modality, Sampling()), **{k: v for k, v in changes.items() if v is not None})
+
+    def draw(self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256) -> list[Sampled]:
+        """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition."""
+        if not prompts:
+            return []
+        if sampling.guidance != 1:
+            self._check_guidance(prompts[0], sampling.guidance)
+        drawn: list[Sampled] = []
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
+        holes = bool(prompts[0].segments[-1].holes)
+        modality = prompts[0].segments[-1].modality
+        with Progress(f"draw {modality}", len(prompts), "samples") as progress:
+            for start in range(0, len(prompts), batch):
+                drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
+                progress.advance(len(drawn) - start)
+        return drawn
+
+    def _check_guidance(self, prompt: Document, guidance: float) -> None:
+        """Raise BadInput unless the task that the prompt asks was trained with just these segments left out."""
+        given, to = [s.modality for s in prompt.segments[:-1] if s is not None], prompt.segments[-1].modality
+        task = self.task_for(given, to)
+        if given and not (task.drop_given > 0 and len(given) == len(task.given)):
+            raise BadInput(f"guidance {guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
+
+    def score_documents(self, documents: Sequence[Document], lm: LM | None = None) -> list[Score]:
+        """Score documents under the trained decoder (or another one, such as an untrained one)."""
+        return score(lm or self.lm, documents)
+
+    def describe(self) -> str:
+        """What the run holds, for `mmtok show`."""
+        fitted = all((self.folder / "tokenizers" / m / "tokenizer.json").exists() for m in self.recipe.tokenizers)
+        trained = (self.folder / "model.safetensors").exists()
+        n_parameters = sum(p.numel() for p in self.lm.parameters()) if trained else None
+        return describe_run(self.folder, self.recipe, self.vocabulary if fitted else None, n_parameters)
+
+
+def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
+    """Open a run folder. recipe_file: the recipe's own Python file, when it brings classes from outside the package.
+
+    Raises BadInput for a folder that is not a run.
+    """
+    folder = Path(folder)
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train RECIPE --out {folder}`)")
+    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()))
