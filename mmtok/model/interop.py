@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
 
 MAX_POSITIONS = 32_768  # a Llama must name one; the rotary positions themselves have no limit
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+READ, WRITE = "model.embed_tokens.weight", "lm_head.weight"  # the tables of ids; the second where they are untied
 FINGERPRINT = "mmtok_vocabulary"  # a key of config.json that transformers carries along unread
 
 
@@ -34,7 +37,7 @@ def to_llama(lm: LM, folder: Path | str) -> None:
     _check_one_channel(lm.vocabulary)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{name}": x.detach().contiguous() for name, x in lm.model.state_dict().items()}
+    weights = {name: x.detach().contiguous() for name, x in _llama_weights(lm).items()}
     for name in (WEIGHTS, CONFIG):  # the config comes last, so a folder that has one is whole
         temporary = folder / f".{name}.tmp"
         if name == WEIGHTS:
@@ -45,36 +48,72 @@ def to_llama(lm: LM, folder: Path | str) -> None:
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:
-    """Open a Llama checkpoint folder as an LM over `vocabulary`, in float32 on the CPU.
+    """Open a Llama checkpoint folder as an LM over a `vocabulary` of one-channel modalities, in float32 on the CPU.
 
-    The checkpoint holds either a row for each id of the vocabulary, or the text's alone (a pretrained language model: its
-    ids come first here too); the other rows then start as an untrained model's. Raises BadInput for a folder that is
-    broken, another architecture or vocabulary, scaled rotary positions, untied embeddings, biases or quantised weights.
+    Raises BadInput as `llama_sizes` and `load_llama` do.
     """
     _check_one_channel(vocabulary)
+    lm = LM(llama_sizes(folder, DecoderConfig(TransformerConfig(dropout=dropout))), vocabulary)
+    load_llama(lm, folder)
+    return lm
+
+
+def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> DecoderConfig:
+    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions and tables of ids; dropout stays.
+
+    Raises BadInput for a folder without a config, another architecture, rotary positions scaled otherwise than Llama 3's, biases or
+    quantised weights.
+    """
     folder = Path(folder)
+    llama = _read_json(folder / CONFIG)
+    _check_config(llama, folder)
+    return replace(config, trunk=_trunk_config(llama, folder, config.trunk.dropout), untied=not llama.get("tie_word_embeddings", False))
+
+
+@torch.no_grad()
+def load_llama(lm: LM, folder: Path | str) -> None:
+    """Put a Llama checkpoint's weights into an LM made with its `llama_sizes`; what a Llama lacks (heads, channels) stays as it is.
+
+    The checkpoint holds either a row for each id of the vocabulary, or the text's alone (a pretrained language model: its ids come
+    first here too). Then the other rows stay as an untrained model's, but for the marks around a text, which start as what the
+    language model knows in their place: its beginning of a document and its end. Raises BadInput for broken files, or weights that
+    are not this LM's.
+    """
+    folder, vocabulary = Path(folder), lm.vocabulary
     config = _read_json(folder / CONFIG)
-    _check_config(config, folder)
     if FINGERPRINT in config:
         vocabulary.check(config[FINGERPRINT], str(folder))
-    weights = _read_weights(folder)
-    lm = LM(DecoderConfig(_trunk_config(config, folder, dropout)), vocabulary)
-    mine = {f"model.{name}": x for name, x in lm.model.state_dict().items()}
+    weights, mine = _read_weights(folder), _llama_weights(lm)
     _check_names(mine, weights, folder)
-    embedding = "model.embed_tokens.weight"
     n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
-    n_rows = len(weights[embedding])
+    n_rows = len(weights[READ])
     if n_rows not in (vocabulary.size, n_text):
         raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
-    if "lm_head.weight" in weights and not torch.equal(weights["lm_head.weight"], weights[embedding]):
-        raise BadInput(f"{folder} says its embeddings are tied, but its lm_head.weight differs: this decoder has one table for both")
+    if WRITE not in mine and WRITE in weights and not torch.equal(weights[WRITE], weights[READ]):
+        raise BadInput(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings in its config.json to false")
     for name, x in mine.items():
-        mine_part = x[:n_rows] if name == embedding else x
+        mine_part = x[:n_rows] if name in (READ, WRITE) else x
         if mine_part.shape != weights[name].shape:
             shapes = tuple(weights[name].shape), tuple(mine_part.shape)
             raise BadInput(f"{folder}: {name} has shape {shapes[0]}, but its config.json asks for {shapes[1]}")
         mine_part.copy_(weights[name])
-    return lm
+    if n_rows == n_text:
+        for table in {READ, WRITE} & mine.keys():
+            for mark, special in _aliases(config, vocabulary).items():
+                mine[table][mark] = mine[table][special]
+
+
+def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
+    """Marks around a text -> the special ids of a language model that stand there."""
+    first = lambda ids: ids[0] if isinstance(ids, list) and ids else ids
+    begin, end = first(config.get("bos_token_id")), first(config.get("eos_token_id"))
+    wanted = {vocabulary.document_mark: begin, vocabulary.begin("text"): begin, vocabulary.end("text"): end}
+    return {mark: special for mark, special in wanted.items() if isinstance(special, int) and special in vocabulary.span("text")}
+
+
+def _llama_weights(lm: LM) -> dict[str, Tensor]:
+    """What of an LM is a Llama's, under a Llama's names."""
+    return {name: x for name, x in lm.state_dict().items() if name.startswith("model.") or name == WRITE}
 
 
 # ---- what a Llama cannot say
@@ -95,8 +134,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         raise BadInput(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
     rope = _rope(config)
     reasons = {
-        "its embeddings are untied, but this decoder reads and writes with one table": not config.get("tie_word_embeddings", False),
-        f"its rotary positions are scaled ({rope.get('rope_type')!r}), which is not supported": rope["rope_type"] != "default",
+        f"its rotary positions are scaled in the way {rope['rope_type']!r}; 'llama3' alone is known": rope["rope_type"] not in ("default", "llama3"),
         "it turns only a part of each head by its position": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
         f"its activation is {config.get('hidden_act')!r}, not 'silu'": config.get("hidden_act", "silu") != "silu",
@@ -109,7 +147,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
 
 def _check_names(mine: Mapping[str, Tensor], weights: Mapping[str, Tensor], folder: Path) -> None:
     missing = sorted(mine.keys() - weights.keys())
-    extra = sorted(n for n in weights.keys() - mine.keys() if n != "lm_head.weight" and not n.endswith("rotary_emb.inv_freq"))
+    extra = sorted(n for n in weights.keys() - mine.keys() if n != WRITE and not n.endswith("rotary_emb.inv_freq"))
     if missing or extra:
         raise BadInput(f"{folder}: its weights do not fit its config.json; missing {missing[:3]}, unknown {extra[:3]}")
 
@@ -135,6 +173,7 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
             rope_theta=_rope(config)["rope_theta"],
             norm_eps=config.get("rms_norm_eps", 1e-6),
             dropout=dropout,
+            rope_scaling=_scaling(config),
         )
     except (KeyError, ValueError) as error:
         raise BadInput(f"{folder / CONFIG} does not describe a Llama that fits: {error}") from None
@@ -142,6 +181,22 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
     if head_size * n_heads != trunk.width:
         raise BadInput(f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its width {trunk.width}")
     return trunk
+
+
+def _scaling(config: Mapping[str, Any]) -> Llama3Scaling | None:
+    rope = _rope(config)
+    if rope["rope_type"] == "default":
+        return None
+    positions = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], positions)
+
+
+def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
+    scaling = trunk.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": trunk.rope_theta}
+    return {"rope_type": "llama3", "rope_theta": trunk.rope_theta, "factor": scaling.factor, "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor, "original_max_position_embeddings": scaling.original_positions}
 
 
 def _llama_config(lm: LM) -> dict[str, Any]:
@@ -161,10 +216,11 @@ def _llama_config(lm: LM) -> dict[str, Any]:
         "max_position_embeddings": MAX_POSITIONS,
         "rms_norm_eps": trunk.norm_eps,
         "rope_theta": trunk.rope_theta,  # before transformers 5
-        "rope_parameters": {"rope_type": "default", "rope_theta": trunk.rope_theta},
+        "rope_parameters": _rope_config(trunk),
+        "rope_scaling": None if trunk.rope_scaling is None else _rope_config(trunk),  # before transformers 5
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": not lm.config.untied,
         "pad_token_id": vocabulary.pad,
         "bos_token_id": vocabulary.document_mark,
         "eos_token_id": [vocabulary.end(m) for m in vocabulary.signatures],

@@ -1,5 +1,6 @@
 """The trunk is a Llama: logits equal transformers' on shared random weights, saved by either and opened by the other."""
 
+import copy
 import json
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmtok.batch import pack
-from mmtok.model.interop import from_llama, to_llama
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.interop import from_llama, llama_sizes, load_llama, to_llama
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Document, Segment, Signature
 from mmtok.vocabulary import Vocabulary
@@ -21,7 +24,9 @@ SIZES = [
     TransformerConfig(2, 32, 4, 4, 48),
     TransformerConfig(3, 48, 6, 2, 64, rope_theta=500.0, norm_eps=1e-3),
     TransformerConfig(1, 16, 4, 1, 24),
+    TransformerConfig(2, 64, 2, 1, 48, rope_theta=100.0, rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 64)),
 ]
+IDS = ["all_heads", "grouped", "one_kv_head", "scaled"]
 
 
 def shake(model):
@@ -31,9 +36,10 @@ def shake(model):
     return model.eval()
 
 
-@pytest.fixture(params=SIZES, ids=["all_heads", "grouped", "one_kv_head"])
+@pytest.fixture(params=[(trunk, untied) for untied in (False, True) for trunk in SIZES], ids=[x + y for y in ("", "_untied") for x in IDS])
 def ours(request):
-    return shake(LM(DecoderConfig(request.param), ONE_CHANNEL))
+    trunk, untied = request.param
+    return shake(LM(DecoderConfig(trunk, untied=untied), ONE_CHANNEL))
 
 
 def batch():
@@ -64,23 +70,31 @@ def test_transformers_opens_what_we_save(ours, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def rope_of(trunk):
+    x = trunk.rope_scaling
+    return {"rope_type": "default", "rope_theta": trunk.rope_theta} if x is None else {
+        "rope_type": "llama3", "rope_theta": trunk.rope_theta, "factor": x.factor, "low_freq_factor": x.low_freq_factor,
+        "high_freq_factor": x.high_freq_factor, "original_max_position_embeddings": x.original_positions}
+
+
 def llama_of(trunk, vocab_size, **changes):
     fields = {"tie_word_embeddings": True, "pad_token_id": ONE_CHANNEL.pad if vocab_size > ONE_CHANNEL.pad else None, **changes}
     return shake(transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=vocab_size, hidden_size=trunk.width, intermediate_size=trunk.feed_forward, num_hidden_layers=trunk.depth,
         num_attention_heads=trunk.n_heads, num_key_value_heads=trunk.n_kv_heads, rms_norm_eps=trunk.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": trunk.rope_theta}, **fields,
+        rope_parameters=rope_of(trunk), **fields,
     )))
 
 
 @pytest.mark.parametrize("shard", ["1GB", "10KB"])
-@pytest.mark.parametrize("trunk", SIZES)
-def test_we_open_what_transformers_saves(trunk, shard, tmp_path):
-    llama = llama_of(trunk, ONE_CHANNEL.size)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("trunk", SIZES, ids=IDS)
+def test_we_open_what_transformers_saves(trunk, tied, shard, tmp_path):
+    llama = llama_of(trunk, ONE_CHANNEL.size, tie_word_embeddings=tied)
     llama.save_pretrained(tmp_path, max_shard_size=shard)
     assert (shard == "10KB") == (tmp_path / "model.safetensors.index.json").exists() or trunk.depth == 1
     lm = from_llama(tmp_path, ONE_CHANNEL).eval()
-    assert lm.config.trunk == trunk
+    assert lm.config.trunk == trunk and lm.config.untied != tied
     assert_same_logits(lm, llama)
 
 
@@ -98,16 +112,47 @@ def test_there_and_back_is_the_same_model(ours, tmp_path):
             from_llama(tmp_path / folder, other)
 
 
-def test_a_pretrained_text_model_keeps_its_ids(tmp_path):
-    """Its rows come first; the ids that it lacks start as an untrained model's."""
-    llama = llama_of(SIZES[0], 20, bos_token_id=1, eos_token_id=2)
+def test_scaled_positions_are_those_of_transformers():
+    """Far beyond the original positions, every frequency: kept, interpolated, slowed down."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    for scaling, theta, size in ((Llama3Scaling(8.0, 1.0, 4.0, 8192), 500_000.0, 128), (Llama3Scaling(32.0, 1.0, 4.0, 8192), 500_000.0, 64)):
+        trunk = TransformerConfig(1, size, 1, 1, 8, rope_theta=theta, rope_scaling=scaling)
+        theirs, factor = ROPE_INIT_FUNCTIONS["llama3"](llama_of(trunk, 8).config, "cpu")
+        plain = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+        assert factor == 1 and torch.allclose(scaling(plain), theirs, rtol=1e-5, atol=0)
+        kinds = (theirs / plain).round(decimals=5)
+        assert kinds.max() == 1 and kinds.min() == 1 / scaling.factor and ((kinds > 1 / scaling.factor) & (kinds < 1)).any()
+    with pytest.raises(ValueError, match="low_freq_factor"):
+        Llama3Scaling(low_freq_factor=4.0)
+
+
+MANY = Vocabulary([Signature("text", (20,), banned=(1, 2)), Signature("speech", (5,) * 6), Signature("image", (8,), frames=4),
+                   Signature("jets", (6, 4, 3), descending=0), Signature("voice", latent_size=3)])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("trunk", SIZES, ids=IDS)
+def test_a_pretrained_text_model_keeps_its_ids_and_learns_modalities(trunk, tied, tmp_path):
+    """Its rows come first and speak as before; the marks around a text stand for its own; everything else is untrained."""
+    llama = llama_of(trunk, 20, bos_token_id=1, eos_token_id=[2, 5], tie_word_embeddings=tied)
     llama.save_pretrained(tmp_path)
-    lm = from_llama(tmp_path, ONE_CHANNEL).eval()
-    ids = torch.arange(20)[None]
+    config = llama_sizes(tmp_path, DecoderConfig(TransformerConfig(dropout=0.1), {"speech": Parallel(), "jets": Chained(8)}, totals={"jets": 3}))
+    assert config.trunk.dropout == 0.1 and config.totals == {"jets": 3} and config.untied != tied
+    lm = LM(config, MANY).eval()
+    before = copy.deepcopy(lm)
+    load_llama(lm, tmp_path)
+    text = torch.arange(3, 20).repeat(3)
     with torch.no_grad():
-        mine = lm.logits(lm.model(lm.model.embed_tokens(ids), torch.arange(20)[None], torch.zeros_like(ids)))
-        assert torch.allclose(mine[..., :20], llama(ids).logits, rtol=0, atol=1e-5)
-    assert 0.01 < lm.model.embed_tokens.weight[20:].std() < 0.03
+        mine = torch.cat([torch.tensor([MANY.document_mark]), text])[None]
+        theirs = llama(torch.cat([torch.tensor([1]), text])[None]).logits
+        mine = lm.logits(lm.model(lm.model.embed_tokens(mine), torch.arange(mine.shape[1])[None], torch.zeros_like(mine)))
+    assert theirs.std() > 0.05 and torch.allclose(mine[..., :20], theirs, rtol=0, atol=1e-5)
+    assert torch.allclose(mine[..., MANY.end("text")], theirs[..., 2], rtol=0, atol=1e-5)
+    assert torch.equal(lm.model.embed_tokens.weight[MANY.begin("text")], llama.model.embed_tokens.weight[1])
+    assert 0.015 < lm.id_weight[MANY.begin("speech"):].std() < 0.025
+    same = {name for name, x in lm.state_dict().items() if torch.equal(x, before.state_dict()[name])}
+    assert same == {name for name in lm.state_dict() if not name.startswith(("model.", "lm_head."))} and "latent_in.voice.weight" in same
 
 
 def test_half_precision_checkpoints_open(tmp_path):
@@ -136,8 +181,9 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize("change, says", [
     ({"model_type": "qwen3"}, "'qwen3'"),
-    ({"tie_word_embeddings": False}, "untied"),
-    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "scaled.*llama3"),
+    ({"tie_word_embeddings": False}, "missing.*lm_head"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}}, "scaled.*yarn"),
+    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "does not describe.*low_freq_factor"),
     ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled.*linear"),
     ({"attention_bias": True}, "biases"), ({"mlp_bias": True}, "biases"),
     ({"hidden_act": "gelu"}, "gelu"), ({"head_dim": 16}, "heads of size 16"), ({"quantization_config": {"bits": 4}}, "quantised"),
