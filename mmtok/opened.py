@@ -28,6 +28,7 @@ from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment
 from mmtok.tokenizers.base import Tokenizer
+from mmtok.train.checkpoint import digest
 from mmtok.vocabulary import Vocabulary
 
 
@@ -77,6 +78,7 @@ class Run:
             raise BadInput(f"{self.folder} holds no trained model yet; `mmtok train` on its recipe finishes it")
         lm = self.untrained()
         try:
+            _check_digest(path)
             lm.load_state_dict(load_file(path))
         except Exception as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
             raise BadInput(f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok train` makes it again "
@@ -170,6 +172,14 @@ class Run:
         trained = (self.folder / "model.safetensors").exists()
         n_parameters = sum(p.numel() for p in self.lm.parameters()) if trained else None
         return describe_run(self.folder, self.recipe, self.vocabulary if fitted else None, n_parameters)
+
+
+def _check_digest(weights: Path) -> None:
+    """Raise ValueError unless the file has the SHA-256 that config.json beside it says; a run from before it said so is taken as it is."""
+    path = weights.with_name("config.json")
+    config = read_json(path) if path.exists() else {}
+    if "sha256" in config and config["sha256"] != digest(weights):
+        raise ValueError("it is not what was written: its SHA-256 is not the one in config.json")
 
 
 def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:

@@ -25,7 +25,7 @@ from mmtok.progress import Progress, say
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.base import Tokenizer
-from mmtok.train.checkpoint import save_tensors
+from mmtok.train.checkpoint import digest, save_tensors
 from mmtok.train.fit_lm import Trainer, read_log
 from mmtok.train.fit_tokenizer import fit_tokenizer
 from mmtok.train.processes import Processes, joined
@@ -205,8 +205,8 @@ def _log(path: Path, line: dict) -> None:
 
 
 def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
-    """model.safetensors beside a config.json that names its own type, so that no loader drops the heads silently."""
-    config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json"}
-    write_text(run.folder / "config.json", json.dumps(config, indent=1))
+    """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no loader drops the heads silently."""
     with in_place_when_whole(run.folder / "model.safetensors") as temporary:
         save_tensors(temporary, weights)
+        config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json", "sha256": digest(temporary)}
+        write_text(run.folder / "config.json", json.dumps(config, indent=1))

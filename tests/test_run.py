@@ -185,6 +185,25 @@ def test_damaged_files_are_named_in_one_line(tiny_copy, name, how):
     assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_flipped_bit_in_the_weights_is_found_out_and_the_last_checkpoint_mends_it(tiny_copy, tiny_recipe):
+    path = tiny_copy / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BadInput, match="model.safetensors cannot be loaded .it is not what was written.*`mmtok train` makes it again") as error:
+        open_run(tiny_copy).lm
+    assert "\n" not in str(error.value)
+    path.unlink()
+    train(tiny_recipe, tiny_copy)
+    assert path.read_bytes() == whole and open_run(tiny_copy).lm
+
+
+@pytest.mark.parametrize("config", [None, '{"model_type": "mmtok"}'])
+def test_a_run_without_a_checksum_still_opens(tiny_copy, config):
+    path = tiny_copy / "config.json"
+    path.unlink() if config is None else path.write_text(config)
+    assert open_run(tiny_copy).lm
+
+
 def test_a_damaged_recipe_is_not_overwritten(tiny_copy, tiny_recipe):
     (tiny_copy / "recipe.json").write_text("{")
     with pytest.raises(BadInput, match="recipe.json is not valid JSON"):

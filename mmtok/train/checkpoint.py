@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
         for stem, tensors in checkpoint.tensors.items():
             path = temporary / f"{stem}.safetensors"
             save_tensors(path, tensors)
-            digests[path.name] = _digest(path)
+            digests[path.name] = digest(path)
         state = {**checkpoint.state, "files": digests}
         (temporary / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=1))
         for path in temporary.iterdir():
@@ -92,8 +92,8 @@ def _read(path: Path) -> Checkpoint:
     state = json.loads((path / "state.json").read_text())
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
-    for name, digest in state["files"].items():
-        if _digest(path / name) != digest:
+    for name, written in state["files"].items():
+        if digest(path / name) != written:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint({Path(name).stem: load_file(path / name) for name in state.pop("files")}, state)
 
@@ -115,7 +115,8 @@ def _digest_of(state: Mapping) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
