@@ -184,8 +184,13 @@ def customary(modality: str, nats: float, frames: int) -> tuple[float, str]:
 
 
 def n_units(run: Run, segment: Segment) -> int:
-    """How many of what the customary unit counts a segment has: bytes of a text, else frames."""
-    return len(run.tokenizers["text"].decode(segment).encode()) if segment.modality == "text" else len(segment)
+    """How many of what the customary unit counts a segment has: bytes of a text, particles of a jet, else frames."""
+    match segment.modality:
+        case "text":
+            return len(run.tokenizers["text"].decode(segment).encode())
+        case "jets":
+            return len(run.tokenizers["jets"].decode(segment))
+    return len(segment)
 
 
 def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:

@@ -3,9 +3,9 @@
 One frame is one constituent, one channel is one feature. Constituents come by falling pt, so the codes of the first
 channel never rise. The rest of the package assumes nothing more about the axis or the mass of a jet than its data states.
 
-With `total`, one frame goes before them: the jet itself, its summed pt in fine steps. p(jet) = p(total) p(constituents | total) is
-how the field's two-stage generators factorise it (Buhmann et al., arXiv 2301.08128), and the constituents, once decoded, are
-scaled to add up to it, so that neither half a bin of each nor a sampled sum that is a little off touches the jet's own pt.
+With `totals`, frames of the jet itself go before them: its summed pt, its mass, in fine steps. p(jet) = p(totals) p(constituents |
+totals) is how the field's two-stage generators factorise it (Buhmann et al., arXiv 2301.08128). Once decoded, the constituents are
+scaled to these totals: a jet's own pt and mass survive the bins of its constituents, and a sampled sum that is a little off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import numpy as np
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
-TOTAL_GEV = (1.0, 20_000.0)  # the range of a jet's summed pt
+TOTALS = ("pt_gev", "mass_gev")
+TOTAL_GEV = (1.0, 20_000.0)  # the range of both
+N_TURNS = 4  # towards the mass: it is proportional to the angles only while they are small
+MOST = 2.0  # angles are scaled by this at most, or its inverse: codes drawn at random must stay jets
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class JetGridConfig:
     low, high         range of each feature; of ln(pt_gev) for "pt_gev", radians for angles. Features whose name begins with "phi"
                       are first wrapped into [-pi, pi); further features (charge: bins 5, range -1.5 to 1.5) are binned as they are
     max_constituents  the hardest so many are kept; a jet with more becomes a truncated segment
-    total             a first frame tells the summed pt of what is kept: two digits, in the codes of the second and third feature, count
-                      equal steps of its logarithm between 1 GeV and 20 TeV (1 % each at 31 bins). Its first code is the highest
+    totals            first frames that tell the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept: two digits, in the codes
+                      of the second and third feature, count equal steps of the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
+                      Their first code is the highest
     """
 
     modality: ClassVar[str] = "jets"
@@ -42,7 +46,7 @@ class JetGridConfig:
     low: tuple[float, ...] = (-2.0, -0.8, -0.8)
     high: tuple[float, ...] = (6.9, 0.8, 0.8)
     max_constituents: int = 128
-    total: bool = False
+    totals: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not len(self.features) == len(self.bins) == len(self.low) == len(self.high):
@@ -51,19 +55,21 @@ class JetGridConfig:
             raise BadInput(f"JetGridConfig: the first feature must be pt_gev, got {', '.join(self.features) or 'none'}")
         if min(self.bins) < 3 or any(a >= b for a, b in zip(self.low, self.high)) or self.max_constituents < 1:
             raise BadInput("JetGridConfig: needs at least 3 bins per feature, low below high, and at least one constituent")
-        if self.total and len(self.bins) < 3:
-            raise BadInput("JetGridConfig: total writes its digits in the codes of the second and third feature; there are too few")
+        if not set(self.totals) <= set(TOTALS) or len(set(self.totals)) < len(self.totals):
+            raise BadInput(f"JetGridConfig: totals are some of {', '.join(TOTALS)}, each once; got {', '.join(self.totals)}")
+        if self.totals and self.features[1:3] != ("eta_rel", "phi_rel"):
+            raise BadInput("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
 
     def build(self) -> JetGrid:
         return JetGrid(self)
 
 
 class JetGrid:
-    """Constituents (P, F) <-> codes (P, F), or (1 + P, F) with `total`.
+    """Constituents (P, F) <-> codes (P, F), or (n_totals + P, F).
 
     Error of a round trip: at most half a bin per feature within the range (half a bin of ln pt). What lies outside is clipped to the
-    code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it. With `total`
-    the summed pt is exact to half a step of its own, and one factor for all constituents, at most half a bin, comes to their pt.
+    code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it. With
+    `totals` these are exact to half a step of their own; for it, one factor comes to all pt of a jet and one to all its angles.
     """
 
     def __init__(self, config: JetGridConfig):
@@ -93,8 +99,8 @@ class JetGrid:
             rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
             values = values[rank < self.config.max_constituents]
         codes = self._codes(values)
-        if self.config.total:
-            codes, n_kept = self._headed(codes, values[:, 0], n_kept)
+        if self.config.totals:
+            codes, n_kept = self._headed(codes, values, n_kept)
         ends = np.cumsum(n_kept).tolist()
         return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, truncated)]
 
@@ -111,7 +117,7 @@ class JetGrid:
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int64), *(segment.codes for segment in segments)])
         values = self._low + (codes - 0.5) * self._width
         values[:, 0] = np.exp(values[:, 0])
-        if self.config.total:
+        if self.config.totals:
             values, n = self._scaled(values, codes, n)
         return np.split(values.astype(np.float32), np.cumsum(n)[:-1]) if len(n) else []
 
@@ -121,7 +127,7 @@ class JetGrid:
         at the cap. Raises BadInput when there is no constituent at all.
         """
         segments = self.encode_batch(signals)
-        codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes[int(self.config.total):] for segment in segments)])
+        codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes[len(self.config.totals):] for segment in segments)])
         if len(codes) == 0:
             raise BadInput("fidelity of jets needs at least one constituent")
         clipped = ((codes == 0) | (codes == np.array(self.config.bins) - 1)).any(1)
@@ -184,30 +190,58 @@ class JetGrid:
         return codes
 
 
-    # ---- the total: a step of its logarithm, written as two digits in the second and third code of a first frame
+    # ---- totals: a step of the logarithm, written as two digits in the second and third code of a first frame
 
-    def _headed(self, codes: np.ndarray, pt: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Codes (all P, F) of jets of n (N,) constituents, with a frame before each jet that has any; and their numbers of frames."""
+    def _headed(self, codes: np.ndarray, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (all P, F) of jets of n (N,) constituents, with frames before each jet that has any; and their numbers of frames."""
         full, first = n > 0, np.cumsum(n) - n
-        sums = np.bincount(np.repeat(np.arange(len(n)), n), pt, minlength=len(n))[full]
+        found = dict(zip(TOTALS, _totals(values, n)))
+        totals = np.stack([found[name][full] for name in self.config.totals], 1)  # (full N, n_totals)
         (k0, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
-        step = np.clip(np.floor((np.log(sums) - low) / (high - low) * k1 * k2), 0, k1 * k2 - 1).astype(np.int32)
-        headers = np.tile(np.array(self.config.bins, np.int32) // 2, (len(sums), 1))
+        step = (np.log(np.maximum(totals, TOTAL_GEV[0])) - low) / (high - low) * k1 * k2
+        step = np.minimum(step, k1 * k2 - 1).astype(np.int32).flatten()
+        headers = np.tile(np.array(self.config.bins, np.int32) // 2, (len(step), 1))
         headers[:, 0], headers[:, 1], headers[:, 2] = k0 - 1, step // k2, step % k2
-        return np.insert(codes, first[full], headers, 0), n + full
+        return np.insert(codes, np.repeat(first[full], totals.shape[1]), headers, 0), n + totals.shape[1] * full
 
     def _scaled(self, values: np.ndarray, codes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decoded frames (all P, F) of jets of n (N,) frames -> their constituents, scaled to the totals; and their numbers."""
-        full, first = n > 0, np.cumsum(n) - n
+        first, k = np.cumsum(n) - n, len(self.config.totals)
+        place = np.arange(len(values)) - np.repeat(first, n)
         (_, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
-        step = codes[first[full], 1] * k2 + codes[first[full], 2]
-        totals = np.ones(len(n))
-        totals[full] = np.exp(low + (step + 0.5) * (high - low) / (k1 * k2))
-        values, n = np.delete(values, first[full], 0), n - full
-        jet = np.repeat(np.arange(len(n)), n)
-        sums = np.bincount(jet, values[:, 0], minlength=len(n))
-        values[:, 0] *= totals[jet] / sums[jet]
-        return values, n
+        values, n_left = values[place >= k], np.maximum(n - k, 0)
+        jet = np.repeat(np.arange(len(n)), n_left)
+        has, wanted = n_left > 0, np.ones((len(self.config.totals), len(n)))
+        for i in range(k):
+            step = codes[first[has] + i, 1] * k2 + codes[first[has] + i, 2]
+            wanted[i, has] = np.exp(low + (step + 0.5) * (high - low) / (k1 * k2))
+        for name, total in zip(self.config.totals, wanted):
+            if name == "pt_gev":
+                values[:, 0] *= (total / np.maximum(_totals(values, n_left)[0], 1e-30))[jet]
+        for name, total in zip(self.config.totals, wanted):
+            if name == "mass_gev":
+                values[:, 1:3] *= _turns(values, n_left, total)[jet, None]
+        return values, n_left
+
+
+def _turns(values: np.ndarray, n: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """The factors (N,) of all angles by which jets of n constituents get these masses in GeV, 1 where the mass is in its lowest step."""
+    jet, factor = np.repeat(np.arange(len(n)), n), np.ones(len(n))
+    for _ in range(N_TURNS):
+        turned = values.copy()
+        turned[:, 1:3] *= factor[jet, None]
+        now = _totals(turned, n)[1]
+        factor = np.clip(factor * np.where(now > 0, mass / np.maximum(now, 1e-30), 1), 1 / MOST, MOST)
+    return np.where(mass > TOTAL_GEV[0] * 1.01, factor, 1.0)
+
+
+def _totals(values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Summed pt and mass in GeV (N,) of jets of n (N,) massless constituents, values (all P, F): m^2 = E^2 - |p|^2."""
+    jet, values = np.repeat(np.arange(len(n)), n), values.astype(np.float64)
+    total = lambda term: np.bincount(jet, term, minlength=len(n))
+    pt, eta, phi = values[:, 0], values[:, 1], values[:, 2]
+    square = total(pt * np.exp(eta)) * total(pt * np.exp(-eta)) - total(pt * np.cos(phi)) ** 2 - total(pt * np.sin(phi)) ** 2
+    return total(pt), np.sqrt(np.maximum(square, 0))
 
 
 def _half_width(x: np.ndarray) -> float:
@@ -217,12 +251,8 @@ def _half_width(x: np.ndarray) -> float:
 
 
 def _pt_and_mass(jets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Summed pt and, where the next two features are eta and phi, mass of massless constituents: m^2 = E^2 - |p|^2, in GeV."""
-    jet, values = np.repeat(np.arange(len(jets)), [len(j) for j in jets]), np.concatenate(jets).astype(np.float64)
-    pt = values[:, 0]
+    """Summed pt and, where the next two features are there, mass, in GeV (N,)."""
+    n, values = np.array([len(j) for j in jets]), np.concatenate(jets)
     if values.shape[1] < 3:
-        return np.bincount(jet, pt), np.zeros(len(jets))
-    eta, phi = values[:, 1], values[:, 2]
-    terms = (pt, pt * np.exp(eta), pt * np.exp(-eta), pt * np.cos(phi), pt * np.sin(phi))
-    scalar, plus, minus, px, py = (np.bincount(jet, term) for term in terms)
-    return scalar, np.sqrt(np.maximum(plus * minus - px**2 - py**2, 0))
+        return np.bincount(np.repeat(np.arange(len(n)), n), values[:, 0].astype(np.float64)), np.zeros(len(jets))
+    return _totals(values, n)

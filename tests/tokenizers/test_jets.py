@@ -164,43 +164,57 @@ def test_mass_of_the_tokenizer_is_that_of_the_metric():
     np.testing.assert_allclose(pt, summed_pts(jets))
 
 
-def test_with_a_total_the_summed_pt_comes_back_to_half_a_step_of_its_own():
-    config = JetGridConfig(total=True)
-    grid, jets = config.build(), [jet for jet in make_jets(200, seed=3, most=300) if jet[:, 0].sum() > 1]
-    back = grid.decode_batch(grid.encode_batch(jets))
-    step = np.log(20_000) / (31 * 31)
-    for jet, again, plain in zip(jets, back, JetGridConfig().build().decode_batch(JetGridConfig().build().encode_batch(jets))):
-        kept = jet[:128]
-        assert abs(np.log(again[:, 0].sum() / kept[:, 0].sum())) <= step / 2 + 1e-6
-        factor = again[:, 0] / plain[:, 0]  # one for all, and the angles are untouched
-        np.testing.assert_allclose(factor, factor[0], rtol=1e-5)
-        assert abs(np.log(factor[0])) <= widths(config)[0] / 2 + step / 2 + 1e-6
-        np.testing.assert_array_equal(again[:, 1:], plain[:, 1:])
+BOTH = ("pt_gev", "mass_gev")
 
 
-def test_a_total_is_one_frame_more_and_keeps_the_grammar():
-    grid = JetGridConfig(total=True).build()
+def test_totals_come_back_to_half_a_step_of_their_own():
+    config = JetGridConfig(totals=BOTH)
+    grid, plain = config.build(), JetGridConfig().build()
+    jets = [jet[:128] for jet in make_jets(300, seed=3, most=300)]
+    (pt, mass), half = _pt_and_mass(jets), np.log(20_000) / (31 * 31) / 2 + 1e-5
+    back, bare = grid.decode_batch(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))
+    pt_back, mass_back = _pt_and_mass(back)
+    assert (np.abs(np.log(pt_back / pt))[pt > 1] <= half).all()
+    heavy = np.array([len(jet) > 4 for jet in jets]) & (mass > 1.02) & (pt > 1)
+    assert heavy.sum() > 200 and (np.abs(np.log(mass_back[heavy] / mass[heavy])) <= half).all()
+    for again, jet in zip(back, bare):  # one factor for all pt, one for all angles, both near one
+        for columns, most in ((slice(0, 1), widths(config)[0] / 2 + half), (slice(1, 3), np.log(2))):
+            factor = np.abs(again[:, columns]).sum() / max(np.abs(jet[:, columns]).sum(), 1e-9)
+            np.testing.assert_allclose(again[:, columns], factor * jet[:, columns], rtol=1e-4, atol=1e-6)
+            assert factor == 0 or abs(np.log(factor)) <= most + 1e-5 or jet[:, 0].sum() < 1
+
+
+def test_totals_are_frames_of_their_own_and_keep_the_grammar():
     none = np.zeros((0, 3), np.float32)
     jets = [none, *make_jets(20, most=300), none]
-    for jet, segment in zip(jets, grid.encode_batch(jets)):
-        assert len(segment) == min(len(jet), 128) + (len(jet) > 0) and segment.truncated == (len(jet) > 128)
-        assert (np.diff(segment.codes[:, 0]) <= 0).all() and (segment.codes < grid.signature.levels).all()
-        np.testing.assert_array_equal(segment.codes, grid.encode(jet).codes)
-    assert JetGridConfig(total=True).build().signature.fingerprint != JetGridConfig().build().signature.fingerprint
+    prints = {JetGridConfig().build().signature.fingerprint}
+    for totals in (("pt_gev",), ("mass_gev",), BOTH, BOTH[::-1]):
+        grid = JetGridConfig(totals=totals).build()
+        for jet, segment in zip(jets, grid.encode_batch(jets)):
+            assert len(segment) == min(len(jet), 128) + len(totals) * (len(jet) > 0) and segment.truncated == (len(jet) > 128)
+            assert (np.diff(segment.codes[:, 0]) <= 0).all() and (segment.codes < grid.signature.levels).all()
+            np.testing.assert_array_equal(segment.codes, grid.encode(jet).codes)
+            np.testing.assert_array_equal(segment.codes[len(totals):][: len(jet)], JetGridConfig().build().encode(jet).codes)
+        prints.add(grid.signature.fingerprint)
+    assert len(prints) == 5
 
 
-def test_any_codes_decode_with_a_total_also_a_lone_first_frame_and_totals_at_the_edges():
-    grid, rng = JetGridConfig(total=True).build(), np.random.default_rng(2)
-    segments = [Segment("jets", codes=rng.integers(0, (41, 31, 31), (n, 3))) for n in (0, 1, 2, 50, 1, 0)]
+def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_edges():
+    grid, rng = JetGridConfig(totals=BOTH).build(), np.random.default_rng(2)
+    lengths = (0, 1, 2, 3, 50, *[128] * 50, 1, 0)
+    segments = [Segment("jets", codes=rng.integers(0, (41, 31, 31), (n, 3))) for n in lengths]
     decoded = grid.decode_batch(segments)
-    assert [len(jet) for jet in decoded] == [0, 0, 1, 49, 0, 0] and all(np.isfinite(jet).all() and (jet[:, 0] > 0).all() for jet in decoded)
+    assert [len(jet) for jet in decoded] == [max(0, n - 2) for n in lengths]
     for jet, segment in zip(decoded, segments):
+        assert np.isfinite(jet).all() and (jet[:, 0] > 0).all() and (np.abs(jet[:, 1:]) < 2).all()
         np.testing.assert_array_equal(jet, grid.decode(segment))
     for pt in (1e-3, 1e5):  # below and above the range: the first and the last step
         back = grid.decode(grid.encode(np.array([[pt, 0, 0]], np.float32)))[0, 0]
         assert np.isclose(back, np.clip(pt, 1, 20_000), rtol=0.006)
 
 
-def test_a_total_needs_two_features_beside_pt():
-    with pytest.raises(BadInput, match="too few"):
-        JetGridConfig(features=("pt_gev", "eta_rel"), bins=(41, 31), low=(-2, -1), high=(6, 1), total=True)
+@pytest.mark.parametrize("fields", [{"totals": ("energy",)}, {"totals": ("pt_gev", "pt_gev")},
+                                    {"totals": ("pt_gev",), "features": ("pt_gev", "eta_rel"), "bins": (41, 31), "low": (-2, -1), "high": (6, 1)}])
+def test_totals_that_cannot_be_are_refused(fields):
+    with pytest.raises(BadInput, match="totals"):
+        JetGridConfig(**fields)
