@@ -66,7 +66,7 @@ def plan_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     rows: list[list[int]] = []
     n_leaves = 1 << max(0, len(order) - 1).bit_length()
-    # a tree over the rows, those not yet opened too: node k holds the most room under its children 2k and 2k + 1; row r is node n_leaves + r
+    # a tree over the rows, those not yet opened too: node k holds the most room under nodes 2k and 2k + 1; row r is node n_leaves + r
     room = [row_length] * (2 * n_leaves)
     n_full = 0  # rows in front that count as full
     for i in order:

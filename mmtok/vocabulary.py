@@ -149,7 +149,8 @@ class Vocabulary(Layout):
         if m not in self.signatures:
             raise BadInput(f"modality {m!r} is not in this vocabulary, which has {', '.join(self.signatures)}")
         signature = self.signatures[m]
-        if (segment.codes is None) == bool(signature.levels) or segment.values.shape[1] != (len(signature.levels) or signature.latent_size):
+        width = len(signature.levels) or signature.latent_size
+        if (segment.codes is None) == bool(signature.levels) or segment.values.shape[1] != width:
             raise BadInput(f"a {m} segment of frame shape {segment.values.shape[1:]} does not fit {signature.levels or signature.latent_size}")
         if signature.levels and len(segment):
             if segment.codes.min() < 0 or (segment.codes.max(0) >= signature.levels).any():
@@ -176,7 +177,8 @@ class Vocabulary(Layout):
         for n, (a, b) in enumerate(segment.holes[:n_filled]):
             may_end = open_length or n < len(segment.holes) - 1
             used_up = not open_length and all(x == y for x, y in segment.holes[n + 1 :])  # no frame left: the end is certain
-            parts += [_Part(fill, k, i), _Part(frames[a:b], k, i, predict, may_end), _Part(end, k, i, predict and may_end and not used_up, may_end)]
+            parts += [_Part(fill, k, i), _Part(frames[a:b], k, i, predict, may_end)]
+            parts.append(_Part(end, k, i, predict and may_end and not used_up, may_end))
         return parts + [_Part(fill, k, i)] * (n_filled < len(segment.holes))
 
     def _frame_ids(self, segment: Segment) -> np.ndarray:
@@ -191,7 +193,8 @@ class Vocabulary(Layout):
         top = self.signatures[modality].levels[channel] - 1
         ceiling = np.concatenate([np.concatenate([[top], piece[:-1, channel]])[: len(piece)] for piece in pieces]).astype(np.int64)
         if (np.concatenate(pieces)[:, channel] > ceiling).any():
-            raise BadInput(f"a {modality} segment's channel {channel} rises from one frame to the next; its tokenizer promised that it never does")
+            raise BadInput(f"a {modality} segment's channel {channel} rises from one frame to the next; "
+                           "its tokenizer promised that it never does")
         return ceiling
 
     def document(self, stream: Stream) -> Document:
