@@ -31,6 +31,8 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
             from mmtok.tokenizers.text import Bytes as found
         case "SentencePiece":
             from mmtok.tokenizers.text import SentencePiece as found
+        case "PretrainedText":
+            from mmtok.tokenizers.pretrained import PretrainedText as found
         case "DMel":
             from mmtok.tokenizers.speech import DMel as found
         case "Pixels":

@@ -48,8 +48,8 @@ def as_segment(codes: np.ndarray) -> Segment:
     return Segment("text", codes=codes[:, None])
 
 
-class _Text:
-    """What both text tokenizers share: batches as loops, and their fidelity."""
+class TextTokenizer:
+    """What the text tokenizers share: batches as loops, and their fidelity."""
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
         return [self.encode(text) for text in signals]
@@ -75,7 +75,7 @@ class BytesConfig:
         return Bytes(self)
 
 
-class Bytes(_Text):
+class Bytes(TextTokenizer):
     """str <-> codes (T, 1): the UTF-8 bytes."""
 
     def __init__(self, config: BytesConfig = BytesConfig()):
@@ -146,7 +146,7 @@ def _passages(signals: Iterable[str]) -> Iterator[str]:
                 yield part[start:start + LONGEST_PASSAGE_CHARS]
 
 
-class SentencePiece(_Text):
+class SentencePiece(TextTokenizer):
     """str <-> codes (T, 1): learned pieces, with bytes for whatever the pieces cannot spell."""
 
     def __init__(self, config: SentencePieceConfig, model: bytes):

@@ -1,0 +1,174 @@
+"""Text as a pretrained language model reads it: its own `tokenizers` file, kept with its ids.
+
+Every string comes back exactly, or is refused. The model's special pieces (`<|end_of_text|>`) are banned: in a text their letters
+are letters. What the file's own rules would not give back (they may normalise, or drop a space beside an added piece) is spelled in
+smaller parts, at worst in bytes; only a file without pieces for all bytes leaves strings that cannot be spelled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mmtok.segment import BadInput, Segment, Signature
+from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
+
+PIECES = "pieces.json"  # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def library() -> Any:
+    """The package `tokenizers`. Raises BadInput where it is not installed."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise BadInput("a pretrained model's text tokenizer needs the extra: pip install 'mmtok[hub]'") from None
+    return tokenizers
+
+
+def checkpoint_folder(start: str) -> Path:
+    """The folder of a checkpoint: `start` itself, or the copy of what it names on the Hugging Face hub, fetched once.
+
+    Raises BadInput when it is neither.
+    """
+    if Path(start).is_dir():
+        return Path(start)
+    if not HUB_ID.fullmatch(start):
+        raise BadInput(f"no checkpoint folder at {start} (on the hub a name is OWNER/MODEL)")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise BadInput(f"there is no folder {start}; to fetch it from the hub needs the extra: pip install 'mmtok[hub]'") from None
+    try:
+        return Path(huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # no network, no such model, no permission: each has its own type there
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"there is no folder {start}, and the hub does not give it: {lines[0]}") from None
+
+
+@dataclass(frozen=True)
+class PretrainedTextConfig:
+    """The text tokenizer of a pretrained language model: a checkpoint's folder, or its id on the Hugging Face hub."""
+
+    start: str
+    modality: ClassVar[str] = "text"
+
+    def build(self) -> PretrainedText:
+        """Open it. Raises BadInput when the checkpoint has no tokenizer.json, or one with more ids than its model has rows."""
+        folder = checkpoint_folder(self.start)
+        try:
+            pieces = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise BadInput(f"{folder} has no tokenizer.json; AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) "
+                           "writes one") from None
+        try:
+            n_rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+        except (OSError, ValueError, AttributeError):
+            n_rows = None  # no model beside it
+        return PretrainedText(self, pieces, n_rows)
+
+
+class PretrainedText(TextTokenizer):
+    """str <-> codes (T, 1): a language model's own ids, one for each row of its embedding."""
+
+    def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None):
+        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one."""
+        self.config, self._pieces = config, pieces
+        try:
+            self._tok = tok = library().Tokenizer.from_str(pieces)
+        except Exception as error:  # the library raises a bare Exception
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"the tokenizer.json of {config.start} cannot be opened: {str(error).splitlines()[0]}") from None
+        tok.encode_special_tokens = True  # what looks like a special piece in a text is letters
+        tok.no_truncation()
+        tok.no_padding()
+        known = set(tok.get_vocab(with_added_tokens=True).values())
+        self.n_rows = n_rows or max(known) + 1
+        if max(known) >= self.n_rows:
+            raise BadInput(f"{config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
+        special = {id for id, token in tok.get_added_tokens_decoder().items() if token.special}
+        unknown = getattr(tok.model, "unk_token", None)
+        special |= {tok.token_to_id(unknown)} & known if unknown else set()
+        self._banned = special | (set(range(self.n_rows)) - known)
+        self._bytes = _byte_codes(tok, self._banned)
+        self.signature = Signature("text", levels=(self.n_rows,), banned=tuple(sorted(self._banned)),
+                                   fingerprint=fingerprint("PretrainedText", {"n_rows": self.n_rows}, pieces.encode()))
+
+    def encode(self, signal: str) -> Segment:
+        """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate, and on what the file has no pieces for."""
+        return self.encode_batch([signal])[0]
+
+    def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
+        """Strings -> segments, by the library's own threads; each is read back, and spelled otherwise where that differs."""
+        signals = list(signals)
+        for text in signals:
+            utf8(text)
+        rows = [e.ids for e in self._tok.encode_batch(signals, add_special_tokens=False)]
+        said = self._tok.decode_batch(rows, skip_special_tokens=False)
+        rows = [ids if back == text and self._banned.isdisjoint(ids) else self._spelled(text) for ids, back, text in zip(rows, said, signals)]
+        return [as_segment(np.array(ids, np.int32)) for ids in rows]
+
+    def decode(self, segment: Segment) -> str:
+        """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
+        return self._tok.decode(checked_codes(segment, self.n_rows).tolist(), skip_special_tokens=False)
+
+    def _says(self, ids: list[int], text: str) -> bool:
+        return self._banned.isdisjoint(ids) and self._tok.decode(ids, skip_special_tokens=False) == text
+
+    def _spelled(self, text: str) -> list[int]:
+        """Codes of a string that the file's own rules do not give back: in parts that they do, else in bytes."""
+        for ids in (self._halved(text), [self._bytes.get(byte) for byte in text.encode()]):
+            if None not in ids and self._says(ids, text):
+                return ids
+        for letter in text:
+            if not any(None not in ids and self._says(ids, letter) for ids in (self._plain(letter), self._halved(letter))):
+                raise BadInput(f"text: the tokenizer of {self.config.start} has no pieces for {letter!r} (U+{ord(letter):04X}); remove it")
+        raise BadInput(f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly")
+
+    def _halved(self, text: str) -> list[int | None]:
+        ids = self._plain(text)
+        if self._says(ids, text):
+            return ids
+        if len(text) < 2:
+            return [self._bytes.get(byte) for byte in text.encode()]
+        return self._halved(text[: len(text) // 2]) + self._halved(text[len(text) // 2 :])
+
+    def _plain(self, text: str) -> list[int]:
+        return self._tok.encode(text, add_special_tokens=False).ids
+
+    def save(self, folder: Path) -> None:
+        write_config(Path(folder), "PretrainedText", asdict(self.config) | {"n_rows": self.n_rows})
+        (Path(folder) / PIECES).write_text(self._pieces, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> PretrainedText:
+        """Open what `save` wrote, without the checkpoint. Raises BadInput when a file is missing or broken."""
+        config = read_config(Path(folder), "PretrainedText")
+        path = Path(folder) / PIECES
+        try:
+            return cls(PretrainedTextConfig(config["start"]), path.read_text(encoding="utf-8"), config["n_rows"])
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path} cannot be opened as a tokenizer: {error}") from None
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte in byte-level pieces (Radford et al. 2019): itself where it can be seen."""
+    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
+
+
+def _byte_codes(tok: Any, banned: set[int]) -> dict[int, int]:
+    """Byte -> the id of the piece that is this byte alone, for those there are."""
+    level = '"ByteLevel"' in json.dumps(json.loads(tok.to_str()).get("decoder"))
+    names = byte_letters() if level else [f"<0x{byte:02X}>" for byte in range(256)]
+    ids = {byte: tok.token_to_id(name) for byte, name in enumerate(names)}
+    return {byte: id for byte, id in ids.items() if id is not None and id not in banned}
