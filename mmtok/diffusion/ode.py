@@ -34,7 +34,8 @@ def explicit_step(slope: Callable[[State, float], State], state: State, t: float
     """The state at t_next, from dstate/dt = slope(state, t): a tuple of tensors in, one out."""
     h, slopes = t_next - t, []
     for node, row in zip(tableau.nodes, tableau.rows):
-        slopes.append(slope(_moved(state, slopes, row, h), t + node * h))
+        now = t_next if node == 1 else t + node * h  # exact at the end, where the path is known already
+        slopes.append(slope(_moved(state, slopes, row, h), now))
     return _moved(state, slopes, tableau.weights, h)
 
 
@@ -57,11 +58,17 @@ class Here:
     s_slope: float
 
 
+def along(path: Path, times: Tensor) -> list[Here]:
+    """The path's numbers at each of `times` (n,). At sigma = 0 slopes may have no value; no step evaluates them there."""
+    times = times.double().cpu()
+    sigma = path.sigma(times)
+    columns = (times, sigma, path.sigma_slope(times), path.scaling(sigma), path.scaling_slope(sigma))
+    return [Here(*row) for row in zip(*(column.tolist() for column in columns))]
+
+
 def here(path: Path, t: float) -> Here:
-    """The path's numbers at time t > 0."""
-    at = torch.tensor(t, dtype=torch.float64)
-    sigma = path.sigma(at)
-    return Here(t, sigma.item(), path.sigma_slope(at).item(), path.scaling(sigma).item(), path.scaling_slope(sigma).item())
+    """The path's numbers at time t."""
+    return along(path, torch.tensor([t], dtype=torch.float64))[0]
 
 
 def denoised_at(denoiser: Denoiser, x: Tensor, at: Here) -> Tensor:

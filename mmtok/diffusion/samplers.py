@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmtok.diffusion.convert import Denoiser
 from mmtok.diffusion.draws import normal_like
-from mmtok.diffusion.ode import CLASSIC, EULER, HEUN, MIDPOINT, Here, Tableau, denoised_at, drift, explicit_step, here
+from mmtok.diffusion.ode import CLASSIC, EULER, HEUN, MIDPOINT, Here, Tableau, along, denoised_at, drift, explicit_step, here
 from mmtok.diffusion.schedules import LINEAR, Path
 
 Watch = Callable[[int, Tensor], None]
@@ -47,12 +47,9 @@ class Sampler:
 
         Raises ValueError for times that do not fall or are too few, FloatingPointError at the first step whose state is not finite.
         """
-        sigmas = self._checked(times, path)
+        stations = self._checked(times, path)
         walk, memory = Walk(denoiser, path, len(times) - 1, generator), None
-        clock = times.tolist()
-        for i, (t, t_next) in enumerate(zip(clock, clock[1:])):
-            at = here(path, t)
-            to = here(path, t_next) if sigmas[i + 1] > 0 else _end(path)
+        for i, (at, to) in enumerate(zip(stations, stations[1:])):
             x, memory = self.step(walk, x, at, to, memory)
             if not bool(torch.isfinite(x).all()):
                 raise FloatingPointError(f"the sampler's state is not finite after step {i + 1} of {walk.n_steps} (sigma {at.sigma:.4g} to "
@@ -65,14 +62,15 @@ class Sampler:
         """The state at `to` from the state at `at`, and what the next step is to remember (None at first)."""
         raise NotImplementedError
 
-    def _checked(self, times: Tensor, path: Path) -> list[float]:
+    def _checked(self, times: Tensor, path: Path) -> list[Here]:
         if times.dim() != 1 or len(times) - 1 < self.least_steps:
             raise ValueError(f"{type(self).__name__} needs at least {self.least_steps} step(s), so {self.least_steps + 1} times, "
                              f"got times of shape {tuple(times.shape)}")
-        sigmas = path.sigma(times.double().cpu())
-        if not bool((sigmas.diff() < 0).all() and sigmas[-1] >= 0 and torch.isfinite(sigmas).all()):
-            raise ValueError(f"a sampler's noise levels must fall from step to step to 0 or above, got {sigmas.tolist()}")
-        return sigmas.tolist()
+        stations = along(path, times)
+        sigmas = [station.sigma for station in stations]
+        if not (all(a > b for a, b in zip(sigmas, sigmas[1:])) and sigmas[-1] >= 0 and math.isfinite(sigmas[0])):
+            raise ValueError(f"a sampler's noise levels must fall from step to step, to 0 or above, got {sigmas}")
+        return stations
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class RungeKutta(Sampler):
             x, at = self.churn.raised(walk, x, at)
 
         def slope(state, t):
-            now = at if t == at.t else here(walk.path, t)
+            now = at if t == at.t else to if t == to.t else here(walk.path, t)
             return (drift(state[0], denoised_at(walk.denoiser, state[0], now), now),)
 
         return explicit_step(slope, (x,), at.t, to.t, self.tableau if to.sigma > 0 else EULER)[0], None
@@ -201,8 +199,3 @@ class DPMSolver2M(Sampler):
         x = to.s * (ratio * (x / at.s) + (1 - ratio) * ahead)
         return x, (denoised, -math.log(ratio)) if to.sigma > 0 else None
 
-
-def _end(path: Path) -> Here:
-    """A path at sigma = 0, where slopes may have no value: no step evaluates them."""
-    zero = torch.zeros((), dtype=torch.float64)
-    return Here(path.time(zero).item(), 0.0, math.nan, path.scaling(zero).item(), math.nan)

@@ -1,0 +1,90 @@
+"""Losses with known values. Rows 3 and 17 of the table of laws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.diffusion.convert import preconditioned
+from mmtok.diffusion.draws import stratified
+from mmtok.diffusion.loss import check_sigma_data, denoising_loss, network_loss, network_target, zero_network_loss
+from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
+
+COLUMNS = [VP(), VE(), IDDPM(), EDM(), CondOT()]
+
+
+def normal(shape, generator):
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_a_network_that_says_nothing_has_loss_one(generator, sigma_data):
+    """Row 3, in closed form and by drawing, at every noise level."""
+    column, sigma = EDM(sigma_data=sigma_data), torch.logspace(-2.69, 1.9, 50, dtype=torch.float64)
+    exact = zero_network_loss(column, sigma_data**2, sigma)
+    torch.testing.assert_close(exact, torch.ones_like(exact), rtol=0, atol=1e-12)
+    n, d = 20_000, 10
+    y, noise = sigma_data * normal((n, d), generator), normal((n, d), generator)
+    levels = column.training_sigma(stratified(n, y, generator).clamp(1e-9))
+    nothing = preconditioned(lambda scaled, c_noise: torch.zeros_like(scaled), column)
+    assert denoising_loss(nothing, column, y, noise, levels).mean().item() == pytest.approx(1, abs=4 / math.sqrt(2 * n * d))
+    assert (column.coefficients(levels).c_in[:, None] * (y + levels[:, None] * noise)).std().item() == pytest.approx(1, abs=4 / math.sqrt(2 * n * d))
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=lambda c: type(c).__name__)
+def test_both_forms_of_the_loss_agree(generator, column):
+    """lambda |D - y|^2 = |F - target|^2 for any network, on pictures too; float32 keeps the second form's digits."""
+    y, noise = normal((2, 50, 3, 4, 4), generator)
+    sigma = torch.logspace(-2.19, 1.9, 50, dtype=torch.float64)
+    network = lambda scaled, c_noise: torch.tanh(2 * scaled + c_noise[:, None, None, None] / 10)
+    loss = network_loss(network, column, y, noise, sigma)
+    torch.testing.assert_close(denoising_loss(preconditioned(network, column), column, y, noise, sigma), loss, rtol=1e-9, atol=0)
+    torch.testing.assert_close(network_loss(network, column, y.float(), noise.float(), sigma).double(), loss, rtol=1e-4, atol=0)
+
+
+def test_flow_matching_target_is_the_velocity(generator):
+    y, noise = normal((2, 7, 5), generator)
+    sigma = torch.logspace(-3, 3, 7, dtype=torch.float64)
+    torch.testing.assert_close(network_target(CondOT(), y, noise, sigma), noise - y, rtol=0, atol=1e-10)
+
+
+class TestFlowMatchingFloor:
+    """Row 17: between N(0, 1) and N(0, s^2), drawn apart, no velocity has a loss below pi s / 2 per dimension."""
+
+    @pytest.mark.parametrize("s", [0.5, 1.0, 2.0])
+    def test_by_quadrature(self, s):
+        nodes, weights = np.polynomial.legendre.leggauss(200)
+        column, u = CondOT(), torch.from_numpy((nodes + 1) / 2)
+        sigma = column.training_sigma(u)
+        left = s**2 * sigma**2 / (s**2 + sigma**2)  # Var(y | x), the loss of the ideal denoiser
+        assert (torch.from_numpy(weights / 2) * column.weight(sigma) * left).sum().item() == pytest.approx(math.pi * s / 2, abs=1e-6)
+
+    @pytest.mark.parametrize("s", [0.5, 1.0, 2.0])
+    def test_by_drawing(self, generator, s):
+        n, d = 20_000, 4
+        y, noise, u = s * normal((n, d), generator), normal((n, d), generator), torch.rand(n, generator=generator, dtype=torch.float64)
+        ideal = lambda x, sigma: x * (s**2 / (s**2 + sigma**2))[:, None]
+        losses = denoising_loss(ideal, CondOT(), y, noise, CondOT().training_sigma(u))
+        assert losses.mean().item() == pytest.approx(math.pi * s / 2, abs=3 * losses.std().item() / math.sqrt(n))
+
+    def test_with_noise_that_knows_its_data_nothing_is_left(self, generator):
+        s, noise = 2.0, normal((500, 4), generator)
+        u = torch.rand(500, generator=generator, dtype=torch.float64)
+        knowing = lambda x, sigma: x / (1 + sigma / s)[:, None]
+        assert denoising_loss(knowing, CondOT(), s * noise, noise, CondOT().training_sigma(u)).max() < 1e-12
+
+
+def test_a_wrong_sigma_data_is_named_with_both_numbers(generator, recwarn):
+    y = 0.75 * normal((2000, 6), generator) - 0.4
+    rms = y.square().mean().sqrt().item()
+    assert check_sigma_data(EDM(sigma_data=rms), y) == pytest.approx(1, abs=1e-9)
+    assert check_sigma_data(EDM(sigma_data=rms * 1.02), y) == pytest.approx(1, abs=0.05) and not recwarn.list
+    with pytest.warns(UserWarning, match=f"0.5 but .* is {rms:.3}"):
+        assert check_sigma_data(EDM(sigma_data=0.5), y) > 1.05
+
+
+def test_stratified_levels_cover_the_interval(generator):
+    u = stratified(64, torch.zeros(1), generator)
+    assert ((u * 64).floor().sort().values == torch.arange(64)).all()
+    assert not (u.diff() > 0).all()
