@@ -22,7 +22,8 @@ def blocks(language):
 
 def commands():
     lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(r"`(mmtok [^`]+)`", README)
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+    words = [shlex.split(line, comments=True) for line in lines if line.strip()]
+    return [w[w.index("mmtok"):] if w[0] == "torchrun" else w for w in words]  # torchrun OPTIONS -m mmtok VERB ...
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def home(tiny_copy, tmp_path, monkeypatch):
 
 
 def test_there_is_something_to_test():
-    assert len(blocks("bash")) == 3 and len(blocks("python")) == 5
+    assert len(blocks("bash")) == 4 and len(blocks("python")) == 5
     assert {words[1] for words in commands() if words[0] == "mmtok"} == set(VERBS) - {"fit"}
     assert len(blocks("bash")[1].splitlines()) == 10
 
@@ -54,6 +55,13 @@ def test_every_command_parses_and_its_fields_exist(monkeypatch):
             given = parse(VERBS[words[1]], words[2:])
             if given.get("overrides"):
                 assert isinstance(load_recipe(given["recipe"], given["overrides"]), Recipe)
+
+
+def test_torchrun_knows_its_options():
+    from torch.distributed.run import parse_args
+
+    given = [parse_args(shlex.split(line, comments=True)[1:]) for block in blocks("bash") for line in block.splitlines() if line.startswith("torchrun")]
+    assert given and all(args.module and args.training_script == "mmtok" and int(args.nproc_per_node) > 1 for args in given)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,0 +1,175 @@
+"""What test_processes.py looks at: small trainings by one, two and three processes, forked here so that torch is imported once.
+
+    python many.py FOLDER    writes FOLDER/NAME.json: what process 0 saw of the training NAME, and what the others did
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed.fsdp  # noqa: F401  before the forks: a second each
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import TOY, segment_maker  # noqa: E402
+
+from mmtok.data.loader import Corrupt, Loader, Task  # noqa: E402
+from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
+from mmtok.model.heads import Chained, Parallel  # noqa: E402
+from mmtok.model.lm import LM, DecoderConfig  # noqa: E402
+from mmtok.nn.transformer import TransformerConfig  # noqa: E402
+from mmtok.train.fit_lm import TrainConfig, Trainer  # noqa: E402
+from mmtok.train.processes import joined, whole  # noqa: E402
+from mmtok.vocabulary import Vocabulary  # noqa: E402
+
+# the threshold of clipping lies among the gradients' norms, so that some steps are clipped
+CONFIG = TrainConfig(steps=8, rows=4, row_length=64, learning_rate=5e-3, warmup=3, precision="float32", clip=0.7, log_every=1)
+TASKS = (Task(("caption",), ("speech",), drop_given=0.3), Task(("caption",), ("jets",)))
+JETS = 1  # the number of their task
+CUT = 4
+
+
+class Apart(Loader):
+    """Rows of jets and rows without in turn: of two processes, the second never sees a jet."""
+
+    def items(self, step):
+        documents = [item for row in super().items(step) for item in row]
+        jets, others = ([x for x in documents if (x.task == JETS) is wanted] for wanted in (True, False))
+        return [jets[:3], others[:3], jets[3:6], others[3:6]][: self.rows]
+
+
+def trainer(home, name, processes, config=CONFIG):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(TOY)
+    trunk = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
+    lm = LM(DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained(8)}, channel_size=4, totals={"jets": 3}), vocabulary)
+    corrupt = {"speech": Corrupt(spans=0.5, bands=1, band=3)}
+    loader = Apart([read_tokens(home / "toy.parquet")], TASKS, vocabulary, corrupt, config.rows, config.row_length, config.seed)
+    return Trainer(lm, loader, config, home / name, lambda line: None, processes)
+
+
+def write_data(home):
+    rng = np.random.default_rng(0)
+    signatures, segment = Vocabulary(TOY).signatures, segment_maker(Vocabulary(TOY), rng)
+    rows = [{"caption": segment("text", rng.integers(1, 5)), m: segment(m, rng.integers(1, 9))} for m in ["speech"] * 30 + ["jets"] * 30]
+    write_tokens(home / "toy.parquet", {"caption": signatures["text"], "speech": signatures["speech"], "jets": signatures["jets"]}, rows)
+
+
+def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
+    """Steps up to `until`, from the checkpoints of the training `resume` where one is named; FOLDER/NAME.json tells of them."""
+    if resume:
+        processes.by_first(lambda: shutil.copytree(home / resume, home / name))
+    it = trainer(home, name, processes, replace(CONFIG, **changes))
+    told = {"resumed": it.resume(), "steps": [], "sharded": it.sharded, "weights": sum(p.numel() for p in it.lm.parameters()),
+            "held": sum(getattr(p, "to_local", lambda: p)().numel() for p in it.lm.parameters())}
+    while it.step < until:
+        batch = it.loader.batch(it.step, processes.rank, processes.world)
+        counts = processes.everyones(len(batch.channels.get("jets", ()))), processes.everyones(len(batch.ids))
+        told["steps"].append({"step": it.step} | it.update() | {"jets": counts[0], "rows": counts[1]})
+    touched = sum(p in it.optimizer.state for p in it.names)
+    told["untouched"] = sum(processes.everyones(len(it.names) - touched))
+    it.save()
+    weights = whole(it.lm.state_dict(), processes)
+    if processes.first:
+        told["sum"] = {k: float(x.double().abs().sum()) for k, x in weights.items()}
+        (home / f"{name}.json").write_text(json.dumps(told))
+
+
+# ---- by one, by two, by three
+
+
+def by_one(home, processes):
+    train(home, "one", processes)
+    train(home, "one-short", processes, 3, rows=2)
+    train(home, "one-bf16", processes, 3, precision="bf16")
+
+
+def by_two(home, processes):
+    train(home, "two", processes, CUT)
+    train(home, "two-sharded", processes, CUT, shard=True)
+    train(home, "two-sharded-bf16", processes, 3, shard=True, precision="bf16")
+
+
+def by_three(home, processes):
+    train(home, "three", processes, resume="two")
+    train(home, "three-sharded", processes, resume="two-sharded", shard=True)
+    train(home, "three-crossed", processes, resume="two", shard=True)
+    train(home, "three-short", processes, 3, rows=2)
+    train(home, "three-short-sharded", processes, 3, rows=2, accumulate=2, shard=True)
+
+
+def by_one_again(home, processes):
+    train(home, "one-again", processes, resume="two")
+    train(home, "one-again-sharded", processes, resume="two-sharded", shard=True)
+
+
+def first_fails(home, processes):
+    def fail():
+        raise OSError("disk full")
+
+    try:
+        processes.by_first(fail)
+    except BaseException as error:
+        note(home, "fails", processes, repr(error))
+
+
+def one_dies(home, processes):
+    it = trainer(home, "dies", processes)
+    it.update()
+    if processes.rank == 1:
+        os._exit(9)
+    start = time.monotonic()
+    while time.monotonic() < start + 60:
+        it.update()
+
+
+def note(home, name, processes, text):
+    (home / f"{name}-{processes.rank}.txt").write_text(text)
+
+
+def fork(n, work, home):
+    """Run work(home, processes) in n processes, as torchrun would start them; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(n):
+        child = os.fork()
+        if not child:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            code = 1
+            try:
+                with joined() as processes:
+                    work(home, processes)
+                code = 0
+            except ConnectionError as error:
+                (home / f"lost-{rank}.txt").write_text(str(error))
+                code = 2
+            finally:
+                if code == 1:
+                    sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main(home):
+    torch.set_num_threads(1)
+    write_data(home)
+    codes = {}
+    for n, work in [(1, by_one), (2, by_two), (3, by_three), (1, by_one_again), (2, first_fails), (2, one_dies)]:
+        start = time.monotonic()
+        codes[work.__name__] = fork(n, work, home)
+        print(work.__name__, codes[work.__name__], f"{time.monotonic() - start:.1f} s", flush=True)
+    (home / "codes.json").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
