@@ -11,7 +11,7 @@ from mmtok.vocabulary import Vocabulary
 
 def describe(recipe: Recipe) -> str:
     """A recipe as text: its parts, tasks and sizes."""
-    lines = [f"recipe {recipe.name}"]
+    lines = [f"recipe {recipe.name}" + (f", starting from {recipe.start}" if recipe.start else "")]
     lines += [f"  {m}: {config}" for m, config in recipe.tokenizers.items()]
     lines += [f"  source {source}" for source in recipe.sources]
     lines += [f"  task {task}, weight {task.weight:g}" for task in recipe.tasks]

@@ -50,6 +50,7 @@ class Recipe:
     corrupt     field -> what the model may not read of it in training
     sampling    modality -> how `sample` and `evaluate` draw it
     n_samples   how many samples per question `evaluate` draws
+    start       a Llama's checkpoint folder or hub id: its trunk and its text tokenizer take the place of the recipe's
     """
 
     name: str
@@ -61,6 +62,7 @@ class Recipe:
     corrupt: Mapping[str, Corrupt] = field(default_factory=dict)
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
     n_samples: int = 200
+    start: str | None = None
 
     def __post_init__(self):
         fields = self.fields

@@ -24,6 +24,7 @@ from mmtok.opened import Run, best_device, open_run
 from mmtok.progress import Progress, say
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
+from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import digest, save_tensors
 from mmtok.train.fit_lm import Trainer, read_log
@@ -77,6 +78,7 @@ def fit(recipe: Recipe, out: Path) -> Run:
 
     Raises BadInput while another process fits or trains in `out`.
     """
+    recipe = settled(recipe, out)
     with joined() as processes, ExitStack() as stack:
         processes.by_first(lambda: (stack.enter_context(held(out)), _fit(recipe, out)))
     return Run(out, recipe)
@@ -146,6 +148,7 @@ def train(recipe: Recipe, out: Path) -> Run:
     Under torchrun all processes share the training, and the first does everything else. Raises BadInput while another one
     fits or trains in `out`.
     """
+    recipe = settled(recipe, out)
     with joined() as processes, ExitStack() as stack:
         processes.by_first(lambda: (stack.enter_context(held(out)), _fit(recipe, out)))
         run = Run(out, recipe)
@@ -155,6 +158,7 @@ def train(recipe: Recipe, out: Path) -> Run:
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
         lm = run.untrained(torch.device("cpu") if recipe.train.shard and processes.world > 1 else None)
+        load_start(lm, recipe)
         processes.by_first(lambda: tokenise(run))
         weights = _trained(run, lm, processes)
         processes.by_first(lambda: save_model(run, weights))

@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "folder": {"segment"},
     "describe": BELOW_RECIPE | {"recipe"},
     "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},
-    "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened"},
+    "start": BELOW_RECIPE | {"recipe"},
+    "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
+    "export": BELOW_RECIPE | {"recipe", "run"},
     "ask": BELOW_RECIPE | {"recipe", "run"},
     "questions": BELOW_RECIPE | {"recipe", "run", "ask"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
@@ -37,7 +39,7 @@ MAY_IMPORT = {
     "gallery": BELOW_RECIPE | {"recipe", "run", "ask", "questions", "page"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "ask", "page", "gallery"},
     "arguments": {"segment"},
-    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "page", "gallery", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "export", "page", "gallery", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,0 +1,50 @@
+"""A recipe that starts from a pretrained language model: what the checkpoint fixes, and its weights.
+
+The language model's trunk becomes the trunk, its tokenizer the text tokenizer; the recipe's other modalities are added untrained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mmtok.model.interop import llama_sizes, load_llama
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.recipe import Recipe, kinds_of, read_recipe
+from mmtok.segment import BadInput
+from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder
+
+
+def settled(recipe: Recipe, out: Path) -> Recipe:
+    """The recipe with what its `start` fixes filled in: the trunk's sizes (dropout stays the recipe's) and the text tokenizer.
+
+    A run in `out` that started from the same place has it all, and the checkpoint is not looked at again. Raises BadInput when the
+    checkpoint is no Llama's, or has no tokenizer.
+    """
+    if recipe.start is None:
+        return recipe
+    text = PretrainedTextConfig(recipe.start)
+    model = _kept(recipe, out / "recipe.json")
+    if model is None:
+        folder = checkpoint_folder(recipe.start)
+        model = llama_sizes(folder, recipe.model)
+        text.build()  # before anything is written
+    return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)
+
+
+def _kept(recipe: Recipe, path: Path) -> DecoderConfig | None:
+    """The recipe's model with the trunk of a run's stored recipe that has the same start, or None."""
+    try:
+        stored = read_recipe(path, tuple(kinds_of(recipe))) if path.exists() else None
+    except BadInput:  # damaged, or another recipe: the run says so in its own words
+        stored = None
+    if stored is None or stored.start != recipe.start:
+        return None
+    trunk = replace(stored.model.trunk, dropout=recipe.model.trunk.dropout)
+    return replace(recipe.model, trunk=trunk, untied=stored.model.untied)
+
+
+def load_start(lm: LM, recipe: Recipe) -> None:
+    """Put the weights of the recipe's start, if it has one, into its untrained decoder."""
+    if recipe.start is not None:
+        load_llama(lm, checkpoint_folder(recipe.start))
