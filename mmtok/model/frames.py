@@ -44,14 +44,10 @@ class FrameEmbedding(nn.Module):
             x = x + self.read(running_totals(self._terms(codes, joined) * kept, segment).to(joined.dtype))
         return x * kept
 
-    def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M), the totals with it."""
-        joined = self._joined(codes)
-        x = self.project(joined)
-        if self.n_totals:
-            totals = totals + self._terms(codes, joined)
-            x = x + self.read(totals.to(joined.dtype))
-        return x, totals
+    @torch.no_grad()
+    def folded(self) -> FoldedFrames:
+        """The same for one frame at a time, as a look-up; to be made anew once the weights have changed."""
+        return FoldedFrames(self)
 
     def totals(self, codes: Tensor) -> Tensor:
         """Of one segment's frames (T, C): (n_totals,)."""
@@ -64,6 +60,36 @@ class FrameEmbedding(nn.Module):
         """What each frame adds to the totals, (N, n_totals), in the weights' own precision: long sums outgrow bfloat16."""
         share = self.share(codes + self.offset).sum(1)
         return (share + self.term(joined).to(share.dtype)) / 4
+
+
+class FoldedFrames:
+    """A `FrameEmbedding` with its products taken beforehand: what each value of each channel adds to all that is linear in it.
+
+    A frame's channels then cost one row each, where the projection has a row per number of all their embeddings.
+    """
+
+    def __init__(self, inner: FrameEmbedding):
+        self.inner, n_channels = inner, len(inner.levels)
+        products = [inner.project] + ([inner.term[0]] if inner.n_totals else [])
+        channel = torch.repeat_interleave(torch.arange(n_channels, device=inner.levels.device), inner.levels + 1)
+        columns = []
+        for product in products:
+            parts = product.weight.unflatten(1, (n_channels, -1))  # (N, C, size)
+            columns.append(torch.cat([inner.table.weight[channel == c] @ parts[:, c].T for c in range(n_channels)]))
+        self.sizes = [x.shape[1] for x in columns]
+        if inner.n_totals:
+            columns.append(inner.share.weight)
+            self.sizes.append(inner.n_totals)
+        self.added = torch.cat(columns, 1)
+
+    def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M), the totals with it."""
+        inner, x = self.inner, F.embedding_bag(codes + self.inner.offset, self.added, mode="sum")
+        if not inner.n_totals:
+            return x, totals
+        x, z, share = x.split(self.sizes, 1)
+        totals = totals + (share + inner.term[1:](z + inner.term[0].bias)) / 4
+        return x + inner.read(totals), totals
 
 
 def running_totals(terms: Tensor, segment: Tensor) -> Tensor:

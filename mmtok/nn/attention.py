@@ -1,4 +1,4 @@
-"""Attention over packed rows and over a cache. Knows documents only as integers that must agree."""
+"""Attention over packed rows. Knows documents only as integers that must agree."""
 
 from __future__ import annotations
 
@@ -57,37 +57,6 @@ def packed_mask(document: Tensor) -> Tensor:
     return same.tril()[:, None]
 
 
-class Cache:
-    """Keys and values of the positions read so far, rows of different lengths; slot = position.
-
-    used: slots that hold something in the longest row (set by the caller before a step). Rows can be dropped
-    (`select`) as their streams end; capacity doubles as needed.
-    """
-
-    def __init__(self, n_layers: int):
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * n_layers
-        self.used = 0
-
-    def write(self, layer: int, k: Tensor, v: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, L, d) at slots `position` (B, L); return all (B, H, used, d), stale slots included."""
-        reach = self.used
-        stored = self.layers[layer]
-        if stored is None or stored[0].shape[2] < reach:
-            capacity = max(64, 1 << (reach - 1).bit_length())
-            grown = [k.new_zeros(k.shape[0], k.shape[1], capacity, k.shape[3]) for _ in range(2)]
-            for old, new in zip(stored or (), grown):
-                new[:, :, : old.shape[2]] = old
-            stored = self.layers[layer] = (grown[0], grown[1])
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        for x, new in zip(stored, (k, v)):
-            x[rows, :, position] = new.transpose(1, 2)
-        return stored[0][:, :, :reach], stored[1][:, :, :reach]
-
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch."""
-        self.layers = [layer and (layer[0][rows], layer[1][rows]) for layer in self.layers]
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (Ainslie et al. 2023); weights named as in a Llama."""
 
@@ -99,14 +68,11 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: tuple[Cache, int, Tensor] | None = None) -> Tensor:
-        """x (B, L, M), mask (B, 1, L, S) bool -> (B, L, M). cache: the store, this layer's number, positions (B, L)."""
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x (B, L, M), mask (B, 1, L, L) bool -> (B, L, M)."""
         split = lambda y, n: y.unflatten(-1, (n, self.head_size)).transpose(1, 2)
         q, k, v = split(self.q_proj(x), self.n_heads), split(self.k_proj(x), self.n_kv_heads), split(self.v_proj(x), self.n_kv_heads)
         q, k = rotate(q, *turn), rotate(k, *turn)
-        if cache is not None:
-            store, layer, position = cache
-            k, v = store.write(layer, k, v, position)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, enable_gqa=self.n_kv_heads != self.n_heads
         )

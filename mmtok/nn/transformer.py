@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.nn.attention import Attention, Cache, Llama3Scaling, packed_mask, rotary
+from mmtok.nn.attention import Attention, Llama3Scaling, packed_mask, rotary
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: tuple[Cache, int, Tensor] | None) -> Tensor:
-        y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, mask, cache)
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, mask)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_narrowed(self.post_attention_layernorm(x)))
         return x + drop(y, self.dropout, self.training)
 
 
 class Transformer(nn.Module):
-    """Token embedding, blocks, final norm. Reads embedded frames, so it knows no modality."""
+    """Token embedding, blocks, final norm. Reads embedded frames, so it knows no modality. `Reader` reads on from a cache."""
 
     def __init__(self, config: TransformerConfig, n_ids: int):
         super().__init__()
@@ -110,17 +110,7 @@ class Transformer(nn.Module):
         turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta, self.config.rope_scaling)
         mask = packed_mask(document)
         for block in self.layers:
-            x = block(x, turn, mask, None)
-        return self.norm(x)
-
-    def step(self, x: Tensor, position: Tensor, cache: Cache) -> Tensor:
-        """Continue rows whose past is in `cache`: (B, L, M) at increasing positions (B, L) -> hidden (B, L, M)."""
-        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta, self.config.rope_scaling)
-        reach = max(cache.used, int(position.max()) + 1)
-        mask = (torch.arange(reach, device=x.device) <= position[..., None])[:, None]
-        cache.used = reach
-        for n, block in enumerate(self.layers):
-            x = block(x, turn, mask, (cache, n, position))
+            x = block(x, turn, mask)
         return self.norm(x)
 
 

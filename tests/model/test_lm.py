@@ -9,7 +9,7 @@ from mmtok.batch import Corruption, pack
 from mmtok.model.heads import Chained
 from mmtok.model.frames import FrameEmbedding
 from mmtok.model.lm import LM, DecoderConfig, loss_sums
-from mmtok.nn.attention import Cache
+from mmtok.nn.reader import Reader
 from mmtok.segment import BadInput, Document
 from mmtok.vocabulary import START
 
@@ -91,8 +91,9 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
 def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
     batch = batch_of(vocabulary, *[[d] for d in corpus])
     whole, x = lm.hidden(batch), lm.embed(batch)
-    cache = Cache(lm.config.trunk.depth)
-    parts = [lm.model.step(x[:, t : t + 1], torch.full((len(x), 1), t), cache) for t in range(x.shape[1])]
+    reader = Reader(lm.model)
+    with torch.no_grad():
+        parts = [reader.read(x[:, t : t + 1]) for t in range(x.shape[1])]
     inside = batch.document == 0
     assert torch.allclose(torch.cat(parts, 1)[inside], whole[inside], rtol=0, atol=1e-10)
 

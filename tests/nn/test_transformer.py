@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmtok.nn.attention import Cache, packed_mask, rotary, rotate
+from mmtok.nn.attention import packed_mask, rotary, rotate
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(depth=3, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
@@ -66,38 +66,6 @@ def test_packed_documents_equal_each_alone(trunk):
     for part in (slice(0, 12), slice(12, 20)):
         alone = trunk(x[:, part], position[:, part], torch.zeros_like(position[:, part]))
         assert torch.allclose(packed[:, part], alone, rtol=0, atol=1e-12)
-
-
-def test_cached_equals_uncached_and_capacity_grows(trunk):
-    x = states(2, 150)
-    whole = trunk(x, positions(2, 150), torch.zeros(2, 150, dtype=torch.long))
-    cache, parts, start = Cache(CONFIG.depth), [], 0
-    for n in (60, 1, 1, 10, 1, 70, 7):
-        here = slice(start, start := start + n)
-        parts.append(trunk.step(x[:, here], positions(2, 150)[:, here], cache))
-    assert start == 150
-    assert torch.allclose(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
-
-
-def test_cached_rows_of_different_lengths_some_dropped(trunk):
-    """Right-padded prompts: padded slots are overwritten before they are seen; dropped rows leave the others alone."""
-    lengths, total = torch.tensor([3, 9, 6, 1]), 14
-    x = states(4, total)
-    whole = trunk(x, positions(4, total), torch.zeros(4, total, dtype=torch.long))
-    cache = Cache(CONFIG.depth)
-    prompt = x[:, :9].clone()
-    for row, n in enumerate(lengths):
-        prompt[row, n:] = 100.0
-    hidden = trunk.step(prompt, positions(4, 9), cache)
-    rows, at = torch.arange(4), lengths.clone()
-    for step in range(5):
-        if step in (1, 3):  # first the longest row, then another, with the order changed
-            keep = torch.tensor([0, 2, 3] if step == 1 else [2, 0])
-            cache.select(keep)
-            rows, at = rows[keep], at[keep]
-        hidden = trunk.step(x[rows, at][:, None], at[:, None], cache)[:, 0]
-        assert torch.allclose(hidden, whole[rows, at], rtol=0, atol=1e-10), step
-        at = at + 1
 
 
 def test_every_weight_has_a_llamas_name():

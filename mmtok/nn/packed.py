@@ -1,0 +1,88 @@
+"""Weights laid out for a few rows of input: sampling reads every weight once per frame, so their size and layout set its speed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Precision = Literal["full", "bfloat16", "int8"]  # of weights: as they are; halved; a quarter, with one scale per output
+
+
+class Linear(nn.Module):
+    """y = x W^T + b with weights that do not learn: x (..., M) -> (..., N), in the weights' type.
+
+    silu and times are what a SwiGLU does to two such products, for kernels that do it on the way out.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.weight, self.bias, self.dtype = weight.contiguous(), bias, weight.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.dtype), self.weight, self.bias)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(self(x))
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self(x) * other
+
+
+class BlockedLinear(Linear):
+    """In oneDNN's own layout, which its kernels stream through; one of the CPU's, and inductor's choice too."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, n_rows: int):
+        super().__init__(weight, bias)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, n_rows)
+        self.product = torch.ops.mkldnn._linear_pointwise.default  # with what follows it: a function of y alone
+        self.product_with = torch.ops.mkldnn._linear_pointwise.binary  # or of y and another
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x.to(self.dtype), self.weight, self.bias, "none", [], "")
+
+    def silu(self, x: Tensor) -> Tensor:
+        return self.product(x.to(self.dtype), self.weight, self.bias, "swish", [], "")
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.product_with(x.to(self.dtype), other, self.weight, self.bias, "mul")
+
+
+class Int8Linear(Linear):
+    """W_ij = scale_i * integer_ij with integers in -127..127: only the weights are rounded, products are bfloat16's."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        super().__init__((weight / scale).round().to(torch.int8), bias)
+        self.scale, self.dtype = scale[:, 0].bfloat16(), torch.bfloat16
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch._weight_int8pack_mm(x.to(self.dtype).flatten(0, -2), self.weight, self.scale).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+def lay_out(weight: Tensor, bias: Tensor | None, precision: Precision, n_rows: int = 1) -> Linear:
+    """A weight (N, M) for products with about `n_rows` rows. To be made anew once the weight has changed."""
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if precision == "full":
+        return Linear(weight, bias)
+    bias = None if bias is None else bias.bfloat16()
+    if precision == "int8":
+        return Int8Linear(weight.float(), bias)
+    weight = weight.bfloat16()
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return BlockedLinear(weight, bias, n_rows) if on_cpu else Linear(weight, bias)
+
+
+def with_linears_laid_out(module: nn.Module, precision: Precision, n_rows: int) -> nn.Module:
+    """A copy of a module whose every nn.Linear is laid out so; the module itself where nothing would change."""
+    if precision == "full":
+        return module
+    if isinstance(module, nn.Linear):
+        return lay_out(module.weight, module.bias, precision, n_rows)
+    made = copy.copy(module)
+    made._modules = {name: part and with_linears_laid_out(part, precision, n_rows) for name, part in module._modules.items()}
+    return made

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from mmtok.nn.attention import Llama3Scaling
+from mmtok.nn.packed import lay_out, with_linears_laid_out
+from mmtok.nn.reader import Reader
+from mmtok.nn.transformer import Transformer, TransformerConfig
+
+SIZES = dict(depth=3, width=32, n_heads=4, feed_forward=48)
+CONFIGS = [TransformerConfig(**SIZES, n_kv_heads=2), TransformerConfig(**SIZES, n_kv_heads=4, rope_scaling=Llama3Scaling(original_positions=64))]
+
+
+@pytest.fixture(params=CONFIGS, ids=["grouped", "scaled"])
+def trunk(request):
+    torch.manual_seed(0)
+    made = Transformer(request.param, 7).double().eval().requires_grad_(False)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def states(*shape):
+    return torch.randn(*shape, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def whole(trunk, x):
+    position = torch.arange(x.shape[1]).expand(x.shape[:2])
+    return trunk(x, position, torch.zeros_like(position))
+
+
+def test_read_in_parts_equals_read_at_once_and_the_cache_grows(trunk):
+    x, reader, parts, start = states(2, 150), Reader(trunk), [], 0
+    for n in (60, 1, 1, 10, 1, 70, 7):
+        parts.append(reader.read(x[:, start : start + n]))
+        start += n
+    assert start == 150 and reader.capacity == 256
+    assert torch.allclose(torch.cat(parts, 1), whole(trunk, x), rtol=0, atol=1e-10)
+
+
+def test_rows_of_different_lengths_some_dropped(trunk):
+    """Rows end together: what stands before the shorter ones is never seen; dropped rows leave the others alone."""
+    lengths, total = [3, 9, 6, 1], 80
+    x = states(4, total)
+    expected = whole(trunk, x)
+    start = 9 - torch.tensor(lengths)
+    prompt = torch.full((4, 9, 32), 100.0, dtype=torch.float64)
+    for row, n in enumerate(lengths):
+        prompt[row, 9 - n :] = x[row, :n]
+    reader, rows, at = Reader(trunk, start=start), torch.arange(4), torch.tensor(lengths)
+    first, second = reader.read(prompt[:, :7]), reader.read(prompt[:, 7:])
+    for row, n in enumerate(lengths):
+        read = torch.cat([first, second], 1)[row, 9 - n :]
+        assert torch.allclose(read, expected[row, :n], rtol=0, atol=1e-10)
+    for step in range(70):
+        if step in (1, 3):  # first the longest row, then another, with the order changed
+            keep = torch.tensor([0, 2, 3] if step == 1 else [2, 0])
+            reader.select(keep)
+            rows, at = rows[keep], at[keep]
+        hidden = reader.read(x[rows, at][:, None])[:, 0]
+        assert torch.allclose(hidden, expected[rows, at], rtol=0, atol=1e-10), step
+        at = at + 1
+
+
+@pytest.mark.parametrize("precision, error", [("full", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
+    torch.manual_seed(0)
+    trunk = Transformer(TransformerConfig(3, 64, 4, 2, 96), 7).eval().requires_grad_(False)
+    x = torch.randn(rows, 20, 64)
+    expected, reader = whole(trunk, x), Reader(trunk, precision, n_rows=rows)
+    read = torch.cat([reader.read(x[:, :12]), *(reader.read(x[:, t : t + 1]) for t in range(12, 20))], 1)
+    assert read.dtype == torch.float32 and (read - expected).norm() < error * expected.norm()
+
+
+@pytest.mark.parametrize("precision, error", [("full", 1e-6), ("bfloat16", 0.01), ("int8", 0.015)])
+def test_products_in_every_layout(precision, error):
+    torch.manual_seed(0)
+    linear, other = torch.nn.Linear(64, 37).requires_grad_(False), torch.randn(3, 2, 37)
+    with torch.no_grad():
+        made = lay_out(linear.weight, linear.bias, precision, 6)
+        x, y = torch.randn(3, 2, 64), None
+        y = linear(x)
+        close = lambda a, b: a.shape == b.shape and (a - b).norm() < error * b.norm()
+        assert close(made(x), y) and close(made.silu(x), torch.nn.functional.silu(y))
+        assert close(made.times(x, other.to(made.dtype)), y * other)
+        assert close(made(x[0, :1]), y[0, :1])
+
+
+def test_a_module_with_its_linears_laid_out_stays_as_it_was():
+    module = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "b": torch.nn.Embedding(3, 4)})
+    made = with_linears_laid_out(module, "bfloat16", 1)
+    assert made["a"][0](torch.ones(1, 4)).dtype == torch.bfloat16 and made["b"] is not None
+    assert isinstance(module["a"][0], torch.nn.Linear) and with_linears_laid_out(module, "full", 1) is module
