@@ -168,7 +168,8 @@ class Levels:
 
 
 def latent_bound(log_prior: Tensor, log_decoder: Tensor, log_encoder: Tensor | float = 0.0) -> Tensor:
-    """log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average, nats.
+    """log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average over z ~ q, nats. p(x) is the pair's own, the
+    sum over z of p(z) p(x | z).
 
     A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum over z holds its own code's term.
     Discrete data through a little noise: z = x + sigma n, log p(z) by the ODE, log p(x | z) by `Levels.log_mass`, log q by

@@ -122,9 +122,10 @@ class Masked:
         u, shown = uniform(tokens.shape, tokens, generator), shown & (tokens == self.n_levels)
         if not bool(shown.any()):
             return tokens
-        logits = model(tokens).double()
-        values = logits.argmax(-1) if temperature == 0 else choose(logits / temperature, u)
-        return torch.where(shown, values, tokens)
+        logits = model(tokens)[shown].double()  # (n, n_levels)
+        tokens = tokens.clone()
+        tokens[shown] = logits.argmax(-1) if temperature == 0 else choose(logits / temperature, u[shown])
+        return tokens
 
 
 def subset_weights(n_tokens: int) -> Tensor:

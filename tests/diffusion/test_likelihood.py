@@ -54,10 +54,10 @@ class TestFlow:
         denoise = lambda z, sigma: z * (0.25 / (0.25 + sigma**2)).view(-1, 1, 1, 1)
         prior = GaussianPrior(torch.zeros(16, dtype=torch.float64), torch.full((16,), 0.25, dtype=torch.float64), 80.0)
         exact = log_normal(x, 0.0, math.sqrt(0.25 + 0.002**2))
-        for tableau, n, tolerance in ((HEUN, 200, 1e-1), (HEUN, 400, 1e-2), (None, 200, 1e-5)):
-            extra = {} if tableau is None else {"tableau": tableau}
-            log_p = log_likelihood(denoise, x, log_spaced(0.002, 80, n), prior.log_density, **extra)
-            torch.testing.assert_close(log_p, exact, rtol=0, atol=tolerance)
+        log_p = log_likelihood(denoise, x, log_spaced(0.002, 80, 200), prior.log_density)
+        torch.testing.assert_close(log_p, exact, rtol=0, atol=1e-5)
+        errors = [(log_likelihood(denoise, x, log_spaced(0.002, 80, n), prior.log_density, tableau=HEUN) - exact).abs().max().item() for n in (50, 100)]
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
 
     def test_what_cannot_be_integrated_is_refused(self, mixture, points):
         for sigmas in (torch.tensor([1.0]), torch.tensor([2.0, 1.0]), torch.tensor([0.0, 1.0])):
@@ -182,4 +182,4 @@ class TestLatentBound:
         bound = latent_bound(log_z, given, log_normal(z, centre, sigma))
         torch.testing.assert_close(bound, log_p[codes], rtol=0, atol=1e-12)
         cut = latent_bound(log_z, levels.log_mass(codes, z[:, 0], sigma), log_normal(z, centre, sigma))
-        assert cut.mean() < log_p[codes].mean()
+        assert (cut.view(5, 100).mean(1) * log_p.exp()).sum() < (log_p * log_p.exp()).sum()  # another decoder, on average over data
