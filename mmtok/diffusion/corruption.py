@@ -19,6 +19,7 @@ from torch import Tensor
 from mmtok.diffusion.draws import choose, uniform
 
 Model = Callable[[Tensor], Tensor]
+"""Tokens (B, L) long -> logits (B, L, V) of their clean values; what it is told of the time or a condition is bound beforehand."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class PowerKeep:
             raise ValueError(f"the power must be above 0, got {self.power}")
 
     def alpha(self, t: Tensor) -> Tensor:
+        """The share of tokens that keep their value at time t."""
         return 1 - t**self.power
 
     def slope(self, t: Tensor) -> Tensor:
@@ -48,6 +50,7 @@ class CosineKeep:
     """alpha_t = cos(pi t / 2)."""
 
     def alpha(self, t: Tensor) -> Tensor:
+        """The share of tokens that keep their value at time t."""
         return (math.pi / 2 * t).cos()
 
     def slope(self, t: Tensor) -> Tensor:
@@ -74,6 +77,7 @@ class Corruption:
 
     @classmethod
     def uniform(cls, n_levels: int) -> Corruption:
+        """Every value as likely as any other: V = n_levels."""
         return cls((1 / n_levels,) * n_levels)
 
     @classmethod
@@ -123,7 +127,8 @@ class Corruption:
         q, pi = self.matrix(alpha_1).to(x.device), self._pi(x)
         return torch.where(q > 0, q * (q.log() - pi.log()), 0).sum(1)[x].sum(1)
 
-    def step_bound(self, model: Model, x: Tensor, steps: Tensor, n_steps: int, keep: Keep, generator: torch.Generator | None = None) -> Tensor:
+    def step_bound(self, model: Model, x: Tensor, steps: Tensor, n_steps: int, keep: Keep,
+                   generator: torch.Generator | None = None) -> Tensor:
         """One estimate of the T-step bound of -log p(x), nats (B,): T = n_steps times the term of step `steps` (B,), in 1..T."""
         t = steps.double() / n_steps
         alpha_s, alpha_t = keep.alpha(t - 1 / n_steps), keep.alpha(t)
@@ -149,7 +154,7 @@ class Corruption:
 def reverse_rate(p_0: Tensor, x_t: Tensor, rate: Tensor | float) -> Tensor:
     """Rates towards data of discrete flow matching's mixture path: -alpha'/(1 - alpha) (p(x_0 = y | x_t) - [y = x_t]), (B, L, V).
 
-    Gat et al. 2024 (arXiv 2407.15595), eq. 22, with kappa = alpha and their time running backwards. Each row sums to 0, and along
+    Gat et al. 2024 (arXiv 2407.15595), with kappa = alpha and their time running backwards. Each row sums to 0, and along
     falling t they carry p_t (the Kolmogorov equation).
     """
     return rate * (p_0 - torch.nn.functional.one_hot(x_t, p_0.shape[-1]).to(p_0.dtype))

@@ -36,7 +36,7 @@ def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hutchinson(probe: Tensor) -> Divergence:
-    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019, arXiv 1810.01367, section 3.1).
+    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019, arXiv 1810.01367).
 
     probe (B, ...) stays the same along a trajectory, so that the ODE has a right-hand side. Over symmetric S = (J + J^T) / 2 the
     variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`), and 2 |S|^2 for normal numbers.
@@ -70,7 +70,8 @@ def log_likelihood(denoiser: Denoiser, x: Tensor, sigmas: Tensor, log_prior: Cal
     for i, (t, t_next) in enumerate(zip(clock, clock[1:])):
         state = explicit_step(slope, state, t, t_next, tableau)
         if not all(bool(torch.isfinite(z).all()) for z in state):
-            raise FloatingPointError(f"the likelihood's state is not finite after step {i + 1} of {len(clock) - 1} (sigma {math.exp(t):.4g})")
+            raise FloatingPointError(f"the likelihood's state is not finite after step {i + 1} of {len(clock) - 1} "
+                                     f"(sigma {math.exp(t):.4g}): the denoiser or its derivative returned NaN or infinity there")
     return log_prior(state[0]) + state[1]
 
 
@@ -122,7 +123,8 @@ class GaussianPrior:
         """Standard deviations (d,), or the Cholesky factor (d, d)."""
         if self.covariance.dim() == 1:
             return (self.covariance + self.sigma**2).sqrt()
-        return torch.linalg.cholesky(self.covariance + self.sigma**2 * torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device))
+        noise = torch.full_like(self.mean, self.sigma**2).diag()
+        return torch.linalg.cholesky(self.covariance + noise)
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,20 @@ class Levels:
     low: float = -1.0
     high: float = 1.0
 
+    def __post_init__(self):
+        if self.n_levels < 1 or not self.low < self.high:
+            raise ValueError(f"levels must be at least 1 in number, on an axis that rises from low to high, got {self}")
+
     @property
     def width(self) -> float:
         """w, the room of one level."""
         return (self.high - self.low) / self.n_levels
 
     def dequantised(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """codes + u, u uniform in [0, 1), on the axis: float64. Then log P(codes) >= E log p + d ln w (Theis et al. 2016, arXiv 1511.01844, eq. 6)."""
+        """codes + u, u uniform in [0, 1), on the axis: float64.
+
+        Then log P(codes) >= E log p + d ln w, over u (Theis et al. 2016, arXiv 1511.01844).
+        """
         return self.low + self.width * (codes + uniform(codes.shape, codes, generator))
 
     def centres(self, codes: Tensor) -> Tensor:

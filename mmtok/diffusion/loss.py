@@ -1,4 +1,4 @@
-"""The denoising loss (Karras et al. 2022, eq. 8), once for any denoiser and once, without cancellation, for a network; flow matching is the column CondOT."""
+"""The denoising loss (Karras et al. 2022, eq. 8), for any denoiser and, without cancellation, for a network. CondOT: flow matching's."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def check_sigma_data(column: EDM, y: Tensor, tolerance: float = 0.05) -> float:
     quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     loss = zero_network_loss(column, mean_square, column.training_sigma(quantiles)).mean().item()
     if abs(loss - 1) > tolerance:
-        warnings.warn(f"sigma_data is {column.sigma_data:.4g} but the data's root mean square is {mean_square**0.5:.4g}: a network that says 0 "
-                      f"has loss {loss:.3f} and not 1; standardise the data or set sigma_data", stacklevel=2)
+        warnings.warn(f"sigma_data is {column.sigma_data:.4g} but the data's root mean square is {mean_square**0.5:.4g}: a network that "
+                      f"says 0 has loss {loss:.3f} and not 1; standardise the data or set sigma_data", stacklevel=2)
     return loss

@@ -1,7 +1,7 @@
 """Masked diffusion: tokens are hidden at random and a model fills them in; the absorbing case of corruption.py, with its own short forms.
 
 A model is a callable tokens (B, L) long, hidden ones with id n_levels -> logits (B, L, n_levels) of their values: it cannot say
-"mask", and what it says of tokens that are not hidden is never read (Sahoo et al. 2024, arXiv 2406.07524, section 3.2.3).
+"mask", and what it says of tokens that are not hidden is never read (Sahoo et al. 2024, arXiv 2406.07524: "SUBS").
 
 Its bound on -log p is that of an any-order autoregressive model: the mean over all orders of the sum of -log p(x_i | those
 before it) (Ou et al. 2024, arXiv 2406.03736). So the bound does not depend on the schedule, and any subset can be filled in given
@@ -45,7 +45,7 @@ class Masked:
     def bound(self, model: Model, x: Tensor, t: Tensor, generator: torch.Generator | None = None, free: Tensor | None = None) -> Tensor:
         """One unbiased estimate of the continuous-time bound of -log p(x), at times t (B,) drawn uniform in (0, 1].
 
-        Sahoo et al. 2024, eq. 10: -alpha' / (1 - alpha) times the hidden tokens' nats. With `free` it is the bound of those
+        Sahoo et al. 2024: -alpha' / (1 - alpha) times the hidden tokens' nats. With `free` it is the bound of those
         tokens given the others. Draw t by 1 - `draws.stratified`.
         """
         nats = self.nats_hidden(model, x, self.hidden_at(x, t, generator, free))
@@ -53,7 +53,7 @@ class Masked:
 
     def step_bound(self, model: Model, x: Tensor, steps: Tensor, n_steps: int, generator: torch.Generator | None = None,
                    free: Tensor | None = None) -> Tensor:
-        """One unbiased estimate of the T-step bound (Sahoo et al. 2024, eq. 8), T = n_steps, at steps (B,) drawn from 1..T.
+        """One unbiased estimate of the T-step bound (Sahoo et al. 2024), T = n_steps, at steps (B,) drawn from 1..T.
 
         It bounds what `sample` with T steps draws, and falls to the continuous-time bound as T grows.
         """
@@ -90,7 +90,8 @@ class Masked:
         weights[0] = 0
         return weights
 
-    def sample(self, model: Model, tokens: Tensor, n_steps: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(self, model: Model, tokens: Tensor, n_steps: int, generator: torch.Generator | None = None,
+               temperature: float = 1.0) -> Tensor:
         """Fill the masked tokens of (B, L) in n_steps steps even in t; the others stay. Drawn in float64.
 
         Tokens that appear in the same step are drawn apart from each other; `fill` does not make that error.
@@ -138,13 +139,14 @@ def subset_weights(n_tokens: int) -> Tensor:
 
 
 def concrete_score(log_p: Tensor, alpha: Tensor | float) -> Tensor:
-    """p_t(x with value y at a hidden position) / p_t(x): p(y | not hidden) alpha / (1 - alpha) (Lou et al. 2024, arXiv 2310.16834; Ou et al. 2024, eq. 7)."""
+    """p_t(x with value y at a hidden position) / p_t(x) = p(y | not hidden) alpha / (1 - alpha) (Ou et al. 2024), elementwise."""
     return log_p.exp() * alpha / (1 - alpha)
 
 
 def score_entropy(score: Tensor, ratio: Tensor) -> Tensor:
-    """Lou et al. 2024, definition 3.1: sum over y of s - r ln s + r (ln r - 1), for scores s and their true values r (..., K) -> (...).
+    """Lou et al. 2024 (arXiv 2310.16834), definition 3.1: sum over y of s - r ln s + r (ln r - 1).
 
-    For hidden tokens, normalised scores and s, r at the same alpha, -alpha' / alpha times this is masked diffusion's term.
+    Scores s and their true values r, (..., K) -> (...). For hidden tokens, scores made from normalised p, and one alpha in s and r,
+    -alpha' / alpha times this is masked diffusion's term.
     """
     return (score - torch.xlogy(ratio, score) + torch.xlogy(ratio, ratio) - ratio).sum(-1)

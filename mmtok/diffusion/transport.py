@@ -1,4 +1,4 @@
-"""Which noise goes with which example: minibatch optimal transport for flow matching (Tong et al. 2024, arXiv 2302.00482; Pooladian et al. 2023)."""
+"""Which noise goes with which example: minibatch optimal transport for flow matching (Tong et al. 2024, arXiv 2302.00482)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def pair_noise(data: Tensor, noise: Tensor, labels: Tensor | None = None, condit
     if conditional == "off":
         return noise
     if conditional == "across":
-        warnings.warn("optimal-transport pairing across labels ties the noise to the label, which sampling does not do: conditional samples "
-                      "will be skewed; pair within labels, or not at all", stacklevel=2)
+        warnings.warn("optimal-transport pairing across labels ties the noise to the label, which sampling does not do: conditional "
+                      "samples will be skewed; pair within labels, or not at all", stacklevel=2)
         return noise[optimal_pairing(data, noise)]
     if conditional != "within":
         raise ValueError(f'conditional pairing is "off", "within" or "across", got {conditional!r}')

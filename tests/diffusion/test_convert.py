@@ -89,9 +89,9 @@ def test_flow_matching_network_is_the_velocity(mixture, noisy):
 @pytest.mark.parametrize("path", [VP(), VE(), EDM(), CondOT()], ids=lambda c: type(c).__name__)
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 20.0])
 def test_velocity_and_score(mixture, generator, path, sigma):
-    """Row 16: with alpha = s and noise b = s sigma, dx/dt = (alpha'/alpha) x + (b^2 alpha'/alpha - b b') score of p_t, signs for time towards data.
+    """Row 16: with alpha = s and b = s sigma, dx/dt = (alpha'/alpha) x + (b^2 alpha'/alpha - b b') score of p_t, whichever way time runs.
 
-    Ours runs towards noise, and the score of x = s (y + sigma n) is that of x / s, over s.
+    The score of x = s (y + sigma n) is that of x / s, over s.
     """
     at = here(path, path.time(torch.tensor(sigma, dtype=torch.float64)).item())
     x = at.s * (mixture.sample(20, generator) + sigma * torch.randn(20, 2, generator=generator, dtype=torch.float64))

@@ -177,7 +177,8 @@ def test_choice_is_right_to_the_last_digit():
     assert choose(f64(1.0, 0.0).log().float().expand(2, 2), f64(0.0, 1 - 1e-16)).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("build", [lambda: Corruption((0.5, 0.6)), lambda: Corruption(()), lambda: Corruption((1.5, -0.5)), lambda: PowerKeep(0.0)])
+@pytest.mark.parametrize("build", [lambda: Corruption((0.5, 0.6)), lambda: Corruption(()), lambda: Corruption((1.5, -0.5)),
+                                   lambda: PowerKeep(0.0)])
 def test_impossible_settings_are_refused(build):
     with pytest.raises(ValueError):
         build()

@@ -91,7 +91,7 @@ def test_bound_of_few_steps(joint, keep):
 
 
 def test_normalised_score_entropy_is_the_same_loss(generator):
-    """Row 23: sigma' times score entropy with s = p alpha / (1 - alpha) is -log p times -alpha' / (1 - alpha); 1 / t for the linear schedule."""
+    """Row 23: sigma' times score entropy with s = p alpha / (1 - alpha) is -log p times the rate, for linear 1 / t."""
     log_p = torch.randn(50, 7, generator=generator, dtype=torch.float64).log_softmax(-1)
     true = torch.nn.functional.one_hot(torch.randint(0, 7, (50,), generator=generator), 7).double()
     for keep, t in itertools.product(KEEPS, (0.1, 0.5, 0.9)):

@@ -7,7 +7,7 @@ import torch
 
 from mmtok.diffusion.ode import drift, here
 from mmtok.diffusion.samplers import DDIM, Churn, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4
-from mmtok.diffusion.schedules import EDM, IDDPM, LINEAR, VE, VP, CondOT
+from mmtok.diffusion.schedules import EDM, IDDPM, LINEAR, VE, VP, CondOT, Path
 
 N_STEPS = (64, 128, 256, 512)
 SAMPLERS = [Euler(), Heun(), Midpoint(), RungeKutta4(), DDIM(), DPMSolver2M()]
@@ -121,8 +121,8 @@ class TestOneStep:
         denoised = mixture.denoise(x, 1.5)
         state = a**0.5 * x
         noise = (state - a**0.5 * denoised) / (1 - a) ** 0.5
-        torch.testing.assert_close(DDIM()(mixture.denoise, state, path.time(sigmas), path), a_next**0.5 * denoised + (1 - a_next) ** 0.5 * noise,
-                                   rtol=0, atol=1e-12)
+        expected = a_next**0.5 * denoised + (1 - a_next) ** 0.5 * noise
+        torch.testing.assert_close(DDIM()(mixture.denoise, state, path.time(sigmas), path), expected, rtol=0, atol=1e-12)
 
     def test_rectified_flow(self, mixture, x):
         path, sigmas = CondOT(), f64(1.5, 0.9)
@@ -173,13 +173,10 @@ def test_churn_noise_above_one_widens_an_ideal_denoiser():
 
 
 def test_churn_on_another_path_is_the_same_walk(mixture, start):
-    """sigma rises by 1 + gamma on every path, so DDIM-like walks in x / s agree; here Euler on the straight walk, with and without scaling."""
-    class Halved(VP):
-        def sigma(self, t): return t
-        def sigma_slope(self, t): return torch.ones_like(t)
-        def time(self, sigma): return sigma
-        def scaling(self, sigma): return torch.full_like(sigma, 0.5)
-        def scaling_slope(self, sigma): return torch.zeros_like(sigma)
+    """Noise is added to x / s whatever s is: the straight walk, and the same one with all states halved."""
+    class Halved(Path):
+        def scaling(self, sigma):
+            return torch.full_like(sigma, 0.5)
 
     walk = dict(denoiser=mixture.denoise, times=EDM().times(20))
     plain = Heun(Churn(30))(x=start, generator=torch.Generator().manual_seed(3), **walk)
