@@ -107,6 +107,14 @@ def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer re
     print(write_report(open_run(run, recipe), force))
 
 
+def export(run: Run, *, out: Annotated[Path, Arg("the folder to write", "DIR", "-o")], recipe: OwnRecipe = None) -> None:
+    """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
+    from mmtok.export import export as export_run
+    from mmtok.run import open_run
+
+    print(export_run(open_run(run, recipe), out))
+
+
 def tokenize(
     modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets", "FILE")], *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
@@ -159,7 +167,7 @@ def show(
         print(describe_tokens(path))
 
 
-VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, tokenize, detokenize, show)}
+VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, export, tokenize, detokenize, show)}
 
 
 def _run_folder(recipe: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mmtok.model.interop import llama_sizes, load_llama
+from mmtok.model.interop import exported_vocabulary, llama_sizes, load_llama
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.recipe import Recipe, kinds_of, read_recipe
 from mmtok.segment import BadInput
@@ -27,6 +27,9 @@ def settled(recipe: Recipe, out: Path) -> Recipe:
     model = _kept(recipe, out / "recipe.json")
     if model is None:
         folder = checkpoint_folder(recipe.start)
+        if exported_vocabulary(folder):
+            raise BadInput(f"{recipe.start} was exported from a run, so its ids are not those of a text alone: "
+                           "go on with that run, or open the folder with mmtok.model.interop.from_llama")
         model = llama_sizes(folder, recipe.model)
         text.build()  # before anything is written
     return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)

@@ -119,6 +119,32 @@ def shaken(lm):
     return lm
 
 
+@pytest.fixture(scope="session")
+def make_llama():
+    """make_llama(folder, tied, rope) -> a tiny random Llama, saved by transformers with a byte-level BPE of its own and rows to spare."""
+    return random_llama
+
+
+def random_llama(folder, tied=True, rope=None):
+    import tokenizers
+    import transformers
+
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tok.pre_tokenizer, tok.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=280, special_tokens=["<|begin|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    tok.train_from_iterator(["dark", "light", "low high low", "thin jet", "fat jet", "seven o'clock and all is well"] * 4, trainer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|begin|>", eos_token="<|end|>").save_pretrained(folder)
+    torch.manual_seed(2)
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=288, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0,
+        eos_token_id=1, tie_word_embeddings=tied, rope_parameters=rope or {"rope_type": "default", "rope_theta": 1e4})).eval()  # fmt: skip
+    for parameter in llama.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    llama.save_pretrained(folder)
+    return llama
+
+
 # ---- a whole run in seconds: tests/tiny/recipe.py on files made here
 
 TINY = Path(__file__).parent / "tiny" / "recipe.py"

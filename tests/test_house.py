@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe"},
     "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
-    "export": BELOW_RECIPE | {"recipe", "run"},
+    "harness": BELOW_RECIPE | {"recipe", "run"},
+    "export": BELOW_RECIPE | {"recipe", "run", "layout"},
     "ask": BELOW_RECIPE | {"recipe", "run"},
     "questions": BELOW_RECIPE | {"recipe", "run", "ask"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},

@@ -37,7 +37,7 @@ def home(tiny_copy, tmp_path, monkeypatch):
 
 
 def test_there_is_something_to_test():
-    assert len(blocks("bash")) == 4 and len(blocks("python")) == 5
+    assert len(blocks("bash")) == 4 and len(blocks("python")) == 6
     assert {words[1] for words in commands() if words[0] == "mmtok"} == set(VERBS) - {"fit"}
     assert len(blocks("bash")[1].splitlines()) == 10
 

@@ -16,33 +16,14 @@ from mmtok.start import load_start, settled
 from mmtok.train.fit_lm import read_log
 
 transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
 
-TEXTS = ["dark", "light", "low high low", "thin jet", "fat jet", "seven o'clock and all is well"] * 4
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
 
 
-def make_llama(folder, tied, rope):
-    """A tiny random Llama with a byte-level BPE tokenizer and rows to spare, as transformers saves both."""
-    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tok.pre_tokenizer, tok.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=280, special_tokens=["<|begin|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False)
-    tok.train_from_iterator(TEXTS, trainer)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|begin|>", eos_token="<|end|>").save_pretrained(folder)
-    torch.manual_seed(2)
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=288, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        bos_token_id=0, eos_token_id=1, tie_word_embeddings=tied, rope_parameters=rope)).eval()
-    for parameter in llama.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    llama.save_pretrained(folder)
-    return llama
-
-
 @pytest.fixture(scope="module", params=["smollm2", "llama3"])
-def pretrained(request, tmp_path_factory):
+def pretrained(request, tmp_path_factory, make_llama):
     """(its folder, the model): tied with plain positions, or untied with scaled ones."""
     folder = tmp_path_factory.mktemp(request.param)
     tied = request.param == "smollm2"

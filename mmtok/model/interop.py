@@ -37,7 +37,7 @@ def to_llama(lm: LM, folder: Path | str) -> None:
     _check_one_channel(lm.vocabulary)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: x.detach().contiguous() for name, x in _llama_weights(lm).items()}
+    weights = {name: x.detach().cpu().contiguous() for name, x in _llama_weights(lm).items()}
     for name in (WEIGHTS, CONFIG):  # the config comes last, so a folder that has one is whole
         temporary = folder / f".{name}.tmp"
         if name == WEIGHTS:
@@ -68,6 +68,11 @@ def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> 
     llama = _read_json(folder / CONFIG)
     _check_config(llama, folder)
     return replace(config, trunk=_trunk_config(llama, folder, config.trunk.dropout), untied=not llama.get("tie_word_embeddings", False))
+
+
+def exported_vocabulary(folder: Path | str) -> str | None:
+    """The fingerprint of the vocabulary that a checkpoint folder was written with by `to_llama`, or None for anybody else's."""
+    return _read_json(Path(folder) / CONFIG).get(FINGERPRINT)
 
 
 @torch.no_grad()

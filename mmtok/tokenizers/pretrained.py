@@ -80,7 +80,7 @@ class PretrainedText(TextTokenizer):
 
     def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None):
         """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one."""
-        self.config, self._pieces = config, pieces
+        self.config, self.pieces = config, pieces
         try:
             self._tok = tok = library().Tokenizer.from_str(pieces)
         except Exception as error:  # the library raises a bare Exception
@@ -146,7 +146,7 @@ class PretrainedText(TextTokenizer):
 
     def save(self, folder: Path) -> None:
         write_config(Path(folder), "PretrainedText", asdict(self.config) | {"n_rows": self.n_rows})
-        (Path(folder) / PIECES).write_text(self._pieces, encoding="utf-8")
+        (Path(folder) / PIECES).write_text(self.pieces, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:

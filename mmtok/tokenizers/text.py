@@ -154,7 +154,7 @@ class SentencePiece(TextTokenizer):
         import sentencepiece
 
         self.config, self._model = config, model
-        self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.processor = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         ids = range(pieces.vocab_size())
         self._bytes = [_piece_bytes(pieces, i) for i in ids]
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
@@ -165,13 +165,13 @@ class SentencePiece(TextTokenizer):
     def encode(self, signal: str) -> Segment:
         """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate."""
         utf8(signal)
-        return as_segment(self._spell_marks(signal) if SPACE_MARK in signal else self._pieces.encode(signal, return_type="numpy"))
+        return as_segment(self._spell_marks(signal) if SPACE_MARK in signal else self.processor.encode(signal, return_type="numpy"))
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
         """Strings -> segments, by sentencepiece's own threads."""
         signals = list(signals)
         try:
-            rows = self._pieces.encode(signals, return_type="numpy") if signals else []
+            rows = self.processor.encode(signals, return_type="numpy") if signals else []
         except (RuntimeError, TypeError, UnicodeError):  # sentencepiece does not say which string it could not read
             for text in signals:
                 utf8(text)
@@ -182,7 +182,7 @@ class SentencePiece(TextTokenizer):
         """Codes (T,) of a string that holds U+2581: pieces between, three bytes for each."""
         rows = []
         for part in text.split(SPACE_MARK):
-            rows += [self._mark_codes, self._pieces.encode(part, return_type="numpy")]
+            rows += [self._mark_codes, self.processor.encode(part, return_type="numpy")]
         return np.concatenate(rows[1:])
 
     def decode(self, segment: Segment) -> str:

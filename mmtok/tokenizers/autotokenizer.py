@@ -1,0 +1,91 @@
+"""Text tokenizers as files that `transformers.AutoTokenizer` opens, with the same ids.
+
+Known difference, of sentencepiece's `bpe` alone: where one piece can be merged in two overlapping places, the other library may take
+the other one. The string is the same either way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtok.segment import BadInput
+from mmtok.tokenizers.pretrained import PretrainedText, byte_letters, library
+from mmtok.tokenizers.text import Bytes, SentencePiece
+
+# what spells a piece that is no text must not be read as that piece: its first letter is kept apart
+SPELT_OUT = r"<(?=0x[0-9A-F]{2}>|\|unused_[0-9]+\|>)"
+
+
+def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], opening: Sequence[str], special: dict[str, str]) -> None:
+    """Write tokenizer.json and tokenizer_config.json for the ids of a text tokenizer, followed by `others`.
+
+    others   names of the ids after the text's, in order; they are special tokens, and never read from a text
+    opening  names that go before every text, unless `add_special_tokens=False`
+    special  "bos_token", "eos_token", "pad_token" -> name
+    Raises BadInput for a tokenizer of another class, or one whose ids have gaps.
+    """
+    n_text = tokenizer.signature.levels[0]
+    tok = _made(tokenizer)
+    gap = [f"<|unused_{id}|>" for id in range(tok.get_vocab_size(with_added_tokens=True), n_text)]
+    tok.add_special_tokens([*gap, *others])
+    if [tok.token_to_id(name) for name in others] != list(range(n_text, n_text + len(others))):
+        raise BadInput("this text tokenizer's ids have gaps, or its pieces the names of marks: AutoTokenizer could not give the same ids")
+    processors = library().processors
+    tok.post_processor = processors.TemplateProcessing(
+        single=[*opening, "$A"], special_tokens=[(name, tok.token_to_id(name)) for name in dict.fromkeys(opening)])
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True, **special}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("tokenizer.json", tok.to_str(pretty=True)), ("tokenizer_config.json", json.dumps(config, indent=2) + "\n")):
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.rename(folder / name)
+
+
+def _made(tokenizer: Any) -> Any:
+    match tokenizer:
+        case Bytes():
+            return _bytes()
+        case SentencePiece():
+            return _sentencepiece(tokenizer)
+        case PretrainedText():
+            return library().Tokenizer.from_str(tokenizer.pieces)
+    raise BadInput(f"a text tokenizer of class {type(tokenizer).__name__} has no counterpart that AutoTokenizer could open")
+
+
+def _bytes() -> Any:
+    """Byte-level pieces without a single merge."""
+    lib = library()
+    tok = lib.Tokenizer(lib.models.BPE(vocab={letter: byte for byte, letter in enumerate(byte_letters())}, merges=[]))
+    tok.pre_tokenizer = lib.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tok.decoder = lib.decoders.ByteLevel()
+    return tok
+
+
+def _sentencepiece(tokenizer: SentencePiece) -> Any:
+    """The same pieces and scores. Spaces stand in the pieces as spaces, so that U+2581 is a letter like any other."""
+    lib, pieces = library(), tokenizer.processor
+    ids = range(pieces.vocab_size())
+    normal = [i for i in ids if i not in tokenizer.signature.banned and not pieces.is_byte(i)]
+    names = [f"<|unused_{i}|>" if i in tokenizer.signature.banned else pieces.id_to_piece(i) for i in ids]
+    for i in normal:
+        names[i] = names[i].replace("\u2581", " ")
+    if tokenizer.config.model == "unigram":
+        least = min(pieces.get_score(i) for i in normal)  # sentencepiece takes the least of the normal ones, the library of all
+        scores = [pieces.get_score(i) if i in set(normal) else least for i in ids]
+        tok = lib.Tokenizer(lib.models.Unigram(list(zip(names, scores)), unk_id=pieces.unk_id(), byte_fallback=True))
+        tok.pre_tokenizer = lib.pre_tokenizers.Split(lib.Regex(SPELT_OUT), behavior="isolated")
+    else:
+        merges = _merges({names[i]: pieces.get_score(i) for i in normal})
+        vocab = {name: i for i, name in enumerate(names)}
+        tok = lib.Tokenizer(lib.models.BPE(vocab=vocab, merges=merges, byte_fallback=True))
+    tok.decoder = lib.decoders.Sequence([lib.decoders.ByteFallback(), lib.decoders.Fuse()])
+    return tok
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Every way to join two pieces into a third, the best scored first."""
+    pairs = [(-score, name[:k], name[k:]) for name, score in scores.items() for k in range(1, len(name))]
+    return [(left, right) for _, left, right in sorted(pairs) if left in scores and right in scores]

@@ -1,0 +1,108 @@
+"""A run becomes a folder for `transformers`: equal logits, equal ids, and what it writes can be a start again."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.cli import main
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Task
+from mmtok.export import export, id_names
+from mmtok.model.interop import from_llama
+from mmtok.run import open_run, train
+from mmtok.segment import BadInput, Signature
+from mmtok.tokenizers.autotokenizer import write_autotokenizer
+from mmtok.tokenizers.pretrained import PretrainedTextConfig
+from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
+from mmtok.vocabulary import Vocabulary
+
+transformers = pytest.importorskip("transformers")
+
+CAPTIONS = ["dark", "light", "it is été", "seven  o'clock, and all is well", "a b\nc", "low high low"] * 3
+HARD = ["", " ", "  a  b ", "\u2581 x\u2581", "\ufffd\0", "<s></s><unk><0x41>", "<|pad|> <|document|>x", "<|unused_1|>", "\U0001f469\u200d\U0001f680", "\u00e9e\u0301"]
+NAMES = ["<|pad|>", "<|document|>", "<|begin_text|>", "<|end_text|>"]
+
+
+@pytest.fixture(scope="module")
+def one_channel(tiny_recipe, tmp_path_factory):
+    """A trained run over text and images."""
+    tasks = (Task(("caption",), ("image",)), Task((), ("caption",)))
+    source = next(s for s in tiny_recipe.sources if isinstance(s, ImageFolder))
+    kept = {m: tiny_recipe.tokenizers[m] for m in ("text", "image")}
+    recipe = dataclasses.replace(tiny_recipe, sources=(source,), tokenizers=kept, tasks=tasks, model=dataclasses.replace(tiny_recipe.model, heads={}),
+                                 train=dataclasses.replace(tiny_recipe.train, steps=4))
+    return train(recipe, tmp_path_factory.mktemp("runs") / "one_channel").folder
+
+
+def test_transformers_opens_a_run_with_equal_logits_and_ids(one_channel, tmp_path, capsys):
+    assert main(["export", str(one_channel), "-o", str(tmp_path / "llama")]) == 0
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "llama")
+    run, v = open_run(one_channel), open_run(one_channel).vocabulary
+    llama = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llama").eval()
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "llama")
+    assert len(auto) == v.size == llama.config.vocab_size
+    ids = auto("dark light", return_tensors="pt").input_ids
+    assert ids[0].tolist() == [v.document_mark, v.begin("text"), *b"dark light"]
+    with torch.no_grad():
+        lm = run.lm.cpu()
+        mine = lm.logits(lm.model(lm.model.embed_tokens(ids), torch.arange(ids.shape[1])[None], torch.zeros_like(ids)))
+        assert torch.allclose(llama(ids).logits, mine, rtol=0, atol=1e-5)
+    assert auto.convert_ids_to_tokens([v.begin("image"), v.span("image")[3], v.end("image")]) == ["<|begin_image|>", "<|image_3|>", "<|end_image|>"]
+    assert auto.decode([*ids[0], v.end("text"), v.span("image")[0]], skip_special_tokens=True) == "dark light"
+    assert (auto.pad_token_id, auto.bos_token_id, auto.eos_token_id) == (v.pad, v.document_mark, v.end("text"))
+
+
+def test_what_was_exported_opens_again_but_is_no_start(one_channel, tmp_path):
+    """Its ids are text's and images': as a language model of text alone it would read images as text."""
+    run = open_run(one_channel)
+    folder = export(run, tmp_path / "llama")
+    again = from_llama(folder, run.vocabulary)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(run.lm.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(BadInput, match="was exported from a run"):
+        train(dataclasses.replace(run.recipe, start=str(folder)), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("config", [BytesConfig(), SentencePieceConfig(340), SentencePieceConfig(340, "bpe")], ids=["bytes", "unigram", "bpe"])
+def test_autotokenizer_gives_the_same_ids(config, tmp_path):
+    tokenizer = config.build() if isinstance(config, BytesConfig) else config.fit(CAPTIONS)
+    special = {"bos_token": NAMES[1], "eos_token": NAMES[3], "pad_token": NAMES[0]}
+    write_autotokenizer(tokenizer, tmp_path, NAMES, NAMES[1:3], special)
+    auto, n = transformers.AutoTokenizer.from_pretrained(tmp_path), tokenizer.signature.levels[0]
+    rng = np.random.default_rng(0)
+    drawn = ["".join(rng.choice(list("seven o'clk\u2581\n<|0x41>é漢"), rng.integers(1, 40))) for _ in range(200)]
+    for text in CAPTIONS + HARD + drawn:
+        ids = auto(text, add_special_tokens=False).input_ids
+        assert ids == tokenizer.encode(text).codes[:, 0].tolist(), text
+        assert auto.decode(ids) == text and auto(text).input_ids == [n + 1, n + 2, *ids]
+
+
+def test_a_pretrained_tokenizer_is_written_back_with_its_ids(make_llama, tmp_path):
+    make_llama(tmp_path / "llama")
+    tokenizer = PretrainedTextConfig(str(tmp_path / "llama")).build()
+    write_autotokenizer(tokenizer, tmp_path / "out", NAMES, NAMES[1:3], {"eos_token": NAMES[3]})
+    auto, before = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("out", "llama"))
+    for text in CAPTIONS + ["<|end|>"]:
+        ids = auto(text, add_special_tokens=False).input_ids
+        assert ids == tokenizer.encode(text).codes[:, 0].tolist() and auto.decode(ids) == text
+        assert text == "<|end|>" or ids == before(text, add_special_tokens=False).input_ids
+    assert auto.convert_tokens_to_ids(NAMES) == [288, 289, 290, 291]
+
+
+def test_every_id_has_one_name():
+    v = Vocabulary([Signature("text", (9,)), Signature("image", (7,), frames=9), Signature("codes", (5,))])
+    names = id_names(v)
+    assert len(names) == len(set(names)) == v.size - 9
+    assert names[v.null - 9] == "<|null|>" and names[v.end("codes") - 9] == "<|end_codes|>" and names[-1] == "<|codes_4|>"
+
+
+def test_channels_and_run_folders_are_refused(tiny_run, one_channel, tmp_path, capsys):
+    assert main(["export", str(tiny_run), "-o", str(tmp_path / "x")]) == 2
+    assert "speech, jets spend one id per frame" in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert main(["export", str(one_channel), "-o", str(tiny_run)]) == 2 and "is a run folder" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="no counterpart"):
+        write_autotokenizer(type("Own", (), {"signature": Signature("text", (3,))})(), tmp_path / "y", [], [], {})
+    assert json.loads((tiny_run / "config.json").read_text())["model_type"] == "mmtok"

@@ -1,0 +1,169 @@
+"""What a harness asks of a run's text equals its scores and samples; lm-eval itself is asked where it is installed."""
+
+import importlib.util
+import json
+import sys
+import types
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmtok.data.loader import Task
+from mmtok.data.text import TextFileConfig
+from mmtok.harness import Harness
+from mmtok.model.generate import Sampling
+from mmtok.run import train
+from mmtok.segment import BadInput, Document, Segment
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "lm_eval_run.py"
+
+
+@pytest.fixture(scope="module", params=["bytes", "started"])
+def run(request, tiny_recipe, tmp_path_factory, make_llama):
+    """A language model of seconds, on bytes or from a pretrained Llama's own pieces."""
+    home = tmp_path_factory.mktemp("harness")
+    (home / "a.txt").write_text("".join(f"{'light' if i % 2 else 'dark'} is {i % 2}\n" for i in range(200)))
+    start = None
+    if request.param == "started":
+        pytest.importorskip("transformers")
+        make_llama(home / "llama")
+        start = str(home / "llama")
+    recipe = replace(
+        tiny_recipe, tokenizers={"text": tiny_recipe.tokenizers["text"]}, sources=(TextFileConfig(str(home / "a.txt"), passage_chars=64),),
+        tasks=(Task((), ("text",)),), corrupt={}, model=replace(tiny_recipe.model, heads={}), start=start,
+        train=replace(tiny_recipe.train, steps=30, row_length=128))  # fmt: skip
+    return train(recipe, home / "run")
+
+
+def nats(run, text):
+    """-log p of a text without its end, as `score` has it."""
+    segment = replace(run.tokenizers["text"].encode(text), truncated=True)
+    return run.score_documents([Document((segment,), (True,))])[0].total
+
+
+def test_loglikelihoods_are_scores(run):
+    harness = Harness(run)
+    pairs = [("light is", " 1"), ("light is", " 0"), ("", "dark"), ("dark is 0\nlight", " is 1\n")]
+    for (context, continuation), (log_p, _) in zip(pairs, harness.loglikelihood(pairs), strict=True):
+        assert log_p == pytest.approx(nats(run, context) - nats(run, context + continuation), abs=1e-4)
+    texts = ["light is 1\n", "été", ""]
+    assert harness.loglikelihood_rolling(texts) == pytest.approx([-nats(run, x) for x in texts], abs=1e-4)
+
+
+def test_probabilities_of_what_may_come_next_sum_to_one(run):
+    """Every code that is no mark, and the end: the harness sees the run's own p."""
+    harness = Harness(run)
+    v = run.vocabulary
+    codes = np.setdiff1d(np.arange(v.signatures["text"].levels[0]), v.signatures["text"].banned)
+    known = harness._codes("light")
+    total = sum(np.exp(log_p.sum()) for log_p, _ in harness._codes_log_p([(known, np.array([c])) for c in codes]))
+    whole, cut = ([Document((Segment("text", codes=known[:, None], truncated=t),), (True,))] for t in (False, True))
+    end = np.exp(run.score_documents(cut)[0].total - run.score_documents(whole)[0].total)
+    assert total + end == pytest.approx(1, abs=1e-4)
+
+
+def test_greedy_is_what_generate_gives(run):
+    harness = Harness(run)
+    said = harness.generate_until([("light is", {"until": [], "max_gen_toks": 4})])[0]
+    drawn = run.draw([run.prompt([], "text", run.tokenizers["text"].encode("light is"))], Sampling(temperature=0.0, max_frames=4), 0)[0]
+    assert "light is" + said == run.tokenizers["text"].decode(drawn.segment) and said
+    codes = drawn.segment.codes[:, 0]
+    n = len(run.tokenizers["text"].encode("light is"))
+    (_, greedy), (_, other) = harness._codes_log_p([(codes[:n], codes[n:]), (codes[:n], (codes[n:] + 5) % 256)])
+    assert greedy.all() and not other.all()
+
+
+def test_generation_stops_before_the_first_stop_string(run):
+    harness = Harness(run)
+    whole = harness.generate_until([("light is", {"max_gen_toks": 12})])[0]
+    stops = [whole[5:7], whole[2:4]]
+    cut = harness.generate_until([("light is", {"max_gen_toks": 12, "until": stops}), ("dark", {"do_sample": True, "max_gen_toks": 3})])
+    assert cut[0] == whole[: min(whole.index(s) for s in stops)] and isinstance(cut[1], str)
+    assert harness.generate_until([("light is", {"max_gen_toks": 12, "until": whole[3:5]})])[0] == whole[: whole.index(whole[3:5])]
+
+
+def test_long_questions_lose_their_front_and_long_texts_are_scored_in_parts(run):
+    harness = Harness(run, longest=8)
+    codes = harness._codes("light is 1\n" * 4)
+    known, asked = harness._pair("light is 1\n" * 4, "dark")
+    assert len(known) + len(asked) == 8 and (asked == harness._codes("light is 1\n" * 4 + "dark")[-len(asked):]).all()
+    parts = [Segment("text", codes=codes[a : a + 8, None], truncated=True) for a in range(0, len(codes), 8)]
+    wanted = -sum(x.total for x in run.score_documents([Document((p,), (True,)) for p in parts]))
+    assert harness.loglikelihood_rolling(["light is 1\n" * 4]) == pytest.approx([wanted], abs=1e-4)
+    assert Harness(run).longest == 126
+
+
+def test_a_run_without_text_alone_is_refused(tiny_run, tiny_recipe, tmp_path):
+    from mmtok.run import open_run
+
+    with pytest.raises(BadInput, match="never trained on nothing -> text"):
+        Harness(open_run(tiny_run))
+
+
+# ---- lm-eval
+
+def script():
+    spec = importlib.util.spec_from_file_location("lm_eval_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Request:
+    args: tuple
+
+
+def test_the_adapter_answers_requests(run, monkeypatch):
+    """With a stand-in for lm-eval's base class: what it documents of it, no more."""
+    kept = []
+
+    class LM:
+        def __init__(self):
+            self.cache_hook = types.SimpleNamespace(add_partial=lambda *x: kept.append(x))
+
+    names = ("lm_eval", "lm_eval.api", "lm_eval.api.model")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["lm_eval.api.model"].LM = LM
+    model, harness = script().run_model(run), Harness(run)
+    assert isinstance(model, LM)
+    pair, asked = ("light is", " 1"), ("dark", {"until": ["\n"], "max_gen_toks": 3})
+    assert model.loglikelihood([Request(pair)]) == harness.loglikelihood([pair])
+    assert model.loglikelihood_rolling([Request(("dark",))]) == harness.loglikelihood_rolling(["dark"])
+    assert model.generate_until([Request(asked)]) == harness.generate_until([asked])
+    assert [what for what, *_ in kept] == ["loglikelihood", "loglikelihood_rolling", "generate_until"]
+
+
+def test_without_lm_eval_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    with pytest.raises(BadInput, match="pip install 'lm-eval"):
+        script().run_model(None)
+
+
+TASK = """task: brightness
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{word}} is"
+doc_to_choice: ["0", "1"]
+doc_to_target: "{{label}}"
+target_delimiter: " "
+metric_list: [{metric: acc}]
+"""
+
+
+def test_lm_eval_runs_a_local_task(run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"word": "light", "label": 1}, {"word": "dark", "label": 0}] * 3
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "brightness.yaml").write_text(TASK % (tmp_path / "rows.jsonl"))
+    script().lm_eval_run(run.folder, tasks=["brightness"], include=tmp_path / "tasks", out=tmp_path / "results.json")
+    right = [max("01", key=lambda c: -nats(run, f"{row['word']} is {c}")) == str(row["label"]) for row in rows]
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["brightness"]["acc,none"] == pytest.approx(np.mean(right))
+    assert "brightness" in capsys.readouterr().out
