@@ -1,6 +1,6 @@
 """lm-eval on a run: .venv/bin/python scripts/lm_eval_run.py RUN --tasks lambada_openai --limit 100 --out results.json
 
-Needs `pip install 'lm-eval>=0.4.9,<0.5'`. `run_model(run)` is the model for one's own calls of `lm_eval.simple_evaluate`.
+Needs the extra `harness`. `run_model(run)` is the model for one's own calls of `lm_eval.simple_evaluate`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def run_model(run: Any, longest: int | None = None) -> Any:
     try:
         from lm_eval.api.model import LM
     except ImportError:
-        raise BadInput("lm-eval is not installed: pip install 'lm-eval>=0.4.9,<0.5'") from None
+        raise BadInput("lm-eval needs the extra: pip install 'mmtok[harness]'") from None
     from mmtok.harness import Harness
 
     class RunModel(LM):

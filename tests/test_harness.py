@@ -139,31 +139,51 @@ def test_the_adapter_answers_requests(run, monkeypatch):
 
 def test_without_lm_eval_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    with pytest.raises(BadInput, match="pip install 'lm-eval"):
+    with pytest.raises(BadInput, match=r"pip install 'mmtok\[harness\]'"):
         script().run_model(None)
 
 
-TASK = """task: brightness
-dataset_path: json
+DATA = """dataset_path: json
 dataset_kwargs: {data_files: {test: %s}}
 test_split: test
-output_type: multiple_choice
+"""
+TASKS = {
+    "brightness": """output_type: multiple_choice
 doc_to_text: "{{word}} is"
 doc_to_choice: ["0", "1"]
 doc_to_target: "{{label}}"
 target_delimiter: " "
 metric_list: [{metric: acc}]
-"""
+""",
+    "surprise": """output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{word}} is {{label}}"
+metric_list: [{metric: bits_per_byte}]
+""",
+    "saying": """output_type: generate_until
+doc_to_text: "{{word}} is"
+doc_to_target: " {{label}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 4}
+metric_list: [{metric: exact_match}]
+""",
+}
 
 
-def test_lm_eval_runs_a_local_task(run, tmp_path, monkeypatch, capsys):
+def test_lm_eval_runs_local_tasks(run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("lm_eval")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = [{"word": "light", "label": 1}, {"word": "dark", "label": 0}] * 3
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "brightness.yaml").write_text(TASK % (tmp_path / "rows.jsonl"))
-    script().lm_eval_run(run.folder, tasks=["brightness"], include=tmp_path / "tasks", out=tmp_path / "results.json")
+    for name, task in TASKS.items():
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(f"task: {name}\n" + DATA % (tmp_path / "rows.jsonl") + task)
+    script().lm_eval_run(run.folder, tasks=list(TASKS), include=tmp_path / "tasks", out=tmp_path / "results.json")
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
     right = [max("01", key=lambda c: -nats(run, f"{row['word']} is {c}")) == str(row["label"]) for row in rows]
-    assert json.loads((tmp_path / "results.json").read_text())["results"]["brightness"]["acc,none"] == pytest.approx(np.mean(right))
+    assert found["brightness"]["acc,none"] == pytest.approx(np.mean(right))
+    texts = [f"{row['word']} is {row['label']}" for row in rows]
+    bits = sum(nats(run, text) for text in texts) / np.log(2) / sum(map(len, texts))
+    assert found["surprise"]["bits_per_byte,none"] == pytest.approx(bits, rel=1e-4)
+    said = Harness(run).generate_until([(f"{row['word']} is", {"until": ["\n"], "max_gen_toks": 4}) for row in rows])
+    assert found["saying"]["exact_match,none"] == pytest.approx(np.mean([x == f" {row['label']}" for x, row in zip(said, rows)]))
     assert "brightness" in capsys.readouterr().out
