@@ -26,9 +26,9 @@ def export(run: Run, folder: Path) -> Path:
     if "text" in run.tokenizers:
         names = id_names(vocabulary)
         name = lambda id: names[id - len(vocabulary.span("text"))]
-        special = {"bos_token": name(vocabulary.document_mark), "eos_token": name(vocabulary.end("text")), "pad_token": name(vocabulary.pad)}
-        opening = [name(vocabulary.document_mark), name(vocabulary.begin("text"))]
-        write_autotokenizer(run.tokenizers["text"], folder, names, opening, special)
+        document, begin, end = map(name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text")))
+        special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
+        write_autotokenizer(run.tokenizers["text"], folder, names, [document, begin], special)
     return folder
 
 

@@ -46,7 +46,8 @@ class Harness:
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
         """Log p of whole strings, their end not counted. A string beyond `longest` is scored in parts, of which none sees the others."""
-        parts = [[(np.zeros(0, int), codes[a : a + self.longest]) for a in range(0, len(codes), self.longest)] for codes in map(self._codes, texts)]
+        cut = lambda codes: [codes[a : a + self.longest] for a in range(0, len(codes), self.longest)]
+        parts = [[(np.zeros(0, int), part) for part in cut(self._codes(text))] for text in texts]
         scored = iter(self._codes_log_p([part for text in parts for part in text]))
         return [sum(float(next(scored)[0].sum()) for _ in text) for text in parts]
 
@@ -86,7 +87,7 @@ class Harness:
         return after[len(before) :] if after.startswith(before) else say(whole[len(known) :])
 
     def _codes_log_p(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(known codes, codes) -> of each of the codes log p and whether it is the likeliest, both (n,); long rows first, for even batches."""
+        """(known codes, codes) -> of each of the codes log p and whether it is the likeliest, both (n,). Rows of a length go together."""
         found: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
         while order:
@@ -123,7 +124,8 @@ def _sampling(settings: Mapping[str, Any]) -> Sampling:
         temperature = 1.0
     if settings.get("do_sample") is False:
         temperature = 0.0
-    return Sampling(temperature, int(settings.get("top_k") or 0), float(settings.get("top_p") or 1.0), max_frames=int(settings.get("max_gen_toks") or 256))
+    top_k, top_p = int(settings.get("top_k") or 0), float(settings.get("top_p") or 1.0)
+    return Sampling(temperature, top_k, top_p, max_frames=int(settings.get("max_gen_toks") or 256))
 
 
 def _cut(text: str, until: str | Sequence[str]) -> str:

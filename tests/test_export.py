@@ -22,7 +22,8 @@ from mmtok.vocabulary import Vocabulary
 transformers = pytest.importorskip("transformers")
 
 CAPTIONS = ["dark", "light", "it is été", "seven  o'clock, and all is well", "a b\nc", "low high low"] * 3
-HARD = ["", " ", "  a  b ", "\u2581 x\u2581", "\ufffd\0", "<s></s><unk><0x41>", "<|pad|> <|document|>x", "<|unused_1|>", "\U0001f469\u200d\U0001f680", "\u00e9e\u0301"]
+HARD = ["", " ", "  a  b ", "\u2581 x\u2581", "\ufffd\0", "<s></s><unk><0x41>", "<|pad|> <|document|>x", "<|unused_1|>",
+        "\U0001f469\u200d\U0001f680", "\u00e9e\u0301"]
 NAMES = ["<|pad|>", "<|document|>", "<|begin_text|>", "<|end_text|>"]
 
 

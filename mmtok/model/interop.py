@@ -95,7 +95,7 @@ def load_llama(lm: LM, folder: Path | str) -> None:
     if n_rows not in (vocabulary.size, n_text):
         raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
     if WRITE not in mine and WRITE in weights and not torch.equal(weights[WRITE], weights[READ]):
-        raise BadInput(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings in its config.json to false")
+        raise BadInput(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings to false")
     for name, x in mine.items():
         mine_part = x[:n_rows] if name in (READ, WRITE) else x
         if mine_part.shape != weights[name].shape:
@@ -139,7 +139,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         raise BadInput(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
     rope = _rope(config)
     reasons = {
-        f"its rotary positions are scaled in the way {rope['rope_type']!r}; 'llama3' alone is known": rope["rope_type"] not in ("default", "llama3"),
+        f"its rotary positions are scaled in the way {rope['rope_type']!r}, not 'llama3'": rope["rope_type"] not in ("default", "llama3"),
         "it turns only a part of each head by its position": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
         f"its activation is {config.get('hidden_act')!r}, not 'silu'": config.get("hidden_act", "silu") != "silu",

@@ -113,8 +113,8 @@ class PretrainedText(TextTokenizer):
             utf8(text)
         rows = [e.ids for e in self._tok.encode_batch(signals, add_special_tokens=False)]
         said = self._tok.decode_batch(rows, skip_special_tokens=False)
-        rows = [ids if back == text and self._banned.isdisjoint(ids) else self._spelled(text) for ids, back, text in zip(rows, said, signals)]
-        return [as_segment(np.array(ids, np.int32)) for ids in rows]
+        exact = [back == text and self._banned.isdisjoint(ids) for ids, back, text in zip(rows, said, signals)]
+        return [as_segment(np.array(ids if same else self._spelled(text), np.int32)) for ids, same, text in zip(rows, exact, signals)]
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
