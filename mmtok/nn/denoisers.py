@@ -1,0 +1,211 @@
+"""Denoisers of grids, sets and single tokens: transformers and a residual MLP, modulated by what they are told (adaLN-zero).
+
+Each is a network F(c_in x, c_noise) that says 0 before training, so that under any preconditioning D(x) = c_skip x at the start.
+Rows never meet: no batch statistics. Bind a condition beforehand: `lambda x, c: network(x, c, condition)`.
+
+Sources: Peebles and Xie 2023 (DiT, arXiv 2212.09748, section 3.2); Li et al. 2024 (MAR, arXiv 2406.11838, appendix A).
+Letters beyond the package's: C image channels, Y, X pixels, p patch side; D also counts a particle's features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtok.nn.told import ConditionConfig, LevelEmbedding, Told, modulated, zeroed
+
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a diffusion transformer. `from_depth` derives them from one dial, in the proportions of the trunk."""
+
+    depth: int = 4
+    width: int = 128
+    n_heads: int = 4
+
+    def __post_init__(self):
+        if self.depth < 1 or self.n_heads < 1 or self.width % self.n_heads or self.width % 4:
+            raise ValueError(f"a diffusion transformer's width must be a multiple of 4 and of its number of heads; got {self}")
+
+    @classmethod
+    def from_depth(cls, depth: int) -> DiTConfig:
+        """Width 64 per layer, heads of 64."""
+        return cls(depth, 64 * depth, depth)
+
+
+@dataclass(frozen=True)
+class TokenMLPConfig:
+    """Sizes of the per-token residual MLP."""
+
+    depth: int = 3
+    width: int = 256
+
+    def __post_init__(self):
+        if self.depth < 1 or self.width < 1:
+            raise ValueError(f"a token's MLP needs a block and a width; got {self}")
+
+
+class SelfAttention(nn.Module):
+    """All positions see all others that exist: (B, L, M) -> (B, L, M)."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """seen (B, 1, 1, L) bool: positions that may be looked at; None is all."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, M / H)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class DiTBlock(nn.Module):
+    """x + gate attention(modulated norm x), then the same with a feed-forward; the gates start at 0."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        width = config.width
+        self.attention = SelfAttention(width, config.n_heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, told: Tensor, seen: Tensor | None) -> Tensor:
+        """x (B, L, M), told (B, M), seen (B, 1, 1, L) or None -> (B, L, M)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(F.silu(told)).chunk(6, 1)
+        x = x + gate_a[:, None] * self.attention(modulated(_norm(x), shift_a, scale_a), seen)
+        return x + gate_m[:, None] * self.mlp(modulated(_norm(x), shift_m, scale_m))
+
+
+class Final(nn.Module):
+    """Modulated norm and a linear map, which starts at 0: (B, ..., M) -> (B, ..., n_out)."""
+
+    def __init__(self, width: int, n_out: int):
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, n_out)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        return self.out(modulated(_norm(x), *self.modulation(F.silu(told)).chunk(2, 1)))
+
+
+class GridDenoiser(nn.Module):
+    """A diffusion transformer over the patches of a grid of fixed size, pixels or latents."""
+
+    def __init__(self, config: DiTConfig, shape: tuple[int, int, int], patch: int = 1, condition: ConditionConfig | None = None):
+        """shape: (C, Y, X); patch must divide Y and X."""
+        super().__init__()
+        channels, height, width = shape
+        if height % patch or width % patch:
+            raise ValueError(f"patches of {patch} do not tile a grid of {height} x {width}: choose a patch that divides both")
+        self.shape, self.patch = shape, patch
+        self.told = Told(config.width, condition)
+        self.enter = nn.Linear(channels * patch**2, config.width)
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final = Final(config.width, channels * patch**2)
+        _initialise(self)
+        # DiT keeps these waves as they are; on grids of a few patches most hardly turn, so here they are only the start
+        self.position_embed = nn.Parameter(grid_waves(height // patch, width // patch, config.width))
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:
+        """x (B, C, Y, X), c_noise (B,), condition and dropped as in `Told` -> (B, C, Y, X)."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"this denoiser was built for grids of {self.shape}, got {tuple(x.shape[1:])}")
+        patches = F.pixel_unshuffle(x, self.patch)  # (B, C p^2, Y/p, X/p)
+        told = self.told(c_noise, condition, dropped)
+        z = self.enter(patches.flatten(2).transpose(1, 2)) + self.position_embed
+        for block in self.blocks:
+            z = block(z, told, None)
+        return F.pixel_shuffle(self.final(z, told).transpose(1, 2).unflatten(2, patches.shape[2:]), self.patch)
+
+
+class SetDenoiser(nn.Module):
+    """A diffusion transformer over sets of particles: no positions, so reordered particles give reordered answers."""
+
+    def __init__(self, config: DiTConfig, n_features: int, condition: ConditionConfig | None = None):
+        super().__init__()
+        self.told = Told(config.width, condition)
+        self.count = LevelEmbedding(config.width)
+        self.enter = nn.Linear(n_features, config.width)
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final = Final(config.width, n_features)
+        _initialise(self)
+
+    def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, condition: Tensor | None = None,
+                dropped: Tensor | None = None) -> Tensor:
+        """x (B, P, D), c_noise (B,), mask (B, P) bool, True where a particle is real -> (B, P, D), 0 where it is not.
+
+        What stands at the other places is not read, be it NaN. The number of real particles is told apart: attention averages,
+        so it cannot count.
+        """
+        told = self.told(c_noise, condition, dropped) + self.count(mask.sum(1).to(c_noise.dtype))
+        seen = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # an empty set looks at its padding, as a softmax needs something
+        z = self.enter(x.masked_fill(~mask[..., None], 0))
+        for block in self.blocks:
+            z = block(z, told, seen)
+        return self.final(z, told).masked_fill(~mask[..., None], 0)
+
+
+class TokenBlock(nn.Module):
+    """x + gate MLP(modulated norm x): (B, M) -> (B, M)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(F.silu(told)).chunk(3, 1)
+        return x + gate * self.mlp(modulated(_norm(x), shift, scale))
+
+
+class TokenDenoiser(nn.Module):
+    """MAR's head: a residual MLP that denoises one frame of latents, told the decoder's hidden state."""
+
+    def __init__(self, config: TokenMLPConfig, latent_size: int, hidden_size: int):
+        super().__init__()
+        self.level = LevelEmbedding(config.width)
+        self.state = nn.Linear(hidden_size, config.width)
+        self.enter = nn.Linear(latent_size, config.width)
+        self.blocks = nn.ModuleList([TokenBlock(config.width) for _ in range(config.depth)])
+        self.final = Final(config.width, latent_size)
+        _initialise(self)
+
+    def forward(self, x: Tensor, c_noise: Tensor, h: Tensor) -> Tensor:
+        """x (B, D), c_noise (B,), hidden states h (B, hidden_size) -> (B, D). A row is a frame."""
+        told = self.level(c_noise) + self.state(h)
+        z = self.enter(x)
+        for block in self.blocks:
+            z = block(z, told)
+        return self.final(z, told)
+
+
+def grid_waves(n_rows: int, n_columns: int, width: int) -> Tensor:
+    """Sines and cosines of the row in one half of a vector, of the column in the other: (n_rows n_columns, width)."""
+    frequency = 10_000 ** (-torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(n_rows), torch.arange(n_columns), indexing="ij")
+    angles = [at.flatten()[:, None] * frequency for at in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Glorot's uniform weights; 0 for the modulations (blocks start as the identity) and for what the network says."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, (DiTBlock, TokenBlock, Final)):
+            zeroed(module.modulation)
+        if isinstance(module, Final):
+            zeroed(module.out)
