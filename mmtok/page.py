@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 PNG_SIDE = 40  # pixels up to which a picture is kept exactly; larger ones are shrunk to THUMB_SIDE and kept as JPEG
 THUMB_SIDE = 96
-OBSERVED = {"mass": ("mass", "GeV"), "multiplicity": ("number of constituents", ""), "pt": ("sum of the constituents' pt", "GeV")}
+OBSERVED = {"mass": ("mass", "GeV"), "multiplicity": ("number of constituents", ""), "pt": ("sum of the constituents' pt", "GeV"),
+            "girth": ("girth: mean distance from the centre, weighted by pt", "")}
 DECADES = 4.0  # of magnitude that a spectrogram shows: 80 dB
 
 

@@ -208,7 +208,10 @@ def text_from_speech(s: Setting) -> dict[str, float]:
 
 
 def jets_from_text(s: Setting) -> dict[str, dict[str, float]]:
-    """Per class: distances of generated to real jets, in units of what two sets of real jets differ by."""
+    """Per class: distances of generated to real jets, in units of what two sets of real jets differ by.
+
+    Where the tokenizer scales constituents to their jet's totals, `_unscaled` are the distances of what they are on their own.
+    """
     tokenizer = s.tokenizer(s.made)
     real = defaultdict(list)
     for name, jet in zip(*s.examples("heldout")):
@@ -227,6 +230,10 @@ def jets_from_text(s: Setting) -> dict[str, dict[str, float]]:
         at_cap_real = float(np.mean([x.truncated for x in tokenizer.encode_batch(a)]))
         short = name.removesuffix(" jet").replace(" ", "_")
         figures[short] = jet_distances(samples, detokenised, a, b) | {"at_cap": at_cap, "at_cap_real": at_cap_real, "n": n}
+        if tokenizer.config.totals:
+            own, theirs = (tokenizer.unscaled(segments) for segments in ([d.segment for d in drawn], tokenizer.encode_batch(a)))
+            distances = jet_distances(own, theirs, a, b)
+            figures[short] |= {f"{key}_unscaled": distances[key] for key in ("mass_w1", "pt_w1")}
     return figures
 
 

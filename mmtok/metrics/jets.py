@@ -47,6 +47,23 @@ def summed_pts(jets: Sequence[np.ndarray]) -> np.ndarray:
     return np.bincount(jet, pt, minlength=len(jets))
 
 
+def girths(jets: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean distance from the pt-weighted centre in eta and phi, weighted by pt (N,), in radians: how broad a jet is."""
+    pt, eta, phi, jet = _flat(jets)
+    total = lambda term: np.bincount(jet, term, minlength=len(jets))
+    scalar = np.maximum(total(pt), 1e-12)
+    eta = eta - (total(pt * eta) / scalar)[jet]
+    phi = wrap(phi - np.arctan2(total(pt * np.sin(phi)), total(pt * np.cos(phi)))[jet])
+    return total(pt * np.hypot(eta, phi)) / scalar
+
+
+def pt_dispersions(jets: Sequence[np.ndarray]) -> np.ndarray:
+    """sqrt(sum pt^2) / sum pt (N,): 1 where one constituent carries all, small where many share."""
+    pt, _, _, jet = _flat(jets)
+    total = lambda term: np.bincount(jet, term, minlength=len(jets))
+    return np.sqrt(total(pt**2)) / np.maximum(total(pt), 1e-12)
+
+
 def w1(a: np.ndarray, b: np.ndarray) -> float:
     """Wasserstein-1 distance of two samples of numbers, exactly: the integral of |F_a - F_b|. In the samples' unit."""
     a, b = np.sort(np.asarray(a, np.float64)), np.sort(np.asarray(b, np.float64))
@@ -66,13 +83,13 @@ def w1_ratio(generated: np.ndarray, reference: np.ndarray, real_a: np.ndarray, r
     return w1(generated, reference) / max(w1(real_a, real_b), floor)
 
 
-OBSERVABLES = {"mass": masses, "multiplicity": multiplicities, "pt": summed_pts}
+OBSERVABLES = {"mass": masses, "multiplicity": multiplicities, "pt": summed_pts, "girth": girths, "pt_dispersion": pt_dispersions}
 
 
 def jet_distances(
     generated: Sequence[np.ndarray], detokenised: Sequence[np.ndarray], real_a: Sequence[np.ndarray], real_b: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Ratios of `w1_ratio` per observable: mass_w1, multiplicity_w1, pt_w1 against `detokenised` (the round trip of real jets), and
+    """Ratios of `w1_ratio` per observable: mass_w1, multiplicity_w1, pt_w1, girth_w1, pt_dispersion_w1 against `detokenised` (the round trip of real jets), and
     the same with the ending _raw against the raw real jets `real_a`. `real_a` and `real_b` share no event.
     """
     out = {}

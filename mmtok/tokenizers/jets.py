@@ -11,7 +11,7 @@ scaled to these totals: a jet's own pt and mass survive the bins of its constitu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -120,6 +120,11 @@ class JetGrid:
         if self.config.totals:
             values, n = self._scaled(values, codes, n)
         return np.split(values.astype(np.float32), np.cumsum(n)[:-1]) if len(n) else []
+
+    def unscaled(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """As `decode_batch`, the totals unheeded: what the constituents' codes say on their own."""
+        bare = JetGrid(replace(self.config, totals=()))
+        return bare.decode_batch([replace(segment, codes=segment.codes[len(self.config.totals):]) for segment in segments])
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Round-trip figures over jets: half the width of the central 68 % and the median of decoded minus true mass (GeV) and of

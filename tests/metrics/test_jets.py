@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmtok.metrics.jets import jet_distances, jet_image, jet_mass, masses, multiplicities, summed_pts, w1, w1_ratio
+from mmtok.metrics.jets import girths, jet_distances, jet_image, jet_mass, masses, multiplicities, pt_dispersions, summed_pts, w1, w1_ratio
 
 
 @pytest.mark.parametrize("d_eta, d_phi", [(0.4, 0.3), (1e-3, -2e-3), (0.0, 0.8), (1.5, 0.0)])
@@ -68,7 +68,7 @@ def test_distances_have_their_keys_and_vanish_on_identity():
     rng = np.random.default_rng(3)
     jets = [np.abs(rng.normal(size=(n, 3))) for n in rng.integers(1, 30, 40)]
     out = jet_distances(jets[:20], jets[:20], jets[:20], jets[20:])
-    assert set(out) == {f"{name}_w1{end}" for name in ("mass", "multiplicity", "pt") for end in ("", "_raw")}
+    assert set(out) == {f"{name}_w1{end}" for name in ("mass", "multiplicity", "pt", "girth", "pt_dispersion") for end in ("", "_raw")}
     assert all(value == 0 for value in out.values())
     far = jet_distances(jets[20:], jets[:20], jets[:20], jets[20:])
     assert all(0 < value <= 1 + 1e-12 for value in far.values())
@@ -80,3 +80,11 @@ def test_image_holds_the_pt():
     assert image.shape == (16, 16) and image.sum() == pytest.approx(18 / 2)
     assert image[9, 5] == pytest.approx(16 / 2)
     assert jet_image([]).sum() == 0
+
+
+def test_girth_and_dispersion_of_two_equal_constituents():
+    jet = np.array([[50.0, 0.3, 3.1], [50.0, -0.1, -np.pi + (3.1 - np.pi)]], np.float32)  # 0.4 apart, across the seam of phi
+    np.testing.assert_allclose(girths([jet, jet[:1]]), [0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(pt_dispersions([jet, jet[:1]]), [0.5**0.5, 1.0], rtol=1e-6)
+    turned = jet + np.array([0, 1.0, 0.5], np.float32)
+    np.testing.assert_allclose(girths([turned]), [0.2], atol=1e-5)

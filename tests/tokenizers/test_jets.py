@@ -218,3 +218,10 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
 def test_totals_that_cannot_be_are_refused(fields):
     with pytest.raises(BadInput, match="totals"):
         JetGridConfig(**fields)
+
+
+def test_unscaled_is_what_the_plain_grid_says():
+    jets = make_jets(20)
+    grid, plain = JetGridConfig(totals=BOTH).build(), JetGridConfig().build()
+    for own, bare in zip(grid.unscaled(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))):
+        np.testing.assert_array_equal(own, bare)
