@@ -83,6 +83,8 @@ class Head(nn.Module):
     def _bounded(self, logits: Tensor, start: int, ceiling: Tensor | None) -> Tensor:
         """Rule out the levels a channel does not have, and those above the ceiling: (N, c, K) for channels start..start+c."""
         n, k = logits.shape[1:]
+        if ceiling is None and min(self.levels[start : start + n]) == k:
+            return logits
         levels = torch.tensor(self.levels[start : start + n], device=logits.device)
         outside = (torch.arange(k, device=logits.device) >= levels[:, None]).expand_as(logits)
         if ceiling is not None and self.descending is not None and start <= self.descending < start + n:

@@ -57,15 +57,21 @@ class BlockedLinear(Linear):
 
 
 class Int8Linear(Linear):
-    """W_ij = scale_i * integer_ij with integers in -127..127: only the weights are rounded, products are bfloat16's."""
+    """W_ij = scale_i * integer_ij with integers in -127..127: only the weights are rounded, products are bfloat16's.
+
+    Inputs are filled up to a multiple of 64: torch's kernel reads whole vectors, past the end of the last row if need be.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
+        self.n_spare = -weight.shape[1] % 64
         scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        super().__init__((weight / scale).round().to(torch.int8), bias)
+        super().__init__(F.pad((weight / scale).round().to(torch.int8), (0, self.n_spare)), bias)
         self.scale, self.dtype = scale[:, 0].bfloat16(), torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch._weight_int8pack_mm(x.to(self.dtype).flatten(0, -2), self.weight, self.scale).view(*x.shape[:-1], -1)
+        x = x.to(self.dtype)
+        x = F.pad(x, (0, self.n_spare)) if self.n_spare else x
+        y = torch._weight_int8pack_mm(x.flatten(0, -2).contiguous(), self.weight, self.scale).view(*x.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
 
 

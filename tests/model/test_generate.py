@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from mmtok.batch import pack
-from mmtok.model.generate import Sampling, fill_holes, generate, mix_guidance, pick
+from mmtok.model.generate import Sampling, draw, fill_holes, generate, mix_guidance, pick
 from mmtok.model.heads import Chained, Parallel
 from mmtok.model.score import score
 from mmtok.segment import BadInput, Document, Segment, Signature
@@ -18,6 +18,7 @@ MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
     Sampling(max_frames=12), Sampling(guidance=2.5, max_frames=12),
     Sampling(temperature=0, max_frames=12), Sampling(temperature=0, guidance=3, max_frames=12),
+    Sampling(precision="bfloat16", max_frames=12), Sampling(precision="int8", guidance=2, max_frames=12),
     Sampling(top_k=2, max_frames=12), Sampling(top_p=0.5, max_frames=12), Sampling(2.0, 3, 0.9, 0.5, 12), Sampling(max_frames=1),
 ]
 
@@ -228,6 +229,29 @@ def test_pick_keeps_to_what_top_k_top_p_and_the_grammar_leave(generator):
     assert drawn(top_p=0.39) == {0} and drawn(top_p=0.5) == {0, 1} and drawn(top_p=0.71) == {0, 1, 2}
 
 
+def test_draw_takes_each_as_often_as_it_should_and_the_impossible_never(generator):
+    p = torch.tensor([0.0, 1e-3, 0.5, 0.0, 0.3, 0.199, 0.0])
+    counts = torch.bincount(draw(p.expand(50_000, -1), generator), minlength=7)
+    assert (counts[p == 0] == 0).all() and chisquare(counts[p > 0], (p / p.sum())[p > 0].double() * 50_000).pvalue > 1e-3
+    assert draw(torch.tensor([[0.0, 0.0, 1e-30], [0.0, 1e-38, 0.0]]), generator).tolist() == [2, 1]
+
+
+def test_weights_that_are_no_numbers_are_told(lm, vocabulary, generator):
+    lm.model.embed_tokens.weight.data[vocabulary.span("text")[3]] = float("nan")
+    with pytest.raises(FloatingPointError, match="text"):
+        generate(lm, [prompt(to=nothing(vocabulary, "text"))], Sampling(), generator)
+
+
+def test_rounded_weights_draw_from_nearly_the_same_distribution(toy_lm, generator):
+    """Total variation of the first code, whose distribution is counted, from its exact one."""
+    lm = toy_lm([Signature("x", (8,), frames=1)]).float()
+    exact = np.exp([-score(lm, [Document((Segment("x", codes=np.array([[k]])),), (True,))])[0].total for k in range(8)])
+    for precision in ("full", "bfloat16", "int8"):
+        drawn = generate(lm, [prompt(to=nothing(lm.vocabulary, "x"))] * 8000, Sampling(precision=precision), generator)
+        share = np.bincount([d.segment.codes[0, 0] for d in drawn], minlength=8) / 8000
+        assert np.abs(share - exact).sum() / 2 < 0.03
+
+
 def test_temperature_sharpens(generator):
     logits = torch.tensor([0.0, 1.0]).expand(20_000, -1)
     share = pick(logits, Sampling(temperature=0.5), generator).double().mean()
@@ -236,7 +260,7 @@ def test_temperature_sharpens(generator):
 
 @pytest.mark.parametrize("wrong", [
     {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"guidance": math.nan}, {"guidance": math.inf},
-    {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"max_frames": 0},
+    {"top_k": -1}, {"precision": "float8"}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"max_frames": 0},
 ])
 def test_nonsense_is_refused(wrong):
     with pytest.raises(BadInput, match="sampling needs"):

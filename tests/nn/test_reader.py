@@ -73,12 +73,12 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
 
 
 @pytest.mark.parametrize("precision, error", [("full", 1e-6), ("bfloat16", 0.01), ("int8", 0.015)])
-def test_products_in_every_layout(precision, error):
+@pytest.mark.parametrize("n_inputs, n_outputs", [(64, 37), (24, 5), (7, 128), (1, 1)])
+def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
     torch.manual_seed(0)
-    linear, other = torch.nn.Linear(64, 37).requires_grad_(False), torch.randn(3, 2, 37)
+    linear, other = torch.nn.Linear(n_inputs, n_outputs).requires_grad_(False), torch.randn(3, 2, n_outputs)
     with torch.no_grad():
-        made = lay_out(linear.weight, linear.bias, precision, 6)
-        x, y = torch.randn(3, 2, 64), None
+        made, x = lay_out(linear.weight, linear.bias, precision, 6), torch.randn(3, 2, n_inputs)
         y = linear(x)
         close = lambda a, b: a.shape == b.shape and (a - b).norm() < error * b.norm()
         assert close(made(x), y) and close(made.silu(x), torch.nn.functional.silu(y))

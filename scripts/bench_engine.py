@@ -1,0 +1,362 @@
+"""The engine beside `transformers`, same weights: .venv/bin/python scripts/bench_engine.py [--only ROW] [--json FILE] [--compiled]
+
+Both sides take turns in one run, medians of the repeats; what the machine could do at most is measured in the same run.
+On a shared machine only ratios mean much. Shape: 6 layers, width 384, 6 heads, feed-forward 1024, 4096 ids, tied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmtok.batch import Batch, pack, plan_rows
+from mmtok.model.generate import Sampling, generate
+from mmtok.model.heads import Parallel
+from mmtok.model.interop import to_llama
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.score import score
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.segment import Document, Segment, Signature
+from mmtok.vocabulary import Vocabulary
+
+TRUNK = TransformerConfig(depth=6, width=384, n_heads=6, n_kv_heads=6, feed_forward=1024)
+N_IDS, N_CODES = 4096, 4030  # ids in all; codes of the one modality
+N_WEIGHTS = TRUNK.depth * (4 * TRUNK.width**2 + 3 * TRUNK.width * TRUNK.feed_forward) + N_IDS * TRUNK.width  # those of matrix products
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure: ours and the peer's in the same unit (None where there is no peer), what is held against the bar, and the bar."""
+
+    what: str
+    unit: str
+    ours: float
+    peer: str
+    theirs: float | None
+    held: str
+    value: float
+    bar: float
+    stretch: float | None = None
+    least: bool = True  # the bar is the least value; else the most
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bar if self.least else self.value <= self.bar
+
+    def __str__(self) -> str:
+        theirs = f"{self.peer} {self.theirs:.4g}" if self.theirs is not None else self.peer or "-"
+        sign, stretch = ">=" if self.least else "<=", f" (stretch {self.stretch:g})" if self.stretch else ""
+        return (f"{self.what:<44}{self.ours:>10.4g} {self.unit:<13}{theirs:<36}{self.held} {self.value:<8.3g}"
+                f"bar {sign} {self.bar:g}{stretch}: {'met' if self.met else 'MISSED'}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the words on the command line ask for."""
+
+    repeats: int
+    compiled: bool
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def turn_about(sides: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each; the first turn only warms up."""
+    turns = [[seconds(side) for side in sides] for _ in range(repeats + 1)][1:]
+    return [statistics.median(x) for x in zip(*turns)]
+
+
+# ---- the two models
+
+def our_model(frames: int | None = None, speech: bool = False) -> LM:
+    torch.manual_seed(0)
+    one = Signature("speech", (16,) * 80, frames=frames) if speech else Signature("image", (N_CODES,), frames=frames)
+    vocabulary = Vocabulary([one])
+    lm = LM(DecoderConfig(TRUNK, {"speech": Parallel()} if speech else {}), vocabulary)
+    assert speech or N_IDS - 2 <= vocabulary.size <= N_IDS
+    return lm.eval()
+
+
+def their_model(lm: LM, dtype: torch.dtype = torch.float32):
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        to_llama(lm, folder)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+# ---- the machine's limits
+
+@cache
+def matrix_rate() -> float:
+    """FLOP/s of the bf16 products of one training step of 2048 positions: forward, and both of the backward pass."""
+    n, width, wide = 2048, TRUNK.width, TRUNK.feed_forward
+    shapes = [(n, width, 3 * width), (n, width, width), (n, width, 2 * wide), (n, wide, width)] * TRUNK.depth + [(n, width, N_IDS)]
+    made = {shape: [torch.randn(a, b).bfloat16() for a, b in ((shape[0], shape[1]), (shape[1], shape[2]), (shape[0], shape[2]))] for shape in shapes}
+
+    def products() -> None:
+        for shape in shapes:
+            x, w, y = made[shape]
+            x @ w, y @ w.T, x.T @ y  # noqa: B018
+
+    return 6 * n * sum(b * c for _, b, c in shapes) / turn_about([products], 5)[0]
+
+
+@cache
+def bandwidth() -> float:
+    """Bytes/s of reading as many bytes as the weights have in bf16, in products of float32 matrices with a vector."""
+    weights, x = torch.randn(2 * N_WEIGHTS // 4 // 1024, 1024), torch.randn(1024)
+    return weights.numel() * 4 / turn_about([lambda: [weights @ x for _ in range(10)]], 9)[0] * 10
+
+
+# ---- training
+
+def documents(lengths: list[int]) -> list[Document]:
+    """One segment each, so long that the stream has as many positions."""
+    rng = np.random.default_rng(0)
+    return [Document((Segment("image", codes=rng.integers(0, N_CODES, (n - 3, 1))),), (True,)) for n in lengths]
+
+
+def stepper(model, loss: Callable[[object], torch.Tensor]) -> Callable[[object], None]:
+    """A training step on one batch: bf16 products, clipped gradients, fused AdamW."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(batch) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(batch)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def our_stepper(lm: LM) -> Callable[[Batch], None]:
+    return stepper(lm, lambda batch: lm(batch).total.sum() / int(batch.predict.sum()))
+
+
+def their_stepper(lm: LM) -> Callable[[dict], None]:
+    model = their_model(lm)
+    return stepper(model, lambda batch: model(**batch, use_cache=False).loss)
+
+
+def padded(streams: list, size: int) -> list[dict]:
+    """Batches of `size` streams as transformers takes them, padded to their longest."""
+    made = []
+    for start in range(0, len(streams), size):
+        ids = [torch.from_numpy(s.ids) for s in streams[start : start + size]]
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in ids], batch_first=True)
+        ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        made.append({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
+    return made
+
+
+def full_rows(lm: LM) -> tuple[Batch, dict]:
+    streams = [lm.vocabulary.stream(d) for d in documents([256] * 8)]
+    theirs = padded(streams, 8)[0]
+    del theirs["attention_mask"]
+    return pack(lm.vocabulary, [[s] for s in streams]), theirs
+
+
+def train_full(setting: Setting) -> Iterator[Line]:
+    """Full rows of 256, 8 of them."""
+    lm = our_model()
+    ours, theirs = full_rows(lm)
+    ours_step, theirs_step = our_stepper(lm), their_stepper(lm)
+    a, b = turn_about([lambda: ours_step(ours), lambda: theirs_step(theirs)], setting.repeats)
+    flop = 2048 * (6 * N_WEIGHTS + 12 * TRUNK.depth * TRUNK.width * 256)  # Chowdhery et al. 2022, appendix B
+    yield Line("training, 8 full rows of 256", "tokens/s", 2048 / a, "transformers", 2048 / b, "ratio", b / a, 1.04)
+    yield Line("  share of the matrix-product rate", "GFLOP/s", flop / a / 1e9, f"products alone {matrix_rate() / 1e9:.0f}", None,
+               "share", flop / a / matrix_rate(), 0.85, 0.92)  # fmt: skip
+
+
+def train_ragged(setting: Setting) -> Iterator[Line]:
+    """Documents of 16 to 512 positions, log-uniform: packed rows against padded batches, random and of like lengths."""
+    lm = our_model()
+    lengths = np.exp(np.random.default_rng(1).uniform(np.log(16), np.log(513), 64)).astype(int).tolist()
+    streams = [lm.vocabulary.stream(d) for d in documents(lengths)]
+    rows = [[streams[i] for i in row] for row in plan_rows(lengths, 512)]
+    ours = [pack(lm.vocabulary, rows[i : i + 4], 512) for i in range(0, len(rows), 4)]
+    random, bucketed = padded(streams, 8), padded(sorted(streams, key=len), 8)
+    ours_step, theirs_step = our_stepper(lm), their_stepper(lm)
+    sides = [lambda: [ours_step(x) for x in ours], *(lambda x=x: [theirs_step(y) for y in x] for x in (random, bucketed))]
+    a, b, c = turn_about(sides, max(1, setting.repeats // 3))
+    total = sum(lengths)
+    yield Line("training, ragged documents", "tokens/s", total / a, "random padded batches", total / b, "ratio", b / a, 2.0)
+    yield Line("  beside batches of like lengths", "tokens/s", total / a, "bucketed", total / c, "ratio", c / a, 1.2)
+
+
+def memory(setting: Setting) -> Iterator[Line]:
+    """What three training steps add to a process's largest size."""
+    grown = lambda side: float(subprocess.run([sys.executable, __file__, "--memory-of", side, "--threads", str(torch.get_num_threads())],
+                                              check=True, capture_output=True, text=True).stdout.split()[-1])  # fmt: skip
+    ours, theirs = grown("ours"), grown("theirs")
+    yield Line("training, memory at its peak", "MiB", ours, "transformers", theirs, "ratio", ours / theirs, 1.0, least=False)
+
+
+def grow(side: str) -> None:
+    """The child of `memory`: prints MiB that the steps took, once all is imported."""
+    lm = our_model()
+    batches = dict(zip(("ours", "theirs"), full_rows(lm)))
+    if side == "theirs":
+        their_model(lm)  # so that its modules are imported
+    largest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = largest()
+    step = {"ours": our_stepper, "theirs": their_stepper}[side](lm)
+    for _ in range(3):
+        step(batches[side])
+    print(largest() - before)
+
+
+# ---- decoding
+
+def open_prompts(modality: str, n_rows: int, n_channels: int = 1) -> list[Document]:
+    return [Document((Segment(modality, codes=np.zeros((0, n_channels), np.int64)),), (True,), open_end=True)] * n_rows
+
+
+def decode(n_rows: int, setting: Setting, n_frames: int = 128) -> tuple[float, float, float]:
+    """Tokens/s of ours in bf16, of `generate` in bf16, and of ours in int8, all drawing from the whole distribution."""
+    lm = our_model(n_frames)
+    theirs = their_model(lm, torch.bfloat16)
+    prompts, v = open_prompts("image", n_rows), lm.vocabulary
+    ids = torch.tensor([[v.document_mark, v.begin("image")]] * n_rows)
+    draw = lambda precision: generate(lm, prompts, Sampling(precision=precision), torch.Generator().manual_seed(0))
+
+    def peer() -> None:
+        with torch.inference_mode():
+            theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=n_frames, max_new_tokens=n_frames)
+
+    times = turn_about([lambda: draw("bfloat16"), peer, lambda: draw("int8")], max(3, setting.repeats // 2))
+    return tuple(n_rows * n_frames / s for s in times)
+
+
+def decode_1(setting: Setting) -> Iterator[Line]:
+    """One stream, in bf16, and with int8 weights."""
+    ours, theirs, rounded = decode(1, setting)
+    limit = bandwidth() / (2 * N_WEIGHTS)
+    yield Line("decoding, batch 1, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6, 2.5)
+    yield Line("  of what the bandwidth allows", "tokens/s", ours, f"{limit:.0f} at most", None, "share", ours / limit, 0.6)
+    try:
+        peer = f"torchao {version('torchao')} is not compared"
+    except PackageNotFoundError:
+        peer = "torchao not installed; ours bf16"
+    yield Line("decoding, batch 1, int8 weights", "tokens/s", rounded, peer, ours, "ratio", rounded / ours, 1.3)
+    yield from rounding()
+
+
+def rounding() -> Iterator[Line]:
+    """Perplexity that int8 weights cost on 2048 codes which the model itself drew, its distributions sharpened to be far from uniform."""
+    from mmtok.model.writer import Writer
+    from mmtok.nn.reader import Reader
+
+    lm = our_model(256)
+    lm.model.embed_tokens.weight.data *= 3
+    drawn = generate(lm, open_prompts("image", 8), Sampling(), torch.Generator().manual_seed(1))
+    whole = [Document((d.segment,), (True,)) for d in drawn]
+    exact = sum(s.total for s in score(lm, whole)) / (8 * 256)
+    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in whole])
+    with torch.inference_mode():
+        h = Reader(lm.model, "int8", n_rows=8).read(lm.embed(batch))[:, 1:257].flatten(0, 1)
+        codes = torch.from_numpy(np.concatenate([d.segment.codes[:, 0] for d in drawn])).long()
+        nats = float(torch.nn.functional.cross_entropy(Writer(lm, "image", "int8", 8).id_logits(h)[:, :-1], codes))
+    ratio = float(np.exp(nats - exact))
+    yield Line("  perplexity with int8 weights", "", float(np.exp(nats)), "full", float(np.exp(exact)), "ratio", ratio, 1.01, least=False)
+
+
+def decode_8(setting: Setting) -> Iterator[Line]:
+    """8 streams at once, in bf16."""
+    ours, theirs, _ = decode(8, setting)
+    yield Line("decoding, batch 8, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
+
+
+def decode_32(setting: Setting) -> Iterator[Line]:
+    """32 streams at once, in bf16."""
+    ours, theirs, _ = decode(32, setting)
+    yield Line("decoding, batch 32, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
+
+
+def speech(setting: Setting) -> Iterator[Line]:
+    """Frames of 80 channels of 16 levels at 40 Hz, one stream."""
+    n_frames = 128
+    lm = our_model(n_frames, speech=True)
+    draw = lambda way: generate(lm, open_prompts("speech", 1, 80), way, torch.Generator().manual_seed(0))
+    ways = [Sampling(precision=p) for p in ("full", "bfloat16", "int8")]
+    for way, s in zip(ways, turn_about([lambda way=way: draw(way) for way in ways], max(3, setting.repeats // 2))):
+        yield Line(f"speech, 40 Hz, 80 channels, {way.precision}", "frames/s", n_frames / s, "", None, "x real time", n_frames / s / 40, 8.0, 16.0)
+
+
+def first_frame(setting: Setting) -> Iterator[Line]:
+    """`mmtok sample` from its start to its end, one picture of the tests' tiny run: no less than to its first frame."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from tests.conftest import TINY, make_tiny_data, tiny_overrides
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = make_tiny_data(Path(folder) / "data")
+        run = lambda *words: subprocess.run([sys.executable, "-m", "mmtok", *map(str, words)], check=True, capture_output=True)
+        run("train", TINY, *tiny_overrides(home), "--out", f"{folder}/run")
+        sample = lambda: run("sample", f"{folder}/run", "--prompt", "dark", "--to", "image", "-n", 1, "-o", f"{folder}/out")
+        torch_alone = lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        ours, bare = turn_about([sample, torch_alone], 3)
+    yield Line("mmtok sample, to its end", "s", ours, "import torch alone", bare, "s", ours, 3.0, least=False)
+
+
+ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1, decode_8, decode_32, speech, first_frame)}
+
+
+def machine(threads: int) -> dict:
+    """What the figures were measured on."""
+    model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
+    return {"processor": model or platform.machine(), "cores": os.cpu_count(), "threads": threads, "load": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "numpy")}}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row alone; may be given again")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--repeats", type=int, default=9, help="turns that the medians are over; long rows take fewer")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, on both sides")
+    parser.add_argument("--compiled", action="store_true", help="compiled decoding too")
+    parser.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    torch.set_num_threads(words.threads)
+    if words.memory_of:
+        return grow(words.memory_of)
+    about, lines = machine(words.threads), []
+    limits = {"matrix_gflop_per_s": matrix_rate() / 1e9, "bandwidth_gb_per_s": bandwidth() / 1e9}
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"limits: bf16 products at the step's shapes {limits['matrix_gflop_per_s']:.0f} GFLOP/s, reading {limits['bandwidth_gb_per_s']:.1f} GB/s")
+    for name in words.only or ROWS:
+        for line in ROWS[name](Setting(words.repeats, words.compiled)):
+            print(line, flush=True)
+            lines.append(asdict(line) | {"met": line.met})
+    if words.json:
+        words.json.write_text(json.dumps({"machine": about, "limits": limits, "lines": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
