@@ -31,7 +31,8 @@ KINDS = {
     "set of a vector": lambda: (SetDenoiser(SMALL, 3, Vectors(6)), (5, 3), {"mask": torch.ones(B, 5).bool(), **told(torch.randn(B, 6))}),
     "u-net": lambda: (UNet(SMALL_UNET, 2), (2, 6, 4), {}),
     "u-net of a class": lambda: (UNet(SMALL_UNET, 1, Labels(3)), (1, 5, 3), told(torch.tensor([0, 1, 2, 0]))),
-    "u-net, super-resolution": lambda: (UNet(SMALL_UNET, 1, None, 1), (1, 6, 6), {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)}),
+    "u-net, super-resolution": lambda: (UNet(SMALL_UNET, 1, None, 1), (1, 6, 6),
+                                        {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)}),
     "token": lambda: (TokenDenoiser(TokenMLPConfig(2, 32), 5, 7), (5,), {"h": torch.randn(B, 7)}),
 }
 
@@ -44,7 +45,8 @@ def made(kind, dtype=torch.float64, perturbed=False):
         for p in network.parameters():
             torch.nn.init.normal_(p, std=0.2)
     cast = lambda v: v.to(dtype) if v.is_floating_point() else v
-    return network.to(dtype), torch.randn(B, *shape, dtype=dtype), torch.linspace(-1, 1, B, dtype=dtype), {k: cast(v) for k, v in extra.items()}
+    x, c_noise = torch.randn(B, *shape, dtype=dtype), torch.linspace(-1, 1, B, dtype=dtype)
+    return network.to(dtype), x, c_noise, {name: cast(value) for name, value in extra.items()}
 
 
 def rows(extra, pick):
