@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -109,26 +108,18 @@ def their_model(lm: LM, dtype: torch.dtype = torch.float32):
 
 # ---- the machine's limits
 
-@cache
-def matrix_rate() -> float:
-    """FLOP/s of the bf16 products of one training step of 2048 positions: forward, and both of the backward pass."""
+def matrix_products() -> tuple[Callable[[], None], float]:
+    """The bf16 products of one training step of 2048 positions, forward and both of the backward pass, and their FLOP."""
     n, width, wide = 2048, TRUNK.width, TRUNK.feed_forward
-    shapes = [(n, width, 3 * width), (n, width, width), (n, width, 2 * wide), (n, wide, width)] * TRUNK.depth + [(n, width, N_IDS)]
-    made = {shape: [torch.randn(a, b).bfloat16() for a, b in ((shape[0], shape[1]), (shape[1], shape[2]), (shape[0], shape[2]))] for shape in shapes}
-
-    def products() -> None:
-        for shape in shapes:
-            x, w, y = made[shape]
-            x @ w, y @ w.T, x.T @ y  # noqa: B018
-
-    return 6 * n * sum(b * c for _, b, c in shapes) / turn_about([products], 5)[0]
+    shapes = [(width, 3 * width), (width, width), (width, 2 * wide), (wide, width)] * TRUNK.depth + [(width, N_IDS)]
+    made = [[torch.randn(*shape).bfloat16() for shape in ((n, a), (a, b), (n, b))] for a, b in shapes]
+    return lambda: [(x @ w, y @ w.T, x.T @ y) for x, w, y in made], 6 * n * sum(a * b for a, b in shapes)
 
 
-@cache
-def bandwidth() -> float:
-    """Bytes/s of reading as many bytes as the weights have in bf16, in products of float32 matrices with a vector."""
+def reading() -> tuple[Callable[[], None], float]:
+    """Reading as many bytes as the weights have in bf16, 10 times, by products of a float32 matrix with a vector; and those bytes."""
     weights, x = torch.randn(2 * N_WEIGHTS // 4 // 1024, 1024), torch.randn(1024)
-    return weights.numel() * 4 / turn_about([lambda: [weights @ x for _ in range(10)]], 9)[0] * 10
+    return lambda: [weights @ x for _ in range(10)], 10 * 4 * weights.numel()
 
 
 # ---- training
@@ -186,12 +177,12 @@ def train_full(setting: Setting) -> Iterator[Line]:
     """Full rows of 256, 8 of them."""
     lm = our_model()
     ours, theirs = full_rows(lm)
-    ours_step, theirs_step = our_stepper(lm), their_stepper(lm)
-    a, b = turn_about([lambda: ours_step(ours), lambda: theirs_step(theirs)], setting.repeats)
+    ours_step, theirs_step, (products, n_flop) = our_stepper(lm), their_stepper(lm), matrix_products()
+    a, b, c = turn_about([lambda: ours_step(ours), lambda: theirs_step(theirs), products], setting.repeats)
     flop = 2048 * (6 * N_WEIGHTS + 12 * TRUNK.depth * TRUNK.width * 256)  # Chowdhery et al. 2022, appendix B
     yield Line("training, 8 full rows of 256", "tokens/s", 2048 / a, "transformers", 2048 / b, "ratio", b / a, 1.04)
-    yield Line("  share of the matrix-product rate", "GFLOP/s", flop / a / 1e9, f"products alone {matrix_rate() / 1e9:.0f}", None,
-               "share", flop / a / matrix_rate(), 0.85, 0.92)  # fmt: skip
+    yield Line("  share of the matrix-product rate", "GFLOP/s", flop / a / 1e9, "products alone", n_flop / c / 1e9,
+               "share", flop / a / (n_flop / c), 0.85, 0.92)  # fmt: skip
 
 
 def train_ragged(setting: Setting) -> Iterator[Line]:
@@ -238,8 +229,8 @@ def open_prompts(modality: str, n_rows: int, n_channels: int = 1) -> list[Docume
     return [Document((Segment(modality, codes=np.zeros((0, n_channels), np.int64)),), (True,), open_end=True)] * n_rows
 
 
-def decode(n_rows: int, setting: Setting, n_frames: int = 128) -> tuple[float, float, float]:
-    """Tokens/s of ours in bf16, of `generate` in bf16, and of ours in int8, all drawing from the whole distribution."""
+def decode(n_rows: int, setting: Setting, n_frames: int = 128) -> tuple[float, float, float, float]:
+    """Tokens/s of ours in bf16, of `generate` in bf16, of ours in int8, all drawing from the whole distribution; and bytes/s of reading."""
     lm = our_model(n_frames)
     theirs = their_model(lm, torch.bfloat16)
     prompts, v = open_prompts("image", n_rows), lm.vocabulary
@@ -250,16 +241,17 @@ def decode(n_rows: int, setting: Setting, n_frames: int = 128) -> tuple[float, f
         with torch.inference_mode():
             theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=n_frames, max_new_tokens=n_frames)
 
-    times = turn_about([lambda: draw("bfloat16"), peer, lambda: draw("int8")], max(3, setting.repeats // 2))
-    return tuple(n_rows * n_frames / s for s in times)
+    read, n_bytes = reading()
+    *times, s = turn_about([lambda: draw("bfloat16"), peer, lambda: draw("int8"), read], max(3, setting.repeats // 2))
+    return *(n_rows * n_frames / t for t in times), n_bytes / s
 
 
 def decode_1(setting: Setting) -> Iterator[Line]:
     """One stream, in bf16, and with int8 weights."""
-    ours, theirs, rounded = decode(1, setting)
-    limit = bandwidth() / (2 * N_WEIGHTS)
+    ours, theirs, rounded, bandwidth = decode(1, setting)
+    limit = bandwidth / (2 * N_WEIGHTS)
     yield Line("decoding, batch 1, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6, 2.5)
-    yield Line("  of what the bandwidth allows", "tokens/s", ours, f"{limit:.0f} at most", None, "share", ours / limit, 0.6)
+    yield Line("  of what the bandwidth allows", "tokens/s", ours, f"by {bandwidth / 1e9:.1f} GB/s at most", limit, "share", ours / limit, 0.6)
     try:
         peer = f"torchao {version('torchao')} is not compared"
     except PackageNotFoundError:
@@ -289,13 +281,13 @@ def rounding() -> Iterator[Line]:
 
 def decode_8(setting: Setting) -> Iterator[Line]:
     """8 streams at once, in bf16."""
-    ours, theirs, _ = decode(8, setting)
+    ours, theirs, *_ = decode(8, setting)
     yield Line("decoding, batch 8, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
 
 
 def decode_32(setting: Setting) -> Iterator[Line]:
     """32 streams at once, in bf16."""
-    ours, theirs, _ = decode(32, setting)
+    ours, theirs, *_ = decode(32, setting)
     yield Line("decoding, batch 32, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
 
 
@@ -347,7 +339,8 @@ def main() -> None:
     if words.memory_of:
         return grow(words.memory_of)
     about, lines = machine(words.threads), []
-    limits = {"matrix_gflop_per_s": matrix_rate() / 1e9, "bandwidth_gb_per_s": bandwidth() / 1e9}
+    rate = lambda work, amount: amount / turn_about([work], 7)[0] / 1e9
+    limits = {"matrix_gflop_per_s": rate(*matrix_products()), "bandwidth_gb_per_s": rate(*reading())}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(f"limits: bf16 products at the step's shapes {limits['matrix_gflop_per_s']:.0f} GFLOP/s, reading {limits['bandwidth_gb_per_s']:.1f} GB/s")
     for name in words.only or ROWS:
