@@ -23,14 +23,14 @@ recipe = Recipe(
     sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
     tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz(), "image": VQPatchesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
     tasks=(
-        Task(("caption",), ("image",), weight=0.08, drop_given=0.1),
-        Task(("view",), ("caption",), weight=0.08),  # shifted and noisy views: reading must not hang on the pixel grid
-        Task(("image",), ("caption",), weight=0.08),  # and with codes missing
-        Task(("caption",), ("speech",), weight=0.17, drop_given=0.1),  # strings of words are the last thing learned: which word is next?
-        Task(("speech",), ("caption",), weight=0.13),
-        Task(("caption",), ("jets",), weight=0.18, drop_given=0.1),
+        Task(("caption",), ("image",), weight=0.07, drop_given=0.1),
+        Task(("view",), ("caption",), weight=0.095),  # shifted and noisy views: reading must not hang on the pixel grid
+        Task(("image",), ("caption",), weight=0.095),  # and with codes missing
+        Task(("caption",), ("speech",), weight=0.16, drop_given=0.1),  # strings of words are the last thing learned: which word is next?
+        Task(("speech",), ("caption",), weight=0.21),
+        Task(("caption",), ("jets",), weight=0.145, drop_given=0.1),
         # a jet's shape is made by its hardest constituents: more jets are seen when some are read no further than the totals and 40
-        Task(("caption",), ("jets",), weight=0.28, drop_given=0.1, first=42),
+        Task(("caption",), ("jets",), weight=0.225, drop_given=0.1, first=42),
     ),
     corrupt={
         "image": Corrupt(drop=0.3),  # without it, samples become copies of training scans
