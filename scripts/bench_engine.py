@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Line, machine, matrix_products, reading, turn_about
 
 from mmtok.batch import Batch, pack, plan_rows
 from mmtok.model.generate import Sampling, generate
@@ -36,33 +33,11 @@ from mmtok.vocabulary import Vocabulary
 
 TRUNK = TransformerConfig(depth=6, width=384, n_heads=6, n_kv_heads=6, feed_forward=1024)
 N_IDS, N_CODES = 4096, 4030  # ids in all; codes of the one modality
-N_WEIGHTS = TRUNK.depth * (4 * TRUNK.width**2 + 3 * TRUNK.width * TRUNK.feed_forward) + N_IDS * TRUNK.width  # those of matrix products
 
 
-@dataclass(frozen=True)
-class Line:
-    """One figure: ours and the peer's in the same unit (None where there is no peer), what is held against the bar, and the bar."""
-
-    what: str
-    unit: str
-    ours: float
-    peer: str
-    theirs: float | None
-    held: str
-    value: float
-    bar: float
-    stretch: float | None = None
-    least: bool = True  # the bar is the least value; else the most
-
-    @property
-    def met(self) -> bool:
-        return self.value >= self.bar if self.least else self.value <= self.bar
-
-    def __str__(self) -> str:
-        theirs = f"{self.peer} {self.theirs:.4g}" if self.theirs is not None else self.peer or "-"
-        sign, stretch = ">=" if self.least else "<=", f" (stretch {self.stretch:g})" if self.stretch else ""
-        return (f"{self.what:<44}{self.ours:>10.4g} {self.unit:<13}{theirs:<36}{self.held} {self.value:<8.3g}"
-                f"bar {sign} {self.bar:g}{stretch}: {'met' if self.met else 'MISSED'}")
+SHAPES = [(TRUNK.width, 3 * TRUNK.width), (TRUNK.width, TRUNK.width), (TRUNK.width, 2 * TRUNK.feed_forward), (TRUNK.feed_forward, TRUNK.width)]
+SHAPES = SHAPES * TRUNK.depth + [(TRUNK.width, N_IDS)]  # of the products with weights
+N_WEIGHTS = sum(a * b for a, b in SHAPES)
 
 
 @dataclass(frozen=True)
@@ -71,18 +46,6 @@ class Setting:
 
     repeats: int
     compiled: bool
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def turn_about(sides: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each; the first turn only warms up."""
-    turns = [[seconds(side) for side in sides] for _ in range(repeats + 1)][1:]
-    return [statistics.median(x) for x in zip(*turns)]
 
 
 # ---- the two models
@@ -104,22 +67,6 @@ def their_model(lm: LM, dtype: torch.dtype = torch.float32):
     with tempfile.TemporaryDirectory() as folder:
         to_llama(lm, folder)
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-
-
-# ---- the machine's limits
-
-def matrix_products() -> tuple[Callable[[], None], float]:
-    """The bf16 products of one training step of 2048 positions, forward and both of the backward pass, and their FLOP."""
-    n, width, wide = 2048, TRUNK.width, TRUNK.feed_forward
-    shapes = [(width, 3 * width), (width, width), (width, 2 * wide), (wide, width)] * TRUNK.depth + [(width, N_IDS)]
-    made = [[torch.randn(*shape).bfloat16() for shape in ((n, a), (a, b), (n, b))] for a, b in shapes]
-    return lambda: [(x @ w, y @ w.T, x.T @ y) for x, w, y in made], 6 * n * sum(a * b for a, b in shapes)
-
-
-def reading() -> tuple[Callable[[], None], float]:
-    """Reading as many bytes as the weights have in bf16, 10 times, by products of a float32 matrix with a vector; and those bytes."""
-    weights, x = torch.randn(2 * N_WEIGHTS // 4 // 1024, 1024), torch.randn(1024)
-    return lambda: [weights @ x for _ in range(10)], 10 * 4 * weights.numel()
 
 
 # ---- training
@@ -177,7 +124,7 @@ def train_full(setting: Setting) -> Iterator[Line]:
     """Full rows of 256, 8 of them."""
     lm = our_model()
     ours, theirs = full_rows(lm)
-    ours_step, theirs_step, (products, n_flop) = our_stepper(lm), their_stepper(lm), matrix_products()
+    ours_step, theirs_step, (products, n_flop) = our_stepper(lm), their_stepper(lm), matrix_products(2048, SHAPES)
     a, b, c = turn_about([lambda: ours_step(ours), lambda: theirs_step(theirs), products], setting.repeats)
     flop = 2048 * (6 * N_WEIGHTS + 12 * TRUNK.depth * TRUNK.width * 256)  # Chowdhery et al. 2022, appendix B
     yield Line("training, 8 full rows of 256", "tokens/s", 2048 / a, "transformers", 2048 / b, "ratio", b / a, 1.04)
@@ -215,8 +162,7 @@ def grow(side: str) -> None:
     batches = dict(zip(("ours", "theirs"), full_rows(lm)))
     if side == "theirs":
         their_model(lm)  # so that its modules are imported
-    largest = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    before = largest()
+    before = (largest := lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)()
     step = {"ours": our_stepper, "theirs": their_stepper}[side](lm)
     for _ in range(3):
         step(batches[side])
@@ -229,35 +175,42 @@ def open_prompts(modality: str, n_rows: int, n_channels: int = 1) -> list[Docume
     return [Document((Segment(modality, codes=np.zeros((0, n_channels), np.int64)),), (True,), open_end=True)] * n_rows
 
 
-def decode(n_rows: int, setting: Setting, n_frames: int = 128) -> tuple[float, float, float, float]:
+def decode(n_rows: int, setting: Setting, n_frames: int = 128, compiled: bool = False) -> tuple[float, float, float, float]:
     """Tokens/s of ours in bf16, of `generate` in bf16, of ours in int8, all drawing from the whole distribution; and bytes/s of reading."""
     lm = our_model(n_frames)
     theirs = their_model(lm, torch.bfloat16)
     prompts, v = open_prompts("image", n_rows), lm.vocabulary
     ids = torch.tensor([[v.document_mark, v.begin("image")]] * n_rows)
-    draw = lambda precision: generate(lm, prompts, Sampling(precision=precision), torch.Generator().manual_seed(0))
+    draw = lambda way: generate(lm, prompts, way, torch.Generator().manual_seed(0))
+    bf16, int8 = Sampling(precision="bfloat16", compiled=compiled), Sampling(precision="int8")
 
     def peer() -> None:
         with torch.inference_mode():
             theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=n_frames, max_new_tokens=n_frames)
 
-    read, n_bytes = reading()
-    *times, s = turn_about([lambda: draw("bfloat16"), peer, lambda: draw("int8"), read], max(3, setting.repeats // 2))
+    read, n_bytes = reading(2 * N_WEIGHTS)
+    *times, s = turn_about([lambda: draw(bf16), peer, lambda: draw(int8), read], max(3, setting.repeats // 2))
     return *(n_rows * n_frames / t for t in times), n_bytes / s
 
 
 def decode_1(setting: Setting) -> Iterator[Line]:
-    """One stream, in bf16, and with int8 weights."""
+    """One stream: in bf16, compiled too where asked; with int8 weights."""
     ours, theirs, rounded, bandwidth = decode(1, setting)
     limit = bandwidth / (2 * N_WEIGHTS)
-    yield Line("decoding, batch 1, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6, 2.5)
-    yield Line("  of what the bandwidth allows", "tokens/s", ours, f"by {bandwidth / 1e9:.1f} GB/s at most", limit, "share", ours / limit, 0.6)
+    share = lambda ours: Line("  of what the bandwidth allows", "tokens/s", ours, f"by {bandwidth / 1e9:.1f} GB/s at most", limit, "share", ours / limit, 0.6)
+    yield Line("decoding, batch 1, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6)
+    yield share(ours)
     try:
-        peer = f"torchao {version('torchao')} is not compared"
+        peer = f"torchao {version('torchao')} not compared; ours bf16"
     except PackageNotFoundError:
         peer = "torchao not installed; ours bf16"
     yield Line("decoding, batch 1, int8 weights", "tokens/s", rounded, peer, ours, "ratio", rounded / ours, 1.3)
     yield from rounding()
+    if setting.compiled:
+        ours, theirs, _, bandwidth = decode(1, setting, compiled=True)
+        limit = bandwidth / (2 * N_WEIGHTS)
+        yield Line("decoding, batch 1, bf16, compiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 2.5, 4.0)
+        yield share(ours)
 
 
 def rounding() -> Iterator[Line]:
@@ -279,16 +232,11 @@ def rounding() -> Iterator[Line]:
     yield Line("  perplexity with int8 weights", "", float(np.exp(nats)), "full", float(np.exp(exact)), "ratio", ratio, 1.01, least=False)
 
 
-def decode_8(setting: Setting) -> Iterator[Line]:
-    """8 streams at once, in bf16."""
-    ours, theirs, *_ = decode(8, setting)
-    yield Line("decoding, batch 8, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
-
-
-def decode_32(setting: Setting) -> Iterator[Line]:
-    """32 streams at once, in bf16."""
-    ours, theirs, *_ = decode(32, setting)
-    yield Line("decoding, batch 32, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
+def decode_many(setting: Setting) -> Iterator[Line]:
+    """8 and 32 streams at once, in bf16."""
+    for n_rows in (8, 32):
+        ours, theirs, *_ = decode(n_rows, setting)
+        yield Line(f"decoding, batch {n_rows}, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
 
 
 def speech(setting: Setting) -> Iterator[Line]:
@@ -316,14 +264,7 @@ def first_frame(setting: Setting) -> Iterator[Line]:
     yield Line("mmtok sample, to its end", "s", ours, "import torch alone", bare, "s", ours, 3.0, least=False)
 
 
-ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1, decode_8, decode_32, speech, first_frame)}
-
-
-def machine(threads: int) -> dict:
-    """What the figures were measured on."""
-    model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
-    return {"processor": model or platform.machine(), "cores": os.cpu_count(), "threads": threads, "load": round(os.getloadavg()[0], 1),
-            "python": platform.python_version(), **{name: version(name) for name in ("torch", "transformers", "numpy")}}  # fmt: skip
+ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1, decode_many, speech, first_frame)}
 
 
 def main() -> None:
@@ -340,7 +281,7 @@ def main() -> None:
         return grow(words.memory_of)
     about, lines = machine(words.threads), []
     rate = lambda work, amount: amount / turn_about([work], 7)[0] / 1e9
-    limits = {"matrix_gflop_per_s": rate(*matrix_products()), "bandwidth_gb_per_s": rate(*reading())}
+    limits = {"matrix_gflop_per_s": rate(*matrix_products(2048, SHAPES)), "bandwidth_gb_per_s": rate(*reading(2 * N_WEIGHTS))}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(f"limits: bf16 products at the step's shapes {limits['matrix_gflop_per_s']:.0f} GFLOP/s, reading {limits['bandwidth_gb_per_s']:.1f} GB/s")
     for name in words.only or ROWS:

@@ -26,6 +26,7 @@ class Sampling:
     guidance   g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g - 1; needs condition dropout in training
     max_frames the most frames drawn for one open-ended segment (a fixed count is its own cap); reaching it is the stop reason "cap"
     precision  of the weights while drawing: "full" as they are, "bfloat16" or "int8" rounded, for speed; scores are never rounded
+    compiled   the decoder's step is compiled: faster by half and more after half a minute, for equal batches of equal caps
     """
 
     temperature: float = 1.0
@@ -34,6 +35,7 @@ class Sampling:
     guidance: float = 1.0
     max_frames: int = 512
     precision: Precision = "full"
+    compiled: bool = False
 
     def __post_init__(self):
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:
@@ -42,6 +44,8 @@ class Sampling:
             raise BadInput(f"sampling needs a finite temperature and guidance; got {self}")
         if self.precision not in get_args(Precision):
             raise BadInput(f"sampling needs a precision among {', '.join(get_args(Precision))}; got {self}")
+        if self.compiled and self.precision == "int8":
+            raise BadInput("sampling with int8 weights cannot be compiled; take bfloat16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +168,9 @@ class _Walk:
         x = self.lm.embed(batch)
         start = x.shape[1] - torch.tensor([len(s) for s in streams], device=x.device)
         slot = (torch.arange(x.shape[1], device=x.device) - start[:, None]).clamp(min=0)
-        self.reader = Reader(self.lm.model, self.sampling.precision, start, len(streams))
+        most = self.signature.frames or self.sampling.max_frames
+        slots = x.shape[1] + most if self.sampling.compiled else None
+        self.reader = Reader(self.lm.model, self.sampling.precision, start, len(streams), slots)
         self.h = self.reader.read(x[torch.arange(len(x), device=x.device)[:, None], slot])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
@@ -209,7 +215,7 @@ class _Walk:
         """Note which rows go on; drop the others, and their null rows, once it is worth it. Returns the rows kept if any were dropped."""
         self.alive = alive
         kept = alive.nonzero()[0]
-        if len(kept) > 7 / 8 * len(alive):
+        if len(kept) > 7 / 8 * len(alive) or self.reader.static is not None and len(kept):  # a compiled step has one size
             return None
         self.rows, self.left, self.endless, self.alive = self.rows[kept], self.left[kept], self.endless[kept], alive[kept]
         n, kept = len(alive), torch.from_numpy(kept).to(self.h.device)

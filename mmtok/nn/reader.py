@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtok.nn.attention import rotary
+from mmtok.nn.compiled import compiled_step
 from mmtok.nn.packed import Precision, lay_out
 from mmtok.nn.transformer import Block, Transformer
 
@@ -35,8 +36,12 @@ class Reader:
     precision: of weights, and of keys and values; the residual stream stays in float32 at least, as in training.
     """
 
-    def __init__(self, trunk: Transformer, precision: Precision = "full", start: Tensor | None = None, n_rows: int = 1):
-        """start (B,): each row's first slot; None where all begin at 0. n_rows: how many are expected."""
+    def __init__(self, trunk: Transformer, precision: Precision = "full", start: Tensor | None = None, n_rows: int = 1,
+                 compile_slots: int | None = None):
+        """start (B,): each row's first slot; None where all begin at 0. n_rows: how many are expected.
+
+        compile_slots: compile the step for so many slots at most, all rows staying along.
+        """
         self.config, weight = trunk.config, trunk.norm.weight
         self.dtype = weight.dtype if precision == "full" else torch.bfloat16
         self.stream = torch.promote_types(weight.dtype, torch.float32)
@@ -45,6 +50,8 @@ class Reader:
         self.least = torch.tensor((self.config.width * self.config.norm_eps) ** 0.5, dtype=self.stream, device=weight.device)
         self.start = start if start is not None and bool(start.any()) else None
         self.used = self.capacity = 0
+        self.static = None if compile_slots is None else compiled_step(trunk, self.dtype, n_rows, self._capacity_for(compile_slots))
+        self.compile_slots = 0 if self.static is None else compile_slots
         self.stored: list[Tensor] = []  # per layer keys, then values: (B, 2 n_kv_heads, capacity, head_size)
 
     def read(self, x: Tensor) -> Tensor:
@@ -52,13 +59,25 @@ class Reader:
         first, self.used = self.used, self.used + x.shape[1]
         if self.used > self.capacity:
             self._grow(len(x), x.device)
-        turn, mask = self._turn(first), self._mask(first)
         x = x.to(self.stream)
+        if self.static is not None and x.shape[1] == 1:
+            return self._read_static(x, first)
+        turn, mask = self._turn(first), self._mask(first)
         for layer, stored in zip(self.layers, self.stored):
             x = x + self._attend(layer.qkv(self._normed(x)), stored, first, turn, mask, layer.out)
             y = self._normed(x).to(self.dtype)
             x = x + layer.down(layer.up(y, layer.gate(y)))
         return self._normed(x) * self.last_norm
+
+    def _read_static(self, x: Tensor, first: int) -> Tensor:
+        """The compiled step, which sees every slot of the cache but those that the mask hides."""
+        self.ahead[..., : self.used] = 0
+        cos, sin = self._turn(first)
+        mask = self.ahead if self.start is None else self.ahead + self.unseen
+        half = cos.shape[-1] // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # unsigned, as `rotate` takes them
+        flat = lambda t: t.reshape(-1, 1, t.shape[-1])
+        return self.static(x[:, 0], flat(cos), flat(sin), torch.tensor([first], device=x.device), mask, self.stored)[:, None]
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows."""
@@ -113,7 +132,7 @@ class Reader:
 
     def _grow(self, n_rows: int, device: torch.device) -> None:
         """Room for the slots used; what is stored is copied over."""
-        before, self.capacity = self.capacity, max(FIRST_SLOTS, 1 << (self.used - 1).bit_length())
+        before, self.capacity = self.capacity, self._capacity_for(max(self.used, self.compile_slots))
         c = self.config
         size = c.width // c.n_heads
         shape = (n_rows, 2 * c.n_kv_heads, self.capacity, size)
@@ -126,9 +145,15 @@ class Reader:
         sign = torch.ones(size, dtype=self.dtype, device=device)
         sign[: size // 2] = -1
         self.cos, self.sin = cos, sin * sign
+        self.ahead = torch.full((1, 1, 1, self.capacity), -math.inf, dtype=self.dtype, device=device)
         if self.start is not None:
             unseen = (slot < self.start[:, None])[:, None, None]
             self.unseen = torch.zeros(unseen.shape, dtype=self.dtype, device=device).masked_fill_(unseen, -math.inf)
+
+
+    @staticmethod
+    def _capacity_for(n_slots: int) -> int:
+        return max(FIRST_SLOTS, 1 << (n_slots - 1).bit_length())
 
 
 def _layer(block: Block, precision: Precision, n_rows: int) -> Layer:

@@ -1,5 +1,6 @@
 import itertools
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -250,6 +251,23 @@ def test_rounded_weights_draw_from_nearly_the_same_distribution(toy_lm, generato
         drawn = generate(lm, [prompt(to=nothing(lm.vocabulary, "x"))] * 8000, Sampling(precision=precision), generator)
         share = np.bincount([d.segment.codes[0, 0] for d in drawn], minlength=8) / 8000
         assert np.abs(share - exact).sum() / 2 < 0.03
+
+
+def test_int8_weights_are_not_compiled():
+    with pytest.raises(BadInput, match="cannot be compiled"):
+        Sampling(precision="int8", compiled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_sampling_decodes_and_its_rows_that_are_done_stay_as_they_are(untrained, vocabulary, segment):
+    given = [segment("text", n % 3) for n in range(9)]
+    for g in (1.0, 2.0):
+        prompts = [prompt(x, to=nothing(vocabulary, "jets")) for x in given]
+        drawn = generate(untrained, prompts, Sampling(max_frames=9, guidance=g, compiled=True), torch.Generator().manual_seed(0))
+        assert len({len(d.segment) for d in drawn}) > 2
+        for x, d in zip(given, drawn):
+            assert_valid(vocabulary, d, (x,))
 
 
 def test_temperature_sharpens(generator):

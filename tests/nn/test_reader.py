@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 
@@ -91,3 +93,26 @@ def test_a_module_with_its_linears_laid_out_stays_as_it_was():
     made = with_linears_laid_out(module, "bfloat16", 1)
     assert made["a"][0](torch.ones(1, 4)).dtype == torch.bfloat16 and made["b"] is not None
     assert isinstance(module["a"][0], torch.nn.Linear) and with_linears_laid_out(module, "full", 1) is module
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("start", [None, torch.tensor([0, 3])])
+def test_a_compiled_step_reads_the_same(trunk, start):
+    x = states(2, 60).float()
+    trunk.float()
+    plain, compiled = Reader(trunk, start=start, n_rows=2), Reader(trunk, start=start, n_rows=2, compile_slots=60)
+    with torch.inference_mode():
+        for here in (slice(0, 6), *(slice(t, t + 1) for t in range(6, 60))):
+            a, b = plain.read(x[:, here]), compiled.read(x[:, here])
+            assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
+    assert Reader(trunk, n_rows=2, compile_slots=50).static is compiled.static  # compiled once
+    trunk.norm.weight.mul_(2)
+    assert Reader(trunk, n_rows=2, compile_slots=50).static is not compiled.static
+
+
+def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="needs a C.. compiler"):
+        reader = Reader(trunk, n_rows=1, compile_slots=50)
+    assert reader.static is None and torch.allclose(reader.read(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10)
