@@ -89,13 +89,13 @@ def modality_to(run: Run, to: str) -> str:
 
 
 def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | None = None, seed: int = 0, hole: str | None = None,
-           **changes: float | int | None) -> list[Path]:
+           **changes: float | int | str | None) -> list[Path]:
     """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths. index.json says how each stopped.
 
     prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
     is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
     hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead (the run must have been trained with holes).
-    changes: temperature, top_k, top_p, guidance, max_frames instead of the recipe's.
+    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled instead of the recipe's.
     """
     modality = modality_to(run, to)
     given = [read_segments(run, word)[0] for word in prompt]

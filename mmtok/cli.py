@@ -56,6 +56,8 @@ def sample(
     top_p: Annotated[float | None, Arg("draw among the likeliest that hold a share P", "P")] = None,
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
     max_frames: Annotated[int | None, Arg("the cap of one sample", "N")] = None,
+    precision: Annotated[str | None, Arg("weights while drawing", choices=("full", "bfloat16", "int8"))] = None,
+    compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
     hole: Annotated[str | None, Arg("draw frames START to STOP of FILE anew", "FILE:START:STOP")] = None,
     recipe: RecipeFile = None,
 ) -> None:
@@ -67,7 +69,8 @@ def sample(
     from mmtok import ask
     from mmtok.run import open_run
 
-    changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames}
+    changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
+               "precision": precision, "compiled": compiled or None}
     for path in ask.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, **changes):
         print(path)
 

@@ -135,7 +135,7 @@ class Run:
         known = known or Segment(to, codes=np.zeros((0, len(signature.levels)), np.int64))
         return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
 
-    def sampling(self, modality: str, **changes: float | int | None) -> Sampling:
+    def sampling(self, modality: str, **changes: float | int | str | None) -> Sampling:
         """The recipe's way to draw a modality, with what is not None changed."""
         return replace(self.recipe.sampling.get(modality, Sampling()), **{k: v for k, v in changes.items() if v is not None})
 

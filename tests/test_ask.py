@@ -52,6 +52,15 @@ def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path)
     assert text[0].name == "0-000.txt" and text[0].exists()
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_samples_of_rounded_weights_are_asked_for_by_name(run, tmp_path, precision):
+    exact = ask.sample(run, ["dark"], "image", 4, tmp_path / "full", precision="full")
+    paths = ask.sample(run, ["dark"], "image", 4, tmp_path / "rounded", precision=precision)
+    assert len(paths) == 4 and all(read_image(p).shape == (4, 4) for p in [*exact, *paths])
+    with pytest.raises(BadInput, match="precision"):
+        ask.sample(run, ["dark"], "image", 1, tmp_path, precision="int3")
+
+
 def test_drawn_jets_can_be_read_again(run, tmp_path):
     for path in ask.sample(run, ["fat jet"], "jets", 4, tmp_path):
         n_frames = {row["file"]: row["frames"] for row in index(tmp_path)}[path.name]
