@@ -115,7 +115,11 @@ def text_from_image(s: Setting) -> dict[str, float]:
 
 
 def _read(s: Setting, signals: Sequence[Any]) -> list[str]:
-    return s.tokenizer(s.made).decode_batch([d.segment for d in s.draw(signals)])
+    """The texts that the run reads from signals; nothing from a clip that ended before it began."""
+    full = [i for i, signal in enumerate(signals) if len(signal)]
+    texts = s.tokenizer(s.made).decode_batch([d.segment for d in s.draw([signals[i] for i in full])])
+    read = dict(zip(full, texts))
+    return [read.get(i, "") for i in range(len(signals))]
 
 
 def _keep_readings(s: Setting, name: str, truth: Sequence[str], read: Sequence[str]) -> None:

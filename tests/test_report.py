@@ -208,7 +208,7 @@ def test_sounds_have_players_beside_real_ones(sounding_page):
 
 
 def test_jets_have_charts_beside_real_ones(sounding_page):
-    assert sounding_page.count('class="chart"') == 1 + 3  # one picture and three observables, of the name that has real jets
+    assert sounding_page.count('class="chart"') == 1 + 4  # one picture and four observables, of the name that has real jets
     assert "never seen: 1 jets, and 0 real held-out ones" in sounding_page
 
 
