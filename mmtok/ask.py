@@ -16,6 +16,7 @@ from mmtok.data.text import TextFileConfig, passages
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
+from mmtok.tokenizers.text import Bytes
 
 SUFFIXES = {
     "text": (".txt",), "speech": (".wav", ".flac", ".ogg", ".mp3"), "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
@@ -100,6 +101,8 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     modality = modality_to(run, to)
     given = [read_segments(run, word)[0] for word in prompt]
     begun = given.pop() if _goes_on(run, given, modality) else None
+    if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
+        raise BadInput(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --hole FILE:START:STOP")
     document = run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
     drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
     stem = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or "nothing"
@@ -212,6 +215,6 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
         segment = document.segments[-1]
         nats, units = scored.nats[-1], n_units(run, segment)
         # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
-        kind = "bound" if segment.modality == "text" and len(segment) != units else scored.kind
+        kind = "bound" if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes) else scored.kind
         rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(segment.modality, nats, units)))
     return rows

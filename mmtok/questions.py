@@ -20,10 +20,12 @@ from mmtok.data.loader import Task
 from mmtok.metrics.images import copy_share, frechet_pixels, psnr_db, train_image_judge
 from mmtok.metrics.jets import jet_distances
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
+from mmtok.progress import say
 from mmtok.run import Run
 from mmtok.segment import Document
 
 MAX_CLASSES = 100  # a judge of captions makes sense up to about so many
+MAX_JUDGED = 5_000  # pictures that a judge learns from: a support vector machine takes the square of them
 N_JETS = 1000  # per class and set, as the distances' denominators are defined
 
 
@@ -74,7 +76,6 @@ def image_from_text(s: Setting) -> dict[str, float]:
     real_names, held = s.examples("heldout")
     tokenizer = s.tokenizer(s.made)
     clean = clean_images(s)
-    judge = train_image_judge(*clean)
     classes = sorted(set(names))[:MAX_CLASSES]
     asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
     drawn = s.draw(asked)
@@ -84,10 +85,16 @@ def image_from_text(s: Setting) -> dict[str, float]:
     codes = lambda images: np.stack([x.codes for x in tokenizer.encode_batch(images)])
     known = np.concatenate([codes(clean[0]), codes(real)])
     n = min(len(samples), len(held) // 2)
-    figures = {
-        "judge_accuracy": judge.accuracy(samples, asked),
-        "judge_heldout": judge.accuracy(held, real_names),
-        "judge_round_trip": judge.accuracy(round_trip, real_names),
+    figures = {}
+    if _can_be_judged(s, clean[1]):
+        chosen = _spread(len(clean[0]), MAX_JUDGED)
+        judge = train_image_judge(*([column[i] for i in chosen] for column in clean))
+        figures = {
+            "judge_accuracy": judge.accuracy(samples, asked),
+            "judge_heldout": judge.accuracy(held, real_names),
+            "judge_round_trip": judge.accuracy(round_trip, real_names),
+        }
+    figures |= {
         "copies": copy_share(np.stack([d.segment.codes for d in drawn]), known),
         "copies_heldout": copy_share(codes(held), known),
         "round_trip_psnr_db": psnr_db(held, round_trip),
@@ -97,6 +104,19 @@ def image_from_text(s: Setting) -> dict[str, float]:
         figures["frechet"] = frechet_pixels(clean[0], samples[:n], held[:n])
         figures["frechet_real"] = frechet_pixels(clean[0], held[n : 2 * n], held[:n])
     return figures
+
+
+def _can_be_judged(s: Setting, names: Sequence[str]) -> bool:
+    """Whether a judge can learn to tell these names apart; says so when it cannot."""
+    n = len(set(names))
+    if not 2 <= n <= MAX_CLASSES:
+        say(f"no judge for {s.task}: its training examples have {n} names, a judge takes 2 to {MAX_CLASSES}")
+    return 2 <= n <= MAX_CLASSES
+
+
+def _spread(n: int, most: int) -> np.ndarray:
+    """At most `most` of n examples, evenly spread over them: in a sorted folder every class has some."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
 
 def clean_images(s: Setting) -> tuple[list, list[str]]:
@@ -109,6 +129,8 @@ def clean_images(s: Setting) -> tuple[list, list[str]]:
 def text_from_image(s: Setting) -> dict[str, float]:
     """Share of held-out images whose name is read exactly."""
     images, names = s.examples("heldout")
+    if not images:
+        return {"n": 0}
     read = _read(s, images)
     _keep_readings(s, "text_from_image", names, read)
     return {"accuracy": float(np.mean([a == b for a, b in zip(read, names)])), "n": len(names)}
@@ -135,7 +157,7 @@ def speech_from_text(s: Setting) -> dict[str, float]:
     tokenizer, rate_hz = s.tokenizer(s.made), s.tokenizer(s.made).config.mel.rate_hz
     single = lambda names, sounds: tuple(map(list, zip(*[(c, w) for w, c in zip(names, sounds) if " " not in w])))
     figures = {}
-    if any(" " not in w for w in words) and any(" " not in w for w in held_words):
+    if any(" " not in w for w in held_words) and _can_be_judged(s, [w for w in words if " " not in w]):
         judge = train_speech_judge(*single(words, clips), rate_hz, s.run.recipe.train.seed)
         classes = sorted({w for w in words if " " not in w})[:MAX_CLASSES]
         asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
@@ -193,6 +215,8 @@ def text_from_speech(s: Setting) -> dict[str, float]:
     The first figure is of strings that training never holds; where a source has none (single words only), of all held-out clips.
     """
     clips, words = s.examples("heldout")
+    if not clips:
+        return {"n_unseen_strings": 0}
     read = _read(s, clips)
     _keep_readings(s, "text_from_speech", words, read)
     known = set(s.examples("train")[1])

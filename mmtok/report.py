@@ -152,9 +152,9 @@ def _question(run: Run, name: str, values: object) -> Markup:
     if not isinstance(values, Mapping):
         return tag("p", number(values))
     if name == "score":
-        columns = ("model", "unigram", "untrained")
+        columns = ("model", "without_condition", "unigram", "untrained")
         rows = [(f"{m}, {customary(m, 0.0, 1)[1]}", *(number(x.get(k, math.nan)) for k in columns)) for m, x in _scores(run).items()]
-        return table(("", "this run", *columns[1:]), rows)
+        return table(("", "this run", "without condition", *columns[2:]), rows)
     classes = {k: x for k, x in values.items() if isinstance(x, Mapping)}
     return _figure_table(classes or {"": values})
 

@@ -26,7 +26,7 @@ from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
-from mmtok.train.checkpoint import digest, save_tensors
+from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer, read_log
 from mmtok.train.fit_tokenizer import fit_tokenizer
 from mmtok.train.processes import Processes, joined
@@ -158,7 +158,8 @@ def train(recipe: Recipe, out: Path) -> Run:
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
         lm = run.untrained(torch.device("cpu") if recipe.train.shard and processes.world > 1 else None)
-        load_start(lm, recipe)
+        if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
+            load_start(lm, recipe)
         processes.by_first(lambda: tokenise(run))
         weights = _trained(run, lm, processes)
         processes.by_first(lambda: save_model(run, weights))

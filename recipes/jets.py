@@ -22,9 +22,9 @@ from mmtok.train.fit_lm import TrainConfig
 recipe = Recipe(
     name="jets",
     sources=(JetFile(path=""),),
-    tokenizers={"text": BytesConfig(), "jets": JetGridConfig()},
+    tokenizers={"text": BytesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
     tasks=(Task((), ("jets",)),),
     model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}),
     train=TrainConfig(steps=5000, rows=16, row_length=512, learning_rate=1e-3, warmup=100),
-    sampling={"jets": Sampling(max_frames=128)},
+    sampling={"jets": Sampling(max_frames=130)},  # the two totals, and the constituents
 )

@@ -6,4 +6,5 @@ source "$(dirname "$0")/setup.sh" jets,demo,eval,report
 run=${MMTOK_RUN:-runs/digits}
 .venv/bin/mmtok train recipes/digits.py --out "$run" "$@"
 .venv/bin/mmtok evaluate "$run"
+.venv/bin/python scripts/bars.py "$run/evaluation.json"
 .venv/bin/mmtok report "$run"

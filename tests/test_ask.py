@@ -52,6 +52,12 @@ def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path)
     assert text[0].name == "0-000.txt" and text[0].exists()
 
 
+def test_a_whole_picture_is_no_beginning(run, signals, tmp_path):
+    with pytest.raises(BadInput, match="nothing is left to draw"):
+        ask.sample(run, ["dark", str(signals["image"])], "image", 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_samples_of_rounded_weights_are_asked_for_by_name(run, tmp_path, precision):
     exact = ask.sample(run, ["dark"], "image", 4, tmp_path / "full", precision="full")

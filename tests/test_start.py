@@ -74,6 +74,8 @@ def test_it_trains_and_stands_without_the_checkpoint(pretrained, recipe, tmp_pat
     shutil.rmtree(place)
     capsys.readouterr()
     assert main(["train", *words]) == 0 and "nothing to do" in capsys.readouterr().err
+    (out / "model.safetensors").unlink()  # as if cut between the last checkpoint and the end
+    assert main(["train", *words]) == 0 and "resuming at step 4" in capsys.readouterr().err
     assert main(["sample", str(out), "--prompt", "dark", "--to", "image", "-n", "2"]) == 0
     assert main(["score", str(out), capsys.readouterr().out.split()[0], "--given", "dark"]) == 0
     assert f"starting from {place}" in open_run(out).describe()

@@ -63,7 +63,8 @@ class Sampled:
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Draw one id per row of (n, K) logits; -inf never comes."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        best, ids = logits.max(-1)
+        return ids.masked_fill(best.isnan(), logits.shape[-1])  # as `draw`: no id at all where there are no numbers
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -208,7 +209,7 @@ class _Walk:
             values = self.writer.head.sample(list(self.h.chunk(self.n_streams)), mix, pick_ids, self.ceiling)
         told = (ids if values is ids else torch.cat([ids, values], 1)).cpu().numpy()
         if (told >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
-            raise FloatingPointError(f"the model's {self.modality} logits are not numbers: its weights have overflowed")
+            raise BadInput(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
         return (told[:, 0] != end) & self.alive, values, told[:, -values.shape[1] :]
 
     def _keep(self, alive: np.ndarray) -> Tensor | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,17 +25,26 @@ _made: WeakKeyDictionary[Transformer, tuple[tuple, Step]] = WeakKeyDictionary() 
 def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: int) -> Step | None:
     """The trunk's step for `n_rows` over a cache of `n_slots`, of which every slot is read; see `StaticStep.forward`.
 
-    Kept for the next call with equal sizes and weights. None, with a warning of one line, where there is no C++ compiler.
+    Kept for the next call with equal sizes and weights. None, with a warning of one line, where there is no C++ compiler, or no headers of Python's.
     """
     versions = tuple(p._version for p in trunk.parameters()) + tuple(p.data_ptr() for p in trunk.parameters())
     key = (dtype, n_rows, n_slots, torch.get_num_threads(), versions)
     if trunk in _made and _made[trunk][0] == key:
         return _made[trunk][1]
-    if trunk.norm.weight.device.type == "cpu" and not shutil.which("g++"):
-        warnings.warn("compiled sampling needs a C++ compiler (g++), which is not installed: sampling goes on uncompiled", stacklevel=2)
+    lacks = _lacking(trunk.norm.weight.device)
+    if lacks:
+        warnings.warn(f"compiled sampling needs {lacks}, which is not installed: sampling goes on uncompiled", stacklevel=2)
         return None
     _made[trunk] = key, _Compiled(StaticStep(trunk, dtype))
     return _made[trunk][1]
+
+
+def _lacking(device: torch.device) -> str:
+    """What compiling needs and this machine does not have; empty where nothing is missing."""
+    if device.type == "cpu":
+        header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper
+        return "a C++ compiler (g++)" if not shutil.which("g++") else "Python's headers (python3-dev)" if not header.exists() else ""
+    return "" if shutil.which("gcc") or shutil.which("cc") else "a C compiler (gcc)"  # for Triton's launchers
 
 
 class _Compiled:

@@ -69,7 +69,8 @@ class JetGrid:
 
     Error of a round trip: at most half a bin per feature within the range (half a bin of ln pt). What lies outside is clipped to the
     code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it. With
-    `totals` these are exact to half a step of their own; for it, one factor comes to all pt of a jet and one to all its angles.
+    `totals` these come back to half a step of their own, within their range and where factors of the angles up to 2 reach the mass; the
+    price is that one factor comes to all pt of a jet and one to all its angles, on top of half a bin (`unscaled` leaves them out).
     """
 
     def __init__(self, config: JetGridConfig):
@@ -216,13 +217,14 @@ class JetGrid:
         (_, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
         values, n_left = values[place >= k], np.maximum(n - k, 0)
         jet = np.repeat(np.arange(len(n)), n_left)
-        has, wanted = n_left > 0, np.ones((len(self.config.totals), len(n)))
+        has, wanted = n_left > 0, np.full((k, len(n)), np.nan)  # where the lowest step says no more than "below", nothing is scaled
         for i in range(k):
             step = codes[first[has] + i, 1] * k2 + codes[first[has] + i, 2]
-            wanted[i, has] = np.exp(low + (step + 0.5) * (high - low) / (k1 * k2))
+            wanted[i, has] = np.where(step > 0, np.exp(low + (step + 0.5) * (high - low) / (k1 * k2)), np.nan)
         for name, total in zip(self.config.totals, wanted):
             if name == "pt_gev":
-                values[:, 0] *= (total / np.maximum(_totals(values, n_left)[0], 1e-30))[jet]
+                factor = total / np.maximum(_totals(values, n_left)[0], 1e-30)
+                values[:, 0] *= np.where(np.isnan(factor), 1, factor)[jet]
         for name, total in zip(self.config.totals, wanted):
             if name == "mass_gev":
                 values[:, 1:3] *= _turns(values, n_left, total)[jet, None]
@@ -230,21 +232,21 @@ class JetGrid:
 
 
 def _turns(values: np.ndarray, n: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """The factors (N,) of all angles by which jets of n constituents get these masses in GeV, 1 where the mass is in its lowest step."""
+    """The factors (N,) of all angles by which jets of n constituents get these masses in GeV, 1 where that is NaN."""
     jet, factor = np.repeat(np.arange(len(n)), n), np.ones(len(n))
     for _ in range(N_TURNS):
         turned = values.copy()
         turned[:, 1:3] *= factor[jet, None]
         now = _totals(turned, n)[1]
-        factor = np.clip(factor * np.where(now > 0, mass / np.maximum(now, 1e-30), 1), 1 / MOST, MOST)
-    return np.where(mass > TOTAL_GEV[0] * 1.01, factor, 1.0)
+        factor = np.clip(factor * np.where((now > 0) & ~np.isnan(mass), mass / np.maximum(now, 1e-30), 1), 1 / MOST, MOST)
+    return factor
 
 
 def _totals(values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Summed pt and mass in GeV (N,) of jets of n (N,) massless constituents, values (all P, F): m^2 = E^2 - |p|^2."""
     jet, values = np.repeat(np.arange(len(n)), n), values.astype(np.float64)
     total = lambda term: np.bincount(jet, term, minlength=len(n))
-    pt, eta, phi = values[:, 0], values[:, 1], values[:, 2]
+    pt, eta, phi = values[:, 0], np.clip(values[:, 1], -30, 30), values[:, 2]  # no cosh overflows
     square = total(pt * np.exp(eta)) * total(pt * np.exp(-eta)) - total(pt * np.cos(phi)) ** 2 - total(pt * np.sin(phi)) ** 2
     return total(pt), np.sqrt(np.maximum(square, 0))
 

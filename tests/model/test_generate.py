@@ -239,8 +239,9 @@ def test_draw_takes_each_as_often_as_it_should_and_the_impossible_never(generato
 
 def test_weights_that_are_no_numbers_are_told(lm, vocabulary, generator):
     lm.model.embed_tokens.weight.data[vocabulary.span("text")[3]] = float("nan")
-    with pytest.raises(FloatingPointError, match="text"):
-        generate(lm, [prompt(to=nothing(vocabulary, "text"))], Sampling(), generator)
+    for temperature in (1.0, 0.0):
+        with pytest.raises(BadInput, match="text"):
+            generate(lm, [prompt(to=nothing(vocabulary, "text"))], Sampling(temperature=temperature), generator)
 
 
 def test_rounded_weights_draw_from_nearly_the_same_distribution(toy_lm, generator):

@@ -208,9 +208,12 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
     for jet, segment in zip(decoded, segments):
         assert np.isfinite(jet).all() and (jet[:, 0] > 0).all() and (np.abs(jet[:, 1:]) < 2).all()
         np.testing.assert_array_equal(jet, grid.decode(segment))
-    for pt in (1e-3, 1e5):  # below and above the range: the first and the last step
-        back = grid.decode(grid.encode(np.array([[pt, 0, 0]], np.float32)))[0, 0]
-        assert np.isclose(back, np.clip(pt, 1, 20_000), rtol=0.006)
+    lone = lambda pt: np.array([[pt, 0, 0]], np.float32)
+    assert np.isclose(grid.decode(grid.encode(lone(1e5)))[0, 0], 20_000, rtol=0.006)  # above the range: the last step
+    plain = JetGridConfig().build()
+    np.testing.assert_array_equal(grid.decode(grid.encode(lone(0.5))), plain.decode(plain.encode(lone(0.5))))  # below: as it is
+    wild = grid.encode(np.array([[1, 900, 0], [0.5, -900, 0]], np.float32))
+    assert (wild.codes >= 0).all() and (wild.codes < (41, 31, 31)).all()
 
 
 @pytest.mark.parametrize("fields", [{"totals": ("energy",)}, {"totals": ("pt_gev", "pt_gev")},
