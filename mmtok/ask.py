@@ -13,6 +13,7 @@ import numpy as np
 
 from mmtok.data.convert import signals_of, write_signal
 from mmtok.data.text import TextFileConfig, passages
+from mmtok.files import write_text
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
@@ -140,7 +141,7 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
     signals = tokenizer.decode_batch([d.segment for d in drawn])
     paths = [write_signal(folder / stem, modality, [signal] if modality == "jets" else signal, tokenizer) for stem, signal in zip(stems, signals)]
     index = [{"file": p.name, "frames": len(d.segment), "stop": d.stop} for p, d in zip(paths, drawn)]
-    (folder / "index.json").write_text(json.dumps(index, indent=1))
+    write_text(folder / "index.json", json.dumps(index, indent=1))
     return paths
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
+from mmtok.files import write_text
 from mmtok.likelihoods import held_out_scores, zero_shot
 from mmtok.progress import say
 from mmtok.questions import QUESTIONS, Setting
@@ -39,7 +39,5 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     task = next((t for t in run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["text", "image"]), None)
     if task is not None:
         figures["zero_shot"] = zero_shot(Setting(run, task))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(figures, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures

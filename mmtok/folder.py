@@ -1,4 +1,4 @@
-"""The files of a run folder: each whole or not at all, and one process at a time that writes them."""
+"""A run folder: one process at a time writes into it, and its JSON is read with an error in one line."""
 
 from __future__ import annotations
 
@@ -66,26 +66,6 @@ def _is(file: Any, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    with in_place_when_whole(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextmanager
-def in_place_when_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write under; the file appears under its own when it is whole, or nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # a full disk names no file
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from mmtok.ask import write_samples
 from mmtok.data.convert import write_signal
 from mmtok.data.loader import Task
+from mmtok.files import write_text
 from mmtok.metrics.images import copy_share, frechet_pixels, psnr_db, train_image_judge
 from mmtok.metrics.jets import jet_distances
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
@@ -145,9 +146,8 @@ def _read(s: Setting, signals: Sequence[Any]) -> list[str]:
 
 
 def _keep_readings(s: Setting, name: str, truth: Sequence[str], read: Sequence[str]) -> None:
-    folder = s.run.folder / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps([{"truth": a, "read": b} for a, b in zip(truth, read)], indent=0))
+    readings = [{"truth": a, "read": b} for a, b in zip(truth, read)]
+    write_text(s.run.folder / "samples" / f"{name}.json", json.dumps(readings, indent=0))
 
 
 def speech_from_text(s: Setting) -> dict[str, float]:

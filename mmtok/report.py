@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmtok import page
 from mmtok.ask import customary
+from mmtok.files import write_text
 from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
 from mmtok.page import Markup, join, number, table, tag
 from mmtok.progress import say
@@ -59,9 +60,7 @@ def write_report(run: Run, force: bool = False) -> Path:
     parts += [("Recipe", lambda: [tag("details", tag("summary", "recipe.json"), tag("pre", run.recipe.to_json()))])]
     sections = [tag("section", tag("h2", title), *_body(build), id=_anchor(title)) for title, build in parts]
     links = tag("nav", *(tag("a", title, href=f"#{_anchor(title)}") for title, _ in parts))
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]))
     os.utime(path)  # the renaming itself touched the folder
     return path
 

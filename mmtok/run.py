@@ -18,7 +18,8 @@ import torch
 from mmtok.data.loader import Loader
 from mmtok.data.tokens import write_tokens
 from mmtok.describe import describe
-from mmtok.folder import LOCK, held, in_place_when_whole, read_json, write_text
+from mmtok.files import in_place_when_whole, write_text
+from mmtok.folder import LOCK, held, read_json
 from mmtok.model.lm import LM
 from mmtok.opened import Run, best_device, open_run
 from mmtok.progress import Progress, say

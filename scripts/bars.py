@@ -100,8 +100,12 @@ def judged(figures: dict, of: str) -> str:
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    try:
+        figures = json.loads(Path(sys.argv[1]).read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{sys.argv[1]} is no evaluation.json ({error}): make one with mmtok evaluate RUN")
     lines = ["| figure | bar | here | beside |", "|---|---|---|---|"]
-    for name, bar, met, value, beside in rows(json.loads(Path(sys.argv[1]).read_text())):
+    for name, bar, met, value, beside in rows(figures):
         lines.append(f"| {name} | {bar} | {value}{'' if met else ' missed'} | {beside} |")
     print("\n".join(lines))
 

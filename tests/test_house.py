@@ -10,7 +10,7 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "mmtok"
 
 # room -> the rooms it may import (its own files always). A new room gets a line here.
-BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress"}
+BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "files"}
 MAY_IMPORT = {
     "segment": set(),
     "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": {"segment", "nn", "progress"},
-    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress"},  # nn: resampling, as torchaudio is in one file only
+    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "files"},  # nn: resampling, as torchaudio is in one file only
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress"},
     "recipe": BELOW_RECIPE,
+    "files": set(),
     "folder": {"segment"},
     "describe": BELOW_RECIPE | {"recipe"},
     "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},

@@ -31,7 +31,8 @@ def test_holes_are_ordered_spans_within_the_frames(holes):
 
 
 def test_holes_may_touch_be_empty_and_reach_the_ends():
-    Segment("x", codes=codes(5), holes=((0, 0), (0, 2), (2, 5), (5, 5)))
+    holes = ((0, 0), (0, 2), (2, 5), (5, 5))
+    assert Segment("x", codes=codes(5), holes=holes).holes == holes
 
 
 def test_a_segment_is_one_table_of_frames():

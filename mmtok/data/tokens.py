@@ -14,9 +14,7 @@ The schema's metadata repeats each field's signature as JSON under `mmtok`. Anyt
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput, Segment, Signature
 
 FORMAT = 1
@@ -61,26 +60,12 @@ def write_tokens(path: Path, signatures: Mapping[str, Signature], rows: Iterable
     its field's signature: that is a tokenizer's mistake, not the user's.
     """
     schema, n_rows = schema_of(signatures), 0
-    with _in_place_when_whole(Path(path)) as temporary:
+    with in_place_when_whole(Path(path)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for group in _groups(rows, row_group):
                 writer.write_table(_table(group, signatures, schema))
                 n_rows += len(group)
     return n_rows
-
-
-@contextmanager
-def _in_place_when_whole(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        ours = error.filename is None or str(error.filename) == str(temporary)  # a full disk: pyarrow names no file
-        raise OSError(error.errno, os.strerror(error.errno or 0) if error.errno else str(error), str(path)) if ours else error from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _groups(rows: Iterable, size: int) -> Iterator[list]:
