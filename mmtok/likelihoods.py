@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmtok.ask import customary, n_units
+from mmtok.data.subset import random_subset
 from mmtok.questions import MAX_CLASSES, Setting
 from mmtok.run import Run
 from mmtok.segment import Document, Segment
@@ -27,7 +28,7 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float]]:
     for task in (t for t in run.recipe.tasks if not t.first):
         m = fields[task.make[-1]]
         names = (*task.given, *task.make)
-        rows = [e for _, e in zip(range(N_SCORED), run.examples("heldout", *names))]
+        rows = random_subset(run.examples("heldout", *names), N_SCORED, run.recipe.train.seed)
         columns = [run.tokenizers[fields[f]].encode_batch([e[f] for e in rows]) for f in names]
         predict = (False,) * len(task.given) + (True,) * len(task.make)
         documents[m] += [Document(segments, predict) for segments in zip(*columns)]

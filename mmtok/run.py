@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mmtok.data.loader import Loader
+from mmtok.data.subset import random_subset
 from mmtok.data.tokens import write_tokens
 from mmtok.describe import describe
 from mmtok.files import in_place_when_whole, write_text
@@ -29,7 +30,7 @@ from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer, read_log
-from mmtok.train.fit_tokenizer import fit_tokenizer
+from mmtok.train.fit_tokenizer import fit_tokenizer, learns
 from mmtok.train.processes import Processes, joined
 
 __all__ = ["Run", "best_device", "describe", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
@@ -94,8 +95,9 @@ def _fit(recipe: Recipe, out: Path) -> None:
             say(f"{m} tokenizer stands")
             continue
         names = [f for f, modality in fields.items() if modality == m]
-        tokenizer = fit_tokenizer(config, list(islice(_signals(run, "train", names), N_FIT)), recipe.train.seed)
-        fidelity = tokenizer.fidelity(list(islice(_signals(run, "heldout", names), N_FIDELITY)))
+        some = lambda split, n, names=names: random_subset(_signals(run, split, names), n, recipe.train.seed)
+        tokenizer = fit_tokenizer(config, some("train", N_FIT) if learns(config) else (), recipe.train.seed)
+        fidelity = tokenizer.fidelity(some("heldout", N_FIDELITY))
         temporary = folder.with_name(f".{m}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:

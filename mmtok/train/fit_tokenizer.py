@@ -39,7 +39,7 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
     progress  called as progress(steps done, steps in all, note) while training by gradients; without it, stderr shows the steps
     Raises BadInput when the signals cannot be learned from, TypeError for a config that is no tokenizer's.
     """
-    if hasattr(config, "build"):
+    if not learns(config):
         return config.build()
     if hasattr(config, "fit"):
         return config.fit(signals)
@@ -49,6 +49,11 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
         with Progress("learning patch codes", config.steps, "steps") as shown:
             return _train_patches(config, signals, seed, lambda done, total, note: shown.advance())
     raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
+
+
+def learns(config: Any) -> bool:
+    """Whether a tokenizer is made from signals, and not from its config alone."""
+    return not hasattr(config, "build")
 
 
 def _train_patches(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report) -> VQPatches:
