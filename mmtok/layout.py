@@ -68,6 +68,7 @@ class Layout:
         return hashlib.sha256(json.dumps([N_CONTROLS, NAMED, layout], sort_keys=True).encode()).hexdigest()[:12]
 
     def as_dict(self) -> dict:
+        """The fingerprint and all signatures as JSON-able values: what vocabulary.json holds."""
         return {"fingerprint": self.fingerprint, "signatures": [s.as_dict() for s in self.signatures.values()]}
 
     @classmethod

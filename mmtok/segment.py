@@ -52,10 +52,12 @@ class Signature:
         return len(self.levels) == 1
 
     def as_dict(self) -> dict:
+        """JSON-able fields."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> Signature:
+        """The inverse of `as_dict`, also of its lists where JSON knows no tuples."""
         return cls(**{**fields, "levels": tuple(fields["levels"]), "banned": tuple(fields["banned"])})
 
 

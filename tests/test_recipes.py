@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from mmtok.cli import main
+from mmtok.data.base import Source
 from mmtok.data.hub import HubTable
 from mmtok.data.images import ImageFolder, write_image
 from mmtok.data.jets import write_jets
-from mmtok.recipe import Recipe, load_recipe, override
+from mmtok.recipe import Recipe, SourceConfig, load_recipe, override
 from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput
 from mmtok.train.fit_lm import read_log
@@ -32,6 +34,14 @@ def test_it_loads_and_survives_json(path):
     assert recipe.name == path.stem and path.read_text().startswith('"""')
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert override(recipe, ["--train.steps", "7"]) == dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=7))
+
+
+@pytest.mark.parametrize("kind", get_args(SourceConfig), ids=lambda kind: kind.__name__)
+def test_its_sources_keep_the_contract(kind, tmp_path):
+    source = kind("owner/name", columns={"caption": "label"}, modalities={"caption": "text"}) if kind is HubTable else kind()
+    assert isinstance(source, Source) and source.fields and {"train", "heldout"} <= set(source.splits)
+    with pytest.raises(BadInput, match="split"):
+        next(iter(source.examples("validation", tmp_path)))
 
 
 def small_data(modality, folder):

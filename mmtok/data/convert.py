@@ -37,6 +37,7 @@ class Tokenised:
     checked: int = 0
 
     def summary(self) -> str:
+        """The same as lines of text."""
         lines = [f"{self.path}: {self.rows} rows, {self.frames} frames, tokenizer {self.fingerprint}"]
         if self.checked:
             lines.append(f"  decoded again, {self.checked} signals:")
@@ -60,6 +61,7 @@ def tokenize_files(
     kept: list[Any] = []
 
     def rows() -> Iterator[dict[str, Segment]]:
+        """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
         with Progress(f"tokenize {modality}", unit="rows") as progress:
             for batch in _batches(signals_of(modality, files, used, index, count), BATCH):
                 if check:

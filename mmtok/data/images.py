@@ -252,6 +252,7 @@ class ImageFolder:
         self.files()
 
     def caption(self, file: Path) -> str:
+        """What a picture is of: its folder's name where it lies in one, else its own without the suffix, with spaces for underscores."""
         inside = file.relative_to(self.path)
         return (inside.stem if len(inside.parts) == 1 else inside.parts[-2]).replace("_", " ")
 

@@ -197,6 +197,8 @@ HELDOUT_SETTINGS = ((150, 52), (210, 44))  # for single words
 
 
 class Utterance(NamedTuple):
+    """What is said, by which voice of espeak-ng, how fast, and how high (espeak's own 0 to 100)."""
+
     caption: str
     voice: str
     words_per_minute: int

@@ -252,6 +252,7 @@ class _Column:
                 raise BadInput(f"{path}: field {self.name!r} has segments that are not of {frames} frames; the file is damaged")
 
     def segment(self, i: int) -> Segment:
+        """Row i as a segment. Raises KeyError when the row lacks the field."""
         if not self.present[i]:
             raise KeyError(f"row {i} has no field {self.name!r}")
         frames = self.values[self.offsets[i] : self.offsets[i + 1]]

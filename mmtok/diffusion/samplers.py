@@ -108,6 +108,7 @@ class RungeKutta(Sampler):
     churn: Churn | None = None
 
     def step(self, walk, x, at, to, memory):
+        """One explicit step of the tableau in t, from where the churn (if any) has raised the state to; it remembers nothing."""
         if self.churn is not None:
             x, at = self.churn.raised(walk, x, at)
 
@@ -165,6 +166,7 @@ class DDIM(Sampler):
             raise ValueError(f"eta must be in [0, 1] and the temperature not negative, got {self}")
 
     def step(self, walk, x, at, to, memory):
+        """Eq. 12 in sigma: what the denoiser sees, the old noise shrunk, and eta's share of fresh noise; it remembers nothing."""
         denoised = denoised_at(walk.denoiser, x, at)
         noise = (x / at.s - denoised) / at.sigma
         fresh = self.eta * to.sigma * math.sqrt(1 - (to.sigma / at.sigma) ** 2)
@@ -189,6 +191,7 @@ class DPMSolver2M(Sampler):
             raise ValueError(f"DPM-Solver++ is here of order 1 or 2, got {self.order}")
 
     def step(self, walk, x, at, to, memory):
+        """A step of algorithm 2, in sigma; it remembers the denoised state and the step h in lambda, and starts anew without them."""
         denoised = denoised_at(walk.denoiser, x, at)
         ratio = to.sigma / at.sigma  # e^-h
         ahead = denoised

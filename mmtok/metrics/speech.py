@@ -121,9 +121,11 @@ class SpeechJudge:
             return torch.cat([self.net(part).softmax(1) for part in x.split(256)]).numpy()
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Clips (N_i,) -> the likeliest class of each."""
         return [self.classes[i] for i in self.probabilities(clips).argmax(1)]
 
     def accuracy(self, clips: Sequence[np.ndarray], labels: Sequence[str]) -> float:
+        """Share of clips (N_i,) heard as their label. Raises ValueError when there are not as many labels."""
         return float(np.mean([p == label for p, label in zip(self.predict(clips), labels, strict=True)]))
 
 
@@ -213,9 +215,11 @@ class VoiceJudge:
     bias: np.ndarray  # (voices,)
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """Clips (N_i,) -> the nearest voice of each."""
         return [self.voices[i] for i in (voice_features(clips, self.rate_hz) @ self.weight + self.bias).argmax(1)] if len(clips) else []
 
     def accuracy(self, clips: Sequence[np.ndarray], voices: Sequence[str]) -> float:
+        """Share of clips (N_i,) taken for their own voice. Raises ValueError when there are not as many voices."""
         return float(np.mean([p == voice for p, voice in zip(self.predict(clips), voices, strict=True)]))
 
 

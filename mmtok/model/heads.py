@@ -103,6 +103,7 @@ class ParallelHead(Head):
         nn.init.zeros_(self.out.bias)
 
     def links(self, h: Tensor) -> Links:
+        """One link: the logits (N, C, K) of all channels at once."""
         yield self.out(h).unflatten(-1, (len(self.levels), max(self.levels)))
 
 
@@ -123,6 +124,7 @@ class ChainedHead(Head):
             nn.init.zeros_(out.bias)
 
     def links(self, h: Tensor) -> Links:
+        """C links: the logits (N, 1, K_c) of channel c, once it is told the values of the channels before it."""
         n_links = len(self.levels)
         told: list[list[Tensor]] = [[] for _ in range(n_links)]  # what link c hears of the values before it
         for c in range(n_links):

@@ -47,6 +47,7 @@ class Nats:
 
     @property
     def total(self) -> Tensor:
+        """-log p of a position, its id and its frame together: (B, L)."""
         return self.ids + self.frames
 
 

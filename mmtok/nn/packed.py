@@ -26,9 +26,11 @@ class Linear(nn.Module):
         return F.linear(x.to(self.dtype), self.weight, self.bias)
 
     def silu(self, x: Tensor) -> Tensor:
+        """silu(y)."""
         return F.silu(self(x))
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """y * other, of the same shape."""
         return self(x) * other
 
 

@@ -61,6 +61,7 @@ class JetGridConfig:
             raise BadInput("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
 
     def build(self) -> JetGrid:
+        """The tokenizer: nothing is to be learned."""
         return JetGrid(self)
 
 

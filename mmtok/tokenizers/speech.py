@@ -78,6 +78,7 @@ class DMelConfig:
         return np.linspace(self.low, self.high, self.n_levels)
 
     def as_dict(self) -> dict:
+        """JSON-able fields, those of mel and vocoder as dicts of their own."""
         return asdict(self)
 
     @classmethod
@@ -90,6 +91,7 @@ class DMelConfig:
             raise BadInput(f"not the settings of a DMel tokenizer: {error}") from None
 
     def build(self) -> DMel:
+        """The tokenizer: nothing is to be learned."""
         return DMel(self)
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from mmtok.files import write_bytes
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
@@ -45,6 +46,7 @@ def checked_codes(segment: Segment, levels: int) -> np.ndarray:
 
 
 def as_segment(codes: np.ndarray) -> Segment:
+    """Codes (T,) as a segment of one channel."""
     return Segment("text", codes=codes[:, None])
 
 
@@ -72,6 +74,7 @@ class BytesConfig:
     modality: ClassVar[str] = "text"
 
     def build(self) -> Bytes:
+        """The tokenizer: nothing is to be learned."""
         return Bytes(self)
 
 
@@ -191,8 +194,8 @@ class SentencePiece(TextTokenizer):
         return b"".join([self._bytes[code] for code in codes.tolist()]).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
+        write_bytes(Path(folder) / "pieces.model", self._model)
         write_config(Path(folder), "SentencePiece", asdict(self.config))
-        (Path(folder) / "pieces.model").write_bytes(self._model)
 
     @classmethod
     def load(cls, folder: Path) -> SentencePiece:

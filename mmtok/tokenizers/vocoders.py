@@ -28,6 +28,7 @@ class GriffinLimConfig:
             raise BadInput(f"GriffinLimConfig: iterations must be >= 0 and momentum in [0, 1), got {self}")
 
     def build(self, spec: MelSpec) -> GriffinLim:
+        """The vocoder of spectrograms of these settings."""
         return GriffinLim(self, spec)
 
 

@@ -1,0 +1,27 @@
+"""The contract of a source: where examples come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A frozen dataclass whose fields are settings. It may have `check()`, which raises BadInput when its files are not there:
+    that is asked before a run folder is made."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Name of each field of its examples -> modality."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits it has, "train" and "heldout" among them; no example is in two."""
+
+    def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
+        """Examples of a split, field -> signal; always the same ones in the same order. An example may lack fields.
+
+        cache: a folder (made if missing) for what is slow to make. Raises BadInput for a split that it does not have.
+        """
