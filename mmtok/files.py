@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # the name of a file while it is written, and by which process
 
 
 @contextmanager
 def in_place_when_whole(path: Path) -> Iterator[Path]:
     """A temporary name to write under; the file appears under its own when it is whole, or nothing is left.
 
-    Raises OSError that names the file also where the writer's own error named none, as on a full disk.
+    Raises OSError that names the file also where the writer's own error named none, as on a full disk. Only a process that is killed
+    leaves its temporary file behind: see `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,3 +40,57 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all."""
     with in_place_when_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with in_place_when_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    with in_place_when_whole(path) as temporary:
+        save_tensors(temporary, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file under a name that is temporary already, as `write_tensors` and checkpoints do.
+
+    Raises OSError naming `path` (a full disk, say), which safetensors wraps in a type of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of a file that was never finished, or is being written now."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder` and below; for whoever alone writes there, before it does.
+
+    A process of another machine counts as killed, one of this machine while none has its number.
+    """
+    for path in folder.rglob(".*.tmp"):
+        if is_temporary(path) and not _lives(int(TEMPORARY.fullmatch(path.name)[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this number. This one's own is no longer that of what it has not begun yet."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return process != os.getpid()

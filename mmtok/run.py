@@ -19,7 +19,7 @@ from mmtok.data.loader import Loader
 from mmtok.data.subset import random_subset
 from mmtok.data.tokens import write_tokens
 from mmtok.describe import describe
-from mmtok.files import in_place_when_whole, write_text
+from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held, read_json
 from mmtok.model.lm import LM
 from mmtok.opened import Run, best_device, open_run
@@ -50,12 +50,13 @@ def start_run(recipe: Recipe, out: Path) -> Run:
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise BadInput(f"{out} was made from another recipe ({shown}): choose another --out, or remove the folder")
     else:
-        if out.exists() and any(file.name != LOCK for file in out.iterdir()):
+        if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
         for source in recipe.sources:  # before anything is written: a mistyped path must not claim the folder
             if hasattr(source, "check"):
                 source.check()
         write_text(path, recipe.to_json())
+    sweep(out)
     return Run(out, recipe)
 
 

@@ -173,10 +173,10 @@ def test_a_broken_picture_in_a_folder_is_named_and_the_run_goes_on_when_it_is_me
     path = home / "images" / "dark" / "0.png"
     whole = path.read_bytes()
     path.write_bytes(whole[:40])
-    assert "0.png: not an image" in said(capsys, ["fit", *words, "--out", tmp_path / "run"])
+    assert "0.png: not an image" in said(capsys, ["train", *words, "--out", tmp_path / "run"])
     assert not list((tmp_path / "run").rglob("*tmp*"))
     path.write_bytes(whole)
-    assert main(["fit", *words, "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", *words, "--out", str(tmp_path / "run")]) == 0
 
 
 def test_bad_transcripts_of_a_folder_of_sounds(capsys, tmp_path):

@@ -20,10 +20,10 @@ MAY_IMPORT = {
     "vocabulary": {"segment", "layout"},
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
-    "tokenizers": {"segment", "nn", "progress"},
+    "tokenizers": {"segment", "nn", "progress", "files"},
     "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "files"},  # nn: resampling, as torchaudio is in one file only
-    "model": {"segment", "vocabulary", "batch", "nn", "diffusion"},
-    "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress"},
+    "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files"},
+    "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "files"},
     "recipe": BELOW_RECIPE,
     "files": set(),
     "folder": {"segment"},
@@ -33,13 +33,14 @@ MAY_IMPORT = {
     "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},
-    "ask": BELOW_RECIPE | {"recipe", "run"},
-    "questions": BELOW_RECIPE | {"recipe", "run", "ask"},  # figures of samples, by pair of modalities
+    "ask": BELOW_RECIPE | {"recipe", "run", "folder"},
+    "setting": BELOW_RECIPE | {"recipe", "run", "ask"},  # one task, asked as a question
+    "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
-    "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods"},
+    "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods", "setting"},
     "page": {"segment"},  # what a report looks like
-    "gallery": BELOW_RECIPE | {"recipe", "run", "ask", "questions", "page"},  # a report's samples
-    "report": BELOW_RECIPE | {"recipe", "run", "ask", "page", "gallery"},
+    "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page"},  # a report's samples
+    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "page", "gallery"},
     "arguments": {"segment"},
     "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "export", "page", "gallery", "report", "arguments"},
     "__main__": {"cli"},

@@ -324,6 +324,20 @@ def test_a_full_disk_leaves_nothing_half_written(tiny_recipe, tiny_copy, tmp_pat
     assert open_run(out).lm
 
 
+def test_what_killed_runs_left_half_written_claims_no_folder_and_is_removed(tiny_recipe, tmp_path):
+    out = tmp_path / "run"
+    names = ["recipe.json", "log.jsonl", "tokens/0-ImageFolder.parquet", "model.safetensors"]
+    left = [(out / name).with_name(f".{name.rpartition('/')[2]}.999999999.tmp") for name in names]
+    out.mkdir()
+    left[0].write_text("half")
+    fit(tiny_recipe, out)
+    (out / "tokens").mkdir()
+    for path in left[1:]:
+        path.write_text("half")
+    train(tiny_recipe, out)
+    assert not [path for path in out.rglob("*") if ".tmp" in path.name]
+
+
 # ---- questions
 
 def test_orders_that_were_trained(tiny_run):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
+from mmtok.files import in_place_when_whole
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers import MODALITIES, default, load
@@ -212,7 +213,8 @@ def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -
         case _ if isinstance(signal, str):
             path = write_signal(stem, "text", signal, tokenizer)
         case _ if isinstance(signal, np.ndarray):
-            np.save(path := stem.with_name(stem.name + ".npy"), signal, allow_pickle=False)
+            with in_place_when_whole(path := stem.with_name(stem.name + ".npy")) as temporary, temporary.open("wb") as file:
+                np.save(file, signal, allow_pickle=False)
         case _:
             raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
     return path

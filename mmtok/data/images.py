@@ -5,7 +5,6 @@ An image is uint8, (Y, X) grey or (Y, X, 3) RGB, values 0..255.
 
 from __future__ import annotations
 
-import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -102,12 +102,12 @@ def write_image(path: Path, image: np.ndarray) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise BadInput(f"{path}: no image format for the suffix {path.suffix!r}; use .png")
-    temporary = path.with_name(path.name + ".tmp")
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: cannot be written: there is no folder {path.parent}")
     try:
-        Image.fromarray(image).save(temporary, format=kind)
-        os.replace(temporary, path)
+        with in_place_when_whole(path) as temporary:
+            Image.fromarray(image).save(temporary, format=kind)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmtok.files import write_bytes
 from mmtok.segment import BadInput
 
 
@@ -31,14 +31,13 @@ def read_text(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all. Raises BadInput when it cannot be written."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: cannot be written: there is no folder {path.parent}")
     try:
-        temporary.write_bytes(text.encode("utf-8"))
-        os.replace(temporary, path)
+        write_bytes(path, text.encode("utf-8"))
     except UnicodeEncodeError as error:
         raise BadInput(f"{path}: the text has a lone surrogate at character {error.start}, which UTF-8 cannot encode") from None
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
 
 

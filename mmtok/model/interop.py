@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mmtok.files import write_tensors, write_text
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
@@ -36,15 +37,8 @@ def to_llama(lm: LM, folder: Path | str) -> None:
     """
     _check_one_channel(lm.vocabulary)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: x.detach().cpu().contiguous() for name, x in _llama_weights(lm).items()}
-    for name in (WEIGHTS, CONFIG):  # the config comes last, so a folder that has one is whole
-        temporary = folder / f".{name}.tmp"
-        if name == WEIGHTS:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        else:
-            temporary.write_text(json.dumps(_llama_config(lm), indent=2) + "\n")
-        temporary.rename(folder / name)
+    write_tensors(folder / WEIGHTS, _llama_weights(lm), {"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(_llama_config(lm), indent=2) + "\n")  # last, so that a new folder that has one is whole
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtok.files import write_text
 from mmtok.segment import BadInput
 from mmtok.tokenizers.pretrained import PretrainedText, byte_letters, library
 from mmtok.tokenizers.text import Bytes, SentencePiece
@@ -37,11 +38,8 @@ def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], ope
     tok.post_processor = processors.TemplateProcessing(
         single=[*opening, "$A"], special_tokens=[(name, tok.token_to_id(name)) for name in dict.fromkeys(opening)])
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True, **special}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("tokenizer.json", tok.to_str(pretty=True)), ("tokenizer_config.json", json.dumps(config, indent=2) + "\n")):
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.rename(folder / name)
+    write_text(folder / "tokenizer.json", tok.to_str(pretty=True))
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _made(tokenizer: Any) -> Any:

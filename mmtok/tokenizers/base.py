@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from mmtok.files import write_text
 from mmtok.segment import BadInput, Segment, Signature
 
 
@@ -52,9 +53,8 @@ def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
 
 
 def write_config(folder: Path, kind: str, config: dict) -> None:
-    """Write FOLDER/tokenizer.json, the human-readable part that every tokenizer folder has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps({"kind": kind, **config}, indent=2) + "\n")
+    """Write FOLDER/tokenizer.json, the human-readable part that every tokenizer folder has: last, as it says that the folder is one."""
+    write_text(folder / "tokenizer.json", json.dumps({"kind": kind, **config}, indent=2) + "\n")
 
 
 def read_config(folder: Path, kind: str | None = None) -> dict:

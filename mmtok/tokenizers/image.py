@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mmtok.files import write_tensors
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
@@ -279,10 +280,8 @@ class VQPatches:
         return {**image_error(signals, self.decode_batch(segments)), **book}
 
     def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
+        write_tensors(Path(folder) / "weights.safetensors", self._weights())
         write_config(Path(folder), "VQPatches", asdict(self.config))
-        save_file(self._weights(), Path(folder) / "weights.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> VQPatches:

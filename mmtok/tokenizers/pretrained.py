@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mmtok.files import write_text
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
@@ -145,8 +146,8 @@ class PretrainedText(TextTokenizer):
         return self._tok.encode(text, add_special_tokens=False).ids
 
     def save(self, folder: Path) -> None:
+        write_text(Path(folder) / PIECES, self.pieces)
         write_config(Path(folder), "PretrainedText", asdict(self.config) | {"n_rows": self.n_rows})
-        (Path(folder) / PIECES).write_text(self.pieces, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from mmtok.files import write_bytes
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
@@ -193,8 +194,8 @@ class SentencePiece(TextTokenizer):
         return b"".join([self._bytes[code] for code in codes.tolist()]).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
+        write_bytes(Path(folder) / "pieces.model", self._model)
         write_config(Path(folder), "SentencePiece", asdict(self.config))
-        (Path(folder) / "pieces.model").write_bytes(self._model)
 
     @classmethod
     def load(cls, folder: Path) -> SentencePiece:

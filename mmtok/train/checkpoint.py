@@ -13,7 +13,6 @@ the last process says so, and not one of its files can be opened alone.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -25,9 +24,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mmtok.files import save_tensors
 from mmtok.segment import BadInput
 from mmtok.train.processes import part_of
 
@@ -44,10 +44,9 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
     """Write FOLDER/step-N whole or not at all, then drop all but the newest `keep`."""
-    target = folder / f"step-{checkpoint.state['step']:06d}"
+    target = folder / _name(checkpoint.state["step"])
     temporary = folder / f".{target.name}.tmp"
-    for left in folder.glob(".step-*.tmp"):  # by a process that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
+    tidy(folder, checkpoint.state["step"], keep)
     try:
         temporary.mkdir(parents=True)
         digests = {}
@@ -66,9 +65,20 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    tidy(folder, checkpoint.state["step"], keep)
     return target
+
+
+def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
+    """Remove what a process that was killed left half-written, and all checkpoints up to `step` but the newest `keep` of them.
+
+    Later ones, which training passed over as damaged, give way to their like when it gets there.
+    """
+    for left in folder.glob(".step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    passed = [path for path in _steps(folder) if _order(path) <= _order(folder / _name(step))]
+    for old in passed[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -99,16 +109,15 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))  # past a million steps, names grow longer
+    return sorted(folder.glob("step-*"), key=_order)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file. Raises OSError naming `path` (a full disk, say), which safetensors wraps in a type of its own."""
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
-    except SafetensorError as error:
-        full = "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(error), str(path)) from None
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name  # past a million steps, names grow longer
 
 
 def _digest_of(state: Mapping) -> str:

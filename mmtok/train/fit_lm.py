@@ -17,7 +17,7 @@ from mmtok.batch import Batch, pack, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
 from mmtok.segment import BadInput
-from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
 from mmtok.train.processes import ALONE, Processes, is_sharded, part_of, shard, whole
 from mmtok.vocabulary import Vocabulary
 
@@ -194,7 +194,7 @@ class Trainer:
         self.processes.by_first(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:
-        """Go on from the newest sound checkpoint, if there is one."""
+        """Go on from the newest sound checkpoint, if there is one. What a process that was killed left beside it is removed."""
         checkpoint = load_checkpoint(self.folder)
         seen = self.processes.everyones(checkpoint.state["step"] if checkpoint else -1)
         if len(set(seen)) > 1:
@@ -208,6 +208,7 @@ class Trainer:
         for name, value in checkpoint.tensors.get("average", {}).items():
             self.average[name].copy_(part_of(value, self.average[name]))
         self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
+        self.processes.by_first(lambda: tidy(self.folder, self.step))
         return True
 
     def weights(self) -> dict[str, Tensor]:

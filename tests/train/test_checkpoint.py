@@ -11,7 +11,7 @@ import torch
 
 from mmtok.segment import BadInput
 from mmtok.train import checkpoint as room
-from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
 
 
 def of(step, **more):
@@ -56,7 +56,7 @@ def test_the_newest_two_are_kept_also_past_a_million_steps(tmp_path):
     assert names(tmp_path) == ["step-1000000", "step-999999"]
 
 
-@pytest.mark.parametrize("fails", ["save_file", "_sync", "digest", "rename"])
+@pytest.mark.parametrize("fails", ["save_tensors", "_sync", "digest", "rename"])
 def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch, fails):
     save_checkpoint(tmp_path, of(1))
 
@@ -78,6 +78,20 @@ def test_what_a_killed_process_left_behind_is_ignored_and_swept_away(tmp_path):
     assert same(load_checkpoint(tmp_path), of(1))
     save_checkpoint(tmp_path, of(3))
     assert names(tmp_path) == ["step-000001", "step-000003"]
+
+
+def test_old_ones_that_a_killed_process_had_not_removed_go_with_the_next_and_damaged_later_ones_keep_no_sound_one_out(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save_checkpoint(tmp_path, of(step), keep=9)
+    (tmp_path / "step-000001" / "weights.safetensors").unlink()
+    tidy(tmp_path, 3)
+    assert names(tmp_path) == ["step-000002", "step-000003", "step-000004", "step-000005"]
+    for step in (4, 5):
+        damage(tmp_path / f"step-{step:06d}", "cut")
+    shutil.rmtree(tmp_path / "step-000003")
+    save_checkpoint(tmp_path, of(3))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert same(load_checkpoint(tmp_path), of(3))
 
 
 def damage(path, how):
@@ -132,10 +146,10 @@ def test_none_readable_is_refused(tmp_path):
 def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
-    def full(*_):
+    def full(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(room, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError) as error:
         save_checkpoint(tmp_path, of(1))
     assert error.value.errno == errno.ENOSPC and error.value.filename.endswith("weights.safetensors") and names(tmp_path) == []

@@ -1,0 +1,123 @@
+"""A file appears whole or not at all: with every writer of a user's file, where there is no room for all of it."""
+
+import os
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.data.convert import write_signal
+from mmtok.files import in_place_when_whole, is_temporary, sweep, write_bytes, write_tensors, write_text
+from mmtok.model.interop import to_llama
+from mmtok.segment import BadInput, Signature
+from mmtok.tokenizers.autotokenizer import write_autotokenizer
+from mmtok.tokenizers.base import write_config
+from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
+from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig
+from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
+
+ROOM = 8  # bytes
+
+
+@contextmanager
+def no_room():
+    """No file of this process grows past a few bytes: the write that would is refused by the system, half-way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def everything(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def codebook():
+    config = VQPatchesConfig(hidden=8)
+    return VQPatches(config, config.network())
+
+
+def pretrained_pieces():
+    import tokenizers
+
+    tok = tokenizers.Tokenizer(tokenizers.models.BPE())
+    trainer = tokenizers.trainers.BpeTrainer(show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tok.train_from_iterator(["seven eight"], trainer)
+    return PretrainedText(PretrainedTextConfig("start"), tok.to_str())
+
+
+# what is to be written -> the file that finds no room, and who writes it, made while there still is some
+WRITERS = {
+    "bytes": ("a.bin", lambda toy_lm: lambda home: write_bytes(home / "a.bin", bytes(99))),
+    "text": ("a.txt", lambda toy_lm: lambda home: write_text(home / "a.txt", "nineteen letters of it")),
+    "tensors": ("a.safetensors", lambda toy_lm: lambda home: write_tensors(home / "a.safetensors", {"a": torch.zeros(3)})),
+    "llama": ("model.safetensors", lambda toy_lm: lambda home, lm=toy_lm([Signature("text", (9,))]): to_llama(lm, home)),
+    "autotokenizer": ("tokenizer.json", lambda toy_lm: lambda home: write_autotokenizer(BytesConfig().build(), home, ["<|a|>"], ["<|a|>"], {})),
+    "settings": ("tokenizer.json", lambda toy_lm: lambda home: write_config(home, "Bytes", {})),
+    "codebook": ("weights.safetensors", lambda toy_lm: codebook().save),
+    "pieces": ("pieces.model", lambda toy_lm: SentencePieceConfig(n_pieces=290).fit(["seven eight nine"] * 5).save),
+    "pretrained pieces": ("pieces.json", lambda toy_lm: pretrained_pieces().save),
+    "signal: text": ("a.txt", lambda toy_lm: lambda home: write_signal(home / "a", "text", "nineteen letters of it", None)),
+    "signal: image": ("a.png", lambda toy_lm: lambda home: write_signal(home / "a", "image", np.zeros((9, 9), np.uint8), None)),
+    "signal: array": ("a.npy", lambda toy_lm: lambda home: write_signal(home / "a", "else", np.zeros(9), None)),
+}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(toy_lm, tmp_path, what):
+    name, maker = WRITERS[what]
+    write, home = maker(toy_lm), tmp_path / "home"
+    home.mkdir()
+    for _ in range(2):
+        before = everything(home)
+        with pytest.raises((OSError, BadInput)) as error, no_room():
+            write(home)
+        said = error.value.filename if isinstance(error.value, OSError) else str(error.value)
+        assert str(home / name) in said and "too large" in str(error.value) and "\n" not in str(error.value)
+        assert everything(home) == before
+        write(home)
+        assert len(everything(home)[name]) > ROOM and not any(map(is_temporary, home.iterdir()))
+
+
+def test_any_end_of_the_writer_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "a", "old")
+    for kind in (KeyboardInterrupt, ZeroDivisionError, SystemExit):
+        with pytest.raises(kind), in_place_when_whole(tmp_path / "a") as temporary:
+            temporary.write_text("new")
+            raise kind
+    assert everything(tmp_path) == {"a": b"old"}
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from mmtok.files import in_place_when_whole
+with in_place_when_whole(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(temporary.name, flush=True)
+    input()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    start = lambda how: subprocess.Popen([sys.executable, "-c", KILLED, path, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    killed, writing = start("kill"), start("wait")
+    live = writing.stdout.readline().strip()
+    assert killed.wait() == -9 and len(list(path.parent.iterdir())) == 2
+    others = [".hidden", ".a.tmp", ".12.tmp", "a.12.tmp", ".a.txt.x.tmp", ".a.txt.999999999.tmp.old"]
+    for name in others:
+        (path.parent / name).write_text("mine")
+    (path.parent / ".a.txt.99999999999999999999.tmp").write_text("of no process")
+    (tmp_path / f".b.txt.{os.getpid()}.tmp").write_text("of a process that had this one's number")
+    sweep(tmp_path)
+    assert {p.name for p in path.parent.iterdir()} == {live, *others} and [p.name for p in tmp_path.iterdir()] == ["deep"]
+    writing.communicate("\n")
+    assert path.read_text() == "half" and {p.name for p in path.parent.iterdir()} == {path.name, *others}
