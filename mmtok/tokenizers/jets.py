@@ -91,20 +91,12 @@ class JetGrid:
         Particles of zero pt are padding and left out; a jet that is not ordered by pt is ordered. A jet without constituents has no frames.
         Raises BadInput for another number of features, NaN, infinities and negative pt.
         """
-        lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
-        values = np.concatenate([np.zeros((0, len(self.config.features)), np.float32), *signals])  # (all P, F)
-        values, jet = self._ordered(values, np.repeat(np.arange(len(lengths)), lengths))
-        n = np.bincount(jet, minlength=len(lengths))
-        n_kept = np.minimum(n, self.config.max_constituents)
-        truncated = (n > n_kept).tolist()
-        if any(truncated):
-            rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
-            values = values[rank < self.config.max_constituents]
+        values, n, truncated = self._kept(signals)
         codes = self._codes(values)
         if self.config.totals:
-            codes, n_kept = self._headed(codes, values, n_kept)
-        ends = np.cumsum(n_kept).tolist()
-        return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, truncated)]
+            codes, n = self._headed(codes, values, n)
+        ends = np.cumsum(n).tolist()
+        return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, truncated.tolist())]
 
     def decode(self, segment: Segment) -> np.ndarray:
         """Codes (P, F) of one segment -> constituents (P, F) float32 at the bins' centres (of ln pt, given back in GeV)."""
@@ -131,7 +123,8 @@ class JetGrid:
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Round-trip figures over jets: half the width of the central 68 % and the median of decoded minus true mass (GeV) and of
         decoded over true summed pt; the share of particles with a clipped feature, and of pt that they carry; the share of jets cut
-        at the cap. Raises BadInput when there is no constituent at all.
+        at the cap. With `totals` also, of the jets with constituents, the share of which one of these lies outside their range: above it
+        the jet is scaled down to the range's end, below it is not scaled. Raises BadInput when there is no constituent at all.
         """
         segments = self.encode_batch(signals)
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes[len(self.config.totals):] for segment in segments)])
@@ -148,6 +141,9 @@ class JetGrid:
             "clipped_pt_share": np.exp(centres)[clipped].sum() / np.exp(centres).sum(),
             "truncated_share": np.mean([segment.truncated for segment in segments]),
         }
+        if self.config.totals:
+            found = self._wanted(*self._kept(signals)[:2])
+            figures["clipped_totals_share"] = ((found < TOTAL_GEV[0]) | (found >= TOTAL_GEV[1])).any(1).mean()
         if self.config.features[1:3] == ("eta_rel", "phi_rel"):
             figures["mass_width_gev"] = _half_width(mass_back - mass)
             figures["mass_shift_gev"] = np.median(mass_back - mass)
@@ -163,6 +159,18 @@ class JetGrid:
             return cls(JetGridConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
         except TypeError as error:
             raise BadInput(f"{folder}/tokenizer.json does not describe a JetGrid: {error}") from None
+
+    def _kept(self, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The constituents (all P, F) that are written of jets (P, F), by falling pt; their number (N,); whether there were more (N,)."""
+        lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
+        values = np.concatenate([np.zeros((0, len(self.config.features)), np.float32), *signals])
+        values, jet = self._ordered(values, np.repeat(np.arange(len(lengths)), lengths))
+        n = np.bincount(jet, minlength=len(lengths))
+        n_kept = np.minimum(n, self.config.max_constituents)
+        if (n > n_kept).any():
+            rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
+            values = values[rank < self.config.max_constituents]
+        return values, n_kept, n > n_kept
 
     def _length(self, i: int, signal: np.ndarray) -> int:
         """P of one jet (P, F), once its shape and type are right."""
@@ -201,15 +209,18 @@ class JetGrid:
 
     def _headed(self, codes: np.ndarray, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Codes (all P, F) of jets of n (N,) constituents, with frames before each jet that has any; and their numbers of frames."""
-        full, first = n > 0, np.cumsum(n) - n
-        found = dict(zip(TOTALS, _totals(values, n)))
-        totals = np.stack([found[name][full] for name in self.config.totals], 1)  # (full N, n_totals)
+        full, first, totals = n > 0, np.cumsum(n) - n, self._wanted(values, n)
         (k0, k1, k2), (low, high) = self.config.bins[:3], np.log(TOTAL_GEV)
         step = (np.log(np.maximum(totals, TOTAL_GEV[0])) - low) / (high - low) * k1 * k2
         step = np.minimum(step, k1 * k2 - 1).astype(np.int32).flatten()
         headers = np.tile(np.array(self.config.bins, np.int32) // 2, (len(step), 1))
         headers[:, 0], headers[:, 1], headers[:, 2] = k0 - 1, step // k2, step % k2
         return np.insert(codes, np.repeat(first[full], totals.shape[1]), headers, 0), n + totals.shape[1] * full
+
+    def _wanted(self, values: np.ndarray, n: np.ndarray) -> np.ndarray:
+        """The totals in GeV (full N, n_totals) of those jets of n (N,) constituents, values (all P, F), that have any."""
+        found = dict(zip(TOTALS, _totals(values, n)))
+        return np.stack([found[name][n > 0] for name in self.config.totals], 1)
 
     def _scaled(self, values: np.ndarray, codes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decoded frames (all P, F) of jets of n (N,) frames -> their constituents, scaled to the totals; and their numbers."""

@@ -184,6 +184,30 @@ def test_totals_come_back_to_half_a_step_of_their_own():
             assert factor == 0 or abs(np.log(factor)) <= most + 1e-5 or jet[:, 0].sum() < 1
 
 
+def test_totals_outside_their_range_are_counted_by_jet():
+    pair = lambda pt, angle: np.array([[pt, 0, angle], [pt, 0, -angle]], np.float32)  # massless: m = 2 pt sin(angle)
+    inside, none = pair(50, 0.3), np.zeros((0, 3), np.float32)
+    light, soft, hard = pair(50, 0.001), pair(0.4, 0.3), pair(12_000, 0.3)
+    share = lambda totals, *jets, **fields: JetGridConfig(totals=totals, **fields).build().fidelity(jets)["clipped_totals_share"]
+    for jets, by_pt, by_mass, by_both in [
+        ([inside], 0, 0, 0), ([inside, none], 0, 0, 0), ([inside, light], 0, 1 / 2, 1 / 2), ([soft, none, inside], 1 / 2, 1 / 2, 1 / 2),
+        ([hard, inside, light, none], 1 / 3, 1 / 3, 2 / 3), ([hard, soft, light], 2 / 3, 2 / 3, 1),
+    ]:
+        assert np.allclose([share(("pt_gev",), *jets), share(("mass_gev",), *jets), share(BOTH, *jets)], [by_pt, by_mass, by_both])
+    edges = [np.array([[pt, 0, 0]], np.float32) for pt in (1, 19_999, 20_000)]
+    assert [share(("pt_gev",), jet) for jet in edges] == [0, 0, 1]
+    assert share(("pt_gev",), hard, max_constituents=1) == 0, "of what is kept"
+    assert "clipped_totals_share" not in JetGridConfig().build().fidelity([hard])
+
+
+def test_the_default_grid_is_the_one_that_stored_tokens_were_made_with():
+    grid, jets = JetGridConfig().build(), make_jets(20, most=300)
+    assert grid.signature.fingerprint == "a7cb04641de8"
+    assert grid.encode(jets[0]).codes[:3].tolist() == [[30, 13, 16], [27, 16, 13], [26, 12, 15]]
+    assert set(grid.fidelity(jets)) == {"pt_ratio_width", "pt_ratio_median", "clipped_share", "clipped_pt_share", "truncated_share",
+                                        "mass_width_gev", "mass_shift_gev"}
+
+
 def test_totals_are_frames_of_their_own_and_keep_the_grammar():
     none = np.zeros((0, 3), np.float32)
     jets = [none, *make_jets(20, most=300), none]
