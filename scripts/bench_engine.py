@@ -1,4 +1,4 @@
-"""The engine beside `transformers`, same weights: .venv/bin/python scripts/bench_engine.py [--only ROW] [--json FILE] [--compiled]
+"""The engine beside `transformers`, same weights: .venv/bin/python scripts/bench_engine.py [ROW ...] [--json FILE] [--compiled]
 
 Both sides take turns in one run, medians of the repeats; what the machine could do at most is measured in the same run.
 On a shared machine only ratios mean much. Shape: 6 layers, width 384, 6 heads, feed-forward 1024, 4096 ids, tied.
@@ -7,19 +7,18 @@ On a shared machine only ratios mean much. Shape: 6 layers, width 384, 6 heads, 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
-from figures import Line, machine, matrix_products, reading, turn_about
+from side_by_side import Line, machine, matrix_products, parsed, parser, reading, report, turn_about
 
 from mmtok.batch import Batch, pack, plan_rows
 from mmtok.model.generate import Sampling, generate
@@ -33,7 +32,6 @@ from mmtok.vocabulary import Vocabulary
 
 TRUNK = TransformerConfig(depth=6, width=384, n_heads=6, n_kv_heads=6, feed_forward=1024)
 N_IDS, N_CODES = 4096, 4030  # ids in all; codes of the one modality
-
 
 SHAPES = [(TRUNK.width, 3 * TRUNK.width), (TRUNK.width, TRUNK.width), (TRUNK.width, 2 * TRUNK.feed_forward), (TRUNK.feed_forward, TRUNK.width)]
 SHAPES = SHAPES * TRUNK.depth + [(TRUNK.width, N_IDS)]  # of the products with weights
@@ -268,28 +266,16 @@ ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row alone; may be given again")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--repeats", type=int, default=9, help="turns that the medians are over; long rows take fewer")
-    parser.add_argument("--threads", type=int, default=2, help="of torch, on both sides")
-    parser.add_argument("--compiled", action="store_true", help="compiled decoding too")
-    parser.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    torch.set_num_threads(words.threads)
+    made = parser(__doc__.splitlines()[0], ROWS, threads=2)
+    made.add_argument("--compiled", action="store_true", help="compiled decoding too")
+    made.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    words = parsed(made, ROWS)
     if words.memory_of:
         return grow(words.memory_of)
-    about, lines = machine(words.threads), []
     rate = lambda work, amount: amount / turn_about([work], 7)[0] / 1e9
     limits = {"matrix_gflop_per_s": rate(*matrix_products(2048, SHAPES)), "bandwidth_gb_per_s": rate(*reading(2 * N_WEIGHTS))}
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"limits: bf16 products at the step's shapes {limits['matrix_gflop_per_s']:.0f} GFLOP/s, reading {limits['bandwidth_gb_per_s']:.1f} GB/s")
-    for name in words.only or ROWS:
-        for line in ROWS[name](Setting(words.repeats, words.compiled)):
-            print(line, flush=True)
-            lines.append(asdict(line) | {"met": line.met})
-    if words.json:
-        words.json.write_text(json.dumps({"machine": about, "limits": limits, "lines": lines}, indent=1) + "\n")
+    lines = (line for name in words.rows for line in ROWS[name](Setting(words.repeats, words.compiled)))
+    report(lines, words.json, machine=machine(("torch", "transformers", "numpy")), limits=limits)
 
 
 if __name__ == "__main__":
