@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok import page
+from mmtok import page, plots
 from mmtok.ask import modality_of
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
@@ -200,7 +200,7 @@ def _sounds(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     for prompt, clips in shown.items():
         figures = (
             tag("figure", tag("figcaption", c.heading),
-                page.spectrogram(c.log_mel, top, len(c.samples) / longest, len(c.samples) / spec.rate_hz, (spec.fmin_hz, spec.fmax_hz)),
+                plots.spectrogram(c.log_mel, top, len(c.samples) / longest, len(c.samples) / spec.rate_hz, (spec.fmin_hz, spec.fmax_hz)),
                 tag("audio", controls=True, preload="none", src=page.data_uri("audio/wav", _wav(c.samples, spec.rate_hz))))
             for c in clips
         )  # fmt: skip
@@ -271,9 +271,9 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
         tokenised = tokenizer.decode_batch(tokenizer.encode_batch(theirs))
         ours, theirs, tokenised = ([jet[:, order] for jet in jets] for jets in (ours, theirs, tokenised))
         images = {f"{name} ({len(x):,})": jet_image(x, half_width=HALF_WIDTH) for name, x in (("generated", ours), ("real", theirs))}
-        pictures.append(page.jet_pictures(prompt, images, HALF_WIDTH))
-        for key, (label, unit) in page.OBSERVED.items():
-            charts.append(page.histogram(prompt, label, unit, *map(OBSERVABLES[key], (ours, theirs, tokenised))))
+        pictures.append(plots.jet_pictures(prompt, images, HALF_WIDTH))
+        for key, (label, unit) in plots.OBSERVED.items():
+            charts.append(plots.histogram(prompt, label, unit, *map(OBSERVABLES[key], (ours, theirs, tokenised))))
     words = "Mean images about the axis, and distributions over jets; below each, generated over tokenised real with its counting error."
     return [tag("p", words), tag("div", *pictures, cls="charts"), tag("div", *charts, cls="charts"), *_left_out(prompts, len(shown))]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mmtok import page
+from mmtok import page, plots
 from mmtok.ask import customary
 from mmtok.files import write_text
 from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
@@ -33,8 +33,8 @@ LABELS = {
     "string_word_error_real": "the same on real clips", "string_stopped": "strings that end by themselves",
     "unseen_voice_word_error_rate": "word error rate, unseen voices",
     "at_cap": "samples cut at the cap", "at_cap_real": "real jets cut at the cap",
-    **{f"{key}_w1": f"W1 of {label}, to tokenised real" for key, (label, _) in page.OBSERVED.items()},
-    **{f"{key}_w1_raw": f"W1 of {label}, to raw real" for key, (label, _) in page.OBSERVED.items()},
+    **{f"{key}_w1": f"W1 of {label}, to tokenised real" for key, (label, _) in plots.OBSERVED.items()},
+    **{f"{key}_w1_raw": f"W1 of {label}, to raw real" for key, (label, _) in plots.OBSERVED.items()},
 }  # fmt: skip
 REMARKS = {
     "jets_from_text": "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets differ by.",
@@ -52,7 +52,7 @@ def write_report(run: Run, force: bool = False) -> Path:
     if not force and path.exists() and path.stat().st_mtime_ns >= max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*"))):
         say(f"{path} stands")
         return path
-    page.need_matplotlib()
+    plots.need_matplotlib()
     parts: list[tuple[str, Callable[[], Sequence[object]]]] = [
         ("Training", lambda: _training(run)), ("Figures", lambda: _figures(run)), ("Tokenizers", lambda: _fidelity(run)),
     ]  # fmt: skip
@@ -113,11 +113,11 @@ def _training(run: Run) -> list[Markup]:
         return [tag("p", "not trained yet: no log.jsonl", cls="soft")]
     steps = [line["step"] for line in lines]
     held_out = _scores(run)
-    charts = [page.curve("loss", "nats, weighted", steps, [line["loss"] for line in lines], {})]
+    charts = [plots.curve("loss", "nats, weighted", steps, [line["loss"] for line in lines], {})]
     for m in dict.fromkeys(m for line in lines for m in line["nats"]):
         values = [None if line["nats"].get(m) is None else customary(m, line["nats"][m], 1)[0] for line in lines]
         if any(v is not None and math.isfinite(v) for v in values):
-            charts.append(page.curve(m, customary(m, 0.0, 1)[1], steps, values, held_out.get(m, {})))
+            charts.append(plots.curve(m, customary(m, 0.0, 1)[1], steps, values, held_out.get(m, {})))
     last = lines[-1]
     words = f"Step {last['step']:,} of {run.recipe.train.steps:,}, {last['positions_per_s']:,.0f} positions per second at the end. "
     remark = "Dashed: held-out signals under a unigram model of the training codes, and under the untrained decoder." if held_out else ""

@@ -38,11 +38,12 @@ MAY_IMPORT = {
     "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
     "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods", "setting"},
-    "page": {"segment"},  # what a report looks like
-    "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page"},  # a report's samples
-    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "page", "gallery"},
+    "page": set(),  # what a report looks like
+    "plots": {"segment", "page"},
+    "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
+    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "page", "plots", "gallery"},
     "arguments": {"segment"},
-    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "export", "page", "gallery", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "export", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok import page
+from mmtok import page, plots
 from mmtok.data.images import ImageFolder, read_image, write_image
 from mmtok.data.jets import write_jets
 from mmtok.data.loader import Task
@@ -222,7 +222,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
 def test_a_spectrogram_stands_upright():
     log_mel = np.full((5, 10), -9.0)
     log_mel[:2, 0] = 0.0  # loud at the start, low
-    [(_, data)] = uris(page.spectrogram(log_mel, 0.0, 1.0, 1.0, (80.0, 7600.0)))
+    [(_, data)] = uris(plots.spectrogram(log_mel, 0.0, 1.0, 1.0, (80.0, 7600.0)))
     bright = np.array(Image.open(io.BytesIO(data))).sum(-1) > 300
     assert bright.shape == (10, 5) and bright[-1, :2].all() and bright.sum() == 2
 
