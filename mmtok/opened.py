@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -26,7 +25,7 @@ from mmtok.model.lm import LM
 from mmtok.model.score import Score, score
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
-from mmtok.segment import BadInput, Document, Segment
+from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import digest
 from mmtok.vocabulary import Vocabulary
@@ -132,7 +131,7 @@ class Run:
         task = self.task_for([s.modality for s in given], to)
         head: tuple[Segment | None, ...] = tuple(given) or (None,) * len(task.given)
         signature = self.vocabulary.signatures[to]
-        known = known or Segment(to, codes=np.zeros((0, len(signature.levels)), np.int64))
+        known = known or segment_of(signature)
         return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
 
     def sampling(self, modality: str, **changes: float | int | str | None) -> Sampling:

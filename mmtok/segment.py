@@ -30,6 +30,7 @@ class Signature:
     fingerprint  of the tokenizer's own file
     banned       one-channel codes that never occur in data (a text model's own unknown, start and stop pieces)
     descending   the channel whose code never rises from one frame to the next (jets: pt), or None
+    cells        latents only: they are the centres of so many even cells of the axis -1 to 1, so the data is discrete; 0: continuous
     """
 
     modality: str
@@ -39,12 +40,15 @@ class Signature:
     fingerprint: str = ""
     banned: tuple[int, ...] = ()
     descending: int | None = None
+    cells: int = 0
 
     def __post_init__(self):
         if bool(self.levels) == bool(self.latent_size):
             raise ValueError(f"signature of {self.modality!r}: exactly one of levels and latent_size must be set")
         if self.banned and len(self.levels) != 1:
             raise ValueError(f"signature of {self.modality!r}: only one-channel codes can be banned")
+        if self.cells < 0 or self.cells and not self.latent_size:
+            raise ValueError(f"signature of {self.modality!r}: cells are a count, and of latents only")
 
     @property
     def one_channel(self) -> bool:
@@ -99,6 +103,14 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+def segment_of(signature: Signature, values: np.ndarray | None = None, **more: object) -> Segment:
+    """A segment of this signature's kind with these frames, codes (T, C) or latents (T, D); None: without any."""
+    if values is None:
+        values = np.zeros((0, len(signature.levels) or signature.latent_size))
+    kind, dtype = ("latents", np.float32) if signature.latent_size else ("codes", np.int64)
+    return Segment(signature.modality, **{kind: values.astype(dtype)}, **more)
 
 
 @dataclass(frozen=True, eq=False)

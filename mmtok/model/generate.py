@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,87 +11,13 @@ from torch import Tensor
 
 from mmtok.batch import pack
 from mmtok.model.lm import LM, evaluating
+from mmtok.model.sampling import Sampled, Sampling, draw, mix_guidance, pick
+from mmtok.model.whole import draw_whole
 from mmtok.model.writer import Writer
-from mmtok.nn.packed import Precision
 from mmtok.nn.reader import Reader
-from mmtok.segment import BadInput, Document, Segment
+from mmtok.segment import BadInput, Document, segment_of
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw. Temperature 0 is greedy; top_k 0 and top_p 1 are off; guidance 1 is off.
-
-    guidance   g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g - 1; needs condition dropout in training
-    max_frames the most frames drawn for one open-ended segment (a fixed count is its own cap); reaching it is the stop reason "cap"
-    precision  of the weights while drawing: "full" as they are, "bfloat16" or "int8" rounded, for speed; scores are never rounded
-    compiled   the decoder's step is compiled: faster by half and more after half a minute, for equal batches of equal caps
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    guidance: float = 1.0
-    max_frames: int = 512
-    precision: Precision = "full"
-    compiled: bool = False
-
-    def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:
-            raise BadInput(f"sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1, max_frames >= 1; got {self}")
-        if not (math.isfinite(self.temperature) and math.isfinite(self.guidance)):
-            raise BadInput(f"sampling needs a finite temperature and guidance; got {self}")
-        if self.precision not in get_args(Precision):
-            raise BadInput(f"sampling needs a precision among {', '.join(get_args(Precision))}; got {self}")
-        if self.compiled and self.precision == "int8":
-            raise BadInput("sampling with int8 weights cannot be compiled; take bfloat16")
-
-
-@dataclass(frozen=True, eq=False)
-class Sampled:
-    """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
-
-    The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
-    samples) is true of the prompt's frames alone, and would cut off those drawn.
-    """
-
-    segment: Segment
-    stop: str
-
-
-def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """Draw one id per row of (n, K) logits; -inf never comes."""
-    if sampling.temperature == 0:
-        best, ids = logits.max(-1)
-        return ids.masked_fill(best.isnan(), logits.shape[-1])  # as `draw`: no id at all where there are no numbers
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, -1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    p = logits.softmax(-1)
-    if sampling.top_p < 1:
-        ordered, order = p.sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the id that crosses the threshold stays
-        p = p.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
-    return draw(p, generator)
-
-
-def draw(p: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one id per row of (n, K) probabilities, by inverting their sums; in float64, so that the rarest come as often as they should.
-
-    One random number per row, where torch.multinomial takes one per probability: nine tenths of a small model's step.
-    """
-    below = p.double().cumsum(-1)
-    u = torch.rand(len(p), 1, dtype=torch.float64, device=p.device, generator=generator)  # below 1: what has p = 0 is never met
-    return torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0]
-
-
-def mix_guidance(logits: list[Tensor], guidance: float) -> Tensor:
-    """Join the logits of the stream with its condition and of the one without; the first alone when there is one."""
-    if len(logits) == 1:
-        return logits[0]
-    given, null = (x.log_softmax(-1) for x in logits)
-    return torch.where(given == float("-inf"), given, null + guidance * (given - null))
+__all__ = ["Sampled", "Sampling", "draw", "fill_holes", "generate", "mix_guidance", "pick"]
 
 
 def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
@@ -106,6 +30,9 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
     """
     if not prompts:
         return []
+    if lm.draws_whole(modality := _check(lm, prompts)):
+        return draw_whole(lm, modality, prompts, sampling, generator)
+    _check_sampling(lm, modality, sampling)
     with evaluating(lm), torch.inference_mode():
         walk = _Walk(lm, prompts, sampling, generator)
         while len(walk.rows):
@@ -121,7 +48,7 @@ def _check(lm: LM, prompts: Sequence[Document]) -> str:
     if None in last or len({s.modality for s in last}) != 1:
         raise ValueError("prompts must be open, and their last segments of one modality")
     for p, s in zip(prompts, last):
-        if s.holes and not (p.n_filled < len(s.holes) and all(a == b for a, b in s.holes[p.n_filled :])):
+        if s.holes and not lm.draws_whole(s.modality) and not (p.n_filled < len(s.holes) and all(a == b for a, b in s.holes[p.n_filled :])):
             raise ValueError(f"holes to fill must be empty spans, and one must be left; got {s.holes}, {p.n_filled} of them filled")
     modality = last[0].modality
     if modality not in lm.vocabulary.signatures:
@@ -129,6 +56,17 @@ def _check(lm: LM, prompts: Sequence[Document]) -> str:
     if not lm.vocabulary.signatures[modality].one_channel and modality not in lm.heads:
         raise BadInput(f"the model has no head for {modality}: it reads {modality} but cannot make it")
     return modality
+
+
+def _check_sampling(lm: LM, modality: str, sampling: Sampling) -> None:
+    """Raise BadInput for a dial that what draws this modality does not have."""
+    latents = bool(lm.vocabulary.signatures[modality].latent_size)
+    if latents and (sampling.top_k or sampling.top_p < 1):
+        raise BadInput(f"{modality} is drawn by diffusion, which knows no top_k or top_p; use the temperature")
+    if latents and (sampling.compiled or sampling.precision != "full"):
+        raise BadInput(f"{modality} is drawn by diffusion: its head cannot be compiled or rounded; leave out compiled and precision")
+    if sampling.steps and not latents:
+        raise BadInput(f"{modality} is drawn code by code, not in steps; leave out steps")
 
 
 class _Walk:
@@ -158,7 +96,7 @@ class _Walk:
         d = self.signature.descending
         top = self.signature.levels[d] - 1 if d is not None else 0
         self.ceiling = None if d is None else torch.tensor([int(s.codes[-1, d]) if len(s) else top for s in known], device=lm.device)
-        inner = None if self.signature.one_channel else lm.frame_in[self.modality]
+        inner = lm.frame_in[self.modality] if self.modality in lm.frame_in else None
         self.totals = None if inner is None else torch.stack([inner.totals(torch.as_tensor(s.codes, device=lm.device).long()) for s in known])
         self._keep(self.left != 0)  # where no frame is left to place, the end is certain
 
@@ -205,10 +143,14 @@ class _Walk:
         elif self.endless.any():
             logits[:, end].masked_fill_(torch.from_numpy(self.endless).to(logits.device), float("-inf"))
         ids = values = pick_ids(logits)[:, None]
-        if self.writer.head is not None:
-            values = self.writer.head.sample(list(self.h.chunk(self.n_streams)), mix, pick_ids, self.ceiling)
-        told = (ids if values is ids else torch.cat([ids, values], 1)).cpu().numpy()
-        if (told >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
+        hs = list(self.h.chunk(self.n_streams))
+        if self.writer.latents:
+            s = self.sampling
+            values = self.writer.head.draw(hs, (self.signature.latent_size,), s.steps, s.temperature, s.guidance, self.generator).to(self.h.dtype)
+        elif self.writer.head is not None:
+            values = self.writer.head.sample(hs, mix, pick_ids, self.ceiling)
+        told = (ids if values is ids else torch.cat([ids, values], 1) if not self.writer.latents else torch.cat([ids.double(), values], 1)).cpu().numpy()
+        if (told[:, : 1 + len(self.signature.levels)] >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
             raise BadInput(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
         return (told[:, 0] != end) & self.alive, values, told[:, -values.shape[1] :]
 
@@ -243,13 +185,13 @@ class _Walk:
             at = known.holes[prompt.n_filled][0] if known.holes else len(known)
             k, n = prompt.n_filled, len(new)
             holes = tuple((a + n * (i > k), b + n * (i >= k)) for i, (a, b) in enumerate(known.holes))
-            codes = np.concatenate([known.codes[:at], new, known.codes[at:]])
-            done.append(Sampled(Segment(known.modality, codes=codes, truncated=stop == "cap" and not holes, holes=holes), stop))
+            values = np.concatenate([known.values[:at], new, known.values[at:]])
+            done.append(Sampled(segment_of(self.signature, values, truncated=stop == "cap" and not holes, holes=holes), stop))
         return done
 
     def _frames(self) -> list[np.ndarray]:
         """Per prompt the frames drawn for it (T, C)."""
-        nothing = np.zeros(0, np.int64), np.zeros((0, len(self.signature.levels)), np.int64)
+        nothing = np.zeros(0, np.int64), segment_of(self.signature).values
         rows, frames = (np.concatenate(x) for x in zip(nothing, *self.drawn))
         return np.split(frames[rows.argsort(kind="stable")], np.bincount(rows, minlength=len(self.prompts)).cumsum()[:-1])
 
@@ -259,6 +201,8 @@ def fill_holes(lm: LM, prompts: Sequence[Document], sampling: Sampling, generato
 
     The stop reason is "cap" where any hole reached it. Raises ValueError when prompts differ in their number of holes.
     """
+    if prompts and lm.draws_whole(prompts[0].segments[-1].modality):
+        return generate(lm, prompts, sampling, generator)
     open_holes = {len(p.segments[-1].holes) - p.n_filled for p in prompts}
     if len(open_holes) != 1 or 0 in open_holes:
         raise ValueError(f"prompts must all have the same number of holes, at least one; got {sorted(open_holes)}")

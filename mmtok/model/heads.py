@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.segment import Signature
+from mmtok.segment import BadInput, Signature
 
 Links = Generator[Tensor, Tensor, None]
 
@@ -23,6 +23,10 @@ Links = Generator[Tensor, Tensor, None]
 class Parallel:
     """All channels independent given the past (dMel, He Bai et al. 2024): one projection."""
 
+    def build(self, width: int, signature: Signature) -> ParallelHead:
+        """The head on hidden states of this width, for frames of this signature."""
+        return ParallelHead(self, width, signature)
+
 
 @dataclass(frozen=True)
 class Chained:
@@ -30,8 +34,9 @@ class Chained:
 
     hidden: int = 128
 
-
-HeadConfig = Parallel | Chained
+    def build(self, width: int, signature: Signature) -> ChainedHead:
+        """The head on hidden states of this width, for frames of this signature."""
+        return ChainedHead(self, width, signature)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -45,8 +50,13 @@ class Head(nn.Module):
     descending: the channel whose value may not exceed a ceiling given by the frame before.
     """
 
+    kind = "exact"  # what its nats are
+
     def __init__(self, signature: Signature):
         super().__init__()
+        if len(signature.levels) < 2:
+            raise BadInput(f"{signature.modality} has no channels for a {type(self).__name__.removesuffix('Head')} head: its frames are "
+                           + ("single codes, which need none" if signature.levels else "latents; give it FrameDiffusion or GridDiffusion"))
         self.levels, self.descending = signature.levels, signature.descending
 
     def links(self, h: Tensor) -> Links:
@@ -134,9 +144,3 @@ class ChainedHead(Head):
             if c < n_links - 1:
                 for later, part in enumerate(self.told[c](value[:, 0]).chunk(n_links - 1 - c, -1), c + 1):
                     told[later].append(part)
-
-
-def build_head(config: HeadConfig, width: int, signature: Signature) -> Head:
-    """The head that a config describes, for frames of this signature."""
-    kinds = {Parallel: ParallelHead, Chained: ChainedHead}
-    return kinds[type(config)](config, width, signature)

@@ -15,17 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.batch import Batch
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.denoising import FrameDiffusion, GridDiffusion
 from mmtok.model.frames import FrameEmbedding
-from mmtok.model.heads import HeadConfig, build_head, widened
+from mmtok.model.heads import Chained, Parallel, widened
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
 
+HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | MaskedCodes
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The trunk, and a head per many-channel modality; a many-channel modality without a head is input-only.
+    """The trunk, and a head per many-channel or latent modality; such a modality without a head is input-only.
 
+    A one-channel modality needs no head, as its codes are ids of the stream; with MaskedCodes they are drawn in any order instead.
     channel_size: size of a channel value's embedding before the channels are joined and projected.
     totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for sets such as jets.
     untied: ids are written with a table of their own, not the one that they are read with.
@@ -40,7 +45,11 @@ class DecoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class Nats:
-    """-log p per position (B, L): `ids` of the stream's id, `frames` of the frame's channels; 0 where not predicted."""
+    """-log p per position (B, L): `ids` of the stream's id, `frames` of the frame's channels; 0 where not predicted.
+
+    Where a head has no exact likelihood, `frames` is what its training lowers (a denoising loss, a bound), or an estimate when
+    scoring; of a segment drawn as a whole, its T-th part at each of its T frames.
+    """
 
     ids: Tensor
     frames: Tensor
@@ -58,10 +67,11 @@ class LM(nn.Module):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         many = {m: s for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
-        for what, named in (("heads", config.heads), ("totals", config.totals)):
-            unknown = sorted(set(named) - set(many))
+        for what, named, known in (("heads", config.heads, vocabulary.signatures), ("totals", config.totals, many)):
+            unknown = sorted(set(named) - set(known))
             if unknown:
-                raise BadInput(f"{what} are given for {unknown}, which are not many-channel modalities of this vocabulary")
+                kind = "many-channel modalities" if known is many else "modalities"
+                raise BadInput(f"{what} are given for {unknown}, which are not {kind} of this vocabulary")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
         self.lm_head = nn.Linear(width, vocabulary.size, bias=False) if config.untied else None  # named as in a Llama
@@ -71,7 +81,7 @@ class LM(nn.Module):
         self.latent_in = nn.ModuleDict(
             {m: nn.Linear(s.latent_size, width) for m, s in vocabulary.signatures.items() if s.latent_size}
         )
-        self.heads = nn.ModuleDict({m: build_head(c, width, vocabulary.signatures[m]) for m, c in config.heads.items()})
+        self.heads = nn.ModuleDict({m: c.build(width, vocabulary.signatures[m]) for m, c in config.heads.items()})
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +92,14 @@ class LM(nn.Module):
     def id_weight(self) -> Tensor:
         """(n_ids, M): what a hidden state is compared with to give the next id."""
         return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight
+
+    def kind(self, modality: str) -> str:
+        """What the nats of this modality are when scored: "exact", "bound" or "estimate"."""
+        return self.heads[modality].kind if modality in self.heads else "exact"
+
+    def draws_whole(self, modality: str) -> bool:
+        """Whether segments of this modality are drawn as a whole, not frame after frame."""
+        return modality in self.heads and getattr(self.heads[modality], "whole", False)
 
     # ---- reading
 
@@ -120,18 +138,28 @@ class LM(nn.Module):
         banned = self.vocabulary.signatures[modality].banned
         return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
 
-    def forward(self, batch: Batch) -> Nats:
-        """Nats of every predicted position. Raises BadInput when a modality without a head is asked for its frames."""
+    def forward(self, batch: Batch, scoring: bool = False) -> Nats:
+        """Nats of every predicted position; in training, what stands for them where a head has no exact likelihood.
+
+        Raises BadInput when a modality without a head is asked for its frames.
+        """
         asked = [(batch.predict & (batch.modality == i)).flatten().nonzero()[:, 0] for i in range(len(self.vocabulary.signatures))]
         at = torch.cat(asked)
         # one gather for all modalities: each of its own would cost a gradient of the whole (B, L, M)
         states = self.hidden(batch).flatten(0, 1).index_select(0, at - 1).split([len(x) for x in asked])
         ids, frames = [], []
         for m, x, state in zip(self.vocabulary.signatures, asked, states):
-            target = batch.ids.flatten()[x]
-            ids.append(self._id_nats(m, state, target, batch.may_end.flatten()[x]))
-            one_channel = self.vocabulary.signatures[m].one_channel
-            frames.append(torch.zeros_like(ids[-1]) if one_channel else self._frame_nats(m, state, target, batch))
+            target, one_channel = batch.ids.flatten()[x], self.vocabulary.signatures[m].one_channel
+            if one_channel and self.draws_whole(m):
+                ids.append(widened(state.new_zeros(len(x))))
+            else:
+                ids.append(self._id_nats(m, state, target, batch.may_end.flatten()[x]))
+            if one_channel and not self.draws_whole(m):
+                frames.append(torch.zeros_like(ids[-1]))
+            elif self.draws_whole(m):
+                frames.append(self._segment_nats(m, state, target, batch, scoring))
+            else:
+                frames.append(self._frame_nats(m, state, target, batch, scoring))
         spread = lambda parts: parts[0].new_zeros(batch.ids.numel()).index_put((at,), torch.cat(parts)).view(batch.ids.shape)
         return Nats(spread(ids), spread(frames))
 
@@ -144,20 +172,49 @@ class LM(nn.Module):
         index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
         return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
 
-    def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch) -> Tensor:
-        """(N,) -log p of the channel values where the target is a frame of modality m, 0 where it is the end."""
-        frame = self.vocabulary.span(m)[0]
-        is_frame = target == frame
+    def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
+        """(N,) of the frame's values where the target is a frame of modality m, 0 where it is the end."""
+        is_frame = target == self.vocabulary.span(m)[0]
         if m not in self.heads:
             if is_frame.any():
                 raise BadInput(f"{m} frames are predicted, but the model has no head for them: {m} is input-only here")
             return widened(h.sum(-1) * 0)
-        head = self.heads[m]
-        chosen = batch.predict[batch.ids == frame]  # over the rows of channels[m]
-        values = batch.channels.get(m, batch.ids.new_zeros(0, len(head.levels)))[chosen]
-        ceiling = batch.ceiling[m][chosen] if m in batch.ceiling else None
-        nats = head.nats(h[is_frame], values, ceiling)
+        head, values = self.heads[m], self._values(m, batch)
+        if self.vocabulary.signatures[m].latent_size:
+            nats = head.nats(h[is_frame], values, _dice(h)) if scoring else head.loss(h[is_frame], values)
+        else:
+            nats = head.nats(h[is_frame], values, batch.ceiling[m][self._chosen(m, batch)] if m in batch.ceiling else None)
+        nats = nats.to(widened(h).dtype)
         return nats.new_zeros(len(target)).index_put((is_frame,), nats)
+
+    def _segment_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
+        """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of which the first of each is read."""
+        head, n_frames = self.heads[m], self.vocabulary.signatures[m].frames
+        if len(target) % n_frames:
+            raise BadInput(f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short nor have holes")
+        codes = self.vocabulary.signatures[m].one_channel
+        values = (target - self.vocabulary.span(m)[0])[:, None] if codes else self._values(m, batch)
+        first, values = h.unflatten(0, (-1, n_frames))[:, 0], values.unflatten(0, (-1, n_frames))
+        if not len(first):  # no picture has no shape, but every process reduces the same gradients
+            return widened(sum(p.sum() for p in head.parameters())).expand(0)
+        nats = head.nats(first, values, _dice(h)) if scoring else head.loss(first, values)
+        return (nats / n_frames).to(widened(h).dtype).repeat_interleave(n_frames)
+
+    def _chosen(self, m: str, batch: Batch) -> Tensor:
+        """(N_m,) bool: which rows of m's values are predicted."""
+        return batch.predict[batch.ids == self.vocabulary.span(m)[0]]
+
+    def _values(self, m: str, batch: Batch) -> Tensor:
+        """The predicted frames' channel values (N, C) or latents (N, D)."""
+        signature = self.vocabulary.signatures[m]
+        if signature.latent_size:
+            return batch.latents.get(m, self.id_weight.new_zeros(0, signature.latent_size))[self._chosen(m, batch)]
+        return batch.channels.get(m, batch.ids.new_zeros(0, len(signature.levels)))[self._chosen(m, batch)]
+
+
+def _dice(h: Tensor) -> torch.Generator:
+    """Of scoring: the same at every call, so that a score is a number."""
+    return torch.Generator(h.device).manual_seed(0)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ class Score:
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
     frames  per segment, how many it has, or how many its nats are spread over: in a segment with holes those in the holes
-    kind    "exact", "bound" (an upper bound on the true nats) or "estimate"
+    kind    "exact", "bound" (an upper bound on the true nats; in expectation where it is drawn) or "estimate": the least sure among
+            the segments predicted
     """
 
     nats: tuple[float | None, ...]
@@ -32,7 +33,8 @@ class Score:
 
 
 def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384) -> list[Score]:
-    """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain.
+    """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or
+    an estimate is so from one seed: the same documents in the same order have the same scores.
 
     Raises BadInput for a document without segments, and when an input-only modality is among the predicted ones.
     """
@@ -48,16 +50,21 @@ def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_3
     for start in range(0, len(rows), per_batch):
         chunk = rows[start : start + per_batch]
         with evaluating(lm):
-            total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)).total.double().cpu().numpy()
+            total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device), scoring=True).total.double().cpu().numpy()
         for r, row in enumerate(chunk):
             at = 0
             for i in row:
                 np.add.at(nats[i], streams[i].segment, total[r, at : at + lengths[i]])
                 at += lengths[i]
     return [
-        Score(tuple(float(x) if p else None for x, p in zip(n, d.predict)), tuple(map(_n_frames, d.segments)))
+        Score(tuple(float(x) if p else None for x, p in zip(n, d.predict)), tuple(map(_n_frames, d.segments)), _kind(lm, d))
         for n, d in zip(nats, documents)
     ]
+
+
+def _kind(lm: LM, document: Document) -> str:
+    kinds = [lm.kind(s.modality) for s, predicted in zip(document.segments, document.predict) if predicted]
+    return max(kinds, key=("exact", "bound", "estimate").index, default="exact")
 
 
 def _n_frames(segment: Segment | None) -> int:

@@ -21,7 +21,10 @@ class Writer:
         self.banned = torch.tensor(signature.banned, dtype=torch.long, device=lm.device) if signature.banned else None
         self.first_id, self.table = span[0], lm.model.embed_tokens.weight
         self.head = self.frame_in = None
-        if not signature.one_channel:
+        self.latents = bool(signature.latent_size)
+        if self.latents:
+            self.head, self.frame_in = lm.heads[modality], lm.latent_in[modality]
+        elif not signature.one_channel:
             self.head = with_linears_laid_out(lm.heads[modality], precision, n_rows)
             self.frame_in = lm.frame_in[modality].folded()
 
@@ -31,8 +34,10 @@ class Writer:
         return logits if self.banned is None else logits.index_fill_(1, self.banned, float("-inf"))
 
     def embed(self, values: Tensor, totals: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Frames just drawn (n, C) and the totals before them -> as the trunk reads them (n, M), the totals with them."""
+        """Frames just drawn (n, C) or (n, D) and the totals before them -> as the trunk reads them (n, M), the totals with them."""
         if self.frame_in is None:
             return F.embedding(values[:, 0] + self.first_id, self.table), totals
+        if self.latents:
+            return self.frame_in(values) + self.table[self.first_id], totals
         x, totals = self.frame_in.step(values, totals)
         return x + self.table[self.first_id], totals

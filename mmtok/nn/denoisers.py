@@ -125,6 +125,31 @@ class GridDenoiser(nn.Module):
         return F.pixel_shuffle(self.final(z, told).transpose(1, 2).unflatten(2, patches.shape[2:]), self.patch)
 
 
+class CodeDenoiser(nn.Module):
+    """A transformer that says what hidden codes of a grid may be, given those that are not and a vector: masked diffusion's network.
+
+    It is not told how many are hidden: it can count them (Ou et al. 2024, arXiv 2406.03736, section 3).
+    """
+
+    def __init__(self, config: DiTConfig, n_levels: int, grid: tuple[int, int], hidden_size: int):
+        super().__init__()
+        self.enter = nn.Embedding(n_levels + 1, config.width)  # the last one is the mask
+        self.state = nn.Linear(hidden_size, config.width)
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final = Final(config.width, n_levels)
+        _initialise(self)
+        nn.init.normal_(self.enter.weight, std=0.5)
+        self.position_embed = nn.Parameter(grid_waves(*grid, config.width))
+
+    def forward(self, codes: Tensor, h: Tensor) -> Tensor:
+        """codes (B, L), hidden ones n_levels; h (B, hidden_size) -> logits (B, L, n_levels). Rows of the grid follow each other."""
+        told = self.state(h)
+        z = self.enter(codes) + self.position_embed
+        for block in self.blocks:
+            z = block(z, told, None)
+        return self.final(z, told)
+
+
 class SetDenoiser(nn.Module):
     """A diffusion transformer over sets of particles: no positions, so reordered particles give reordered answers."""
 

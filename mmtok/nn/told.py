@@ -20,9 +20,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The condition is a vector, e.g. a text's hidden state: (B, size) floats."""
+    """The condition is a vector, e.g. a text's hidden state: (B, size) floats.
+
+    droppable: False where what is without a condition has a vector of its own, so that the network needs no null.
+    """
 
     size: int
+    droppable: bool = True
 
 
 ConditionConfig = Labels | Vectors
@@ -59,7 +63,7 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, config: ConditionConfig, width: int):
         super().__init__()
-        self.null = nn.Parameter(torch.zeros(width))
+        self.null = nn.Parameter(torch.zeros(width)) if isinstance(config, Labels) or config.droppable else None
         if isinstance(config, Labels):
             self.read = nn.Embedding(config.n_classes, width)
             nn.init.normal_(self.read.weight, std=0.1)
@@ -89,6 +93,8 @@ class Told(nn.Module):
             if condition is not None or dropped is not None:
                 raise ValueError("this denoiser was built without a condition and cannot be given or denied one")
             return self.level(c_noise)
+        if self.condition.null is None and (condition is None or dropped is not None):
+            raise ValueError("this denoiser always has a condition: it was built without a null in its place")
         if condition is None:
             return self.level(c_noise) + self.condition.null
         return self.level(c_noise) + self.condition(condition, dropped)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmtok.model.generate import Sampling, mix_guidance, pick
-from mmtok.model.heads import Chained, Parallel, build_head
+from mmtok.model.heads import Chained, Parallel
 from mmtok.segment import Signature
 
 WIDTH = 8
@@ -15,7 +15,7 @@ FREE, DESCENDING = Signature("x", (4, 3, 2)), Signature("x", (2, 4, 3), descendi
 
 def head_of(config, signature=FREE):
     torch.manual_seed(0)
-    head = build_head(config, WIDTH, signature).double()
+    head = config.build(WIDTH, signature).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return head
@@ -33,10 +33,10 @@ def every_frame(signature):
 def test_an_untrained_head_is_uniform_over_its_levels():
     for config in KINDS:
         torch.manual_seed(0)
-        head = build_head(config, WIDTH, FREE)
+        head = config.build(WIDTH, FREE)
         nats = head.nats(torch.randn(24, WIDTH), every_frame(FREE))
         assert torch.allclose(nats, torch.full((24,), math.log(4 * 3 * 2)), atol=1e-6)
-        head = build_head(config, WIDTH, DESCENDING)
+        head = config.build(WIDTH, DESCENDING)
         bounded = head.nats(torch.randn(2, WIDTH), torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 2]))
         assert torch.allclose(bounded, torch.tensor([2 * 1 * 3, 2 * 3 * 3]).float().log(), atol=1e-6)
 
@@ -123,5 +123,5 @@ def test_every_weight_gets_a_gradient(config):
 
 
 def test_half_precision_does_not_reach_the_nats():
-    head = build_head(Chained(6), WIDTH, FREE).bfloat16()
+    head = Chained(6).build(WIDTH, FREE).bfloat16()
     assert head.nats(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype == torch.float32

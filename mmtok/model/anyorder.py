@@ -1,0 +1,99 @@
+"""Masked diffusion as a head: all codes of a fixed-length segment, in any order, given the state at its begin mark.
+
+The same codes that the decoder would write one after another; any subset of them can be filled in given the rest.
+Source: Sahoo et al. 2024 (arXiv 2406.07524); Ou et al. 2024 (arXiv 2406.03736). Letters: N segments, T frames, K levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmtok.diffusion.draws import stratified
+from mmtok.diffusion.masked import Masked
+from mmtok.model.denoising import grid_of
+from mmtok.nn.denoisers import CodeDenoiser, DiTConfig
+from mmtok.segment import BadInput, Signature
+
+
+@dataclass(frozen=True)
+class MaskedCodes:
+    """steps        in which codes appear when drawn, those of one step apart from each other; 0: one at a time, which makes no error
+    draws        subsets hidden per segment in a training step
+    bound_draws  subsets per segment when scoring, their sizes evenly spread: the estimate of the bound tightens with them
+    grid         (rows, columns) of the codes; None: a square where their count is one, else a row
+    """
+
+    network: DiTConfig = DiTConfig()
+    steps: int = 0
+    draws: int = 1
+    bound_draws: int = 64
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.steps < 0 or self.draws < 1 or self.bound_draws < 1:
+            raise ValueError(f"steps must not be negative, draws and bound_draws at least 1, got {self}")
+
+    def build(self, width: int, signature: Signature) -> MaskedHead:
+        """The head on hidden states of this width, for codes of this signature."""
+        return MaskedHead(self, width, signature)
+
+
+class MaskedHead(nn.Module):
+    """Segments of codes (N, T, 1)."""
+
+    whole, kind = True, "bound"
+
+    def __init__(self, config: MaskedCodes, width: int, signature: Signature):
+        super().__init__()
+        if not signature.one_channel:
+            raise BadInput(f"MaskedCodes draws single codes, but a frame of {signature.modality} has {len(signature.levels) or 'latents, not'} codes")
+        self.config, self.masked = config, Masked(signature.levels[0])
+        self.network = CodeDenoiser(config.network, signature.levels[0], grid_of(signature, config.grid), width)
+
+    def loss(self, h: Tensor, values: Tensor) -> Tensor:
+        """An unbiased estimate of the bound of -log p(values | h) (N,)."""
+        return self._bound(h, values, self.config.draws, None)
+
+    def nats(self, h: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+        """The same, from more subsets."""
+        return self._bound(h, values, self.config.bound_draws, generator)
+
+    def _bound(self, h: Tensor, values: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
+        codes = values[..., 0]
+        total = h.new_zeros(len(h), dtype=torch.float32)
+        # of one segment the draws are spread over the sizes that a subset can have, and those of all segments within each share
+        share = (stratified(len(codes), codes, generator) + torch.arange(draws, device=h.device)[:, None]) / draws
+        for u in share:
+            total = total + self.masked.order_bound(self._model([h]), codes, 1 + (u * codes.shape[1]).long(), generator)
+        return total / draws
+
+    def sample(self, hs: list[Tensor], values: Tensor, free: Tensor, sampling, generator: torch.Generator,
+               watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        """Draw segments (N, T, 1): the codes that are free (N, T); the others are kept, and read.
+
+        Raises BadInput for top_k or top_p, which this head does not know.
+        """
+        if sampling.top_k or sampling.top_p < 1:
+            raise BadInput("codes drawn in any order know no top_k or top_p; use the temperature")
+        tokens, model = self.masked.hide(values[..., 0], free), self._model(hs, sampling.guidance)
+        steps = sampling.steps or self.config.steps
+        if steps:
+            tokens = self.masked.sample(model, tokens, steps, generator, sampling.temperature)
+        else:
+            tokens = self.masked.fill(model, tokens, generator, temperature=sampling.temperature)
+        return tokens[..., None]
+
+    def _model(self, hs: list[Tensor], guidance: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """tokens (N, T) -> logits (N, T, K), under guidance joined as Ho and Salimans 2022 join scores."""
+        if len(hs) == 1:
+            return lambda tokens: self.network(tokens, hs[0])
+
+        def joined(tokens: Tensor) -> Tensor:
+            given, null = (self.network(tokens, h).log_softmax(-1) for h in hs)
+            return null + guidance * (given - null)
+
+        return joined

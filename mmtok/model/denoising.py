@@ -1,0 +1,260 @@
+"""Diffusion heads: latents drawn by denoising, given the decoder's hidden state.
+
+`FrameDiffusion` fills one frame in, frame after frame (MAR, Li et al. 2024, arXiv 2406.11838); `GridDiffusion` fills all frames of
+a segment of fixed length in at once, given the state at its begin mark: class- and text-conditional latent diffusion (Rombach et
+al. 2022; Peebles and Xie 2023), or diffusion in pixels. What a state says comes from the shared decoder, so the condition may
+be any modality. Letters: N frames or segments, D latent size, C, Y, X of a grid as an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmtok.diffusion.conditioning import guided
+from mmtok.diffusion.convert import Denoiser, preconditioned
+from mmtok.diffusion.draws import normal_like, rademacher_like, stratified, uniform
+from mmtok.diffusion.likelihood import Levels, exact_trace, hutchinson, latent_bound, log_likelihood, log_normal, log_spaced
+from mmtok.diffusion.loss import network_loss
+from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4, Watch
+from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
+from mmtok.nn.denoisers import DiTConfig, GridDenoiser, TokenDenoiser, TokenMLPConfig
+from mmtok.nn.told import Vectors
+from mmtok.nn.unet import UNet, UNetConfig
+from mmtok.segment import BadInput, Signature
+
+EXACT_DIMENSIONS = 64  # up to which a likelihood takes the exact trace: one backward pass for each
+ROWS_AT_ONCE = 512  # of a likelihood, whose graphs are kept for every dimension
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """How to learn, draw and score latents by denoising.
+
+    column       noise levels, preconditioning and loss: CondOT for flow matching, or one of the design space; EDM's training levels
+                 are made for a sigma_data of 0.5: for another, p_mean and p_std are to be moved along
+    sampler      the solver that draws, in `steps` steps (Sampling.steps changes them)
+    draws        noise levels per frame or segment in a training step
+    ode_steps    fourth-order steps of the probability-flow ODE when scoring
+    likelihood   of discrete data (`Signature.cells`): "decoder" adds a little noise and a discretised decoder (the L_0 term of Ho et
+                 al. 2020), "dequantised" spreads each value over its cell; both are bounds
+    dequantise   training spreads discrete data over their cells; needed for "dequantised" likelihoods
+    decoder      the noise and the decoder's standard deviation, in cells
+    """
+
+    column: CondOT | EDM | VP | VE | IDDPM = CondOT()
+    sampler: Heun | Euler | Midpoint | RungeKutta4 | DPMSolver2M | DDIM = Heun()
+    steps: int = 18
+    draws: int = 1
+    ode_steps: int = 32
+    likelihood: Literal["decoder", "dequantised"] = "dequantised"
+    dequantise: bool = True
+    decoder: tuple[float, float] = (0.5, 0.3)
+
+    def __post_init__(self):
+        if self.draws < 1 or self.ode_steps < 1:
+            raise ValueError(f"draws and ode_steps must be at least 1, got {self.draws} and {self.ode_steps}")
+        if self.steps < self.sampler.least_steps:
+            raise ValueError(f"{type(self.sampler).__name__} needs at least {self.sampler.least_steps} steps, got {self.steps}")
+        if min(self.decoder) <= 0:
+            raise ValueError(f"the decoder's noise and deviation must be above 0, got {self.decoder}")
+
+
+@dataclass(frozen=True)
+class FrameDiffusion(Diffusion):
+    """A frame of latents given the state before it, by a residual MLP. MAR takes four noise draws per frame."""
+
+    draws: int = 4
+    network: TokenMLPConfig = TokenMLPConfig()
+
+    def build(self, width: int, signature: Signature) -> FrameDiffusionHead:
+        """The head on hidden states of this width, for frames of this signature."""
+        return FrameDiffusionHead(self, width, signature)
+
+
+@dataclass(frozen=True)
+class GridDiffusion(Diffusion):
+    """All frames of a segment at once, as a grid in raster order, given the state at its begin mark.
+
+    network  a diffusion transformer, whose tokens are the frames, or a U-Net over the picture that the frames make
+    grid     (rows, columns) of frames; None: a square
+    patch    a frame's latents are a patch x patch square of the picture's channels
+    """
+
+    network: DiTConfig | UNetConfig = DiTConfig()
+    grid: tuple[int, int] | None = None
+    patch: int = 1
+
+    def build(self, width: int, signature: Signature) -> GridDiffusionHead:
+        """The head on hidden states of this width, for frames of this signature."""
+        return GridDiffusionHead(self, width, signature)
+
+
+class DiffusionHead(nn.Module):
+    """Common to both: loss, likelihood and drawing of states y (N, ...) given hidden states h (N, M).
+
+    network: F(c_in x, c_noise, h). Noise in training comes from torch's global generator, as dropout does.
+    """
+
+    kind = "estimate"  # what its nats are: by an ODE, and by random probes where there are many dimensions
+
+    def __init__(self, config: Diffusion, network: nn.Module, signature: Signature):
+        super().__init__()
+        self.config, self.network = config, network
+        self.levels = Levels(signature.cells) if signature.cells else None
+
+    def loss(self, h: Tensor, y: Tensor) -> Tensor:
+        """The denoising loss (Karras et al. 2022, eq. 8), a mean over dimensions and draws: (N,). 1 for EDM before training."""
+        k = self.config.draws
+        y, h = y.repeat_interleave(k, 0), h.repeat_interleave(k, 0)
+        if self.levels and self.config.dequantise:
+            y = self._spread(y, None)
+        sigma = self.config.column.training_sigma(1 - stratified(len(y), y))
+        return network_loss(self._told(h), self.config.column, y, normal_like(y), sigma).view(-1, k).mean(1)
+
+    def nats(self, h: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """-log p(y | h) (N,): of a density for latents, of a probability (a bound) for discrete data."""
+        parts = zip(h.split(ROWS_AT_ONCE), y.double().split(ROWS_AT_ONCE))
+        return torch.cat([self._nats(a, b, generator) for a, b in parts]) if len(y) else y.new_zeros(0)
+
+    def _nats(self, h: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        if self.levels is None:
+            return -self._log_density(h, y, None, generator)
+        if self.config.likelihood == "dequantised":
+            n_dimensions = y[0].numel()
+            return -self._log_density(h, self._spread(y, generator), None, generator) - n_dimensions * math.log(self.levels.width)
+        noise, std = (x * self.levels.width for x in self.config.decoder)
+        z = y + noise * normal_like(y, generator)
+        mean = self.denoiser(h)(z, z.new_full((len(z),), noise))
+        decoder = self.levels.log_mass(self.levels.codes(y), mean, std).flatten(1).sum(1)
+        return -latent_bound(self._log_density(h, z, noise, generator), decoder, log_normal(z, y, noise))
+
+    def _log_density(self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator) -> Tensor:
+        """log p(y; sigma_min) (N,), by default at the column's least noise; the prior is Gaussian with the data's assumed spread."""
+        column = self.config.column
+        sigmas = column.sigmas(1000 - getattr(column, "j_0", 0))
+        sigma_max, least = float(sigmas[0]), float(sigmas[-2])
+        divergence = exact_trace if y[0].numel() <= EXACT_DIMENSIONS else hutchinson(rademacher_like(y, generator))
+        spread = math.hypot(sigma_max, getattr(column, "sigma_data", 1.0))
+        prior = lambda x: log_normal(x, torch.zeros_like(x), spread)
+        with plainly():
+            return log_likelihood(self.denoiser(h), y, log_spaced(sigma_min or least, sigma_max, self.config.ode_steps), prior, divergence)
+
+    def _spread(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Centres of cells -> anywhere in their cells, evenly."""
+        return y + (self.levels.width * (uniform(y.shape, y, generator) - 0.5)).to(y.dtype)
+
+    def denoiser(self, h: Tensor) -> Denoiser:
+        """D(x, sigma) given h; the state keeps its type, the network computes in its own."""
+        return preconditioned(self._told(h), self.config.column, self._dtype)
+
+    def draw(self, hs: list[Tensor], shape: tuple[int, ...], steps: int, temperature: float, guidance: float,
+             generator: torch.Generator, watch: Watch | None = None) -> Tensor:
+        """Draw states (N, *shape) in float64. hs: the hidden state (N, M), and under guidance the one without the condition.
+
+        temperature scales the noise that the walk starts from, and what DDIM adds on its way (Li et al. 2024).
+        Raises BadInput for fewer steps than the solver needs, and when the network returns what is no number, naming the step.
+        """
+        denoiser = self.denoiser(hs[0]) if len(hs) == 1 else guided(self.denoiser(hs[0]), self.denoiser(hs[1]), guidance)
+        column, sampler = self.config.column, self.config.sampler
+        if isinstance(sampler, DDIM):
+            sampler = replace(sampler, temperature=sampler.temperature * temperature)
+        noise = temperature * normal_like(hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64), generator)
+        with plainly():
+            times = column.times(steps or self.config.steps)
+            return sampler(denoiser, column.start(noise, times[0]), times, column, generator, watch)
+
+    def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, c_noise: self.network(x, c_noise, h.to(x.dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+
+class FrameDiffusionHead(DiffusionHead):
+    """Frames (N, D), one for each hidden state."""
+
+    whole = False
+
+    def __init__(self, config: FrameDiffusion, width: int, signature: Signature):
+        _need_latents(signature, config)
+        super().__init__(config, TokenDenoiser(config.network, signature.latent_size, width), signature)
+        self.size = signature.latent_size
+
+
+class GridDiffusionHead(DiffusionHead):
+    """Segments (N, T, D), one for each hidden state at a begin mark."""
+
+    whole = True
+
+    def __init__(self, config: GridDiffusion, width: int, signature: Signature):
+        _need_latents(signature, config)
+        rows, columns = grid_of(signature, config.grid)
+        self.n_channels, rest = divmod(signature.latent_size, config.patch**2)
+        if rest:
+            raise BadInput(f"{signature.modality}: {signature.latent_size} latents per frame are no patches of {config.patch} x {config.patch}")
+        shape = (self.n_channels, rows * config.patch, columns * config.patch)
+        condition = Vectors(width, droppable=False)  # without a condition the decoder's state says so
+        network = (UNet(config.network, self.n_channels, condition) if isinstance(config.network, UNetConfig)
+                   else GridDenoiser(config.network, shape, config.patch, condition))  # fmt: skip
+        super().__init__(config, network, signature)
+        self.grid, self.shape = (rows, columns), shape
+
+    def loss(self, h: Tensor, values: Tensor) -> Tensor:
+        """(N,) for segments (N, T, D): the mean over dimensions, times T, so that a segment weighs as its frames would."""
+        return super().loss(h, self.picture(values)) * values.shape[1]
+
+    def nats(self, h: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+        """-log p(values | h) (N,) of segments (N, T, D)."""
+        return super().nats(h, self.picture(values), generator)
+
+    def sample(self, hs: list[Tensor], values: Tensor, free: Tensor, sampling, generator: torch.Generator,
+               watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        """Draw segments (N, T, D) float32. values (N, T, D), free (N, T) bool: the frames to draw. watch is given segments too."""
+        if not bool(free.all()):
+            raise BadInput("a diffusion over latents draws whole segments: parts of one cannot be kept; MaskedCodes can fill parts in")
+        seen = None if watch is None else lambda step, x: watch(step, self.frames(x))
+        return self.frames(self.draw(hs, self.shape, sampling.steps, sampling.temperature, sampling.guidance, generator, seen)).float()
+
+    def picture(self, values: Tensor) -> Tensor:
+        """Frames in raster order (N, T, D) -> (N, C, Y, X)."""
+        return F.pixel_shuffle(values.transpose(1, 2).unflatten(2, self.grid), self.config.patch)
+
+    def frames(self, picture: Tensor) -> Tensor:
+        """The inverse of `picture`."""
+        return F.pixel_unshuffle(picture, self.config.patch).flatten(2).transpose(1, 2)
+
+
+def grid_of(signature: Signature, grid: tuple[int, int] | None) -> tuple[int, int]:
+    """(rows, columns) of a segment's frames. Raises BadInput unless there is a fixed count of them, which the grid has."""
+    if signature.frames is None:
+        raise BadInput(f"{signature.modality} runs until its end mark: a head that draws whole segments needs a fixed count of frames")
+    side = math.isqrt(signature.frames)
+    rows, columns = grid or ((side, side) if side**2 == signature.frames else (1, signature.frames))
+    if rows * columns != signature.frames:
+        raise BadInput(f"{signature.modality} has {signature.frames} frames, which are no grid of {rows} x {columns}")
+    return rows, columns
+
+
+def _need_latents(signature: Signature, config: Diffusion) -> None:
+    if not signature.latent_size:
+        raise BadInput(f"{type(config).__name__} draws latents, but {signature.modality} is made of codes")
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """What the diffusion room refuses is wrong input here: too few steps, noise levels that do not fit, a network without numbers."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (ValueError, FloatingPointError) as error:
+        raise BadInput(str(error)) from None

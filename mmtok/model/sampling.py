@@ -1,0 +1,94 @@
+"""How a frame is drawn from logits: temperature, the likeliest only, guidance; and what a drawn segment is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from mmtok.nn.packed import Precision
+from mmtok.segment import BadInput, Segment
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw. Temperature 0 is greedy; top_k 0 and top_p 1 are off; guidance 1 is off. Of latents, the temperature scales the noise.
+
+    guidance   g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g - 1; needs condition dropout in training
+    max_frames the most frames drawn for one open-ended segment (a fixed count is its own cap); reaching it is the stop reason "cap"
+    precision  of the weights while drawing: "full" as they are, "bfloat16" or "int8" rounded, for speed; scores are never rounded
+    compiled   the decoder's step is compiled: faster by half and more after half a minute, for equal batches of equal caps
+    steps      of a head that draws in steps (diffusion, codes in any order); 0: as many as the head's config says
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    max_frames: int = 512
+    precision: Precision = "full"
+    compiled: bool = False
+    steps: int = 0
+
+    def __post_init__(self):
+        if self.steps < 0:
+            raise BadInput(f"sampling's steps must not be negative; 0 leaves them to the head; got {self}")
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:
+            raise BadInput(f"sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1, max_frames >= 1; got {self}")
+        if not (math.isfinite(self.temperature) and math.isfinite(self.guidance)):
+            raise BadInput(f"sampling needs a finite temperature and guidance; got {self}")
+        if self.precision not in get_args(Precision):
+            raise BadInput(f"sampling needs a precision among {', '.join(get_args(Precision))}; got {self}")
+        if self.compiled and self.precision == "int8":
+            raise BadInput("sampling with int8 weights cannot be compiled; take bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
+
+    The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
+    samples) is true of the prompt's frames alone, and would cut off those drawn.
+    """
+
+    segment: Segment
+    stop: str
+
+
+def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """Draw one id per row of (n, K) logits; -inf never comes."""
+    if sampling.temperature == 0:
+        best, ids = logits.max(-1)
+        return ids.masked_fill(best.isnan(), logits.shape[-1])  # as `draw`: no id at all where there are no numbers
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    p = logits.softmax(-1)
+    if sampling.top_p < 1:
+        ordered, order = p.sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p  # the id that crosses the threshold stays
+        p = p.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
+    return draw(p, generator)
+
+
+def draw(p: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one id per row of (n, K) probabilities, by inverting their sums; in float64, so that the rarest come as often as they should.
+
+    One random number per row, where torch.multinomial takes one per probability: nine tenths of a small model's step.
+    """
+    below = p.double().cumsum(-1)
+    u = torch.rand(len(p), 1, dtype=torch.float64, device=p.device, generator=generator)  # below 1: what has p = 0 is never met
+    return torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0]
+
+
+def mix_guidance(logits: list[Tensor], guidance: float) -> Tensor:
+    """Join the logits of the stream with its condition and of the one without; the first alone when there is one."""
+    if len(logits) == 1:
+        return logits[0]
+    given, null = (x.log_softmax(-1) for x in logits)
+    return torch.where(given == float("-inf"), given, null + guidance * (given - null))
