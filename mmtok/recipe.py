@@ -30,13 +30,16 @@ from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
 from mmtok.segment import BadInput
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.fit_lm import TrainConfig
 
-TokenizerConfig = BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | DMelConfig | JetGridConfig
+TokenizerConfig = (
+    BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | DMelConfig | JetGridConfig
+)
 SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 
 

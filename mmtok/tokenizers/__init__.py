@@ -39,6 +39,8 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
             from mmtok.tokenizers.image import Pixels as found
         case "VQPatches":
             from mmtok.tokenizers.image import VQPatches as found
+        case "PixelLatents":
+            from mmtok.tokenizers.image_latents import PixelLatents as found
         case "JetGrid":
             from mmtok.tokenizers.jets import JetGrid as found
         case _:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -68,13 +68,20 @@ def image_error(images: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> di
     return {"psnr_db": float(psnr_db), "rms_error_grey": mse**0.5}
 
 
-def _check_size(config: PixelsConfig | VQPatchesConfig) -> None:
+def check_size(config: Any, **least: int) -> None:
+    """Raise BadInput for what no image has, and for fields below their `least` values; where `patch` is one of these, also unless
+    the images are of one size, which it divides."""
     name = type(config).__name__
-    for side, value in (("height", config.height), ("width", config.width)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name}: {side} is {value}; it must be at least 1 pixel")
+    for field, low in {"height": 1, "width": 1, **least}.items():
+        if getattr(config, field) is not None and getattr(config, field) < low:
+            raise BadInput(f"{name}: {field} is {getattr(config, field)}; it must be at least {low}")
     if config.channels not in (1, 3, None):
         raise BadInput(f"{name}: channels is {config.channels}; it must be 1 (grey) or 3 (RGB)")
+    if "patch" in least:
+        if None in (config.height, config.width, config.channels):
+            raise BadInput(f"{name}: height, width and channels must be given: patches are cut from images of one size")
+        if config.height % config.patch or config.width % config.patch:
+            raise BadInput(f"{name}: a patch of {config.patch} does not divide {config.height} x {config.width} pixels")
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class PixelsConfig:
     modality: ClassVar[str] = "image"
 
     def __post_init__(self):
-        _check_size(self)
+        check_size(self)
         if (self.height is None) != (self.width is None):
             raise BadInput(f"PixelsConfig: height is {self.height} and width is {self.width}; give both, or neither for images of any size")
         if not 2 <= self.levels <= 256:
@@ -179,14 +186,7 @@ class VQPatchesConfig:
     modality: ClassVar[str] = "image"
 
     def __post_init__(self):
-        _check_size(self)
-        if None in (self.height, self.width, self.channels):
-            raise BadInput("VQPatchesConfig: height, width and channels must be given: patch codes are learned for one size")
-        for name, least in (("patch", 1), ("n_codes", 2), ("code_size", 1), ("hidden", 1), ("blocks", 0), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise BadInput(f"VQPatchesConfig: {name} is {getattr(self, name)}; it must be at least {least}")
-        if self.height % self.patch or self.width % self.patch:
-            raise BadInput(f"VQPatchesConfig: a patch of {self.patch} does not divide {self.height} x {self.width} pixels")
+        check_size(self, patch=1, n_codes=2, code_size=1, hidden=1, blocks=0, steps=1)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,0 +1,118 @@
+"""Images as latents, which diffusion heads draw: pixels on an axis of numbers, without training.
+
+A frame is a patch of the image, frames follow each other in raster order. An image is uint8, (Y, X) grey or (Y, X, 3) RGB.
+Letters beyond the package's: C image channels, Y, X pixels, p patch side, so an image has T = (Y/p)(X/p) frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from mmtok.segment import BadInput, Segment, Signature
+from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.image import check_size, checked_image, image_error, without_grey_axis
+
+
+def checked_latents(segment: Segment, n_frames: int, latent_size: int) -> np.ndarray:
+    """The latents (T, D) of an image segment. Raises BadInput when they have another shape, or are no numbers."""
+    latents = segment.latents
+    if latents is None or latents.shape != (n_frames, latent_size):
+        raise BadInput(f"image: expected latents of shape {(n_frames, latent_size)}, one frame for each patch, got "
+                       f"{'codes' if latents is None else 'latents'} of shape {segment.values.shape}")
+    if not np.isfinite(latents).all():
+        raise BadInput(f"image: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents that are NaN or infinite")
+    return latents
+
+
+@dataclass(frozen=True)
+class PixelLatentsConfig:
+    """Images of one size as pixels on the axis from -1 to 1: nothing to learn.
+
+    height, width, patch  in pixels; the patch divides both; a frame has patch x patch x channels latents
+    channels              1 grey, 3 RGB
+    levels                as of `PixelsConfig`: 256 loses nothing, 17 is what scikit-learn's digits have
+    """
+
+    height: int = 8
+    width: int = 8
+    channels: int = 1
+    levels: int = 17
+    patch: int = 2
+    modality: ClassVar[str] = "image"
+
+    def __post_init__(self):
+        check_size(self, patch=1, levels=2)
+        if self.levels > 256:
+            raise BadInput(f"PixelLatentsConfig: levels is {self.levels}; it must be 2 to 256")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches from top to bottom, and from left to right."""
+        return self.height // self.patch, self.width // self.patch
+
+    def build(self) -> PixelLatents:
+        """The tokenizer: nothing is to be learned."""
+        return PixelLatents(self)
+
+
+class PixelLatents:
+    """Image <-> latents (T, C p p): level k stands at the centre of the k-th of `levels` even cells of the axis.
+
+    Off by at most half a level: 255 / (levels - 1) / 2 grey values. Within a frame, the patch of one image channel follows that of
+    another, each row by row, as torch's pixel_unshuffle lays them out.
+    """
+
+    def __init__(self, config: PixelLatentsConfig):
+        self.config = config
+        rows, columns = config.grid
+        self.signature = Signature("image", latent_size=config.channels * config.patch**2, frames=rows * columns, cells=config.levels,
+                                   fingerprint=fingerprint("PixelLatents", asdict(config)))
+
+    def encode(self, signal: np.ndarray) -> Segment:
+        """uint8 (Y, X) or (Y, X, 3) of the config's size -> latents (T, D) float32. Raises BadInput on anything else."""
+        return self.encode_batch([signal])[0]
+
+    def decode(self, segment: Segment) -> np.ndarray:
+        """Latents (T, D), each taken as the nearest level -> uint8 image. Raises BadInput on another shape, and on NaN."""
+        return self.decode_batch([segment])[0]
+
+    def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
+        """Images -> segments, as `encode`."""
+        c = self.config
+        info = {"height": c.height, "width": c.width, "channels": c.channels}
+        segments = []
+        for signal in signals:
+            image = checked_image(signal, c.height, c.width, c.channels)
+            levels = (image.astype(np.int64) * (2 * c.levels - 2) + 255) // 510  # as Pixels: rounds half up, in integers
+            patches = levels.reshape(c.grid[0], c.patch, c.grid[1], c.patch, c.channels).transpose(0, 2, 4, 1, 3)
+            latents = (2 * patches + 1) / c.levels - 1
+            segments.append(Segment("image", latents=latents.reshape(self.signature.frames, -1).astype(np.float32), info=info))
+        return segments
+
+    def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Segments -> images, as `decode`."""
+        c, top = self.config, self.config.levels - 1
+        signals = []
+        for segment in segments:
+            latents = checked_latents(segment, self.signature.frames, self.signature.latent_size).astype(np.float64)
+            levels = np.floor((latents.clip(-1, 1) + 1) / 2 * c.levels).clip(0, top).astype(np.int64)
+            patches = levels.reshape(*c.grid, c.channels, c.patch, c.patch).transpose(0, 3, 1, 4, 2)
+            image = (patches.reshape(c.height, c.width, c.channels) * 510 + top) // (2 * top)
+            signals.append(without_grey_axis(image.astype(np.uint8)))
+        return signals
+
+    def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
+        """Round trip: `psnr_db` and `rms_error_grey` over all values (100 dB stands for exact)."""
+        return image_error(signals, self.decode_batch(self.encode_batch(signals))) if len(signals) else {}
+
+    def save(self, folder: Path) -> None:
+        write_config(Path(folder), "PixelLatents", asdict(self.config))
+
+    @classmethod
+    def load(cls, folder: Path) -> PixelLatents:
+        return cls(PixelLatentsConfig(**read_config(Path(folder), "PixelLatents")))

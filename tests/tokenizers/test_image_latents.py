@@ -1,0 +1,147 @@
+"""Images as latents: pixels come back exactly, level by level, in the order in which a diffusion head lays out its picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.diffusion.likelihood import Levels
+from mmtok.model.denoising import GridDiffusion
+from mmtok.nn.denoisers import DiTConfig
+from mmtok.segment import BadInput, Segment
+from mmtok.tokenizers import load
+from mmtok.tokenizers.image import PixelsConfig
+from mmtok.tokenizers.image_latents import PixelLatentsConfig
+
+SIZES = [(8, 8, 1, 2), (4, 6, 3, 2), (6, 9, 3, 3), (5, 3, 1, 1), (4, 4, 3, 4)]  # height, width, channels, patch
+
+
+def images(n, height=8, width=8, channels=1, seed=0):
+    shape = (n, height, width) if channels == 1 else (n, height, width, channels)
+    return list(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def pixels(height=8, width=8, channels=1, patch=2, levels=17):
+    return PixelLatentsConfig(height, width, channels, levels, patch).build()
+
+
+# ---- pixels
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_bytes_come_back_from_256_levels(size):
+    height, width, channels, patch = size
+    tokenizer = pixels(*size, levels=256)
+    signature = tokenizer.signature
+    assert (signature.latent_size, signature.frames, signature.cells) == (channels * patch**2, height * width // patch**2, 256)
+    for image in images(5, height, width, channels):
+        segment = tokenizer.encode(image)
+        assert segment.latents.dtype == np.float32 and segment.latents.shape == (signature.frames, signature.latent_size)
+        assert np.array_equal(tokenizer.decode(segment), image)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 16, 17, 100, 255, 256])
+def test_the_levels_are_those_of_pixel_codes(levels):
+    """Same grey values as `Pixels`, so what is drawn by either compares; images of so many levels come back exactly."""
+    every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    tokenizer, codes = pixels(16, 16, levels=levels), PixelsConfig(16, 16, levels=levels).build()
+    decoded = tokenizer.decode(tokenizer.encode(every_value))
+    assert np.array_equal(decoded, codes.decode(codes.encode(every_value)))
+    assert np.array_equal(tokenizer.decode(tokenizer.encode(decoded)), decoded)
+    assert len(np.unique(decoded)) == levels
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(levels):
+    tokenizer, cells = pixels(16, 16, patch=1, levels=levels), Levels(levels)
+    latents = torch.from_numpy(tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents)
+    codes = torch.from_numpy(PixelsConfig(16, 16, levels=levels).build().encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).codes)
+    torch.testing.assert_close(latents.double(), cells.centres(codes), atol=1e-7, rtol=0)
+    assert torch.equal(cells.codes(latents), codes.long())
+
+
+def test_what_is_drawn_goes_to_the_nearest_level():
+    tokenizer = pixels(2, 2, patch=1, levels=4)  # cells of 0.5: centres -0.75, -0.25, 0.25, 0.75
+    for drawn, level in ((-7.0, 0), (-0.51, 0), (-0.49, 1), (0.01, 2), (0.26, 2), (0.99, 3), (1.0, 3), (1e9, 3)):
+        assert (tokenizer.decode(Segment("image", latents=np.full((4, 1), drawn, np.float32))) == level * 85).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_head_lays_its_picture_out_as_the_image(size):
+    height, width, channels, patch = size
+    tokenizer = pixels(*size, levels=256)
+    head = GridDiffusion(network=DiTConfig(1, 16, 2), grid=tokenizer.config.grid, patch=patch).build(8, tokenizer.signature)
+    image = images(1, height, width, channels)[0]
+    picture = head.picture(torch.from_numpy(tokenizer.encode(image).latents)[None])[0]
+    levels = ((picture + 1) * 128 - 0.5).permute(1, 2, 0).numpy()
+    assert np.array_equal(levels.reshape(image.shape), image)
+
+
+# ---- common to all
+
+@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+def test_batch_equals_single(tokenizer):
+    some = images(300)
+    batch = tokenizer.encode_batch(some)
+    assert all(np.array_equal(segment.latents, tokenizer.encode(image).latents) for segment, image in zip(batch, some, strict=True))
+    assert all(np.array_equal(a, tokenizer.decode(segment)) for a, segment in zip(tokenizer.decode_batch(batch), batch, strict=True))
+    assert tokenizer.encode_batch([]) == [] and tokenizer.decode_batch([]) == [] and tokenizer.fidelity([]) == {}
+
+
+@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+def test_any_latents_decode_to_an_image(tokenizer, rng):
+    shape = tokenizer.signature.frames, tokenizer.signature.latent_size
+    for scale in (0, 1, 100, 1e30):
+        image = tokenizer.decode(Segment("image", latents=(scale * rng.normal(size=shape)).astype(np.float32)))
+        assert image.dtype == np.uint8 and image.shape == (8, 8)
+
+
+@pytest.mark.parametrize("tokenizer", [pixels(), pixels(channels=3)], ids=["pixels", "colour"])
+def test_save_and_load(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "t")
+    again = load(tmp_path / "t")
+    assert type(again) is type(tokenizer) and again.signature == tokenizer.signature
+    image = images(1, channels=tokenizer.config.channels)[0]
+    assert np.array_equal(again.encode(image).latents, tokenizer.encode(image).latents)
+
+
+def test_fingerprint_follows_the_settings():
+    assert len({pixels(patch=p, levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)}) == 4
+    assert pixels().fidelity(images(3))["psnr_db"] < pixels(levels=256).fidelity(images(3))["psnr_db"] == 100.0
+
+
+# ---- bad input
+
+@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+@pytest.mark.parametrize(("image", "says"), [
+    (images(1, 8, 9)[0], "takes 8 x 8"),
+    (images(1, channels=3)[0], "convert\\('L'\\)"),
+    (images(1)[0].astype(np.float32), "float32"),
+    (np.zeros(64, np.uint8), "uint8 values"),
+    (np.zeros((0, 8), np.uint8), "no pixels"),
+])
+def test_wrong_images_are_refused(tokenizer, image, says):
+    with pytest.raises(BadInput, match=says):
+        tokenizer.encode(image)
+
+
+@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+def test_wrong_latents_are_refused(tokenizer):
+    n, size = tokenizer.signature.frames, tokenizer.signature.latent_size
+    broken = np.zeros((n, size), np.float32)
+    broken[3, 1] = np.nan
+    for wrong, says in (({"latents": np.zeros((n - 1, size), np.float32)}, f"expected latents of shape \\({n}, {size}\\)"),
+                        ({"latents": np.zeros((n, size + 1), np.float32)}, "expected latents"), ({"codes": np.zeros((n, size), int)}, "got codes"),
+                        ({"latents": broken}, "frame 3 has latents that are NaN or infinite")):  # fmt: skip
+        with pytest.raises(BadInput, match=says):
+            tokenizer.decode(Segment("image", **wrong))
+
+
+@pytest.mark.parametrize("settings", [{"patch": 3}, {"levels": 1}, {"levels": 257}, {"channels": 2}, {"height": 0}, {"width": None}, {"patch": 0}])
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(BadInput, match="PixelLatentsConfig"):
+        PixelLatentsConfig(**settings)
+
+
+def test_anothers_folder_is_refused(tmp_path):
+    PixelsConfig(8, 8).build().save(tmp_path)
+    with pytest.raises(BadInput, match="expected 'PixelLatents'"):
+        type(pixels()).load(tmp_path)
