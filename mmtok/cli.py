@@ -16,15 +16,17 @@ from mmtok.segment import BadInput
 Recipe = Annotated[Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")]
 Run = Annotated[Path, Arg("a run's folder", "RUN")]
 Out = Annotated[Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")]
-Overrides = Annotated[list[str], Arg("fields of the recipe with their new values")]
+Overrides = Annotated[list[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")]
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
-OwnRecipe = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "RECIPE")]
-RecipeFile = Annotated[Path | None, Arg("the recipe's own file, when it brings classes from outside the package", "FILE")]
+RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")]
 Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
 
 
 def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
-    """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity."""
+    """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity.
+
+    Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
+    """
     from mmtok import run
     from mmtok.recipe import load_recipe
 
@@ -35,7 +37,8 @@ def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
 def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     """Fit if needed, tokenise, train. The same command again resumes.
 
-    Any field of the recipe can be set: --train.steps 200. On an old run, changed fields are refused with the difference.
+    Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
+    mmtok show RECIPE lists them all with their values. On an old run, changed fields are refused with the difference.
     """
     from mmtok import run
     from mmtok.recipe import load_recipe
@@ -92,7 +95,7 @@ def score(
 def evaluate(
     run: Run, *,
     force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False,
-    recipe: OwnRecipe = None,
+    recipe: RecipeFile = None,
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     from mmtok.evaluate import evaluate as evaluate_run
@@ -102,7 +105,7 @@ def evaluate(
         print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
-def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer report stands")] = False, recipe: OwnRecipe = None) -> None:
+def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer report stands")] = False, recipe: RecipeFile = None) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
     from mmtok.report import write_report
     from mmtok.run import open_run
@@ -110,7 +113,7 @@ def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer re
     print(write_report(open_run(run, recipe), force))
 
 
-def export(run: Run, *, out: Annotated[Path, Arg("the folder to write", "DIR", "-o")], recipe: OwnRecipe = None) -> None:
+def export(run: Run, *, out: Annotated[Path, Arg("the folder to write", "DIR", "-o")], recipe: RecipeFile = None) -> None:
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
     from mmtok.export import export as export_run
     from mmtok.run import open_run
@@ -146,14 +149,18 @@ def detokenize(
 
 def show(
     path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")], *,
-    recipe: OwnRecipe = None,
+    recipe: RecipeFile = None,
 ) -> None:
-    """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints."""
+    """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints.
+
+    Of a recipe and a run also every field by the name that sets it. What only the data tells is said once the tokenizers are fitted.
+    """
     if not path.exists():
         raise BadInput(f"show: {path} does not exist")
+    from mmtok.describe import describe, describe_tokenizer, describe_tokens
+
     if path.suffix in (".py", ".json"):
         from mmtok.recipe import load_recipe
-        from mmtok.run import describe
 
         print(describe(load_recipe(path)))
     elif (path / "recipe.json").exists():
@@ -161,12 +168,8 @@ def show(
 
         print(open_run(path, recipe).describe())
     elif (path / "tokenizer.json").exists():
-        from mmtok.data.convert import describe_tokenizer
-
         print(describe_tokenizer(path))
     else:
-        from mmtok.data.convert import describe_tokens
-
         print(describe_tokens(path))
 
 

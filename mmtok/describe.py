@@ -1,31 +1,220 @@
-"""What `mmtok show` says of a recipe and of a run."""
+"""What `mmtok show` says of a recipe, a run, a token file and a tokenizer's folder: sizes, parameters, bitrates, fingerprints."""
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mmtok.data.tokens import TokenFile, read_tokens
+from mmtok.folder import read_json
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.plain import field_groups, to_plain
 from mmtok.recipe import Recipe
+from mmtok.segment import BadInput, Signature
+from mmtok.tokenizers import load
+from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.tokenizers.pretrained import PretrainedTextConfig
+from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.fit_lm import read_log
 from mmtok.vocabulary import Vocabulary
 
+# ---- recipes and runs
 
 def describe(recipe: Recipe) -> str:
-    """A recipe as text: its parts, tasks and sizes."""
-    lines = [f"recipe {recipe.name}" + (f", starting from {recipe.start}" if recipe.start else "")]
-    lines += [f"  {m}: {config}" for m, config in recipe.tokenizers.items()]
-    lines += [f"  source {source}" for source in recipe.sources]
-    lines += [f"  task {task}, weight {task.weight:g}" for task in recipe.tasks]
-    return "\n".join([*lines, f"  {recipe.model}", f"  {recipe.train}"])
+    """A recipe as text: its parts, its sizes as far as they hang on no data, and every field by the name that sets it."""
+    return "\n".join([*_parts(recipe, _planned(recipe), {}), *_decoder(recipe, None), *_fields(recipe)])
 
 
 def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_parameters: int | None) -> str:
     """A run as text. vocabulary: None before the tokenizers are fitted; n_parameters: None before the training is through."""
-    lines = [describe(recipe), f"run {folder}"]
-    if vocabulary:
-        lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size} ids")
-        lines += [f"  {m}: {s.levels[:3] if len(s.levels) > 3 else s.levels}{'...' if len(s.levels) > 3 else ''} levels, tokenizer {s.fingerprint}"
-                  for m, s in vocabulary.signatures.items()]
+    fidelity = {m: _fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers} if vocabulary else {}
+    lines = _parts(recipe, vocabulary.signatures if vocabulary else _planned(recipe), fidelity)
+    lines.append(f"run {folder}")
+    lines += _decoder(recipe, vocabulary) if n_parameters is None else [f"  decoder: {n_parameters:,} parameters"]
+    lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids" if vocabulary else "  tokenizers not fitted")
     steps = read_log(folder / "log.jsonl")
     at = f"step {steps[-1]['step']} of {recipe.train.steps}" if steps else "not started"
-    lines.append(f"  training: done, {at}, {n_parameters} parameters" if n_parameters else f"  training: {at}")
+    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}")
+    return "\n".join([*lines, *_fields(recipe)])
+
+
+def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = [f"recipe {recipe.name}" + (f", starting from {recipe.start}" if recipe.start else "")]
+    for m, config in recipe.tokenizers.items():
+        facts = [type(config).__name__]
+        if m in signatures:
+            s, measured = signatures[m], fidelity.get(m, {})
+            most = "at most " * (isinstance(config, SentencePieceConfig) and not s.fingerprint)  # few texts give fewer pieces
+            facts += [most + frame_text(s), *rate_texts(s, config, measured), f"tokenizer {s.fingerprint}" if s.fingerprint else "not fitted"]
+            facts[-1] += _fidelity_text(measured)
+        else:
+            facts.append("sizes known once it is fitted")
+        lines.append(f"  {m}: {', '.join(facts)}")
+    lines += [f"  source {type(s).__name__}: " + ", ".join(f"{f} ({m})" for f, m in s.fields.items()) for s in recipe.sources]
+    lines += [f"  task {task}, weight {task.weight:g}" + f", first {task.first} frames" * bool(task.first) for task in recipe.tasks]
+    return lines
+
+
+def _fields(recipe: Recipe) -> Iterator[str]:
+    """Every field by the name and with the words that set it, under the part it belongs to."""
+    yield "fields, set with fit and train by --NAME VALUE (shortened while the name stays unique; whole parts as JSON, --corrupt '{...}'):"
+    for name, kind, fields in field_groups(to_plain(recipe)):
+        indent = "    " if name else "  "
+        if name:
+            yield f"  {name}: {kind}"
+        width = max(map(len, fields), default=0)
+        yield from (f"{indent}--{field:<{width}} {shlex.quote(value)}" for field, value in fields.items())
+
+
+# ---- sizes
+
+def _planned(recipe: Recipe) -> dict[str, Signature]:
+    """Modality -> the signature that its tokenizer will have, as far as its config says it; without a fingerprint where it is learned."""
+    found = {m: _planned_signature(config) for m, config in recipe.tokenizers.items()}
+    if recipe.start:
+        found["text"] = None  # the text tokenizer will be the start's
+    return {m: signature for m, signature in found.items() if signature}
+
+
+def _planned_signature(config: Any) -> Signature | None:
+    match config:
+        case VQPatchesConfig():
+            return Signature("image", (config.n_codes,), frames=math.prod(config.grid))
+        case SentencePieceConfig():
+            return Signature("text", (config.n_pieces,))
+        case PretrainedTextConfig():
+            return None  # it may have to be fetched
+    return config.build().signature if hasattr(config, "build") else None
+
+
+def size_of_decoder(config: DecoderConfig, vocabulary: Vocabulary) -> int:
+    """How many parameters a decoder has, without the memory for them. Raises BadInput for a config that does not fit the vocabulary."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in LM(config, vocabulary).parameters())
+
+
+def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
+    """Parameters and ids of the decoder that a recipe makes; vocabulary: None before the tokenizers are fitted."""
+    planned = _planned(recipe)
+    if vocabulary is None and (recipe.start or len(planned) < len(recipe.tokenizers)):
+        return ["  decoder: parameters known once the tokenizers are fitted"]
+    most = "at most " if vocabulary is None and any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values()) else ""
+    try:
+        vocabulary = vocabulary or Vocabulary(list(planned.values()))
+        n_parameters = size_of_decoder(recipe.model, vocabulary)
+    except BadInput as error:  # a head for a modality that is not there: training would say the same
+        return [f"  decoder: cannot be made: {error}"]
+    return [f"  decoder: {most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
+
+
+def frame_bits(signature: Signature) -> float:
+    """log2 of how many different frames there are; 0 for continuous latents."""
+    if signature.latent_size:
+        return signature.latent_size * math.log2(signature.cells) if signature.cells else 0.0
+    return sum(map(math.log2, signature.levels))
+
+
+def frame_text(signature: Signature) -> str:
+    """A frame's make-up and its size in bits."""
+    if signature.latent_size:
+        shape = f"{signature.latent_size} floats a frame"
+        return f"{shape} of {signature.cells} cells each, {frame_bits(signature):.4g} bits a frame" if signature.cells else shape
+    levels = [str(k) for k in signature.levels]
+    shape = f"{len(levels)} x {levels[0]}" if len(set(levels)) == 1 and len(levels) > 1 else " x ".join(levels)
+    return f"{shape} levels, {frame_bits(signature):.4g} bits a frame"
+
+
+def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float]) -> list[str]:
+    """What the bits come to in the modality's own measure, as far as a tokenizer's config and its measured fidelity say it."""
+    bits = frame_bits(signature)
+    match signature.modality:
+        case "speech" if hasattr(config, "mel"):
+            per_s = config.mel.rate_hz / config.mel.hop_samples
+            return [f"{per_s:.4g} frames/s", f"{bits * per_s:.5g} bit/s"]
+        case "image" if signature.frames and getattr(config, "height", None) and bits:
+            total, n_pixels = bits * signature.frames, config.height * config.width
+            part = "patches" if hasattr(config, "patch") else "values"
+            return [f"{signature.frames} {part} an image", f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"]
+        case "image" if hasattr(config, "levels"):
+            return [f"{bits:.4g} bits a value of a pixel"]
+        case "jets" if hasattr(config, "features"):
+            n_totals = len(config.totals)
+            return [f"{bits:.4g} bits a particle" + f", the jet's totals before them: {n_totals}" * bool(n_totals)]
+        case "text" if fidelity.get("bytes_per_code"):
+            return [f"{bits / fidelity['bytes_per_code']:.4g} bits a byte"]
+    return []
+
+
+def _fidelity(folder: Path) -> dict[str, float]:
+    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was."""
+    path = folder / "fidelity.json"
+    table = read_json(path) if path.exists() else {}
+    return {k: x for k, x in table.items() if isinstance(x, (int, float))} if isinstance(table, dict) else {}
+
+
+def _fidelity_text(fidelity: Mapping[str, float]) -> str:
+    return "; held-out round trip: " + ", ".join(f"{k} {x:.4g}" for k, x in fidelity.items()) if fidelity else ""
+
+
+# ---- tokenizers and token files
+
+def describe_tokenizer(folder: Path) -> str:
+    """A tokenizer's folder as lines of text."""
+    tokenizer = load(folder)
+    signature, fidelity = tokenizer.signature, _fidelity(folder)
+    rates = rate_texts(signature, getattr(tokenizer, "config", None), fidelity)
+    length = "until its end" if signature.frames is None else f"{signature.frames} frames"
+    lines = [f"{folder}: {type(tokenizer).__name__} tokenizer of {signature.modality}, {length}",
+             f"  {', '.join([frame_text(signature), *rates])}", f"  fingerprint {signature.fingerprint}{_fidelity_text(fidelity)}"]
+    if (weights := folder / "weights.safetensors").exists():
+        lines.append(f"  {n_numbers(weights):,} numbers learned")
+    return "\n".join([*lines, f"  {json.dumps(read_json(folder / 'tokenizer.json'))}"])
+
+
+def n_numbers(weights: Path) -> int:
+    """How many numbers a safetensors file holds, without reading them. Raises BadInput when it cannot be opened."""
+    try:
+        with safe_open(weights, "np") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+    except SafetensorError as error:
+        raise BadInput(f"{weights} cannot be read: {error}") from None
+
+
+def describe_tokens(path: Path) -> str:
+    """What a token file holds, as lines of text: rows, fields, frames, bits, fingerprints."""
+    file = read_tokens(path)
+    lines = [f"{path}: token file, {len(file):,} rows"]
+    for name in file.fields:
+        signature, lengths, there = file.signatures[name], file.lengths(name), file.has(name)
+        n = int(lengths.sum())
+        spread = f"{n} frames ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
+        n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
+        cut = f", {n_truncated} truncated" if n_truncated else ""
+        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}{cut}",
+                  f"    {', '.join([frame_text(signature), *_spent(file, name)])}",
+                  f"    tokenizer {signature.fingerprint}"]
     return "\n".join(lines)
+
+
+def _spent(file: TokenFile, name: str) -> list[str]:
+    """Bits a row; beside them bits a second where the info holds durations, bits a pixel where it holds sizes."""
+    segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
+    bits = sum(map(len, segments)) * frame_bits(file.signatures[name])
+    if not bits:
+        return []
+    mean, infos = f"{bits / len(segments):.4g} bits a row", [segment.info for segment in segments]
+    if all("n_samples" in info and "rate_hz" in info for info in infos):
+        seconds = sum(info["n_samples"] / info["rate_hz"] for info in infos)
+        return [mean, f"{bits / seconds:.4g} bit/s over {seconds:.4g} s"] if seconds else [mean]
+    if all("height" in info and "width" in info for info in infos):
+        n_pixels = sum(info["height"] * info["width"] for info in infos)
+        return [mean, f"{bits / n_pixels:.4g} bits a pixel"] if n_pixels else [mean]
+    return [mean]

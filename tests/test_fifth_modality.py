@@ -62,7 +62,7 @@ def test_the_command_line_serves_it(folder, capsys, tmp_path):
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [p.suffix for p in paths] == [".txt", ".txt"] and all(set(p.read_text()) <= set("ACDEFGHIKLMNPQRSTVWY") for p in paths)
     assert main(["show", str(folder), "--recipe", str(RECIPE)]) == 0
-    assert "protein: (20,) levels" in capsys.readouterr().out
+    assert "protein: ProteinConfig, 20 levels" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--recipe", str(RECIPE)]) == 0
     assert "score.protein.nats_per_frame" in capsys.readouterr().out
 

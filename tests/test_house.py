@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "files"},  # nn: resampling, as torchaudio is in one file only
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "files"},
-    "recipe": BELOW_RECIPE,
+    "plain": {"segment"},  # a dataclass as JSON values and back
+    "recipe": BELOW_RECIPE | {"plain"},
     "files": set(),
     "folder": {"segment"},
-    "describe": BELOW_RECIPE | {"recipe"},
+    "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
     "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe"},
     "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "page", "plots", "gallery"},
     "arguments": {"segment"},
-    "cli": BELOW_RECIPE | {"recipe", "run", "ask", "evaluate", "export", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "ask", "evaluate", "export", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),
 }

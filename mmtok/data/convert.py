@@ -1,8 +1,7 @@
-"""From files to token files and back: what `mmtok tokenize`, `detokenize` and `show` do, as functions."""
+"""From files to token files and back: what `mmtok tokenize` and `detokenize` do, as functions."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -218,57 +217,3 @@ def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -
         case _:
             raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
     return path
-
-
-# ---- descriptions
-
-def describe_tokens(path: Path) -> str:
-    """What a token file holds, as lines of text: rows, fields, frames, bits, fingerprints."""
-    file = read_tokens(path)
-    lines = [f"{path}: token file, {len(file)} rows"]
-    for name in file.fields:
-        signature, lengths, there = file.signatures[name], file.lengths(name), file.has(name)
-        frames = int(lengths.sum())
-        spread = f"{frames} frames ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
-        n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
-        cut = f", {n_truncated} truncated" if n_truncated else ""
-        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}{cut}",
-                  f"    {frame_text(signature)}{_rate_text(file, name)}",
-                  f"    tokenizer {signature.fingerprint}"]
-    return "\n".join(lines)
-
-
-def frame_text(signature) -> str:
-    """A frame's make-up and its size in bits (the log2 of how many different frames there are)."""
-    if signature.latent_size:
-        return f"{signature.latent_size} floats a frame"
-    levels = [str(k) for k in signature.levels]
-    shape = f"{len(levels)} x {levels[0]}" if len(set(levels)) == 1 and len(levels) > 1 else " x ".join(levels)
-    return f"{shape} levels, {np.log2(np.array(signature.levels, float)).sum():.4g} bits a frame"
-
-
-def _rate_text(file: TokenFile, name: str) -> str:
-    """', N bit/s over S s' where the info holds durations, ', N bits a pixel' where it holds sizes, else ''."""
-    signature = file.signatures[name]
-    segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
-    bits = sum(map(len, segments)) * float(np.log2(np.array(signature.levels, float)).sum())
-    if not segments or not bits:
-        return ""
-    infos = [segment.info for segment in segments]
-    if all("n_samples" in info and "rate_hz" in info for info in infos):
-        seconds = sum(info["n_samples"] / info["rate_hz"] for info in infos)
-        return f", {bits / seconds:.4g} bit/s over {seconds:.4g} s" if seconds else ""
-    if all("height" in info and "width" in info for info in infos):
-        n_pixels = sum(info["height"] * info["width"] for info in infos)
-        return f", {bits / n_pixels:.4g} bits a pixel" if n_pixels else ""
-    return ""
-
-
-def describe_tokenizer(folder: Path) -> str:
-    """A tokenizer's folder as lines of text."""
-    tokenizer = load(folder)
-    signature = tokenizer.signature
-    frames = "until its end" if signature.frames is None else f"{signature.frames} frames"
-    settings = json.dumps(json.loads((folder / "tokenizer.json").read_text()))
-    return "\n".join([f"{folder}: {type(tokenizer).__name__} tokenizer of {signature.modality}, {frames}",
-                      f"  {frame_text(signature)}", f"  fingerprint {signature.fingerprint}", f"  {settings}"])

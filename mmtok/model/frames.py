@@ -17,8 +17,8 @@ class FrameEmbedding(nn.Module):
     def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
         super().__init__()
         sizes = torch.tensor([k + 1 for k in levels])
-        joined = channel_size * len(levels)
-        self.table = nn.Embedding(int(sizes.sum()), channel_size)
+        n_values, joined = sum(levels) + len(levels), channel_size * len(levels)  # n_values: in Python, as a meta tensor holds none
+        self.table = nn.Embedding(n_values, channel_size)
         self.project = nn.Linear(joined, width, bias=False)
         self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
@@ -26,7 +26,7 @@ class FrameEmbedding(nn.Module):
         nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
         self.n_totals = n_totals
         if n_totals:
-            self.share = nn.Embedding(int(sizes.sum()), n_totals)  # what a channel's value adds, whatever the others are
+            self.share = nn.Embedding(n_values, n_totals)  # what a channel's value adds, whatever the others are
             self.term = nn.Sequential(nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals))  # and with them
             self.read = nn.Sequential(nn.Linear(n_totals, 512), nn.SiLU(), nn.Linear(512, width, bias=False))
             nn.init.normal_(self.share.weight, std=0.1)

@@ -1,0 +1,226 @@
+"""A dataclass as plain JSON values, and back; its fields listed, and set by name from the command line.
+
+Where a field offers a choice (which tokenizer, which source, which head) the plain value carries `kind`, the class's own name, looked up
+among the members of that field's union only. A field's name is the dotted way to it: `train.steps`, `tasks.0.weight`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtok.segment import BadInput
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # also as JSON does not write them: .5, 5., +5
+UNIONS = (typing.Union, types.UnionType)
+
+
+class Told(str):
+    """A value in the words of the command line: the type of its field says how they are read."""
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass (with its kind), mapping, sequence, path or JSON value as what JSON can say."""
+    if dataclasses.is_dataclass(value):
+        return {"kind": type(value).__name__} | {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# ---- fields by name
+
+def set_fields(plain: Any, overrides: Sequence[str]) -> None:
+    """Set fields of a plain value in place: ["--train.steps", "30", "--width=128"]; a name may be shortened while it stays unique.
+
+    A field that holds more than one value is set as JSON. Raises BadInput for an unknown or ambiguous name and a missing value; whether
+    values are of the right type, `from_plain` finds out.
+    """
+    for name, text in _pairs(overrides):
+        *way, last = _way(name, plain)
+        node = plain
+        for step in way:
+            node = node[step]
+        value = text if isinstance(node[last], str) else _json(text)
+        node[last] = value if isinstance(value, (dict, list)) else Told(text)
+
+
+def field_groups(plain: Any, name: str = "") -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(name, kind, {a field's name: its value, in the words that set it}) of every dataclass in a plain value."""
+    own = {}
+    for key, child in _children(plain):
+        if not _holds_kinds(child):
+            own[_joined(name, key)] = child if isinstance(child, str) else json.dumps(child, ensure_ascii=False)
+    if isinstance(plain, dict) and "kind" in plain:
+        yield name, plain["kind"], own
+    for key, child in _children(plain):
+        if _holds_kinds(child):
+            yield from field_groups(child, _joined(name, key))
+
+
+def _children(node: Any) -> list[tuple[str | int, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [(key, child) for key, child in items if key != "kind"]
+
+
+def _holds_kinds(node: Any) -> bool:
+    return (isinstance(node, dict) and "kind" in node) or any(_holds_kinds(child) for _, child in _children(node))
+
+
+def _joined(*parts: str | int) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    pairs, words = [], list(overrides)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise BadInput(f"expected --field value, got {word!r}")
+        name, equals, text = word[2:].partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise BadInput(f"--{name} needs a value")
+            text = words.pop(0)
+        pairs.append((name, text))
+    return pairs
+
+
+def _ways(node: Any, way: tuple = ()) -> Iterator[tuple]:
+    """The way to every value in a plain one, whatever it holds."""
+    for key, child in _children(node):
+        yield (*way, key)
+        yield from _ways(child, (*way, key))
+
+
+def _way(name: str, plain: Any) -> tuple:
+    """The way to the field of this name: spelled out, or shortened from the left."""
+    ways = {_joined(*way): way for way in _ways(plain)}
+    for spelled in (name, name.replace("-", "_")):
+        fits = [spelled] if spelled in ways else [known for known in ways if known.endswith(f".{spelled}")]
+        if len(fits) == 1:
+            return ways[fits[0]]
+        if fits:
+            raise BadInput(f"--{name} is ambiguous: {', '.join('--' + known for known in fits)}")
+    n_parts = name.count(".") + 1
+    likeness = lambda known: difflib.SequenceMatcher(None, name, ".".join(known.split(".")[-n_parts:])).ratio()
+    best = sorted(ways, key=likeness, reverse=True)[:3]
+    near = [known for known in best if likeness(known) > max(0.6, likeness(best[0]) - 0.1)]
+    hint = f"nearest: {', '.join('--' + known for known in near)}; " if near else ""
+    raise BadInput(f"the recipe has no field --{name}; {hint}`mmtok show RECIPE` lists them all")
+
+
+def _json(text: str) -> Any:
+    """The value that a text writes in JSON, or as Python or people write constants and numbers; else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return float(text) if NUMBER.fullmatch(text) else {"True": True, "False": False, "None": None}.get(text, str(text))
+
+
+# ---- from plain values
+
+def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) -> Any:
+    """A plain value -> what the type `hint` asks for; the inverse of `to_plain`.
+
+    where: the place that errors name. kinds: classes that may stand for a member of any union. Raises BadInput for a wrong type, an
+    unknown kind or field, and for what a dataclass itself refuses.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Told):
+        return _from_told(value, hint, where, kinds)
+    if origin in UNIONS:
+        return _from_union(value, args, where, kinds)
+    if dataclasses.is_dataclass(hint):
+        return _from_fields(value, hint, where, kinds)
+    if origin is tuple:
+        return _from_list(value, args, where, kinds)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise BadInput(f"{where} must be a mapping such as {{\"name\": ...}}, got {value!r}")
+        return {k: from_plain(v, args[1], f"{where}.{k}", kinds) for k, v in value.items()}
+    if origin is typing.Literal:
+        if value not in args:
+            raise BadInput(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise BadInput(f"{where} must be {'true or false' if hint is bool else hint.__name__}, got {value!r}")
+    return value
+
+
+def _from_told(told: Told, hint: Any, where: str, kinds: Sequence[type]) -> Any:
+    """As the field's type reads the words: as they stand where it is text, else as the JSON in them."""
+    if hint is str:
+        return str(told)
+    value = str(told) if hint is Path else _json(told)
+    try:
+        return from_plain(value, hint, where, kinds)
+    except BadInput:
+        if typing.get_origin(hint) not in UNIONS or str not in typing.get_args(hint):
+            raise
+        return str(told)  # a name such as 2024 in a field of text or nothing
+
+
+def _from_list(value: Any, args: tuple, where: str, kinds: Sequence[type]) -> tuple:
+    if not isinstance(value, list):
+        raise BadInput(f"{where} must be a list such as {json.dumps([value])}, got {value!r}")
+    each = [args[0]] * len(value) if args[1:] == (...,) else args
+    if len(value) != len(each):
+        raise BadInput(f"{where} must be a list of {len(each)}, got {value!r}")
+    return tuple(from_plain(v, h, f"{where}.{i}", kinds) for i, (v, h) in enumerate(zip(value, each)))
+
+
+def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -> Any:
+    known = {c.__name__: c for c in (*kinds, *members) if dataclasses.is_dataclass(c)}
+    if isinstance(value, dict) and "kind" in value:
+        if value["kind"] not in known:
+            raise BadInput(f"{where}: unknown kind {value['kind']!r}; known are {', '.join(known)} (a recipe's own classes come with --recipe FILE)")
+        return _from_fields(value, known[value["kind"]], where, kinds)
+    if value is None and type(None) in members:
+        return None
+    choices = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
+    if len(choices) > 1 and (isinstance(value, dict) or len(choices) == len(members)):
+        raise BadInput(f"{where} must be {{\"kind\": ...}} with one of {', '.join(choices)}, got {value!r}")
+    errors = []
+    for member in members:
+        if member is not type(None):
+            try:
+                return from_plain(value, member, where, kinds)
+            except BadInput as error:
+                errors.append(str(error))
+    raise BadInput(errors[-1])
+
+
+def _from_fields(value: Any, hint: type, where: str, kinds: Sequence[type]) -> Any:
+    if not isinstance(value, dict):
+        raise BadInput(f"{where} must be a {hint.__name__}, got {value!r}")
+    hints = typing.get_type_hints(hint)
+    names = [f.name for f in dataclasses.fields(hint)]
+    for name in value:
+        if name != "kind" and name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise BadInput(f"{where}: {hint.__name__} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    needed = [f.name for f in dataclasses.fields(hint) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in value]
+    if missing:
+        raise BadInput(f"{where}: {hint.__name__} needs the field(s) {', '.join(missing)}")
+    built = {n: from_plain(value[n], hints[n], f"{where}.{n}", kinds) for n in names if n in value}
+    try:
+        return hint(**built)
+    except BadInput:
+        raise
+    except ValueError as error:  # sizes that do not fit together
+        raise BadInput(f"{where}: {error}") from None
