@@ -120,6 +120,41 @@ def shaken(lm):
 
 
 @pytest.fixture(scope="session")
+def contents():
+    """contents(folder) -> path -> the bytes of everything in it, None of folders."""
+    return lambda folder: {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.fixture
+def said(capsys):
+    """said(words) -> the one line in which the command line refuses `words`, with exit code 2, the last on stderr."""
+    from mmtok.cli import main
+
+    def refuse(words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2, words
+        lines = capsys.readouterr().err.splitlines()
+        errors = [line for line in lines if line.startswith("mmtok: ") and not line.startswith("mmtok: note: ")]
+        assert len(errors) == 1 and errors[0] == lines[-1], lines
+        return errors[0]
+
+    return refuse
+
+
+@pytest.fixture
+def notes(capsys):
+    """notes(words) -> what the command line notes while it does as it is told."""
+    from mmtok.cli import main
+
+    def succeed(words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("mmtok: note: ")]
+
+    return succeed
+
+
+@pytest.fixture(scope="session")
 def make_llama():
     """make_llama(folder, tied, rope) -> a tiny random Llama, saved by transformers with a byte-level BPE of its own and rows to spare."""
     return random_llama

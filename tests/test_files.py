@@ -34,10 +34,6 @@ def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def everything(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def codebook():
     config = VQPatchesConfig(hidden=8)
     return VQPatches(config, config.network())
@@ -58,7 +54,7 @@ WRITERS = {
     "text": ("a.txt", lambda toy_lm: lambda home: write_text(home / "a.txt", "nineteen letters of it")),
     "tensors": ("a.safetensors", lambda toy_lm: lambda home: write_tensors(home / "a.safetensors", {"a": torch.zeros(3)})),
     "llama": ("model.safetensors", lambda toy_lm: lambda home, lm=toy_lm([Signature("text", (9,))]): to_llama(lm, home)),
-    "autotokenizer": ("tokenizer.json", lambda toy_lm: lambda home: write_autotokenizer(BytesConfig().build(), home, ["<|a|>"], ["<|a|>"], {})),
+    "autotokenizer": ("tokenizer.json", lambda toy_lm: lambda home: write_autotokenizer(BytesConfig().build(), home, ["<a>"], ["<a>"], {})),
     "settings": ("tokenizer.json", lambda toy_lm: lambda home: write_config(home, "Bytes", {})),
     "codebook": ("weights.safetensors", lambda toy_lm: codebook().save),
     "pieces": ("pieces.model", lambda toy_lm: SentencePieceConfig(n_pieces=290).fit(["seven eight nine"] * 5).save),
@@ -70,28 +66,28 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("what", WRITERS)
-def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(toy_lm, tmp_path, what):
+def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(toy_lm, tmp_path, contents, what):
     name, maker = WRITERS[what]
     write, home = maker(toy_lm), tmp_path / "home"
     home.mkdir()
     for _ in range(2):
-        before = everything(home)
+        before = contents(home)
         with pytest.raises((OSError, BadInput)) as error, no_room():
             write(home)
         said = error.value.filename if isinstance(error.value, OSError) else str(error.value)
         assert str(home / name) in said and "too large" in str(error.value) and "\n" not in str(error.value)
-        assert everything(home) == before
+        assert contents(home) == before
         write(home)
-        assert len(everything(home)[name]) > ROOM and not any(map(is_temporary, home.iterdir()))
+        assert len(contents(home)[name]) > ROOM and not any(map(is_temporary, home.iterdir()))
 
 
-def test_any_end_of_the_writer_leaves_the_old_file(tmp_path):
+def test_any_end_of_the_writer_leaves_the_old_file(tmp_path, contents):
     write_text(tmp_path / "a", "old")
     for kind in (KeyboardInterrupt, ZeroDivisionError, SystemExit):
         with pytest.raises(kind), in_place_when_whole(tmp_path / "a") as temporary:
             temporary.write_text("new")
             raise kind
-    assert everything(tmp_path) == {"a": b"old"}
+    assert contents(tmp_path) == {"a": b"old"}
 
 
 KILLED = """
@@ -108,7 +104,8 @@ with in_place_when_whole(pathlib.Path(sys.argv[1])) as temporary:
 
 def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     path = tmp_path / "deep" / "a.txt"
-    start = lambda how: subprocess.Popen([sys.executable, "-c", KILLED, path, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    piped = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    start = lambda how: subprocess.Popen([sys.executable, "-c", KILLED, path, how], **piped)
     killed, writing = start("kill"), start("wait")
     live = writing.stdout.readline().strip()
     assert killed.wait() == -9 and len(list(path.parent.iterdir())) == 2

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "page": set(),  # what a report looks like
     "plots": {"segment", "page"},
     "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
-    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "page", "plots", "gallery"},
+    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
     "arguments": {"segment"},
     "cli": BELOW_RECIPE | {"recipe", "describe", "run", "ask", "evaluate", "export", "report", "arguments"},
     "__main__": {"cli"},
@@ -130,6 +130,12 @@ def test_heavy_and_optional_packages_are_imported_late():
     wrong = [f"{path.relative_to(HOUSE)}: {name}" for path, tree in parsed()[0].items()
              for name in packages(at_import(tree)) & LATE]
     assert not wrong
+
+
+def test_files_can_be_read_in_one_sitting():
+    longest = {path.relative_to(HOUSE.parent).as_posix(): len(path.read_text().splitlines())
+               for room in ("mmtok", "scripts", "recipes", "tests") for path in (HOUSE.parent / room).rglob("*.py")}
+    assert not {name: n for name, n in longest.items() if n > 300}
 
 
 def test_no_pickles():

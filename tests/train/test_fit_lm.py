@@ -4,16 +4,11 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mmtok.data.loader import Corrupt, Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
@@ -249,57 +244,3 @@ def test_a_log_is_read_up_to_what_a_crash_cut(tmp_path):
     assert read_log(path) == []
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n7\n{"ste')
     assert [line["step"] for line in read_log(path)] == [1, 2]
-
-
-# ---- as a process
-
-RECIPE = """
-from mmtok.data.images import ImageFolder
-from mmtok.data.loader import Corrupt, Task
-from mmtok.model.lm import DecoderConfig
-from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
-from mmtok.tokenizers.image import PixelsConfig
-from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
-
-recipe = Recipe(
-    name="killed",
-    sources=(ImageFolder({folder!r}, 4, 4, 1),),
-    tokenizers={{"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=5)}},
-    tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
-    corrupt={{"image": Corrupt(drop=0.2)}},
-    model=DecoderConfig(TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=128, dropout=0.1)),
-    train=TrainConfig(steps=120, rows=4, row_length=96, warmup=5, checkpoint_every=7, log_every=10),
-)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_random_and_resumed_the_weights_are_the_same_bytes(tmp_path):
-    rng, dice = np.random.default_rng(0), random.Random(0)
-    for i in range(12):
-        path = tmp_path / "images" / f"name {i % 3}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (4, 4)).astype(np.uint8)).save(path)
-    (tmp_path / "recipe.py").write_text(RECIPE.format(folder=str(tmp_path / "images")))
-    command = lambda out: [sys.executable, "-m", "mmtok", "train", str(tmp_path / "recipe.py"), "--out", str(tmp_path / out)]
-    assert subprocess.run(command("whole"), capture_output=True).returncode == 0
-    checkpoints, n_killed = tmp_path / "cut" / "checkpoints", 0
-    for _ in range(4):
-        process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stood = newest(checkpoints)
-        while process.poll() is None and newest(checkpoints) <= stood:
-            time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.3))
-        process.kill()
-        n_killed += process.wait() == -signal.SIGKILL
-    assert n_killed >= 2
-    assert subprocess.run(command("cut"), capture_output=True).returncode == 0
-    for name in ("model.safetensors", "vocabulary.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert losses(read_log(tmp_path / "cut" / "log.jsonl")) == losses(read_log(tmp_path / "whole" / "log.jsonl"))
-
-
-def newest(folder: Path) -> int:
-    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)

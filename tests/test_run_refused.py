@@ -1,0 +1,132 @@
+"""A run folder: what does not belong in it is refused, what is damaged is named, and nothing is overwritten."""
+
+import json
+import shutil
+
+import pytest
+
+from mmtok.recipe import Recipe, load_recipe
+from mmtok.run import open_run, train
+from mmtok.segment import BadInput
+from mmtok.tokenizers.text import SentencePieceConfig
+
+# ---- what does not belong
+
+def test_changed_fields_are_refused_naming_the_difference(tiny_copy, tiny_words, contents):
+    before = contents(tiny_copy)
+    changed = load_recipe(tiny_words[0], [*tiny_words[1:], "--train.steps", "30", "--tasks.0.weight", "2"])
+    with pytest.raises(BadInput) as error:
+        train(changed, tiny_copy)
+    assert "train.steps: 24 -> 30" in str(error.value) and "tasks.0.weight: 1.0 -> 2.0" in str(error.value) and "--out" in str(error.value)
+    assert "learning_rate" not in str(error.value) and contents(tiny_copy) == before
+
+
+def test_many_differences_are_cut_short(tiny_copy, tiny_recipe):
+    other = Recipe("other", tiny_recipe.tokenizers, tiny_recipe.sources, tiny_recipe.tasks[:1])
+    with pytest.raises(BadInput, match=r"and \d+ more\): choose another --out"):
+        train(other, tiny_copy)
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tiny_recipe, tmp_path, contents):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(BadInput, match="is not empty and not a run folder"):
+        train(tiny_recipe, tmp_path)
+    assert contents(tmp_path) == {"mine.txt": b"precious"}
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(BadInput, match="is not a run folder: it has no recipe.json"):
+            open_run(path)
+
+
+def test_a_swapped_tokenizer_is_caught_naming_both(tiny_copy, tiny_recipe):
+    stored = json.loads((tiny_copy / "vocabulary.json").read_text())["fingerprint"]
+    shutil.rmtree(tiny_copy / "tokenizers" / "text")
+    SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9).save(tiny_copy / "tokenizers" / "text")
+    for call in (lambda: open_run(tiny_copy).lm, lambda: open_run(tiny_copy).describe(), lambda: train(tiny_recipe, tiny_copy)):
+        with pytest.raises(BadInput, match=f"{stored}, but this one is [0-9a-f]{{12}}"):
+            call()
+    assert stored not in str(open_run(tiny_copy).tokenizers["text"].signature)
+
+
+def test_tokens_of_other_tokenizers_are_caught_naming_both(tiny_copy, tiny_recipe):
+    """As above, but the vocabulary's own record is gone too."""
+    (tiny_copy / "vocabulary.json").unlink()
+    (tiny_copy / "model.safetensors").unlink()
+    old = open_run(tiny_copy).tokenizers["text"].signature.fingerprint
+    shutil.rmtree(tiny_copy / "tokenizers" / "text")
+    new = SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9)
+    new.save(tiny_copy / "tokenizers" / "text")
+    with pytest.raises(BadInput, match=f"made by the text tokenizer {old}, but {new.signature.fingerprint} is expected"):
+        train(tiny_recipe, tiny_copy)
+
+
+def test_a_missing_tokenizer_is_named(tiny_copy):
+    shutil.rmtree(tiny_copy / "tokenizers" / "jets")
+    with pytest.raises(BadInput, match="no fitted jets tokenizer yet"):
+        open_run(tiny_copy).vocabulary
+
+
+# ---- what is damaged
+
+DAMAGE = {
+    "model.safetensors": ["", "cut", "noise"],
+    "recipe.json": ["", "cut", "noise", "[]", "{}", '{"kind": "Recipe", "name": 3}'],
+    "vocabulary.json": ["", "cut", "noise", "[]", "{}"],
+    "tokenizers/text/tokenizer.json": ["", "cut", "noise", "{}", '{"kind": "Runes"}'],
+}
+
+
+@pytest.mark.parametrize("name, how", [(name, how) for name, hows in DAMAGE.items() for how in hows])
+def test_damaged_files_are_named_in_one_line(tiny_copy, name, how):
+    path = tiny_copy / name
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "noise": b"\xff\xfe\x00\x01" * 9}.get(how, how.encode()))
+    with pytest.raises(BadInput) as error:
+        open_run(tiny_copy).lm
+    assert name.rpartition("/")[2] in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_in_the_weights_is_found_out_and_the_last_checkpoint_mends_it(tiny_copy, tiny_recipe):
+    path = tiny_copy / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BadInput, match="model.safetensors cannot be loaded .it is not what was written.*`mmtok train` makes it again") as error:
+        open_run(tiny_copy).lm
+    assert "\n" not in str(error.value)
+    path.unlink()
+    train(tiny_recipe, tiny_copy)
+    assert path.read_bytes() == whole and open_run(tiny_copy).lm
+
+
+@pytest.mark.parametrize("config", [None, '{"model_type": "mmtok"}'])
+def test_a_run_without_a_checksum_still_opens(tiny_copy, config):
+    path = tiny_copy / "config.json"
+    path.unlink() if config is None else path.write_text(config)
+    assert open_run(tiny_copy).lm
+
+
+def test_a_damaged_recipe_is_not_overwritten(tiny_copy, tiny_recipe):
+    (tiny_copy / "recipe.json").write_text("{")
+    with pytest.raises(BadInput, match="recipe.json is not valid JSON"):
+        train(tiny_recipe, tiny_copy)
+    assert (tiny_copy / "recipe.json").read_text() == "{"
+
+
+def test_missing_weights_are_said(tiny_copy):
+    (tiny_copy / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="holds no trained model yet"):
+        open_run(tiny_copy).lm
+
+
+def test_weights_of_another_size_are_refused(tiny_copy):
+    text = (tiny_copy / "recipe.json").read_text()
+    (tiny_copy / "recipe.json").write_text(text.replace('"feed_forward": 48', '"feed_forward": 64'))
+    with pytest.raises(BadInput, match="model.safetensors cannot be loaded .*`mmtok train` makes it again"):
+        open_run(tiny_copy).lm
+
+
+def test_a_damaged_log_does_not_stop_show(tiny_copy):
+    (tiny_copy / "log.jsonl").write_bytes(b'{"step": 8, "loss": 1.0}\n\xff\n{"st')
+    assert "step 8 of 24" in open_run(tiny_copy).describe()

@@ -1,0 +1,177 @@
+"""Training killed with SIGKILL, at random moments and between any two changes of its folder: the same call goes on, and nothing shows."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmtok.cli import main
+from mmtok.data.tokens import read_tokens
+from mmtok.run import open_run
+from mmtok.train.checkpoint import load_checkpoint
+from mmtok.train.fit_lm import read_log
+
+RECIPE = """
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Corrupt, Task
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import PixelsConfig
+from mmtok.tokenizers.text import SentencePieceConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="killed",
+    sources=(ImageFolder({folder!r}, 4, 4, 1, heldout_share=0.3),),
+    tokenizers={{"text": SentencePieceConfig(n_pieces=270), "image": PixelsConfig(4, 4, 1, levels=5)}},
+    tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
+    corrupt={{"image": Corrupt(drop=0.2)}},
+    model=DecoderConfig(TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64, dropout=0.1)),
+    train=TrainConfig(steps=400, rows=4, row_length=96, warmup=5, checkpoint_every=2, log_every=3),
+)
+"""
+
+
+@pytest.fixture
+def words(tmp_path):
+    """words(out, *overrides) -> what follows `mmtok` in a training of seconds into the folder `out`."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / "images" / f"name {i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (4, 4)).astype(np.uint8)).save(path)
+    (tmp_path / "recipe.py").write_text(RECIPE.format(folder=str(tmp_path / "images")))
+    return lambda out, *overrides: ["train", str(tmp_path / "recipe.py"), "--out", str(out), *overrides]
+
+
+def assert_sound(out):
+    """Whatever stands in the folder is whole, and no later call refuses it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that a checkpoint is damaged is a warning
+        load_checkpoint(out / "checkpoints")
+    for path in out.glob("tokens/*"):
+        if not path.name.startswith("."):
+            read_tokens(path)
+    if (out / "recipe.json").exists():
+        run = open_run(out)
+        assert run.describe()
+        if (out / "model.safetensors").exists():
+            assert run.lm
+
+
+def assert_same(contents, cut, whole):
+    """The same files with the same bytes, but for the seconds that steps took."""
+    timed = lambda name: name == "log.jsonl" or name.endswith("/state.json")
+    a, b = contents(cut), contents(whole)
+    assert a.keys() == b.keys() and [name for name in a if a[name] != b[name] and not timed(name)] == []
+    logs = [[{k: v for k, v in line.items() if k != "positions_per_s"} for line in read_log(out / "log.jsonl")] for out in (cut, whole)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, contents, tmp_path):
+    whole, cut, dice = tmp_path / "whole", tmp_path / "cut", random.Random(0)
+
+    def start(out, trains=False):
+        """The process, once it has taken the folder, or has written a checkpoint."""
+        stood = newest(out / "checkpoints")
+        command, one_thread = [sys.executable, "-m", "mmtok", *words(out)], os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread)
+        while process.poll() is None and f"process {process.pid} on" not in lock(out):
+            time.sleep(0.002)
+        while trains and process.poll() is None and newest(out / "checkpoints") <= stood:
+            time.sleep(0.002)
+        return process
+
+    begun = time.monotonic()
+    process, taken = start(whole), time.monotonic()
+    while process.poll() is None and not newest(whole / "checkpoints"):
+        time.sleep(0.002)
+    training = time.monotonic()
+    assert process.wait() == 0, process.stderr.read()
+    opening, seconds = training - taken, time.monotonic() - training
+    print(f"importing {taken - begun:.1f} s, opening {opening:.1f} s, training {seconds:.1f} s")
+    moments, steps = [dice.random() for _ in range(20)], []
+    for i, moment in enumerate(moments):
+        process = start(cut, trains=i % 2)
+        # while it opens what stands, or while it trains: not to the end, all lives together
+        time.sleep(moment * seconds * 0.8 / sum(moments[1::2]) if i % 2 else moment * opening)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+        assert_sound(cut)
+        steps.append(newest(cut / "checkpoints"))
+    assert sorted(steps) == steps and steps[-1] > 0
+    print("checkpoints that stood after each kill:", steps)
+    process = start(cut)
+    assert process.wait() == 0, process.stderr.read()
+    assert_sound(cut)
+    assert_same(contents, cut, whole)
+
+
+def lock(out):
+    try:
+        return (out / ".lock").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def newest(folder):
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
+
+
+CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}  # audit events, raised before the change
+
+
+def life(words, out, last=None):
+    """Run `mmtok` as a process, killed before change number `last` of `out`, from 0; its exit status, and how many changes it made."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        n = 0
+
+        def watch(event, args):
+            nonlocal n
+            if event not in CHANGES or event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+            within = event in ("os.remove", "os.rmdir") and args[1] != -1  # of a folder that is open, which is being removed
+            if not (within or str(args[0]).startswith(f"{out}/")):
+                return
+            if n == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            n += 1
+
+        sys.addaudithook(watch)
+        code = 99
+        try:
+            code = main(words)
+            os.write(writer, json.dumps(n).encode())
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), int(said) if said else None
+
+
+@pytest.mark.slow
+def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(words, contents, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    few = lambda out: words(out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2")
+    code, n_changes = life(few(whole), whole)
+    assert code == 0 and n_changes > 40
+    for last in range(n_changes):
+        out = cut / str(last)
+        assert life(few(out), out, last)[0] == -signal.SIGKILL
+        assert_sound(out)
+        assert life(few(out), out)[0] == 0, last
+        assert_sound(out)
+        assert_same(contents, out, whole)
