@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from mmtok.segment import BadInput
 
 EXACT_DB = 100.0  # stands for "no error at all": finite, so that it can be written as JSON
 ROWS_AT_ONCE = 512  # bounds the memory of a table of distances
+FITTED_ROWS, FITTED_VALUES = 20_000, 20_000_000  # images, and values of all their pixels, that principal components are fitted to at most
 
 
 def flat_pixels(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,19 +64,34 @@ def _psd_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def frechet_pixels(real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16) -> float:
-    """Frechet distance of two sets of images on the first principal components of real training pixels (in 0..1)."""
-    train = flat_pixels(real_train)
+def frechet_pixels(real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16, seed: int = 0) -> float:
+    """Frechet distance of two sets of images on the first principal components of real training pixels (in 0..1).
+
+    Of many or large training images the components are those of a part, drawn by `seed`: at most 20,000 images, and of more than a
+    thousand values fewer, so that they take 160 MB.
+    """
+    most = min(FITTED_ROWS, max(n_components + 1, FITTED_VALUES // np.size(real_train[0])))
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(real_train))[:most])
+    train = flat_pixels([real_train[i] for i in chosen])
     centre = train.mean(0)
     components = np.linalg.svd(train - centre, full_matrices=False)[2][:n_components]
     return frechet(*((flat_pixels(images) - centre) @ components.T for images in (a, b)))
 
 
-def copy_share(codes: np.ndarray, training_codes: np.ndarray) -> float:
-    """Share of samples whose codes all equal those of one training image: (N, T) or (N, T, C) against (M, T) or (M, T, C)."""
-    known, sampled = ([row.tobytes() for row in np.ascontiguousarray(x, dtype=np.int64)] for x in (training_codes, codes))
-    known = set(known)
-    return sum(row in known for row in sampled) / max(1, len(sampled))
+def copied(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> np.ndarray:
+    """Which samples' codes all equal those of one training image: (N, T) or (N, T, C) against a stream of (T,) or (T, C) -> (N,) bool.
+
+    The stream may be longer than memory: of it only copies are kept.
+    """
+    key = lambda row: np.ascontiguousarray(row, dtype=np.int64).tobytes()
+    sampled = [key(row) for row in codes]
+    found = set(sampled).intersection(map(key, training_codes))
+    return np.array([row in found for row in sampled], bool)
+
+
+def copy_share(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> float:
+    """Share of samples that are copies, as `copied` says."""
+    return float(copied(codes, training_codes).sum()) / max(1, len(codes))
 
 
 def nearest(samples: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mmtok.metrics.images import copy_share, frechet, frechet_pixels, nearest, psnr_db, train_image_judge
+from mmtok.metrics import images as room
+from mmtok.metrics.images import copied, copy_share, frechet, frechet_pixels, nearest, psnr_db, train_image_judge
 
 
 def standardised(n: int, d: int) -> np.ndarray:
@@ -55,6 +56,36 @@ def test_frechet_pixels_of_shifted_brightness():
     assert frechet_pixels(images, images, images) == pytest.approx(0.0, abs=1e-9)
     assert frechet_pixels(images, images, images + 51) == pytest.approx(16 * 0.2**2, rel=1e-9)  # all 16 components: the pixels turned
     assert frechet_pixels(images, images, images + 51, n_components=3) < 16 * 0.2**2
+
+
+class Watched(list):
+    """A list that knows which of its items were read."""
+
+    def __getitem__(self, i):
+        self.__dict__.setdefault("read", set()).add(int(i))
+        return super().__getitem__(i)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+
+@pytest.mark.parametrize("cap, value", [("FITTED_ROWS", 50), ("FITTED_VALUES", 50 * 16)])
+def test_components_are_fitted_to_a_fair_part_of_many_images(monkeypatch, cap, value):
+    """The images come sorted: the first half differs from image to image in its first row only, the second in its last."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((400, 4, 4), np.uint8)
+    images[:200, 0], images[200:, 3] = rng.integers(0, 200, (2, 200, 4))
+    monkeypatch.setattr(room, cap, value)
+    many, brighter = Watched(images), images[200:].copy()
+    brighter[:, 3] += 51
+    assert frechet_pixels(many, images[200:], brighter, n_components=8) == pytest.approx(4 * 0.2**2, rel=1e-9)
+    assert len(many.read) <= 51
+
+
+def test_copies_are_found_in_a_stream():
+    samples = np.array([[0, 1], [2, 3], [4, 5], [2, 3]])
+    assert copied(samples, iter([np.array([2, 3]), np.array([9, 9]), np.array([0, 1], np.int32)])).tolist() == [True, True, False, True]
+    assert copied(samples, iter(())).tolist() == [False] * 4
 
 
 def test_copy_share():
