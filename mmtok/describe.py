@@ -139,10 +139,10 @@ def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float])
         case "speech" if hasattr(config, "mel"):
             per_s = config.mel.rate_hz / config.mel.hop_samples
             return [f"{per_s:.4g} frames/s", f"{bits * per_s:.5g} bit/s"]
-        case "image" if signature.frames and getattr(config, "height", None) and bits:
+        case "image" if signature.frames and getattr(config, "height", None):
             total, n_pixels = bits * signature.frames, config.height * config.width
-            part = "patches" if hasattr(config, "patch") else "values"
-            return [f"{signature.frames} {part} an image", f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"]
+            count = f"{signature.frames} {'patches' if hasattr(config, 'patch') else 'values'} an image"
+            return [count, f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"] if bits else [count]
         case "image" if hasattr(config, "levels"):
             return [f"{bits:.4g} bits a value of a pixel"]
         case "jets" if hasattr(config, "features"):

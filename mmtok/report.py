@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmtok import page, plots
 from mmtok.ask import customary
+from mmtok.describe import n_numbers
 from mmtok.files import write_text
 from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
 from mmtok.page import Markup, join, number, table, tag
@@ -85,7 +86,7 @@ def _header(run: Run, links: Markup) -> Markup:
     facts = {"run": str(run.folder), "weights of": "not trained to the end yet", "vocabulary": "not laid out yet"}
     if weights.exists():
         written = datetime.fromtimestamp(weights.stat().st_mtime, timezone.utc)
-        facts |= {"weights of": f"{written:%Y-%m-%d %H:%M} UTC", "parameters": f"{_n_parameters(weights):,}"}
+        facts |= {"weights of": f"{written:%Y-%m-%d %H:%M} UTC", "parameters": f"{n_numbers(weights):,}"}
     if vocabulary.exists():
         facts["vocabulary"] = read_json(vocabulary)["fingerprint"]
     facts["tasks"] = ", ".join(str(task).replace("->", "→") for task in run.recipe.tasks)
@@ -94,16 +95,6 @@ def _header(run: Run, links: Markup) -> Markup:
 
 def _facts(facts: Mapping[str, str]) -> Markup:
     return tag("dl", *(tag(name, text) for pair in facts.items() for name, text in zip(("dt", "dd"), pair)))
-
-
-def _n_parameters(weights: Path) -> int:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(weights, "np") as file:
-            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
-    except SafetensorError as error:
-        raise BadInput(f"{weights} cannot be read: {error}") from None
 
 
 def _training(run: Run) -> list[Markup]:

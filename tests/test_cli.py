@@ -48,6 +48,12 @@ def test_every_verb_has_help(capsys, verb):
     assert capsys.readouterr().out.startswith(f"usage: mmtok {verb} ")
 
 
+@pytest.mark.parametrize("verb", ["fit", "train"])
+def test_help_says_where_a_recipes_fields_are_listed(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    assert "mmtok show RECIPE lists them" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("words, parts", [
     (["trian"], ["'trian'", "did you mean train"]),
     (["xyz"], ["'xyz'", "one of fit, train"]),

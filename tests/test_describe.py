@@ -3,19 +3,22 @@
 import dataclasses
 import json
 import re
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from mmtok.cli import main
 from mmtok.describe import describe, frame_bits, rate_texts, size_of_decoder
-from mmtok.model.lm import LM, DecoderConfig, HeadConfig
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.denoising import FrameDiffusion, GridDiffusion
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.recipe import override
 from mmtok.run import open_run
 from mmtok.segment import Signature
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
@@ -46,11 +49,14 @@ def test_a_recipe_tells_the_size_of_the_decoder_that_it_makes(tiny_recipe, tiny_
     assert f"{lm.vocabulary.size:,} ids" in text
 
 
-@pytest.mark.parametrize("kind", get_args(HeadConfig), ids=lambda kind: kind.__name__)
-def test_a_decoder_with_any_head_is_counted_without_its_numbers(kind):
-    signature = {"FrameDiffusion": Signature("x", latent_size=3), "GridDiffusion": Signature("x", latent_size=4, frames=4),
-                 "MaskedCodes": Signature("x", (7,), frames=4)}.get(kind.__name__, Signature("x", (7, 5)))  # fmt: skip
-    config, vocabulary = DecoderConfig(TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24), {"x": kind()}), Vocabulary([signature])
+@pytest.mark.parametrize("head, signature", [
+    (Parallel(), Signature("x", (7, 5))), (Chained(), Signature("x", (7, 5))), (FrameDiffusion(), Signature("x", latent_size=3)),
+    (GridDiffusion(), Signature("x", latent_size=4, frames=4)), (MaskedCodes(), Signature("x", (7,), frames=4)),
+], ids=lambda x: type(x).__name__)
+def test_a_decoder_is_counted_without_memory_for_it(head, signature):
+    vocabulary = Vocabulary([signature])
+    totals = {"x": 3} if len(signature.levels) > 1 else {}
+    config = DecoderConfig(TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24), {"x": head}, totals=totals)
     assert size_of_decoder(config, vocabulary) == sum(p.numel() for p in LM(config, vocabulary).parameters())
 
 
@@ -84,6 +90,7 @@ def test_a_run_tells_its_tokenizers_with_their_measured_fidelity(tiny_run, said)
     (DMelConfig.inkling_20hz(), "20 frames/s, 6400 bit/s"),
     (PixelsConfig(levels=16), "4 bits a value of a pixel"),
     (PixelsConfig(4, 4, 1, levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),
+    (PixelLatentsConfig(4, 4, 1, levels=16, patch=2), "4 floats a frame of 16 cells each, 16 bits a frame, 4 patches an image, 64 bits an image"),
     (JetGridConfig(bins=(4, 4, 4)), "6 bits a particle"),
     (JetGridConfig(totals=("pt_gev",)), "bits a particle, the jet's totals before them: 1"),
 ])
@@ -112,6 +119,7 @@ def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
 
 def test_latents_have_bits_only_where_they_are_discrete():
     assert rate_texts(Signature("voice", latent_size=3), None, {}) == []
+    assert rate_texts(Signature("image", latent_size=3, frames=4), PixelLatentsConfig(), {}) == ["4 patches an image"]
     assert frame_bits(Signature("voice", latent_size=3)) == 0 and frame_bits(Signature("voice", latent_size=3, cells=16)) == 12
 
 
