@@ -19,6 +19,7 @@ from mmtok.model.anyorder import MaskedCodes
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
 from mmtok.model.frames import FrameEmbedding
 from mmtok.model.heads import Chained, Parallel, widened
+from mmtok.nn import crossentropy
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
@@ -132,11 +133,14 @@ class LM(nn.Module):
 
     def id_logits(self, h: Tensor, modality: str) -> Tensor:
         """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it has many channels), then its end."""
-        span = self.vocabulary.span(modality)
-        weight, end = self.id_weight, self.vocabulary.end(modality)
-        logits = widened(F.linear(h, torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])))
+        logits = widened(F.linear(h, self._id_rows(modality)))
         banned = self.vocabulary.signatures[modality].banned
         return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
+
+    def _id_rows(self, modality: str) -> Tensor:
+        """(n + 1, M): the rows of `id_weight` of a segment's next id."""
+        span, weight, end = self.vocabulary.span(modality), self.id_weight, self.vocabulary.end(modality)
+        return torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])
 
     def forward(self, batch: Batch, scoring: bool = False) -> Nats:
         """Nats of every predicted position; in training, what stands for them where a head has no exact likelihood.
@@ -166,10 +170,12 @@ class LM(nn.Module):
     def _id_nats(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
         span = self.vocabulary.span(m)
+        index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
+        if len(h) * (len(span) + 1) > crossentropy.WHOLE:
+            return crossentropy.chunked_nats(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
         logits = self.id_logits(h, m)
         never_end = torch.zeros_like(logits, dtype=torch.bool)
         never_end[:, -1] = ~may_end
-        index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
         return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
 
     def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:

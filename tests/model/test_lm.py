@@ -9,6 +9,7 @@ from mmtok.batch import Corruption, pack
 from mmtok.model.heads import Chained
 from mmtok.model.frames import FrameEmbedding
 from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.nn import crossentropy
 from mmtok.nn.reader import Reader
 from mmtok.segment import BadInput, Document
 from mmtok.vocabulary import START
@@ -126,6 +127,24 @@ def test_an_untrained_loss_is_the_log_of_the_number_of_legal_ids(untrained, voca
     torch.nn.init.zeros_(untrained.model.embed_tokens.weight)
     for document, w in zip(corpus, wanted):
         assert torch.allclose(untrained.double()(batch_of(vocabulary, [document])).total[0], w, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scoring", [False, True])
+def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_gradients(lm, vocabulary, corpus, monkeypatch, scoring):
+    """Also banned codes, ends that cannot come, modalities that are absent."""
+    batch, found = batch_of(vocabulary, *[[d] for d in corpus]), []
+    for whole in (10**9, 0):
+        monkeypatch.setattr(crossentropy, "WHOLE", whole)
+        monkeypatch.setattr(crossentropy, "CHUNK", 5 * 300)
+        with torch.set_grad_enabled(not scoring):
+            nats = lm(batch, scoring).total
+        if not scoring:
+            lm.zero_grad()
+            nats.sum().backward()
+        found.append((nats.detach(), {name: p.grad for name, p in lm.named_parameters()}))
+    (one, gradients), (other, others) = found
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    assert scoring or all(torch.allclose(x, others[name], rtol=1e-9, atol=1e-9) for name, x in gradients.items())
 
 
 def test_every_parameter_gets_a_gradient(lm, vocabulary, corpus):
