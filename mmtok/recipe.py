@@ -28,7 +28,7 @@ from mmtok.model.lm import DecoderConfig
 from mmtok.plain import from_plain, set_fields, to_plain
 from mmtok.segment import BadInput
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
-from mmtok.tokenizers.image_latents import PixelLatentsConfig
+from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech import DMelConfig
@@ -36,7 +36,8 @@ from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.fit_lm import TrainConfig
 
 TokenizerConfig = (
-    BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | DMelConfig | JetGridConfig
+    BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig
+    | DMelConfig | JetGridConfig
 )
 SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 

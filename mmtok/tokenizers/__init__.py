@@ -41,6 +41,8 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
             from mmtok.tokenizers.image import VQPatches as found
         case "PixelLatents":
             from mmtok.tokenizers.image_latents import PixelLatents as found
+        case "KLPatches":
+            from mmtok.tokenizers.image_latents import KLPatches as found
         case "JetGrid":
             from mmtok.tokenizers.jets import JetGrid as found
         case _:

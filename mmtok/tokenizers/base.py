@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mmtok.files import write_text
 from mmtok.segment import BadInput, Segment, Signature
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Tokenizer(Protocol):
@@ -69,3 +72,20 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
     if kind is not None and config.get("kind") != kind:
         raise BadInput(f"{path} describes a {config.get('kind')!r} tokenizer, expected {kind!r}")
     return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Everything that a network has learned, as float32: what a tokenizer saves, and its fingerprint is of."""
+    return {name: value.float().contiguous() for name, value in network.state_dict().items()}
+
+
+def load_weights(folder: Path, network: nn.Module) -> None:
+    """Fill a network from FOLDER/weights.safetensors. Raises BadInput when the file is missing, broken or of other sizes."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / "weights.safetensors"
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {str(error).splitlines()[0]}") from None

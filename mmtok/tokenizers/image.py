@@ -16,7 +16,7 @@ import numpy as np
 
 from mmtok.files import write_tensors
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.base import fingerprint, load_weights, read_config, weights_of, write_config
 
 if TYPE_CHECKING:
     import torch
@@ -200,12 +200,20 @@ class VQPatchesConfig:
         return PatchAutoencoder(self.channels, self.patch, self.hidden, self.blocks, self.code_size, self.n_codes)
 
 
-def to_tensor(images: Sequence[np.ndarray], config: VQPatchesConfig, dtype: torch.dtype) -> torch.Tensor:
+def to_tensor(images: Sequence[np.ndarray], config: Any, dtype: torch.dtype) -> torch.Tensor:
     """Images of the config's size -> (B, C, Y, X) in -1..1. Raises BadInput where one has another size, kind or type."""
     import torch
 
     stack = np.stack([checked_image(image, config.height, config.width, config.channels) for image in images])
     return torch.from_numpy(stack).to(dtype).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def from_tensor(values: torch.Tensor) -> list[np.ndarray]:
+    """The inverse of `to_tensor`: (B, C, Y, X) -> images, whatever lies outside of -1..1 at the nearer end."""
+    import torch
+
+    grey = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [without_grey_axis(image) for image in grey.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
 class VQPatches:
@@ -218,14 +226,10 @@ class VQPatches:
         """network: as `config.network()` makes it, trained; it is taken over and changed to float64."""
         self.config = config
         self._network = network.double().eval().requires_grad_(False)
-        weights = self._weights()
-        learned = [weights[name].numpy().tobytes() for name in sorted(weights)]
+        learned = [value.numpy().tobytes() for _, value in sorted(weights_of(self._network).items())]
         rows, columns = config.grid
         self.signature = Signature("image", levels=(config.n_codes,), frames=rows * columns,
                                    fingerprint=fingerprint("VQPatches", asdict(config), *learned))
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {name: value.float().contiguous() for name, value in self._network.state_dict().items()}
 
     def encode(self, signal: np.ndarray) -> Segment:
         """uint8 (Y, X) or (Y, X, 3) of the config's size -> codes (T, 1) int32. Raises BadInput on anything else."""
@@ -255,9 +259,7 @@ class VQPatches:
         signals: list[np.ndarray] = []
         for start in range(0, len(segments), IMAGES_AT_ONCE):
             codes = np.stack([self._grid_codes(segment) for segment in segments[start:start + IMAGES_AT_ONCE]])
-            values = self._network.images(torch.from_numpy(codes).long().view(-1, rows, columns))
-            values = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-            signals += [without_grey_axis(image) for image in values]
+            signals += from_tensor(self._network.images(torch.from_numpy(codes).long().view(-1, rows, columns)))
         return signals
 
     def _grid_codes(self, segment: Segment) -> np.ndarray:
@@ -280,20 +282,13 @@ class VQPatches:
         return {**image_error(signals, self.decode_batch(segments)), **book}
 
     def save(self, folder: Path) -> None:
-        write_tensors(Path(folder) / "weights.safetensors", self._weights())
+        write_tensors(Path(folder) / "weights.safetensors", weights_of(self._network))
         write_config(Path(folder), "VQPatches", asdict(self.config))
 
     @classmethod
     def load(cls, folder: Path) -> VQPatches:
         """Open what `save` wrote. Raises BadInput when the weights are missing, broken or of other sizes."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         config = VQPatchesConfig(**read_config(Path(folder), "VQPatches"))
-        path = Path(folder) / "weights.safetensors"
         network = config.network()
-        try:
-            network.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {str(error).splitlines()[0]}") from None
+        load_weights(folder, network)
         return cls(config, network)

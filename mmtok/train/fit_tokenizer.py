@@ -1,13 +1,15 @@
 """Makes a tokenizer from its config: built, learned in closed form, or trained by gradients (image patches).
 
-Source: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1); k-means start and revival of
+Codes: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1); k-means start and revival of
 dead codes by vector-quantize-pytorch, which is used only here: what is kept is a plain (K, D) codebook.
+Latents: Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022, section 3.1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmtok.nn.conv import PatchAutoencoder
+from mmtok.nn.kl import KLAutoencoder
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 from mmtok.tokenizers.base import Tokenizer
-from mmtok.tokenizers.image import VQPatches, VQPatchesConfig, to_tensor
+from mmtok.tokenizers.image import IMAGES_AT_ONCE, VQPatches, VQPatchesConfig, to_tensor
+from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 
 BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
@@ -43,11 +47,12 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
         return config.build()
     if hasattr(config, "fit"):
         return config.fit(signals)
-    if isinstance(config, VQPatchesConfig):
+    if type(config) in TRAINERS:
+        what, trained = TRAINERS[type(config)]
         if progress is not None:
-            return _train_patches(config, signals, seed, progress)
-        with Progress("learning patch codes", config.steps, "steps") as shown:
-            return _train_patches(config, signals, seed, lambda done, total, note: shown.advance())
+            return trained(config, signals, seed, progress)
+        with Progress(f"learning {what}", config.steps, "steps") as shown:
+            return trained(config, signals, seed, lambda done, total, note: shown.advance())
     raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
 
 
@@ -56,15 +61,37 @@ def learns(config: Any) -> bool:
     return not hasattr(config, "build")
 
 
-def _train_patches(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report) -> VQPatches:
-    if not len(signals):
-        raise BadInput("VQPatches: no images to learn from; give at least one")
-    images = to_tensor(signals, config, torch.float32)
-    with torch.random.fork_rng(devices=[]):  # the codebook library draws from torch's own generator
-        torch.default_generator.manual_seed(seed)
+def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report) -> VQPatches:
+    images = _images(config, signals)
+    with _seeded(seed):
         network = config.network()
-        _run(network, _quantizer(config), images, config.steps, progress)
+        _learn_codes(network, _quantizer(config), images, config.steps, progress)
     return VQPatches(config, network)
+
+
+def _train_latents(config: KLPatchesConfig, signals: Sequence, seed: int, progress: Report) -> KLPatches:
+    images = _images(config, signals)
+    with _seeded(seed):
+        network = config.network()
+        _learn_latents(network, config.kl_weight, images, config.steps, progress)
+    return KLPatches(config, network)
+
+
+TRAINERS = {VQPatchesConfig: ("patch codes", _train_codes), KLPatchesConfig: ("patch latents", _train_latents)}
+
+
+def _images(config: VQPatchesConfig | KLPatchesConfig, signals: Sequence) -> Tensor:
+    if not len(signals):
+        raise BadInput(f"{type(config).__name__}: no images to learn from; give at least one")
+    return to_tensor(signals, config, torch.float32)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """What is drawn inside follows the seed, and leaves no trace: the codebook library draws from torch's own generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _quantizer(config: VQPatchesConfig):
@@ -77,25 +104,50 @@ def _quantizer(config: VQPatchesConfig):
                           commitment_weight=COMMITMENT, threshold_ema_dead_code=DEAD_SHARE * even_use)
 
 
-def _run(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report) -> None:
+def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report) -> None:
     """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the network."""
     network.train()
-    optimizer = torch.optim.AdamW([*network.encoder.parameters(), *network.decoder.parameters()], weight_decay=0.01)
     with torch.no_grad():
         n_start = math.ceil(START_PER_CODE * len(network.codebook.vectors) / math.prod(network.encoder(images[:1]).shape[1:3]))
         _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:n_start]]))
+
+    def loss(target: Tensor) -> Tensor:
+        vectors, commitment = _quantize(quantizer, network.encoder(_noisy(target)))
+        return F.mse_loss(network.decoder(vectors), target) + commitment
+
+    _descend([*network.encoder.parameters(), *network.decoder.parameters()], loss, images, steps, progress)
+    network.codebook.vectors.copy_(quantizer.codebook.detach())
+
+
+def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, steps: int, progress: Report) -> None:
+    """Train encoder and decoder on images (N, C, Y, X), and set the constants that standardise their latents."""
+    network.train()
+
+    def loss(target: Tensor) -> Tensor:
+        q = network.posterior(target)
+        return F.mse_loss(network.decode(q.sample()), target) + kl_weight * q.kl().mean() / target[0].numel()
+
+    _descend(list(network.parameters()), loss, images, steps, progress)
+    with torch.no_grad():
+        means = torch.cat([network.posterior(part).mean for part in images.split(IMAGES_AT_ONCE)])
+    try:
+        network.standardise_over(means)
+    except ValueError as error:  # a channel says nothing
+        raise BadInput(f"KLPatchesConfig: {error}") from None
+
+
+def _descend(parameters: list[Tensor], loss: Callable[[Tensor], Tensor], images: Tensor, steps: int, progress: Report) -> None:
+    """Lower loss(batch of images) by AdamW."""
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps)
-        target = images[torch.randint(len(images), (BATCH,))]
-        vectors, commitment = _quantize(quantizer, network.encoder(_noisy(target)))
-        error = F.mse_loss(network.decoder(vectors), target)
+        error = loss(images[torch.randint(len(images), (BATCH,))])
         optimizer.zero_grad()
-        (error + commitment).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         progress(step + 1, steps, "")
-    network.codebook.vectors.copy_(quantizer.codebook.detach())
 
 
 def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:

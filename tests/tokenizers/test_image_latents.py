@@ -1,4 +1,5 @@
-"""Images as latents: pixels come back exactly, level by level, in the order in which a diffusion head lays out its picture."""
+"""Images as latents: pixels come back exactly, level by level, in the order in which a diffusion head lays out its picture; an
+autoencoder's latents are standardised, survive their folder, and decode whatever is drawn."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from mmtok.nn.denoisers import DiTConfig
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers import load
 from mmtok.tokenizers.image import PixelsConfig
-from mmtok.tokenizers.image_latents import PixelLatentsConfig
+from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig, PixelLatentsConfig
 
 SIZES = [(8, 8, 1, 2), (4, 6, 3, 2), (6, 9, 3, 3), (5, 3, 1, 1), (4, 4, 3, 4)]  # height, width, channels, patch
 
@@ -22,6 +23,19 @@ def images(n, height=8, width=8, channels=1, seed=0):
 
 def pixels(height=8, width=8, channels=1, patch=2, levels=17):
     return PixelLatentsConfig(height, width, channels, levels, patch).build()
+
+
+def patches(height=8, width=8, channels=1, patch=2, latent_size=3, blocks=1):
+    """An untrained autoencoder, standardised over random images: the laws of its format do not need training."""
+    config = KLPatchesConfig(height, width, channels, patch, latent_size, hidden=8, blocks=blocks)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = config.network()
+        network.standardise_over(network.posterior(torch.rand(200, channels, height, width) * 2 - 1).mean)
+    return KLPatches(config, network)
+
+
+BOTH = pytest.mark.parametrize("tokenizer", [pixels(), patches()], ids=["pixels", "patches"])
 
 
 # ---- pixels
@@ -75,9 +89,38 @@ def test_a_head_lays_its_picture_out_as_the_image(size):
     assert np.array_equal(levels.reshape(image.shape), image)
 
 
+# ---- an autoencoder's
+
+@pytest.mark.parametrize("size", SIZES)
+def test_patches_have_one_frame_per_patch(size):
+    height, width, channels, patch = size
+    tokenizer = patches(*size, latent_size=5)
+    signature = tokenizer.signature
+    assert (signature.latent_size, signature.frames, signature.cells) == (5, height * width // patch**2, 0)
+    image = images(1, height, width, channels)[0]
+    assert tokenizer.encode(image).latents.shape == (signature.frames, 5)
+    assert tokenizer.decode(tokenizer.encode(image)).shape == image.shape
+
+
+def test_frames_are_the_patches_in_raster_order():
+    """Without residual blocks a frame sees a pixel beyond its patch and no more, so a pixel inside one changes that frame alone."""
+    tokenizer, dark = patches(height=16, width=24, patch=4, blocks=0), np.zeros((16, 24), np.uint8)
+    before = tokenizer.encode(dark).latents
+    for row, column in ((0, 0), (0, 5), (3, 0), (2, 3)):
+        light = dark.copy()
+        light[4 * row + 1, 4 * column + 2] = 255
+        assert np.flatnonzero((tokenizer.encode(light).latents != before).any(1)).tolist() == [6 * row + column]
+
+
+def test_figures_of_an_autoencoder():
+    figures = patches().fidelity(images(100))
+    assert figures["psnr_db"] == pytest.approx(20 * np.log10(255 / figures["rms_error_grey"]))
+    assert 0.8 < figures["spread_least"] <= figures["spread_most"] < 1.2
+
+
 # ---- common to all
 
-@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+@BOTH
 def test_batch_equals_single(tokenizer):
     some = images(300)
     batch = tokenizer.encode_batch(some)
@@ -86,7 +129,7 @@ def test_batch_equals_single(tokenizer):
     assert tokenizer.encode_batch([]) == [] and tokenizer.decode_batch([]) == [] and tokenizer.fidelity([]) == {}
 
 
-@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+@BOTH
 def test_any_latents_decode_to_an_image(tokenizer, rng):
     shape = tokenizer.signature.frames, tokenizer.signature.latent_size
     for scale in (0, 1, 100, 1e30):
@@ -94,7 +137,7 @@ def test_any_latents_decode_to_an_image(tokenizer, rng):
         assert image.dtype == np.uint8 and image.shape == (8, 8)
 
 
-@pytest.mark.parametrize("tokenizer", [pixels(), pixels(channels=3)], ids=["pixels", "colour"])
+@pytest.mark.parametrize("tokenizer", [pixels(), pixels(channels=3), patches(), patches(channels=3)])
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "t")
     again = load(tmp_path / "t")
@@ -103,14 +146,16 @@ def test_save_and_load(tokenizer, tmp_path):
     assert np.array_equal(again.encode(image).latents, tokenizer.encode(image).latents)
 
 
-def test_fingerprint_follows_the_settings():
+def test_fingerprint_follows_weights_and_settings():
     assert len({pixels(patch=p, levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)}) == 4
+    a, b, other = patches(), patches(), KLPatches(patches().config, patches().config.network())
+    assert a.signature == b.signature and a.signature.fingerprint != other.signature.fingerprint
     assert pixels().fidelity(images(3))["psnr_db"] < pixels(levels=256).fidelity(images(3))["psnr_db"] == 100.0
 
 
 # ---- bad input
 
-@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+@BOTH
 @pytest.mark.parametrize(("image", "says"), [
     (images(1, 8, 9)[0], "takes 8 x 8"),
     (images(1, channels=3)[0], "convert\\('L'\\)"),
@@ -123,7 +168,7 @@ def test_wrong_images_are_refused(tokenizer, image, says):
         tokenizer.encode(image)
 
 
-@pytest.mark.parametrize("tokenizer", [pixels()], ids=["pixels"])
+@BOTH
 def test_wrong_latents_are_refused(tokenizer):
     n, size = tokenizer.signature.frames, tokenizer.signature.latent_size
     broken = np.zeros((n, size), np.float32)
@@ -135,13 +180,24 @@ def test_wrong_latents_are_refused(tokenizer):
             tokenizer.decode(Segment("image", **wrong))
 
 
-@pytest.mark.parametrize("settings", [{"patch": 3}, {"levels": 1}, {"levels": 257}, {"channels": 2}, {"height": 0}, {"width": None}, {"patch": 0}])
-def test_wrong_settings_are_refused(settings):
-    with pytest.raises(BadInput, match="PixelLatentsConfig"):
-        PixelLatentsConfig(**settings)
+@pytest.mark.parametrize(("config", "settings"), [
+    *[(config, settings) for config in (PixelLatentsConfig, KLPatchesConfig)
+      for settings in ({"patch": 3}, {"patch": 0}, {"channels": 2}, {"height": 0}, {"width": None})],
+    (PixelLatentsConfig, {"levels": 1}), (PixelLatentsConfig, {"levels": 257}),
+    (KLPatchesConfig, {"latent_size": 0}), (KLPatchesConfig, {"kl_weight": -1.0}), (KLPatchesConfig, {"kl_weight": float("nan")}),
+])  # fmt: skip
+def test_wrong_settings_are_refused(config, settings):
+    with pytest.raises(BadInput, match=config.__name__):
+        config(**settings)
 
 
-def test_anothers_folder_is_refused(tmp_path):
-    PixelsConfig(8, 8).build().save(tmp_path)
+def test_broken_folders_are_refused(tmp_path):
+    patches().save(tmp_path)
     with pytest.raises(BadInput, match="expected 'PixelLatents'"):
         type(pixels()).load(tmp_path)
+    for broken in (b"broken", None):
+        (tmp_path / "weights.safetensors").unlink()
+        if broken:
+            (tmp_path / "weights.safetensors").write_bytes(broken)
+        with pytest.raises(BadInput, match="weights"):
+            load(tmp_path)
