@@ -49,6 +49,7 @@ class Setting:
 # ---- the two models
 
 def our_model(frames: int | None = None, speech: bool = False) -> LM:
+    """Untrained, over one modality: codes of images, or frames of speech; frames: their fixed count."""
     torch.manual_seed(0)
     one = Signature("speech", (16,) * 80, frames=frames) if speech else Signature("image", (N_CODES,), frames=frames)
     vocabulary = Vocabulary([one])
@@ -58,6 +59,7 @@ def our_model(frames: int | None = None, speech: bool = False) -> LM:
 
 
 def their_model(lm: LM, dtype: torch.dtype = torch.float32):
+    """The same weights as a Llama of transformers."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -92,10 +94,12 @@ def stepper(model, loss: Callable[[object], torch.Tensor]) -> Callable[[object],
 
 
 def our_stepper(lm: LM) -> Callable[[Batch], None]:
+    """A training step of our decoder on a packed batch."""
     return stepper(lm, lambda batch: lm(batch).total.sum() / int(batch.predict.sum()))
 
 
 def their_stepper(lm: LM) -> Callable[[dict], None]:
+    """A training step of the same weights in transformers on a padded batch."""
     model = their_model(lm)
     return stepper(model, lambda batch: model(**batch, use_cache=False).loss)
 
@@ -112,6 +116,7 @@ def padded(streams: list, size: int) -> list[dict]:
 
 
 def full_rows(lm: LM) -> tuple[Batch, dict]:
+    """8 documents of 256 positions, as each side takes them; theirs without a mask, since there is no padding."""
     streams = [lm.vocabulary.stream(d) for d in documents([256] * 8)]
     theirs = padded(streams, 8)[0]
     del theirs["attention_mask"]
@@ -170,6 +175,7 @@ def grow(side: str) -> None:
 # ---- decoding
 
 def open_prompts(modality: str, n_rows: int, n_channels: int = 1) -> list[Document]:
+    """So many documents that are still empty, to be drawn."""
     return [Document((Segment(modality, codes=np.zeros((0, n_channels), np.int64)),), (True,), open_end=True)] * n_rows
 
 
