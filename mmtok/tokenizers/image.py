@@ -107,6 +107,7 @@ class PixelsConfig:
             raise BadInput(f"PixelsConfig: levels is {self.levels}; it must be 2 to 256")
 
     def build(self) -> Pixels:
+        """The tokenizer: nothing is to be learned."""
         return Pixels(self)
 
 
