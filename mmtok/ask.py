@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from mmtok.data.convert import signals_of, write_signal
 from mmtok.data.text import TextFileConfig, passages
 from mmtok.files import write_text
+from mmtok.folder import read_json
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
@@ -23,6 +26,8 @@ SUFFIXES = {
     "text": (".txt",), "speech": (".wav", ".flac", ".ogg", ".mp3"), "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
 }  # fmt: skip
+NOTHING = "nothing"  # what samples that nothing was given for are named after
+INDEX = "index.json"  # of a folder of samples
 
 
 # ---- reading what is asked
@@ -92,7 +97,10 @@ def modality_to(run: Run, to: str) -> str:
 
 def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | None = None, seed: int = 0, hole: str | None = None,
            **changes: float | int | str | None) -> list[Path]:
-    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths. index.json says how each stopped.
+    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths: n files, of jets one file of n jets.
+
+    Files are named after the prompt, and listed in index.json (see `write_samples`). Asking for the same again replaces files of the same
+    names; of an earlier call with a larger n the files with higher numbers stay, and stay listed. Take another `out` to keep them apart.
 
     prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
     is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
@@ -106,8 +114,10 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
         raise BadInput(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --hole FILE:START:STOP")
     document = run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
     drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
-    stem = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or "nothing"
-    return write_samples(run, out or run.folder / "samples" / "asked", [f"{stem}-{i:03d}" for i in range(n)], drawn)
+    words = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or NOTHING
+    stem = re.sub(r"^\.+$", "_", words)  # of dots alone: no name of a file
+    stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
+    return write_samples(run, out or run.folder / "samples" / "asked", stems, drawn)
 
 
 def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
@@ -134,15 +144,47 @@ def _holed(run: Run, modality: str, hole: str) -> Segment:
 
 
 def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled]) -> list[Path]:
-    """Decode and write samples, one file each (jets of one prompt share a file when their stems are equal)."""
+    """Decode and write samples, a file per stem; jets of one stem share its file. Returns the files.
+
+    index.json in the folder has a row for each sample: its file, its frames, and how it stopped ("end" or "cap"); of the jets in one
+    file the rows stand in their order. Rows of files that were there before, and still are, stay, unless the file is written anew.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     modality = drawn[0].segment.modality
     tokenizer = run.tokenizers[modality]
     signals = tokenizer.decode_batch([d.segment for d in drawn])
-    paths = [write_signal(folder / stem, modality, [signal] if modality == "jets" else signal, tokenizer) for stem, signal in zip(stems, signals)]
-    index = [{"file": p.name, "frames": len(d.segment), "stop": d.stop} for p, d in zip(paths, drawn)]
-    write_text(folder / "index.json", json.dumps(index, indent=1))
+    groups: dict[str, list[int]] = {}
+    for i, stem in enumerate(stems):
+        groups.setdefault(stem, []).append(i)
+    rows, paths = _rows_there(folder), []
+    for stem, group in groups.items():
+        signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
+        paths.append(path := write_signal(folder / stem, modality, signal, tokenizer))
+        rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} for i in group]
+    write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
     return paths
+
+
+def _rows_there(folder: Path) -> dict[str, list[dict]]:
+    """The index's rows of files that are there, by file. A damaged index costs no samples just drawn: it is begun anew, with a warning."""
+    try:
+        rows = read_index(folder)
+    except BadInput as error:
+        warnings.warn(f"{error}; it is begun anew", stacklevel=3)
+        rows = []
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["file"], []).append(row)
+    return {file: mine for file, mine in found.items() if (folder / file).is_file()}
+
+
+def read_index(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder's index.json, which `write_samples` describes; [] without one. Raises BadInput for what is no such list."""
+    path = folder / INDEX
+    rows = read_json(path) if path.exists() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
+        raise BadInput(f"{path} is damaged: it is no list of rows that name files; remove it")
+    return rows
 
 
 # ---- scoring
@@ -151,7 +193,7 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
 @dataclass(frozen=True)
 class Scored:
     """One line of `mmtok score`: nats of a segment, its frames and how many of its unit (bytes of a text) these are, the kind, and
-    the customary unit."""
+    the customary unit; whether the segment is only a passage of a longer text, scored without the passages before it."""
 
     name: str
     modality: str
@@ -161,19 +203,27 @@ class Scored:
     kind: str
     value: float
     unit: str
+    passage: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({self.kind})"
 
 
 def totals(rows: Sequence[Scored]) -> list[Scored]:
-    """One line for each modality that has several rows: their sum, in the customary unit over all of them."""
+    """One line for each modality that has several rows: their sum, in the customary unit over all of them.
+
+    The sum is -log p of the rows as separate documents, which is what several files are, and the jets of one file. The passages of a
+    longer text are no such thing: the decoder gave the text as a whole no probability, and their sum is no bound on one, since each was
+    scored without what comes before it. So where passages are among the rows the kind says that it holds of them one by one.
+    """
     lines = []
     for modality in dict.fromkeys(row.modality for row in rows):
         mine = [row for row in rows if row.modality == modality]
         if len(mine) > 1:
             nats, units = sum(row.nats for row in mine), sum(row.units for row in mine)
-            kind = "exact" if all(row.kind == "exact" for row in mine) else "bound"
+            kinds = {row.kind for row in mine}
+            kind = next(kind for kind in ("estimate", "bound", "exact") if kind in kinds)  # a sum is what the weakest of its terms is
+            kind += " for each passage by itself, not for the text" * any(row.passage for row in mine)
             lines.append(Scored(f"all {len(mine)}", modality, nats, sum(row.frames for row in mine), units, kind, *customary(modality, nats, units)))
     return lines
 
@@ -203,7 +253,7 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
     Raises BadInput for an order that was never trained: a condition left out needs a run trained with the null condition.
     """
     condition = [read_segments(run, word)[0] for word in given]
-    names, documents = [], []
+    names, documents, passage = [], [], []
     for word in files:
         segments = read_segments(run, word)
         for i, segment in enumerate(segments):
@@ -211,11 +261,12 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
             head = tuple(condition) or (None,) * len(task.given)
             documents.append(Document((*head, segment), (False,) * len(head) + (True,)))
             names.append(word if len(segments) == 1 else f"{word}[{i}]")
+            passage.append(segment.modality == "text" and len(segments) > 1)
     rows = []
-    for name, document, scored in zip(names, documents, run.score_documents(documents)):
+    for name, document, part, scored in zip(names, documents, passage, run.score_documents(documents)):
         segment = document.segments[-1]
         nats, units = scored.nats[-1], n_units(run, segment)
         # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
         kind = "bound" if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes) else scored.kind
-        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(segment.modality, nats, units)))
+        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(segment.modality, nats, units), part))
     return rows

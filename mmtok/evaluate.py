@@ -8,9 +8,10 @@ from typing import Any
 from mmtok.files import write_text
 from mmtok.likelihoods import held_out_scores, zero_shot
 from mmtok.progress import say
-from mmtok.questions import QUESTIONS, Setting
+from mmtok.questions import QUESTIONS
 from mmtok.run import Run
 from mmtok.segment import BadInput
+from mmtok.setting import Setting
 
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
@@ -23,21 +24,18 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
             raise BadInput(f"{path} cannot be read ({error}): compute it again with --force") from None
         say(f"{path} stands")
         return figures
-    fields, figures = run.recipe.fields, {}
+    figures: dict[str, Any] = {}
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
-    for task in run.recipe.tasks:
-        if len(task.given) == len(task.make) == 1 and not task.first:
-            pair = (fields[task.given[0]], fields[task.make[0]])
-            name = f"{pair[1]}_from_{pair[0]}"
-            if name in figures:
-                say(f"not evaluating {task}: another task's figures have the name {name}")
-            elif pair in QUESTIONS:
-                say(f"evaluating {task}")
-                figures[name] = QUESTIONS[pair](Setting(run, task))
+    for s in (Setting(run, task) for task in run.recipe.tasks if not task.first):
+        if s.pair in QUESTIONS and s.name in figures:
+            say(f"not evaluating {s.task}: another task's figures have the name {s.name}")
+        elif s.pair in QUESTIONS:
+            say(f"evaluating {s.task}")
+            figures[s.name] = QUESTIONS[s.pair](s)
     say("scoring held-out documents")
     figures["score"] = held_out_scores(run)
-    task = next((t for t in run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["text", "image"]), None)
-    if task is not None:
-        figures["zero_shot"] = zero_shot(Setting(run, task))
+    drawing = next((s for s in (Setting(run, task) for task in run.recipe.tasks) if s.pair == ("text", "image")), None)
+    if drawing is not None:
+        figures["zero_shot"] = zero_shot(drawing)
     write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures

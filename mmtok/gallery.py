@@ -7,25 +7,26 @@ index.json, samples/MADE_from_GIVEN.json for readings. Letters: T frames, C chan
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmtok import page, plots
-from mmtok.ask import modality_of
+from mmtok.ask import INDEX, NOTHING, modality_of, read_index
+from mmtok.data.subset import random_subset
+from mmtok.folder import read_json
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
 from mmtok.page import Markup, table, tag
 from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
 from mmtok.segment import BadInput
+from mmtok.setting import Setting
 
 N_PROMPTS, N_IMAGES, N_SOUNDS, N_CLASSES, N_READINGS = 24, 12, 2, 8, 40  # shown at most: prompts, samples of each, jet classes, readings
 SOUND_BYTES = 2_700_000  # of all players together, so that the page stays below 6 MB
@@ -41,31 +42,23 @@ def title_of(name: str) -> str:
     return "Asked for with mmtok sample" if name == "asked" else name.replace("_", " ").capitalize()
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
-
-
 @dataclass(frozen=True)
 class _Sample:
-    """A file of samples/NAME, what it was asked for, and how the drawing stopped ("" where that is not noted)."""
+    """A file of samples/NAME, what it was asked for, and how the drawing of each sample in it stopped (none, where that is not noted)."""
 
     path: Path
     prompt: str
-    stop: str = ""
+    stops: tuple[str, ...] = ()
 
 
 def sample_names(run: Run) -> list[str]:
     """What the tasks promise, each followed by its variants, then whatever else lies in samples/."""
-    fields, folder = run.recipe.fields, run.folder / "samples"
-    pairs = [(fields[t.given[0]], fields[t.make[0]]) for t in run.recipe.tasks if len(t.given) == len(t.make) == 1]
+    folder = run.folder / "samples"
     there = sorted({p.name.removesuffix(".json") for p in folder.iterdir() if p.is_dir() or p.suffix == ".json"}) if folder.is_dir() else []
     names: list[str] = []
-    for given, made in pairs:
-        if (given, made) in QUESTIONS:
-            names += [name := f"{made}_from_{given}", *(x for x in there if x.startswith(f"{name}_"))]
+    for s in (Setting(run, task) for task in run.recipe.tasks if not task.first):
+        if s.pair in QUESTIONS:
+            names += [s.name, *(x for x in there if x.startswith(f"{s.name}_"))]
     return list(dict.fromkeys([*names, *there]))
 
 
@@ -85,10 +78,11 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
 
 def _kept(folder: Path) -> list[_Sample]:
     """The files that index.json lists, in its order; without one, all there are. gluon_jet-012.npz was asked for by "gluon jet"."""
-    index = folder / "index.json"
-    entries = read_json(index) if index.exists() else [{"file": p.name} for p in sorted(folder.glob("[!.]*.*"))]
-    paths = [(folder / e["file"], e.get("stop", "")) for e in entries]
-    return [_Sample(p, re.sub(r"-\d{3,}$", "", p.stem).replace("_", " "), stop) for p, stop in paths if p.is_file()]
+    stops: dict[str, tuple[str, ...]] = {}
+    for row in read_index(folder) or [{"file": p.name} for p in sorted(folder.glob("[!.]*.*")) if p.name != INDEX]:
+        stops[row["file"]] = (*stops.get(row["file"], ()), *([row["stop"]] if "stop" in row else []))
+    paths = [(folder / file, how) for file, how in stops.items()]
+    return [_Sample(p, re.sub(r"-\d{3,}$", "", p.stem).replace("_", " "), how) for p, how in paths if p.is_file()]
 
 
 def _made(run: Run, modality: str) -> tuple[str | None, str]:
@@ -219,7 +213,7 @@ def _clips(run: Run, samples: Sequence[_Sample], real: np.ndarray | None) -> lis
     tokenizer = run.tokenizers["speech"]
     found: list[tuple[str, np.ndarray]] = []
     for i, sample in enumerate(samples, 1):
-        heading = f"sample {i}" + (", cut at the cap" if sample.stop == "cap" else "")
+        heading = f"sample {i}" + (", cut at the cap" if "cap" in sample.stops else "")
         try:
             found.append((heading, read_sound(sample.path, tokenizer.config.mel.rate_hz)))
         except BadInput:  # a sample of no frames is a file of no sound
@@ -271,7 +265,8 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
         tokenised = tokenizer.decode_batch(tokenizer.encode_batch(theirs))
         ours, theirs, tokenised = ([jet[:, order] for jet in jets] for jets in (ours, theirs, tokenised))
         images = {f"{name} ({len(x):,})": jet_image(x, half_width=HALF_WIDTH) for name, x in (("generated", ours), ("real", theirs))}
-        pictures.append(plots.jet_pictures(prompt, images, HALF_WIDTH))
+        n_cut = sum(stop == "cap" for s in samples for stop in s.stops)
+        pictures.append(plots.jet_pictures(prompt + f", {n_cut:,} cut at the cap" * bool(n_cut), images, HALF_WIDTH))
         for key, (label, unit) in plots.OBSERVED.items():
             charts.append(plots.histogram(prompt, label, unit, *map(OBSERVABLES[key], (ours, theirs, tokenised))))
     words = "Mean images about the axis, and distributions over jets; below each, generated over tokenised real with its counting error."
@@ -289,11 +284,12 @@ def _read_jets(path: Path) -> list[np.ndarray]:
 
 
 def _real_jets(run: Run, captions: set[str]) -> dict[str, list[np.ndarray]]:
-    """Held-out jets of each caption; where jets have no captions, all of them stand for each."""
+    """Held-out jets of each caption; of what nothing or no caption was given for, a fair part of all."""
     given, made = _made(run, "jets")
     found: dict[str, list[np.ndarray]] = defaultdict(list)
-    for example in run.examples("heldout", *([given] if given else []), made):
-        for caption in captions & {example[given]} if given else captions:
-            if len(found[caption]) < N_JETS:
-                found[caption].append(example[made])
+    for example in run.examples("heldout", given, made) if given else ():
+        if (caption := example[given]) in captions and len(found[caption]) < N_JETS:
+            found[caption].append(example[made])
+    for caption in captions & {NOTHING} if given else captions:
+        found[caption] = random_subset((example[made] for example in run.examples("heldout", made)), N_JETS)
     return found

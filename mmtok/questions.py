@@ -2,70 +2,35 @@
 
 Judges are trained on real training signals only and share nothing with the tokenizers; beside each stands its accuracy on
 real held-out signals, raw and after the tokenizer's round trip, so that a figure can be read against what is possible.
+Training signals go by one at a time: only those that a judge learns from are held.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mmtok.ask import write_samples
-from mmtok.data.convert import write_signal
-from mmtok.data.loader import Task
+from mmtok.ask import NOTHING
+from mmtok.data.subset import random_subset
 from mmtok.files import write_text
-from mmtok.metrics.images import copy_share, frechet_pixels, psnr_db, train_image_judge
+from mmtok.metrics.images import FITTED_ROWS, copied, frechet_pixels, psnr_db, train_image_judge
 from mmtok.metrics.jets import jet_distances
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
+from mmtok.model.generate import Sampled
 from mmtok.progress import say
-from mmtok.run import Run
-from mmtok.segment import Document
+from mmtok.setting import Setting, labelled
 
 MAX_CLASSES = 100  # a judge of captions makes sense up to about so many
 MAX_JUDGED = 5_000  # pictures that a judge learns from: a support vector machine takes the square of them
+MAX_CLIPS = 10_000  # clips that a judge of words learns from; of a second each they take 640 MB
+N_VOICED = 1_500  # clips that a judge of voices learns from
+N_HEARD = 200  # real clips that judges hear beside samples
 N_JETS = 1000  # per class and set, as the distances' denominators are defined
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One task of a run, asked as a question: the given field, the made field, and examples of them."""
-
-    run: Run
-    task: Task
-
-    @property
-    def given(self) -> str:
-        return self.task.given[0]
-
-    @property
-    def made(self) -> str:
-        return self.task.make[0]
-
-    def examples(self, split: str) -> tuple[list, list]:
-        """All (given signals, made signals) of a split."""
-        rows = [(e[self.given], e[self.made]) for e in self.run.examples(split, self.given, self.made)]
-        return [a for a, _ in rows], [b for _, b in rows]
-
-    def tokenizer(self, field: str) -> Any:
-        return self.run.tokenizers[self.run.recipe.fields[field]]
-
-    def prompts(self, signals: Sequence[Any]) -> list[Document]:
-        """Open documents that ask for the made field given each signal."""
-        to = self.run.recipe.fields[self.made]
-        return [self.run.prompt([s], to) for s in self.tokenizer(self.given).encode_batch(signals)]
-
-    def draw(self, signals: Sequence[Any]) -> list:
-        """Sample the made field for each given signal, the recipe's way, from the recipe's seed."""
-        to = self.run.recipe.fields[self.made]
-        return self.run.draw(self.prompts(signals), self.run.sampling(to), self.run.recipe.train.seed)
-
-    def keep(self, name: str, stems: Sequence[str], drawn: Sequence) -> None:
-        """Write the samples to RUN/samples/NAME, where others can judge them."""
-        write_samples(self.run, self.run.folder / "samples" / name, stems, drawn)
 
 
 # ---- one function per pair of modalities
@@ -73,58 +38,70 @@ class Setting:
 
 def image_from_text(s: Setting) -> dict[str, float]:
     """Do samples show what was asked, and are they new?"""
-    names, real = s.examples("train")
+    names, images, all_names = labelled(s.clean_rows(), FITTED_ROWS, s.seed)
     real_names, held = s.examples("heldout")
-    tokenizer = s.tokenizer(s.made)
-    clean = clean_images(s)
-    classes = sorted(set(names))[:MAX_CLASSES]
+    classes = sorted(all_names)[:MAX_CLASSES]
     asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
     drawn = s.draw(asked)
-    s.keep("image_from_text", [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
-    samples = tokenizer.decode_batch([d.segment for d in drawn])
-    round_trip = tokenizer.decode_batch(tokenizer.encode_batch(held))
-    codes = lambda images: np.stack([x.codes for x in tokenizer.encode_batch(images)])
-    known = np.concatenate([codes(clean[0]), codes(real)])
-    n = min(len(samples), len(held) // 2)
-    figures = {}
-    if _can_be_judged(s, clean[1]):
-        chosen = _spread(len(clean[0]), MAX_JUDGED)
-        judge = train_image_judge(*([column[i] for i in chosen] for column in clean))
+    s.keep(s.name, [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
+    figures, samples, round_trip = _novelty(s, images, held, drawn)
+    chosen = _spread(len(images), MAX_JUDGED)
+    if _can_be_judged(s, all_names, judged := [names[i] for i in chosen]):
+        judge = train_image_judge([images[i] for i in chosen], judged)
         figures = {
             "judge_accuracy": judge.accuracy(samples, asked),
             "judge_heldout": judge.accuracy(held, real_names),
             "judge_round_trip": judge.accuracy(round_trip, real_names),
-        }
-    figures |= {
-        "copies": copy_share(np.stack([d.segment.codes for d in drawn]), known),
-        "copies_heldout": copy_share(codes(held), known),
-        "round_trip_psnr_db": psnr_db(held, round_trip),
-        "codebook_use": len(np.unique(codes(held))) / s.run.vocabulary.signatures["image"].levels[0],
-    }
-    if n >= 2:  # a covariance needs two
-        figures["frechet"] = frechet_pixels(clean[0], samples[:n], held[:n])
-        figures["frechet_real"] = frechet_pixels(clean[0], held[n : 2 * n], held[:n])
+        } | figures
     return figures
 
 
-def _can_be_judged(s: Setting, names: Sequence[str]) -> bool:
-    """Whether a judge can learn to tell these names apart; says so when it cannot."""
-    n = len(set(names))
-    if not 2 <= n <= MAX_CLASSES:
-        say(f"no judge for {s.task}: its training examples have {n} names, a judge takes 2 to {MAX_CLASSES}")
-    return 2 <= n <= MAX_CLASSES
+def image_from_nothing(s: Setting) -> dict[str, float]:
+    """Are samples new, and spread as real images are?"""
+    drawn = s.draw_from_nothing(s.run.recipe.n_samples)
+    s.keep(s.name, [f"{NOTHING}-{i:03d}" for i in range(len(drawn))], drawn)
+    _, images, _ = labelled(s.clean_rows(), FITTED_ROWS, s.seed)
+    return _novelty(s, images, s.examples("heldout")[1], drawn)[0]
+
+
+def _novelty(s: Setting, clean: Sequence, held: Sequence, drawn: Sequence[Sampled]) -> tuple[dict[str, float], list, list]:
+    """How many samples are copies, how far they lie from held-out images, and what the tokenizer makes of these; the samples and the
+    held-out images through the tokenizer.
+
+    clean: real training images, for the axes of the Fréchet distance; copies are sought among all, those passed over too.
+    """
+    tokenizer = s.tokenizer(s.made)
+    encoded = tokenizer.encode_batch(held)
+    samples, round_trip = (tokenizer.decode_batch(segments) for segments in ([d.segment for d in drawn], encoded))
+    figures = {"round_trip_psnr_db": psnr_db(held, round_trip)}
+    if tokenizer.signature.levels:  # latents of two images never agree to the last bit
+        codes = np.stack([x.codes for x in [*(d.segment for d in drawn), *encoded]])
+        copies = copied(codes, s.training_codes())
+        figures |= {
+            "copies": float(copies[: len(drawn)].mean()),
+            "copies_heldout": float(copies[len(drawn) :].mean()),
+            "codebook_use": len(np.unique(codes[len(drawn) :])) / tokenizer.signature.levels[0],
+        }
+    n = min(len(samples), len(held) // 2)
+    if n >= 2:  # a covariance needs two
+        order = np.random.default_rng(s.seed).permutation(len(held))  # a folder of pictures comes sorted by class
+        a, b = ([held[i] for i in order[start : start + n]] for start in (0, n))
+        figures["frechet"] = frechet_pixels(clean, samples[:n], a)
+        figures["frechet_real"] = frechet_pixels(clean, b, a)
+    return figures, samples, round_trip
+
+
+def _can_be_judged(s: Setting, names: Iterable[str], learnt: Iterable[str]) -> bool:
+    """Whether a judge can learn to tell these names apart from examples of those learnt; says so when it cannot."""
+    n, n_learnt = len(set(names)), len(set(learnt))
+    if not 2 <= n_learnt <= n <= MAX_CLASSES:
+        say(f"no judge for {s.task}: its training examples have {n} names ({n_learnt} where they are sampled), a judge takes 2 to {MAX_CLASSES}")
+    return 2 <= n_learnt <= n <= MAX_CLASSES
 
 
 def _spread(n: int, most: int) -> np.ndarray:
     """At most `most` of n examples, evenly spread over them: in a sorted folder every class has some."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
-
-
-def clean_images(s: Setting) -> tuple[list, list[str]]:
-    """Real training images and their names for the judge, each once: where a source augments them, from its clean twin."""
-    sources = [x.clean() if hasattr(x, "clean") else x for x in s.run.recipe.sources if {s.given, s.made} <= set(x.fields)]
-    rows = [e for x in sources for e in x.examples("train", s.run.folder / "data")]
-    return [e[s.made] for e in rows], [e[s.given] for e in rows]
 
 
 def text_from_image(s: Setting) -> dict[str, float]:
@@ -152,60 +129,78 @@ def _keep_readings(s: Setting, name: str, truth: Sequence[str], read: Sequence[s
 
 def speech_from_text(s: Setting) -> dict[str, float]:
     """Single words, judged by a convnet on its own features; three-word strings, read by the run's own recognition."""
-    words, clips = s.examples("train")
-    held_words, held_clips = s.examples("heldout")
-    tokenizer, rate_hz = s.tokenizer(s.made), s.tokenizer(s.made).config.mel.rate_hz
-    single = lambda names, sounds: tuple(map(list, zip(*[(c, w) for w, c in zip(names, sounds) if " " not in w])))
-    figures = {}
-    if any(" " not in w for w in held_words) and _can_be_judged(s, [w for w in words if " " not in w]):
-        judge = train_speech_judge(*single(words, clips), rate_hz, s.run.recipe.train.seed)
-        classes = sorted({w for w in words if " " not in w})[:MAX_CLASSES]
+    single = lambda split: ((word, clip) for word, clip in s.rows(split) if " " not in word)
+    words, clips, all_words = labelled(single("train"), MAX_CLIPS, s.seed)
+    held_words, held_clips, _ = labelled(single("heldout"))
+    tokenizer, figures = s.tokenizer(s.made), {}
+    if held_words and _can_be_judged(s, all_words, words):
+        rate_hz = tokenizer.config.mel.rate_hz
+        judge = train_speech_judge(clips, words, rate_hz, s.seed)
+        classes = sorted(all_words)[:MAX_CLASSES]
         asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
         drawn = s.draw(asked)
-        s.keep("speech_from_text", [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
+        s.keep(s.name, [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
         samples = tokenizer.decode_batch([d.segment for d in drawn])
-        held = single(held_words, held_clips)
-        round_trip = tokenizer.decode_batch(tokenizer.encode_batch(held[0][:200]))
+        heard = random_subset(range(len(held_clips)), N_HEARD, s.seed)
+        round_trip = tokenizer.decode_batch(tokenizer.encode_batch([held_clips[i] for i in heard]))
         figures = {
             "judge_accuracy": judge.accuracy(samples, asked),
-            "judge_heldout": judge.accuracy(*held),
-            "judge_round_trip": judge.accuracy(round_trip, held[1][:200]),
-            "stopped": float(np.mean([d.stop == "end" for d in drawn])),
-            **_voices(s, clips, samples, rate_hz),
+            "judge_heldout": judge.accuracy(held_clips, held_words),
+            "judge_round_trip": judge.accuracy(round_trip, [held_words[i] for i in heard]),
+            "stopped": _stopped(drawn),
+            **_voices(s, samples, rate_hz),
         }
-    return figures | _strings(s, held_words, held_clips)
+    return figures | _strings(s)
 
 
-def _voices(s: Setting, clips: Sequence[np.ndarray], samples: Sequence[np.ndarray], rate_hz: int) -> dict[str, float]:
+def speech_from_nothing(s: Setting) -> dict[str, float]:
+    """Do samples end by themselves, and how evenly do they spread over the voices?"""
+    tokenizer, drawn = s.tokenizer(s.made), s.draw_from_nothing(s.run.recipe.n_samples)
+    s.keep(s.name, [f"{NOTHING}-{i:03d}" for i in range(len(drawn))], drawn)
+    samples = tokenizer.decode_batch([d.segment for d in drawn])
+    return {"stopped": _stopped(drawn), **_voices(s, samples, tokenizer.config.mel.rate_hz)}
+
+
+def _stopped(drawn: Sequence[Sampled]) -> float:
+    """Share of samples that end by themselves."""
+    return float(np.mean([d.stop == "end" for d in drawn]))
+
+
+def _voices(s: Setting, samples: Sequence[np.ndarray], rate_hz: int) -> dict[str, float]:
     """How evenly samples spread over the training voices, where the source knows them: 1 is as evenly as can be."""
     source = next((x for x in s.run.recipe.sources if s.made in x.fields and hasattr(x, "utterances")), None)
     if source is None:
         return {}
-    voices = [u.voice for u in source.utterances("train", s.run.folder / "data")]
-    held_voices = [u.voice for u in source.utterances("heldout", s.run.folder / "data")]
-    _, held = s.examples("heldout")
-    judge = train_voice_judge(clips[:1500], voices[:1500], rate_hz)
-    n = len(set(voices))
-    return {"voice_entropy": entropy_share(judge.predict(samples), n), "voice_entropy_real": entropy_share(held_voices[:200], n),
-            "voice_judge_heldout": judge.accuracy(held[:200], held_voices[:200])}
+
+    def voiced(split: str, n: int) -> tuple[list[np.ndarray], list[str]]:
+        """n clips of a split and their voices, drawn by the seed."""
+        examples = zip(source.examples(split, s.run.folder / "data"), source.utterances(split, s.run.folder / "data"))
+        rows = random_subset(((example[s.made], utterance.voice) for example, utterance in examples), n, s.seed)
+        return [clip for clip, _ in rows], [voice for _, voice in rows]
+
+    judge = train_voice_judge(*voiced("train", N_VOICED), rate_hz)
+    held, held_voices = voiced("heldout", N_HEARD)
+    n = len({u.voice for u in source.utterances("train", s.run.folder / "data")})
+    return {"voice_entropy": entropy_share(judge.predict(samples), n), "voice_entropy_real": entropy_share(held_voices, n),
+            "voice_judge_heldout": judge.accuracy(held, held_voices)}
 
 
-def _strings(s: Setting, words: Sequence[str], clips: Sequence[np.ndarray], n: int = 100) -> dict[str, float]:
+def _strings(s: Setting, n: int = 100) -> dict[str, float]:
     """Word errors of the run's own recognition on strings it made itself, beside those on real clips of the same strings."""
     fields = s.run.recipe.fields
     back = next((t for t in s.run.recipe.tasks if [fields[f] for f in (*t.given, *t.make)] == ["speech", "text"]), None)
-    chosen = [i for i, w in enumerate(words) if len(w.split()) == 3][:n]
-    if back is None or not chosen:
+    strings = list(islice(((words, clip) for words, clip in s.rows("heldout") if len(words.split()) == 3), n))
+    if back is None or not strings:
         return {}
-    asked = [words[i] for i in chosen]
+    asked = [words for words, _ in strings]
     drawn = s.draw(asked)
     s.keep("speech_from_text_strings", [f"{name.replace(' ', '_')}-{i:03d}" for i, name in enumerate(asked)], drawn)
     samples = s.tokenizer(s.made).decode_batch([d.segment for d in drawn])
     ears = Setting(s.run, back)
     return {
         "string_word_error": word_error_rate(asked, _read(ears, samples)),
-        "string_word_error_real": word_error_rate(asked, _read(ears, [clips[i] for i in chosen])),
-        "string_stopped": float(np.mean([d.stop == "end" for d in drawn])),
+        "string_word_error_real": word_error_rate(asked, _read(ears, [clip for _, clip in strings])),
+        "string_stopped": _stopped(drawn),
     }
 
 
@@ -219,7 +214,7 @@ def text_from_speech(s: Setting) -> dict[str, float]:
         return {"n_unseen_strings": 0}
     read = _read(s, clips)
     _keep_readings(s, "text_from_speech", words, read)
-    known = set(s.examples("train")[1])
+    known = {words for _, words in s.rows("train")}
     unseen = [i for i, w in enumerate(words) if w not in known] or range(len(words))
     figures = {
         "word_error_rate": word_error_rate([words[i] for i in unseen], [read[i] for i in unseen]),
@@ -236,39 +231,42 @@ def text_from_speech(s: Setting) -> dict[str, float]:
 
 
 def jets_from_text(s: Setting) -> dict[str, dict[str, float]]:
-    """Per class: distances of generated to real jets, in units of what two sets of real jets differ by.
-
-    Where the tokenizer scales constituents to their jet's totals, `_unscaled` are the distances of what they are on their own.
-    """
-    tokenizer = s.tokenizer(s.made)
-    real = defaultdict(list)
-    for name, jet in zip(*s.examples("heldout")):
-        real[name].append(jet)
+    """Per class: distances of generated to real jets, in units of what two sets of real jets differ by."""
+    real: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name, jet in s.rows("heldout"):
+        if (name in real or len(real) < MAX_CLASSES) and len(real[name]) < 2 * N_JETS:
+            real[name].append(jet)
     figures = {}
-    for name, jets in list(real.items())[:MAX_CLASSES]:
-        n = min(N_JETS, len(jets) // 2)
-        if n == 0:
-            continue
-        a, b = jets[:n], jets[n : 2 * n]
-        drawn = s.draw([name] * n)
-        samples = tokenizer.decode_batch([d.segment for d in drawn])
-        _keep_jets(s, name, samples)
-        detokenised = tokenizer.decode_batch(tokenizer.encode_batch(a))
-        at_cap = float(np.mean([d.stop == "cap" for d in drawn]))
-        at_cap_real = float(np.mean([x.truncated for x in tokenizer.encode_batch(a)]))
-        short = name.removesuffix(" jet").replace(" ", "_")
-        figures[short] = jet_distances(samples, detokenised, a, b) | {"at_cap": at_cap, "at_cap_real": at_cap_real, "n": n}
-        if tokenizer.config.totals:
-            own, theirs = (tokenizer.unscaled(segments) for segments in ([d.segment for d in drawn], tokenizer.encode_batch(a)))
-            distances = jet_distances(own, theirs, a, b)
-            figures[short] |= {f"{key}_unscaled": distances[key] for key in ("mass_w1", "pt_w1")}
+    for name, jets in real.items():
+        if n := min(N_JETS, len(jets) // 2):
+            figures[name.removesuffix(" jet").replace(" ", "_")] = _distances(s, name.replace(" ", "_"), s.draw([name] * n), jets)
     return figures
 
 
-def _keep_jets(s: Setting, name: str, jets: Sequence[np.ndarray]) -> None:
-    folder = s.run.folder / "samples" / "jets_from_text"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_signal(folder / name.replace(" ", "_"), "jets", jets, s.tokenizer(s.made))
+def jets_from_nothing(s: Setting) -> dict[str, dict[str, float]]:
+    """The same of all jets as one class."""
+    jets = random_subset((jet for _, jet in s.rows("heldout")), 2 * N_JETS, s.seed)
+    jets = [jets[i] for i in np.random.default_rng(s.seed).permutation(len(jets))]  # so that both halves have jets of all kinds
+    n = len(jets) // 2
+    return {"all": _distances(s, NOTHING, s.draw_from_nothing(n), jets)} if n else {}
+
+
+def _distances(s: Setting, stem: str, drawn: Sequence[Sampled], real: Sequence[np.ndarray]) -> dict[str, float]:
+    """Distances of n samples, which are kept under the stem, to the first n real jets, which the next n stand beside.
+
+    Where the tokenizer scales constituents to their jet's totals, `_unscaled` are the distances of what they are on their own.
+    """
+    tokenizer, n = s.tokenizer(s.made), len(drawn)
+    s.keep(s.name, [stem] * n, drawn)
+    a, b = real[:n], real[n : 2 * n]
+    encoded, segments = tokenizer.encode_batch(a), [d.segment for d in drawn]
+    at_cap, at_cap_real = (float(np.mean(cut)) for cut in ([d.stop == "cap" for d in drawn], [x.truncated for x in encoded]))
+    figures = jet_distances(tokenizer.decode_batch(segments), tokenizer.decode_batch(encoded), a, b)
+    figures |= {"at_cap": at_cap, "at_cap_real": at_cap_real, "n": n}
+    if tokenizer.config.totals:
+        unscaled = jet_distances(tokenizer.unscaled(segments), tokenizer.unscaled(encoded), a, b)
+        figures |= {f"{key}_unscaled": unscaled[key] for key in ("mass_w1", "pt_w1")}
+    return figures
 
 
 QUESTIONS = {
@@ -277,4 +275,7 @@ QUESTIONS = {
     ("text", "speech"): speech_from_text,
     ("speech", "text"): text_from_speech,
     ("text", "jets"): jets_from_text,
+    (NOTHING, "image"): image_from_nothing,
+    (NOTHING, "speech"): speech_from_nothing,
+    (NOTHING, "jets"): jets_from_nothing,
 }

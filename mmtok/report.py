@@ -16,7 +16,8 @@ from mmtok import page, plots
 from mmtok.ask import customary
 from mmtok.describe import n_numbers
 from mmtok.files import write_text
-from mmtok.gallery import missing, read_json, sample_names, sample_section, title_of
+from mmtok.folder import read_json
+from mmtok.gallery import missing, sample_names, sample_section, title_of
 from mmtok.page import Markup, join, number, table, tag
 from mmtok.progress import say
 from mmtok.run import Run
@@ -38,7 +39,8 @@ LABELS = {
     **{f"{key}_w1_raw": f"W1 of {label}, to raw real" for key, (label, _) in plots.OBSERVED.items()},
 }  # fmt: skip
 REMARKS = {
-    "jets_from_text": "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets differ by.",
+    **dict.fromkeys(("jets_from_text", "jets_from_nothing"),
+                    "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets differ by."),
     "score": "Negative log-likelihood of held-out signals; lower is better.",
     "zero_shot": "Held-out images named by the caption under which they are likeliest.",
 }
@@ -70,7 +72,7 @@ def _body(build: Callable[[], Sequence[object]]) -> Sequence[object]:
     """A section's content; where the run's files or data do not allow it, the reason."""
     try:
         return build()
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         return [tag("p", str(error), cls="soft")]
 
 
@@ -119,7 +121,7 @@ def _scores(run: Run) -> dict[str, dict[str, float]]:
     """Modality -> what held-out signals cost under "model", "unigram" and "untrained", in the customary unit; {} before evaluation."""
     try:
         found = read_json(run.folder / "evaluation.json").get("score", {})
-    except BadInput:  # the figures' own section says why
+    except (BadInput, OSError):  # the figures' own section says why
         return {}
     short = lambda key, values: key.removeprefix(min(values, key=len)).strip("_") or "model"  # bits_per_code_unigram -> unigram
     return {m: {short(key, values): x for key, x in values.items()} for m, values in found.items()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmtok import ask
 from mmtok.data.images import read_image, write_image
 from mmtok.data.jets import read_jets
 from mmtok.data.speech import read_sound
+from mmtok.data.text import TextFileConfig
 from mmtok.model import score as scoring
 from mmtok.run import open_run
 from mmtok.segment import BadInput, Document
@@ -47,7 +49,7 @@ def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path)
         n_frames = {row["file"]: row["frames"] for row in index(tmp_path / "speech")}[path.name]
         assert path.suffix == ".wav" and (n_frames == 0 or len(read_sound(path, 16_000)) > 0)  # it may end before it began
     jets = ask.sample(run, ["thin jet"], "jets", 3, tmp_path / "jets")
-    assert [p.name for p in jets] == ["thin jet-000.npz", "thin jet-001.npz", "thin jet-002.npz"]
+    assert [p.name for p in jets] == ["thin jet.npz"] and len(np.load(jets[0])["offsets"]) == 3 + 1
     text = ask.sample(run, [str(signals["image"])], "text", 1, tmp_path / "text")
     assert text[0].name == "0-000.txt" and text[0].exists()
 
@@ -67,11 +69,14 @@ def test_samples_of_rounded_weights_are_asked_for_by_name(run, tmp_path, precisi
         ask.sample(run, ["dark"], "image", 1, tmp_path, precision="int3")
 
 
-def test_drawn_jets_can_be_read_again(run, tmp_path):
-    for path in ask.sample(run, ["fat jet"], "jets", 4, tmp_path):
-        n_frames = {row["file"]: row["frames"] for row in index(tmp_path)}[path.name]
-        if n_frames:  # an untrained jet may have no constituent
-            assert [len(jet) for jet in read_jets(path)] == [n_frames]
+def test_drawn_jets_share_a_file_that_says_how_each_stopped(run, tmp_path):
+    path, = ask.sample(run, ["fat jet"], "jets", 6, tmp_path, max_frames=4)
+    rows = index(tmp_path)
+    assert {row["file"] for row in rows} == {"fat jet.npz"} and len(rows) == 6
+    assert np.diff(np.load(path)["offsets"]).tolist() == [row["frames"] for row in rows]
+    assert all((row["stop"] == "cap") == (row["frames"] == 4) for row in rows) and {row["stop"] for row in rows} == {"cap", "end"}
+    if all(row["frames"] for row in rows):  # an untrained jet may have no constituent
+        assert len(read_jets(path)) == 6
 
 
 def test_words_and_files_with_the_same_content_are_the_same_prompt(run, signals, tmp_path):
@@ -105,6 +110,31 @@ def test_the_index_says_how_each_stopped(run, tmp_path):
     assert [(row["frames"], row["stop"]) for row in index(tmp_path / "b")] == [(16, "end"), (16, "end")]
 
 
+def test_the_index_keeps_what_was_asked_before(run, tmp_path):
+    first = ask.sample(run, ["dark"], "image", 3, tmp_path) + ask.sample(run, ["fat jet"], "jets", 2, tmp_path)
+    before = index(tmp_path)
+    then = ask.sample(run, ["low"], "speech", 2, tmp_path, max_frames=2)
+    assert index(tmp_path)[:5] == before and [row["file"] for row in index(tmp_path)[5:]] == [p.name for p in then]
+    first[1].unlink()
+    again = ask.sample(run, ["dark"], "image", 1, tmp_path, seed=1)
+    assert again == first[:1]  # replaced, and the third, of the larger call, stays
+    names = ["dark-000.png", "dark-002.png", "fat jet.npz", "fat jet.npz", "low-000.wav", "low-001.wav"]
+    assert [row["file"] for row in index(tmp_path)] == names
+    ask.sample(run, ["fat jet"], "jets", 1, tmp_path)
+    assert [row["file"] for row in index(tmp_path)] == names[:3] + names[4:]
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "index.json"}
+
+
+@pytest.mark.parametrize("content", ["[{", "{}", '[{"frames": 3}]', "[3]"])
+def test_a_damaged_index_costs_no_samples(run, tmp_path, content):
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(BadInput, match="index.json is"):
+        ask.read_index(tmp_path)
+    with pytest.warns(UserWarning, match="index.json is .*; it is begun anew"):
+        ask.sample(run, ["dark"], "image", 1, tmp_path)
+    assert [row["file"] for row in ask.read_index(tmp_path)] == ["dark-000.png"]
+
+
 def test_without_a_prompt_only_what_was_trained_so(run, tmp_path):
     assert [p.name for p in ask.sample(run, [], "image", 1, tmp_path)] == ["nothing-000.png"]
     with pytest.raises(BadInput, match="never trained on nothing -> speech; it was on: .*nothing -> image"):
@@ -135,10 +165,11 @@ def test_nonsense_is_refused(run, tmp_path, wrong):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("prompt", ["x" * 5000, "a/b", "..", "été ▁", "two\nlines", ""])
-def test_any_words_are_a_prompt_and_a_name(run, tmp_path, prompt):
-    path, = ask.sample(run, [prompt], "image", 1, tmp_path / "out")
-    assert path.parent == tmp_path / "out" and path.exists()
+@pytest.mark.parametrize("to", ["image", "jets"])
+@pytest.mark.parametrize("prompt", ["x" * 5000, "a/b", ".", "..", "été ▁", "two\nlines", ""])
+def test_any_words_are_a_prompt_and_a_name(run, tmp_path, prompt, to):
+    path, = ask.sample(run, [prompt], to, 1, tmp_path / "out")
+    assert path.parent == tmp_path / "out" and sorted(tmp_path.rglob("*.*")) == sorted([path, tmp_path / "out" / "index.json"])
 
 
 # ---- the beginning, and holes
@@ -193,7 +224,23 @@ def test_a_file_of_jets_gives_a_line_per_jet_and_their_sum(run, signals):
     assert all(row.value == pytest.approx(row.nats / row.frames) and row.unit == "nats/particle" for row in rows)
     total, = ask.totals(rows)
     assert total.nats == pytest.approx(sum(row.nats for row in rows))
-    assert total.value == pytest.approx(total.nats / sum(map(len, jets)))
+    assert total.value == pytest.approx(total.nats / sum(map(len, jets))) and total.kind == "exact"  # jets are documents of their own
+
+
+def test_a_sum_over_passages_is_not_the_texts(run, signals, tmp_path):
+    """Each passage is scored without those before it, so nothing exact, nor a bound, is known of the text as a whole."""
+    few = open_run(run.folder)
+    few.recipe = replace(run.recipe, sources=(*run.recipe.sources, TextFileConfig("x", passage_chars=4)))
+    (tmp_path / "long.txt").write_text("dark light")
+    rows = ask.score(few, [str(tmp_path / "long.txt")], [str(signals["image"])])
+    total, = ask.totals(rows)
+    assert len(rows) == 3 and {row.kind for row in rows} == {"exact"} and total.nats == pytest.approx(sum(row.nats for row in rows))
+    assert total.kind == "exact for each passage by itself, not for the text" and str(total).endswith(f"({total.kind})")
+    files = ask.score(few, [str(signals["text"]), "low"], [str(signals["image"])])
+    assert [line.kind for line in ask.totals(files)] == ["exact"]
+    assert ask.totals([*rows, *files])[0].kind == total.kind
+    for weakest in ("bound", "estimate"):  # a sum is what the weakest of its terms is
+        assert ask.totals([*files, replace(rows[0], kind=weakest)])[0].kind == f"{weakest} for each passage by itself, not for the text"
 
 
 def test_units(run, signals):

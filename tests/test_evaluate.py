@@ -3,7 +3,9 @@
 import functools
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ import pytest
 from mmtok import evaluate as room
 from mmtok import questions
 from mmtok.cli import main
+from mmtok.data.loader import Task
 from mmtok.evaluate import evaluate
 from mmtok.likelihoods import held_out_scores
-from mmtok.run import Run, open_run
+from mmtok.report import write_report
+from mmtok.run import Run, open_run, train
 from mmtok.segment import BadInput
+from mmtok.setting import Setting
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,11 @@ def test_the_samples_are_kept_for_others_to_judge(evaluated):
     folder = run.folder / "samples"
     assert len(list((folder / "image_from_text").glob("*.png"))) == run.recipe.n_samples
     assert len(list((folder / "speech_from_text").glob("*.wav"))) == run.recipe.n_samples
-    assert sorted(p.name for p in (folder / "jets_from_text").iterdir()) == ["fat_jet.npz", "thin_jet.npz"]
+    assert sorted(p.name for p in (folder / "jets_from_text").iterdir()) == ["fat_jet.npz", "index.json", "thin_jet.npz"]
+    rows = json.loads((folder / "jets_from_text" / "index.json").read_text())
+    for c in ("fat", "thin"):
+        mine, its = [row for row in rows if row["file"] == f"{c}_jet.npz"], figures["jets_from_text"][c]
+        assert len(mine) == its["n"] and np.mean([row["stop"] == "cap" for row in mine]) == its["at_cap"]
     read = json.loads((folder / "text_from_image.json").read_text())
     assert figures["text_from_image"] == {"accuracy": np.mean([r["truth"] == r["read"] for r in read]), "n": len(read)}
 
@@ -84,7 +93,7 @@ def test_the_same_run_gives_the_same_figures(evaluated):
     again = Run(run.folder, run.recipe)
     assert held_out_scores(again) == figures["score"]
     task = run.recipe.tasks[1]
-    assert questions.text_from_image(questions.Setting(again, task)) == figures["text_from_image"]
+    assert questions.text_from_image(Setting(again, task)) == figures["text_from_image"]
 
 
 def test_an_evaluation_that_stands_is_kept_unless_forced(evaluated, monkeypatch, capsys):
@@ -117,3 +126,34 @@ def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monk
     with pytest.raises(BadInput, match="holds no trained model yet"):
         evaluate(open_run(tiny_copy))
     assert not (tiny_copy / "evaluation.json").exists() and not (tiny_copy / "samples").exists()
+
+
+# ---- tasks that are given nothing
+
+
+@pytest.fixture(scope="module")
+def unconditional(tiny_recipe, tmp_path_factory):
+    tasks = tuple(Task((), (field,)) for field in ("image", "speech", "jets"))
+    recipe = replace(tiny_recipe, tasks=tasks, train=replace(tiny_recipe.train, steps=4))
+    run = train(recipe, tmp_path_factory.mktemp("unconditional") / "run")
+    return run, evaluate(run)
+
+
+def test_what_nothing_is_given_for_has_figures_too(unconditional):
+    run, figures = unconditional
+    assert figures["speech_from_nothing"].keys() == {"stopped"}
+    expected = {"copies", "copies_heldout", "round_trip_psnr_db", "codebook_use", "frechet", "frechet_real"}
+    assert figures["image_from_nothing"].keys() == expected
+    assert figures["jets_from_nothing"].keys() == {"all"} and {"mass_w1", "pt_w1_raw", "at_cap"} <= figures["jets_from_nothing"]["all"].keys()
+    assert all(math.isfinite(x) for x in leaves(figures).values())
+    for name, n in (("image", run.recipe.n_samples), ("speech", run.recipe.n_samples), ("jets", figures["jets_from_nothing"]["all"]["n"])):
+        assert len(json.loads((run.folder / "samples" / f"{name}_from_nothing" / "index.json").read_text())) == n
+
+
+def test_its_report_shows_them_beside_what_is_real(unconditional):
+    pytest.importorskip("matplotlib")
+    text = write_report(unconditional[0], force=True).read_text()
+    for title in ("Image from nothing", "Speech from nothing", "Jets from nothing"):
+        assert f"<h2>{title}</h2>" in text and f"<h3>{title}</h3>" in text
+    jets = re.search(r'<section id="jets-from-nothing">.*?</section>', text, re.DOTALL)[0]
+    assert jets.count('class="chart"') == 1 + 4 and "no samples yet" not in text

@@ -1,10 +1,28 @@
-"""Each pair's question where a source has next to nothing; the figures of a whole run are in test_evaluate.py."""
+"""Each pair's question where a source has next to nothing, or very much; the figures of a whole run are in test_evaluate.py."""
 
 import functools
+import weakref
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 
 from mmtok import questions
-from mmtok.questions import QUESTIONS, Setting
+from mmtok.ask import NOTHING
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Task
+from mmtok.data.speech import SpeechFolder
+from mmtok.metrics.images import frechet_pixels
+from mmtok.model.generate import Sampled
+from mmtok.questions import QUESTIONS
 from mmtok.run import Run, open_run
+from mmtok.setting import Setting, labelled
+from mmtok.tokenizers.image_latents import PixelLatentsConfig
+
+
+def setting_of(run, *pair):
+    return next(s for s in (Setting(run, task) for task in run.recipe.tasks) if s.pair == pair)
 
 
 def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, monkeypatch):
@@ -17,28 +35,17 @@ def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, monkeypatc
 
     monkeypatch.setattr(Run, "examples", few)
     monkeypatch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
-    run, figures = open_run(tiny_copy), {}
-    for task in run.recipe.tasks:
-        pair = tuple(run.recipe.fields[f] for f in (*task.given, *task.make))
-        if pair in QUESTIONS and not task.first:
-            figures[pair] = QUESTIONS[pair](Setting(run, task))
-    assert figures.keys() == QUESTIONS.keys()
+    run = open_run(tiny_copy)
+    figures = {s.pair: QUESTIONS[s.pair](s) for s in (Setting(run, task) for task in run.recipe.tasks if not task.first)}
+    assert figures.keys() == {pair for pair in QUESTIONS if pair[0] != NOTHING}
     assert "frechet" not in figures["text", "image"] and "judge_accuracy" in figures["text", "image"]
     assert figures["text", "jets"] == {}
 
 
 def test_pictures_of_one_name_have_no_judge_but_keep_their_other_figures(tiny_copy, monkeypatch):
-    examples = Run.examples
-
-    def one_name(run, split, *fields):
-        rows = list(examples(run, split, *fields))
-        return iter([row for row in rows if row.get("caption") == rows[0].get("caption")])
-
-    monkeypatch.setattr(Run, "examples", one_name)
-    monkeypatch.setattr(questions, "clean_images", lambda s: ([e["image"] for e in one_name(s.run, "train", "caption", "image")], ["one"] * 99))
-    run = open_run(tiny_copy)
-    task = next(t for t in run.recipe.tasks if [run.recipe.fields[f] for f in (*t.given, *t.make)] == ["text", "image"])
-    figures = QUESTIONS["text", "image"](Setting(run, task))
+    examples = ImageFolder.examples
+    monkeypatch.setattr(ImageFolder, "examples", lambda self, *a: (e for e in examples(self, *a) if e["caption"] == "dark"))
+    figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" not in figures and "copies" in figures
 
 
@@ -47,5 +54,122 @@ def test_nothing_held_out_is_no_perfect_reading(tiny_copy, monkeypatch):
     monkeypatch.setattr(Run, "examples", lambda run, split, *fields: iter(()) if split == "heldout" else examples(run, split, *fields))
     run = open_run(tiny_copy)
     for pair in (("image", "text"), ("speech", "text")):
-        task = next(t for t in run.recipe.tasks if tuple(run.recipe.fields[f] for f in (*t.given, *t.make)) == pair)
-        assert not any("accuracy" in key or "error" in key for key in QUESTIONS[pair](Setting(run, task)))
+        assert not any("accuracy" in key or "error" in key for key in QUESTIONS[pair](setting_of(run, *pair)))
+
+
+# ---- sources that come sorted
+
+
+def test_real_images_are_compared_across_classes_where_they_come_sorted(tiny_copy, monkeypatch, rng):
+    images = {"dark": rng.integers(0, 90, (40, 4, 4), np.uint8), "light": rng.integers(160, 250, (40, 4, 4), np.uint8)}
+    rows = [{"caption": name, "image": image} for name, some in images.items() for image in some]
+    monkeypatch.setattr(ImageFolder, "examples", lambda self, split, cache: iter(rows))
+    run = open_run(tiny_copy)
+    run.recipe = replace(run.recipe, n_samples=40)
+    figures = questions.image_from_text(setting_of(run, "text", "image"))
+    apart = frechet_pixels([*images["dark"], *images["light"]], images["dark"], images["light"])
+    assert figures["frechet_real"] < 0.1 * apart
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Clips of one voice, then of another."""
+
+    fields = {"caption": "text", "speech": "speech"}
+
+    def utterances(self, split, cache):
+        return [SimpleNamespace(voice=voice) for voice in "ab" for _ in range(60)]
+
+    def examples(self, split, cache):
+        rng = np.random.default_rng(len(split))
+        for utterance in self.utterances(split, cache):
+            tone = np.sin(np.arange(1600) * (0.05 if utterance.voice == "a" else 0.4))
+            yield {"caption": "x", "speech": (0.1 * tone + 0.01 * rng.standard_normal(1600)).astype(np.float32)}
+
+
+def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "N_VOICED", 50), monkeypatch.setattr(questions, "N_HEARD", 50)
+    recipe = SimpleNamespace(sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0))
+    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path), Task(("caption",), ("speech",)))
+    clips = [example["speech"] for example in Sorted().examples("other", tmp_path)]
+    figures = questions._voices(s, clips, 16_000)
+    assert figures["voice_judge_heldout"] == 1.0 and figures["voice_entropy"] == 1.0 and figures["voice_entropy_real"] > 0.9
+
+
+# ---- sources that are large
+
+
+class Counted(np.ndarray):
+    """Signals that know how many of them are held."""
+
+    held = most = 0
+
+    @classmethod
+    def of(cls, signal):
+        counted = signal.view(cls)
+        cls.held += 1
+        cls.most = max(cls.most, cls.held)
+        weakref.finalize(counted, cls.gone)
+        return counted
+
+    @classmethod
+    def gone(cls):
+        cls.held -= 1
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """many(source, field) -> its training examples come a thousand times over, counted; ours are those of no source."""
+    Counted.held = Counted.most = 0
+
+    def change(source, field):
+        examples = source.examples
+
+        def repeated(self, split, cache=None):
+            for _ in range(400 if split == "train" else 1):
+                for example in examples(self, split, cache):
+                    yield {**example, field: Counted.of(example[field].copy())} if split == "train" else example
+
+        monkeypatch.setattr(source, "examples", repeated)
+
+    return change
+
+
+def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
+    many(ImageFolder, "image")
+    monkeypatch.setattr(questions, "FITTED_ROWS", 20)
+    figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
+    assert "judge_accuracy" in figures and "frechet" in figures
+    assert 256 <= Counted.most < 600  # 5,600 images; a batch of them is encoded at once
+
+
+def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
+    many(SpeechFolder, "speech")
+    monkeypatch.setattr(questions, "MAX_CLIPS", 20)
+    monkeypatch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
+    run = open_run(tiny_copy)
+    assert "judge_accuracy" in questions.speech_from_text(setting_of(run, "text", "speech"))
+    assert "word_error_rate" in questions.text_from_speech(setting_of(run, "speech", "text"))
+    assert 20 <= Counted.most < 60  # of 7,200
+
+
+def test_copies_are_sought_among_all_training_images(tiny_copy, monkeypatch):
+    """Also among those that no judge is shown."""
+    monkeypatch.setattr(questions, "FITTED_ROWS", 3)
+    examples = ImageFolder.examples
+    monkeypatch.setattr(ImageFolder, "examples", lambda self, split, cache: examples(self, "train", cache))
+    assert questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))["copies_heldout"] == 1.0
+
+
+def test_labels_are_those_of_all_rows():
+    labels, signals, all_labels = labelled(((i % 7, i) for i in range(100)), 5, seed=1)
+    assert len(signals) == 5 and signals == sorted(signals) and labels == [i % 7 for i in signals] and all_labels == set(range(7))
+    assert labelled(iter([("a", 1), ("b", 2)])) == (["a", "b"], [1, 2], {"a", "b"})
+
+
+def test_images_of_latents_have_figures_but_no_copies(tmp_path, rng):
+    tokenizer, images = PixelLatentsConfig(4, 4, 1, levels=256).build(), list(rng.integers(0, 256, (8, 4, 4), np.uint8))
+    recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0))
+    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}), Task((), ("image",)))
+    figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in tokenizer.encode_batch(images[:3])])
+    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real"} and np.array_equal(samples, images[:3])

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok import page, plots
+from mmtok import gallery, page, plots
 from mmtok.data.images import ImageFolder, read_image, write_image
 from mmtok.data.jets import write_jets
 from mmtok.data.loader import Task
@@ -177,12 +177,17 @@ def test_a_damaged_file_costs_its_section(tmp_path):
     run = finished_run(tmp_path)
     (run.folder / "evaluation.json").write_text('{"image')
     text = written(run)
-    assert text.count("evaluation.json cannot be read") == 1 and text.count("<figure>") == 4 and text.count('class="chart"') == 3
+    assert text.count("evaluation.json is not valid JSON") == 1 and text.count("<figure>") == 4 and text.count('class="chart"') == 3
 
 
 @pytest.fixture(scope="module")
-def sounding_page(tmp_path_factory):
-    """Of a run with speech and jets whose samples no model made: of two words one has a clip, of two names one has jets."""
+def sounding_page(sounding_run):
+    return written(sounding_run)
+
+
+@pytest.fixture(scope="module")
+def sounding_run(tmp_path_factory):
+    """A run with speech and jets whose samples no model made: of two words one has a clip, of two names one has jets."""
     tasks = (Task(("caption",), ("speech",)), Task(("caption",), ("jets",)))
     recipe = Recipe("tones", {"text": BytesConfig(), "speech": DMEL, "jets": JetGridConfig()}, (Spoken(),), tasks)
     run = made_run(tmp_path_factory.mktemp("sounding") / "run", recipe)
@@ -196,7 +201,7 @@ def sounding_page(tmp_path_factory):
     soundfile.write(sounds / "low-001.wav", np.zeros(0), 16_000)  # nothing was drawn
     write_jets(jets / "high.npz", [particles(rng), np.zeros((0, 3), np.float32)])
     write_jets(jets / "never_seen.npz", [particles(rng)])
-    return written(run)
+    return run
 
 
 def test_sounds_have_players_beside_real_ones(sounding_page):
@@ -210,6 +215,32 @@ def test_sounds_have_players_beside_real_ones(sounding_page):
 def test_jets_have_charts_beside_real_ones(sounding_page):
     assert sounding_page.count('class="chart"') == 1 + 4  # one picture and four observables, of the name that has real jets
     assert "never seen: 1 jets, and 0 real held-out ones" in sounding_page
+
+
+def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run):
+    run, rng = sounding_run, np.random.default_rng(2)
+    asked = run.folder / "samples" / "asked"
+    asked.mkdir()
+    write_jets(asked / "high.npz", [particles(rng), particles(rng), particles(rng)])
+    write_jets(asked / "nothing.npz", [particles(rng)] * 2)
+    for i in range(2):  # as an older index has them, one a file
+        write_jets(asked / f"low-00{i}.npz", [particles(rng)])
+    rows = [("high.npz", "cap"), ("high.npz", "end"), ("high.npz", "cap"), ("nothing.npz", "end"), ("nothing.npz", "end")]
+    rows += [("low-000.npz", "end"), ("low-001.npz", "cap"), ("gone.npz", "end")]
+    write_json(asked / "index.json", [{"file": file, "frames": 12, "stop": stop} for file, stop in rows])
+    assert {k: (len(v), v[0].stops) for k, v in grouped(asked).items()} == {
+        "high": (1, ("cap", "end", "cap")), "nothing": (1, ("end", "end")), "low": (2, ("end",))}  # fmt: skip
+    section = re.search(r'<section id="asked-for-with-mmtok-sample">.*?</section>', written(run), re.DOTALL)[0]
+    assert section.count('class="chart"') == 3 * (1 + 4)  # nothing, too, has real jets beside it: all of them
+    assert "high, 2 cut at the cap: mean jet images" in section and "low, 1 cut at the cap: mean jet images" in section
+    assert "nothing: mean jet images" in section
+
+
+def grouped(folder):
+    groups = {}
+    for sample in gallery._kept(folder):
+        groups.setdefault(sample.prompt, []).append(sample)
+    return groups
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
