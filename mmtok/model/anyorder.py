@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmtok.diffusion.draws import stratified
 from mmtok.diffusion.masked import Masked
-from mmtok.model.denoising import grid_of
+from mmtok.model.raster import grid_of
 from mmtok.nn.denoisers import CodeDenoiser, DiTConfig
 from mmtok.segment import BadInput, Signature
 

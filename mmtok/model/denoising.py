@@ -16,7 +16,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmtok.diffusion.conditioning import guided
 from mmtok.diffusion.convert import Denoiser, preconditioned
@@ -25,6 +24,7 @@ from mmtok.diffusion.likelihood import Levels, exact_trace, hutchinson, latent_b
 from mmtok.diffusion.loss import network_loss
 from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4, Watch
 from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
+from mmtok.model.raster import raster_of
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser, TokenDenoiser, TokenMLPConfig
 from mmtok.nn.told import Vectors
 from mmtok.nn.unet import UNet, UNetConfig
@@ -115,21 +115,24 @@ class DiffusionHead(nn.Module):
         k = self.config.draws
         y, h = y.repeat_interleave(k, 0), h.repeat_interleave(k, 0)
         if self.levels and self.config.dequantise:
-            y = self._spread(y, None)
+            y = self._dequantised(y, None)
         sigma = self.config.column.training_sigma(1 - stratified(len(y), y))
         return network_loss(self._told(h), self.config.column, y, normal_like(y), sigma).view(-1, k).mean(1)
 
-    def nats(self, h: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """-log p(y | h) (N,): of a density for latents, of a probability (a bound) for discrete data."""
-        parts = zip(h.split(ROWS_AT_ONCE), y.double().split(ROWS_AT_ONCE))
-        return torch.cat([self._nats(a, b, generator) for a, b in parts]) if len(y) else y.new_zeros(0)
+    def nats(self, h: Tensor, y: Tensor, generator: torch.Generator, sigma: float | None = None) -> Tensor:
+        """-log p(y | h) (N,): of a density for latents, of a probability (a bound) for discrete data.
 
-    def _nats(self, h: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        if self.levels is None:
-            return -self._log_density(h, y, None, generator)
+        sigma: y is no data, but data with noise of this deviation: the density of that.
+        """
+        parts = zip(h.split(ROWS_AT_ONCE), y.double().split(ROWS_AT_ONCE))
+        return torch.cat([self._nats(a, b, generator, sigma) for a, b in parts]) if len(y) else y.new_zeros(0)
+
+    def _nats(self, h: Tensor, y: Tensor, generator: torch.Generator, sigma: float | None) -> Tensor:
+        if self.levels is None or sigma:
+            return -self._log_density(h, y, sigma, generator)
         if self.config.likelihood == "dequantised":
             n_dimensions = y[0].numel()
-            return -self._log_density(h, self._spread(y, generator), None, generator) - n_dimensions * math.log(self.levels.width)
+            return -self._log_density(h, self._dequantised(y, generator), None, generator) - n_dimensions * math.log(self.levels.width)
         noise, std = (x * self.levels.width for x in self.config.decoder)
         z = y + noise * normal_like(y, generator)
         mean = self.denoiser(h)(z, z.new_full((len(z),), noise))
@@ -138,16 +141,25 @@ class DiffusionHead(nn.Module):
 
     def _log_density(self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator) -> Tensor:
         """log p(y; sigma_min) (N,), by default at the column's least noise; the prior is Gaussian with the data's assumed spread."""
-        column = self.config.column
-        sigmas = column.sigmas(1000 - getattr(column, "j_0", 0))
-        sigma_max, least = float(sigmas[0]), float(sigmas[-2])
+        least, sigma_max = self.sigma_range
         divergence = exact_trace if y[0].numel() <= EXACT_DIMENSIONS else hutchinson(rademacher_like(y, generator))
-        spread = math.hypot(sigma_max, getattr(column, "sigma_data", 1.0))
-        prior = lambda x: log_normal(x, torch.zeros_like(x), spread)
+        prior = lambda x: log_normal(x, torch.zeros_like(x), math.hypot(sigma_max, self.spread))
         with plainly():
             return log_likelihood(self.denoiser(h), y, log_spaced(sigma_min or least, sigma_max, self.config.ode_steps), prior, divergence)
 
-    def _spread(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The least and the most noise that the column walks through, above 0."""
+        column = self.config.column
+        sigmas = column.sigmas(1000 - getattr(column, "j_0", 0))
+        return float(sigmas[-2]), float(sigmas[0])
+
+    @property
+    def spread(self) -> float:
+        """The root mean square that the column takes the data to have: EDM's sigma_data, 1 in the others."""
+        return getattr(self.config.column, "sigma_data", 1.0)
+
+    def _dequantised(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """Centres of cells -> anywhere in their cells, evenly."""
         return y + (self.levels.width * (uniform(y.shape, y, generator) - 0.5)).to(y.dtype)
 
@@ -185,7 +197,7 @@ class FrameDiffusionHead(DiffusionHead):
     whole = False
 
     def __init__(self, config: FrameDiffusion, width: int, signature: Signature):
-        _need_latents(signature, config)
+        need_latents(signature, config)
         super().__init__(config, TokenDenoiser(config.network, signature.latent_size, width), signature)
         self.size = signature.latent_size
 
@@ -196,55 +208,43 @@ class GridDiffusionHead(DiffusionHead):
     whole = True
 
     def __init__(self, config: GridDiffusion, width: int, signature: Signature):
-        _need_latents(signature, config)
-        rows, columns = grid_of(signature, config.grid)
-        self.n_channels, rest = divmod(signature.latent_size, config.patch**2)
-        if rest:
-            raise BadInput(f"{signature.modality}: {signature.latent_size} latents per frame are no patches of {config.patch} x {config.patch}")
-        shape = (self.n_channels, rows * config.patch, columns * config.patch)
+        need_latents(signature, config)
+        raster = raster_of(signature, config.grid, config.patch)
         condition = Vectors(width, droppable=False)  # without a condition the decoder's state says so
-        network = (UNet(config.network, self.n_channels, condition) if isinstance(config.network, UNetConfig)
-                   else GridDenoiser(config.network, shape, config.patch, condition))  # fmt: skip
+        network = (UNet(config.network, raster.n_channels, condition) if isinstance(config.network, UNetConfig)
+                   else GridDenoiser(config.network, raster.shape, config.patch, condition))  # fmt: skip
         super().__init__(config, network, signature)
-        self.grid, self.shape = (rows, columns), shape
+        self.raster = raster
 
     def loss(self, h: Tensor, values: Tensor) -> Tensor:
         """(N,) for segments (N, T, D): the mean over dimensions, times T, so that a segment weighs as its frames would."""
         return super().loss(h, self.picture(values)) * values.shape[1]
 
-    def nats(self, h: Tensor, values: Tensor, generator: torch.Generator) -> Tensor:
+    def nats(self, h: Tensor, values: Tensor, generator: torch.Generator, sigma: float | None = None) -> Tensor:
         """-log p(values | h) (N,) of segments (N, T, D)."""
-        return super().nats(h, self.picture(values), generator)
+        return super().nats(h, self.picture(values), generator, sigma)
 
     def sample(self, hs: list[Tensor], values: Tensor, free: Tensor, sampling, generator: torch.Generator,
                watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Draw segments (N, T, D) float32. values (N, T, D), free (N, T) bool: the frames to draw. watch is given segments too."""
-        if not bool(free.all()):
-            raise BadInput("a diffusion over latents draws whole segments: parts of one cannot be kept; MaskedCodes can fill parts in")
-        seen = None if watch is None else lambda step, x: watch(step, self.frames(x))
-        return self.frames(self.draw(hs, self.shape, sampling.steps, sampling.temperature, sampling.guidance, generator, seen)).float()
+        need_all_free(free)
+        seen = None if watch is None else lambda step, x: watch(step, self.raster.frames(x))
+        picture = self.draw(hs, self.raster.shape, sampling.steps, sampling.temperature, sampling.guidance, generator, seen)
+        return self.raster.frames(picture).float()
 
     def picture(self, values: Tensor) -> Tensor:
         """Frames in raster order (N, T, D) -> (N, C, Y, X)."""
-        return F.pixel_shuffle(values.transpose(1, 2).unflatten(2, self.grid), self.config.patch)
-
-    def frames(self, picture: Tensor) -> Tensor:
-        """The inverse of `picture`."""
-        return F.pixel_unshuffle(picture, self.config.patch).flatten(2).transpose(1, 2)
+        return self.raster.picture(values)
 
 
-def grid_of(signature: Signature, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """(rows, columns) of a segment's frames. Raises BadInput unless there is a fixed count of them, which the grid has."""
-    if signature.frames is None:
-        raise BadInput(f"{signature.modality} runs until its end mark: a head that draws whole segments needs a fixed count of frames")
-    side = math.isqrt(signature.frames)
-    rows, columns = grid or ((side, side) if side**2 == signature.frames else (1, signature.frames))
-    if rows * columns != signature.frames:
-        raise BadInput(f"{signature.modality} has {signature.frames} frames, which are no grid of {rows} x {columns}")
-    return rows, columns
+def need_all_free(free: Tensor) -> None:
+    """Raise BadInput where frames of a segment are to be kept: free (N, T) bool."""
+    if not bool(free.all()):
+        raise BadInput("a diffusion over latents draws whole segments: parts of one cannot be kept; MaskedCodes can fill parts in")
 
 
-def _need_latents(signature: Signature, config: Diffusion) -> None:
+def need_latents(signature: Signature, config: object) -> None:
+    """Raise BadInput where a modality is made of codes. config: whose name the message gives."""
     if not signature.latent_size:
         raise BadInput(f"{type(config).__name__} draws latents, but {signature.modality} is made of codes")
 

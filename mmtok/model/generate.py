@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmtok.batch import pack
+from mmtok.model.cascade import CascadeHead
 from mmtok.model.lm import LM, evaluating
 from mmtok.model.sampling import Sampled, Sampling, draw, mix_guidance, pick
 from mmtok.model.whole import draw_whole
@@ -30,7 +31,10 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
     """
     if not prompts:
         return []
-    if lm.draws_whole(modality := _check(lm, prompts)):
+    modality = _check(lm, prompts)
+    if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
+        raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
+    if lm.draws_whole(modality):
         return draw_whole(lm, modality, prompts, sampling, generator)
     _check_sampling(lm, modality, sampling)
     with evaluating(lm), torch.inference_mode():

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmtok.batch import Batch
 from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.cascade import Cascade
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
 from mmtok.model.frames import FrameEmbedding
 from mmtok.model.heads import Chained, Parallel, widened
@@ -24,7 +25,7 @@ from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
 
-HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | MaskedCodes
+HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedCodes
 
 
 @dataclass(frozen=True)

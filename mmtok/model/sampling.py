@@ -22,6 +22,7 @@ class Sampling:
     precision  of the weights while drawing: "full" as they are, "bfloat16" or "int8" rounded, for speed; scores are never rounded
     compiled   the decoder's step is compiled: faster by half and more after half a minute, for equal batches of equal caps
     steps      of a head that draws in steps (diffusion, codes in any order); 0: as many as the head's config says
+    level      of a cascade: how noisy a picture is given to the stage above, from 0 to below 1; None: as each stage's config says
     """
 
     temperature: float = 1.0
@@ -32,8 +33,11 @@ class Sampling:
     precision: Precision = "full"
     compiled: bool = False
     steps: int = 0
+    level: float | None = None
 
     def __post_init__(self):
+        if self.level is not None and not 0 <= self.level < 1:
+            raise BadInput(f"sampling's level is a share of noise, at least 0 and below 1; got {self}")
         if self.steps < 0:
             raise BadInput(f"sampling's steps must not be negative; 0 leaves them to the head; got {self}")
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:

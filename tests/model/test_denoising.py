@@ -10,6 +10,7 @@ from mmtok.batch import pack
 from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun
 from mmtok.diffusion.schedules import EDM, VE, VP, CondOT
 from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.cascade import Cascade, Stage
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
 from mmtok.model.generate import Sampling, generate
 from mmtok.model.lm import LM, DecoderConfig
@@ -20,7 +21,7 @@ from mmtok.nn.unet import UNetConfig
 from mmtok.segment import BadInput, Document, Segment, Signature
 from mmtok.vocabulary import Vocabulary
 
-MLP, DIT = TokenMLPConfig(2, 16), DiTConfig(1, 16, 2)
+MLP, DIT, UNET = TokenMLPConfig(2, 16), DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
 TEXT = Signature("text", (4,))
 SOUND = Signature("sound", latent_size=3)  # runs until its end mark
 PICTURE = Signature("picture", latent_size=4, frames=4)
@@ -29,8 +30,9 @@ CODES = Signature("picture", (5,), frames=4)
 HEADS = {
     "frames": (SOUND, FrameDiffusion(network=MLP, steps=6, ode_steps=8)),
     "grid": (PICTURE, GridDiffusion(network=DIT, steps=6, ode_steps=8)),
-    "unet": (PICTURE, GridDiffusion(network=UNetConfig((8, 8), 1, 2), patch=2, steps=6, ode_steps=8)),
+    "unet": (PICTURE, GridDiffusion(network=UNET, patch=2, steps=6, ode_steps=8)),
     "pixels": (PIXELS, GridDiffusion(network=DIT, patch=2, column=CondOT(), sampler=Euler(), steps=6, ode_steps=8)),
+    "cascade": (PIXELS, Cascade((Stage(network=UNET, steps=6, ode_steps=8), Stage(network=UNET, steps=4, ode_steps=8)), patch=2)),
     "codes": (CODES, MaskedCodes(DIT)),
 }
 GIVEN = Segment("text", codes=np.array([[1], [2]]))
