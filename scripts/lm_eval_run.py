@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mmtok.arguments import Arg, parse
+from mmtok.files import write_text
 from mmtok.segment import BadInput
 
 
@@ -68,7 +69,7 @@ def lm_eval_run(
             if isinstance(value, float):
                 print(f"{task:<28} {name:<32} {value:.4f}")
     if out is not None:
-        out.write_text(json.dumps({key: results[key] for key in ("results", "versions", "n-shot")}, indent=1, default=str) + "\n")
+        write_text(out, json.dumps({key: results[key] for key in ("results", "versions", "n-shot")}, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from mmtok.files import write_text
+
 
 @dataclass(frozen=True)
 class Line:
@@ -115,4 +117,4 @@ def report(lines: Iterable[Line], path: Path | None, **about: dict) -> None:
         print(line, flush=True)
         made.append(asdict(line) | {"met": line.met})
     if path:
-        path.write_text(json.dumps({**about, "lines": made}, indent=1) + "\n")
+        write_text(path, json.dumps({**about, "lines": made}, indent=1) + "\n")
