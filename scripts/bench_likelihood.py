@@ -1,0 +1,209 @@
+"""Families of generators in one table: bits per dimension of held-out digits, and how their samples look.
+
+    python scripts/bench_likelihood.py                        all families, three seeds, into runs/likelihood
+    python scripts/bench_likelihood.py --only flow --seeds 0
+
+scikit-learn's digits, 8 x 8 pixels of 17 levels, the split of seed 0; training scans may be shifted by a pixel. Each family is a
+recipe of its own: the decoder's verbs train, draw and score it. Conditions are left out in half of the training documents, so
+that one run gives p(x), whose bits stand in the table, and samples by name, which are judged. A run that stands is not repeated.
+Budgets are stated in steps; the CPU time that they took is printed (at most eight minutes each is the aim).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from likelihood_baselines import baselines
+
+from mmtok.data.images import ScannedDigits
+from mmtok.data.loader import Corrupt, Task
+from mmtok.diffusion.likelihood import Levels
+from mmtok.diffusion.samplers import Heun
+from mmtok.diffusion.schedules import EDM, CondOT
+from mmtok.files import write_text
+from mmtok.metrics.images import frechet, train_image_judge
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.denoising import GridDiffusion
+from mmtok.model.generate import Sampling
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.denoisers import DiTConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.progress import say
+from mmtok.recipe import Recipe
+from mmtok.run import Run, train
+from mmtok.segment import Document
+from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.image_latents import PixelLatentsConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+LEVELS, SIDE = 17, 8
+DIMENSIONS = SIDE * SIDE
+N_SAMPLES = 500
+SEEDS = (0, 1, 2)
+PIXELS = PixelsConfig(SIDE, SIDE, 1, LEVELS)
+PATCHES = PixelLatentsConfig(SIDE, SIDE, 1, LEVELS, patch=2)
+SMALL = TransformerConfig(2, 64, 2, 2, 176)  # reads the name where a head draws
+
+
+def family(image, head=None, trunk=SMALL, drop=0.0, **train_config) -> Recipe:
+    """A recipe that draws digits by name and without: `image` the tokenizer, `head` what draws it (None: the decoder itself)."""
+    return Recipe(
+        name="likelihood",
+        sources=(ScannedDigits(copies=18, noise=0.0, shift=1),),  # noise would add to the bits; every shift comes about twice
+        tokenizers={"text": BytesConfig(), "image": image},
+        tasks=(Task(("caption",), ("view",), drop_given=0.5),),
+        corrupt={"view": Corrupt(drop=drop)} if drop else {},
+        model=DecoderConfig(trunk=trunk, heads={"image": head} if head else {}),
+        train=TrainConfig(**({"rows": 16, "row_length": 256, "learning_rate": 2e-3, "warmup": 100, "average": 0.995, "log_every": 100} | train_config)),
+        n_samples=N_SAMPLES,
+    )
+
+
+DIT = DiTConfig(6, 128, 4)
+# name -> (recipe, bar and stretch in bits per dimension of its figures)
+FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]] = {
+    "autoregression": (family(PIXELS, None, TransformerConfig(4, 96, 4, 4, 256, dropout=0.1), steps=2000), {"exact": (1.85, 1.75)}),
+    "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4), draws=1), steps=2000), {"bound": (2.00, 1.85)}),
+    "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.85, p_mean=-0.7, p_std=1.4), sampler=Heun(), steps=25, network=DIT, patch=2),
+                   steps=2000), {"dequantised": (2.50, None), "decoder": (2.28, 2.10)}),
+    "flow": (family(PATCHES, GridDiffusion(column=CondOT(), sampler=Heun(), steps=25, network=DIT, patch=2), steps=2000),
+             {"dequantised": (2.50, None), "decoder": (2.28, 2.10)}),
+    "vq": (family(VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=2000), None, TransformerConfig(3, 96, 4, 4, 256, dropout=0.1),
+                  steps=1500), {"bound": (None, None)}),
+}  # fmt: skip
+
+
+# ---- bits per dimension of held-out scans
+
+
+def held_out(run: Run) -> tuple[list[np.ndarray], list[str]]:
+    """Held-out scans and their names."""
+    rows = list(run.examples("heldout", "view", "caption"))
+    return [e["view"] for e in rows], [e["caption"] for e in rows]
+
+
+def stream_bits(run: Run, images: Sequence[np.ndarray]) -> float:
+    """-log2 p(x) per dimension, x given nothing, as `score` says it."""
+    documents = [Document((None, segment), (False, True)) for segment in run.tokenizers["image"].encode_batch(images)]
+    return float(np.mean([s.nats[1] for s in run.score_documents(documents)])) / DIMENSIONS / math.log(2)
+
+
+def diffusion_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
+    """Both ways to make a density a probability of levels."""
+    head, figures = run.lm.heads["image"], {}
+    for kind in ("dequantised", "decoder"):
+        head.config = replace(head.config, likelihood=kind)
+        figures[kind] = stream_bits(run, images)
+    return figures
+
+
+def vq_bits(run: Run, images: Sequence[np.ndarray]) -> float:
+    """The bound log p(x) >= log p(z(x)) + log p(x | z(x)): the codes' bits, and those of levels around the decoded picture.
+
+    The decoder term is a discretised Gaussian with one deviation per pixel, fitted to the training scans' residuals.
+    """
+    import torch
+
+    tokenizer, levels = run.tokenizers["image"], Levels(LEVELS)
+    code = lambda xs: torch.from_numpy(np.stack(xs).astype(np.int64) * (2 * LEVELS - 2) + 255) // 510
+    again = lambda xs: torch.from_numpy(np.stack(tokenizer.decode_batch(tokenizer.encode_batch(xs))).astype(np.float64) / 255 * (2 - levels.width)
+                                        + levels.low + levels.width / 2)
+    training = [e["view"] for e in run.examples("train", "view")][: 4 * 1437]
+    std = (levels.centres(code(training)) - again(training)).square().mean(0).add(1e-6).sqrt()
+    decoder = -levels.log_mass(code(images), again(images), std).flatten(1).sum(1).mean().item()
+    return stream_bits(run, images) + decoder / DIMENSIONS / math.log(2)
+
+
+BITS: dict[str, Callable] = {
+    "autoregression": lambda run, x: {"exact": stream_bits(run, x)}, "masked": lambda run, x: {"bound": stream_bits(run, x)},
+    "edm": diffusion_bits, "flow": diffusion_bits, "vq": lambda run, x: {"bound": vq_bits(run, x)},
+}  # fmt: skip
+
+
+# ---- samples
+
+
+def judged(run: Run) -> dict[str, float]:
+    """Samples by name under a judge of real scans, and their Frechet distance to held-out ones on the judge's decision values."""
+    clean = [(e["view"], e["caption"]) for e in ScannedDigits().clean().examples("train")]
+    judge = train_image_judge(*map(list, zip(*clean)))
+    features = lambda images: judge._classifier.decision_function(np.stack(images).reshape(len(images), -1) / 255)
+    images, names = held_out(run)
+    classes = sorted(set(names))
+    asked = [classes[i % len(classes)] for i in range(N_SAMPLES)]
+    drawn = run.draw([run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)], Sampling(), run.recipe.train.seed)
+    samples = run.tokenizers["image"].decode_batch([d.segment for d in drawn])
+    half = np.random.default_rng(0).permutation(len(images))
+    a, b = ([images[i] for i in part] for part in (half[: len(half) // 2], half[len(half) // 2 :]))
+    return {"judge": judge.accuracy(samples, asked), "judge_real": judge.accuracy(images, names),
+            "frechet": frechet(features(samples), features(images)), "frechet_real": frechet(features(a), features(b))}
+
+
+# ---- the table
+
+
+def figures_of(name: str, seed: int, out: Path, scale: float) -> dict[str, float]:
+    """Train one family with one seed, where it does not stand, and measure it."""
+    folder, recipe = out / f"{name}-{seed}", FAMILIES[name][0]
+    path = folder / "figures.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    recipe = replace(recipe, train=replace(recipe.train, seed=seed, steps=max(1, round(scale * recipe.train.steps))))
+    start, fresh = cpu_seconds(), not (folder / "model.safetensors").exists()
+    run = train(recipe, folder)
+    spent = cpu_seconds() - start
+    figures = BITS[name](run, held_out(run)[0]) | judged(run) | ({"cpu_minutes": spent / 60} if fresh else {})
+    write_text(path, json.dumps(figures, indent=1))
+    return figures
+
+
+def cpu_seconds() -> float:
+    """Of this process, over all its threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row per family and kind of bits; mean over the seeds, and each seed."""
+    lines = ["| family | bits per dimension | kind | bar | seeds | judge | Fréchet (real) | CPU minutes |", "|" + "---|" * 8]
+    lines += [f"| {name} | {value:.3f} | exact | baseline | | | | |" for name, value in baselines().items()]
+    for name, runs in results.items():
+        for kind, (bar, stretch) in FAMILIES[name][1].items():
+            values = [r[kind] for r in runs]
+            mean = statistics.mean(values)
+            held = "reported" if bar is None else f"<= {bar:g}: {'met' if mean <= bar else 'MISSED'}" + (f" (stretch {stretch:g})" if stretch else "")
+            mean_of = lambda key, runs=runs: statistics.mean([r[key] for r in runs if key in r] or [math.nan])
+            lines.append(f"| {name} | {mean:.3f} | {kind} | {held} | {', '.join(f'{v:.3f}' for v in values)} | {mean_of('judge'):.3f} "
+                         f"(real {mean_of('judge_real'):.3f}) | {mean_of('frechet'):.3f} ({mean_of('frechet_real'):.3f}) | {mean_of('cpu_minutes'):.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--out", type=Path, default=Path("runs/likelihood"))
+    parser.add_argument("--scale", type=float, default=1.0, help="times the steps: a quick look")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    asked = parser.parse_args()
+    results: dict[str, list[dict[str, float]]] = {}
+    for name in asked.only:
+        for seed in asked.seeds:
+            results.setdefault(name, []).append(figures_of(name, seed, asked.out, asked.scale))
+            say(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in results[name][-1].items()))
+    print(table(results))
+    if asked.json:
+        write_text(asked.json, json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
