@@ -21,7 +21,9 @@ from mmtok.recipe import Recipe
 from mmtok.segment import BadInput, Signature
 from mmtok.tokenizers import load
 from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
+from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.fit_lm import read_log
 from mmtok.vocabulary import Vocabulary
@@ -88,6 +90,10 @@ def _planned_signature(config: Any) -> Signature | None:
     match config:
         case VQPatchesConfig():
             return Signature("image", (config.n_codes,), frames=math.prod(config.grid))
+        case KLPatchesConfig():
+            return Signature("image", latent_size=config.latent_size, frames=math.prod(config.grid))
+        case LogMelConfig():
+            return Signature("speech", latent_size=config.mel.n_mels)
         case SentencePieceConfig():
             return Signature("text", (config.n_pieces,))
         case PretrainedTextConfig():
@@ -138,7 +144,7 @@ def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float])
     match signature.modality:
         case "speech" if hasattr(config, "mel"):
             per_s = config.mel.rate_hz / config.mel.hop_samples
-            return [f"{per_s:.4g} frames/s", f"{bits * per_s:.5g} bit/s"]
+            return [f"{per_s:.4g} frames/s", *[f"{bits * per_s:.5g} bit/s"] * bool(bits)]
         case "image" if signature.frames and getattr(config, "height", None):
             total, n_pixels = bits * signature.frames, config.height * config.width
             count = f"{signature.frames} {'patches' if hasattr(config, 'patch') else 'values'} an image"

@@ -32,12 +32,13 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.fit_lm import TrainConfig
 
 TokenizerConfig = (
     BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig
-    | DMelConfig | JetGridConfig
+    | DMelConfig | LogMelConfig | JetGridConfig
 )
 SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 

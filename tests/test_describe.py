@@ -21,6 +21,7 @@ from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.vocabulary import Vocabulary
 
@@ -66,6 +67,10 @@ def test_sizes_that_hang_on_the_data_are_said_to_be_unknown_or_bounds(tiny_recip
     assert "known once the tokenizers are fitted" in describe(dataclasses.replace(tiny_recipe, start="nowhere/llama"))
     patches = describe(override(tiny_recipe, ["--tokenizers.image", '{"kind": "VQPatchesConfig", "height": 4, "width": 4}']))
     assert "64 levels, 6 bits a frame, 4 patches an image, 24 bits an image, 1.5 bits a pixel, not fitted" in patches
+    latents = describe(override(tiny_recipe, ["--tokenizers.image", '{"kind": "KLPatchesConfig", "height": 4, "width": 4}', "--model.heads",
+                                              '{"jets": {"kind": "Chained"}}', "--tokenizers.speech", '{"kind": "LogMelConfig"}']))
+    assert "4 floats a frame, 4 patches an image, not fitted" in latents and "80 floats a frame, 80 frames/s, not fitted" in latents
+    assert n_parameters(latents) > 0
 
 
 def test_a_head_for_what_is_not_there_is_told(tiny_recipe):
@@ -120,6 +125,7 @@ def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
 def test_latents_have_bits_only_where_they_are_discrete():
     assert rate_texts(Signature("voice", latent_size=3), None, {}) == []
     assert rate_texts(Signature("image", latent_size=3, frames=4), PixelLatentsConfig(), {}) == ["4 patches an image"]
+    assert rate_texts(Signature("speech", latent_size=80), LogMelConfig(), {}) == ["80 frames/s"]
     assert frame_bits(Signature("voice", latent_size=3)) == 0 and frame_bits(Signature("voice", latent_size=3, cells=16)) == 12
 
 

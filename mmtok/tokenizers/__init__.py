@@ -43,6 +43,8 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
             from mmtok.tokenizers.image_latents import PixelLatents as found
         case "KLPatches":
             from mmtok.tokenizers.image_latents import KLPatches as found
+        case "LogMel":
+            from mmtok.tokenizers.speech_latents import LogMel as found
         case "JetGrid":
             from mmtok.tokenizers.jets import JetGrid as found
         case _:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
+
 from mmtok.files import write_text
 from mmtok.segment import BadInput, Segment, Signature
 
@@ -72,6 +74,17 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
     if kind is not None and config.get("kind") != kind:
         raise BadInput(f"{path} describes a {config.get('kind')!r} tokenizer, expected {kind!r}")
     return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
+
+
+def checked_latents(segment: Segment, latent_size: int, n_frames: int | None = None) -> np.ndarray:
+    """The latents (T, D) of a segment. Raises BadInput when they have another shape (n_frames None: any T), or are no numbers."""
+    latents, shape = segment.latents, (n_frames or len(segment), latent_size)
+    if latents is None or latents.shape != shape:
+        raise BadInput(f"{segment.modality}: expected latents of shape ({n_frames or 'T'}, {latent_size}), got "
+                       f"{'codes' if latents is None else 'latents'} of shape {segment.values.shape}")
+    if not np.isfinite(latents).all():
+        raise BadInput(f"{segment.modality}: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents that are NaN or infinite")
+    return latents
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:

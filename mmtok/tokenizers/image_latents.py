@@ -17,22 +17,11 @@ import numpy as np
 
 from mmtok.files import write_tensors
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, load_weights, read_config, weights_of, write_config
+from mmtok.tokenizers.base import checked_latents, fingerprint, load_weights, read_config, weights_of, write_config
 from mmtok.tokenizers.image import IMAGES_AT_ONCE, check_size, checked_image, from_tensor, image_error, to_tensor, without_grey_axis
 
 if TYPE_CHECKING:
     from mmtok.nn.kl import KLAutoencoder
-
-
-def checked_latents(segment: Segment, n_frames: int, latent_size: int) -> np.ndarray:
-    """The latents (T, D) of an image segment. Raises BadInput when they have another shape, or are no numbers."""
-    latents = segment.latents
-    if latents is None or latents.shape != (n_frames, latent_size):
-        raise BadInput(f"image: expected latents of shape {(n_frames, latent_size)}, one frame for each patch, got "
-                       f"{'codes' if latents is None else 'latents'} of shape {segment.values.shape}")
-    if not np.isfinite(latents).all():
-        raise BadInput(f"image: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents that are NaN or infinite")
-    return latents
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ class PixelLatents:
         c, top = self.config, self.config.levels - 1
         signals = []
         for segment in segments:
-            latents = checked_latents(segment, self.signature.frames, self.signature.latent_size).astype(np.float64)
+            latents = checked_latents(segment, self.signature.latent_size, self.signature.frames).astype(np.float64)
             levels = np.floor((latents.clip(-1, 1) + 1) / 2 * c.levels).clip(0, top).astype(np.int64)
             patches = levels.reshape(*c.grid, c.channels, c.patch, c.patch).transpose(0, 3, 1, 4, 2)
             image = (patches.reshape(c.height, c.width, c.channels) * 510 + top) // (2 * top)
@@ -207,7 +196,7 @@ class KLPatches:
         frames, size = self.signature.frames, self.config.latent_size
         signals: list[np.ndarray] = []
         for start in range(0, len(segments), IMAGES_AT_ONCE):
-            latents = np.stack([checked_latents(segment, frames, size) for segment in segments[start:start + IMAGES_AT_ONCE]])
+            latents = np.stack([checked_latents(segment, size, frames) for segment in segments[start:start + IMAGES_AT_ONCE]])
             signals += from_tensor(self._network.images(torch.from_numpy(latents).double().unflatten(1, self.config.grid)))
         return signals
 

@@ -9,7 +9,7 @@ belong to the shared vocabulary); a clip's codes never depend on the batch; clip
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames, resample, stoi
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
-from mmtok.tokenizers.vocoders import GriffinLimConfig
+from mmtok.tokenizers.vocoders import GriffinLim, GriffinLimConfig
 
 PEAK_OF_NO_FLOAT = 100.0  # samples beyond this are integers that were cast, not scaled
 
@@ -167,14 +167,7 @@ class DMel:
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """As the single calls, to some 1e-3 of rounding (see vocoders.py), and faster."""
-        mels = [self.dequantise(segment) for segment in segments]
-        lengths = [self._n_samples(segment) for segment in segments]
-        full = [i for i, mel in enumerate(mels) if len(mel)]
-        clips = self.vocoder([mels[i] for i in full], [lengths[i] for i in full])
-        signals = [np.zeros(0, np.float32)] * len(mels)
-        for i, clip in zip(full, clips):
-            signals[i] = (clip / clip.abs().max().clamp_min(1)).numpy()
-        return signals
+        return sounds(self.vocoder, [self.dequantise(segment) for segment in segments], segments)
 
     def dequantise(self, segment: Segment) -> Tensor:
         """A segment's codes -> log10 mel (T, C) float32. Raises BadInput on codes that are not of this tokenizer."""
@@ -183,13 +176,7 @@ class DMel:
             raise BadInput(f"speech: expected codes of shape (T, {config.mel.n_mels}), got {segment.values.shape}")
         if codes.size and not (codes.min() >= 0 and codes.max() < config.n_levels):
             raise BadInput(f"speech: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {config.n_levels - 1}")
-        if segment.info.get("rate_hz", config.mel.rate_hz) != config.mel.rate_hz:
-            raise BadInput(f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at {config.mel.rate_hz} Hz")
         return self._levels[torch.from_numpy(codes.astype(np.int64))]
-
-    def _n_samples(self, segment: Segment) -> int:
-        spec, n = self.config.mel, int(segment.info.get("n_samples", 0))
-        return n if n >= 1 and spec.n_frames(n) == len(segment) else spec.n_samples(len(segment))
 
     def stream(self) -> DMelStream:
         """An encoder for samples that arrive in pieces. Raises BadInput for a centred spectrogram, which would need the future."""
@@ -203,11 +190,8 @@ class DMel:
         values = torch.cat(log_mel(clips, self.config.mel))
         half = (self.config.high - self.config.low) / (self.config.n_levels - 1) / 2
         outside = (values < self.config.low - half) | (values > self.config.high + half)
-        figures = {"clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
-        if not find_spec("pystoi"):
-            return figures
-        stretches = _stretches([clip.numpy() for clip in clips], self.decode_batch(segments), 2 * self.config.mel.rate_hz)
-        return {"stoi": float(np.mean([stoi(a, b, self.config.mel.rate_hz) for a, b in stretches])), **figures}
+        error = sound_error(clips, lambda: self.decode_batch(segments), self.config.mel.rate_hz)
+        return {**error, "clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
 
     def save(self, folder: Path) -> None:
         write_config(Path(folder), "DMel", self.config.as_dict())
@@ -215,6 +199,33 @@ class DMel:
     @classmethod
     def load(cls, folder: Path) -> DMel:
         return cls(DMelConfig.from_dict(read_config(Path(folder), "DMel")))
+
+
+def sounds(vocoder: GriffinLim, mels: Sequence[Tensor], segments: Sequence[Segment]) -> list[np.ndarray]:
+    """log10 mel spectrograms (T, C) of these segments -> samples: info's n_samples where that fits T frames, else as many as T frames give.
+
+    A clip whose peak would exceed 1 is scaled down as a whole. Raises BadInput for a segment at another rate than the vocoder's.
+    """
+    spec = vocoder.spec
+    for segment in segments:
+        if segment.info.get("rate_hz", spec.rate_hz) != spec.rate_hz:
+            raise BadInput(f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at {spec.rate_hz} Hz")
+    known = [int(segment.info.get("n_samples", 0)) for segment in segments]
+    lengths = [n if n >= 1 and spec.n_frames(n) == len(mel) else spec.n_samples(len(mel)) for n, mel in zip(known, mels)]
+    full = [i for i, mel in enumerate(mels) if len(mel)]
+    clips = vocoder([mels[i] for i in full], [lengths[i] for i in full])
+    signals = [np.zeros(0, np.float32)] * len(mels)
+    for i, clip in zip(full, clips):
+        signals[i] = (clip / clip.abs().max().clamp_min(1)).numpy()
+    return signals
+
+
+def sound_error(clips: Sequence[Tensor], again: Callable[[], list[np.ndarray]], rate_hz: int) -> dict[str, float]:
+    """Mean STOI of clips that `again` gives back, over stretches of at least two seconds (short clips are joined); {} without pystoi."""
+    if not find_spec("pystoi"):
+        return {}
+    stretches = _stretches([clip.numpy() for clip in clips], again(), 2 * rate_hz)
+    return {"stoi": float(np.mean([stoi(a, b, rate_hz) for a, b in stretches]))}
 
 
 def _stretches(originals: list[np.ndarray], decoded: list[np.ndarray], n_least: int) -> list[tuple[np.ndarray, np.ndarray]]:
