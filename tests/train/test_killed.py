@@ -1,6 +1,7 @@
 """Training killed with SIGKILL, at random moments and between any two changes of its folder: the same call goes on, and nothing shows."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -36,7 +37,7 @@ recipe = Recipe(
     tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
     corrupt={{"image": Corrupt(drop=0.2)}},
     model=DecoderConfig(TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64, dropout=0.1)),
-    train=TrainConfig(steps=400, rows=4, row_length=96, warmup=5, checkpoint_every=2, log_every=3),
+    train=TrainConfig(steps=260, rows=4, row_length=96, warmup=5, checkpoint_every=2, log_every=3),
 )
 """
 
@@ -81,30 +82,32 @@ def assert_same(contents, cut, whole):
 def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, contents, tmp_path):
     whole, cut, dice = tmp_path / "whole", tmp_path / "cut", random.Random(0)
 
-    def start(out, trains=False):
-        """The process, once it has taken the folder, or has written a checkpoint."""
-        stood = newest(out / "checkpoints")
+    def start(out):
+        """The process, once it has taken the folder."""
         command, one_thread = [sys.executable, "-m", "mmtok", *words(out)], os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread)
         while process.poll() is None and f"process {process.pid} on" not in lock(out):
             time.sleep(0.002)
-        while trains and process.poll() is None and newest(out / "checkpoints") <= stood:
-            time.sleep(0.002)
         return process
 
-    begun = time.monotonic()
+    def wait(process, out, step, seconds=math.inf):
+        """Until a checkpoint of that step stands, but so many seconds at most."""
+        until = time.monotonic() + seconds
+        while process.poll() is None and newest(out / "checkpoints") < step and time.monotonic() < until:
+            time.sleep(0.002)
+
     process, taken = start(whole), time.monotonic()
-    while process.poll() is None and not newest(whole / "checkpoints"):
-        time.sleep(0.002)
-    training = time.monotonic()
+    wait(process, whole, 1)
+    opening = time.monotonic() - taken
     assert process.wait() == 0, process.stderr.read()
-    opening, seconds = training - taken, time.monotonic() - training
-    print(f"importing {taken - begun:.1f} s, opening {opening:.1f} s, training {seconds:.1f} s")
-    moments, steps = [dice.random() for _ in range(20)], []
-    for i, moment in enumerate(moments):
-        process = start(cut, trains=i % 2)
-        # while it opens what stands, or while it trains: not to the end, all lives together
-        time.sleep(moment * seconds * 0.8 / sum(moments[1::2]) if i % 2 else moment * opening)
+    steps = [0]
+    for i in range(20):
+        process = start(cut)
+        if i % 2:  # while it trains
+            wait(process, cut, steps[-1] + dice.randrange(2, 30))
+            time.sleep(dice.uniform(0, 0.05))
+        else:  # while it makes or opens what comes before
+            wait(process, cut, steps[-1] + 4, dice.uniform(0, opening))
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
         assert_sound(cut)
