@@ -31,7 +31,8 @@ from mmtok.nn.unet import UNet, UNetConfig
 from mmtok.segment import BadInput, Signature
 
 EXACT_DIMENSIONS = 64  # up to which a likelihood takes the exact trace: one backward pass for each
-ROWS_AT_ONCE = 512  # of a likelihood, whose graphs are kept for every dimension
+ROWS_AT_ONCE = 128  # of a likelihood, whose graphs are kept for every dimension; more are slower on a CPU, out of its caches
+TRACE_EVERY = 2  # steps of a likelihood's walk: on six digits 17 traces gave the nats of 129 to within 0.05 of 55
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Diffusion:
                  are made for a sigma_data of 0.5: for another, p_mean and p_std are to be moved along
     sampler      the solver that draws, in `steps` steps (Sampling.steps changes them)
     draws        noise levels per frame or segment in a training step
-    ode_steps    fourth-order steps of the probability-flow ODE when scoring
+    ode_steps    fourth-order steps of the probability-flow ODE when scoring; the trace is taken at every second
     likelihood   of discrete data (`Signature.cells`): "decoder" adds a little noise and a discretised decoder (the L_0 term of Ho et
                  al. 2020), "dequantised" spreads each value over its cell; both are bounds
     dequantise   training spreads discrete data over their cells; needed for "dequantised" likelihoods
@@ -145,7 +146,8 @@ class DiffusionHead(nn.Module):
         divergence = exact_trace if y[0].numel() <= EXACT_DIMENSIONS else hutchinson(rademacher_like(y, generator))
         prior = lambda x: log_normal(x, torch.zeros_like(x), math.hypot(sigma_max, self.spread))
         with plainly():
-            return log_likelihood(self.denoiser(h), y, log_spaced(sigma_min or least, sigma_max, self.config.ode_steps), prior, divergence)
+            sigmas = log_spaced(sigma_min or least, sigma_max, self.config.ode_steps)
+            return log_likelihood(self.denoiser(h), y, sigmas, prior, divergence, every=TRACE_EVERY)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
