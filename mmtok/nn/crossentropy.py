@@ -16,7 +16,8 @@ WHOLE = 2**25  # logits up to which holding them costs less than computing them 
 CHUNK = 2**24  # logits held at once beyond that
 
 
-def chunked_nats(h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, banned: Sequence[int] = (), chunk: int | None = None) -> Tensor:
+def chunked_nats(h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, banned: Sequence[int] = (),
+                 chunk: int | None = None) -> Tensor:
     """(N,) -log p of `target` (N,), the logits being h (N, M) times weight (n, M), transposed; in float32 at least, as its sums are.
 
     last_legal: (N,) bool, whether class n - 1 can occur in a row; banned: classes that can in none.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmtok.nn.attention import Attention, Llama3Scaling, packed_mask, rotary
 
@@ -74,7 +75,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + feed-forward(norm x)."""
+    """x + attention(norm x), then x + feed-forward(norm x).
+
+    recompute: keep only x for the backward pass, which computes the rest again (Chen et al. 2016), with the same dropout.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -82,9 +86,14 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.dropout = config.dropout
+        self.dropout, self.recompute = config.dropout, False
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, turn, mask, use_reentrant=False)
+        return self._forward(x, turn, mask)
+
+    def _forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, mask)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_narrowed(self.post_attention_layernorm(x)))
@@ -104,6 +113,14 @@ class Transformer(nn.Module):
         for block in self.layers:  # residual branches start small, so that depth does not change the output's scale
             for out in (block.self_attn.o_proj, block.mlp.down_proj):
                 nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
+
+    def recompute_blocks(self, n: int) -> None:
+        """Let n blocks, or all where there are fewer, compute their activations again in the backward pass: less memory, more time.
+
+        The first ones: when their turn comes, what the others keep is free again.
+        """
+        for i, block in enumerate(self.layers):
+            block.recompute = i < n
 
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""

@@ -17,7 +17,8 @@ def given():
     torch.manual_seed(0)
     last = torch.rand(N) < 0.5
     target = torch.where(last & (torch.rand(N) < 0.3), K - 1, torch.randint(8, K - 1, (N,)))
-    return torch.randn(N, M, dtype=torch.float64, requires_grad=True), torch.randn(K, M, dtype=torch.float64, requires_grad=True), target, last
+    h, weight = (torch.randn(n, M, dtype=torch.float64, requires_grad=True) for n in (N, K))
+    return h, weight, target, last
 
 
 def plainly(h, weight, target, last):

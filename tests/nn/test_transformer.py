@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,3 +97,39 @@ def test_one_dial_gives_sizes_that_fit_together(depth):
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError):
         TransformerConfig(**{"width": 32, "n_heads": 4, "n_kv_heads": 4, **sizes})
+
+
+# ---- activations computed again
+
+
+def kept_bytes(trunk, n, x):
+    """Of all tensors that the backward pass finds, weights aside, views of the same memory counted once; and the gradients."""
+    trunk.recompute_blocks(n)
+    trunk.zero_grad()
+    weights, kept = {p.untyped_storage().data_ptr() for p in trunk.parameters()}, {}
+
+    def pack(y):
+        if y.untyped_storage().data_ptr() not in weights:
+            kept[y.untyped_storage().data_ptr()] = y, y.untyped_storage().nbytes()
+        return y
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda y: y):
+        torch.manual_seed(3)  # of the dropout
+        state = trunk(x, positions(*x.shape[:2]), torch.zeros(x.shape[:2], dtype=torch.long))
+    torch.manual_seed(4)  # whatever state the generator is in when the backward pass comes
+    state.square().sum().backward()
+    made = [state.detach(), *(p.grad.clone() for p in trunk.parameters() if p.grad is not None)]
+    return sum(n_bytes for _, n_bytes in kept.values()), made
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_blocks_that_are_computed_again_keep_less_and_give_the_same_gradients_bit_for_bit(autocast):
+    torch.manual_seed(0)
+    trunk = Transformer(replace(CONFIG, dropout=0.3), 7).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        (most, plain), *others = [kept_bytes(trunk, n, states(3, 40).float()) for n in (0, 1, 2, 3, 9)]
+    assert len(plain) == 1 + sum(1 for _ in trunk.layers.parameters()) + 1
+    for _, made in others:
+        assert len(made) == len(plain) and all(torch.equal(a, b) for a, b in zip(made, plain))
+    one, two, three, nine = (n_bytes for n_bytes, _ in others)
+    assert most > one > two > three == nine and three < 0.35 * most
