@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from mmtok.data.convert import signals_of, write_signal
 from mmtok.data.text import TextFileConfig, passages
 from mmtok.files import write_text
 from mmtok.folder import read_json
+from mmtok.metrics.units import customary, units_of
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
@@ -228,23 +228,9 @@ def totals(rows: Sequence[Scored]) -> list[Scored]:
     return lines
 
 
-UNITS = {"text": ("bits/byte", math.log(2)), "image": ("bits/code", math.log(2)), "speech": ("nats/frame", 1.0), "jets": ("nats/particle", 1.0)}
-
-
-def customary(modality: str, nats: float, frames: int) -> tuple[float, str]:
-    """Nats in the modality's customary unit, and its name."""
-    unit, nats_per_unit = UNITS.get(modality, ("nats/frame", 1.0))
-    return nats / nats_per_unit / max(1, frames), unit
-
-
 def n_units(run: Run, segment: Segment) -> int:
     """How many of what the customary unit counts a segment has: bytes of a text, particles of a jet, else frames."""
-    match segment.modality:
-        case "text":
-            return len(run.tokenizers["text"].decode(segment).encode())
-        case "jets":
-            return len(run.tokenizers["jets"].decode(segment))
-    return len(segment)
+    return units_of(run.tokenizers[segment.modality], segment)
 
 
 def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:
