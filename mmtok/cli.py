@@ -34,7 +34,12 @@ def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     run.fit(loaded, out or _run_folder(recipe, loaded.name))
 
 
-def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
+def train(
+    recipe: Recipe, *,
+    out: Out = None,
+    tensorboard: Annotated[bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")] = False,
+    overrides: Overrides,
+) -> None:
     """Fit if needed, tokenise, train. The same command again resumes.
 
     Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
@@ -44,7 +49,7 @@ def train(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     from mmtok.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    run.train(loaded, out or _run_folder(recipe, loaded.name))
+    run.train(loaded, out or _run_folder(recipe, loaded.name), tensorboard)
 
 
 def sample(

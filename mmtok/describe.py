@@ -25,7 +25,7 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.fit_lm import read_log
+from mmtok.train.log import read_log
 from mmtok.vocabulary import Vocabulary
 
 # ---- recipes and runs

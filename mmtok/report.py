@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from mmtok import page, plots
 from mmtok.ask import customary
@@ -22,7 +23,7 @@ from mmtok.page import Markup, join, number, table, tag
 from mmtok.progress import say
 from mmtok.run import Run
 from mmtok.segment import BadInput
-from mmtok.train.fit_lm import read_log
+from mmtok.train.log import read_log
 
 LABELS = {
     "judge_accuracy": "samples that the judge names as asked", "judge_heldout": "the judge on real held-out signals",
@@ -106,15 +107,25 @@ def _training(run: Run) -> list[Markup]:
         return [tag("p", "not trained yet: no log.jsonl", cls="soft")]
     steps = [line["step"] for line in lines]
     held_out = _scores(run)
-    charts = [plots.curve("loss", "nats, weighted", steps, [line["loss"] for line in lines], {})]
-    for m in dict.fromkeys(m for line in lines for m in line["nats"]):
-        values = [None if line["nats"].get(m) is None else customary(m, line["nats"][m], 1)[0] for line in lines]
-        if any(v is not None and math.isfinite(v) for v in values):
-            charts.append(plots.curve(m, customary(m, 0.0, 1)[1], steps, values, held_out.get(m, {})))
+    lowered = dict.fromkeys(m for line in lines for m in line.get("training_loss", ()))
+    charts = [plots.curve("loss", "weighted" if lowered else "nats, weighted", steps, [line["loss"] for line in lines], {})]
+    curves = {m: (customary(m, 0.0, 1)[1], [_customary(m, line) for line in lines], held_out.get(m, {}))
+              for m in dict.fromkeys(m for line in lines for m in line["nats"])}  # fmt: skip
+    # what held-out signals of these cost is in another unit
+    curves |= {m: ("training loss, no nats", [line.get("training_loss", {}).get(m) for line in lines], {}) for m in lowered}
+    charts += [plots.curve(m, unit, steps, values, levels) for m, (unit, values, levels) in curves.items()
+               if any(v is not None and math.isfinite(v) for v in values)]  # fmt: skip
     last = lines[-1]
     words = f"Step {last['step']:,} of {run.recipe.train.steps:,}, {last['positions_per_s']:,.0f} positions per second at the end. "
     remark = "Dashed: held-out signals under a unigram model of the training codes, and under the untrained decoder." if held_out else ""
     return [tag("p", words + remark), tag("div", *charts, cls="charts")]
+
+
+def _customary(m: str, line: Mapping[str, Any]) -> float | None:
+    """A modality's nats in a line of the log, in the customary unit; a log that is older than these has them per frame only."""
+    if "customary" in line:
+        return next(iter(line["customary"].get(m, {}).values()), None)
+    return None if line["nats"].get(m) is None else customary(m, line["nats"][m], 1)[0]
 
 
 def _scores(run: Run) -> dict[str, dict[str, float]]:

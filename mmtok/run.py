@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmtok.data.loader import Loader
 from mmtok.data.subset import random_subset
-from mmtok.data.tokens import write_tokens
+from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.describe import describe
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held, read_json
+from mmtok.metrics.units import units_of
 from mmtok.model.lm import LM
 from mmtok.opened import Run, best_device, open_run
 from mmtok.progress import Progress, say
@@ -28,16 +30,19 @@ from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
+from mmtok.train.board import Board, need_tensorboard
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
-from mmtok.train.fit_lm import Trainer, read_log
+from mmtok.train.fit_lm import Trainer
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
+from mmtok.train.log import read_log
 from mmtok.train.processes import Processes, joined
 
 __all__ = ["Run", "best_device", "describe", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
 
 N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
-HOW = {"train.shard"}  # fields that say how a run is made, not what it is: they may change on the way
+N_COUNTED = 200  # segments of a field whose customary units are counted
+HOW = {"train.shard", "train.recompute"}  # fields that say how a run is made, not what it is: they may change on the way
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
@@ -146,18 +151,21 @@ def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer
         progress.advance(len(chunk))
 
 
-def train(recipe: Recipe, out: Path) -> Run:
+def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
     """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is done.
 
+    tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was logged before is there as well.
     Under torchrun all processes share the training, and the first does everything else. Raises BadInput while another one
     fits or trains in `out`.
     """
     recipe = settled(recipe, out)
     with joined() as processes, ExitStack() as stack:
-        processes.by_first(lambda: (stack.enter_context(held(out)), _fit(recipe, out)))
+        processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)), _fit(recipe, out)))
         run = Run(out, recipe)
+        opened = lambda: stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
+        board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():
-            processes.by_first(lambda: say(f"{out} is trained: nothing to do"))
+            processes.by_first(lambda: (board(), say(f"{out} is trained: nothing to do")))
             return run
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
@@ -165,22 +173,26 @@ def train(recipe: Recipe, out: Path) -> Run:
         if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
             load_start(lm, recipe)
         processes.by_first(lambda: tokenise(run))
-        weights = _trained(run, lm, processes)
+        weights = _trained(run, lm, processes, board)
         processes.by_first(lambda: save_model(run, weights))
     return run
 
 
-def _trained(run: Run, lm: LM, processes: Processes) -> dict[str, torch.Tensor]:
-    """The weights to keep, after training from the newest checkpoint or from the start."""
+def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callable[[dict], None]]) -> dict[str, torch.Tensor]:
+    """The weights to keep, after training from the newest checkpoint or from the start. board(): opens what is told the log's lines too."""
     recipe, config, log_path = run.recipe, run.recipe.train, run.folder / "log.jsonl"
-    loader = Loader(run.token_files(), recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
-    trainer = Trainer(lm, loader, config, run.folder / "checkpoints", lambda line: _log(log_path, line), processes)
+    files = run.token_files()
+    loader = Loader(files, recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
+    told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line)]
+    tell = lambda line: [listener(line) for listener in told]
+    trainer = Trainer(lm, loader, config, run.folder / "checkpoints", tell, processes, _units_per_frame(run, files))
     resumed = trainer.resume()
 
     def begin() -> None:
         if resumed:
             say(f"resuming at step {trainer.step}")
         write_text(log_path, "".join(json.dumps(x) + "\n" for x in read_log(log_path) if x["step"] <= trainer.step))
+        told.append(board())
         among = f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes" * (processes.world > 1)
         n_parameters = sum(p.numel() for p in lm.parameters())
         say(f"training {n_parameters / 1e6:.2f} M parameters, {config.steps} steps of {config.rows} x {config.row_length} positions{among}")
@@ -192,6 +204,21 @@ def _trained(run: Run, lm: LM, processes: Processes) -> dict[str, torch.Tensor]:
     else:
         trainer.run()
     return trainer.weights()
+
+
+def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
+    """Modality -> how many of its customary unit (bytes of a text, particles of a jet) a frame that is learned holds on average.
+
+    Counted on segments spread evenly over the token files, so that it is the same when the training goes on.
+    """
+    made = {f for task in run.recipe.tasks for f in (*task.make, *(task.given if task.predict_given else ()))}
+    counts: dict[str, np.ndarray] = {}
+    for file, f in ((file, f) for file in files for f in file.fields if f in made):
+        m, having = file.signatures[f].modality, np.flatnonzero(file.has(f))
+        for i in having[np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)]:
+            segment = file.segment(f, i)
+            counts[m] = counts.get(m, 0) + np.array([units_of(run.tokenizers[m], segment), len(segment)])
+    return {m: float(n_units / n_frames) for m, (n_units, n_frames) in counts.items() if n_units}
 
 
 def _check_heads(run: Run) -> None:
@@ -209,8 +236,9 @@ def _log(path: Path, line: dict) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
-    nats = " ".join(f"{m} {x:.3f}" for m, x in line["nats"].items() if x is not None)
-    say(f"step {line['step']}: loss {line['loss']:.4f}, nats {nats}, {line['positions_per_s']:.0f} positions/s")
+    listed = lambda key: " ".join(f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None)
+    losses = "".join(f", {name} {listed(key)}" for name, key in (("nats", "nats"), ("training loss", "training_loss")) if listed(key))
+    say(f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f} positions/s")
 
 
 def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:

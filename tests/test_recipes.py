@@ -16,7 +16,7 @@ from mmtok.data.jets import write_jets
 from mmtok.recipe import Recipe, SourceConfig, load_recipe, override
 from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput
-from mmtok.train.fit_lm import read_log
+from mmtok.train.log import read_log
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
 DIGITS, IMAGE, TEXT = (RECIPES[0].with_name(f"{name}.py") for name in ("digits", "image", "text"))

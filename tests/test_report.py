@@ -145,6 +145,15 @@ def test_every_part_of_a_finished_run_is_shown(finished_page):
     assert "mmtok evaluate" not in finished_page
 
 
+def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
+    run, drawn = finished_run(tmp_path), {}
+    monkeypatch.setattr("mmtok.plots.curve", lambda title, unit, steps, values, held_out: drawn.update({title: (unit, values, list(held_out))}))
+    line = {"loss": 1, "nats": {"text": 0.7, "speech": None}, "customary": {"text": {"bits/byte": 2}}, "training_loss": {"image": 5}}
+    (run.folder / "log.jsonl").write_text("".join(json.dumps({"step": s, **line, "positions_per_s": 9.0}) + "\n" for s in (1, 2)))
+    written(run)
+    assert drawn == {"loss": ("weighted", [1, 1], []), "text": ("bits/byte", [2, 2], []), "image": ("training loss, no nats", [5, 5], [])}
+
+
 def test_below_a_sample_lies_its_nearest_training_image(finished_page):
     strips = re.findall(r"<figure>(.*?)</figure>", finished_page)
     assert len(strips) == 4

@@ -13,7 +13,7 @@ from mmtok.recipe import load_recipe
 from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput, Document, Segment
 from mmtok.start import load_start, settled
-from mmtok.train.fit_lm import read_log
+from mmtok.train.log import read_log
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
+from mmtok.train.log import Gauge, matrix_rate
 from mmtok.train.processes import ALONE, Processes, is_sharded, part_of, shard, whole
 from mmtok.vocabulary import Vocabulary
 
@@ -32,6 +33,8 @@ class TrainConfig:
     precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
     shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
+    recompute      so many of the trunk's blocks keep no activations for the backward pass, which computes them again: less memory, more
+                   time, the same weights; as many as there are at most
     """
 
     steps: int = 1000
@@ -46,6 +49,7 @@ class TrainConfig:
     weights: Mapping[str, float] = field(default_factory=dict)
     accumulate: int = 1
     shard: bool = False
+    recompute: int = 0
     checkpoint_every: int = 200
     log_every: int = 20
     seed: int = 0
@@ -57,8 +61,8 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise BadInput(f"TrainConfig: {name} is {getattr(self, name)}; it must be above 0, and finite")
-        if self.warmup < 0 or self.seed < 0 or not 0 <= self.weight_decay < math.inf:
-            raise BadInput("TrainConfig: warmup, seed and weight_decay must not be negative")
+        if min(self.warmup, self.seed, self.recompute) < 0 or not 0 <= self.weight_decay < math.inf:
+            raise BadInput("TrainConfig: warmup, seed, recompute and weight_decay must not be negative")
         if not 0 <= self.average < 1:
             raise BadInput(f"TrainConfig: average is {self.average}; it must be at least 0 and below 1")
         if self.precision not in ("bf16", "float32"):
@@ -90,13 +94,16 @@ def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
 class Trainer:
     """The state of a training run: decoder, optimiser, moving average, step; saved to and restored from checkpoints.
 
-    log: receives one dict per `log_every` steps (loss, nats per modality, positions per second, gradient norm, rate).
+    log: receives one dict per `log_every` steps, of which log.py says what is in it.
     processes: who shares the work; each calls every method, with the same weights at the start. The first one writes.
+    units_per_frame: modality -> how many of its customary unit a frame holds on average; only the log speaks of them.
     """
 
     def __init__(self, lm: LM, loader: Loader, config: TrainConfig, folder: Path, log: Callable[[dict], None],
-                 processes: Processes = ALONE):
+                 processes: Processes = ALONE, units_per_frame: Mapping[str, float] = MappingProxyType({})):
         self.lm, self.loader, self.config, self.folder, self.log, self.processes = lm, loader, config, folder, log, processes
+        self.gauge = Gauge(lm, config.row_length, units_per_frame)
+        lm.model.recompute_blocks(config.recompute)
         self.sharded = config.shard and processes.world > 1
         if self.sharded:
             shard(lm, list(lm.model.layers), processes, config.precision)
@@ -114,7 +121,9 @@ class Trainer:
         config, processes = self.config, self.processes
         torch.manual_seed(_mix(config.seed, self.step) ^ (processes.rank << 40))  # dropout is a function of (seed, step, rank)
         batch = self.loader.batch(self.step, processes.rank, processes.world)
-        n_predicted, positions = map(int, processes.total(int(batch.predict.sum()), int((batch.document >= 0).sum())))
+        frames = predicted_frames(batch, self.loader.vocabulary)
+        n_predicted, positions, *n_frames = map(int, processes.total(
+            int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()))
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -133,7 +142,7 @@ class Trainer:
             # the average follows at most as slowly as its own age, so that early steps are forgotten early
             decay = min(config.average, self.step / (self.step + 10))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.names], 1 - decay)
-        return {"loss": loss, "parts": parts, "norm": norm, "rate": rate, "positions": positions}
+        return {"loss": loss, "parts": parts, "norm": norm, "rate": rate, "positions": positions, "frames": dict(zip(frames, n_frames))}
 
     def _accumulate(self, batch: Batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:
         loss, totals = 0.0, {}
@@ -162,6 +171,7 @@ class Trainer:
 
     def run(self, on_step: Callable[[int], None] = lambda step: None) -> None:
         """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM in any process: checkpoint, then Interrupted in all."""
+        peak = self.processes.total(matrix_rate(self.device, self.config.precision))[0] if self.step < self.config.steps else 0.0
         asked = []
         previous = {s: signal.signal(s, lambda *_: asked.append(True)) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
         self.lm.train()
@@ -173,7 +183,7 @@ class Trainer:
                 on_step(self.step)
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     if self.processes.first:
-                        self.log(summarise(self.step, self.window))
+                        self.log(self.gauge.line(self.step, self.window, peak))
                     self.window = []
                 stop = self.processes.total(len(asked)) != [0]
                 if stop or self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
@@ -216,6 +226,12 @@ class Trainer:
         return whole({**self.lm.state_dict(), **self.average}, self.processes)
 
 
+def predicted_frames(batch: Batch, vocabulary: Vocabulary) -> dict[str, int]:
+    """Modality -> how many of its frames are predicted, end marks not counted."""
+    spans = {m: vocabulary.span(m) for m in vocabulary.signatures}
+    return {m: int((batch.predict & (batch.ids >= span[0]) & (batch.ids <= span[-1])).sum()) for m, span in spans.items()}
+
+
 def split_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> list[Batch]:
     """The batch as n batches of fewer rows; their sums add up to the batch's."""
     if n == 1:
@@ -229,33 +245,6 @@ def with_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> Batch:
         return batch
     padding = pack(vocabulary, [[]] * (n - len(batch.ids)), batch.ids.shape[1])
     return replace(batch, **{name: torch.cat([x, getattr(padding, name)]) for name, x in vars(batch).items() if isinstance(x, Tensor)})
-
-
-def summarise(step: int, window: list[dict]) -> dict:
-    """Means over a window of steps: nats per frame or id of each modality, positions per second."""
-    nats = {}
-    for m in window[-1]["parts"]:
-        total, count = (sum(w["parts"][m][k] for w in window) for k in (0, 1))
-        nats[m] = total / count if count else None
-    return {
-        "step": step,
-        "loss": sum(w["loss"] for w in window) / len(window),
-        "nats": nats,
-        "gradient_norm": sum(w["norm"] for w in window) / len(window),
-        "learning_rate": window[-1]["rate"],
-        "positions_per_s": sum(w["positions"] for w in window) / sum(w["seconds"] for w in window),
-    }
-
-
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; what a crash cut short or damaged is left out."""
-    lines = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def _mix(seed: int, step: int) -> int:

@@ -94,6 +94,8 @@ def by_two(home, processes):
     train(home, "two", processes, CUT)
     train(home, "two-sharded", processes, CUT, shard=True)
     train(home, "two-sharded-bf16", processes, 3, shard=True, precision="bf16")
+    train(home, "two-sharded-recomputed", processes, 3, shard=True, recompute=2)
+    train(home, "two-sharded-bf16-recomputed", processes, 3, shard=True, precision="bf16", recompute=1)
 
 
 def by_three(home, processes):

@@ -16,8 +16,8 @@ from mmtok.model.heads import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Segment
-from mmtok.train import fit_lm
-from mmtok.train.fit_lm import Interrupted, TrainConfig, Trainer, learning_rate, make_optimizer, read_log, split_rows
+from mmtok.train.fit_lm import Interrupted, TrainConfig, Trainer, learning_rate, make_optimizer, split_rows
+from mmtok.train.log import MEASURED
 
 CONFIG = TrainConfig(steps=12, rows=3, row_length=64, learning_rate=5e-3, warmup=3, precision="float32", checkpoint_every=5, log_every=4)
 TASKS = (
@@ -55,7 +55,7 @@ def trainer(tmp_path, vocabulary, file):
 
 def losses(log):
     """Lines of the log, but for the speed."""
-    return [{k: v for k, v in line.items() if k != "positions_per_s"} for line in log]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in log]
 
 
 def equal(a, b):
@@ -74,7 +74,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(trainer, stop, precision):
     for _ in range(stop):
         cut.window.append(cut.update() | {"seconds": 1.0})
         if cut.step % config.log_every == 0:
-            first.append(fit_lm.summarise(cut.step, cut.window))
+            first.append(cut.gauge.line(cut.step, cut.window, 1.0))
             cut.window = []
     cut.save()
     again, second = trainer(config, "cut")
@@ -142,6 +142,20 @@ def test_accumulated_gradients_are_those_of_one_batch(trainer, n):
     assert grads[0].keys() == grads[1].keys()
     for name, x in grads[0].items():
         torch.testing.assert_close(grads[1][name], x, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_blocks_computed_again_make_the_same_training_bit_for_bit_also_from_some_step_on(trainer, precision):
+    config = replace(CONFIG, precision=precision, accumulate=2)
+    plain, log = trainer(config, "plain")
+    plain.run()
+    again, first = trainer(replace(config, recompute=99), "again")
+    with pytest.raises(Interrupted):
+        again.run(lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 4 else None)
+    fewer, second = trainer(replace(config, recompute=1), "again")
+    assert fewer.resume() and [block.recompute for block in fewer.lm.model.layers] == [True, False]
+    fewer.run()
+    assert losses(first + second) == losses(log) and equal(fewer.weights(), plain.weights())
 
 
 def test_micro_batches_share_the_rows_out(trainer):
@@ -226,21 +240,14 @@ def test_it_starts_at_the_uniform_loss_and_learns_by_heart(tmp_path, vocabulary,
     assert np.mean(nats[-10:]) < 0.05 * nats[0] and log[-1]["loss"] < 0.05 * log[0]["loss"]
 
 
-# ---- the config, the log
+# ---- the config
 
 @pytest.mark.parametrize("wrong", [
     dict(steps=0), dict(rows=-1), dict(row_length=0), dict(learning_rate=float("nan")), dict(learning_rate=0.0), dict(clip=0.0),
     dict(average=1.0), dict(precision="fp8"), dict(accumulate=0), dict(accumulate=17), dict(checkpoint_every=0), dict(log_every=0),
-    dict(seed=-1), dict(warmup=-1), dict(weight_decay=-0.1),
+    dict(seed=-1), dict(warmup=-1), dict(weight_decay=-0.1), dict(recompute=-1),
 ])
 def test_nonsense_is_refused(wrong):
     with pytest.raises(BadInput) as error:
         TrainConfig(**wrong)
     assert list(wrong)[0] in str(error.value)
-
-
-def test_a_log_is_read_up_to_what_a_crash_cut(tmp_path):
-    path = tmp_path / "log.jsonl"
-    assert read_log(path) == []
-    path.write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n7\n{"ste')
-    assert [line["step"] for line in read_log(path)] == [1, 2]

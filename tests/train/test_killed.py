@@ -18,7 +18,7 @@ from mmtok.cli import main
 from mmtok.data.tokens import read_tokens
 from mmtok.run import open_run
 from mmtok.train.checkpoint import load_checkpoint
-from mmtok.train.fit_lm import read_log
+from mmtok.train.log import MEASURED, read_log
 
 RECIPE = """
 from mmtok.data.images import ImageFolder
@@ -74,7 +74,7 @@ def assert_same(contents, cut, whole):
     timed = lambda name: name == "log.jsonl" or name.endswith("/state.json")
     a, b = contents(cut), contents(whole)
     assert a.keys() == b.keys() and [name for name in a if a[name] != b[name] and not timed(name)] == []
-    logs = [[{k: v for k, v in line.items() if k != "positions_per_s"} for line in read_log(out / "log.jsonl")] for out in (cut, whole)]
+    logs = [[{k: v for k, v in line.items() if k not in MEASURED} for line in read_log(out / "log.jsonl")] for out in (cut, whole)]
     assert logs[0] == logs[1]
 
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmtok.segment import BadInput
-from mmtok.train.fit_lm import Trainer, read_log
+from mmtok.train.fit_lm import Trainer
+from mmtok.train.log import read_log
 from mmtok.train.processes import ALONE, Processes, is_sharded, joined
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -74,6 +75,13 @@ def test_a_process_without_rows_still_takes_part(home, name):
 
 def test_in_bf16_sharded_weights_are_rounded_alike(home):
     assert same_steps(told(home, "two-sharded-bf16"), told(home, "one-bf16"), within=2e-3)
+
+
+@pytest.mark.parametrize("name", ["two-sharded", "two-sharded-bf16"])
+def test_sharded_blocks_computed_again_make_the_same_steps_bit_for_bit(home, name):
+    run, again = told(home, name), told(home, f"{name}-recomputed")
+    assert again["sharded"] and again["untouched"] == 0 and again["steps"] == run["steps"][:3]
+    assert name == "two-sharded" or again["sum"] == run["sum"]
 
 
 def test_a_shard_is_a_share(home):

@@ -1,0 +1,116 @@
+"""What RUN/log.jsonl says of a training: a line per window of steps.
+
+    step, loss               the weighted loss that is lowered, a mean over the window like all that follows
+    nats                     modality -> nats per frame or end predicted; None where it was absent
+    training_loss            modality -> the same of one whose head has no exact likelihood: what its training lowers, no nats
+    customary                modality -> the nats in its customary unit, {"bits/byte": 2.1}, ends counted with the frames before them
+    gradient_norm, learning_rate
+    positions_per_s          positions of the stream, padding not counted
+    model_gflop_per_s        the products that the model needs for them
+    matrix_share             of the rate at which these machines multiply matrices alone, measured at the start of each training
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmtok.metrics.units import customary
+from mmtok.model.lm import LM
+
+MEASURED = ("positions_per_s", "model_gflop_per_s", "matrix_share")  # they differ when the same training is made again
+MATRIX_SIZES = {"cpu": 1024, "cuda": 4096}
+MATRIX_SECONDS = 0.1
+
+
+class Gauge:
+    """Makes the log's lines from windows of steps, each as `Trainer.update` tells of it, with its `seconds`.
+
+    units_per_frame: modality -> how many of its customary unit a frame holds on average (bytes of a text piece); 1 unless given.
+    """
+
+    def __init__(self, lm: LM, row_length: int, units_per_frame: Mapping[str, float]):
+        self.kinds = {m: lm.kind(m) for m in lm.vocabulary.signatures}
+        self.units_per_frame = units_per_frame
+        trunk = lm.config.trunk
+        # Chowdhery et al. 2022, appendix B
+        self.flop_per_position = 6 * _n_weights(lm.model.layers) + 12 * trunk.depth * trunk.width * row_length
+        self.flop_per_predicted = {m: 6 * _n_head_weights(lm, m) for m in lm.vocabulary.signatures}
+
+    def line(self, step: int, window: Sequence[Mapping], matrix_flop_per_s: float) -> dict:
+        """The line of the log after `step`. matrix_flop_per_s: of all processes together, see `matrix_rate`."""
+        mean = lambda key: sum(w[key] for w in window) / len(window)
+        nats, lowered, told = {}, {}, {}
+        for m, kind in self.kinds.items():
+            total, count = (sum(w["parts"][m][k] for w in window) for k in (0, 1))
+            (nats if kind == "exact" else lowered)[m] = total / count if count else None
+            n_frames = sum(w["frames"][m] for w in window if "frames" in w)  # a checkpoint may be older than that count
+            if kind == "exact" and n_frames and all("frames" in w for w in window):
+                value, unit = customary(m, total, n_frames * self.units_per_frame.get(m, 1.0))
+                told[m] = {unit: value}
+        seconds = sum(w["seconds"] for w in window)
+        flop_per_s = sum(self.flop(w) for w in window) / seconds
+        return {
+            "step": step, "loss": mean("loss"), "nats": nats, **({"training_loss": lowered} if lowered else {}), "customary": told,
+            "gradient_norm": mean("norm"), "learning_rate": window[-1]["rate"],
+            "positions_per_s": sum(w["positions"] for w in window) / seconds,
+            "model_gflop_per_s": flop_per_s / 1e9, "matrix_share": flop_per_s / matrix_flop_per_s,
+        }  # fmt: skip
+
+    def flop(self, step: Mapping) -> float:
+        """Of the products that a step's forward and backward pass need, what is computed again not counted.
+
+        The trunk's at every position, the ids' and the heads' where something is predicted; a head that is asked several times for a
+        frame, as diffusion heads are, counts once, and reading frames in does not count.
+        """
+        return step["positions"] * self.flop_per_position + sum(n * self.flop_per_predicted[m] for m, (_, n) in step["parts"].items())
+
+
+def _n_weights(module: nn.Module) -> int:
+    """Numbers in matrices and kernels that something is multiplied with; a table that is looked up in is none."""
+    looked_up = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
+    return sum(p.numel() for p in module.parameters() if p.ndim >= 2 and id(p) not in looked_up)
+
+
+def _n_head_weights(lm: LM, m: str) -> int:
+    n_ids = 0 if lm.vocabulary.signatures[m].one_channel and lm.draws_whole(m) else len(lm.vocabulary.span(m)) + 1
+    return lm.config.trunk.width * n_ids + (_n_weights(lm.heads[m]) if m in lm.heads else 0)
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """FLOP per second of this process's products of square matrices in the training's precision, the best of a tenth of a second."""
+    return _matrix_rate(str(device), precision, torch.get_num_threads())
+
+
+@lru_cache
+def _matrix_rate(device: str, precision: str, n_threads: int) -> float:
+    kind = torch.device(device).type
+    n, dtype = MATRIX_SIZES.get(kind, 1024), torch.bfloat16 if precision == "bf16" else torch.float32
+    dice = torch.Generator(device).manual_seed(0)  # of its own: the training's random numbers stay what they are
+    a, b = (torch.randn(n, n, generator=dice, device=device).to(dtype) for _ in range(2))
+    seconds, until = [], 0.0
+    while len(seconds) < 2 or time.perf_counter() < until:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if kind == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+        until = until or time.perf_counter() + MATRIX_SECONDS  # from the end of the first, which only warms up
+    return 2 * n**3 / min(seconds[1:])
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl; what a crash cut short or damaged is left out."""
+    lines = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
