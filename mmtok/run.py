@@ -31,6 +31,7 @@ from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
+from mmtok.train.check_heads import check_cuts, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
@@ -170,9 +171,10 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
         lm = run.untrained(torch.device("cpu") if recipe.train.shard and processes.world > 1 else None)
+        check_cuts(lm, recipe.tasks, recipe.fields)
         if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
             load_start(lm, recipe)
-        processes.by_first(lambda: tokenise(run))
+        processes.by_first(lambda: (tokenise(run), _note_spreads(run, lm)))
         weights = _trained(run, lm, processes, board)
         processes.by_first(lambda: save_model(run, weights))
     return run
@@ -222,12 +224,19 @@ def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
 
 
 def _check_heads(run: Run) -> None:
-    """Raise BadInput when a task makes many-channel frames that no head fills in."""
+    """Raise BadInput when a task makes many-channel or latent frames that no head fills in."""
     for task in run.recipe.tasks:
         for name in (*task.make, *(task.given if task.predict_given else ())):
             m = run.recipe.fields[name]
-            if not run.vocabulary.signatures[m].one_channel and m not in run.recipe.model.heads:
-                raise BadInput(f"{m} is made by the task {task}, but model.heads has no head for it: add Parallel() or Chained()")
+            signature = run.vocabulary.signatures[m]
+            if not signature.one_channel and m not in run.recipe.model.heads:
+                kinds = "Parallel() or Chained()" if signature.levels else "FrameDiffusion()" + " or GridDiffusion()" * bool(signature.frames)
+                raise BadInput(f"{m} is made by the task {task}, but model.heads has no head for it: add {kinds}")
+
+
+def _note_spreads(run: Run, lm: LM) -> None:
+    made = {f: run.recipe.fields[f] for task in run.recipe.tasks for f in (*task.make, *(task.given if task.predict_given else ()))}
+    note_spreads(lm, run.token_files, made, run.recipe.train.seed)
 
 
 def _log(path: Path, line: dict) -> None:

@@ -1,0 +1,77 @@
+"""What a decoder's heads take for granted, held against the tasks and the data before the long work."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtok.data.loader import Task
+from mmtok.data.subset import random_subset
+from mmtok.data.tokens import TokenFile
+from mmtok.diffusion.loss import check_sigma_data
+from mmtok.diffusion.schedules import EDM
+from mmtok.model.cascade import CascadeHead
+from mmtok.model.denoising import DiffusionHead
+from mmtok.model.lm import LM
+from mmtok.segment import BadInput
+
+N_SEGMENTS = 2_000  # whose spread is measured
+
+
+def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
+    """Raise BadInput for a task that cuts what its head draws as a whole. modality_of: of each field."""
+    for task in tasks:
+        m = modality_of[task.make[-1]]
+        for dial, value in (("hole", task.hole), ("first", task.first)):
+            if value and lm.draws_whole(m):
+                raise BadInput(f"task {task}: its {dial} is {value}, but {type(lm.config.heads[m]).__name__} draws {m} as a whole: in training "
+                               f"such segments can neither be cut short nor have holes; set {dial} to 0")
+
+
+def note_spreads(lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping[str, str], seed: int) -> None:
+    """Warn of every head whose EDM column has a sigma_data that does not fit the latents that it will learn, with both numbers.
+
+    files: opens the token files, where a head needs them. made: field -> modality of the fields that are made.
+    """
+    for m, head in lm.heads.items():
+        stages = list(head.stages) if isinstance(head, CascadeHead) else [head] * isinstance(head, DiffusionHead)
+        if not any(isinstance(stage.config.column, EDM) for stage in stages):
+            continue
+        segments = list(_segments(files(), [f for f, modality in made.items() if modality == m], seed))
+        if not segments:
+            continue
+        if isinstance(head, CascadeHead):
+            learned = head.pictures(torch.from_numpy(np.stack(segments)))
+        else:
+            learned = [torch.from_numpy(np.concatenate(segments))]
+        for i, (stage, y) in enumerate(zip(stages, learned)):
+            for text in _complaints(stage, y) if isinstance(stage.config.column, EDM) else ():
+                warnings.warn(f"{m}, stage {i}: {text}" if len(stages) > 1 else f"{m}: {text}", stacklevel=2)
+
+
+def _segments(files: Sequence[TokenFile], fields: Sequence[str], seed: int) -> Iterator[np.ndarray]:
+    """The latents (T, D) of random segments of these fields, whole ones."""
+
+    def places() -> Iterator[tuple[TokenFile, str, int]]:
+        for file in files:
+            for field in (f for f in file.fields if f in fields):
+                yield from ((file, field, int(i)) for i in np.flatnonzero(file.has(field)))
+
+    for file, field, i in random_subset(places(), N_SEGMENTS, seed):
+        segment = file.segment(field, i)
+        if not segment.truncated:
+            yield segment.latents
+
+
+def _complaints(head: DiffusionHead, y: Tensor) -> list[str]:
+    """What `check_sigma_data` says of latents y (N, ...), discrete ones spread over their cells where training spreads them."""
+    if head.levels and head.config.dequantise:
+        y = y + head.levels.width * (torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_sigma_data(head.config.column, y)
+    return [str(warning.message) for warning in caught]
