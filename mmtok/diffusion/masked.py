@@ -95,35 +95,39 @@ class Masked:
         """Fill the masked tokens of (B, L) in n_steps steps even in t; the others stay. Drawn in float64.
 
         Tokens that appear in the same step are drawn apart from each other; `fill` does not make that error.
+        Raises FloatingPointError at the first step at which the model says what is no number.
         """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
         alphas = self.keep.alpha(torch.linspace(1, 0, n_steps + 1, dtype=torch.float64)).clamp(0, 1).tolist()
-        for alpha_t, alpha_s in zip(alphas, alphas[1:]):
+        for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
             shown = uniform(tokens.shape, tokens, generator) < (alpha_s - alpha_t) / (1 - alpha_t)
-            tokens = self._revealed(model, tokens, shown, generator, temperature)
+            tokens = self._revealed(model, tokens, shown, generator, temperature, f"step {i + 1} of {n_steps}")
         return tokens
 
     def fill(self, model: Model, tokens: Tensor, generator: torch.Generator | None = None, order: Tensor | None = None,
              temperature: float = 1.0) -> Tensor:
         """Fill the masked tokens of (B, L) one at a time: any-order infilling, exact for a consistent model.
 
-        order (B, L): a permutation of positions per row, in which the masked ones are met; random by default.
+        order (B, L): a permutation of positions per row, in which the masked ones are met; random by default. Raises as `sample`.
         """
         if order is None:
             order = uniform(tokens.shape, tokens, generator).argsort(1)
         masked_in_order = (tokens == self.n_levels).gather(1, order)
         turn = torch.zeros_like(order).scatter(1, order, masked_in_order.cumsum(1) - 1)  # of a masked position: how many come before it
-        for i in range(int(masked_in_order.sum(1).max())):
-            tokens = self._revealed(model, tokens, turn == i, generator, temperature)
+        n_turns = int(masked_in_order.sum(1).max())
+        for i in range(n_turns):
+            tokens = self._revealed(model, tokens, turn == i, generator, temperature, f"step {i + 1} of {n_turns}")
         return tokens
 
-    def _revealed(self, model: Model, tokens: Tensor, shown: Tensor, generator: torch.Generator | None, temperature: float) -> Tensor:
+    def _revealed(self, model: Model, tokens: Tensor, shown: Tensor, generator: torch.Generator | None, temperature: float, at: str) -> Tensor:
         """tokens with the masked ones among `shown` drawn. The numbers are drawn whatever is shown, so rows do not depend on each other."""
         u, shown = uniform(tokens.shape, tokens, generator), shown & (tokens == self.n_levels)
         if not bool(shown.any()):
             return tokens
         logits = model(tokens)[shown].double()  # (n, n_levels)
+        if bool(logits.isnan().any()):
+            raise FloatingPointError(f"the model returned NaN at {at}")
         tokens = tokens.clone()
         tokens[shown] = logits.argmax(-1) if temperature == 0 else choose(logits / temperature, u[shown])
         return tokens

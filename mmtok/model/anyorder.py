@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmtok.diffusion.draws import stratified
 from mmtok.diffusion.masked import Masked
+from mmtok.model.denoising import plainly
 from mmtok.model.raster import grid_of
 from mmtok.nn.denoisers import CodeDenoiser, DiTConfig
 from mmtok.segment import BadInput, Signature
@@ -75,16 +76,17 @@ class MaskedHead(nn.Module):
                watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Draw segments (N, T, 1): the codes that are free (N, T); the others are kept, and read.
 
-        Raises BadInput for top_k or top_p, which this head does not know.
+        Raises BadInput for top_k or top_p, which this head does not know, and where the network returns NaN, naming the step.
         """
         if sampling.top_k or sampling.top_p < 1:
             raise BadInput("codes drawn in any order know no top_k or top_p; use the temperature")
         tokens, model = self.masked.hide(values[..., 0], free), self._model(hs, sampling.guidance)
         steps = sampling.steps or self.config.steps
-        if steps:
-            tokens = self.masked.sample(model, tokens, steps, generator, sampling.temperature)
-        else:
-            tokens = self.masked.fill(model, tokens, generator, temperature=sampling.temperature)
+        with plainly():
+            if steps:
+                tokens = self.masked.sample(model, tokens, steps, generator, sampling.temperature)
+            else:
+                tokens = self.masked.fill(model, tokens, generator, temperature=sampling.temperature)
         return tokens[..., None]
 
     def _model(self, hs: list[Tensor], guidance: float = 1.0) -> Callable[[Tensor], Tensor]:

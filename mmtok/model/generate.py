@@ -22,21 +22,23 @@ __all__ = ["Sampled", "Sampling", "draw", "fill_holes", "generate", "mix_guidanc
 
 
 def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
-             on_frames: Callable[[np.ndarray, np.ndarray], None] | None = None) -> list[Sampled]:
+             on_frames: Callable[[np.ndarray, np.ndarray], None] | None = None,
+             watch: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
     """Continue open documents, all to the same modality, as one batch.
 
     prompts: documents with `open_end`; the last segment holds the frames known so far (T0 may be 0).
     generator: on the model's device. on_frames: called after every step with the rows (n,) that got a frame and the
-    frames (n, C), for streaming. Raises BadInput for an input-only modality, ValueError for prompts that are not such.
+    frames (n, C), for streaming. watch: as of `draw_whole`, for heads that draw whole segments. Raises BadInput for an input-only
+    modality and for a dial that does not apply, ValueError for prompts that are not such.
     """
     if not prompts:
         return []
     modality = _check(lm, prompts)
     if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
         raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
-    if lm.draws_whole(modality):
-        return draw_whole(lm, modality, prompts, sampling, generator)
     _check_sampling(lm, modality, sampling)
+    if lm.draws_whole(modality):
+        return draw_whole(lm, modality, prompts, sampling, generator, watch)
     with evaluating(lm), torch.inference_mode():
         walk = _Walk(lm, prompts, sampling, generator)
         while len(walk.rows):
@@ -69,7 +71,7 @@ def _check_sampling(lm: LM, modality: str, sampling: Sampling) -> None:
         raise BadInput(f"{modality} is drawn by diffusion, which knows no top_k or top_p; use the temperature")
     if latents and (sampling.compiled or sampling.precision != "full"):
         raise BadInput(f"{modality} is drawn by diffusion: its head cannot be compiled or rounded; leave out compiled and precision")
-    if sampling.steps and not latents:
+    if sampling.steps and not latents and not lm.draws_whole(modality):
         raise BadInput(f"{modality} is drawn code by code, not in steps; leave out steps")
 
 

@@ -54,12 +54,15 @@ class Sampling:
 class Sampled:
     """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
 
+    on_the_way: the sampler's state after some of its steps, as segments, where they were gathered (`mmtok.strips`).
+
     The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
     samples) is true of the prompt's frames alone, and would cut off those drawn.
     """
 
     segment: Segment
     stop: str
+    on_the_way: tuple[Segment, ...] = ()
 
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

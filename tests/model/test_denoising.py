@@ -212,7 +212,7 @@ def test_a_head_learns_what_its_condition_means():
 def test_too_few_steps_and_dials_without_a_meaning_are_refused():
     lm, signature = lm_of("grid")
     draw = lambda lm, signature, **dials: generate(lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator())
-    for dials, message in (({"steps": 1}, "at least 2 step"), ({"precision": "int8"}, "cannot be compiled or rounded")):
+    for dials, message in (({"steps": 1}, "at least 2 step"), ({"precision": "int8"}, "cannot be compiled or rounded"), ({"top_k": 3}, "no top_k")):
         with pytest.raises(BadInput, match=message):
             draw(lm, signature, **dials)
     lm, signature = lm_of("frames")
@@ -232,6 +232,21 @@ def test_a_network_without_numbers_is_refused_with_the_step():
         lm.heads["picture"].network.final.out.bias.fill_(float("nan"))
     with pytest.raises(BadInput, match="after step 1 of 6"):
         generate(lm, [asked(signature)], Sampling(), torch.Generator())
+    lm, signature = lm_of("codes")
+    with torch.no_grad():
+        lm.heads["picture"].network.final.out.bias.fill_(float("nan"))
+    for sampling, message in ((Sampling(), "NaN at step 1 of 4"), (Sampling(steps=2), "NaN at step . of 2")):
+        with pytest.raises(BadInput, match=message):
+            generate(lm, [asked(signature)], sampling, torch.Generator())
+
+
+@pytest.mark.parametrize("name, n_steps", [("grid", 6), ("cascade", 10)])
+def test_every_step_can_be_watched_and_the_last_state_is_the_sample(name, n_steps):
+    lm, signature = lm_of(name)
+    seen = []
+    drawn = generate(lm, [asked(signature)] * 2, Sampling(), torch.Generator().manual_seed(0), watch=lambda step, x: seen.append((step, x)))
+    assert [step for step, _ in seen] == list(range(n_steps))
+    np.testing.assert_array_equal(seen[-1][1].float().numpy(), np.stack([d.segment.latents for d in drawn]))
 
 
 def test_heads_that_do_not_fit_their_frames_are_refused():
