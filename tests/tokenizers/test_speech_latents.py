@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmtok.cli import main
+from mmtok.data.speech import read_sound, write_sound
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers import load
@@ -124,6 +126,20 @@ def test_save_load(tokenizer, tmp_path):
     assert isinstance(again, LogMel) and again.config == tokenizer.config and again.signature == tokenizer.signature
     assert np.array_equal(again.encode(CLIPS[0]).latents, tokenizer.encode(CLIPS[0]).latents)
     assert np.array_equal(again.decode(again.encode(CLIPS[0])), tokenizer.decode(tokenizer.encode(CLIPS[0])))
+
+
+def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
+    """The verbs with --tokenizer FOLDER: clips of the same lengths come back."""
+    tokenizer.save(tmp_path / "t")
+    write_sound(tmp_path / "a.wav", CLIPS[0])
+    words = ["--tokenizer", str(tmp_path / "t")]
+    assert main(["tokenize", "speech", str(tmp_path / "a.wav"), "-o", str(tmp_path / "t.parquet"), *words, "--check"]) == 0
+    assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "again"), *words]) == 0
+    (path,) = (tmp_path / "again").glob("*.wav")
+    assert len(read_sound(path, 16_000)) == len(CLIPS[0])
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "t.parquet")]) == 0 == main(["show", str(tmp_path / "t")])
+    assert capsys.readouterr().out.count("80 floats a frame") == 2
 
 
 def test_fingerprint_tells_latents_apart_but_not_vocoders():

@@ -1,0 +1,37 @@
+"""Pictures as codes in any order: masked diffusion over the same codes that a decoder would write from left to right.
+
+Sahoo et al. 2024 (arXiv 2406.07524). All codes start hidden and appear one at a time, or several in a step, which is faster and less
+sure (Sampling.steps); whatever is known already is kept and read, so parts of a picture can be drawn anew. By default
+scikit-learn's digits.
+
+    mmtok train recipes/any_order.py
+    mmtok sample runs/any_order --prompt seven --to image -n 16
+    mmtok train recipes/any_order.py --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'   # pixels
+    mmtok train recipes/any_order.py --sources '[{"kind": "ImageFolder", "path": "FOLDER", "height": 32, "width": 32, "channels": 3}]'
+        --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "n_codes": 512, "steps": 4000}'
+"""
+
+from mmtok.data.images import ScannedDigits
+from mmtok.data.loader import Task
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.generate import Sampling
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.denoisers import DiTConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+recipe = Recipe(
+    name="any_order",
+    sources=(ScannedDigits(),),
+    tokenizers={"text": BytesConfig(), "image": VQPatchesConfig()},
+    tasks=(Task(("caption",), ("image",), drop_given=0.1),),  # what is left out is what guidance needs
+    model=DecoderConfig(
+        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
+        heads={"image": MaskedCodes(network=DiTConfig(4, 96, 4))},
+    ),
+    train=TrainConfig(steps=2000, rows=16, row_length=256, learning_rate=2e-3, warmup=100, average=0.995, log_every=50),
+    sampling={"image": Sampling(temperature=0.9)},
+)
