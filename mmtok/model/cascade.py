@@ -107,7 +107,7 @@ class CascadeHead(nn.Module):
     def __init__(self, config: Cascade, width: int, signature: Signature):
         super().__init__()
         need_latents(signature, config)
-        self.config, self.raster = config, raster_of(signature, config.grid, config.patch)
+        self.raster = raster_of(signature, config.grid, config.patch)
         n_channels, rows, columns = self.raster.shape
         scales = [2**i for i in reversed(range(len(config.stages)))]
         if rows % scales[0] or columns % scales[0]:
@@ -140,8 +140,8 @@ class CascadeHead(nn.Module):
         """
         *coarse, finest = self.pictures(values.double())
         total, given = torch.zeros(len(h), dtype=torch.float64, device=h.device), h
-        for stage, above, picture in zip(self.stages, self.config.stages[1:], coarse):
-            noise = max(math.sqrt(above.level / (1 - above.level)), stage.sigma_range[0] / stage.spread)
+        for stage, above, picture in zip(self.stages, self.stages[1:], coarse):
+            noise = max(math.sqrt(above.config.level / (1 - above.config.level)), stage.sigma_range[0] / stage.spread)
             sigma, level = noise * stage.spread, noise**2 / (1 + noise**2)
             level = torch.full((len(h),), level, dtype=torch.float64, device=h.device)
             z = noise_condition(picture / stage.spread, level, generator)
@@ -158,16 +158,16 @@ class CascadeHead(nn.Module):
         enlarged, and numbers that go on counting.
         """
         need_all_free(free)
-        givens, n_seen = hs, 0
-        for i, (stage, shape) in enumerate(zip(self.stages, self.shapes)):
-            if i:
+        givens, picture, spread, n_seen = hs, None, 1.0, 0
+        for stage, shape in zip(self.stages, self.shapes):
+            if picture is not None:
                 level = stage.config.level if sampling.level is None else sampling.level
                 level = torch.full((len(picture),), level, dtype=torch.float64, device=picture.device)
-                low = noise_condition(picture / self.stages[i - 1].spread, level, generator)
+                low = noise_condition(picture / spread, level, generator)
                 givens = [joined(h, low, level) for h in hs]
             seen = None if watch is None else self._enlarging(watch, n_seen)
             picture = stage.draw(givens, shape, sampling.steps, sampling.temperature, sampling.guidance, generator, seen)
-            n_seen += sampling.steps or stage.config.steps
+            spread, n_seen = stage.spread, n_seen + (sampling.steps or stage.config.steps)
         return self.raster.frames(picture).float()
 
     def pictures(self, values: Tensor) -> list[Tensor]:
