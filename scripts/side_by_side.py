@@ -1,4 +1,4 @@
-"""What both benchmarks measure and print with: turns of ours and a peer's in one run, figures beside a bar, the machine and its limits."""
+"""What the benchmarks measure and print with: turns of ours and a peer's in one run, figures beside a bar, the machine and its limits."""
 
 from __future__ import annotations
 
@@ -89,9 +89,10 @@ def reading(n_bytes: int) -> tuple[Callable[[], object], float]:
 # ---- the command line
 
 def parser(about: str, rows: Iterable[str], threads: int) -> argparse.ArgumentParser:
-    """The words that both benchmarks take: which rows, repeats, torch's threads (`threads` unless given), a file."""
+    """The words that all benchmarks take: which rows, repeats, torch's threads (`threads` unless given), a file."""
     made = argparse.ArgumentParser(description=about)
     made.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(rows)} (default: all)")
+    made.add_argument("--only", nargs="+", default=[], metavar="ROW", help="the same, as an option")
     made.add_argument("--json", type=Path, help="write the figures to this file too")
     made.add_argument("--repeats", type=int, default=9, help="turns that the medians are over; long rows take fewer")
     made.add_argument("--threads", type=int, default=threads, help="of torch, on both sides")
@@ -101,6 +102,7 @@ def parser(about: str, rows: Iterable[str], threads: int) -> argparse.ArgumentPa
 def parsed(parser: argparse.ArgumentParser, rows: Iterable[str]) -> argparse.Namespace:
     """The command line's words, with all `rows` where none is named; torch gets its threads. Exits with 2 for wrong words."""
     words, rows = parser.parse_args(), list(rows)
+    words.rows += words.only
     if set(words.rows) - set(rows) or words.repeats < 1 or words.threads < 1:
         parser.error(f"rows are {', '.join(rows)}; repeats and threads at least 1")
     torch.set_num_threads(words.threads)
