@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -20,7 +21,7 @@ from mmtok.data.loader import Task
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.describe import describe_run
 from mmtok.folder import read_json
-from mmtok.model.generate import Sampled, Sampling, fill_holes, generate
+from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score
 from mmtok.progress import Progress
@@ -153,6 +154,13 @@ class Run:
                 drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
                 progress.advance(len(drawn) - start)
         return drawn
+
+    def stream(self, prompts: Sequence[Document], sampling: Sampling,
+               seed: int) -> Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]:
+        """Continue one batch of prompts, a frame at a time, and return what `draw` does: see `mmtok.model.generate.stream`."""
+        if prompts and sampling.guidance != 1:
+            self._check_guidance(prompts[0], sampling.guidance)
+        return (yield from stream(self.lm, prompts, sampling, torch.Generator(self.lm.device).manual_seed(seed)))
 
     def _check_guidance(self, prompt: Document, guidance: float) -> None:
         """Raise BadInput unless the task that the prompt asks was trained with just these segments left out."""

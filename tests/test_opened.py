@@ -60,6 +60,25 @@ def test_draws_do_not_depend_on_the_batches_other_prompts_only_on_the_seed(tiny_
     assert isinstance(run.draw(prompts, run.sampling("image"), 1)[0].segment, Segment)
 
 
+def test_what_is_streamed_is_what_is_drawn(tiny_run):
+    run = open_run(tiny_run)
+    prompts, way = [run.prompt([run.tokenizers["text"].encode(word)], "speech") for word in ("low", "high", "low")], run.sampling("speech")
+    steps, got = run.stream(prompts, way, 7), [[] for _ in prompts]
+    while True:
+        try:
+            rows, frames = next(steps)
+        except StopIteration as end:
+            streamed = end.value
+            break
+        for row, frame in zip(rows, frames):
+            got[row].append(frame)
+    for row, sampled, drawn in zip(got, streamed, run.draw(prompts, way, 7)):
+        assert np.array_equal(np.array(row).reshape(-1, 80), drawn.segment.codes)
+        assert np.array_equal(sampled.segment.codes, drawn.segment.codes) and sampled.stop == drawn.stop
+    with pytest.raises(BadInput, match="guidance 2.0 needs a run trained with drop_given"):
+        next(run.stream(prompts, run.sampling("speech", guidance=2.0), 0))
+
+
 def test_guidance_needs_a_run_trained_with_the_null_condition(tiny_run):
     run = open_run(tiny_run)
     prompt = [run.prompt([run.tokenizers["text"].encode("low")], "speech")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from mmtok.model.writer import Writer
 from mmtok.nn.reader import Reader
 from mmtok.segment import BadInput, Document, segment_of
 
-__all__ = ["Sampled", "Sampling", "draw", "fill_holes", "generate", "mix_guidance", "pick"]
+__all__ = ["Sampled", "Sampling", "draw", "fill_holes", "generate", "mix_guidance", "pick", "stream"]
 
 
 def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
@@ -46,6 +46,44 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
             if on_frames is not None and len(rows):
                 on_frames(rows, frames)
     return walk.results()
+
+
+def stream(lm: LM, prompts: Sequence[Document], sampling: Sampling,
+           generator: torch.Generator) -> Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]:
+    """`generate` as an iterator: after every step the rows (n,) that got a frame and the frames (n, C); at the end it returns the samples.
+
+    The next step is made when it is asked for. A row that got no frame is done. What a head draws as a whole comes frame by frame too, but
+    only once it is all there. Raises ValueError for prompts with holes, whose frames would not come in their order.
+    """
+    if not prompts:
+        return []
+    modality, known = _checked(lm, prompts, sampling), np.array([len(p.segments[-1]) for p in prompts])
+    if any(p.segments[-1].holes for p in prompts):
+        raise ValueError("what fills holes cannot be streamed")
+    if lm.draws_whole(modality):
+        drawn = draw_whole(lm, modality, prompts, sampling, generator)
+        for t in range(known.min(), max(len(d.segment) for d in drawn)):
+            rows = np.flatnonzero(known <= t)
+            yield rows, np.stack([drawn[row].segment.values[t] for row in rows])
+        return drawn
+    with evaluating(lm), torch.inference_mode():
+        walk = _Walk(lm, prompts, sampling, generator)
+    while len(walk.rows):
+        with evaluating(lm), torch.inference_mode():  # not while whoever asked has its turn
+            rows, frames = walk.step()
+        if len(rows):
+            yield rows, segment_of(walk.signature, frames).values
+    return walk.results()
+
+
+def _checked(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
+    """The modality that all prompts ask for, once it is sure that it can be drawn so."""
+    modality = _check(lm, prompts)
+    if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
+        raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
+    if not lm.draws_whole(modality):
+        _check_sampling(lm, modality, sampling)
+    return modality
 
 
 def _check(lm: LM, prompts: Sequence[Document]) -> str:
