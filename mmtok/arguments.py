@@ -24,12 +24,14 @@ from mmtok.segment import BadInput
 
 @dataclass(frozen=True)
 class Arg:
-    """What a parameter's type does not say: its help, its name in the usage line, a short option, the legal values."""
+    """What a parameter's type does not say: its help, its name in the usage line, a short option, the legal values, and what an
+    option means that is given without a value (None: it needs one)."""
 
     help: str
     metavar: str | None = None
     short: str | None = None
     choices: tuple[str, ...] = ()
+    alone: str | None = None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -79,7 +81,8 @@ def _usage(parser: argparse.ArgumentParser, verb: Callable) -> str:
     words = ["mmtok", verb.__name__]
     for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
         if action.dest != "help":
-            value = "" if action.nargs == 0 else f"{action.metavar}..." if action.nargs == "+" else action.metavar
+            shown = {0: "", "+": f"{action.metavar}...", "?": f"[{action.metavar}]"}
+            value = shown.get(action.nargs, action.metavar)
             text = " ".join(part for part in (*action.option_strings[:1], value) if part)
             words.append(text if action.required else f"[{text}]")
     return " ".join(words + ["[--field value ...]"] * ("overrides" in _parameters(verb)))
@@ -115,4 +118,5 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: An
         parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=list(default or ()), **settings)
     else:
         settings["help"] += f" (default: {default})" if default is not None else ""
+        settings |= {} if about.alone is None else {"nargs": "?", "const": about.alone}
         parser.add_argument(*names, dest=parameter.name, type=scalar, required=required, default=default, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def modality_to(run: Run, to: str) -> str:
 
 
 def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | None = None, seed: int = 0, hole: str | None = None,
-           **changes: float | int | str | None) -> list[Path]:
+           draw: Callable[..., list[Sampled]] | None = None, **changes: float | int | str | None) -> list[Path]:
     """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths: n files, of jets one file of n jets.
 
     Files are named after the prompt, and listed in index.json (see `write_samples`). Asking for the same again replaces files of the same
@@ -105,19 +105,25 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
     is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
     hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead (the run must have been trained with holes).
+    draw: is asked instead of `run.draw`, with the same arguments, for the same result.
     changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled instead of the recipe's.
     """
     modality = modality_to(run, to)
-    given = [read_segments(run, word)[0] for word in prompt]
-    begun = given.pop() if _goes_on(run, given, modality) else None
-    if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
-        raise BadInput(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --hole FILE:START:STOP")
-    document = run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
-    drawn = run.draw([document] * n, run.sampling(modality, **changes), seed)
+    document = asked(run, prompt, modality, hole)
+    drawn = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
     words = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or NOTHING
     stem = re.sub(r"^\.+$", "_", words)  # of dots alone: no name of a file
     stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
     return write_samples(run, out or run.folder / "samples" / "asked", stems, drawn)
+
+
+def asked(run: Run, prompt: Sequence[str], modality: str, hole: str | None = None) -> Document:
+    """The open document that words or files ask for, as `sample` takes them."""
+    given = [read_segments(run, word)[0] for word in prompt]
+    begun = given.pop() if _goes_on(run, given, modality) else None
+    if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
+        raise BadInput(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --hole FILE:START:STOP")
+    return run.prompt(given, modality, _holed(run, modality, hole) if hole else begun)
 
 
 def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:

@@ -38,6 +38,12 @@ def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_3
 
     Raises BadInput for a document without segments, and when an input-only modality is among the predicted ones.
     """
+    scored = score_part(lm, documents, 0, 1, positions_per_batch)
+    return [scored[i] for i in range(len(documents))]
+
+
+def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_per_batch: int = 16_384) -> dict[int, Score]:
+    """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...; by the documents' numbers."""
     for i, document in enumerate(documents):
         if not document.segments:
             raise BadInput(f"document {i} of {len(documents)}, counted from 0, has no segments: there is nothing to score; leave it out")
@@ -46,20 +52,22 @@ def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_3
     row_length = max(lengths, default=1)
     rows = plan_rows(lengths, row_length)
     per_batch = max(1, positions_per_batch // row_length)
-    nats = [np.zeros(len(d.segments)) for d in documents]
-    for start in range(0, len(rows), per_batch):
+    nats: dict[int, np.ndarray] = {}
+    for start in range(k * per_batch, len(rows), n * per_batch):
         chunk = rows[start : start + per_batch]
         with evaluating(lm):
             total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device), scoring=True).total.double().cpu().numpy()
         for r, row in enumerate(chunk):
             at = 0
             for i in row:
+                nats[i] = np.zeros(len(documents[i].segments))
                 np.add.at(nats[i], streams[i].segment, total[r, at : at + lengths[i]])
                 at += lengths[i]
-    return [
-        Score(tuple(float(x) if p else None for x, p in zip(n, d.predict)), tuple(map(_n_frames, d.segments)), _kind(lm, d))
-        for n, d in zip(nats, documents)
-    ]
+    return {
+        i: Score(tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)), tuple(map(_n_frames, documents[i].segments)),
+                 _kind(lm, documents[i]))
+        for i, mine in nats.items()
+    }
 
 
 def _kind(lm: LM, document: Document) -> str:

@@ -98,9 +98,12 @@ class Processes:
 ALONE = Processes()
 
 
+LOST = "another process of this training is gone or does not answer; the same command goes on from the last checkpoint"
+
+
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, if it did; part from them at the end.
+def joined(lost: str = LOST) -> Iterator[Processes]:
+    """Meet the other processes that torchrun started, if it did; part from them at the end. lost: what to say where one is.
 
     With GPUs: the one of LOCAL_RANK, and NCCL; else the CPU, and Gloo. Raises BadInput when there are fewer GPUs than processes
     on this machine, ConnectionError when another process is lost on the way.
@@ -114,7 +117,7 @@ def joined() -> Iterator[Processes]:
         local = int(os.environ.get("LOCAL_RANK", rank))
         if local >= torch.cuda.device_count():
             raise BadInput(f"process {local} of this machine has no GPU left, there are {torch.cuda.device_count()}: lower --nproc-per-node, "
-                           "or set CUDA_VISIBLE_DEVICES= to train on the CPU")
+                           "or set CUDA_VISIBLE_DEVICES= to take the CPU")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
@@ -123,8 +126,7 @@ def joined() -> Iterator[Processes]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        raise ConnectionError("another process of this training is gone or does not answer; the same command goes on from the last "
-                              f"checkpoint ({str(error).splitlines()[0]})") from error
+        raise ConnectionError(f"{lost} ({str(error).splitlines()[0]})") from error
     finally:
         dist.destroy_process_group()
 
