@@ -56,8 +56,10 @@ def sample(
     run: Run, *,
     prompt: Annotated[list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")] = (),
     to: Annotated[str, Arg("what to draw: a modality, or a field of the recipe", "FIELD")],
-    n: Annotated[int, Arg("how many samples", "N", "-n")] = 8,
-    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked)", "DIR", "-o")] = None,
+    n: Annotated[int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")] = None,
+    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked); - streams one, speech or text, to stdout", "DIR", "-o")] = None,
+    play: Annotated[str | None, Arg("play speech while it is drawn, by COMMAND (raw 16-bit mono into its stdin, {rate} is the rate in Hz) or a player found",
+                                    "COMMAND", alone="")] = None,
     seed: Annotated[int, Arg("of everything random", "SEED")] = 0,
     temperature: Annotated[float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")] = None,
     top_k: Annotated[int | None, Arg("draw among the K likeliest only", "K")] = None,
@@ -70,16 +72,16 @@ def sample(
     recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
-    if n < 1:
+    if n is not None and n < 1:
         raise BadInput(f"sample: -n is {n}; it must be at least 1")
     if not 0 <= seed < 2**63:
         raise BadInput(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
-    from mmtok import ask
+    from mmtok import live
     from mmtok.run import open_run
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
                "precision": precision, "compiled": compiled or None}
-    for path in ask.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, **changes):
+    for path in live.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, play, **changes):
         print(path)
 
 
