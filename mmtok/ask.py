@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from mmtok.data.convert import signals_of, write_signal
 from mmtok.data.text import TextFileConfig, passages
 from mmtok.files import write_text
 from mmtok.folder import read_json
-from mmtok.metrics.units import customary, units_of
+from mmtok.metrics.units import customary, is_density, units_of
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
-from mmtok.segment import BadInput, Document, Segment
+from mmtok.segment import BadInput, Document, Segment, segment_of
+from mmtok.strips import write_strips
 from mmtok.tokenizers.text import Bytes
 
 SUFFIXES = {
@@ -28,6 +29,7 @@ SUFFIXES = {
 }  # fmt: skip
 NOTHING = "nothing"  # what samples that nothing was given for are named after
 INDEX = "index.json"  # of a folder of samples
+SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
 
 
 # ---- reading what is asked
@@ -104,9 +106,10 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
 
     prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
     is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
-    hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead (the run must have been trained with holes).
+    hole: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead. The run must have been trained with holes, or draw codes
+    in any order (MaskedCodes), which needs no such training and takes several spans, "FILE:0:3,8:12".
     draw: is asked instead of `run.draw`, with the same arguments, for the same result.
-    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled instead of the recipe's.
+    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level instead of the recipe's.
     """
     modality = modality_to(run, to)
     document = asked(run, prompt, modality, hole)
@@ -134,24 +137,41 @@ def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
 
 
 def _holed(run: Run, modality: str, hole: str) -> Segment:
-    """The file's segment with a span of its frames taken out."""
-    try:
-        file, start, stop = hole.rsplit(":", 2)
-        a, b = int(start), int(stop)
-    except ValueError:
-        raise BadInput(f"--hole {hole!r} must be FILE:START:STOP, frames counted from 0") from None
+    """The file's segment with a span of its frames taken out; where codes are drawn in any order, with the spans to draw anew."""
+    parts = re.fullmatch(rf"(.+):({SPAN}(?:,{SPAN})*)", hole, re.DOTALL)
+    if not parts:
+        raise BadInput(f"--hole {hole!r} must be FILE:START:STOP, frames counted from 0; several spans are START:STOP,START:STOP")
+    file, spans = parts[1], tuple(sorted((int(a), int(b)) for a, b in (span.split(":") for span in parts[2].split(","))))
+    in_any_order = run.lm.draws_whole(modality)
+    if in_any_order and run.vocabulary.signatures[modality].latent_size:
+        raise BadInput(f"--hole: {modality} is drawn by a diffusion over whole segments of latents, of which no part can be kept; a head of "
+                       "MaskedCodes over codes can fill holes in")
+    if not in_any_order:
+        _need_holes_trained(run, modality, spans)
+    segment = read_segments(run, file)[0]
+    if segment.modality != modality or not all(0 <= a < b <= len(segment) for a, b in spans):
+        raise BadInput(f"--hole {hole!r}: {file} is {segment.modality} of {len(segment)} frames")
+    if any(b > a for (_, b), (a, _) in zip(spans, spans[1:])):
+        raise BadInput(f"--hole {hole!r}: the spans overlap")
+    if in_any_order:
+        return replace(segment, holes=spans)
+    (a, b), = spans
+    return segment_of(run.vocabulary.signatures[modality], np.delete(segment.values, slice(a, b), 0), info=segment.info, holes=((a, a),))
+
+
+def _need_holes_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
+    """Raise BadInput unless the decoder, which draws frames one after another, has learned to fill one hole in."""
     fields = run.recipe.fields
     if not any(t.hole > 0 and fields[t.make[-1]] == modality for t in run.recipe.tasks):
         raise BadInput(f"holes in {modality} need a run trained with hole > 0 on a task that makes {modality}")
-    segment = read_segments(run, file)[0]
-    if segment.modality != modality or not 0 <= a < b <= len(segment):
-        raise BadInput(f"--hole {hole!r}: {file} is {segment.modality} of {len(segment)} frames")
-    return Segment(modality, codes=np.delete(segment.codes, slice(a, b), 0), info=segment.info, holes=((a, a),))
+    if len(spans) > 1:
+        raise BadInput(f"--hole: {modality} was trained with one hole at a time; several need a head that draws codes in any order (MaskedCodes)")
 
 
 def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled]) -> list[Path]:
     """Decode and write samples, a file per stem; jets of one stem share its file. Returns the files.
 
+    Where states on the way were gathered, steps/ in the folder shows those of the first sample of each prompt (`mmtok.strips`).
     index.json in the folder has a row for each sample: its file, its frames, and how it stopped ("end" or "cap"); of the jets in one
     file the rows stand in their order. Rows of files that were there before, and still are, stay, unless the file is written anew.
     """
@@ -167,6 +187,7 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
         signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
         paths.append(path := write_signal(folder / stem, modality, signal, tokenizer))
         rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} for i in group]
+    write_strips(folder, stems, drawn, tokenizer)
     write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
     return paths
 
@@ -199,7 +220,8 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class Scored:
     """One line of `mmtok score`: nats of a segment, its frames and how many of its unit (bytes of a text) these are, the kind, and
-    the customary unit; whether the segment is only a passage of a longer text, scored without the passages before it."""
+    the customary unit; whether the segment is only a passage of a longer text, scored without the passages before it; whether the nats
+    are of a density (of standardised latents), and so may be below 0."""
 
     name: str
     modality: str
@@ -210,9 +232,15 @@ class Scored:
     value: float
     unit: str
     passage: bool = False
+    density: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({self.kind})"
+        return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({kind_text(self.kind, self.density)})"
+
+
+def kind_text(kind: str, density: bool) -> str:
+    """What nats are, in words."""
+    return f"{kind}, density" if density else kind
 
 
 def totals(rows: Sequence[Scored]) -> list[Scored]:
@@ -230,12 +258,14 @@ def totals(rows: Sequence[Scored]) -> list[Scored]:
             kinds = {row.kind for row in mine}
             kind = next(kind for kind in ("estimate", "bound", "exact") if kind in kinds)  # a sum is what the weakest of its terms is
             kind += " for each passage by itself, not for the text" * any(row.passage for row in mine)
-            lines.append(Scored(f"all {len(mine)}", modality, nats, sum(row.frames for row in mine), units, kind, *customary(modality, nats, units)))
+            value = sum(row.value * max(1, row.units) for row in mine) / max(1, units)
+            lines.append(replace(mine[0], name=f"all {len(mine)}", nats=nats, frames=sum(row.frames for row in mine), units=units, kind=kind,
+                                 value=value, passage=False))
     return lines
 
 
 def n_units(run: Run, segment: Segment) -> int:
-    """How many of what the customary unit counts a segment has: bytes of a text, particles of a jet, else frames."""
+    """How many of what the customary unit counts a segment has, as `units_of` says."""
     return units_of(run.tokenizers[segment.modality], segment)
 
 
@@ -260,5 +290,6 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
         nats, units = scored.nats[-1], n_units(run, segment)
         # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
         kind = "bound" if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes) else scored.kind
-        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(segment.modality, nats, units), part))
+        signature = run.vocabulary.signatures[segment.modality]
+        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(signature, nats, units), part, is_density(signature)))
     return rows

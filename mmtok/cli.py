@@ -68,7 +68,9 @@ def sample(
     max_frames: Annotated[int | None, Arg("the cap of one sample", "N")] = None,
     precision: Annotated[str | None, Arg("weights while drawing", choices=("full", "bfloat16", "int8"))] = None,
     compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
-    hole: Annotated[str | None, Arg("draw frames START to STOP of FILE anew", "FILE:START:STOP")] = None,
+    steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
+    level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
+    hole: Annotated[str | None, Arg("draw frames START to STOP of FILE anew; of codes in any order several spans, 0:3,8:12", "FILE:START:STOP")] = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
@@ -80,7 +82,7 @@ def sample(
     from mmtok.run import open_run
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
-               "precision": precision, "compiled": compiled or None}
+               "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
     for path in live.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, play, **changes):
         print(path)
 
@@ -90,7 +92,10 @@ def score(
     given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     recipe: RecipeFile = None,
 ) -> None:
-    """How likely the model finds what it is shown: nats and the customary unit per segment, exact or a bound."""
+    """How likely the model finds what it is shown: nats and the customary unit per segment; exact, a bound or an estimate.
+
+    Of continuous latents the nats are of a density over their standardised values, and may be below 0.
+    """
     from mmtok import ask
     from mmtok.run import open_run
 

@@ -7,7 +7,6 @@ index.json, samples/MADE_from_GIVEN.json for readings. Letters: T frames, C chan
 from __future__ import annotations
 
 import io
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtok import page, plots
+from mmtok import page, plots, strips
 from mmtok.ask import INDEX, NOTHING, modality_of, read_index
 from mmtok.data.subset import random_subset
 from mmtok.folder import read_json
@@ -82,7 +81,7 @@ def _kept(folder: Path) -> list[_Sample]:
     for row in read_index(folder) or [{"file": p.name} for p in sorted(folder.glob("[!.]*.*")) if p.name != INDEX]:
         stops[row["file"]] = (*stops.get(row["file"], ()), *([row["stop"]] if "stop" in row else []))
     paths = [(folder / file, how) for file, how in stops.items()]
-    return [_Sample(p, re.sub(r"-\d{3,}$", "", p.stem).replace("_", " "), how) for p, how in paths if p.is_file()]
+    return [_Sample(p, strips.prompt_of(p.stem).replace("_", " "), how) for p, how in paths if p.is_file()]
 
 
 def _made(run: Run, modality: str) -> tuple[str | None, str]:
@@ -116,7 +115,8 @@ def _images(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
                  for x, y in zip(some, following)]  # fmt: skip
         blocks.append(tag("div", tag("h3", prompt), tag("div", *(tag("figure", *pair) for pair in pairs), cls="strip"), cls="prompt"))
     large = " large" if max(max(x.shape[:2]) for x in images) > page.PNG_SIDE else ""
-    return [tag("p", remark), tag("div", *blocks, cls="prompts" + large), *_left_out(prompts, len(shown))]
+    walks = strips.shown([s.path for prompt in shown for s in prompts[prompt]])
+    return [tag("p", remark), tag("div", *blocks, cls="prompts" + large), *_left_out(prompts, len(shown)), *walks]
 
 
 def _nearest(run: Run, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mmtok import tokenizers as tokenizer_room
 from mmtok.data.loader import Task
@@ -27,9 +28,13 @@ from mmtok.model.score import Score, score
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
+from mmtok.strips import strips_of
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import digest
 from mmtok.vocabulary import Vocabulary
+
+
+SLOW_AT_ONCE = 32  # documents that are scored between two lines about it, where the likelihood is solved for in steps
 
 
 def best_device() -> torch.device:
@@ -140,7 +145,10 @@ class Run:
         return replace(self.recipe.sampling.get(modality, Sampling()), **{k: v for k, v in changes.items() if v is not None})
 
     def draw(self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256) -> list[Sampled]:
-        """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition."""
+        """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition.
+
+        Of pictures that a diffusion draws as a whole the first have states that they went through (`mmtok.strips`).
+        """
         if not prompts:
             return []
         if sampling.guidance != 1:
@@ -149,11 +157,20 @@ class Run:
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         holes = bool(prompts[0].segments[-1].holes)
         modality = prompts[0].segments[-1].modality
+        strips = None if holes else strips_of(self.lm, modality, sampling)
         with Progress(f"draw {modality}", len(prompts), "samples") as progress:
+
+            def watch(step: int, segments: Tensor) -> None:
+                """Of a head that draws a whole batch in steps: that it is at work, and for the first batch what it looks like."""
+                progress.advance(0, f"step {step + 1}")
+                if strips is not None and not drawn:
+                    strips.watch(step, segments)
+
             for start in range(0, len(prompts), batch):
-                drawn += (fill_holes if holes else generate)(self.lm, prompts[start : start + batch], sampling, generator)
-                progress.advance(len(drawn) - start)
-        return drawn
+                some = prompts[start : start + batch]
+                drawn += fill_holes(self.lm, some, sampling, generator) if holes else generate(self.lm, some, sampling, generator, watch=watch)
+                progress.advance(len(drawn) - start, "")
+        return drawn if strips is None else strips.beside(drawn)
 
     def stream(self, prompts: Sequence[Document], sampling: Sampling,
                seed: int) -> Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]:
@@ -169,9 +186,22 @@ class Run:
         if given and not (task.drop_given > 0 and len(given) == len(task.given)):
             raise BadInput(f"guidance {guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
 
-    def score_documents(self, documents: Sequence[Document], lm: LM | None = None) -> list[Score]:
-        """Score documents under the trained decoder (or another one, such as an untrained one)."""
-        return score(lm or self.lm, documents)
+    def score_documents(self, documents: Sequence[Document], lm: LM | None = None, at_once: int = SLOW_AT_ONCE) -> list[Score]:
+        """Score documents under the trained decoder (or another one, such as an untrained one).
+
+        at_once: where a likelihood is solved for in steps ("estimate"), so many documents are scored before the progress moves; what is
+        random there is drawn anew for each such lot from one seed, so that equal lots have equal scores.
+        """
+        lm = lm or self.lm
+        asked = {s.modality for d in documents for s, predicted in zip(d.segments, d.predict) if predicted and s is not None}
+        if not any(lm.kind(m) == "estimate" for m in asked):
+            return score(lm, documents)
+        scored: list[Score] = []
+        with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
+            for start in range(0, len(documents), at_once):
+                scored += score(lm, documents[start : start + at_once])
+                progress.advance(len(scored) - start)
+        return scored
 
     def describe(self) -> str:
         """What the run holds, for `mmtok show`."""

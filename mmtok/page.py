@@ -79,12 +79,16 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def thumbnail(image: np.ndarray, alt: str, cls: str = "") -> Markup:
-    """uint8 (height, width) or (height, width, 3) as <img>: exact while it is small, where its pixels stay squares."""
+def thumbnail(image: np.ndarray, alt: str, cls: str = "", n_tiles: int = 1) -> Markup:
+    """uint8 (height, width) or (height, width, 3) as <img>: exact while it is small, where its pixels stay squares.
+
+    n_tiles: how many pictures stand in it side by side, with gaps of up to an eighth between them; each is small or not by itself.
+    """
     picture = Image.fromarray(image)
-    if max(picture.size) <= PNG_SIDE:
+    room = n_tiles * 9 / 8 if n_tiles > 1 else 1
+    if max(picture.height, picture.width / room) <= PNG_SIDE:
         return tag("img", src=data_uri("image/png", encoded(picture, "PNG")), alt=alt, cls=f"pixels {cls}")
-    picture.thumbnail((THUMB_SIDE, THUMB_SIDE))
+    picture.thumbnail((round(THUMB_SIDE * room), THUMB_SIDE))
     return tag("img", src=data_uri("image/jpeg", encoded(picture, "JPEG")), alt=alt, cls=cls)
 
 
@@ -118,6 +122,7 @@ figure { margin: 0; text-align: center; } figcaption { font-size: .875rem; }
 .strip img { display: block; width: 64px; height: auto; margin: 0 auto .3rem; } .strip img.near { width: 40px; }
 td img { display: block; width: 32px; height: auto; }
 .pixels { image-rendering: pixelated; } .full { width: 100%; }
+.walks { display: flex; flex-wrap: wrap; gap: .6rem 2rem; } .walk { height: 48px; max-width: 100%; display: block; }
 .large .strip img { width: 96px; } .large .strip img.near { width: 64px; }
 .sounds { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: .8rem 1.2rem; }
 .sounds audio { width: 100%; height: 34px; margin-top: .3rem; }

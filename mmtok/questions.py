@@ -74,14 +74,13 @@ def _novelty(s: Setting, clean: Sequence, held: Sequence, drawn: Sequence[Sample
     encoded = tokenizer.encode_batch(held)
     samples, round_trip = (tokenizer.decode_batch(segments) for segments in ([d.segment for d in drawn], encoded))
     figures = {"round_trip_psnr_db": psnr_db(held, round_trip)}
-    if tokenizer.signature.levels:  # latents of two images never agree to the last bit
+    if tokenizer.signature.levels:
         codes = np.stack([x.codes for x in [*(d.segment for d in drawn), *encoded]])
         copies = copied(codes, s.training_codes())
-        figures |= {
-            "copies": float(copies[: len(drawn)].mean()),
-            "copies_heldout": float(copies[len(drawn) :].mean()),
-            "codebook_use": len(np.unique(codes[len(drawn) :])) / tokenizer.signature.levels[0],
-        }
+        figures["codebook_use"] = len(np.unique(codes[len(drawn) :])) / tokenizer.signature.levels[0]
+    else:  # latents of two images never agree to the last bit, the pictures that they stand for may
+        copies = copied(np.stack([*samples, *round_trip]), s.training_round_trips())
+    figures |= {"copies": float(copies[: len(drawn)].mean()), "copies_heldout": float(copies[len(drawn) :].mean())}
     n = min(len(samples), len(held) // 2)
     if n >= 2:  # a covariance needs two
         order = np.random.default_rng(s.seed).permutation(len(held))  # a folder of pictures comes sorted by class

@@ -19,6 +19,7 @@ from mmtok.describe import n_numbers
 from mmtok.files import write_text
 from mmtok.folder import read_json
 from mmtok.gallery import missing, sample_names, sample_section, title_of
+from mmtok.model.anyorder import MaskedCodes
 from mmtok.page import Markup, join, number, table, tag
 from mmtok.progress import say
 from mmtok.run import Run
@@ -27,7 +28,7 @@ from mmtok.train.log import read_log
 
 LABELS = {
     "judge_accuracy": "samples that the judge names as asked", "judge_heldout": "the judge on real held-out signals",
-    "judge_round_trip": "the judge on real ones through the tokenizer", "copies": "samples whose codes equal a training image's",
+    "judge_round_trip": "the judge on real ones through the tokenizer", "copies": "samples equal to a training image, in codes or decoded",
     "copies_heldout": "the same for real held-out images", "frechet": "Fréchet distance to real held-out images",
     "frechet_real": "the same between two real sets", "round_trip_psnr_db": "round trip PSNR [dB]", "codebook_use": "share of codes in use",
     "accuracy": "read as their name says", "n": "number of signals", "stopped": "samples that end by themselves",
@@ -42,7 +43,8 @@ LABELS = {
 REMARKS = {
     **dict.fromkeys(("jets_from_text", "jets_from_nothing"),
                     "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets differ by."),
-    "score": "Negative log-likelihood of held-out signals; lower is better.",
+    "score": "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents is a Gaussian for each of a "
+             "frame's numbers, or, where these are cells of an axis, a table of them.",
     "zero_shot": "Held-out images named by the caption under which they are likeliest.",
 }
 
@@ -111,14 +113,21 @@ def _training(run: Run) -> list[Markup]:
     charts = [plots.curve("loss", "weighted" if lowered else "nats, weighted", steps, [line["loss"] for line in lines], {})]
     curves = {m: (customary(m, 0.0, 1)[1], [_customary(m, line) for line in lines], held_out.get(m, {}))
               for m in dict.fromkeys(m for line in lines for m in line["nats"])}  # fmt: skip
-    # what held-out signals of these cost is in another unit
-    curves |= {m: ("training loss, no nats", [line.get("training_loss", {}).get(m) for line in lines], {}) for m in lowered}
+    curves |= {m: _lowered(run, m, [line.get("training_loss", {}).get(m) for line in lines], held_out.get(m, {})) for m in lowered}
     charts += [plots.curve(m, unit, steps, values, levels) for m, (unit, values, levels) in curves.items()
                if any(v is not None and math.isfinite(v) for v in values)]  # fmt: skip
     last = lines[-1]
     words = f"Step {last['step']:,} of {run.recipe.train.steps:,}, {last['positions_per_s']:,.0f} positions per second at the end. "
     remark = "Dashed: held-out signals under a unigram model of the training codes, and under the untrained decoder." if held_out else ""
     return [tag("p", words + remark), tag("div", *charts, cls="charts")]
+
+
+def _lowered(run: Run, m: str, values: Sequence[float | None], held_out: Mapping[str, float]) -> tuple[str, list[float | None], Mapping]:
+    """Unit, values and held-out levels of what training lowers where it is no likelihood: a bound's are those of the likelihood that it
+    bounds; a denoising loss has a unit of its own, beside which held-out nats cannot stand."""
+    if isinstance(run.recipe.model.heads.get(m), MaskedCodes):
+        return f"bound, {customary(m, 0.0, 1)[1]}", [None if v is None else customary(m, v, 1)[0] for v in values], held_out
+    return "denoising loss", list(values), {}
 
 
 def _customary(m: str, line: Mapping[str, Any]) -> float | None:
@@ -135,7 +144,8 @@ def _scores(run: Run) -> dict[str, dict[str, float]]:
     except (BadInput, OSError):  # the figures' own section says why
         return {}
     short = lambda key, values: key.removeprefix(min(values, key=len)).strip("_") or "model"  # bits_per_code_unigram -> unigram
-    return {m: {short(key, values): x for key, x in values.items()} for m, values in found.items()}
+    costs = {m: {key: x for key, x in values.items() if "_per_" in key} for m, values in found.items()}  # not how many, and of what kind
+    return {m: {short(key, values): x for key, x in values.items()} for m, values in costs.items()}
 
 
 def _figures(run: Run) -> list[Markup]:
@@ -156,10 +166,16 @@ def _question(run: Run, name: str, values: object) -> Markup:
         return tag("p", number(values))
     if name == "score":
         columns = ("model", "without_condition", "unigram", "untrained")
-        rows = [(f"{m}, {customary(m, 0.0, 1)[1]}", *(number(x.get(k, math.nan)) for k in columns)) for m, x in _scores(run).items()]
+        rows = [(_cost_text(m, values[m]), *(number(x.get(k, math.nan)) for k in columns)) for m, x in _scores(run).items()]
         return table(("", "this run", "without condition", *columns[2:]), rows)
     classes = {k: x for k, x in values.items() if isinstance(x, Mapping)}
     return _figure_table(classes or {"": values})
+
+
+def _cost_text(m: str, values: Mapping[str, object]) -> str:
+    """What a row of costs is of: the modality, the unit that the figures' keys name, and what they are where they are not exact."""
+    unit = min((key for key in values if "_per_" in key), key=len).replace("_per_", "/")
+    return f"{m}, {unit}" + (f" ({values['kind']}; {values['n']} signals)" if "kind" in values else "")
 
 
 def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:

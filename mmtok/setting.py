@@ -15,7 +15,7 @@ from mmtok.data.loader import Task
 from mmtok.data.subset import random_subset
 from mmtok.model.generate import Sampled
 from mmtok.run import Run
-from mmtok.segment import Document
+from mmtok.segment import Document, Segment
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,19 @@ class Setting:
 
     def training_codes(self) -> Iterator[np.ndarray]:
         """Codes (T, C) of every signal that is made in training, as trained on and, where a source augments it, clean too."""
+        for segments in self._training_segments():
+            yield from (segment.codes for segment in segments)
+
+    def training_round_trips(self) -> Iterator[Any]:
+        """The same signals, encoded and decoded again: what they are to a decoder that draws latents."""
+        for segments in self._training_segments():
+            yield from self.tokenizer(self.made).decode_batch(segments)
+
+    def _training_segments(self) -> Iterator[list[Segment]]:
         twins = self.clean_rows() if any(hasattr(source, "clean") for source in self.run.recipe.sources) else ()
         signals = (made for _, made in chain(self.rows("train"), twins))
         while batch := list(islice(signals, 256)):
-            yield from (segment.codes for segment in self.tokenizer(self.made).encode_batch(batch))
+            yield self.tokenizer(self.made).encode_batch(batch)
 
     def tokenizer(self, field: str) -> Any:
         """The tokenizer of a field's modality."""

@@ -1,6 +1,9 @@
 """Toy signatures, the trap document, and small models in float64 that every room's laws are tried on."""
 
+import runpy
 import shutil
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +245,20 @@ def tiny_run(tiny_recipe, tmp_path_factory):
 @pytest.fixture
 def tiny_copy(tiny_run, tmp_path):
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def latent_run(tiny_data, tmp_path_factory):
+    """latent_run("cascade") -> the folder of the trained variant of tests/tiny/latents.py of that name. Do not write into it."""
+    from mmtok.run import train
+
+    variants, folders = runpy.run_path(str(TINY.with_name("latents.py")))["VARIANTS"], {}
+
+    def folder(name):
+        if name not in folders:
+            recipe = replace(variants[name], sources=(replace(variants[name].sources[0], path=str(tiny_data / "images")),))
+            with warnings.catch_warnings(action="ignore"):  # the sigma_data of such sketches fits nothing
+                folders[name] = train(recipe, tmp_path_factory.mktemp("latent") / name).folder
+        return folders[name]
+
+    return folder

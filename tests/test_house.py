@@ -29,20 +29,21 @@ MAY_IMPORT = {
     "files": set(),
     "folder": {"segment"},
     "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
-    "opened": BELOW_RECIPE | {"recipe", "describe", "folder"},
+    "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe"},
     "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},
-    "ask": BELOW_RECIPE | {"recipe", "run", "folder"},
+    "ask": BELOW_RECIPE | {"recipe", "strips", "run", "folder"},
     "live": BELOW_RECIPE | {"recipe", "run", "ask"},
     "setting": BELOW_RECIPE | {"recipe", "run", "ask"},  # one task, asked as a question
     "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
     "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods", "setting"},
     "page": set(),  # what a report looks like
+    "strips": BELOW_RECIPE | {"page"},  # states on the way to a picture: gathered, written, shown
     "plots": {"segment", "page"},
-    "gallery": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
+    "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
     "arguments": {"segment"},
     "cli": BELOW_RECIPE | {"recipe", "describe", "run", "ask", "live", "evaluate", "export", "report", "arguments"},

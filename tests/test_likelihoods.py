@@ -1,10 +1,12 @@
 """The unigram baseline by hand; held-out scores of a whole run are in test_evaluate.py."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.likelihoods import unigram_nats
@@ -30,6 +32,20 @@ def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
     code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
     assert baseline(tiny_copy, "text", signature, rows, [text(0, 2), text(1, truncated=True)]) == pytest.approx(
         -(code[0] + code[2] + 2 * go + end + code[1] + go))
+
+
+def test_unigram_of_latents_by_hand(tiny_copy):
+    """Continuous ones: the Gaussian of all training frames and a pair at -1 and 1. Cells: their counts, and one more of each."""
+    latents = lambda *values: Segment("image", latents=np.array(values, np.float32))
+    rows, asked = [latents((1.0, -0.5), (3.0, 0.5)), latents((2.0, 0.5), (1.0, 0.5))], [latents((1.5, 0.5), (0.0, -0.5))]
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["image"], levels=(), latent_size=2, frames=2)
+    seen = np.array([(-1, -1), (1, 1), (1, -0.5), (3, 0.5), (2, 0.5), (1, 0.5)])
+    log_p = norm(seen.mean(0), seen.std(0)).logpdf(asked[0].latents)
+    assert baseline(tiny_copy, "image", signature, rows, asked) == pytest.approx(-log_p.sum())
+    shutil.rmtree(tiny_copy / "toy.parquet", ignore_errors=True)
+    rows, asked = [latents((-0.5, 0.5), (0.5, 0.5))], [latents((-0.5, -0.5), (0.5, 0.5))]
+    p = np.log(np.array([[2, 1], [2, 3]]) / 4)  # of the first latent's cells, of the second's
+    assert baseline(tiny_copy, "image", replace(signature, cells=2), rows, asked) == pytest.approx(-p.sum())
 
 
 def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):

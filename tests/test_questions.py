@@ -167,9 +167,12 @@ def test_labels_are_those_of_all_rows():
     assert labelled(iter([("a", 1), ("b", 2)])) == (["a", "b"], [1, 2], {"a", "b"})
 
 
-def test_images_of_latents_have_figures_but_no_copies(tmp_path, rng):
+def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, rng):
     tokenizer, images = PixelLatentsConfig(4, 4, 1, levels=256).build(), list(rng.integers(0, 256, (8, 4, 4), np.uint8))
-    recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0))
-    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}), Task((), ("image",)))
-    figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in tokenizer.encode_batch(images[:3])])
-    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real"} and np.array_equal(samples, images[:3])
+    recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
+    examples = lambda split, field: ({field: image} for image in images[2:7])
+    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples), Task((), ("image",)))
+    near = [replace(x, latents=x.latents + np.float32(1e-3)) for x in tokenizer.encode_batch(images[:4])]  # other latents, the same pixels
+    figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in near])
+    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real", "copies", "copies_heldout"} and np.array_equal(samples, images[:4])
+    assert figures["copies"] == 2 / 4 and figures["copies_heldout"] == 5 / 8

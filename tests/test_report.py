@@ -151,7 +151,7 @@ def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
     line = {"loss": 1, "nats": {"text": 0.7, "speech": None}, "customary": {"text": {"bits/byte": 2}}, "training_loss": {"image": 5}}
     (run.folder / "log.jsonl").write_text("".join(json.dumps({"step": s, **line, "positions_per_s": 9.0}) + "\n" for s in (1, 2)))
     written(run)
-    assert drawn == {"loss": ("weighted", [1, 1], []), "text": ("bits/byte", [2, 2], []), "image": ("training loss, no nats", [5, 5], [])}
+    assert drawn == {"loss": ("weighted", [1, 1], []), "text": ("bits/byte", [2, 2], []), "image": ("denoising loss", [5, 5], [])}
 
 
 def test_below_a_sample_lies_its_nearest_training_image(finished_page):

@@ -79,7 +79,8 @@ def frechet_pixels(real_train: Sequence, a: Sequence, b: Sequence, n_components:
 
 
 def copied(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> np.ndarray:
-    """Which samples' codes all equal those of one training image: (N, T) or (N, T, C) against a stream of (T,) or (T, C) -> (N,) bool.
+    """Which samples' codes all equal those of one training image: (N, T) or (N, T, C) against a stream of (T,) or (T, C) -> (N,) bool;
+    or pictures, (N, Y, X) or (N, Y, X, 3), against pictures.
 
     The stream may be longer than memory: of it only copies are kept.
     """

@@ -177,12 +177,14 @@ class DiffusionHead(nn.Module):
         Raises BadInput for fewer steps than the solver needs, and when the network returns what is no number, naming the step.
         """
         denoiser = self.denoiser(hs[0]) if len(hs) == 1 else guided(self.denoiser(hs[0]), self.denoiser(hs[1]), guidance)
-        column, sampler = self.config.column, self.config.sampler
+        column, sampler, n_steps = self.config.column, self.config.sampler, steps or self.config.steps
+        if n_steps < sampler.least_steps:
+            raise BadInput(f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got {n_steps}")
         if isinstance(sampler, DDIM):
             sampler = replace(sampler, temperature=sampler.temperature * temperature)
         noise = temperature * normal_like(hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64), generator)
         with plainly():
-            times = column.times(steps or self.config.steps)
+            times = column.times(n_steps)
             return sampler(denoiser, column.start(noise, times[0]), times, column, generator, watch)
 
     def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

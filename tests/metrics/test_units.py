@@ -1,12 +1,13 @@
 """Customary units: what they are called, how nats become them, how many a segment has."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mmtok.metrics.units import customary, units_of
-from mmtok.segment import Segment
+from mmtok.metrics.units import customary, is_density, units_of
+from mmtok.segment import Segment, Signature
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 
@@ -17,6 +18,17 @@ from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 ])
 def test_nats_in_the_customary_unit(modality, value, unit):
     assert customary(modality, 6 * math.log(2), 3) == (pytest.approx(value), unit)
+
+
+def test_latents_have_units_of_their_own():
+    """Cells of an axis are values with a probability; continuous latents have a density."""
+    cells, floats = Signature("image", latent_size=4, frames=2, cells=17), Signature("image", latent_size=4, frames=2)
+    assert customary(cells, 8 * math.log(2), 8) == (pytest.approx(1.0), "bits/value") and not is_density(cells)
+    assert customary(floats, -6.0, 2) == (-3.0, "nats/frame") and is_density(floats)
+    codes = Signature("image", (7,), frames=2)
+    assert customary(codes, 1.0, 2) == customary("image", 1.0, 2) and not is_density(codes)
+    segment = Segment("image", latents=np.zeros((2, 4), np.float32))
+    assert [units_of(SimpleNamespace(signature=s), segment) for s in (cells, floats)] == [8, 2]
 
 
 def test_units_are_bytes_particles_and_frames():

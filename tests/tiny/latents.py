@@ -1,0 +1,48 @@
+"""The tiny recipe's pictures only, drawn by diffusion: `recipe` as pixels on an axis, and variants with other heads."""
+
+from dataclasses import replace
+
+from mmtok.data.images import ImageFolder
+from mmtok.data.loader import Task
+from mmtok.diffusion.schedules import EDM
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.cascade import Cascade, Stage
+from mmtok.model.denoising import FrameDiffusion, GridDiffusion
+from mmtok.model.lm import DecoderConfig
+from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.nn.unet import UNetConfig
+from mmtok.recipe import Recipe
+from mmtok.tokenizers.image import PixelsConfig
+from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
+from mmtok.tokenizers.text import BytesConfig
+from mmtok.train.fit_lm import TrainConfig
+
+DIT, UNET = DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
+TRUNK = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
+COLUMN = EDM(sigma_max=8.0)
+
+recipe = Recipe(
+    name="pixels",
+    sources=(ImageFolder("images", 4, 4, 1, heldout_share=0.3),),
+    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
+    tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
+    model=DecoderConfig(trunk=TRUNK, heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)}),
+    train=TrainConfig(steps=12, rows=4, row_length=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=4),
+    n_samples=6,
+)
+
+
+def variant(name, head, **more):
+    """The same with another head for pictures."""
+    return replace(recipe, name=name, model=replace(recipe.model, heads={"image": head}), **more)
+
+
+KL = {"text": BytesConfig(), "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4)}
+CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=4)}
+VARIANTS = {x.name: x for x in (
+    recipe,
+    variant("cascade", Cascade((Stage(COLUMN, network=UNET, steps=3, ode_steps=4), Stage(COLUMN, network=UNET, steps=2, ode_steps=4)), patch=2)),
+    variant("frames", FrameDiffusion(COLUMN, network=TokenMLPConfig(1, 16), steps=4, ode_steps=4), tokenizers=KL),
+    variant("codes", MaskedCodes(DIT, bound_draws=4), tokenizers=CODES, tasks=(Task(("caption",), ("image",), drop_given=0.2), recipe.tasks[1])),
+)}  # fmt: skip
