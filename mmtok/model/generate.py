@@ -33,10 +33,7 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
     """
     if not prompts:
         return []
-    modality = _check(lm, prompts)
-    if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
-        raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
-    _check_sampling(lm, modality, sampling)
+    modality = _checked(lm, prompts, sampling)
     if lm.draws_whole(modality):
         return draw_whole(lm, modality, prompts, sampling, generator, watch)
     with evaluating(lm), torch.inference_mode():
@@ -81,8 +78,7 @@ def _checked(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
     modality = _check(lm, prompts)
     if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
         raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
-    if not lm.draws_whole(modality):
-        _check_sampling(lm, modality, sampling)
+    _check_sampling(lm, modality, sampling)
     return modality
 
 

@@ -12,7 +12,7 @@ from mmtok.diffusion.schedules import EDM, VE, VP, CondOT
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.model.cascade import Cascade, Stage
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
-from mmtok.model.generate import Sampling, generate
+from mmtok.model.generate import Sampling, generate, stream
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.model.score import score
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
@@ -215,6 +215,8 @@ def test_too_few_steps_and_dials_without_a_meaning_are_refused():
     for dials, message in (({"steps": 1}, "at least 2 step"), ({"precision": "int8"}, "cannot be compiled or rounded"), ({"top_k": 3}, "no top_k")):
         with pytest.raises(BadInput, match=message):
             draw(lm, signature, **dials)
+        with pytest.raises(BadInput, match=message):
+            next(stream(lm, [asked(signature)], Sampling(**dials), torch.Generator()))
     lm, signature = lm_of("frames")
     for dials, message in (({"top_k": 3}, "no top_k"), ({"steps": 1}, "at least 2 step"), ({"compiled": True}, "cannot be compiled")):
         with pytest.raises(BadInput, match=message):
