@@ -64,6 +64,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
+        path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes for the owner alone; who may read the folder may read it too
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO

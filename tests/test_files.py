@@ -102,6 +102,12 @@ with in_place_when_whole(pathlib.Path(sys.argv[1])) as temporary:
 """
 
 
+def test_who_may_read_the_folder_may_read_its_tensors(tmp_path):
+    tmp_path.chmod(0o755)
+    write_tensors(tmp_path / "weights.safetensors", {"x": torch.zeros(3)})
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     path = tmp_path / "deep" / "a.txt"
     piped = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
