@@ -57,9 +57,10 @@ def sample(
     prompt: Annotated[list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")] = (),
     to: Annotated[str, Arg("what to draw: a modality, or a field of the recipe", "FIELD")],
     n: Annotated[int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")] = None,
-    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked); - streams one, speech or text, to stdout", "DIR", "-o")] = None,
-    play: Annotated[str | None, Arg("play speech while it is drawn, by COMMAND (raw 16-bit mono into its stdin, {rate} is the rate in Hz) or a player found",
-                                    "COMMAND", alone="")] = None,
+    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked); - streams one, speech or text, to stdout",
+                                    "DIR", "-o")] = None,
+    play: Annotated[str | None, Arg("play speech while it is drawn, by a player that is found, or by COMMAND: raw 16-bit mono into its stdin, "
+                                    "{rate} stands for the rate in Hz", "COMMAND", alone="")] = None,
     seed: Annotated[int, Arg("of everything random", "SEED")] = 0,
     temperature: Annotated[float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")] = None,
     top_k: Annotated[int | None, Arg("draw among the K likeliest only", "K")] = None,
@@ -79,11 +80,11 @@ def sample(
     if not 0 <= seed < 2**63:
         raise BadInput(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
     from mmtok import live
-    from mmtok.run import open_run
+    from mmtok.together import together
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
                "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
-    for path in live.sample(open_run(run, recipe), prompt, to, n, out, seed, hole, play, **changes):
+    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes)) or ():
         print(path)
 
 
@@ -97,9 +98,9 @@ def score(
     Of continuous latents the nats are of a density over their standardised values, and may be below 0.
     """
     from mmtok import ask
-    from mmtok.run import open_run
+    from mmtok.together import together
 
-    rows = ask.score(open_run(run, recipe), files, given)
+    rows = together(run, recipe, lambda opened: ask.score(opened, files, given)) or []
     for row in [*rows, *ask.totals(rows)]:
         print(row)
 
@@ -111,9 +112,9 @@ def evaluate(
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     from mmtok.evaluate import evaluate as evaluate_run
-    from mmtok.run import open_run
+    from mmtok.together import together
 
-    for name, value in _figures(evaluate_run(open_run(run, recipe), force=force)):
+    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force)) or {}):
         print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 

@@ -24,7 +24,7 @@ from mmtok.describe import describe_run
 from mmtok.folder import read_json
 from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
-from mmtok.model.score import Score, score
+from mmtok.model.score import Score, score, score_part
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
@@ -193,7 +193,7 @@ class Run:
         random there is drawn anew for each such lot from one seed, so that equal lots have equal scores.
         """
         lm = lm or self.lm
-        asked = {s.modality for d in documents for s, predicted in zip(d.segments, d.predict) if predicted and s is not None}
+        asked = _asked(documents)
         if not any(lm.kind(m) == "estimate" for m in asked):
             return score(lm, documents)
         scored: list[Score] = []
@@ -203,12 +203,27 @@ class Run:
                 progress.advance(len(scored) - start)
         return scored
 
+    def score_part(self, documents: Sequence[Document], k: int, n: int, lm: LM | None = None) -> dict[int, Score]:
+        """Part k of n of what `score_documents` gives, by the documents' numbers."""
+        lm = lm or self.lm
+        if not any(lm.kind(m) == "estimate" for m in _asked(documents)):
+            return score_part(lm, documents, k, n)
+        scored: dict[int, Score] = {}
+        for start in range(k * SLOW_AT_ONCE, len(documents), n * SLOW_AT_ONCE):
+            scored |= enumerate(score(lm, documents[start : start + SLOW_AT_ONCE]), start)
+        return scored
+
     def describe(self) -> str:
         """What the run holds, for `mmtok show`."""
         fitted = all((self.folder / "tokenizers" / m / "tokenizer.json").exists() for m in self.recipe.tokenizers)
         trained = (self.folder / "model.safetensors").exists()
         n_parameters = sum(p.numel() for p in self.lm.parameters()) if trained else None
         return describe_run(self.folder, self.recipe, self.vocabulary if fitted else None, n_parameters)
+
+
+def _asked(documents: Sequence[Document]) -> set[str]:
+    """The modalities whose probability is asked for."""
+    return {s.modality for d in documents for s, predicted in zip(d.segments, d.predict) if predicted and s is not None}
 
 
 def _check_digest(weights: Path) -> None:

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},
     "ask": BELOW_RECIPE | {"recipe", "strips", "run", "folder"},
+    "together": BELOW_RECIPE | {"recipe", "run"},
     "live": BELOW_RECIPE | {"recipe", "run", "ask"},
     "setting": BELOW_RECIPE | {"recipe", "run", "ask"},  # one task, asked as a question
     "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
     "arguments": {"segment"},
-    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "ask", "live", "evaluate", "export", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -105,7 +105,8 @@ def test_what_is_played_is_the_streamed_sound_of_what_is_written(run, seed, tmp_
         expected += [sound.push(d.segment.codes), sound.finish(), np.zeros(4800)]
         lengths.append(len(expected[-3]) + len(expected[-2]))
     assert np.array_equal(heard(tmp_path), np.round(np.concatenate(expected[:-1]) * 32767).astype(int))
-    assert sum(lengths) > 0 and [row["frames"] > 0 for row in json.loads((tmp_path / "out" / "index.json").read_text())] == [n > 0 for n in lengths]
+    rows = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert sum(lengths) > 0 and [row["frames"] > 0 for row in rows] == [n > 0 for n in lengths]
     assert [len(read_sound(f)) for f, n in zip(files, lengths) if n] == [n for n in lengths if n]
 
 
@@ -128,7 +129,10 @@ def test_rows_drawn_together_come_in_turn():
     assert told == [(0, [0, 1]), (0, [4]), (0, []), (1, [2]), (2, [3, 5, 6]), (2, [])]
 
 
-@pytest.mark.parametrize("code, said", [("raise SystemExit(3)", "failed with exit code 3"), ("import os; os.close(0)", "ended before the sound did")])
+@pytest.mark.parametrize("code, said", [
+    ("raise SystemExit(3)", "failed with exit code 3"),
+    ("import os; os.close(0)", "ended before the sound did"),
+])
 def test_a_player_that_goes_away_costs_only_the_sound(run, seed, tmp_path, notes, monkeypatch, code, said):
     sound = lambda self, values: np.zeros(200_000, np.float32)  # more than a pipe holds
     monkeypatch.setattr(SoundStream, "push", sound)
@@ -169,7 +173,8 @@ def test_a_player_that_is_found_is_called_with_its_own_words(monkeypatch):
 def test_ctrl_c_stops_the_player_and_keeps_what_was_drawn(run, seed, tmp_path):
     asked = words(run, tmp_path, "--seed", seed, "--play", player(tmp_path, "import os; print(os.getpid(), flush=True)\n" + SLOW))
     command = [sys.executable, "-m", "mmtok", *asked]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     child = int(process.stdout.readline())
     wait_for(tmp_path / "out" / "index.json")
     process.send_signal(signal.SIGINT)

@@ -41,7 +41,7 @@ class SoundStream:
         self.window = analysis_window(self.spec)
         self.generator = torch.Generator().manual_seed(self.config.seed)
         n_frequencies = self.spec.n_fft // 2 + 1
-        self.waiting = torch.zeros(0, self.spec.n_mels)  # log10 mel (T, C) of the frames that wait for their block: they are inverted together
+        self.waiting = torch.zeros(0, self.spec.n_mels)  # log10 mel (T, C) of the frames that wait for their block
         self.target = torch.zeros(0, n_frequencies)  # magnitudes (T, F) of those before them that are not settled
         self.spectra = torch.zeros(0, n_frequencies, dtype=torch.complex64)  # and what they are taken to be so far
         self.kept = torch.zeros(2, self.spec.n_fft)  # what settled frames add to the samples from `at` on, and its weight

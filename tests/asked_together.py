@@ -1,0 +1,92 @@
+"""What test_together.py looks at: commands by one, two and three processes, forked here so that torch is imported once.
+
+    python asked_together.py HOME RUN IMAGES    writes per command HOME/NAME/: what each process printed (RANK.out, RANK.err), its files;
+                                                HOME/codes.json: the exit codes
+"""
+
+import functools
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+from mmtok import questions
+from mmtok.cli import main
+from mmtok.model import score
+from mmtok.run import Run
+from mmtok.segment import BadInput
+
+
+def fork(n, folder, words, before=None):
+    """Run the words of a command line in n processes, as torchrun would start them; returns their exit codes."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(n):
+        child = os.fork()
+        if not child:
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ |= {name: str(value) for name, value in ranks.items()}
+            for number, kind in ((1, "out"), (2, "err")):
+                os.dup2(os.open(folder / f"{rank}.{kind}", os.O_CREAT | os.O_WRONLY), number)
+            code = 1
+            try:
+                if before:
+                    before(rank)
+                code = main([str(word) for word in words(folder)])
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def fails(error):
+    """In process 1, drawing fails so."""
+    def before(rank):
+        if rank == 1:
+            def draw(*_):
+                raise error
+            Run.draw = draw
+    return before
+
+
+def dies(rank):
+    if rank == 1:
+        Run.draw = lambda *_: os._exit(9)
+
+
+def by_all(home, run, images):
+    torch.set_num_threads(1)
+    score.score.__defaults__ = score.score_part.__defaults__ = (64,)  # positions per batch: many batches to share
+    questions.train_speech_judge = functools.partial(questions.train_speech_judge, n_steps=2)
+    codes, copy = {}, lambda to: shutil.copytree(run, to)
+
+    def ask(n, name, words, before=None):
+        codes[name] = fork(n, home / name, words, before)
+
+    sample = lambda folder: ["sample", run, "--prompt", "dark", "--to", "image", "-n", 300, "--seed", 3, "--out", folder / "files"]
+    for n in (1, 2, 3):
+        ask(n, f"sample-{n}", sample)
+    for n in (1, 2):
+        ask(n, f"score-{n}", lambda folder: ["score", run, *sorted(images.glob("*/*.png")), "--given", "dark"])
+        ask(n, f"evaluate-{n}", lambda folder: ["evaluate", folder / "run"], lambda rank, n=n: rank or copy(home / f"evaluate-{n}" / "run"))
+    ask(2, "refused", lambda folder: ["sample", run, "--prompt", "dark", "--to", "video", "--out", folder / "files"])
+    ask(2, "nowhere", lambda folder: ["score", run / "nowhere", "dark"])
+    ask(2, "wrong-there", sample, fails(BadInput("what cannot be drawn")))
+    ask(2, "broken-there", sample, fails(ZeroDivisionError("by nothing")))
+    ask(2, "dies-there", sample, dies)
+    (home / "codes.json").write_text(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    by_all(*map(Path, sys.argv[1:]))
