@@ -70,6 +70,8 @@ class Recipe:
     def __post_init__(self):
         if self.n_samples < 1:
             raise BadInput(f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1")
+        if not self.tasks:
+            raise BadInput(f"recipe {self.name!r} has no tasks; name at least one, such as Task((), (\"caption\",))")
         fields = self.fields
         for task in self.tasks:
             for name in (*task.given, *task.make):

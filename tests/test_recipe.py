@@ -24,6 +24,8 @@ def test_the_recipe_survives_json(tiny_recipe):
     (["--sampling.text.top_p", "2"], ["top_p"]),
     (["--tasks.0.given", "caption"], ["tasks.0.given must be a list"]),
     (["--tasks.0.given", '["title"]'], ["'title'", "the sources yield caption"]),
+    (["--tasks", "[]"], ["recipe 'tiny' has no tasks"]),
+    (["--trunk.n_heads", "0"], ["model.trunk", "n_heads must be at least 1, got 0"]),
     (["--train.weights", "3"], ["train.weights must be a mapping"]),
     (["train.steps", "3"], ["expected --field value"]),
 ])

@@ -14,7 +14,7 @@ from mmtok.nn.attention import Attention, Llama3Scaling, packed_mask, rotary
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the trunk. `from_depth` derives them all from one dial."""
+    """Sizes of the trunk. `from_depth` derives them all from one dial. Raises ValueError for sizes below 1 or that do not fit together."""
 
     depth: int = 4
     width: int = 256
@@ -27,6 +27,9 @@ class TransformerConfig:
     rope_scaling: Llama3Scaling | None = None
 
     def __post_init__(self):
+        for name in ("depth", "width", "n_heads", "n_kv_heads", "feed_forward"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a trunk's {name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
             raise ValueError(f"a trunk's width must hold its heads in an even size each, and its heads share n_kv_heads evenly; got {self}")
         if not 0 <= self.dropout < 1:

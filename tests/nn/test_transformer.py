@@ -99,6 +99,13 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
         TransformerConfig(**{"width": 32, "n_heads": 4, "n_kv_heads": 4, **sizes})
 
 
+@pytest.mark.parametrize("size", [0, -4])
+@pytest.mark.parametrize("name", ["depth", "width", "n_heads", "n_kv_heads", "feed_forward"])
+def test_sizes_below_one_are_refused_by_name(name, size):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+        TransformerConfig(**{name: size})
+
+
 # ---- activations computed again
 
 
