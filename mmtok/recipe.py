@@ -7,6 +7,7 @@ JSON and back; how a dataclass is listed, set and written is in plain.py.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import sys
 import traceback
@@ -82,6 +83,13 @@ class Recipe:
         for name in self.corrupt:
             if name not in fields:
                 raise BadInput(f"recipe {self.name!r}: corrupt names the field {name!r}, but the sources yield {', '.join(fields)}")
+        for where, named in (("sampling", self.sampling), ("train.weights", self.train.weights)):
+            for name in named:
+                if name not in self.tokenizers:
+                    near = difflib.get_close_matches(name, self.tokenizers, 1)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    raise BadInput(f"recipe {self.name!r}: {where} names the modality {name!r}, "
+                                   f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}")
 
     @property
     def fields(self) -> dict[str, str]:

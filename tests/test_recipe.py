@@ -27,6 +27,9 @@ def test_the_recipe_survives_json(tiny_recipe):
     (["--tasks", "[]"], ["recipe 'tiny' has no tasks"]),
     (["--trunk.n_heads", "0"], ["model.trunk", "n_heads must be at least 1, got 0"]),
     (["--train.weights", "3"], ["train.weights must be a mapping"]),
+    (["--train.weights", '{"txet": 2}'], ["train.weights names the modality 'txet'", "did you mean 'text'?"]),
+    (["--sampling", '{"txet": {}}'], ["sampling names the modality 'txet'", "did you mean 'text'?"]),
+    (["--sampling", '{"smell": {}}'], ["'smell', but the recipe has tokenizers for text, "]),
     (["train.steps", "3"], ["expected --field value"]),
 ])
 def test_wrong_overrides_are_refused(tiny_words, override, parts):
