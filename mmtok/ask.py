@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -12,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.data.convert import signals_of, write_signal
-from mmtok.data.text import TextFileConfig, passages
+from mmtok.data.convert import write_signal
 from mmtok.files import write_text
 from mmtok.folder import read_json
 from mmtok.metrics.units import customary, is_density, units_of
@@ -22,68 +22,11 @@ from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strips import write_strips
 from mmtok.tokenizers.text import Bytes
+from mmtok.words import first_segment, is_file, read_segments
 
-SUFFIXES = {
-    "text": (".txt",), "speech": (".wav", ".flac", ".ogg", ".mp3"), "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
-}  # fmt: skip
 NOTHING = "nothing"  # what samples that nothing was given for are named after
 INDEX = "index.json"  # of a folder of samples
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
-
-
-# ---- reading what is asked
-
-
-def modality_of(path: Path) -> str:
-    """By the file's suffix. Raises BadInput for one that belongs to no modality."""
-    for modality, suffixes in SUFFIXES.items():
-        if path.suffix.lower() in suffixes:
-            return modality
-    raise BadInput(f"{path}: the suffix {path.suffix!r} belongs to no modality; known are {', '.join(s for x in SUFFIXES.values() for s in x)}")
-
-
-def read_segments(run: Run, word: str) -> list[Segment]:
-    """A prompt's word as segments: a file of any modality, else text. A file of jets gives one segment per jet, and a text longer
-    than the passages that the run was trained on one per passage."""
-    path = Path(word)
-    if not _is_file(word):
-        if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
-            raise BadInput(f"no file at {word}")
-        if word.endswith("/") or _is_folder(word):
-            raise BadInput(f"{word} is a folder; name a file in it, or give words")
-        return [_tokenizer(run, "text").encode(word)]
-    modality = modality_of(path)
-    tokenizer = _tokenizer(run, modality)
-    signals = [signal for _, signal in signals_of(modality, [path], tokenizer)]
-    longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
-    if modality == "text" and longest is not None:
-        signals = [passage for text in signals for passage in passages(text, longest)]
-    try:
-        return tokenizer.encode_batch(signals)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
-
-
-def _is_file(word: str) -> bool:
-    try:
-        return Path(word).is_file()
-    except OSError:  # a text too long for a file's name
-        return False
-
-
-def _is_folder(word: str) -> bool:
-    """Words may happen to name a folder too (`digits`): only what is written as a path counts."""
-    try:
-        return "/" in word and Path(word).is_dir()
-    except OSError:
-        return False
-
-
-def _tokenizer(run: Run, modality: str) -> Any:
-    if modality not in run.tokenizers:
-        raise BadInput(f"this run knows no {modality}, only {', '.join(run.tokenizers)}")
-    return run.tokenizers[modality]
 
 
 def modality_to(run: Run, to: str) -> str:
@@ -112,17 +55,33 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level instead of the recipe's.
     """
     modality = modality_to(run, to)
+    stem, folder = _stem(prompt), out or run.folder / "samples" / "asked"
+    stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
+    _keep_prompts(prompt, stems, folder)
     document = asked(run, prompt, modality, hole)
     drawn = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
-    words = "-".join(Path(w).stem if _is_file(w) else w for w in prompt).replace("/", "_")[:50] or NOTHING
-    stem = re.sub(r"^\.+$", "_", words)  # of dots alone: no name of a file
-    stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
-    return write_samples(run, out or run.folder / "samples" / "asked", stems, drawn)
+    return write_samples(run, folder, stems, drawn)
+
+
+def _stem(prompt: Sequence[str]) -> str:
+    """What samples of a prompt are named after. Where the words are no name as they are, a part of their hash keeps prompts apart."""
+    words = "-".join(Path(w).stem if is_file(w) else w for w in prompt)
+    name = re.sub(r"^\.+$", "_", words.replace("/", "_")[:50])  # of dots alone: no name of a file
+    if not prompt or name == words != "":
+        return name or NOTHING
+    return f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
+
+
+def _keep_prompts(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:
+    """Raise BadInput for a file among the words that samples of these names would replace."""
+    for word in prompt:
+        if is_file(word) and Path(word).resolve().parent == folder.resolve() and Path(word).stem in stems:
+            raise BadInput(f"sample: {word} lies where a sample of that name goes, and might be replaced: choose another --out")
 
 
 def asked(run: Run, prompt: Sequence[str], modality: str, hole: str | None = None) -> Document:
     """The open document that words or files ask for, as `sample` takes them."""
-    given = [read_segments(run, word)[0] for word in prompt]
+    given = [first_segment(run, word) for word in prompt]
     begun = given.pop() if _goes_on(run, given, modality) else None
     if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
         raise BadInput(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --hole FILE:START:STOP")
@@ -148,7 +107,7 @@ def _holed(run: Run, modality: str, hole: str) -> Segment:
                        "MaskedCodes over codes can fill holes in")
     if not in_any_order:
         _need_holes_trained(run, modality, spans)
-    segment = read_segments(run, file)[0]
+    segment = first_segment(run, file)
     if segment.modality != modality or not all(0 <= a < b <= len(segment) for a, b in spans):
         raise BadInput(f"--hole {hole!r}: {file} is {segment.modality} of {len(segment)} frames")
     if any(b > a for (_, b), (a, _) in zip(spans, spans[1:])):
@@ -274,7 +233,7 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
 
     Raises BadInput for an order that was never trained: a condition left out needs a run trained with the null condition.
     """
-    condition = [read_segments(run, word)[0] for word in given]
+    condition = [first_segment(run, word) for word in given]
     names, documents, passage = [], [], []
     for word in files:
         segments = read_segments(run, word)

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 from mmtok.files import write_text
+from mmtok.folder import read_figures
 from mmtok.likelihoods import held_out_scores, zero_shot
 from mmtok.progress import say
 from mmtok.questions import QUESTIONS
 from mmtok.run import Run
-from mmtok.segment import BadInput
 from mmtok.setting import Setting
 
 
@@ -18,10 +18,7 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     """Every metric that the recipe's tasks have, written to RUN/evaluation.json; an evaluation that stands is kept unless `force`."""
     path = run.folder / "evaluation.json"
     if path.exists() and not force:
-        try:
-            figures = json.loads(path.read_text())
-        except ValueError as error:  # not JSON, or no text at all
-            raise BadInput(f"{path} cannot be read ({error}): compute it again with --force") from None
+        figures = read_figures(path)
         say(f"{path} stands")
         return figures
     figures: dict[str, Any] = {}

@@ -74,3 +74,39 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:  # not JSON, or no text at all
         raise BadInput(f"{path} is not valid JSON: {error}") from None
+
+
+def read_fingerprint(path: Path) -> str:
+    """The vocabulary's fingerprint in a vocabulary.json. Raises BadInput, naming the file, when it names none."""
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("fingerprint"), str):
+        raise BadInput(f"{path} is damaged: it names no fingerprint; remove it if the tokenizers are as they were")
+    return stored["fingerprint"]
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures in an evaluation.json: by name a number, or a table of them; "score" is one of modality -> costs by unit.
+
+    Raises BadInput, naming the file, when it holds anything else.
+    """
+    again = f"compute it again with `mmtok evaluate {path.parent} --force`"
+    try:
+        figures = read_json(path)
+    except BadInput as error:
+        raise BadInput(f"{error}; {again}") from None
+    score = figures.get("score", {}) if isinstance(figures, dict) else None
+    whole = _is_table(figures) and isinstance(score, dict) and all(isinstance(row, dict) and _costs(row) for row in score.values())
+    if not whole:
+        raise BadInput(f"{path} is damaged: it holds no table of figures; {again}")
+    return figures
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is a mapping that holds nothing but numbers, words and such mappings."""
+    return isinstance(value, dict) and all(isinstance(x, (int, float, str)) or _is_table(x) for x in value.values())
+
+
+def _costs(row: dict[str, Any]) -> bool:
+    """Whether a modality's row of scores has a cost at all, and costs are numbers."""
+    costs = [x for key, x in row.items() if "_per_" in key]
+    return bool(costs) and all(isinstance(x, (int, float)) for x in costs)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mmtok import page, plots, strips
-from mmtok.ask import INDEX, NOTHING, modality_of, read_index
+from mmtok.ask import INDEX, NOTHING, read_index
 from mmtok.data.subset import random_subset
 from mmtok.folder import read_json
 from mmtok.metrics.images import nearest
@@ -25,6 +25,7 @@ from mmtok.page import Markup, table, tag
 from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
 from mmtok.segment import BadInput
+from mmtok.words import modality_of
 from mmtok.setting import Setting
 
 N_PROMPTS, N_IMAGES, N_SOUNDS, N_CLASSES, N_READINGS = 24, 12, 2, 8, 40  # shown at most: prompts, samples of each, jet classes, readings

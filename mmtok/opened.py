@@ -21,7 +21,7 @@ from mmtok import tokenizers as tokenizer_room
 from mmtok.data.loader import Task
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.describe import describe_run
-from mmtok.folder import read_json
+from mmtok.folder import read_fingerprint, read_json
 from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
@@ -69,10 +69,7 @@ class Run:
         vocabulary = Vocabulary([t.signature for t in self.tokenizers.values()])
         path = self.folder / "vocabulary.json"
         if path.exists():
-            stored = read_json(path)
-            if not isinstance(stored, dict) or not isinstance(stored.get("fingerprint"), str):
-                raise BadInput(f"{path} is damaged: it names no fingerprint; remove it if the tokenizers are as they were")
-            vocabulary.check(stored["fingerprint"], str(self.folder))
+            vocabulary.check(read_fingerprint(path), str(self.folder))
         return vocabulary
 
     @cached_property
@@ -195,7 +192,8 @@ class Run:
         lm = lm or self.lm
         asked = _asked(documents)
         if not any(lm.kind(m) == "estimate" for m in asked):
-            return score(lm, documents)
+            with Progress("score", len(documents), "documents") as progress:
+                return score(lm, documents, on_scored=progress.advance)
         scored: list[Score] = []
         with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
             for start in range(0, len(documents), at_once):

@@ -47,6 +47,7 @@ def image_from_text(s: Setting) -> dict[str, float]:
     figures, samples, round_trip = _novelty(s, images, held, drawn)
     chosen = _spread(len(images), MAX_JUDGED)
     if _can_be_judged(s, all_names, judged := [names[i] for i in chosen]):
+        say("training the judge of images on real ones")
         judge = train_image_judge([images[i] for i in chosen], judged)
         figures = {
             "judge_accuracy": judge.accuracy(samples, asked),
@@ -134,6 +135,7 @@ def speech_from_text(s: Setting) -> dict[str, float]:
     tokenizer, figures = s.tokenizer(s.made), {}
     if held_words and _can_be_judged(s, all_words, words):
         rate_hz = tokenizer.config.mel.rate_hz
+        say("training the judge of words on real clips")
         judge = train_speech_judge(clips, words, rate_hz, s.seed)
         classes = sorted(all_words)[:MAX_CLASSES]
         asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
@@ -177,6 +179,7 @@ def _voices(s: Setting, samples: Sequence[np.ndarray], rate_hz: int) -> dict[str
         rows = random_subset(((example[s.made], utterance.voice) for example, utterance in examples), n, s.seed)
         return [clip for clip, _ in rows], [voice for _, voice in rows]
 
+    say("training the judge of voices on real clips")
     judge = train_voice_judge(*voiced("train", N_VOICED), rate_hz)
     held, held_voices = voiced("heldout", N_HEARD)
     n = len({u.voice for u in source.utterances("train", s.run.folder / "data")})

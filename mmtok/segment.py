@@ -56,8 +56,8 @@ class Signature:
         return len(self.levels) == 1
 
     def as_dict(self) -> dict:
-        """JSON-able fields."""
-        return asdict(self)
+        """JSON-able fields; without `cells` where there are none, as in runs and token files from before there were any."""
+        return {name: value for name, value in asdict(self).items() if name != "cells" or value}
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> Signature:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmtok import ask
+from mmtok import ask, words
 from mmtok.data.images import read_image, write_image
 from mmtok.data.jets import read_jets
 from mmtok.data.speech import read_sound
@@ -290,9 +290,9 @@ def test_a_run_without_the_modality_says_which_it_has(run, signals):
     few = open_run(run.folder)
     few.__dict__["tokenizers"] = {"text": run.tokenizers["text"]}
     with pytest.raises(BadInput, match="this run knows no image, only text"):
-        ask.read_segments(few, str(signals["image"]))
+        words.read_segments(few, str(signals["image"]))
 
 
 @pytest.mark.parametrize("name, modality", [("a.WAV", "speech"), ("b.JPeg", "image"), ("c.h5", "jets"), ("d.txt", "text")])
 def test_suffixes_tell_the_modality(name, modality):
-    assert ask.modality_of(Path(name)) == modality
+    assert words.modality_of(Path(name)) == modality

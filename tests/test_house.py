@@ -34,17 +34,18 @@ MAY_IMPORT = {
     "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},
-    "ask": BELOW_RECIPE | {"recipe", "strips", "run", "folder"},
+    "words": BELOW_RECIPE | {"recipe", "run"},  # of a command line, as segments
+    "ask": BELOW_RECIPE | {"recipe", "strips", "run", "words", "folder"},
     "together": BELOW_RECIPE | {"recipe", "run"},
     "live": BELOW_RECIPE | {"recipe", "run", "ask"},
     "setting": BELOW_RECIPE | {"recipe", "run", "ask"},  # one task, asked as a question
     "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
-    "evaluate": BELOW_RECIPE | {"recipe", "run", "questions", "likelihoods", "setting"},
+    "evaluate": BELOW_RECIPE | {"recipe", "run", "folder", "questions", "likelihoods", "setting"},
     "page": set(),  # what a report looks like
     "strips": BELOW_RECIPE | {"page"},  # states on the way to a picture: gathered, written, shown
     "plots": {"segment", "page"},
-    "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "setting", "questions", "page", "plots"},  # a report's samples
+    "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "words", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
     "arguments": {"segment"},
     "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments"},

@@ -174,7 +174,8 @@ def test_ctrl_c_stops_the_player_and_keeps_what_was_drawn(run, seed, tmp_path):
     asked = words(run, tmp_path, "--seed", seed, "--play", player(tmp_path, "import os; print(os.getpid(), flush=True)\n" + SLOW))
     command = [sys.executable, "-m", "mmtok", *asked]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in a shell's background, it is ignored
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
     child = int(process.stdout.readline())
     wait_for(tmp_path / "out" / "index.json")
     process.send_signal(signal.SIGINT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,17 +32,19 @@ class Score:
         return sum(n for n in self.nats if n is not None)
 
 
-def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384) -> list[Score]:
+def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384,
+          on_scored: Callable[[int], None] = lambda n: None) -> list[Score]:
     """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or
-    an estimate is so from one seed: the same documents in the same order have the same scores.
+    an estimate is so from one seed: the same documents in the same order have the same scores. on_scored: told how many more are done.
 
     Raises BadInput for a document without segments, and when an input-only modality is among the predicted ones.
     """
-    scored = score_part(lm, documents, 0, 1, positions_per_batch)
+    scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored)
     return [scored[i] for i in range(len(documents))]
 
 
-def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_per_batch: int = 16_384) -> dict[int, Score]:
+def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_per_batch: int = 16_384,
+               on_scored: Callable[[int], None] = lambda n: None) -> dict[int, Score]:
     """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...; by the documents' numbers."""
     for i, document in enumerate(documents):
         if not document.segments:
@@ -63,6 +65,7 @@ def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_
                 nats[i] = np.zeros(len(documents[i].segments))
                 np.add.at(nats[i], streams[i].segment, total[r, at : at + lengths[i]])
                 at += lengths[i]
+        on_scored(sum(map(len, chunk)))
     return {
         i: Score(tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)), tuple(map(_n_frames, documents[i].segments)),
                  _kind(lm, documents[i]))

@@ -1,0 +1,83 @@
+"""The words of a command line as segments: files of any modality by their suffixes, else text."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mmtok.data import images, speech
+from mmtok.data.convert import signals_of
+from mmtok.data.text import TextFileConfig, passages
+from mmtok.run import Run
+from mmtok.segment import BadInput, Segment
+
+SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
+
+
+def modality_of(path: Path) -> str:
+    """By the file's suffix. Raises BadInput for one that belongs to no modality."""
+    for modality, suffixes in SUFFIXES.items():
+        if path.suffix.lower() in suffixes:
+            return modality
+    raise BadInput(f"{path}: the suffix {path.suffix!r} belongs to no modality; known are {', '.join(s for x in SUFFIXES.values() for s in x)}")
+
+
+def read_segments(run: Run, word: str) -> list[Segment]:
+    """A prompt's word as segments: a file of any modality, else text. A file of jets gives one segment per jet, and a text longer
+    than the passages that the run was trained on one per passage."""
+    path = Path(word)
+    if not is_file(word):
+        if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
+            raise BadInput(f"no file at {word}")
+        if word.endswith("/") or _is_folder(word):
+            raise BadInput(f"{word} is a folder; name a file in it, or give words")
+        return [tokenizer_of(run, "text").encode(word)]
+    modality = modality_of(path)
+    tokenizer = tokenizer_of(run, modality)
+    signals = [signal for _, signal in signals_of(modality, [path], tokenizer)]
+    longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
+    if modality == "text" and longest is not None:
+        signals = [passage for text in signals for passage in passages(text, longest)]
+    try:
+        return tokenizer.encode_batch(signals)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def first_segment(run: Run, word: str) -> Segment:
+    """The segment that a prompt's word stands for. Of a file of jets the first is taken, with a note.
+
+    Raises BadInput for a text longer than the passages that the run was trained on: what follows the first would be lost.
+    """
+    segments = read_segments(run, word)
+    if len(segments) > 1 and segments[0].modality == "text":
+        raise BadInput(f"{word} makes {len(segments)} passages of the length that this run was trained on; give a text of one")
+    if len(segments) > 1:
+        warnings.warn(f"{word} holds {len(segments)} {segments[0].modality}: the first is taken", stacklevel=2)
+    if not segments:
+        raise BadInput(f"{word} holds nothing to go by; give another file, or words")
+    return segments[0]
+
+
+def is_file(word: str) -> bool:
+    """Whether a word names a file. Words may happen to name one too (`seven`): without a suffix only what is written as a path counts."""
+    try:
+        return ("/" in word or Path(word).suffix != "") and Path(word).is_file()
+    except OSError:  # a text too long for a file's name
+        return False
+
+
+def _is_folder(word: str) -> bool:
+    """Words may happen to name a folder too (`digits`): only what is written as a path counts."""
+    try:
+        return "/" in word and Path(word).is_dir()
+    except OSError:
+        return False
+
+
+def tokenizer_of(run: Run, modality: str) -> Any:
+    """The run's tokenizer of a modality. Raises BadInput, naming those there are, where there is none."""
+    if modality not in run.tokenizers:
+        raise BadInput(f"this run knows no {modality}, only {', '.join(run.tokenizers)}")
+    return run.tokenizers[modality]

@@ -1,0 +1,52 @@
+"""Words of a command line as segments, and what samples are named after."""
+
+import numpy as np
+import pytest
+
+from mmtok import ask, words
+from mmtok.data.images import SUFFIXES as PICTURES
+from mmtok.data.speech import SUFFIXES as SOUNDS
+from mmtok.run import open_run
+from mmtok.segment import BadInput
+
+
+@pytest.mark.parametrize("suffix", (*SOUNDS, *PICTURES, ".npz", ".txt"))
+def test_a_missing_file_of_any_kind_that_is_read_is_missing(tiny_run, suffix):
+    with pytest.raises(BadInput, match="no file at clips/missing"):
+        words.first_segment(open_run(tiny_run), f"clips/missing{suffix}")
+
+
+def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "low").write_text("something else")
+    run = open_run(tiny_run)
+    assert run.tokenizers["text"].decode(words.first_segment(run, "low")) == "low"
+
+
+def test_a_text_of_several_passages_is_not_cut_in_silence(tiny_run, tmp_path, monkeypatch):
+    run = open_run(tiny_run)
+    monkeypatch.setattr(words, "read_segments", lambda run, word: [run.tokenizers["text"].encode(x) for x in ("one", "two")])
+    with pytest.raises(BadInput, match="makes 2 passages"):
+        words.first_segment(run, "story.txt")
+
+
+def test_samples_never_take_the_place_of_their_prompt(tiny_run, tmp_path):
+    run = open_run(tiny_run)
+    (jets,) = ask.sample(run, ["low"], "jets", 2, tmp_path)
+    before = jets.read_bytes()
+    with pytest.raises(BadInput, match="might be replaced"):
+        ask.sample(run, [str(jets)], "jets", 1, tmp_path)
+    assert jets.read_bytes() == before
+
+
+def test_prompts_that_differ_have_names_that_differ():
+    long = "the cat sat on the mat and then the dog ran over a hill"
+    prompts = ([], [""], ["a/b"], ["a_b"], [f"{long} A"], [f"{long} B"], ["seven"], [".."])
+    assert len({ask._stem(p) for p in prompts}) == len(prompts)
+    assert ask._stem(["seven"]) == "seven" and ask._stem([]) == "nothing"
+    assert not any("/" in ask._stem(p) or set(ask._stem(p)) <= {"."} for p in prompts)
+
+
+def test_suffixes_name_one_modality_each():
+    listed = [s for suffixes in words.SUFFIXES.values() for s in suffixes]
+    assert len(set(listed)) == len(listed) and np.all([s.startswith(".") for s in listed])
