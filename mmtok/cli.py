@@ -71,7 +71,7 @@ def sample(
     compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
     steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
     level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
-    hole: Annotated[str | None, Arg("draw frames START to STOP of FILE anew; of codes in any order several spans, 0:3,8:12", "FILE:START:STOP")] = None,
+    hole: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""

@@ -82,7 +82,7 @@ def prompt_of(stem: str) -> str:
 def shown(samples: Sequence[Path]) -> list[Markup]:
     """The strips that were written beside these samples, under a heading; [] where there are none."""
     there = [p.parent / FOLDER / f"{p.stem}.png" for p in samples]
-    figures = [tag("figure", thumbnail(read_image(p), f"{p.stem} on the way", "walk", N_TILES), tag("figcaption", prompt_of(p.stem).replace("_", " ")))
-               for p in there if p.is_file()]  # fmt: skip
+    strip = lambda p: thumbnail(read_image(p), f"{p.stem} on the way", "walk", N_TILES)
+    figures = [tag("figure", strip(p), tag("figcaption", prompt_of(p.stem).replace("_", " "))) for p in there if p.is_file()]
     words = "The sampler's state after evenly spaced steps, decoded, from the first on the left to the sample on the right."
     return [tag("h3", "On the way"), tag("p", words), tag("div", *figures, cls="walks")] if figures else []

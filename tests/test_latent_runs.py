@@ -1,4 +1,4 @@
-"""Runs whose pictures are drawn by diffusion, or as codes in any order, asked through the command line: samples, holes, scores, refusals."""
+"""Runs whose pictures are drawn by diffusion, or as codes in any order, asked by the command line: samples, holes, scores, refusals."""
 
 import json
 import math

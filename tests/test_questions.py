@@ -174,5 +174,6 @@ def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, 
     s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples), Task((), ("image",)))
     near = [replace(x, latents=x.latents + np.float32(1e-3)) for x in tokenizer.encode_batch(images[:4])]  # other latents, the same pixels
     figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in near])
-    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real", "copies", "copies_heldout"} and np.array_equal(samples, images[:4])
+    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real", "copies", "copies_heldout"}
+    assert np.array_equal(samples, images[:4])
     assert figures["copies"] == 2 / 4 and figures["copies_heldout"] == 5 / 8

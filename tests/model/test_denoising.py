@@ -212,7 +212,7 @@ def test_a_head_learns_what_its_condition_means():
 def test_too_few_steps_and_dials_without_a_meaning_are_refused():
     lm, signature = lm_of("grid")
     draw = lambda lm, signature, **dials: generate(lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator())
-    for dials, message in (({"steps": 1}, "at least 2 step"), ({"precision": "int8"}, "cannot be compiled or rounded"), ({"top_k": 3}, "no top_k")):
+    for dials, message in (({"steps": 1}, "at least 2 steps"), ({"precision": "int8"}, "cannot be compiled"), ({"top_k": 3}, "no top_k")):
         with pytest.raises(BadInput, match=message):
             draw(lm, signature, **dials)
         with pytest.raises(BadInput, match=message):

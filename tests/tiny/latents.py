@@ -42,7 +42,7 @@ KL = {"text": BytesConfig(), "image": KLPatchesConfig(4, 4, 1, patch=2, latent_s
 CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=4)}
 VARIANTS = {x.name: x for x in (
     recipe,
-    variant("cascade", Cascade((Stage(COLUMN, network=UNET, steps=3, ode_steps=4), Stage(COLUMN, network=UNET, steps=2, ode_steps=4)), patch=2)),
+    variant("cascade", Cascade(tuple(Stage(COLUMN, network=UNET, steps=steps, ode_steps=4) for steps in (3, 2)), patch=2)),
     variant("frames", FrameDiffusion(COLUMN, network=TokenMLPConfig(1, 16), steps=4, ode_steps=4), tokenizers=KL),
-    variant("codes", MaskedCodes(DIT, bound_draws=4), tokenizers=CODES, tasks=(Task(("caption",), ("image",), drop_given=0.2), recipe.tasks[1])),
+    variant("codes", MaskedCodes(DIT, bound_draws=4), tokenizers=CODES, tasks=(replace(recipe.tasks[0], drop_given=0.2), recipe.tasks[1])),
 )}  # fmt: skip
