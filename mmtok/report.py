@@ -17,7 +17,7 @@ from mmtok import page, plots
 from mmtok.ask import customary
 from mmtok.describe import n_numbers
 from mmtok.files import write_text
-from mmtok.folder import read_json
+from mmtok.folder import read_figures, read_fingerprint, read_json
 from mmtok.gallery import missing, sample_names, sample_section, title_of
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.page import Markup, join, number, table, tag
@@ -93,7 +93,7 @@ def _header(run: Run, links: Markup) -> Markup:
         written = datetime.fromtimestamp(weights.stat().st_mtime, timezone.utc)
         facts |= {"weights of": f"{written:%Y-%m-%d %H:%M} UTC", "parameters": f"{n_numbers(weights):,}"}
     if vocabulary.exists():
-        facts["vocabulary"] = read_json(vocabulary)["fingerprint"]
+        facts["vocabulary"] = read_fingerprint(vocabulary)
     facts["tasks"] = ", ".join(str(task).replace("->", "→") for task in run.recipe.tasks)
     return tag("header", tag("h1", run.recipe.name), _facts(facts), links)
 
@@ -140,7 +140,7 @@ def _customary(m: str, line: Mapping[str, Any]) -> float | None:
 def _scores(run: Run) -> dict[str, dict[str, float]]:
     """Modality -> what held-out signals cost under "model", "unigram" and "untrained", in the customary unit; {} before evaluation."""
     try:
-        found = read_json(run.folder / "evaluation.json").get("score", {})
+        found = read_figures(run.folder / "evaluation.json").get("score", {})
     except (BadInput, OSError):  # the figures' own section says why
         return {}
     short = lambda key, values: key.removeprefix(min(values, key=len)).strip("_") or "model"  # bits_per_code_unigram -> unigram
@@ -154,7 +154,7 @@ def _figures(run: Run) -> list[Markup]:
     if not path.exists():
         return missing(run, "not evaluated yet")
     blocks = []
-    for name, values in read_json(path).items():
+    for name, values in read_figures(path).items():
         remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
         blocks.append(tag("div", tag("h3", title_of(name)), *remark, _question(run, name, values)))
     return [tag("div", *blocks, cls="columns")]

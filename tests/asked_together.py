@@ -67,7 +67,8 @@ def dies(rank):
 
 def by_all(home, run, images):
     torch.set_num_threads(1)
-    score.score.__defaults__ = score.score_part.__defaults__ = (64,)  # positions per batch: many batches to share
+    for function in (score.score, score.score_part):  # positions per batch: many batches to share
+        function.__defaults__ = (64, *function.__defaults__[1:])
     questions.train_speech_judge = functools.partial(questions.train_speech_judge, n_steps=2)
     codes, copy = {}, lambda to: shutil.copytree(run, to)
 

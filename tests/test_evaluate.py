@@ -113,11 +113,30 @@ def test_the_command_line_prints_every_figure(evaluated, capsys):
     assert sorted(line.split()[0] for line in lines) == sorted(leaves(figures))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"score": 3}', b'{"score": {"text": 3}}', b'{"score": {"text": {}}}',
+                                     b'{"score": {"text": {"bits_per_byte": "1"}}}', b'{"image_from_text": [1]}', b'{"image_from_text": null}'])
 def test_a_damaged_evaluation_says_what_to_do(tiny_copy, content):
     (tiny_copy / "evaluation.json").write_bytes(content)
-    with pytest.raises(BadInput, match="evaluation.json cannot be read .*--force"):
+    with pytest.raises(BadInput, match="evaluation.json is (not valid JSON|damaged).*--force") as error:
         evaluate(open_run(tiny_copy))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"score": 3}', '{"score": {"text": {}}}', '{"image_from_text": [1]}'])
+def test_a_damaged_evaluation_costs_a_report_one_line(tiny_copy, content):
+    pytest.importorskip("matplotlib")
+    (tiny_copy / "evaluation.json").write_text(content)
+    text = write_report(open_run(tiny_copy), force=True).read_text()
+    assert text.count("evaluation.json is damaged: it holds no table of figures") == 1
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"fingerprint": 3}'])
+def test_a_damaged_vocabulary_is_named_by_a_report_as_by_the_run(tiny_copy, content):
+    pytest.importorskip("matplotlib")
+    (tiny_copy / "vocabulary.json").write_text(content)
+    for call in (lambda run: write_report(run, force=True), lambda run: run.vocabulary):
+        with pytest.raises(BadInput, match="vocabulary.json is damaged: it names no fingerprint"):
+            call(open_run(tiny_copy))
 
 
 def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monkeypatch):

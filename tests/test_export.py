@@ -34,7 +34,7 @@ def one_channel(tiny_recipe, tmp_path_factory):
     source = next(s for s in tiny_recipe.sources if isinstance(s, ImageFolder))
     kept = {m: tiny_recipe.tokenizers[m] for m in ("text", "image")}
     recipe = dataclasses.replace(tiny_recipe, sources=(source,), tokenizers=kept, tasks=tasks, model=dataclasses.replace(tiny_recipe.model, heads={}),
-                                 train=dataclasses.replace(tiny_recipe.train, steps=4))
+                                 train=dataclasses.replace(tiny_recipe.train, steps=4), sampling={})
     return train(recipe, tmp_path_factory.mktemp("runs") / "one_channel").folder
 
 

@@ -32,7 +32,7 @@ def run(request, tiny_recipe, tmp_path_factory, make_llama):
         start = str(home / "llama")
     recipe = replace(
         tiny_recipe, tokenizers={"text": tiny_recipe.tokenizers["text"]}, sources=(TextFileConfig(str(home / "a.txt"), passage_chars=64),),
-        tasks=(Task((), ("text",)),), corrupt={}, model=replace(tiny_recipe.model, heads={}), start=start,
+        tasks=(Task((), ("text",)),), corrupt={}, sampling={}, model=replace(tiny_recipe.model, heads={}), start=start,
         train=replace(tiny_recipe.train, steps=30, row_length=128))  # fmt: skip
     return train(recipe, home / "run")
 
