@@ -113,8 +113,10 @@ def test_the_command_line_prints_every_figure(evaluated, capsys):
     assert sorted(line.split()[0] for line in lines) == sorted(leaves(figures))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"score": 3}', b'{"score": {"text": 3}}', b'{"score": {"text": {}}}',
-                                     b'{"score": {"text": {"bits_per_byte": "1"}}}', b'{"image_from_text": [1]}', b'{"image_from_text": null}'])
+@pytest.mark.parametrize("content", [
+    b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"score": 3}', b'{"score": {"text": 3}}', b'{"score": {"text": {}}}',
+    b'{"score": {"text": {"bits_per_byte": "1"}}}', b'{"image_from_text": [1]}', b'{"image_from_text": null}',
+])
 def test_a_damaged_evaluation_says_what_to_do(tiny_copy, content):
     (tiny_copy / "evaluation.json").write_bytes(content)
     with pytest.raises(BadInput, match="evaluation.json is (not valid JSON|damaged).*--force") as error:
