@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.data.hub import HubTable
+from mmtok.data.idx import IdxImages
 from mmtok.data.images import ImageFolder, ScannedDigits
 from mmtok.data.jets import JetFile
 from mmtok.data.loader import Corrupt, Task
@@ -41,7 +42,7 @@ TokenizerConfig = (
     BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig
     | DMelConfig | LogMelConfig | JetGridConfig
 )
-SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
+SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | IdxImages | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 
 
 @dataclass(frozen=True)

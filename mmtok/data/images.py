@@ -120,7 +120,8 @@ def split_order(n: int, heldout_share: float, seed: int) -> dict[str, np.ndarray
     return {"train": order[:n_train], "heldout": order[n_train:]}
 
 
-def _check_split(source: object, split: str) -> None:
+def check_split(source: object, split: str) -> None:
+    """Raise BadInput for a split that an image source does not have."""
     if split not in SPLITS:
         raise BadInput(f"{type(source).__name__}: no split {split!r}; one of {', '.join(SPLITS)}")
 
@@ -138,10 +139,12 @@ def load_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class ScannedDigits:
-    """scikit-learn's 1,797 scanned digits, 8 x 8: examples {"caption": "seven", "image": scan, "view": scan}.
+    """scikit-learn's 1,797 scanned digits, 8 x 8: examples {"caption": "seven", "image": scan, "view": scan, "view_caption": "seven, up 1"}.
 
     In "train" each scan comes `copies` times, each time changed a little before it is tokenised: `image` by noise, for
     learning to draw; `view` by noise and a shift, for learning to read. In "heldout" both are the clean scan.
+    `view_caption` says the shift too. A model that learns to draw views by it sees many more scans, and still does not shift those
+    that it draws by name alone (Jun et al. 2020, distribution augmentation).
 
     seed    of noise and shifts; the split is the same for all seeds
     copies  per training scan
@@ -161,7 +164,7 @@ class ScannedDigits:
 
     @property
     def fields(self) -> dict[str, str]:
-        return {"caption": "text", "image": "image", "view": "image"}
+        return {"caption": "text", "image": "image", "view": "image", "view_caption": "text"}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -173,21 +176,28 @@ class ScannedDigits:
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
         """The examples of a split: all scans once, then all scans again, `copies` times over."""
-        _check_split(self, split)
+        check_split(self, split)
         scans, labels = load_scans(split)
         rng = np.random.default_rng(self.seed)
         for _ in range(self.copies if split == "train" else 1):
             for scan, label in zip(scans, labels):
-                image = view = scan
+                image, view, by = scan, scan, (0, 0)
                 if split == "train":
                     image = noisy(scan, self.noise, rng)
-                    view = noisy(shifted(scan, *rng.integers(-self.shift, self.shift + 1, 2)), self.noise, rng)
-                yield {"caption": DIGIT_NAMES[label], "image": image, "view": view}
+                    by = rng.integers(-self.shift, self.shift + 1, 2)
+                    view = noisy(shifted(scan, *by), self.noise, rng)
+                name = DIGIT_NAMES[label]
+                yield {"caption": name, "image": image, "view": view, "view_caption": ", ".join((name, *moves(*by)))}
 
 
 def noisy(image: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of that standard deviation in grey values, cut to 0..255."""
     return np.clip(np.round(image + rng.normal(0.0, noise, image.shape)), 0, 255).astype(np.uint8)
+
+
+def moves(down: int, right: int) -> list[str]:
+    """A shift in words, none for none: ["up 1", "left 2"]."""
+    return [f"{way} {abs(by)}" for by, way in ((down, "down" if down > 0 else "up"), (right, "right" if right > 0 else "left")) if by]
 
 
 def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
@@ -258,7 +268,7 @@ class ImageFolder:
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
         """The pictures of "train" or "heldout". Raises BadInput at the first one that cannot be read."""
-        _check_split(self, split)
+        check_split(self, split)
         files = self.files()
         for row in np.sort(split_order(len(files), self.heldout_share, self.seed)[split]):
             image = resized(read_image(files[row]), self.height, self.width, self.channels)

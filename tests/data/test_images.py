@@ -167,6 +167,7 @@ def test_scans():
     source = ScannedDigits(copies=2)
     clean = list(source.examples("heldout"))
     assert len(clean) == 359 and all(example["view"] is example["image"] for example in clean)
+    assert all(example["view_caption"] == example["caption"] for example in clean)
     scans, labels = load_scans("train")
     train = list(source.examples("train"))
     assert len(train) == 2 * 1438 and [example["caption"] for example in train[:1438]] == [DIGIT_NAMES[label] for label in labels]
@@ -176,6 +177,9 @@ def test_scans():
     assert 0 < moved.mean() < source.noise and moved.max() < 6 * source.noise
     again = next(source.examples("train"))
     assert np.array_equal(again["view"], train[0]["view"])
+    by = {"": (0, 0), ", up 1": (-1, 0), ", down 1, left 1": (1, -1)}  # the caption says how the view was moved
+    moved = {e["view_caption"].removeprefix(e["caption"]): e for e in ScannedDigits(noise=0).examples("train")}
+    assert len(moved) == 9 and all(np.array_equal(moved[said]["view"], shifted(moved[said]["image"], *by[said])) for said in by)
     assert not np.array_equal(next(ScannedDigits(seed=1).examples("train"))["image"], train[0]["image"])
     assert set(train[0]) == set(source.fields)
     with pytest.raises(BadInput, match="no split"):

@@ -1,0 +1,94 @@
+"""Sets of labelled pictures in MNIST's file format: MNIST, Fashion-MNIST, Kuzushiji-MNIST, EMNIST."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmtok.data.images import DIGIT_NAMES, check_split
+from mmtok.segment import BadInput
+
+OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+PREFIXES = {"train": "train", "heldout": "t10k"}
+UINT8 = 0x08  # the format's word for the type
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An array of uint8 from a file of MNIST's format (two zero bytes, a type, the count of axes, sizes as big-endian 32 bits, values),
+    as it is or packed by gzip or xz. Raises BadInput, naming the file, for what is missing, damaged, or of another type."""
+    path = Path(path)
+    try:
+        with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise BadInput(f"{path}: cannot be read, it may be truncated: {error}") from None
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise BadInput(f"{path}: not a file of MNIST's format")
+    if data[2] != UINT8:
+        raise BadInput(f"{path}: values of type 0x{data[2]:02x}; only bytes (0x08) are read")
+    axes = data[3]
+    shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes]) if len(data) >= 4 + 4 * axes else ()
+    if len(data) != 4 + 4 * axes + math.prod(shape) or not shape:
+        raise BadInput(f"{path}: its header says {' x '.join(map(str, shape)) or 'nothing'}, but {len(data):,} bytes are there")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+@dataclass(frozen=True)
+class IdxImages:
+    """A folder with MNIST's four files: examples {"caption": name of the label, "image": image}, grey, uint8.
+
+    The files are train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, which are held out; plain, .gz or .xz.
+
+    path    of the folder
+    names   captions of the labels 0, 1, ...
+    """
+
+    path: str = ""
+    names: tuple[str, ...] = DIGIT_NAMES
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return {"caption": "text", "image": "image"}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(PREFIXES)
+
+    def check(self) -> None:
+        """Raise BadInput when one of the files is not there."""
+        for split in PREFIXES:
+            self._file(split, "images-idx3"), self._file(split, "labels-idx1")
+
+    def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, Y, X) uint8 and labels (N,) of a split. Raises BadInput for damaged files and for labels without a name."""
+        check_split(self, split)
+        images, labels = read_idx(self._file(split, "images-idx3")), read_idx(self._file(split, "labels-idx1"))
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise BadInput(f"{self.path}: {split} images are {images.shape} and labels {labels.shape}; expected (N, Y, X) and (N,)")
+        if len(labels) and labels.max() >= len(self.names):
+            raise BadInput(f"{self.path}: label {labels.max()} has no name; names are {', '.join(self.names)}")
+        return images, labels
+
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
+        """The pictures of a split in the files' order."""
+        for image, label in zip(*self.load(split)):
+            yield {"caption": self.names[label], "image": image}
+
+    def _file(self, split: str, what: str) -> Path:
+        """The file of a split's images or labels, packed or not."""
+        if not str(self.path):
+            raise BadInput("IdxImages: no path given; pass --path FOLDER, a folder with MNIST's four files")
+        stem = Path(self.path) / f"{PREFIXES[split]}-{what}-ubyte"
+        found = [file for file in (stem.with_name(stem.name + suffix) for suffix in OPENERS) if file.is_file()]
+        if not found:
+            raise BadInput(f"{stem}: no such file, nor one packed as {' or '.join(s for s in OPENERS if s)}")
+        return found[0]
