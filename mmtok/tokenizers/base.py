@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from mmtok.files import write_text
+from mmtok.files import write_tensors, write_text
 from mmtok.segment import BadInput, Segment, Signature
 
 if TYPE_CHECKING:
@@ -44,6 +44,18 @@ class Tokenizer(Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Open what `save` wrote; same signature, same codes."""
+
+
+class Batched:
+    """A tokenizer whose single calls are batches of one."""
+
+    def encode(self, signal: Any) -> Segment:
+        """One signal -> one segment; see `encode_batch`."""
+        return self.encode_batch([signal])[0]
+
+    def decode(self, segment: Segment) -> Any:
+        """One segment -> one signal; see `decode_batch`."""
+        return self.decode_batch([segment])[0]
 
 
 def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
@@ -92,6 +104,17 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.float().contiguous() for name, value in network.state_dict().items()}
 
 
+def learned(network: nn.Module) -> list[bytes]:
+    """The same as bytes, ordered by name: what `fingerprint` takes."""
+    return [value.numpy().tobytes() for _, value in sorted(weights_of(network).items())]
+
+
+def write_learned(folder: Path, kind: str, config: dict, network: nn.Module) -> None:
+    """Write FOLDER/weights.safetensors, then what `write_config` does."""
+    write_tensors(folder / "weights.safetensors", weights_of(network))
+    write_config(folder, kind, config)
+
+
 def load_weights(folder: Path, network: nn.Module) -> None:
     """Fill a network from FOLDER/weights.safetensors. Raises BadInput when the file is missing, broken or of other sizes."""
     from safetensors import SafetensorError
@@ -102,3 +125,9 @@ def load_weights(folder: Path, network: nn.Module) -> None:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {str(error).splitlines()[0]}") from None
+
+
+def spreads(segments: Sequence[Segment]) -> dict[str, float]:
+    """`spread_least` and `spread_most`: of the D latents of all frames, the standard deviations of the least and the most spread one."""
+    spread = np.concatenate([segment.latents for segment in segments]).std(0, dtype=np.float64)
+    return {"spread_least": float(spread.min()), "spread_most": float(spread.max())}

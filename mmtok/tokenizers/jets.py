@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.base import Batched, fingerprint, read_config, write_config
 
 TOTALS = ("pt_gev", "mass_gev")
 TOTAL_GEV = (1.0, 20_000.0)  # the range of both
@@ -65,7 +65,7 @@ class JetGridConfig:
         return JetGrid(self)
 
 
-class JetGrid:
+class JetGrid(Batched):
     """Constituents (P, F) <-> codes (P, F), or (n_totals + P, F).
 
     Error of a round trip: at most half a bin per feature within the range (half a bin of ln pt). What lies outside is clipped to the
@@ -81,10 +81,6 @@ class JetGrid:
         self._width = (np.array(config.high) - self._low) / (np.array(config.bins) - 2)
         self._angles = [c for c, name in enumerate(config.features) if name.startswith("phi")]
 
-    def encode(self, signal: np.ndarray) -> Segment:
-        """One jet (P, F) -> codes (P, F); see `encode_batch`."""
-        return self.encode_batch([signal])[0]
-
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, F), one column per feature -> segments of codes (P, F) int32, P <= max_constituents.
 
@@ -98,12 +94,8 @@ class JetGrid:
         ends = np.cumsum(n).tolist()
         return [Segment("jets", codes=codes[a:b], truncated=cut) for a, b, cut in zip([0, *ends], ends, truncated.tolist())]
 
-    def decode(self, segment: Segment) -> np.ndarray:
-        """Codes (P, F) of one segment -> constituents (P, F) float32 at the bins' centres (of ln pt, given back in GeV)."""
-        return self.decode_batch([segment])[0]
-
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Equal to the single calls; centres of all segments are looked up at once."""
+        """Segments of codes (P, F) -> constituents (P, F) float32 at the bins' centres (of ln pt, given back in GeV)."""
         for segment in segments:
             if segment.codes is None or segment.codes.shape[1] != len(self._low):
                 raise BadInput(f"a jet's segment has codes (P, {len(self._low)}), got {segment.values.shape}")
@@ -203,7 +195,6 @@ class JetGrid:
             x = np.log(x) if c == 0 else (x + np.pi) % (2 * np.pi) - np.pi if c in self._angles else x
             codes[:, c] = np.clip(np.floor((x - self._low[c]) * (1 / self._width[c])) + 1, 0, levels - 1)
         return codes
-
 
     # ---- totals: a step of the logarithm, written as two digits in the second and third code of a first frame
 

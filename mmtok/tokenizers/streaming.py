@@ -75,8 +75,7 @@ class SoundStream:
 
     def _log_mel(self, values: np.ndarray) -> Tensor:
         """Frames (k, C) -> log10 mel (k, n_mels)."""
-        segment = segment_of(self.tokenizer.signature, values)
-        return self.tokenizer.dequantise(segment) if self.tokenizer.signature.levels else self.tokenizer.log_mel(segment)
+        return self.tokenizer.log_mel(segment_of(self.tokenizer.signature, values))
 
     def _invert(self, n: int) -> None:
         """The first n frames that wait get their magnitudes."""

@@ -21,8 +21,9 @@ from mmtok.nn.kl import KLAutoencoder
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 from mmtok.tokenizers.base import Tokenizer
-from mmtok.tokenizers.image import IMAGES_AT_ONCE, VQPatches, VQPatchesConfig, to_tensor
+from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
+from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
 
 BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
