@@ -37,6 +37,15 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def leaves(plain: Any, way: str = "") -> dict[str, Any]:
+    """The single values in a plain one, by the dotted way to each: {"train.steps": 30}. Two plain values are compared by them."""
+    if isinstance(plain, dict):
+        return {k: v for key, child in plain.items() for k, v in leaves(child, _joined(way, key)).items()}
+    if isinstance(plain, list):
+        return {k: v for i, child in enumerate(plain) for k, v in leaves(child, _joined(way, i)).items()}
+    return {way: plain}
+
+
 # ---- fields by name
 
 def set_fields(plain: Any, overrides: Sequence[str]) -> None:

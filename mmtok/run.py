@@ -25,6 +25,7 @@ from mmtok.folder import LOCK, held, read_json
 from mmtok.metrics.units import units_of
 from mmtok.model.lm import LM
 from mmtok.opened import Run, best_device, open_run
+from mmtok.plain import leaves
 from mmtok.progress import Progress, say
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
@@ -50,7 +51,7 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs."""
     path = out / "recipe.json"
     if path.exists():
-        old, new = _leaves(_filled_in(read_json(path), recipe)), _leaves(json.loads(recipe.to_json()))
+        old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
         changed = [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
         if changed:
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
@@ -72,14 +73,6 @@ def _filled_in(stored: Any, recipe: Recipe) -> Any:
         return json.loads(Recipe.from_json(json.dumps(stored), tuple(kinds_of(recipe))).to_json())
     except BadInput:
         return stored
-
-
-def _leaves(node: Any, way: str = "") -> dict[str, Any]:
-    if isinstance(node, dict):
-        return {k: v for key, child in node.items() for k, v in _leaves(child, f"{way}.{key}" if way else key).items()}
-    if isinstance(node, list):
-        return {k: v for i, child in enumerate(node) for k, v in _leaves(child, f"{way}.{i}").items()}
-    return {way: node}
 
 
 def fit(recipe: Recipe, out: Path) -> Run:

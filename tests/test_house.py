@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
     "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe"},
-    "run": BELOW_RECIPE | {"recipe", "describe", "folder", "opened", "start"},
+    "run": BELOW_RECIPE | {"plain", "recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},
     "words": BELOW_RECIPE | {"recipe", "run"},  # of a command line, as segments
