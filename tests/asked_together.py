@@ -1,4 +1,4 @@
-"""What test_together.py looks at: commands by one, two and three processes, forked here so that torch is imported once.
+"""What test_together.py looks at: commands by one, two and three processes, forked so that torch is imported once.
 
     python asked_together.py HOME RUN IMAGES    writes per command HOME/NAME/: what each process printed (RANK.out, RANK.err), its files;
                                                 HOME/codes.json: the exit codes
@@ -8,11 +8,11 @@ import functools
 import json
 import os
 import shutil
-import socket
 import sys
 from pathlib import Path
 
 import torch
+from forked import fork
 
 from mmtok import questions
 from mmtok.cli import main
@@ -21,33 +21,18 @@ from mmtok.run import Run
 from mmtok.segment import BadInput
 
 
-def fork(n, folder, words, before=None):
-    """Run the words of a command line in n processes, as torchrun would start them; returns their exit codes."""
+def ask_by(n, folder, words, before=None):
+    """Run the words of a command line in n processes, what each prints in files of its own; returns their exit codes."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(n):
-        child = os.fork()
-        if not child:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ |= {name: str(value) for name, value in ranks.items()}
-            for number, kind in ((1, "out"), (2, "err")):
-                os.dup2(os.open(folder / f"{rank}.{kind}", os.O_CREAT | os.O_WRONLY), number)
-            code = 1
-            try:
-                if before:
-                    before(rank)
-                code = main([str(word) for word in words(folder)])
-            except Exception:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+    def work(rank):
+        for number, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{rank}.{kind}", os.O_CREAT | os.O_WRONLY), number)
+        if before:
+            before(rank)
+        return main([str(word) for word in words(folder)])
+
+    return fork(n, work)
 
 
 def fails(error):
@@ -73,7 +58,7 @@ def by_all(home, run, images):
     codes, copy = {}, lambda to: shutil.copytree(run, to)
 
     def ask(n, name, words, before=None):
-        codes[name] = fork(n, home / name, words, before)
+        codes[name] = ask_by(n, home / name, words, before)
 
     sample = lambda folder: ["sample", run, "--prompt", "dark", "--to", "image", "-n", 300, "--seed", 3, "--out", folder / "files"]
     for n in (1, 2, 3):

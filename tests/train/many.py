@@ -1,4 +1,4 @@
-"""What test_processes.py looks at: small trainings by one, two and three processes, forked here so that torch is imported once.
+"""What test_processes.py looks at: small trainings by one, two and three processes, forked so that torch is imported once.
 
     python many.py FOLDER    writes FOLDER/NAME.json: what process 0 saw of the training NAME, and what the others did
 """
@@ -6,7 +6,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ import torch.distributed.fsdp  # noqa: F401  before the forks: a second each
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TOY, segment_maker  # noqa: E402
+from forked import fork  # noqa: E402
 
 from mmtok.data.loader import Corrupt, Loader, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
@@ -135,31 +135,18 @@ def note(home, name, processes, text):
     (home / f"{name}-{processes.rank}.txt").write_text(text)
 
 
-def fork(n, work, home):
-    """Run work(home, processes) in n processes, as torchrun would start them; returns their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(n):
-        child = os.fork()
-        if not child:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            code = 1
-            try:
-                with joined() as processes:
-                    work(home, processes)
-                code = 0
-            except ConnectionError as error:
-                (home / f"lost-{rank}.txt").write_text(str(error))
-                code = 2
-            finally:
-                if code == 1:
-                    sys.excepthook(*sys.exc_info())
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+def by(n, work, home):
+    """Run work(home, processes) in n processes; returns their exit codes."""
+    def one(rank):
+        try:
+            with joined() as processes:
+                work(home, processes)
+        except ConnectionError as error:
+            (home / f"lost-{rank}.txt").write_text(str(error))
+            return 2
+        return 0
+
+    return fork(n, one)
 
 
 def main(home):
@@ -168,7 +155,7 @@ def main(home):
     codes = {}
     for n, work in [(1, by_one), (2, by_two), (3, by_three), (1, by_one_again), (2, first_fails), (2, one_dies)]:
         start = time.monotonic()
-        codes[work.__name__] = fork(n, work, home)
+        codes[work.__name__] = by(n, work, home)
         print(work.__name__, codes[work.__name__], f"{time.monotonic() - start:.1f} s", flush=True)
     (home / "codes.json").write_text(json.dumps(codes))
 
