@@ -7,7 +7,7 @@ is the picture. By default scikit-learn's digits, which have 17 levels; other pi
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
     mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png --given seven
     mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path": "FOLDER", "height": 16, "width": 16, "channels": 3}]'
-        --tasks.0.make '["image"]'
+        --tasks '[{"given": ["caption"], "make": ["image"], "drop_given": 0.1}]'
         --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16, "channels": 3, "levels": 256, "patch": 2}'
 """
 
@@ -27,9 +27,10 @@ from mmtok.train.fit_lm import TrainConfig
 
 recipe = Recipe(
     name="pixel_diffusion",
-    sources=(ScannedDigits(copies=18, noise=0.0),),  # shifts alone: noise would be learned, and be drawn
+    sources=(ScannedDigits(copies=18, noise=0.0),),  # noise would be learned, and be drawn
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(8, 8, 1, levels=17, patch=2)},
-    tasks=(Task(("caption",), ("view",), drop_given=0.1),),
+    # shifted scans teach more than there are; their captions tell them apart, or what is drawn by name alone would be shifted too
+    tasks=(Task(("caption",), ("image",), drop_given=0.2), Task(("view_caption",), ("view",))),
     model=DecoderConfig(
         trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
         heads={"image": GridDiffusion(column=CondOT(), sampler=Heun(), steps=25, network=DiTConfig(6, 128, 4), patch=2)},
