@@ -25,7 +25,7 @@ class Batch:
     predict       (B, L) bool: p of this position is part of the loss
     may_end       (B, L) bool: the end mark is legal here
     channels      modality -> (N_m, C) int64, in row-major stream order of the positions whose id is m's frame id
-    channel_mask  modality -> (N_m, C) bool: channel values that the model may not read (corrupted input)
+    channel_mask  modality -> (N_m, C) or (N_m, D) bool: channel values and latents that the model may not read (corrupted input)
     ceiling       modality -> (N_m,) highest legal code of the descending channel
     latents       modality -> (N_m, D) float32
     """
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """What the model may not read of one stream: `ids` (L,) bool, `channels` modality -> (N_m, C) bool."""
+    """What the model may not read of one stream: `ids` (L,) bool, `channels` modality -> (N_m, C) or (N_m, D) bool."""
 
     ids: np.ndarray
     channels: dict[str, np.ndarray]
@@ -132,7 +132,7 @@ def pack(vocabulary: Vocabulary, rows: Sequence[Sequence[Stream]], row_length: i
         ids=tensor(ids), document=tensor(document), segment=tensor(segment), modality=tensor(modality), position=tensor(position),
         inputs=tensor(np.where(masked, vocabulary.mask, ids)), predict=tensor(predict), may_end=tensor(may_end),
         channels={m: tensor(x.astype(np.int64)) for m, x in joined.items() if is_code[m]},
-        channel_mask={m: tensor(np.concatenate(channel_mask[m])) for m in joined if is_code[m]},
+        channel_mask={m: tensor(np.concatenate(channel_mask[m])) for m in joined},
         ceiling={m: tensor(np.concatenate(x)) for m, x in ceiling.items()},
         latents={m: tensor(x.astype(np.float32)) for m, x in joined.items() if not is_code[m]},
     )

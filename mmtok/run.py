@@ -32,7 +32,7 @@ from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
-from mmtok.train.check_heads import check_cuts, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
@@ -165,6 +165,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
         lm = run.untrained(torch.device("cpu") if recipe.train.shard and processes.world > 1 else None)
         check_cuts(lm, recipe.tasks, recipe.fields)
+        check_bands(recipe.corrupt, recipe.fields, run.vocabulary.signatures)
         if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
             load_start(lm, recipe)
         processes.by_first(lambda: (tokenise(run), _note_spreads(run, lm)))

@@ -58,7 +58,8 @@ class Corrupt:
     drop    share of frames hidden one by one
     spans   share of frames hidden in spans of about `span` frames (dMel, section 3.3.1: 0.5 with spans of 3)
     often   in which share of the documents the spans are cut
-    bands   how many bands of up to `band` neighbouring channels are hidden (SpecAugment's frequency masks)
+    bands   how many bands of up to `band` neighbouring channels are hidden (SpecAugment's frequency masks); hidden latents read as 0,
+            the mean of those that are standardised (Park et al. 2019, section 2)
     """
 
     drop: float = 0.0

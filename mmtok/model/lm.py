@@ -118,7 +118,8 @@ class LM(nn.Module):
                 codes = batch.channels.get(m, batch.ids.new_zeros(0, len(inner.levels)))
                 frames = inner(codes, batch.channel_mask.get(m), kept, segment[where])
             else:
-                frames = inner(batch.latents.get(m, x.new_zeros(0, inner.in_features)).to(x.dtype)) * kept
+                latents, hidden = batch.latents.get(m, x.new_zeros(0, inner.in_features)), batch.channel_mask.get(m)
+                frames = inner((latents if hidden is None else latents.masked_fill(hidden, 0)).to(x.dtype)) * kept
             x = x.flatten(0, 1).index_add(0, where.flatten().nonzero()[:, 0], frames.to(x.dtype)).view(x.shape)
         return x
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.data.loader import Task
+from mmtok.data.loader import Corrupt, Task
 from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile
 from mmtok.diffusion.loss import check_sigma_data
@@ -17,7 +17,7 @@ from mmtok.diffusion.schedules import EDM
 from mmtok.model.cascade import CascadeHead
 from mmtok.model.denoising import DiffusionHead
 from mmtok.model.lm import LM
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, Signature
 
 N_SEGMENTS = 2_000  # whose spread is measured
 
@@ -30,6 +30,14 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
             if value and lm.draws_whole(m):
                 raise BadInput(f"task {task}: its {dial} is {value}, but {type(lm.config.heads[m]).__name__} draws {m} as a whole: in training "
                                f"such segments can neither be cut short nor have holes; set {dial} to 0")
+
+
+def check_bands(corrupt: Mapping[str, Corrupt], modality_of: Mapping[str, str], signatures: Mapping[str, Signature]) -> None:
+    """Raise BadInput for bands of a field whose frames have one channel. modality_of: of each field."""
+    for name, hidden in corrupt.items():
+        m = modality_of[name]
+        if hidden.bands and m in signatures and signatures[m].one_channel:
+            raise BadInput(f"corrupt.{name}.bands is {hidden.bands}, but a frame of {m} has one channel, no bands of them: set it to 0, or use drop")
 
 
 def note_spreads(lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping[str, str], seed: int) -> None:

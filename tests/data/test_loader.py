@@ -206,6 +206,14 @@ def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_th
     assert widths == set(range(7))
 
 
+def test_bands_hide_latents_as_they_hide_codes(tmp_path, vocabulary, segment):
+    write_tokens(tmp_path / "t.parquet", {"voice": vocabulary.signatures["voice"]}, [{"voice": segment("voice", 5)} for _ in range(20)])
+    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("voice",))], vocabulary, {"voice": Corrupt(bands=1, band=2)}, 4, 48, 0)
+    batch = one.batch(0)
+    mask = batch.channel_mask["voice"]
+    assert mask.shape == batch.latents["voice"].shape and set(mask.sum(1).tolist()) == {0, 1, 2}
+
+
 def test_noise_differs_between_steps_for_the_same_document(loader):
     one = loader(tasks=TASKS[:1])
     seen: dict = {}

@@ -201,6 +201,19 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
             assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, ids=other)))
 
 
+def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabulary, segment):
+    stream = vocabulary.stream(Document((segment("voice", 4), segment("text", 3)), (False, True)))
+    hidden = np.zeros((4, 3), bool)
+    hidden[:, 1] = True  # a band
+    dirty = pack(vocabulary, [[stream]], corruptions=[[Corruption(np.zeros(len(stream), bool), {"voice": hidden})]])
+    clean = pack(vocabulary, [[stream]])
+    changed, zero = clean.latents["voice"].clone(), clean.latents["voice"].clone()
+    changed[:, 1], zero[:, 1] = 7.0, 0.0
+    assert not torch.equal(lm.hidden(dirty), lm.hidden(clean)) and torch.equal(dirty.latents["voice"], clean.latents["voice"])
+    assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, latents={"voice": changed})))
+    assert torch.equal(lm.hidden(dirty), lm.hidden(replace(clean, latents={"voice": zero})))
+
+
 # ---- refusals
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
-from mmtok.data.loader import Task
+from mmtok.data.loader import Corrupt, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.model.anyorder import MaskedCodes
@@ -18,7 +18,7 @@ from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.train.check_heads import check_cuts, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, note_spreads
 from mmtok.vocabulary import Vocabulary
 
 FRAMES = lambda column: FrameDiffusion(column=column, network=TokenMLPConfig(1, 8))
@@ -91,3 +91,11 @@ def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
     assert asked("b", {**heads, "image": grid}) == 2 and "its hole is 0.3, but GridDiffusion draws image as a whole" in capsys.readouterr().err
     assert asked("c", {**heads, "image": grid}, "--tasks.0.hole", "0") == 0
     assert "mmtok: note: image: sigma_data is 0.5 but the data's root mean square is 0." in capsys.readouterr().err
+
+
+def test_bands_of_frames_that_have_one_channel_are_refused():
+    signatures = {"text": Signature("text", (4,)), "voice": Signature("voice", latent_size=3), "speech": Signature("speech", (2,) * 5)}
+    fields = {"caption": "text", "clip": "voice", "said": "speech"}
+    check_bands({"clip": Corrupt(bands=1), "said": Corrupt(bands=1), "caption": Corrupt(drop=0.1)}, fields, signatures)
+    with pytest.raises(BadInput, match="corrupt.caption.bands is 2, but a frame of text has one channel"):
+        check_bands({"caption": Corrupt(bands=2)}, fields, signatures)
