@@ -17,7 +17,9 @@ from mmtok.segment import BadInput, Signature
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.base import write_config
 from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
+from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig
+from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 
 ROOM = 8  # bytes
@@ -60,6 +62,8 @@ WRITERS = {
     "pieces": ("pieces.model", lambda toy_lm: SentencePieceConfig(n_pieces=290).fit(["seven eight nine"] * 5).save),
     "pretrained pieces": ("pieces.json", lambda toy_lm: pretrained_pieces().save),
     "signal: text": ("a.txt", lambda toy_lm: lambda home: write_signal(home / "a", "text", "nineteen letters of it", None)),
+    "signal: speech": ("a.wav", lambda toy_lm: lambda home: write_signal(home / "a", "speech", np.zeros(9, np.float32), DMelConfig().build())),
+    "signal: jets": ("a.npz", lambda toy_lm: lambda home: write_signal(home / "a", "jets", [np.ones((2, 3), np.float32)], JetGridConfig().build())),
     "signal: image": ("a.png", lambda toy_lm: lambda home: write_signal(home / "a", "image", np.zeros((9, 9), np.uint8), None)),
     "signal: array": ("a.npy", lambda toy_lm: lambda home: write_signal(home / "a", "else", np.zeros(9), None)),
 }
@@ -106,6 +110,27 @@ def test_who_may_read_the_folder_may_read_its_tensors(tmp_path):
     tmp_path.chmod(0o755)
     write_tensors(tmp_path / "weights.safetensors", {"x": torch.zeros(3)})
     assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+WRITES = {
+    "sound": "from mmtok.data.speech import write_sound; write_sound(path / 'a.flac', numpy.zeros(9))",
+    "spoken digits": "from mmtok.data.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')",
+    "jets": "from mmtok.data.jets import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2, 3))])",
+    "made jets": "from mmtok.data.jets import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))], numpy.array(['a']))",
+    "picture": "from mmtok.data.images import write_image; write_image(path / 'a.png', numpy.zeros((2, 2), numpy.uint8))",
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_what_writers_of_data_leave_when_they_are_killed_is_swept_away(tmp_path, what):
+    """Killed at the moment when the file would get its name."""
+    code = "import os, pathlib, signal, sys, numpy; path = pathlib.Path(sys.argv[1]); os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    if what == "spoken digits":  # of no clips, by no engine
+        code += "; import mmtok.data.espeak as e; e.Espeak = lambda: None; numpy.concatenate = lambda x: numpy.zeros(0)"
+    killed = subprocess.run([sys.executable, "-c", f"{code}\n{WRITES[what]}", tmp_path])
+    assert killed.returncode == -9 and len(list(tmp_path.iterdir())) == 1
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):

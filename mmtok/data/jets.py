@@ -12,7 +12,6 @@ Nothing is assumed about the axis or the mass: a reader takes columns as their n
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput
 
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
@@ -221,7 +221,7 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
 
 
 def write_jets(path: str | Path, jets: Sequence[np.ndarray], features: Sequence[str] = FEATURES) -> None:
-    """Write jets (P, F) as .npz (flat), .npy (zero-padded) or .parquet (list columns): to a temporary name first, then renamed."""
+    """Write jets (P, F) as .npz (flat), .npy (zero-padded) or .parquet (list columns), whole or not at all."""
     path = Path(path)
     if path.suffix == ".npz":
         save_flat(path, jets, features=features)
@@ -267,17 +267,9 @@ def load_flat(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _replace(path: Path, write) -> None:
-    """Let `write` fill an open file of a temporary name, then rename it to `path`."""
+    """Let `write` fill an open file, which is `path` once it is whole. Raises BadInput for what cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path.parent}: cannot be made ({error.strerror})") from None
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
+        with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
             write(file)
-        os.replace(temporary, path)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise BadInput(f"{error.filename or path}: cannot be written ({error.strerror or error})") from None

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 import zipfile
@@ -18,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mmtok.files import in_place_when_whole, write_bytes
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 
@@ -78,7 +78,7 @@ def _cut_short(log: str) -> bool:
 def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) -> None:
     """Samples (N,) within [-1, 1] -> a 16-bit file, whose format is the suffix's (wav, flac, ...).
 
-    What lies outside is clipped, with a warning. Written under a temporary name first, so no half-written file stays behind.
+    What lies outside is clipped, with a warning. Raises BadInput for what cannot be written; no half-written file stays behind.
     """
     import soundfile
 
@@ -87,15 +87,12 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
         raise BadInput(f"{path}: expected finite floating samples of shape (n,), got {samples.dtype} {samples.shape}")
     if len(samples) and np.abs(samples).max() > 1:
         warnings.warn(f"{path}: peak {np.abs(samples).max():.2f} clipped to 1", stacklevel=2)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    subtype = "PCM_16" if path.suffix.lower() in (".wav", ".flac", ".aiff") else None
+    subtype, sound = "PCM_16" if path.suffix.lower() in (".wav", ".flac", ".aiff") else None, io.BytesIO()
     try:
-        soundfile.write(partial, np.clip(samples, -1, 1), rate_hz, subtype=subtype)
-        os.replace(partial, path)
+        soundfile.write(sound, np.clip(samples, -1, 1), rate_hz, subtype=subtype, format=path.suffix[1:].upper())
+        write_bytes(path, sound.getvalue())
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be written ({error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
 @dataclass(frozen=True)
@@ -277,15 +274,11 @@ class SpokenDigits:
                 clip = resampled(engine.say(*utterance) / np.float32(32768), RATE_HZ, self.rate_hz)
                 clips.append(np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16))
                 progress.advance()
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            with partial.open("wb") as file:
+            with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, samples=np.concatenate(clips), stops=np.cumsum([len(clip) for clip in clips]))
-            os.replace(partial, path)
         except OSError as error:
             raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _strings(length: int) -> list[tuple[str, ...]]:

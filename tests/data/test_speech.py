@@ -61,7 +61,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
 def test_writing_refuses_and_clips_and_leaves_nothing_half_written(tmp_path):
     with pytest.warns(UserWarning, match="clipped"):
         write_sound(tmp_path / "loud.wav", 4 * tone())
-    for path, samples in [("a.wav", np.array([np.nan])), ("a.wav", np.zeros((2, 2))), ("no/folder.wav", tone()), ("a.xyz", tone())]:
+    for path, samples in [("a.wav", np.array([np.nan])), ("a.wav", np.zeros((2, 2))), ("loud.wav/a.wav", tone()), ("a.xyz", tone())]:
         with pytest.raises(BadInput):
             write_sound(tmp_path / path, samples)
     assert [p.name for p in tmp_path.iterdir()] == ["loud.wav"]
