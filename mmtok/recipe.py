@@ -49,6 +49,7 @@ SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | IdxImages | Spoken
 class Recipe:
     """One run. Fields of the examples come from the sources; two fields may share a modality.
 
+    name        a plain folder name: a run's folder is runs/ and the name, unless --out says otherwise
     tokenizers  modality -> config
     sources     where examples come from; together they yield every field that the tasks name
     tasks       what is learned: orders of fields, with weights
@@ -70,6 +71,8 @@ class Recipe:
     start: str | None = None
 
     def __post_init__(self):
+        if self.name in ("", ".", "..") or not self.name.isprintable() or set(self.name) & set("/\\"):
+            raise BadInput(f"recipe: name is {self.name!r}; it must be a plain folder name, as a run's folder is runs/ and the name")
         if self.n_samples < 1:
             raise BadInput(f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1")
         if not self.tasks:

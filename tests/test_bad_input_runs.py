@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_wrong_fields_and_verbs(tiny_words, tmp_path, said):
     assert "did you mean train?" in said(["trian", *tiny_words])
     assert "no recipe at" in said(["train", "recipes/digit.py"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "a\\b", "..", ".", "", "a\nb"])
+def test_a_recipes_name_that_is_no_folder_name(tiny_words, tmp_path, monkeypatch, said, name):
+    words = [str(Path(word).absolute()) if word.endswith(".py") else word for word in tiny_words]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for verb in ("fit", "train"):
+        line = said([verb, *words, f"--name={name}"])
+        assert f"name is {name!r}; it must be a plain folder name" in line
+    assert [p.name for p in tmp_path.rglob("*")] == ["here"]
 
 
 def test_runs_that_are_none(tmp_path, said):
