@@ -43,7 +43,8 @@ def train(
     """Fit if needed, tokenise, train. The same command again resumes.
 
     Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
-    mmtok show RECIPE lists them all with their values. On an old run, changed fields are refused with the difference.
+    mmtok show RECIPE lists them all with their values. Once training has begun changed fields are refused with the difference,
+    and before that those of tokenizers and sources.
     """
     from mmtok import run
     from mmtok.recipe import load_recipe

@@ -32,13 +32,13 @@ from mmtok.vocabulary import Vocabulary
 
 def describe(recipe: Recipe) -> str:
     """A recipe as text: its parts, its sizes as far as they hang on no data, and every field by the name that sets it."""
-    return "\n".join([*_parts(recipe, _planned(recipe), {}), *_decoder(recipe, None), *_fields(recipe)])
+    return "\n".join([*_parts(recipe, planned_signatures(recipe), {}), *_decoder(recipe, None), *_fields(recipe)])
 
 
 def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_parameters: int | None) -> str:
     """A run as text. vocabulary: None before the tokenizers are fitted; n_parameters: None before the training is through."""
     fidelity = {m: _fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers} if vocabulary else {}
-    lines = _parts(recipe, vocabulary.signatures if vocabulary else _planned(recipe), fidelity)
+    lines = _parts(recipe, vocabulary.signatures if vocabulary else planned_signatures(recipe), fidelity)
     lines.append(f"run {folder}")
     lines += _decoder(recipe, vocabulary) if n_parameters is None else [f"  decoder: {n_parameters:,} parameters"]
     lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids" if vocabulary else "  tokenizers not fitted")
@@ -78,7 +78,7 @@ def _fields(recipe: Recipe) -> Iterator[str]:
 
 # ---- sizes
 
-def _planned(recipe: Recipe) -> dict[str, Signature]:
+def planned_signatures(recipe: Recipe) -> dict[str, Signature]:
     """Modality -> the signature that its tokenizer will have, as far as its config says it; without a fingerprint where it is learned."""
     found = {m: _planned_signature(config) for m, config in recipe.tokenizers.items()}
     if recipe.start:
@@ -109,7 +109,7 @@ def size_of_decoder(config: DecoderConfig, vocabulary: Vocabulary) -> int:
 
 def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
     """Parameters and ids of the decoder that a recipe makes; vocabulary: None before the tokenizers are fitted."""
-    planned = _planned(recipe)
+    planned = planned_signatures(recipe)
     if vocabulary is None and (recipe.start or len(planned) < len(recipe.tokenizers)):
         return ["  decoder: parameters known once the tokenizers are fitted"]
     most = "at most " if vocabulary is None and any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values()) else ""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmtok.data.loader import Loader
+from mmtok.data.loader import Loader, check_rows
 from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile, write_tokens
-from mmtok.describe import describe
+from mmtok.describe import planned_signatures
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held, read_json
 from mmtok.metrics.units import units_of
@@ -39,23 +39,34 @@ from mmtok.train.fit_tokenizer import fit_tokenizer, learns
 from mmtok.train.log import read_log
 from mmtok.train.processes import Processes, joined
 
-__all__ = ["Run", "best_device", "describe", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
+__all__ = ["Run", "best_device", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
 
 N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
 N_COUNTED = 200  # segments of a field whose customary units are counted
 HOW = {"train.shard", "train.recompute"}  # fields that say how a run is made, not what it is: they may change on the way
+MADE_BY = ("tokenizers.", "sources.", "train.seed")  # what tokenizers and token files are made by, which training begins with
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
-    """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs."""
-    path = out / "recipe.json"
+    """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs.
+
+    While nothing is trained, a recipe that has the same tokenizers and tokens takes the place of the one that stands: what is found wrong
+    once these are made can be set right by the same call with other fields.
+    """
+    path, signatures = out / "recipe.json", planned_signatures(recipe)
+    check_rows(recipe.tasks, recipe.train.row_length, {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()})
     if path.exists():
         old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
-        changed = [f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
+        changed = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
+        refused = changed if _is_begun(out) else [k for k in changed if k.startswith(MADE_BY)]
+        told = lambda keys: "; ".join([f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in keys[:5]]
+                                      + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
+        if refused:
+            raise BadInput(f"{out} was made from another recipe ({told(refused)}): choose another --out, or remove the folder")
         if changed:
-            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise BadInput(f"{out} was made from another recipe ({shown}): choose another --out, or remove the folder")
+            write_text(path, recipe.to_json())
+            say(f"nothing is trained in {out} yet, so its recipe is changed ({told(changed)})")
     else:
         if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
@@ -65,6 +76,11 @@ def start_run(recipe: Recipe, out: Path) -> Run:
         write_text(path, recipe.to_json())
     sweep(out)
     return Run(out, recipe)
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether anything was trained in a run folder."""
+    return (out / "model.safetensors").exists() or any((out / "checkpoints").glob("step-*"))
 
 
 def _filled_in(stored: Any, recipe: Recipe) -> Any:

@@ -130,3 +130,29 @@ def test_weights_of_another_size_are_refused(tiny_copy):
 def test_a_damaged_log_does_not_stop_show(tiny_copy):
     (tiny_copy / "log.jsonl").write_bytes(b'{"step": 8, "loss": 1.0}\n\xff\n{"st')
     assert "step 8 of 24" in open_run(tiny_copy).describe()
+
+
+# ---- what is found wrong before anything is trained
+
+def test_rows_that_hold_no_document_are_refused_before_anything_is_written(tiny_words, tmp_path):
+    short = load_recipe(tiny_words[0], [*tiny_words[1:], "--train.row_length", "23"])
+    with pytest.raises(BadInput, match="caption -> image: a document takes 24 positions or more, but rows are 23 long: raise --train.row_length"):
+        train(short, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_found_too_short_once_tokens_are_there_can_be_made_longer(tiny_words, tiny_run, tmp_path, contents, capsys):
+    out, recipe = tmp_path / "run", lambda *more: load_recipe(tiny_words[0], [*tiny_words[1:], *more])
+    with pytest.raises(BadInput, match=r"positions, but rows are 26 long: raise --train.row_length to at least \d+"):
+        train(recipe("--train.row_length", "26"), out)
+    made = contents(out / "tokens")
+    with pytest.raises(BadInput, match="tokenizers.image.levels"):  # what stands is of the old one
+        train(recipe("--tokenizers.image.levels", "3"), out)
+    with pytest.raises(BadInput, match="train.seed: 0 -> 1"):
+        train(recipe("--train.seed", "1"), out)
+    capsys.readouterr()
+    train(recipe(), out)
+    said = capsys.readouterr().err
+    assert "its recipe is changed (train.row_length: 26 -> 64)" in said and "0-ImageFolder.parquet stands" in said
+    assert contents(out / "tokens") == made and (out / "recipe.json").read_text() == recipe().to_json()
+    assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class Task:
         if self.first < 0 or (self.first and self.hole):
             raise BadInput(f"task {self}: first is {self.first}; it counts frames, 0 for all of them, and has no holes")
 
+    def positions(self, n_frames: Sequence[Any]) -> Any:
+        """Of a document in a row: n_frames per field, whole, numbers or arrays (n,) of them."""
+        shown = [*n_frames[:-1], np.minimum(n_frames[-1], self.first) if self.first else n_frames[-1]]
+        return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.hole)
+
     def __str__(self) -> str:
         return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
 
@@ -74,6 +80,15 @@ class Corrupt:
             raise BadInput(f"Corrupt: drop, spans and often are shares, from 0 to 1; got {self}")
         if self.span < 1 or self.bands < 0 or self.band < 0:
             raise BadInput(f"Corrupt: span must be at least 1, bands and band not negative; got {self}")
+
+
+def check_rows(tasks: Sequence[Task], row_length: int, n_frames: Mapping[str, int]) -> None:
+    """Raise BadInput for a task of which no document fits into a row. n_frames: of each field, the least that are known before any is made."""
+    for task in tasks:
+        least = task.positions([n_frames[name] for name in (*task.given, *task.make)])
+        if least > row_length:
+            raise BadInput(f"task {task}: a document takes {least} positions or more, but rows are {row_length} long: "
+                           f"raise --train.row_length to at least {least}")
 
 
 @dataclass(frozen=True)
@@ -112,10 +127,7 @@ class Loader:
             if set(names) <= set(file.fields):
                 rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
                 pool.append(np.stack([np.full(len(rows), f), rows], 1))
-                n_frames = [file.lengths(name)[rows] for name in names]
-                if task.first:
-                    n_frames[-1] = np.minimum(n_frames[-1], task.first)
-                lengths.append(sum(n_frames) + 1 + 2 * len(names) + (3 if task.hole else 0))
+                lengths.append(task.positions([file.lengths(name)[rows] for name in names]))
         if not pool or not sum(map(len, pool)):
             raise BadInput(f"no example has all fields of task {task}")
         made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
