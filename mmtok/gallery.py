@@ -17,6 +17,7 @@ import numpy as np
 
 from mmtok import page, plots, strips
 from mmtok.ask import INDEX, NOTHING, read_index
+from mmtok.data.jets import read_jets
 from mmtok.data.subset import random_subset
 from mmtok.folder import read_json
 from mmtok.metrics.images import nearest
@@ -258,7 +259,7 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     shown = dict(islice(prompts.items(), N_CLASSES))
     real = _real_jets(run, set(shown))
     for prompt, samples in shown.items():
-        ours = [jet for s in samples for jet in _read_jets(s.path)]
+        ours = [jet for s in samples for jet in read_jets(s.path, tokenizer.config.features)]
         theirs = real.get(prompt, [])
         if not (ours and theirs):
             pictures.append(tag("p", f"{prompt}: {len(ours)} jets, and {len(theirs)} real held-out ones to compare with.", cls="soft"))
@@ -272,16 +273,6 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
             charts.append(plots.histogram(prompt, label, unit, *map(OBSERVABLES[key], (ours, theirs, tokenised))))
     words = "Mean images about the axis, and distributions over jets; below each, generated over tokenised real with its counting error."
     return [tag("p", words), tag("div", *pictures, cls="charts"), tag("div", *charts, cls="charts"), *_left_out(prompts, len(shown))]
-
-
-def _read_jets(path: Path) -> list[np.ndarray]:
-    """A file of samples, (P, F) each; unlike a reader of data it lets jets without constituents pass."""
-    from mmtok.data.jets import read_jets, split_jets
-
-    if path.suffix != ".npz":
-        return read_jets(path)
-    with np.load(path) as file:
-        return split_jets(file["values"], file["offsets"])
 
 
 def _real_jets(run: Run, captions: set[str]) -> dict[str, list[np.ndarray]]:

@@ -6,8 +6,9 @@ import pytest
 from mmtok import ask, words
 from mmtok.data.images import SUFFIXES as PICTURES
 from mmtok.data.speech import SUFFIXES as SOUNDS
+from mmtok.model.sampling import Sampled
 from mmtok.run import open_run
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, Segment
 
 
 @pytest.mark.parametrize("suffix", (*SOUNDS, *PICTURES, ".npz", ".txt"))
@@ -50,3 +51,12 @@ def test_prompts_that_differ_have_names_that_differ():
 def test_suffixes_name_one_modality_each():
     listed = [s for suffixes in words.SUFFIXES.values() for s in suffixes]
     assert len(set(listed)) == len(listed) and np.all([s.startswith(".") for s in listed])
+
+
+def test_a_drawn_jet_without_constituents_leaves_its_file_readable(tiny_run, tmp_path):
+    run = open_run(tiny_run)
+    drawn = [Sampled(Segment("jets", codes=np.array(codes, int).reshape(-1, 3)), "end") for codes in ([], [[5, 1, 1]], [])]
+    path, = ask.write_samples(run, tmp_path, ["fat jet"] * 3, drawn)
+    with pytest.warns(UserWarning, match="2 of 3 jets have no constituents"):
+        rows = ask.score(run, [str(path)], ["fat jet"])
+    assert [row.frames for row in rows] == [0, 1, 0] and all(row.nats > 0 for row in rows)

@@ -80,8 +80,9 @@ def _captions(path: str, n: int) -> list[str]:
 def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.ndarray]:
     """The jets of a file, each float32 (P, F) with the columns `features`, "pt_gev" among them, by falling pt.
 
-    Said by a warning: jets that were sorted, particles of zero pt that were dropped. Raises BadInput, naming file and jet, for a file
-    that cannot be read, for NaN, infinite or negative pt, and for a jet without constituents.
+    Said by a warning: jets that were sorted, particles of zero pt that were dropped, jets without constituents: such a one is (0, F), as
+    a model may draw it, so that jet i of a file is always row i. Raises BadInput, naming file and jet, for a file that cannot be read,
+    and for NaN, infinite or negative pt.
     """
     readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
     path = Path(path)
@@ -108,14 +109,20 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
 
 
 def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -> np.ndarray:
-    """One jet in memory, a list or array (P, F), as `read_jets` would give it; messages call it `name`."""
+    """One jet in memory, a list or array (P, F), as `read_jets` would give it; messages call it `name`.
+
+    Raises BadInput as `read_jets` does, and for a jet without constituents.
+    """
     try:
         array = np.asarray(values, np.float32)
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1] != len(features):
         raise BadInput(f"{name}: a jet is a list of constituents of {len(features)} numbers ({', '.join(features)})")
-    return split_jets(*_checked(name, array, np.array([0, len(array)]), list(features).index("pt_gev")))[0]
+    pt_column = list(features).index("pt_gev")
+    if not array[:, pt_column].any():
+        raise BadInput(f"{name}: the jet has no constituents; remove it")
+    return split_jets(*_checked(name, array, np.array([0, len(array)]), pt_column))[0]
 
 
 def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
@@ -134,7 +141,7 @@ def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_colum
         values, jet = values[pt > 0], jet[pt > 0]
     n = np.bincount(jet, minlength=len(offsets) - 1)
     if not n.all():
-        raise BadInput(f"{path}: jet {np.argmin(n)} has no constituents; remove it")
+        warnings.warn(f"{path}: {np.sum(n == 0):,} of {len(n):,} jets have no constituents, the first is jet {np.argmin(n)}", stacklevel=3)
     pt = values[:, pt_column]
     rises = (np.diff(pt) > 0) & (np.diff(jet) == 0)
     if rises.any():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmtok.data.jets import JetFile, read_jets, write_jets
+from mmtok.data.jets import JetFile, checked_jet, read_jets, write_jets
 from mmtok.segment import BadInput
 
 
@@ -73,12 +73,9 @@ def test_conversions_are_said(tmp_path):
         assert_same(read_jets(tmp_path / "b.npz"), [jet])
 
 
-def bad(jet=None, column=0, value=np.nan):
+def bad(jet, column=0, value=np.nan):
     jets = make_jets(3)
-    if jet is None:
-        jets[1] = jets[1][:0]
-    else:
-        jets[jet][-1, column] = value
+    jets[jet][-1, column] = value
     return jets
 
 
@@ -88,7 +85,6 @@ def bad(jet=None, column=0, value=np.nan):
         (bad(1), "jet 1 has a NaN"),
         (bad(2, 1, np.inf), "jet 2 has a NaN or infinite"),
         (bad(2, 0, -1), "jet 2 has a negative pt"),
-        (bad(), "jet 1 has no constituents"),
         ([], "no jets"),
     ],
 )
@@ -99,6 +95,24 @@ def test_bad_jets_name_file_and_jet(tmp_path, jets, said, suffix):
     with pytest.raises(BadInput, match=said) as error:
         read_jets(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
+def test_jets_without_constituents_come_back_in_their_places_with_a_note(tmp_path, suffix):
+    """A model may draw them; the file stays readable, and every other jet keeps its number."""
+    path, empty = tmp_path / f"jets{suffix}", np.zeros((0, 3), np.float32)
+    for jets, first in (([empty, *make_jets(2), empty, *make_jets(1)], 0), ([*make_jets(2), empty], 2), ([empty, empty], 0)):
+        write_jets(path, jets)
+        with pytest.warns(UserWarning, match=f"of {len(jets)} jets have no constituents, the first is jet {first}"):
+            again = read_jets(path)
+        assert_same(again, jets)
+        assert [jet.shape for jet in again] == [jet.shape for jet in jets]
+
+
+def test_a_jet_in_memory_without_constituents_is_refused():
+    for values in ([], np.zeros((0, 3)), np.zeros((2, 3))):
+        with pytest.raises(BadInput, match="row 3: "):
+            checked_jet(values, "row 3")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet", ".h5"])
