@@ -1,7 +1,7 @@
-"""Strips: a few states of a sampler on its way from noise to a picture, side by side.
+"""Strips: a few states of a sampler on its way to a picture, side by side: out of noise, or with ever more of its frames.
 
-Gathered while heads that draw whole segments of latents draw (`Strips.watch`), written beside the samples as steps/NAME.png, and shown
-in the report. Letters: N samples, T frames, D latent size.
+Gathered while heads that draw whole segments draw (`Strips.watch`), or told afterwards by samples that were drawn frame by frame; written
+beside the samples as steps/NAME.png, and shown in the report. Letters: N samples, T frames, D latent size.
 """
 
 from __future__ import annotations
@@ -31,25 +31,39 @@ class Strips:
 
     def __init__(self, lm: LM, modality: str, sampling: Sampling):
         self.signature, head = lm.vocabulary.signatures[modality], lm.heads[modality]
-        n_steps = sum(sampling.steps or stage.config.steps for stage in getattr(head, "stages", [head]))  # a cascade's go on counting
+        steps_of = lambda part: sampling.steps or part.config.steps or self.signature.frames  # codes in any order: 0 is one at a time
+        n_steps = sum(map(steps_of, getattr(head, "stages", [head])))  # a cascade's go on counting
         self.after = set(np.linspace(0, n_steps - 1, N_TILES).round().astype(int).tolist())
         self.states: list[np.ndarray] = []
 
     def watch(self, step: int, segments: Tensor) -> None:
-        """Is told every step's number, from 0, and segments (N, T, D)."""
+        """Is told every step's number, from 0, and segments: latents (N, T, D), or codes (N, T, 1) of which hidden ones are K."""
         if step in self.after:
-            self.states.append(segments[:N_STRIPS].float().cpu().numpy())
+            self.states.append(segments[:N_STRIPS].cpu().numpy())
 
     def beside(self, drawn: Sequence[Sampled]) -> list[Sampled]:
         """The samples of the batch, the first of them with what they were on the way."""
-        rows = (tuple(segment_of(self.signature, state[i]) for state in self.states) for i in range(min(N_STRIPS, len(drawn))))
-        return [*(replace(d, on_the_way=row) for d, row in zip(drawn, rows)), *drawn[N_STRIPS:]]
+        ways = (self._seen(i) if self.states else _frame_by_frame(d.segment) for i, d in enumerate(drawn[:N_STRIPS]))
+        return [*(replace(d, on_the_way=way) for d, way in zip(drawn, ways)), *drawn[N_STRIPS:]]
+
+    def _seen(self, row: int) -> tuple[tuple[Segment, np.ndarray], ...]:
+        """The states that were watched of one sample, and which frames each still hides."""
+        made = []
+        for state in (state[row] for state in self.states):
+            hidden = state[:, 0] == self.signature.levels[0] if self.signature.levels else np.zeros(len(state), bool)
+            made.append((segment_of(self.signature, np.where(hidden[:, None], 0, state)), hidden))
+        return tuple(made)
+
+
+def _frame_by_frame(segment: Segment) -> tuple[tuple[Segment, np.ndarray], ...]:
+    """A sample that was drawn frame by frame, with ever more of its frames."""
+    counts = sorted(set(np.linspace(1, len(segment), N_TILES).round().astype(int).tolist()))
+    return tuple((segment, np.arange(len(segment)) >= n) for n in counts)
 
 
 def strips_of(lm: LM, modality: str, sampling: Sampling) -> Strips | None:
-    """To gather strips with, of pictures that a diffusion draws as a whole; None of all else, whose states are no pictures."""
-    whole_latents = lm.draws_whole(modality) and bool(lm.vocabulary.signatures[modality].latent_size)
-    return Strips(lm, modality, sampling) if modality == "image" and whole_latents else None
+    """To gather strips with, of pictures of a fixed count of frames that one of the heads of diffusion draws; None of all else."""
+    return Strips(lm, modality, sampling) if modality == "image" and "image" in lm.heads and lm.vocabulary.signatures["image"].frames else None
 
 
 def write_strips(folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], tokenizer: Any) -> None:
@@ -57,7 +71,7 @@ def write_strips(folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], t
 
     Strips of samples that these replace go.
     """
-    first: dict[str, tuple[str, Sequence[Segment]]] = {}
+    first: dict[str, tuple[str, Sequence[tuple[Segment, np.ndarray]]]] = {}
     for stem, sampled in zip(stems, drawn):
         if sampled.on_the_way:
             first.setdefault(prompt_of(stem), (stem, sampled.on_the_way))
@@ -65,7 +79,17 @@ def write_strips(folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], t
         (folder / FOLDER / f"{stem}.png").unlink(missing_ok=True)
     for stem, states in first.values():
         (folder / FOLDER).mkdir(exist_ok=True)
-        write_image(folder / FOLDER / f"{stem}.png", tiled(tokenizer.decode_batch(states)))
+        segments, hidden = zip(*states)
+        write_image(folder / FOLDER / f"{stem}.png", tiled([*map(blanked, tokenizer.decode_batch(segments), hidden)]))
+
+
+def blanked(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """A picture of T square patches in raster order, uint8 (Y, X) or (Y, X, 3), with those that are hidden (T,) white."""
+    side = round((picture.shape[0] * picture.shape[1] / len(hidden)) ** 0.5)
+    grid = hidden.reshape(picture.shape[0] // side, picture.shape[1] // side)
+    shown = picture.copy()
+    shown[grid.repeat(side, 0).repeat(side, 1)] = WHITE
+    return shown
 
 
 def tiled(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -84,5 +108,5 @@ def shown(samples: Sequence[Path]) -> list[Markup]:
     there = [p.parent / FOLDER / f"{p.stem}.png" for p in samples]
     strip = lambda p: thumbnail(read_image(p), f"{p.stem} on the way", "walk", N_TILES)
     figures = [tag("figure", strip(p), tag("figcaption", prompt_of(p.stem).replace("_", " "))) for p in there if p.is_file()]
-    words = "The sampler's state after evenly spaced steps, decoded, from the first on the left to the sample on the right."
+    words = "The picture after evenly spaced steps, from the first on the left to the sample on the right; what is not drawn yet is white."
     return [tag("h3", "On the way"), tag("p", words), tag("div", *figures, cls="walks")] if figures else []

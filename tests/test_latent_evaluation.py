@@ -21,7 +21,7 @@ from mmtok.setting import Setting
 
 UNITS = {"pixels": "bits_per_value", "cascade": "bits_per_value", "frames": "nats_per_frame", "codes": "bits_per_code"}
 KINDS = {"pixels": "estimate", "cascade": "estimate", "frames": "estimate, density", "codes": "bound"}
-STEPS = {"pixels": 8, "cascade": 5, "frames": 0, "codes": 0}
+STEPS = {"pixels": 8, "cascade": 5, "frames": 4, "codes": 8}
 
 
 @pytest.fixture(scope="module")

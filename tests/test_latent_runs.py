@@ -54,7 +54,7 @@ def test_a_cascades_level_is_a_dial(latent_run, tmp_path):
 
 
 @pytest.mark.parametrize("name, words, n_tiles", [
-    ("pixels", (), 8), ("pixels", ("--steps", 2), 2), ("cascade", (), 5), ("frames", (), 0), ("codes", (), 0),
+    ("pixels", (), 8), ("pixels", ("--steps", 2), 2), ("cascade", (), 5), ("frames", (), 4), ("codes", (), 8), ("codes", ("--steps", 2), 2),
 ])
 def test_beside_samples_lie_their_states_on_the_way(latent_run, tmp_path, name, words, n_tiles):
     """Of the first sample of a prompt, at even steps: 4 pixels each, a gap of one; the last is the sample itself."""
@@ -70,9 +70,19 @@ def test_beside_samples_lie_their_states_on_the_way(latent_run, tmp_path, name, 
         assert n_tiles == 2 or not np.array_equal(strip[:, :4], samples[0])  # the first of two steps goes nearly all the way
 
 
-def test_states_of_samples_that_were_replaced_go(latent_run, tmp_path):
+@pytest.mark.parametrize("name, side", [("frames", 2), ("codes", 1)])
+def test_what_is_not_drawn_yet_is_white_and_what_is_drawn_stays(latent_run, tmp_path, name, side):
+    sample, strip = asked(latent_run(name), tmp_path)[0], read_image(tmp_path / "steps" / "dark-000.png")
+    tiles = [strip[:, 5 * i : 5 * i + 4] for i in range((strip.shape[1] + 1) // 5)]
+    missing = [(tile != sample).reshape(4 // side, side, 4 // side, side).any((1, 3)) for tile in tiles]  # per frame
+    assert all((tile[np.kron(m, np.ones((side, side))) > 0] == 255).all() for tile, m in zip(tiles, missing))
+    assert all((b <= a).all() for a, b in zip(missing, missing[1:])) and missing[0].any() and not missing[-1].any()
+
+
+def test_states_of_samples_that_were_replaced_go(latent_run, tmp_path, monkeypatch):
     asked(latent_run("pixels"), tmp_path, n=1)
     asked(latent_run("pixels"), tmp_path, prompt="light", n=1)
+    monkeypatch.setattr("mmtok.opened.strips_of", lambda *_: None)  # as of a run whose pictures have no states
     asked(latent_run("codes"), tmp_path, n=1)
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["light-000.png"]
 
@@ -95,7 +105,7 @@ def test_codes_in_any_order_fill_holes_without_training_for_them(latent_run, pic
     ("pixels", ("--steps", 1), "Heun needs at least 2 steps, got 1"),
     ("cascade", ("--steps", 1), "Heun needs at least 2 steps, got 1"),
     ("frames", ("--steps", 1), "Heun needs at least 2 steps, got 1"),
-    ("pixels", ("--steps", -1), "steps must not be negative"),
+    ("pixels", ("--steps", -1), "sampling: steps is -1; it must be at least 0"),
     ("pixels", ("--guidance", 2), "guidance 2.0 needs a run trained with drop_given > 0 on a task text -> image"),
     ("cascade", ("--guidance", 2), "guidance 2.0 needs"),
     ("frames", ("--guidance", 2), "guidance 2.0 needs"),

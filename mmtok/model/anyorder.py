@@ -35,8 +35,9 @@ class MaskedCodes:
     grid: tuple[int, int] | None = None
 
     def __post_init__(self):
-        if self.steps < 0 or self.draws < 1 or self.bound_draws < 1:
-            raise ValueError(f"steps must not be negative, draws and bound_draws at least 1, got {self}")
+        for name, least in (("steps", 0), ("draws", 1), ("bound_draws", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def build(self, width: int, signature: Signature) -> MaskedHead:
         """The head on hidden states of this width, for codes of this signature."""
@@ -76,17 +77,18 @@ class MaskedHead(nn.Module):
                watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Draw segments (N, T, 1): the codes that are free (N, T); the others are kept, and read.
 
-        Raises BadInput for top_k or top_p, which this head does not know, and where the network returns NaN, naming the step.
+        watch is given segments whose hidden codes are K. Raises BadInput for top_k or top_p, which this head does not know, and where the network returns NaN, naming the step.
         """
         if sampling.top_k or sampling.top_p < 1:
             raise BadInput("codes drawn in any order know no top_k or top_p; use the temperature")
         tokens, model = self.masked.hide(values[..., 0], free), self._model(hs, sampling.guidance)
+        seen = None if watch is None else lambda step, codes: watch(step, codes[..., None])
         steps = sampling.steps or self.config.steps
         with plainly():
             if steps:
-                tokens = self.masked.sample(model, tokens, steps, generator, sampling.temperature)
+                tokens = self.masked.sample(model, tokens, steps, generator, sampling.temperature, seen)
             else:
-                tokens = self.masked.fill(model, tokens, generator, temperature=sampling.temperature)
+                tokens = self.masked.fill(model, tokens, generator, temperature=sampling.temperature, watch=seen)
         return tokens[..., None]
 
     def _model(self, hs: list[Tensor], guidance: float = 1.0) -> Callable[[Tensor], Tensor]:

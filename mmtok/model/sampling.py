@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,16 +37,18 @@ class Sampling:
     level: float | None = None
 
     def __post_init__(self):
-        if self.level is not None and not 0 <= self.level < 1:
-            raise BadInput(f"sampling's level is a share of noise, at least 0 and below 1; got {self}")
-        if self.steps < 0:
-            raise BadInput(f"sampling's steps must not be negative; 0 leaves them to the head; got {self}")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_frames < 1:
-            raise BadInput(f"sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1, max_frames >= 1; got {self}")
-        if not (math.isfinite(self.temperature) and math.isfinite(self.guidance)):
-            raise BadInput(f"sampling needs a finite temperature and guidance; got {self}")
-        if self.precision not in get_args(Precision):
-            raise BadInput(f"sampling needs a precision among {', '.join(get_args(Precision))}; got {self}")
+        for name, fits, what in (
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0, and finite"),
+            ("top_k", self.top_k >= 0, "at least 0"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("guidance", math.isfinite(self.guidance), "finite"),
+            ("max_frames", self.max_frames >= 1, "at least 1"),
+            ("precision", self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
+            ("steps", self.steps >= 0, "at least 0, which leaves them to the head"),
+            ("level", self.level is None or 0 <= self.level < 1, "a share of noise, at least 0 and below 1"),
+        ):
+            if not fits:
+                raise BadInput(f"sampling: {name} is {getattr(self, name)!r}; it must be {what}")
         if self.compiled and self.precision == "int8":
             raise BadInput("sampling with int8 weights cannot be compiled; take bfloat16")
 
@@ -54,7 +57,7 @@ class Sampling:
 class Sampled:
     """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
 
-    on_the_way: the sampler's state after some of its steps, as segments, where they were gathered (`mmtok.strips`).
+    on_the_way: what it was after some steps, where that was gathered (`mmtok.strips`): segments, and which frames (T,) were not there yet.
 
     The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
     samples) is true of the prompt's frames alone, and would cut off those drawn.
@@ -62,7 +65,7 @@ class Sampled:
 
     segment: Segment
     stop: str
-    on_the_way: tuple[Segment, ...] = ()
+    on_the_way: tuple[tuple[Segment, np.ndarray], ...] = ()
 
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
