@@ -1,0 +1,278 @@
+"""A large training on paper: python scripts/scale.py [1B] [7B] [--devices 16 --row-length 8192 ...]
+
+Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files, checkpoints, traffic. Every line says
+where it comes from: exact (counted by our own classes), measured, cited, assumed; `reckoned` is arithmetic of such. Without a run or a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import nn
+
+from mmtok.layout import N_CONTROLS
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn import crossentropy
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.segment import Signature
+from mmtok.train.log import Gauge
+from mmtok.vocabulary import Vocabulary
+
+DAY_S, GB = 86_400, 1e9
+
+# measured on one core by scripts/scale_measured.py; docs/scale.md says on what
+TEXT_POSITIONS_PER_S = 8.8e6
+SPEECH_FRAMES_PER_S = 2_110 * 80  # dMel: 2,110 times real time, at 80 Hz
+PARTICLES_PER_S = 16e6
+DISK_BYTES = {"text": 1.7, "speech": 20.2, "image": 0.7, "jets": 2.1}  # per frame, in our token files
+LOADED_POSITIONS_PER_S = 12e6
+MAIN_BYTES = {"text": 4, "speech": 80, "image": 4, "jets": 3}  # per frame in main memory; exact: the types in data/tokens.py
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training: the trunk's sizes first.
+
+    rows, row_length  of one device at once; accumulate: so many times a step
+    utilisation       share of the matrix rate, over all products made, those computed again too
+    over              positions a parameter of the over-trained variant
+    """
+
+    depth: int
+    width: int
+    n_heads: int
+    n_kv_heads: int
+    feed_forward: int
+    untied: bool = False
+    text_pieces: int = 32_000
+    image_codes: int = 8_192
+    devices: int = 8
+    per_node: int = 8
+    rows: int = 4
+    accumulate: int = 4
+    row_length: int = 4_096
+    recompute: int = 0
+    precision: str = "bf16"
+    average: float = 0.99
+    tokens_per_parameter: float = 20.0
+    over: float = 200.0
+    matrix_rate: float = 989e12
+    utilisation: float = 0.4
+    node_bytes_per_s: float = 450e9
+    network_bytes_per_s: float = 50e9
+    disk_bytes_per_s: float = 2e9
+
+    def __post_init__(self):
+        for field in fields(self):
+            if field.name not in ("recompute", "average", "untied", "precision") and getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be above 0")
+        if self.devices < 2:
+            raise ValueError("weights are shared out over two devices or more")
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number that matrices are multiplied in."""
+        return 2 if self.precision == "bf16" else 4
+
+
+PLANS = {
+    # the trunk of Llama 3.2 1B (its model card), with a smaller vocabulary
+    "1B": Plan(depth=16, width=2048, n_heads=32, n_kv_heads=8, feed_forward=8192),
+    # the trunk of Llama 2 7B (Touvron et al. 2023)
+    "7B": Plan(depth=32, width=4096, n_heads=32, n_kv_heads=32, feed_forward=11_008, untied=True, devices=64, accumulate=2, recompute=32),
+}
+
+
+# ---- the model
+
+def decoder(plan: Plan) -> LM:
+    """The decoder over text, speech (80 mel bins), images and jets, on the meta device: all its shapes, none of its numbers."""
+    image, jets = Signature("image", (plan.image_codes,), frames=256), Signature("jets", (41, 31, 31), descending=0)
+    vocabulary = Vocabulary([Signature("text", (plan.text_pieces,)), Signature("speech", (16,) * 80), image, jets])
+    trunk = TransformerConfig(plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward)
+    config = DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained()}, totals={"jets": 64}, untied=plan.untied)
+    with torch.device("meta"):
+        return LM(config, vocabulary)
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Numbers that are learned."""
+    return sum(p.numel() for p in module.parameters())
+
+
+# ---- activations: what is kept for the backward pass, bytes per position
+
+def block_bytes(plan: Plan) -> int:
+    """Of a block: M width, F feed-forward, K width of the keys, H heads, L row length, e bytes of a product's number.
+
+        norms      2 (4 M + 4 M + 4 + 4): the float32 stream and its normed self, the norm and its inverse; 2 e M as products read it
+        attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each pair; 4 H: log-sum-exp
+        rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
+        SwiGLU     4 e F: gate, its SiLU, up, their product
+    """
+    m, e = plan.width, plan.size
+    keys = m // plan.n_heads * plan.n_kv_heads
+    narrow = 4 * e * m // plan.n_heads if e < 4 else 0  # in float32 all blocks share one
+    return 16 * m + 16 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.row_length + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
+
+
+def kept_bytes(plan: Plan) -> int:
+    """Of all: blocks (one that computes its own again keeps its input alone), final norm, states that ids are read from, mask, rotary."""
+    n = min(plan.recompute, plan.depth)
+    blocks = n * 4 * plan.width + (plan.depth - n) * block_bytes(plan)
+    return blocks + (8 + plan.size) * plan.width + 8 + plan.row_length + 8 * plan.width // plan.n_heads
+
+
+def logits_bytes(plan: Plan) -> int:
+    """Of the ids' cross-entropy, in all: logits in a product's type, in float32, their gradients; the rows of the classes, in both types,
+    and the gradients of these."""
+    n_classes, positions = plan.text_pieces + 1, plan.rows * plan.row_length
+    held = crossentropy.CHUNK if positions * n_classes > crossentropy.WHOLE else positions * n_classes
+    return held * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
+
+
+# ---- the table
+
+Row = tuple[str, str, str]  # what, value, where it comes from
+
+
+def rows_of(plan: Plan) -> Iterator[Row]:
+    """All lines of one training."""
+    lm = decoder(plan)
+    n, blocks = n_parameters(lm), n_parameters(lm.model.layers)
+    yield "**shape**: layers, width, heads, key-value heads, feed-forward", \
+        f"{plan.depth}, {plan.width:,}, {plan.n_heads}, {plan.n_kv_heads}, {plan.feed_forward:,}", "chosen [1]"
+    spans = [f"{len(lm.vocabulary.span(m)):,}" for m in lm.vocabulary.signatures]
+    yield "ids: text, speech, image, jets, marks", f"{', '.join(spans)}, {N_CONTROLS}", "exact"
+    yield "table of ids", f"{lm.vocabulary.size:,}, {'untied' if plan.untied else 'tied'}", "exact"
+    yield "parameters", f"{n:,}", "exact"
+    yield "of these in blocks; in tables, heads and the rest", f"{blocks:,}; {n - blocks:,}", "exact"
+    yield from compute(plan, lm, n)
+    yield from memory(plan, n, blocks)
+    yield from data(plan, lm, n)
+    yield from checkpoints(plan, n)
+    yield from traffic(plan, lm, blocks, n - blocks)
+
+
+def flop_per_position(plan: Plan, lm: LM) -> tuple[float, float]:
+    """What a position of text needs, as the log counts it (6 N + 12 layers width length); and what is made, with what is computed again."""
+    gauge = Gauge(lm, plan.row_length, {})
+    needed = gauge.flop_per_position + gauge.flop_per_predicted["text"]
+    blocks_again = gauge.flop_per_position / 3 * min(plan.recompute, plan.depth) / plan.depth
+    chunked = plan.rows * plan.row_length * (plan.text_pieces + 1) > crossentropy.WHOLE
+    return needed, needed + blocks_again + (gauge.flop_per_predicted["text"] / 3 if chunked else 0)
+
+
+def positions_per_s(plan: Plan, lm: LM) -> float:
+    """Of one device."""
+    return plan.matrix_rate * plan.utilisation / flop_per_position(plan, lm)[1]
+
+
+def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
+    """Tokens, FLOP and days."""
+    needed, made = flop_per_position(plan, lm)
+    pace = positions_per_s(plan, lm)
+    yield "**work**: FLOP a position, needed; made", f"{needed / 1e9:.2f} G; {made / 1e9:.2f} G", "exact [2]"
+    yield "devices; matrix rate of one", f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s", "chosen; cited [3]"
+    yield "share of that rate", f"{plan.utilisation:.0%}", "assumed [4]"
+    yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "reckoned"
+    for name, ratio, origin in (("Chinchilla", plan.tokens_per_parameter, "cited [5]"), ("over-trained", plan.over, "chosen")):
+        tokens = ratio * n
+        days = tokens / pace / DAY_S
+        yield f"{name}: positions a parameter; positions; FLOP", f"{ratio:g}; {tokens / 1e9:,.0f} G; {tokens * needed:.2g}", origin
+        yield f"{name}: device-days; days", f"{days:,.0f}; {days / plan.devices:,.1f}", "reckoned"
+
+
+def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
+    """Bytes on one device at the fullest moment, part by part."""
+    block, rest, tokens = blocks / plan.depth, n - blocks, plan.rows * plan.row_length
+    states = 20 if plan.average else 16
+    again = min(plan.recompute, plan.depth)
+    chosen = f"{plan.rows}, {plan.row_length:,}, {again}"
+    yield "**memory of a device**: rows at once, their length, blocks computed again", chosen, "chosen"
+    parts = {
+        f"weights, moments, average, gradients: {states} bytes a parameter, shared out": (states * n / plan.devices, "exact [6]"),
+        "two blocks gathered, gradients of one": ((3 * plan.size + 4) * block, "reckoned [7]"),
+        "tables and heads gathered, their gradients": (8 * rest, "reckoned [7]"),
+        "activations kept": (kept_bytes(plan) * tokens, "measured [8]"),
+        "workings of one block's backward pass": (block_bytes(plan) * tokens * (2 if again else 1), "assumed [9]"),
+        "logits, chunk by chunk": (logits_bytes(plan), "reckoned [10]"),
+    }
+    for name, (n_bytes, origin) in parts.items():
+        yield name, f"{n_bytes / GB:.1f} GB", origin
+    total = sum(n_bytes for n_bytes, _ in parts.values())
+    yield "sum; share of 80 GB, of 141 GB", f"{total / GB:.1f} GB; {total / 80e9:.0%}, {total / 141e9:.0%}", "reckoned; cited [3]"
+    for name, other in (("nothing", replace(plan, recompute=0)), ("all blocks", replace(plan, recompute=plan.depth))):
+        each = kept_bytes(other)
+        yield f"activations kept, {name} computed again", f"{each / 1e3:,.0f} kB a position, {each * tokens / GB:.1f} GB", "measured [8]"
+
+
+def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
+    """Token files and tokenizers."""
+    per_node = min(plan.per_node, plan.devices)
+    tokens, node = plan.tokens_per_parameter * n, positions_per_s(plan, lm) * per_node
+    yield "**data**: bytes a frame on disk: text, speech, image, jets", ", ".join(f"{x:g}" for x in DISK_BYTES.values()), "measured [11]"
+    yield "Chinchilla's positions on disk, all as text", f"{tokens * DISK_BYTES['text'] / GB:,.0f} GB", "reckoned"
+    main = tokens * MAIN_BYTES["text"]
+    yield "the same in main memory, of a process; of a node", f"{main / GB:,.0f} GB; {main * per_node / GB:,.0f} GB", "exact [12]"
+    yield "positions/s that a node trains on", f"{node:,.0f}", "reckoned"
+    rates = (TEXT_POSITIONS_PER_S, SPEECH_FRAMES_PER_S, PARTICLES_PER_S)
+    yield "positions/s that a core tokenises: text, speech, jets", ", ".join(f"{x / 1e6:.2f} M" for x in rates), "measured [13]"
+    yield "cores that keep up with a node: all text, all speech, all jets", ", ".join(f"{node / x:.2f}" for x in rates), "reckoned"
+    yield "a step's time spent on packing its batch", f"{positions_per_s(plan, lm) / LOADED_POSITIONS_PER_S:.1%}", "measured [14]"
+
+
+def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
+    """Their size and how long they take."""
+    size = (16 if plan.average else 12) * n
+    yield "**checkpoint**, also in the first process's main memory", f"{size / GB:.0f} GB", "exact [15]"
+    yield "on disk while one is written, the last two beside it", f"{3 * size / GB:.0f} GB", "exact [15]"
+    minutes = 2 * size / plan.disk_bytes_per_s / 60
+    yield "written, and read for its digest; at a disk's rate", f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s", "assumed"
+    yield "a node's main memory at the start", f"{4 * n * min(plan.per_node, plan.devices) / GB:.0f} GB", "exact [16]"
+
+
+def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
+    """What a device receives for each of its micro-batches, beside the time that it computes."""
+    n_bytes = (plan.devices - 1) / plan.devices * ((2 * plan.size + 4) * blocks + 8 * rest)
+    seconds = plan.rows * plan.row_length / positions_per_s(plan, lm)
+    one_node = plan.devices <= plan.per_node
+    rate = plan.node_bytes_per_s if one_node else plan.network_bytes_per_s
+    yield "**traffic** of a device a micro-batch", f"{n_bytes / GB:.1f} GB", "reckoned [17]"
+    yield "rate of the link", f"{rate / GB:g} GB/s, {'within a node' if one_node else 'between nodes'}", "cited [18]"
+    yield "seconds of traffic; of computing beside it", f"{n_bytes / rate:.2f}; {seconds:.2f}", "reckoned"
+    step = plan.devices * plan.rows * plan.row_length * plan.accumulate
+    yield "micro-batches a step; positions a step", f"{plan.accumulate}; {step:,}", "chosen"
+
+
+def table(plans: dict[str, Plan]) -> str:
+    """All plans side by side, in Markdown."""
+    lines = [f"| | {' | '.join(plans)} | from |", "|---|" + "---|" * (len(plans) + 1)]
+    for rows in zip(*(rows_of(plan) for plan in plans.values())):
+        lines.append(f"| {rows[0][0]} | {' | '.join(row[1] for row in rows)} | {rows[0][2]} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"{', '.join(PLANS)} (default: all)")
+    for field in fields(Plan):
+        kind = {"int": int, "float": float, "str": str, "bool": lambda word: word.lower() in ("true", "1", "yes")}[field.type]
+        choices = ("bf16", "float32") if field.name == "precision" else None
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices)
+    given = vars(parser.parse_args())
+    names = given.pop("plans") or list(PLANS)
+    if set(names) - set(PLANS):
+        parser.error(f"plans are {', '.join(PLANS)}")
+    try:
+        print(table({name: replace(PLANS[name], **{k: v for k, v in given.items() if v is not None}) for name in names}))
+    except (ValueError, ZeroDivisionError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What scripts/scale.py takes as measured, measured again on one core: python scripts/scale_measured.py [RUN]
+
+Text is the Python manual's, which every Python brings along (pydoc_data), and ids drawn by Zipf's law. RUN: the bytes of its token files.
+"""
+
+from __future__ import annotations
+
+import os
+import pydoc_data.topics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from bench import jets, speech
+from side_by_side import machine, turn_about
+
+from mmtok.data.loader import Loader, Task
+from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.segment import Segment, Signature
+from mmtok.tokenizers.text import SentencePieceConfig
+from mmtok.vocabulary import Vocabulary
+
+REPEATS = 7
+
+
+def text() -> Iterator[str]:
+    """Pieces of English: how many bytes one holds, and how fast they are found."""
+    manual = "\n".join(pydoc_data.topics.topics.values())
+    passages = [manual[i : i + 2000] for i in range(0, len(manual), 2000)]
+    tokenizer = SentencePieceConfig(n_pieces=8000).fit(passages)
+    (s,) = turn_about([lambda: tokenizer.encode_batch(passages)], REPEATS)
+    n_bytes, n_pieces = sum(len(p.encode()) for p in passages), sum(map(len, tokenizer.encode_batch(passages)))
+    yield f"text: {n_bytes / n_pieces:.2f} bytes a piece, {n_bytes / s / 1e6:.1f} MB/s, {n_pieces / s / 1e6:.2f} M positions/s"
+
+
+def loading() -> Iterator[str]:
+    """Documents of 1,000 positions of Zipf's ids: bytes on disk, and how fast rows of 4,096 are packed of them."""
+    rng, signature = np.random.default_rng(0), Signature("text", (32_000,))
+    share = 1 / np.arange(1, 32_001)
+    documents = [Segment("text", codes=rng.choice(32_000, (1000, 1), p=share / share.sum())) for _ in range(1000)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.parquet"
+        write_tokens(path, {"text": signature}, ({"text": s} for s in documents))
+        yield f"token file of text: {path.stat().st_size / 1e6:.2f} bytes a position"
+        loader = Loader([read_tokens(path)], [Task((), ("text",))], Vocabulary([signature]), {}, 8, 4096, 0)
+        (s,) = turn_about([lambda: [loader.batch(step) for step in range(20)]], REPEATS)
+        n = sum(int((loader.batch(step).document >= 0).sum()) for step in range(20))
+        yield f"loading: {n / s / 1e6:.2f} M positions/s"
+
+
+def files(run: Path) -> Iterator[str]:
+    """Bytes per frame of every field of a run's token files, without what is stored beside the frames."""
+    for path in sorted((run / "tokens").glob("*.parquet")):
+        about, columns = pq.ParquetFile(path).metadata, {}
+        for column in (about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns)):
+            name = column.path_in_schema.partition(".list")[0]
+            columns[name] = columns.get(name, 0) + column.total_compressed_size
+        opened = read_tokens(path)
+        told = ", ".join(f"{f} {columns[f] / max(1, opened.lengths(f).sum()):.2f}" for f in opened.fields)
+        yield f"{path.name}: bytes a frame: {told}"
+
+
+def main() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # sentencepiece takes all cores otherwise
+    torch.set_num_threads(1)
+    print(machine(("torch", "numpy", "sentencepiece")))
+    for rows in (text(), loading(), speech(REPEATS), jets(REPEATS), *(files(Path(run)) for run in sys.argv[1:])):
+        for row in rows:
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Large trainings on paper: what they are reckoned with is what small models do; the page in docs/ is what the script prints."""
+
+import importlib.util
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.batch import pack
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn import crossentropy
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.segment import Document, Segment, Signature
+from mmtok.train.fit_lm import TrainConfig, make_optimizer
+from mmtok.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def scale():
+    spec = importlib.util.spec_from_file_location("scale", ROOT / "scripts" / "scale.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(params=[("bf16", 4), ("bf16", 2), ("float32", 2)], ids=lambda p: f"{p[0]}-{p[1]}")
+def small(request, scale):
+    precision, n_kv_heads = request.param
+    return scale.Plan(2, 128, 4, n_kv_heads, 352, text_pieces=600, image_codes=40, rows=2, row_length=64, precision=precision)
+
+
+def real(plan):
+    """A decoder of the plan's trunk over text, which makes the activations."""
+    trunk = TransformerConfig(plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward)
+    lm = LM(DecoderConfig(trunk), Vocabulary([Signature("text", (plan.text_pieces,))]))
+    lm.model.recompute_blocks(plan.recompute)
+    return lm
+
+
+def saved_bytes(plan, n_rows):
+    """What autograd keeps of a forward pass over full rows, each storage once."""
+    torch.manual_seed(0)
+    lm, kept = real(plan), {}
+    codes = np.random.default_rng(0).integers(0, plan.text_pieces, (n_rows, plan.row_length - 3, 1))
+    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(Document((Segment("text", codes=x),), (True,)))] for x in codes], plan.row_length)
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x  # held, so that no two share an address
+        return x
+
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "bf16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), narrow:
+        nats = lm(batch).total.sum()
+    assert nats.requires_grad
+    return sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
+def per_position(plan):
+    """Bytes that one more row keeps, for each of its positions: weights fall out of the difference."""
+    return (saved_bytes(plan, 4) - saved_bytes(plan, 2)) / (2 * plan.row_length)
+
+
+def test_a_block_keeps_exactly_as_much_as_the_formula_says(scale, small):
+    measured = per_position(replace(small, depth=3)) - per_position(replace(small, depth=2))
+    assert measured == scale.block_bytes(small)
+    measured = per_position(replace(small, depth=3, recompute=3)) - per_position(replace(small, depth=2, recompute=2))
+    assert measured == 4 * small.width
+
+
+@pytest.mark.parametrize("recompute", [0, 1, 2])
+def test_the_whole_decoder_keeps_as_much_but_for_some_integers(scale, small, recompute, monkeypatch):
+    monkeypatch.setattr(crossentropy, "WHOLE", 0)  # the ids' logits chunk by chunk, as in a large model
+    plan = replace(small, recompute=recompute)
+    # alive, but not always among what autograd keeps: the mask, the cosines and sines in float32
+    alive = plan.row_length * (recompute == 0) + 8 * plan.width // plan.n_heads * (plan.size < 4 or recompute == plan.depth)
+    assert 0 <= per_position(plan) - (scale.kept_bytes(plan) - alive) <= 32
+
+
+def test_parameters_are_counted_exactly(scale, small):
+    on_meta = scale.decoder(small)
+    made = LM(on_meta.config, on_meta.vocabulary)
+    assert scale.n_parameters(on_meta) == sum(p.numel() for p in made.parameters()) and next(on_meta.parameters()).is_meta
+    k = small.width // small.n_heads * small.n_kv_heads
+    block = 2 * small.width**2 + 2 * small.width * k + 3 * small.width * small.feed_forward + 2 * small.width
+    assert scale.n_parameters(on_meta.model.layers) == small.depth * block
+
+
+def test_a_parameter_has_twenty_bytes_of_state(scale, small):
+    lm = real(small)
+    optimizer = make_optimizer(lm, TrainConfig())
+    lm.model(torch.randn(1, 4, small.width), torch.arange(4)[None], torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+    lm.model.embed_tokens.weight.grad = torch.zeros_like(lm.model.embed_tokens.weight)
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.numel() > 1]
+    weights = list(lm.parameters())
+    held = sum(x.numel() * x.element_size() for x in [*weights, *moments, *(p.grad for p in weights)])
+    assert held + 4 * scale.n_parameters(lm) == 20 * scale.n_parameters(lm)  # the moving average is one more copy
+    total = {row[0]: row[1] for row in scale.rows_of(small)}
+    assert any(name.startswith("weights, moments, average, gradients: 20 bytes") for name in total)
+
+
+def test_flop_are_the_logs(scale):
+    plan = scale.PLANS["1B"]
+    lm = scale.decoder(plan)
+    needed, made = scale.flop_per_position(plan, lm)
+    matrices = sum(p.numel() for p in lm.model.layers.parameters() if p.ndim == 2) + plan.width * (plan.text_pieces + 1)
+    assert needed == 6 * matrices + 12 * plan.depth * plan.width * plan.row_length
+    again = replace(plan, recompute=plan.depth)
+    assert scale.flop_per_position(again, lm)[1] == pytest.approx(needed * 4 / 3) and needed < made < needed * 4 / 3
+
+
+def test_the_page_is_what_the_script_prints():
+    """Anew, when this fails: the table of docs/scale.md is what scripts/scale.py prints."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "scale.py"], capture_output=True, text=True, check=True, cwd="/")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+    assert done.stdout.strip() in (ROOT / "docs" / "scale.md").read_text()
+
+
+def test_any_dial_may_be_turned_and_nonsense_is_refused(scale, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scale.py", "7B", "--depth", "2", "--precision", "float32", "--devices", "16", "--average", "0"])
+    scale.main()
+    printed = capsys.readouterr().out
+    assert "| devices; matrix rate of one | 16; 989 TFLOP/s |" in printed and "16 bytes a parameter" in printed
+    for words in (["--devices", "1"], ["--width", "100"], ["3B"]):
+        monkeypatch.setattr(sys, "argv", ["scale.py", "1B", *words])
+        with pytest.raises(SystemExit):
+            scale.main()
