@@ -142,6 +142,10 @@ def test_files_can_be_read_in_one_sitting():
     assert not {name: n for name, n in longest.items() if n > 300}
 
 
+def test_no_message_prints_a_whole_dataclass():
+    assert not [str(path) for path in files() if "got {self}" in path.read_text()]
+
+
 def test_no_pickles():
     assert not [str(path) for path, tree in parsed()[0].items() if {"pickle", "dill", "joblib", "cloudpickle"} & packages(tree)]
 

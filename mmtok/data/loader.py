@@ -76,10 +76,12 @@ class Corrupt:
     band: int = 10
 
     def __post_init__(self):
-        if not all(0 <= share <= 1 for share in (self.drop, self.spans, self.often)):
-            raise BadInput(f"Corrupt: drop, spans and often are shares, from 0 to 1; got {self}")
-        if self.span < 1 or self.bands < 0 or self.band < 0:
-            raise BadInput(f"Corrupt: span must be at least 1, bands and band not negative; got {self}")
+        for name in ("drop", "spans", "often"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"Corrupt: {name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        for name, least in (("span", 1), ("bands", 0), ("band", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"Corrupt: {name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def check_rows(tasks: Sequence[Task], row_length: int, n_frames: Mapping[str, int]) -> None:

@@ -164,7 +164,8 @@ class Levels:
 
     def __post_init__(self):
         if self.n_levels < 1 or not self.low < self.high:
-            raise ValueError(f"levels must be at least 1 in number, on an axis that rises from low to high, got {self}")
+            raise ValueError(f"levels must be at least 1 in number, on an axis that rises from low to high, got "
+                             f"{self.n_levels} from {self.low} to {self.high}")
 
     @property
     def width(self) -> float:

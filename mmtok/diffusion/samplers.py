@@ -87,7 +87,8 @@ class Churn:
 
     def __post_init__(self):
         if self.s_churn < 0 or self.s_noise < 0 or self.s_tmin > self.s_tmax:
-            raise ValueError(f"churn and its noise must not be negative, nor s_tmin above s_tmax, got {self}")
+            raise ValueError(f"churn and its noise must not be negative, nor s_tmin above s_tmax, got s_churn {self.s_churn}, "
+                             f"s_noise {self.s_noise}, s_tmin {self.s_tmin}, s_tmax {self.s_tmax}")
 
     def raised(self, walk: Walk, x: Tensor, at: Here) -> tuple[Tensor, Here]:
         """Lines 4 to 6 on any path: sigma_hat = (1 + gamma) sigma, and the state with the noise that belongs to it."""
@@ -163,7 +164,7 @@ class DDIM(Sampler):
 
     def __post_init__(self):
         if not 0 <= self.eta <= 1 or self.temperature < 0:
-            raise ValueError(f"eta must be in [0, 1] and the temperature not negative, got {self}")
+            raise ValueError(f"eta must be in [0, 1] and the temperature not negative, got {self.eta} and {self.temperature}")
 
     def step(self, walk, x, at, to, memory):
         """Eq. 12 in sigma: what the denoiser sees, the old noise shrunk, and eta's share of fresh noise; it remembers nothing."""

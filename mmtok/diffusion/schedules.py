@@ -108,8 +108,10 @@ class EDM(Column):
     p_std: float = 1.2
 
     def __post_init__(self):
-        _require(0 < self.sigma_min < self.sigma_max, f"sigma_min must be above 0 and below sigma_max, got {self}")
-        _require(self.sigma_data > 0 and self.p_std > 0 and self.rho > 0, f"sigma_data, p_std and rho must be above 0, got {self}")
+        _require(0 < self.sigma_min < self.sigma_max,
+                 f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        for name in ("sigma_data", "p_std", "rho"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
 
     def _times(self, fraction):
         top, bottom = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)  # eq. 5
@@ -137,8 +139,9 @@ class VP(Column):
     m: int = 1000
 
     def __post_init__(self):
-        _require(0 < self.eps_s < 1 and 0 < self.eps_t < 1, f"eps_s and eps_t must be between 0 and 1, got {self}")
-        _require(self.beta_d > 0 and self.beta_min >= 0, f"beta_d must be above 0 and beta_min not below, got {self}")
+        _require(0 < self.eps_s < 1 and 0 < self.eps_t < 1, f"eps_s and eps_t must be between 0 and 1, got {self.eps_s} and {self.eps_t}")
+        _require(self.beta_d > 0 and self.beta_min >= 0,
+                 f"beta_d must be above 0 and beta_min not below, got {self.beta_d} and {self.beta_min}")
 
     def sigma(self, t):
         return torch.expm1(self.beta_d * t**2 / 2 + self.beta_min * t).sqrt()
@@ -175,7 +178,8 @@ class VE(Column):
     sigma_max: float = 100.0
 
     def __post_init__(self):
-        _require(0 < self.sigma_min < self.sigma_max, f"sigma_min must be above 0 and below sigma_max, got {self}")
+        _require(0 < self.sigma_min < self.sigma_max,
+                 f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     def sigma(self, t):
         return t.sqrt()
@@ -206,7 +210,7 @@ class IDDPM(Column):
     j_0: int = 8
 
     def __post_init__(self):
-        _require(0 <= self.j_0 < self.m, f"j_0 must be one of the m levels, got {self}")
+        _require(0 <= self.j_0 < self.m, f"j_0 must be one of the m levels, got {self.j_0} of {self.m}")
 
     @cached_property
     def levels(self) -> Tensor:
@@ -245,7 +249,8 @@ class CondOT(Column):
     eps_tau: float = 1e-5
 
     def __post_init__(self):
-        _require(0 < self.tau_max < 1 and 0 < self.eps_tau < 0.5, f"tau_max must be in (0, 1) and eps_tau in (0, 0.5), got {self}")
+        _require(0 < self.tau_max < 1 and 0 < self.eps_tau < 0.5,
+                 f"tau_max must be in (0, 1) and eps_tau in (0, 0.5), got {self.tau_max} and {self.eps_tau}")
 
     def sigma(self, t):
         return t / (1 - t)

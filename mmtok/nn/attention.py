@@ -25,7 +25,8 @@ class Llama3Scaling:
 
     def __post_init__(self):
         if not (self.factor >= 1 and 0 < self.low_freq_factor < self.high_freq_factor and self.original_positions > 0):
-            raise ValueError(f"scaled rotary positions need factor >= 1, 0 < low_freq_factor < high_freq_factor, positions; got {self}")
+            raise ValueError(f"scaled rotary positions need factor >= 1, 0 < low_freq_factor < high_freq_factor, positions; got "
+                             f"{self.factor}, {self.low_freq_factor}, {self.high_freq_factor}, {self.original_positions}")
 
     def __call__(self, frequency: Tensor) -> Tensor:
         turns = self.original_positions * frequency / (2 * math.pi)

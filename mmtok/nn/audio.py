@@ -45,8 +45,9 @@ class MelSpec:
 
     def check(self) -> None:
         """Raises ValueError when the numbers do not fit together."""
-        if min(self.rate_hz, self.n_fft, self.window_samples, self.hop_samples, self.n_mels) < 1:
-            raise ValueError(f"a mel spectrogram's rate, sizes and hop must be positive, got {self}")
+        for name in ("rate_hz", "n_fft", "window_samples", "hop_samples", "n_mels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a mel spectrogram's {name} must be at least 1, got {getattr(self, name)}")
         if not self.hop_samples <= self.window_samples <= self.n_fft:
             sizes = f"{self.hop_samples}, {self.window_samples}, {self.n_fft}"
             raise ValueError(f"a mel spectrogram needs hop_samples <= window_samples <= n_fft, got {sizes}")

@@ -30,7 +30,8 @@ class DiTConfig:
 
     def __post_init__(self):
         if self.depth < 1 or self.n_heads < 1 or self.width % self.n_heads or self.width % 4:
-            raise ValueError(f"a diffusion transformer's width must be a multiple of 4 and of its number of heads; got {self}")
+            raise ValueError(f"a diffusion transformer's width must be a multiple of 4 and of its number of heads; got "
+                             f"depth {self.depth}, width {self.width}, n_heads {self.n_heads}")
 
     @classmethod
     def from_depth(cls, depth: int) -> DiTConfig:
@@ -47,7 +48,7 @@ class TokenMLPConfig:
 
     def __post_init__(self):
         if self.depth < 1 or self.width < 1:
-            raise ValueError(f"a token's MLP needs a block and a width; got {self}")
+            raise ValueError(f"a token's MLP needs a block and a width; got depth {self.depth}, width {self.width}")
 
 
 class SelfAttention(nn.Module):

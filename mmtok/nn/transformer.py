@@ -31,7 +31,8 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"a trunk's {name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"a trunk's width must hold its heads in an even size each, and its heads share n_kv_heads evenly; got {self}")
+            raise ValueError(f"a trunk's width must hold its heads in an even size each, and its heads share n_kv_heads evenly; got "
+                             f"width {self.width}, n_heads {self.n_heads}, n_kv_heads {self.n_kv_heads}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 

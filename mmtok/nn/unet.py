@@ -28,7 +28,8 @@ class UNetConfig:
 
     def __post_init__(self):
         if not self.widths or min(*self.widths, self.blocks, self.n_heads) < 1 or self.widths[-1] % self.n_heads:
-            raise ValueError(f"a U-Net needs a width per level, the last a multiple of n_heads, and a block per level; got {self}")
+            raise ValueError(f"a U-Net needs a width per level, the last a multiple of n_heads, and a block per level; got widths "
+                             f"{self.widths}, n_heads {self.n_heads}, blocks {self.blocks}")
 
 
 class UNetBlock(nn.Module):

@@ -24,8 +24,11 @@ class GriffinLimConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.n_iterations < 0 or self.inversion_iterations < 0 or not 0 <= self.momentum < 1:
-            raise BadInput(f"GriffinLimConfig: iterations must be >= 0 and momentum in [0, 1), got {self}")
+        for name in ("n_iterations", "inversion_iterations"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.momentum < 1:
+            raise BadInput(f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1")
 
     def build(self, spec: MelSpec) -> GriffinLim:
         """The vocoder of spectrograms of these settings."""
