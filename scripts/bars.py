@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+JUDGE = 0.97  # what a judge must get right of real signals, for its word on samples to count
 JETS = ("mass_w1", "multiplicity_w1", "pt_w1")
 
 
@@ -25,6 +26,7 @@ def rows(f: dict) -> Iterator[tuple[str, str, bool, str, str]]:
 def pictures(f: dict):
     image = f["image_from_text"]
     yield least("image from text: judge", 0.93, image["judge_accuracy"], judged(image, "scans"))
+    yield least("judge of images on real held-out scans", JUDGE, image["judge_heldout"], "")
     yield most("copies of training codes", 0.05, image["copies"], f"held-out real scans {image['copies_heldout']:.3f}")
     yield reported("Fréchet distance, 16 principal components", image["frechet"], f"real against real {image['frechet_real']:.3f}")
 
@@ -36,6 +38,7 @@ def readings(f: dict):
 def speech(f: dict):
     figures = f["speech_from_text"]
     yield least("speech from text: judge", 0.95, figures["judge_accuracy"], judged(figures, "words"))
+    yield least("judge of words on real held-out words", JUDGE, figures["judge_heldout"], "")
     yield least("stopped by itself", 0.97, figures["stopped"], "")
     beside = f"real {figures['voice_entropy_real']:.3f}, voice judge {figures['voice_judge_heldout']:.3f}"
     yield reported("entropy of the samples' voices", figures["voice_entropy"], beside)

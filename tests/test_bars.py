@@ -28,6 +28,15 @@ def test_what_lies_beyond_its_bar_is_marked_and_what_lies_on_it_is_not(tmp_path)
                     "top jets, W1 ratios: mass / multiplicity / pt": False, "quark jets, W1 ratios: mass / multiplicity / pt": True}
 
 
+def test_a_judge_that_errs_on_real_signals_is_marked(tmp_path):
+    figures = {"judge_accuracy": 1.0, "judge_heldout": 0.969, "judge_round_trip": 0.9, "stopped": 1.0,
+               "copies": 0.0, "copies_heldout": 0.0, "frechet": 1.0, "frechet_real": 1.0}
+    for field, name in (("image_from_text", "judge of images on real held-out scans"), ("speech_from_text", "judge of words on real held-out words")):
+        for accuracy, missed in ((0.969, True), (0.97, False)):
+            rows = printed({field: figures | {"judge_heldout": accuracy}}, tmp_path)
+            assert [("missed" in row) for row in rows if name in row] == [missed] and sum("missed" in row for row in rows) == missed
+
+
 def test_string_errors_are_held_against_real_clips(tmp_path):
     for errors, missed in ((0.13, False), (0.14, True)):
         (line,) = printed({"speech_from_text": {"string_word_error": errors, "string_word_error_real": 0.035}}, tmp_path)
