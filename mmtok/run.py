@@ -23,6 +23,7 @@ from mmtok.describe import planned_signatures
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held, read_json
 from mmtok.metrics.units import units_of
+from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
 from mmtok.opened import Run, best_device, open_run
 from mmtok.plain import leaves
@@ -32,7 +33,7 @@ from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
-from mmtok.train.check_heads import check_bands, check_cuts, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, note_pairing, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
@@ -181,6 +182,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
         # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
         lm = run.untrained(torch.device("cpu") if recipe.train.shard and processes.world > 1 else None)
         check_cuts(lm, recipe.tasks, recipe.fields)
+        processes.by_first(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
         check_bands(recipe.corrupt, recipe.fields, run.vocabulary.signatures)
         if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
             load_start(lm, recipe)
@@ -240,8 +242,7 @@ def _check_heads(run: Run) -> None:
             m = run.recipe.fields[name]
             signature = run.vocabulary.signatures[m]
             if not signature.one_channel and m not in run.recipe.model.heads:
-                kinds = "Parallel() or Chained()" if signature.levels else "FrameDiffusion()" + " or GridDiffusion()" * bool(signature.frames)
-                raise BadInput(f"{m} is made by the task {task}, but model.heads has no head for it: add {kinds}")
+                raise BadInput(f"{m} is made by the task {task}, but model.heads has no head for it: add {fitting_heads(signature)}")
 
 
 def _note_spreads(run: Run, lm: LM) -> None:

@@ -20,7 +20,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 from likelihood_baselines import baselines
@@ -32,7 +31,6 @@ from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.files import write_text
 from mmtok.metrics.images import frechet, train_image_judge
-from mmtok.model import denoising
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.model.denoising import GridDiffusion
 from mmtok.model.generate import Sampling
@@ -106,10 +104,9 @@ def stream_bits(run: Run, images: Sequence[np.ndarray]) -> float:
 def diffusion_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
     """Both ways to make a density a probability of levels, by one random probe per scan: the exact trace takes 64 backward passes."""
     head, figures = run.lm.heads["image"], {}
-    with patch.object(denoising, "EXACT_DIMENSIONS", 0):
-        for kind in ("dequantised", "decoder"):
-            head.config = replace(head.config, likelihood=kind)
-            figures[kind] = stream_bits(run, images)
+    for kind in ("dequantised", "decoder"):
+        head.config = replace(head.config, likelihood=kind, exact_dimensions=0)
+        figures[kind] = stream_bits(run, images)
     return figures
 
 

@@ -24,13 +24,13 @@ from mmtok.diffusion.likelihood import Levels, exact_trace, hutchinson, latent_b
 from mmtok.diffusion.loss import network_loss
 from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4, Watch
 from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
+from mmtok.diffusion.transport import optimal_pairing, pair_noise
 from mmtok.model.raster import raster_of
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser, TokenDenoiser, TokenMLPConfig
 from mmtok.nn.told import Vectors
 from mmtok.nn.unet import UNet, UNetConfig
 from mmtok.segment import BadInput, Signature
 
-EXACT_DIMENSIONS = 64  # up to which a likelihood takes the exact trace: one backward pass for each
 ROWS_AT_ONCE = 128  # of a likelihood, whose graphs are kept for every dimension; more are slower on a CPU, out of its caches
 TRACE_EVERY = 2  # steps of a likelihood's walk: on six digits 17 traces gave the nats of 129 to within 0.05 of 55
 
@@ -44,6 +44,7 @@ class Diffusion:
     sampler      the solver that draws, in `steps` steps (Sampling.steps changes them)
     draws        noise levels per frame or segment in a training step
     ode_steps    fourth-order steps of the probability-flow ODE when scoring; the trace is taken at every second
+    exact_dimensions  up to which the trace is exact, by a backward pass for each; above, one random probe stands for them
     likelihood   of discrete data (`Signature.cells`): "decoder" adds a little noise and a discretised decoder (the L_0 term of Ho et
                  al. 2020), "dequantised" spreads each value over its cell; both are bounds
     dequantise   training spreads discrete data over their cells; needed for "dequantised" likelihoods
@@ -55,13 +56,15 @@ class Diffusion:
     steps: int = 18
     draws: int = 1
     ode_steps: int = 32
+    exact_dimensions: int = 64
     likelihood: Literal["decoder", "dequantised"] = "dequantised"
     dequantise: bool = True
     decoder: tuple[float, float] = (0.5, 0.3)
 
     def __post_init__(self):
-        if self.draws < 1 or self.ode_steps < 1:
-            raise ValueError(f"draws and ode_steps must be at least 1, got {self.draws} and {self.ode_steps}")
+        if self.draws < 1 or self.ode_steps < 1 or self.exact_dimensions < 0:
+            raise ValueError(f"draws and ode_steps must be at least 1, exact_dimensions not negative; got {self.draws}, {self.ode_steps} "
+                             f"and {self.exact_dimensions}")
         if self.steps < self.sampler.least_steps:
             raise ValueError(f"{type(self.sampler).__name__} needs at least {self.sampler.least_steps} steps, got {self.steps}")
         if min(self.decoder) <= 0:
@@ -87,11 +90,14 @@ class GridDiffusion(Diffusion):
     network  a diffusion transformer, whose tokens are the frames, or a U-Net over the picture that the frames make
     grid     (rows, columns) of frames; None: a square
     patch    a frame's latents are a patch x patch square of the picture's channels
+    pairing  each training step's noise is given out by minibatch optimal transport (`mmtok.diffusion.transport`): straighter paths, for
+             flow matching without a condition; with one it skews what is drawn, so that it is off unless asked for, and warned of
     """
 
     network: DiTConfig | UNetConfig = DiTConfig()
     grid: tuple[int, int] | None = None
     patch: int = 1
+    pairing: bool = False
 
     def build(self, width: int, signature: Signature) -> GridDiffusionHead:
         """The head on hidden states of this width, for frames of this signature."""
@@ -118,7 +124,11 @@ class DiffusionHead(nn.Module):
         if self.levels and self.config.dequantise:
             y = self._dequantised(y, None)
         sigma = self.config.column.training_sigma(1 - stratified(len(y), y))
-        return network_loss(self._told(h), self.config.column, y, normal_like(y), sigma).view(-1, k).mean(1)
+        return network_loss(self._told(h), self.config.column, y, self._noise(y), sigma).view(-1, k).mean(1)
+
+    def _noise(self, y: Tensor) -> Tensor:
+        """The noise n (N, ...) that training mixes with y (N, ...)."""
+        return normal_like(y)
 
     def nats(self, h: Tensor, y: Tensor, generator: torch.Generator, sigma: float | None = None) -> Tensor:
         """-log p(y | h) (N,): of a density for latents, of a probability (a bound) for discrete data.
@@ -143,7 +153,7 @@ class DiffusionHead(nn.Module):
     def _log_density(self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator) -> Tensor:
         """log p(y; sigma_min) (N,), by default at the column's least noise; the prior is Gaussian with the data's assumed spread."""
         least, sigma_max = self.sigma_range
-        divergence = exact_trace if y[0].numel() <= EXACT_DIMENSIONS else hutchinson(rademacher_like(y, generator))
+        divergence = exact_trace if y[0].numel() <= self.config.exact_dimensions else hutchinson(rademacher_like(y, generator))
         prior = lambda x: log_normal(x, torch.zeros_like(x), math.hypot(sigma_max, self.spread))
         with plainly():
             sigmas = log_spaced(sigma_min or least, sigma_max, self.config.ode_steps)
@@ -219,6 +229,13 @@ class GridDiffusionHead(DiffusionHead):
                    else GridDenoiser(config.network, raster.shape, config.patch, condition))  # fmt: skip
         super().__init__(config, network, signature)
         self.raster = raster
+        if config.pairing:
+            with plainly():
+                optimal_pairing(torch.zeros(2, 1), torch.zeros(2, 1))  # a missing package is told of before the long work
+
+    def _noise(self, y: Tensor) -> Tensor:
+        noise = super()._noise(y)
+        return pair_noise(y, noise) if self.config.pairing else noise
 
     def loss(self, h: Tensor, values: Tensor) -> Tensor:
         """(N,) for segments (N, T, D): the mean over dimensions, times T, so that a segment weighs as its frames would."""

@@ -32,6 +32,15 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
                                f"such segments can neither be cut short nor have holes; set {dial} to 0")
 
 
+def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
+    """Warn of every head that pairs noise with data by transport although a task gives it a condition. modality_of: of each field."""
+    for task in tasks:
+        m = modality_of[task.make[-1]]
+        if getattr(getattr(lm.heads[m], "config", None) if m in lm.heads else None, "pairing", False) and task.drop_given < 1 and task.given:
+            warnings.warn(f"{m}: pairing noise by optimal transport ties it to the condition of task {task}, which sampling does not do: "
+                          f"conditional samples will be skewed; set model.heads.{m}.pairing to false", stacklevel=2)
+
+
 def check_bands(corrupt: Mapping[str, Corrupt], modality_of: Mapping[str, str], signatures: Mapping[str, Signature]) -> None:
     """Raise BadInput for bands of a field whose frames have one channel. modality_of: of each field."""
     for name, hidden in corrupt.items():

@@ -1,6 +1,7 @@
 """Heads that draw latents by denoising, and codes in any order: exact answers of untrained networks, and what training makes of them."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -261,3 +262,24 @@ def test_heads_that_do_not_fit_their_frames_are_refused():
     for wrong in (lambda: FrameDiffusion(steps=1), lambda: GridDiffusion(draws=0), lambda: MaskedCodes(steps=-1)):
         with pytest.raises(ValueError):
             wrong()
+
+
+def test_paired_noise_is_the_same_noise_given_out_at_the_least_cost():
+    """Of all permutations of six draws, the one of the smallest sum of squared distances; the loss sees nothing else."""
+    pytest.importorskip("ot")
+    plain, paired = (GridDiffusion(network=DIT, pairing=p).build(16, PICTURE) for p in (False, True))
+    paired.load_state_dict(plain.state_dict())
+    y = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    noise = plain._noise(y)
+    torch.manual_seed(0)
+    given = paired._noise(y)
+    cost = lambda order: (y - noise[list(order)]).square().sum().item()
+    best = min(permutations(range(6)), key=cost)
+    assert torch.equal(given, noise[list(best)]) and cost(best) < cost(range(6))
+    values, h = plain.raster.frames(y), torch.zeros(6, 16)
+    losses = []
+    for head in (plain, paired):
+        torch.manual_seed(0)
+        losses.append(head.loss(h, values))
+    assert not torch.equal(*losses)

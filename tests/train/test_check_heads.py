@@ -18,7 +18,7 @@ from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.train.check_heads import check_bands, check_cuts, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, note_pairing, note_spreads
 from mmtok.vocabulary import Vocabulary
 
 FRAMES = lambda column: FrameDiffusion(column=column, network=TokenMLPConfig(1, 8))
@@ -81,13 +81,27 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
     check_cuts(lm_of(Signature("image", latent_size=3, frames=4), FRAMES(CondOT())), [task], fields)
 
 
+def test_pairing_under_a_condition_is_warned_of():
+    pytest.importorskip("ot")
+    signature, fields = Signature("image", latent_size=3, frames=4), {"caption": "text", "image": "image"}
+    given, alone = Task(("caption",), ("image",)), Task((), ("image",))
+    paired, plain = lm_of(signature, GRID(CondOT(), pairing=True)), lm_of(signature, GRID(CondOT()))
+    with pytest.warns(UserWarning, match="image: pairing noise by optimal transport ties it to the condition of task caption -> image"):
+        note_pairing(paired, [given], fields)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        note_pairing(paired, [alone, Task(("caption",), ("image",), drop_given=1.0), Task(("image",), ("caption",))], fields)
+        note_pairing(plain, [given], fields)
+
+
 def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
     words = [*tiny_words, "--tokenizers.image", '{"kind": "PixelLatentsConfig", "height": 4, "width": 4, "levels": 4}', "--corrupt", "{}",
              "--train.steps", "1"]
     heads = {"speech": {"kind": "Parallel"}, "jets": {"kind": "Chained"}}
     grid = {"kind": "GridDiffusion", "network": {"kind": "DiTConfig", "depth": 1, "width": 8, "n_heads": 1}, "patch": 2, "column": {"kind": "EDM"}}
     asked = lambda out, heads, *more: main(["train", *words, "-o", str(tmp_path / out), "--model.heads", json.dumps(heads), *more])
-    assert asked("a", heads) == 2 and "model.heads has no head for it: add FrameDiffusion() or GridDiffusion()" in capsys.readouterr().err
+    assert asked("a", heads) == 2
+    assert "model.heads has no head for it: add FrameDiffusion(), GridDiffusion() or Cascade()" in capsys.readouterr().err
     assert asked("b", {**heads, "image": grid}) == 2 and "its hole is 0.3, but GridDiffusion draws image as a whole" in capsys.readouterr().err
     assert asked("c", {**heads, "image": grid}, "--tasks.0.hole", "0") == 0
     assert "mmtok: note: image: sigma_data is 0.5 but the data's root mean square is 0." in capsys.readouterr().err
