@@ -44,6 +44,18 @@ def widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def fitting_heads(signature: Signature) -> str:
+    """The configs of all heads that can fill frames of this signature in, in words; "" where none can."""
+    whole = signature.frames is not None
+    if signature.one_channel:
+        names = ["MaskedCodes"] * whole
+    elif signature.levels:
+        names = ["Parallel", "Chained"]
+    else:
+        names = ["FrameDiffusion"] + ["GridDiffusion", "Cascade"] * whole
+    return " or ".join(", ".join(f"{name}()" for name in part) for part in (names[:-1], names[-1:]) if part)
+
+
 class Head(nn.Module):
     """Common to both kinds: scoring and sampling from `links`.
 
@@ -56,7 +68,8 @@ class Head(nn.Module):
         super().__init__()
         if len(signature.levels) < 2:
             raise BadInput(f"{signature.modality} has no channels for a {type(self).__name__.removesuffix('Head')} head: its frames are "
-                           + ("single codes, which need none" if signature.levels else "latents; give it FrameDiffusion or GridDiffusion"))
+                           + (f"single codes, which need none{f', or {heads}' if (heads := fitting_heads(signature)) else ''}"
+                              if signature.levels else f"latents; give it {fitting_heads(signature)}"))
         self.levels, self.descending = signature.levels, signature.descending
 
     def links(self, h: Tensor) -> Links:

@@ -1,12 +1,14 @@
 import itertools
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from mmtok.model.generate import Sampling, mix_guidance, pick
-from mmtok.model.heads import Chained, Parallel
-from mmtok.segment import Signature
+from mmtok.model.heads import Chained, Parallel, fitting_heads
+from mmtok.model.lm import HeadConfig
+from mmtok.segment import BadInput, Signature
 
 WIDTH = 8
 KINDS = [Parallel(), Chained(6)]
@@ -125,3 +127,22 @@ def test_every_weight_gets_a_gradient(config):
 def test_half_precision_does_not_reach_the_nats():
     head = Chained(6).build(WIDTH, FREE).bfloat16()
     assert head.nats(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("signature, names", [
+    (Signature("speech", (5,) * 6), "Parallel() or Chained()"),
+    (Signature("voice", latent_size=4), "FrameDiffusion()"),
+    (Signature("image", latent_size=4, frames=4), "FrameDiffusion(), GridDiffusion() or Cascade()"),
+    (Signature("image", (5,), frames=4), "MaskedCodes()"),
+    (Signature("text", (5,)), ""),
+])
+def test_the_heads_that_fit_are_named_all_and_can_be_built(signature, names):
+    assert fitting_heads(signature) == names
+    kinds = {f"{kind.__name__}()": kind for kind in get_args(HeadConfig)}
+    for name, kind in kinds.items():
+        if name in names:
+            assert kind().build(8, signature)
+        else:
+            with pytest.raises(BadInput) as error:
+                kind().build(8, signature)
+            assert kind not in (Parallel, Chained) or names in str(error.value)
