@@ -78,7 +78,7 @@ CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=
 # name -> (recipe, bar and stretch in bits per dimension of its figures)
 FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]] = {
     "autoregression": (family(PIXELS, None, WIDE, steps=1700), {"exact": (1.85, 1.75)}),
-    # a name is one piece: of bytes this head heeds its condition late, in one run of two not before the end
+    # a name is one piece: this head, which rarely needs its condition, learns late to read it from bytes
     "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), steps=1600), {"bound": (2.00, 1.85)}),
     "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.85, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
     "flow": (family(PATCHES, GridDiffusion(column=CondOT(), **DENOISED), steps=850), TWO_BARS),
