@@ -88,10 +88,15 @@ FAMILIES: dict[str, Callable[[Path], Recipe]] = {
 
 def drawn(run: Run, guidance: float = 1.0, level: float | None = None) -> tuple[list[np.ndarray], list[str]]:
     """Pictures, each class as often, and the names that they were asked by. Always from the same noise."""
-    asked = [NAMES[i % len(NAMES)] for i in range(N_SAMPLES)]
+    asked = [NAMES[i % len(NAMES)] for i in range(n_samples(run))]
     prompts = [run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)]
     samples = run.draw(prompts, Sampling(guidance=guidance, level=level), seed=0)
     return run.tokenizers["image"].decode_batch([d.segment for d in samples]), asked
+
+
+def n_samples(run: Run) -> int:
+    """Half as many of a cascade, whose stages take three times as long."""
+    return N_SAMPLES // min(2, len(denoisers(run)))
 
 
 def denoisers(run: Run) -> list:
@@ -109,7 +114,7 @@ def solved_by(run: Run, solver: str, n_evaluations: int) -> Iterator[Callable[[]
         head.config = replace(head.config, sampler=sampler, steps=steps(n_evaluations))
         hooks.append(head.network.register_forward_hook(lambda *_: calls.append(1)))
     try:
-        yield lambda: len(calls) / len(heads) / math.ceil(N_SAMPLES / 256)
+        yield lambda: len(calls) / len(heads) / math.ceil(n_samples(run) / 256)
     finally:
         for head, config, hook in zip(heads, before, hooks):
             head.config = config
