@@ -7,7 +7,8 @@ scikit-learn's digits, 8 x 8 pixels of 17 levels, the split of seed 0; training 
 recipe of its own: the decoder's verbs train, draw and score it. Names are left out of a share of the unshifted training documents, so
 that one run gives p(x), whose bits stand in the table, and samples by name under guidance, which are judged. A run that stands is not
 repeated.
-Budgets are stated in steps; the CPU time that they took is printed (at most eight minutes each is the aim).
+Budgets are stated in steps; the CPU time that they took is printed beside the eight minutes that each may take. There is no third split:
+sizes, steps and shares were chosen by looking at the held-out scans, and the baselines' constants too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from likelihood_baselines import baselines
+from timed import SPENT, timed_train
 
 from mmtok.data.images import ScannedDigits
 from mmtok.data.loader import Task
@@ -39,7 +40,7 @@ from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.progress import say
 from mmtok.recipe import Recipe
-from mmtok.run import Run, train
+from mmtok.run import Run
 from mmtok.segment import Document
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
@@ -51,6 +52,8 @@ DIMENSIONS = SIDE * SIDE
 N_SAMPLES = 500
 GUIDANCE = 2.0
 SEEDS = (0, 1, 2)
+N_HALVINGS = 20
+JUDGED, CPU_MINUTES = 0.90, 8.0  # bars of every family: the judge's accuracy, the training's time
 PIXELS = PixelsConfig(SIDE, SIDE, 1, LEVELS)
 PATCHES = PixelLatentsConfig(SIDE, SIDE, 1, LEVELS, patch=2)
 SMALL = TransformerConfig(2, 64, 2, 2, 176)  # reads the name where a head draws
@@ -102,11 +105,15 @@ def held_out(run: Run) -> tuple[list[np.ndarray], list[str]]:
 def stream_bits(run: Run, images: Sequence[np.ndarray]) -> float:
     """-log2 p(x) per dimension, x given nothing, as `score` says it."""
     documents = [Document((None, segment), (False, True)) for segment in run.tokenizers["image"].encode_batch(images)]
-    return float(np.mean([s.nats[1] for s in run.score_documents(documents)])) / DIMENSIONS / math.log(2)
+    scores = run.score_documents(documents, at_once=len(documents))  # all at once, or lots of scans would share their random draws
+    return float(np.mean([s.nats[1] for s in scores])) / DIMENSIONS / math.log(2)
 
 
 def diffusion_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
-    """Both ways to make a density a probability of levels, by one random probe per scan: the exact trace takes 64 backward passes."""
+    """Both ways to make a density a probability of levels, by one random probe per scan: the exact trace takes 64 backward passes.
+
+    Both are bounds with a draw of noise per scan, which by itself moves their mean over 359 scans by some 0.006.
+    """
     head, figures = run.lm.heads["image"], {}
     for kind in ("dequantised", "decoder"):
         head.config = replace(head.config, likelihood=kind, exact_dimensions=0)
@@ -145,7 +152,11 @@ BITS: dict[str, Callable] = {
 
 
 def judged(run: Run) -> dict[str, float]:
-    """Samples by name under a judge of real scans, and their Frechet distance to held-out ones on the judge's decision values."""
+    """Samples by name under a judge of real scans, and Frechet distances on the judge's decision values.
+
+    "frechet" is between as many samples as half the held-out scans and one half of those, "frechet_real" between both halves: distances
+    shrink with the numbers that they are taken of, so both are of the same numbers, each a mean over ways to halve.
+    """
     clean = [(e["image"], e["caption"]) for e in ScannedDigits().clean().examples("train")]
     judge = train_image_judge(*map(list, zip(*clean)))
     features = lambda images: judge._classifier.decision_function(np.stack(images).reshape(len(images), -1) / 255)
@@ -155,10 +166,14 @@ def judged(run: Run) -> dict[str, float]:
     drawn = run.draw([run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)], Sampling(guidance=GUIDANCE),
                      run.recipe.train.seed)
     samples = run.tokenizers["image"].decode_batch([d.segment for d in drawn])
-    half = np.random.default_rng(0).permutation(len(images))
-    a, b = ([images[i] for i in part] for part in (half[: len(half) // 2], half[len(half) // 2 :]))
-    return {"judge": judge.accuracy(samples, asked), "judge_real": judge.accuracy(images, names),
-            "frechet": frechet(features(samples), features(images)), "frechet_real": frechet(features(a), features(b))}
+    real, made, rng = features(images), features(samples), np.random.default_rng(0)
+    apart: dict[str, list[float]] = {"frechet": [], "frechet_real": []}
+    for _ in range(N_HALVINGS):
+        order = rng.permutation(len(real))
+        a, b = order[: len(order) // 2], order[len(order) // 2 :]
+        apart["frechet_real"].append(frechet(real[a], real[b]))
+        apart["frechet"].append(frechet(made[rng.permutation(len(made))[: len(a)]], real[b]))
+    return {"judge": judge.accuracy(samples, asked), "judge_real": judge.accuracy(images, names)} | {k: float(np.mean(v)) for k, v in apart.items()}
 
 
 # ---- the table
@@ -167,38 +182,34 @@ def judged(run: Run) -> dict[str, float]:
 def figures_of(name: str, seed: int, out: Path, scale: float) -> dict[str, float]:
     """Train one family with one seed, where it does not stand, and measure it."""
     folder, recipe = out / f"{name}-{seed}", FAMILIES[name][0]
+    recipe = replace(recipe, train=replace(recipe.train, seed=seed, steps=max(1, round(scale * recipe.train.steps))))
+    run = timed_train(recipe, folder)  # refuses a folder of another recipe; what stands is not trained again
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
-    recipe = replace(recipe, train=replace(recipe.train, seed=seed, steps=max(1, round(scale * recipe.train.steps))))
-    start, fresh = cpu_seconds(), not (folder / "model.safetensors").exists()
-    run = train(recipe, folder)
-    spent = cpu_seconds() - start
-    figures = BITS[name](run, held_out(run)[0]) | judged(run) | ({"cpu_minutes": spent / 60} if fresh else {})
+    figures = BITS[name](run, held_out(run)[0]) | judged(run) | {"cpu_minutes": json.loads((folder / SPENT).read_text())}
     write_text(path, json.dumps(figures, indent=1))
     return figures
 
 
-def cpu_seconds() -> float:
-    """Of this process, over all its threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: a row per family and kind of bits; mean over the seeds, and each seed."""
-    lines = ["| family | bits per dimension | kind | bar | seeds | judge | Fréchet (real) | CPU minutes |", "|" + "---|" * 8]
-    lines += [f"| {name} | {value:.3f} | exact | baseline | | | | |" for name, value in baselines().items()]
+    judge = f"judge ≥ {JUDGED:g}, by seed"
+    lines = [f"| family | bits per dimension | kind | bar | by seed | {judge} | Fréchet (real) | CPU minutes, at most |", "|" + "---|" * 8]
+    kinds = {"one Gaussian": "bound", "a Gaussian per digit": "bound"}
+    lines += [f"| {name} | {value:.3f} | {kinds.get(name, 'exact')} | baseline | | | | |" for name, value in baselines().items()]
     for name, runs in results.items():
         for kind, (bar, stretch) in FAMILIES[name][1].items():
             values = [r[kind] for r in runs]
             mean = statistics.mean(values)
-            held = "reported" if bar is None else f"<= {bar:g}: {'met' if mean <= bar else 'MISSED'}"
+            verdict = lambda good: "met" if good else "MISSED"
+            held = "reported" if bar is None else f"<= {bar:g}: {verdict(mean <= bar)}"
             held += f" (stretch {stretch:g})" if stretch else ""
-            mean_of = lambda key, runs=runs: statistics.mean([r[key] for r in runs if key in r] or [math.nan])
+            of = lambda key, runs=runs: [r[key] for r in runs]
+            judge, minutes, average = min(of("judge")), max(of("cpu_minutes")), lambda key, of=of: statistics.mean(of(key))
             lines.append(f"| {name} | {mean:.3f} | {kind} | {held} | {', '.join(f'{v:.3f}' for v in values)} "
-                         f"| {mean_of('judge'):.3f} (real {mean_of('judge_real'):.3f}) "
-                         f"| {mean_of('frechet'):.3f} ({mean_of('frechet_real'):.3f}) | {mean_of('cpu_minutes'):.1f} |")
+                         f"| {', '.join(f'{v:.3f}' for v in of('judge'))}: {verdict(judge >= JUDGED)} "
+                         f"| {average('frechet'):.2f} ({average('frechet_real'):.2f}) | {minutes:.1f}: {verdict(minutes <= CPU_MINUTES)} |")
     return "\n".join(lines)
 
 
