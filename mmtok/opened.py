@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmtok import tokenizers as tokenizer_room
 from mmtok.data.loader import Task
+from mmtok.data.mapped import MAP_FROM
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.describe import describe_run
 from mmtok.folder import read_fingerprint, read_json
@@ -102,12 +103,10 @@ class Run:
                 yield from source.examples(split, self.folder / "data")
 
     def token_files(self) -> list[TokenFile]:
-        """The tokenised training split, one file per source."""
+        """The tokenised training split, one file per source; large ones through maps that all processes share."""
         fields = self.recipe.fields
-        return [
-            read_tokens(self.token_path(i), {f: self.tokenizers[fields[f]].signature for f in source.fields if fields[f] in self.tokenizers})
-            for i, source in enumerate(self.recipe.sources)
-        ]
+        signatures = lambda source: {f: self.tokenizers[fields[f]].signature for f in source.fields if fields[f] in self.tokenizers}
+        return [read_tokens(self.token_path(i), signatures(source), MAP_FROM) for i, source in enumerate(self.recipe.sources)]
 
     def token_path(self, i: int) -> Path:
         """Where the tokenised training split of source number i is."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -195,7 +196,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
 def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callable[[dict], None]]) -> dict[str, torch.Tensor]:
     """The weights to keep, after training from the newest checkpoint or from the start. board(): opens what is told the log's lines too."""
     recipe, config, log_path = run.recipe, run.recipe.train, run.folder / "log.jsonl"
-    files = run.token_files()
+    files = _token_files(run, processes)
     loader = Loader(files, recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
     told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line)]
     tell = lambda line: [listener(line) for listener in told]
@@ -218,6 +219,15 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
     else:
         trainer.run()
     return trainer.weights()
+
+
+def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
+    """The run's token files, first opened by the first process, which writes what all map; it alone says where that cannot be written."""
+    files = processes.by_first(run.token_files)
+    if files is None:
+        with warnings.catch_warnings(action="ignore"):
+            files = run.token_files()
+    return files
 
 
 def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmtok.data.mapped import Column, Part, number_of, read_columns, sound, width_of, within
 from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput, Segment, Signature
 
@@ -36,9 +37,7 @@ def frame_type(signature: Signature) -> pa.DataType:
         return pa.int32()
     if signature.latent_size:
         return pa.list_(pa.float32(), signature.latent_size)
-    top = max(signature.levels)
-    number = pa.uint8() if top <= 2**8 else pa.uint16() if top <= 2**16 else pa.int32()
-    return pa.list_(number, len(signature.levels))
+    return pa.list_(pa.from_numpy_dtype(number_of(signature)), len(signature.levels))
 
 
 def schema_of(signatures: Mapping[str, Signature]) -> pa.Schema:
@@ -91,7 +90,7 @@ def _table(rows: list[Mapping[str, Segment]], signatures: Mapping[str, Signature
 
 def _frames_column(name: str, segments: list[Segment | None], signature: Signature) -> pa.ListArray:
     kind = frame_type(signature)
-    width = len(signature.levels) or signature.latent_size
+    width = width_of(signature)
     number = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
     values = np.concatenate([np.empty((0, width), np.uint8)] + [_checked(name, s, signature, width) for s in segments if s is not None])
     frames = pa.array(np.ascontiguousarray(values, dtype=number.to_pandas_dtype()).reshape(-1))
@@ -108,13 +107,9 @@ def _checked(name: str, segment: Segment, signature: Signature, width: int) -> n
         raise ValueError(f"field {name!r}: a {segment.modality} segment of shape {segment.values.shape} does not fit {signature}")
     if segment.holes:
         raise ValueError(f"field {name!r}: holes are made while training and are not stored")
-    if signature.levels and not _within(values, signature):
+    if signature.levels and not within(values, signature):
         raise ValueError(f"field {name!r}: codes outside the levels of {signature.modality}")
     return values
-
-
-def _within(codes: np.ndarray, signature: Signature) -> bool:
-    return len(codes) == 0 or (codes.min() >= 0 and bool((codes.max(axis=0) < np.array(signature.levels)).all()))
 
 
 def _plain(value):
@@ -126,43 +121,41 @@ def _plain(value):
 
 # ---- reading
 
-def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None) -> TokenFile:
+def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_from: int | None = None) -> TokenFile:
     """Open a token file, or a folder of them (its *.parquet files in order of name).
 
     expect: field -> signature of the tokenizer that the caller will use; only these fields are read, and a file made
     by another tokenizer is refused. Without it, all fields of the file are read.
+    map_from: fields that take so many bytes or more are read through a map of a copy beside the file, which is written where there is none
+    (`mmtok.data.mapped`); without it they are read into memory.
     Raises BadInput for whatever is not a sound token file.
     """
     path = Path(path)
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths:
         raise BadInput(f"{path}: no token files (*.parquet) in this folder")
-    parts = [_read_part(p, expect) for p in paths]
-    signatures = dict(expect) if expect is not None else parts[0][0]
-    for p, (found, _) in zip(paths, parts):
-        if found != parts[0][0]:
+    found, parts = zip(*(_look_at(p, expect) for p in paths))
+    for p, signatures in zip(paths, found):
+        if signatures != found[0]:
             raise BadInput(f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in separate folders")
-    return TokenFile(path, signatures, [table for _, table in parts])
+    signatures = dict(expect) if expect is not None else found[0]
+    return TokenFile(path, signatures, sum(part.n_rows for part in parts), read_columns(path, parts, signatures, map_from))
 
 
-def _read_part(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], pa.Table]:
+def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], Part]:
+    """What a Parquet file says of itself, without reading a row."""
     if not path.exists():
         raise BadInput(f"{path}: no such token file")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = _signatures(path, file.schema_arrow)
-            wanted = found if expect is None else expect
-            for name in wanted:
-                if name not in found:
-                    raise BadInput(f"{path}: has no field {name!r}; its fields are {', '.join(found) or 'none'}")
-            table = file.read(columns=[name + suffix for name in wanted for suffix in COLUMNS])
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
-    for name, signature in wanted.items():
-        _check_columns(path, name, signature, table)
-    return {name: found[name] for name in wanted}, table
+    with sound(path), pq.ParquetFile(path) as file:
+        found = _signatures(path, file.schema_arrow)
+        wanted = found if expect is None else expect
+        for name, signature in wanted.items():
+            if name not in found:
+                raise BadInput(f"{path}: has no field {name!r}; its fields are {', '.join(found) or 'none'}")
+            _check_columns(path, name, signature, file.schema_arrow)
+        status = path.stat()
+        n_bytes = _frame_bytes(file.metadata, wanted)
+        return {name: found[name] for name in wanted}, Part(path, status.st_size, status.st_mtime_ns, file.metadata.num_rows, n_bytes)
 
 
 def _signatures(path: Path, schema: pa.Schema) -> dict[str, Signature]:
@@ -177,33 +170,34 @@ def _signatures(path: Path, schema: pa.Schema) -> dict[str, Signature]:
     return made
 
 
-def _check_columns(path: Path, name: str, signature: Signature, table: pa.Table) -> None:
-    absent = [name + suffix for suffix in COLUMNS if name + suffix not in table.column_names]
-    if absent:
-        raise BadInput(f"{path}: the column {absent[0]!r} is missing")
-    column = table.column(name + ".tokenizer")
-    made_by = sorted(str(f) for f in column.unique().to_pylist() if f is not None)
-    if made_by and made_by != [signature.fingerprint]:
-        raise BadInput(f"{path}: field {name!r} was made by the {signature.modality} tokenizer {' and '.join(made_by)}, "
-                       f"but {signature.fingerprint} is expected; tokenise again or use the tokenizer it was made with")
+def _check_columns(path: Path, name: str, signature: Signature, schema: pa.Schema) -> None:
+    """Raise BadInput for a field whose columns are missing or of other types; who made its rows is checked when they are read."""
     for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types):
-        if table.column(name + suffix).type != kind:
-            raise BadInput(f"{path}: the column {name + suffix!r} holds {table.column(name + suffix).type}, expected {kind}")
+        if name + suffix not in schema.names:
+            raise BadInput(f"{path}: the column {name + suffix!r} is missing")
+        if schema.field(name + suffix).type != kind:
+            raise BadInput(f"{path}: the column {name + suffix!r} holds {schema.field(name + suffix).type}, expected {kind}")
+
+
+def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) -> int:
+    """What the numbers of all frames take in the narrowest types, in bytes; an empty segment counts as one number."""
+    size = {f"{name}.list.": np.dtype(number_of(signature)).itemsize for name, signature in signatures.items()}
+    columns = (about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns))
+    return sum(column.num_values * size[prefix] for column in columns for prefix in size if column.path_in_schema.startswith(prefix))
 
 
 class TokenFile:
-    """A token file in memory: flat arrays and offsets per field, so that rows come out fast.
+    """A token file as flat arrays and offsets per field, so that rows come out fast.
 
     fields      their names
     signatures  field -> Signature
     """
 
-    def __init__(self, path: Path, signatures: Mapping[str, Signature], tables: list[pa.Table]):
+    def __init__(self, path: Path, signatures: Mapping[str, Signature], n: int, columns: Mapping[str, Column]):
         self.path = path
         self.signatures = dict(signatures)
         self.fields = tuple(self.signatures)
-        self._n = sum(table.num_rows for table in tables)
-        self._columns = {name: _Column(path, name, signature, tables) for name, signature in self.signatures.items()}
+        self._n, self._columns = n, columns
 
     def __len__(self) -> int:
         return self._n
@@ -217,68 +211,23 @@ class TokenFile:
         return np.diff(self._columns[field].offsets)
 
     def segment(self, field: str, i: int) -> Segment:
-        """Row i's segment of a field. Raises KeyError where the row lacks it."""
+        """Row i's segment of a field, a copy. Raises KeyError where the row lacks it."""
         if not -self._n <= i < self._n:
             raise IndexError(f"row {i} of {self._n}")
-        return self._columns[field].segment(i % self._n)
+        i, column, signature = i % self._n, self._columns[field], self.signatures[field]
+        if not column.present[i]:
+            raise KeyError(f"row {i} has no field {field!r}")
+        frames = column.values[column.offsets[i] : column.offsets[i + 1]]
+        # codes in a wide type, so that arithmetic on them cannot wrap
+        kind, wide = ("latents", np.float32) if signature.latent_size else ("codes", np.int32)
+        return Segment(signature.modality, **{kind: frames.astype(wide)}, info=_info(column.info(i)), truncated=bool(column.truncated[i]))
 
     def row(self, i: int) -> dict[str, Segment]:
         """Row i: the fields that it has."""
         return {name: self.segment(name, i) for name in self.fields if self._columns[name].present[i]}
 
 
-class _Column:
-    """One field of every row: values (N, C), offsets (n + 1,) into them, info and flags per row."""
-
-    def __init__(self, path: Path, name: str, signature: Signature, tables: list[pa.Table]):
-        self.name, self.signature = name, signature
-        chunks = [chunk for table in tables for chunk in table.column(name).chunks]
-        width = len(signature.levels) or signature.latent_size
-        self.values = _flat(path, name, chunks, width)
-        self.present = ~np.concatenate([np.zeros(0, bool), *(chunk.is_null().to_numpy(zero_copy_only=False) for chunk in chunks)])
-        lengths = [chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) for chunk in chunks]
-        self.offsets = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
-        self.info = [text for table in tables for text in table.column(name + ".info").to_pylist()]
-        self.truncated = [bool(flag) for table in tables for flag in table.column(name + ".truncated").to_pylist()]
-        self._check(path)
-
-    def _check(self, path: Path) -> None:
-        if self.signature.levels and not _within(self.values, self.signature):
-            raise BadInput(f"{path}: field {self.name!r} has codes outside its tokenizer's levels; the file is damaged")
-        if self.signature.frames is not None:
-            whole = self.present & ~np.array(self.truncated, bool)
-            frames = self.signature.frames
-            if (np.diff(self.offsets)[whole] != frames).any():
-                raise BadInput(f"{path}: field {self.name!r} has segments that are not of {frames} frames; the file is damaged")
-
-    def segment(self, i: int) -> Segment:
-        """Row i as a segment. Raises KeyError when the row lacks the field."""
-        if not self.present[i]:
-            raise KeyError(f"row {i} has no field {self.name!r}")
-        frames = self.values[self.offsets[i] : self.offsets[i + 1]]
-        info = _info(self.info[i])
-        if self.signature.latent_size:
-            return Segment(self.signature.modality, latents=frames, info=info, truncated=self.truncated[i])
-        return Segment(self.signature.modality, codes=frames.astype(np.int32), info=info, truncated=self.truncated[i])
-
-
-def _flat(path: Path, name: str, chunks: list[pa.ListArray], width: int) -> np.ndarray:
-    """(N, C) in the file's own narrow type: a segment widens its few frames, so that arithmetic on them cannot wrap."""
-    parts = []
-    for chunk in chunks:
-        frames = chunk.flatten()
-        numbers = frames.flatten() if pa.types.is_fixed_size_list(frames.type) else frames
-        if frames.null_count or numbers.null_count:
-            raise BadInput(f"{path}: field {name!r} has nulls among its frames; the file is damaged")
-        parts.append(numbers.to_numpy())
-    return (np.concatenate(parts) if parts else np.empty(0, np.int32)).reshape(-1, width)
-
-
 @lru_cache(maxsize=4096)
-def _info(text: str | None) -> Mapping:
+def _info(text: bytes) -> Mapping:
     """JSON once per distinct text; rows that share it share the mapping, which nobody writes to."""
     return json.loads(text) if text else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
