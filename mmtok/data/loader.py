@@ -120,6 +120,7 @@ class Loader:
         # a round holds about 32 steps' worth of positions: long enough to pack well, short enough to plan in milliseconds
         self.per_round = np.maximum(1, np.round(share / (share @ mean) * 32 * rows * row_length)).astype(int)
         self._round: tuple[int, list[list[_Item]]] = (-1, [])
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # task -> its newest epoch and the order of that
         self._first_step = [0]  # of every round planned so far
 
     def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -128,14 +129,16 @@ class Loader:
         for f, file in enumerate(self.files):
             if set(names) <= set(file.fields):
                 rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
-                pool.append(np.stack([np.full(len(rows), f), rows], 1))
+                number = _number_below(len(file))
+                pool.append(np.stack([np.full(len(rows), f, number), rows.astype(number)], 1))
                 lengths.append(task.positions([file.lengths(name)[rows] for name in names]))
         if not pool or not sum(map(len, pool)):
             raise BadInput(f"no example has all fields of task {task}")
         made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
         if task.hole and made.descending is not None:
             raise BadInput(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its hole to 0")
-        return np.concatenate(pool), np.concatenate(lengths)
+        together = np.concatenate(lengths)
+        return np.concatenate(pool), together.astype(_number_below(together.max() + 1))
 
     def _check_lengths(self) -> None:
         """Raise BadInput, naming the field to blame, when the longest document of all tasks does not fit into a row."""
@@ -164,10 +167,16 @@ class Loader:
 
     def _endless(self, task: int, n_examples: int, start: int, n: int) -> np.ndarray:
         """Examples start..start+n of the task's endless order: one permutation after another."""
-        epochs = range(start // n_examples, (start + n - 1) // n_examples + 1)
-        order = np.concatenate([np.random.default_rng((self.seed, task, e, 3)).permutation(n_examples) for e in epochs])
-        offset = start - epochs[0] * n_examples
-        return order[offset : offset + n]
+        first, last = start // n_examples, (start + n - 1) // n_examples
+        cut = lambda epoch: slice(max(0, start - epoch * n_examples), start + n - epoch * n_examples)
+        return np.concatenate([self._order(task, e, n_examples)[cut(e)] for e in range(first, last + 1)])
+
+    def _order(self, task: int, epoch: int, n_examples: int) -> np.ndarray:
+        """(n_examples,) the order of one epoch. The newest is kept: an epoch has many rounds, and permuting 10^8 examples takes seconds."""
+        if self._orders.get(task, (-1,))[0] != epoch:
+            order = np.random.default_rng((self.seed, task, epoch, 3)).permutation(n_examples)
+            self._orders[task] = epoch, order.astype(_number_below(n_examples))
+        return self._orders[task][1]
 
     def items(self, step: int) -> list[list[_Item]]:
         """The rows of this step, over all processes."""
@@ -223,6 +232,11 @@ class Loader:
                     start = int(rng.integers(0, channels[m].shape[1] - width + 1))
                     channels[m][mine, start : start + width] = True
         return Corruption(hidden, channels)
+
+
+def _number_below(n: int) -> type[np.integer]:
+    """What holds the numbers below n: there is one for every example of a task, in every process."""
+    return np.int32 if n <= 2**31 else np.int64
 
 
 def cut(segment: Segment, n_frames: int) -> Segment:
