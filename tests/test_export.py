@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -54,6 +55,35 @@ def test_transformers_opens_a_run_with_equal_logits_and_ids(one_channel, tmp_pat
     assert auto.convert_ids_to_tokens([v.begin("image"), v.span("image")[3], v.end("image")]) == ["<|begin_image|>", "<|image_3|>", "<|end_image|>"]
     assert auto.decode([*ids[0], v.end("text"), v.span("image")[0]], skip_special_tokens=True) == "dark light"
     assert (auto.pad_token_id, auto.bos_token_id, auto.eos_token_id) == (v.pad, v.document_mark, v.end("text"))
+
+
+def test_generate_stops_where_the_run_would(one_channel, tmp_path):
+    """Also over a former export whose file says otherwise."""
+    v = open_run(one_channel).vocabulary
+    for _ in range(2):
+        folder = export(open_run(one_channel), tmp_path / "llama")
+        found = transformers.AutoModelForCausalLM.from_pretrained(folder).generation_config
+        assert found.eos_token_id == [v.end("text"), v.end("image")] and (found.bos_token_id, found.pad_token_id) == (v.document_mark, v.pad)
+        (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
+
+
+def test_an_export_overwrites_nothing_but_an_export(one_channel, make_llama, tmp_path, contents, capsys):
+    make_llama(tmp_path / "llama")
+    folder = export(open_run(one_channel), tmp_path / "tuned")
+    transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)  # as after training there
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("precious")
+    shutil.copytree(tmp_path / "llama", tmp_path / "broken")
+    (tmp_path / "broken" / "config.json").write_text("{")
+    for name, says in (("llama", "a model that is no export"), ("tuned", "a model that is no export"), ("broken", "a model that is no export"),
+                       ("notes", "is not empty")):
+        before = contents(tmp_path / name)
+        capsys.readouterr()
+        assert main(["export", str(one_channel), "-o", str(tmp_path / name)]) == 2
+        err = capsys.readouterr().err
+        assert says in err and str(tmp_path / name) in err and err.count("\n") == 1 and contents(tmp_path / name) == before
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(one_channel), "-o", str(tmp_path / "empty")]) == 0 == main(["export", str(one_channel), "-o", str(tmp_path / "empty")])
 
 
 def test_what_was_exported_opens_again_but_is_no_start(one_channel, tmp_path):
