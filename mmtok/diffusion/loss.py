@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -47,15 +48,33 @@ def zero_network_loss(column: Column, mean_square: float, sigma: Tensor) -> Tens
     return column.weight(sigma) * (c_skip**2 * sigma**2 + (1 - c_skip) ** 2 * mean_square)
 
 
-def check_sigma_data(column: EDM, y: Tensor, tolerance: float = 0.05) -> float:
-    """The zero network's loss over the training noise levels, for data y (N, ...). Warns where it is not 1 within the tolerance.
+def check_sigma_data(column: EDM, y: Tensor, tolerance: float = 0.05, groups: Tensor | None = None) -> float:
+    """The zero network's loss at large noise, for data y (N, ...). Warns where it is not 1 within the tolerance.
 
+    From small noise to large that loss goes from 1 to (rms / sigma_data)^2 without turning, so the latter is the furthest from 1 of all
+    levels. As the data are a sample, it must also be further off than their mean square would be by chance (four standard
+    errors, more for few data). groups (N,): long numbers of what each row is a part of, as rows of one signal are not independent; one
+    group alone tells nothing of chance, and is not warned of. None: all rows are independent, and the entries of a single one.
     The mean counts as spread, as EDM assumes data around 0: centre the data, or give their root mean square.
     """
-    mean_square = y.double().square().mean().item()
-    quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    loss = zero_network_loss(column, mean_square, column.training_sigma(quantiles)).mean().item()
-    if abs(loss - 1) > tolerance:
-        warnings.warn(f"sigma_data is {column.sigma_data:.4g} but the data's root mean square is {mean_square**0.5:.4g}: a network that "
-                      f"says 0 has loss {loss:.3f} and not 1; standardise the data or set sigma_data", stacklevel=2)
+    squares = y.double().square()
+    squares = squares.flatten() if groups is None and len(y) == 1 else squares.reshape(len(y), -1).mean(1)
+    mean_square = squares.mean().item()
+    loss = mean_square / column.sigma_data**2
+    groups = torch.arange(len(squares)) if groups is None else groups
+    if abs(loss - 1) > tolerance and (not loss or abs(math.log(loss)) > _chance(squares, groups)):
+        warnings.warn(f"sigma_data is {column.sigma_data:.4g} but the data's root mean square is {mean_square**0.5:.4g}: at large noise a "
+                      f"network that says 0 has loss {loss:.3g} and not 1; standardise the data or set sigma_data", stacklevel=2)
     return loss
+
+
+def _chance(x: Tensor, groups: Tensor) -> float:
+    """How far off the logarithm of the mean of x (N,) above 0 may be by chance: Student's quantile times its standard error over groups."""
+    from scipy.special import stdtrit
+
+    n = len(groups.unique())
+    if n < 2:
+        return math.inf
+    off = torch.zeros(int(groups.max()) + 1, dtype=x.dtype).index_add(0, groups, x - x.mean())
+    error = (off.square().sum() * n / (n - 1)).sqrt() / x.sum()
+    return stdtrit(n - 1, 1 - 3e-5) * error.item()

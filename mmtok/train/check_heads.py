@@ -62,11 +62,12 @@ def note_spreads(lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping
         if not segments:
             continue
         if isinstance(head, CascadeHead):
-            learned = head.pictures(torch.from_numpy(np.stack(segments)))
+            learned, groups = head.pictures(torch.from_numpy(np.stack(segments))), torch.arange(len(segments))
         else:
             learned = [torch.from_numpy(np.concatenate(segments))]
+            groups = torch.arange(len(segments)).repeat_interleave(torch.tensor([len(x) for x in segments]))
         for i, (stage, y) in enumerate(zip(stages, learned)):
-            for text in _complaints(stage, y) if isinstance(stage.config.column, EDM) else ():
+            for text in _complaints(stage, y, groups) if isinstance(stage.config.column, EDM) else ():
                 warnings.warn(f"{m}, stage {i}: {text}" if len(stages) > 1 else f"{m}: {text}", stacklevel=2)
 
 
@@ -84,11 +85,11 @@ def _segments(files: Sequence[TokenFile], fields: Sequence[str], seed: int) -> I
             yield segment.latents
 
 
-def _complaints(head: DiffusionHead, y: Tensor) -> list[str]:
-    """What `check_sigma_data` says of latents y (N, ...), discrete ones spread over their cells where training spreads them."""
+def _complaints(head: DiffusionHead, y: Tensor, groups: Tensor) -> list[str]:
+    """What `check_sigma_data` says of latents y (N, ...), rows of groups (N,); discrete ones spread as in training over their cells."""
     if head.levels and head.config.dequantise:
         y = y + head.levels.width * (torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_sigma_data(head.config.column, y)
+        check_sigma_data(head.config.column, y, groups=groups)
     return [str(warning.message) for warning in caught]

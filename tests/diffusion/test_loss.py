@@ -1,6 +1,8 @@
 """Losses with known values. Rows 3 and 17 of the table of laws."""
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -84,6 +86,43 @@ def test_a_wrong_sigma_data_is_named_with_both_numbers(generator, recwarn):
     assert check_sigma_data(EDM(sigma_data=rms * 1.02), y) == pytest.approx(1, abs=0.05) and not recwarn.list
     with pytest.warns(UserWarning, match=f"0.5 but .* is {rms:.3}"):
         assert check_sigma_data(EDM(sigma_data=0.5), y) > 1.05
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 0.05, 0.2, 0.5, 0.9, 1.1, 2, 5, 20, 100, 1000])
+@pytest.mark.parametrize("rms", [0.57, 1.0, 30.0])
+def test_no_wrong_sigma_data_is_missed_however_far_off(generator, rms, ratio):
+    """Also where it is so large that the training levels hardly reach beyond it."""
+    y = rms * normal((20_000, 6), generator)
+    said = f"sigma_data is {ratio * rms:.4g} but the data's root mean square is {y.square().mean().sqrt().item():.4g}: "
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        assert check_sigma_data(EDM(sigma_data=ratio * rms), y) == pytest.approx(ratio**-2, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma_data", [0.1, 0.5, 1.0, 3.0, 20.0])
+def test_the_loss_at_large_noise_is_the_furthest_from_one(sigma_data):
+    column, sigma = EDM(sigma_data=sigma_data), torch.logspace(-4, 6, 500, dtype=torch.float64)
+    off, last = (zero_network_loss(column, 1.0, sigma) - 1).abs(), abs(check_sigma_data_quietly(column) - 1)
+    assert (off <= last + 1e-9).all() and off[-1].item() == pytest.approx(last, rel=1e-6)
+
+
+def check_sigma_data_quietly(column):
+    """Of data of root mean square 1."""
+    with warnings.catch_warnings(action="ignore"):
+        return check_sigma_data(column, torch.tensor([[1.0, -1.0]]))
+
+
+@pytest.mark.parametrize("shape, per_group", [
+    ((2, 3), 1), ((1, 1), 1), ((10, 1), 1), ((1, 50), 1), ((50,), 1), ((300, 4), 1), ((300, 4), 30), ((30, 4), 30),
+])
+def test_a_fitting_sigma_data_is_not_warned_of_however_few_the_data(generator, recwarn, shape, per_group):
+    """At most two sets of 500 by chance, none of many data; and rows of one signal, which are alike, count as one."""
+    for _ in range(500):
+        y = normal(shape, generator)
+        if per_group > 1:
+            y = y * (0.5 * normal((shape[0] // per_group,), generator)).exp().repeat_interleave(per_group)[:, None] / math.exp(0.25)
+        groups = torch.arange(shape[0]) // per_group if per_group > 1 else None
+        check_sigma_data(EDM(sigma_data=1.0), y, groups=groups)
+    assert len(recwarn.list) <= (2 if math.prod(shape) < 1000 else 0)
 
 
 def test_stratified_levels_cover_the_interval(generator):

@@ -48,8 +48,19 @@ def test_a_sigma_data_that_does_not_fit_is_told_with_both_numbers(make, signatur
     (text,) = told(signature, make(EDM()), latents, tmp_path)
     assert text.startswith(f"voice: sigma_data is 0.5 but the data's root mean square is {rms:.4g}")
     assert told(signature, make(EDM(sigma_data=2.0)), latents, tmp_path) == []
+    for far_off in (0.02, 40.0, 2000.0):
+        assert len(told(signature, make(EDM(sigma_data=far_off)), latents, tmp_path)) == 1
     assert told(signature, make(CondOT()), latents, tmp_path) == []  # has no such constant
     assert told(signature, make(EDM()), latents[:0], tmp_path) == []
+
+
+def test_frames_of_a_few_segments_that_differ_in_loudness_count_as_few(tmp_path, rng):
+    """Five of 200 frames say little of the spread of all, and one says nothing; four hundred times too wide is told."""
+    signature = Signature("voice", latent_size=3)
+    latents = rng.normal(size=(5, 200, 3)) * np.array([0.3, 0.5, 1.0, 1.2, 1.6])[:, None, None]
+    heads = [FRAMES(EDM(sigma_data=1.15 * s * np.sqrt(np.square(latents).mean()))) for s in (1, 400)]
+    assert [len(told(signature, head, latents, tmp_path)) for head in heads] == [0, 1]
+    assert told(signature, heads[0], latents[:1], tmp_path) == []
 
 
 def test_discrete_data_count_as_wide_as_training_spreads_them(tmp_path, rng):
