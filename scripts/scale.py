@@ -10,9 +10,11 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import nn
 
+from mmtok.data.mapped import ROW_BYTES, number_of, width_of
 from mmtok.layout import N_CONTROLS
 from mmtok.model.heads import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
@@ -30,7 +32,8 @@ SPEECH_FRAMES_PER_S = 2_110 * 80  # dMel: 2,110 times real time, at 80 Hz
 PARTICLES_PER_S = 16e6
 DISK_BYTES = {"text": 1.7, "speech": 20.2, "image": 0.7, "jets": 2.1}  # per frame, in our token files
 LOADED_POSITIONS_PER_S = 12e6
-MAIN_BYTES = {"text": 4, "speech": 80, "image": 4, "jets": 3}  # per frame in main memory; exact: the types in data/tokens.py
+UNPACKED_POSITIONS_PER_S = 75e6  # of text, by the processor's time
+LOADER_BYTES = 16  # of an example and a task, in every process: file, row, length, place in the order; exact: the types in data/loader.py
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Plan:
     """A training: the trunk's sizes first.
 
     rows, row_length  of one device at once; accumulate: so many times a step
+    document_length   positions of a document, on average
     utilisation       share of the matrix rate, over all products made, those computed again too
     over              positions a parameter of the over-trained variant
     """
@@ -55,6 +59,7 @@ class Plan:
     rows: int = 4
     accumulate: int = 4
     row_length: int = 4_096
+    document_length: int = 1_000
     recompute: int = 0
     precision: str = "bf16"
     average: float = 0.99
@@ -217,8 +222,14 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     tokens, node = plan.tokens_per_parameter * n, positions_per_s(plan, lm) * per_node
     yield "**data**: bytes a frame on disk: text, speech, image, jets", ", ".join(f"{x:g}" for x in DISK_BYTES.values()), "measured [11]"
     yield "Chinchilla's positions on disk, all as text", f"{tokens * DISK_BYTES['text'] / GB:,.0f} GB", "reckoned"
-    main = tokens * MAIN_BYTES["text"]
-    yield "the same in main memory, of a process; of a node", f"{main / GB:,.0f} GB; {main * per_node / GB:,.0f} GB", "exact [12]"
+    flat = {m: np.dtype(number_of(s)).itemsize * width_of(s) for m, s in lm.vocabulary.signatures.items()}
+    yield "bytes a frame in the flat copy that is mapped; a row", f"{', '.join(map(str, flat.values()))}; {ROW_BYTES}", "exact [12]"
+    documents = tokens / plan.document_length
+    copy, own = tokens * flat["text"] + documents * ROW_BYTES, documents * LOADER_BYTES
+    yield "the same positions so, once for all processes", f"{copy / GB:,.0f} GB", "exact [12]"
+    yield "made by the first process, at the first opening", f"{tokens / UNPACKED_POSITIONS_PER_S / 60:,.0f} min", "measured [13]"
+    yield f"main memory of a process's own, documents of {plan.document_length:,}; of a node", \
+        f"{own / GB:.1f} GB; {own * per_node / GB:.1f} GB", "exact [12]"
     yield "positions/s that a node trains on", f"{node:,.0f}", "reckoned"
     rates = (TEXT_POSITIONS_PER_S, SPEECH_FRAMES_PER_S, PARTICLES_PER_S)
     yield "positions/s that a core tokenises: text, speech, jets", ", ".join(f"{x / 1e6:.2f} M" for x in rates), "measured [13]"

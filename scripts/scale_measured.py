@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pydoc_data.topics
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,21 @@ def loading() -> Iterator[str]:
         yield f"loading: {n / s / 1e6:.2f} M positions/s"
 
 
+def unpacking() -> Iterator[str]:
+    """How fast a token file of such documents is unpacked into the flat copy that is mapped, and what rows cost that are read from it."""
+    rng, signature = np.random.default_rng(0), Signature("text", (32_000,))
+    documents = [Segment("text", codes=rng.zipf(1.2, (1000, 1)) % 32_000) for _ in range(1000)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, n = Path(folder) / "t.parquet", 10_000
+        write_tokens(path, {"text": signature}, ({"text": documents[i % 1000]} for i in range(n)))
+        drop = lambda: shutil.rmtree(path.parent / ".flat", ignore_errors=True)
+        (s,) = turn_about([lambda: (drop(), read_tokens(path, map_from=0))], REPEATS)
+        yield f"unpacking: {n * 1000 / s / 1e6:.2f} M positions/s"
+        rows, opened = rng.integers(0, n, 3000).tolist(), (read_tokens(path), read_tokens(path, map_from=0))
+        a, b = turn_about([lambda file=file: [file.segment("text", i) for i in rows] for file in opened], REPEATS)
+        yield f"a random row: {a / 3000 * 1e6:.1f} us from memory, {b / 3000 * 1e6:.1f} us from the map"
+
+
 def files(run: Path) -> Iterator[str]:
     """Bytes per frame of every field of a run's token files, without what is stored beside the frames."""
     for path in sorted((run / "tokens").glob("*.parquet")):
@@ -69,7 +85,7 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # sentencepiece takes all cores otherwise
     torch.set_num_threads(1)
     print(machine(("torch", "numpy", "sentencepiece")))
-    for rows in (text(), loading(), speech(REPEATS), jets(REPEATS), *(files(Path(run)) for run in sys.argv[1:])):
+    for rows in (text(), loading(), unpacking(), speech(REPEATS), jets(REPEATS), *(files(Path(run)) for run in sys.argv[1:])):
         for row in rows:
             print(row, flush=True)
 

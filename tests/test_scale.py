@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from mmtok.batch import pack
+from mmtok.data.loader import Loader, Task
+from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn import crossentropy
 from mmtok.nn.transformer import TransformerConfig
@@ -116,6 +118,23 @@ def test_flop_are_the_logs(scale):
     assert needed == 6 * matrices + 12 * plan.depth * plan.width * plan.row_length
     again = replace(plan, recompute=plan.depth)
     assert scale.flop_per_position(again, lm)[1] == pytest.approx(needed * 4 / 3) and needed < made < needed * 4 / 3
+
+
+def test_what_is_kept_of_rows_and_examples_is_counted_exactly(scale, tmp_path):
+    signatures = {m: s for m, s in scale.decoder(scale.PLANS["1B"]).vocabulary.signatures.items() if m in ("text", "speech", "jets")}
+    rows = [{m: Segment(m, codes=np.zeros((7, len(s.levels)), int)) for m, s in signatures.items()} for _ in range(50)]
+    write_tokens(tmp_path / "t.parquet", signatures, rows)
+    file = read_tokens(tmp_path / "t.parquet", map_from=0)
+    stated = {row[0]: row[1] for row in scale.rows_of(scale.PLANS["1B"])}["bytes a frame in the flat copy that is mapped; a row"]
+    for column, n_bytes in zip(file._columns.values(), (2, 80, 3)):
+        assert column.values.nbytes == 50 * 7 * n_bytes
+        per_row = [column.offsets[1:], column.starts, column.sizes, column.present, column.truncated]
+        assert sum(x.nbytes for x in per_row) == 50 * scale.ROW_BYTES
+    assert stated == "2, 80, 2, 3; 22"
+    loader = Loader([file], [Task((), ("text",)), Task(("text",), ("jets",))], Vocabulary(list(signatures.values())), {}, 2, 64, 0)
+    loader.batch(0)
+    held = [*loader.pools, *loader.lengths, *(order for _, order in loader._orders.values())]
+    assert sum(x.nbytes for x in held) == 2 * 50 * scale.LOADER_BYTES
 
 
 def test_the_page_is_what_the_script_prints():
