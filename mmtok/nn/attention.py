@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+FUSED: bool | None = None  # True or False has `packing` choose FlexAttention or the dense mask on every device: to compare the two
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,36 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat([-b, a], -1) * sin.to(x.dtype)
 
 
-def packed_mask(document: Tensor) -> Tensor:
-    """(B, 1, L, L) bool: position l sees itself and the earlier positions of its own document.
+def packing(document: Tensor, head_size: int) -> Tensor | BlockMask:
+    """What packed rows see, made once per batch from their document numbers (B, L): each position itself and its own document's past.
 
-    A dense mask: FlexAttention has no backward on CPU, and neither has the variable-length kernel.
+    On a GPU the blocks of positions that FlexAttention visits (Dong et al. 2024), whose cost goes with documents, not rows; its kernel
+    takes heads of 16 and more. Elsewhere a dense mask (B, 1, L, L) bool: FlexAttention has no backward on a CPU, nor has the
+    variable-length kernel, and calls for each document by itself were no faster there.
     """
-    same = document[:, :, None] == document[:, None, :]
-    return same.tril()[:, None]
+    if not (document.is_cuda and head_size >= 16 if FUSED is None else FUSED):
+        same = document[:, :, None] == document[:, None, :]
+        return same.tril()[:, None]
+    seen = lambda row, head, query, key: (query >= key) & (document[row, query] == document[row, key])
+    make = _compiled(create_block_mask) if document.is_cuda else create_block_mask  # uncompiled it goes over all pairs of positions
+    return make(seen, len(document), None, document.shape[1], document.shape[1], device=document.device)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | BlockMask) -> Tensor:
+    """softmax(q k^T / sqrt(head_size)) v over what `packing` lets be seen: q (B, H, L, head_size), k and v (B, KV, L, head_size) -> as q.
+
+    Heads share keys in groups of H / KV. Queries, keys and values are of one type.
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(seen, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=grouped)
+    fused = _compiled(flex_attention) if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    return fused(q, k, v, block_mask=seen, enable_gqa=grouped)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 class Attention(nn.Module):
@@ -69,12 +97,9 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """x (B, L, M), mask (B, 1, L, L) bool -> (B, L, M)."""
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+        """x (B, L, M), cosines and sines of `rotary`, what `packing` made -> (B, L, M)."""
         split = lambda y, n: y.unflatten(-1, (n, self.head_size)).transpose(1, 2)
         q, k, v = split(self.q_proj(x), self.n_heads), split(self.k_proj(x), self.n_kv_heads), split(self.v_proj(x), self.n_kv_heads)
         q, k = rotate(q, *turn), rotate(k, *turn)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, enable_gqa=self.n_kv_heads != self.n_heads
-        )
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(attend(q, k, v, seen).transpose(1, 2).flatten(2))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from mmtok.nn.attention import Attention, Llama3Scaling, packed_mask, rotary
+from mmtok.nn.attention import Attention, Llama3Scaling, packing, rotary
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,14 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.dropout, self.recompute = config.dropout, False
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+        """x (B, L, M) -> (B, L, M); turn and seen as in `Attention.forward`."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, turn, mask, use_reentrant=False)
-        return self._forward(x, turn, mask)
+            return checkpoint(self._forward, x, turn, seen, use_reentrant=False)
+        return self._forward(x, turn, seen)
 
-    def _forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, mask)
+    def _forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+        y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, seen)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_narrowed(self.post_attention_layernorm(x)))
         return x + drop(y, self.dropout, self.training)
@@ -128,10 +130,10 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
-        turn = rotary(position, self.config.width // self.config.n_heads, self.config.rope_theta, self.config.rope_scaling)
-        mask = packed_mask(document)
+        head_size = self.config.width // self.config.n_heads
+        turn, seen = rotary(position, head_size, self.config.rope_theta, self.config.rope_scaling), packing(document, head_size)
         for block in self.layers:
-            x = block(x, turn, mask)
+            x = block(x, turn, seen)
         return self.norm(x)
 
 
