@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mmtok.model.interop import exported_vocabulary, llama_sizes, load_llama
+from mmtok.model.interop import check_llama, exported_vocabulary, llama_sizes, load_llama
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.recipe import Recipe, kinds_of, read_recipe
 from mmtok.segment import BadInput
@@ -19,7 +19,7 @@ def settled(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with what its `start` fixes filled in: the trunk's sizes (dropout stays the recipe's) and the text tokenizer.
 
     A run in `out` that started from the same place has it all, and the checkpoint is not looked at again. Raises BadInput when the
-    checkpoint is no Llama's, or has no tokenizer.
+    checkpoint is no Llama's, or has no tokenizer, or when its weights are broken files or not what its config says.
     """
     if recipe.start is None:
         return recipe
@@ -31,7 +31,7 @@ def settled(recipe: Recipe, out: Path) -> Recipe:
             raise BadInput(f"{recipe.start} was exported from a run, so its ids are not those of a text alone: "
                            "go on with that run, or open the folder with mmtok.model.interop.from_llama")
         model = llama_sizes(folder, recipe.model)
-        text.build()  # before anything is written
+        check_llama(folder, model, text.build().signature)  # before anything is written
     return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)
 
 

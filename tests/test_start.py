@@ -95,6 +95,11 @@ def test_a_recipe_without_text_gets_it_and_dropout_stays(pretrained, recipe, tmp
     ({"model_type": "qwen3"}, "type 'qwen3'; only 'llama'"),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
     ({"vocab_size": 200}, "200 rows"),
+    ({"vocab_size": "many"}, "vocab_size is 'many'"),
+    ({"num_hidden_layers": "two"}, "config.json .* num_hidden_layers is 'two'"),
+    ({"num_hidden_layers": 3}, "do not fit its config.json; missing"),
+    ({"intermediate_size": 40}, r"has shape \(48, 32\), but its config.json asks for \(40, 32\)"),
+    ({"vocab_size": 300}, "has 288 ids"),
 ])
 def test_what_cannot_be_a_start_is_refused_in_one_line_and_leaves_nothing(pretrained, recipe, change, says, tmp_path):
     place = shutil.copytree(pretrained[0], tmp_path / "place")
@@ -104,6 +109,18 @@ def test_what_cannot_be_a_start_is_refused_in_one_line_and_leaves_nothing(pretra
         with pytest.raises(BadInput, match=message) as error:
             train(dataclasses.replace(recipe, start=start), tmp_path / "run")
         assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda path: path.write_bytes(path.read_bytes()[:-100]), "model.safetensors cannot be read as safetensors"),
+    (lambda path: path.unlink(), "has no model.safetensors"),
+])
+def test_damaged_weights_are_found_before_anything_is_written(pretrained, recipe, damage, says, tmp_path):
+    place = shutil.copytree(pretrained[0], tmp_path / "place")
+    damage(place / "model.safetensors")
+    with pytest.raises(BadInput, match=says):
+        fit(dataclasses.replace(recipe, start=str(place)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_empty_text_is_still_a_text(pretrained, recipe, tmp_path):

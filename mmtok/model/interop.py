@@ -7,13 +7,14 @@ What a Llama cannot say is refused in both directions rather than dropped. The g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from mmtok.files import write_tensors, write_text
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, Signature
 from mmtok.vocabulary import Vocabulary
 
 MAX_POSITIONS = 32_768  # a Llama must name one; the rotary positions themselves have no limit
@@ -69,6 +70,13 @@ def exported_vocabulary(folder: Path | str) -> str | None:
     return _read_json(Path(folder) / CONFIG).get(FINGERPRINT)
 
 
+def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> None:
+    """Raise BadInput unless a checkpoint's weights are whole files that fit its `llama_sizes` and its text's ids. Reads headers alone."""
+    with torch.device("meta"):
+        lm = LM(DecoderConfig(config.trunk, untied=config.untied), Vocabulary([text]))
+    _check_shapes(_llama_weights(lm), _read_files(Path(folder), _shapes), lm.vocabulary, Path(folder))
+
+
 @torch.no_grad()
 def load_llama(lm: LM, folder: Path | str) -> None:
     """Put a Llama checkpoint's weights into an LM made with its `llama_sizes`; what a Llama lacks (heads, channels) stays as it is.
@@ -82,21 +90,15 @@ def load_llama(lm: LM, folder: Path | str) -> None:
     config = _read_json(folder / CONFIG)
     if FINGERPRINT in config:
         vocabulary.check(config[FINGERPRINT], str(folder))
-    weights, mine = _read_weights(folder), _llama_weights(lm)
-    _check_names(mine, weights, folder)
-    n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
-    n_rows = len(weights[READ])
-    if n_rows not in (vocabulary.size, n_text):
-        raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
+    mine = _llama_weights(lm)
+    _check_shapes(mine, _read_files(folder, _shapes), vocabulary, folder)
+    weights = _read_files(folder, load_file)
     if WRITE not in mine and WRITE in weights and not torch.equal(weights[WRITE], weights[READ]):
         raise BadInput(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings to false")
+    n_rows = len(weights[READ])
     for name, x in mine.items():
-        mine_part = x[:n_rows] if name in (READ, WRITE) else x
-        if mine_part.shape != weights[name].shape:
-            shapes = tuple(weights[name].shape), tuple(mine_part.shape)
-            raise BadInput(f"{folder}: {name} has shape {shapes[0]}, but its config.json asks for {shapes[1]}")
-        mine_part.copy_(weights[name])
-    if n_rows == n_text:
+        (x[:n_rows] if name in (READ, WRITE) else x).copy_(weights[name])
+    if n_rows != vocabulary.size:  # the text's alone
         for table in {READ, WRITE} & mine.keys():
             for mark, special in _aliases(config, vocabulary).items():
                 mine[table][mark] = mine[table][special]
@@ -131,6 +133,10 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("model_type")
     if kind != "llama":
         raise BadInput(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
+    for key, kind in (("rope_parameters", dict), ("rope_scaling", dict), ("tie_word_embeddings", bool)):
+        what = "true or false" if kind is bool else "an object"
+        if not isinstance(config.get(key) or kind(), kind):
+            raise BadInput(f"{folder / CONFIG} does not describe a Llama that fits: its {key} is {config[key]!r}, where {what} belongs")
     rope = _rope(config)
     reasons = {
         f"its rotary positions are scaled in the way {rope['rope_type']!r}, not 'llama3'": rope["rope_type"] not in ("default", "llama3"),
@@ -144,11 +150,19 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
             raise BadInput(f"{folder} cannot be opened: {reason}")
 
 
-def _check_names(mine: Mapping[str, Tensor], weights: Mapping[str, Tensor], folder: Path) -> None:
-    missing = sorted(mine.keys() - weights.keys())
-    extra = sorted(n for n in weights.keys() - mine.keys() if n != WRITE and not n.endswith("rotary_emb.inv_freq"))
+def _check_shapes(mine: Mapping[str, Tensor], theirs: Mapping[str, tuple[int, ...]], vocabulary: Vocabulary, folder: Path) -> None:
+    missing = sorted(mine.keys() - theirs.keys())
+    extra = sorted(n for n in theirs.keys() - mine.keys() if n != WRITE and not n.endswith("rotary_emb.inv_freq"))
     if missing or extra:
         raise BadInput(f"{folder}: its weights do not fit its config.json; missing {missing[:3]}, unknown {extra[:3]}")
+    n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
+    n_rows = theirs[READ][0]
+    if n_rows not in (vocabulary.size, n_text):
+        raise BadInput(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
+    for name, x in mine.items():
+        asked = (n_rows, *x.shape[1:]) if name in (READ, WRITE) else tuple(x.shape)
+        if asked != theirs[name]:
+            raise BadInput(f"{folder}: {name} has shape {theirs[name]}, but its config.json asks for {asked}")
 
 
 # ---- the two configs
@@ -156,38 +170,53 @@ def _check_names(mine: Mapping[str, Tensor], weights: Mapping[str, Tensor], fold
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings as they are kept since transformers 5 (`rope_parameters`) or before (`rope_theta`, `rope_scaling`)."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return {"rope_theta": config.get("rope_theta", 10_000.0), **given, "rope_type": given.get("rope_type", given.get("type", "default"))}
+    given, base = config.get("rope_parameters") or config.get("rope_scaling") or {}, _set(config).get("rope_theta", 10_000.0)
+    return {"rope_theta": base, **given, "rope_type": given.get("rope_type", given.get("type", "default"))}
 
 
 def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> TransformerConfig:
+    given, where = _rope(config), folder / CONFIG
+    n_heads = _number(config, "num_attention_heads", int, where)
+    sizes = {
+        "depth": _number(config, "num_hidden_layers", int, where),
+        "width": _number(config, "hidden_size", int, where),
+        "n_heads": n_heads,
+        "n_kv_heads": _number({"num_key_value_heads": n_heads} | _set(config), "num_key_value_heads", int, where),
+        "feed_forward": _number(config, "intermediate_size", int, where),
+        "rope_theta": _number(given, "rope_theta", float, where),
+        "norm_eps": _number({"rms_norm_eps": 1e-6} | _set(config), "rms_norm_eps", float, where),
+    }
     try:
-        n_heads = config["num_attention_heads"]
-        trunk = TransformerConfig(
-            depth=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            n_heads=n_heads,
-            n_kv_heads=config.get("num_key_value_heads") or n_heads,
-            feed_forward=config["intermediate_size"],
-            rope_theta=_rope(config)["rope_theta"],
-            norm_eps=config.get("rms_norm_eps", 1e-6),
-            dropout=dropout,
-            rope_scaling=_scaling(config),
-        )
-    except (KeyError, ValueError) as error:
-        raise BadInput(f"{folder / CONFIG} does not describe a Llama that fits: {error}") from None
-    head_size = config.get("head_dim") or trunk.width // n_heads
+        trunk = TransformerConfig(**sizes, dropout=dropout, rope_scaling=_scaling(config, where))
+    except ValueError as error:
+        raise BadInput(f"{where} does not describe a Llama that fits: {error}") from None
+    head_size = _number({"head_dim": trunk.width // n_heads} | _set(config), "head_dim", int, where)
     if head_size * n_heads != trunk.width:
         raise BadInput(f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its width {trunk.width}")
     return trunk
 
 
-def _scaling(config: Mapping[str, Any]) -> Llama3Scaling | None:
-    rope = _rope(config)
+def _scaling(config: Mapping[str, Any], where: Path) -> Llama3Scaling | None:
+    rope = _set(_rope(config))
     if rope["rope_type"] == "default":
         return None
-    positions = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], positions)
+    rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    factors = (_number(rope, name, float, where) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    return Llama3Scaling(*factors, _number(rope, "original_max_position_embeddings", int, where))
+
+
+def _set(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config is set: null stands for its default."""
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _number(config: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
+    """A number above 0 of a config, whole where `kind` is int. Raises BadInput, naming the file, for anything else."""
+    value = config.get(key)
+    if type(value) not in (int, kind) or not 0 < value < math.inf:
+        said = f"its {key} is {value!r}" if key in config else f"it has no {key}"
+        raise BadInput(f"{where} does not describe a Llama that fits: {said}, where a {'whole ' * (kind is int)}number above 0 belongs")
+    return value
 
 
 def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
@@ -244,15 +273,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, from one file or from the shards that its index names."""
-    names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values())) if (folder / INDEX).exists() else [WEIGHTS]
-    weights: dict[str, Tensor] = {}
-    for name in names:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _read_files(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `read` gives of every tensor of a folder, from one file or from the shards that its index names."""
+    index = _read_json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {"": WEIGHTS}
+    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+        raise BadInput(f"{folder / INDEX} names no files: its weight_map is not an object of names")
+    found: dict[str, Any] = {}
+    for name in sorted(set(index.values())):
         try:
-            weights |= load_file(folder / name)
+            found |= read(folder / name)
         except FileNotFoundError:
             raise BadInput(f"{folder} has no {name}; weights are read from safetensors files only") from None
         except (OSError, SafetensorError) as error:
             raise BadInput(f"{folder / name} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
-    return weights
+    return found

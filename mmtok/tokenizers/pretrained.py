@@ -73,6 +73,8 @@ class PretrainedTextConfig:
             n_rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
         except (OSError, ValueError, AttributeError):
             n_rows = None  # no model beside it
+        if n_rows is not None and (type(n_rows) is not int or n_rows < 1):
+            raise BadInput(f"{folder / 'config.json'}: its vocab_size is {n_rows!r}, where a whole number above 0 belongs")
         return PretrainedText(self, pieces, n_rows)
 
 

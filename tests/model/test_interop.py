@@ -190,6 +190,13 @@ def saved(tmp_path):
     ({"num_hidden_layers": 3}, "missing"), ({"num_hidden_layers": 1}, "unknown"), ({"intermediate_size": 40}, "shape"),
     ({"num_attention_heads": 5}, "does not describe"), ({"hidden_size": None}, "does not describe"),
     ({"mmtok_vocabulary": "0123"}, "0123"),
+    ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'"), ({"hidden_size": 32.0}, "hidden_size is 32.0, where a whole"),
+    ({"num_attention_heads": True}, "num_attention_heads is True"), ({"num_key_value_heads": [4]}, r"num_key_value_heads is \[4\]"),
+    ({"head_dim": "8"}, "head_dim is '8'"), ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', where a number"),
+    ({"rope_parameters": "llama3"}, "rope_parameters is 'llama3', where an"), ({"rope_scaling": 2}, "rope_scaling is 2, where an"),
+    ({"rope_parameters": None, "rope_theta": "ten"}, "rope_theta is 'ten'"), ({"rope_parameters": None, "rope_theta": -1}, "a is -1"),
+    ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta is nan"), ({"tie_word_embeddings": "yes"}, "'yes', where true or false"),
+    ({"rope_parameters": {"rope_type": "llama3", "factor": "8"}}, "factor is '8'"),
 ])
 def test_what_differs_from_our_trunk_is_refused_by_name(saved, change, says):
     config = json.loads((saved / "config.json").read_text()) | change
@@ -226,6 +233,10 @@ def test_broken_folders_are_refused(saved, tmp_path):
     (saved / "model.safetensors").unlink()
     with pytest.raises(BadInput, match="no model.safetensors"):
         from_llama(saved, ONE_CHANNEL)
+    for index in ({"weight_map": ["a"]}, {"weight_map": {"a": 1}}, {}):
+        (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(BadInput, match="model.safetensors.index.json names no files"):
+            from_llama(saved, ONE_CHANNEL)
     for wrong in ("{", "[]"):
         (saved / "config.json").write_text(wrong)
         with pytest.raises(BadInput, match="JSON"):
