@@ -152,7 +152,8 @@ class DiffusionHead(nn.Module):
 
     def _log_density(self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator) -> Tensor:
         """log p(y; sigma_min) (N,), by default at the column's least noise; the prior is Gaussian with the data's assumed spread."""
-        least, sigma_max = self.sigma_range
+        with plainly():
+            least, sigma_max = self.sigma_range
         divergence = exact_trace if y[0].numel() <= self.config.exact_dimensions else hutchinson(rademacher_like(y, generator))
         prior = lambda x: log_normal(x, torch.zeros_like(x), math.hypot(sigma_max, self.spread))
         with plainly():
@@ -163,7 +164,7 @@ class DiffusionHead(nn.Module):
     def sigma_range(self) -> tuple[float, float]:
         """The least and the most noise that the column walks through, above 0."""
         column = self.config.column
-        sigmas = column.sigmas(1000 - getattr(column, "j_0", 0))
+        sigmas = column.sigmas(column.m - column.j_0 if isinstance(column, IDDPM) else 1000)
         return float(sigmas[-2]), float(sigmas[0])
 
     @property

@@ -9,7 +9,7 @@ import torch
 
 from mmtok.batch import pack
 from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun
-from mmtok.diffusion.schedules import EDM, VE, VP, CondOT
+from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.model.cascade import Cascade, Stage
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
@@ -78,6 +78,14 @@ def test_before_training_the_density_is_the_one_that_preconditioning_implies(col
         exact = (y.double().square() / variance / 2 + math.log(2 * math.pi * variance) / 2).sum(1)
         torch.testing.assert_close(nats, exact, atol=1e-4, rtol=0)
     assert torch.isfinite(nats).all() and nats.dtype == torch.float64
+
+
+@pytest.mark.parametrize("m, j_0", [(100, 8), (300, 0), (1000, 8), (2000, 8)])
+def test_likelihoods_walk_through_all_levels_that_iddpm_has(m, j_0):
+    column = IDDPM(m=m, j_0=j_0)
+    head = FrameDiffusion(column=column, network=MLP, ode_steps=8).build(8, SOUND)
+    assert head.sigma_range == (float(column.levels[-1]), float(column.levels[j_0]))
+    assert torch.isfinite(head.nats(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))).all()
 
 
 def test_before_training_the_loss_is_one():
@@ -227,6 +235,12 @@ def test_too_few_steps_and_dials_without_a_meaning_are_refused():
         draw(lm, signature, top_p=0.5)
     with pytest.raises(BadInput, match="drawn code by code"):
         generate(lm, [Document((Segment("text", codes=np.zeros((0, 1), int)),), (True,), open_end=True)], Sampling(steps=3), torch.Generator())
+
+
+def test_a_likelihood_with_one_noise_level_only_is_refused():
+    head = FrameDiffusion(column=IDDPM(m=9, j_0=8), network=MLP).build(8, SOUND)
+    with pytest.raises(BadInput, match="sigma_min"):
+        head.nats(torch.zeros(2, 8), torch.zeros(2, 3), torch.Generator())
 
 
 def test_a_network_without_numbers_is_refused_with_the_step():
