@@ -37,7 +37,8 @@ def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_3
     """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or
     an estimate is so from one seed: the same documents in the same order have the same scores. on_scored: told how many more are done.
 
-    Raises BadInput for a document without segments, and when an input-only modality is among the predicted ones.
+    Raises BadInput for a document without segments, when an input-only modality is among the predicted ones, and for nats that are no
+    number (infinite ones are: of what the model rules out), naming the modality.
     """
     scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored)
     return [scored[i] for i in range(len(documents))]
@@ -65,12 +66,21 @@ def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_
                 nats[i] = np.zeros(len(documents[i].segments))
                 np.add.at(nats[i], streams[i].segment, total[r, at : at + lengths[i]])
                 at += lengths[i]
+                _check_nats(documents[i], nats[i])
         on_scored(sum(map(len, chunk)))
     return {
         i: Score(tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)), tuple(map(_n_frames, documents[i].segments)),
                  _kind(lm, documents[i]))
         for i, mine in nats.items()
     }
+
+
+def _check_nats(document: Document, nats: np.ndarray) -> None:
+    """Raise BadInput where the nats of a predicted segment are no number."""
+    for segment, predicted, x in zip(document.segments, document.predict, nats):
+        if predicted and not x > -np.inf:
+            raise BadInput(f"{segment.modality} cannot be scored: its nats are {x}, no number, as the weights are broken or overflow; "
+                           "train again, with a lower learning rate")
 
 
 def _kind(lm: LM, document: Document) -> str:

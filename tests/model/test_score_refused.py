@@ -1,0 +1,65 @@
+"""What cannot be scored is refused, and never printed as a number: nats that are none, and parts of what is drawn as a whole."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.model.anyorder import MaskedCodes
+from mmtok.model.cascade import Cascade, Stage
+from mmtok.model.denoising import FrameDiffusion, GridDiffusion
+from mmtok.model.heads import Chained, Parallel
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.score import score
+from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
+from mmtok.nn.transformer import TransformerConfig
+from mmtok.nn.unet import UNetConfig
+from mmtok.segment import BadInput, Document, Segment, Signature, segment_of
+from mmtok.vocabulary import Vocabulary
+
+DIT = DiTConfig(1, 8, 1)
+CODES, LATENTS, CELLS = Signature("x", (5,), frames=4), Signature("x", latent_size=3, frames=4), Signature("x", latent_size=3, frames=4, cells=5)
+HEADS = {
+    "plain": (Signature("x", (3,)), None),
+    "plain, a fixed count": (CODES, None),
+    "parallel": (Signature("x", (2, 3)), Parallel()),
+    "chained": (Signature("x", (2, 3)), Chained(6)),
+    "frames": (LATENTS, FrameDiffusion(network=TokenMLPConfig(1, 8), ode_steps=4)),
+    "grid": (LATENTS, GridDiffusion(network=DIT, ode_steps=4)),
+    "decoder": (CELLS, GridDiffusion(network=DIT, ode_steps=4, likelihood="decoder")),
+    "cascade": (LATENTS, Cascade(tuple(Stage(network=UNetConfig((4,), 1, 1), ode_steps=4) for _ in range(2)))),
+    "codes": (CODES, MaskedCodes(DIT, bound_draws=4)),
+}
+
+
+def lm_of(name):
+    signature, head = HEADS[name]
+    torch.manual_seed(0)
+    lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {"x": head} if head else {}), Vocabulary([Signature("text", (4,)), signature]))
+    return lm.eval(), signature
+
+
+def asked(signature, n=4, **more):
+    given = Segment("text", codes=np.array([[1]]))
+    return Document((given, segment_of(signature, np.zeros((n, len(signature.levels) or signature.latent_size)), **more)), (False, True))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_nats_that_are_no_number_are_refused_by_the_name_of_their_modality(name):
+    lm, signature = lm_of(name)
+    assert math.isfinite(score(lm, [asked(signature)])[0].total)
+    with torch.no_grad():
+        for p in (lm.heads if len(lm.heads) else lm).parameters():
+            p.fill_(math.nan)
+    with pytest.raises(BadInput, match="x cannot be scored: its nats are nan|not finite after step") as refusal:
+        score(lm, [asked(signature)])
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_the_model_rules_out_has_infinite_nats():
+    """Logits of minus infinity are numbers, and so is what they cost."""
+    lm, signature = lm_of("codes")
+    with torch.no_grad():
+        lm.heads["x"].network.final.out.bias[0] = -math.inf
+    assert score(lm, [asked(signature)])[0].total == math.inf
