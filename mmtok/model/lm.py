@@ -163,7 +163,7 @@ class LM(nn.Module):
             if one_channel and not self.draws_whole(m):
                 frames.append(torch.zeros_like(ids[-1]))
             elif self.draws_whole(m):
-                frames.append(self._segment_nats(m, state, target, batch, scoring))
+                frames.append(self._segment_nats(m, x, state, target, batch, scoring))
             else:
                 frames.append(self._frame_nats(m, state, target, batch, scoring))
         spread = lambda parts: parts[0].new_zeros(batch.ids.numel()).index_put((at,), torch.cat(parts)).view(batch.ids.shape)
@@ -195,10 +195,13 @@ class LM(nn.Module):
         nats = nats.to(widened(h).dtype)
         return nats.new_zeros(len(target)).index_put((is_frame,), nats)
 
-    def _segment_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
-        """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of which the first of each is read."""
+    def _segment_nats(self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
+        """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of which the first of each is read.
+
+        at (N T,): their places in the flattened batch. Raises BadInput unless each segment's T frames follow its begin mark.
+        """
         head, n_frames = self.heads[m], self.vocabulary.signatures[m].frames
-        if len(target) % n_frames:
+        if not self._are_whole(m, at, batch):
             raise BadInput(f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short nor have holes")
         codes = self.vocabulary.signatures[m].one_channel
         values = (target - self.vocabulary.span(m)[0])[:, None] if codes else self._values(m, batch)
@@ -207,6 +210,15 @@ class LM(nn.Module):
             return widened(sum(p.sum() for p in head.parameters())).expand(0)
         nats = head.nats(first, values, _dice(h)) if scoring else head.loss(first, values)
         return (nats / n_frames).to(widened(h).dtype).repeat_interleave(n_frames)
+
+    def _are_whole(self, m: str, at: Tensor, batch: Batch) -> bool:
+        """Whether places (N,) of the flattened batch are runs of as many as a segment of modality m has frames, each behind a begin mark."""
+        n_frames = self.vocabulary.signatures[m].frames
+        if len(at) % n_frames:
+            return False
+        runs = at.unflatten(0, (-1, n_frames))
+        begun = batch.ids.flatten()[runs[:, 0] - 1] == self.vocabulary.begin(m)
+        return bool(begun.all() and (runs.diff(dim=1) == 1).all())
 
     def _chosen(self, m: str, batch: Batch) -> Tensor:
         """(N_m,) bool: which rows of m's values are predicted."""

@@ -31,6 +31,7 @@ HEADS = {
     "cascade": (LATENTS, Cascade(tuple(Stage(network=UNetConfig((4,), 1, 1), ode_steps=4) for _ in range(2)))),
     "codes": (CODES, MaskedCodes(DIT, bound_draws=4)),
 }
+WHOLE = [name for name in HEADS if name in ("grid", "codes")]
 
 
 def lm_of(name):
@@ -63,3 +64,35 @@ def test_what_the_model_rules_out_has_infinite_nats():
     with torch.no_grad():
         lm.heads["x"].network.final.out.bias[0] = -math.inf
     assert score(lm, [asked(signature)])[0].total == math.inf
+
+
+# ---- parts of what is drawn as a whole
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("holes", [((1, 3),), ((0, 2),), ((0, 1), (2, 3)), ((0, 4),), ((0, 2), (2, 3)), ((0, 1), (1, 3), (3, 4))])
+def test_holes_are_refused_also_where_their_frames_add_up_to_whole_segments(name, holes):
+    lm, signature = lm_of(name)
+    for n_documents in (1, 2, 4):
+        with pytest.raises(BadInput, match="whole segments of 4 frames: it can be neither cut short nor have holes"):
+            score(lm, [asked(signature, holes=holes)] * n_documents)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("counts", [(2,), (2, 2), (1, 3), (4, 2, 2), (1, 1, 1, 1)])
+def test_segments_cut_short_are_refused_also_where_they_add_up_to_whole_ones(name, counts):
+    lm, signature = lm_of(name)
+    with pytest.raises(BadInput, match="cut short"):
+        score(lm, [asked(signature, n, truncated=n < 4) for n in counts])
+    parts = [asked(signature, n, truncated=n < 4).segments[1] for n in counts]
+    with pytest.raises(BadInput, match="cut short"):  # within one document too
+        score(lm, [Document(tuple(parts), (True,) * len(parts))])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_segments_beside_given_parts_are_scored(name):
+    """What is only a condition may be cut."""
+    lm, signature = lm_of(name)
+    whole, cut = asked(signature).segments[1], asked(signature, 3, truncated=True).segments[1]
+    scores = score(lm, [Document((cut, whole, whole), (False, True, True)), asked(signature)])
+    assert all(math.isfinite(s.total) for s in scores) and scores[0].nats[0] is None
