@@ -281,3 +281,20 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(tiny_re
         train(tiny_recipe, tiny_copy)
         assert (tiny_copy / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
         assert flats(tiny_copy) == before if again else min(flats(tiny_copy).values()) > start - 10**9
+
+
+def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):
+    from mmtok.run import _token_files, open_run
+    from mmtok.train.processes import ALONE
+
+    class Other:
+        def by_first(self, work):
+            return None
+
+    monkeypatch.setattr("mmtok.opened.MAP_FROM", 0)
+    (tiny_copy / "tokens" / ".flat").write_text("in the way")
+    with pytest.warns(UserWarning, match="main memory"):
+        first = _token_files(open_run(tiny_copy), ALONE)
+    with warnings.catch_warnings(action="error"):
+        other = _token_files(open_run(tiny_copy), Other())
+    assert len(first) == len(other) == 3 and all(same(a, b) for a, b in zip(first, other))
