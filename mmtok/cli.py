@@ -44,7 +44,7 @@ def train(
 
     Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
     mmtok show RECIPE lists them all with their values. Once training has begun changed fields are refused with the difference,
-    and before that those of tokenizers and sources.
+    and before that those by which tokenizers and tokens were made that stand.
     """
     from mmtok import run
     from mmtok.recipe import load_recipe

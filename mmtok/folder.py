@@ -110,3 +110,8 @@ def _costs(row: dict[str, Any]) -> bool:
     """Whether a modality's row of scores has a cost at all, and costs are numbers."""
     costs = [x for key, x in row.items() if "_per_" in key]
     return bool(costs) and all(isinstance(x, (int, float)) for x in costs)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether anything was trained in a run folder."""
+    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))

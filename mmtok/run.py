@@ -22,7 +22,7 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.describe import planned_signatures
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
-from mmtok.folder import LOCK, held, read_json
+from mmtok.folder import LOCK, held, is_begun, read_json
 from mmtok.metrics.units import units_of
 from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
@@ -47,42 +47,54 @@ N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
 N_COUNTED = 200  # segments of a field whose customary units are counted
 HOW = {"train.shard", "train.recompute"}  # fields that say how a run is made, not what it is: they may change on the way
-MADE_BY = ("tokenizers.", "sources.", "train.seed")  # what tokenizers and token files are made by, which training begins with
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
     """Make the run folder, or open it again. Raises BadInput when it was made from another recipe, naming what differs.
 
-    While nothing is trained, a recipe that has the same tokenizers and tokens takes the place of the one that stands: what is found wrong
-    once these are made can be set right by the same call with other fields.
+    While nothing is trained, a recipe by which all that stands would have been made too takes the place of the one that is there: what
+    is found wrong on the way can be set right by the same call with other fields.
     """
     path, signatures = out / "recipe.json", planned_signatures(recipe)
     check_rows(recipe.tasks, recipe.train.row_length, {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()})
     if path.exists():
         old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
         changed = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
-        refused = changed if _is_begun(out) else [k for k in changed if k.startswith(MADE_BY)]
+        refused = changed if is_begun(out) else [k for k in changed if _made_by(k, out)]
         told = lambda keys: "; ".join([f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in keys[:5]]
                                       + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
         if refused:
             raise BadInput(f"{out} was made from another recipe ({told(refused)}): choose another --out, or remove the folder")
+        if any(k.startswith("sources.") for k in changed):
+            _check_sources(recipe)
         if changed:
             write_text(path, recipe.to_json())
             say(f"nothing is trained in {out} yet, so its recipe is changed ({told(changed)})")
     else:
         if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
-        for source in recipe.sources:  # before anything is written: a mistyped path must not claim the folder
-            if hasattr(source, "check"):
-                source.check()
+        _check_sources(recipe)  # before anything is written: a mistyped path must not claim the folder
         write_text(path, recipe.to_json())
     sweep(out)
     return Run(out, recipe)
 
 
-def _is_begun(out: Path) -> bool:
-    """Whether anything was trained in a run folder."""
-    return (out / "model.safetensors").exists() or any((out / "checkpoints").glob("step-*"))
+def _made_by(key: str, out: Path) -> bool:
+    """Whether something stands in the folder of an untrained run that the field `key` of its recipe had a part in.
+
+    A tokenizer is made by its own fields, the sources and the seed; the vocabulary and the token files by all tokenizers too.
+    """
+    fitted = {path.parent.name for path in out.glob("tokenizers/*/tokenizer.json")}
+    of_all = (out / "vocabulary.json").exists() or any(out.glob("tokens/*.parquet"))
+    if key.startswith("tokenizers."):
+        return of_all or key.split(".")[1] in fitted
+    return key.startswith(("sources.", "train.seed")) and (of_all or bool(fitted))
+
+
+def _check_sources(recipe: Recipe) -> None:
+    for source in recipe.sources:
+        if hasattr(source, "check"):
+            source.check()
 
 
 def _filled_in(stored: Any, recipe: Recipe) -> Any:

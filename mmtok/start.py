@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from mmtok.folder import is_begun
 from mmtok.model.interop import check_llama, exported_vocabulary, llama_sizes, load_llama
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.recipe import Recipe, kinds_of, read_recipe
@@ -18,13 +19,13 @@ from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder
 def settled(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with what its `start` fixes filled in: the trunk's sizes (dropout stays the recipe's) and the text tokenizer.
 
-    A run in `out` that started from the same place has it all, and the checkpoint is not looked at again. Raises BadInput when the
+    A run in `out` that was trained from the same place has it all, and the checkpoint is not looked at again. Raises BadInput when the
     checkpoint is no Llama's, or has no tokenizer, or when its weights are broken files or not what its config says.
     """
     if recipe.start is None:
         return recipe
     text = PretrainedTextConfig(recipe.start)
-    model = _kept(recipe, out / "recipe.json")
+    model = _kept(recipe, out / "recipe.json") if is_begun(out) else None
     if model is None:
         folder = checkpoint_folder(recipe.start)
         if exported_vocabulary(folder):

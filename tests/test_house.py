@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "folder": {"segment"},
     "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
     "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
-    "start": BELOW_RECIPE | {"recipe"},
+    "start": BELOW_RECIPE | {"recipe", "folder"},
     "run": BELOW_RECIPE | {"plain", "recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
     "export": BELOW_RECIPE | {"recipe", "run", "layout"},

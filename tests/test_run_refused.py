@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from mmtok.cli import main
 from mmtok.recipe import Recipe, load_recipe
-from mmtok.run import open_run, train
+from mmtok.run import open_run, start_run, train
 from mmtok.segment import BadInput
 from mmtok.tokenizers.text import SentencePieceConfig
 
@@ -156,3 +157,35 @@ def test_rows_that_are_found_too_short_once_tokens_are_there_can_be_made_longer(
     assert "its recipe is changed (train.row_length: 26 -> 64)" in said and "0-ImageFolder.parquet stands" in said
     assert contents(out / "tokens") == made and (out / "recipe.json").read_text() == recipe().to_json()
     assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+
+
+def test_a_first_call_that_fails_does_not_claim_the_folder(tmp_path, said, capsys):
+    """What its message advises can be done, and so can anything else while nothing stands that was made by the first recipe."""
+    for name, text in (("a", "It was a dark night. "), ("b", "another one, it was not ")):
+        (tmp_path / f"{name}.txt").write_text(text * 60)
+    words = lambda name, n: ["fit", "recipes/text.py", "--path", str(tmp_path / f"{name}.txt"), "--n_pieces", str(n),
+                             "--out", str(tmp_path / "run")]
+    assert "give at least" in said(words("a", 262)) and "no-such.txt" in said(words("no-such", 300))
+    stored = (tmp_path / "run" / "recipe.json").read_text()
+    assert "262" in stored and "no-such" not in stored
+    assert main(words("b", 280)) == 0
+    assert "sources.0.path" in (err := capsys.readouterr().err) and "n_pieces: 262 -> 280" in err
+    assert "b.txt" in (tmp_path / "run" / "recipe.json").read_text()
+    assert "n_pieces: 280 -> 281" in said(words("b", 281)) and "sources.0.path" in said(words("a", 280))
+
+
+def test_what_stands_keeps_the_fields_that_it_was_made_by(tiny_words, tmp_path):
+    """Of a run that was stopped between two tokenizers: those of the one that stands, the sources' and the seed, not those of the other."""
+    out, recipe = tmp_path / "run", lambda *more: load_recipe(tiny_words[0], [*tiny_words[1:], *more])
+    start_run(recipe("--tokenizers.speech.n_levels", "9"), out)
+    recipe().tokenizers["jets"].build().save(out / "tokenizers" / "jets")
+    start_run(recipe(), out)
+    old = (out / "recipe.json").read_text()
+    assert old == recipe().to_json()
+    for field, value in (("train.seed", "1"), ("sources.0.heldout_share", "0.4"), ("tokenizers.jets.max_constituents", "99")):
+        with pytest.raises(BadInput, match=field):
+            start_run(recipe(f"--{field}", value), out)
+    (out / "vocabulary.json").write_text("{}")  # laid out over all of them
+    with pytest.raises(BadInput, match="tokenizers.speech.n_levels"):
+        start_run(recipe("--tokenizers.speech.n_levels", "9"), out)
+    assert (out / "recipe.json").read_text() == old

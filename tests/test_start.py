@@ -10,7 +10,7 @@ import torch
 
 from mmtok.cli import main
 from mmtok.recipe import load_recipe
-from mmtok.run import fit, open_run, train
+from mmtok.run import fit, open_run, start_run, train
 from mmtok.segment import BadInput, Document, Segment
 from mmtok.start import load_start, settled
 from mmtok.train.log import read_log
@@ -121,6 +121,16 @@ def test_damaged_weights_are_found_before_anything_is_written(pretrained, recipe
     with pytest.raises(BadInput, match=says):
         fit(dataclasses.replace(recipe, start=str(place)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_while_nothing_is_trained_the_start_is_looked_at_again(pretrained, recipe, tmp_path):
+    place = shutil.copytree(pretrained[0], tmp_path / "place")
+    asked = dataclasses.replace(recipe, start=str(place))
+    start_run(settled(asked, tmp_path / "run"), tmp_path / "run")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.125}))
+    done = settled(asked, tmp_path / "run")
+    assert done.model.trunk.norm_eps == 0.125 and start_run(done, tmp_path / "run").recipe == done
 
 
 def test_an_empty_text_is_still_a_text(pretrained, recipe, tmp_path):
