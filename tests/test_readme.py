@@ -102,3 +102,5 @@ def test_the_floor_plan_has_every_file_with_a_clause():
         named.add(name if len(indent) == 2 else folder + name)
         assert clause or name == "__init__.py", f"{name} has no clause"
     assert named == {path.relative_to(ROOT / "mmtok").as_posix() for path in (ROOT / "mmtok").rglob("*.py")}
+    scripts = next(line for line in plan.splitlines() if line.startswith("scripts/"))
+    assert set(re.findall(r"\w+\.(?:py|sh)\b", scripts)) == {path.name for path in (ROOT / "scripts").glob("*.*")}

@@ -1,4 +1,4 @@
-"""Exact log-probabilities of documents, segment by segment."""
+"""Log-probabilities of documents, segment by segment: exact ones, bounds or estimates, as the heads give them, and each says which."""
 
 from __future__ import annotations
 
