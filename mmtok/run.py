@@ -46,7 +46,7 @@ __all__ = ["Run", "best_device", "fit", "open_run", "save_model", "start_run", "
 N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
 N_COUNTED = 200  # segments of a field whose customary units are counted
-HOW = {"train.shard", "train.recompute"}  # fields that say how a run is made, not what it is: they may change on the way
+HOW = {"train.shard", "train.recompute", "train.compile"}  # fields that say how a run is made, not what it is: they may change on the way
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:

@@ -31,7 +31,7 @@ def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: 
     key = (dtype, n_rows, n_slots, torch.get_num_threads(), versions)
     if trunk in _made and _made[trunk][0] == key:
         return _made[trunk][1]
-    lacks = _lacking(trunk.norm.weight.device)
+    lacks = lacking(trunk.norm.weight.device)
     if lacks:
         warnings.warn(f"compiled sampling needs {lacks}, which is not installed: sampling goes on uncompiled", stacklevel=2)
         return None
@@ -39,7 +39,7 @@ def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: 
     return _made[trunk][1]
 
 
-def _lacking(device: torch.device) -> str:
+def lacking(device: torch.device) -> str:
     """What compiling needs and this machine does not have; empty where nothing is missing."""
     if device.type == "cpu":
         header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +85,8 @@ class Block(nn.Module):
     """x + attention(norm x), then x + feed-forward(norm x).
 
     recompute: keep only x for the backward pass, which computes the rest again (Chen et al. 2016), with the same dropout.
+    compiled: in training, by one graph that all blocks of equal sizes share, whatever the documents and the number of rows beyond one.
+    Neither changes the weights' names; checkpointing and the hooks of sharding stay around the graph.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -91,19 +95,29 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.dropout, self.recompute = config.dropout, False
+        self.dropout, self.recompute, self.compiled = config.dropout, False, False
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
         """x (B, L, M) -> (B, L, M); turn and seen as in `Attention.forward`."""
+        run = Block._run
+        if self.compiled and self.training:  # scoring has rows of any length
+            run = _compiled_run()
+            for t in (x, *turn, *([seen] if isinstance(seen, Tensor) else ())):
+                torch._dynamo.maybe_mark_dynamic(t, 0)  # rows that do not fill a step are spread over others, so their number varies
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, turn, seen, use_reentrant=False)
-        return self._forward(x, turn, seen)
+            return checkpoint(run, self, x, turn, seen, use_reentrant=False)
+        return run(self, x, turn, seen)
 
-    def _forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+    def _run(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
         y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, seen)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_narrowed(self.post_attention_layernorm(x)))
         return x + drop(y, self.dropout, self.training)
+
+
+@cache
+def _compiled_run() -> Callable:
+    return torch.compile(Block._run, fullgraph=True)
 
 
 class Transformer(nn.Module):
@@ -127,6 +141,11 @@ class Transformer(nn.Module):
         """
         for i, block in enumerate(self.layers):
             block.recompute = i < n
+
+    def compile_blocks(self) -> None:
+        """Let training run its blocks compiled (see `Block`): the first step takes longer, and dropout draws other numbers."""
+        for block in self.layers:
+            block.compiled = True
 
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmtok.batch import Batch, pack, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
+from mmtok.nn.compiled import lacking
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
 from mmtok.train.log import Gauge, matrix_rate
@@ -35,6 +36,7 @@ class TrainConfig:
     shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
     recompute      so many of the trunk's blocks keep no activations for the backward pass, which computes them again: less memory, more
                    time, the same weights; as many as there are at most
+    compile        run the trunk's blocks by one compiled graph, which takes a minute at the first step and draws dropout by other numbers
     """
 
     steps: int = 1000
@@ -50,6 +52,7 @@ class TrainConfig:
     accumulate: int = 1
     shard: bool = False
     recompute: int = 0
+    compile: bool = False
     checkpoint_every: int = 200
     log_every: int = 20
     seed: int = 0
@@ -104,6 +107,11 @@ class Trainer:
         self.lm, self.loader, self.config, self.folder, self.log, self.processes = lm, loader, config, folder, log, processes
         self.gauge = Gauge(lm, config.row_length, units_per_frame)
         lm.model.recompute_blocks(config.recompute)
+        if config.compile:
+            missing = lacking(lm.device)
+            if missing:
+                raise BadInput(f"--train.compile true needs {missing}, which is not installed: install it, or train uncompiled")
+            lm.model.compile_blocks()
         self.sharded = config.shard and processes.world > 1
         if self.sharded:
             shard(lm, list(lm.model.layers), processes, config.precision)
