@@ -50,8 +50,8 @@ class CosineKeep:
     """alpha_t = cos(pi t / 2)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The share of tokens that keep their value at time t."""
-        return (math.pi / 2 * t).cos()
+        """The share of tokens that keep their value at time t, as a sine, which is 0 at t = 1 to the last bit."""
+        return (math.pi / 2 * (1 - t)).sin()
 
     def slope(self, t: Tensor) -> Tensor:
         """d alpha / d t."""
@@ -85,6 +85,11 @@ class Corruption:
         """The mask is the id after the last level: V = n_levels + 1."""
         return cls((0.0,) * n_levels + (1.0,))
 
+    @property
+    def mask(self) -> int | None:
+        """The id that pi is all on, beside others: data never hold it. None where there is none."""
+        return self.stationary.index(1.0) if 1.0 in self.stationary and len(self.stationary) > 1 else None
+
     def matrix(self, alpha: float) -> Tensor:
         """Q[from, to] = alpha I + (1 - alpha) 1 pi^T: (V, V) float64. Products multiply the alphas."""
         pi = torch.tensor(self.stationary, dtype=torch.float64)
@@ -101,14 +106,16 @@ class Corruption:
 
         x_t (B, L); p_0 (B, L, V), the belief about x_0 after seeing x_t: one-hot for the posterior of a known x_0 (Austin et al.
         2021, eq. 3). With the true p(x_0 | x_t) this is the true reverse step; their eq. 4 mixes joints q(x_s, x_t | x_0)
-        instead. alphas (B,).
+        instead. A value that noise cannot have made (where pi or 1 - alpha_t is 0) is its own x_0, whatever p_0 says. alphas (B,).
         """
-        a_s, a_t = alpha_s[:, None, None].to(p_0.dtype), alpha_t[:, None, None].to(p_0.dtype)
+        least = torch.finfo(p_0.dtype).tiny  # in place of 0: near its limit from above, where values that noise cannot make stay
+        a_s, a_t = (alpha[:, None, None].to(p_0.dtype).clamp(min=least) for alpha in (alpha_s, alpha_t))
         step = a_t / a_s  # alpha from s to t
         pi = self._pi(x_t).to(p_0.dtype)
         here = torch.nn.functional.one_hot(x_t, len(pi)).to(p_0.dtype)
         pi_here = pi[x_t][..., None]
         seen = a_t * here + (1 - a_t) * pi_here  # q(x_t | x_0), over x_0
+        p_0 = torch.where((1 - a_t) * pi_here > 0, p_0, here)
         share = torch.where(p_0 > 0, p_0 / seen, 0)
         return (step * here + (1 - step) * pi_here) * (a_s * share + (1 - a_s) * pi * share.sum(-1, keepdim=True))
 
@@ -120,7 +127,8 @@ class Corruption:
         """
         true = self.posterior(x_t, torch.nn.functional.one_hot(x, log_p_0.shape[-1]).to(log_p_0.dtype), alpha_s, alpha_t)
         model = self.posterior(x_t, log_p_0.exp(), alpha_s, alpha_t)
-        return torch.where(true > 0, true * (true.log() - model.log()), 0).sum((1, 2))
+        possible = torch.where(true > 0, model, 1)  # chosen before the logarithm, whose gradient at 0 is no number
+        return (torch.xlogy(true, true) - true * possible.log()).sum((1, 2))
 
     def prior_nats(self, x: Tensor, alpha_1: float) -> Tensor:
         """KL(q(x_1 | x_0 = x) || pi), nats (B,): 0 where alpha_1 = 0."""
@@ -134,18 +142,28 @@ class Corruption:
         alpha_s, alpha_t = keep.alpha(t - 1 / n_steps), keep.alpha(t)
         x_t = self.corrupted(x, alpha_t, generator)
         last = keep.alpha(torch.ones((), dtype=torch.float64)).item()
-        return n_steps * self.step_nats(log_probs(model(x_t)), x, x_t, alpha_s, alpha_t) + self.prior_nats(x, last)
+        return n_steps * self.step_nats(self._belief(model, x_t), x, x_t, alpha_s, alpha_t) + self.prior_nats(x, last)
 
     def sample(self, model: Model, x: Tensor, n_steps: int, keep: Keep, generator: torch.Generator | None = None) -> Tensor:
-        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn in float64."""
+        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn in float64.
+
+        Under absorbing noise the masks are drawn, all of them; what else x holds stays.
+        """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
         alphas = keep.alpha(torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)).clamp(0, 1)
         for alpha_t, alpha_s in zip(alphas, alphas[1:]):
-            p_0 = log_probs(model(x)).double().exp()
+            p_0 = self._belief(model, x).double().exp()
             step = self.posterior(x, p_0, alpha_s.expand(len(x)), alpha_t.expand(len(x)))
             x = choose(step.log(), uniform(x.shape, x, generator))
         return x
+
+    def _belief(self, model: Model, x_t: Tensor) -> Tensor:
+        """The model's log p(x_0 | x_t) (B, L, V); none of it is on the mask, which is not data."""
+        logits = model(x_t)
+        if self.mask is not None:
+            logits = logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == self.mask, -torch.inf)
+        return log_probs(logits)
 
     def _pi(self, x: Tensor) -> Tensor:
         return torch.tensor(self.stationary, dtype=torch.float64, device=x.device)

@@ -103,6 +103,68 @@ def test_absorbing_noise_is_masked_diffusion(generator):
     torch.testing.assert_close(general, (a_s - a_t) / (1 - a_t) * masked.nats_hidden(model, x, hidden), rtol=0, atol=1e-12)
 
 
+class TestAbsorbing:
+    """Of a model that gives mass to every id wherever it is asked, also to what an unmasked token rules out, and to the mask."""
+
+    @pytest.fixture
+    def models(self, generator):
+        """The same model as masked diffusion asks it, and with a logit for the mask."""
+        table = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+        everything = lambda tokens: table[tokens] + 0.5 * table[tokens.flip(1)]
+        return lambda tokens: everything(tokens)[..., :3], everything
+
+    @pytest.mark.parametrize("a_s, a_t", [(0.7, 0.4), (1.0, 0.5), (1.0, 1.0), (0.3, 0.0), (0.0, 0.0)])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_what_is_not_masked_is_known(self, a_s, a_t, dtype):
+        uniform = torch.full((1, 3, 4), 0.25, dtype=dtype)
+        posterior = Corruption.absorbing(3).posterior(torch.tensor([[1, 0, 2]]), uniform, f64(a_s), f64(a_t))
+        torch.testing.assert_close(posterior[0], torch.eye(4, dtype=dtype)[[1, 0, 2]])
+
+    @pytest.mark.parametrize("keep", KEEPS, ids=repr)
+    @pytest.mark.parametrize("n_steps", [1, 2, 5])
+    def test_the_bound_is_masked_diffusions_draw_by_draw(self, models, generator, keep, n_steps):
+        x = torch.randint(0, 3, (200, 4), generator=generator)
+        steps = torch.randint(1, n_steps + 1, (200,), generator=generator)
+        short = Masked(3, keep).step_bound(models[0], x, steps, n_steps, torch.Generator().manual_seed(1))
+        general = Corruption.absorbing(3).step_bound(models[1], x, steps, n_steps, keep, torch.Generator().manual_seed(1))
+        assert short.isfinite().all() and short.mean() > 1
+        torch.testing.assert_close(general, short, rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("keep", KEEPS, ids=repr)
+    def test_the_whole_bound_is_masked_diffusions(self, models, keep):
+        """All subsets of tokens at all steps, by their probability."""
+        x, n_steps, total = torch.tensor([[0, 2, 1]]), 3, 0.0
+        masked, noise = Masked(3, keep), Corruption.absorbing(3)
+        for step, subset in itertools.product(range(1, n_steps + 1), itertools.product((False, True), repeat=3)):
+            a_s, a_t = (keep.alpha(f64((step - i) / n_steps)) for i in (1, 0))
+            hidden = torch.tensor([subset])
+            share = torch.where(hidden, 1 - a_t, a_t).prod()
+            x_t = masked.hide(x, hidden)
+            total = total + share * noise.step_nats(noise._belief(models[1], x_t), x, x_t, a_s, a_t)
+        short = masked.enumerated_bound(models[0], x, masked.step_subset_weights(3, n_steps))
+        torch.testing.assert_close(total, short, rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("n_steps", [1, 3, 20])
+    @pytest.mark.parametrize("keep", KEEPS, ids=repr)
+    def test_samples_end_without_masks_and_keep_what_was_known(self, models, generator, keep, n_steps):
+        start = torch.full((500, 4), 3)
+        start[:, 2] = 1
+        drawn = Corruption.absorbing(3).sample(models[1], start, n_steps, keep, generator)
+        assert (drawn < 3).all() and (drawn[:, 2] == 1).all() and len(drawn.unique(dim=0)) > 15
+
+    def test_one_step_draws_from_the_models_probabilities(self, models, generator):
+        start = torch.full((20_000, 2), 3)
+        drawn = Corruption.absorbing(3).sample(models[1], start, 1, PowerKeep(), generator)
+        shares = drawn[:, 0].bincount(minlength=3) / len(drawn)
+        assert (shares - models[0](start)[0, 0].softmax(-1)).abs().max() < 5 * 0.5 / math.sqrt(20_000)
+
+    def test_gradients_of_the_bound_are_numbers(self, generator):
+        logits, x = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (50, 4), generator=generator)
+        steps = torch.randint(1, 4, (50,), generator=generator)
+        Corruption.absorbing(3).step_bound(lambda tokens: logits[tokens], x, steps, 3, PowerKeep(), generator).sum().backward()
+        assert logits.grad.isfinite().all() and logits.grad[3, :3].any() and not logits.grad[:3].any()
+
+
 @pytest.mark.parametrize("noise", [NOISES[0], NOISES[2]], ids=["uniform", "any"])
 def test_bounds_estimated_and_samples_drawn(noise, data, generator):
     """With the true beliefs, single draws of the bound average to -log p(x), and ancestral samples follow p."""
