@@ -149,11 +149,14 @@ def _played(run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int
             drawn = end.value
             break
         player.write(piece)
-        if heard is None and len(piece):
+        if heard is None and piece.any():  # not the pause after a sample of no frames
             heard = time.monotonic() - begun, n_frames, row
     if heard is not None:
         seconds, n_frames, row = heard
         say(f"first sound {seconds:.2f} s after drawing began, at frame {n_frames} of {len(drawn[row].segment)}")
+    elif not any(len(d.segment) for d in drawn):
+        what = "the sample ends" if len(drawn) == 1 else f"all {len(drawn)} samples end"
+        warnings.warn(f"there was nothing to play: {what} before the first sound; draw again with another --seed", stacklevel=3)
     return drawn
 
 

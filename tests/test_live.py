@@ -129,6 +129,14 @@ def test_rows_drawn_together_come_in_turn():
     assert told == [(0, [0, 1]), (0, [4]), (0, []), (1, [2]), (2, [3, 5, 6]), (2, [])]
 
 
+@pytest.mark.parametrize("n, says", [(1, "the sample ends before"), (2, "all 2 samples end before")])
+def test_samples_of_no_frames_are_told(run, tmp_path, notes, monkeypatch, n, says):
+    """Also where the pause between them was all that was played."""
+    empty = next(s for s in range(99) if not any(len(d.segment) for d in run.draw([prompt_of(run)] * n, run.sampling("speech"), s)))
+    lines = notes(words(run, tmp_path, "--play", player(tmp_path), "--seed", empty, "-n", n))
+    assert len(lines) == 1 and f"nothing to play: {says} the first sound" in lines[0] and not (tmp_path / "all").exists() == (n == 1)
+
+
 @pytest.mark.parametrize("code, said", [
     ("raise SystemExit(3)", "failed with exit code 3"),
     ("import os; os.close(0)", "ended before the sound did"),
