@@ -51,7 +51,7 @@ def parse(verb: Callable, words: list[str]) -> dict[str, Any]:
     parser = parser_of(verb)
     hints = _parameters(verb)
     read = parser.parse_known_args if "overrides" in hints else parser.parse_known_intermixed_args
-    given, left = read(words)
+    given, left = read(_spelled(words, parser))
     values = vars(given)
     if "overrides" in hints:
         if left and not left[0].startswith("--"):
@@ -63,6 +63,16 @@ def parse(verb: Callable, words: list[str]) -> dict[str, Any]:
             raise BadInput(f"{parser.prog}: unknown option {left[0]}{nearest(left[0].split('=')[0], options)}")
         raise BadInput(f"{parser.prog}: did not expect {left[0]!r} (mmtok {parser.prog} --help)")
     return values
+
+
+def _spelled(words: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The words with a verb's own options spelled as argparse knows them: --max_frames is --max-frames, as in a recipe's fields."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    known = {option.replace("-", "_"): option for option in options if option.startswith("--")}
+    end = words.index("--") if "--" in words else len(words)
+    parts = [word.partition("=") for word in words[:end]]
+    spelled = lambda name: known.get(name.replace("-", "_"), name) if name.startswith("--") else name
+    return ["".join((spelled(name), equals, value)) for name, equals, value in parts] + words[end:]
 
 
 def parser_of(verb: Callable) -> argparse.ArgumentParser:

@@ -81,6 +81,16 @@ def test_leftover_options_of_a_recipe_keep_their_order():
     assert (str(given["recipe"]), str(given["out"])) == ("r.py", "x")
 
 
+def test_a_dash_and_an_underscore_are_the_same_in_an_option():
+    from mmtok.arguments import parse
+
+    for words in ("--max-frames 5 --top-k=3", "--max_frames 5 --top_k=3"):
+        given = parse(VERBS["sample"], ["run", "--to", "image", *words.split(), "--prompt", "__seed", "a_b=c-d"])
+        assert (given["max_frames"], given["top_k"], given["seed"], given["prompt"]) == (5, 3, 0, ["__seed", "a_b=c-d"])
+    assert parse(VERBS["score"], ["run", "--", "--given", "--re_cipe"])["files"] == ["--given", "--re_cipe"]
+    assert parse(VERBS["train"], ["r.py", "--max_frames", "3"])["overrides"] == ["--max_frames", "3"]
+
+
 def test_a_prompt_may_have_several_parts():
     from mmtok.arguments import parse
 
