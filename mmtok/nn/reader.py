@@ -139,6 +139,9 @@ class Reader:
         grown = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         for old, new in zip(self.stored, grown):
             new[:, :, :before] = old
+        if self.static is not None:  # a captured graph may write to what does not move
+            for new in grown:
+                torch._dynamo.mark_static_address(new)
         self.stored = grown
         slot = torch.arange(self.capacity, device=device)
         cos, sin = (x[0, 0, :, None].to(self.dtype) for x in rotary(slot[None], size, c.rope_theta, c.rope_scaling))

@@ -116,3 +116,20 @@ def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
     with pytest.warns(UserWarning, match="needs a C.. compiler"):
         reader = Reader(trunk, n_rows=1, compile_slots=50)
     assert reader.static is None and torch.allclose(reader.read(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10)
+
+
+def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk, monkeypatch):
+    """What can be told of it without one."""
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda step, mode, **options: modes.append(mode) or step)
+    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+    plain, captured = Reader(trunk, n_rows=2), Reader(trunk, n_rows=2, compile_slots=50)
+    with torch.inference_mode():
+        for reader in (plain, captured):
+            reader.read(states(2, 40))
+        cache = [x.data_ptr() for x in captured.stored]
+        for x in states(10, 2, 1):
+            assert torch.allclose(captured.read(x), plain.read(x), atol=1e-10)
+    assert [x.data_ptr() for x in captured.stored] == cache and all(x._dynamo_static_input_type == "unguarded" for x in captured.stored)
+    Reader(trunk.to("meta"), n_rows=2, compile_slots=50)
+    assert modes == [None, "reduce-overhead"]
