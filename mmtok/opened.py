@@ -182,11 +182,11 @@ class Run:
         if given and not (task.drop_given > 0 and len(given) == len(task.given)):
             raise BadInput(f"guidance {guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
 
-    def score_documents(self, documents: Sequence[Document], lm: LM | None = None, at_once: int = SLOW_AT_ONCE) -> list[Score]:
+    def score_documents(self, documents: Sequence[Document], lm: LM | None = None, at_once: int | None = None) -> list[Score]:
         """Score documents under the trained decoder (or another one, such as an untrained one).
 
-        at_once: where a likelihood is solved for in steps ("estimate"), so many documents are scored before the progress moves; what is
-        random there is drawn anew for each such lot from one seed, so that equal lots have equal scores.
+        at_once: where a likelihood is solved for in steps ("estimate"), every so many documents have the same random draws, so that
+        likelihoods of one signal under several conditions compare. By default no two documents share theirs: their errors average out.
         """
         lm = lm or self.lm
         asked = _asked(documents)
@@ -194,9 +194,10 @@ class Run:
             with Progress("score", len(documents), "documents") as progress:
                 return score(lm, documents, on_scored=progress.advance)
         scored: list[Score] = []
+        size = at_once or SLOW_AT_ONCE
         with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
-            for start in range(0, len(documents), at_once):
-                scored += score(lm, documents[start : start + at_once])
+            for start in range(0, len(documents), size):
+                scored += score(lm, documents[start : start + size], seed=0 if at_once else start)
                 progress.advance(len(scored) - start)
         return scored
 
@@ -207,7 +208,7 @@ class Run:
             return score_part(lm, documents, k, n)
         scored: dict[int, Score] = {}
         for start in range(k * SLOW_AT_ONCE, len(documents), n * SLOW_AT_ONCE):
-            scored |= enumerate(score(lm, documents[start : start + SLOW_AT_ONCE]), start)
+            scored |= enumerate(score(lm, documents[start : start + SLOW_AT_ONCE], seed=start), start)
         return scored
 
     def describe(self) -> str:

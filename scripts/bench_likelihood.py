@@ -105,8 +105,7 @@ def held_out(run: Run) -> tuple[list[np.ndarray], list[str]]:
 def stream_bits(run: Run, images: Sequence[np.ndarray]) -> float:
     """-log2 p(x) per dimension, x given nothing, as `score` says it."""
     documents = [Document((None, segment), (False, True)) for segment in run.tokenizers["image"].encode_batch(images)]
-    scores = run.score_documents(documents, at_once=len(documents))  # all at once, or lots of scans would share their random draws
-    return float(np.mean([s.nats[1] for s in scores])) / DIMENSIONS / math.log(2)
+    return float(np.mean([s.nats[1] for s in run.score_documents(documents)])) / DIMENSIONS / math.log(2)
 
 
 def diffusion_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:

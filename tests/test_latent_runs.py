@@ -190,3 +190,13 @@ def test_equal_lots_of_documents_have_equal_estimates(latent_run, picture):
     documents = [Document((text, image), (False, True))] * 6
     total = lambda at_once: [score.total for score in run.score_documents(documents, at_once=at_once)]
     assert total(2)[:2] == total(2)[2:4] == total(2)[4:] and len(set(total(2))) == 2 and len(set(total(6))) == 6
+
+
+def test_unless_asked_no_two_documents_share_their_random_draws(latent_run, picture, monkeypatch):
+    monkeypatch.setattr("mmtok.opened.SLOW_AT_ONCE", 2)
+    run = open_run(latent_run("pixels"))
+    documents = [Document((None, run.tokenizers["image"].encode(read_image(picture))), (False, True))] * 6
+    totals = [score.total for score in run.score_documents(documents)]
+    assert len(set(totals)) == 6 and totals == [score.total for score in run.score_documents(documents)]
+    parts = run.score_part(documents, 0, 2) | run.score_part(documents, 1, 2)
+    assert totals == [parts[i].total for i in range(6)]

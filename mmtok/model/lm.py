@@ -144,8 +144,9 @@ class LM(nn.Module):
         span, weight, end = self.vocabulary.span(modality), self.id_weight, self.vocabulary.end(modality)
         return torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])
 
-    def forward(self, batch: Batch, scoring: bool = False) -> Nats:
-        """Nats of every predicted position; in training, what stands for them where a head has no exact likelihood.
+    def forward(self, batch: Batch, seed: int | None = None) -> Nats:
+        """Nats of every predicted position. seed: of the random draws that some heads' likelihoods take; None is training, in which
+        the heads' losses stand for them.
 
         Raises BadInput when a modality without a head is asked for its frames.
         """
@@ -163,9 +164,9 @@ class LM(nn.Module):
             if one_channel and not self.draws_whole(m):
                 frames.append(torch.zeros_like(ids[-1]))
             elif self.draws_whole(m):
-                frames.append(self._segment_nats(m, x, state, target, batch, scoring))
+                frames.append(self._segment_nats(m, x, state, target, batch, seed))
             else:
-                frames.append(self._frame_nats(m, state, target, batch, scoring))
+                frames.append(self._frame_nats(m, state, target, batch, seed))
         spread = lambda parts: parts[0].new_zeros(batch.ids.numel()).index_put((at,), torch.cat(parts)).view(batch.ids.shape)
         return Nats(spread(ids), spread(frames))
 
@@ -180,7 +181,7 @@ class LM(nn.Module):
         never_end[:, -1] = ~may_end
         return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
 
-    def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
+    def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, seed: int | None) -> Tensor:
         """(N,) of the frame's values where the target is a frame of modality m, 0 where it is the end."""
         is_frame = target == self.vocabulary.span(m)[0]
         if m not in self.heads:
@@ -189,13 +190,13 @@ class LM(nn.Module):
             return widened(h.sum(-1) * 0)
         head, values = self.heads[m], self._values(m, batch)
         if self.vocabulary.signatures[m].latent_size:
-            nats = head.nats(h[is_frame], values, _dice(h)) if scoring else head.loss(h[is_frame], values)
+            nats = head.nats(h[is_frame], values, _dice(h, seed)) if seed is not None else head.loss(h[is_frame], values)
         else:
             nats = head.nats(h[is_frame], values, batch.ceiling[m][self._chosen(m, batch)] if m in batch.ceiling else None)
         nats = nats.to(widened(h).dtype)
         return nats.new_zeros(len(target)).index_put((is_frame,), nats)
 
-    def _segment_nats(self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, scoring: bool) -> Tensor:
+    def _segment_nats(self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, seed: int | None) -> Tensor:
         """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of which the first of each is read.
 
         at (N T,): their places in the flattened batch. Raises BadInput unless each segment's T frames follow its begin mark.
@@ -208,7 +209,7 @@ class LM(nn.Module):
         first, values = h.unflatten(0, (-1, n_frames))[:, 0], values.unflatten(0, (-1, n_frames))
         if not len(first):  # no picture has no shape, but every process reduces the same gradients
             return widened(sum(p.sum() for p in head.parameters())).expand(0)
-        nats = head.nats(first, values, _dice(h)) if scoring else head.loss(first, values)
+        nats = head.nats(first, values, _dice(h, seed)) if seed is not None else head.loss(first, values)
         return (nats / n_frames).to(widened(h).dtype).repeat_interleave(n_frames)
 
     def _are_whole(self, m: str, at: Tensor, batch: Batch) -> bool:
@@ -232,9 +233,9 @@ class LM(nn.Module):
         return batch.channels.get(m, batch.ids.new_zeros(0, len(signature.levels)))[self._chosen(m, batch)]
 
 
-def _dice(h: Tensor) -> torch.Generator:
-    """Of scoring: the same at every call, so that a score is a number."""
-    return torch.Generator(h.device).manual_seed(0)
+def _dice(h: Tensor, seed: int) -> torch.Generator:
+    """What a likelihood's random draws come from, where h lies."""
+    return torch.Generator(h.device).manual_seed(seed)
 
 
 @contextmanager

@@ -33,19 +33,20 @@ class Score:
 
 
 def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384,
-          on_scored: Callable[[int], None] = lambda n: None) -> list[Score]:
+          on_scored: Callable[[int], None] = lambda n: None, seed: int = 0) -> list[Score]:
     """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or
-    an estimate is so from one seed: the same documents in the same order have the same scores. on_scored: told how many more are done.
+    an estimate comes from the seed and a batch's place: the same documents in the same order have the same scores, and batches draw apart
+    from each other, or errors would not average out. on_scored: told how many more are done.
 
     Raises BadInput for a document without segments, when an input-only modality is among the predicted ones, and for nats that are no
     number (infinite ones are: of what the model rules out), naming the modality.
     """
-    scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored)
+    scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored, seed)
     return [scored[i] for i in range(len(documents))]
 
 
 def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_per_batch: int = 16_384,
-               on_scored: Callable[[int], None] = lambda n: None) -> dict[int, Score]:
+               on_scored: Callable[[int], None] = lambda n: None, seed: int = 0) -> dict[int, Score]:
     """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...; by the documents' numbers."""
     for i, document in enumerate(documents):
         if not document.segments:
@@ -59,7 +60,8 @@ def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_
     for start in range(k * per_batch, len(rows), n * per_batch):
         chunk = rows[start : start + per_batch]
         with evaluating(lm):
-            total = lm(pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device), scoring=True).total.double().cpu().numpy()
+            batch = pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)
+            total = lm(batch, seed=seed + start).total.double().cpu().numpy()
         for r, row in enumerate(chunk):
             at = 0
             for i in row:
