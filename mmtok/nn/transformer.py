@@ -86,7 +86,8 @@ class Block(nn.Module):
 
     recompute: keep only x for the backward pass, which computes the rest again (Chen et al. 2016), with the same dropout.
     compiled: in training, by one graph that all blocks of equal sizes share, whatever the documents and the number of rows beyond one.
-    A second number of rows compiles once more under FlexAttention, whose block masks carry it. Neither changes the weights' names; checkpointing and the hooks of sharding stay around the graph.
+    A second number of rows compiles once more under FlexAttention, whose block masks carry it. Neither changes the weights'
+    names; checkpointing and the hooks of sharding stay around the graph.
     """
 
     def __init__(self, config: TransformerConfig):
