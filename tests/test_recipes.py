@@ -228,6 +228,7 @@ def test_an_old_run_refuses_changed_fields(tmp_path):
     from mmtok.run import start_run
 
     start_run(recipe, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-1").mkdir(parents=True)  # training has begun
     with pytest.raises(BadInput, match="train.steps: 10000 -> 3"):
         train(override(recipe, ["--train.steps", "3"]), tmp_path / "run")
     with pytest.raises(BadInput, match="not a run folder"):
