@@ -84,10 +84,13 @@ def write_strips(folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], t
 
 
 def blanked(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """A picture of T square patches in raster order, uint8 (Y, X) or (Y, X, 3), with those that are hidden (T,) white."""
+    """A picture, uint8 (Y, X) or (Y, X, 3), of T frames in raster order, square patches or single values, hidden ones (T,) white."""
+    shown = picture.copy()
+    if len(hidden) == picture.size:  # of colours each value is a frame
+        shown[hidden.reshape(picture.shape)] = WHITE
+        return shown
     side = round((picture.shape[0] * picture.shape[1] / len(hidden)) ** 0.5)
     grid = hidden.reshape(picture.shape[0] // side, picture.shape[1] // side)
-    shown = picture.copy()
     shown[grid.repeat(side, 0).repeat(side, 1)] = WHITE
     return shown
 
