@@ -87,7 +87,7 @@ FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]]
     # a name is one piece, and more often told: this head, which rarely needs its condition, learns late to heed it
     "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), unnamed=0.3, steps=1600),
                {"bound": (2.00, 1.85)}),
-    "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.85, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
+    "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.80, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
     "flow": (family(PATCHES, GridDiffusion(column=CondOT(), **DENOISED), steps=850), TWO_BARS),
     "vq": (family(CODES, None, WIDE, steps=1000), {"bound": (None, None)}),
 }
