@@ -9,7 +9,7 @@ from mmtok.diffusion.convert import preconditioned
 from mmtok.diffusion.likelihood import exact_trace
 from mmtok.diffusion.loss import network_loss
 from mmtok.diffusion.schedules import EDM, VP, CondOT
-from mmtok.nn.denoisers import DiTConfig, GridDenoiser, SetDenoiser, TokenDenoiser, TokenMLPConfig, grid_waves
+from mmtok.nn.denoisers import DiTConfig, GridDenoiser, KeptGELU, SetDenoiser, TokenDenoiser, TokenMLPConfig, grid_waves
 from mmtok.nn.told import Labels, Vectors, fourier_features
 from mmtok.nn.unet import UNet, UNetConfig
 
@@ -234,3 +234,20 @@ def test_noise_levels_are_told_apart_at_any_scale(scale):
     """Columns differ in c_noise: about one unit wide, or a thousand steps."""
     features = fourier_features(torch.linspace(0, scale, 200), 64)
     assert features.shape == (200, 64) and torch.cdist(features, features).fill_diagonal_(9).min() > 0.05
+
+
+def test_a_gelu_with_its_slope_kept_is_pytorchs_own():
+    x = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(3).requires_grad_()
+    weights, ours, theirs = torch.arange(50.0), KeptGELU()(x), torch.nn.GELU(approximate="tanh")(x)
+    assert torch.equal(ours, theirs)
+    for _ in range(2):  # as a trace goes backward again and again
+        (mine,), (reference,) = (torch.autograd.grad(y, x, weights.double(), retain_graph=True) for y in (ours, theirs))
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
+    assert torch.equal(KeptGELU()(x.detach()), theirs)
+
+
+def test_a_gelu_with_its_slope_kept_refuses_second_derivatives():
+    x = torch.ones(3, requires_grad=True)
+    (slope,) = torch.autograd.grad(KeptGELU()(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        torch.autograd.grad(slope.sum(), x)
