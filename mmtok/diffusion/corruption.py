@@ -148,12 +148,15 @@ class Corruption:
         """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn in float64.
 
         Under absorbing noise the masks are drawn, all of them; what else x holds stays.
+        Raises FloatingPointError at the first step at which the model says what is no number.
         """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
         alphas = keep.alpha(torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)).clamp(0, 1)
-        for alpha_t, alpha_s in zip(alphas, alphas[1:]):
+        for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
             p_0 = self._belief(model, x).double().exp()
+            if bool(p_0.isnan().any()):
+                raise FloatingPointError(f"the model returned NaN at step {i + 1} of {n_steps}")
             step = self.posterior(x, p_0, alpha_s.expand(len(x)), alpha_t.expand(len(x)))
             x = choose(step.log(), uniform(x.shape, x, generator))
         return x

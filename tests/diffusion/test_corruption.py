@@ -244,3 +244,14 @@ def test_choice_is_right_to_the_last_digit():
 def test_impossible_settings_are_refused(build):
     with pytest.raises(ValueError):
         build()
+
+
+def test_a_model_that_says_no_number_is_stopped_at_its_step(data):
+    calls = iter(range(10))
+
+    def model(x):
+        logits = data.clamp(min=1e-9).log().expand(*x.shape, 4)
+        return logits if next(calls) < 2 else logits * torch.nan
+
+    with pytest.raises(FloatingPointError, match="NaN at step 3 of 5"):
+        Corruption.uniform(4).sample(model, torch.zeros(2, 3, dtype=torch.long), 5, PowerKeep())
