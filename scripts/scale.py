@@ -1,7 +1,7 @@
 """A large training on paper: python scripts/scale.py [1B] [7B] [--devices 16 --row-length 8192 ...]
 
 Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files, checkpoints, traffic. Every line says
-where it comes from: exact (counted by our own classes), measured, cited, assumed; `reckoned` is arithmetic of such. Without a run or a GPU.
+where it comes from: exact (counted by our own classes), measured, cited, chosen; `reckoned` is arithmetic of such. Without a run or a GPU.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     pace = positions_per_s(plan, lm)
     yield "**work**: FLOP a position, needed; made", f"{needed / 1e9:.2f} G; {made / 1e9:.2f} G", "exact [2]"
     yield "devices; matrix rate of one", f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s", "chosen; cited [3]"
-    yield "share of that rate", f"{plan.utilisation:.0%}", "assumed [4]"
+    yield "share of that rate", f"{plan.utilisation:.0%}", "cited [4]"
     yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "reckoned"
     for name, ratio, origin in (("Chinchilla", plan.tokens_per_parameter, "cited [5]"), ("over-trained", plan.over, "chosen")):
         tokens = ratio * n
@@ -204,7 +204,7 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
         "two blocks gathered, gradients of one": ((3 * plan.size + 4) * block, "reckoned [7]"),
         "tables and heads gathered, their gradients": (8 * rest, "reckoned [7]"),
         "activations kept": (kept_bytes(plan) * tokens, "measured [8]"),
-        "workings of one block's backward pass": (block_bytes(plan) * tokens * (2 if again else 1), "assumed [9]"),
+        "workings of one block's backward pass": (block_bytes(plan) * tokens * (1.35 if again else 0.5), "measured [9]"),
         "logits, chunk by chunk": (logits_bytes(plan), "reckoned [10]"),
     }
     for name, (n_bytes, origin) in parts.items():
@@ -243,7 +243,7 @@ def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
     yield "**checkpoint**, also in the first process's main memory", f"{size / GB:.0f} GB", "exact [15]"
     yield "on disk while one is written, the last two beside it", f"{3 * size / GB:.0f} GB", "exact [15]"
     minutes = 2 * size / plan.disk_bytes_per_s / 60
-    yield "written, and read for its digest; at a disk's rate", f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s", "assumed"
+    yield "written, and read for its digest; at a disk's rate", f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s", "chosen"
     yield "a node's main memory at the start", f"{4 * n * min(plan.per_node, plan.devices) / GB:.0f} GB", "exact [16]"
 
 

@@ -17,10 +17,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from bench import jets, speech
+from scale import Plan, block_bytes
 from side_by_side import machine, turn_about
+from torch.profiler import ProfilerActivity, profile
 
 from mmtok.data.loader import Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import Segment, Signature
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.vocabulary import Vocabulary
@@ -68,6 +71,27 @@ def unpacking() -> Iterator[str]:
         yield f"a random row: {a / 3000 * 1e6:.1f} us from memory, {b / 3000 * 1e6:.1f} us from the map"
 
 
+def backward() -> Iterator[str]:
+    """The most that a block's backward pass holds at once, beside what was kept for it and the weights' gradients."""
+    for config in (TransformerConfig(1, 256, 4, 4, 704), TransformerConfig(1, 512, 8, 2, 2048), TransformerConfig(1, 512, 8, 8, 1376)):
+        shares = []
+        for again in (0, 1):
+            model, n = Transformer(config, n_ids=1), 1024
+            model.recompute_blocks(again)
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+            x, position, document = torch.randn(2, n, config.width), torch.arange(n).expand(2, n), torch.zeros(2, n, dtype=torch.long)
+            with torch.autocast("cpu", torch.bfloat16):
+                value = model(x.requires_grad_(), position, document).sum()
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+                value.backward()
+            events = sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+            most = max(np.cumsum([e.nbytes() for e in events]))
+            plan = Plan(1, config.width, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads, feed_forward=config.feed_forward, row_length=n)
+            shares.append(most / (2 * n) / block_bytes(plan))
+        yield f"a block's backward pass, width {config.width}: {shares[0]:.2f} of what the block keeps, {shares[1]:.2f} when it is computed again"
+
+
 def files(run: Path) -> Iterator[str]:
     """Bytes per frame of every field of a run's token files, without what is stored beside the frames."""
     for path in sorted((run / "tokens").glob("*.parquet")):
@@ -85,7 +109,7 @@ def main() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # sentencepiece takes all cores otherwise
     torch.set_num_threads(1)
     print(machine(("torch", "numpy", "sentencepiece")))
-    for rows in (text(), loading(), unpacking(), speech(REPEATS), jets(REPEATS), *(files(Path(run)) for run in sys.argv[1:])):
+    for rows in (text(), loading(), unpacking(), backward(), speech(REPEATS), jets(REPEATS), *(files(Path(run)) for run in sys.argv[1:])):
         for row in rows:
             print(row, flush=True)
 
