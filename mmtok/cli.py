@@ -164,10 +164,12 @@ def detokenize(
 def show(
     path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")], *,
     recipe: RecipeFile = None,
+    overrides: Overrides,
 ) -> None:
     """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints.
 
-    Of a recipe and a run also every field by the name that sets it. What only the data tells is said once the tokenizers are fitted.
+    Of a recipe and a run also every field by the name that sets it; a recipe's can be set here as with train, to see what comes of it.
+    What only the data tells is said once the tokenizers are fitted.
     """
     if not path.exists():
         raise BadInput(f"show: {path} does not exist")
@@ -176,7 +178,9 @@ def show(
     if path.suffix in (".py", ".json"):
         from mmtok.recipe import load_recipe
 
-        print(describe(load_recipe(path)))
+        print(describe(load_recipe(path, overrides)))
+    elif overrides:
+        raise BadInput(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
     elif (path / "recipe.json").exists():
         from mmtok.run import open_run
 

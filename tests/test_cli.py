@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,7 @@ def test_help_says_where_a_recipes_fields_are_listed(capsys, verb):
     (["show", "a", "b"], ["'b'"]),
     (["train", "recipe.py", "stray"], ["'stray'", "--field value"]),
     (["show", "nowhere"], ["nowhere", "does not exist"]),
+    (["show", ".", "--trunk.width", "64"], ["--trunk.width", "for recipes"]),
 ])
 def test_wrong_words_are_answered_in_one_line(capsys, words, parts):
     refused(capsys, words, *parts)
@@ -160,6 +163,14 @@ def test_shards_hold_every_row_once(tmp_path, letters):
     lengths = read_tokens(whole).lengths("text")
     for i in range(3):
         assert read_tokens(parts / f"t-{i:05d}-of-00003.parquet").lengths("text").tolist() == lengths[i::3].tolist()
+
+
+def test_show_says_what_comes_of_a_changed_field(capsys):
+    recipe, parameters = str(Path(__file__).parent.parent / "recipes" / "text.py"), []
+    for fields in ([], ["--trunk.depth", "1"]):
+        assert main(["show", recipe, *fields]) == 0
+        parameters.append(re.search(r"decoder: at most ([\d,]+) parameters", capsys.readouterr().out)[1])
+    assert int(parameters[1].replace(",", "")) < int(parameters[0].replace(",", ""))
 
 
 def test_show_says_what_a_token_file_holds(capsys, tmp_path, letters):
