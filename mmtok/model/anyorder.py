@@ -38,6 +38,9 @@ class MaskedCodes:
         for name, least in (("steps", 0), ("draws", 1), ("bound_draws", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.network.width // self.network.n_heads % 4:  # they are turned by row and column, a pair for each
+            raise ValueError(f"any-order codes need heads of a multiple of 4 numbers, got width {self.network.width} for "
+                             f"{self.network.n_heads} heads")
 
     def build(self, width: int, signature: Signature) -> MaskedHead:
         """The head on hidden states of this width, for codes of this signature."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmtok.nn.attention import rotate
 from mmtok.nn.told import ConditionConfig, LevelEmbedding, Told, modulated, zeroed
 
 NORM_EPS = 1e-6
@@ -61,9 +62,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """seen (B, 1, 1, L) bool: positions that may be looked at; None is all."""
+    def forward(self, x: Tensor, seen: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """seen (B, 1, 1, L) bool: positions that may be looked at; None is all. turn: of `grid_turns`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, M / H)
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -104,10 +107,10 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), KeptGELU(), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, told: Tensor, seen: Tensor | None) -> Tensor:
-        """x (B, L, M), told (B, M), seen (B, 1, 1, L) or None -> (B, L, M)."""
+    def forward(self, x: Tensor, told: Tensor, seen: Tensor | None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x (B, L, M), told (B, M), seen and turn as of `SelfAttention` -> (B, L, M)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(F.silu(told)).chunk(6, 1)
-        x = x + gate_a[:, None] * self.attention(modulated(_norm(x), shift_a, scale_a), seen)
+        x = x + gate_a[:, None] * self.attention(modulated(_norm(x), shift_a, scale_a), seen, turn)
         return x + gate_m[:, None] * self.mlp(modulated(_norm(x), shift_m, scale_m))
 
 
@@ -171,6 +174,8 @@ class CodeDenoiser(nn.Module):
         _initialise(self)
         nn.init.normal_(self.enter.weight, std=0.5)
         self.position_embed = nn.Parameter(grid_waves(*grid, config.width))
+        for name, turn in zip(("cos", "sin"), grid_turns(*grid, config.width // config.n_heads)):
+            self.register_buffer(name, F.pad(turn, (0, 0, 1, 0), value=float(name == "cos")), persistent=False)  # the vector stands nowhere
 
     def forward(self, codes: Tensor, h: Tensor) -> Tensor:
         """codes (B, L), hidden ones n_levels; h (B, hidden_size) -> logits (B, L, n_levels). Rows of the grid follow each other."""
@@ -178,7 +183,7 @@ class CodeDenoiser(nn.Module):
         z = self.enter(codes) + self.position_embed
         z = torch.cat([self.token(h)[:, None].to(z.dtype), z], 1)
         for block in self.blocks:
-            z = block(z, told, None)
+            z = block(z, told, None, (self.cos, self.sin))
         return self.final(z[:, 1:], told)
 
 
@@ -249,6 +254,20 @@ def grid_waves(n_rows: int, n_columns: int, width: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(n_rows), torch.arange(n_columns), indexing="ij")
     angles = [at.flatten()[:, None] * frequency for at in (row, column)]
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
+
+
+def grid_turns(n_rows: int, n_columns: int, head_size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions on a grid, for `rotate`: two (n_rows n_columns, head_size), halves layout.
+
+    One half of the pairs turns with the row, the other with the column, at rates from 1 to 1/100 (Heo et al. 2024, arXiv 2403.13298,
+    section 3.2, axial). Raises ValueError for a head that holds no pair for each.
+    """
+    if head_size % 4:
+        raise ValueError(f"turns by row and column need heads of a multiple of 4 numbers, got {head_size}")
+    frequency = 100 ** (-torch.arange(head_size // 4) / (head_size // 4))
+    row, column = torch.meshgrid(torch.arange(n_rows), torch.arange(n_columns), indexing="ij")
+    angle = torch.cat([at.flatten()[:, None] * frequency for at in (row, column)] * 2, 1)
+    return angle.cos(), angle.sin()
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -273,7 +273,8 @@ def test_heads_that_do_not_fit_their_frames_are_refused():
     ):  # fmt: skip
         with pytest.raises(BadInput, match=message):
             head.build(8, signature)
-    for wrong in (lambda: FrameDiffusion(steps=1), lambda: GridDiffusion(draws=0), lambda: MaskedCodes(steps=-1)):
+    for wrong in (lambda: FrameDiffusion(steps=1), lambda: GridDiffusion(draws=0), lambda: MaskedCodes(steps=-1),
+                  lambda: MaskedCodes(network=DiTConfig(1, 20, 2))):
         with pytest.raises(ValueError):
             wrong()
 

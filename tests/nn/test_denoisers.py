@@ -9,7 +9,8 @@ from mmtok.diffusion.convert import preconditioned
 from mmtok.diffusion.likelihood import exact_trace
 from mmtok.diffusion.loss import network_loss
 from mmtok.diffusion.schedules import EDM, VP, CondOT
-from mmtok.nn.denoisers import DiTConfig, GridDenoiser, KeptGELU, SetDenoiser, TokenDenoiser, TokenMLPConfig, grid_waves
+from mmtok.nn.attention import rotate
+from mmtok.nn.denoisers import DiTConfig, GridDenoiser, KeptGELU, SetDenoiser, TokenDenoiser, TokenMLPConfig, grid_turns, grid_waves
 from mmtok.nn.told import Labels, Vectors, fourier_features
 from mmtok.nn.unet import UNet, UNetConfig
 
@@ -251,3 +252,19 @@ def test_a_gelu_with_its_slope_kept_refuses_second_derivatives():
     (slope,) = torch.autograd.grad(KeptGELU()(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         slope.sum().backward()
+
+@pytest.mark.parametrize("grid, head_size", [((3, 5), 8), ((8, 8), 24)])
+def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
+    """A product of a turned query and key hangs on the rows and columns between them alone (Su et al. 2021, eq. 16, on two axes)."""
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, head_size, generator=g)
+    turned = lambda x: rotate(x.expand(*grid, -1).flatten(0, 1), *grid_turns(*grid, head_size)).unflatten(0, grid)
+    products = torch.einsum("yxd,vud->yxvu", turned(q), turned(k))
+    torch.testing.assert_close(products[1:, 1:, 1:, 1:], products[:-1, :-1, :-1, :-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(products[0, 0, 0, 0], q @ k)
+    assert not torch.allclose(products[0, 0, 0, 1], products[0, 0, 1, 0])  # rows and columns are told apart
+
+
+def test_turns_by_row_and_column_need_heads_that_hold_a_pair_for_each():
+    with pytest.raises(ValueError, match="multiple of 4 numbers, got 6"):
+        grid_turns(2, 2, 6)
