@@ -85,7 +85,7 @@ CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=
 FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]] = {
     "autoregression": (family(PIXELS, None, WIDE, steps=1700), {"exact": (1.85, 1.75)}),
     # a name is one piece, and more often told: this head, which rarely needs its condition, learns late to heed it
-    "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), unnamed=0.3, steps=1600),
+    "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), unnamed=0.3, steps=1400),
                {"bound": (2.00, 1.85)}),
     "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.80, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
     "flow": (family(PATCHES, GridDiffusion(column=CondOT(), **DENOISED), steps=850), TWO_BARS),
