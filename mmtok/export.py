@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmtok.files import is_temporary, write_text
@@ -10,7 +11,7 @@ from mmtok.layout import NAMED
 from mmtok.model.interop import CONFIG, FINGERPRINT, to_llama
 from mmtok.run import Run
 from mmtok.segment import BadInput
-from mmtok.tokenizers.autotokenizer import write_autotokenizer
+from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 from mmtok.vocabulary import Vocabulary
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -31,7 +32,7 @@ def export(run: Run, folder: Path) -> Path:
     # where `generate` stops: transformers reads it from the config only where this file is missing
     write_text(folder / "generation_config.json", json.dumps({key: config[key] for key in SPECIAL}, indent=2) + "\n")
     if "text" in run.tokenizers:
-        names = id_names(vocabulary)
+        names = id_names(vocabulary, taken_names(run.tokenizers["text"]))
         name = lambda id: names[id - len(vocabulary.span("text"))]
         document, begin, end = map(name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text")))
         special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
@@ -58,12 +59,18 @@ def _check_place(folder: Path) -> None:
         raise BadInput(f"{folder} {what}, and an export would overwrite it: choose another -o")
 
 
-def id_names(vocabulary: Vocabulary) -> list[str]:
-    """A name for every id after the text's: marks, then the codes of the other modalities; reserved ids are numbered."""
+def id_names(vocabulary: Vocabulary, taken: Iterable[str] = ()) -> list[str]:
+    """A name for every id after the text's: marks, then the codes of the other modalities; reserved ids are numbered.
+
+    taken: names of the text's own pieces, such as a pretrained model's <|pad|>: before these ours give way, as <|mmtok_pad|>.
+    """
     first = len(vocabulary.span("text"))
     named = {getattr(vocabulary, "document_mark" if mark == "document" else mark): mark for mark in NAMED}
     for m in vocabulary.signatures:
         named |= {vocabulary.begin(m): f"begin_{m}", vocabulary.end(m): f"end_{m}"}
         if m != "text":
             named |= {id: f"{m}_{code}" for code, id in enumerate(vocabulary.span(m))}
-    return [f"<|{named.get(id, f'reserved_{id - first}')}|>" for id in range(first, vocabulary.size)]
+    used = dict.fromkeys(taken)
+    for id in range(first, vocabulary.size):  # nor may a modality's name make two alike
+        used[free_name(named.get(id, f"reserved_{id - first}"), used)] = None
+    return list(used)[first - vocabulary.size :]

@@ -39,19 +39,24 @@ def one_channel(tiny_recipe, tmp_path_factory):
     return train(recipe, tmp_path_factory.mktemp("runs") / "one_channel").folder
 
 
+def same_logits(run, folder, ids):
+    """Assert that transformers' model of a folder says what the run's says after ids (1, L)."""
+    llama, lm = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), run.lm.cpu()
+    assert llama.config.vocab_size == run.vocabulary.size
+    with torch.no_grad():
+        mine = lm.logits(lm.model(lm.model.embed_tokens(ids), torch.arange(ids.shape[1])[None], torch.zeros_like(ids)))
+        assert torch.allclose(llama(ids).logits, mine, rtol=0, atol=1e-5)
+
+
 def test_transformers_opens_a_run_with_equal_logits_and_ids(one_channel, tmp_path, capsys):
     assert main(["export", str(one_channel), "-o", str(tmp_path / "llama")]) == 0
     assert capsys.readouterr().out.split()[-1] == str(tmp_path / "llama")
     run, v = open_run(one_channel), open_run(one_channel).vocabulary
-    llama = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llama").eval()
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "llama")
-    assert len(auto) == v.size == llama.config.vocab_size
+    assert len(auto) == v.size
     ids = auto("dark light", return_tensors="pt").input_ids
     assert ids[0].tolist() == [v.document_mark, v.begin("text"), *b"dark light"]
-    with torch.no_grad():
-        lm = run.lm.cpu()
-        mine = lm.logits(lm.model(lm.model.embed_tokens(ids), torch.arange(ids.shape[1])[None], torch.zeros_like(ids)))
-        assert torch.allclose(llama(ids).logits, mine, rtol=0, atol=1e-5)
+    same_logits(run, tmp_path / "llama", ids)
     assert auto.convert_ids_to_tokens([v.begin("image"), v.span("image")[3], v.end("image")]) == ["<|begin_image|>", "<|image_3|>", "<|end_image|>"]
     assert auto.decode([*ids[0], v.end("text"), v.span("image")[0]], skip_special_tokens=True) == "dark light"
     assert (auto.pad_token_id, auto.bos_token_id, auto.eos_token_id) == (v.pad, v.document_mark, v.end("text"))
@@ -123,10 +128,58 @@ def test_a_pretrained_tokenizer_is_written_back_with_its_ids(make_llama, tmp_pat
     assert auto.convert_tokens_to_ids(NAMES) == [288, 289, 290, 291]
 
 
+LETTERS = ["<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"]  # of the tokenizer below: the last is the name of a mark of ours too
+
+
+def byte_level(special):
+    """A byte-level BPE with these special pieces, as a pretrained model has one."""
+    lib = pytest.importorskip("tokenizers")
+    tok = lib.Tokenizer(lib.models.BPE())
+    tok.pre_tokenizer, tok.decoder = lib.pre_tokenizers.ByteLevel(add_prefix_space=False), lib.decoders.ByteLevel()
+    alphabet = lib.pre_tokenizers.ByteLevel.alphabet()
+    tok.train_from_iterator(CAPTIONS, lib.trainers.BpeTrainer(vocab_size=275, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    return tok
+
+
+def test_marks_give_way_to_pieces_of_their_names(one_channel, make_llama, tmp_path):
+    """A run that starts from a tokenizer with its own <|pad|>, and rows to spare of which one's name is taken too."""
+    make_llama(tmp_path / "start")
+    byte_level([*LETTERS, "<|fill|>", "<|unused_280|>", "<|image_0|>"]).save(str(tmp_path / "start" / "tokenizer.json"))
+    run = train(dataclasses.replace(open_run(one_channel).recipe, start=str(tmp_path / "start")), tmp_path / "run")
+    folder, v = export(run, tmp_path / "llama"), run.vocabulary
+    auto = transformers.AutoTokenizer.from_pretrained(folder)
+    assert (auto.pad_token, auto.pad_token_id, auto.bos_token) == ("<|mmtok_pad|>", v.pad, "<|document|>")
+    names = {"<|pad|>": 2, "<|fill|>": 3, "<|mmtok_fill|>": v.fill, "<|mask|>": v.mask, "<|mmtok_image_0|>": v.span("image")[0],
+             "<|image_1|>": v.span("image")[1], "<|unused_280|>": 4, "<|mmtok_unused_280|>": 280, "<|unused_281|>": 281}
+    assert auto.convert_tokens_to_ids(list(names)) == list(names.values()) and len(auto) == v.size
+    for text in [*CAPTIONS, *HARD, "<|mmtok_pad|><|begin_of_text|>"]:
+        ids = auto(text, add_special_tokens=False).input_ids
+        assert ids == run.tokenizers["text"].encode(text).codes[:, 0].tolist() and auto.decode(ids) == text
+    same_logits(run, folder, auto("dark <|pad|>", return_tensors="pt").input_ids)
+
+
+def test_ids_with_gaps_are_refused_naming_the_first(make_llama, tmp_path):
+    make_llama(tmp_path / "start")
+    pieces = json.loads((tmp_path / "start" / "tokenizer.json").read_text())
+    last = max(pieces["model"]["vocab"], key=pieces["model"]["vocab"].get)
+    pieces["model"]["vocab"][last] += 3
+    (tmp_path / "start" / "tokenizer.json").write_text(json.dumps(pieces))
+    tokenizer, n = PretrainedTextConfig(str(tmp_path / "start")).build(), len(pieces["model"]["vocab"])
+    with pytest.raises(BadInput, match=f"no piece for the id {n - 1}, but for {n + 2}") as refusal:
+        write_autotokenizer(tokenizer, tmp_path / "x", NAMES, NAMES[1:3], {})
+    assert "\n" not in str(refusal.value) and not (tmp_path / "x").exists()
+    with pytest.raises(BadInput, match="65 of the text tokenizer has that name"):
+        write_autotokenizer(BytesConfig().build(), tmp_path / "x", ["A"], [], {})
+
+
 def test_every_id_has_one_name():
     v = Vocabulary([Signature("text", (9,)), Signature("image", (7,), frames=9), Signature("codes", (5,))])
     names = id_names(v)
     assert len(names) == len(set(names)) == v.size - 9
+    odd = Vocabulary([Signature("text", (9,)), Signature("reserved", (70,)), Signature("mmtok_pad", (3,))])
+    again = id_names(odd, ["<|pad|>", "<|mmtok_pad|>", "<|mmtok_pad_1|>", "here"])
+    assert len(again) == len(set(again)) == odd.size - 9 and again[0] == "<|mmtok_mmtok_pad|>" and "<|mmtok_mmtok_pad_1|>" in again
+    assert not {"<|pad|>", "here"} & set(again) and "<|mmtok_reserved_20|>" in again
     assert names[v.null - 9] == "<|null|>" and names[v.end("codes") - 9] == "<|end_codes|>" and names[-1] == "<|codes_4|>"
 
 

@@ -7,7 +7,7 @@ the other one. The string is the same either way.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,50 @@ def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], ope
     others   names of the ids after the text's, in order; they are special tokens, and never read from a text
     opening  names that go before every text, unless `add_special_tokens=False`
     special  "bos_token", "eos_token", "pad_token" -> name
-    Raises BadInput for a tokenizer of another class, or one whose ids have gaps.
+    Raises BadInput for a tokenizer of another class, or one whose ids have gaps, and for `others` that are `taken_names` already.
     """
     n_text = tokenizer.signature.levels[0]
     tok = _made(tokenizer)
-    gap = [f"<|unused_{id}|>" for id in range(tok.get_vocab_size(with_added_tokens=True), n_text)]
-    tok.add_special_tokens([*gap, *others])
-    if [tok.token_to_id(name) for name in others] != list(range(n_text, n_text + len(others))):
-        raise BadInput("this text tokenizer's ids have gaps, or its pieces the names of marks: AutoTokenizer could not give the same ids")
+    _check_gaps(tok)
+    tok.add_special_tokens([*_unused(tok, n_text), *others])
+    for id, name in enumerate(others, n_text):
+        if tok.token_to_id(name) != id:
+            raise BadInput(f"AutoTokenizer could not give {name} the id {id}: {tok.token_to_id(name)} of the text tokenizer has that name; "
+                           "choose another one")
     processors = library().processors
     tok.post_processor = processors.TemplateProcessing(
         single=[*opening, "$A"], special_tokens=[(name, tok.token_to_id(name)) for name in dict.fromkeys(opening)])
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True, **special}
     write_text(folder / "tokenizer.json", tok.to_str(pretty=True))
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+
+def taken_names(tokenizer: Any) -> set[str]:
+    """Names that the ids of a text tokenizer have there, so that no other id may have them. Raises BadInput as `write_autotokenizer`."""
+    tok = _made(tokenizer)
+    return {*tok.get_vocab(with_added_tokens=True), *_unused(tok, tokenizer.signature.levels[0])}
+
+
+def free_name(label: str, taken: Container[str]) -> str:
+    """`<|label|>`, or `<|mmtok_label|>` (and so on) where that name is taken."""
+    while f"<|{label}|>" in taken:
+        label = f"mmtok_{label}"
+    return f"<|{label}|>"
+
+
+def _unused(tok: Any, n_text: int) -> list[str]:
+    """Names for the rows that a model has beyond its tokenizer's pieces."""
+    pieces = tok.get_vocab(with_added_tokens=True)
+    return [free_name(f"unused_{id}", pieces) for id in range(len(pieces), n_text)]
+
+
+def _check_gaps(tok: Any) -> None:
+    """Raise BadInput, naming the first, where ids below the last piece's have none: the library numbers what is added by their count."""
+    known = set(tok.get_vocab(with_added_tokens=True).values())
+    missing = next(id for id in range(len(known) + 1) if id not in known)
+    if missing < max(known):
+        raise BadInput(f"the text tokenizer has no piece for the id {missing}, but for {max(known)}: AutoTokenizer could not give the same "
+                       "ids; only a tokenizer.json that numbers its pieces without gaps can be exported")
 
 
 def _made(tokenizer: Any) -> Any:
