@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mmtok.files import is_temporary, write_text
+from mmtok.files import is_temporary, sweep, write_text
+from mmtok.folder import LOCK, held
 from mmtok.layout import NAMED
 from mmtok.model.interop import CONFIG, FINGERPRINT, to_llama
 from mmtok.run import Run
@@ -21,37 +25,65 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 def export(run: Run, folder: Path) -> Path:
     """Write config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer_config.json; returns the folder.
 
-    Without text there is no tokenizer to write. Raises BadInput for a run with many-channel modalities, which a Llama has no place
-    for, and for a folder that holds anything but a former export.
+    Without text there is no tokenizer to write. Everything is made first, in a temporary folder inside, and then put in its place: an
+    export that is refused or interrupted leaves a former one byte for byte, and of a new folder nothing. What remains is the moment of
+    renaming, of which a cut leaves a folder without config.json: no model, but the same call makes it whole.
+    Raises BadInput for a run with many-channel modalities, which a Llama has no place for, for a text tokenizer that AutoTokenizer could
+    not have, for a folder that holds anything but a former export, and while another process writes into it.
     """
     folder = Path(folder)
     _check_place(folder)
+    with held(folder):
+        sweep(folder)
+        with _in_place_together(folder) as temporary:
+            _write(run, temporary)
+    return folder
+
+
+def _write(run: Run, folder: Path) -> None:
     vocabulary = run.vocabulary
-    to_llama(run.lm, folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    # where `generate` stops: transformers reads it from the config only where this file is missing
-    write_text(folder / "generation_config.json", json.dumps({key: config[key] for key in SPECIAL}, indent=2) + "\n")
     if "text" in run.tokenizers:
         names = id_names(vocabulary, taken_names(run.tokenizers["text"]))
         name = lambda id: names[id - len(vocabulary.span("text"))]
         document, begin, end = map(name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text")))
         special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
         write_autotokenizer(run.tokenizers["text"], folder, names, [document, begin], special)
-    else:
-        for name in TOKENIZER:  # a former export's
-            (folder / name).unlink(missing_ok=True)
-    return folder
+    to_llama(run.lm, folder)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    # where `generate` stops: transformers reads it from the config only where this file is missing
+    write_text(folder / "generation_config.json", json.dumps({key: config[key] for key in SPECIAL}, indent=2) + "\n")
+
+
+@contextmanager
+def _in_place_together(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into; what is in it takes its place in `folder` when all of it is whole, or nothing does."""
+    temporary = folder / f".export.{os.getpid()}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename and Path(error.filename).is_relative_to(temporary):  # a full disk, say
+            raise OSError(error.errno, error.strerror, str(folder / Path(error.filename).name)) from error
+        raise
+    (folder / CONFIG).unlink(missing_ok=True)  # comes last again: what has one is whole
+    for name in TOKENIZER:  # a former export's, where this one has no text
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(temporary.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(folder / path.name)
+    temporary.rmdir()
 
 
 def _check_place(folder: Path) -> None:
     """Raise BadInput for a folder with anything in it, unless `export` wrote it: what transformers saves names its version."""
     if not folder.exists():
         return
-    names = {path.name for path in folder.iterdir() if not is_temporary(path)}
+    names = {path.name for path in folder.iterdir() if path.name != LOCK and not is_temporary(path)}
     if "recipe.json" in names:
         raise BadInput(f"{folder} is a run folder: choose another -o")
+    found = folder / CONFIG if CONFIG in names else next(folder.glob(f".export.*.tmp/{CONFIG}"), None)  # the second where one was cut
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8")) if CONFIG in names else {}
+        config = json.loads(found.read_text(encoding="utf-8")) if found else {}
     except ValueError:
         config = {}
     if names and not (isinstance(config, dict) and FINGERPRINT in config and "transformers_version" not in config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,11 +80,15 @@ def is_temporary(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder` and below; for whoever alone writes there, before it does.
 
-    A process of another machine counts as killed, one of this machine while none has its number.
+    That is files and folders under temporary names. A process of another machine counts as killed, one of this machine while none has
+    its number.
     """
-    for path in folder.rglob(".*.tmp"):
+    for path in list(folder.rglob(".*.tmp")):
         if is_temporary(path) and not _lives(int(TEMPORARY.fullmatch(path.name)[1])):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _lives(process: int) -> bool:

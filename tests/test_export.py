@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mmtok.cli import main
 from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Task
 from mmtok.export import export, id_names
+from mmtok.folder import held
 from mmtok.model.interop import from_llama
 from mmtok.run import open_run, train
 from mmtok.segment import BadInput, Signature
@@ -91,6 +94,74 @@ def test_an_export_overwrites_nothing_but_an_export(one_channel, make_llama, tmp
     assert main(["export", str(one_channel), "-o", str(tmp_path / "empty")]) == 0 == main(["export", str(one_channel), "-o", str(tmp_path / "empty")])
 
 
+@pytest.fixture
+def refused(one_channel):
+    """The run with a text tokenizer that AutoTokenizer has no counterpart for: its weights could be written."""
+    run = open_run(one_channel)
+    run.vocabulary, run.lm  # noqa: B018 - opened with the tokenizers that it has
+    run.tokenizers["text"] = type("Own", (), {"signature": run.vocabulary.signatures["text"]})()
+    return run
+
+
+def test_a_refused_export_leaves_everything_as_it_was(one_channel, refused, tmp_path, contents):
+    folder = export(open_run(one_channel), tmp_path / "llama")
+    before = contents(folder)
+    assert set(before) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    (tmp_path / "empty").mkdir()
+    for place in (folder, tmp_path / "empty", tmp_path / "new" / "deeper"):
+        with pytest.raises(BadInput, match="no counterpart"):
+            export(refused, place)
+    with held(folder), pytest.raises(BadInput, match="is being written by process"):
+        export(open_run(one_channel), folder)
+    assert contents(folder) == before and contents(tmp_path / "empty") == {} and not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_and_an_interrupt_leave_everything_as_it_was(one_channel, tmp_path, contents, monkeypatch):
+    run, folder = open_run(one_channel), tmp_path / "llama"
+    before = contents(export(run, folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for place in (folder, tmp_path / "new"):
+        for name in ("model.safetensors", "tokenizer.json"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[name]) - 1, hard))  # no file may grow to this one's size
+            try:
+                with pytest.raises(OSError, match="too large") as error:
+                    export(run, place)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert error.value.filename == str(place / name)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("mmtok.export.json.dumps", lambda *args, **named: raises(KeyboardInterrupt))
+            export(run, place)
+    assert contents(folder) == before and not (tmp_path / "new").exists()
+
+
+def raises(kind):
+    raise kind
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_an_export_that_is_cut_while_files_get_their_names_is_no_model_and_is_made_whole(one_channel, former, tmp_path, contents, monkeypatch):
+    run, folder = open_run(one_channel), tmp_path / "llama"
+    whole, replace = contents(export(run, tmp_path / "whole")), Path.replace
+    for k in range(5):
+        if former:
+            export(run, folder)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            left = iter(range(k))
+            patch.setattr(Path, "replace", lambda *paths, left=left: replace(*paths) if next(left, None) is not None else raises(KeyboardInterrupt))
+            export(run, folder)
+        assert not (folder / "config.json").exists() and contents(export(run, folder)) == whole
+        shutil.rmtree(folder)
+
+
+def test_what_a_killed_export_left_is_swept_away(one_channel, tmp_path, contents):
+    left = tmp_path / "llama" / ".export.999999999.tmp"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+    (tmp_path / "llama" / ".lock").write_text("process 999999999 on this machine")
+    assert contents(export(open_run(one_channel), tmp_path / "llama")) == contents(export(open_run(one_channel), tmp_path / "whole"))
+
+
 def test_what_was_exported_opens_again_but_is_no_start(one_channel, tmp_path):
     """Its ids are text's and images': as a language model of text alone it would read images as text."""
     run = open_run(one_channel)
@@ -137,7 +208,8 @@ def byte_level(special):
     tok = lib.Tokenizer(lib.models.BPE())
     tok.pre_tokenizer, tok.decoder = lib.pre_tokenizers.ByteLevel(add_prefix_space=False), lib.decoders.ByteLevel()
     alphabet = lib.pre_tokenizers.ByteLevel.alphabet()
-    tok.train_from_iterator(CAPTIONS, lib.trainers.BpeTrainer(vocab_size=275, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    trainer = lib.trainers.BpeTrainer(vocab_size=275, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tok.train_from_iterator(CAPTIONS, trainer)
     return tok
 
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "start": BELOW_RECIPE | {"recipe", "folder"},
     "run": BELOW_RECIPE | {"plain", "recipe", "describe", "folder", "opened", "start"},
     "harness": BELOW_RECIPE | {"recipe", "run"},
-    "export": BELOW_RECIPE | {"recipe", "run", "layout"},
+    "export": BELOW_RECIPE | {"recipe", "run", "layout", "folder"},
     "words": BELOW_RECIPE | {"recipe", "run"},  # of a command line, as segments
     "ask": BELOW_RECIPE | {"recipe", "strips", "run", "words", "folder"},
     "together": BELOW_RECIPE | {"recipe", "run"},
