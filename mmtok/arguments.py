@@ -42,26 +42,32 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
+    command = ""
+
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{self.prog}: {message} (mmtok {self.prog} --help)")
+        raise BadInput(f"{self.prog}: {message} ({self.command} --help)")
 
 
-def parse(verb: Callable, words: list[str]) -> dict[str, Any]:
-    """The arguments for `verb` from the words after it. Raises BadInput in one line; `--help` prints and raises SystemExit."""
-    parser = parser_of(verb)
+def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[str, Any]:
+    """The arguments for `verb` from the words after it. Raises BadInput in one line; `--help` prints and raises SystemExit.
+
+    command: what one types before these words, where it is not `mmtok VERB`.
+    """
+    command = command or f"mmtok {verb.__name__}"
+    parser = parser_of(verb, command)
     hints = _parameters(verb)
     read = parser.parse_known_args if "overrides" in hints else parser.parse_known_intermixed_args
     given, left = read(_spelled(words, parser))
     values = vars(given)
     if "overrides" in hints:
         if left and not left[0].startswith("--"):
-            raise BadInput(f"{parser.prog}: did not expect {left[0]!r}; fields are set as --field value (mmtok {parser.prog} --help)")
+            raise BadInput(f"{parser.prog}: did not expect {left[0]!r}; fields are set as --field value ({command} --help)")
         values["overrides"] = left
     elif left:
         options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
         if left[0].startswith("-"):
             raise BadInput(f"{parser.prog}: unknown option {left[0]}{nearest(left[0].split('=')[0], options)}")
-        raise BadInput(f"{parser.prog}: did not expect {left[0]!r} (mmtok {parser.prog} --help)")
+        raise BadInput(f"{parser.prog}: did not expect {left[0]!r} ({command} --help)")
     return values
 
 
@@ -75,10 +81,11 @@ def _spelled(words: list[str], parser: argparse.ArgumentParser) -> list[str]:
     return ["".join((spelled(name), equals, value)) for name, equals, value in parts] + words[end:]
 
 
-def parser_of(verb: Callable) -> argparse.ArgumentParser:
+def parser_of(verb: Callable, command: str) -> _Parser:
     """The argparse parser of one verb; its docstring is the help."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = _Parser(verb.__name__, allow_abbrev=False, description=inspect.getdoc(verb), formatter_class=layout)
+    parser.command = command
     for parameter, kind, about in _parameters(verb).values():
         if parameter.name != "overrides":
             _add(parser, parameter, kind, about)
@@ -86,9 +93,9 @@ def parser_of(verb: Callable) -> argparse.ArgumentParser:
     return parser
 
 
-def _usage(parser: argparse.ArgumentParser, verb: Callable) -> str:
+def _usage(parser: _Parser, verb: Callable) -> str:
     """Arguments first, then options: an option with several values would swallow an argument after it."""
-    words = ["mmtok", verb.__name__]
+    words = [parser.command]
     for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
         if action.dest != "help":
             shown = {0: "", "+": f"{action.metavar}...", "?": f"[{action.metavar}]"}

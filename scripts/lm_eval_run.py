@@ -74,7 +74,7 @@ def lm_eval_run(
 
 if __name__ == "__main__":
     try:
-        lm_eval_run(**parse(lm_eval_run, sys.argv[1:]))
+        lm_eval_run(**parse(lm_eval_run, sys.argv[1:], "python scripts/lm_eval_run.py"))
     except BadInput as error:
         print(f"lm_eval_run: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmtok.arguments import parse
 from mmtok.data.loader import Task
 from mmtok.data.text import TextFileConfig
 from mmtok.harness import Harness
@@ -135,6 +136,12 @@ def test_the_adapter_answers_requests(run, monkeypatch):
     assert model.loglikelihood_rolling([Request(("dark",))]) == harness.loglikelihood_rolling(["dark"])
     assert model.generate_until([Request(asked)]) == harness.generate_until([asked])
     assert [what for what, *_ in kept] == ["loglikelihood", "loglikelihood_rolling", "generate_until"]
+
+
+def test_its_help_says_how_it_is_called(capsys):
+    with pytest.raises(SystemExit):
+        parse(script().lm_eval_run, ["--help"], "python scripts/lm_eval_run.py")
+    assert capsys.readouterr().out.startswith("usage: python scripts/lm_eval_run.py RUN --tasks")
 
 
 def test_without_lm_eval_it_says_what_to_install(monkeypatch):

@@ -66,6 +66,9 @@ class TrainConfig:
                 raise BadInput(f"TrainConfig: {name} is {getattr(self, name)}; it must be above 0, and finite")
         if min(self.warmup, self.seed, self.recompute) < 0 or not 0 <= self.weight_decay < math.inf:
             raise BadInput("TrainConfig: warmup, seed, recompute and weight_decay must not be negative")
+        for modality, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise BadInput(f"TrainConfig: weights of {modality} is {weight}; it must not be negative, and finite")
         if not 0 <= self.average < 1:
             raise BadInput(f"TrainConfig: average is {self.average}; it must be at least 0 and below 1")
         if self.precision not in ("bf16", "float32"):

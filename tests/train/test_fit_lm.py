@@ -245,7 +245,7 @@ def test_it_starts_at_the_uniform_loss_and_learns_by_heart(tmp_path, vocabulary,
 @pytest.mark.parametrize("wrong", [
     dict(steps=0), dict(rows=-1), dict(row_length=0), dict(learning_rate=float("nan")), dict(learning_rate=0.0), dict(clip=0.0),
     dict(average=1.0), dict(precision="fp8"), dict(accumulate=0), dict(accumulate=17), dict(checkpoint_every=0), dict(log_every=0),
-    dict(seed=-1), dict(warmup=-1), dict(weight_decay=-0.1), dict(recompute=-1),
+    dict(seed=-1), dict(warmup=-1), dict(weight_decay=-0.1), dict(recompute=-1), dict(weights={"image": -3.0}), dict(weights={"image": math.nan}),
 ])
 def test_nonsense_is_refused(wrong):
     with pytest.raises(BadInput) as error:

@@ -1,0 +1,63 @@
+"""What rounded weights cost in perplexity: a decoder learns a text for a minute, and reads of it what it has not seen. For bench_engine.py.
+
+A model with random weights would not tell: on what it draws itself, four bits cost nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import pydoc_data.topics
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmtok.batch import Batch, pack
+from mmtok.model.lm import LM
+from mmtok.model.writer import Writer
+from mmtok.nn.packed import Precision
+from mmtok.nn.reader import Reader
+from mmtok.segment import Document, Segment
+from mmtok.tokenizers.text import SentencePieceConfig
+
+PIECES = 253  # of a passage; with its marks 256 positions
+HELD_OUT = 10  # every tenth passage
+
+
+def manual(modality: str, n_pieces: int) -> tuple[list[Document], list[Document]]:
+    """The manual that every Python brings along (pydoc_data), in passages as codes of a modality: to learn, and held out."""
+    text = "\n".join(pydoc_data.topics.topics.values())
+    lines = [text[i : i + 2000] for i in range(0, len(text), 2000)]
+    codes = np.concatenate([s.codes for s in SentencePieceConfig(n_pieces).fit(lines).encode_batch(lines)])
+    passages = [Document((Segment(modality, codes=codes[i : i + PIECES]),), (True,)) for i in range(0, len(codes) - PIECES, PIECES)]
+    return [p for i, p in enumerate(passages) if i % HELD_OUT], passages[::HELD_OUT]
+
+
+def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_steps: int, n_rows: int = 8) -> None:
+    """n_steps of n_rows documents each, drawn at random."""
+    rng = np.random.default_rng(0)
+    for _ in range(n_steps):
+        chosen = rng.choice(len(documents), n_rows, replace=False)
+        step(pack(lm.vocabulary, [[lm.vocabulary.stream(documents[i])] for i in chosen]))
+    lm.eval()
+
+
+@torch.inference_mode()
+def nats(lm: LM, documents: list[Document], modality: str, precision: Precision) -> float:
+    """Mean nats of a code, as sampling reckons them in this precision of weights."""
+    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
+    h = Reader(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on
+    codes = torch.from_numpy(np.concatenate([d.segments[0].codes[:, 0] for d in documents])).long()
+    return float(nn.functional.cross_entropy(Writer(lm, modality, precision, len(documents)).id_logits(h), codes))
+
+
+def coarse(lm: LM, levels: int) -> LM:
+    """A copy whose every linear weight has 2 levels + 1 values for each of its outputs."""
+    made = copy.deepcopy(lm)
+    for module in made.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.data
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / levels
+            weight.copy_((weight / scale).round() * scale)
+    return made
