@@ -230,6 +230,20 @@ def test_marks_give_way_to_pieces_of_their_names(one_channel, make_llama, tmp_pa
     same_logits(run, folder, auto("dark <|pad|>", return_tensors="pt").input_ids)
 
 
+def test_the_context_length_is_the_starts_and_of_an_older_run_ours(one_channel, make_llama, tmp_path):
+    make_llama(tmp_path / "start")
+    start = json.loads((tmp_path / "start" / "config.json").read_text())
+    (tmp_path / "start" / "config.json").write_text(json.dumps(start | {"max_position_embeddings": 131_072}))
+    recipe = dataclasses.replace(open_run(one_channel).recipe, start=str(tmp_path / "start"))
+    run, place = train(recipe, tmp_path / "run"), tmp_path / "run" / "recipe.json"
+    says = lambda run: json.loads((export(run, tmp_path / "llama") / "config.json").read_text())["max_position_embeddings"]
+    assert says(run) == says(open_run(run.folder)) == 131_072 and says(open_run(one_channel)) == 32_768
+    older = json.loads(place.read_text())
+    del older["model"]["trunk"]["max_positions"]
+    place.write_text(json.dumps(older))
+    assert says(open_run(run.folder)) == says(train(recipe, run.folder)) == 32_768
+
+
 def test_ids_with_gaps_are_refused_naming_the_first(make_llama, tmp_path):
     make_llama(tmp_path / "start")
     pieces = json.loads((tmp_path / "start" / "tokenizer.json").read_text())

@@ -25,7 +25,7 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Signature
 from mmtok.vocabulary import Vocabulary
 
-MAX_POSITIONS = 32_768  # a Llama must name one; the rotary positions themselves have no limit
+MAX_POSITIONS = 32_768  # of a trunk that names none: a Llama must; the rotary positions themselves have no limit
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 READ, WRITE = "model.embed_tokens.weight", "lm_head.weight"  # the tables of ids; the second where they are untied
 FINGERPRINT = "mmtok_vocabulary"  # a key of config.json that transformers carries along unread
@@ -54,7 +54,7 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
 
 
 def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> DecoderConfig:
-    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions and tables of ids; dropout stays.
+    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions, context length and tables of ids; dropout stays.
 
     Raises BadInput for a folder without a config, another architecture, rotary positions scaled otherwise than Llama 3's, biases or
     quantised weights.
@@ -186,6 +186,8 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
         "rope_theta": _number(given, "rope_theta", float, where),
         "norm_eps": _number({"rms_norm_eps": 1e-6} | _set(config), "rms_norm_eps", float, where),
     }
+    if config.get("max_position_embeddings") is not None:
+        sizes["max_positions"] = _number(config, "max_position_embeddings", int, where)
     try:
         trunk = TransformerConfig(**sizes, dropout=dropout, rope_scaling=_scaling(config, where))
     except ValueError as error:
@@ -241,7 +243,7 @@ def _llama_config(lm: LM) -> dict[str, Any]:
         "num_key_value_heads": trunk.n_kv_heads,
         "head_dim": trunk.width // trunk.n_heads,
         "hidden_act": "silu",
-        "max_position_embeddings": MAX_POSITIONS,
+        "max_position_embeddings": trunk.max_positions or MAX_POSITIONS,
         "rms_norm_eps": trunk.norm_eps,
         "rope_theta": trunk.rope_theta,  # before transformers 5
         "rope_parameters": _rope_config(trunk),

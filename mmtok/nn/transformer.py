@@ -17,7 +17,10 @@ from mmtok.nn.attention import Attention, Llama3Scaling, packing, rotary
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the trunk. `from_depth` derives them all from one dial. Raises ValueError for sizes below 1 or that do not fit together."""
+    """Sizes of the trunk. `from_depth` derives them all from one dial. Raises ValueError for sizes below 1 or that do not fit together.
+
+    max_positions: the context length that a pretrained trunk says it was made for, kept for who asks; it limits nothing here.
+    """
 
     depth: int = 4
     width: int = 256
@@ -28,10 +31,11 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     dropout: float = 0.0
     rope_scaling: Llama3Scaling | None = None
+    max_positions: int | None = None
 
     def __post_init__(self):
-        for name in ("depth", "width", "n_heads", "n_kv_heads", "feed_forward"):
-            if getattr(self, name) < 1:
+        for name in ("depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"a trunk's {name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
             raise ValueError(f"a trunk's width must hold its heads in an even size each, and its heads share n_kv_heads evenly; got "

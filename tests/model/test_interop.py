@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_we_open_what_transformers_saves(trunk, tied, shard, tmp_path):
     llama.save_pretrained(tmp_path, max_shard_size=shard)
     assert (shard == "10KB") == (tmp_path / "model.safetensors.index.json").exists() or trunk.depth == 1
     lm = from_llama(tmp_path, ONE_CHANNEL).eval()
-    assert lm.config.trunk == trunk and lm.config.untied != tied
+    assert lm.config.trunk == replace(trunk, max_positions=llama.config.max_position_embeddings) and lm.config.untied != tied
     assert_same_logits(lm, llama)
 
 
@@ -110,6 +111,19 @@ def test_there_and_back_is_the_same_model(ours, tmp_path):
     for folder in ("a", "b"):  # the fingerprint travels through transformers
         with pytest.raises(BadInput, match=f"{other.fingerprint}"):
             from_llama(tmp_path / folder, other)
+
+
+@pytest.mark.parametrize("said, kept", [(4096, 4096), (131_072, 131_072), (None, 32_768)])
+def test_the_context_length_is_the_starts(said, kept, tmp_path):
+    """There and back twice; a checkpoint that names none gets ours."""
+    llama_of(SIZES[3], ONE_CHANNEL.size, max_position_embeddings=said or 64).save_pretrained(tmp_path / "start")
+    config = json.loads((tmp_path / "start" / "config.json").read_text())
+    if said is None:
+        del config["max_position_embeddings"]
+        (tmp_path / "start" / "config.json").write_text(json.dumps(config))
+    for before, after in (("start", "a"), ("a", "b")):
+        to_llama(from_llama(tmp_path / before, ONE_CHANNEL), tmp_path / after)
+        assert transformers.AutoConfig.from_pretrained(tmp_path / after).max_position_embeddings == kept
 
 
 def test_scaled_positions_are_those_of_transformers():
@@ -197,6 +211,7 @@ def saved(tmp_path):
     ({"rope_parameters": None, "rope_theta": "ten"}, "rope_theta is 'ten'"), ({"rope_parameters": None, "rope_theta": -1}, "a is -1"),
     ({"rope_parameters": {"rope_theta": float("nan")}}, "rope_theta is nan"), ({"tie_word_embeddings": "yes"}, "'yes', where true or false"),
     ({"rope_parameters": {"rope_type": "llama3", "factor": "8"}}, "factor is '8'"),
+    ({"max_position_embeddings": 0}, "max_position_embeddings is 0, where a whole"), ({"max_position_embeddings": "4k"}, "is '4k'"),
 ])
 def test_what_differs_from_our_trunk_is_refused_by_name(saved, change, says):
     config = json.loads((saved / "config.json").read_text()) | change

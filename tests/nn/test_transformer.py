@@ -100,7 +100,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes):
 
 
 @pytest.mark.parametrize("size", [0, -4])
-@pytest.mark.parametrize("name", ["depth", "width", "n_heads", "n_kv_heads", "feed_forward"])
+@pytest.mark.parametrize("name", ["depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions"])
 def test_sizes_below_one_are_refused_by_name(name, size):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
         TransformerConfig(**{name: size})
