@@ -94,7 +94,7 @@ class StaticStep(nn.Module):
         return weight.detach().to(self.dtype if weight.ndim == 2 else weight.dtype)
 
     def holds(self, trunk: Transformer) -> bool:
-        """Whether these copies are what would be copied now. At width 384 and depth 6 it takes as long as two or three frames."""
+        """Whether these copies are what would be copied now. At width 384 and depth 6 it took as long as two frames."""
         pairs = [(own[name], weights) for own, block in zip(self.layers, trunk.layers) for name, weights in _weights(block).items()]
         return all(_equal(self._rounded(w), part) for copy, weights in [*pairs, (self.last, (trunk.norm.weight,))]
                    for w, part in zip(weights, copy.split([len(w) for w in weights])))

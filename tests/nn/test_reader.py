@@ -1,3 +1,5 @@
+import copy
+import functools
 import shutil
 
 import pytest
@@ -7,6 +9,7 @@ from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.packed import lay_out, with_linears_laid_out
 from mmtok.nn.reader import Reader
 from mmtok.nn.transformer import Transformer, TransformerConfig
+from mmtok.train.fit_lm import TrainConfig, make_optimizer
 
 SIZES = dict(depth=3, width=32, n_heads=4, feed_forward=48)
 CONFIGS = [TransformerConfig(**SIZES, n_kv_heads=2), TransformerConfig(**SIZES, n_kv_heads=4, rope_scaling=Llama3Scaling(original_positions=64))]
@@ -107,8 +110,77 @@ def test_a_compiled_step_reads_the_same(trunk, start):
             a, b = plain.read(x[:, here]), compiled.read(x[:, here])
             assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
     assert Reader(trunk, n_rows=2, compile_slots=50).static is compiled.static  # compiled once
-    trunk.norm.weight.mul_(2)
-    assert Reader(trunk, n_rows=2, compile_slots=50).static is not compiled.static
+
+
+def learn(trunk):
+    """A step of the optimiser that training takes: what torch counts of a weight's changes may not tell of it."""
+    trunk.requires_grad_(True)
+    optimizer = make_optimizer(trunk, TrainConfig(learning_rate=0.05))
+    for parameter in trunk.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    trunk.requires_grad_(False)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The steps that would be compiled run as they are."""
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+
+
+def reads_as_it_is(trunk, x, **how):
+    """Whether a Reader of the trunk as it is now reads as the trunk itself does; returns its step too."""
+    reader = Reader(trunk, n_rows=len(x), **how)
+    with torch.inference_mode():
+        read = torch.cat([reader.read(x[:, t : t + 1]) for t in range(x.shape[1])], 1)
+    return torch.allclose(read, whole(trunk, x), rtol=0, atol=1e-4 if x.dtype == torch.float32 else 1e-10), reader.static
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_trunk_that_learned_is_compiled_anew(trunk):
+    trunk.float()
+    for _ in range(2):
+        assert reads_as_it_is(trunk, states(2, 5).float(), compile_slots=50)[0]
+        learn(trunk)
+
+
+def test_a_step_is_kept_while_sizes_and_weights_stay(trunk, uncompiled):
+    x = states(2, 5)
+    right, first = reads_as_it_is(trunk, x, compile_slots=50)
+    assert right and Reader(trunk, n_rows=2, compile_slots=60).static is first  # a cache of as many slots
+    assert Reader(trunk, n_rows=2, compile_slots=70).static is not first
+    for change in (lambda: learn(trunk), lambda: trunk.layers[1].mlp.down_proj.weight.data[3, 4].mul_(1 + 1e-9)):
+        before = Reader(trunk, n_rows=2, compile_slots=50).static
+        change()
+        right, after = reads_as_it_is(trunk, x, compile_slots=50)
+        assert right and after is not before and Reader(trunk, n_rows=2, compile_slots=50).static is after
+
+
+def test_each_weight_that_a_step_holds_is_looked_at(trunk, uncompiled):
+    for name, parameter in trunk.named_parameters():
+        before = Reader(trunk, n_rows=1, compile_slots=50).static
+        parameter.data.view(-1)[-1] += 1e-6
+        assert (Reader(trunk, n_rows=1, compile_slots=50).static is before) == (name == "embed_tokens.weight"), name
+
+
+@pytest.mark.parametrize("precision", ["full", "bfloat16", "int8"])
+def test_a_reader_made_after_learning_has_what_was_learned(trunk, precision):
+    trunk.float()
+    Reader(trunk, precision).read(states(1, 3).float())
+    learn(trunk)
+    read, fresh = (Reader(t, precision).read(states(1, 3).float()) for t in (trunk, copy.deepcopy(trunk)))
+    assert torch.equal(read, fresh) and (read - whole(trunk, states(1, 3).float())).norm() < 0.1 * read.norm()
+
+
+def test_steps_are_compiled_any_number_of_times(trunk, monkeypatch):
+    """torch refuses the ninth of what shares one code."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+    for _ in range(10):
+        assert reads_as_it_is(trunk, states(1, 2), compile_slots=50)[0]
+        learn(trunk)
 
 
 def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
