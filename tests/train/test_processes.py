@@ -140,7 +140,7 @@ def test_alone_everything_is_answered_at_once(monkeypatch):
 
 @pytest.mark.slow
 def test_under_torchrun_killed_at_two_processes_and_resumed_at_three(tiny_words, tmp_path):
-    words = ["-m", "mmtok", "train", *tiny_words, "--precision", "float32", "--train.steps", "300", "--log_every", "10"]
+    words = ["-m", "mmtok", "train", *tiny_words, "--train.precision", "float32", "--train.steps", "300", "--log_every", "10"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *words, "--out", tmp_path / "one"], check=True, env=environment)
 
