@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rounded import coarse, learn, manual, nats
+from rounded import coarse, divergence, learn, log_probs, manual, nats
 from side_by_side import Line, machine, matrix_products, parsed, parser, reading, report, turn_about
 
 from mmtok.batch import Batch, pack, plan_rows
@@ -230,15 +230,15 @@ def decode_1(setting: Setting) -> Iterator[Line]:
 
 
 def rounding(setting: Setting) -> Iterator[Line]:
-    """Perplexity that int8 weights cost on text that a trained decoder has not seen; beside it what four bits would, which must show."""
+    """What int8 weights cost a trained decoder on text that it has not seen: perplexity, and divergence beside that of four bits."""
     lm = our_model()
     learned, unseen = manual("image", N_CODES)
     learn(lm, our_stepper(lm, 1e-3), learned, n_steps=200)
-    full, int8 = (nats(lm, unseen, "image", precision) for precision in ("full", "int8"))
-    four_bits = nats(coarse(lm, 7), unseen, "image", "full")
-    line = lambda what, x, least: Line(what, "", float(np.exp(x)), "full", float(np.exp(full)), "ratio", float(np.exp(x - full)), 1.01, least=least)
-    yield line("perplexity with int8 weights", int8, False)
-    yield line("  with weights of four bits, as a control", four_bits, True)
+    full, int8 = (log_probs(lm, unseen, "image", precision) for precision in ("full", "int8"))
+    a, b = (float(np.exp(nats(x, unseen))) for x in (int8, full))
+    yield Line("perplexity with int8 weights", "", a, "full", b, "ratio", a / b, 1.01, least=False)
+    a, b = (divergence(full, x) for x in (int8, log_probs(coarse(lm, 7), unseen, "image", "full")))
+    yield Line("  divergence from the full ones", "nats", a, "of four bits", b, "ratio", a / b, 0.2, least=False)
 
 
 def decode_many(setting: Setting) -> Iterator[Line]:

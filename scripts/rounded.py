@@ -1,6 +1,7 @@
 """What rounded weights cost in perplexity: a decoder learns a text for a minute, and reads of it what it has not seen. For bench_engine.py.
 
-A model with random weights would not tell: on what it draws itself, four bits cost nothing.
+A perplexity alone hardly tells, as rounding helps as often as it hurts: two levels on each side of 0 cost it 0.03 %. The divergence from the
+unrounded model's distributions does: it cannot be below 0, and grows by 5 for each bit that is taken away.
 """
 
 from __future__ import annotations
@@ -44,12 +45,22 @@ def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_st
 
 
 @torch.inference_mode()
-def nats(lm: LM, documents: list[Document], modality: str, precision: Precision) -> float:
-    """Mean nats of a code, as sampling reckons them in this precision of weights."""
+def log_probs(lm: LM, documents: list[Document], modality: str, precision: Precision) -> torch.Tensor:
+    """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this precision of weights."""
     batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
     h = Reader(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on
-    codes = torch.from_numpy(np.concatenate([d.segments[0].codes[:, 0] for d in documents])).long()
-    return float(nn.functional.cross_entropy(Writer(lm, modality, precision, len(documents)).id_logits(h), codes))
+    return Writer(lm, modality, precision, len(documents)).id_logits(h).float().log_softmax(-1)
+
+
+def nats(log_p: torch.Tensor, documents: list[Document]) -> float:
+    """Mean -log p of the codes."""
+    codes = torch.from_numpy(np.concatenate([d.segments[0].codes for d in documents])).long()
+    return -float(log_p.gather(1, codes).mean())
+
+
+def divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> float:
+    """Mean KL(p || q) in nats: what a code drawn from p costs more under q."""
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
 
 def coarse(lm: LM, levels: int) -> LM:
