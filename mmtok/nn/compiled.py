@@ -6,10 +6,12 @@ anew. That path follows torch's documentation and source; it has not been run on
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 from weakref import WeakKeyDictionary
@@ -23,6 +25,7 @@ from mmtok.nn.transformer import Block, Transformer
 
 # weights as constants in the layout that each product likes, no interpreter between the products, and products written for their shape
 OPTIONS = {"freezing": True, "cpp_wrapper": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}  # else it prints how fast each product tried was
 Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]], Tensor]
 _made: WeakKeyDictionary[Transformer, tuple[tuple, _Compiled]] = WeakKeyDictionary()  # of each trunk the last step compiled
 
@@ -31,7 +34,7 @@ def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: 
     """The trunk's step for `n_rows` over a cache of `n_slots`, of which every slot is read; see `StaticStep.forward`.
 
     Kept for the next call with equal sizes and weights: these are compared bit for bit, as neither what torch counts of their changes nor
-    where they lie tells of a fused optimiser's step. None, with a warning of one line, where there is no C++ compiler, or no headers of Python's.
+    where they lie tells of a fused optimiser's step. None, with a warning of one line, where a compiler or Python's headers are missing.
     """
     device = trunk.norm.weight.device
     sizes = (device, dtype, n_rows, n_slots, torch.get_num_threads())
@@ -66,14 +69,28 @@ class _Compiled:
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, slot: Tensor, mask: Tensor, stored: list[Tensor]) -> Tensor:
         shapes = x.shape, cos.shape, mask.shape
         if not self.on_cpu:
-            return self.compiled(self.static, x, cos, sin, slot, mask, stored).clone()  # a replay of the graph writes over what it returned before
+            return self.compiled(self.static, x, cos, sin, slot, mask, stored).clone()  # a replay of the graph writes over what it returned
         if shapes in self.seen:
             return self.compiled(self.static, x, cos, sin, slot, mask, stored)
-        import torch._inductor.config as config
+        from torch._inductor import config
 
         self.seen.add(shapes)
-        with config.patch(OPTIONS):  # not as torch.compile's options: freezing would not hear of it
+        with config.patch(OPTIONS | QUIET), _without_asides():  # not as torch.compile's options: freezing would not hear of it
             return self.compiled(self.static, x, cos, sin, slot, mask, stored)
+
+
+@contextmanager
+def _without_asides() -> Iterator[None]:
+    """Without torch's word that CUDA is installed but no GPU is there, or that torch uses what it deprecates. All else passes."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 class StaticStep(nn.Module):

@@ -1,6 +1,9 @@
 import copy
 import functools
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,6 +113,26 @@ def test_a_compiled_step_reads_the_same(trunk, start):
             a, b = plain.read(x[:, here]), compiled.read(x[:, here])
             assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
     assert Reader(trunk, n_rows=2, compile_slots=50).static is compiled.static  # compiled once
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiling_says_nothing(tmp_path):
+    """In a process and a cache of its own: what is compiled already or was said once is not said again."""
+    code = """
+import sys, torch, warnings
+from mmtok.nn.reader import Reader
+from mmtok.nn.transformer import Transformer, TransformerConfig
+warnings.simplefilter("default", UserWarning)
+warnings.showwarning = lambda message, category, *_: issubclass(category, UserWarning) and print(message, file=sys.stderr)
+reader = Reader(Transformer(TransformerConfig(1, 64, 2, 2, 96), 7).eval().requires_grad_(False), compile_slots=20)
+with torch.inference_mode():
+    reader.read(torch.ones(1, 1, 64))
+print(any(sys.argv[1] in line for line in open("/proc/self/maps")))
+"""
+    how = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=how, check=True)
+    assert done.stderr == "" and done.stdout == "True\n"
 
 
 def learn(trunk):
