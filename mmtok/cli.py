@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +22,7 @@ Overrides = Annotated[list[str], Arg("fields of the recipe with their new values
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
 RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")]
 Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
+FIRST_SPEAKS = 60.0  # seconds that a machine's first process is given to say what is wrong
 
 
 def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
@@ -246,10 +249,23 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BadInput as error:
-        _say(str(error))
+        wrong = str(error)
     except OSError as error:
-        _say(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
+        wrong = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+    _let_the_first_say_it()
+    _say(wrong)
     return 2
+
+
+def _let_the_first_say_it() -> None:
+    """Of the processes that torchrun started on a machine and that have not met yet, wait for the first to say what is wrong in them all.
+
+    torchrun ends the others as soon as one has ended; so none may end before the first has spoken. Who is still here then speaks too.
+    """
+    processes = sys.modules.get("mmtok.train.processes")
+    if os.environ.get("LOCAL_RANK", "0") != "0" and not (processes and processes.met):
+        with suppress(KeyboardInterrupt):
+            time.sleep(FIRST_SPEAKS)
 
 
 def _say(text: str) -> None:

@@ -96,6 +96,7 @@ class Processes:
 
 
 ALONE = Processes()
+met = False  # whether this process has begun to meet others; before that they all do the same, and what is wrong is wrong for all
 
 
 LOST = "another process of this training is gone or does not answer; the same command goes on from the last checkpoint"
@@ -112,6 +113,8 @@ def joined(lost: str = LOST) -> Iterator[Processes]:
     if world == 1 or "RANK" not in os.environ:
         yield ALONE
         return
+    global met
+    met = True
     rank, device = int(os.environ["RANK"]), torch.device("cpu")
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", rank))

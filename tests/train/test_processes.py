@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmtok.cli import main
 from mmtok.segment import BadInput
 from mmtok.train.fit_lm import Trainer
 from mmtok.train.log import read_log
@@ -122,6 +123,19 @@ def test_checkpoints_that_not_all_see_are_refused(tmp_path):
         it.resume()
 
 
+@pytest.mark.parametrize("rank, met, waits", [(0, False, []), (1, False, [""]), (1, True, [])])
+def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(rank, met, waits, monkeypatch, capsys):
+    """The others wait to be ended by torchrun, which ends all once one has ended, and speak only when nobody does."""
+    monkeypatch.setattr("mmtok.train.processes.met", met)
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    waited = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waited.append(capsys.readouterr().err))
+    assert main(["train", "nowhere.py"]) == 2 and waited == waits
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("mmtok: " if rank == 0 else "mmtok (process 1): ") and "nowhere.py" in line
+
+
 # ---- alone
 
 def test_alone_everything_is_answered_at_once(monkeypatch):
@@ -137,6 +151,15 @@ def test_alone_everything_is_answered_at_once(monkeypatch):
 
 
 # ---- torchrun
+
+@pytest.mark.slow
+def test_under_torchrun_a_wrong_field_is_said_once(tiny_words, tmp_path):
+    words = ["-m", "mmtok", "train", *tiny_words, "--out", tmp_path / "run", "--train.stepz", "3"]
+    command = [*TORCHRUN, "--nproc-per-node", "2", *words]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    said = [line for line in done.stderr.splitlines() if "stepz" in line]
+    assert done.returncode and len(said) == 1 and said[0].startswith("mmtok: the recipe has no field --train.stepz")
+
 
 @pytest.mark.slow
 def test_under_torchrun_killed_at_two_processes_and_resumed_at_three(tiny_words, tmp_path):
