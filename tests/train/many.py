@@ -1,6 +1,7 @@
 """What test_processes.py looks at: small trainings by one, two and three processes, forked so that torch is imported once.
 
-    python many.py FOLDER    writes FOLDER/NAME.json: what process 0 saw of the training NAME, and what the others did
+    python many.py FOLDER             writes FOLDER/NAME.json: what process 0 saw of the training NAME, and what the others did
+    python many.py FOLDER compiled    then those whose blocks are compiled, which takes half a minute
 """
 
 import json
@@ -18,6 +19,7 @@ import torch.distributed.fsdp  # noqa: F401  before the forks: a second each
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TOY, segment_maker  # noqa: E402
 from forked import fork  # noqa: E402
+from torch._dynamo.utils import counters  # noqa: E402
 
 from mmtok.data.loader import Corrupt, Loader, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
@@ -31,6 +33,7 @@ from mmtok.vocabulary import Vocabulary  # noqa: E402
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
 CONFIG = TrainConfig(steps=8, rows=4, row_length=64, learning_rate=5e-3, warmup=3, precision="float32", clip=0.7, log_every=1)
 TASKS = (Task(("caption",), ("speech",), drop_given=0.3), Task(("caption",), ("jets",)))
+COMPILED = {"two-compiled": {}, "two-sharded-compiled": {"shard": True}, "two-sharded-compiled-recomputed": {"shard": True, "recompute": 1}}
 JETS = 1  # the number of their task
 CUT = 4
 
@@ -98,6 +101,14 @@ def by_two(home, processes):
     train(home, "two-sharded-bf16-recomputed", processes, 3, shard=True, precision="bf16", recompute=1)
 
 
+def by_two_compiled(home, processes):
+    for name, changes in COMPILED.items():
+        torch._dynamo.reset()
+        counters.clear()
+        train(home, name, processes, 3, compile=True, **changes)
+        note(home, f"{name}-graphs", processes, str(dict(counters["stats"])))
+
+
 def by_three(home, processes):
     train(home, "three", processes, resume="two")
     train(home, "three-sharded", processes, resume="two-sharded", shard=True)
@@ -149,16 +160,17 @@ def by(n, work, home):
     return fork(n, one)
 
 
-def main(home):
+def main(home, compiled=False):
     torch.set_num_threads(1)
-    write_data(home)
-    codes = {}
-    for n, work in [(1, by_one), (2, by_two), (3, by_three), (1, by_one_again), (2, first_fails), (2, one_dies)]:
+    if not compiled:
+        write_data(home)
+    codes, plain = {}, [(1, by_one), (2, by_two), (3, by_three), (1, by_one_again), (2, first_fails), (2, one_dies)]
+    for n, work in [(2, by_two_compiled)] if compiled else plain:
         start = time.monotonic()
         codes[work.__name__] = by(n, work, home)
         print(work.__name__, codes[work.__name__], f"{time.monotonic() - start:.1f} s", flush=True)
-    (home / "codes.json").write_text(json.dumps(codes))
+    (home / ("codes-compiled.json" if compiled else "codes.json")).write_text(json.dumps(codes))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] == ["compiled"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,12 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    subprocess.run([sys.executable, Path(__file__).with_name("many.py"), folder], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    many(folder)
     return folder
+
+
+def many(*words):
+    subprocess.run([sys.executable, Path(__file__).with_name("many.py"), *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def told(home, name):
@@ -83,6 +88,16 @@ def test_sharded_blocks_computed_again_make_the_same_steps_bit_for_bit(home, nam
     run, again = told(home, name), told(home, f"{name}-recomputed")
     assert again["sharded"] and again["untouched"] == 0 and again["steps"] == run["steps"][:3]
     assert name == "two-sharded" or again["sum"] == run["sum"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_blocks_make_the_same_steps_whole_and_sharded_by_one_graph(home):
+    many(home, "compiled")
+    for name, is_sharded in (("two-compiled", False), ("two-sharded-compiled", True), ("two-sharded-compiled-recomputed", True)):
+        run = told(home, name)
+        assert run["sharded"] == is_sharded and len(run["steps"]) == 3 and same_steps(run, told(home, "one"), within=1e-4)
+        assert all("'unique_graphs': 1}" in (home / f"{name}-graphs-{rank}.txt").read_text() for rank in (0, 1))
 
 
 def test_a_shard_is_a_share(home):
