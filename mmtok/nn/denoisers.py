@@ -159,9 +159,11 @@ class GridDenoiser(nn.Module):
 class CodeDenoiser(nn.Module):
     """A transformer that says what hidden codes of a grid may be, given those that are not and a vector: masked diffusion's network.
 
-    It is not told how many are hidden: it can count them (Ou et al. 2024, arXiv 2406.03736, section 3). The vector modulates every layer
-    and stands before the codes as a token too: where most codes are known it hardly matters, so that by modulation alone it is learned
-    late (after 500 steps on digits a wrong name cost 0.06 bits a code, with the token 0.12).
+    It is not told how many are hidden: it can count them (Ou et al. 2024, arXiv 2406.03736, section 3). The vector is told thrice, as
+    where most codes are known it hardly matters and is learned late: it modulates every layer, stands before the codes as a token, and
+    is added to each of them (samples of digits by name, after 600 steps and under guidance: 0.30 judged right without the last, 0.60
+    with it). Hidden codes look alike, so that where they stand is all that attention has to go by: it is told as turns too, of which a
+    neighbour's is the same everywhere.
     """
 
     def __init__(self, config: DiTConfig, n_levels: int, grid: tuple[int, int], hidden_size: int):
@@ -169,6 +171,7 @@ class CodeDenoiser(nn.Module):
         self.enter = nn.Embedding(n_levels + 1, config.width)  # the last one is the mask
         self.state = nn.Linear(hidden_size, config.width)
         self.token = nn.Linear(hidden_size, config.width)
+        self.everywhere = nn.Linear(hidden_size, config.width)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final = Final(config.width, n_levels)
         _initialise(self)
@@ -180,7 +183,7 @@ class CodeDenoiser(nn.Module):
     def forward(self, codes: Tensor, h: Tensor) -> Tensor:
         """codes (B, L), hidden ones n_levels; h (B, hidden_size) -> logits (B, L, n_levels). Rows of the grid follow each other."""
         told = self.state(h)
-        z = self.enter(codes) + self.position_embed
+        z = self.enter(codes) + self.position_embed + self.everywhere(h)[:, None]
         z = torch.cat([self.token(h)[:, None].to(z.dtype), z], 1)
         for block in self.blocks:
             z = block(z, told, None, (self.cos, self.sin))
