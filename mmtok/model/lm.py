@@ -20,7 +20,7 @@ from mmtok.model.cascade import Cascade
 from mmtok.model.denoising import FrameDiffusion, GridDiffusion
 from mmtok.model.frames import FrameEmbedding
 from mmtok.model.heads import Chained, Parallel, widened
-from mmtok.nn import crossentropy
+from mmtok.nn.crossentropy import class_nats
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import BadInput
 from mmtok.vocabulary import Vocabulary
@@ -174,12 +174,7 @@ class LM(nn.Module):
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
         span = self.vocabulary.span(m)
         index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
-        if len(h) * (len(span) + 1) > crossentropy.WHOLE:
-            return crossentropy.chunked_nats(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
-        logits = self.id_logits(h, m)
-        never_end = torch.zeros_like(logits, dtype=torch.bool)
-        never_end[:, -1] = ~may_end
-        return F.cross_entropy(logits.masked_fill(never_end, float("-inf")), index, reduction="none")
+        return class_nats(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
 
     def _frame_nats(self, m: str, h: Tensor, target: Tensor, batch: Batch, seed: int | None) -> Tensor:
         """(N,) of the frame's values where the target is a frame of modality m, 0 where it is the end."""

@@ -1,11 +1,11 @@
-"""Nats in chunks are those of the whole table of logits, with its gradients, at a fraction of what it holds."""
+"""Nats of classes are those of the whole table of logits, with its gradients, at a fraction of what it holds."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtok.nn.crossentropy import chunked_nats
+from mmtok.nn.crossentropy import class_nats
 
 BANNED = (0, 7)
 N, M, K = 60, 8, 500
@@ -30,7 +30,7 @@ def plainly(h, weight, target, last):
 
 
 def in_chunks(chunk):
-    return lambda *given: chunked_nats(*given, BANNED, chunk)
+    return lambda *given: class_nats(*given, BANNED, chunk)
 
 
 def with_gradients(way, h, weight, *rest):
@@ -38,7 +38,7 @@ def with_gradients(way, h, weight, *rest):
     return nats, *torch.autograd.grad((nats * torch.linspace(-1, 2, len(nats))).sum(), (h, weight))
 
 
-@pytest.mark.parametrize("chunk", [1, 7 * K, N * K, 10**9])
+@pytest.mark.parametrize("chunk", [1, 7 * K, N * K, 10**9, None])
 def test_nats_and_gradients_are_those_of_the_whole_table(given, chunk):
     for ours, theirs in zip(with_gradients(in_chunks(chunk), *given), with_gradients(plainly, *given)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
@@ -46,7 +46,7 @@ def test_nats_and_gradients_are_those_of_the_whole_table(given, chunk):
 
 def test_gradients_are_those_of_finite_differences(given):
     h, weight, target, last = given
-    some = lambda h, weight: chunked_nats(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
+    some = lambda h, weight: class_nats(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
     assert torch.autograd.gradcheck(some, (h[:4].detach().requires_grad_(), weight[:12].detach().requires_grad_()))
 
 
@@ -56,12 +56,13 @@ def test_no_rows_give_no_nats_and_a_gradient_of_zeros(given):
     assert nats.shape == (0,) and gradient.shape == weight.shape and not gradient.any()
 
 
-def test_under_autocast_they_are_as_near_to_the_truth_as_the_whole_table_is(given):
+@pytest.mark.parametrize("chunk", [9 * K, None])
+def test_under_autocast_they_are_as_near_to_the_truth_as_the_whole_table_is(given, chunk):
     h, weight, *rest = given
     truth = with_gradients(plainly, *given)
     halves = [x.detach().float().requires_grad_() for x in (h, weight)]
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = (with_gradients(way, *halves, *rest) for way in (in_chunks(9 * K), plainly))
+        ours, theirs = (with_gradients(way, *halves, *rest) for way in (in_chunks(chunk), plainly))
     assert [x.dtype for x in ours] == [torch.float32] * 3
     for x, y, exact in zip(ours, theirs, truth):
         assert 0 < (x - exact).norm() < 1.1 * (y - exact).norm() < 0.02 * exact.norm()
@@ -82,9 +83,13 @@ def saved_bytes(work):
 
 
 def test_no_table_of_logits_is_kept_for_the_backward_pass(given):
+    """But of small ones, what comes back through the softmax, in the products' type."""
     table = N * K * 8
     assert saved_bytes(lambda: plainly(*given)) > table
-    assert saved_bytes(lambda: chunked_nats(*given, BANNED, 5 * K)) < (N + K) * M * 8 + 4 * N * 8
+    halves = [x.detach().float().requires_grad_() for x in given[:2]]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert N * K * 2 < saved_bytes(lambda: class_nats(*halves, *given[2:], BANNED)) < N * K * 3
+    assert saved_bytes(lambda: class_nats(*given, BANNED, 5 * K)) < (N + K) * M * 8 + 4 * N * 8
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -100,7 +105,7 @@ def test_no_table_of_logits_is_ever_made(given, gradients):
             return made
 
     with Watch() as watch, torch.set_grad_enabled(gradients):
-        nats = chunked_nats(*given, BANNED, 9 * K)
+        nats = class_nats(*given, BANNED, 9 * K)
         if gradients:
             nats.sum().backward()
     assert watch.largest == 9 * K and nats.requires_grad == gradients
