@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmtok.cli import main
 from mmtok.data.tokens import read_tokens
 from mmtok.run import open_run
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.log import MEASURED, read_log
 
+LIVES = Path(__file__).parent.parent / "lives.py"
 RECIPE = """
 from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Corrupt, Task
@@ -131,42 +132,21 @@ def newest(folder):
     return max((int(path.name.removeprefix("step-")) for path in folder.glob("step-*")), default=0)
 
 
-CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}  # audit events, raised before the change
+@pytest.fixture
+def life():
+    """(words, folder, last) -> exit status and number of changes, as in lives.py."""
+    with subprocess.Popen([sys.executable, LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
+        def one(words, out, last=None):
+            print(json.dumps([[str(word) for word in words], str(out), last]), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
 
-def life(words, out, last=None):
-    """Run `mmtok` as a process, killed before change number `last` of `out`, from 0; its exit status, and how many changes it made."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        n = 0
-
-        def watch(event, args):
-            nonlocal n
-            if event not in CHANGES or event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
-                return
-            within = event in ("os.remove", "os.rmdir") and args[1] != -1  # of a folder that is open, which is being removed
-            if not (within or str(args[0]).startswith(f"{out}/")):
-                return
-            if n == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            n += 1
-
-        sys.addaudithook(watch)
-        code = 99
-        try:
-            code = main(words)
-            os.write(writer, json.dumps(n).encode())
-        finally:
-            os._exit(code)
-    os.close(writer)
-    with open(reader) as file:
-        said = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), int(said) if said else None
+        yield one
+        process.stdin.close()
 
 
 @pytest.mark.slow
-def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(words, contents, tmp_path):
+def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(words, contents, life, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     few = lambda out: words(out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2")
     code, n_changes = life(few(whole), whole)
