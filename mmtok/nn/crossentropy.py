@@ -28,7 +28,7 @@ def class_nats(h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, ba
     device = h.device.type
     if torch.is_autocast_enabled(device):
         h, weight = (x.to(torch.get_autocast_dtype(device)) for x in (h, weight))
-    whole = len(h) * len(weight) <= WHOLE if chunk is None else False
+    whole = chunk is None and len(h) * len(weight) <= WHOLE
     n_rows = max(1, len(h)) if whole else max(1, (chunk or CHUNK) // len(weight))
     out = torch.tensor(banned, dtype=torch.long, device=h.device)
     return _Nats.apply(h, weight, target, last_legal, out, n_rows, whole)
