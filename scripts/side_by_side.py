@@ -60,9 +60,15 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def turn_about(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each side, which take turns; the first turn only warms up."""
-    turns = [[seconds(side) for side in sides] for _ in range(repeats + 1)][1:]
-    return [statistics.median(x) for x in zip(*turns)]
+    """Median seconds of each side, which take turns, backwards in every other one, as who goes after whom counts too.
+
+    The first turn only warms up.
+    """
+    took: list[list[float]] = [[] for _ in sides]
+    for turn in range(repeats + 1):
+        for i in range(len(sides))[:: 1 if turn % 2 else -1]:
+            took[i].append(seconds(sides[i]))
+    return [statistics.median(x[1:]) for x in took]
 
 
 # ---- the machine

@@ -31,12 +31,12 @@ def test_a_bar_is_met_on_it_and_missed_beyond_it_or_when_something_went_wrong(si
     assert not wrong.met and str(wrong).endswith("MISSED (codes differ)")
 
 
-def test_sides_take_turns_and_the_first_turn_only_warms_up(side_by_side, monkeypatch):
+def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_warms_up(side_by_side, monkeypatch):
     calls = []
     took = {"a": iter((100.0, 1.0, 3.0, 2.0)), "b": iter((100.0, 5.0, 5.0, 7.0))}
     monkeypatch.setattr(side_by_side, "seconds", lambda side: side())
     sides = [lambda name=name: calls.append(name) or next(took[name]) for name in "ab"]
-    assert side_by_side.turn_about(sides, 3) == [2.0, 5.0] and calls == ["a", "b"] * 4
+    assert side_by_side.turn_about(sides, 3) == [2.0, 5.0] and calls == list("baabbaab")
 
 
 def bench(*words, script="bench.py"):
