@@ -1,15 +1,18 @@
-"""Trains a run where it does not stand, and notes beside it how much of the processors that took."""
+"""What the benchmarks that train share: a run is trained where it does not stand, what that cost is noted; wrong input gets one line."""
 
 from __future__ import annotations
 
 import json
 import math
 import resource
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mmtok.files import write_text
 from mmtok.recipe import Recipe
 from mmtok.run import Run, train
+from mmtok.segment import BadInput
 
 SPENT = "cpu_minutes.json"
 
@@ -27,3 +30,12 @@ def cpu_minutes() -> float:
     """Of this process, over all its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return (usage.ru_utime + usage.ru_stime) / 60
+
+
+def called(main: Callable[[], None]) -> None:
+    """Call a script's main; wrong input is answered in one line, with exit status 2."""
+    try:
+        main()
+    except (BadInput, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
