@@ -122,7 +122,7 @@ class _Gaussians:
 def zero_shot(s: Setting) -> dict[str, float]:
     """Name held-out images by the caption under which they are likeliest; of slow likelihoods only some images, drawn by the seed.
 
-    What is random in an estimate is the same under all captions.
+    What is random in an estimate or a bound is the same under all captions.
     """
     classes = sorted(set(s.examples("train")[0]))
     if len(classes) > MAX_CLASSES:

@@ -147,8 +147,7 @@ class Run:
         """
         if not prompts:
             return []
-        if sampling.guidance != 1:
-            self._check_guidance(prompts[0], sampling.guidance)
+        sampling = self._guided(prompts, sampling)
         drawn: list[Sampled] = []
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         holes = bool(prompts[0].segments[-1].holes)
@@ -171,33 +170,41 @@ class Run:
     def stream(self, prompts: Sequence[Document], sampling: Sampling,
                seed: int) -> Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]:
         """Continue one batch of prompts, a frame at a time, and return what `draw` does: see `mmtok.model.generate.stream`."""
-        if prompts and sampling.guidance != 1:
-            self._check_guidance(prompts[0], sampling.guidance)
+        sampling = self._guided(prompts, sampling)
         return (yield from stream(self.lm, prompts, sampling, torch.Generator(self.lm.device).manual_seed(seed)))
 
-    def _check_guidance(self, prompt: Document, guidance: float) -> None:
-        """Raise BadInput unless the task that the prompt asks was trained with just these segments left out."""
-        given, to = [s.modality for s in prompt.segments[:-1] if s is not None], prompt.segments[-1].modality
-        task = self.task_for(given, to)
-        if given and not (task.drop_given > 0 and len(given) == len(task.given)):
-            raise BadInput(f"guidance {guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
+    def _guided(self, prompts: Sequence[Document], sampling: Sampling) -> Sampling:
+        """The sampling; without guidance, which would only cost twice as much, where no prompt gives anything that it could lead to.
+
+        Raises BadInput unless the tasks that the prompts ask were trained with just the given segments left out.
+        """
+        if sampling.guidance == 1:
+            return sampling
+        asked = dict.fromkeys((tuple(s.modality for s in p.segments[:-1] if s is not None), p.segments[-1].modality) for p in prompts)
+        for given, to in asked:
+            task = self.task_for(given, to)
+            if given and not (task.drop_given > 0 and len(given) == len(task.given)):
+                raise BadInput(f"guidance {sampling.guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
+        return sampling if any(given for given, _ in asked) else replace(sampling, guidance=1.0)
 
     def score_documents(self, documents: Sequence[Document], lm: LM | None = None, at_once: int | None = None) -> list[Score]:
         """Score documents under the trained decoder (or another one, such as an untrained one).
 
-        at_once: where a likelihood is solved for in steps ("estimate"), every so many documents have the same random draws, so that
+        at_once: where a likelihood is drawn ("estimate", "bound"), every so many documents have the same random draws, so that
         likelihoods of one signal under several conditions compare. By default no two documents share theirs: their errors average out.
         """
         lm = lm or self.lm
         asked = _asked(documents)
-        if not any(lm.kind(m) == "estimate" for m in asked):
+        random = {"estimate"} if at_once is None else {"estimate", "bound"}
+        if not any(lm.kind(m) in random for m in asked):
             with Progress("score", len(documents), "documents") as progress:
                 return score(lm, documents, on_scored=progress.advance)
         scored: list[Score] = []
-        size = at_once or SLOW_AT_ONCE
         with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
-            for start in range(0, len(documents), size):
-                scored += score(lm, documents[start : start + size], seed=0 if at_once else start)
+            while (start := len(scored)) < len(documents):
+                first = start % (at_once or len(documents))  # of its lot: by this the draws go
+                size = min(SLOW_AT_ONCE, (at_once or len(documents)) - first)
+                scored += score(lm, documents[start : start + size], seed=first)
                 progress.advance(len(scored) - start)
         return scored
 

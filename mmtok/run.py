@@ -34,7 +34,7 @@ from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
-from mmtok.train.check_heads import check_bands, check_cuts, note_pairing, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
 from mmtok.train.fit_lm import Trainer
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
@@ -57,6 +57,8 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     """
     path, signatures = out / "recipe.json", planned_signatures(recipe)
     check_rows(recipe.tasks, recipe.train.row_length, {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()})
+    if not is_begun(out):  # a trained run keeps its recipe, and may be asked for another guidance
+        check_guidance(recipe.tasks, recipe.fields, recipe.sampling)
     if path.exists():
         old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
         changed = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]

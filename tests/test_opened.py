@@ -79,6 +79,16 @@ def test_what_is_streamed_is_what_is_drawn(tiny_run):
         next(run.stream(prompts, run.sampling("speech", guidance=2.0), 0))
 
 
+def test_guidance_is_off_where_nothing_is_given(tiny_run, monkeypatch):
+    """It would change nothing, and cost twice as much; one prompt that gives something turns it on for all."""
+    run, used = open_run(tiny_run), []
+    monkeypatch.setattr("mmtok.opened.generate", lambda lm, prompts, sampling, *_, **__: used.append(sampling.guidance) or [])
+    nothing, dark = run.prompt([], "image"), run.prompt([run.tokenizers["text"].encode("dark")], "image")
+    for prompts in ([nothing] * 2, [dark], [nothing, dark]):
+        run.draw(prompts, run.sampling("image", guidance=2.0), 0)
+    assert used == [1.0, 2.0, 2.0]
+
+
 def test_guidance_needs_a_run_trained_with_the_null_condition(tiny_run):
     run = open_run(tiny_run)
     prompt = [run.prompt([run.tokenizers["text"].encode("low")], "speech")]

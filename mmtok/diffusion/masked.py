@@ -131,8 +131,8 @@ class Masked:
         if not bool(shown.any()):
             return tokens
         logits = model(tokens)[shown].double()  # (n, n_levels)
-        if bool(logits.isnan().any()):
-            raise FloatingPointError(f"the model returned NaN at {at}")
+        if not bool((logits < torch.inf).all()):
+            raise FloatingPointError(f"the model returned NaN or infinity at {at}")
         tokens = tokens.clone()
         tokens[shown] = logits.argmax(-1) if temperature == 0 else choose(logits / temperature, u[shown])
         return tokens

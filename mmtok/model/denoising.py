@@ -184,7 +184,7 @@ class DiffusionHead(nn.Module):
              generator: torch.Generator, watch: Watch | None = None) -> Tensor:
         """Draw states (N, *shape) in float64. hs: the hidden state (N, M), and under guidance the one without the condition.
 
-        temperature scales the noise that the walk starts from, and what DDIM adds on its way (Li et al. 2024).
+        temperature scales the noise that the walk starts from, and what DDIM (Li et al. 2024) and churn add on its way.
         Raises BadInput for fewer steps than the solver needs, and when the network returns what is no number, naming the step.
         """
         denoiser = self.denoiser(hs[0]) if len(hs) == 1 else guided(self.denoiser(hs[0]), self.denoiser(hs[1]), guidance)
@@ -193,6 +193,9 @@ class DiffusionHead(nn.Module):
             raise BadInput(f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got {n_steps}")
         if isinstance(sampler, DDIM):
             sampler = replace(sampler, temperature=sampler.temperature * temperature)
+        churn = getattr(sampler, "churn", None)
+        if churn is not None:
+            sampler = replace(sampler, churn=replace(churn, s_noise=churn.s_noise * temperature))
         noise = temperature * normal_like(hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64), generator)
         with plainly():
             times = column.times(n_steps)

@@ -17,6 +17,7 @@ from mmtok.diffusion.schedules import EDM
 from mmtok.model.cascade import CascadeHead
 from mmtok.model.denoising import DiffusionHead
 from mmtok.model.lm import LM
+from mmtok.model.sampling import Sampling
 from mmtok.segment import BadInput, Signature
 
 N_SEGMENTS = 2_000  # whose spread is measured
@@ -30,6 +31,24 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
             if value and lm.draws_whole(m):
                 raise BadInput(f"task {task}: its {dial} is {value}, but {type(lm.config.heads[m]).__name__} draws {m} as a whole: in training "
                                f"such segments can neither be cut short nor have holes; set {dial} to 0")
+
+
+def check_guidance(tasks: Sequence[Task], modality_of: Mapping[str, str], sampling: Mapping[str, Sampling]) -> None:
+    """Raise BadInput for a modality that is to be drawn under guidance, though it is never made without what is given.
+
+    Of tasks with the same order of modalities it is the first that a run's prompts ask.
+    """
+    asked: set[tuple[str, ...]] = set()
+    for i, task in enumerate(tasks):
+        for k, m in enumerate(modality_of[f] for f in task.make):
+            order = tuple(modality_of[f] for f in (*task.given, *task.make[: k + 1]))
+            if order in asked or task.first:
+                continue
+            asked.add(order)
+            guidance = sampling[m].guidance if m in sampling else 1.0
+            if guidance != 1 and task.given and not task.drop_given:
+                raise BadInput(f"sampling.{m}.guidance is {guidance}, but task {task} is never trained without what it is given, which guidance "
+                               f"leads away from: set tasks.{i}.drop_given above 0 (0.1), or the guidance to 1")
 
 
 def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:

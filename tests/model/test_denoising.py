@@ -250,11 +250,11 @@ def test_a_network_without_numbers_is_refused_with_the_step():
     with pytest.raises(BadInput, match="after step 1 of 6"):
         generate(lm, [asked(signature)], Sampling(), torch.Generator())
     lm, signature = lm_of("codes")
-    with torch.no_grad():
-        lm.heads["picture"].network.final.out.bias.fill_(float("nan"))
-    for sampling, message in ((Sampling(), "NaN at step 1 of 4"), (Sampling(steps=2), "NaN at step . of 2")):
-        with pytest.raises(BadInput, match=message):
-            generate(lm, [asked(signature)], sampling, torch.Generator())
+    for bad in (float("nan"), float("inf")):
+        lm.heads["picture"].network.final.out.bias.data[1] = bad
+        for sampling, message in ((Sampling(), "NaN or infinity at step 1 of 4"), (Sampling(steps=2), "NaN or infinity at step . of 2")):
+            with pytest.raises(BadInput, match=message):
+                generate(lm, [asked(signature)], sampling, torch.Generator())
 
 
 @pytest.mark.parametrize("name, n_steps", [("grid", 6), ("cascade", 10)])

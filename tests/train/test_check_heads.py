@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
+from mmtok.model.sampling import Sampling
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.train.check_heads import check_bands, check_cuts, note_pairing, note_spreads
+from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads
 from mmtok.vocabulary import Vocabulary
 
 FRAMES = lambda column: FrameDiffusion(column=column, network=TokenMLPConfig(1, 8))
@@ -90,6 +92,18 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
             check_cuts(lm, [task], fields)
         check_cuts(lm, [Task(("caption",), ("image",)), Task(("image",), ("caption",), **dial)], fields)
     check_cuts(lm_of(Signature("image", latent_size=3, frames=4), FRAMES(CondOT())), [task], fields)
+
+
+def test_guidance_needs_what_it_leads_away_from():
+    fields = {"caption": "text", "image": "image", "view": "image"}
+    given, left_out = Task(("caption",), ("image",)), Task(("caption",), ("image",), drop_given=0.1)
+    guided = {"image": Sampling(guidance=1.5)}
+    for tasks in ([given], [Task((), ("image",)), replace(given, make=("view",)), left_out]):
+        with pytest.raises(BadInput, match=rf"sampling.image.guidance is 1.5, .* set tasks.{len(tasks) // 2}.drop_given above 0"):
+            check_guidance(tasks, fields, guided)
+        check_guidance(tasks, fields, {"image": Sampling(), "text": Sampling(guidance=2.0)})
+    # of equal orders prompts ask the first; one that is cut short is never asked
+    check_guidance([replace(given, first=3), left_out, replace(given, make=("view",)), Task(("image",), ("caption",))], fields, guided)
 
 
 def test_pairing_under_a_condition_is_warned_of():
