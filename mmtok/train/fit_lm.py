@@ -16,6 +16,7 @@ from torch import Tensor
 from mmtok.batch import Batch, pack, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
+from mmtok.nn.average import exponential, follow, power
 from mmtok.nn.compiled import lacking
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
@@ -31,6 +32,7 @@ class TrainConfig:
     learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at `steps`
     weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
+    average_power  above 0: step t counts by t to this power instead (6.94: the last tenth of a training, however long it is)
     precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
     shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
@@ -47,6 +49,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip: float = 1.0
     average: float = 0.99
+    average_power: float = 0.0
     precision: str = "bf16"
     weights: Mapping[str, float] = field(default_factory=dict)
     accumulate: int = 1
@@ -71,6 +74,9 @@ class TrainConfig:
                 raise BadInput(f"TrainConfig: weights of {modality} is {weight}; it must not be negative, and finite")
         if not 0 <= self.average < 1:
             raise BadInput(f"TrainConfig: average is {self.average}; it must be at least 0 and below 1")
+        if not 0 <= self.average_power < math.inf or self.average_power and not self.average:
+            raise BadInput(f"TrainConfig: average_power is {self.average_power} and average {self.average}; the power must be finite and not "
+                           "negative, and an average of 0 is none at all")
         if self.precision not in ("bf16", "float32"):
             raise BadInput(f"TrainConfig: precision is {self.precision!r}; it must be 'bf16' or 'float32'")
         if self.accumulate > self.rows:
@@ -121,6 +127,7 @@ class Trainer:
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
+        self.decay = power(config.average_power) if config.average_power else exponential(config.average)
         self.step = 0
         self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
@@ -150,9 +157,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average:
-            # the average follows at most as slowly as its own age, so that early steps are forgotten early
-            decay = min(config.average, self.step / (self.step + 10))
-            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.names], 1 - decay)
+            follow(self.average, {name: p for p, name in self.names.items()}, self.decay(self.step))
         return {"loss": loss, "parts": parts, "norm": norm, "rate": rate, "positions": positions, "frames": dict(zip(frames, n_frames))}
 
     def _accumulate(self, batch: Batch, n_predicted: int) -> tuple[float, dict[str, tuple[float, int]]]:

@@ -196,6 +196,20 @@ def test_the_average_follows_the_weights(trainer):
     assert off.average == {} and equal(off.weights(), off.lm.state_dict())
 
 
+def test_a_power_of_the_step_weighs_the_weights(trainer):
+    """Karras et al. 2024, eq. 1: step t counts by t^gamma, here in its exact discrete form, t^(gamma + 1) - (t - 1)^(gamma + 1)."""
+    one, _ = trainer(replace(CONFIG, average_power=2.0))
+    seen = []
+    for _ in range(3):
+        one.update()
+        seen.append({name: p.detach().clone() for p, name in one.names.items()})
+    for name, x in one.average.items():
+        torch.testing.assert_close(x, (seen[0][name] + 7 * seen[1][name] + 19 * seen[2][name]) / 27)
+    for wrong in ({"average_power": -1.0}, {"average_power": 6.94, "average": 0.0}):
+        with pytest.raises(BadInput, match="average_power"):
+            replace(CONFIG, **wrong)
+
+
 def test_a_gradient_that_is_not_finite_is_refused_and_changes_nothing(trainer):
     one, _ = trainer()
     one.update()
