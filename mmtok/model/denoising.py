@@ -151,7 +151,11 @@ class DiffusionHead(nn.Module):
         return -latent_bound(self._log_density(h, z, noise, generator), decoder, log_normal(z, y, noise))
 
     def _log_density(self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator) -> Tensor:
-        """log p(y; sigma_min) (N,), by default at the column's least noise; the prior is Gaussian with the data's assumed spread."""
+        """log p(y; sigma_min) (N,), by default at the column's least noise.
+
+        The prior is Gaussian, of the second moment that the column takes noisy data to have. At sigma_max 80 that is within 0.005 nats a
+        scanned digit of one with the data's own means and covariances (`GaussianPrior`), at 5 within 0.6: a low sigma_max costs.
+        """
         with plainly():
             least, sigma_max = self.sigma_range
         divergence = exact_trace if y[0].numel() <= self.config.exact_dimensions else hutchinson(rademacher_like(y, generator))
