@@ -57,3 +57,9 @@ def test_a_row_of_the_benchmark_prints_its_lines_and_writes_them(tmp_path):
 def test_wrong_words_are_refused_with_the_rows_there_are(script, words):
     done = bench(*words, script=script)
     assert done.returncode == 2 and "rows are " in done.stderr.splitlines()[-1]
+
+
+def test_a_wrong_folder_is_answered_in_one_line(tmp_path):
+    done = bench(tmp_path / "nowhere", "--out", tmp_path / "out", script="bench_fashion.py")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("bench_fashion.py: "), done.stderr
+    assert str(tmp_path / "nowhere") in done.stderr and not (tmp_path / "out").exists()
