@@ -146,7 +146,8 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
         signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
         paths.append(path := write_signal(folder / stem, modality, signal, tokenizer))
         rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} for i in group]
-    write_strips(folder, stems, drawn, tokenizer)
+    file_of = dict(zip(groups, paths))
+    write_strips([file_of[stem] for stem in stems], drawn, tokenizer)
     write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
     return paths
 

@@ -202,7 +202,8 @@ def _sounds(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
         )  # fmt: skip
         blocks.append(tag("div", tag("h3", prompt), tag("div", *figures, cls="sounds"), cls="prompt full"))
     words = "Mel spectrograms on one scale of time and colour, 80 dB from black to the loudest. Real: held-out clips of the same words."
-    return [tag("p", words), tag("div", *blocks, cls="prompts"), *_left_out(prompts, len(shown))]
+    walks = strips.shown([s.path for prompt in shown for s in prompts[prompt]], strips.OF_SOUND)
+    return [tag("p", words), tag("div", *blocks, cls="prompts"), *_left_out(prompts, len(shown)), *walks]
 
 
 def _clips(run: Run, samples: Sequence[_Sample], real: np.ndarray | None) -> list[_Clip]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class Run:
     def draw(self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256) -> list[Sampled]:
         """Continue prompts, `batch` at a time. Raises BadInput when guidance is asked of a run trained without a null condition.
 
-        Of pictures that a diffusion draws as a whole the first have states that they went through (`mmtok.strips`).
+        Of pictures and spectrograms that a head draws in steps the first have states that they went through (`mmtok.strips`).
         """
         if not prompts:
             return []
@@ -152,18 +153,18 @@ class Run:
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         holes = bool(prompts[0].segments[-1].holes)
         modality = prompts[0].segments[-1].modality
-        strips = None if holes else strips_of(self.lm, modality, sampling)
+        fill, strips = fill_holes if holes else generate, strips_of(self.lm, prompts[:batch], sampling)
         with Progress(f"draw {modality}", len(prompts), "samples") as progress:
 
-            def watch(step: int, segments: Tensor) -> None:
-                """Of a head that draws a whole batch in steps: that it is at work, and for the first batch what it looks like."""
-                progress.advance(0, f"step {step + 1}")
+            def watch(step: int, frames: Tensor) -> None:
+                """Of a head that draws in steps: that it is at work, and for the first batch what it looks like."""
+                progress.advance(0, f"step {next(steps)}")
                 if strips is not None and not drawn:
-                    strips.watch(step, segments)
+                    strips.watch(step, frames)
 
             for start in range(0, len(prompts), batch):
-                some = prompts[start : start + batch]
-                drawn += fill_holes(self.lm, some, sampling, generator) if holes else generate(self.lm, some, sampling, generator, watch=watch)
+                steps = count(1)  # of this batch
+                drawn += fill(self.lm, prompts[start : start + batch], sampling, generator, watch=watch)
                 progress.advance(len(drawn) - start, "")
         return drawn if strips is None else strips.beside(drawn)
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
     "evaluate": BELOW_RECIPE | {"recipe", "run", "folder", "questions", "likelihoods", "setting"},
     "page": set(),  # what a report looks like
-    "strips": BELOW_RECIPE | {"page"},  # states on the way to a picture: gathered, written, shown
+    "strips": BELOW_RECIPE | {"page"},  # states on the way to a sample: gathered, written, shown
     "plots": {"segment", "page"},
     "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "words", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},

@@ -28,8 +28,10 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
 
     prompts: documents with `open_end`; the last segment holds the frames known so far (T0 may be 0).
     generator: on the model's device. on_frames: called after every step with the rows (n,) that got a frame and the
-    frames (n, C), for streaming. watch: as of `draw_whole`, for heads that draw whole segments. Raises BadInput for an input-only
-    modality and for a dial that does not apply, ValueError for prompts that are not such.
+    frames (n, C), for streaming. watch: where a head draws in steps, is given every step's number, from 0, and what it left: of heads that
+    draw whole segments these, as of `draw_whole`; of latents drawn frame by frame the next frame (N, 1, D), once per frame and step, NaN
+    where a prompt gets none any more. Raises BadInput for an input-only modality and for a dial that does not apply, ValueError for
+    prompts that are not such.
     """
     if not prompts:
         return []
@@ -37,7 +39,7 @@ def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator:
     if lm.draws_whole(modality):
         return draw_whole(lm, modality, prompts, sampling, generator, watch)
     with evaluating(lm), torch.inference_mode():
-        walk = _Walk(lm, prompts, sampling, generator)
+        walk = _Walk(lm, prompts, sampling, generator, watch)
         while len(walk.rows):
             rows, frames = walk.step()
             if on_frames is not None and len(rows):
@@ -116,8 +118,9 @@ class _Walk:
     an eighth of all are: to drop a row costs a copy of the whole cache.
     """
 
-    def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator):
-        self.lm, self.sampling, self.generator, self.prompts = lm, sampling, generator, prompts
+    def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
+                 watch: Callable[[int, Tensor], None] | None = None):
+        self.lm, self.sampling, self.generator, self.prompts, self.watch = lm, sampling, generator, prompts, watch
         self.modality = _check(lm, prompts)
         self.signature = lm.vocabulary.signatures[self.modality]
         self.n_streams = 1 if sampling.guidance == 1 else 2
@@ -132,6 +135,7 @@ class _Walk:
         later_holes = np.array([len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known)])
         self.endless = (self.left >= 0) & ~later_holes  # the end is certain, so it is not drawn
         self.drawn: list[tuple[np.ndarray, np.ndarray]] = []  # per step the prompts that got a frame, and the frames
+        self.states: list[Tensor] = []  # of latents that are watched: what each step of a frame's own walk left, (n, D)
         self.stop = ["end"] * len(prompts)
         d = self.signature.descending
         top = self.signature.levels[d] - 1 if d is not None else 0
@@ -157,6 +161,8 @@ class _Walk:
         goes_on, values, frames = self._draw()
         rows, frames = self.rows[goes_on], frames[goes_on]
         self.drawn.append((rows, frames))
+        if self.states and len(rows):
+            self._tell(rows, goes_on)
         self.left = self.left - (self.left > 0)
         alive = goes_on & (self.left != 0)
         if self.signature.frames is None and len(self.drawn) == self.sampling.max_frames:
@@ -185,14 +191,24 @@ class _Walk:
         ids = values = pick_ids(logits)[:, None]
         hs = list(self.h.chunk(self.n_streams))
         if self.writer.latents:
-            s = self.sampling
-            values = self.writer.head.draw(hs, (self.signature.latent_size,), s.steps, s.temperature, s.guidance, self.generator).to(self.h.dtype)
+            s, shape, self.states = self.sampling, (self.signature.latent_size,), []
+            seen = None if self.watch is None else lambda _, x: self.states.append(x)
+            values = self.writer.head.draw(hs, shape, s.steps, s.temperature, s.guidance, self.generator, seen).to(self.h.dtype)
         elif self.writer.head is not None:
             values = self.writer.head.sample(hs, mix, pick_ids, self.ceiling)
         told = (ids if values is ids else torch.cat([ids, values], 1) if not self.writer.latents else torch.cat([ids.double(), values], 1)).cpu().numpy()
         if (told[:, : 1 + len(self.signature.levels)] >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
             raise BadInput(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
         return (told[:, 0] != end) & self.alive, values, told[:, -values.shape[1] :]
+
+    def _tell(self, rows: np.ndarray, goes_on: np.ndarray) -> None:
+        """Tell who watches of the frame just drawn; only now it is known who got one."""
+        states = torch.stack(self.states)  # (steps, n, D)
+        told = states.new_full((len(states), len(self.prompts), 1, states.shape[-1]), float("nan"))
+        rows, goes_on = (torch.from_numpy(x).to(states.device) for x in (rows, goes_on))
+        told[:, rows, 0] = states[:, goes_on]
+        for step, frames in enumerate(told):
+            self.watch(step, frames)
 
     def _keep(self, alive: np.ndarray) -> Tensor | None:
         """Note which rows go on; drop the others, and their null rows, once it is worth it. Returns the rows kept if any were dropped."""
@@ -236,19 +252,21 @@ class _Walk:
         return np.split(frames[rows.argsort(kind="stable")], np.bincount(rows, minlength=len(self.prompts)).cumsum()[:-1])
 
 
-def fill_holes(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator) -> list[Sampled]:
+def fill_holes(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
+               watch: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
     """Fill every hole of the last segments, in order. Holes given as empty spans (a, a); all prompts have as many of them.
 
-    The stop reason is "cap" where any hole reached it. Raises ValueError when prompts differ in their number of holes.
+    The stop reason is "cap" where any hole reached it. watch: as of `generate`, of one hole after another. Raises ValueError when prompts
+    differ in their number of holes.
     """
     if prompts and lm.draws_whole(prompts[0].segments[-1].modality):
-        return generate(lm, prompts, sampling, generator)
+        return generate(lm, prompts, sampling, generator, watch=watch)
     open_holes = {len(p.segments[-1].holes) - p.n_filled for p in prompts}
     if len(open_holes) != 1 or 0 in open_holes:
         raise ValueError(f"prompts must all have the same number of holes, at least one; got {sorted(open_holes)}")
     results: list[Sampled] = []
     for _ in range(open_holes.pop()):
-        before, results = results, generate(lm, prompts, sampling, generator)
+        before, results = results, generate(lm, prompts, sampling, generator, watch=watch)
         results = [replace(r, stop="cap") if b.stop == "cap" else r for r, b in zip(results, before or results)]
         prompts = [replace(p, segments=(*p.segments[:-1], r.segment), n_filled=p.n_filled + 1) for p, r in zip(prompts, results)]
     return results
