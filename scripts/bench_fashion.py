@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,14 +106,14 @@ def denoisers(run: Run) -> list:
 
 @contextmanager
 def solved_by(run: Run, solver: str, n_evaluations: int) -> Iterator[Callable[[], float]]:
-    """With this solver in as many steps as take n evaluations; yields what says how many a batch took in each stage."""
+    """With this solver in as many steps as take n evaluations; yields what says how many each sample took in each stage."""
     sampler, steps = SOLVERS[solver]
-    heads, calls, hooks, before = denoisers(run), [], [], [h.config for h in denoisers(run)]
+    heads, rows, hooks, before = denoisers(run), [], [], [h.config for h in denoisers(run)]
     for head in heads:
         head.config = replace(head.config, sampler=sampler, steps=steps(n_evaluations))
-        hooks.append(head.network.register_forward_hook(lambda *_: calls.append(1)))
+        hooks.append(head.network.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0]))))
     try:
-        yield lambda: len(calls) / len(heads) / math.ceil(n_samples(run) / 256)
+        yield lambda: sum(rows) / len(heads) / n_samples(run)
     finally:
         for head, config, hook in zip(heads, before, hooks):
             head.config = config

@@ -17,6 +17,7 @@ from mmtok.diffusion.masked import Masked
 from mmtok.model.denoising import plainly
 from mmtok.model.raster import grid_of
 from mmtok.nn.denoisers import CodeDenoiser, DiTConfig
+from mmtok.nn.told import by_rows
 from mmtok.segment import BadInput, Signature
 
 
@@ -97,10 +98,10 @@ class MaskedHead(nn.Module):
     def _model(self, hs: list[Tensor], guidance: float = 1.0) -> Callable[[Tensor], Tensor]:
         """tokens (N, T) -> logits (N, T, K), under guidance joined as Ho and Salimans 2022 join scores."""
         if len(hs) == 1:
-            return lambda tokens: self.network(tokens, hs[0])
+            return lambda tokens: by_rows(self.network, tokens, hs[0])
 
         def joined(tokens: Tensor) -> Tensor:
-            given, null = (self.network(tokens, h).log_softmax(-1) for h in hs)
+            given, null = (by_rows(self.network, tokens, h).log_softmax(-1) for h in hs)
             return null + guidance * (given - null)
 
         return joined

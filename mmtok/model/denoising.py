@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
 from mmtok.diffusion.transport import optimal_pairing, pair_noise
 from mmtok.model.raster import raster_of
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser, TokenDenoiser, TokenMLPConfig
-from mmtok.nn.told import Vectors
+from mmtok.nn.told import Vectors, by_rows
 from mmtok.nn.unet import UNet, UNetConfig
 from mmtok.segment import BadInput, Signature
 
@@ -111,6 +112,7 @@ class DiffusionHead(nn.Module):
     """
 
     kind = "estimate"  # what its nats are: by an ODE, and by random probes where there are many dimensions
+    whole = True  # a state is a picture
 
     def __init__(self, config: Diffusion, network: nn.Module, signature: Signature):
         super().__init__()
@@ -206,7 +208,8 @@ class DiffusionHead(nn.Module):
             return sampler(denoiser, column.start(noise, times[0]), times, column, generator, watch)
 
     def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda x, c_noise: self.network(x, c_noise, h.to(x.dtype))
+        network = partial(by_rows, self.network) if self.whole else self.network  # a frame's small one is quicker at once
+        return lambda x, c_noise: network(x, c_noise, h.to(x.dtype))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -226,8 +229,6 @@ class FrameDiffusionHead(DiffusionHead):
 
 class GridDiffusionHead(DiffusionHead):
     """Segments (N, T, D), one for each hidden state at a begin mark."""
-
-    whole = True
 
     def __init__(self, config: GridDiffusion, width: int, signature: Signature):
         need_latents(signature, config)
