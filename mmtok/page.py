@@ -113,7 +113,8 @@ table { border-collapse: collapse; font-size: .94rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 600; }
 .columns { columns: 2 28rem; column-gap: 2rem; } .columns > div { break-inside: avoid; } .columns h3 { margin-top: 0; padding-top: .8rem; }
-.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: .6rem; }
+.num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: .6rem; } th.num { white-space: normal; vertical-align: bottom; }
+.columns .num { padding-inline: .5rem .3rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: .75rem; margin-bottom: .75rem; }
 .chart img { width: 100%; height: auto; display: block; }
 .prompts { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; }
