@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtok import tokenizers as tokenizer_room
-from mmtok.data.loader import Task
+from mmtok.data.loader import Task, orders
 from mmtok.data.mapped import MAP_FROM
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.describe import describe_run
@@ -117,15 +117,11 @@ class Run:
 
     def task_for(self, given: Sequence[str], to: str) -> Task:
         """The trained task that makes `to` from segments of the modalities `given`. Raises BadInput with the tasks there are."""
-        fields = self.recipe.fields
-        # of several fields made, each is made from those before it too
-        tasks = [t for t in self.recipe.tasks if not t.first]  # the others never saw an end
-        orders = [([fields[f] for f in (*t.given, *t.make[:k])], fields[made], t) for t in tasks for k, made in enumerate(t.make)]
-        orders += [([], fields[t.make[0]], t) for t in tasks if t.drop_given > 0 and t.given]
-        for read, made, task in orders:
-            if read == list(given) and made == to:
+        there = orders(self.recipe.tasks, self.recipe.fields)
+        for read, made, task in there:
+            if read == tuple(given) and made == to:
                 return task
-        trained = dict.fromkeys(f"{' + '.join(read) or 'nothing'} -> {made}" for read, made, _ in orders)
+        trained = dict.fromkeys(f"{' + '.join(read) or 'nothing'} -> {made}" for read, made, _ in there)
         asked = f"{' + '.join(given) or 'nothing'} -> {to}"
         raise BadInput(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
 
@@ -183,8 +179,7 @@ class Run:
             return sampling
         asked = dict.fromkeys((tuple(s.modality for s in p.segments[:-1] if s is not None), p.segments[-1].modality) for p in prompts)
         for given, to in asked:
-            task = self.task_for(given, to)
-            if given and not (task.drop_given > 0 and len(given) == len(task.given)):
+            if given and not self.task_for(given, to).leaves_out(len(given)):
                 raise BadInput(f"guidance {sampling.guidance} needs a run trained with drop_given > 0 on a task {' + '.join(given)} -> {to}")
         return sampling if any(given for given, _ in asked) else replace(sampling, guidance=1.0)
 

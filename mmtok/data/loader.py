@@ -53,8 +53,22 @@ class Task:
         shown = [*n_frames[:-1], np.minimum(n_frames[-1], self.first) if self.first else n_frames[-1]]
         return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.hole)
 
+    def leaves_out(self, n_given: int) -> bool:
+        """Whether training left out just the first so many fields, as guidance by them needs."""
+        return self.drop_given > 0 and n_given == len(self.given)
+
     def __str__(self) -> str:
         return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
+
+
+def orders(tasks: Sequence[Task], modality_of: Mapping[str, str]) -> list[tuple[tuple[str, ...], str, Task]]:
+    """What prompts can ask: modalities read, modality made, and its task; of equal ones the first counts. modality_of: of each field.
+
+    Of several fields made, each is made from those before it too. Tasks that are cut short never saw an end, so they are not asked.
+    """
+    whole = [t for t in tasks if not t.first]
+    read = [(tuple(modality_of[f] for f in (*t.given, *t.make[:k])), modality_of[made], t) for t in whole for k, made in enumerate(t.make)]
+    return read + [((), modality_of[t.make[0]], t) for t in whole if t.drop_given > 0 and t.given]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -57,6 +57,10 @@ class Sampler:
             if watch is not None:
                 watch(i, x)
         return x
+
+    def tempered(self, temperature: float) -> Sampler:
+        """The same, with all noise that it adds on its way scaled; most add none."""
+        return self
 
     def step(self, walk: Walk, x: Tensor, at: Here, to: Here, memory: Any) -> tuple[Tensor, Any]:
         """The state at `to` from the state at `at`, and what the next step is to remember (None at first)."""
@@ -107,6 +111,10 @@ class RungeKutta(Sampler):
 
     tableau: ClassVar[Tableau]
     churn: Churn | None = None
+
+    def tempered(self, temperature):
+        """Churn is all the noise that there is."""
+        return self if self.churn is None else replace(self, churn=replace(self.churn, s_noise=self.churn.s_noise * temperature))
 
     def step(self, walk, x, at, to, memory):
         """One explicit step of the tableau in t, from where the churn (if any) has raised the state to; it remembers nothing."""
@@ -165,6 +173,10 @@ class DDIM(Sampler):
     def __post_init__(self):
         if not 0 <= self.eta <= 1 or self.temperature < 0:
             raise ValueError(f"eta must be in [0, 1] and the temperature not negative, got {self.eta} and {self.temperature}")
+
+    def tempered(self, temperature):
+        """On top of its own temperature."""
+        return replace(self, temperature=self.temperature * temperature)
 
     def step(self, walk, x, at, to, memory):
         """Eq. 12 in sigma: what the denoiser sees, the old noise shrunk, and eta's share of fresh noise; it remembers nothing."""

@@ -17,7 +17,7 @@ from mmtok.diffusion.masked import Masked
 from mmtok.model.denoising import plainly
 from mmtok.model.raster import grid_of
 from mmtok.nn.denoisers import CodeDenoiser, DiTConfig
-from mmtok.nn.told import by_rows
+from mmtok.nn.rows import by_rows
 from mmtok.segment import BadInput, Signature
 
 

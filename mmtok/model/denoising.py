@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -28,7 +28,8 @@ from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
 from mmtok.diffusion.transport import optimal_pairing, pair_noise
 from mmtok.model.raster import raster_of
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser, TokenDenoiser, TokenMLPConfig
-from mmtok.nn.told import Vectors, by_rows
+from mmtok.nn.rows import by_rows
+from mmtok.nn.told import Vectors
 from mmtok.nn.unet import UNet, UNetConfig
 from mmtok.segment import BadInput, Signature
 
@@ -190,22 +191,17 @@ class DiffusionHead(nn.Module):
              generator: torch.Generator, watch: Watch | None = None) -> Tensor:
         """Draw states (N, *shape) in float64. hs: the hidden state (N, M), and under guidance the one without the condition.
 
-        temperature scales the noise that the walk starts from, and what DDIM (Li et al. 2024) and churn add on its way.
+        temperature scales the noise that the walk starts from, and what the sampler adds on its way (Li et al. 2024).
         Raises BadInput for fewer steps than the solver needs, and when the network returns what is no number, naming the step.
         """
         denoiser = self.denoiser(hs[0]) if len(hs) == 1 else guided(self.denoiser(hs[0]), self.denoiser(hs[1]), guidance)
         column, sampler, n_steps = self.config.column, self.config.sampler, steps or self.config.steps
         if n_steps < sampler.least_steps:
             raise BadInput(f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got {n_steps}")
-        if isinstance(sampler, DDIM):
-            sampler = replace(sampler, temperature=sampler.temperature * temperature)
-        churn = getattr(sampler, "churn", None)
-        if churn is not None:
-            sampler = replace(sampler, churn=replace(churn, s_noise=churn.s_noise * temperature))
         noise = temperature * normal_like(hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64), generator)
         with plainly():
             times = column.times(n_steps)
-            return sampler(denoiser, column.start(noise, times[0]), times, column, generator, watch)
+            return sampler.tempered(temperature)(denoiser, column.start(noise, times[0]), times, column, generator, watch)
 
     def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         network = partial(by_rows, self.network) if self.whole else self.network  # a frame's small one is quicker at once

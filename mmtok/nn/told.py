@@ -1,8 +1,7 @@
-"""What a denoiser is told beside its state: the noise level, and a class or a vector, or that there is none; and by how many rows at once."""
+"""What a denoiser is told beside its state: the noise level, and a class or a vector, or that there is none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SLOWEST, FASTEST = 1e-3, 30.0  # radians per unit: c_noise spans a thousand steps in some columns and about one unit in others
-
-
-ROWS_AT_ONCE = 64  # of pictures: on a CPU more of them fall out of its caches
-
-
-def by_rows(network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """network(*inputs), all (B, ...); where nothing is learned on a CPU, a few rows after another.
-
-    Of 256 rows at once 8 x 8 pixels took a DiT of width 128 1.5 times as long, 28 x 28 a small U-Net too (two cores).
-    """
-    if torch.is_grad_enabled() or inputs[0].device.type != "cpu" or len(inputs[0]) <= ROWS_AT_ONCE:
-        return network(*inputs)
-    return torch.cat([network(*part) for part in zip(*(x.split(ROWS_AT_ONCE) for x in inputs))])
 
 
 @dataclass(frozen=True)

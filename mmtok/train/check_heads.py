@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.data.loader import Corrupt, Task
+from mmtok.data.loader import Corrupt, Task, orders
 from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile
 from mmtok.diffusion.loss import check_sigma_data
@@ -34,21 +34,14 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
 
 
 def check_guidance(tasks: Sequence[Task], modality_of: Mapping[str, str], sampling: Mapping[str, Sampling]) -> None:
-    """Raise BadInput for a modality that is to be drawn under guidance, though it is never made without what is given.
-
-    Of tasks with the same order of modalities it is the first that a run's prompts ask.
-    """
-    asked: set[tuple[str, ...]] = set()
-    for i, task in enumerate(tasks):
-        for k, m in enumerate(modality_of[f] for f in task.make):
-            order = tuple(modality_of[f] for f in (*task.given, *task.make[: k + 1]))
-            if order in asked or task.first:
-                continue
-            asked.add(order)
-            guidance = sampling[m].guidance if m in sampling else 1.0
-            if guidance != 1 and task.given and not task.drop_given:
-                raise BadInput(f"sampling.{m}.guidance is {guidance}, but task {task} is never trained without what it is given, which guidance "
-                               f"leads away from: set tasks.{i}.drop_given above 0 (0.1), or the guidance to 1")
+    """Raise BadInput for a modality that is to be drawn under guidance, though training never leaves out what it is made from."""
+    asked: set[tuple[tuple[str, ...], str]] = set()
+    for given, m, task in orders(tasks, modality_of):
+        guidance = sampling[m].guidance if m in sampling else 1.0
+        if (given, m) not in asked and given and guidance != 1 and not task.leaves_out(len(given)):
+            raise BadInput(f"sampling.{m}.guidance is {guidance}, but task {task} never leaves out {' + '.join(given)}, which guidance needs: "
+                           f"set tasks.{list(tasks).index(task)}.drop_given above 0 (0.1), or the guidance to 1")
+        asked.add((given, m))
 
 
 def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:

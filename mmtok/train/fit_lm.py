@@ -32,7 +32,7 @@ class TrainConfig:
     learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at `steps`
     weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
-    average_power  above 0: step t counts by t to this power instead (6.94: the last tenth of a training, however long it is)
+    average_power  above 0: step t counts by t to this power instead (6.94: spread over a tenth of the training, however long it is)
     precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
     shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
