@@ -139,7 +139,7 @@ def test_heavy_and_optional_packages_are_imported_late():
 def test_files_can_be_read_in_one_sitting():
     longest = {path.relative_to(HOUSE.parent).as_posix(): len(path.read_text().splitlines())
                for room in ("mmtok", "scripts", "recipes", "tests") for path in (HOUSE.parent / room).rglob("*.py")}
-    assert not {name: n for name, n in longest.items() if n > 300}
+    assert not {name: n for name, n in longest.items() if n > 400}
 
 
 def test_no_message_prints_a_whole_dataclass():
