@@ -130,7 +130,7 @@ ROWS = {row.__name__: row for row in (start, speech, jets, text, sampling)}
 
 def main() -> None:
     words = parsed(parser(__doc__.splitlines()[0], ROWS, threads=1), ROWS)
-    about = machine(("torch", "torchaudio", "numpy", "sentencepiece", "dmel"))
+    about = machine(("torch", "soxr", "numpy", "sentencepiece", "dmel"))
     report((line for name in words.rows for line in ROWS[name](words.repeats)), words.json, machine=about)
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": {"segment", "nn", "progress", "files"},
-    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "files"},  # nn: resampling, as torchaudio is in one file only
+    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "files"},  # nn: resampling
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "files"},
     "plain": {"segment"},  # a dataclass as JSON values and back
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-LATE = {"torchaudio", "sklearn", "pythia8mc", "fastjet", "espeakng_loader", "matplotlib", "vector_quantize_pytorch", "datasets",
+LATE = {"soxr", "sklearn", "pythia8mc", "fastjet", "espeakng_loader", "matplotlib", "vector_quantize_pytorch", "datasets",
         "transformers", "pystoi", "jiwer", "ot", "awkward", "vector", "uproot", "h5py"}
 
 
@@ -125,9 +125,9 @@ def test_no_knots():
     assert not [m for m, names in reach.items() if m in names]
 
 
-def test_torchaudio_is_imported_in_one_file():
-    users = {path.relative_to(HOUSE).as_posix() for path, tree in parsed()[0].items() if "torchaudio" in packages(tree)}
-    assert users <= {"nn/audio.py"}
+def test_soxr_is_imported_in_one_file():
+    users = {path.relative_to(HOUSE).as_posix() for path, tree in parsed()[0].items() if "soxr" in packages(tree)}
+    assert users == {"nn/resample.py"}
 
 
 def test_heavy_and_optional_packages_are_imported_late():

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from mmtok.files import in_place_when_whole, write_bytes
+from mmtok.nn.resample import resample
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 
@@ -61,9 +62,10 @@ def decode_sound(source: Path | BinaryIO, name: str, rate_hz: int = 16_000) -> n
     done += [f"{from_hz} Hz resampled to {rate_hz} Hz"] if from_hz != rate_hz else []
     if done:
         warnings.warn(f"{name}: {', '.join(done)}", stacklevel=3)
-    from mmtok.tokenizers.speech import resampled
-
-    return resampled(samples.mean(1), from_hz, rate_hz)
+    try:
+        return resample(samples.mean(1), from_hz, rate_hz)
+    except BadInput as error:
+        raise BadInput(f"{name}: {error}") from None
 
 
 def _cut_short(log: str) -> bool:
@@ -251,7 +253,7 @@ class SpokenDigits:
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         """{"caption": str, "speech": float32 (N,) at rate_hz}; made once and kept in `cache` as 16-bit samples."""
         utterances = self.utterances(split)
-        key = hashlib.sha256(json.dumps([asdict(self), utterances, 1]).encode()).hexdigest()[:12]  # 1: of the code below
+        key = hashlib.sha256(json.dumps([asdict(self), utterances, 2]).encode()).hexdigest()[:12]  # 2: of the code below
         path = Path(cache) / f"spoken-digits-{split}-{key}.npz"
         if not path.is_file():
             self._make(utterances, path)
@@ -265,13 +267,12 @@ class SpokenDigits:
 
     def _make(self, utterances: list[Utterance], path: Path) -> None:
         from mmtok.data.espeak import RATE_HZ, Espeak, set_level, trim
-        from mmtok.tokenizers.speech import resampled
 
         path.parent.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be made is known before the work
         engine, clips = Espeak(), []
         with Progress("speaking", len(utterances), "clips") as progress:
             for utterance in utterances:
-                clip = resampled(engine.say(*utterance) / np.float32(32768), RATE_HZ, self.rate_hz)
+                clip = resample(engine.say(*utterance) / np.float32(32768), RATE_HZ, self.rate_hz)
                 clips.append(np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16))
                 progress.advance()
         try:

@@ -1,8 +1,7 @@
-"""Sound as arithmetic: framing, mel filters, log-mel, resampling, and the way back from mel to samples.
+"""Sound as arithmetic: framing, mel filters, log-mel, and the way back from mel to samples.
 
-The only file that knows torchaudio (for `resample`; lazily). The filter bank and Griffin-Lim are ours for a reason each:
-torchaudio builds its filters in float32, which is too coarse to agree with librosa's on every quantised value, and its
-Griffin-Lim takes clips of one length only.
+The filter bank and Griffin-Lim are ours for a reason each: torchaudio builds its filters in float32, which is too coarse to
+agree with librosa's on every quantised value, and its Griffin-Lim takes clips of one length only.
 
 Everything here runs in float32 with autocast off: in bfloat16 the phase is noise after a few iterations.
 Letters: B clips, N samples, T frames, F = n_fft // 2 + 1 frequencies, C mel channels.
@@ -166,18 +165,6 @@ def log_mel(clips: Sequence[Tensor], spec: MelSpec) -> list[Tensor]:
         return []
     frames = log_mel_of_frames(torch.cat(stretches), torch.cat(starts), spec)
     return list(frames.split([len(s) for s in starts]))
-
-
-@lru_cache(maxsize=8)
-def _resampler(from_hz: int, to_hz: int):
-    from torchaudio.transforms import Resample
-
-    return Resample(from_hz, to_hz, resampling_method="sinc_interp_kaiser", lowpass_filter_width=64, rolloff=0.9475937, beta=14.769656)
-
-
-def resample(samples: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """(..., N) at one rate -> (..., ceil(N * to / from)) at another, by a windowed sinc whose stop band begins below the new Nyquist."""
-    return samples if from_hz == to_hz else _resampler(from_hz, to_hz)(samples)
 
 
 def invert_mel(mel: Tensor, spec: MelSpec, n_iterations: int = 100) -> Tensor:

@@ -1,6 +1,6 @@
 """Tokenizers: one raw signal <-> one `Segment`. Each modality has its file; this page only finds them again.
 
-Nothing is imported here until it is asked for, so that text costs no torch and jets cost no torchaudio.
+Nothing is imported here until it is asked for, so that text costs no torch.
 """
 
 from __future__ import annotations

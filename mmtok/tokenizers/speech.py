@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames, resample
+from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
@@ -63,17 +63,6 @@ class DMelConfig(MelConfig):
     def build(self) -> DMel:
         """The tokenizer: nothing is to be learned."""
         return DMel(self)
-
-
-def resampled(samples: np.ndarray, from_hz: int, rate_hz: int) -> np.ndarray:
-    """Mono samples (N,) at one rate -> float32 (ceil(N * rate_hz / from_hz),) at another.
-
-    Raises BadInput where torchaudio does not load.
-    """
-    try:
-        return resample(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)), from_hz, rate_hz).numpy()
-    except (ImportError, OSError) as error:
-        raise BadInput(f"resampling needs the torchaudio that was made with torch {torch.__version__}: {error}") from None
 
 
 class DMel(MelTokenizer):

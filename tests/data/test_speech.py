@@ -39,6 +39,12 @@ def test_stereo_and_other_rates_are_converted_and_said_once(tmp_path):
     assert np.abs(samples - 0.75 * tone(16_000))[500:-500].max() < 2e-3
 
 
+def test_a_rate_of_no_sound_is_refused_with_the_file(tmp_path):
+    write_sound(tmp_path / "slow.wav", tone(), 7)
+    with pytest.raises(BadInput, match="slow.wav: a rate of 7 Hz"):
+        read_sound(tmp_path / "slow.wav")
+
+
 def test_bad_files_are_refused_in_one_line(tmp_path):
     import soundfile
 

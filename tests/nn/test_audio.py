@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.nn.audio import MelSpec, analysis_window, griffin_lim, hz_from_mel, invert_mel, log_mel, mel_filters, mel_from_hz, resample, stoi
+from mmtok.nn.audio import MelSpec, analysis_window, griffin_lim, hz_from_mel, invert_mel, log_mel, mel_filters, mel_from_hz, stoi
 
 CENTRED = MelSpec()
 CAUSAL = MelSpec(n_fft=1600, window_samples=1600, hop_samples=800, fmin_hz=0.0, fmax_hz=8000.0, causal=True)
@@ -96,20 +96,6 @@ def test_griffin_lim_converges_faster_with_momentum():
 def test_griffin_lim_refuses_a_wrong_length():
     with pytest.raises(ValueError, match="frames"):
         griffin_lim([torch.rand(5, 513)], [100], CENTRED)
-
-
-@pytest.mark.parametrize("from_hz", [22_050, 8000, 48_000])
-def test_resampling_keeps_a_tone(from_hz):
-    tone = lambda rate: torch.sin(2 * torch.pi * 440 * torch.arange(rate) / rate)  # noqa: E731
-    out = resample(tone(from_hz), from_hz, 16_000)
-    assert len(out) == 16_000
-    assert (out - tone(16_000))[500:-500].abs().max() < 2e-3
-    assert resample(out, 16_000, 16_000) is out
-
-
-def test_resampling_removes_what_would_alias():
-    hiss = torch.sin(2 * torch.pi * 9000 * torch.arange(44_100).double() / 44_100).float()
-    assert resample(hiss, 44_100, 16_000)[500:-500].abs().max() < 1e-3
 
 
 def test_stoi_of_itself_of_noise_and_of_nothing():

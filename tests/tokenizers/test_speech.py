@@ -7,7 +7,8 @@ import torch
 from mmtok.data.speech import SpokenDigits
 from mmtok.nn.audio import MelSpec
 from mmtok.segment import BadInput, Segment
-from mmtok.tokenizers.speech import DMel, DMelConfig, resampled
+from mmtok.nn.resample import resample
+from mmtok.tokenizers.speech import DMel, DMelConfig
 
 PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_20hz()]
 
@@ -26,7 +27,7 @@ def clips() -> list[np.ndarray]:
         "nine seven nine three two three",
         "eight four six two six four",
     )
-    return [resampled(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
+    return [resample(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
 
 
 def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:

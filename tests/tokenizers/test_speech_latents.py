@@ -105,10 +105,10 @@ def test_speech_is_no_worse_than_from_rounded_levels():
     pytest.importorskip("pystoi")
     from mmtok.data.espeak import RATE_HZ, Espeak
     from mmtok.data.speech import VOICES
-    from mmtok.tokenizers.speech import resampled
+    from mmtok.nn.resample import resample
 
     engine = Espeak()
-    clips = [resampled(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000) for v in VOICES[:6]]
+    clips = [resample(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000) for v in VOICES[:6]]
     for ours, rounded in zip(PRESETS, (DMelConfig.apple_80hz(), DMelConfig.apple_40hz())):
         assert ours.fit(clips).fidelity(clips)["stoi"] >= rounded.build().fidelity(clips)["stoi"]
 

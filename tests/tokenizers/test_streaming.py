@@ -6,7 +6,8 @@ import torch
 
 from mmtok.nn.audio import MelSpec, log_mel, stoi
 from mmtok.segment import BadInput, Segment
-from mmtok.tokenizers.speech import DMelConfig, resampled
+from mmtok.nn.resample import resample
+from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
 
@@ -89,7 +90,7 @@ def test_streamed_speech_is_as_intelligible_as_the_whole_clip(config, least):
     pytest.importorskip("pystoi")
     from mmtok.data.espeak import RATE_HZ, Espeak
 
-    clip = resampled(Espeak().say("three one four one five nine", "en-us") / np.float32(32768), RATE_HZ, 16_000)
+    clip = resample(Espeak().say("three one four one five nine", "en-us") / np.float32(32768), RATE_HZ, 16_000)
     tokenizer = config.build()
     codes = tokenizer.encode(clip).codes
     whole, sound = tokenizer.decode(Segment("speech", codes=codes)), streamed(tokenizer, codes)
