@@ -27,6 +27,7 @@ from mmtok.model.generate import Sampling, generate
 from mmtok.model.heads import Parallel
 from mmtok.model.interop import to_llama
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.decay import decay_groups
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import Document, Segment, Signature
 from mmtok.vocabulary import Vocabulary
@@ -81,7 +82,7 @@ def documents(lengths: list[int]) -> list[Document]:
 def stepper(model, loss: Callable[[object], torch.Tensor], rate: float = 1e-4) -> Callable[[object], None]:
     """A training step on one batch: bf16 products, clipped gradients, fused AdamW."""
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
+    optimizer = torch.optim.AdamW(decay_groups(0.01, model), lr=rate, fused=True)
 
     def step(batch) -> None:
         with torch.autocast("cpu", torch.bfloat16):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mmtok.nn import audio
 from mmtok.nn.audio import MelSpec, log_mel
+from mmtok.nn.decay import decay_groups
 from mmtok.segment import BadInput
 
 JUDGE_FRAMES = 120  # 1.2 s, room for one word
@@ -146,7 +147,7 @@ def train_speech_judge(
         x = torch.stack([_window(f) for copy in (clips, *(_noisy(clips, rng) for _ in range(3))) for f in judge_features(copy, rate_hz)])
         y = torch.tensor([classes.index(label) for label in labels]).repeat(4)
         net = _Convnet(len(classes))
-        optimiser = torch.optim.AdamW(net.parameters(), 4e-3, weight_decay=0.02)
+        optimiser = torch.optim.AdamW(decay_groups(0.02, net), 4e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, n_steps)
         for _ in range(n_steps):
             rows = torch.randint(len(x), (64,))

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtok.batch import Batch, pack, rows_of
 from mmtok.data.loader import Loader
 from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.average import exponential, follow, power
 from mmtok.nn.compiled import lacking
+from mmtok.nn.decay import decay_groups
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
 from mmtok.train.log import Gauge, matrix_rate
@@ -93,13 +94,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (1 - step / config.steps)
 
 
-def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); matrices decay, gains, biases and embeddings do not."""
-    decays = lambda name, p: p.ndim >= 2 and "embed" not in name and not {"table", "told", "share"} & set(name.split("."))
-    groups = [
-        {"params": [p for n, p in lm.named_parameters() if decays(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in lm.named_parameters() if not decays(n, p)], "weight_decay": 0.0},
-    ]
+def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); of the parameters those decay that `decay_groups` says."""
+    groups = decay_groups(config.weight_decay, lm)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 

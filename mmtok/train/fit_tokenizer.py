@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtok.nn.conv import PatchAutoencoder
+from mmtok.nn.decay import decay_groups
 from mmtok.nn.kl import KLAutoencoder
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
@@ -28,6 +29,7 @@ from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
 BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
 WARM_STEPS = 50
+WEIGHT_DECAY = 0.01
 PIXEL_NOISE = 0.06  # standard deviation, in an image's -1..1, on half of the images the encoder sees: the decoder returns the clean one
 COMMITMENT = 0.25  # weight of |encoder output - its code|^2
 DECAY = 0.99  # of the codebook's moving average; the library's own 0.8 follows single batches
@@ -116,7 +118,7 @@ def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: in
         vectors, commitment = _quantize(quantizer, network.encoder(_noisy(target)))
         return F.mse_loss(network.decoder(vectors), target) + commitment
 
-    _descend([*network.encoder.parameters(), *network.decoder.parameters()], loss, images, steps, progress)
+    _descend([network.encoder, network.decoder], loss, images, steps, progress)
     network.codebook.vectors.copy_(quantizer.codebook.detach())
 
 
@@ -128,7 +130,7 @@ def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, ste
         q = network.posterior(target)
         return F.mse_loss(network.decode(q.sample()), target) + kl_weight * q.kl().mean() / target[0].numel()
 
-    _descend(list(network.parameters()), loss, images, steps, progress)
+    _descend([network], loss, images, steps, progress)
     with torch.no_grad():
         means = torch.cat([network.posterior(part).mean for part in images.split(IMAGES_AT_ONCE)])
     try:
@@ -137,9 +139,10 @@ def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, ste
         raise BadInput(f"KLPatchesConfig: {error}") from None
 
 
-def _descend(parameters: list[Tensor], loss: Callable[[Tensor], Tensor], images: Tensor, steps: int, progress: Report) -> None:
+def _descend(networks: list[nn.Module], loss: Callable[[Tensor], Tensor], images: Tensor, steps: int, progress: Report) -> None:
     """Lower loss(batch of images) by AdamW."""
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(decay_groups(WEIGHT_DECAY, *networks))
+    parameters = [p for network in networks for p in network.parameters()]
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps)
