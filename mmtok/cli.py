@@ -22,10 +22,13 @@ Overrides = Annotated[list[str], Arg("fields of the recipe with their new values
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
 RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")]
 Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
+Device = Annotated[str | None, Arg("where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else the "
+                                   "CPU); tokenizers, vocoders and judges stay on the CPU", "DEVICE")]
+OnCpu = Annotated[str | None, Arg("tokenizers work on the CPU, whatever is named here", "DEVICE")]
 FIRST_SPEAKS = 60.0  # seconds that a machine's first process is given to say what is wrong
 
 
-def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
+def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, overrides: Overrides) -> None:
     """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity.
 
     Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
@@ -34,13 +37,14 @@ def fit(recipe: Recipe, *, out: Out = None, overrides: Overrides) -> None:
     from mmtok.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    run.fit(loaded, out or _run_folder(recipe, loaded.name))
+    run.fit(loaded, out or _run_folder(recipe, loaded.name), device)
 
 
 def train(
     recipe: Recipe, *,
     out: Out = None,
     tensorboard: Annotated[bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")] = False,
+    device: Device = None,
     overrides: Overrides,
 ) -> None:
     """Fit if needed, tokenise, train. The same command again resumes.
@@ -53,7 +57,7 @@ def train(
     from mmtok.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    run.train(loaded, out or _run_folder(recipe, loaded.name), tensorboard)
+    run.train(loaded, out or _run_folder(recipe, loaded.name), tensorboard, device)
 
 
 def sample(
@@ -76,6 +80,7 @@ def sample(
     steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
     level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
     hole: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
+    device: Device = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
@@ -88,13 +93,14 @@ def sample(
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
                "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
-    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes)) or ():
+    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes), device) or ():
         print(path)
 
 
 def score(
     run: Run, files: Annotated[list[str], Arg("files of any modality, or words", "FILE")], *,
     given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
+    device: Device = None,
     recipe: RecipeFile = None,
 ) -> None:
     """How likely the model finds what it is shown: nats and the customary unit per segment; exact, a bound or an estimate.
@@ -104,7 +110,7 @@ def score(
     from mmtok import ask
     from mmtok.together import together
 
-    rows = together(run, recipe, lambda opened: ask.score(opened, files, given)) or []
+    rows = together(run, recipe, lambda opened: ask.score(opened, files, given), device) or []
     for row in [*rows, *ask.totals(rows)]:
         print(row)
 
@@ -112,30 +118,45 @@ def score(
 def evaluate(
     run: Run, *,
     force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False,
+    device: Device = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     from mmtok.evaluate import evaluate as evaluate_run
     from mmtok.together import together
 
-    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force)) or {}):
+    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device) or {}):
         print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
-def report(run: Run, *, force: Annotated[bool, Arg("again, also where a newer report stands")] = False, recipe: RecipeFile = None) -> None:
+def report(
+    run: Run, *,
+    force: Annotated[bool, Arg("again, also where a newer report stands")] = False,
+    device: OnCpu = None,
+    recipe: RecipeFile = None,
+) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
+    from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.report import write_report
     from mmtok.run import open_run
 
-    print(write_report(open_run(run, recipe), force))
+    stay_on_cpu(device, "tokenizers work")
+    print(write_report(open_run(run, recipe, resolve_device("cpu")), force))
 
 
-def export(run: Run, *, out: Annotated[Path, Arg("the folder to write", "DIR", "-o")], recipe: RecipeFile = None) -> None:
+def export(
+    run: Run, *,
+    out: Annotated[Path, Arg("the folder to write", "DIR", "-o")],
+    device: Annotated[str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")] = None,
+    recipe: RecipeFile = None,
+) -> None:
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
     from mmtok.export import export as export_run
+    from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.run import open_run
 
-    print(export_run(open_run(run, recipe), out))
+    stay_on_cpu(device, "weights are written")
+    print(export_run(open_run(run, recipe, resolve_device("cpu")), out))
 
 
 def tokenize(
@@ -144,10 +165,13 @@ def tokenize(
     tokenizer: Folder = None,
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
     shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
+    device: OnCpu = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
     from mmtok.data.convert import tokenize_files
+    from mmtok.nn.device import stay_on_cpu
 
+    stay_on_cpu(device, "tokenizers work")
     done = tokenize_files(modality, files, out, tokenizer, shard, check)
     print(done.summary())
 
@@ -156,10 +180,13 @@ def detokenize(
     tokens: Annotated[Path, Arg("a token file", "TOKENS")], *,
     out: Annotated[Path, Arg("the folder for the files made", "DIR", "-o")],
     tokenizer: Folder = None,
+    device: OnCpu = None,
 ) -> None:
     """Turn tokens back into files, named by field and row."""
     from mmtok.data.convert import detokenize_file
+    from mmtok.nn.device import stay_on_cpu
 
+    stay_on_cpu(device, "tokenizers work")
     paths = detokenize_file(tokens, out, tokenizer)
     print(f"{len(paths)} files in {out}")
 
@@ -185,9 +212,10 @@ def show(
     elif overrides:
         raise BadInput(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
     elif (path / "recipe.json").exists():
+        from mmtok.nn.device import resolve_device
         from mmtok.run import open_run
 
-        print(open_run(path, recipe).describe())
+        print(open_run(path, recipe, resolve_device("cpu")).describe())
     elif (path / "tokenizer.json").exists():
         print(describe_tokenizer(path))
     else:

@@ -27,6 +27,7 @@ from mmtok.folder import read_fingerprint, read_json
 from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
+from mmtok.nn.device import resolve_device
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
@@ -39,19 +40,16 @@ from mmtok.vocabulary import Vocabulary
 SLOW_AT_ONCE = 32  # documents that are scored between two lines about it, where the likelihood is solved for in steps
 
 
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU (CUDA_VISIBLE_DEVICES= hides the accelerator)."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Run:
     """An opened run folder: its recipe, tokenizers, vocabulary and decoder, each opened when first asked for.
 
-    seeds and cached data live in the folder, so that every question to the run has one answer.
+    seeds and cached data live in the folder, so that every question to the run has one answer. device: the decoder's; by default the
+    best there is. Tokenizers stay on the CPU.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe):
+    def __init__(self, folder: Path, recipe: Recipe, device: torch.device | None = None):
         self.folder, self.recipe = folder, recipe
+        self.device = device or resolve_device()
 
     @cached_property
     def tokenizers(self) -> dict[str, Tokenizer]:
@@ -90,10 +88,10 @@ class Run:
         return lm.eval()
 
     def untrained(self, device: torch.device | None = None) -> LM:
-        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the best."""
+        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the run's."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.train.seed)
-            return LM(self.recipe.model, self.vocabulary).to(device or best_device()).eval()
+            return LM(self.recipe.model, self.vocabulary).to(device or self.device).eval()
 
     # ---- examples
 
@@ -235,8 +233,9 @@ def _check_digest(weights: Path) -> None:
         raise ValueError("it is not what was written: its SHA-256 is not the one in config.json")
 
 
-def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
+def open_run(folder: Path | str, recipe_file: Path | None = None, device: torch.device | None = None) -> Run:
     """Open a run folder. recipe_file: the recipe's own Python file, when it brings classes from outside the package.
+    device: where its decoder computes; None is the best there is.
 
     Raises BadInput for a folder that is not a run.
     """
@@ -244,4 +243,4 @@ def open_run(folder: Path | str, recipe_file: Path | None = None) -> Run:
     path = folder / "recipe.json"
     if not path.is_file():
         raise BadInput(f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train RECIPE --out {folder}`)")
-    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()))
+    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()), device)

@@ -26,7 +26,8 @@ from mmtok.folder import LOCK, held, is_begun, read_json
 from mmtok.metrics.units import units_of
 from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
-from mmtok.opened import Run, best_device, open_run
+from mmtok.nn.device import resolve_device, stay_on_cpu
+from mmtok.opened import Run, open_run
 from mmtok.plain import leaves
 from mmtok.progress import Progress, say
 from mmtok.recipe import Recipe, kinds_of
@@ -41,7 +42,7 @@ from mmtok.train.fit_tokenizer import fit_tokenizer, learns
 from mmtok.train.log import read_log
 from mmtok.train.processes import Processes, joined
 
-__all__ = ["Run", "best_device", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
+__all__ = ["Run", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
 
 N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
@@ -107,15 +108,17 @@ def _filled_in(stored: Any, recipe: Recipe) -> Any:
         return stored
 
 
-def fit(recipe: Recipe, out: Path) -> Run:
+def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
     """Fit what its tokenizers learn, print their fidelity on held-out signals, and lay out the vocabulary; what stands is kept.
 
+    device: of the run that is returned, by name, as `resolve_device` takes it; tokenizers learn on the CPU.
     Raises BadInput while another process fits or trains in `out`.
     """
+    stay_on_cpu(device, "tokenizers learn")
     recipe = settled(recipe, out)
-    with joined() as processes, ExitStack() as stack:
+    with joined(device="cpu") as processes, ExitStack() as stack:
         processes.by_first(lambda: (stack.enter_context(held(out)), _fit(recipe, out)))
-    return Run(out, recipe)
+    return Run(out, recipe, resolve_device(device))
 
 
 def _fit(recipe: Recipe, out: Path) -> None:
@@ -177,17 +180,18 @@ def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer
         progress.advance(len(chunk))
 
 
-def train(recipe: Recipe, out: Path, tensorboard: bool = False) -> Run:
+def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:
     """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is done.
 
     tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was logged before is there as well.
+    device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
     Under torchrun all processes share the training, and the first does everything else. Raises BadInput while another one
     fits or trains in `out`.
     """
     recipe = settled(recipe, out)
-    with joined() as processes, ExitStack() as stack:
+    with joined(device=device) as processes, ExitStack() as stack:
         processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)), _fit(recipe, out)))
-        run = Run(out, recipe)
+        run = Run(out, recipe, processes.device)
         opened = lambda: stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
         board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():

@@ -33,18 +33,19 @@ T = TypeVar("T")
 LOST = "another process is gone or does not answer; nothing is wrong with the run, ask again"
 
 
-def together(folder: Path, recipe_file: Path | None, ask: Callable[[Run], T]) -> T | None:
+def together(folder: Path, recipe_file: Path | None, ask: Callable[[Run], T], device: str | None = None) -> T | None:
     """Open a run and ask it something, in all the processes that torchrun started; the answer is the first one's, None in the others.
 
-    Where something goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
+    device: where the decoder computes, by name, as `resolve_device` takes it. Where something goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
     """
-    with joined(LOST) as processes:
+    with joined(LOST, device) as processes:
+        opened = lambda: open_run(folder, recipe_file, processes.device)
         if processes.world == 1:
-            return ask(open_run(folder, recipe_file))
+            return ask(opened())
         if not processes.first:
-            return _serve(lambda: open_run(folder, recipe_file), processes)
+            return _serve(opened, processes)
         try:
-            answer = ask(SharedRun(open_run(folder, recipe_file), processes))
+            answer = ask(SharedRun(opened(), processes))
         except Exception:
             _tell(processes, Leave(2))
             raise
@@ -98,7 +99,7 @@ class SharedRun(Run):
     """A run whose draws and scores are shared by several processes; in the first of them it is asked as any other."""
 
     def __init__(self, run: Run, processes: Processes):
-        super().__init__(run.folder, run.recipe)
+        super().__init__(run.folder, run.recipe, run.device)
         self.processes = processes
 
     @cached_property

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmtok.segment import BadInput
+from mmtok.nn.device import own_device, resolve_device, resolve_shared
 
 T = TypeVar("T")
 STEP_TIMEOUT = timedelta(minutes=10)  # for what all do at once: whoever has not answered by then is taken for lost
@@ -103,29 +103,26 @@ LOST = "another process of this training is gone or does not answer; the same co
 
 
 @contextmanager
-def joined(lost: str = LOST) -> Iterator[Processes]:
+def joined(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
     """Meet the other processes that torchrun started, if it did; part from them at the end. lost: what to say where one is.
 
-    With GPUs: the one of LOCAL_RANK, and NCCL; else the CPU, and Gloo. Raises BadInput when there are fewer GPUs than processes
-    on this machine, ConnectionError when another process is lost on the way.
+    device: by name, as `resolve_device` takes it. On GPUs each process has the one of its LOCAL_RANK, and NCCL; on the CPU Gloo.
+    Raises BadInput for a device that is not there, or of which there are too few on this machine, ConnectionError when another process
+    is lost on the way.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world == 1 or "RANK" not in os.environ:
-        yield ALONE
+        yield Processes(device=resolve_device(device))
         return
     global met
+    rank, shared = int(os.environ["RANK"]), resolve_shared(device)
     met = True
-    rank, device = int(os.environ["RANK"]), torch.device("cpu")
-    if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", rank))
-        if local >= torch.cuda.device_count():
-            raise BadInput(f"process {local} of this machine has no GPU left, there are {torch.cuda.device_count()}: lower --nproc-per-node, "
-                           "or set CUDA_VISIBLE_DEVICES= to take the CPU")
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+    home = own_device(shared, int(os.environ.get("LOCAL_RANK", rank)))
+    if home.type == "cuda":
+        torch.cuda.set_device(home)
+    dist.init_process_group("nccl" if home.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
     try:
-        yield Processes(rank, world, device, dist.new_group(backend="gloo", timeout=WORK_TIMEOUT))
+        yield Processes(rank, world, home, dist.new_group(backend="gloo", timeout=WORK_TIMEOUT))
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise

@@ -155,8 +155,8 @@ def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(rank, met
 
 def test_alone_everything_is_answered_at_once(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined() as processes:
-        assert processes is ALONE and processes.first and processes.total(3, 0.5) == [3, 0.5] and processes.everyones(7) == [7]
+    with joined(device="cpu") as processes:
+        assert processes == ALONE and processes.first and processes.total(3, 0.5) == [3, 0.5] and processes.everyones(7) == [7]
         assert processes.by_first(lambda: "done") == "done"
     gradient = torch.ones(3)
     parameter = torch.nn.Parameter(torch.zeros(3))
