@@ -22,7 +22,7 @@ from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strips import write_strips
 from mmtok.tokenizers.text import Bytes
-from mmtok.words import first_segment, is_file, read_segments
+from mmtok.words import first_segment, is_file, read_segments, spread
 
 NOTHING = "nothing"  # what samples that nothing was given for are named after
 INDEX = "index.json"  # of a folder of samples
@@ -230,13 +230,13 @@ def n_units(run: Run, segment: Segment) -> int:
 
 
 def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:
-    """-log p of every file (or word), each given the condition, under the run's decoder.
+    """-log p of every file (or word; or file below a folder), each given the condition, under the run's decoder.
 
     Raises BadInput for an order that was never trained: a condition left out needs a run trained with the null condition.
     """
     condition = [first_segment(run, word) for word in given]
     names, documents, passage = [], [], []
-    for word in files:
+    for word in spread(files):
         segments = read_segments(run, word)
         for i, segment in enumerate(segments):
             task = run.task_for([s.modality for s in condition], segment.modality)

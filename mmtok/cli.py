@@ -98,7 +98,7 @@ def sample(
 
 
 def score(
-    run: Run, files: Annotated[list[str], Arg("files of any modality, or words", "FILE")], *,
+    run: Run, files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")], *,
     given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     device: Device = None,
     recipe: RecipeFile = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmtok.data.convert import signals_of
 from mmtok.data.text import TextFileConfig, passages
 from mmtok.run import Run
 from mmtok.segment import BadInput, Segment
+from mmtok.walk import files_among
 
 SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
 
@@ -21,6 +23,15 @@ def modality_of(path: Path) -> str:
         if path.suffix.lower() in suffixes:
             return modality
     raise BadInput(f"{path}: the suffix {path.suffix!r} belongs to no modality; known are {', '.join(s for x in SUFFIXES.values() for s in x)}")
+
+
+def spread(words: Sequence[str]) -> list[str]:
+    """The words; a folder, written as a path, stands for the files below it of all modalities."""
+    known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+    spread: list[str] = []
+    for word in words:
+        spread += map(str, files_among([Path(word)], known)) if _is_folder(word) else [word]
+    return spread
 
 
 def read_segments(run: Run, word: str) -> list[Segment]:

@@ -10,19 +10,21 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "mmtok"
 
 # room -> the rooms it may import (its own files always). A new room gets a line here.
-BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files"}
+BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files", "walk"}
 MAY_IMPORT = {
     "segment": set(),
     "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
     "diffusion": set(),
     "progress": set(),
     "tally": set(),
+    "walk": {"segment"},
+    "tables": {"segment"},
     "layout": {"segment"},
     "vocabulary": {"segment", "layout"},
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": {"segment", "nn", "progress", "tally", "files"},
-    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files"},  # nn: resampling
+    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "walk", "tables"},  # nn: resampling
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files"},
     "plain": {"segment"},  # a dataclass as JSON values and back

@@ -24,6 +24,15 @@ def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(tin
     assert run.tokenizers["text"].decode(words.first_segment(run, "low")) == "low"
 
 
+def test_a_folder_stands_for_the_files_in_it(tmp_path):
+    for name in ("b.txt", "a.TXT", ".hidden.txt", "deep/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("low")
+    with pytest.warns(UserWarning, match="left out 1 hidden"):
+        spread = words.spread([f"{tmp_path}/", "low"])
+    assert spread == [str(tmp_path / name) for name in ("a.TXT", "b.txt", "deep/c.txt")] + ["low"]
+
+
 def test_a_text_of_several_passages_is_not_cut_in_silence(tiny_run, tmp_path, monkeypatch):
     run = open_run(tiny_run)
     monkeypatch.setattr(words, "read_segments", lambda run, word: [run.tokenizers["text"].encode(x) for x in ("one", "two")])

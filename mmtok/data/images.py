@@ -17,8 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput
+from mmtok.walk import folder_at, walk
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpf", ".jpx", ".webp", ".avif", ".gif", ".bmp", ".dib",
+            ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".sgi", ".qoi", ".ico", ".psd")  # fmt: skip
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "heldout")
 # what Pillow's readers raise on damaged files
@@ -246,16 +248,15 @@ class ImageFolder:
 
     def files(self) -> list[Path]:
         """All pictures below the folder, sorted. Raises BadInput when there are fewer than two."""
-        if not str(self.path):
-            raise BadInput("ImageFolder: no path given; pass --path FOLDER, a folder of pictures with names")
-        folder = Path(self.path)
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: no such folder")
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if len(files) < 2:
-            raise BadInput(f"{folder}: {len(files)} images in it; at least two are needed, one to train on and one to hold out "
-                           f"({', '.join(SUFFIXES)})")
-        return files
+        found = walk(folder_at(self.path, "ImageFolder", "pictures with names"), SUFFIXES)
+        if found.left_out:
+            warnings.warn(found.note(), stacklevel=2)
+        if len(found.files) < 2:
+            raise BadInput(
+                f"{found.folder}: {len(found.files)} images in it; at least two are needed, "
+                f"one to train on and one to hold out ({', '.join(SUFFIXES)})"
+            )
+        return found.files
 
     def check(self) -> None:
         """Raise BadInput when the pictures are not there."""
@@ -263,7 +264,7 @@ class ImageFolder:
 
     def caption(self, file: Path) -> str:
         """What a picture is of: its folder's name where it lies in one, else its own without the suffix, with spaces for underscores."""
-        inside = file.relative_to(self.path)
+        inside = file.relative_to(Path(self.path).expanduser())
         return (inside.stem if len(inside.parts) == 1 else inside.parts[-2]).replace("_", " ")
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:

@@ -21,8 +21,10 @@ from mmtok.files import in_place_when_whole, write_bytes
 from mmtok.nn.resample import resample
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
+from mmtok.walk import folder_at, walk
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
+            ".rf64", ".sph", ".voc")  # fmt: skip
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -131,12 +133,11 @@ class SpeechFolder:
 
     def transcripts(self) -> list[tuple[Path, str]]:
         """(file, text) of every sound file, ordered by name."""
-        if not str(self.path):
-            raise BadInput("SpeechFolder: no path given; pass --path FOLDER, sound files with transcripts (NAME.txt beside NAME.wav)")
-        folder = Path(self.path)
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: no such folder of sound files")
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        folder = folder_at(self.path, "SpeechFolder", "sound files with transcripts (NAME.txt beside NAME.wav)")
+        found = walk(folder, SUFFIXES, beside=(".txt", ".csv"))
+        if found.left_out:
+            warnings.warn(found.note(), stacklevel=2)
+        files = found.files
         if not files:
             raise BadInput(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
         table = next((folder / name for name in ("transcripts.csv", "metadata.csv") if (folder / name).is_file()), None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmtok.data.images import DIGIT_NAMES, ImageFolder, ScannedDigits, load_scans, noisy, read_image, shifted, split_order, write_image
+from mmtok.data.images import DIGIT_NAMES, SUFFIXES, ImageFolder, ScannedDigits, load_scans, noisy, read_image, shifted, split_order, write_image
 from mmtok.segment import BadInput
 
 
@@ -203,6 +203,25 @@ def test_folder_of_pictures(tmp_path):
     assert all(example["image"].shape == (8, 6, 3) and example["image"].dtype == np.uint8 for example in everything)
     assert [e["caption"] for e in source.examples("heldout")] == [e["caption"] for e in parts["heldout"]]
     assert next(ImageFolder(tmp_path, 8, 6, 1).examples("train"))["image"].shape == (8, 6)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_of_the_table_is_read_here(tmp_path, suffix):
+    Image.init()
+    kind = Image.registered_extensions()[suffix]
+    assert kind in Image.OPEN
+    if kind in Image.SAVE:
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / f"a{suffix.upper()}", kind)
+        assert read_image(tmp_path / f"a{suffix.upper()}").shape[:2] == (16, 16)
+
+
+def test_hidden_pictures_are_left_out_and_said(tmp_path):
+    for name in ("a.JPG", "b.avif", "._a.jpg", ".ipynb_checkpoints/b.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / name, "JPEG")
+    with pytest.warns(UserWarning, match=r"left out 2 hidden or system files and folders \(first ._a.jpg\), 1 .txt files"):
+        files = ImageFolder(str(tmp_path)).files()
+    assert [file.name for file in files] == ["a.JPG", "b.avif"]
 
 
 def test_unusable_folders_are_refused(tmp_path):

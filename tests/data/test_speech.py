@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmtok.data.espeak import trim
-from mmtok.data.speech import HELDOUT_SETTINGS, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits
+from mmtok.data.speech import HELDOUT_SETTINGS, SUFFIXES, UNSEEN_VOICES, VOICES, SpeechFolder, SpokenDigits
 from mmtok.data.speech import heldout_strings, read_sound, write_sound
 from mmtok.segment import BadInput
 
@@ -25,6 +25,20 @@ def test_written_sound_reads_back(tmp_path, suffix):
         again = read_sound(path)
     assert again.dtype == np.float32 and np.abs(again - tone()).max() <= 1 / 32768
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+# of suffixes that soundfile does not know by themselves: format, and what the samples are coded as
+FORMATS = {".wave": "WAV", ".oga": "OGG", ".aif": "AIFF", ".aifc": "AIFF", ".snd": "AU", ".sph": "NIST", ".opus": "OGG"}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_of_the_table_is_read_here(tmp_path, suffix):
+    import soundfile
+
+    path = tmp_path / f"a{suffix.upper()}"
+    coded = "OPUS" if suffix == ".opus" else None
+    soundfile.write(path, tone(), 16_000, format=FORMATS.get(suffix, suffix[1:].upper()), subtype=coded)
+    assert abs(len(read_sound(path)) - 8000) < 2000
 
 
 def test_stereo_and_other_rates_are_converted_and_said_once(tmp_path):
