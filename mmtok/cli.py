@@ -24,6 +24,8 @@ RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings 
 Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
 Device = Annotated[str | None, Arg("where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else the "
                                    "CPU); tokenizers, vocoders and judges stay on the CPU", "DEVICE")]
+Checkpoint = Annotated[int | None, Arg("take the weights of the checkpoint of this step (default: of the finished run, or of the newest "
+                                       "checkpoint while it is not finished)", "STEP")]
 OnCpu = Annotated[str | None, Arg("tokenizers work on the CPU, whatever is named here", "DEVICE")]
 FIRST_SPEAKS = 60.0  # seconds that a machine's first process is given to say what is wrong
 
@@ -81,6 +83,7 @@ def sample(
     level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
     hole: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
     device: Device = None,
+    checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
@@ -93,7 +96,7 @@ def sample(
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
                "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
-    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes), device) or ():
+    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes), device, checkpoint) or ():
         print(path)
 
 
@@ -101,6 +104,7 @@ def score(
     run: Run, files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")], *,
     given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     device: Device = None,
+    checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
 ) -> None:
     """How likely the model finds what it is shown: nats and the customary unit per segment; exact, a bound or an estimate.
@@ -110,7 +114,7 @@ def score(
     from mmtok import ask
     from mmtok.together import together
 
-    rows = together(run, recipe, lambda opened: ask.score(opened, files, given), device) or []
+    rows = together(run, recipe, lambda opened: ask.score(opened, files, given), device, checkpoint) or []
     for row in [*rows, *ask.totals(rows)]:
         print(row)
 
@@ -119,13 +123,14 @@ def evaluate(
     run: Run, *,
     force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False,
     device: Device = None,
+    checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     from mmtok.evaluate import evaluate as evaluate_run
     from mmtok.together import together
 
-    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device) or {}):
+    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint) or {}):
         print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
@@ -133,6 +138,7 @@ def report(
     run: Run, *,
     force: Annotated[bool, Arg("again, also where a newer report stands")] = False,
     device: OnCpu = None,
+    checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
@@ -141,13 +147,14 @@ def report(
     from mmtok.run import open_run
 
     stay_on_cpu(device, "tokenizers work")
-    print(write_report(open_run(run, recipe, resolve_device("cpu")), force))
+    print(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
 
 
 def export(
     run: Run, *,
     out: Annotated[Path, Arg("the folder to write", "DIR", "-o")],
     device: Annotated[str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")] = None,
+    checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
 ) -> None:
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
@@ -156,7 +163,7 @@ def export(
     from mmtok.run import open_run
 
     stay_on_cpu(device, "weights are written")
-    print(export_run(open_run(run, recipe, resolve_device("cpu")), out))
+    print(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out))
 
 
 def tokenize(

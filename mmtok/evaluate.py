@@ -15,13 +15,18 @@ from mmtok.setting import Setting
 
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
-    """Every metric that the recipe's tasks have, written to RUN/evaluation.json; an evaluation that stands is kept unless `force`."""
+    """Every metric that the recipe's tasks have, written to RUN/evaluation.json; one of the same weights that stands is kept unless `force`.
+
+    "weights" in it says after which step of how many these are, as `Run.trained` does.
+    """
     path = run.folder / "evaluation.json"
     if path.exists() and not force:
         figures = read_figures(path)
-        say(f"{path} stands")
-        return figures
-    figures: dict[str, Any] = {}
+        if figures.get("weights") == run.trained:
+            say(f"{path} stands")
+            return figures
+        say(f"{path} is of other weights, so it is made again")
+    figures: dict[str, Any] = {"weights": run.trained}
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
     for s in (Setting(run, task) for task in run.recipe.tasks if not task.first):
         if s.pair in QUESTIONS and s.name in figures:

@@ -28,12 +28,12 @@ from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
 from mmtok.nn.device import resolve_device
-from mmtok.progress import Progress
+from mmtok.progress import Progress, say
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strips import strips_of
 from mmtok.tokenizers.base import Tokenizer
-from mmtok.train.checkpoint import digest
+from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 from mmtok.vocabulary import Vocabulary
 
 
@@ -44,11 +44,12 @@ class Run:
     """An opened run folder: its recipe, tokenizers, vocabulary and decoder, each opened when first asked for.
 
     seeds and cached data live in the folder, so that every question to the run has one answer. device: the decoder's; by default the
-    best there is. Tokenizers stay on the CPU.
+    best there is. Tokenizers stay on the CPU. step: of the checkpoint whose weights are taken; by default those of the finished run,
+    or, while it is not finished, of its newest sound checkpoint.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, device: torch.device | None = None):
-        self.folder, self.recipe = folder, recipe
+    def __init__(self, folder: Path, recipe: Recipe, device: torch.device | None = None, step: int | None = None):
+        self.folder, self.recipe, self.step = folder, recipe, step
         self.device = device or resolve_device()
 
     @cached_property
@@ -74,11 +75,16 @@ class Run:
 
     @cached_property
     def lm(self) -> LM:
-        """The trained decoder. Raises BadInput before training is through."""
-        path = self.folder / "model.safetensors"
-        if not path.exists():
-            raise BadInput(f"{self.folder} holds no trained model yet; `mmtok train` on its recipe finishes it")
+        """The trained decoder, or as far as it is trained. Raises BadInput where there are no weights yet, or none that can be read."""
+        checkpoint, path = self._checkpoint, self.folder / "model.safetensors"
         lm = self.untrained()
+        if checkpoint is not None:
+            try:
+                lm.load_state_dict(kept_weights(checkpoint))
+            except (RuntimeError, LookupError) as error:
+                raise BadInput(f"the checkpoint of step {checkpoint.state['step']} in {self.folder} cannot be loaded "
+                               f"({str(error).splitlines()[0]}): it was not made from the recipe.json beside it") from None
+            return lm.eval()
         try:
             _check_digest(path)
             lm.load_state_dict(load_file(path))
@@ -86,6 +92,29 @@ class Run:
             raise BadInput(f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok train` makes it again "
                            "from the last checkpoint") from None
         return lm.eval()
+
+    @property
+    def trained(self) -> dict[str, int]:
+        """After which step the decoder's weights are, and of how many: {"step": 400, "of": 900}. Raises BadInput as `lm` does."""
+        of = self.recipe.train.steps
+        return {"step": of if self._checkpoint is None else self._checkpoint.state["step"], "of": of}
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint | None:
+        """The checkpoint whose weights are taken, which is said; None for those of the finished run."""
+        if self.step is None and (self.folder / "model.safetensors").exists():
+            return None
+        found = load_weights(self.folder / "checkpoints", self.step)
+        if found is None:
+            raise BadInput(f"{self.folder} holds no trained model yet, nor a checkpoint; `mmtok train` on its recipe makes them")
+        self.vocabulary.check(found.state["vocabulary"], f"the checkpoint in {self.folder}")
+        unfinished = f"{self.folder} is not trained to its end: " if self.step is None else ""
+        self.note(f"{unfinished}these are the weights of its checkpoint at step {found.state['step']} of {self.recipe.train.steps}")
+        return found
+
+    def note(self, line: str) -> None:
+        """Say what whoever asks should know; of several processes the first does."""
+        say(line)
 
     def untrained(self, device: torch.device | None = None) -> LM:
         """A freshly initialised decoder of this run, from the recipe's seed, on this device or the run's."""
@@ -233,9 +262,9 @@ def _check_digest(weights: Path) -> None:
         raise ValueError("it is not what was written: its SHA-256 is not the one in config.json")
 
 
-def open_run(folder: Path | str, recipe_file: Path | None = None, device: torch.device | None = None) -> Run:
+def open_run(folder: Path | str, recipe_file: Path | None = None, device: torch.device | None = None, step: int | None = None) -> Run:
     """Open a run folder. recipe_file: the recipe's own Python file, when it brings classes from outside the package.
-    device: where its decoder computes; None is the best there is.
+    device: where its decoder computes; None is the best there is. step: of the checkpoint whose weights are taken, as `Run` says.
 
     Raises BadInput for a folder that is not a run.
     """
@@ -243,4 +272,4 @@ def open_run(folder: Path | str, recipe_file: Path | None = None, device: torch.
     path = folder / "recipe.json"
     if not path.is_file():
         raise BadInput(f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train RECIPE --out {folder}`)")
-    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()), device)
+    return Run(folder, read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()), device, step)

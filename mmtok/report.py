@@ -50,12 +50,14 @@ REMARKS = {
 
 
 def write_report(run: Run, force: bool = False) -> Path:
-    """Write RUN/report.html and return its path; one that is newer than all else in the run stands, unless `force`.
+    """Write RUN/report.html and return its path; one of the same weights that is newer than all else in the run stands, unless `force`.
 
-    Raises BadInput without matplotlib.
+    Raises BadInput without matplotlib, and where the run was opened at a checkpoint that is not there.
     """
     path = run.folder / "report.html"
-    if not force and path.exists() and path.stat().st_mtime_ns >= max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*"))):
+    if run.step is not None:
+        run.trained  # noqa: B018 - is it there?
+    if not force and _stands(run, path):
         say(f"{path} stands")
         return path
     plots.need_matplotlib()
@@ -69,6 +71,13 @@ def write_report(run: Run, force: bool = False) -> Path:
     write_text(path, page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]))
     os.utime(path)  # the renaming itself touched the folder
     return path
+
+
+def _stands(run: Run, path: Path) -> bool:
+    """Whether a report is newer than all else in the run, and of the weights that the run was opened with."""
+    if not path.exists() or path.stat().st_mtime_ns < max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*"))):
+        return False
+    return _weights_text(run) in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _body(build: Callable[[], Sequence[object]]) -> Sequence[object]:
@@ -88,14 +97,30 @@ def _anchor(title: str) -> str:
 
 def _header(run: Run, links: Markup) -> Markup:
     weights, vocabulary = run.folder / "model.safetensors", run.folder / "vocabulary.json"
-    facts = {"run": str(run.folder), "weights of": "not trained to the end yet", "vocabulary": "not laid out yet"}
+    facts = {"run": str(run.folder), "weights of": _weights_text(run), "vocabulary": "not laid out yet"}
     if weights.exists():
-        written = datetime.fromtimestamp(weights.stat().st_mtime, timezone.utc)
-        facts |= {"weights of": f"{written:%Y-%m-%d %H:%M} UTC", "parameters": f"{n_numbers(weights):,}"}
+        facts["parameters"] = f"{n_numbers(weights):,}"
     if vocabulary.exists():
         facts["vocabulary"] = read_fingerprint(vocabulary)
     facts["tasks"] = ", ".join(str(task).replace("->", "→") for task in run.recipe.tasks)
     return tag("header", tag("h1", run.recipe.name), _facts(facts), links)
+
+
+def _weights_text(run: Run) -> str:
+    """Which weights the run was opened with: when they were written, or of which checkpoint they are."""
+    weights = run.folder / "model.safetensors"
+    if run.step is None and weights.exists():
+        return f"{datetime.fromtimestamp(weights.stat().st_mtime, timezone.utc):%Y-%m-%d %H:%M} UTC"
+    trained = _trained(run)
+    return f"the checkpoint at step {trained['step']:,} of {trained['of']:,}" if trained else "not trained to the end yet"
+
+
+def _trained(run: Run) -> dict[str, int] | None:
+    """`Run.trained`; None where the run has no weights yet."""
+    try:
+        return run.trained
+    except (BadInput, OSError):
+        return None
 
 
 def _facts(facts: Mapping[str, str]) -> Markup:
@@ -153,11 +178,22 @@ def _figures(run: Run) -> list[Markup]:
     path = run.folder / "evaluation.json"
     if not path.exists():
         return missing(run, "not evaluated yet")
-    blocks = []
-    for name, values in read_figures(path).items():
+    figures = read_figures(path)
+    weights, blocks = figures.pop("weights", None), []
+    for name, values in figures.items():
         remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
         blocks.append(tag("div", tag("h3", title_of(name)), *remark, _question(run, name, values)))
-    return [tag("div", *blocks, cls="columns")]
+    return [*_made_of(run, weights), tag("div", *blocks, cls="columns")]
+
+
+def _made_of(run: Run, weights: object) -> list[Markup]:
+    """Which weights the figures are of, where these are not those of the finished run."""
+    if not isinstance(weights, Mapping) or weights == _trained(run) and weights["step"] == weights["of"]:
+        return []
+    words = f"These figures are of the weights after step {weights.get('step')} of {weights.get('of')}"
+    if weights == _trained(run):
+        return [tag("p", f"{words}: the run is not trained to its end.")]
+    return [tag("p", f"{words}, which are not those of this page; made again by ", tag("code", f"mmtok evaluate {run.folder}"))]
 
 
 def _question(run: Run, name: str, values: object) -> Markup:

@@ -33,19 +33,21 @@ T = TypeVar("T")
 LOST = "another process is gone or does not answer; nothing is wrong with the run, ask again"
 
 
-def together(folder: Path, recipe_file: Path | None, ask: Callable[[Run], T], device: str | None = None) -> T | None:
+def together(folder: Path, recipe_file: Path | None, ask: Callable[[Run], T], device: str | None = None,
+             step: int | None = None) -> T | None:
     """Open a run and ask it something, in all the processes that torchrun started; the answer is the first one's, None in the others.
 
-    device: where the decoder computes, by name, as `resolve_device` takes it. Where something goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
+    device: where the decoder computes, by name, as `resolve_device` takes it. step: of the checkpoint whose weights are taken, as `Run`
+    says; all take the first one's. Where something goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
     """
     with joined(LOST, device) as processes:
-        opened = lambda: open_run(folder, recipe_file, processes.device)
+        opened = lambda step: open_run(folder, recipe_file, processes.device, step)
         if processes.world == 1:
-            return ask(opened())
+            return ask(opened(step))
         if not processes.first:
             return _serve(opened, processes)
         try:
-            answer = ask(SharedRun(opened(), processes))
+            answer = ask(SharedRun(opened(step), processes))
         except Exception:
             _tell(processes, Leave(2))
             raise
@@ -99,8 +101,13 @@ class SharedRun(Run):
     """A run whose draws and scores are shared by several processes; in the first of them it is asked as any other."""
 
     def __init__(self, run: Run, processes: Processes):
-        super().__init__(run.folder, run.recipe, run.device)
+        super().__init__(run.folder, run.recipe, run.device, run.step)
         self.processes = processes
+
+    def note(self, line: str) -> None:
+        """Say it, in the first process."""
+        if self.processes.first:
+            super().note(line)
 
     @cached_property
     def before_training(self) -> LM:
@@ -122,7 +129,7 @@ class SharedRun(Run):
 
     def _shared(self, task: Draw | Rate, n: int, label: str, unit: str) -> list:
         """What all processes make of a task, in its order. Raises what went wrong in any of them."""
-        _tell(self.processes, task)
+        _tell(self.processes, task, None if self._checkpoint is None else self.trained["step"])
         with Progress(f"{label} ({self.processes.world} processes)", n, unit) as progress:
             parts = _gathered(self.processes, lambda: task.part(self, progress.advance))
             progress.advance(n - progress.done)
@@ -142,22 +149,25 @@ def seed_of(seed: int, k: int) -> int:
 # ---- what the processes say to each other
 
 
-def _tell(processes: Processes, task: Draw | Rate | Leave) -> None:
-    dist.broadcast_object_list([task], 0, group=processes.waiting)
+def _tell(processes: Processes, task: Draw | Rate | Leave, step: int | None = None) -> None:
+    dist.broadcast_object_list([task, step], 0, group=processes.waiting)
 
 
-def _serve(opened: Callable[[], Run], processes: Processes) -> None:
-    """Do this process's part of whatever the first one tells of, until it says that there is no more."""
-    shared = cache(lambda: SharedRun(opened(), processes))
+def _serve(opened: Callable[[int | None], Run], processes: Processes) -> None:
+    """Do this process's part of whatever the first one tells of, until it says that there is no more.
+
+    It also tells of which step the weights are: a training that goes on may have made another checkpoint meanwhile.
+    """
+    shared = cache(lambda step: SharedRun(opened(step), processes))
     while True:
-        told: list[Any] = [None]
+        told: list[Any] = [None, None]
         dist.broadcast_object_list(told, 0, group=processes.waiting)
-        task, = told
+        task, step = told
         if isinstance(task, Leave):
             if task.code:
                 raise SystemExit(task.code)
             return
-        _gathered(processes, lambda task=task: task.part(shared(), lambda n: None))
+        _gathered(processes, lambda task=task, step=step: task.part(shared(step), lambda n: None))
 
 
 def _gathered(processes: Processes, part: Callable[[], dict[int, Any]]) -> list[dict[int, Any]]:

@@ -144,6 +144,7 @@ def test_a_damaged_vocabulary_is_named_by_a_report_as_by_the_run(tiny_copy, cont
 def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monkeypatch):
     monkeypatch.setattr(questions, "train_image_judge", None)
     (tiny_copy / "model.safetensors").unlink()
+    shutil.rmtree(tiny_copy / "checkpoints")
     with pytest.raises(BadInput, match="holds no trained model yet"):
         evaluate(open_run(tiny_copy))
     assert not (tiny_copy / "evaluation.json").exists() and not (tiny_copy / "samples").exists()

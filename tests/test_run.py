@@ -60,7 +60,7 @@ def test_only_what_is_missing_is_made_again(tiny_copy, tiny_recipe, capsys, cont
 def test_fitting_alone_leaves_a_run_that_can_be_shown_but_not_asked(tiny_recipe, tmp_path):
     run = fit(tiny_recipe, tmp_path / "run")
     assert "not started" in run.describe() and "jets: JetGridConfig, 41 x 31 x 31 levels" in run.describe()
-    with pytest.raises(BadInput, match="holds no trained model yet; `mmtok train`"):
+    with pytest.raises(BadInput, match="holds no trained model yet, nor a checkpoint; `mmtok train`"):
         open_run(tmp_path / "run").lm
 
 

@@ -117,7 +117,8 @@ def test_a_damaged_recipe_is_not_overwritten(tiny_copy, tiny_recipe):
 
 def test_missing_weights_are_said(tiny_copy):
     (tiny_copy / "model.safetensors").unlink()
-    with pytest.raises(BadInput, match="holds no trained model yet"):
+    shutil.rmtree(tiny_copy / "checkpoints")
+    with pytest.raises(BadInput, match="holds no trained model yet, nor a checkpoint"):
         open_run(tiny_copy).lm
 
 

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,9 @@ from mmtok.segment import BadInput
 from mmtok.train.processes import part_of
 
 KEEP = 2
+N_LISTED = 10  # steps that a message names at most
+WEIGHTS = ("weights", "average")  # of a checkpoint's files those that a finished run is made of
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)  # what reading a damaged checkpoint raises
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,26 +93,75 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for path in reversed(steps):
         try:
             return _read(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"checkpoint {path} is damaged ({reason}); using the one before it", stacklevel=2)
+        except DAMAGE as error:
+            _pass_over(path, error)
     if steps:
         raise BadInput(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
     return None
 
 
-def _read(path: Path) -> Checkpoint:
+def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
+    """As `load_checkpoint`, but without the optimiser; None where nothing stands. step: the checkpoint of this step instead of the newest.
+
+    It may be asked while another process trains: a checkpoint that is taken away under the reader has newer ones, and these are read.
+    Raises BadInput when `step` has no sound checkpoint, with those that stand.
+    """
+    if step is not None:
+        return _of_step(folder, step)
+    tried: set[Path] = set()
+    while left := [path for path in _steps(folder) if path not in tried]:
+        path = left[-1]
+        tried.add(path)
+        try:
+            return _read(path, WEIGHTS)
+        except DAMAGE as error:
+            if not any(_order(other) > _order(path) for other in set(_steps(folder)) - tried):
+                _pass_over(path, error)
+    if tried:
+        raise BadInput(f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe says what to do")
+    return None
+
+
+def _of_step(folder: Path, step: int) -> Checkpoint:
+    path = folder / _name(step)
+    try:
+        return _read(path, WEIGHTS)
+    except DAMAGE as error:
+        there = [str(int(other.name.removeprefix("step-"))) for other in _steps(folder) if other != path]
+        more = f" (the newest {N_LISTED} of {len(there)})" if len(there) > N_LISTED else ""
+        others = f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}" if there else "no other one stands"
+        what = f"is damaged ({_reason(error)})" if path.exists() else "is not there"
+        raise BadInput(f"--checkpoint {step}: {path} {what}; {others}") from None
+
+
+def _pass_over(path: Path, error: Exception) -> None:
+    warnings.warn(f"checkpoint {path} is damaged ({_reason(error)}); using the one before it", stacklevel=3)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Of a checkpoint what a finished run keeps: the moving average where there is one."""
+    return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("average", {})}
+
+
+def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
+    """A checkpoint that is what was written, or of it the files of these stems; anything else raises one of DAMAGE."""
     state = json.loads((path / "state.json").read_text())
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
-    for name, written in state["files"].items():
+    files = {name: written for name, written in state.pop("files").items() if stems is None or Path(name).stem in stems}
+    for name, written in files.items():
         if digest(path / name) != written:
             raise ValueError(f"{name} is not what was written")
-    return Checkpoint({Path(name).stem: load_file(path / name) for name in state.pop("files")}, state)
+    return Checkpoint({Path(name).stem: load_file(path / name) for name in files}, state)
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=_order)
+    """The folders of the checkpoints, the oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()), key=_order)
 
 
 def _name(step: int) -> str:
