@@ -25,7 +25,7 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.log import read_log
+from mmtok.train.log import read_header, read_log
 from mmtok.vocabulary import Vocabulary
 
 # ---- recipes and runs
@@ -44,7 +44,9 @@ def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_
     lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids" if vocabulary else "  tokenizers not fitted")
     steps = read_log(folder / "log.jsonl")
     at = f"step {steps[-1]['step']} of {recipe.train.steps}" if steps else "not started"
-    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}")
+    header = read_header(folder / "log.jsonl")
+    products = f", in {header['precision']} on {header['device']}" if header else ""
+    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{products}")
     return "\n".join([*lines, *_fields(recipe)])
 
 

@@ -224,11 +224,13 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
     def begin() -> None:
         if resumed:
             say(f"resuming at step {trainer.step}")
-        write_text(log_path, "".join(json.dumps(x) + "\n" for x in read_log(log_path) if x["step"] <= trainer.step))
+        kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
+        write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
         told.append(board())
         among = f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes" * (processes.world > 1)
         n_parameters = sum(p.numel() for p in lm.parameters())
-        say(f"training {n_parameters / 1e6:.2f} M parameters, {config.steps} steps of {config.rows} x {config.row_length} positions{among}")
+        size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
+        say(f"training {size}, {config.steps} steps of {config.rows} x {config.row_length} positions{among}")
 
     processes.by_first(begin)
     if processes.first:

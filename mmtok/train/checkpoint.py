@@ -147,6 +147,16 @@ def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("average", {})}
 
 
+def precision_of(folder: Path) -> str | None:
+    """The precision that the training with checkpoints in this folder began with; None where no checkpoint tells."""
+    for path in reversed(_steps(folder)):
+        try:
+            return json.loads((path / "state.json").read_text())["precision"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # damaged: it is named when it is loaded
+    return None
+
+
 def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
     """A checkpoint that is what was written, or of it the files of these stems; anything else raises one of DAMAGE."""
     state = json.loads((path / "state.json").read_text())

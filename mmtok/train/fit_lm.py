@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.average import exponential, follow, power
 from mmtok.nn.compiled import lacking
 from mmtok.nn.decay import decay_groups
+from mmtok.nn.precision import PRECISIONS, Precision, matmul_rates, resolve_precision
 from mmtok.segment import BadInput
-from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
+from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, precision_of, restore_optimizer, save_checkpoint, tidy
 from mmtok.train.log import Gauge, matrix_rate
 from mmtok.train.processes import ALONE, Processes, is_sharded, part_of, shard, whole
 from mmtok.vocabulary import Vocabulary
@@ -34,7 +36,8 @@ class TrainConfig:
     weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
     average_power  above 0: step t counts by t to this power instead (6.94: spread over a tenth of the training, however long it is)
-    precision      "bf16" runs matrix products in bfloat16, weights and optimiser stay in float32; or "float32"
+    precision      of matrix products: "auto" is bfloat16 where this machine multiplies it faster, else float32; or "bf16", "float32".
+                   Weights and optimiser stay in float32; a resumed training keeps what it began with
     accumulate     micro-batches per step; the sum over positions is exact, whatever the number
     shard          on several processes, split weights, gradients and optimiser over them: for a model that one device cannot hold
     recompute      so many of the trunk's blocks keep no activations for the backward pass, which computes them again: less memory, more
@@ -51,7 +54,7 @@ class TrainConfig:
     clip: float = 1.0
     average: float = 0.99
     average_power: float = 0.0
-    precision: str = "bf16"
+    precision: Precision = "auto"
     weights: Mapping[str, float] = field(default_factory=dict)
     accumulate: int = 1
     shard: bool = False
@@ -78,8 +81,8 @@ class TrainConfig:
         if not 0 <= self.average_power < math.inf or self.average_power and not self.average:
             raise BadInput(f"TrainConfig: average_power is {self.average_power} and average {self.average}; the power must be finite and not "
                            "negative, and an average of 0 is none at all")
-        if self.precision not in ("bf16", "float32"):
-            raise BadInput(f"TrainConfig: precision is {self.precision!r}; it must be 'bf16' or 'float32'")
+        if self.precision not in PRECISIONS:
+            raise BadInput(f"TrainConfig: precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if self.accumulate > self.rows:
             raise BadInput(f"TrainConfig: {self.rows} rows cannot be shared out over {self.accumulate} micro-batches; lower accumulate")
 
@@ -112,6 +115,7 @@ class Trainer:
                  processes: Processes = ALONE, units_per_frame: Mapping[str, float] = MappingProxyType({})):
         self.lm, self.loader, self.config, self.folder, self.log, self.processes = lm, loader, config, folder, log, processes
         self.gauge = Gauge(lm, config.row_length, units_per_frame)
+        self.precision = self._precision(processes.device if processes.world > 1 else lm.device)
         lm.model.recompute_blocks(config.recompute)
         if config.compile:
             missing = lacking(lm.device)
@@ -120,7 +124,7 @@ class Trainer:
             lm.model.compile_blocks()
         self.sharded = config.shard and processes.world > 1
         if self.sharded:
-            shard(lm, list(lm.model.layers), processes, config.precision)
+            shard(lm, list(lm.model.layers), processes, self.precision)
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
@@ -128,6 +132,27 @@ class Trainer:
         self.step = 0
         self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
+
+    def _precision(self, device: torch.device) -> Precision:
+        """What this training began with, else what it is asked for on this device; the first process decides for all."""
+        began = precision_of(self.folder)
+        chosen = resolve_precision(self.config.precision, device)
+        if began is not None and chosen != began and self.processes.first:
+            warnings.warn(f"this training began in {began} and stays with it; this machine would choose {chosen} "
+                          f"({matmul_rates(device)})", stacklevel=2)
+        by_rank = self.processes.everyones(PRECISIONS.index(began or chosen))
+        return PRECISIONS[int(by_rank[0])]
+
+    def header(self) -> dict:
+        """The first line of the log: in what this training computes, and on what."""
+        return {
+            "precision": self.precision,
+            "asked": self.config.precision,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.world,
+            "torch": torch.__version__,
+        }
 
     # ---- one step
 
@@ -163,7 +188,7 @@ class Trainer:
             batch = with_rows(batch, self.loader.vocabulary, self.config.accumulate)
         for part in split_rows(batch, self.loader.vocabulary, self.config.accumulate):
             part = part.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 nats = self.lm(part)
             total, parts = loss_sums(nats, part, self.loader.vocabulary, self.config.weights)
             (total / n_predicted).backward()
@@ -184,7 +209,7 @@ class Trainer:
 
     def run(self, on_step: Callable[[int], None] = lambda step: None) -> None:
         """Train to the last step, checkpointing on the way. Ctrl-C or SIGTERM in any process: checkpoint, then Interrupted in all."""
-        peak = self.processes.total(matrix_rate(self.device, self.config.precision))[0] if self.step < self.config.steps else 0.0
+        peak = self.processes.total(matrix_rate(self.device))[0] if self.step < self.config.steps else 0.0
         asked = []
         previous = {s: signal.signal(s, lambda *_: asked.append(True)) for s in (signal.SIGINT, signal.SIGTERM)} if _main_thread() else {}
         self.lm.train()
@@ -213,7 +238,7 @@ class Trainer:
         if self.average:
             tensors["average"] = self.average
         tensors = {stem: whole(named, self.processes) for stem, named in tensors.items()}
-        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "window": self.window}
+        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "precision": self.precision, "window": self.window}
         self.processes.by_first(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:

@@ -7,13 +7,14 @@
     gradient_norm, learning_rate
     positions_per_s          positions of the stream, padding not counted
     model_gflop_per_s        the products that the model needs for them
-    matrix_share             of the rate at which these machines multiply matrices alone, measured at the start of each training
+    matrix_share             of the rate at which these machines multiply matrices alone, in the precision that they are fastest in
+
+Before them stands a line without a step, the header: the precision of the products, and where the training runs.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 
 from mmtok.metrics.units import customary
 from mmtok.model.lm import LM
+from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
 
 MEASURED = ("positions_per_s", "model_gflop_per_s", "matrix_share")  # they differ when the same training is made again
 MATRIX_SIZES = {"cpu": 1024, "cuda": 4096}
@@ -83,34 +85,33 @@ def _n_head_weights(lm: LM, m: str) -> int:
     return lm.config.trunk.width * n_ids + (_n_weights(lm.heads[m]) if m in lm.heads else 0)
 
 
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """FLOP per second of this process's products of square matrices in the training's precision, the best of a tenth of a second."""
-    return _matrix_rate(str(device), precision, torch.get_num_threads())
+def matrix_rate(device: torch.device) -> float:
+    """FLOP per second of this process's products of square matrices in the precision that it is fastest in, whatever it trains in."""
+    return _matrix_rate(device, torch.get_num_threads())
 
 
 @lru_cache
-def _matrix_rate(device: str, precision: str, n_threads: int) -> float:
-    kind = torch.device(device).type
-    n, dtype = MATRIX_SIZES.get(kind, 1024), torch.bfloat16 if precision == "bf16" else torch.float32
-    dice = torch.Generator(device).manual_seed(0)  # of its own: the training's random numbers stay what they are
-    a, b = (torch.randn(n, n, generator=dice, device=device).to(dtype) for _ in range(2))
-    seconds, until = [], 0.0
-    while len(seconds) < 2 or time.perf_counter() < until:
-        start = time.perf_counter()
-        torch.mm(a, b)
-        if kind == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-        until = until or time.perf_counter() + MATRIX_SECONDS  # from the end of the first, which only warms up
-    return 2 * n**3 / min(seconds[1:])
+def _matrix_rate(device: torch.device, n_threads: int) -> float:
+    dtype = DTYPES[matmul_rates(device).best]
+    return matmul_rate(device, dtype, MATRIX_SIZES.get(device.type, 1024), MATRIX_SECONDS)
+
+
+def read_header(path: Path) -> dict:
+    """The first line of a log.jsonl: {"precision": "float32", "asked": "auto", "device": "cpu", ...}; empty where none is there."""
+    lines = _readable_lines(path)
+    return lines[0] if lines and "step" not in lines[0] else {}
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; what a crash cut short or damaged is left out."""
+    """The lines of a log.jsonl, one per window of steps; what a crash cut short or damaged is left out."""
+    return [line for line in _readable_lines(path) if "step" in line]
+
+
+def _readable_lines(path: Path) -> list[dict]:
     lines = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
+    return [line for line in lines if isinstance(line, dict)]

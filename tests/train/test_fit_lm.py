@@ -14,8 +14,11 @@ from mmtok.data.loader import Corrupt, Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.model.heads import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn import precision
+from mmtok.nn.precision import MatmulRates
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Segment
+from mmtok.train import fit_lm
 from mmtok.train.fit_lm import Interrupted, TrainConfig, Trainer, learning_rate, make_optimizer, split_rows
 from mmtok.train.log import MEASURED
 
@@ -60,6 +63,40 @@ def losses(log):
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(x, b[k]) for k, x in a.items())
+
+
+# ---- precision
+
+
+def choosing(monkeypatch, best):
+    """A machine that multiplies `best` faster."""
+    rates = MatmulRates(1e9, 9e9) if best == "bf16" else MatmulRates(9e9, 1e9)
+    for module in (fit_lm, precision):
+        monkeypatch.setattr(module, "matmul_rates", lambda device: rates)
+
+
+@pytest.mark.parametrize("best", ["float32", "bf16"])
+def test_auto_trains_as_the_faster_precision_does_by_name(trainer, monkeypatch, best):
+    choosing(monkeypatch, best)
+    by_name, named = trainer(replace(CONFIG, precision=best), "named")
+    by_name.run()
+    auto, log = trainer(replace(CONFIG, precision="auto"), "auto")
+    auto.run()
+    assert auto.header()["precision"] == best and auto.header()["asked"] == "auto"
+    assert losses(log) == losses(named) and equal(auto.weights(), by_name.weights())
+
+
+def test_a_resumed_training_keeps_its_precision_and_says_so_where_this_machine_would_choose_otherwise(trainer, monkeypatch):
+    choosing(monkeypatch, "bf16")
+    begun, _ = trainer(replace(CONFIG, precision="auto"))
+    begun.update()
+    begun.save()
+    choosing(monkeypatch, "float32")
+    with pytest.warns(UserWarning, match="began in bf16 and stays with it; this machine would choose float32"):
+        resumed, _ = trainer(replace(CONFIG, precision="auto"))
+    assert resumed.precision == "bf16" and resumed.resume()
+    fresh, _ = trainer(replace(CONFIG, precision="auto"), "fresh")
+    assert fresh.precision == "float32"
 
 
 # ---- resuming

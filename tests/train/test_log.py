@@ -82,8 +82,8 @@ def test_the_share_is_of_the_machines_rate(lm):
 def test_the_machines_rate_is_measured_once_and_leaves_random_numbers_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    rates = [matrix_rate(torch.device("cpu"), precision) for precision in ("float32", "bf16", "float32")]
-    assert all(1e8 < rate < 1e14 for rate in rates) and rates[0] == rates[2]
+    rates = [matrix_rate(torch.device("cpu")) for _ in range(2)]
+    assert 1e8 < rates[0] < 1e14 and rates[0] == rates[1]
     assert torch.equal(before, torch.random.get_rng_state())
 
 
