@@ -77,7 +77,7 @@ def sample(
     top_p: Annotated[float | None, Arg("draw among the likeliest that hold a share P", "P")] = None,
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
     max_frames: Annotated[int | None, Arg("the cap of one sample", "N")] = None,
-    precision: Annotated[str | None, Arg("weights while drawing", choices=("full", "bfloat16", "int8"))] = None,
+    precision: Annotated[str | None, Arg("weights while drawing (default: what this machine is fast in)", choices=("auto", "float32", "bf16", "int8"))] = None,
     compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
     steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
     level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,

@@ -201,7 +201,7 @@ def decode(n_rows: int, setting: Setting, n_frames: int = 128, compiled: bool = 
     prompts, v = open_prompts("image", n_rows), lm.vocabulary
     ids = torch.tensor([[v.document_mark, v.begin("image")]] * n_rows)
     draw = lambda way: generate(lm, prompts, way, torch.Generator().manual_seed(0))
-    bf16, int8 = Sampling(precision="bfloat16", compiled=compiled), Sampling(precision="int8")
+    bf16, int8 = Sampling(precision="bf16", compiled=compiled), Sampling(precision="int8")
 
     def peer() -> None:
         with torch.inference_mode():
@@ -236,10 +236,10 @@ def rounding(setting: Setting) -> Iterator[Line]:
     lm = our_model()
     learned, unseen = manual("image", N_CODES)
     learn(lm, our_stepper(lm, 1e-3), learned, n_steps=200)
-    full, int8 = (log_probs(lm, unseen, "image", precision) for precision in ("full", "int8"))
+    full, int8 = (log_probs(lm, unseen, "image", precision) for precision in ("float32", "int8"))
     a, b = (float(np.exp(nats(x, unseen))) for x in (int8, full))
-    yield Line("perplexity with int8 weights", "", a, "full", b, "ratio", a / b, 1.01, least=False)
-    a, b = (divergence(full, x) for x in (int8, log_probs(coarse(lm, 7), unseen, "image", "full")))
+    yield Line("perplexity with int8 weights", "", a, "float32", b, "ratio", a / b, 1.01, least=False)
+    a, b = (divergence(full, x) for x in (int8, log_probs(coarse(lm, 7), unseen, "image", "float32")))
     yield Line("  divergence from the full ones", "nats", a, "of four bits", b, "ratio", a / b, 0.2, least=False)
 
 
@@ -255,7 +255,7 @@ def speech(setting: Setting) -> Iterator[Line]:
     n_frames = 128
     lm = our_model(n_frames, speech=True)
     draw = lambda way: generate(lm, open_prompts("speech", 1, 80), way, torch.Generator().manual_seed(0))
-    ways = [Sampling(precision=p) for p in ("full", "bfloat16", "int8")]
+    ways = [Sampling(precision=p) for p in ("float32", "bf16", "int8")]
     for way, s in zip(ways, turn_about([lambda way=way: draw(way) for way in ways], max(3, setting.repeats // 2))):
         yield Line(f"speech, 40 Hz, 80 channels, {way.precision}", "frames/s", n_frames / s, "", None, "x real time", n_frames / s / 40, 8.0, 16.0)
 

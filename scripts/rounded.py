@@ -17,7 +17,7 @@ from torch import nn
 from mmtok.batch import Batch, pack
 from mmtok.model.lm import LM
 from mmtok.model.writer import Writer
-from mmtok.nn.packed import Precision
+from mmtok.nn.packed import WeightPrecision
 from mmtok.nn.reader import Reader
 from mmtok.segment import Document, Segment
 from mmtok.tokenizers.text import SentencePieceConfig
@@ -45,7 +45,7 @@ def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_st
 
 
 @torch.inference_mode()
-def log_probs(lm: LM, documents: list[Document], modality: str, precision: Precision) -> torch.Tensor:
+def log_probs(lm: LM, documents: list[Document], modality: str, precision: WeightPrecision) -> torch.Tensor:
     """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this precision of weights."""
     batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
     h = Reader(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on

@@ -18,7 +18,7 @@ def test_the_recipe_survives_json(tiny_recipe):
     (["--train.steps", "1e3"], ["train.steps must be int"]),
     (["--train.steps", "0"], ["steps is 0"]),
     (["--train.steps"], ["--train.steps needs a value"]),
-    (["--train.precision", "fp8"], ["auto, float32, bf16"]),
+    (["--train.precision", "fp8"], ["'auto', 'float32', 'bf16'"]),
     (["--path", "x"], ["--path is ambiguous", "--sources.0.path"]),
     (["--trunk.width", "33"], ["model.trunk", "got"]),
     (["--sampling.text.top_p", "2"], ["top_p"]),

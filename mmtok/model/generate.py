@@ -12,7 +12,7 @@ from torch import Tensor
 from mmtok.batch import pack
 from mmtok.model.cascade import CascadeHead
 from mmtok.model.lm import LM, evaluating
-from mmtok.model.sampling import Sampled, Sampling, draw, mix_guidance, pick
+from mmtok.model.sampling import ROUNDED, Sampled, Sampling, draw, mix_guidance, pick, weight_precision
 from mmtok.model.whole import draw_whole
 from mmtok.model.writer import Writer
 from mmtok.nn.reader import Reader
@@ -105,7 +105,7 @@ def _check_sampling(lm: LM, modality: str, sampling: Sampling) -> None:
     latents = bool(lm.vocabulary.signatures[modality].latent_size)
     if latents and (sampling.top_k or sampling.top_p < 1):
         raise BadInput(f"{modality} is drawn by diffusion, which knows no top_k or top_p; use the temperature")
-    if latents and (sampling.compiled or sampling.precision != "full"):
+    if latents and (sampling.compiled or sampling.precision in ROUNDED):
         raise BadInput(f"{modality} is drawn by diffusion: its head cannot be compiled or rounded; leave out compiled and precision")
     if sampling.steps and not latents and not lm.draws_whole(modality):
         raise BadInput(f"{modality} is drawn code by code, not in steps; leave out steps")
@@ -127,7 +127,8 @@ class _Walk:
         documents = list(prompts)
         if self.n_streams == 2:
             documents += [replace(p, segments=(None,) * (len(p.segments) - 1) + p.segments[-1:]) for p in prompts]
-        self.writer = Writer(lm, self.modality, sampling.precision, len(documents))
+        self.precision = "float32" if self.signature.latent_size else weight_precision(sampling.precision, lm.model.norm.weight)
+        self.writer = Writer(lm, self.modality, self.precision, len(documents))
         self._prefill(documents)
         known = [p.segments[-1] for p in prompts]
         self.rows = np.arange(len(prompts))  # the prompt that each row continues
@@ -153,7 +154,7 @@ class _Walk:
         slot = (torch.arange(x.shape[1], device=x.device) - start[:, None]).clamp(min=0)
         most = self.signature.frames or self.sampling.max_frames
         slots = x.shape[1] + most if self.sampling.compiled else None
-        self.reader = Reader(self.lm.model, self.sampling.precision, start, len(streams), slots)
+        self.reader = Reader(self.lm.model, self.precision, start, len(streams), slots)
         self.h = self.reader.read(x[torch.arange(len(x), device=x.device)[:, None], slot])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:

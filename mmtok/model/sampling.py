@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.nn.packed import Precision
+from mmtok.nn.packed import WeightPrecision
+from mmtok.nn.precision import resolve_precision
 from mmtok.segment import BadInput, Segment
+
+
+DRAWN_IN = ("auto", "float32", "bf16", "int8")
+ROUNDED = ("bf16", "int8")  # asked for by name; a head that draws in steps refuses them, and "auto" leaves its weights as they are
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class Sampling:
 
     guidance   g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g - 1; needs condition dropout in training
     max_frames the most frames drawn for one open-ended segment (a fixed count is its own cap); reaching it is the stop reason "cap"
-    precision  of the weights while drawing: "full" as they are, "bfloat16" or "int8" rounded, for speed; scores are never rounded
+    precision  of the weights while drawing: "float32" as they are, "bf16" or "int8" rounded, for speed; "auto" is bf16 where this
+               machine multiplies it faster, else float32. Scores are never rounded
     compiled   the decoder's step is compiled: faster by half and more after half a minute, for equal batches of equal caps
     steps      of a head that draws in steps (diffusion, codes in any order); 0: as many as the head's config says
     level      of a cascade: how noisy a picture is given to the stage above, from 0 to below 1; None: as each stage's config says
@@ -31,7 +37,7 @@ class Sampling:
     top_p: float = 1.0
     guidance: float = 1.0
     max_frames: int = 512
-    precision: Precision = "full"
+    precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
     compiled: bool = False
     steps: int = 0
     level: float | None = None
@@ -43,14 +49,23 @@ class Sampling:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("guidance", math.isfinite(self.guidance), "finite"),
             ("max_frames", self.max_frames >= 1, "at least 1"),
-            ("precision", self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
+            ("precision", self.precision in DRAWN_IN, f"one of {', '.join(DRAWN_IN)}"),
             ("steps", self.steps >= 0, "at least 0, which leaves them to the head"),
             ("level", self.level is None or 0 <= self.level < 1, "a share of noise, at least 0 and below 1"),
         ):
             if not fits:
                 raise BadInput(f"sampling: {name} is {getattr(self, name)!r}; it must be {what}")
         if self.compiled and self.precision == "int8":
-            raise BadInput("sampling with int8 weights cannot be compiled; take bfloat16")
+            raise BadInput("sampling with int8 weights cannot be compiled; take bf16")
+
+
+def weight_precision(asked: str, weight: Tensor) -> WeightPrecision:
+    """What a decoder with such weights draws in, when this is asked for. Other weights than float32 stay as they are under "auto"."""
+    if asked == "int8":
+        return "int8"
+    if asked == "auto" and weight.dtype != torch.float32:
+        return "float32"
+    return resolve_precision(asked, weight.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmtok.batch import pack
 from mmtok.model.lm import LM, evaluating
-from mmtok.model.sampling import Sampled, Sampling
+from mmtok.model.sampling import ROUNDED, Sampled, Sampling
 from mmtok.segment import BadInput, Document, Segment, segment_of
 
 
@@ -24,7 +24,7 @@ def draw_whole(lm: LM, modality: str, prompts: Sequence[Document], sampling: Sam
     Raises BadInput for a head that cannot keep frames, and for several empty holes, as nobody says how long each is.
     """
     signature = lm.vocabulary.signatures[modality]
-    if sampling.precision != "full" or sampling.compiled:
+    if sampling.precision in ROUNDED or sampling.compiled:
         raise BadInput(f"{modality} is drawn as a whole: its head cannot be compiled or rounded; leave out compiled and precision")
     places = [_places(p.segments[-1], signature.frames) for p in prompts]
     values = np.zeros((len(prompts), signature.frames, len(signature.levels) or signature.latent_size))

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from mmtok.model.heads import widened
 from mmtok.model.lm import LM
-from mmtok.nn.packed import Precision, lay_out, with_linears_laid_out
+from mmtok.nn.packed import WeightPrecision, lay_out, with_linears_laid_out
 
 
 class Writer:
     """What of an LM gives the next id and frame of one modality, and reads a frame just drawn; to be made anew once the LM learned."""
 
-    def __init__(self, lm: LM, modality: str, precision: Precision, n_rows: int):
+    def __init__(self, lm: LM, modality: str, precision: WeightPrecision, n_rows: int):
         signature, span, end = lm.vocabulary.signatures[modality], lm.vocabulary.span(modality), lm.vocabulary.end(modality)
         weight = lm.id_weight
         self.ids = lay_out(torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]]), None, precision, n_rows)

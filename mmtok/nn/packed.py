@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Precision = Literal["full", "bfloat16", "int8"]  # of weights: as they are; halved; a quarter, with one scale per output
+WeightPrecision = Literal["float32", "bf16", "int8"]  # as they are; halved; a quarter, with one scale per output
 
 
 class Linear(nn.Module):
@@ -77,10 +77,10 @@ class Int8Linear(Linear):
         return y if self.bias is None else y + self.bias
 
 
-def lay_out(weight: Tensor, bias: Tensor | None, precision: Precision, n_rows: int = 1) -> Linear:
+def lay_out(weight: Tensor, bias: Tensor | None, precision: WeightPrecision, n_rows: int = 1) -> Linear:
     """A weight (N, M) for products with about `n_rows` rows. To be made anew once the weight has changed."""
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    if precision == "full":
+    if precision == "float32":
         return Linear(weight, bias)
     bias = None if bias is None else bias.bfloat16()
     if precision == "int8":
@@ -90,9 +90,9 @@ def lay_out(weight: Tensor, bias: Tensor | None, precision: Precision, n_rows: i
     return BlockedLinear(weight, bias, n_rows) if on_cpu else Linear(weight, bias)
 
 
-def with_linears_laid_out(module: nn.Module, precision: Precision, n_rows: int) -> nn.Module:
+def with_linears_laid_out(module: nn.Module, precision: WeightPrecision, n_rows: int) -> nn.Module:
     """A copy of a module whose every nn.Linear is laid out so; the module itself where nothing would change."""
-    if precision == "full":
+    if precision == "float32":
         return module
     if isinstance(module, nn.Linear):
         return lay_out(module.weight, module.bias, precision, n_rows)

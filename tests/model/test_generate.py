@@ -15,7 +15,7 @@ MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
     Sampling(max_frames=12), Sampling(guidance=2.5, max_frames=12),
     Sampling(temperature=0, max_frames=12), Sampling(temperature=0, guidance=3, max_frames=12),
-    Sampling(precision="bfloat16", max_frames=12), Sampling(precision="int8", guidance=2, max_frames=12),
+    Sampling(precision="bf16", max_frames=12), Sampling(precision="int8", guidance=2, max_frames=12),
     Sampling(top_k=2, max_frames=12), Sampling(top_p=0.5, max_frames=12), Sampling(2.0, 3, 0.9, 0.5, 12), Sampling(max_frames=1),
 ]
 

@@ -69,7 +69,7 @@ def test_rounded_weights_draw_from_nearly_the_same_distribution(toy_lm, generato
     """Total variation of the first code, whose distribution is counted, from its exact one."""
     lm = toy_lm([Signature("x", (8,), frames=1)]).float()
     exact = np.exp([-score(lm, [Document((Segment("x", codes=np.array([[k]])),), (True,))])[0].total for k in range(8)])
-    for precision in ("full", "bfloat16", "int8"):
+    for precision in ("float32", "bf16", "int8"):
         drawn = generate(lm, [prompt(to=nothing(lm.vocabulary, "x"))] * 8000, Sampling(precision=precision), generator)
         share = np.bincount([d.segment.codes[0, 0] for d in drawn], minlength=8) / 8000
         assert np.abs(share - exact).sum() / 2 < 0.03

@@ -69,7 +69,7 @@ def test_rows_of_different_lengths_some_dropped(trunk):
         at = at + 1
 
 
-@pytest.mark.parametrize("precision, error", [("full", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+@pytest.mark.parametrize("precision, error", [("float32", 1e-5), ("bf16", 0.02), ("int8", 0.03)])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
     assert read.dtype == torch.float32 and (read - expected).norm() < error * expected.norm()
 
 
-@pytest.mark.parametrize("precision, error", [("full", 1e-6), ("bfloat16", 0.01), ("int8", 0.015)])
+@pytest.mark.parametrize("precision, error", [("float32", 1e-6), ("bf16", 0.01), ("int8", 0.015)])
 @pytest.mark.parametrize("n_inputs, n_outputs", [(64, 37), (24, 5), (7, 128), (1, 1)])
 def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
     torch.manual_seed(0)
@@ -96,9 +96,9 @@ def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
 
 def test_a_module_with_its_linears_laid_out_stays_as_it_was():
     module = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "b": torch.nn.Embedding(3, 4)})
-    made = with_linears_laid_out(module, "bfloat16", 1)
+    made = with_linears_laid_out(module, "bf16", 1)
     assert made["a"][0](torch.ones(1, 4)).dtype == torch.bfloat16 and made["b"] is not None
-    assert isinstance(module["a"][0], torch.nn.Linear) and with_linears_laid_out(module, "full", 1) is module
+    assert isinstance(module["a"][0], torch.nn.Linear) and with_linears_laid_out(module, "float32", 1) is module
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_each_weight_that_a_step_holds_is_looked_at(trunk, uncompiled):
         assert (Reader(trunk, n_rows=1, compile_slots=50).static is before) == (name == "embed_tokens.weight"), name
 
 
-@pytest.mark.parametrize("precision", ["full", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
 def test_a_reader_made_after_learning_has_what_was_learned(trunk, precision):
     trunk.float()
     Reader(trunk, precision).read(states(1, 3).float())
