@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -11,16 +10,20 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mmtok.data.screen import Limit, Screen, Screened
+from mmtok.data.transcripts import BESIDE, Transcripts
 from mmtok.files import in_place_when_whole, write_bytes
 from mmtok.nn.resample import resample
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
+from mmtok.tally import Tally
 from mmtok.walk import folder_at, walk
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
@@ -42,6 +45,34 @@ def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty")
     return decode_sound(path, str(path), rate_hz)
+
+
+def sound_seconds(path: Path) -> float:
+    """How long a sound file is, by its header. Raises BadInput as `read_sound` does, but for what only its samples tell."""
+    status = path.stat() if path.is_file() else None
+    seconds = _seconds_in_header(path, status and (status.st_size, status.st_mtime_ns))
+    if isinstance(seconds, str):
+        raise BadInput(seconds)
+    return seconds
+
+
+@lru_cache(maxsize=1_000_000)
+def _seconds_in_header(path: Path, version: tuple[int, int] | None) -> float | str:
+    """Seconds, or what is wrong with the file; version: which state of the file that holds of."""
+    import soundfile
+
+    if version is None or version[0] == 0:
+        return f"{path}: no such file" if version is None else f"{path}: the file is empty"
+    try:
+        with soundfile.SoundFile(path) as file:
+            frames, rate_hz, log = file.frames, file.samplerate, file.extra_info
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        return f"{path}: not a sound file that libsndfile can read ({error})"
+    if frames < 1:
+        return f"{path}: the file holds no samples"
+    if _cut_short(log):
+        return f"{path}: truncated, its header promises more samples than are there"
+    return frames / rate_hz
 
 
 def decode_sound(source: Path | BinaryIO, name: str, rate_hz: int = 16_000) -> np.ndarray:
@@ -100,14 +131,26 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
 
 
 @dataclass(frozen=True)
-class SpeechFolder:
-    """A folder of sound files with transcripts: NAME.txt beside NAME.wav, or one transcripts.csv or metadata.csv with the columns
-    file (or file_name) and text (or transcript).
+class SpeechFolder(Screened):
+    """A folder of sound files with transcripts: NAME.txt beside NAME.wav, or one table, transcripts.csv or metadata.csv (also .tsv,
+    .psv, .jsonl, .parquet) with the columns file (or file_name) and text (or transcript); or between pipes without a header.
 
-    A tenth of the files (at least one of two), chosen by the hash of their names, is held out."""
+    A tenth of the files (at least one of two), chosen by the hash of their names, is held out.
+
+    min_duration_s, max_duration_s  of a clip; others are left out and counted. 0: any
+    min_chars, max_chars            of its transcript, likewise
+    """
 
     path: str = ""
     rate_hz: int = 16_000
+    min_duration_s: float = 0.0
+    max_duration_s: float = 0.0
+    min_chars: int = 0
+    max_chars: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._limits()
 
     @property
     def fields(self) -> dict[str, str]:
@@ -118,62 +161,48 @@ class SpeechFolder:
         return ("train", "heldout")
 
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
-        """{"caption": str, "speech": float32 (N,)} by file name; nothing is cached. Raises BadInput on files without a transcript."""
+        """{"caption": str, "speech": float32 (N,)} by file name; nothing is cached.
+
+        Raises BadInput where more files than `on_error` passes over have no transcript or cannot be read.
+        """
         check_split(self, split)
-        pairs = self.transcripts()
-        by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair[0].stem.encode()).digest())
-        heldout = {path for path, _ in by_hash[: max(1, len(pairs) // 10)]} if len(pairs) > 1 else set()
-        for path, caption in pairs:
-            if (path in heldout) == (split == "heldout"):
-                yield {"caption": caption, "speech": read_sound(path, self.rate_hz)}
+        screen, transcripts = self._screen()
+        heldout = _held_out(screen.items)
+        mine = [path for path in screen.items if (path in heldout) == (split == "heldout")]
+        yield from screen.read(mine, lambda path: {"caption": transcripts.text(path), "speech": read_sound(path, self.rate_hz)})
 
     def check(self) -> None:
-        """Raise BadInput when the files or their transcripts are not there."""
-        self.transcripts()
+        """Raise BadInput when the files or their transcripts are not there or, by their headers, too many cannot be used."""
+        self._screen()
 
     def transcripts(self) -> list[tuple[Path, str]]:
-        """(file, text) of every sound file, ordered by name."""
+        """(file, text) of every sound file that can be used, ordered by name."""
+        screen, transcripts = self._screen()
+        return [(path, transcripts.text(path)) for path in screen.items]
+
+    def _limits(self) -> tuple[Limit, ...]:
+        return (Limit("duration_s", self.min_duration_s, self.max_duration_s), Limit("chars", self.min_chars, self.max_chars))
+
+    def _screen(self) -> tuple[Screen[Path], Transcripts]:
         folder = folder_at(self.path, "SpeechFolder", "sound files with transcripts (NAME.txt beside NAME.wav)")
-        found = walk(folder, SUFFIXES, beside=(".txt", ".csv"))
+        found = walk(folder, SUFFIXES, beside=BESIDE)
         if found.left_out:
-            warnings.warn(found.note(), stacklevel=2)
-        files = found.files
-        if not files:
+            warnings.warn(found.note(), stacklevel=3)
+        if not found.files:
             raise BadInput(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
-        table = next((folder / name for name in ("transcripts.csv", "metadata.csv") if (folder / name).is_file()), None)
-        texts = _read_table(table) if table else {}
-        pairs = []
-        for path in files:
-            beside = path.with_suffix(".txt")
-            text = texts.get(path.relative_to(folder).as_posix(), texts.get(path.stem))
-            if text is None and beside.is_file():
-                text = _read_utf8(beside).strip()
-            if text is None:
-                raise BadInput(f"{path}: no transcript; put {beside.name} beside it, or name it in {folder / 'transcripts.csv'}")
-            pairs.append((path, text))
-        return pairs
+        with Tally("transcripts") as tally:
+            transcripts = Transcripts(found, tally)
+        look = lambda path: {"chars": len(transcripts.text(path)), "duration_s": sound_seconds(path)}
+        return Screen(found.files, look, self, "clips", self._limits()), transcripts
 
 
-def _read_table(path: Path) -> dict[str, str]:
-    """A csv with the columns file and text -> {file name or stem: text}."""
-    rows, texts = csv.DictReader(io.StringIO(_read_utf8(path), newline="")), {}
-    columns = rows.fieldnames or []
-    file = next((c for c in ("file", "file_name", "path") if c in columns), None)
-    text = next((c for c in ("text", "transcript", "transcription", "caption") if c in columns), None)
-    if file is None or text is None:
-        raise BadInput(f"{path}: needs the columns file and text, has {', '.join(columns) or 'none'}")
-    for row in rows:
-        if row[file] is None or row[text] is None:
-            raise BadInput(f"{path}: line {rows.line_num} ends before its {file if row[file] is None else text}; complete or remove it")
-        texts[row[file]] = row[text].strip()
-    return texts
-
-
-def _read_utf8(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}); convert it first, e.g. iconv -f latin1 -t utf-8") from None
+def _held_out(files: list[Path]) -> set[Path]:
+    """A tenth of the files, at least one of two, by the hash of their names; what differs in its suffix alone stays together."""
+    by_hash = sorted(files, key=lambda path: (hashlib.sha256(path.stem.encode()).digest(), path.parts))
+    n = max(1, len(files) // 10) if len(files) > 1 else 0
+    while 0 < n < len(files) and by_hash[n].with_suffix("") == by_hash[n - 1].with_suffix(""):
+        n += 1
+    return set(by_hash[:n]) if n < len(files) else set()
 
 
 def check_split(source, split: str) -> str:

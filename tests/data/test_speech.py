@@ -133,6 +133,86 @@ def test_bad_transcripts_are_refused_in_one_line(tmp_path, name, content, part):
     assert str(error.value).startswith(f"{tmp_path / name}: {part}") and "\n" not in str(error.value)
 
 
+def corpus(folder, n=3, table=None):
+    for i in range(n):
+        write_sound(folder / f"{i:03}.wav", tone(400 + i))
+        if table is None:
+            (folder / f"{i:03}.txt").write_text(f"clip {i}")
+    return folder
+
+
+@pytest.mark.parametrize("name, content", [
+    ("transcripts.csv", 'file,text\n000.wav,"one, two"\n001,00501\n./002.wav,NA\n'),
+    ("metadata.TSV", "path\tid\tsentence\nclips\\000.wav\t1\tone, two\n001.wav\t2\t00501\n002.wav\t3\tNA\n"),
+    ("metadata.csv", "000|one, two|x\n001|00501|y\n002|NA|z\n"),
+    ("metadata.jsonl", '{"file_name": "000.wav", "text": "one, two"}\n{"file_name": "001.wav", "text": "00501"}\n'
+                       '{"file_name": "002.wav", "text": "NA"}\n'),
+])
+def test_tables_of_every_kind_name_their_files(tmp_path, name, content):
+    (corpus(tmp_path, table=name) / name).write_text(content)
+    assert [text for _, text in SpeechFolder(str(tmp_path)).transcripts()] == ["one, two", "00501", "NA"]
+
+
+@pytest.mark.parametrize("content, part", [
+    ("file,text\n000.wav,one, two\n", "line 2 has 3 cells where the header has 2"),
+    ("file,text\n000.wav,one\n001.wav,two\n000,three\n", "line 4: names 000 a second time, after line 2"),
+    ('file,text\n000.wav,"one\n001.wav,"two, three"\n002.wav,x\n', "line 2: a quote opens in this row and runs on into line 3"),
+    ("000.wav,one\n001.wav,two\n002.wav,three\n", "line 1 names the file 000.wav, so it is no header"),
+])
+def test_rows_are_held_against_header_and_each_other(tmp_path, content, part):
+    path = corpus(tmp_path, table="csv") / "transcripts.csv"
+    path.write_text(content)
+    with pytest.raises(BadInput) as error:
+        SpeechFolder(str(tmp_path)).check()
+    assert str(error.value).startswith(f"{path}: {part}")
+
+
+def test_a_swallowed_row_is_found_in_the_row_that_swallowed_it(tmp_path):
+    (corpus(tmp_path, table="csv") / "transcripts.csv").write_text('file,text\n000.wav,"one\n001.wav,two"\n002.wav,three\n')
+    with pytest.raises(BadInput, match="001.wav: no transcript of its own; .*transcripts.csv: line 2 holds its name: is a quote left open"):
+        SpeechFolder(str(tmp_path)).check()
+
+
+def test_transcripts_without_files_are_counted_with_the_first(tmp_path):
+    (corpus(tmp_path) / "zzz.txt").write_text("nothing")
+    (tmp_path / "metadata.csv").write_text("file,text\n000.wav,one\ngone.wav,two\n")
+    with pytest.warns(UserWarning) as said:
+        SpeechFolder(str(tmp_path)).check()
+    lines = " ".join(str(w.message) for w in said)
+    assert "no sound file that is there (first:" in lines and "line 3, gone.wav)" in lines
+    assert "no sound file has that name" in lines and "zzz.txt" in lines and "the table has a row for that file" in lines
+
+
+def test_one_broken_file_in_a_hundred_stops_nothing_and_two_stop_before_the_work(tmp_path, monkeypatch):
+    source = SpeechFolder(str(corpus(tmp_path, 100)))
+    (tmp_path / "050.wav").write_bytes(b"no sound")
+    with pytest.warns(UserWarning, match="1 of 100 clips was passed over as unusable .*050.wav: not a sound file"):
+        assert sum(len(list(source.examples(split, tmp_path))) for split in source.splits) == 99
+    (tmp_path / "060.wav").write_bytes(b"")
+    monkeypatch.setattr("mmtok.data.speech.read_sound", lambda *_: pytest.fail("nothing is read before all were looked at"))
+    with pytest.raises(BadInput, match="060.wav: 2 of 100 clips cannot be used"):
+        next(source.examples("train", tmp_path))
+    with pytest.raises(BadInput, match="050.wav: not a sound file that libsndfile can read"):
+        SpeechFolder(str(tmp_path), on_error="raise").check()
+
+
+def test_lengths_out_of_bounds_are_left_out_and_counted(tmp_path):
+    source = SpeechFolder(str(corpus(tmp_path, 10)), min_duration_s=403 / 16_000, max_duration_s=407 / 16_000)
+    with pytest.warns(UserWarning, match="3 of 10 clips were left out: fewer duration_s than"):
+        assert len(source.transcripts()) == 5
+
+
+def test_formats_of_one_clip_stay_on_one_side(tmp_path):
+    for i in range(30):
+        for suffix in ("wav", "flac"):
+            write_sound(tmp_path / f"{i}.{suffix}", tone(400))
+        (tmp_path / f"{i}.txt").write_text(f"clip {i}")
+    source = SpeechFolder(str(tmp_path))
+    with pytest.warns(UserWarning, match="shared by several sound files of one name"):
+        parts = [{e["caption"] for e in source.examples(split, tmp_path)} for split in source.splits]
+    assert not parts[0] & parts[1] and len(parts[1]) == 3
+
+
 def test_trim_keeps_fifty_milliseconds():
     padded = np.concatenate([np.zeros(5000), tone(1600) + 0.5, np.zeros(3000)])
     assert abs(len(trim(padded, 16_000)) - 3200) <= 2

@@ -1,0 +1,155 @@
+"""What cannot be used of many things, found before the long work: broken files, and what is too short or too long.
+
+A source looks at each of its files (their headers, no more), and again copes when one that looked well
+cannot be read after all. A few broken ones are passed over and counted; more stop the run, by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mmtok.progress import track
+from mmtok.segment import BadInput
+from mmtok.tally import Tally
+
+T = TypeVar("T")
+R = TypeVar("R")
+Sizes = Mapping[str, float]  # unit -> how many of it a thing has
+N_NAMED = 10
+MANY = 1_000  # from here on looking at them takes long enough to show its progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screened:
+    """Settings that every source of a user's files has.
+
+    on_error         skip: pass over what cannot be read, count it, and stop where it is more than a share; raise: stop at the first
+    max_error_share  that share of all files (or rows, or jets)
+    """
+
+    on_error: str = "skip"
+    max_error_share: float = 0.01
+
+    def __post_init__(self):
+        if self.on_error not in ("skip", "raise"):
+            raise BadInput(f"{type(self).__name__}: on_error is {self.on_error!r}; it is skip or raise")
+        if not 0 <= self.max_error_share <= 1:
+            raise BadInput(f"{type(self).__name__}: max_error_share is {self.max_error_share}; it is a share, from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of a unit a thing may have; most 0: any number.
+
+    unit  as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles
+    """
+
+    unit: str
+    least: float = 0
+    most: float = 0
+
+    def __post_init__(self):
+        if not 0 <= self.least < float("inf") or not 0 <= self.most < float("inf") or 0 < self.most < self.least:
+            raise BadInput(f"min_{self.unit} is {self.least:g} and max_{self.unit} {self.most:g}; the greatest must be "
+                           "at least the least, or 0 for none, and neither negative")
+
+    def broken_by(self, size: float) -> str:
+        """What is said of a size out of bounds; "" of one within."""
+        if size < self.least:
+            return f"left out: fewer {self.unit} than {self.least:g}"
+        return f"left out: more {self.unit} than {self.most:g}" if 0 < self.most < size else ""
+
+
+class Broken:
+    """Things that cannot be used, of n in all: passed over while they are few, else refused with the first ten.
+
+    Raises BadInput for the first one under `on_error="raise"`.
+    """
+
+    def __init__(self, n: int, unit: str, settings: Screened):
+        self.n, self.unit, self.settings = n, unit, settings
+        self.errors: dict[str, BadInput] = {}
+
+    def add(self, name: str, error: BadInput, tally: Tally) -> None:
+        """One more."""
+        if self.settings.on_error == "raise":
+            raise error
+        self.errors[name] = error
+        tally.add("passed over as unusable", error)
+
+    def stop_if_many(self) -> None:
+        """Raise BadInput when they are more than the share that is passed over."""
+        share, names = self.settings.max_error_share, list(self.errors)
+        if len(names) <= share * self.n:
+            return
+        others = f"; likewise {', '.join(names[1:N_NAMED])}" if names[1:] else ""
+        others += f" and {len(names) - N_NAMED:,} more" if len(names) > N_NAMED else ""
+        raise BadInput(
+            f"{self.errors[names[0]]}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be used, and at "
+            f"most {share:.3g} of all are passed over; mend or remove them, or set max_error_share"
+        )
+
+
+class Screen(Generic[T]):
+    """The usable ones of `items`, in their order.
+
+    look    the sizes of an item, by unit, found quickly (a file's header); raises BadInput for a broken one
+    unit    what items are called, in the plural
+    limits  of the sizes: what is out of bounds is left out and counted
+    name    of an item, in messages
+
+    Raises BadInput as `Broken` does.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        look: Callable[[T], Sizes],
+        settings: Screened,
+        unit: str,
+        limits: Sequence[Limit] = (),
+        name: Callable[[T], str] = str,
+    ):
+        self._name, self._broken = name, Broken(len(items), unit, settings)
+        self.items: list[T] = []
+        tally = Tally(unit)
+        for item in track(items, f"checking {unit}", unit) if len(items) >= MANY else items:
+            tally.seen()
+            try:
+                sizes = look(item)
+            except BadInput as error:
+                self._broken.add(name(item), error, tally)
+                continue
+            out = _out_of_bounds(sizes, limits)
+            if out:
+                tally.add(out, name(item))
+            else:
+                self.items.append(item)
+        self._broken.stop_if_many()
+        tally.tell()
+
+    def read(self, items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
+        """What `read` makes of some of the items, in this pass over them.
+
+        Those that looked well and cannot be read are passed over too, and count with the broken ones.
+        """
+        broken = copy.deepcopy(self._broken)
+        tally = Tally(broken.unit)
+        for item in items:
+            tally.seen()
+            try:
+                made = read(item)
+            except BadInput as error:
+                broken.add(self._name(item), error, tally)
+                broken.stop_if_many()
+                continue
+            yield made
+        tally.tell()
+
+
+def _out_of_bounds(sizes: Sizes, limits: Sequence[Limit]) -> str:
+    said = (limit.broken_by(sizes[limit.unit]) for limit in limits if limit.unit in sizes)
+    return next(filter(None, said), "")

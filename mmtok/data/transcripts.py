@@ -1,0 +1,144 @@
+"""Sound files and their transcripts brought together: NAME.txt beside NAME.wav, or one table for the folder.
+
+Both ways around: files without a transcript, transcripts without a file, and what two of them claim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmtok.segment import BadInput
+from mmtok.tables import SUFFIXES, Table, as_text, decoded, read_table
+from mmtok.tally import Tally
+from mmtok.walk import Found
+
+STEMS = ("transcripts", "metadata")
+FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
+TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "caption")
+PIPED = ("file", "text", "normalized")  # of a table between pipes without a header, as LJSpeech has it
+BESIDE = (".txt", *SUFFIXES)
+
+
+class Transcripts:
+    """The text of every sound file that a walk found.
+
+    What has no sound file, or comes second to a row of the table, is counted by `tally`. Raises BadInput
+    for a table that cannot be used, and for two rows of one file.
+    """
+
+    def __init__(self, found: Found, tally: Tally):
+        self.folder = found.folder
+        self.table = _table_in(found)
+        self._names = _Names(found)
+        self._of_rows = {} if self.table is None else self._rows(self.table, tally)
+        self._texts = {path.with_suffix(""): path for path in found.beside if path.suffix.lower() == ".txt"}
+        self._count(found, tally)
+
+    def text(self, path: Path) -> str:
+        """The transcript of a file. Raises BadInput where there is none, where it is empty or not UTF-8."""
+        beside = self._texts.get(path.with_suffix(""))
+        if path in self._of_rows:
+            row = self._of_rows[path]
+            where = self.table.where(row)
+            text = as_text(self.table.column(self._text_column)[row], where) or ""
+        elif beside is not None:
+            where, text = str(beside), decoded(beside)
+        else:
+            raise BadInput(self._missing(path))
+        if not text.strip():
+            raise BadInput(f"{where}: the transcript of {path.name} is empty; write it, or remove the file")
+        return text.strip()
+
+    def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
+        """File -> the row that names it."""
+        self.table, file_column, self._text_column = _columns(table, self._names)
+        rows: dict[Path, int] = {}
+        for i, cell in enumerate(self.table.column(file_column)):
+            where = self.table.where(i)
+            path = self._names.file(as_text(cell, where) or "", where)
+            if path is None:
+                tally.add("left out: they name no sound file that is there", f"{where}, {cell}")
+            elif path in rows:
+                first = f"{self.table.unit} {self.table.numbers[rows[path]]}"
+                raise BadInput(f"{where}: names {cell} a second time, after {first}; remove one of them")
+            else:
+                rows[path] = i
+        if self.table.broken:
+            n = len(self.table.broken)
+            tally.add("of several lines: is a quote left open there?", self.table.where(self.table.broken[0]), n)
+        return rows
+
+    def _count(self, found: Found, tally: Tally) -> None:
+        sounds = defaultdict(list)
+        for path in found.files:
+            sounds[path.with_suffix("")].append(path)
+        for stem, path in self._texts.items():
+            if stem not in sounds:
+                tally.add("left out: no sound file has that name", path)
+            elif any(sound in self._of_rows for sound in sounds[stem]):
+                tally.add("passed over: the table has a row for that file", path)
+            elif len(sounds[stem]) > 1:
+                tally.add("shared by several sound files of one name", path)
+        for path in found.beside:
+            if path.suffix.lower() != ".txt" and (self.table is None or path != self.table.path):
+                tally.add("left out: not the folder's own table of transcripts", path)
+
+    def _missing(self, path: Path) -> str:
+        """What to say of a file without a transcript; a row with a quote left open may have swallowed it."""
+        table = self.table
+        for i in table.broken if table is not None else ():
+            if any(path.stem in str(cell) for cell in table.rows[i]):
+                return f"{path}: no transcript of its own; {table.where(i)} holds its name: is a quote left open there?"
+        listed = self.folder / "transcripts.csv" if table is None else table.path
+        return f"{path}: no transcript; put {path.with_suffix('.txt').name} beside it, or name it in {listed}"
+
+
+class _Names:
+    """The ways to name the sound files of a folder: below the folder, by name, by the name without suffix."""
+
+    def __init__(self, found: Found):
+        self.whole = {path.relative_to(found.folder).as_posix(): path for path in found.files}
+        self.short: dict[str, list[Path]] = defaultdict(list)
+        for path in found.files:
+            for name in {path.name, path.stem}:
+                self.short[name].append(path)
+
+    def file(self, cell: str, where: str) -> Path | None:
+        """The file that a cell names, None where there is none. Raises BadInput where it may be several."""
+        name = cell.strip().replace("\\", "/").removeprefix("./")
+        if name in self.whole:
+            return self.whole[name]
+        fitting = self.short.get(name) or self.short.get(name.rsplit("/", 1)[-1], [])
+        if len(fitting) > 1:
+            raise BadInput(f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and suffix")
+        return fitting[0] if fitting else None
+
+
+def _table_in(found: Found) -> Table | None:
+    """The folder's own table. Raises BadInput where there are two."""
+    tables = [path for path in found.beside if path.parent == found.folder]
+    tables = [path for path in tables if path.stem.lower() in STEMS and path.suffix.lower() in SUFFIXES]
+    if len(tables) > 1:
+        raise BadInput(f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts")
+    return read_table(tables[0]) if tables else None
+
+
+def _columns(table: Table, names: _Names) -> tuple[Table, str, str]:
+    """The table, and its columns of files and of texts. Raises BadInput where there are none."""
+    file_column = _first(FILE_COLUMNS, table.columns)
+    text_column = _first(TEXT_COLUMNS, table.columns)
+    if file_column and text_column:
+        return table, file_column, text_column
+    named = next((cell for cell in table.columns if names.file(cell, f"{table.path}: line 1")), None)
+    if named and table.separator == "|" and 2 <= len(table.columns) <= len(PIPED):
+        table = read_table(table.path, PIPED[: len(table.columns)])
+        return table, "file", "text"
+    if named:
+        raise BadInput(f"{table.path}: line 1 names the file {named}, so it is no header; put the line file,text above it")
+    raise BadInput(f"{table.path}: needs the columns file and text, has {', '.join(table.columns)}")
+
+
+def _first(wanted: Sequence[str], there: Sequence[str]) -> str:
+    return next((name for name in wanted if name in there), "")

@@ -1,0 +1,270 @@
+"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet.
+
+Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong is
+said with its file and line. Nothing is guessed, padded or left out but empty lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmtok.segment import BadInput
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
+OTHERS = ("|", ",", ";", "\t")  # that files called .csv have: the first of these that is in the header
+SUFFIXES = (*SEPARATORS, ".jsonl", ".json", ".parquet")
+TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns, and a tuple of cells per row in their order.
+
+    numbers    of each row: the line where it begins, or from 0 where the file has no lines
+    unit       what they count: line or row
+    separator  between cells; "" where there is none
+    broken     indices of rows that run over several lines, as a cell with a line break in quotes does
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    numbers: list[int]
+    unit: str = "line"
+    separator: str = ""
+    broken: list[int] = field(default_factory=list)
+
+    def where(self, i: int) -> str:
+        """Row i, as messages call it."""
+        return f"{self.path}: {self.unit} {self.numbers[i]}"
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column: strings; of JSON and Parquet also None, lists and the like.
+
+        Raises BadInput, naming those that there are, where there is no such column.
+        """
+        if name not in self.columns:
+            raise BadInput(f"{self.path}: has no column {name}; its columns are {', '.join(self.columns)}")
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
+    """The table in a file, by the file's suffix. columns: their names, for a file without a header.
+
+    Raises BadInput, naming file and line, for a row with more or fewer cells than the header, a quote
+    that is left open, a column or key that comes twice, what is not UTF-8, and a table without rows.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BadInput(f"{path}: not a table that can be read; known are {', '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        table = _parquet(path)
+    elif suffix in SEPARATORS:
+        table = _separated(path, decoded(path), columns)
+    else:
+        table = _json(path, decoded(path))
+    if not table.rows:
+        raise BadInput(f"{path}: the table has no rows")
+    return table
+
+
+def decoded(path: Path) -> str:
+    """The text of a UTF-8 file, without the mark that may stand before it.
+
+    Raises BadInput, with line and remedy, for another encoding and for NUL bytes.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise BadInput(f"{path}: is UTF-16; {TO_UTF8.format('utf-16')}")
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise BadInput(f"{path}: line {line} holds a NUL byte, so this is no text; write it anew as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}) in line {line}; {TO_UTF8.format('latin1')}") from None
+
+
+def as_text(cell: Any, where: str) -> str | None:
+    """A cell as text, None where there is none. Raises BadInput for lists and the like."""
+    if cell is None or isinstance(cell, str):
+        return None if cell is None else str(cell)
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if not isinstance(cell, (int, float)):
+        raise BadInput(f"{where}: holds {type(cell).__name__}, not text")
+    return str(cell)
+
+
+# ---- cells between separators
+
+
+def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
+    """Rows of cells between separators; quotes enclose cells but between pipes, where they are text."""
+    lines = list(io.StringIO(text, newline=""))
+    separator = _separator(path, lines)
+    records = _records(path, lines, separator)
+    if not columns:
+        first, _, columns = next(records, (1, 1, []))
+        columns = _header(path, first, columns)
+    table = Table(path, tuple(columns), [], [], separator=separator)
+    for first, last, cells in records:
+        _check_count(table, first, cells)
+        if last > first:
+            table.broken.append(len(table.rows))
+        table.rows.append(tuple(cells))
+        table.numbers.append(first)
+    return table
+
+
+def _separator(path: Path, lines: list[str]) -> str:
+    """The suffix's own; of a .csv, what its header has."""
+    separator = SEPARATORS[path.suffix.lower()]
+    if separator != ",":
+        return separator
+    header = next((line for line in lines if line.strip()), "")
+    return next((other for other in OTHERS if other in header), separator)
+
+
+def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int, int, list[str]]]:
+    """(first line, last line, cells) of every record that is not empty."""
+    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
+    reader = csv.reader(iter(lines), delimiter=separator, strict=True, quoting=quoting)
+    blank_before_quote = re.compile(rf"(^|{re.escape(separator)})[ ]+\"", re.MULTILINE)
+    with _cells_of_any_length():
+        while True:
+            first = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise BadInput(f"{path}: line {first}: {_fault(error, first, reader.line_num)}") from None
+            if cells is None:
+                return
+            record = "".join(lines[first - 1 : reader.line_num])
+            if quoting != csv.QUOTE_NONE and blank_before_quote.search(record):
+                _check_blanks(path, first, record, separator, cells)
+            if any(cell.strip() for cell in cells):
+                yield first, reader.line_num, cells
+
+
+def _fault(error: csv.Error, first: int, last: int) -> str:
+    """What is wrong with a record that begins in line `first`, found in line `last`."""
+    if "end of data" in str(error):
+        return "a quote opens in this row and is never closed; close it, or double a quote that is text"
+    if last > first:
+        return f"a quote opens in this row and runs on into line {last}; close it, or double a quote that is text"
+    if "expected after" in str(error):
+        return "a quote closes before the end of its cell; double the quotes that are text"
+    return str(error)
+
+
+def _check_blanks(path: Path, line: int, record: str, separator: str, cells: list[str]) -> None:
+    """Refuse a quote behind a blank, by which one reader encloses a cell and another takes it as text."""
+    reader = csv.reader(io.StringIO(record, newline=""), delimiter=separator, skipinitialspace=True)
+    if [cell.lstrip() for cell in cells] != [cell.lstrip() for row in reader for cell in row]:
+        raise BadInput(f"{path}: line {line}: a blank stands before a quote that opens a cell; take the blank out")
+
+
+def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
+    """The names of the columns; those without a name cannot be asked for.
+
+    Raises BadInput for an empty file and for a name that comes twice.
+    """
+    names = tuple(cell.strip() for cell in cells)
+    if not names:
+        raise BadInput(f"{path}: the file is empty; its first line should name the columns")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise BadInput(f"{path}: line {line}: the column {name} comes twice; rename one of them")
+    return names
+
+
+def _check_count(table: Table, line: int, cells: list[str]) -> None:
+    """Raise BadInput for a row with more or fewer cells than there are columns."""
+    n, names = len(table.columns), ", ".join(table.columns)
+    if len(cells) < n:
+        raise BadInput(f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'}; complete or remove it")
+    if len(cells) > n:
+        quotes = "no cell may hold a |" if table.separator == "|" else f"put quotes around a cell that holds {table.separator!r}"
+        raise BadInput(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names}); {quotes}")
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """csv's limit on the length of a cell, a value of the whole process, lifted."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+# ---- JSON
+
+
+def _json(path: Path, text: str) -> Table:
+    """One object a line, or one list of objects. Numbers stay in the words of the file."""
+    if text.lstrip().startswith("["):
+        objects = list(enumerate(_parsed(path, "", text)))
+        unit = "row"
+    else:
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        objects = [(i, _parsed(path, f"line {i}: ", line)) for i, line in lines]
+        unit = "line"
+    for i, row in objects:
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}: {unit} {i}: holds {type(row).__name__}, not an object of column and cell")
+    columns = tuple(dict.fromkeys(name for _, row in objects for name in row))
+    rows = [tuple(row.get(name) for name in columns) for _, row in objects]
+    return Table(path, columns, rows, [i for i, _ in objects], unit)
+
+
+def _parsed(path: Path, where: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadInput(f"{path}: {where}not JSON: {reason}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises ValueError for a key that comes twice, of which JSON's own reader keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} comes twice")
+    return found
+
+
+# ---- Parquet
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        columns = [column.to_pylist() for column in table.columns]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise BadInput(f"{path}: not a Parquet file that can be read: {reason}") from None
+    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if repeated is not None:
+        raise BadInput(f"{path}: the column {repeated} comes twice; rename one of them")
+    return Table(path, tuple(table.column_names), list(zip(*columns)), list(range(table.num_rows)), "row")
