@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,7 +22,12 @@ from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
 SPACE_MARK = "\u2581"  # sentencepiece writes a space as this character, so the character itself must go in as bytes
-NOT_LEARNED = re.compile("[\u2581\u2585\0]")  # sentencepiece drops every training passage that holds one of these
+NOT_LEARNED = "\u2581\u2585\0"  # sentencepiece drops every training passage that holds one of these
+PIECES = "pieces.model"  # in a tokenizer's folder
+N_OWN = 260  # pieces that are not learned: 256 bytes, 3 specials, and one that sentencepiece wants to spare
+# of the learned pieces so many are characters at most, where not all have room: three quarters gave the shortest codes among 0.1 to 1,
+# for 1,900 and 3,025 characters and 600 to 3,000 pieces
+CHARACTERS_SHARE = 0.75
 LONGEST_PASSAGE_CHARS = 4096  # longer ones are cut for learning only: sentencepiece's memory grows with the longest
 
 
@@ -115,97 +122,166 @@ class SentencePieceConfig:
     modality: ClassVar[str] = "text"
 
     def __post_init__(self):
-        if self.n_pieces < 260:
+        if self.n_pieces < N_OWN:
             raise BadInput(f"SentencePieceConfig: n_pieces is {self.n_pieces}; it must be at least 260: 256 bytes, 3 specials, one piece")
         if self.model not in ("unigram", "bpe"):
             raise BadInput(f"SentencePieceConfig: model is {self.model!r}; it must be 'unigram' or 'bpe'")
 
     def fit(self, signals: Sequence[str]) -> SentencePiece:
-        """Learn the pieces from strings. Raises BadInput when they are empty or have more characters than pieces."""
+        """Learn the pieces from strings. Raises BadInput when they are empty.
+
+        Where they have more characters than pieces, the rarest are left to bytes, which is said.
+        """
         import sentencepiece
 
-        passages = list(_passages(signals))
-        n_characters = len(set().union(*passages) - {"\n"})
-        if n_characters == 0:
+        counts = Counter[str]()
+        for passage in _passages(signals):
+            counts.update(passage)
+        del counts["\n"]  # sentencepiece learns line by line
+        if not counts:
             raise BadInput("SentencePieceConfig: the training texts are empty; give at least one string with a letter in it")
-        if n_characters + 260 > self.n_pieces:
-            raise BadInput(f"SentencePieceConfig: n_pieces is {self.n_pieces}, too few for texts of {n_characters} distinct characters; "
-                           f"give at least {n_characters + 260}")
+        passages = _passages(signals, self._rare(counts))
         file = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(passages), model_writer=file, model_type=self.model, vocab_size=self.n_pieces,
+            sentence_iterator=passages, model_writer=file, model_type=self.model, vocab_size=self.n_pieces,
             hard_vocab_limit=False,  # a dozen captions hold fewer pieces than asked for
             byte_fallback=True, character_coverage=1.0, max_sentence_length=4 * LONGEST_PASSAGE_CHARS + 4,
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False, minloglevel=2)
         return SentencePiece(self, file.getvalue())
 
+    def _rare(self, counts: Counter[str]) -> list[str]:
+        """The characters that get no piece of their own, the rarest first. Says how many these are,
+        and what share of the text the others make up."""
+        room = self.n_pieces - N_OWN
+        if len(counts) <= room:
+            return []
+        by_count = sorted(counts, key=lambda c: (c == " ", counts[c], -ord(c)))  # a space keeps its piece
+        n_kept = max(1, int(CHARACTERS_SHARE * room))
+        rare = by_count[:-n_kept]
+        coverage = 1 - sum(counts[c] for c in rare) / counts.total()
+        warnings.warn(
+            f"SentencePieceConfig: {self.n_pieces:,} pieces have no room for {len(counts):,} distinct characters; "
+            f"the {n_kept:,} most frequent, {100 * coverage:.4g} % of the text, have pieces of their own, "
+            f"the other {len(rare):,} (first: {rare[-1]!r}) go by bytes; raise n_pieces for more",
+            stacklevel=3)
+        return rare
 
-def _passages(signals: Iterable[str]) -> Iterator[str]:
-    """The training texts without what sentencepiece would drop a whole passage for, cut to bounded length."""
+
+def _passages(signals: Iterable[str], rare: Iterable[str] = ()) -> Iterator[str]:
+    """The training texts, cut to bounded length, without the rare characters and those that
+    sentencepiece would drop a whole passage for."""
+    cut = re.compile(f"[{re.escape(''.join([*NOT_LEARNED, *rare]))}]")
     for text in signals:
         utf8(text)
-        for part in NOT_LEARNED.split(text):
+        for part in cut.split(text):
             for start in range(0, len(part), LONGEST_PASSAGE_CHARS):
                 yield part[start:start + LONGEST_PASSAGE_CHARS]
 
 
-class SentencePiece(TextTokenizer):
-    """str <-> codes (T, 1): learned pieces, with bytes for whatever the pieces cannot spell."""
+class Pieces(TextTokenizer):
+    """str <-> codes (T, 1): the pieces of a sentencepiece model that changes nothing of a text, with
+    bytes for what they cannot spell."""
 
-    def __init__(self, config: SentencePieceConfig, model: bytes):
-        """model: the content of a sentencepiece .model file, trained as `SentencePieceConfig.fit` does."""
-        import sentencepiece
+    prefix = ""  # stands before every text that is not empty, and is taken away again
 
-        self.config, self._model = config, model
-        self.processor = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        ids = range(pieces.vocab_size())
-        self._bytes = [_piece_bytes(pieces, i) for i in ids]
+    def __init__(self, model: bytes):
+        """model: the content of a .model file without a normaliser."""
+        self.processor = pieces = opened(model)
+        self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
-        banned = tuple(i for i in ids if pieces.is_unknown(i) or pieces.is_control(i) or pieces.is_unused(i))
-        self.signature = Signature("text", levels=(len(ids),), banned=banned,
-                                   fingerprint=fingerprint("SentencePiece", asdict(config), model))
+        self._space_code = pieces.piece_to_id("<0x20>")
+        self._has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
+        self.banned = tuple(i for i in range(pieces.vocab_size())
+                            if pieces.is_unknown(i) or pieces.is_control(i) or pieces.is_unused(i))
 
     def encode(self, signal: str) -> Segment:
-        """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate."""
-        utf8(signal)
-        return as_segment(self._spell_marks(signal) if SPACE_MARK in signal else self.processor.encode(signal, return_type="numpy"))
+        """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate, and on what there are no pieces for."""
+        text = self._prefixed(signal)
+        return self._segment(text, self.processor.encode(text, return_type="numpy"))
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
         """Strings -> segments, by sentencepiece's own threads."""
-        signals = list(signals)
-        try:
-            rows = self.processor.encode(signals, return_type="numpy") if signals else []
-        except (RuntimeError, TypeError, UnicodeError):  # sentencepiece does not say which string it could not read
-            for text in signals:
-                utf8(text)
-            raise
-        return [as_segment(self._spell_marks(text) if SPACE_MARK in text else row) for text, row in zip(signals, rows)]
+        texts = [self._prefixed(signal) for signal in signals]
+        rows = self.processor.encode(texts, return_type="numpy") if texts else []
+        return [self._segment(text, row) for text, row in zip(texts, rows)]
+
+    def _prefixed(self, signal: str) -> str:
+        return self.prefix + signal if utf8(signal) else signal
+
+    def _segment(self, text: str, row: np.ndarray) -> Segment:
+        """row: what the model makes of the text, for which U+2581 and a space are one."""
+        if SPACE_MARK in text:
+            row = self._spell_marks(text)
+        elif not self._has_space:
+            row = self._spell_spaces(row)
+        return as_segment(row)
 
     def _spell_marks(self, text: str) -> np.ndarray:
         """Codes (T,) of a string that holds U+2581: pieces between, three bytes for each."""
         rows = []
         for part in text.split(SPACE_MARK):
-            rows += [self._mark_codes, self.processor.encode(part, return_type="numpy")]
+            row = self.processor.encode(part, return_type="numpy")
+            rows += [self._mark_codes, row if self._has_space else self._spell_spaces(row)]
         return np.concatenate(rows[1:])
+
+    def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
+        """Codes (T,) in which a space that no piece holds is one byte, not the three of U+2581."""
+        first, second, third = self._mark_codes
+        starts = np.flatnonzero((row[:-2] == first) & (row[1:-1] == second) & (row[2:] == third))
+        row = row.copy()
+        row[starts] = self._space_code
+        return np.delete(row, np.concatenate([starts + 1, starts + 2]))
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD, start and stop pieces nothing."""
         codes = checked_codes(segment, len(self._bytes))
-        return b"".join([self._bytes[code] for code in codes.tolist()]).decode("utf-8", errors="replace")
+        text = b"".join([self._bytes[code] for code in codes.tolist()]).decode("utf-8", errors="replace")
+        return text.removeprefix(self.prefix)
+
+
+class SentencePiece(Pieces):
+    """str <-> codes (T, 1): learned pieces, with bytes for whatever the pieces cannot spell."""
+
+    def __init__(self, config: SentencePieceConfig, model: bytes):
+        """model: the content of a sentencepiece .model file, trained as `SentencePieceConfig.fit` does."""
+        super().__init__(model)
+        self.config, self._model = config, model
+        self.signature = Signature("text", levels=(len(self._bytes),), banned=self.banned,
+                                   fingerprint=fingerprint("SentencePiece", asdict(config), model))
 
     def save(self, folder: Path) -> None:
-        write_bytes(Path(folder) / "pieces.model", self._model)
+        write_bytes(Path(folder) / PIECES, self._model)
         write_config(Path(folder), "SentencePiece", asdict(self.config))
 
     @classmethod
     def load(cls, folder: Path) -> SentencePiece:
         """Open what `save` wrote. Raises BadInput when the .model file is missing or broken."""
         config = SentencePieceConfig(**read_config(Path(folder), "SentencePiece"))
-        path = Path(folder) / "pieces.model"
-        try:
-            return cls(config, path.read_bytes())
-        except (OSError, RuntimeError) as error:
-            raise BadInput(f"{path} cannot be opened as a sentencepiece model: {str(error).splitlines()[0]}") from None
+        return cls(config, model_bytes(Path(folder) / PIECES))
+
+
+def model_bytes(path: Path) -> bytes:
+    """The content of a .model file. Raises BadInput, naming it, when it cannot be read or is none."""
+    try:
+        model = path.read_bytes()
+        opened(model)
+    except (OSError, BadInput) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{path} cannot be opened as a sentencepiece model: {reason}") from None
+    return model
+
+
+def opened(model: bytes) -> Any:
+    """sentencepiece's processor of a .model file's content. Raises BadInput when it is none."""
+    import sentencepiece
+
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
+    except RuntimeError as error:
+        raise BadInput(str(error).splitlines()[0]) from None
+    if pieces is None:  # which the library would take for a processor that waits for its model
+        raise BadInput("it is empty")
+    return pieces
 
 
 def _piece_bytes(pieces, code: int) -> bytes:

@@ -1,5 +1,8 @@
 """Text tokenizers give every string back, and never fail on codes that a model may draw."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,18 +12,27 @@ from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.text import Bytes, BytesConfig, SentencePiece, SentencePieceConfig
 
 CAPTIONS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "gluon jet", "quark jet"]
+JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
+MANY = ["".join(chr(0x4E00 + (i * j) % 3000) for j in range(60)) for i in range(1, 120)] + [JAPANESE, "the letters, too"]
 HARD = ["", " ", "  a  b ", "\n", "\r\n\r", "\t", "\0", "a\0b", "\u2581", " \u2581\u2581 x\u2581",
         "\u2585", "e\u0301 \u00e9", "\ufeffx", "\ufffd",
         "\ufffe\uffff\U0010ffff", "\U0001f469\u200d\U0001f680\U0001f3fd",
-        "<s></s><unk><0x41>", "\u00a0\u3000\u200b", "\u202eabc", "seven  seven"]
+        "<s></s><unk><0x41>", JAPANESE, "日本 語\u3000！ｱ ", " a b  c   \n\n ",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1ef\U0001f1f5", "\u00a0\u3000\u200b", "\u202eabc", "seven  seven"]
 SHORT = settings(derandomize=True, max_examples=150, deadline=None)
 
 
-@pytest.fixture(scope="module", params=["bytes", "unigram", "bpe"])
+@pytest.fixture(scope="module", params=["bytes", "unigram", "bpe", "unigram, rare", "bpe, rare", "unigram, no space"])
 def tokenizer(request):
-    if request.param == "bytes":
+    kind, _, how = request.param.partition(", ")
+    if kind == "bytes":
         return BytesConfig().build()
-    return SentencePieceConfig(n_pieces=300, model=request.param).fit(CAPTIONS)
+    with warnings.catch_warnings(action="ignore"):  # that there are more characters than pieces
+        if how == "rare":
+            return SentencePieceConfig(700, kind).fit(MANY)
+        if how == "no space":
+            return SentencePieceConfig(262, kind).fit(["sevenseven", "eight"])
+        return SentencePieceConfig(300, kind).fit(CAPTIONS)
 
 
 @pytest.mark.parametrize("text", HARD)
@@ -59,8 +71,10 @@ def test_lone_surrogate_is_refused(tokenizer):
         tokenizer.encode("a\ud800")
     with pytest.raises(BadInput, match="lone surrogate"):
         tokenizer.encode_batch(["fine", "a\ud800"])
-    with pytest.raises(BadInput, match="expected a string"):
-        tokenizer.encode_batch(["fine", 3])
+    for wrong in (3, b"x", None):
+        for call in (lambda: tokenizer.encode(wrong), lambda: tokenizer.encode_batch(["fine", wrong])):
+            with pytest.raises(BadInput, match=f"expected a string, got {type(wrong).__name__}"):
+                call()
 
 
 def test_codes_out_of_range_are_refused(tokenizer):
@@ -104,6 +118,36 @@ def test_fit_takes_any_text_of_every_size(model):
     assert all(odd.decode(odd.encode(text)) == text for text in HARD)
 
 
+@pytest.mark.parametrize("model", ["unigram", "bpe"])
+def test_more_characters_than_pieces_go_by_bytes_the_rarest_first(model):
+    """3,025 distinct characters, 2,048 pieces: three quarters of the 1,788 that are free."""
+    letters = [chr(0x4E00 + i) for i in range(3025)]
+    texts = ["".join(letters[: n + 1]) for n in range(0, 3025, 55)] + ["".join(letters)]
+    with pytest.warns(UserWarning, match="2,048 pieces have no room for 3,025 distinct characters") as said:
+        tokenizer = SentencePieceConfig(2048, model).fit(texts)
+    assert len(said) == 1 and tokenizer.signature.levels[0] <= 2048
+    n_kept, share, n_bytes = re.search(r"the ([\d,]+) most frequent, ([\d.]+) % .* the other ([\d,]+) \(", str(said[0].message)).groups()
+    assert (n_kept, n_bytes) == ("1,341", "1,684")
+    everything = "".join(texts)
+    assert float(share) == pytest.approx(100 * sum(c < letters[1341] for c in everything) / len(everything), rel=1e-3)
+    assert [len(tokenizer.encode(letters[i])) for i in (0, 1340, 1341, 3024)] == [1, 1, 3, 3]
+    for text in ("".join(letters), everything, "日本 \u2581"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("n_pieces", [260, 261, 262])
+def test_the_smallest_sizes_keep_the_space(n_pieces):
+    with pytest.warns(UserWarning, match="go by bytes"):
+        tokenizer = SentencePieceConfig(n_pieces).fit(CAPTIONS)
+    assert len(tokenizer.encode("a b")) == 3 and tokenizer.decode(tokenizer.encode(" a  b ")) == " a  b "
+
+
+def test_where_all_characters_have_room_nothing_is_said():
+    with warnings.catch_warnings(action="error"):
+        tokenizer = SentencePieceConfig(260 + 21).fit(CAPTIONS)
+    assert all(len(tokenizer.encode(letter)) == 1 for letter in "".join(CAPTIONS))
+
+
 def test_fit_is_deterministic():
     a, b = (SentencePieceConfig(300).fit(CAPTIONS) for _ in range(2))
     assert a.signature == b.signature
@@ -114,8 +158,6 @@ def test_unusable_settings_and_texts_are_refused(tmp_path):
         SentencePieceConfig(n_pieces=100)
     with pytest.raises(BadInput, match="unigram"):
         SentencePieceConfig(model="words")
-    with pytest.raises(BadInput, match="give at least"):
-        SentencePieceConfig(n_pieces=261).fit(CAPTIONS)
     for empty in ([], ["", "\0"], ["\n"]):
         with pytest.raises(BadInput, match="empty"):
             SentencePieceConfig().fit(empty)
