@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from mmtok import __version__
+from mmtok import __version__, terminal
 from mmtok.arguments import Arg, nearest, parse
 from mmtok.segment import BadInput
+from mmtok.terminal import drop, say, tell, tell_lines
 
 Recipe = Annotated[Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")]
 Run = Annotated[Path, Arg("a run's folder", "RUN")]
@@ -97,7 +98,7 @@ def sample(
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
                "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
     for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes), device, checkpoint) or ():
-        print(path)
+        tell(path)
 
 
 def score(
@@ -116,7 +117,7 @@ def score(
 
     rows = together(run, recipe, lambda opened: ask.score(opened, files, given), device, checkpoint) or []
     for row in [*rows, *ask.totals(rows)]:
-        print(row)
+        tell(row)
 
 
 def evaluate(
@@ -131,7 +132,7 @@ def evaluate(
     from mmtok.together import together
 
     for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint) or {}):
-        print(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
+        tell(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
 def report(
@@ -147,7 +148,7 @@ def report(
     from mmtok.run import open_run
 
     stay_on_cpu(device, "tokenizers work")
-    print(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
+    tell(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
 
 
 def export(
@@ -163,7 +164,7 @@ def export(
     from mmtok.run import open_run
 
     stay_on_cpu(device, "weights are written")
-    print(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out))
+    tell(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out))
 
 
 def tokenize(
@@ -180,7 +181,7 @@ def tokenize(
 
     stay_on_cpu(device, "tokenizers work")
     done = tokenize_files(modality, files, out, tokenizer, shard, check)
-    print(done.summary())
+    tell_lines(done.summary())
 
 
 def detokenize(
@@ -195,7 +196,7 @@ def detokenize(
 
     stay_on_cpu(device, "tokenizers work")
     paths = detokenize_file(tokens, out, tokenizer)
-    print(f"{len(paths)} files in {out}")
+    tell(f"{len(paths)} files in {out}")
 
 
 def show(
@@ -215,18 +216,18 @@ def show(
     if path.suffix in (".py", ".json"):
         from mmtok.recipe import load_recipe
 
-        print(describe(load_recipe(path, overrides)))
+        tell_lines(describe(load_recipe(path, overrides)))
     elif overrides:
         raise BadInput(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
     elif (path / "recipe.json").exists():
         from mmtok.nn.device import resolve_device
         from mmtok.run import open_run
 
-        print(open_run(path, recipe, resolve_device("cpu")).describe())
+        tell_lines(open_run(path, recipe, resolve_device("cpu")).describe())
     elif (path / "tokenizer.json").exists():
-        print(describe_tokenizer(path))
+        tell_lines(describe_tokenizer(path))
     else:
-        print(describe_tokens(path))
+        tell_lines(describe_tokens(path))
 
 
 VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, export, tokenize, detokenize, show)}
@@ -252,43 +253,54 @@ def overview() -> str:
     return "\n".join(["usage: mmtok VERB ...", "", *lines, "", "mmtok VERB --help says more; mmtok --version says which."])
 
 
-def dispatch(words: list[str]) -> None:
-    """Find the verb and run it. Raises BadInput for an unknown one."""
+def dispatch(words: list[str]) -> int:
+    """Find the verb and run it; returns 0, or what it leaves with. Raises BadInput for an unknown one."""
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview())
+        tell_lines(overview())
     elif words[0] == "--version":
-        print(f"mmtok {__version__}")
+        tell(f"mmtok {__version__}")
     elif words[0] not in VERBS:
         raise BadInput(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
     else:
         verb = VERBS[words[0]]
-        verb(**parse(verb, words[1:]))
+        try:
+            verb(**parse(verb, words[1:]))
+        except SystemExit as stop:  # argparse after --help; one of several processes
+            return stop.code if isinstance(stop.code, int) else 0
+    return 0
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0, 2 for wrong input (one line on stderr), 130 for Ctrl-C."""
+    """Run a command line and return its exit code: 0, 2 for wrong input (one line on stderr), 130 for Ctrl-C.
+
+    words: None: those that the process was started with, which then also gets the standard streams that it lacks.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("default", UserWarning)  # once per text: what the readers converted
             warnings.showwarning = lambda message, *_: _say(f"note: {message}")
-            dispatch(sys.argv[1:] if words is None else words)
+            if words is None:
+                terminal.open_streams()
+            code = dispatch(sys.argv[1:] if words is None else words)
             sys.stdout.flush()
-        return 0
-    except SystemExit as stop:  # argparse after --help
-        return stop.code if isinstance(stop.code, int) else 0
+            if "stdout" in terminal.closed and not code:
+                _say("note: standard output is closed, so the answer was not printed")
+        return code
     except KeyboardInterrupt as stop:
         _say(str(stop) or "interrupted")
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough (mmtok show x | head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout)
+        drop(sys.stderr)
         return 141
     except BadInput as error:
         wrong = str(error)
     except OSError as error:
         wrong = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
     _let_the_first_say_it()
-    _say(wrong)
+    with suppress(BrokenPipeError):
+        _say(wrong)
     return 2
 
 
@@ -306,4 +318,4 @@ def _let_the_first_say_it() -> None:
 def _say(text: str) -> None:
     """One line on stderr."""
     rank = os.environ.get("RANK", "0")  # torchrun's: of several processes it says which one speaks
-    print("mmtok:" if rank == "0" else f"mmtok (process {rank}):", " ".join(text.split()), file=sys.stderr)
+    say(f"{'mmtok' if rank == '0' else f'mmtok (process {rank})'}: {' '.join(text.split())}")

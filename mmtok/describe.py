@@ -19,6 +19,7 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.plain import field_groups, to_plain
 from mmtok.recipe import Recipe
 from mmtok.segment import BadInput, Signature
+from mmtok.terminal import lines_text
 from mmtok.tokenizers import load
 from mmtok.tokenizers.image import VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig
@@ -32,7 +33,7 @@ from mmtok.vocabulary import Vocabulary
 
 def describe(recipe: Recipe) -> str:
     """A recipe as text: its parts, its sizes as far as they hang on no data, and every field by the name that sets it."""
-    return "\n".join([*_parts(recipe, planned_signatures(recipe), {}), *_decoder(recipe, None), *_fields(recipe)])
+    return lines_text([*_parts(recipe, planned_signatures(recipe), {}), *_decoder(recipe, None), *_fields(recipe)])
 
 
 def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_parameters: int | None) -> str:
@@ -47,7 +48,7 @@ def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_
     header = read_header(folder / "log.jsonl")
     products = f", in {header['precision']} on {header['device']}" if header else ""
     lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{products}")
-    return "\n".join([*lines, *_fields(recipe)])
+    return lines_text([*lines, *_fields(recipe)])
 
 
 def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -184,7 +185,7 @@ def describe_tokenizer(folder: Path) -> str:
              f"  {', '.join([frame_text(signature), *rates])}", f"  fingerprint {signature.fingerprint}{_fidelity_text(fidelity)}"]
     if (weights := folder / "weights.safetensors").exists():
         lines.append(f"  {n_numbers(weights):,} numbers learned")
-    return "\n".join([*lines, f"  {json.dumps(read_json(folder / 'tokenizer.json'))}"])
+    return lines_text([*lines, f"  {json.dumps(read_json(folder / 'tokenizer.json'))}"])
 
 
 def n_numbers(weights: Path) -> int:
@@ -209,7 +210,7 @@ def describe_tokens(path: Path) -> str:
         lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}{cut}",
                   f"    {', '.join([frame_text(signature), *_spent(file, name)])}",
                   f"    tokenizer {signature.fingerprint}"]
-    return "\n".join(lines)
+    return lines_text(lines)
 
 
 def _spent(file: TokenFile, name: str) -> list[str]:

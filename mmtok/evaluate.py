@@ -8,10 +8,10 @@ from typing import Any
 from mmtok.files import write_text
 from mmtok.folder import read_figures
 from mmtok.likelihoods import held_out_scores, zero_shot
-from mmtok.progress import say
 from mmtok.questions import QUESTIONS
 from mmtok.run import Run
 from mmtok.setting import Setting
+from mmtok.terminal import say
 
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmtok import terminal
 from mmtok.ask import asked, modality_to, sample as sample_to_files
 from mmtok.model.generate import Sampled, Sampling
-from mmtok.progress import say
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, segment_of
+from mmtok.terminal import say
 from mmtok.tokenizers.streaming import SoundStream
 
 STDOUT = Path("-")
@@ -213,22 +214,36 @@ def sounds(tokenizer: Any, turns: Turns) -> Generator[tuple[int, int, np.ndarray
 
 
 def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> None:
-    """Draw what a prompt asks and write it to standard output as it comes. Raises BadInput unless it is speech or text."""
+    """Draw what a prompt asks and write it to standard output as it comes: a text in UTF-8 and a newline, or speech as WAV.
+
+    Into a pipe or a file that is exact; on a terminal a text's characters of control are shown as escapes, but newlines and tabs.
+    Raises BadInput for what is neither, for speech on a terminal, and where there is no standard output.
+    """
     known = document.segments[-1]
     if known.modality not in ("speech", "text"):
         raise BadInput(f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder")
+    out = stdout_of_samples(known.modality)
     tokenizer = run.tokenizers[known.modality]
     turns = in_turn(run.stream([document], sampling, seed), [known.values])
     if known.modality == "text":
         for piece in written(tokenizer, turns):
-            print(piece, end="", flush=True)
-        print()
+            out(piece.encode())
+        out(b"\n")
         return
-    out = sys.stdout.buffer
-    out.write(wav_header(SoundStream(tokenizer).spec.rate_hz))
+    out(wav_header(SoundStream(tokenizer).spec.rate_hz))
     for _, _, piece in sounds(tokenizer, turns):
-        out.write(pcm(piece))
-        out.flush()
+        out(pcm(piece))
+
+
+def stdout_of_samples(modality: str) -> Callable[[bytes], None]:
+    """What writes a sample's next bytes. Raises BadInput where standard output cannot take them."""
+    if "stdout" in terminal.closed:
+        raise BadInput("sample: --out - writes to standard output, which is closed; name a folder")
+    if not sys.stdout.isatty():
+        return terminal.write_raw
+    if modality != "text":
+        raise BadInput("sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a file or a pipe, or take --play")
+    return lambda piece: terminal.tell_piece(piece.decode())
 
 
 def written(tokenizer: Any, turns: Iterator[tuple[int, np.ndarray]]) -> Iterator[str]:

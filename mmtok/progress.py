@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Self, TypeVar
 
+from mmtok.terminal import printable, say
+
 T = TypeVar("T")
 
 
@@ -21,7 +23,7 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int | None = None, unit: str = "", done: int = 0, every_s: float = 10.0):
-        self.label, self.total, self.unit, self.every_s = label, total, unit, every_s
+        self.label, self.total, self.unit, self.every_s = printable(label), total, unit, every_s
         self.done, self.note = done, ""
         self._bar = None
 
@@ -36,7 +38,7 @@ class Progress:
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """`n` more units are done; `note` (a loss, a file's name) is shown beside them."""
         self.done += n
-        self.note = self.note if note is None else note
+        self.note = self.note if note is None else printable(note)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=self.note)
         elif time.monotonic() - self._last >= self.every_s:
@@ -55,11 +57,6 @@ class Progress:
             self._line()
 
 
-def say(line: str) -> None:
-    """One plain line about long work, on stderr."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def track(items: Iterable[T], label: str, unit: str = "", total: int | None = None) -> Iterator[T]:
     """The items themselves, one by one, counted under `label`."""
     if total is None and isinstance(items, Sized):
@@ -74,5 +71,6 @@ def _rich_bar():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")
-    return RichProgress(*text, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+    plain = {name: TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[unit]", "fields[note]")}
+    columns = plain["description"], BarColumn(), MofNCompleteColumn(), plain["fields[unit]"], TimeElapsedColumn(), TimeRemainingColumn()
+    return RichProgress(*columns, plain["fields[note]"], console=Console(stderr=True))

@@ -22,8 +22,8 @@ from mmtok.metrics.images import FITTED_ROWS, copied, frechet_pixels, psnr_db, t
 from mmtok.metrics.jets import jet_distances
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
 from mmtok.model.generate import Sampled
-from mmtok.progress import say
 from mmtok.setting import Setting, labelled
+from mmtok.terminal import say
 
 MAX_CLASSES = 100  # a judge of captions makes sense up to about so many
 MAX_JUDGED = 5_000  # pictures that a judge learns from: a support vector machine takes the square of them

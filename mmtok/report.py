@@ -21,9 +21,9 @@ from mmtok.folder import read_figures, read_fingerprint, read_json
 from mmtok.gallery import missing, sample_names, sample_section, title_of
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.page import Markup, join, number, table, tag
-from mmtok.progress import say
 from mmtok.run import Run
 from mmtok.segment import BadInput
+from mmtok.terminal import say
 from mmtok.train.log import read_log
 
 LABELS = {

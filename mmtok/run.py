@@ -29,10 +29,11 @@ from mmtok.model.lm import LM
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.opened import Run, open_run
 from mmtok.plain import leaves
-from mmtok.progress import Progress, say
+from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
+from mmtok.terminal import say
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
 from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads

@@ -35,9 +35,9 @@ from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.progress import say
 from mmtok.recipe import Recipe
 from mmtok.run import Run
+from mmtok.terminal import say
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.fit_lm import TrainConfig

@@ -38,10 +38,10 @@ from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.progress import say
 from mmtok.recipe import Recipe
 from mmtok.run import Run
 from mmtok.segment import Document
+from mmtok.terminal import say
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
