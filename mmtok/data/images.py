@@ -5,9 +5,11 @@ An image is uint8, (Y, X) grey or (Y, X, 3) RGB, values 0..255.
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput
 from mmtok.walk import folder_at, walk
@@ -45,11 +48,28 @@ def read_image(path: Path) -> np.ndarray:
 def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
     """As `read_image`, of a path or an open file, which messages call `name`."""
     said: list[str] = []
+    with _opened(file, name) as picture:
+        values = _converted(picture, said)
+    if said:
+        warnings.warn(f"{name}: {', '.join(said)}", stacklevel=3)
+    return values
+
+
+@remembered
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture, by its header. Raises BadInput as `read_image` does, but for what only its pixels tell."""
+    with _opened(path, str(path)) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """A picture whose header is read. Raises BadInput, by `name`, for what is wrong with it then or while it is used."""
     try:
         with Image.open(file) as picture:
             if 0 in picture.size:
                 raise BadInput(f"the image has no pixels ({picture.size[0]} x {picture.size[1]})")
-            values = _converted(picture, said)
+            yield picture
     except FileNotFoundError:
         raise BadInput(f"{name}: no such file") from None
     except BadInput as error:
@@ -59,9 +79,6 @@ def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
     except UNREADABLE as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise BadInput(f"{name}: cannot be read as an image, it may be truncated: {reason}") from None
-    if said:
-        warnings.warn(f"{name}: {', '.join(said)}", stacklevel=3)
-    return values
 
 
 def _converted(picture: Image.Image, said: list[str]) -> np.ndarray:
@@ -212,7 +229,7 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Screened):
     """A folder of pictures with names: examples {"caption": name, "image": image}, all resized to one size.
 
     A picture in a sub-folder is captioned by that folder's name, one beside it by its own name without the suffix;
@@ -222,6 +239,7 @@ class ImageFolder:
     height, width  in pixels, that every picture is resized to (its aspect ratio is not kept)
     channels       1 grey, 3 RGB
     heldout_share  share of the pictures; seed: of who is held out
+    min_pixels, max_pixels  height times width of a picture as it is stored; others are left out and counted. 0: any
     """
 
     path: str = ""
@@ -230,8 +248,12 @@ class ImageFolder:
     channels: int = 3
     heldout_share: float = 0.1
     seed: int = 0
+    min_pixels: int = 0
+    max_pixels: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
+        self._limit()
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
             raise BadInput(f"ImageFolder: {self.height} x {self.width} pixels of {self.channels} channels; "
                            f"sizes must be at least 1, channels 1 or 3")
@@ -259,8 +281,19 @@ class ImageFolder:
         return found.files
 
     def check(self) -> None:
-        """Raise BadInput when the pictures are not there."""
-        self.files()
+        """Raise BadInput when the pictures are not there or, by their headers, too many cannot be used."""
+        self._screen()
+
+    def _limit(self) -> Limit:
+        return Limit("pixels", self.min_pixels, self.max_pixels)
+
+    def _screen(self) -> Screen[Path]:
+        look = lambda file: {"pixels": math.prod(picture_size(file))}
+        screen = Screen(self.files(), look, self, "pictures", (self._limit(),))
+        if len(screen.items) < 2:
+            raise BadInput(f"{self.path}: {len(screen.items)} pictures left; at least two are needed, "
+                           "one to train on and one to hold out")
+        return screen
 
     def caption(self, file: Path) -> str:
         """What a picture is of: its folder's name where it lies in one, else its own without the suffix, with spaces for underscores."""
@@ -268,12 +301,15 @@ class ImageFolder:
         return (inside.stem if len(inside.parts) == 1 else inside.parts[-2]).replace("_", " ")
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
-        """The pictures of "train" or "heldout". Raises BadInput at the first one that cannot be read."""
+        """The pictures of "train" or "heldout". Raises BadInput where more than `on_error` passes over cannot be read."""
         check_split(self, split)
-        files = self.files()
-        for row in np.sort(split_order(len(files), self.heldout_share, self.seed)[split]):
-            image = resized(read_image(files[row]), self.height, self.width, self.channels)
-            yield {"caption": self.caption(files[row]), "image": image}
+        screen = self._screen()
+        rows = np.sort(split_order(len(screen.items), self.heldout_share, self.seed)[split])
+        yield from screen.read([screen.items[row] for row in rows], self._example)
+
+    def _example(self, file: Path) -> dict[str, str | np.ndarray]:
+        image = resized(read_image(file), self.height, self.width, self.channels)
+        return {"caption": self.caption(file), "image": image}
 
 
 def resized(image: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:

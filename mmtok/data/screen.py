@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from mmtok.progress import track
@@ -148,6 +150,31 @@ class Screen(Generic[T]):
                 continue
             yield made
         tally.tell()
+
+
+def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
+    """A function of a file that looks at each state of a file once; a missing or empty file is refused without a look."""
+
+    @lru_cache(maxsize=1_000_000)
+    def looked(path: Path, size: int, changed_ns: int) -> R | str:
+        if not size:
+            return f"{path}: the file is empty"
+        try:
+            return look(path)
+        except BadInput as error:
+            return str(error)
+
+    @wraps(look)
+    def of_file(path: Path) -> R:
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file")
+        status = path.stat()
+        found = looked(path, status.st_size, status.st_mtime_ns)
+        if isinstance(found, str):
+            raise BadInput(found)
+        return found
+
+    return of_file
 
 
 def _out_of_bounds(sizes: Sizes, limits: Sequence[Limit]) -> str:

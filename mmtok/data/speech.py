@@ -10,14 +10,13 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from mmtok.data.screen import Limit, Screen, Screened
+from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.data.transcripts import BESIDE, Transcripts
 from mmtok.files import in_place_when_whole, write_bytes
 from mmtok.nn.resample import resample
@@ -47,31 +46,20 @@ def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
     return decode_sound(path, str(path), rate_hz)
 
 
+@remembered
 def sound_seconds(path: Path) -> float:
     """How long a sound file is, by its header. Raises BadInput as `read_sound` does, but for what only its samples tell."""
-    status = path.stat() if path.is_file() else None
-    seconds = _seconds_in_header(path, status and (status.st_size, status.st_mtime_ns))
-    if isinstance(seconds, str):
-        raise BadInput(seconds)
-    return seconds
-
-
-@lru_cache(maxsize=1_000_000)
-def _seconds_in_header(path: Path, version: tuple[int, int] | None) -> float | str:
-    """Seconds, or what is wrong with the file; version: which state of the file that holds of."""
     import soundfile
 
-    if version is None or version[0] == 0:
-        return f"{path}: no such file" if version is None else f"{path}: the file is empty"
     try:
         with soundfile.SoundFile(path) as file:
             frames, rate_hz, log = file.frames, file.samplerate, file.extra_info
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        return f"{path}: not a sound file that libsndfile can read ({error})"
+        raise BadInput(f"{path}: not a sound file that libsndfile can read ({error})") from None
     if frames < 1:
-        return f"{path}: the file holds no samples"
+        raise BadInput(f"{path}: the file holds no samples")
     if _cut_short(log):
-        return f"{path}: truncated, its header promises more samples than are there"
+        raise BadInput(f"{path}: truncated, its header promises more samples than are there")
     return frames / rate_hz
 
 

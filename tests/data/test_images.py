@@ -224,6 +224,36 @@ def test_hidden_pictures_are_left_out_and_said(tmp_path):
     assert [file.name for file in files] == ["a.JPG", "b.avif"]
 
 
+def pictures(folder, n):
+    for i in range(n):
+        Image.fromarray(np.full((8 + i, 10), i, np.uint8)).save(folder / f"{i:03}.png")
+    return folder
+
+
+def test_one_broken_picture_in_a_hundred_stops_nothing(tmp_path, monkeypatch):
+    source = ImageFolder(str(pictures(tmp_path, 200)), height=8, width=8, channels=1)
+    (tmp_path / "020.png").write_bytes(b"no picture")  # seen by its header
+    write_image(tmp_path / "030.png", random_image(50, 50))
+    half = (tmp_path / "030.png").read_bytes()[:1_000]
+    (tmp_path / "030.png").write_bytes(half)  # seen when it is read
+    with pytest.warns(UserWarning, match="passed over as unusable"):
+        left = [e["caption"] for split in source.splits for e in source.examples(split)]
+    assert sorted(left) == [f"{i:03}" for i in range(200) if i not in (20, 30)]
+    for name in ("040", "050"):
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    monkeypatch.setattr("mmtok.data.images.read_image", lambda *_: pytest.fail("nothing is read before all were looked at"))
+    with pytest.raises(BadInput, match="020.png: not an image .*; likewise .*040.png, .*050.png: 3 of 200 pictures"):
+        next(source.examples("train"))
+
+
+def test_sizes_out_of_bounds_are_left_out_and_counted(tmp_path):
+    source = ImageFolder(str(pictures(tmp_path, 10)), min_pixels=100, max_pixels=150)
+    with pytest.warns(UserWarning, match="2 of 10 pictures were left out: fewer pixels than 100"):
+        assert len([e for split in source.splits for e in source.examples(split)]) == 6
+    with pytest.raises(BadInput, match="0 pictures left"), pytest.warns(UserWarning):
+        ImageFolder(str(tmp_path), min_pixels=1_000).check()
+
+
 def test_unusable_folders_are_refused(tmp_path):
     with pytest.raises(BadInput, match="no such folder"):
         next(ImageFolder(tmp_path / "missing").examples("train"))
