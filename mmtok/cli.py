@@ -54,7 +54,8 @@ def train(
 
     Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
     mmtok show RECIPE lists them all with their values. Once training has begun changed fields are refused with the difference,
-    and before that those by which tokenizers and tokens were made that stand.
+    and before that those by which tokenizers and tokens were made that stand. One may change at any time: with more (or fewer)
+    --train.steps a run is trained on, finished or not; what becomes of the learning rate is said.
     """
     from mmtok import run
     from mmtok.recipe import load_recipe

@@ -26,6 +26,7 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
+from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 from mmtok.vocabulary import Vocabulary
 
@@ -45,9 +46,11 @@ def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_
     lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids" if vocabulary else "  tokenizers not fitted")
     steps = read_log(folder / "log.jsonl")
     at = f"step {steps[-1]['step']} of {recipe.train.steps}" if steps else "not started"
+    planned = planned_steps(folder / "checkpoints")
+    plans = "".join(f", until step {until} planned for {steps}" for (_, steps), (until, _) in zip(planned, planned[1:]))
     header = read_header(folder / "log.jsonl")
     products = f", in {header['precision']} on {header['device']}" if header else ""
-    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{products}")
+    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{plans}{products}")
     return lines_text([*lines, *_fields(recipe)])
 
 

@@ -37,8 +37,8 @@ from mmtok.terminal import say
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
 from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads
-from mmtok.train.checkpoint import digest, load_checkpoint, save_tensors
-from mmtok.train.fit_lm import Trainer
+from mmtok.train.checkpoint import digest, load_checkpoint, planned_steps, save_tensors
+from mmtok.train.fit_lm import Trainer, schedule_text
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
 from mmtok.train.log import read_log
 from mmtok.train.processes import Processes, joined
@@ -62,18 +62,15 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     if not is_begun(out):  # a trained run keeps its recipe, and may be asked for another guidance
         check_guidance(recipe.tasks, recipe.fields, recipe.sampling)
     if path.exists():
-        old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
-        changed = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
-        refused = changed if is_begun(out) else [k for k in changed if _made_by(k, out)]
-        told = lambda keys: "; ".join([f"{k}: {old.get(k, 'absent')} -> {new.get(k, 'absent')}" for k in keys[:5]]
-                                      + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
+        changed = _changed(path, recipe)
+        refused = changed if is_begun(out) else {k: pair for k, pair in changed.items() if _made_by(k, out)}
         if refused:
-            raise BadInput(f"{out} was made from another recipe ({told(refused)}): choose another --out, or remove the folder")
+            raise BadInput(f"{out} was made from another recipe ({_told(refused)}): choose another --out, or remove the folder")
         if any(k.startswith("sources.") for k in changed):
             _check_sources(recipe)
         if changed:
             write_text(path, recipe.to_json())
-            say(f"nothing is trained in {out} yet, so its recipe is changed ({told(changed)})")
+            say(f"nothing is trained in {out} yet, so its recipe is changed ({_told(changed)})")
     else:
         if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
@@ -81,6 +78,41 @@ def start_run(recipe: Recipe, out: Path) -> Run:
         write_text(path, recipe.to_json())
     sweep(out)
     return Run(out, recipe)
+
+
+def _plan_more(recipe: Recipe, out: Path) -> None:
+    """Where a run that is begun differs from the recipe in its number of steps alone, let it have the recipe's: training goes on from there.
+
+    A finished model is taken away, and then stands as its last checkpoint. Raises BadInput for fewer steps than were made, and for a run
+    whose checkpoints are gone.
+    """
+    path, model = out / "recipe.json", out / "model.safetensors"
+    changed = _changed(path, recipe) if path.exists() and is_begun(out) else {}
+    if set(changed) != {"train.steps"}:
+        return
+    (before, steps), = changed.values()
+    checkpoint = load_checkpoint(out / "checkpoints")
+    if checkpoint is None:
+        raise BadInput(f"{out} cannot be trained on, as its checkpoints are gone and with them the optimiser's state: choose another --out")
+    done = before if model.exists() else checkpoint.state["step"]
+    if steps < done:
+        raise BadInput(f"{out} has made {done} steps, which --train.steps {steps} would have to undo: say at least {done}, or choose another --out")
+    model.unlink(missing_ok=True)  # before the recipe: cut here, the run is unfinished, and the same call goes on
+    (out / "config.json").unlink(missing_ok=True)
+    write_text(path, recipe.to_json())
+
+
+def _changed(path: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Field -> its value in a run's recipe.json and in this recipe, of those that say what the run is and differ."""
+    old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
+    differ = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
+    return {k: (old.get(k, "absent"), new.get(k, "absent")) for k in differ}
+
+
+def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """The first differences in words."""
+    words = [f"{k}: {old} -> {new}" for k, (old, new) in changed.items()]
+    return "; ".join(words[:5] + [f"and {len(words) - 5} more"] * (len(words) > 5))
 
 
 def _made_by(key: str, out: Path) -> bool:
@@ -184,6 +216,8 @@ def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer
 def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:
     """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is done.
 
+    With another number of steps a run that is begun, or finished, is trained on to it: the learning rate goes on as `learning_rate` says.
+
     tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was logged before is there as well.
     device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
     Under torchrun all processes share the training, and the first does everything else. Raises BadInput while another one
@@ -191,7 +225,8 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
     """
     recipe = settled(recipe, out)
     with joined(device=device) as processes, ExitStack() as stack:
-        processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)), _fit(recipe, out)))
+        processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)),
+                                    _plan_more(recipe, out), _fit(recipe, out)))
         run = Run(out, recipe, processes.device)
         opened = lambda: stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
         board = opened if tensorboard else lambda: lambda line: None
@@ -225,6 +260,8 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
     def begin() -> None:
         if resumed:
             say(f"resuming at step {trainer.step}")
+        if len(trainer.planned) > 1:
+            say(schedule_text(config, trainer.planned))
         kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
         write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
         told.append(board())
@@ -296,5 +333,6 @@ def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
     """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no loader drops the heads silently."""
     with in_place_when_whole(run.folder / "model.safetensors") as temporary:
         save_tensors(temporary, weights)
-        config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json", "sha256": digest(temporary)}
+        config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json", "sha256": digest(temporary),
+                  "planned": planned_steps(run.folder / "checkpoints")}
         write_text(run.folder / "config.json", json.dumps(config, indent=1))

@@ -29,6 +29,7 @@ from mmtok.plain import leaves
 from mmtok.recipe import Recipe
 from mmtok.run import HOW
 from mmtok.segment import BadInput
+from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_log
 
 ROOT = Path(__file__).parent.parent
@@ -142,12 +143,20 @@ def verdict(steps: Sequence[int], here: np.ndarray, within: Band) -> str:
 def compare(run: Path, reference: Mapping[str, Any]) -> tuple[list[str], bool]:
     """Lines to print of a run beside a reference, and whether it is as it should be."""
     steps, curves = curves_of(run)
-    lines, sound = [], True
+    lines, sound = [f"note: {trained_on(run)}"] if trained_on(run) else [], True
     for kind, seeds_of in reference["curves"].items():
         for m, seeds in seeds_of.items():
             told, fine = _compare_one(m, kind, steps, curves.get(kind, {}).get(m), reference["steps"], seeds)
             lines, sound = lines + told, sound and fine
     return lines + held_out_lines(run, reference), sound
+
+
+def trained_on(run: Path) -> str:
+    """What a run whose number of steps was changed on the way is not; empty for any other."""
+    planned = planned_steps(run / "checkpoints")
+    if len(planned) < 2:
+        return ""
+    return f"{run} was planned for {planned[0][1]} steps at first, so its learning rates are not those of {planned[-1][1]} from the start"
 
 
 def _compare_one(m: str, kind: str, steps: list[int], curve: list | None, known: list[int], seeds: list[list]) -> tuple[list[str], bool]:
@@ -204,6 +213,8 @@ def made_from(runs: Sequence[Path], commits: Sequence[str]) -> dict[str, Any]:
         check_same(recipes[0], recipe, f"{run} was made with other settings than {runs[0]}")
         if steps[-1] != recipe["train"]["steps"]:
             raise BadInput(f"{run} is logged up to step {steps[-1]} of {recipe['train']['steps']}: only finished runs make a reference")
+        if trained_on(run):
+            raise BadInput(f"{trained_on(run)}: it makes no reference")
         if steps != logs[0][0]:
             raise BadInput(f"{run} and {runs[0]} are not logged at the same steps")
     rounded = lambda x: None if x is None else float(f"{x:.5g}")

@@ -142,6 +142,16 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def planned_steps(folder: Path) -> list[list[int]]:
+    """From which step on how many steps were planned, as the newest checkpoint says; [] where none says so."""
+    for path in reversed(_steps(folder)):
+        try:
+            return [[int(first), int(steps)] for first, steps in json.loads((path / "state.json").read_text())["planned"]]
+        except DAMAGE:
+            continue
+    return []
+
+
 def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Of a checkpoint what a finished run keeps: the moving average where there is one."""
     return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("average", {})}

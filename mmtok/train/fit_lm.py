@@ -6,7 +6,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -92,9 +92,23 @@ class Interrupted(KeyboardInterrupt):
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of the update number `step`, counted from 0."""
+    """The rate of the update number `step`, counted from 0: linear warm-up, linear decay to 0 at `config.steps`.
+
+    It follows from the step and the number of steps alone. So a training whose number of steps is changed on the way goes on at the rate
+    that the new number plans for the step it is at, and decays from there to 0 at the new end; a warm-up that is over is not repeated. The
+    steps before were made at the rates of the old plan: the weights are not those of the new number planned from the start.
+    """
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     return config.learning_rate * warm * (1 - step / config.steps)
+
+
+def schedule_text(config: TrainConfig, planned: Sequence[Sequence[int]]) -> str:
+    """What the learning rate did and will do in a training whose number of steps was changed. planned: as `Trainer.planned`; two at least."""
+    (_, before), (step, steps) = planned[-2:]
+    was = learning_rate(replace(config, steps=before), step - 1)
+    goes_on = f"goes on at {learning_rate(config, step):.3g} and falls" if step < steps else "ends"
+    return (f"trained on from step {step}: {before} steps were planned before, now {steps}; the learning rate, {was:.3g} at step {step}, {goes_on} "
+            f"linearly to 0 at step {steps}, without a second warm-up, so this is not what {steps} steps planned from the start would give")
 
 
 def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -130,6 +144,7 @@ class Trainer:
         self.average = {name: p.detach().clone() for p, name in self.names.items()} if config.average else {}
         self.decay = power(config.average_power) if config.average_power else exponential(config.average)
         self.step = 0
+        self.planned = [[0, config.steps]]  # from which step on how many steps were planned; more than one where they were changed
         self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
 
@@ -238,7 +253,8 @@ class Trainer:
         if self.average:
             tensors["average"] = self.average
         tensors = {stem: whole(named, self.processes) for stem, named in tensors.items()}
-        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "precision": self.precision, "window": self.window}
+        state = {"step": self.step, "vocabulary": self.loader.vocabulary.fingerprint, "precision": self.precision,
+                 "planned": self.planned, "window": self.window}
         self.processes.by_first(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:
@@ -256,12 +272,19 @@ class Trainer:
         for name, value in checkpoint.tensors.get("average", {}).items():
             self.average[name].copy_(part_of(value, self.average[name]))
         self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
+        self.planned = replanned(checkpoint.state.get("planned", self.planned), self.step, self.config.steps)
         self.processes.by_first(lambda: tidy(self.folder, self.step))
         return True
 
     def weights(self) -> dict[str, Tensor]:
         """What the run keeps: the moving average where there is one. Sharded, it is gathered in the first process."""
         return whole({**self.lm.state_dict(), **self.average}, self.processes)
+
+
+def replanned(planned: list[list[int]], step: int, steps: int) -> list[list[int]]:
+    """`Trainer.planned` where `steps` are planned from `step` on; a plan by which no step was made is forgotten."""
+    kept = [plan for plan in planned if plan[0] < step] or [[0, steps]]
+    return kept if kept[-1][1] == steps else [*kept, [step, steps]]
 
 
 def predicted_frames(batch: Batch, vocabulary: Vocabulary) -> dict[str, int]:
