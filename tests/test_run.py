@@ -13,6 +13,7 @@ from mmtok import run as room
 from mmtok.recipe import load_recipe
 from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput
+from mmtok.train.log import read_log
 
 
 def test_a_run_folder_holds_what_the_readme_says(tiny_run, tiny_recipe, contents):
@@ -22,7 +23,7 @@ def test_a_run_folder_holds_what_the_readme_says(tiny_run, tiny_recipe, contents
     assert {"tokens/0-ImageFolder.parquet", "tokens/1-SpeechFolder.parquet", "tokens/2-JetFile.parquet"} <= names
     assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == ["step-000020", "step-000024"]
     assert not [name for name in names if ".tmp" in name or name.endswith((".pkl", ".pt"))]
-    log = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
+    log = read_log(tiny_run / "log.jsonl")
     assert [line["step"] for line in log] == [8, 16, 24] and log[-1]["loss"] < log[0]["loss"]
 
 
@@ -79,7 +80,7 @@ def test_a_cut_run_goes_on_to_the_same_weights(tiny_run, tiny_recipe, tmp_path, 
             train(tiny_recipe, out)
     train(tiny_recipe, out)
     assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
-    lines = lambda folder: [json.loads(x)["loss"] for x in (folder / "log.jsonl").read_text().splitlines()]
+    lines = lambda folder: [line["loss"] for line in read_log(folder / "log.jsonl")]
     assert lines(out) == lines(tiny_run)
 
 
