@@ -1,4 +1,4 @@
-"""Tables by hub id, or in a local file or folder, read through `datasets`.
+"""Tables by hub id, or in a local file or folder: text files are read strictly, all others through `datasets`.
 
 Columns of sound and pictures are taken as the bytes that the table holds and decoded by this room's own readers: decoding
 inside `datasets` would need FFmpeg for sound.
@@ -7,24 +7,31 @@ inside `datasets` would need FFmpeg for sound.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmtok.data.images import decode_image, resized, split_order
+from mmtok.data.images import decode_image, resized, size_of, split_order
 from mmtok.data.jets import FEATURES, checked_jet
-from mmtok.data.speech import decode_sound
+from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
+from mmtok.data.screen import Limit, Screen, Screened
+from mmtok.data.speech import decode_sound, seconds_of
 from mmtok.segment import BadInput
+from mmtok.tables import SEPARATORS, as_text
 
-KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-MODALITIES = ("text", "speech", "image", "jets")
+KINDS = {".parquet": "parquet", ".arrow": "arrow"}
+TEXTS = (*SEPARATORS, ".json", ".jsonl")
+UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}  # that limits count
+MODALITIES = tuple(UNITS)
 
 
 @dataclass(frozen=True)
-class HubTable:
+class HubTable(Screened):
     """A table whose columns are the fields of the examples: HubTable("ylecun/mnist", {"caption": "label", "image": "image"}, ...).
 
     id          on the Hugging Face hub; or a file (parquet, csv, json lines), or a folder that `datasets` can read (a folder of loose
@@ -38,6 +45,10 @@ class HubTable:
     limit       at most so many rows of each split; 0: all
     rate_hz     of the speech yielded; height, width, channels: of the images yielded (height 0: as they are)
     features    of the jets' constituents, in the order of the table
+    limits      field -> the least and the most that it may have: characters of a text, seconds of speech, pixels of an image,
+                particles of a jet; other rows are left out and counted. A most of 0: any
+
+    A cell without a value is a field that the example lacks; in a csv an empty text is a text.
     """
 
     id: str
@@ -54,8 +65,10 @@ class HubTable:
     width: int = 0
     channels: int = 3
     features: tuple[str, ...] = FEATURES
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.columns or set(self.columns) != set(self.modalities):
             raise BadInput(f"HubTable {self.id!r}: columns names the fields {sorted(self.columns)}, modalities {sorted(self.modalities)}; "
                            "both must name the same, at least one")
@@ -65,6 +78,9 @@ class HubTable:
         if not 0 < self.heldout_share < 1 or self.limit < 0:
             raise BadInput(f"HubTable {self.id!r}: heldout_share is {self.heldout_share}, limit {self.limit}; "
                            "the share must be between 0 and 1, the limit not negative")
+        if unknown := set(self.limits) - set(self.columns):
+            raise BadInput(f"HubTable {self.id!r}: limits names {', '.join(sorted(unknown))}; its fields are {', '.join(self.columns)}")
+        self._limits()
 
     @property
     def fields(self) -> dict[str, str]:
@@ -78,62 +94,103 @@ class HubTable:
         """Raise BadInput when there is no id, or nothing to read it with."""
         if not self.id:
             raise BadInput("HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder")
-        if self.heldout and Path(self.id).is_file():
+        if self.heldout and self._place().is_file():
             raise BadInput(f"HubTable: {self.id} is one file, without a split {self.heldout!r}; leave heldout empty to hold a share out")
-        _datasets()
+        if self._place().suffix.lower() not in TEXTS:
+            _datasets()
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
-        """The rows of "train" or "heldout". Raises BadInput, naming the row, for what cannot be read."""
+        """The rows of "train" or "heldout". Raises BadInput, naming the rows, where more than `on_error` passes over cannot be read."""
         if split not in self.splits:
             raise BadInput(f"HubTable has no split {split!r}; one of {', '.join(self.splits)}")
         own = self.train if split == "train" or not self.heldout else self.heldout
-        table = self._load(own, Path(cache))
-        rows = np.arange(len(table))
-        if not self.heldout:
-            if len(table) < 2:
-                raise BadInput(f"{self.id}, split {own!r}: {len(table)} rows cannot be split into train and heldout; at least two are needed")
-            rows = np.sort(split_order(len(table), self.heldout_share, self.seed)[split])
-        read = {name: self._reader(table, name) for name in self.columns}
-        for row in rows[: self.limit or None].tolist():
-            values = table[row]
-            yield {name: read[name](values[self.columns[name]], f"{self.id}, row {row}, column {self.columns[name]!r}") for name in read}
+        rows = self._load(own, Path(cache))
+        missing = [c for c in self.columns.values() if c not in rows.columns]
+        if missing:
+            raise BadInput(f"{self.id}, split {own!r}: has no column {', '.join(missing)}; its columns are {', '.join(rows.columns)}")
+        parts = {split: range(len(rows))} if self.heldout else self._shares(rows, own)
+        parts = {name: part[: self.limit or None] for name, part in parts.items()}
+        screen = Screen(sorted(i for part in parts.values() for i in part), partial(self._sizes, rows), self, "rows", self._limits(), rows.where)
+        mine = set(parts[split])
+        yield from screen.read([i for i in screen.items if i in mine], partial(self._example, rows))
 
-    def _load(self, split: str, cache: Path) -> Any:
+    def _place(self) -> Path:
+        return Path(self.id).expanduser() if self.id.startswith("~") else Path(self.id)
+
+    def _shares(self, rows: Rows, own: str) -> dict[str, list[int]]:
+        """The rows of each split, where a share is held out; those that name one file stay together."""
+        groups = grouped(rows, [self.columns[name] for name, m in self.modalities.items() if m in ("speech", "image")])
+        if len(groups) < 2:
+            raise BadInput(f"{self.id}, split {own!r}: {len(groups)} rows cannot be split into train and heldout; at least two are needed")
+        order = split_order(len(groups), self.heldout_share, self.seed)
+        return {split: sorted(i for k in taken for i in groups[k]) for split, taken in order.items()}
+
+    def _example(self, rows: Rows, i: int) -> dict[str, Any]:
+        return {name: self._reader(rows, name)(cell, where) for name, cell, where in self._cells(rows, i)}
+
+    def _cells(self, rows: Rows, i: int) -> Iterator[tuple[str, Any, str]]:
+        """(field, cell, where it is) of a row's cells that hold something."""
+        cells = rows.row(i)
+        for name, column in self.columns.items():
+            if cells[column] is not None and (cells[column] != "" or self.modalities[name] == "text"):
+                yield name, cells[column], f"{rows.where(i)}, column {column!r}"
+
+    def _limits(self) -> tuple[Limit, ...]:
+        return tuple(Limit(UNITS[self.modalities[name]], *bounds, of=name) for name, bounds in self.limits.items())
+
+    def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
+        """How much each field of a row has of its unit. Raises BadInput for a row without any, and for a broken file."""
+        sizes = {name: self._size(rows, name, cell, where) for name, cell, where in self._cells(rows, i)}
+        if not sizes:
+            raise BadInput(f"{rows.where(i)}: no cell of {', '.join(self.columns.values())} holds anything")
+        return sizes
+
+    def _size(self, rows: Rows, name: str, cell: Any, where: str) -> float:
+        match self.modalities[name]:
+            case "speech":
+                return seconds_of(self._file(cell, where), where)
+            case "image":
+                return math.prod(size_of(self._file(cell, where), where))
+            case _:
+                return len(self._reader(rows, name)(cell, where))
+
+    def _load(self, split: str, cache: Path) -> Rows:
         """The table of one split, its sounds and pictures left undecoded."""
-        datasets = _datasets()
         self.check()
-        path = Path(self.id)
+        path = self._place()
+        if path.is_file() and path.suffix.lower() in TEXTS:
+            return TextRows([path])
+        datasets = _datasets()
         try:
             if path.is_file():
-                kind = KINDS.get(path.suffix)
+                kind = KINDS.get(path.suffix.lower())
                 if kind is None:
-                    raise BadInput(f"{path}: not a table that can be read; known are {', '.join(KINDS)}")
-                options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-                table = datasets.load_dataset(kind, data_files={split: str(path)}, split=split, cache_dir=str(cache / "datasets"), **options)
+                    raise BadInput(f"{path}: not a table that can be read; known are {', '.join((*KINDS, *TEXTS))}")
+                builder = datasets.load_dataset_builder(kind, data_files={split: str(path)}, cache_dir=str(cache / "datasets"))
             elif path.is_dir():
-                table = datasets.load_dataset(str(path), self.subset or None, split=split, cache_dir=str(cache / "datasets"))
+                builder = datasets.load_dataset_builder(str(path), self.subset or None, cache_dir=str(cache / "datasets"))
             else:  # what the hub gives is kept where huggingface keeps it, for all runs
-                table = datasets.load_dataset(self.id, self.subset or None, split=split)
+                builder = datasets.load_dataset_builder(self.id, self.subset or None)
+            if texts := _text_files(datasets, builder, split):
+                return TextRows(texts)
+            builder.download_and_prepare()
+            table = builder.as_dataset(split=split)
         except BadInput:
             raise
         except Exception as error:  # `datasets` raises some thirty types, its own, fsspec's, pyarrow's and requests'
             raise BadInput(f"{self.id}, split {split!r}: `datasets` cannot read it: {_first_line(error)}") from None
-        missing = [c for c in self.columns.values() if c not in table.column_names]
-        if missing:
-            raise BadInput(f"{self.id}, split {split!r}: has no column {', '.join(missing)}; its columns are {', '.join(table.column_names)}")
-        table = table.select_columns(list(dict.fromkeys(self.columns.values())))
+        table = table.select_columns([c for c in dict.fromkeys(self.columns.values()) if c in table.column_names] or table.column_names)
         for column, feature in table.features.items():
             if isinstance(feature, (datasets.Audio, datasets.Image)):
                 table = table.cast_column(column, type(feature)(decode=False))
-        return table
+        return DatasetRows(table, self.id)
 
-    def _reader(self, table: Any, name: str) -> Callable[[Any, str], Any]:
+    def _reader(self, rows: Rows, name: str) -> Callable[[Any, str], Any]:
         """What turns a cell of this field's column into a signal; its second argument says where the cell is."""
         column = self.columns[name]
         match self.modalities[name]:
             case "text":
-                names = getattr(table.features[column], "names", None)
-                return lambda cell, where: _text(names[cell] if names and isinstance(cell, int) and 0 <= cell < len(names) else cell, where)
+                return partial(_text, rows.classes(column))
             case "speech":
                 return lambda cell, where: decode_sound(self._file(cell, where), where, self.rate_hz)
             case "image":
@@ -151,7 +208,7 @@ class HubTable:
         if isinstance(cell, bytes) and cell:
             return io.BytesIO(cell)
         if isinstance(cell, str) and cell:
-            beside = Path(self.id) if Path(self.id).is_dir() else Path(self.id).parent
+            beside = self._place() if self._place().is_dir() else self._place().parent
             path = next((p for p in (Path(cell), beside / cell) if p.is_file()), None)
             if path is None:
                 raise BadInput(f"{where}: no file {cell}")
@@ -159,10 +216,27 @@ class HubTable:
         raise BadInput(f"{where}: holds {type(cell).__name__}, neither the bytes of a file nor its name")
 
 
-def _text(cell: Any, where: str) -> str:
-    if not isinstance(cell, (str, int, float)):
-        raise BadInput(f"{where}: holds {type(cell).__name__}, not text")
-    return str(cell)
+def _text(classes: Sequence[str], cell: Any, where: str) -> str:
+    """A cell as text: the class's name where it is the number of one."""
+    if classes and isinstance(cell, int) and 0 <= cell < len(classes):
+        return classes[cell]
+    return as_text(cell, where)
+
+
+def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:
+    """The files of a split that hold text, which `datasets` would guess types for: numbers, dates, what is missing."""
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+
+    files = builder.config.data_files or {}
+    if not isinstance(builder, (Csv, Json)):
+        if any(Path(str(file)).name.lower() == "metadata.csv" for mine in files.values() for file in mine):
+            raise BadInput(f"{builder.base_path}: `datasets` would read the texts of metadata.csv as numbers where they look like "
+                           "some; name the table itself: --id FOLDER/metadata.csv")
+        return []
+    if split not in files:
+        raise BadInput(f"{builder.base_path}: has no split {split!r}; its splits are {', '.join(map(str, files))}")
+    return [Path(file) for file in datasets.DownloadManager().download(list(files[split]))]
 
 
 def _first_line(error: BaseException) -> str:

@@ -58,7 +58,12 @@ def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
 @remembered
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture, by its header. Raises BadInput as `read_image` does, but for what only its pixels tell."""
-    with _opened(path, str(path)) as picture:
+    return size_of(path, str(path))
+
+
+def size_of(file: Path | BinaryIO, name: str) -> tuple[int, int]:
+    """As `picture_size`, of a path or an open file, which messages call `name`."""
+    with _opened(file, name) as picture:
         return picture.height, picture.width
 
 

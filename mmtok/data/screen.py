@@ -19,7 +19,7 @@ from mmtok.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
-Sizes = Mapping[str, float]  # unit -> how many of it a thing has
+Sizes = Mapping[str, float]  # unit, or field -> how large a thing is in it
 N_NAMED = 10
 MANY = 1_000  # from here on looking at them takes long enough to show its progress
 
@@ -47,22 +47,28 @@ class Limit:
     """How much of a unit a thing may have; most 0: any number.
 
     unit  as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles
+    of    the field whose size it is, where a thing has several
     """
 
     unit: str
     least: float = 0
     most: float = 0
+    of: str = ""
 
     def __post_init__(self):
         if not 0 <= self.least < float("inf") or not 0 <= self.most < float("inf") or 0 < self.most < self.least:
             raise BadInput(f"min_{self.unit} is {self.least:g} and max_{self.unit} {self.most:g}; the greatest must be "
                            "at least the least, or 0 for none, and neither negative")
 
+    @property
+    def _what(self) -> str:
+        return f"{self.unit} of {self.of}" if self.of else self.unit
+
     def broken_by(self, size: float) -> str:
         """What is said of a size out of bounds; "" of one within."""
         if size < self.least:
-            return f"left out: fewer {self.unit} than {self.least:g}"
-        return f"left out: more {self.unit} than {self.most:g}" if 0 < self.most < size else ""
+            return f"left out: fewer {self._what} than {self.least:g}"
+        return f"left out: more {self._what} than {self.most:g}" if 0 < self.most < size else ""
 
 
 class Broken:
@@ -178,5 +184,5 @@ def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
 
 
 def _out_of_bounds(sizes: Sizes, limits: Sequence[Limit]) -> str:
-    said = (limit.broken_by(sizes[limit.unit]) for limit in limits if limit.unit in sizes)
+    said = (limit.broken_by(sizes[limit.of or limit.unit]) for limit in limits if (limit.of or limit.unit) in sizes)
     return next(filter(None, said), "")

@@ -49,17 +49,22 @@ def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
 @remembered
 def sound_seconds(path: Path) -> float:
     """How long a sound file is, by its header. Raises BadInput as `read_sound` does, but for what only its samples tell."""
+    return seconds_of(path, str(path))
+
+
+def seconds_of(source: Path | BinaryIO, name: str) -> float:
+    """As `sound_seconds`, of a path or an open file, which messages call `name`."""
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             frames, rate_hz, log = file.frames, file.samplerate, file.extra_info
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadInput(f"{path}: not a sound file that libsndfile can read ({error})") from None
+        raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
     if frames < 1:
-        raise BadInput(f"{path}: the file holds no samples")
+        raise BadInput(f"{name}: the file holds no samples")
     if _cut_short(log):
-        raise BadInput(f"{path}: truncated, its header promises more samples than are there")
+        raise BadInput(f"{name}: truncated, its header promises more samples than are there")
     return frames / rate_hz
 
 

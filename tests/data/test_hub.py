@@ -1,6 +1,7 @@
 """Tables read through `datasets`, here from local files as the hub stores them; nothing asks the network."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -112,3 +113,84 @@ def test_wrong_settings_are_refused(tmp_path):
     (tmp_path / "table.xls").write_bytes(b"x")
     with pytest.raises(BadInput, match="known are .parquet"):
         next(HubTable(str(tmp_path / "table.xls"), {"a": "b"}, {"a": "text"}).examples("train", tmp_path))
+
+
+WORDS = ["00501", "1.10", "1e5", "NA", "null", "true", "", " x", "2020-01-01"]
+
+
+def texts(source, cache):
+    """The texts of all splits, in any order."""
+    return sorted(example["caption"] for split in source.splits for example in source.examples(split, cache))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "folder.csv", "folder.jsonl"])
+def test_text_stays_text(tmp_path, name):
+    separator = "\t" if name == "t.tsv" else ","
+    lines = [f"{i}{separator}{word}" for i, word in enumerate(WORDS)]
+    content = "\n".join([f"id{separator}w", *lines]) if "json" not in name else "".join(json.dumps({"w": w}) + "\n" for w in WORDS)
+    path = tmp_path / ("folder/train." + name.split(".")[1] if name.startswith("folder") else name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    place = path.parent if name.startswith("folder") else path
+    assert texts(HubTable(str(place), {"caption": "w"}, {"caption": "text"}), tmp_path / "cache") == sorted(WORDS)
+
+
+def test_splits_of_a_folder_of_csv_files(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"w\n0{split}\n01\n")
+    source = HubTable(str(tmp_path), {"caption": "w"}, {"caption": "text"}, heldout="test")
+    assert [e["caption"] for e in source.examples("heldout", tmp_path / "cache")] == ["0test", "01"]
+    with pytest.raises(BadInput, match="has no split 'dev'; its splits are train, test"):
+        list(HubTable(str(tmp_path), {"caption": "w"}, {"caption": "text"}, heldout="dev").examples("heldout", tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("content, part", [
+    ("file,text\n0.wav,one, two\n", "line 2 has 3 cells"), ("file,text\n0.wav,one\n1.wav\n", "line 3 ends before its text"),
+    ('file,text\n0.wav,"one\n1.wav,"two, three"\n', "line 2: a quote opens in this row"),
+])
+def test_rows_of_a_local_table_are_held_against_its_header(tmp_path, content, part):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(BadInput) as told:
+        texts(HubTable(str(tmp_path / "t.csv"), {"caption": "text"}, {"caption": "text"}), tmp_path)
+    assert str(told.value).startswith(f"{tmp_path / 't.csv'}: {part}")
+
+
+def clips(folder, rows):
+    """A table of rows (file, text) with the files that it names."""
+    for name in {name for name, _ in rows if name}:
+        (folder / name).write_bytes(wav(1))
+    (folder / "t.csv").write_text("file,text\n" + "".join(f"{name},{text}\n" for name, text in rows))
+    return {"id": str(folder / "t.csv"), "columns": {"caption": "text", "speech": "file"}, "modalities": {"caption": "text", "speech": "speech"}}
+
+
+def test_a_cell_without_a_file_is_a_field_that_is_lacking(tmp_path):
+    source = HubTable(**clips(tmp_path, [("a.wav", "one"), ("", "two"), ("c.wav", "")]))
+    examples = [e for split in source.splits for e in source.examples(split, tmp_path)]
+    assert {e["caption"]: "speech" in e for e in examples} == {"one": True, "two": False, "": True}
+
+
+def test_one_broken_row_in_a_hundred_is_passed_over_before_the_work(tmp_path, monkeypatch):
+    settings = clips(tmp_path, [(f"{i}.wav", f"word {i}") for i in range(200)])
+    (tmp_path / "7.wav").write_bytes(b"no sound")
+    with pytest.warns(UserWarning, match="1 of 200 rows was passed over as unusable .*t.csv: line 9, column 'file': not a sound"):
+        assert len(texts(HubTable(**settings), tmp_path)) == 199
+    for i in range(8, 20):
+        (tmp_path / f"{i}.wav").unlink()
+    monkeypatch.setattr("mmtok.data.hub.decode_sound", lambda *_: pytest.fail("nothing is read before all were looked at"))
+    with pytest.raises(BadInput, match="13 of 200 rows cannot be used"):
+        next(HubTable(**settings).examples("train", tmp_path))
+
+
+def test_rows_that_name_one_file_are_in_one_split(tmp_path):
+    source = HubTable(**clips(tmp_path, [(f"{i % 20}.wav", f"{i % 20}") for i in range(60)]), heldout_share=0.3)
+    parts = [[e["caption"] for e in source.examples(split, tmp_path)] for split in source.splits]
+    assert not set(parts[0]) & set(parts[1]) and (len(parts[0]), len(parts[1])) == (42, 18)
+
+
+def test_limits_of_a_field_leave_rows_out(table, tmp_path):
+    settings = {"columns": {"caption": "text", "speech": "audio"}, "modalities": {"caption": "text", "speech": "speech"}}
+    with pytest.warns(UserWarning, match="left out: more duration_s of speech than 0.05"):
+        assert texts(HubTable(str(table), **settings, limits={"speech": (0, 0.05)}), tmp_path) == []
+    assert len(texts(HubTable(str(table), **settings, limits={"speech": (0, 0.1), "caption": (5, 5)}), tmp_path)) == 10
+    with pytest.raises(BadInput, match="limits names image; its fields are caption, speech"):
+        HubTable(str(table), **settings, limits={"image": (0, 1)})
