@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,19 @@ from mmtok.nn.precision import PRECISIONS, Precision, matmul_rates, resolve_prec
 from mmtok.segment import BadInput
 from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, precision_of, restore_optimizer, save_checkpoint, tidy
 from mmtok.train.log import Gauge, matrix_rate
+from mmtok.train.muon import Muon
 from mmtok.train.processes import ALONE, Processes, is_sharded, part_of, shard, whole
 from mmtok.vocabulary import Vocabulary
+
+
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The budget is stated in steps of rows x row_length positions.
 
+    optimizer      "adamw", or "muon": the trunk's matrices by Muon, all else by AdamW, at one learning rate
     learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at `steps`
     weights        modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
     average        decay of the moving average of the weights, which is what the run keeps; 0 is off
@@ -48,6 +54,7 @@ class TrainConfig:
     steps: int = 1000
     rows: int = 16
     row_length: int = 256
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-3
     warmup: int = 50
     weight_decay: float = 0.05
@@ -81,6 +88,8 @@ class TrainConfig:
         if not 0 <= self.average_power < math.inf or self.average_power and not self.average:
             raise BadInput(f"TrainConfig: average_power is {self.average_power} and average {self.average}; the power must be finite and not "
                            "negative, and an average of 0 is none at all")
+        if self.optimizer not in OPTIMIZERS:
+            raise BadInput(f"TrainConfig: optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS:
             raise BadInput(f"TrainConfig: precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if self.accumulate > self.rows:
@@ -112,7 +121,9 @@ def schedule_text(config: TrainConfig, planned: Sequence[Sequence[int]]) -> str:
 
 
 def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); of the parameters those decay that `decay_groups` says."""
+    """AdamW (Loshchilov and Hutter 2019), or Muon; of the parameters those decay that `decay_groups` says."""
+    if config.optimizer == "muon":
+        return Muon(lm, lm.model.layers, config.learning_rate, config.weight_decay)
     groups = decay_groups(config.weight_decay, lm)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 

@@ -219,6 +219,20 @@ def test_only_matrices_decay(trainer):
     assert not any(decays[name] for name in decays if "norm" in name or "embed" in name or "bias" in name or "table" in name)
 
 
+def test_muon_resumed_equals_uninterrupted_bit_for_bit(trainer):
+    config = replace(CONFIG, optimizer="muon")
+    whole, log = trainer(config, "whole")
+    whole.run()
+    cut, _ = trainer(config, "cut")
+    for _ in range(7):
+        cut.update()
+    cut.save()
+    again, _ = trainer(config, "cut")
+    assert again.resume()
+    again.run()
+    assert equal(again.weights(), whole.weights()) and equal(again.lm.state_dict(), whole.lm.state_dict())
+
+
 def test_the_average_follows_the_weights(trainer):
     one, _ = trainer(replace(CONFIG, average=0.5))
     expected = {name: p.detach().clone() for p, name in one.names.items()}
