@@ -164,7 +164,7 @@ def _fit(recipe: Recipe, out: Path) -> None:
             continue
         names = [f for f, modality in fields.items() if modality == m]
         some = lambda split, n, names=names: random_subset(_signals(run, split, names), n, recipe.train.seed)
-        tokenizer = fit_tokenizer(config, some("train", N_FIT) if learns(config) else (), recipe.train.seed)
+        tokenizer = fit_tokenizer(config, some("train", N_FIT) if learns(config) else (), recipe.train.seed, precision=recipe.train.precision)
         fidelity = tokenizer.fidelity(some("heldout", N_FIDELITY))
         temporary = folder.with_name(f".{m}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)

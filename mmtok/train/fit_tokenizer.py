@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mmtok.nn.conv import PatchAutoencoder
 from mmtok.nn.decay import decay_groups
-from mmtok.nn.kl import KLAutoencoder
+from mmtok.nn.kl import KLAutoencoder, Posterior
+from mmtok.nn.precision import Precision, resolve_precision
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 from mmtok.tokenizers.base import Tokenizer
@@ -26,6 +27,7 @@ from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
 
+CPU = torch.device("cpu")  # where tokenizers learn
 BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
 WARM_STEPS = 50
@@ -39,11 +41,13 @@ START_PER_CODE = 16  # patches per code that the k-means start sees; more are no
 Report = Callable[[int, int, str], None]
 
 
-def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Report | None = None) -> Tokenizer:
+def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Report | None = None,
+                  precision: Precision = "auto") -> Tokenizer:
     """The tokenizer that `config` describes, learned from `signals` where it learns.
 
     seed      of what is drawn while training by gradients; the same seed gives the same weights on the same machine
     progress  called as progress(steps done, steps in all, note) while training by gradients; without it, stderr shows the steps
+    precision of the networks' products while training by gradients; losses, codebooks and latents are in float32 in any case
     Raises BadInput when the signals cannot be learned from, TypeError for a config that is no tokenizer's.
     """
     if not learns(config):
@@ -52,10 +56,11 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
         return config.fit(signals)
     if type(config) in TRAINERS:
         what, trained = TRAINERS[type(config)]
+        chosen = resolve_precision(precision, CPU)
         if progress is not None:
-            return trained(config, signals, seed, progress)
+            return trained(config, signals, seed, progress, chosen)
         with Progress(f"learning {what}", config.steps, "steps") as shown:
-            return trained(config, signals, seed, lambda done, total, note: shown.advance())
+            return trained(config, signals, seed, lambda done, total, note: shown.advance(), chosen)
     raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
 
 
@@ -64,19 +69,19 @@ def learns(config: Any) -> bool:
     return not hasattr(config, "build")
 
 
-def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report) -> VQPatches:
+def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision) -> VQPatches:
     images = _images(config, signals)
     with _seeded(seed):
         network = config.network()
-        _learn_codes(network, _quantizer(config), images, config.steps, progress)
+        _learn_codes(network, _quantizer(config), images, config.steps, progress, precision)
     return VQPatches(config, network)
 
 
-def _train_latents(config: KLPatchesConfig, signals: Sequence, seed: int, progress: Report) -> KLPatches:
+def _train_latents(config: KLPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision) -> KLPatches:
     images = _images(config, signals)
     with _seeded(seed):
         network = config.network()
-        _learn_latents(network, config.kl_weight, images, config.steps, progress)
+        _learn_latents(network, config.kl_weight, images, config.steps, progress, precision)
     return KLPatches(config, network)
 
 
@@ -107,7 +112,8 @@ def _quantizer(config: VQPatchesConfig):
                           commitment_weight=COMMITMENT, threshold_ema_dead_code=DEAD_SHARE * even_use)
 
 
-def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report) -> None:
+def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report,
+                 precision: Precision) -> None:
     """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the network."""
     network.train()
     with torch.no_grad():
@@ -115,20 +121,29 @@ def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: in
         _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:n_start]]))
 
     def loss(target: Tensor) -> Tensor:
-        vectors, commitment = _quantize(quantizer, network.encoder(_noisy(target)))
-        return F.mse_loss(network.decoder(vectors), target) + commitment
+        with products_in(precision):
+            encoded = network.encoder(_noisy(target))
+        vectors, commitment = _quantize(quantizer, encoded.float())
+        with products_in(precision):
+            decoded = network.decoder(vectors)
+        return F.mse_loss(decoded.float(), target) + commitment
 
     _descend([network.encoder, network.decoder], loss, images, steps, progress)
     network.codebook.vectors.copy_(quantizer.codebook.detach())
 
 
-def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, steps: int, progress: Report) -> None:
+def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, steps: int, progress: Report,
+                   precision: Precision) -> None:
     """Train encoder and decoder on images (N, C, Y, X), and set the constants that standardise their latents."""
     network.train()
 
     def loss(target: Tensor) -> Tensor:
-        q = network.posterior(target)
-        return F.mse_loss(network.decode(q.sample()), target) + kl_weight * q.kl().mean() / target[0].numel()
+        with products_in(precision):
+            q = network.posterior(target)
+        q = Posterior(q.mean.float(), q.log_variance.float())
+        with products_in(precision):
+            decoded = network.decode(q.sample())
+        return F.mse_loss(decoded.float(), target) + kl_weight * q.kl().mean() / target[0].numel()
 
     _descend([network], loss, images, steps, progress)
     with torch.no_grad():
@@ -152,6 +167,11 @@ def _descend(networks: list[nn.Module], loss: Callable[[Tensor], Tensor], images
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         progress(step + 1, steps, "")
+
+
+def products_in(precision: Precision) -> torch.autocast:
+    """A context in which matrix products and convolutions run in this precision."""
+    return torch.autocast(CPU.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,14 @@ def test_images_without_content_do_not_break_training():
     assert np.isfinite(tokenizer.fidelity([np.zeros((8, 8), np.uint8)])["psnr_db"])
 
 
+@pytest.mark.filterwarnings("ignore:this machine is slower in bf16")
+@pytest.mark.parametrize("config", [QUICK, LATENTS], ids=["codes", "latents"])
+def test_products_in_bf16_learn_nearly_the_same(config):
+    images = blobs(200, 8, 8)
+    exact, rounded = (fit_tokenizer(config, images, precision=p).fidelity(images)["rms_error_grey"] for p in ("float32", "bf16"))
+    assert exact != rounded and rounded == pytest.approx(exact, rel=0.1)
+
+
 @pytest.mark.parametrize("config", [QUICK, LATENTS], ids=["codes", "latents"])
 def test_wrong_images_are_refused(config):
     with pytest.raises(BadInput, match="no images"):
