@@ -22,7 +22,7 @@ Out = Annotated[Path | None, Arg("the run's folder (default: runs/ and the recip
 Overrides = Annotated[list[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")]
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
 RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")]
-Folder = Annotated[Path | None, Arg("a tokenizer's folder (default: the training-free tokenizer of the modality)", "FOLDER")]
+Folder = Annotated[Path | None, Arg("a tokenizer's folder, or a sentencepiece .model file (default: the training-free tokenizer of the modality)", "FOLDER")]
 Device = Annotated[str | None, Arg("where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else the "
                                    "CPU); tokenizers, vocoders and judges stay on the CPU", "DEVICE")]
 Checkpoint = Annotated[int | None, Arg("take the weights of the checkpoint of this step (default: of the finished run, or of the newest "
@@ -201,7 +201,7 @@ def detokenize(
 
 
 def show(
-    path: Annotated[Path, Arg("a recipe, a run's folder, a token file or a tokenizer's folder", "PATH")], *,
+    path: Annotated[Path, Arg("a recipe, a run's folder, a token file, a tokenizer's folder or a sentencepiece .model file", "PATH")], *,
     recipe: RecipeFile = None,
     overrides: Overrides,
 ) -> None:
@@ -225,7 +225,7 @@ def show(
         from mmtok.run import open_run
 
         tell_lines(open_run(path, recipe, resolve_device("cpu")).describe())
-    elif (path / "tokenizer.json").exists():
+    elif (path / "tokenizer.json").exists() or path.suffix == ".model":
         tell_lines(describe_tokenizer(path))
     else:
         tell_lines(describe_tokens(path))

@@ -24,6 +24,7 @@ from mmtok.tokenizers import load
 from mmtok.tokenizers.image import VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
+from mmtok.tokenizers.published import PublishedPieces, SentencePieceFile
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.checkpoint import planned_steps
@@ -104,6 +105,8 @@ def _planned_signature(config: Any) -> Signature | None:
             return Signature("text", (config.n_pieces,))
         case PretrainedTextConfig():
             return None  # it may have to be fetched
+        case SentencePieceFile() if not Path(config.path).is_file():
+            return None  # a run that is fitted has a copy
     return config.build().signature if hasattr(config, "build") else None
 
 
@@ -115,7 +118,7 @@ def size_of_decoder(config: DecoderConfig, vocabulary: Vocabulary) -> int:
 
 def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
     """Parameters and ids of the decoder that a recipe makes; vocabulary: None before the tokenizers are fitted."""
-    planned = planned_signatures(recipe)
+    planned = {} if vocabulary else planned_signatures(recipe)
     if vocabulary is None and (recipe.start or len(planned) < len(recipe.tokenizers)):
         return ["  decoder: parameters known once the tokenizers are fitted"]
     most = "at most " if vocabulary is None and any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values()) else ""
@@ -179,7 +182,7 @@ def _fidelity_text(fidelity: Mapping[str, float]) -> str:
 # ---- tokenizers and token files
 
 def describe_tokenizer(folder: Path) -> str:
-    """A tokenizer's folder as lines of text."""
+    """A tokenizer's folder, or a sentencepiece .model file, as lines of text."""
     tokenizer = load(folder)
     signature, fidelity = tokenizer.signature, _fidelity(folder)
     rates = rate_texts(signature, getattr(tokenizer, "config", None), fidelity)
@@ -188,7 +191,11 @@ def describe_tokenizer(folder: Path) -> str:
              f"  {', '.join([frame_text(signature), *rates])}", f"  fingerprint {signature.fingerprint}{_fidelity_text(fidelity)}"]
     if (weights := folder / "weights.safetensors").exists():
         lines.append(f"  {n_numbers(weights):,} numbers learned")
-    return lines_text([*lines, f"  {json.dumps(read_json(folder / 'tokenizer.json'))}"])
+    if isinstance(tokenizer, PublishedPieces):
+        lines += [f"  {line}" for line in tokenizer.remarks()]
+    if folder.is_dir():
+        lines.append(f"  {json.dumps(read_json(folder / 'tokenizer.json'))}")
+    return lines_text(lines)
 
 
 def n_numbers(weights: Path) -> int:

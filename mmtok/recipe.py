@@ -33,14 +33,15 @@ from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
+from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.fit_lm import TrainConfig
 
 TokenizerConfig = (
-    BytesConfig | SentencePieceConfig | PretrainedTextConfig | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig
-    | DMelConfig | LogMelConfig | JetGridConfig
+    BytesConfig | SentencePieceConfig | SentencePieceFile | PretrainedTextConfig
+    | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig | DMelConfig | LogMelConfig | JetGridConfig
 )
 SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | IdxImages | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
 

@@ -75,6 +75,9 @@ def start_run(recipe: Recipe, out: Path) -> Run:
         if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
             raise BadInput(f"{out} is not empty and not a run folder: choose another --out")
         _check_sources(recipe)  # before anything is written: a mistyped path must not claim the folder
+        for config in recipe.tokenizers.values():
+            if hasattr(config, "check"):
+                config.check()
         write_text(path, recipe.to_json())
     sweep(out)
     return Run(out, recipe)

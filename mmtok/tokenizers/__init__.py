@@ -18,19 +18,25 @@ MODALITIES = ("text", "speech", "image", "jets")
 
 
 def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
-    """Open a tokenizer's folder, of whichever class wrote it.
+    """Open a tokenizer's folder, of whichever class wrote it, or a sentencepiece `.model` file.
 
     known: classes from outside this package (a new modality's) that the folder may also hold.
     Raises BadInput for a folder that is not a tokenizer's or names an unknown class.
     """
     from mmtok.tokenizers.base import read_config
 
+    if Path(folder).suffix == ".model" and not Path(folder).is_dir():
+        from mmtok.tokenizers.published import SentencePieceFile
+
+        return SentencePieceFile(str(folder)).build()
     kind = read_config(Path(folder)).get("kind")
     match kind:
         case "Bytes":
             from mmtok.tokenizers.text import Bytes as found
         case "SentencePiece":
             from mmtok.tokenizers.text import SentencePiece as found
+        case "PublishedPieces":
+            from mmtok.tokenizers.published import PublishedPieces as found
         case "PretrainedText":
             from mmtok.tokenizers.pretrained import PretrainedText as found
         case "DMel":

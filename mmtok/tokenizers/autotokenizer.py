@@ -14,7 +14,8 @@ from typing import Any
 from mmtok.files import write_text
 from mmtok.segment import BadInput
 from mmtok.tokenizers.pretrained import PretrainedText, byte_letters, library
-from mmtok.tokenizers.text import Bytes, SentencePiece
+from mmtok.tokenizers.published import PublishedPieces
+from mmtok.tokenizers.text import Bytes, Pieces
 
 # what spells a piece that is no text must not be read as that piece: its first letter is kept apart
 SPELT_OUT = r"<(?=0x[0-9A-F]{2}>|\|unused_[0-9]+\|>)"
@@ -76,7 +77,8 @@ def _made(tokenizer: Any) -> Any:
     match tokenizer:
         case Bytes():
             return _bytes()
-        case SentencePiece():
+        case Pieces():
+            _check_pieces(tokenizer)
             return _sentencepiece(tokenizer)
         case PretrainedText():
             return library().Tokenizer.from_str(tokenizer.pieces)
@@ -92,7 +94,17 @@ def _bytes() -> Any:
     return tok
 
 
-def _sentencepiece(tokenizer: SentencePiece) -> Any:
+def _check_pieces(tokenizer: Pieces) -> None:
+    """Raise BadInput for pieces that the other library would find otherwise in a text."""
+    if tokenizer.kind not in ("unigram", "bpe"):
+        raise BadInput(f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}")
+    users = tokenizer.users_pieces() if isinstance(tokenizer, PublishedPieces) else []
+    if users:
+        raise BadInput(f"{tokenizer.config.path} has {len(users)} pieces of its maker's choice (first: {users[0]!r}), "
+                       "which AutoTokenizer would find otherwise in a text")
+
+
+def _sentencepiece(tokenizer: Pieces) -> Any:
     """The same pieces and scores. Spaces stand in the pieces as spaces, so that U+2581 is a letter like any other."""
     lib, pieces = library(), tokenizer.processor
     ids = range(pieces.vocab_size())
@@ -100,16 +112,20 @@ def _sentencepiece(tokenizer: SentencePiece) -> Any:
     names = [f"<|unused_{i}|>" if i in tokenizer.signature.banned else pieces.id_to_piece(i) for i in ids]
     for i in normal:
         names[i] = names[i].replace("\u2581", " ")
-    if tokenizer.config.model == "unigram":
+    if tokenizer.kind == "unigram":
         least = min(pieces.get_score(i) for i in normal)  # sentencepiece takes the least of the normal ones, the library of all
         scores = [pieces.get_score(i) if i in set(normal) else least for i in ids]
-        tok = lib.Tokenizer(lib.models.Unigram(list(zip(names, scores)), unk_id=pieces.unk_id(), byte_fallback=True))
+        tok = lib.Tokenizer(lib.models.Unigram(list(zip(names, scores)), unk_id=pieces.unk_id(), byte_fallback=tokenizer.has_bytes))
         tok.pre_tokenizer = lib.pre_tokenizers.Split(lib.Regex(SPELT_OUT), behavior="isolated")
     else:
         merges = _merges({names[i]: pieces.get_score(i) for i in normal})
         vocab = {name: i for i, name in enumerate(names)}
-        tok = lib.Tokenizer(lib.models.BPE(vocab=vocab, merges=merges, byte_fallback=True))
-    tok.decoder = lib.decoders.Sequence([lib.decoders.ByteFallback(), lib.decoders.Fuse()])
+        tok = lib.Tokenizer(lib.models.BPE(vocab=vocab, merges=merges, byte_fallback=tokenizer.has_bytes))
+    steps = [lib.decoders.ByteFallback(), lib.decoders.Fuse()]
+    if tokenizer.prefix:
+        tok.normalizer = lib.normalizers.Prepend(tokenizer.prefix)
+        steps.append(lib.decoders.Strip(tokenizer.prefix, len(tokenizer.prefix), 0))
+    tok.decoder = lib.decoders.Sequence(steps)
     return tok
 
 

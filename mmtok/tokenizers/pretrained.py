@@ -61,6 +61,10 @@ class PretrainedTextConfig:
     start: str
     modality: ClassVar[str] = "text"
 
+    def check(self) -> None:
+        """Raise what `build` raises."""
+        self.build()
+
     def build(self) -> PretrainedText:
         """Open it. Raises BadInput when the checkpoint has no tokenizer.json, or one with more ids than its model has rows."""
         folder = checkpoint_folder(self.start)

@@ -182,12 +182,17 @@ class Pieces(TextTokenizer):
     """str <-> codes (T, 1): the pieces of a sentencepiece model that changes nothing of a text, with
     bytes for what they cannot spell."""
 
+    kind: str  # "unigram" or "bpe", of published models also "word" or "char"
+    has_bytes = True  # so that nothing is left unspelled
     prefix = ""  # stands before every text that is not empty, and is taken away again
 
     def __init__(self, model: bytes):
-        """model: the content of a .model file without a normaliser."""
+        """model: the content of a .model file without a normaliser. Raises BadInput when it is damaged."""
         self.processor = pieces = opened(model)
-        self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
+        try:
+            self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
+        except ValueError as error:
+            raise BadInput(f"the pieces of the sentencepiece model are damaged: {error}") from None
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
         self._space_code = pieces.piece_to_id("<0x20>")
         self._has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
@@ -197,31 +202,37 @@ class Pieces(TextTokenizer):
     def encode(self, signal: str) -> Segment:
         """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate, and on what there are no pieces for."""
         text = self._prefixed(signal)
-        return self._segment(text, self.processor.encode(text, return_type="numpy"))
+        return as_segment(self._checked(text, self._row(text)))
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
         """Strings -> segments, by sentencepiece's own threads."""
         texts = [self._prefixed(signal) for signal in signals]
         rows = self.processor.encode(texts, return_type="numpy") if texts else []
-        return [self._segment(text, row) for text, row in zip(texts, rows)]
+        rows = [self._lossless(text, row) for text, row in zip(texts, rows)]
+        return [as_segment(self._checked(text, row)) for text, row in zip(texts, rows)]
 
     def _prefixed(self, signal: str) -> str:
         return self.prefix + signal if utf8(signal) else signal
 
-    def _segment(self, text: str, row: np.ndarray) -> Segment:
-        """row: what the model makes of the text, for which U+2581 and a space are one."""
+    def _checked(self, text: str, row: np.ndarray) -> np.ndarray:
+        """The codes (T,) of a text as they are: bytes spell whatever no piece does."""
+        return row
+
+    def _row(self, text: str) -> np.ndarray:
+        """Codes (T,) of a string, nothing put before it."""
+        return self._lossless(text, self.processor.encode(text, return_type="numpy"))
+
+    def _lossless(self, text: str, row: np.ndarray) -> np.ndarray:
+        """Codes (T,) of a string of which the model makes `row`: for it U+2581 and a space are one."""
         if SPACE_MARK in text:
-            row = self._spell_marks(text)
-        elif not self._has_space:
-            row = self._spell_spaces(row)
-        return as_segment(row)
+            return self._spell_marks(text)
+        return row if self._has_space else self._spell_spaces(row)
 
     def _spell_marks(self, text: str) -> np.ndarray:
         """Codes (T,) of a string that holds U+2581: pieces between, three bytes for each."""
         rows = []
         for part in text.split(SPACE_MARK):
-            row = self.processor.encode(part, return_type="numpy")
-            rows += [self._mark_codes, row if self._has_space else self._spell_spaces(row)]
+            rows += [self._mark_codes, self._row(part)]
         return np.concatenate(rows[1:])
 
     def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
@@ -234,9 +245,11 @@ class Pieces(TextTokenizer):
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD, start and stop pieces nothing."""
-        codes = checked_codes(segment, len(self._bytes))
-        text = b"".join([self._bytes[code] for code in codes.tolist()]).decode("utf-8", errors="replace")
-        return text.removeprefix(self.prefix)
+        return self._says(checked_codes(segment, len(self._bytes))).removeprefix(self.prefix)
+
+    def _says(self, row: np.ndarray) -> str:
+        """What codes (T,) spell, with what stands before a text."""
+        return b"".join([self._bytes[code] for code in row.tolist()]).decode("utf-8", errors="replace")
 
 
 class SentencePiece(Pieces):
@@ -245,7 +258,7 @@ class SentencePiece(Pieces):
     def __init__(self, config: SentencePieceConfig, model: bytes):
         """model: the content of a sentencepiece .model file, trained as `SentencePieceConfig.fit` does."""
         super().__init__(model)
-        self.config, self._model = config, model
+        self.config, self._model, self.kind = config, model, config.model
         self.signature = Signature("text", levels=(len(self._bytes),), banned=self.banned,
                                    fingerprint=fingerprint("SentencePiece", asdict(config), model))
 
@@ -277,7 +290,7 @@ def opened(model: bytes) -> Any:
 
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the second where its message would quote the file
         raise BadInput(str(error).splitlines()[0]) from None
     if pieces is None:  # which the library would take for a processor that waits for its model
         raise BadInput("it is empty")
