@@ -28,10 +28,11 @@ from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
 from mmtok.nn.device import resolve_device
-from mmtok.progress import Progress, say
+from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strips import strips_of
+from mmtok.terminal import say
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 from mmtok.vocabulary import Vocabulary

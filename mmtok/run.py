@@ -29,7 +29,7 @@ from mmtok.model.lm import LM
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.opened import Run, open_run
 from mmtok.plain import leaves
-from mmtok.progress import Progress
+from mmtok.progress import Progress, span_text
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
@@ -38,7 +38,7 @@ from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard
 from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, planned_steps, save_tensors
-from mmtok.train.fit_lm import Trainer, schedule_text
+from mmtok.train.fit_lm import TrainConfig, Trainer, schedule_text
 from mmtok.train.fit_tokenizer import fit_tokenizer, learns
 from mmtok.train.log import read_log
 from mmtok.train.processes import Processes, joined
@@ -47,6 +47,7 @@ __all__ = ["Run", "fit", "open_run", "save_model", "start_run", "tokenise", "tra
 
 N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
+FORETOLD = 10  # steps after which it is said how long a training will take
 N_COUNTED = 200  # segments of a field whose customary units are counted
 HOW = {"train.shard", "train.recompute", "train.compile"}  # fields that say how a run is made, not what it is: they may change on the way
 
@@ -200,8 +201,10 @@ def tokenise(run: Run) -> None:
             say(f"{path.name} stands")
             continue
         mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
-        with Progress(f"tokenise {type(source).__name__}", None, "examples") as progress:
-            rows = _encoded(source.examples("train", run.folder / "data"), mine, progress)
+        cache = run.folder / "data"
+        n = source.count("train", cache) if hasattr(source, "count") else None
+        with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
+            rows = _encoded(source.examples("train", cache), mine, progress)
             n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
         say(f"{path.name}: {n} examples")
 
@@ -255,7 +258,8 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
     recipe, config, log_path = run.recipe, run.recipe.train, run.folder / "log.jsonl"
     files = _token_files(run, processes)
     loader = Loader(files, recipe.tasks, run.vocabulary, recipe.corrupt, config.rows, config.row_length, config.seed)
-    told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line)]
+    progress = Progress("train", config.steps, "steps")
+    told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line, progress.left)]
     tell = lambda line: [listener(line) for listener in told]
     trainer = Trainer(lm, loader, config, run.folder / "checkpoints", tell, processes, _units_per_frame(run, files))
     resumed = trainer.resume()
@@ -275,11 +279,24 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
 
     processes.by_first(begin)
     if processes.first:
-        with Progress("train", config.steps, "steps", done=trainer.step) as progress:
-            trainer.run(lambda step: progress.advance())
+        progress.done = first = trainer.step
+        with progress:
+            trainer.run(lambda step: _stepped(progress, first, config))
     else:
         trainer.run()
     return trainer.weights()
+
+
+def _stepped(progress: Progress, first: int, config: TrainConfig) -> None:
+    """Count a step; after some of them say how long the training will take. first: the step that this call went on from."""
+    progress.advance()
+    pace = progress.pace.seconds
+    if progress.done - first != FORETOLD or progress.done >= config.steps or pace is None:
+        return
+    n = config.steps - (first and progress.done)
+    what = f"the {n:,} steps that are left" if first else f"{n:,} steps"
+    saved = f"; checkpoints every {config.checkpoint_every}" if config.checkpoint_every < config.steps else ""
+    say(f"about {span_text(pace * n)} for {what} at {pace:.2g} s a step{saved}")
 
 
 def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
@@ -321,7 +338,8 @@ def _note_spreads(run: Run, lm: LM) -> None:
     note_spreads(lm, run.token_files, made, run.recipe.train.seed)
 
 
-def _log(path: Path, line: dict) -> None:
+def _log(path: Path, line: dict, left: str) -> None:
+    """Add a line to the log, and say it. left: how long the training will take yet, or nothing."""
     try:
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -329,7 +347,7 @@ def _log(path: Path, line: dict) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     listed = lambda key: " ".join(f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None)
     losses = "".join(f", {name} {listed(key)}" for name, key in (("nats", "nats"), ("training loss", "training_loss")) if listed(key))
-    say(f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f} positions/s")
+    say(f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f} positions/s" + f", {left}" * bool(left))
 
 
 def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:

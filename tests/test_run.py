@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 from mmtok import folder as folder_room
 from mmtok import run as room
+from mmtok.progress import Progress
 from mmtok.recipe import load_recipe
 from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput
@@ -138,3 +141,28 @@ def test_what_killed_runs_left_half_written_claims_no_folder_and_is_removed(tiny
         path.write_text("half")
     train(tiny_recipe, out)
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
+
+
+def test_after_ten_steps_it_is_said_how_long_all_will_take(tiny_recipe, capsys, monkeypatch):
+    """About the whole in a fresh training, about what is left in one that goes on; said once, and not of what is over at once."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def said(first, steps, seconds=0.28):
+        config = replace(tiny_recipe.train, steps=steps, checkpoint_every=200)
+        with Progress("train", steps, "steps", done=first, every_s=1e9) as progress:
+            for k in range(min(20, steps - first)):
+                now[0] += 100 * seconds if k == 0 else seconds
+                room._stepped(progress, first, config)
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("about")]
+
+    assert said(0, 3000) == ["about 14 min for 3,000 steps at 0.28 s a step; checkpoints every 200"]
+    assert said(1000, 3000) == ["about 9 min for the 1,990 steps that are left at 0.28 s a step; checkpoints every 200"]
+    assert said(0, 100, 24.0) == ["about 40 min for 100 steps at 24 s a step"]
+    assert said(0, 10) == said(990, 1000) == []
+
+
+def test_the_log_lines_tell_the_time_left(tiny_recipe, tmp_path, capsys):
+    train(replace(tiny_recipe, train=replace(tiny_recipe.train, steps=16, log_every=4)), tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert len(lines) == 4 and all(("about " in line and line.endswith(" s left")) == (k < 3) for k, line in enumerate(lines))

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 @runtime_checkable
 class Source(Protocol):
     """A frozen dataclass whose fields are settings. It may have `check()`, which raises BadInput when its files are not there:
-    that is asked before a run folder is made."""
+    that is asked before a run folder is made. It may have `count(split, cache)`, how many examples a split has, where that is known
+    without making them: then tokenising can tell how long it will take."""
 
     @property
     def fields(self) -> Mapping[str, str]:

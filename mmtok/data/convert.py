@@ -62,7 +62,8 @@ def tokenize_files(
 
     def rows() -> Iterator[dict[str, Segment]]:
         """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
-        with Progress(f"tokenize {modality}", unit="rows") as progress:
+        n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
+        with Progress(f"tokenize {modality}", n, "rows") as progress:
             for batch in _batches(signals_of(modality, files, used, index, count), BATCH):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])

@@ -198,6 +198,11 @@ class ScannedDigits:
         """The same scans, each once and unchanged: for judges, and to look for copies."""
         return replace(self, copies=1, noise=0.0, shift=0)
 
+    def count(self, split: str, cache: Path | None = None) -> int:
+        """How many examples a split has."""
+        check_split(self, split)
+        return len(load_scans(split)[1]) * (self.copies if split == "train" else 1)
+
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
         """The examples of a split: all scans once, then all scans again, `copies` times over."""
         check_split(self, split)

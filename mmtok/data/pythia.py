@@ -64,6 +64,10 @@ class PythiaJets:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
+    def count(self, split: str, cache: Path | None = None) -> int:
+        """How many examples a split has."""
+        return len(CLASSES) * (self.n_heldout if split == "heldout" else self.n_per_class - self.n_heldout)
+
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         """The jets of a split, the classes in turn. Made on first use and kept under `cache`."""
         if split not in self.splits:

@@ -273,6 +273,10 @@ class SpokenDigits:
             drawn += [pool[i] for i in rng.choice(len(pool), share, replace=share > len(pool))]
         return [Utterance(" ".join(words), *rest) for words, *rest in (drawn[i] for i in rng.permutation(len(drawn)))]
 
+    def count(self, split: str, cache: Path | None = None) -> int:
+        """How many examples a split has."""
+        return len(self.utterances(split))
+
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         """{"caption": str, "speech": float32 (N,) at rate_hz}; made once and kept in `cache` as 16-bit samples."""
         utterances = self.utterances(split)
