@@ -26,7 +26,7 @@ class Batch:
     may_end       (B, L) bool: the end mark is legal here
     channels      modality -> (N_m, C) int64, in row-major stream order of the positions whose id is m's frame id
     channel_mask  modality -> (N_m, C) or (N_m, D) bool: channel values and latents that the model may not read (corrupted input)
-    ceiling       modality -> (N_m,) highest legal code of the descending channel
+    ceiling       modality -> (N_m, C) highest legal frame, where frames are a set in falling order
     latents       modality -> (N_m, D) float32
     """
 

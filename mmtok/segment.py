@@ -29,7 +29,9 @@ class Signature:
     frames       a fixed count of frames (a 4x4 grid: 16), or None: the segment runs until its end mark
     fingerprint  of the tokenizer's own file
     banned       one-channel codes that never occur in data (a text model's own unknown, start and stop pieces)
-    descending   the channel whose code never rises from one frame to the next (jets: pt), or None
+    descending   the frames are a set, written in falling lexicographic order of their channels (jets: pt, then eta, then phi): the
+                 grammar allows no other list of them, so p of the list is p of the set (of a multiset: equal frames may follow each other)
+    headers      so many first frames stand before that order (a jet's totals)
     cells        latents only: they are the centres of so many even cells of the axis -1 to 1, so the data is discrete; 0: continuous
     """
 
@@ -39,7 +41,8 @@ class Signature:
     frames: int | None = None
     fingerprint: str = ""
     banned: tuple[int, ...] = ()
-    descending: int | None = None
+    descending: bool = False
+    headers: int = 0
     cells: int = 0
 
     def __post_init__(self):
@@ -49,11 +52,21 @@ class Signature:
             raise ValueError(f"signature of {self.modality!r}: only one-channel codes can be banned")
         if self.cells < 0 or self.cells and not self.latent_size:
             raise ValueError(f"signature of {self.modality!r}: cells are a count, and of latents only")
+        if not isinstance(self.descending, bool) or self.descending and not self.levels:
+            raise ValueError(f"signature of {self.modality!r}: descending is true or false, and true of codes only")
+        if self.headers < 0 or self.headers and not self.descending:
+            raise ValueError(f"signature of {self.modality!r}: headers are a count of frames before a descending order")
 
     @property
     def one_channel(self) -> bool:
-        """Whether a frame is a single id of the stream (else its values travel beside the stream)."""
-        return len(self.levels) == 1
+        """Whether a frame is a single id of the stream (else its values travel beside the stream, as those of a set always do)."""
+        return len(self.levels) == 1 and not self.descending
+
+    def ceilings(self, frames: np.ndarray) -> np.ndarray:
+        """The highest frame that the order allows at each place of frames (T, C), and behind them: (T + 1, C)."""
+        found = np.tile(np.array(self.levels) - 1, (len(frames) + 1, 1))
+        found[self.headers + 1 :] = frames[self.headers :]
+        return found
 
     def as_dict(self) -> dict:
         """JSON-able fields; without `cells` where there are none, as in runs and token files from before there were any."""

@@ -49,7 +49,7 @@ class Stream:
     predict   (L,) bool: p of this position is part of the score
     may_end   (L,) bool: the end mark is among the ids legal here
     values    per many-channel or latent modality (N_m, C) or (N_m, D), in stream order
-    ceiling   per modality with a descending channel (N_m,): the highest legal code of that channel
+    ceiling   per modality whose frames are a set (N_m, C): the highest legal frame in lexicographic order
     """
 
     ids: np.ndarray
@@ -141,7 +141,7 @@ class Vocabulary(Layout):
             predict=spread("predict", bool),
             may_end=spread("may_end", bool),
             values={m: np.concatenate(pieces) for m, pieces in values.items()},
-            ceiling={m: self._ceiling(m, pieces) for m, pieces in values.items() if self.signatures[m].descending is not None},
+            ceiling={m: self._ceiling(m, pieces) for m, pieces in values.items() if self.signatures[m].descending},
         )
 
     def _check_segment(self, segment: Segment, whole: bool) -> None:
@@ -159,7 +159,7 @@ class Vocabulary(Layout):
                 raise BadInput(f"a {m} segment has codes that its tokenizer promised never to use: {signature.banned} are banned")
         if signature.frames is not None and (len(segment) > signature.frames or whole and len(segment) < signature.frames):
             raise BadInput(f"a {m} segment has {len(segment)} frames, but every {m} of this tokenizer has {signature.frames}")
-        if segment.holes and signature.descending is not None:
+        if segment.holes and signature.descending:
             raise BadInput(f"holes are not possible in {m}: its frames are ordered, so a hole's contents depend on where it stands")
 
     def _segment_parts(self, segment: Segment, i: int, predict: bool, closed: bool, n_filled: int) -> list[_Part]:
@@ -188,13 +188,13 @@ class Vocabulary(Layout):
         return np.full(len(segment), span[0])
 
     def _ceiling(self, modality: str, pieces: list[np.ndarray]) -> np.ndarray:
-        """(N,) highest legal code of the descending channel: the previous frame's; the first frame of a segment is free."""
-        channel = self.signatures[modality].descending
-        top = self.signatures[modality].levels[channel] - 1
-        ceiling = np.concatenate([np.concatenate([[top], piece[:-1, channel]])[: len(piece)] for piece in pieces]).astype(np.int64)
-        if (np.concatenate(pieces)[:, channel] > ceiling).any():
-            raise BadInput(f"a {modality} segment's channel {channel} rises from one frame to the next; "
-                           "its tokenizer promised that it never does")
+        """(N, C) highest legal frames of segments; raises BadInput where a frame lies above its own."""
+        ceiling = np.concatenate([self.signatures[modality].ceilings(piece)[:-1] for piece in pieces]).astype(np.int64)
+        frames = np.concatenate(pieces)
+        place = np.arange(len(frames)), (frames != ceiling).argmax(1)  # the first channel that differs decides
+        if (frames[place] > ceiling[place]).any():
+            raise BadInput(f"a {modality} segment's channel {place[1][np.argmax(frames[place] > ceiling[place])]} rises from one frame to the "
+                           "next; its tokenizer promised the frames in falling lexicographic order")
         return ceiling
 
     def document(self, stream: Stream) -> Document:

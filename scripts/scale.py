@@ -96,7 +96,7 @@ PLANS = {
 
 def decoder(plan: Plan) -> LM:
     """The decoder over text, speech (80 mel bins), images and jets, on the meta device: all its shapes, none of its numbers."""
-    image, jets = Signature("image", (plan.image_codes,), frames=256), Signature("jets", (41, 31, 31), descending=0)
+    image, jets = Signature("image", (plan.image_codes,), frames=256), Signature("jets", (41, 31, 31), descending=True)
     vocabulary = Vocabulary([Signature("text", (plan.text_pieces,)), Signature("speech", (16,) * 80), image, jets])
     trunk = TransformerConfig(plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward)
     config = DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained()}, totals={"jets": 64}, untied=plan.untied)

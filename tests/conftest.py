@@ -18,12 +18,12 @@ from mmtok.vocabulary import Vocabulary
 
 torch.set_num_threads(1)  # the same sums in the same order everywhere
 
-# one of every kind: banned ids, many channels, a fixed count, a descending channel, a fixed count of many channels, latents, one never used
+# one of every kind: banned ids, many channels, a fixed count, a set, a fixed count of many channels, latents, one never used
 TOY = (
     Signature("text", (9,), banned=(0, 4)),
     Signature("speech", (5,) * 6),
     Signature("image", (7,), frames=9),
-    Signature("jets", (6, 4, 3), descending=0),
+    Signature("jets", (6, 4, 3), descending=True),
     Signature("tiles", (3, 2), frames=2),
     Signature("voice", latent_size=3),
     Signature("absent", (5, 5)),
@@ -93,6 +93,17 @@ def toy_lm():
     return lambda signatures, heads=None: shaken(small_lm(Vocabulary(signatures), heads or {})).double().eval()
 
 
+@pytest.fixture
+def untrained_toy():
+    """As `toy_lm`, but with even odds of all that is legal."""
+    def make(signatures, heads=None):
+        lm = small_lm(Vocabulary(signatures), heads or {}).double().eval()
+        torch.nn.init.zeros_(lm.model.embed_tokens.weight)
+        return lm
+
+    return make
+
+
 def segment_maker(vocabulary, rng):
     def make(modality, n, **fields):
         signature = vocabulary.signatures[modality]
@@ -100,8 +111,8 @@ def segment_maker(vocabulary, rng):
             return Segment(modality, latents=rng.normal(size=(n, signature.latent_size)).astype(np.float32), **fields)
         free = [np.setdiff1d(np.arange(k), signature.banned) for k in signature.levels]
         codes = np.stack([rng.choice(x, n) for x in free], 1)
-        if signature.descending is not None:
-            codes[:, signature.descending] = -np.sort(-codes[:, signature.descending])
+        if signature.descending:
+            codes = codes[np.lexsort(-codes.T[::-1])]
         return Segment(modality, codes=codes, **fields)
 
     return make
@@ -110,7 +121,7 @@ def segment_maker(vocabulary, rng):
 def small_lm(vocabulary, heads=HEADS):
     torch.manual_seed(0)
     heads = {m: h for m, h in heads.items() if m in vocabulary.signatures}
-    totals = {m: 3 for m, s in vocabulary.signatures.items() if s.descending is not None and m in heads}  # sets carry running totals
+    totals = {m: 3 for m, s in vocabulary.signatures.items() if s.descending and m in heads}  # sets carry running totals
     return LM(DecoderConfig(TRUNK, heads, channel_size=4, totals=totals), vocabulary)
 
 

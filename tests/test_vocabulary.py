@@ -107,9 +107,23 @@ def test_the_ceiling_is_the_frame_before(vocabulary):
     jets = Segment("jets", codes=np.array([[4, 1, 1], [4, 0, 2], [1, 3, 0]]))
     other = Segment("jets", codes=np.array([[5, 0, 0]]))
     stream = vocabulary.stream(Document((jets, other), (True, True)))
-    assert stream.ceiling["jets"].tolist() == [5, 4, 4, 5]
-    with pytest.raises(BadInput, match="rises"):
-        vocabulary.stream(Document((Segment("jets", codes=jets.codes[::-1]),), (True,)))
+    top = [5, 3, 2]
+    assert stream.ceiling["jets"].tolist() == [top, [4, 1, 1], [4, 0, 2], top]
+    for rising, channel in (([[1, 3, 0], [4, 0, 2]], 0), ([[4, 0, 2], [4, 1, 1]], 1), ([[4, 1, 1], [4, 1, 2]], 2)):
+        with pytest.raises(BadInput, match=f"channel {channel} rises"):
+            vocabulary.stream(Document((Segment("jets", codes=np.array(rising)),), (True,)))
+    twice = Segment("jets", codes=np.array([[4, 1, 1], [4, 1, 1]]))
+    assert len(vocabulary.stream(Document((twice,), (True,)))) == 5, "equal frames are a multiset's"
+
+
+def test_headers_stand_before_the_order():
+    vocabulary = Vocabulary([Signature("jets", (6, 4, 3), descending=True, headers=2)])
+    ceiling = lambda codes: vocabulary.stream(Document((Segment("jets", codes=np.array(codes)),), (True,))).ceiling["jets"].tolist()
+    top = [5, 3, 2]
+    assert ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 0, 2]]) == [top, top, top, [4, 1, 1]]
+    assert ceiling([[1, 0, 0], [5, 3, 0]]) == [top, top] and ceiling([[1, 0, 0]]) == [top]
+    with pytest.raises(BadInput, match="channel 2 rises"):
+        ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 1, 2]])
 
 
 @pytest.mark.parametrize("wrong, says", [

@@ -149,7 +149,7 @@ class Loader:
         if not pool or not sum(map(len, pool)):
             raise BadInput(f"no example has all fields of task {task}")
         made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
-        if task.hole and made.descending is not None:
+        if task.hole and made.descending:
             raise BadInput(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its hole to 0")
         together = np.concatenate(lengths)
         return np.concatenate(pool), together.astype(_number_below(together.max() + 1))

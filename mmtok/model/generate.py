@@ -138,9 +138,10 @@ class _Walk:
         self.drawn: list[tuple[np.ndarray, np.ndarray]] = []  # per step the prompts that got a frame, and the frames
         self.states: list[Tensor] = []  # of latents that are watched: what each step of a frame's own walk left, (n, D)
         self.stop = ["end"] * len(prompts)
-        d = self.signature.descending
-        top = self.signature.levels[d] - 1 if d is not None else 0
-        self.ceiling = None if d is None else torch.tensor([int(s.codes[-1, d]) if len(s) else top for s in known], device=lm.device)
+        self.n_known = np.array([len(s) for s in known])
+        self.ceiling = None  # the highest legal next frame (n, C), where frames are a set in falling order
+        if self.signature.descending:
+            self.ceiling = torch.from_numpy(np.stack([self.signature.ceilings(s.codes)[-1] for s in known])).to(lm.device)
         inner = lm.frame_in[self.modality] if self.modality in lm.frame_in else None
         self.totals = None if inner is None else torch.stack([inner.totals(torch.as_tensor(s.codes, device=lm.device).long()) for s in known])
         self._keep(self.left != 0)  # where no frame is left to place, the end is certain
@@ -171,7 +172,7 @@ class _Walk:
                 self.stop[r] = "cap"
             alive[:] = False
         if self.ceiling is not None:
-            self.ceiling = values[:, self.signature.descending]
+            self.ceiling = self._next_ceiling(values)
         if alive.any():
             kept = self._keep(alive)
             self._read(values if kept is None else values[kept])
@@ -201,6 +202,14 @@ class _Walk:
         if (told[:, : 1 + len(self.signature.levels)] >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
             raise BadInput(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
         return (told[:, 0] != end) & self.alive, values, told[:, -values.shape[1] :]
+
+    def _next_ceiling(self, values: Tensor) -> Tensor:
+        """The frames just drawn (n, C), or no bound where the order begins only after the next frame."""
+        before = self.n_known[self.rows] + len(self.drawn) <= self.signature.headers
+        if not before.any():
+            return values
+        highest = torch.tensor(self.signature.levels, device=values.device) - 1
+        return torch.where(torch.from_numpy(before).to(values.device)[:, None], highest, values)
 
     def _tell(self, rows: np.ndarray, goes_on: np.ndarray) -> None:
         """Tell who watches of the frame just drawn; only now it is known who got one."""

@@ -7,7 +7,7 @@ guidance runs two of them side by side on the same draws, so that the three can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,31 +59,32 @@ def fitting_heads(signature: Signature) -> str:
 class Head(nn.Module):
     """Common to both kinds: scoring and sampling from `links`.
 
-    descending: the channel whose value may not exceed a ceiling given by the frame before.
+    ceiling: where frames are a set, the frame before each (N, C), which it may not exceed in lexicographic order; see `Ceiling`.
     """
 
     kind = "exact"  # what its nats are
 
     def __init__(self, signature: Signature):
         super().__init__()
-        if len(signature.levels) < 2:
+        if not signature.levels or signature.one_channel:
             raise BadInput(f"{signature.modality} has no channels for a {type(self).__name__.removesuffix('Head')} head: its frames are "
                            + (f"single codes, which need none{f', or {heads}' if (heads := fitting_heads(signature)) else ''}"
                               if signature.levels else f"latents; give it {fitting_heads(signature)}"))
-        self.levels, self.descending = signature.levels, signature.descending
+        self.levels = signature.levels
 
     def links(self, h: Tensor) -> Links:
         """h (N, M). Yields logits (N, c, K) of the next c channels, is sent their values (N, c)."""
         raise NotImplementedError
 
     def nats(self, h: Tensor, values: Tensor, ceiling: Tensor | None = None) -> Tensor:
-        """-log p of frames: h (N, M), values (N, C), ceiling (N,) -> (N,)."""
+        """-log p of frames: h (N, M), values (N, C), ceiling (N, C) -> (N,)."""
         total, start = widened(h.new_zeros(len(h))), 0
+        bounds = None if ceiling is None else Ceiling(ceiling, self.levels, total.dtype)
         walk = self.links(h)
         logits = next(walk)
         while True:
             now = values[:, start : start + logits.shape[1]]
-            logits = self._bounded(widened(logits), start, ceiling)
+            logits = self._legal(widened(logits), start, values, bounds)
             total = total + F.cross_entropy(logits.flatten(0, 1), now.flatten(), reduction="none").view(now.shape).sum(1)
             start += now.shape[1]
             if start == len(self.levels):
@@ -93,27 +94,69 @@ class Head(nn.Module):
     def sample(self, hs: list[Tensor], mix: Callable[[list[Tensor]], Tensor], pick: Callable[[Tensor], Tensor],
                ceiling: Tensor | None = None) -> Tensor:
         """Draw frames (N, C). hs: one hidden state (N, M) per guidance stream; mix joins their logits; pick draws ids from (n, K)."""
-        walks = [self.links(h) for h in hs]
+        bounds = None if ceiling is None else Ceiling(ceiling, self.levels, widened(hs[0]).dtype)
+        walks = [self.links(h) if bounds is None else _one_by_one(self.links(h)) for h in hs]
         logits = [next(walk) for walk in walks]
-        chosen: list[Tensor] = []
+        drawn = torch.zeros(len(hs[0]), 0, dtype=torch.long, device=hs[0].device)
         while True:
-            joined = self._bounded(mix([widened(x) for x in logits]), sum(x.shape[1] for x in chosen), ceiling)
-            chosen.append(pick(joined.flatten(0, 1)).view(joined.shape[:2]))
-            if sum(x.shape[1] for x in chosen) == len(self.levels):
-                return torch.cat(chosen, 1)
-            logits = [walk.send(chosen[-1]) for walk in walks]
+            joined = self._legal(mix([widened(x) for x in logits]), drawn.shape[1], drawn, bounds)
+            chosen = pick(joined.flatten(0, 1)).view(joined.shape[:2])
+            drawn = torch.cat([drawn, chosen], 1)
+            if drawn.shape[1] == len(self.levels):
+                return drawn
+            logits = [walk.send(chosen) for walk in walks]
 
-    def _bounded(self, logits: Tensor, start: int, ceiling: Tensor | None) -> Tensor:
-        """Rule out the levels a channel does not have, and those above the ceiling: (N, c, K) for channels start..start+c."""
-        n, k = logits.shape[1:]
-        if ceiling is None and min(self.levels[start : start + n]) == k:
+    def _legal(self, logits: Tensor, start: int, values: Tensor, bounds: Ceiling | None) -> Tensor:
+        """Logits (N, c, K) of channels from `start` on without what these cannot be; values (N, ...): at least those before the last."""
+        if bounds is not None:
+            return bounds.apply(logits, start, values)
+        levels = self.levels[start : start + logits.shape[1]]
+        if min(levels) == logits.shape[2]:
             return logits
-        levels = torch.tensor(self.levels[start : start + n], device=logits.device)
-        outside = (torch.arange(k, device=logits.device) >= levels[:, None]).expand_as(logits)
-        if ceiling is not None and self.descending is not None and start <= self.descending < start + n:
-            outside = outside.clone()
-            outside[:, self.descending - start] |= torch.arange(k, device=logits.device) > ceiling[:, None]
-        return logits.masked_fill(outside, float("-inf"))
+        highest = torch.tensor(levels, device=logits.device) - 1
+        return logits.masked_fill(_above(logits, highest), float("-inf"))
+
+
+class Ceiling:
+    """The order of a set's frames, as it bounds the channels of each next one, given the frame before it (N, C).
+
+    A channel is bound by the ceiling's value while all channels before it are at theirs, and free from the first one below. Before
+    anything is learned all legal frames are equally likely: the ceiling's own value of a channel opens only a part of the frames that
+    any lower value opens, and the logarithm of this part is added to its logit.
+    """
+
+    def __init__(self, ceiling: Tensor, levels: Sequence[int], dtype: torch.dtype):
+        self.ceiling = ceiling
+        self.last = torch.tensor(levels, device=ceiling.device) - 1
+        opens = [torch.ones(len(ceiling), dtype=dtype, device=ceiling.device)]
+        for c in range(len(levels) - 1, 0, -1):
+            opens.append((ceiling[:, c] + opens[-1]) / levels[c])
+        self.log_opens = torch.stack(opens[::-1], 1).log()  # (N, C) of the ceiling's value of each channel
+
+    def apply(self, logits: Tensor, start: int, values: Tensor) -> Tensor:
+        """Logits (N, c, K) of channels from `start` on, the values (N, ...) of at least all before the last being known."""
+        n_before, channels = start + logits.shape[1] - 1, slice(start, start + logits.shape[1])
+        same = (values[:, :n_before] == self.ceiling[:, :n_before]).long().cumprod(1)
+        tied = F.pad(same, (1, 0), value=1)[:, channels].bool()
+        highest = torch.where(tied, self.ceiling[:, channels], self.last[channels])
+        part = self.log_opens[:, channels] * tied
+        prior = part.new_zeros(logits.shape).masked_fill_(_above(logits, highest), float("-inf"))
+        return logits + prior.scatter_(2, highest[..., None], part[..., None])
+
+
+def _above(logits: Tensor, highest: Tensor) -> Tensor:
+    """Which values of the channels of logits (N, c, K) are above their highest, (c,) or (N, c)."""
+    return torch.arange(logits.shape[2], device=logits.device) > highest[..., None]
+
+
+def _one_by_one(links: Links) -> Links:
+    """The same links, a channel at a time: each must know the values before it to know its highest."""
+    logits = next(links)
+    while True:
+        values = []
+        for one in logits.split(1, 1):
+            values.append((yield one))
+        logits = links.send(torch.cat(values, 1))
 
 
 class ParallelHead(Head):

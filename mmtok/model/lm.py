@@ -68,7 +68,7 @@ class LM(nn.Module):
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        many = {m: s for m, s in vocabulary.signatures.items() if len(s.levels) > 1}
+        many = {m: s for m, s in vocabulary.signatures.items() if s.levels and not s.one_channel}
         for what, named, known in (("heads", config.heads, vocabulary.signatures), ("totals", config.totals, many)):
             unknown = sorted(set(named) - set(known))
             if unknown:

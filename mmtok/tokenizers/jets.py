@@ -1,7 +1,8 @@
 """Jets on a grid: every feature of every constituent is binned by itself (Finke et al., arXiv 2303.07364).
 
-One frame is one constituent, one channel is one feature. Constituents come by falling pt, so the codes of the first
-channel never rise. The rest of the package assumes nothing more about the axis or the mass of a jet than its data states.
+One frame is one constituent, one channel is one feature. A jet is a set, so its constituents come in the one order that all lists of them
+share: falling codes of pt, among equal ones falling codes of the next feature, and so on. The rest of the package assumes nothing more about
+the axis or the mass of a jet than its data states.
 
 With `totals`, frames of the jet itself go before them: its summed pt, its mass, in fine steps. p(jet) = p(totals) p(constituents |
 totals) is how the field's two-stage generators factorise it (Buhmann et al., arXiv 2301.08128). Once decoded, the constituents are
@@ -30,11 +31,11 @@ MOST = 2.0  # angles are scaled by this at most, or its inverse: codes drawn at 
 class JetGridConfig:
     """A uniform grid per feature; the tuples run in parallel.
 
-    features          names of the signal's columns; "pt_gev" comes first and orders the constituents
+    features          names of the signal's columns; "pt_gev" comes first, as the constituents are ordered by their codes from the first on
     bins              codes per feature, K: K - 2 bins within [low, high), one code below and one above
     low, high         range of each feature; of ln(pt_gev) for "pt_gev", radians for angles. Features whose name begins with "phi"
                       are first wrapped into [-pi, pi); further features (charge: bins 5, range -1.5 to 1.5) are binned as they are
-    max_constituents  the hardest so many are kept; a jet with more becomes a truncated segment
+    max_constituents  the first so many in that order are kept, the hardest; a jet with more becomes a truncated segment
     totals            first frames that tell the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept: two digits, in the codes
                       of the second and third feature, count equal steps of the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
                       Their first code is the highest
@@ -76,7 +77,8 @@ class JetGrid(Batched):
 
     def __init__(self, config: JetGridConfig):
         self.config = config
-        self.signature = Signature("jets", levels=config.bins, fingerprint=fingerprint("JetGrid", asdict(config)), descending=0)
+        own = fingerprint("JetGrid", {**asdict(config), "order": "lexicographic"})
+        self.signature = Signature("jets", levels=config.bins, fingerprint=own, descending=True, headers=len(config.totals))
         self._low = np.array(config.low, np.float64)
         self._width = (np.array(config.high) - self._low) / (np.array(config.bins) - 2)
         self._angles = [c for c, name in enumerate(config.features) if name.startswith("phi")]
@@ -84,11 +86,10 @@ class JetGrid(Batched):
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, F), one column per feature -> segments of codes (P, F) int32, P <= max_constituents.
 
-        Particles of zero pt are padding and left out; a jet that is not ordered by pt is ordered. A jet without constituents has no frames.
-        Raises BadInput for another number of features, NaN, infinities and negative pt.
+        Particles of zero pt are padding and left out. All orders of a jet's constituents give the same segment; a jet without any has no
+        frames. Raises BadInput for another number of features, NaN, infinities and negative pt.
         """
-        values, n, truncated = self._kept(signals)
-        codes = self._codes(values)
+        values, codes, n, truncated = self._kept(signals)
         if self.config.totals:
             codes, n = self._headed(codes, values, n)
         ends = np.cumsum(n).tolist()
@@ -134,7 +135,8 @@ class JetGrid(Batched):
             "truncated_share": np.mean([segment.truncated for segment in segments]),
         }
         if self.config.totals:
-            found = self._wanted(*self._kept(signals)[:2])
+            kept, _, n, _ = self._kept(signals)
+            found = self._wanted(kept, n)
             figures["clipped_totals_share"] = ((found < TOTAL_GEV[0]) | (found >= TOTAL_GEV[1])).any(1).mean()
         if self.config.features[1:3] == ("eta_rel", "phi_rel"):
             figures["mass_width_gev"] = _half_width(mass_back - mass)
@@ -152,17 +154,19 @@ class JetGrid(Batched):
         except TypeError as error:
             raise BadInput(f"{folder}/tokenizer.json does not describe a JetGrid: {error}") from None
 
-    def _kept(self, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The constituents (all P, F) that are written of jets (P, F), by falling pt; their number (N,); whether there were more (N,)."""
+    def _kept(self, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The constituents (all P, F) that are written of jets (P, F), and their codes, in the order of these; their number (N,); whether
+        there were more (N,)."""
         lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
         values = np.concatenate([np.zeros((0, len(self.config.features)), np.float32), *signals])
-        values, jet = self._ordered(values, np.repeat(np.arange(len(lengths)), lengths))
+        values, jet = _particles(values, np.repeat(np.arange(len(lengths)), lengths))
+        values, codes = _ordered(values, self._codes(values), jet, self.config.bins)
         n = np.bincount(jet, minlength=len(lengths))
         n_kept = np.minimum(n, self.config.max_constituents)
         if (n > n_kept).any():
             rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
-            values = values[rank < self.config.max_constituents]
-        return values, n_kept, n > n_kept
+            values, codes = values[rank < self.config.max_constituents], codes[rank < self.config.max_constituents]
+        return values, codes, n_kept, n > n_kept
 
     def _length(self, i: int, signal: np.ndarray) -> int:
         """P of one jet (P, F), once its shape and type are right."""
@@ -171,21 +175,6 @@ class JetGrid(Batched):
             expected = f"numbers (P, {n_features}) with {', '.join(self.config.features)}"
             raise BadInput(f"jet {i}: expected {expected}, got shape {signal.shape} of {signal.dtype}")
         return len(signal)
-
-    @staticmethod
-    def _ordered(values: np.ndarray, jet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Refuse what is no particle, leave zero pt out, order by falling pt: particles (all P, F) and the jet of each."""
-        pt = values[:, 0]
-        finite = np.isfinite(values).all(1)
-        if not finite.all():
-            raise BadInput(f"jet {jet[np.argmin(finite)]}: has a NaN or infinite value; remove the jet, or pad with zeros")
-        if (pt < 0).any():
-            raise BadInput(f"jet {jet[np.argmax(pt < 0)]}: has a negative pt; give pt in GeV, not its logarithm")
-        if not pt.all():
-            values, jet = values[pt > 0], jet[pt > 0]
-        if ((np.diff(values[:, 0]) > 0) & (np.diff(jet) == 0)).any():
-            values = values[np.lexsort((-values[:, 0], jet))]
-        return values, jet
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
         """(all P, F) -> codes (all P, F) int32. A bin holds its lower edge."""
@@ -232,6 +221,45 @@ class JetGrid(Batched):
             if name == "mass_gev":
                 values[:, 1:3] *= _turns(values, n_left, total)[jet, None]
         return values, n_left
+
+
+def _particles(values: np.ndarray, jet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what is no particle, leave zero pt out: particles (all P, F) and the jet of each."""
+    pt = values[:, 0]
+    finite = np.isfinite(values).all(1)
+    if not finite.all():
+        raise BadInput(f"jet {jet[np.argmin(finite)]}: has a NaN or infinite value; remove the jet, or pad with zeros")
+    if (pt < 0).any():
+        raise BadInput(f"jet {jet[np.argmax(pt < 0)]}: has a negative pt; give pt in GeV, not its logarithm")
+    return (values, jet) if pt.all() else (values[pt > 0], jet[pt > 0])
+
+
+def _ordered(values: np.ndarray, codes: np.ndarray, jet: np.ndarray, bins: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Particles (all P, F) and their codes, jet by jet in falling lexicographic order of the codes.
+
+    Among equal codes the values decide in the same way, so that what is cut off at the cap, and how sums round, is the same for all orders
+    that a jet may come in.
+    """
+    keys = _keys(jet, codes, bins)
+    order = np.lexsort(keys[::-1])
+    same = np.all([np.diff(key[order]) == 0 for key in keys], 0)
+    tied = np.zeros(len(order), bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    among = order[tied]
+    order[tied] = among[np.lexsort((*-values[among].T[::-1], *(key[among] for key in keys[::-1])))]
+    return values[order], codes[order]
+
+
+def _keys(jet: np.ndarray, codes: np.ndarray, bins: Sequence[int]) -> list[np.ndarray]:
+    """Numbers that rise, the first ones deciding, as jets rise and codes fall: as few as 63 bits hold, since sorting costs time for each."""
+    keys, size = [jet.astype(np.int64)], int(jet[-1]) + 1 if len(jet) else 1
+    for column, k in zip(codes.T, bins):
+        if size * k >= 2**63:
+            keys, size = [*keys, np.zeros_like(keys[0])], 1
+        keys[-1] = keys[-1] * k + (k - 1 - column)
+        size *= k
+    return keys
 
 
 def _turns(values: np.ndarray, n: np.ndarray, mass: np.ndarray) -> np.ndarray:

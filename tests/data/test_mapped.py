@@ -26,7 +26,7 @@ SIGNATURES = {
     "title": Signature("text", (70_000,), fingerprint="b"),
     "speech": Signature("speech", (16,) * 80, fingerprint="c"),
     "image": Signature("image", (300,), frames=4, fingerprint="d"),
-    "jet": Signature("jets", (43, 300, 33), fingerprint="e", descending=0),
+    "jet": Signature("jets", (43, 300, 33), fingerprint="e", descending=True),
     "voice": Signature("voice", latent_size=5, fingerprint="f"),
     "nowhere": Signature("text", (256,), fingerprint="g"),
 }

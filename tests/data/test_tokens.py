@@ -17,7 +17,7 @@ SIGNATURES = {
     "caption": Signature("text", (256,), fingerprint="text-a"),
     "speech": Signature("speech", (16,) * 80, fingerprint="speech-a"),
     "image": Signature("image", (17,), frames=4, fingerprint="image-a"),
-    "jet": Signature("jets", (43, 300, 33), fingerprint="jets-a", descending=0),
+    "jet": Signature("jets", (43, 300, 33), fingerprint="jets-a", descending=True),
     "voice": Signature("voice", latent_size=5, fingerprint="voice-a"),
 }
 

@@ -18,8 +18,8 @@ def outcomes(signature, cap):
     lengths = [signature.frames] if signature.frames else range(cap + 1)
     for n in lengths:
         for rows in itertools.product(frames, repeat=n):
-            d = signature.descending
-            if d is None or all(a[d] >= b[d] for a, b in zip(rows, rows[1:])):
+            ordered = rows[signature.headers :]
+            if not signature.descending or all(a >= b for a, b in zip(ordered, ordered[1:])):
                 yield Segment("x", codes=np.array(rows, int).reshape(n, len(signature.levels)), truncated=not signature.frames and n == cap)
 
 
@@ -35,7 +35,8 @@ def assert_as_often_as_scored(drawn, segments, p):
 
 @pytest.mark.parametrize("signature, head", [
     (Signature("x", (4,), banned=(1,)), None), (Signature("x", (4,), frames=3), None), (Signature("x", (3, 2)), Parallel()),
-    (Signature("x", (3, 2), descending=0), Chained(6)), (Signature("x", (2, 2), frames=2), Chained(6)),
+    (Signature("x", (3, 2), descending=True), Chained(6)), (Signature("x", (2, 2), descending=True, headers=1), Parallel()),
+    (Signature("x", (4,), descending=True), Chained(6)), (Signature("x", (2, 2), frames=2), Chained(6)),
 ])
 def test_streams_are_sampled_as_often_as_they_are_scored(toy_lm, generator, signature, head, nothing, prompt):
     lm = toy_lm([Signature("text", (3,)), signature], {"x": head} if head else {})

@@ -34,8 +34,7 @@ def reference(lm, document, way):
             return codes
         frame = torch.tensor([[choice]])
         if not signature.one_channel:
-            top = signature.levels[signature.descending or 0] - 1
-            ceiling = torch.tensor([codes[-1, signature.descending] if len(codes) else top]) if signature.descending is not None else None
+            ceiling = torch.from_numpy(signature.ceilings(codes)[-1:]) if signature.descending else None
             frame = lm.heads[m].sample(hs, lambda x: mix_guidance(x, way.guidance), lambda x: x.argmax(-1), ceiling)
         codes = np.concatenate([codes, frame.numpy()])
 

@@ -12,7 +12,7 @@ from mmtok.segment import BadInput, Signature
 
 WIDTH = 8
 KINDS = [Parallel(), Chained(6)]
-FREE, DESCENDING = Signature("x", (4, 3, 2)), Signature("x", (2, 4, 3), descending=1)
+FREE, SET = Signature("x", (4, 3, 2)), Signature("x", (2, 4, 3), descending=True)
 
 
 def head_of(config, signature=FREE):
@@ -38,22 +38,28 @@ def test_an_untrained_head_is_uniform_over_its_levels():
         head = config.build(WIDTH, FREE)
         nats = head.nats(torch.randn(24, WIDTH), every_frame(FREE))
         assert torch.allclose(nats, torch.full((24,), math.log(4 * 3 * 2)), atol=1e-6)
-        head = config.build(WIDTH, DESCENDING)
-        bounded = head.nats(torch.randn(2, WIDTH), torch.zeros(2, 3, dtype=torch.long), torch.tensor([0, 2]))
-        assert torch.allclose(bounded, torch.tensor([2 * 1 * 3, 2 * 3 * 3]).float().log(), atol=1e-6)
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_an_untrained_head_is_uniform_over_all_frames_up_to_the_ceiling(config):
+    torch.manual_seed(0)
+    head, frames = config.build(WIDTH, SET).double(), every_frame(SET)  # in lexicographic order
+    for n, ceiling in enumerate(frames):
+        nats = head.nats(hidden(n + 1), frames[: n + 1], ceiling.expand(n + 1, -1))
+        assert torch.allclose(nats, torch.full_like(nats, math.log(n + 1)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("config", KINDS)
 def test_the_probabilities_of_all_frames_sum_to_one_under_any_ceiling(config):
-    for signature in (FREE, DESCENDING):
+    for signature in (FREE, SET):
         head, frames = head_of(config, signature), every_frame(signature)
-        for ceiling in range(4) if signature.descending is not None else [None]:
-            h = hidden(1).expand(len(frames), -1)
-            p = (-head.nats(h, frames, None if ceiling is None else torch.full((len(frames),), ceiling))).exp()
+        h = hidden(1).expand(len(frames), -1)
+        for n, ceiling in enumerate(frames if signature.descending else [None]):
+            p = (-head.nats(h, frames, None if ceiling is None else ceiling.expand_as(frames))).exp()
             assert abs(p.sum() - 1) < 1e-12
-            assert p.std() > 1e-4
+            assert n == 0 or p.std() > 1e-4
             if ceiling is not None:
-                assert torch.equal(p > 0, frames[:, 1] <= ceiling)
+                assert torch.equal(p > 0, torch.arange(len(frames)) <= n)
 
 
 def link_logits(head, h, values):
@@ -79,10 +85,10 @@ def test_chained_links_hear_of_every_earlier_value_and_of_no_later_one():
 
 @pytest.mark.parametrize("config", KINDS)
 def test_samples_come_as_often_as_their_nats_say(config, generator):
-    head, n = head_of(config, DESCENDING), 40_000
-    frames = every_frame(DESCENDING)
-    for ceiling in (3, 1):
-        top = torch.full((n,), ceiling)
+    head, n = head_of(config, SET), 40_000
+    frames = every_frame(SET)
+    for ceiling in ((1, 3, 2), (1, 1, 1)):
+        top = torch.tensor(ceiling).expand(n, -1)
         drawn = head.sample([hidden(1).expand(n, -1)], lambda x: x[0], lambda x: pick(x, Sampling(), generator), top)
         assert drawn.shape == (n, 3)
         p = (-head.nats(hidden(1).expand(len(frames), -1), frames, top[: len(frames)])).exp()
@@ -92,8 +98,8 @@ def test_samples_come_as_often_as_their_nats_say(config, generator):
 
 @pytest.mark.parametrize("config", KINDS)
 def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
-    head, h = head_of(config, DESCENDING), hidden(600)
-    top = torch.arange(600) % 4
+    head, h = head_of(config, SET), hidden(600)
+    top = every_frame(SET)[torch.arange(600) % 24]
     draw = lambda hs, g: head.sample(
         hs, lambda x: mix_guidance(x, g), lambda x: pick(x, Sampling(), torch.Generator().manual_seed(5)), top
     )
@@ -101,7 +107,8 @@ def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
     assert torch.equal(alone, draw([h, hidden(600).flip(0)], 1.0))
     guided = draw([h, hidden(600).flip(0)], 4.0)
     assert not torch.equal(alone, guided)
-    assert (guided[:, 1] <= top).all() and (guided < torch.tensor(DESCENDING.levels)).all()
+    place = lambda frames: (frames * torch.tensor([12, 3, 1])).sum(1)
+    assert (place(guided) <= place(top)).all() and (guided < torch.tensor(SET.levels)).all()
 
 
 def test_guidance_moves_along_the_difference_of_log_probabilities():

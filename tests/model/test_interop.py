@@ -142,7 +142,7 @@ def test_scaled_positions_are_those_of_transformers():
 
 
 MANY = Vocabulary([Signature("text", (20,), banned=(1, 2)), Signature("speech", (5,) * 6), Signature("image", (8,), frames=4),
-                   Signature("jets", (6, 4, 3), descending=0), Signature("voice", latent_size=3)])
+                   Signature("jets", (6, 4, 3), descending=True), Signature("voice", latent_size=3)])
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -62,7 +62,8 @@ def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(lm, vocabul
         for c, k in enumerate(vocabulary.signatures[modality].levels):
             codes = batch.channels[modality].clone()
             codes[n, c] = codes[n, c] - 1 if codes[n, c] else min(1, k - 1)
-            same = replace(batch, ceiling={m: x.clamp(min=5) for m, x in batch.ceiling.items()})  # any value is legal here
+            highest = torch.tensor(vocabulary.signatures["jets"].levels) - 1
+            same = replace(batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])})  # any value is legal here
             other = replace(same, channels=batch.channels | {modality: codes})
             after, t = lm.hidden(other), at[n]
             assert torch.equal(before[:, :t], after[:, :t]) and (before[:, t:] != after[:, t:]).any(-1).all()
@@ -110,10 +111,9 @@ def legal_nats(vocabulary, document):
         for m, signature in vocabulary.signatures.items():
             if len(vocabulary.span(m)) == 1 and id == vocabulary.span(m)[0]:
                 n, used[m] = used[m], used[m] + 1
-                sizes = list(signature.levels)
-                if signature.descending is not None:
-                    sizes[signature.descending] = int(stream.ceiling[m][n]) + 1
-                nats += sum(map(math.log, sizes)) if stream.predict[i] else 0.0
+                highest = stream.ceiling[m][n] if signature.descending else np.array(signature.levels) - 1
+                n_frames = 1 + int(np.ravel_multi_index(highest, signature.levels))
+                nats += math.log(n_frames) if stream.predict[i] and signature.levels else 0.0
         found.append(nats)
         state = vocabulary.advance(state, int(id))
     return torch.tensor(found, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +14,19 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.model.score import score
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Document, Segment, Signature
+from mmtok.tokenizers.jets import JetGridConfig
 
 GIVEN = Segment("text", codes=np.array([[1], [0]]))
 TEXT = Signature("text", (3,), banned=(2,))
-TOYS = {  # open-ended: one channel, one with a ban, parallel channels, chained ones, chained and never rising
+TOYS = {  # open-ended: one channel, one with a ban, parallel channels, chained ones, sets
     "plain": (Signature("x", (3,)), None),
     "banned": (Signature("x", (4,), banned=(1,)), None),
     "parallel": (Signature("x", (2, 3)), Parallel()),
     "chained": (Signature("x", (2, 3)), Chained(6)),
-    "descending": (Signature("x", (3, 2), descending=0), Chained(6)),
-    "descending_second": (Signature("x", (2, 3), descending=1), Parallel()),
+    "set": (Signature("x", (3, 2), descending=True), Chained(6)),
+    "set_in_parallel": (Signature("x", (2, 3), descending=True), Parallel()),
+    "set_of_numbers": (Signature("x", (4,), descending=True), Chained(6)),
+    "set_with_a_header": (Signature("x", (2, 2), descending=True, headers=1), Chained(6)),
 }
 
 
@@ -32,9 +36,9 @@ def frames_of(signature):
 
 def all_codes(signature, n):
     """Every legal (n, C) table."""
-    d = signature.descending
     for rows in itertools.product(frames_of(signature), repeat=n):
-        if d is None or all(a[d] >= b[d] for a, b in zip(rows, rows[1:])):
+        ordered = rows[signature.headers :]
+        if not signature.descending or all(a >= b for a, b in zip(ordered, ordered[1:])):
             yield np.array(rows, dtype=int).reshape(n, len(signature.levels))
 
 
@@ -58,8 +62,25 @@ def test_open_ended_streams_sum_to_one(toy_lm, name):
     assert abs(sum(closed) + longer - 1) < 1e-12
 
 
+@pytest.mark.parametrize("head", [Chained(6), Parallel()])
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_probabilities_of_all_sets_of_particles_sum_to_one(toy_lm, untrained_toy, head, trained):
+    """All multisets of up to three particles on a small grid, each in an order drawn at random, and of four as those of at least four."""
+    grid = JetGridConfig(features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1)).build()
+    lm = (toy_lm if trained else untrained_toy)([TEXT, grid.signature], {"jets": head})
+    particles, rng = list(itertools.product(range(3), repeat=2)), np.random.default_rng(0)
+    total, n_legal = 0.0, {}
+    for n in range(5):
+        tables = [np.array(s, int).reshape(n, 2) for s in itertools.combinations_with_replacement(particles, n)]
+        jets = [grid.decode(Segment("jets", codes=table))[rng.permutation(n)] for table in tables]
+        segments = [replace(segment, truncated=n == 4) for segment in grid.encode_batch(jets)]
+        assert len({s.codes.tobytes() for s in segments}) == math.comb(8 + n, n), "each set has a list of its own"
+        total += mass(lm, segments)
+    assert abs(total - 1) < 1e-12
+
+
 def test_a_fixed_count_sums_to_one(toy_lm):
-    lm = toy_lm([TEXT, Signature("x", (4,), frames=3, banned=(1,)), Signature("y", (3, 2), frames=2, descending=0)], {"y": Chained(6)})
+    lm = toy_lm([TEXT, Signature("x", (4,), frames=3, banned=(1,)), Signature("y", (3, 2), frames=2, descending=True)], {"y": Chained(6)})
     for m, n in (("x", 3), ("y", 2)):
         assert abs(mass(lm, [Segment(m, codes=c) for c in all_codes(lm.vocabulary.signatures[m], n)]) - 1) < 1e-12
 
