@@ -14,6 +14,7 @@ import numpy as np
 
 from mmtok.data.images import DIGIT_NAMES, check_split
 from mmtok.segment import BadInput
+from mmtok.walk import folder_at
 
 OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 PREFIXES = {"train": "train", "heldout": "t10k"}
@@ -85,9 +86,7 @@ class IdxImages:
 
     def _file(self, split: str, what: str) -> Path:
         """The file of a split's images or labels, packed or not."""
-        if not str(self.path):
-            raise BadInput("IdxImages: no path given; pass --path FOLDER, a folder with MNIST's four files")
-        stem = Path(self.path) / f"{PREFIXES[split]}-{what}-ubyte"
+        stem = folder_at(self.path, "IdxImages", "MNIST's four files") / f"{PREFIXES[split]}-{what}-ubyte"
         found = [file for file in (stem.with_name(stem.name + suffix) for suffix in OPENERS) if file.is_file()]
         if not found:
             raise BadInput(f"{stem}: no such file, nor one packed as {' or '.join(s for s in OPENERS if s)}")

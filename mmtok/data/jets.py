@@ -20,17 +20,22 @@ from pathlib import Path
 
 import numpy as np
 
+from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.files import in_place_when_whole
 from mmtok.segment import BadInput
+from mmtok.tables import decoded
+from mmtok.walk import file_at
 
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
 
 
 @dataclass(frozen=True)
-class JetFile:
+class JetFile(Screened):
     """A user's file of jets; `labels` may name a text file with one caption per line, in the order of the jets.
 
     Fields: jets, and caption where there are labels. A share of the jets, chosen by `seed`, is held out.
+
+    min_particles, max_particles  of a jet; others are left out and counted. 0: any
     """
 
     path: str = ""
@@ -38,6 +43,14 @@ class JetFile:
     features: tuple[str, ...] = FEATURES
     heldout_share: float = 0.1
     seed: int = 0
+    min_particles: int = 0
+    max_particles: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._limit()
+        if not 0 < self.heldout_share < 1:
+            raise BadInput(f"JetFile: heldout_share is {self.heldout_share}; it must be between 0 and 1")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -47,33 +60,50 @@ class JetFile:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
-    def check(self) -> list[np.ndarray]:
-        """The jets of the file. Raises BadInput when it is not there or cannot be read."""
-        if not str(self.path):
-            raise BadInput("JetFile: no path given; pass --path FILE, jets as .npz, .npy, .parquet or .h5")
-        return read_jets(self.path, self.features)
+    def check(self) -> None:
+        """Raise BadInput when the file or its labels are not there, or too many of its jets cannot be used."""
+        self._jets()
 
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         """The jets of a split, in the file's order; nothing is cached."""
         if split not in self.splits:
             raise BadInput(f"JetFile has no split {split!r}, only {', '.join(self.splits)}")
-        jets = self.check()
-        captions = _captions(self.labels, len(jets)) if self.labels else None
-        if len(jets) < 2:
-            raise BadInput(f"{self.path}: one jet cannot be split into train and heldout; give at least two")
+        jets, captions = self._jets()
         n_heldout = min(max(1, round(self.heldout_share * len(jets))), len(jets) - 1)
         order = np.random.default_rng(self.seed).permutation(len(jets))
         for i in np.sort(order[:n_heldout] if split == "heldout" else order[n_heldout:]):
             yield {"jets": jets[i]} if captions is None else {"caption": captions[i], "jets": jets[i]}
 
+    def _limit(self) -> Limit:
+        return Limit("particles", self.min_particles, self.max_particles)
+
+    def _jets(self) -> tuple[list[np.ndarray], list[str] | None]:
+        """The jets that can be used, and their captions."""
+        path = file_at(self.path, "JetFile", "jets as .npz, .npy, .parquet or .h5")
+        values, offsets = _flat_jets(path, self.features)
+        pt_column, n = self.features.index("pt_gev"), len(offsets) - 1
+        captions = _captions(self.labels, n) if self.labels else None
+        faults, sizes = _faults(values, offsets, pt_column), _n_particles(values, offsets, pt_column)
+
+        def look(i: int) -> dict[str, int]:
+            if i in faults:
+                raise BadInput(f"{path}: jet {i} {faults[i]}")
+            return {"particles": int(sizes[i])}
+
+        kept = Screen(range(n), look, self, "jets", (self._limit(),), lambda i: f"jet {i}").items
+        if len(kept) < 2:
+            raise BadInput(f"{path}: {len(kept)} jets cannot be split into train and heldout; give at least two")
+        values, offsets = _flat([values[offsets[i] : offsets[i + 1]] for i in kept], len(self.features))
+        jets = split_jets(*_checked(path, values, offsets, pt_column))
+        return jets, None if captions is None else [captions[i] for i in kept]
+
 
 def _captions(path: str, n: int) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: the captions cannot be read ({error})") from None
+    """The lines of a file, one for each of n jets."""
+    place = file_at(path, "JetFile.labels", "one caption per line")
+    lines = decoded(place).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if len(lines) != n:
-        raise BadInput(f"{path}: {len(lines)} captions for {n} jets; give one line per jet")
+        raise BadInput(f"{place}: {len(lines)} captions for {n} jets; give one line per jet")
     return lines
 
 
@@ -84,18 +114,24 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
     a model may draw it, so that jet i of a file is always row i. Raises BadInput, naming file and jet, for a file that cannot be read,
     and for NaN, infinite or negative pt.
     """
-    readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
     path = Path(path)
+    return split_jets(*_checked(path, *_flat_jets(path, tuple(features)), list(features).index("pt_gev")))
+
+
+def _flat_jets(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """What a file holds: values (all P, F) and offsets (N + 1), N at least 1. Raises BadInput as `read_jets` does, but for single jets."""
+    readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet, ".h5": _read_jetnet, ".hdf5": _read_jetnet}
     if "pt_gev" not in features:
         raise BadInput(f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}")
-    if path.suffix not in readers:
+    read = readers.get(path.suffix.lower())
+    if read is None:
         raise BadInput(f"{path}: not a file of jets that can be read; known are {', '.join(readers)}")
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty")
     try:
-        values, offsets = readers[path.suffix](path, tuple(features))
+        values, offsets = read(path, features)
     except BadInput:
         raise
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -105,7 +141,7 @@ def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.n
         raise BadInput(f"{path}: cannot be read as jets ({reason})") from None
     if len(offsets) < 2:
         raise BadInput(f"{path}: holds no jets")
-    return split_jets(*_checked(path, values, offsets, features.index("pt_gev")))
+    return values, offsets
 
 
 def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -> np.ndarray:
@@ -132,10 +168,10 @@ def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
 
 def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_column: int) -> tuple[np.ndarray, np.ndarray]:
     """Refuse what is no jet; drop particles of zero pt; sort by pt."""
+    for i, what in _faults(values, offsets, pt_column).items():
+        raise BadInput(f"{path}: jet {i} {what}")
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    _refuse(path, jet, ~np.isfinite(values).all(1), "has a NaN or infinite value; remove the jet or pad with zeros")
     pt = values[:, pt_column]
-    _refuse(path, jet, pt < 0, "has a negative pt; give pt in GeV, not its logarithm")
     if not pt.all():
         warnings.warn(f"{path}: dropped {np.sum(pt == 0):,} particles of zero pt", stacklevel=3)
         values, jet = values[pt > 0], jet[pt > 0]
@@ -150,9 +186,19 @@ def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_colum
     return values, np.concatenate(([0], np.cumsum(n)))
 
 
-def _refuse(path: Path | str, jet: np.ndarray, bad: np.ndarray, what: str) -> None:
-    if bad.any():
-        raise BadInput(f"{path}: jet {jet[np.argmax(bad)]} {what}")
+def _faults(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> dict[int, str]:
+    """Jet -> what is wrong with it, in their order."""
+    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    wrong = {int(i): "has a negative pt; give pt in GeV, not its logarithm" for i in jet[values[:, pt_column] < 0]}
+    unbounded = jet[~np.isfinite(values).all(1)]
+    wrong |= {int(i): "has a NaN or infinite value; remove the jet or pad with zeros" for i in unbounded}
+    return dict(sorted(wrong.items()))
+
+
+def _n_particles(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> np.ndarray:
+    """(N,) particles of each jet that have a pt."""
+    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return np.bincount(jet[values[:, pt_column] != 0], minlength=len(offsets) - 1)
 
 
 def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

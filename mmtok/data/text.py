@@ -1,4 +1,4 @@
-"""Text files: reading, writing, and a source that cuts one file into passages."""
+"""Text files: reading, writing, and a source that cuts a file, or a folder of them, into passages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.files import write_bytes
 from mmtok.segment import BadInput
+from mmtok.walk import file_at, files_among
 
 
 def read_text(path: Path) -> str:
@@ -53,23 +55,30 @@ def passages(text: str, passage_chars: int) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class TextFileConfig:
-    """One UTF-8 file, cut into passages: examples {"text": passage}. The end of the file is held out.
+class TextFileConfig(Screened):
+    """A UTF-8 file, or a folder of .txt files, cut into passages: examples {"text": passage}.
 
-    path           of the file
+    The end of the file is held out, or the end of all files, in the order of their names.
+
+    path           of the file or folder
     passage_chars  a passage has at most so many characters
     heldout_share  share of the characters, from the end
+    min_chars      of a passage; shorter ones are left out and counted. 0: any
     """
 
     path: str = ""
     passage_chars: int = 256
     heldout_share: float = 0.1
+    min_chars: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.passage_chars < 1:
             raise BadInput(f"TextFileConfig: passage_chars is {self.passage_chars}; it must be at least 1")
         if not 0 < self.heldout_share < 1:
             raise BadInput(f"TextFileConfig: heldout_share is {self.heldout_share}; it must be between 0 and 1")
+        if not 0 <= self.min_chars <= self.passage_chars:
+            raise BadInput(f"TextFileConfig: min_chars is {self.min_chars}; it is from 0 to passage_chars, {self.passage_chars}")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -79,20 +88,46 @@ class TextFileConfig:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
-    def check(self) -> str:
-        """The text of the file. Raises BadInput when it is not there or cannot be split."""
-        if not str(self.path):
-            raise BadInput("TextFileConfig: no path given; pass --path FILE, a UTF-8 text")
-        text = read_text(Path(self.path))
-        if len(text) < 2:
-            raise BadInput(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
-        return text
+    def check(self) -> None:
+        """Raise BadInput when the text is not there or cannot be split."""
+        self._texts()
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str]]:
-        """The passages of "train" or "heldout", in the order of the file. Raises BadInput on an unusable file."""
+        """The passages of "train" or "heldout", in the order of the files. Raises BadInput on unusable files."""
         if split not in self.splits:
             raise BadInput(f"TextFileConfig: no split {split!r}; one of {', '.join(self.splits)}")
-        text = self.check()
-        cut = min(len(text) - 1, max(1, round(len(text) * (1 - self.heldout_share))))
-        for passage in passages(text[:cut] if split == "train" else text[cut:], self.passage_chars):
-            yield {"text": passage}
+        texts = self._texts()
+        n_chars = sum(map(len, texts))
+        cut = min(n_chars - 1, max(1, round(n_chars * (1 - self.heldout_share))))
+        found = [p for text in _side(texts, cut, split) for p in passages(text, self.passage_chars)]
+        screen = Screen(range(len(found)), lambda i: {"chars": len(found[i])}, self, "passages", (Limit("chars", self.min_chars),))
+        yield from ({"text": found[i]} for i in screen.items)
+
+    def _texts(self) -> list[str]:
+        """The texts that can be used, one for each file."""
+        found: dict[Path, str] = {}
+
+        def look(path: Path) -> dict[str, int]:
+            found[path] = read_text(path)
+            return {"chars": len(found[path])}
+
+        files = Screen(self._files(), look, self, "files").items
+        texts = [found[path] for path in files]
+        if sum(map(len, texts)) < 2:
+            raise BadInput(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
+        return texts
+
+    def _files(self) -> list[Path]:
+        place = Path(self.path).expanduser() if str(self.path) else None
+        if place is None or not place.is_dir():
+            return [file_at(self.path, "TextFileConfig", "a UTF-8 text, or a folder of them")]
+        return files_among([place], (".txt",))
+
+
+def _side(texts: list[str], cut: int, split: str) -> Iterator[str]:
+    """The texts before the cut, a character of all of them together, or those from it on."""
+    for text in texts:
+        side = text[:cut] if split == "train" else text[cut:]
+        cut = max(0, cut - len(text))
+        if side:
+            yield side

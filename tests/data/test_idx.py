@@ -67,8 +67,11 @@ def test_truncated_packings_are_named(tmp_path, suffix):
 def test_what_does_not_fit_is_refused(folder, tmp_path):
     with pytest.raises(BadInput, match="no path given"):
         IdxImages().check()
-    with pytest.raises(BadInput, match="no such file, nor one packed as .gz or .xz"):
+    with pytest.raises(BadInput, match="no such folder"):
         IdxImages(str(tmp_path / "missing")).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="no such file, nor one packed as .gz or .xz"):
+        IdxImages(str(tmp_path / "empty")).check()
     with pytest.raises(BadInput, match="label 1 has no name; names are bag"):
         IdxImages(str(folder), ("bag",)).load("train")
     with pytest.raises(BadInput, match="no split 'test'"):

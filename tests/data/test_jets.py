@@ -203,3 +203,31 @@ def test_pythia_jets_do_not_depend_on_the_number_of_processes(tmp_path):
     assert len(one) == 12
     for a, b in zip(one, two):
         np.testing.assert_array_equal(a["jets"], b["jets"])
+
+
+def test_a_few_bad_jets_are_passed_over_with_their_captions(tmp_path):
+    jets = [np.array([[50.0 + i, 0, 0]] * (1 + i % 3), np.float32) for i in range(300)]
+    jets[5][0, 1] = np.nan
+    jets[7][0, 0] = -1
+    write_jets(tmp_path / "jets.npz", jets)
+    (tmp_path / "labels.txt").write_text("\ufeff" + "".join(f"jet {i}\u2028\r\n" for i in range(300)))
+    source = JetFile(str(tmp_path / "jets.npz"), str(tmp_path / "labels.txt"))
+    with pytest.warns(UserWarning, match="2 of 300 jets were passed over as unusable .first: .*jet 5 has a NaN"):
+        examples = [e for split in source.splits for e in source.examples(split, tmp_path)]
+    assert len(examples) == 298 and all(e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}\u2028" for e in examples)
+    with pytest.raises(BadInput, match="jets.npz: jet 5 has a NaN"):
+        JetFile(str(tmp_path / "jets.npz"), on_error="raise").check()
+    with pytest.raises(BadInput, match="jet 5 has a NaN .*; likewise jet 7: 2 of 300 jets cannot be used"):
+        JetFile(str(tmp_path / "jets.npz"), max_error_share=0.001).check()
+    with pytest.warns(UserWarning, match="were left out: fewer particles than 2"):
+        kept = [e["jets"] for split in source.splits for e in JetFile(source.path, min_particles=2).examples(split, tmp_path)]
+    assert len(kept) == 198 and min(map(len, kept)) == 2
+
+
+def test_labels_are_held_against_the_jets_before_anything_is_made(tmp_path):
+    write_jets(tmp_path / "jets.npz", [np.ones((1, 3), np.float32)] * 3)
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(BadInput, match="2 captions for 3 jets"):
+        JetFile(str(tmp_path / "jets.npz"), str(tmp_path / "labels.txt")).check()
+    with pytest.raises(BadInput, match="is a folder, and JetFile wants a file"):
+        JetFile(str(tmp_path)).check()

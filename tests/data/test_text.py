@@ -72,3 +72,26 @@ def test_source_refuses_what_it_cannot_split(tmp_path):
         TextFileConfig(tmp_path / "a.txt", passage_chars=0)
     with pytest.raises(BadInput, match="heldout_share"):
         TextFileConfig(tmp_path / "a.txt", heldout_share=1.0)
+
+
+def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
+    for name, text in (("b.txt", "b" * 50), ("a.TXT", "a" * 50), ("._c.txt", "c"), ("d/e.txt", "e" * 20)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    source = TextFileConfig(str(tmp_path), passage_chars=40, heldout_share=0.25)
+    with pytest.warns(UserWarning, match="left out 1 hidden"):
+        parts = [[e["text"] for e in source.examples(split)] for split in source.splits]
+    assert parts == [["a" * 40, "a" * 10, "b" * 40], ["b" * 10, "e" * 20]]
+    with pytest.warns(UserWarning, match="1 of 3 passages was left out: fewer chars than 20"):
+        assert len(list(TextFileConfig(str(tmp_path), passage_chars=40, heldout_share=0.25, min_chars=20).examples("train"))) == 2
+
+
+def test_one_broken_text_in_a_hundred_is_passed_over(tmp_path):
+    for i in range(100):
+        (tmp_path / f"{i:02}.txt").write_text(f"text {i}")
+    (tmp_path / "50.txt").write_bytes(b"\xff")
+    with pytest.warns(UserWarning, match="1 of 100 files was passed over as unusable .*50.txt: not UTF-8"):
+        TextFileConfig(str(tmp_path)).check()
+    (tmp_path / "60.txt").write_bytes(b"")
+    with pytest.raises(BadInput, match="60.txt: 2 of 100 files cannot be used"):
+        TextFileConfig(str(tmp_path)).check()
