@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from mmtok.files import write_text
 from mmtok.folder import read_json
 from mmtok.metrics.units import customary, is_density, units_of
 from mmtok.model.generate import Sampled
+from mmtok.names import file_names, inside
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment, segment_of
-from mmtok.strips import write_strips
+from mmtok.strips import named_prompt, prompt_of, write_strips
 from mmtok.tokenizers.text import Bytes
 from mmtok.words import first_segment, is_file, read_segments, spread
 
@@ -55,21 +55,23 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level instead of the recipe's.
     """
     modality = modality_to(run, to)
-    stem, folder = _stem(prompt), out or run.folder / "samples" / "asked"
+    folder = out or run.folder / "samples" / "asked"
+    stem = _stem(prompt, {prompt_of(path.stem) for path in folder.glob("*")})
     stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
     _keep_prompts(prompt, stems, folder)
     document = asked(run, prompt, modality, hole)
     drawn = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
-    return write_samples(run, folder, stems, drawn)
+    return write_samples(run, folder, stems, drawn, [_words(prompt)] * n)
 
 
-def _stem(prompt: Sequence[str]) -> str:
-    """What samples of a prompt are named after. Where the words are no name as they are, a part of their hash keeps prompts apart."""
-    words = "-".join(Path(w).stem if is_file(w) else w for w in prompt)
-    name = re.sub(r"^\.+$", "_", words.replace("/", "_")[:50])  # of dots alone: no name of a file
-    if not prompt or name == words != "":
-        return name or NOTHING
-    return f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
+def _words(prompt: Sequence[str]) -> str:
+    """What samples are asked for by, in words: those of the prompt, and the names of its files."""
+    return "-".join(Path(w).stem if is_file(w) else w for w in prompt) if prompt else NOTHING
+
+
+def _stem(prompt: Sequence[str], there: Iterable[str] = ()) -> str:
+    """What samples of a prompt are named after; there: names in the folder already."""
+    return file_names([_words(prompt)], there)[0]
 
 
 def _keep_prompts(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:
@@ -127,12 +129,14 @@ def _need_holes_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]
         raise BadInput(f"--hole: {modality} was trained with one hole at a time; several need a head that draws codes in any order (MaskedCodes)")
 
 
-def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled]) -> list[Path]:
+def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], words: Sequence[str] = ()) -> list[Path]:
     """Decode and write samples, a file per stem; jets of one stem share its file. Returns the files.
 
+    stems: names that `file_names` made. words: what each sample was asked for by, where the stem does not say it.
+
     Where states on the way were gathered, steps/ in the folder shows those of the first sample of each prompt (`mmtok.strips`).
-    index.json in the folder has a row for each sample: its file, its frames, and how it stopped ("end" or "cap"); of the jets in one
-    file the rows stand in their order. Rows of files that were there before, and still are, stay, unless the file is written anew.
+    index.json in the folder has a row for each sample: its file, its frames, how it stopped ("end" or "cap"), and, where the name does
+    not say it, the prompt; of the jets in one file the rows stand in their order. Rows of files that were there before, and still are, stay, unless the file is written anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     modality = drawn[0].segment.modality
@@ -144,8 +148,9 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
     rows, paths = _rows_there(folder), []
     for stem, group in groups.items():
         signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
-        paths.append(path := write_signal(folder / stem, modality, signal, tokenizer))
-        rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} for i in group]
+        paths.append(path := write_signal(inside(folder, stem), modality, signal, tokenizer))
+        said = {"prompt": words[group[0]]} if words and words[group[0]] != named_prompt(path) else {}
+        rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} | said for i in group]
     file_of = dict(zip(groups, paths))
     write_strips([file_of[stem] for stem in stems], drawn, tokenizer)
     write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
@@ -166,11 +171,16 @@ def _rows_there(folder: Path) -> dict[str, list[dict]]:
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's index.json, which `write_samples` describes; [] without one. Raises BadInput for what is no such list."""
+    """The rows of a folder's index.json, which `write_samples` describes; [] without one.
+
+    Raises BadInput for what is no such list, and for a file that is none of this folder.
+    """
     path = folder / INDEX
     rows = read_json(path) if path.exists() else []
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
         raise BadInput(f"{path} is damaged: it is no list of rows that name files; remove it")
+    for row in rows:
+        inside(folder, row["file"])
     return rows
 
 

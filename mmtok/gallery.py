@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mmtok.data.subset import random_subset
 from mmtok.folder import read_json
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
+from mmtok.names import inside
 from mmtok.page import Markup, table, tag
 from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
@@ -65,7 +66,7 @@ def sample_names(run: Run) -> list[str]:
 
 def sample_section(run: Run, name: str) -> Sequence[object]:
     """What is shown of samples/NAME or samples/NAME.json. Raises BadInput for what cannot be read."""
-    folder, readings = run.folder / "samples" / name, run.folder / "samples" / f"{name}.json"
+    folder, readings = (inside(run.folder / "samples", file) for file in (name, f"{name}.json"))
     if readings.exists():
         return _readings(run, name, read_json(readings))
     groups: dict[str, dict[str, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
@@ -78,12 +79,13 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
 
 
 def _kept(folder: Path) -> list[_Sample]:
-    """The files that index.json lists, in its order; without one, all there are. gluon_jet-012.npz was asked for by "gluon jet"."""
-    stops: dict[str, tuple[str, ...]] = {}
+    """The files that index.json lists, in its order; without one, all there are. Raises BadInput for one that is none of the folder."""
+    found: dict[str, _Sample] = {}
     for row in read_index(folder) or [{"file": p.name} for p in sorted(folder.glob("[!.]*.*")) if p.name != INDEX]:
-        stops[row["file"]] = (*stops.get(row["file"], ()), *([row["stop"]] if "stop" in row else []))
-    paths = [(folder / file, how) for file, how in stops.items()]
-    return [_Sample(p, strips.prompt_of(p.stem).replace("_", " "), how) for p, how in paths if p.is_file()]
+        path = inside(folder, row["file"])
+        before = found.get(path.name) or _Sample(path, str(row.get("prompt", strips.named_prompt(path))))
+        found[path.name] = replace(before, stops=(*before.stops, row["stop"])) if "stop" in row else before
+    return [sample for sample in found.values() if sample.path.is_file()]
 
 
 def _made(run: Run, modality: str) -> tuple[str | None, str]:

@@ -22,6 +22,7 @@ from mmtok.metrics.images import FITTED_ROWS, copied, frechet_pixels, psnr_db, t
 from mmtok.metrics.jets import jet_distances
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge, word_error_rate
 from mmtok.model.generate import Sampled
+from mmtok.names import file_names
 from mmtok.setting import Setting, labelled
 from mmtok.terminal import say
 
@@ -43,7 +44,7 @@ def image_from_text(s: Setting) -> dict[str, float]:
     classes = sorted(all_names)[:MAX_CLASSES]
     asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
     drawn = s.draw(asked)
-    s.keep(s.name, [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
+    s.keep(s.name, asked, drawn)
     figures, samples, round_trip = _novelty(s, images, held, drawn)
     chosen = _spread(len(images), MAX_JUDGED)
     if _can_be_judged(s, all_names, judged := [names[i] for i in chosen]):
@@ -60,7 +61,7 @@ def image_from_text(s: Setting) -> dict[str, float]:
 def image_from_nothing(s: Setting) -> dict[str, float]:
     """Are samples new, and spread as real images are?"""
     drawn = s.draw_from_nothing(s.run.recipe.n_samples)
-    s.keep(s.name, [f"{NOTHING}-{i:03d}" for i in range(len(drawn))], drawn)
+    s.keep(s.name, [NOTHING] * len(drawn), drawn)
     _, images, _ = labelled(s.clean_rows(), FITTED_ROWS, s.seed)
     return _novelty(s, images, s.examples("heldout")[1], drawn)[0]
 
@@ -140,7 +141,7 @@ def speech_from_text(s: Setting) -> dict[str, float]:
         classes = sorted(all_words)[:MAX_CLASSES]
         asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
         drawn = s.draw(asked)
-        s.keep(s.name, [f"{name}-{i:03d}" for i, name in enumerate(asked)], drawn)
+        s.keep(s.name, asked, drawn)
         samples = tokenizer.decode_batch([d.segment for d in drawn])
         heard = random_subset(range(len(held_clips)), N_HEARD, s.seed)
         round_trip = tokenizer.decode_batch(tokenizer.encode_batch([held_clips[i] for i in heard]))
@@ -157,7 +158,7 @@ def speech_from_text(s: Setting) -> dict[str, float]:
 def speech_from_nothing(s: Setting) -> dict[str, float]:
     """Do samples end by themselves, and how evenly do they spread over the voices?"""
     tokenizer, drawn = s.tokenizer(s.made), s.draw_from_nothing(s.run.recipe.n_samples)
-    s.keep(s.name, [f"{NOTHING}-{i:03d}" for i in range(len(drawn))], drawn)
+    s.keep(s.name, [NOTHING] * len(drawn), drawn)
     samples = tokenizer.decode_batch([d.segment for d in drawn])
     return {"stopped": _stopped(drawn), **_voices(s, samples, tokenizer.config.mel.rate_hz)}
 
@@ -196,7 +197,7 @@ def _strings(s: Setting, n: int = 100) -> dict[str, float]:
         return {}
     asked = [words for words, _ in strings]
     drawn = s.draw(asked)
-    s.keep("speech_from_text_strings", [f"{name.replace(' ', '_')}-{i:03d}" for i, name in enumerate(asked)], drawn)
+    s.keep("speech_from_text_strings", asked, drawn)
     samples = s.tokenizer(s.made).decode_batch([d.segment for d in drawn])
     ears = Setting(s.run, back)
     return {
@@ -239,9 +240,9 @@ def jets_from_text(s: Setting) -> dict[str, dict[str, float]]:
         if (name in real or len(real) < MAX_CLASSES) and len(real[name]) < 2 * N_JETS:
             real[name].append(jet)
     figures = {}
-    for name, jets in real.items():
+    for (name, jets), stem in zip(real.items(), file_names(list(real), space="_")):
         if n := min(N_JETS, len(jets) // 2):
-            figures[name.removesuffix(" jet").replace(" ", "_")] = _distances(s, name.replace(" ", "_"), s.draw([name] * n), jets)
+            figures[stem.removesuffix("_jet")] = _distances(s, name, stem, s.draw([name] * n), jets)
     return figures
 
 
@@ -250,16 +251,16 @@ def jets_from_nothing(s: Setting) -> dict[str, dict[str, float]]:
     jets = random_subset((jet for _, jet in s.rows("heldout")), 2 * N_JETS, s.seed)
     jets = [jets[i] for i in np.random.default_rng(s.seed).permutation(len(jets))]  # so that both halves have jets of all kinds
     n = len(jets) // 2
-    return {"all": _distances(s, NOTHING, s.draw_from_nothing(n), jets)} if n else {}
+    return {"all": _distances(s, NOTHING, NOTHING, s.draw_from_nothing(n), jets)} if n else {}
 
 
-def _distances(s: Setting, stem: str, drawn: Sequence[Sampled], real: Sequence[np.ndarray]) -> dict[str, float]:
-    """Distances of n samples, which are kept under the stem, to the first n real jets, which the next n stand beside.
+def _distances(s: Setting, name: str, stem: str, drawn: Sequence[Sampled], real: Sequence[np.ndarray]) -> dict[str, float]:
+    """Distances of n samples of this name, which are kept under the stem, to the first n real jets, which the next n stand beside.
 
     Where the tokenizer scales constituents to their jet's totals, `_unscaled` are the distances of what they are on their own.
     """
     tokenizer, n = s.tokenizer(s.made), len(drawn)
-    s.keep(s.name, [stem] * n, drawn)
+    s.keep(s.name, [name] * n, drawn, [stem] * n)
     a, b = real[:n], real[n : 2 * n]
     encoded, segments = tokenizer.encode_batch(a), [d.segment for d in drawn]
     at_cap, at_cap_real = (float(np.mean(cut)) for cut in ([d.stop == "cap" for d in drawn], [x.truncated for x in encoded]))

@@ -27,6 +27,7 @@ from mmtok.data.speech import SpeechFolder, SpokenDigits
 from mmtok.data.text import TextFileConfig
 from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
+from mmtok.names import is_name
 from mmtok.plain import from_plain, set_fields, to_plain
 from mmtok.segment import BadInput
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
@@ -72,12 +73,15 @@ class Recipe:
     start: str | None = None
 
     def __post_init__(self):
-        if self.name in ("", ".", "..") or not self.name.isprintable() or set(self.name) & set("/\\"):
+        if not is_name(self.name):
             raise BadInput(f"recipe: name is {self.name!r}; it must be a plain folder name, as a run's folder is runs/ and the name")
         if self.n_samples < 1:
             raise BadInput(f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1")
         if not self.tasks:
             raise BadInput(f"recipe {self.name!r} has no tasks; name at least one, such as Task((), (\"caption\",))")
+        for modality in self.tokenizers:
+            if not is_name(modality):
+                raise BadInput(f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a plain name, as its folder has it")
         fields = self.fields
         for task in self.tasks:
             for name in (*task.given, *task.make):

@@ -14,6 +14,7 @@ from mmtok.ask import NOTHING, write_samples
 from mmtok.data.loader import Task
 from mmtok.data.subset import random_subset
 from mmtok.model.generate import Sampled
+from mmtok.names import file_names, inside
 from mmtok.run import Run
 from mmtok.segment import Document, Segment
 
@@ -101,9 +102,13 @@ class Setting:
     def _drawn(self, prompts: Sequence[Document]) -> list[Sampled]:
         return self.run.draw(prompts, self.run.sampling(self.run.recipe.fields[self.made]), self.seed)
 
-    def keep(self, name: str, stems: Sequence[str], drawn: Sequence[Sampled]) -> None:
-        """Write the samples to RUN/samples/NAME, where others can judge them."""
-        write_samples(self.run, self.run.folder / "samples" / name, stems, drawn)
+    def keep(self, name: str, words: Sequence[str], drawn: Sequence[Sampled], stems: Sequence[str] = ()) -> None:
+        """Write the samples to RUN/samples/NAME, where others can judge them.
+
+        words: what each was asked for by. stems: names of their files, made by `file_names`; by default the words and a number.
+        """
+        stems = stems or [f"{stem}-{i:03d}" for i, stem in enumerate(file_names(words, space="_"))]
+        write_samples(self.run, inside(self.run.folder / "samples", name), stems, drawn, words)
 
 
 def labelled(rows: Iterable[tuple[Any, Any]], most: float = math.inf, seed: int = 0) -> tuple[list, list, set]:

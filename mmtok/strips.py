@@ -18,6 +18,7 @@ from torch import Tensor
 from mmtok.data.images import read_image, write_image
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled, Sampling
+from mmtok.names import inside
 from mmtok.page import Markup, tag, thumbnail
 from mmtok.segment import Document, Segment, segment_of
 
@@ -108,7 +109,7 @@ def write_strips(files: Sequence[Path], drawn: Sequence[Sampled], tokenizer: Any
 
 def strip_of(file: Path) -> Path:
     """Where a sample's strip lies: steps/seven-000.png of seven-000.png, steps/seven-000.wav.png of seven-000.wav."""
-    return file.parent / FOLDER / f"{file.name.removesuffix('.png')}.png"
+    return inside(file.parent, f"{FOLDER}/{file.name.removesuffix('.png')}.png")
 
 
 def pictures(segments: Sequence[Segment], tokenizer: Any) -> list[np.ndarray]:
@@ -147,11 +148,16 @@ def prompt_of(stem: str) -> str:
     return re.sub(r"-\d{3,}$", "", stem)
 
 
+def named_prompt(file: Path) -> str:
+    """What a sample was asked for by, as its name says it: gluon_jet-012.npz by "gluon jet"."""
+    return prompt_of(file.stem).replace("_", " ")
+
+
 def shown(samples: Sequence[Path], more: str = "") -> list[Markup]:
     """The strips that were written beside these samples, under a heading; [] where there are none. more: is said of them too."""
     there = [p for p in samples if strip_of(p).is_file()]
     strip = lambda p: thumbnail(read_image(strip_of(p)), f"{p.stem} on the way", "walk", N_TILES)
-    figures = [tag("figure", strip(p), tag("figcaption", prompt_of(p.stem).replace("_", " "))) for p in there]
+    figures = [tag("figure", strip(p), tag("figcaption", named_prompt(p))) for p in there]
     words = ("After evenly spaced steps, from the first on the left to the sample on the right. Codes that are not drawn yet are white; "
              "frames that were drawn one after another are all shown after as many steps of their own. " + more)
     return [tag("h3", "On the way"), tag("p", words), tag("div", *figures, cls="walks")] if figures else []

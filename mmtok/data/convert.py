@@ -169,7 +169,7 @@ def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> l
 def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
     signature = file.signatures[name]
     if folder is not None and not (folder / "tokenizer.json").exists():  # a run's tokenizers/: one folder for each
-        folder = next((sub for sub in (folder / name, folder / signature.modality) if sub.is_dir()), folder)
+        folder = next((folder / sub for sub in (name, signature.modality) if is_name(sub) and (folder / sub).is_dir()), folder)
     used = _tokenizer(signature.modality, folder)
     if used.signature.fingerprint != signature.fingerprint:
         hint = "name its folder with --tokenizer" if folder is None else "use the tokenizer it was made with"

@@ -21,6 +21,7 @@ from mmtok.data.jets import FEATURES, checked_jet
 from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.data.speech import decode_sound, seconds_of
+from mmtok.names import inside
 from mmtok.segment import BadInput
 from mmtok.tables import SEPARATORS, as_text
 
@@ -208,12 +209,21 @@ class HubTable(Screened):
         if isinstance(cell, bytes) and cell:
             return io.BytesIO(cell)
         if isinstance(cell, str) and cell:
-            beside = self._place() if self._place().is_dir() else self._place().parent
-            path = next((p for p in (Path(cell), beside / cell) if p.is_file()), None)
-            if path is None:
-                raise BadInput(f"{where}: no file {cell}")
+            try:
+                path = inside(self._home(), cell)
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from None
+            if not path.is_file():
+                raise BadInput(f"{where}: no file {cell} in {self._home()}")
             return path
         raise BadInput(f"{where}: holds {type(cell).__name__}, neither the bytes of a file nor its name")
+
+    def _home(self) -> Path:
+        """The folder of the files that the table may name: where it lies itself, and of the hub's what `datasets` has fetched."""
+        place = self._place()
+        if place.exists():
+            return place if place.is_dir() else place.parent
+        return Path(_datasets().config.HF_CACHE_HOME)
 
 
 def _text(classes: Sequence[str], cell: Any, where: str) -> str:

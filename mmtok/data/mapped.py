@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmtok.files import in_place_when_whole
+from mmtok.names import file_names
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Signature
 
@@ -85,7 +85,8 @@ def read_columns(path: Path, parts: Sequence[Part], signatures: Mapping[str, Sig
     n_bytes = sum(part.n_bytes + part.n_rows * ROW_BYTES * len(signatures) for part in parts)
     if map_from is None or n_bytes < map_from:
         return {name: _in_memory(parts, name, signature) for name, signature in signatures.items()}
-    return {name: _mapped(path, parts, name, signature) for name, signature in signatures.items()}
+    stems = file_names(list(signatures))
+    return {name: _mapped(path, parts, name, signature, stem) for (name, signature), stem in zip(signatures.items(), stems)}
 
 
 # ---- in memory, or mapped
@@ -97,9 +98,10 @@ def _in_memory(parts: Sequence[Part], name: str, signature: Signature) -> Column
     return Column(**{section: np.concatenate(found.pop(section)) for section in list(found)})
 
 
-def _mapped(path: Path, parts: Sequence[Part], name: str, signature: Signature) -> Column:
+def _mapped(path: Path, parts: Sequence[Part], name: str, signature: Signature, stem: str) -> Column:
+    """stem: of the flat file's name."""
     path = Path(os.path.abspath(path))
-    flat = path.parent / ".flat" / path.name / f"{quote(name, safe='')}.flat"
+    flat = path.parent / ".flat" / path.name / f"{stem}.flat"
     about = [FORMAT, name, signature.as_dict(), [[part.path.name, part.size, part.mtime_ns, part.n_rows] for part in parts]]
     key = sha256(json.dumps(about).encode()).hexdigest()
     column, why = _open(flat, key, signature), "it is gone again"

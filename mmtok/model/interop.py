@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmtok.files import write_tensors, write_text
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.names import inside
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Signature
@@ -286,9 +287,10 @@ def _read_files(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[st
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise BadInput(f"{folder / INDEX} names no files: its weight_map is not an object of names")
     found: dict[str, Any] = {}
+    copies = folder.parents[1] if folder.parent.name == "snapshots" else None  # of the hub: links to files of the same model
     for name in sorted(set(index.values())):
         try:
-            found |= read(folder / name)
+            found |= read(inside(folder, name, copies))
         except FileNotFoundError:
             raise BadInput(f"{folder} has no {name}; weights are read from safetensors files only") from None
         except (OSError, SafetensorError) as error:

@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtok.files import save_tensors
+from mmtok.names import inside
 from mmtok.segment import BadInput
 from mmtok.train.processes import part_of
 
@@ -174,7 +175,7 @@ def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
         raise ValueError("state.json is not what was written")
     files = {name: written for name, written in state.pop("files").items() if stems is None or Path(name).stem in stems}
     for name, written in files.items():
-        if digest(path / name) != written:
+        if digest(inside(path, name)) != written:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint({Path(name).stem: load_file(path / name) for name in files}, state)
 
