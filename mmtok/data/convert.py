@@ -13,6 +13,7 @@ import numpy as np
 
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole
+from mmtok.names import file_names, inside, is_name
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers import MODALITIES, default, load
@@ -160,9 +161,9 @@ def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> l
     used = {name: _decoder(file, name, tokenizer) for name in file.fields}
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name in file.fields:
+    for name, stem in zip(file.fields, file_names(file.fields)):
         with Progress(f"detokenize {name}", len(file), "rows") as progress:
-            paths += _decode_field(file, name, used[name], out, progress)
+            paths += _decode_field(file, name, used[name], inside(out, stem), progress)
     return paths
 
 
@@ -178,16 +179,16 @@ def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
     return used
 
 
-def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, out: Path, progress: Progress) -> list[Path]:
+def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stem: Path, progress: Progress) -> list[Path]:
     modality, paths, jets = file.signatures[name].modality, [], []
     for rows in _batches(iter(np.flatnonzero(file.has(name)).tolist()), BATCH):
         signals = tokenizer.decode_batch([file.segment(name, row) for row in rows])
         if modality == "jets":
             jets += signals
         else:
-            paths += [write_signal(out / f"{name}-{row:06d}", modality, signal, tokenizer) for row, signal in zip(rows, signals)]
+            paths += [write_signal(stem.with_name(f"{stem.name}-{row:06d}"), modality, signal, tokenizer) for row, signal in zip(rows, signals)]
         progress.advance(len(rows))
-    return paths + ([write_signal(out / name, modality, jets, tokenizer)] if modality == "jets" else [])
+    return paths + ([write_signal(stem, modality, jets, tokenizer)] if modality == "jets" else [])
 
 
 def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
