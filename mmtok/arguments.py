@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from mmtok.habits import option_habit
 from mmtok.segment import BadInput
 
 
@@ -56,6 +57,7 @@ def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[
     command = command or f"mmtok {verb.__name__}"
     parser = parser_of(verb, command)
     hints = _parameters(verb)
+    _refuse_habits(words, parser)
     read = parser.parse_known_args if "overrides" in hints else parser.parse_known_intermixed_args
     given, left = read(_spelled(words, parser))
     values = vars(given)
@@ -69,6 +71,18 @@ def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[
             raise BadInput(f"{parser.prog}: unknown option {left[0]}{nearest(left[0].split('=')[0], options)}")
         raise BadInput(f"{parser.prog}: did not expect {left[0]!r} ({command} --help)")
     return values
+
+
+def _refuse_habits(words: list[str], parser: _Parser) -> None:
+    """Raise BadInput for the first option that other programs have and this verb does not, with ours."""
+    options = {option for action in parser._actions for option in action.option_strings}
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        name = word.partition("=")[0]
+        known = name in options or name.replace("_", "-") in options
+        habit = option_habit(name, options) if word.startswith("--") and not known else None
+        if habit:
+            raise BadInput(f"{parser.prog}: there is no {name} here; it is {habit} ({parser.command} --help)")
 
 
 def _spelled(words: list[str], parser: argparse.ArgumentParser) -> list[str]:

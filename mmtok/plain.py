@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtok.habits import field_habit
 from mmtok.segment import BadInput
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # also as JSON does not write them: .5, 5., +5
@@ -98,6 +99,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
         name, equals, text = word[2:].partition("=")
         if not equals:
             if not words or words[0].startswith("--"):
+                _refuse_habit(name)
                 raise BadInput(f"--{name} needs a value")
             text = words.pop(0)
         pairs.append((name, text))
@@ -120,12 +122,20 @@ def _way(name: str, plain: Any) -> tuple:
             return ways[fits[0]]
         if fits:
             raise BadInput(f"--{name} is ambiguous: {', '.join('--' + known for known in fits)}")
+    _refuse_habit(name)
     n_parts = name.count(".") + 1
     likeness = lambda known: difflib.SequenceMatcher(None, name, ".".join(known.split(".")[-n_parts:])).ratio()
     best = sorted(ways, key=likeness, reverse=True)[:3]
     near = [known for known in best if likeness(known) > max(0.6, likeness(best[0]) - 0.1)]
     hint = f"nearest: {', '.join('--' + known for known in near)}; " if near else ""
     raise BadInput(f"the recipe has no field --{name}; {hint}`mmtok show RECIPE` lists them all")
+
+
+def _refuse_habit(name: str) -> None:
+    """Raise BadInput for a name that other programs have for a field, with ours."""
+    habit = field_habit(name)
+    if habit:
+        raise BadInput(f"the recipe has no field --{name}; here it is {habit}")
 
 
 def _json(text: str) -> Any:

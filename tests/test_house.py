@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables"},  # nn: resampling
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
-    "plain": {"segment"},  # a dataclass as JSON values and back
+    "habits": set(),
+    "plain": {"segment", "habits"},  # a dataclass as JSON values and back
     "recipe": BELOW_RECIPE | {"plain"},
     "files": set(),
     "folder": {"segment"},
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "plots": {"segment", "page"},
     "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "words", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
-    "arguments": {"segment"},
+    "arguments": {"segment", "habits"},
     "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -107,7 +107,7 @@ def test_words_are_read_as_the_type_of_their_field(digits):
     (["--tokenizers.speech.mel.n_mel", "3"], ["--tokenizers.speech.mel.n_mels"]),
     (["--sampling.imag.temperature", "1"], ["--sampling.image.temperature"]),
     (["--n_sample", "3"], ["nearest: --n_samples;"]),
-    (["--lr", "3"], ["no field --lr; `mmtok show RECIPE` lists them all"]),
+    (["--xq", "3"], ["no field --xq; `mmtok show RECIPE` lists them all"]),
     (["--weight", "1"], ["ambiguous", "--tasks.0.weight", "--tasks.6.weight"]),
     (["--image", "1"], ["ambiguous", "--tokenizers.image", "--sampling.image"]),
     (["--train.steps", "--rows", "8"], ["--train.steps needs a value"]),
