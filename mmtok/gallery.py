@@ -127,7 +127,7 @@ def _nearest(run: Run, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], 
     """The training image nearest to each, sought among undistorted ones where the source distorts them; and a remark that says so."""
     _, made = _made(run, "image")
     sources = [x.clean() if hasattr(x, "clean") else x for x in run.recipe.sources if made in x.fields]
-    rows = (e[made] for x in sources for e in x.examples("train", run.folder / "data") if made in e)
+    rows = (e[made] for x in sources for e in run.examples_of(x, "train") if made in e)
     training = list(islice(rows, max(1, TRAINING_VALUES // images[0].size)))
     if len({x.shape for x in (*images, *training)}) != 1:
         raise BadInput("Training images and samples differ in size, so no nearest ones are shown.")

@@ -71,7 +71,7 @@ class Harness:
     # ---- codes
 
     def _codes(self, text: str) -> np.ndarray:
-        return self.tokenizer.encode(text).codes[:, 0].astype(np.int64)
+        return self.run.encode("text", [text])[0].codes[:, 0].astype(np.int64)
 
     def _pair(self, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
         whole, alone = self._codes(context + continuation), self._codes(context)

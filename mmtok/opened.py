@@ -28,10 +28,12 @@ from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
 from mmtok.nn.device import resolve_device
+from mmtok.preparation import Preparer, prepared_examples, preparer
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strips import strips_of
+from mmtok.tally import Tally
 from mmtok.terminal import say
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
@@ -52,6 +54,7 @@ class Run:
     def __init__(self, folder: Path, recipe: Recipe, device: torch.device | None = None, step: int | None = None):
         self.folder, self.recipe, self.step = folder, recipe, step
         self.device = device or resolve_device()
+        self._said: dict[str, set] = {}  # of each source, what was said of its preparation
 
     @cached_property
     def tokenizers(self) -> dict[str, Tokenizer]:
@@ -126,10 +129,28 @@ class Run:
     # ---- examples
 
     def examples(self, split: str, *fields: str) -> Iterator[dict[str, Any]]:
-        """Raw examples of a split that have these fields, from all sources that have the split."""
+        """Prepared examples of a split that have these fields, from all sources that have the split."""
         for source in self.recipe.sources:
             if split in source.splits and set(fields) <= set(source.fields):
-                yield from source.examples(split, self.folder / "data")
+                yield from self.examples_of(source, split)
+
+    def examples_of(self, source: Any, split: str) -> Iterator[dict[str, Any]]:
+        """A source's examples of a split, each signal prepared for its tokenizer; what is done is said once for source and split."""
+        preparers = {f: self.preparer(m) for f, m in source.fields.items() if m in self.recipe.tokenizers}
+        of = {"train": "", "heldout": "held-out"}.get(split, split)
+        said = self._said.setdefault(repr(source), set())
+        yield from prepared_examples(source.examples(split, self.folder / "data"), preparers, of, said)
+
+    def preparer(self, modality: str) -> Preparer:
+        """What makes raw signals of a modality those that its tokenizer takes."""
+        return preparer(modality, self.recipe.tokenizers[modality], self.recipe.preparation.get(modality))
+
+    def encode(self, modality: str, signals: Sequence[Any]) -> list[Segment]:
+        """Raw signals as segments, prepared as those of the training were."""
+        prepare = self.preparer(modality)
+        with Tally(prepare.unit) as tally:
+            prepared = [prepare(signal, f"{modality} {i}", tally) for i, signal in enumerate(signals)]
+        return self.tokenizers[modality].encode_batch(prepared)
 
     def token_files(self) -> list[TokenFile]:
         """The tokenised training split, one file per source; large ones through maps that all processes share."""

@@ -176,7 +176,7 @@ def _voices(s: Setting, samples: Sequence[np.ndarray], rate_hz: int) -> dict[str
 
     def voiced(split: str, n: int) -> tuple[list[np.ndarray], list[str]]:
         """n clips of a split and their voices, drawn by the seed."""
-        examples = zip(source.examples(split, s.run.folder / "data"), source.utterances(split, s.run.folder / "data"))
+        examples = zip(s.run.examples_of(source, split), source.utterances(split, s.run.folder / "data"))
         rows = random_subset(((example[s.made], utterance.voice) for example, utterance in examples), n, s.seed)
         return [clip for clip, _ in rows], [voice for _, voice in rows]
 

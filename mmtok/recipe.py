@@ -29,6 +29,7 @@ from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
 from mmtok.names import is_name
 from mmtok.plain import from_plain, set_fields, to_plain
+from mmtok.preparation import DEFAULTS, PreparationConfig
 from mmtok.segment import BadInput
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
@@ -55,6 +56,7 @@ class Recipe:
     tokenizers  modality -> config
     sources     where examples come from; together they yield every field that the tasks name
     tasks       what is learned: orders of fields, with weights
+    preparation modality -> how raw signals become those that the tokenizer takes; what is not named is prepared as ever
     corrupt     field -> what the model may not read of it in training
     sampling    modality -> how `sample` and `evaluate` draw it
     n_samples   how many samples per question `evaluate` draws
@@ -67,6 +69,7 @@ class Recipe:
     tasks: tuple[Task, ...]
     model: DecoderConfig = DecoderConfig()
     train: TrainConfig = TrainConfig()
+    preparation: Mapping[str, PreparationConfig] = field(default_factory=dict)
     corrupt: Mapping[str, Corrupt] = field(default_factory=dict)
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
     n_samples: int = 200
@@ -82,6 +85,7 @@ class Recipe:
         for modality in self.tokenizers:
             if not is_name(modality):
                 raise BadInput(f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a plain name, as its folder has it")
+        self._prepare()
         fields = self.fields
         for task in self.tasks:
             for name in (*task.given, *task.make):
@@ -99,6 +103,22 @@ class Recipe:
                     hint = f"; did you mean {near[0]!r}?" if near else ""
                     raise BadInput(f"recipe {self.name!r}: {where} names the modality {name!r}, "
                                    f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}")
+
+    def _prepare(self) -> None:
+        """Fill in the preparations that are not named. Raises BadInput for one of another modality, and for a source of jets whose
+        columns are not the tokenizer's: what columns a file has it alone can say."""
+        for m, preparation in self.preparation.items():
+            if m not in self.tokenizers or preparation.modality != m:
+                raise BadInput(f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of {preparation.modality}; "
+                               f"the recipe has tokenizers for {', '.join(self.tokenizers)}")
+        filled = {m: self.preparation.get(m, DEFAULTS.get(m)) for m in self.tokenizers}
+        object.__setattr__(self, "preparation", {m: preparation for m, preparation in filled.items() if preparation is not None})
+        takes = getattr(self.tokenizers.get("jets"), "takes", {}).get("features")
+        for i, source in enumerate(self.sources):
+            gives = getattr(source, "features", None)
+            if takes and gives and "jets" in source.fields.values() and tuple(gives) != tuple(takes):
+                raise BadInput(f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the tokenizer of jets takes "
+                               f"{', '.join(takes)}; set sources.{i}.features and tokenizers.jets.features alike")
 
     @property
     def fields(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ from mmtok.model.lm import LM
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.opened import Run, open_run
 from mmtok.plain import leaves
+from mmtok.preparation import save_preparation
 from mmtok.progress import Progress, span_text
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
@@ -122,11 +123,11 @@ def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
 def _made_by(key: str, out: Path) -> bool:
     """Whether something stands in the folder of an untrained run that the field `key` of its recipe had a part in.
 
-    A tokenizer is made by its own fields, the sources and the seed; the vocabulary and the token files by all tokenizers too.
+    A tokenizer is made by its own fields, its signals' preparation, the sources and the seed; the vocabulary and the token files by all tokenizers too.
     """
     fitted = {path.parent.name for path in out.glob("tokenizers/*/tokenizer.json")}
     of_all = (out / "vocabulary.json").exists() or any(out.glob("tokens/*.parquet"))
-    if key.startswith("tokenizers."):
+    if key.startswith(("tokenizers.", "preparation.")):
         return of_all or key.split(".")[1] in fitted
     return key.startswith(("sources.", "train.seed")) and (of_all or bool(fitted))
 
@@ -174,6 +175,7 @@ def _fit(recipe: Recipe, out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             tokenizer.save(temporary)
+            save_preparation(temporary, recipe.preparation.get(m))
             write_text(temporary / "fidelity.json", json.dumps(fidelity, indent=1))
             temporary.rename(folder)
         finally:
@@ -188,7 +190,7 @@ def _signals(run: Run, split: str, names: Sequence[str]) -> Iterator[Any]:
     for source in run.recipe.sources:
         mine = [n for n in names if n in source.fields]
         if mine and split in source.splits:
-            for example in source.examples(split, run.folder / "data"):
+            for example in run.examples_of(source, split):
                 yield from (example[n] for n in mine if n in example)
 
 
@@ -201,10 +203,9 @@ def tokenise(run: Run) -> None:
             say(f"{path.name} stands")
             continue
         mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
-        cache = run.folder / "data"
-        n = source.count("train", cache) if hasattr(source, "count") else None
+        n = source.count("train", run.folder / "data") if hasattr(source, "count") else None
         with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
-            rows = _encoded(source.examples("train", cache), mine, progress)
+            rows = _encoded(run.examples_of(source, "train"), mine, progress)
             n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
         say(f"{path.name}: {n} examples")
 

@@ -62,7 +62,7 @@ class Setting:
         """The rows of "train"; of a source that augments its signals, those of its clean twin, each once."""
         for source in self.run.recipe.sources:
             if {*self.task.given, self.made} <= set(source.fields):
-                for example in (source.clean() if hasattr(source, "clean") else source).examples("train", self.run.folder / "data"):
+                for example in self.run.examples_of(source.clean() if hasattr(source, "clean") else source, "train"):
                     yield example[self.given] if self.task.given else None, example[self.made]
 
     def training_codes(self) -> Iterator[np.ndarray]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from mmtok.data import images, speech
 from mmtok.data.convert import signals_of
-from mmtok.data.text import TextFileConfig, passages
+from mmtok.data.text import TextFileConfig, passages, read_text
 from mmtok.run import Run
 from mmtok.segment import BadInput, Segment
+from mmtok.tally import Tally
 from mmtok.walk import files_among
 
 SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
@@ -43,17 +44,23 @@ def read_segments(run: Run, word: str) -> list[Segment]:
             raise BadInput(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise BadInput(f"{word} is a folder; name a file in it, or give words")
-        return [tokenizer_of(run, "text").encode(word)]
+        return run.encode("text", [word])
     modality = modality_of(path)
     tokenizer = tokenizer_of(run, modality)
-    signals = [signal for _, signal in signals_of(modality, [path], tokenizer)]
-    longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
-    if modality == "text" and longest is not None:
-        signals = [passage for text in signals for passage in passages(text, longest)]
     try:
-        return tokenizer.encode_batch(signals)
+        return tokenizer.encode_batch(_signals(run, modality, path))
     except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+        raise BadInput(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _signals(run: Run, modality: str, path: Path) -> list[Any]:
+    """The prepared signals of a file; a text in the passages that the run was trained on, each prepared by itself as they were."""
+    prepare = run.preparer(modality)
+    longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
+    if modality != "text" or longest is None:
+        return [signal for _, signal in signals_of([path], prepare)]
+    with Tally("passages") as tally:
+        return [prepare(passage, str(path), tally) for passage in passages(read_text(path), longest)]
 
 
 def first_segment(run: Run, word: str) -> Segment:

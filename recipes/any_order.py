@@ -7,7 +7,7 @@ scikit-learn's digits.
     mmtok train recipes/any_order.py
     mmtok sample runs/any_order --prompt seven --to image -n 16
     mmtok train recipes/any_order.py --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'   # pixels
-    mmtok train recipes/any_order.py --sources '[{"kind": "ImageFolder", "path": "FOLDER", "height": 32, "width": 32, "channels": 3}]'
+    mmtok train recipes/any_order.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "n_codes": 512, "steps": 4000}'
 """
 

@@ -23,12 +23,12 @@ from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.fit_lm import TrainConfig
 
-SIZE = {"height": 28, "width": 28, "channels": 1}  # of the pictures read, and so of what the tokenizer takes
+SIZE = {"height": 28, "width": 28, "channels": 1}  # of what the tokenizer takes: pictures are prepared to be such
 PATCH = 14  # few frames: the decoder reads them, but all that it draws hangs on the class alone
 
 recipe = Recipe(
     name="cascade",
-    sources=(ImageFolder(path="", **SIZE),),
+    sources=(ImageFolder(path=""),),
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(**SIZE, levels=256, patch=PATCH)},
     tasks=(Task(("caption",), ("image",), drop_given=0.1),),
     model=DecoderConfig(

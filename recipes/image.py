@@ -16,11 +16,11 @@ from mmtok.tokenizers.image import VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.fit_lm import TrainConfig
 
-SIZE = {"height": 32, "width": 32, "channels": 3}  # of the pictures read, and so of what the tokenizer takes
+SIZE = {"height": 32, "width": 32, "channels": 3}  # of what the tokenizer takes: pictures are prepared to be such
 
 recipe = Recipe(
     name="image",
-    sources=(ImageFolder(path="", **SIZE),),
+    sources=(ImageFolder(path=""),),
     tokenizers={"text": BytesConfig(), "image": VQPatchesConfig(**SIZE, patch=4, n_codes=512, code_size=16, hidden=96, blocks=2, steps=4000)},
     tasks=(
         Task(("caption",), ("image",), weight=0.8, drop_given=0.1),

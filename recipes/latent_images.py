@@ -6,7 +6,7 @@ MLP what to denoise. By default scikit-learn's digits, so that it runs as it is;
     mmtok train recipes/latent_images.py
     mmtok sample runs/latent_images --prompt seven --to image --guidance 2
     mmtok sample runs/latent_images --prompt runs/latent_images/samples/asked/seven-000.png --to text
-    mmtok train recipes/latent_images.py --sources '[{"kind": "ImageFolder", "path": "FOLDER", "height": 32, "width": 32, "channels": 3}]'
+    mmtok train recipes/latent_images.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
         --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
 """
 

@@ -6,7 +6,7 @@ is the picture. By default scikit-learn's digits, which have 17 levels; other pi
     mmtok train recipes/pixel_diffusion.py
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
     mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png --given seven
-    mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path": "FOLDER", "height": 16, "width": 16, "channels": 3}]'
+    mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
         --tasks '[{"given": ["caption"], "make": ["image"], "drop_given": 0.1}]'
         --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16, "channels": 3, "levels": 256, "patch": 2}'
 """

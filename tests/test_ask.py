@@ -275,15 +275,23 @@ def test_files_scored_together_score_as_alone(run, signals, tmp_path):
 
 def test_wrong_words_are_refused(run, signals, tiny_data, tmp_path):
     (tmp_path / "song.xyz").write_text("la")
-    write_image(tmp_path / "big.png", np.zeros((5, 4), np.uint8))
     cases = {"none.wav": "no file at none.wav", str(tmp_path / "song.xyz"): "the suffix '.xyz' belongs to no modality",
-             str(tmp_path / "big.png"): "big.png: image: 5 x 4", f"{tiny_data}/images": "is a folder", "sounds/": "is a folder"}
+             "sounds/": "is a folder"}
     for word, said in cases.items():
         with pytest.raises(BadInput) as error:
             ask.sample(run, [word], "text", 1, tmp_path / "none")
         assert said in str(error.value)
         with pytest.raises(BadInput):
             ask.score(run, [word], ["dark"])
+    with pytest.raises(BadInput, match="is a folder"):
+        ask.sample(run, [f"{tiny_data}/images"], "text", 1, tmp_path / "none")
+
+
+def test_a_picture_of_another_size_is_prepared_as_the_training_pictures_were(run, tmp_path):
+    write_image(tmp_path / "big.png", np.full((5, 4, 3), 90, np.uint8))
+    with pytest.warns(UserWarning, match=r"big.png was turned grey, resized to 4 x 4 \(height x width\), its proportions changed"):
+        row, = ask.score(run, [str(tmp_path / "big.png")], ["dark"])
+    assert row.frames == 16
 
 
 def test_a_run_without_the_modality_says_which_it_has(run, signals):

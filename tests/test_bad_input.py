@@ -86,7 +86,7 @@ def test_files_that_are_no_signal(tmp_path, modality, name, said, contents):
 def test_what_is_converted_is_said_once_a_file(tmp_path, notes):
     sound(tmp_path / "stereo.wav", np.stack([SINE, SINE], 1), 44_100)
     line, = notes(["tokenize", "speech", tmp_path / "stereo.wav", "-o", tmp_path / "s.parquet"])
-    assert "2 channels averaged" in line and "44100 Hz resampled to 16000 Hz" in line
+    assert "mixed down from 2 channels" in line and "resampled from 44,100 to 16,000 Hz" in line
     picture = Image.fromarray(COLOURS)
     picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
     Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")

@@ -11,7 +11,7 @@ HOUSE = Path(__file__).parent.parent / "mmtok"
 
 # room -> the rooms it may import (its own files always). A new room gets a line here.
 BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files", "walk",
-                "names", "terminal"}
+                "preparation", "names", "terminal"}
 MAY_IMPORT = {
     "segment": set(),
     "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": {"segment", "nn", "progress", "tally", "files", "names"},
-    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables"},  # nn: resampling
+    "preparation": {"segment", "nn", "tally", "files", "plain"},  # nn: resampling
+    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation"},
     "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
     "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
     "habits": set(),

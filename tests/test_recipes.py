@@ -169,8 +169,12 @@ def test_names_may_be_shortened_while_they_stay_unique(recipe):
     (["--tasks.0.given", '"caption"'], ["tasks.0.given must be a list"]),
     (["--tasks.0.given", '["title"]'], ["field 'title'", "caption, image"]),
     (["--sources", '[{"kind": "ImageFoldr"}]'], ["unknown kind 'ImageFoldr'", "ImageFolder"]),
-    (["--sources", '[{"kind": "ImageFolder", "hight": 3}]'], ["no field 'hight'", "'height'"]),
-    (["--sources.0.height", "0"], ["0 x 32 pixels"]),
+    (["--sources", '[{"kind": "ImageFolder", "pth": 3}]'], ["no field 'pth'", "'path'"]),
+    (["--sources.0.height", "8"], ["no field --sources.0.height"]),  # the tokenizer's size is the only one
+    (["--preparation.image.fit", "squeeze"], ["preparation.image.fit must be one of", "'crop'"]),
+    (["--preparation.image.background", "wite"], ["background is 'wite'"]),
+    (["--preparation", '{"image": {"kind": "SpeechPreparation"}}'], ["preparation.image is SpeechPreparation, of speech"]),
+    (["--preparation", '{"jets": {"kind": "TextPreparation"}}'], ["preparation.jets"]),
 ])
 def test_what_does_not_fit_is_refused_in_one_line(recipe, words, parts):
     with pytest.raises(BadInput) as told:
@@ -180,7 +184,7 @@ def test_what_does_not_fit_is_refused_in_one_line(recipe, words, parts):
 
 def test_a_source_is_exchanged_for_a_table_by_id(recipe):
     table = {"kind": "HubTable", "id": "owner/name", "columns": {"caption": "label", "image": "img"},
-             "modalities": {"caption": "text", "image": "image"}, "height": 32}  # fmt: skip
+             "modalities": {"caption": "text", "image": "image"}}  # fmt: skip
     changed = override(recipe, ["--sources", json.dumps([table])])
     assert isinstance(changed.sources[0], HubTable) and changed.sources[0].columns["image"] == "img"
     assert Recipe.from_json(changed.to_json()) == changed

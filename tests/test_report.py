@@ -72,7 +72,7 @@ def pictures(folder):
         (folder / name).mkdir(parents=True)
         for i in range(6):
             write_image(folder / name / f"{i}.png", rng.integers(0, 256, (8, 8), np.uint8))
-    return ImageFolder(str(folder), 8, 8, 1)
+    return ImageFolder(str(folder))
 
 
 def fresh_run(folder):

@@ -14,8 +14,10 @@ import numpy as np
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole
 from mmtok.names import file_names, inside, is_name
+from mmtok.preparation import Preparer, load_preparation, preparer
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
+from mmtok.tally import Tally
 from mmtok.tokenizers import MODALITIES, default, load
 
 if TYPE_CHECKING:
@@ -50,12 +52,14 @@ class Tokenised:
 def tokenize_files(
     modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False
 ) -> Tokenised:
-    """Write the token file `out`: field `modality`, one row per signal (a file; in a file of jets, a jet).
+    """Write the token file `out`: field `modality`, one row per signal (a file; in a file of jets, a jet), prepared as the
+    tokenizer's folder says.
 
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
     """
     used = _tokenizer(modality, tokenizer)
+    prepare = preparer(modality, getattr(used, "config", None), load_preparation(tokenizer, modality))
     index, count = shard_of(shard)
     path = out if shard is None else shard_name(out, index, count)
     done = Tokenised(path, used.signature.fingerprint)
@@ -65,7 +69,7 @@ def tokenize_files(
         """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
         with Progress(f"tokenize {modality}", n, "rows") as progress:
-            for batch in _batches(signals_of(modality, files, used, index, count), BATCH):
+            for batch in _batches(signals_of(files, prepare, index, count), BATCH):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
                 for segment in _encode(used, batch):
@@ -101,35 +105,32 @@ def shard_name(path: Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
 
 
-def signals_of(modality: str, files: Sequence[Path], tokenizer: Tokenizer, index: int = 0, count: int = 1) -> Iterator[tuple[Path, Any]]:
-    """(file, signal) for every count-th signal from `index` on, in the order of the files; others' files are not opened."""
-    if modality == "jets":
+def signals_of(files: Sequence[Path], prepare: Preparer, index: int = 0, count: int = 1) -> Iterator[tuple[Path, Any]]:
+    """(file, prepared signal) for every count-th signal from `index` on, in the order of the files; others' files are not opened."""
+    if prepare.modality == "jets":
         from mmtok.data.jets import read_jets
 
-        jets = ((file, jet) for file in files for jet in read_jets(file, tokenizer.config.features))
+        jets = ((file, jet) for file in files for jet in read_jets(file, prepare.takes["features"]))
         yield from islice(jets, index, None, count)
         return
-    read = _reader(modality, tokenizer)
-    for file in islice(files, index, None, count):
-        yield file, read(file)
+    read = _reader(prepare.modality)
+    with Tally(prepare.unit) as tally:
+        for file in islice(files, index, None, count):
+            yield file, prepare(read(file), str(file), tally)
 
 
-def _reader(modality: str, tokenizer: Tokenizer) -> Callable[[Path], Any]:
-    """Reads one file as one signal, in the units of the tokenizer."""
+def _reader(modality: str) -> Callable[[Path], Any]:
+    """Reads one file as one raw signal."""
     match modality:
         case "text":
-            from mmtok.data.text import read_text
-
-            return read_text
+            from mmtok.data.text import read_text as read
         case "speech":
-            from mmtok.data.speech import read_sound
-
-            return lambda file: read_sound(file, tokenizer.config.mel.rate_hz)
+            from mmtok.data.speech import open_sound as read
         case "image":
-            from mmtok.data.images import read_image
-
-            return read_image
-    raise BadInput(f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+            from mmtok.data.images import open_image as read
+        case _:
+            raise BadInput(f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+    return read
 
 
 def _encode(tokenizer: Tokenizer, batch: list[tuple[Path, Any]]) -> list[Segment]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.data.images import decode_image, resized, size_of, split_order
+from mmtok.data.images import decode_image, size_of, split_order
 from mmtok.data.jets import FEATURES, checked_jet
 from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
 from mmtok.data.screen import Limit, Screen, Screened
@@ -44,7 +44,6 @@ class HubTable(Screened):
     train       the table's own split to train on
     heldout     the table's own split to hold out; "": a share of `train`, chosen by `seed`
     limit       at most so many rows of each split; 0: all
-    rate_hz     of the speech yielded; height, width, channels: of the images yielded (height 0: as they are)
     features    of the jets' constituents, in the order of the table
     limits      field -> the least and the most that it may have: characters of a text, seconds of speech, pixels of an image,
                 particles of a jet; other rows are left out and counted. A most of 0: any
@@ -61,10 +60,6 @@ class HubTable(Screened):
     heldout_share: float = 0.1
     seed: int = 0
     limit: int = 0
-    rate_hz: int = 16_000
-    height: int = 0
-    width: int = 0
-    channels: int = 3
     features: tuple[str, ...] = FEATURES
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -193,14 +188,11 @@ class HubTable(Screened):
             case "text":
                 return partial(_text, rows.classes(column))
             case "speech":
-                return lambda cell, where: decode_sound(self._file(cell, where), where, self.rate_hz)
+                return lambda cell, where: decode_sound(self._file(cell, where), where)
             case "image":
-                return lambda cell, where: self._sized(decode_image(self._file(cell, where), where))
+                return lambda cell, where: decode_image(self._file(cell, where), where)
             case _:
                 return lambda cell, where: checked_jet(cell, where, self.features)
-
-    def _sized(self, image: np.ndarray) -> np.ndarray:
-        return resized(image, self.height, self.width or self.height, self.channels) if self.height else image
 
     def _file(self, cell: Any, where: str) -> io.BytesIO | Path:
         """A cell of sound or picture as something to read: its bytes, or the file it names."""

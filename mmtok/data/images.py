@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
+from mmtok.preparation import Preparer
+from mmtok.preparation.images import ImagePreparation, Picture
 from mmtok.segment import BadInput
 from mmtok.walk import folder_at, walk
 
@@ -34,10 +36,18 @@ SCANS_SPLIT_SEED = 0  # the scans' split is the same in every run, so that figur
 # ---- files
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture as uint8 (Y, X) or (Y, X, 3).
+    """A picture as uint8 (Y, X) or (Y, X, 3); what is transparent is laid over white. What was done is said in one warning.
 
-    CMYK, palettes, 16 bits, transparency (over white), animations (first frame) and camera rotation are converted, and
-    said in one warning per file. Raises BadInput for what is missing, truncated, without pixels or not an image.
+    Raises BadInput as `open_image` does.
+    """
+    return Preparer("image", ImagePreparation())(open_image(path))
+
+
+def open_image(path: Path) -> Picture:
+    """A picture as it is, but for what no tokenizer takes: CMYK, palettes, 16 bits, animations and camera rotation are converted
+    to grey or RGB values, with their opacity where the file has it.
+
+    Raises BadInput for what is missing, truncated, without pixels or not an image.
     """
     path = Path(path)
     if path.is_file() and path.stat().st_size == 0:
@@ -45,14 +55,12 @@ def read_image(path: Path) -> np.ndarray:
     return decode_image(path, str(path))
 
 
-def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
-    """As `read_image`, of a path or an open file, which messages call `name`."""
+def decode_image(file: Path | BinaryIO, name: str) -> Picture:
+    """As `open_image`, of a path or an open file, which messages call `name`."""
     said: list[str] = []
     with _opened(file, name) as picture:
         values = _converted(picture, said)
-    if said:
-        warnings.warn(f"{name}: {', '.join(said)}", stacklevel=3)
-    return values
+    return Picture(values, name, tuple(said))
 
 
 @remembered
@@ -87,9 +95,9 @@ def _opened(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def _converted(picture: Image.Image, said: list[str]) -> np.ndarray:
-    """The first frame as grey or RGB values; what was converted is added to `said`."""
+    """The first frame as grey or RGB values, opacity last where there is some; what was converted is added to `said`."""
     if getattr(picture, "n_frames", 1) > 1:
-        said.append(f"the first of {picture.n_frames} frames is taken")
+        said.append(f"cut to the first of {picture.n_frames} frames")
     stored = str(picture.tile[0][3]) if picture.tile else ""  # Pillow cuts 16-bit colour to 8 while loading; only here does it still say so
     deep = ";16" in stored and "BGR" not in stored or picture.mode.startswith("I;16")
     picture.load()
@@ -97,16 +105,23 @@ def _converted(picture: Image.Image, said: list[str]) -> np.ndarray:
     if upright.size != picture.size or upright.tobytes() != picture.tobytes():
         said.append("turned upright as its orientation tag says")
     if deep:
-        said.append("16 bits are reduced to 8")
+        said.append("reduced from 16 bits to 8")
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return _deep_grey(upright)
+    grey = upright.mode in ("1", "L", "LA", "La")
+    if upright.mode in ("P", "PA"):
+        said.append("converted from a palette to RGB")
+    elif not grey and upright.mode not in ("RGB", "RGBA", "RGBa"):
+        said.append(f"converted from {upright.mode} to RGB")
     if upright.has_transparency_data:
-        said.append("transparency is laid over white")
-        layer, grey = upright.convert("RGBA"), upright.mode in ("LA", "La", "L", "1")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("L" if grey else "RGB")
-    if upright.mode not in ("1", "L", "RGB"):
-        said.append("palette colours are converted to RGB" if upright.mode in ("P", "PA") else f"{upright.mode} is converted to RGB")
-    return np.array(upright.convert("L" if upright.mode in ("1", "L") else "RGB"), dtype=np.uint8)
+        return _with_opacity(upright, grey)
+    return np.array(upright.convert("L" if grey else "RGB"), dtype=np.uint8)
+
+
+def _with_opacity(picture: Image.Image, grey: bool) -> np.ndarray:
+    """(Y, X, 4), or (Y, X, 2) where the colours are grey."""
+    values = np.array(picture.convert("RGBA"), dtype=np.uint8)
+    return values[:, :, [0, 3]] if grey else values
 
 
 def _deep_grey(picture: Image.Image) -> np.ndarray:
@@ -240,22 +255,17 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageFolder(Screened):
-    """A folder of pictures with names: examples {"caption": name, "image": image}, all resized to one size.
+    """A folder of pictures with names: examples {"caption": name, "image": Picture}, each of its own size and colours.
 
     A picture in a sub-folder is captioned by that folder's name, one beside it by its own name without the suffix;
     underscores become spaces.
 
     path           of the folder
-    height, width  in pixels, that every picture is resized to (its aspect ratio is not kept)
-    channels       1 grey, 3 RGB
     heldout_share  share of the pictures; seed: of who is held out
     min_pixels, max_pixels  height times width of a picture as it is stored; others are left out and counted. 0: any
     """
 
     path: str = ""
-    height: int = 32
-    width: int = 32
-    channels: int = 3
     heldout_share: float = 0.1
     seed: int = 0
     min_pixels: int = 0
@@ -264,9 +274,6 @@ class ImageFolder(Screened):
     def __post_init__(self):
         super().__post_init__()
         self._limit()
-        if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
-            raise BadInput(f"ImageFolder: {self.height} x {self.width} pixels of {self.channels} channels; "
-                           f"sizes must be at least 1, channels 1 or 3")
         if not 0 < self.heldout_share < 1:
             raise BadInput(f"ImageFolder: heldout_share is {self.heldout_share}; it must be between 0 and 1")
 
@@ -310,19 +317,10 @@ class ImageFolder(Screened):
         inside = file.relative_to(Path(self.path).expanduser())
         return (inside.stem if len(inside.parts) == 1 else inside.parts[-2]).replace("_", " ")
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | Picture]]:
         """The pictures of "train" or "heldout". Raises BadInput where more than `on_error` passes over cannot be read."""
         check_split(self, split)
         screen = self._screen()
         rows = np.sort(split_order(len(screen.items), self.heldout_share, self.seed)[split])
-        yield from screen.read([screen.items[row] for row in rows], self._example)
-
-    def _example(self, file: Path) -> dict[str, str | np.ndarray]:
-        image = resized(read_image(file), self.height, self.width, self.channels)
-        return {"caption": self.caption(file), "image": image}
-
-
-def resized(image: np.ndarray, height: int, width: int, channels: int) -> np.ndarray:
-    """An image of another size and kind: bicubic, with smoothing where it shrinks."""
-    picture = Image.fromarray(image).convert("L" if channels == 1 else "RGB")
-    return np.array(picture.resize((width, height), Image.Resampling.BICUBIC) if picture.size != (width, height) else picture)
+        read = lambda file: {"caption": self.caption(file), "image": open_image(file)}
+        yield from screen.read([screen.items[row] for row in rows], read)

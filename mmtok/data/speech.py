@@ -19,7 +19,9 @@ import numpy as np
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.data.transcripts import BESIDE, Transcripts
 from mmtok.files import in_place_when_whole, write_bytes
-from mmtok.nn.resample import resample
+from mmtok.nn.resample import check_rate
+from mmtok.preparation import Preparer
+from mmtok.preparation.speech import Sound, SpeechPreparation
 from mmtok.progress import Progress
 from mmtok.segment import BadInput
 from mmtok.tally import Tally
@@ -33,8 +35,16 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 # Files
 
 
-def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
-    """A sound file -> float32 (N,) mono at rate_hz. Channels are averaged and other rates resampled, and one warning says so.
+def read_sound(path: str | Path, rate_hz: int = 16_000, channel: int | str = "mix") -> np.ndarray:
+    """A sound file -> float32 (N,) at rate_hz: its channels' mix, or one of them. What was done is said in one warning.
+
+    Raises BadInput as `open_sound` does, and for a channel that is not there.
+    """
+    return Preparer("speech", SpeechPreparation(channel), {"rate_hz": rate_hz})(open_sound(path))
+
+
+def open_sound(path: str | Path) -> Sound:
+    """A sound file as it is: float32 (N, channels) at its own rate.
 
     Raises BadInput for a file that is missing, empty, not sound, truncated to nothing, or holds NaN or infinite samples.
     """
@@ -43,12 +53,12 @@ def read_sound(path: str | Path, rate_hz: int = 16_000) -> np.ndarray:
         raise BadInput(f"{path}: is a folder, not a sound file" if path.is_dir() else f"{path}: no such file")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: the file is empty")
-    return decode_sound(path, str(path), rate_hz)
+    return decode_sound(path, str(path))
 
 
 @remembered
 def sound_seconds(path: Path) -> float:
-    """How long a sound file is, by its header. Raises BadInput as `read_sound` does, but for what only its samples tell."""
+    """How long a sound file is, by its header. Raises BadInput as `open_sound` does, but for what only its samples tell."""
     return seconds_of(path, str(path))
 
 
@@ -63,13 +73,14 @@ def seconds_of(source: Path | BinaryIO, name: str) -> float:
         raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
     if frames < 1:
         raise BadInput(f"{name}: the file holds no samples")
+    _check_rate(name, rate_hz)
     if _cut_short(log):
         raise BadInput(f"{name}: truncated, its header promises more samples than are there")
     return frames / rate_hz
 
 
-def decode_sound(source: Path | BinaryIO, name: str, rate_hz: int = 16_000) -> np.ndarray:
-    """As `read_sound`, of a path or an open file, which messages call `name`."""
+def decode_sound(source: Path | BinaryIO, name: str) -> Sound:
+    """As `open_sound`, of a path or an open file, which messages call `name`."""
     import soundfile
 
     try:
@@ -80,16 +91,17 @@ def decode_sound(source: Path | BinaryIO, name: str, rate_hz: int = 16_000) -> n
         raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
     if not len(samples):
         raise BadInput(f"{name}: the file holds no samples")
+    _check_rate(name, from_hz)
     if len(samples) < promised or _cut_short(log):
         raise BadInput(f"{name}: truncated, its header promises more samples than the {len(samples)} that are there")
     if not np.isfinite(samples).all():
         raise BadInput(f"{name}: holds NaN or infinite samples")
-    done = [f"{samples.shape[1]} channels averaged"] if samples.shape[1] > 1 else []
-    done += [f"{from_hz} Hz resampled to {rate_hz} Hz"] if from_hz != rate_hz else []
-    if done:
-        warnings.warn(f"{name}: {', '.join(done)}", stacklevel=3)
+    return Sound(samples, from_hz, name)
+
+
+def _check_rate(name: str, rate_hz: int) -> None:
     try:
-        return resample(samples.mean(1), from_hz, rate_hz)
+        check_rate(rate_hz)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from None
 
@@ -135,7 +147,6 @@ class SpeechFolder(Screened):
     """
 
     path: str = ""
-    rate_hz: int = 16_000
     min_duration_s: float = 0.0
     max_duration_s: float = 0.0
     min_chars: int = 0
@@ -154,7 +165,7 @@ class SpeechFolder(Screened):
         return ("train", "heldout")
 
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
-        """{"caption": str, "speech": float32 (N,)} by file name; nothing is cached.
+        """{"caption": str, "speech": Sound} by file name; nothing is cached.
 
         Raises BadInput where more files than `on_error` passes over have no transcript or cannot be read.
         """
@@ -162,7 +173,7 @@ class SpeechFolder(Screened):
         screen, transcripts = self._screen()
         heldout = _held_out(screen.items)
         mine = [path for path in screen.items if (path in heldout) == (split == "heldout")]
-        yield from screen.read(mine, lambda path: {"caption": transcripts.text(path), "speech": read_sound(path, self.rate_hz)})
+        yield from screen.read(mine, lambda path: {"caption": transcripts.text(path), "speech": open_sound(path)})
 
     def check(self) -> None:
         """Raise BadInput when the files or their transcripts are not there or, by their headers, too many cannot be used."""
@@ -241,7 +252,6 @@ class SpokenDigits:
 
     seed: int = 0
     n_utterances: int = 3000
-    rate_hz: int = 16_000
 
     def __post_init__(self):
         if self.n_utterances < 30:
@@ -278,9 +288,11 @@ class SpokenDigits:
         return len(self.utterances(split))
 
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
-        """{"caption": str, "speech": float32 (N,) at rate_hz}; made once and kept in `cache` as 16-bit samples."""
+        """{"caption": str, "speech": Sound} as the engine speaks; made once and kept in `cache` as 16-bit samples."""
+        from mmtok.data.espeak import RATE_HZ
+
         utterances = self.utterances(split)
-        key = hashlib.sha256(json.dumps([asdict(self), utterances, 2]).encode()).hexdigest()[:12]  # 2: of the code below
+        key = hashlib.sha256(json.dumps([asdict(self), utterances, 3]).encode()).hexdigest()[:12]  # 3: of the code below
         path = Path(cache) / f"spoken-digits-{split}-{key}.npz"
         if not path.is_file():
             self._make(utterances, path)
@@ -290,7 +302,8 @@ class SpokenDigits:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(f"{path}: the cached clips cannot be read ({type(error).__name__}); delete the file to make them anew") from None
         for utterance, start, stop in zip(utterances, [0, *stops[:-1]], stops):
-            yield {"caption": utterance.caption, "speech": samples[start:stop].astype(np.float32) / 32768}
+            clip = samples[start:stop].astype(np.float32) / 32768
+            yield {"caption": utterance.caption, "speech": Sound(clip, RATE_HZ, f"{utterance.caption!r} by {utterance.voice}")}
 
     def _make(self, utterances: list[Utterance], path: Path) -> None:
         from mmtok.data.espeak import RATE_HZ, Espeak, set_level, trim
@@ -299,8 +312,8 @@ class SpokenDigits:
         engine, clips = Espeak(), []
         with Progress("speaking", len(utterances), "clips") as progress:
             for utterance in utterances:
-                clip = resample(engine.say(*utterance) / np.float32(32768), RATE_HZ, self.rate_hz)
-                clips.append(np.round(set_level(trim(clip, self.rate_hz)) * 32767).astype(np.int16))
+                clip = trim(engine.say(*utterance) / np.float32(32768), RATE_HZ)
+                clips.append(np.round(set_level(clip) * 32767).astype(np.int16))
                 progress.advance()
         try:
             with in_place_when_whole(path) as temporary, temporary.open("wb") as file:

@@ -22,6 +22,9 @@ class Tokenizer(Protocol):
 
     `encode` and `decode` are inverses, or the class states its error in units. What is learned in closed form
     (text pieces, bin ranges) has `fit(signals)`; what needs gradients is trained by train/fit_tokenizer.py.
+
+    Its config may have `takes`, the signals that it takes ({"rate_hz": 16000}; {"height": 8, ...}): raw signals are
+    prepared to be such (mmtok.preparation), and nothing else says their rate or size.
     """
 
     signature: Signature

@@ -57,6 +57,11 @@ class PixelsConfig:
         if not 2 <= self.levels <= 256:
             raise BadInput(f"PixelsConfig: levels is {self.levels}; it must be 2 to 256")
 
+    @property
+    def takes(self) -> dict[str, int | None]:
+        """The images that its tokenizer takes; None: of any height and width, grey or RGB."""
+        return {"height": self.height, "width": self.width, "channels": self.channels or (None if self.height is None else 1)}
+
     def build(self) -> Pixels:
         """The tokenizer: nothing is to be learned."""
         return Pixels(self)
@@ -70,7 +75,7 @@ class Pixels(ImageTokenizer):
     def __init__(self, config: PixelsConfig):
         self.config = config
         self._free = config.height is None
-        self._channels = config.channels or (None if self._free else 1)
+        self._channels = config.takes["channels"]
         frames = None if self._free else config.height * config.width * self._channels
         self.signature = Signature("image", levels=(config.levels,), frames=frames, fingerprint=fingerprint("Pixels", asdict(config)))
 

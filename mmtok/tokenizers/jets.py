@@ -61,6 +61,11 @@ class JetGridConfig:
         if self.totals and self.features[1:3] != ("eta_rel", "phi_rel"):
             raise BadInput("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
 
+    @property
+    def takes(self) -> dict[str, tuple[str, ...]]:
+        """The jets that its tokenizer takes: these columns."""
+        return {"features": self.features}
+
     def build(self) -> JetGrid:
         """The tokenizer: nothing is to be learned."""
         return JetGrid(self)

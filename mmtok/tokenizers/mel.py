@@ -33,6 +33,11 @@ class MelConfig:
         except ValueError as error:
             raise BadInput(f"{type(self).__name__}: {error}") from None
 
+    @property
+    def takes(self) -> dict[str, int]:
+        """The signals that its tokenizer takes: mono at this rate."""
+        return {"rate_hz": self.mel.rate_hz}
+
     @classmethod
     def apple_80hz(cls) -> Self:
         """The vocoder setting of Bai et al. 2024: a frame every 12.5 ms."""
@@ -119,7 +124,8 @@ def checked_samples(signal) -> Tensor:
     """
     samples = np.asarray(signal)
     if samples.ndim != 1:
-        raise BadInput(f"speech: expected mono samples of shape (n,), got {samples.shape}; average the channels first")
+        raise BadInput(f"speech: expected mono samples of shape (n,), got {samples.shape}; "
+                       "mmtok.preparation.speech.SpeechPreparation takes one channel or mixes them")
     if samples.dtype.kind != "f":
         raise BadInput(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; divide 16-bit samples by 32768")
     if not len(samples):

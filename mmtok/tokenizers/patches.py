@@ -109,6 +109,11 @@ class PatchGrid:
         return self.height // self.patch, self.width // self.patch
 
     @property
+    def takes(self) -> dict[str, int | None]:
+        """The images that its tokenizer takes."""
+        return {"height": self.height, "width": self.width, "channels": self.channels}
+
+    @property
     def info(self) -> dict[str, int]:
         """What a segment says of its image."""
         return {"height": self.height, "width": self.width, "channels": self.channels}

@@ -47,7 +47,7 @@ def test_stereo_and_other_rates_are_converted_and_said_once(tmp_path):
     path = tmp_path / "stereo.wav"
     mono = tone(22_050, 22_050)
     soundfile.write(path, np.stack([mono, 0.5 * mono], 1), 22_050)
-    with pytest.warns(UserWarning, match="2 channels averaged, 22050 Hz resampled to 16000 Hz") as said:
+    with pytest.warns(UserWarning, match="mixed down from 2 channels, resampled from 22,050 to 16,000 Hz") as said:
         samples = read_sound(path)
     assert len(said) == 1 and samples.shape == (16_000,)
     assert np.abs(samples - 0.75 * tone(16_000))[500:-500].max() < 2e-3
@@ -94,7 +94,7 @@ def test_folder_with_texts_beside(tmp_path):
     source = SpeechFolder(str(tmp_path))
     parts = {split: list(source.examples(split, tmp_path)) for split in source.splits}
     assert len(parts["train"]) == 18 and len(parts["heldout"]) == 2
-    assert {e["caption"]: len(e["speech"]) for part in parts.values() for e in part} == {f"clip {i}": 400 + i for i in range(20)}
+    assert {e["caption"]: len(e["speech"].samples) for part in parts.values() for e in part} == {f"clip {i}": 400 + i for i in range(20)}
 
 
 def test_folder_with_a_table(tmp_path):
@@ -248,8 +248,9 @@ def test_spoken_digits_are_made_once_and_the_same_everywhere(tmp_path):
     elsewhere = list(source.examples("train", tmp_path / "two"))
     for a, b, c in zip(first, second, elsewhere, strict=True):
         assert a["caption"] == b["caption"] == c["caption"] and set(a) == set(source.fields)
-        assert np.array_equal(a["speech"], b["speech"]) and np.array_equal(a["speech"], c["speech"])
-        assert a["speech"].dtype == np.float32 and 0.2 < len(a["speech"]) / 16_000 < 2 and np.abs(a["speech"]).max() <= 0.91
+        one, two, three = (example["speech"].samples for example in (a, b, c))
+        assert np.array_equal(one, two) and np.array_equal(one, three)
+        assert one.dtype == np.float32 and 0.2 < len(one) / a["speech"].rate_hz < 2 and np.abs(one).max() <= 0.91
     assert [e["caption"] for e in first] == [u.caption for u in source.utterances("train")]
     assert len(list((tmp_path / "one").iterdir())) == 1
     with pytest.raises(BadInput, match="no split"):
@@ -271,7 +272,7 @@ def test_a_damaged_cache_is_named_and_made_again_when_it_is_gone(tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     path.unlink()
     again = list(source.examples("heldout", tmp_path))
-    assert all(np.array_equal(a["speech"], b["speech"]) for a, b in zip(first, again, strict=True)) and path.read_bytes() == whole
+    assert all(np.array_equal(a["speech"].samples, b["speech"].samples) for a, b in zip(first, again, strict=True)) and path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("stop, said", [(OSError(28, "No space left on device"), BadInput), (KeyboardInterrupt(), KeyboardInterrupt)])

@@ -24,7 +24,7 @@ COLUMN = EDM(sigma_max=8.0)
 
 recipe = Recipe(
     name="pixels",
-    sources=(ImageFolder("images", 4, 4, 1, heldout_share=0.3),),
+    sources=(ImageFolder("images", heldout_share=0.3),),
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
     tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
     model=DecoderConfig(trunk=TRUNK, heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)}),

@@ -18,7 +18,7 @@ from mmtok.train.fit_lm import TrainConfig
 recipe = Recipe(
     name="tiny",
     sources=(
-        ImageFolder("images", 4, 4, 1, heldout_share=0.3),
+        ImageFolder("images", heldout_share=0.3),
         SpeechFolder("sounds"),
         JetFile("jets.npz", "labels.txt", heldout_share=0.5),
     ),

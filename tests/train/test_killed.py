@@ -33,7 +33,7 @@ from mmtok.train.fit_lm import TrainConfig
 
 recipe = Recipe(
     name="killed",
-    sources=(ImageFolder({folder!r}, 4, 4, 1, heldout_share=0.3),),
+    sources=(ImageFolder({folder!r}, heldout_share=0.3),),
     tokenizers={{"text": SentencePieceConfig(n_pieces=270), "image": PixelsConfig(4, 4, 1, levels=5)}},
     tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
     corrupt={{"image": Corrupt(drop=0.2)}},

@@ -1,0 +1,119 @@
+"""What is done to raw signals before they are tokenised, as values of the recipe: one drawer per kind of signal.
+
+A tokenizer's config says which signals it takes (`takes`: a rate, a size, channels); a preparation
+says how a raw signal becomes one. Both together are a `Preparer`. It is applied at one place for each door:
+examples of sources (`prepared_examples`), files and words (data/convert.py, words.py). The
+preparation lies beside the tokenizer, as preparation.json, so that whoever uses the one uses the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmtok.files import write_text
+from mmtok.plain import from_plain, to_plain
+from mmtok.preparation.images import ImagePreparation
+from mmtok.preparation.speech import SpeechPreparation
+from mmtok.preparation.text import TextPreparation
+from mmtok.segment import BadInput
+from mmtok.tally import Tally
+
+PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
+DEFAULTS = {"text": TextPreparation(), "speech": SpeechPreparation(), "image": ImagePreparation()}
+FILE = "preparation.json"
+UNITS = {"text": "texts", "speech": "clips", "image": "images"}
+
+
+class Preparation(Protocol):
+    """A frozen dataclass of choices, with `modality` as a class variable."""
+
+    modality: str
+
+    def prepare(self, signal: Any, name: str, tally: Tally, **takes: Any) -> Any:
+        """A raw signal -> one that the tokenizer takes; what is done is added to the tally."""
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Makes raw signals of one modality those that its tokenizer takes. Without a preparation they stay as they are.
+
+    takes  the tokenizer's own words of the signals that it takes
+    """
+
+    modality: str
+    preparation: Preparation | None = None
+    takes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, signal: Any, name: str = "", tally: Tally | None = None) -> Any:
+        """One signal, prepared; what was done is added to the tally, or, without one, said at once.
+
+        Raises BadInput, beginning with the name where there is one, for what cannot be prepared.
+        """
+        if self.preparation is None:
+            return signal
+        if tally is None:
+            with Tally(self.unit) as tally:
+                return self(signal, name, tally)
+        tally.seen()
+        name = getattr(signal, "name", "") or name
+        try:
+            return self.preparation.prepare(signal, name or f"the {self.modality}", tally, **self.takes)
+        except BadInput as error:
+            raise BadInput(f"{name}: {error}" if name else str(error)) from None
+
+    @property
+    def unit(self) -> str:
+        """What signals of this modality are called where they are counted."""
+        return UNITS.get(self.modality, self.modality)
+
+
+def preparer(modality: str, config: Any, preparation: Preparation | None = None) -> Preparer:
+    """Of signals for the tokenizer of this config, by this preparation or the modality's own."""
+    return Preparer(modality, preparation or DEFAULTS.get(modality), getattr(config, "takes", {}))
+
+
+def prepared_examples(
+    examples: Iterable[Mapping[str, Any]], preparers: Mapping[str, Preparer], of: str = "",
+    said: set[tuple[str, str]] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """A source's examples with the signals of the named fields prepared; others stay as they are.
+
+    preparers: field -> its preparer. of: which examples these are, in what is said of them.
+    said: what was said of them before, see `Tally`.
+    """
+    with ExitStack() as stack:
+        tally = lambda f: Tally(" ".join(part for part in (of, preparers[f].unit) if part), said)
+        tallies = {f: stack.enter_context(tally(f)) for f in preparers}
+        for i, example in enumerate(examples):
+            yield {f: preparers[f](signal, f"{f} of example {i}", tallies[f]) if f in preparers else signal
+                   for f, signal in example.items()}
+
+
+# ---- beside a tokenizer
+
+def save_preparation(folder: Path, preparation: Preparation | None) -> None:
+    """Write FOLDER/preparation.json; without a preparation nothing."""
+    if preparation is not None:
+        write_text(Path(folder) / FILE, json.dumps(to_plain(preparation), indent=2) + "\n")
+
+
+def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
+    """The preparation that lies in a tokenizer's folder; without a file, or a folder, the modality's own.
+
+    Raises BadInput for a file that is broken or of another modality.
+    """
+    path = None if folder is None else Path(folder) / FILE
+    if path is None or not path.exists():
+        return DEFAULTS.get(modality)
+    try:
+        found = from_plain(json.loads(path.read_text(encoding="utf-8")), PreparationConfig, "preparation")
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} cannot be read as a preparation: {error}") from None
+    if found.modality != modality:
+        raise BadInput(f"{path} prepares {found.modality}, not {modality}")
+    return found

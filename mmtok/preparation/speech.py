@@ -1,0 +1,97 @@
+"""Sound before it is tokenised: one channel of several, or their mix, at the rate that the tokenizer takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from mmtok.nn.resample import resample
+from mmtok.segment import BadInput
+from mmtok.tally import Tally
+
+NAMED = {"left": 0, "right": 1}
+MOST_CHANNELS = 64  # more columns than that are samples that lie the wrong way round
+# Two unrelated channels lose 3.01 dB of their power when averaged, and so does one beside a silent one;
+# whatever loses more cancels out in part.
+LOSS_DB = 3.1
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A raw clip: float samples (N,) or (N, channels) within [-1, 1], their rate, and what the clip is called."""
+
+    samples: np.ndarray
+    rate_hz: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class SpeechPreparation:
+    """How a clip becomes one channel at the tokenizer's rate.
+
+    channel  mix: the average of all; left, right, or a number from 0: that one alone. A clip of one
+             channel is taken as it is
+    """
+
+    modality: ClassVar[str] = "speech"
+
+    channel: int | Literal["mix", "left", "right"] = "mix"
+
+    def __post_init__(self):
+        if isinstance(self.channel, int) and self.channel < 0:
+            raise BadInput(f"SpeechPreparation: channel is {self.channel}; "
+                           "it must be mix, left, right or a number from 0")
+
+    def prepare(self, sound: Sound | np.ndarray, name: str, tally: Tally, rate_hz: int) -> np.ndarray:
+        """A clip -> float32 (N,) at rate_hz. A bare array (N,) or (N, channels) is at that rate already.
+
+        Raises BadInput for what is no clip, a channel that is not there, and a rate of no sound.
+        """
+        if not isinstance(sound, Sound):
+            sound = Sound(np.asarray(sound), rate_hz)
+        samples = self._mono(_checked(sound.samples), name, tally)
+        if sound.rate_hz == rate_hz:
+            return samples
+        out = resample(samples, sound.rate_hz, rate_hz)
+        tally.add(f"resampled from {sound.rate_hz:,} to {rate_hz:,} Hz", name)
+        return out
+
+    def _mono(self, samples: np.ndarray, name: str, tally: Tally) -> np.ndarray:
+        """(N, channels) -> (N,)."""
+        n_channels = samples.shape[1]
+        if n_channels == 1:
+            return samples[:, 0]
+        if self.channel != "mix":
+            index = NAMED.get(self.channel, self.channel)
+            if index >= n_channels:
+                raise BadInput(f"it has {n_channels} channels, numbered from 0, "
+                               f"but channel {self.channel} was asked for")
+            tally.add(f"cut to channel {self.channel} of {n_channels}", name)
+            return samples[:, index]
+        tally.add(f"mixed down from {n_channels} channels", name)
+        mix = samples.mean(1)
+        if mix_loss_db(samples, mix) > LOSS_DB:
+            tally.add("made more than 3 dB weaker than its channels by the mix, as they cancel each other; "
+                      "--preparation.speech.channel left (or right, or a number) takes one alone", name)
+        return mix
+
+
+def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
+    """How much weaker a mix (N,) is than its channels (N, channels) on average, in dB of power; 0 of silence."""
+    power = float(np.square(samples, dtype=np.float64).mean())
+    left = float(np.square(mix, dtype=np.float64).mean())
+    if power == 0:
+        return 0.0
+    return 10 * np.log10(power / max(left, power * 1e-20))
+
+
+def _checked(samples: np.ndarray) -> np.ndarray:
+    """Samples as (N, channels). Raises BadInput for another shape, and for what is no floats."""
+    if samples.ndim not in (1, 2) or samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
+        raise BadInput(f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}")
+    if samples.dtype.kind != "f":
+        raise BadInput(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
+                       "divide 16-bit samples by 32768")
+    return samples.reshape(len(samples), -1) if len(samples) else samples.reshape(0, 1)

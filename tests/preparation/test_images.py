@@ -1,0 +1,74 @@
+"""Pictures get the tokenizer's size and colours: stretched, cropped or padded, over a stated background."""
+
+import numpy as np
+import pytest
+
+from mmtok.preparation.images import ImagePreparation, Picture
+from mmtok.segment import BadInput
+from mmtok.tally import Tally
+
+HALVES = np.repeat([[0] * 4 + [255] * 4], 4, 0).astype(np.uint8)  # (4, 8): left black, right white
+
+
+def prepared(pixels, how=(), **takes):
+    tally = Tally("images")
+    return ImagePreparation(**dict(how)).prepare(pixels, "a.png", tally, **takes), list(tally.counts)
+
+
+def test_what_fits_is_taken_as_it_is():
+    for takes in ({}, {"height": 4, "width": 8, "channels": 1}):
+        out, said = prepared(HALVES, **takes)
+        assert np.array_equal(out, HALVES) and said == []
+    assert np.array_equal(prepared(HALVES[:, :, None])[0], HALVES)
+
+
+def test_stretched_both_halves_stay():
+    out, said = prepared(HALVES, height=4, width=4)
+    assert out[0, 0] < 20 and out[0, 3] > 235 and said == ["resized to 4 x 4 (height x width), its proportions changed"]
+    assert prepared(HALVES, height=2, width=4)[1] == ["resized to 2 x 4 (height x width)"]
+
+
+def test_cropped_the_middle_stays():
+    out, said = prepared(HALVES, {"fit": "crop"}, height=4, width=4)
+    assert np.array_equal(out, HALVES[:, 2:6]) and said == ["resized to 4 x 4 (height x width), its edges cut off"]
+
+
+def test_padded_everything_stays_on_the_background():
+    out, said = prepared(HALVES, {"fit": "pad", "background": "#404040"}, height=8, width=8)
+    assert np.array_equal(out[2:6], HALVES) and (out[[0, 1, 6, 7]] == 64).all()
+    assert said == ["resized to 8 x 8 (height x width), padded"]
+    thin = prepared(np.zeros((1, 1_000), np.uint8), {"fit": "pad"}, height=8, width=8)[0]
+    assert thin.shape == (8, 8) and (thin == 0).sum() == 8  # a row at least
+
+
+def test_transparency_shows_the_background():
+    clear = np.zeros((1, 2, 4), np.uint8)
+    clear[0, 1] = (10, 20, 30, 255)
+    out, said = prepared(clear, {"background": "red"})
+    assert out.tolist() == [[[255, 0, 0], [10, 20, 30]]] and said == ["laid over red where there is transparency"]
+    assert prepared(np.full((1, 1, 2), 128, np.uint8))[0].tolist() == [[191]]  # half of grey 128 over white
+    assert prepared(np.full((1, 1, 4), 255, np.uint8))[1] == []  # opaque
+
+
+def test_colours_become_the_tokenizers():
+    red = np.full((2, 2, 3), (255, 0, 0), np.uint8)
+    out, said = prepared(red, channels=1)
+    assert out.shape == (2, 2) and (out == 76).all() and said == ["turned grey"]  # ITU-R 601
+    out, said = prepared(HALVES, channels=3)
+    assert out.shape == (4, 8, 3) and said == []  # nothing is lost
+
+
+def test_what_a_reader_did_is_counted_too():
+    out, said = prepared(Picture(HALVES, "a.png", ("reduced from 16 bits to 8",)))
+    assert np.array_equal(out, HALVES) and said == ["reduced from 16 bits to 8"]
+
+
+def test_what_is_no_picture_is_left_to_the_tokenizer():
+    for wrong in (np.zeros((2, 2)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8)):
+        assert prepared(wrong, height=1, width=1)[0] is wrong
+
+
+@pytest.mark.parametrize("background", ["wite", "#12", "", "#ffffff00"])
+def test_no_colour_is_refused(background):
+    with pytest.raises(BadInput, match="background"):
+        ImagePreparation(background=background)

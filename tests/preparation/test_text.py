@@ -1,0 +1,22 @@
+"""Texts are left as they are unless the recipe says otherwise; what changes is counted."""
+
+import pytest
+
+from mmtok.preparation.text import TextPreparation
+from mmtok.tally import Tally
+
+CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
+
+
+@pytest.mark.parametrize("how, expected", [
+    ({}, CAFE),
+    ({"normal_form": "NFC"}, "  Caf\u00e9 ﬁne\n"),
+    ({"normal_form": "NFKC", "lower_case": True}, "  caf\u00e9 fine\n"),
+    ({"strip": True}, "Cafe\u0301 ﬁne"),
+])
+def test_texts_are_prepared_as_said_and_twice_is_as_once(how, expected):
+    prepare, tally = TextPreparation(**how).prepare, Tally("texts")
+    assert prepare(CAFE, "a", tally) == expected
+    assert list(tally.counts.values()) == [1] * (expected != CAFE)
+    assert prepare(expected, "a", Tally()) == expected
+    assert prepare(b"bytes", "a", tally) == b"bytes"  # the tokenizer refuses it
