@@ -108,7 +108,8 @@ class Recipe:
         """Fill in the preparations that are not named. Raises BadInput for one of another modality, and for a source of jets whose
         columns are not the tokenizer's: what columns a file has it alone can say."""
         for m, preparation in self.preparation.items():
-            if m not in self.tokenizers or preparation.modality != m:
+            idle = m not in self.tokenizers and preparation != DEFAULTS.get(m)  # what was filled in for a tokenizer may outlive it
+            if preparation.modality != m or idle:
                 raise BadInput(f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of {preparation.modality}; "
                                f"the recipe has tokenizers for {', '.join(self.tokenizers)}")
         filled = {m: self.preparation.get(m, DEFAULTS.get(m)) for m in self.tokenizers}

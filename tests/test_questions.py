@@ -12,7 +12,6 @@ from mmtok import questions
 from mmtok.ask import NOTHING
 from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Task
-from mmtok.data.speech import SpeechFolder
 from mmtok.metrics.images import frechet_pixels
 from mmtok.model.generate import Sampled
 from mmtok.questions import QUESTIONS
@@ -90,7 +89,8 @@ class Sorted:
 def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "N_VOICED", 50), monkeypatch.setattr(questions, "N_HEARD", 50)
     recipe = SimpleNamespace(sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0))
-    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path), Task(("caption",), ("speech",)))
+    examples_of = lambda source, split: source.examples(split, tmp_path)
+    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, examples_of=examples_of), Task(("caption",), ("speech",)))
     clips = [example["speech"] for example in Sorted().examples("other", tmp_path)]
     figures = questions._voices(s, clips, 16_000)
     assert figures["voice_judge_heldout"] == 1.0 and figures["voice_entropy"] == 1.0 and figures["voice_entropy_real"] > 0.9
@@ -119,24 +119,24 @@ class Counted(np.ndarray):
 
 @pytest.fixture
 def many(monkeypatch):
-    """many(source, field) -> its training examples come a thousand times over, counted; ours are those of no source."""
+    """many(field) -> training examples that have it come 400 times over, the prepared signals counted."""
     Counted.held = Counted.most = 0
 
-    def change(source, field):
-        examples = source.examples
+    def change(field):
+        examples_of = Run.examples_of
 
-        def repeated(self, split, cache=None):
+        def repeated(self, source, split):
             for _ in range(400 if split == "train" else 1):
-                for example in examples(self, split, cache):
+                for example in examples_of(self, source, split):
                     yield {**example, field: Counted.of(example[field].copy())} if split == "train" else example
 
-        monkeypatch.setattr(source, "examples", repeated)
+        monkeypatch.setattr(Run, "examples_of", repeated)
 
     return change
 
 
 def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
-    many(ImageFolder, "image")
+    many("image")
     monkeypatch.setattr(questions, "FITTED_ROWS", 20)
     figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" in figures and "frechet" in figures
@@ -144,7 +144,7 @@ def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
 
 
 def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
-    many(SpeechFolder, "speech")
+    many("speech")
     monkeypatch.setattr(questions, "MAX_CLIPS", 20)
     monkeypatch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
     run = open_run(tiny_copy)

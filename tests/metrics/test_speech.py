@@ -8,7 +8,10 @@ import torch
 
 from mmtok.data.speech import SpokenDigits
 from mmtok.metrics.speech import entropy_share, stoi, train_speech_judge, train_voice_judge, word_error_rate
+from mmtok.preparation import Preparer
+from mmtok.preparation.speech import SpeechPreparation
 from mmtok.segment import BadInput
+from mmtok.tally import Tally
 from mmtok.tokenizers.speech import DMelConfig
 
 
@@ -54,7 +57,9 @@ def digits(tmp_path_factory):
     """split -> list of (clip, utterance); fewer than the default set has, so that the test is quick."""
     pytest.importorskip("espeakng_loader")
     source, cache = SpokenDigits(n_utterances=1500), tmp_path_factory.mktemp("digits")
-    return {split: [(e["speech"], u) for e, u in zip(source.examples(split, cache), source.utterances(split))] for split in source.splits}
+    prepare = Preparer("speech", SpeechPreparation(), {"rate_hz": 16_000})
+    tally = Tally()
+    return {split: [(prepare(e["speech"], "", tally), u) for e, u in zip(source.examples(split, cache), source.utterances(split))] for split in source.splits}
 
 
 def single_words(pairs):

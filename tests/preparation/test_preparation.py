@@ -137,8 +137,7 @@ def test_the_rate_of_the_tokenizer_is_the_only_one(tiny_data, tiny_recipe, tmp_p
 
     source = replace(tiny_recipe.sources[1], path=str(tiny_data / "sounds"))
     tokenizers = {m: tiny_recipe.tokenizers[m] for m in ("text", "speech")}
-    recipe = replace(tiny_recipe, sources=(source,), tokenizers=tokenizers, tasks=tiny_recipe.tasks[2:4], corrupt={}, sampling={},
-                     preparation={})
+    recipe = replace(tiny_recipe, sources=(source,), tokenizers=tokenizers, tasks=tiny_recipe.tasks[2:4], corrupt={}, sampling={})
     recipe = override(recipe, ["--tokenizers.speech.mel.rate_hz", "22050"])
     with warnings.catch_warnings(action="ignore"):
         run = fit(recipe, tmp_path / "run")

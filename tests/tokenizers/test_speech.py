@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.data.speech import SpokenDigits
 from mmtok.nn.audio import MelSpec
 from mmtok.segment import BadInput, Segment
 from mmtok.nn.resample import resample
@@ -225,7 +224,3 @@ def test_impossible_settings_are_refused():
     for wrong in ({"mel": MelSpec(hop_samples=0)}, {"n_levels": 1}, {"low": 3.0}, {"high": float("nan")}):
         with pytest.raises(BadInput, match="DMelConfig"):
             DMelConfig(**wrong)
-
-
-def test_default_source_and_tokenizer_agree_on_the_rate():
-    assert SpokenDigits().rate_hz == DMelConfig().mel.rate_hz
