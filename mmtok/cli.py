@@ -169,7 +169,7 @@ def export(
 
 
 def tokenize(
-    modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets", "FILE")], *,
+    modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets; a folder for all files below it", "FILE")], *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmtok.data.tokens import TokenFile, read_tokens
-from mmtok.folder import read_json
+from mmtok.folder import NOTES, read_json, read_notes
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.plain import field_groups, to_plain
 from mmtok.recipe import Recipe
@@ -30,6 +30,8 @@ from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 from mmtok.vocabulary import Vocabulary
+
+MOST_NOTES = 10
 
 # ---- recipes and runs
 
@@ -52,7 +54,14 @@ def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_
     header = read_header(folder / "log.jsonl")
     products = f", in {header['precision']} on {header['device']}" if header else ""
     lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{plans}{products}")
-    return lines_text([*lines, *_fields(recipe)])
+    return lines_text([*lines, *_notes(folder), *_fields(recipe)])
+
+
+def _notes(folder: Path) -> list[str]:
+    """What was done to the data, as far as it was said: the first lines of it."""
+    notes = read_notes(folder)
+    more = [f"    and {len(notes) - MOST_NOTES} more in {folder / NOTES}"] if len(notes) > MOST_NOTES else []
+    return ["  said while it was made:" for _ in notes[:1]] + [f"    {note}" for note in notes[:MOST_NOTES]] + more
 
 
 def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmtok.files import write_text
 from mmtok.segment import BadInput
 
 LOCK = ".lock"
+NOTES = "notes.txt"
 
 
 @contextmanager
@@ -66,6 +68,38 @@ def _is(file: Any, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Keep what users are told meanwhile of their data in a run folder too, each line once; nothing in a folder that is no run yet."""
+    show = warnings.showwarning
+    told: list[str] = []
+
+    def show_and_keep(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        show(message, category, *rest, **more)
+        if issubclass(category, UserWarning):
+            told.append(" ".join(str(message).split()))
+            _keep(folder, told)
+
+    warnings.showwarning = show_and_keep
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        _keep(folder, told)
+
+
+def _keep(folder: Path, told: list[str]) -> None:
+    if told and (folder / "recipe.json").exists():
+        lines = dict.fromkeys([*read_notes(folder), *told])
+        write_text(folder / NOTES, "".join(f"{line}\n" for line in lines))
+
+
+def read_notes(folder: Path) -> list[str]:
+    """What users were told while a run was made, a line each; [] where nothing was."""
+    path = folder / NOTES
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def read_json(path: Path) -> Any:

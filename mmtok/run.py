@@ -22,7 +22,7 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.describe import planned_signatures
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
-from mmtok.folder import LOCK, held, is_begun, read_json
+from mmtok.folder import LOCK, held, is_begun, noted, read_json
 from mmtok.metrics.units import units_of
 from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
@@ -155,7 +155,7 @@ def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
     stay_on_cpu(device, "tokenizers learn")
     recipe = settled(recipe, out)
     with joined(device="cpu") as processes, ExitStack() as stack:
-        processes.by_first(lambda: (stack.enter_context(held(out)), _fit(recipe, out)))
+        processes.by_first(lambda: (stack.enter_context(held(out)), stack.enter_context(noted(out)), _fit(recipe, out)))
     return Run(out, recipe, resolve_device(device))
 
 
@@ -233,7 +233,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
     recipe = settled(recipe, out)
     with joined(device=device) as processes, ExitStack() as stack:
         processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)),
-                                    _plan_more(recipe, out), _fit(recipe, out)))
+                                    stack.enter_context(noted(out)), _plan_more(recipe, out), _fit(recipe, out)))
         run = Run(out, recipe, processes.device)
         opened = lambda: stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
         board = opened if tensorboard else lambda: lambda line: None

@@ -142,17 +142,12 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
             files.append(place)
             continue
         found = walk(place, suffixes)
+        if not found.files:
+            raise BadInput(f"{place}: is a folder without a file that can be used ({', '.join(suffixes)})")
         if found.left_out:
             warnings.warn(found.note(), stacklevel=2)
-        if not found.files:
-            raise BadInput(nothing_in(found, suffixes))
         files += found.files
     return files
-
-
-def nothing_in(found: Found, suffixes: Collection[str]) -> str:
-    """What to say of a folder without a wanted file."""
-    return f"{found.note() or found.folder}: no file in it that can be used ({', '.join(suffixes)})"
 
 
 # ---- a user's word for a place

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtok.data import images, speech
-from mmtok.data.convert import signals_of
+from mmtok.data.convert import SUFFIXES, signals_of
 from mmtok.data.text import TextFileConfig, passages, read_text
 from mmtok.run import Run
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
 from mmtok.walk import files_among
-
-SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
 
 
 def modality_of(path: Path) -> str:

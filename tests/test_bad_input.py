@@ -31,7 +31,7 @@ BAD = {
         "empty.txt": (lambda p: p.write_bytes(b""), "the file is empty"),
         "latin1.txt": (lambda p: p.write_bytes("café".encode("latin1")), "not UTF-8 text: byte 0xE9 at offset 3"),
         "utf16.txt": (lambda p: p.write_bytes("hi".encode("utf-16")), "not UTF-8"),
-        "folder.txt": (lambda p: p.mkdir(), "Is a directory"),
+        "folder.txt": (lambda p: p.mkdir(), "is a folder without"),
         "none.txt": (lambda p: None, "no such file"),
     },
     "speech": {

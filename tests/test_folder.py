@@ -2,14 +2,31 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
-from mmtok.folder import LOCK, held
-from mmtok.run import fit, train
+from mmtok.folder import LOCK, held, noted, read_notes
+from mmtok.run import fit, open_run, train
 from mmtok.segment import BadInput
 
 HOLD = "import sys, time; from pathlib import Path; from mmtok.folder import held\nwith held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+def test_what_is_said_of_the_data_is_kept_once_and_shown(tiny_copy):
+    for _ in range(2):
+        with pytest.warns(UserWarning) as said, noted(tiny_copy):
+            warnings.warn("2 of 9 clips were\nleft out")
+            warnings.warn("no user's", DeprecationWarning)
+        assert len(said) == 2  # still told
+    assert read_notes(tiny_copy)[-1] == "2 of 9 clips were left out" and len(set(read_notes(tiny_copy))) == len(read_notes(tiny_copy))
+    assert "  said while it was made:" in open_run(tiny_copy).describe() and "    2 of 9 clips were left out" in open_run(tiny_copy).describe()
+
+
+def test_nothing_is_noted_in_a_folder_that_is_no_run(tmp_path):
+    with pytest.warns(UserWarning), noted(tmp_path):
+        warnings.warn("something")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_held_by_one(tmp_path):

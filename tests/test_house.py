@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "plain": {"segment", "habits"},  # a dataclass as JSON values and back
     "recipe": BELOW_RECIPE | {"plain"},
     "files": set(),
-    "folder": {"segment"},
+    "folder": {"segment", "files"},
     "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
     "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe", "folder"},

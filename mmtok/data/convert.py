@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmtok.data import images, speech
+from mmtok.data.screen import Screen, Screened, remembered
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole
 from mmtok.names import file_names, inside, is_name
@@ -19,10 +21,12 @@ from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
 from mmtok.tokenizers import MODALITIES, default, load
+from mmtok.walk import files_among
 
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
 
+SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
 BATCH = 64  # signals encoded at once
 CHECKED = 64  # signals that `check` decodes again
 
@@ -52,8 +56,8 @@ class Tokenised:
 def tokenize_files(
     modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False
 ) -> Tokenised:
-    """Write the token file `out`: field `modality`, one row per signal (a file; in a file of jets, a jet), prepared as the
-    tokenizer's folder says.
+    """Write the token file `out`: field `modality`, one row per signal (a file, also below a folder; in a file of jets, a jet),
+    prepared as the tokenizer's folder says.
 
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
@@ -61,6 +65,9 @@ def tokenize_files(
     used = _tokenizer(modality, tokenizer)
     prepare = preparer(modality, getattr(used, "config", None), load_preparation(tokenizer, modality))
     index, count = shard_of(shard)
+    files = files_among(files, SUFFIXES.get(modality, ()))
+    if modality != "jets":  # a row is a jet there, and a file is read as a whole
+        look_at(modality, files[index::count])
     path = out if shard is None else shard_name(out, index, count)
     done = Tokenised(path, used.signature.fingerprint)
     kept: list[Any] = []
@@ -81,6 +88,17 @@ def tokenize_files(
     if kept:
         done.fidelity, done.checked = used.fidelity(kept), len(kept)
     return done
+
+
+def look_at(modality: str, files: Sequence[Path]) -> None:
+    """Raise BadInput, naming the first ten, for files that are not there or whose headers say that they cannot be read."""
+    look = {"speech": speech.sound_seconds, "image": images.picture_size}.get(modality, remembered(lambda path: 0))
+
+    def sizes(path: Path) -> dict[str, float]:
+        look(path)
+        return {}
+
+    Screen(files, sizes, Screened(max_error_share=0.0), "files")
 
 
 def _tokenizer(modality: str, folder: Path | None) -> Tokenizer:

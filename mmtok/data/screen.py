@@ -93,12 +93,14 @@ class Broken:
         share, names = self.settings.max_error_share, list(self.errors)
         if len(names) <= share * self.n:
             return
+        first = self.errors[names[0]]
+        if self.n == 1:
+            raise first
         others = f"; likewise {', '.join(names[1:N_NAMED])}" if names[1:] else ""
         others += f" and {len(names) - N_NAMED:,} more" if len(names) > N_NAMED else ""
-        raise BadInput(
-            f"{self.errors[names[0]]}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be used, and at "
-            f"most {share:.3g} of all are passed over; mend or remove them, or set max_error_share"
-        )
+        passed_over = f", and at most {share:.3g} of all are passed over" if share else ""
+        remedy = "mend or remove them" + ", or set max_error_share" * bool(share)
+        raise BadInput(f"{first}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be used{passed_over}; {remedy}")
 
 
 class Screen(Generic[T]):
