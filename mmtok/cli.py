@@ -155,6 +155,7 @@ def report(
 def export(
     run: Run, *,
     out: Annotated[Path, Arg("the folder to write", "DIR", "-o")],
+    to: Annotated[str | None, Arg("the modality that its model writes (default: text, where a task makes text)", "MODALITY")] = None,
     device: Annotated[str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")] = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -165,7 +166,7 @@ def export(
     from mmtok.run import open_run
 
     stay_on_cpu(device, "weights are written")
-    tell(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out))
+    tell(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out, to))
 
 
 def tokenize(

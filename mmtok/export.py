@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from mmtok.files import is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held
 from mmtok.layout import NAMED
-from mmtok.model.interop import CONFIG, FINGERPRINT, to_llama
+from mmtok.model.interop import CONFIG, FINGERPRINT, check_one_channel, to_llama
 from mmtok.run import Run
 from mmtok.segment import BadInput
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
@@ -22,36 +23,65 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def export(run: Run, folder: Path) -> Path:
+def export(run: Run, folder: Path, to: str | None = None) -> Path:
     """Write config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer_config.json; returns the folder.
 
+    to: the modality that the folder's model writes, which it may read along with all others; by default text where a task makes text,
+    else what the first task makes last. All other ids but its end mark are out of the model's reach, and generation_config.json
+    suppresses them too. For them the logits are not the run's.
     Without text there is no tokenizer to write. Everything is made first, in a temporary folder inside, and then put in its place: an
     export that is refused or interrupted leaves a former one byte for byte, and of a new folder nothing. What remains is the moment of
     renaming, of which a cut leaves a folder without config.json: no model, but the same call makes it whole.
-    Raises BadInput for a run with many-channel modalities, which a Llama has no place for, for a text tokenizer that AutoTokenizer could
+    Raises BadInput for a run with many-channel modalities, which a Llama has no place for, for a modality that no task makes or that is
+    drawn by a head, which a Llama has no place for either, for a text tokenizer that AutoTokenizer could
     not have, for a folder that holds anything but a former export, and while another process writes into it.
     """
     folder = Path(folder)
     _check_place(folder)
+    check_one_channel(run.vocabulary)
+    written = _written(run, to)
     with held(folder):
         sweep(folder)
         with _in_place_together(folder) as temporary:
-            _write(run, temporary)
+            _write(run, temporary, written)
     return folder
 
 
-def _write(run: Run, folder: Path) -> None:
-    vocabulary = run.vocabulary
+def _written(run: Run, to: str | None) -> str:
+    """The modality that an exported model writes; says what it does not, where tasks make more than one."""
+    made = list(dict.fromkeys(run.recipe.fields[task.make[-1]] for task in run.recipe.tasks))
+    written = to or ("text" if "text" in made else made[0])
+    if written not in made:
+        raise BadInput(f"export: no task of this run makes {written}; --to is one of {', '.join(made)}")
+    if written in run.lm.heads and run.vocabulary.signatures[written].one_channel:
+        raise BadInput(f"export: {written} is drawn by a head of its own ({type(run.lm.config.heads[written]).__name__}), which a Llama "
+                       "has no place for")
+    others = [m for m in made if m != written]
+    if others and to is None:
+        warnings.warn(f"export: this model writes {written}; for one that writes {' or '.join(others)} name it with --to", stacklevel=3)
+    return written
+
+
+def unreachable(vocabulary: Vocabulary, written: str) -> list[int]:
+    """The ids that no segment of a modality has: all but its codes that are not banned, and its end mark."""
+    span, banned = vocabulary.span(written), vocabulary.signatures[written].banned
+    reached = {*span, vocabulary.end(written)} - {span[code] for code in banned}
+    return [id for id in range(vocabulary.size) if id not in reached]
+
+
+def _write(run: Run, folder: Path, written: str) -> None:
+    vocabulary, out_of_reach = run.vocabulary, unreachable(run.vocabulary, written)
     if "text" in run.tokenizers:
         names = id_names(vocabulary, taken_names(run.tokenizers["text"]))
         name = lambda id: names[id - len(vocabulary.span("text"))]
         document, begin, end = map(name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text")))
         special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
         write_autotokenizer(run.tokenizers["text"], folder, names, [document, begin], special)
-    to_llama(run.lm, folder)
+    to_llama(run.lm, folder, out_of_reach)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     # where `generate` stops: transformers reads it from the config only where this file is missing
-    write_text(folder / "generation_config.json", json.dumps({key: config[key] for key in SPECIAL}, indent=2) + "\n")
+    settings = {key: config[key] for key in SPECIAL} | {"suppress_tokens": out_of_reach}
+    write_text(folder / "generation_config.json", json.dumps(settings, indent=2) + "\n")
 
 
 @contextmanager

@@ -13,11 +13,14 @@ import torch
 from mmtok.cli import main
 from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Task
-from mmtok.export import export, id_names
+from mmtok.export import export, id_names, unreachable
 from mmtok.folder import held
+from mmtok.model.anyorder import MaskedCodes
 from mmtok.model.interop import from_llama
+from mmtok.model.score import score
+from mmtok.nn.denoisers import DiTConfig
 from mmtok.run import open_run, train
-from mmtok.segment import BadInput, Signature
+from mmtok.segment import BadInput, Document, Segment, Signature
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
@@ -43,12 +46,16 @@ def one_channel(tiny_recipe, tmp_path_factory):
 
 
 def same_logits(run, folder, ids):
-    """Assert that transformers' model of a folder says what the run's says after ids (1, L)."""
+    """Assert that transformers' model of a folder says what the run's says of a text after ids (1, L), and nothing else."""
     llama, lm = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), run.lm.cpu()
+    far = unreachable(run.vocabulary, "text")
+    near = sorted({*range(run.vocabulary.size)} - {*far})
     assert llama.config.vocab_size == run.vocabulary.size
     with torch.no_grad():
         mine = lm.logits(lm.model(lm.model.embed_tokens(ids), torch.arange(ids.shape[1])[None], torch.zeros_like(ids)))
-        assert torch.allclose(llama(ids).logits, mine, rtol=0, atol=1e-5)
+        theirs = llama(ids).logits
+    assert torch.allclose(theirs[..., near], mine[..., near], rtol=0, atol=1e-5)
+    assert bool((theirs.softmax(-1)[..., far] == 0).all())
 
 
 def test_transformers_opens_a_run_with_equal_logits_and_ids(one_channel, tmp_path, capsys):
@@ -73,6 +80,54 @@ def test_generate_stops_where_the_run_would(one_channel, tmp_path):
         found = transformers.AutoModelForCausalLM.from_pretrained(folder).generation_config
         assert found.eos_token_id == [v.end("text"), v.end("image")] and (found.bos_token_id, found.pad_token_id) == (v.document_mark, v.pad)
         (folder / "generation_config.json").write_text('{"eos_token_id": 1}')
+
+
+def drawn(folder, start, temperature):
+    """2,000 ids and more that transformers draws after ids, with nothing but the temperature set; what follows an end is dropped."""
+    llama, ids = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), []
+    torch.manual_seed(0)
+    ends = llama.generation_config.eos_token_id
+    while len(ids) < 2000:
+        rows = llama.generate(torch.tensor([start] * 32), do_sample=True, temperature=temperature, top_k=0, max_new_tokens=100)
+        for row in rows[:, len(start) :].tolist():
+            end = next((i for i, id in enumerate(row) if id in ends), len(row))
+            ids += row[: end + 1]
+    return set(ids)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_whatever_generate_draws_is_a_text(one_channel, temperature, tmp_path):
+    """By generation_config.json, and by the weights alone, which other engines go by."""
+    run = open_run(one_channel)
+    v, folder = run.vocabulary, export(run, tmp_path / "llama")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    assert settings["suppress_tokens"] == [*range(256, v.end("text")), *range(v.end("text") + 1, v.size)]
+    valid = {*v.span("text"), v.end("text")}
+    assert drawn(folder, [v.document_mark, v.begin("text")], temperature) <= valid
+    (folder / "generation_config.json").unlink()
+    found = drawn(folder, [v.document_mark, v.begin("text")], temperature)
+    assert found <= valid and v.end("text") in found
+
+
+def test_another_modality_is_written_where_it_is_asked_for(one_channel, tmp_path, capsys, said):
+    """Of text and images one: what the other's ids are is read, and not written."""
+    run, place = open_run(one_channel), str(tmp_path / "llama")
+    v = run.vocabulary
+    assert main(["export", str(one_channel), "-o", place]) == 0
+    assert "this model writes text; for one that writes image name it with --to" in capsys.readouterr().err
+    assert main(["export", str(one_channel), "-o", place, "--to", "image"]) == 0 and "note" not in capsys.readouterr().err
+    assert drawn(place, [v.document_mark, v.null, v.begin("image")], 1.0) <= {*v.span("image"), v.end("image")}
+    assert "no task of this run makes speech; --to is one of image, text" in said(["export", str(one_channel), "-o", place, "--to", "speech"])
+    assert unreachable(Vocabulary([Signature("text", (4,), banned=(1,))]), "text") == [1, *range(4, 11), *range(12, 68)]
+
+
+def test_codes_that_a_head_draws_are_no_llamas(one_channel, tmp_path):
+    run = open_run(one_channel)
+    heads = {"image": MaskedCodes(DiTConfig(1, 8, 1), grid=None)}
+    recipe = dataclasses.replace(run.recipe, model=dataclasses.replace(run.recipe.model, heads=heads), tasks=run.recipe.tasks[:1])
+    with pytest.raises(BadInput, match="image is drawn by a head of its own"):
+        export(train(recipe, tmp_path / "run"), tmp_path / "llama")
+    assert not (tmp_path / "llama").exists()
 
 
 def test_an_export_overwrites_nothing_but_an_export(one_channel, make_llama, tmp_path, contents, capsys):
@@ -167,7 +222,11 @@ def test_what_was_exported_opens_again_but_is_no_start(one_channel, tmp_path):
     run = open_run(one_channel)
     folder = export(run, tmp_path / "llama")
     again = from_llama(folder, run.vocabulary)
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(run.lm.state_dict().values(), again.state_dict().values(), strict=True))
+    for (name, a), b in zip(run.lm.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a.cpu(), b) if a.ndim > 1 else torch.allclose(a.cpu(), b, rtol=2e-7, atol=0), name
+    document = Document((Segment("text", codes=np.frombuffer(b"dark light", np.uint8)[:, None].astype(int)),), (True,))
+    before, after = (score(lm.cpu(), [document])[0].total for lm in (run.lm, again))
+    assert after == pytest.approx(before, rel=1e-6)
     with pytest.raises(BadInput, match="was exported from a run"):
         train(dataclasses.replace(run.recipe, start=str(folder)), tmp_path / "again")
     assert not (tmp_path / "again").exists()

@@ -1,14 +1,14 @@
 """To `transformers` and back: over one-channel modalities the trunk is a Llama, weight by weight.
 
 What a Llama cannot say is refused in both directions rather than dropped. The grammar is no part of it: its logits are
-`LM.logits`, over all ids.
+`LM.logits`, over all ids, but for those that are put out of its reach (reach.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmtok.files import write_tensors, write_text
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.reach import READ, WRITE, check_kept, narrow, narrow_shape, widen, widened_eps, widened_width
 from mmtok.names import inside
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
@@ -28,19 +29,23 @@ from mmtok.vocabulary import Vocabulary
 
 MAX_POSITIONS = 32_768  # of a trunk that names none: a Llama must; the rotary positions themselves have no limit
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-READ, WRITE = "model.embed_tokens.weight", "lm_head.weight"  # the tables of ids; the second where they are untied
-FINGERPRINT = "mmtok_vocabulary"  # a key of config.json that transformers carries along unread
+FINGERPRINT = "mmtok_vocabulary"  # keys of config.json that transformers carries along unread
+WIDENED = "mmtok_trunk"  # the width, norm_eps and tied tables of a trunk that was widened
 
 
-def to_llama(lm: LM, folder: Path | str) -> None:
+def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> None:
     """Write `config.json` and `model.safetensors`, which `AutoModelForCausalLM.from_pretrained(folder)` opens with equal logits.
 
+    unreachable: ids that lose against all others whatever is read, at the cost of a few axes more and of two tables of ids (reach.py).
     Document mark, end marks and padding become its special ids. Raises BadInput when the vocabulary has many-channel or latent modalities.
     """
-    _check_one_channel(lm.vocabulary)
-    folder = Path(folder)
-    write_tensors(folder / WEIGHTS, _llama_weights(lm), {"format": "pt"})
-    write_text(folder / CONFIG, json.dumps(_llama_config(lm), indent=2) + "\n")  # last, so that a new folder that has one is whole
+    check_one_channel(lm.vocabulary)
+    folder, weights, config = Path(folder), _llama_weights(lm), _llama_config(lm)
+    if unreachable:
+        weights = widen(weights, lm.config.trunk, unreachable)
+        config |= _widened_config(lm)
+    write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last, so that a new folder that has one is whole
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:
@@ -48,7 +53,7 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
 
     Raises BadInput as `llama_sizes` and `load_llama` do.
     """
-    _check_one_channel(vocabulary)
+    check_one_channel(vocabulary)
     lm = LM(llama_sizes(folder, DecoderConfig(TransformerConfig(dropout=dropout))), vocabulary)
     load_llama(lm, folder)
     return lm
@@ -61,21 +66,21 @@ def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> 
     quantised weights.
     """
     folder = Path(folder)
-    llama = _read_json(folder / CONFIG)
+    llama = _read_config(folder)
     _check_config(llama, folder)
     return replace(config, trunk=_trunk_config(llama, folder, config.trunk.dropout), untied=not llama.get("tie_word_embeddings", False))
 
 
 def exported_vocabulary(folder: Path | str) -> str | None:
     """The fingerprint of the vocabulary that a checkpoint folder was written with by `to_llama`, or None for anybody else's."""
-    return _read_json(Path(folder) / CONFIG).get(FINGERPRINT)
+    return _read_config(Path(folder)).get(FINGERPRINT)
 
 
 def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> None:
     """Raise BadInput unless a checkpoint's weights are whole files that fit its `llama_sizes` and its text's ids. Reads headers alone."""
     with torch.device("meta"):
         lm = LM(DecoderConfig(config.trunk, untied=config.untied), Vocabulary([text]))
-    _check_shapes(_llama_weights(lm), _read_files(Path(folder), _shapes), lm.vocabulary, Path(folder))
+    _check_shapes(_llama_weights(lm), _read_shapes(Path(folder)), lm.vocabulary, Path(folder))
 
 
 @torch.no_grad()
@@ -88,12 +93,12 @@ def load_llama(lm: LM, folder: Path | str) -> None:
     are not this LM's.
     """
     folder, vocabulary = Path(folder), lm.vocabulary
-    config = _read_json(folder / CONFIG)
+    config = _read_config(folder)
     if FINGERPRINT in config:
         vocabulary.check(config[FINGERPRINT], str(folder))
     mine = _llama_weights(lm)
-    _check_shapes(mine, _read_files(folder, _shapes), vocabulary, folder)
-    weights = _read_files(folder, load_file)
+    _check_shapes(mine, _read_shapes(folder), vocabulary, folder)
+    weights = _read_weights(folder)
     if WRITE not in mine and WRITE in weights and not torch.equal(weights[WRITE], weights[READ]):
         raise BadInput(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings to false")
     n_rows = len(weights[READ])
@@ -121,7 +126,8 @@ def _llama_weights(lm: LM) -> dict[str, Tensor]:
 # ---- what a Llama cannot say
 
 
-def _check_one_channel(vocabulary: Vocabulary) -> None:
+def check_one_channel(vocabulary: Vocabulary) -> None:
+    """Raise BadInput for modalities that a Llama has no place for."""
     beyond = [m for m, s in vocabulary.signatures.items() if not s.one_channel]
     if beyond:
         raise BadInput(
@@ -261,7 +267,44 @@ def _llama_config(lm: LM) -> dict[str, Any]:
     }
 
 
+def _widened_config(lm: LM) -> dict[str, Any]:
+    """What of a config is another one's where ids are out of reach."""
+    trunk = lm.config.trunk
+    kept = {"width": trunk.width, "norm_eps": trunk.norm_eps, "tied": not lm.config.untied}
+    return {"hidden_size": widened_width(trunk), "rms_norm_eps": widened_eps(trunk), "tie_word_embeddings": False, WIDENED: kept}
+
+
 # ---- files
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json, of a widened one with the sizes that it had before."""
+    config, where = _read_json(folder / CONFIG), folder / CONFIG
+    kept = config.get(WIDENED)
+    if kept is None:
+        return config
+    if not isinstance(kept, dict) or not isinstance(kept.get("tied"), bool):
+        raise BadInput(f"{where}: its {WIDENED} is {kept!r}, where the width, norm_eps and tied of a trunk belong")
+    width, eps = _number(kept, "width", int, where), _number(kept, "norm_eps", float, where)
+    return config | {"hidden_size": width, "rms_norm_eps": eps, "tie_word_embeddings": kept["tied"]}
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    shapes, config = _read_files(folder, _shapes), _read_config(folder)
+    if WIDENED not in config:
+        return shapes
+    return {name: narrow_shape(name, shape, config["hidden_size"]) for name, shape in shapes.items()}
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    weights, config = _read_files(folder, load_file), _read_config(folder)
+    if WIDENED not in config:
+        return weights
+    try:
+        check_kept(weights, config["hidden_size"])
+    except BadInput as error:
+        raise BadInput(f"{folder} cannot be opened: {error}") from None
+    return {name: narrow(name, x, config["hidden_size"]) for name, x in weights.items() if name.endswith(".weight")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
