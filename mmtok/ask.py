@@ -8,23 +8,25 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from mmtok.data.convert import write_signal
 from mmtok.files import write_text
-from mmtok.folder import read_json
 from mmtok.metrics.units import customary, is_density, units_of
 from mmtok.model.generate import Sampled
 from mmtok.names import file_names, inside
+from mmtok.plain import Within, check_known
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment, segment_of
+from mmtok.strict import read_json
 from mmtok.strips import named_prompt, prompt_of, write_strips
 from mmtok.tokenizers.text import Bytes
 from mmtok.words import first_segment, is_file, read_segments, spread
 
 NOTHING = "nothing"  # what samples that nothing was given for are named after
+ROW = {"file": str, "frames": Annotated[int, Within(0)], "stop": str, "prompt": str}  # of a folder's index
 INDEX = "index.json"  # of a folder of samples
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
 
@@ -177,10 +179,14 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / INDEX
     rows = read_json(path) if path.exists() else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
-        raise BadInput(f"{path} is damaged: it is no list of rows that name files; remove it")
-    for row in rows:
-        inside(folder, row["file"])
+    try:
+        if not isinstance(rows, list):
+            raise BadInput("it is no list of rows")
+        for number, row in enumerate(rows):
+            check_known(row, ROW, f"row {number}", ("file",))
+            inside(folder, row["file"])
+    except BadInput as error:
+        raise BadInput(f"{path} is damaged: {error}; remove it") from None
     return rows
 
 

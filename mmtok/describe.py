@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmtok.data.tokens import TokenFile, read_tokens
-from mmtok.folder import NOTES, read_json, read_notes
+from mmtok.folder import NOTES, read_fidelity, read_notes
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.plain import field_groups, to_plain
 from mmtok.recipe import Recipe
 from mmtok.segment import BadInput, Signature
+from mmtok.strict import read_json
 from mmtok.terminal import lines_text
 from mmtok.tokenizers import load
 from mmtok.tokenizers.image import VQPatchesConfig
@@ -42,7 +43,7 @@ def describe(recipe: Recipe) -> str:
 
 def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_parameters: int | None) -> str:
     """A run as text. vocabulary: None before the tokenizers are fitted; n_parameters: None before the training is through."""
-    fidelity = {m: _fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers} if vocabulary else {}
+    fidelity = {m: read_fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers} if vocabulary else {}
     lines = _parts(recipe, vocabulary.signatures if vocabulary else planned_signatures(recipe), fidelity)
     lines.append(f"run {folder}")
     lines += _decoder(recipe, vocabulary) if n_parameters is None else [f"  decoder: {n_parameters:,} parameters"]
@@ -177,13 +178,6 @@ def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float])
     return []
 
 
-def _fidelity(folder: Path) -> dict[str, float]:
-    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was."""
-    path = folder / "fidelity.json"
-    table = read_json(path) if path.exists() else {}
-    return {k: x for k, x in table.items() if isinstance(x, (int, float))} if isinstance(table, dict) else {}
-
-
 def _fidelity_text(fidelity: Mapping[str, float]) -> str:
     return "; held-out round trip: " + ", ".join(f"{k} {x:.4g}" for k, x in fidelity.items()) if fidelity else ""
 
@@ -193,7 +187,7 @@ def _fidelity_text(fidelity: Mapping[str, float]) -> str:
 def describe_tokenizer(folder: Path) -> str:
     """A tokenizer's folder, or a sentencepiece .model file, as lines of text."""
     tokenizer = load(folder)
-    signature, fidelity = tokenizer.signature, _fidelity(folder)
+    signature, fidelity = tokenizer.signature, read_fidelity(folder)
     rates = rate_texts(signature, getattr(tokenizer, "config", None), fidelity)
     length = "until its end" if signature.frames is None else f"{signature.frames} frames"
     lines = [f"{folder}: {type(tokenizer).__name__} tokenizer of {signature.modality}, {length}",

@@ -16,6 +16,7 @@ from mmtok.layout import NAMED
 from mmtok.model.interop import CONFIG, FINGERPRINT, check_one_channel, to_llama
 from mmtok.run import Run
 from mmtok.segment import BadInput
+from mmtok.strict import read_json
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 from mmtok.vocabulary import Vocabulary
 
@@ -113,8 +114,8 @@ def _check_place(folder: Path) -> None:
         raise BadInput(f"{folder} is a run folder: choose another -o")
     found = folder / CONFIG if CONFIG in names else next(folder.glob(f".export.*.tmp/{CONFIG}"), None)  # the second where one was cut
     try:
-        config = json.loads(found.read_text(encoding="utf-8")) if found else {}
-    except ValueError:
+        config = read_json(found) if found else {}
+    except BadInput:
         config = {}
     if names and not (isinstance(config, dict) and FINGERPRINT in config and "transformers_version" not in config):
         what = "holds a model that is no export of a run" if CONFIG in names else "is not empty and no export of a run"

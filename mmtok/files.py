@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmtok import budget
+from mmtok.doors import reading
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,6 +73,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds. Raises BadInput for one that is missing, damaged, or larger than the memory budget."""
+    from safetensors.torch import load_file
+
+    if path.exists():
+        budget.need(path.stat().st_size, path)
+    with reading(path, "weights"):
+        return load_file(path)
 
 
 def is_temporary(path: Path) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmtok.files import write_text
-from mmtok.segment import BadInput
+from mmtok.plain import check_known, read_as
+from mmtok.segment import BadInput, Signature
+from mmtok.strict import read_json
 
 LOCK = ".lock"
 NOTES = "notes.txt"
@@ -102,20 +104,33 @@ def read_notes(folder: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises BadInput, naming the file, when it holds none."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or no text at all
-        raise BadInput(f"{path} is not valid JSON: {error}") from None
+@dataclass(frozen=True)
+class VocabularyFile:
+    """What a run's vocabulary.json says: the signatures of its tokenizers in order, and the fingerprint of the ids laid out by them."""
+
+    fingerprint: str
+    signatures: tuple[Signature, ...]
 
 
 def read_fingerprint(path: Path) -> str:
-    """The vocabulary's fingerprint in a vocabulary.json. Raises BadInput, naming the file, when it names none."""
-    stored = read_json(path)
-    if not isinstance(stored, dict) or not isinstance(stored.get("fingerprint"), str):
-        raise BadInput(f"{path} is damaged: it names no fingerprint; remove it if the tokenizers are as they were")
-    return stored["fingerprint"]
+    """The vocabulary's fingerprint in a vocabulary.json. Raises BadInput, naming file and field, when it is not as it should be."""
+    try:
+        return read_as(path, VocabularyFile).fingerprint
+    except BadInput as error:
+        raise BadInput(f"{path} is damaged: {str(error).removeprefix(f'{path}: ')}; remove it if the tokenizers are as they were") from None
+
+
+def read_sha256(path: Path) -> str | None:
+    """The SHA-256 of the weights in a run's config.json; None where it says none. Raises BadInput for what is no such file."""
+    config = read_json(path) if path.exists() else {}
+    check_known(config, {"sha256": str}, str(path))
+    return config.get("sha256")
+
+
+def read_fidelity(folder: Path) -> dict[str, float]:
+    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was. Raises BadInput for what is no such table."""
+    path = folder / "fidelity.json"
+    return read_as(path, dict[str, float], nan=True) if path.exists() else {}
 
 
 def read_figures(path: Path) -> dict[str, Any]:
@@ -125,7 +140,7 @@ def read_figures(path: Path) -> dict[str, Any]:
     """
     again = f"compute it again with `mmtok evaluate {path.parent} --force`"
     try:
-        figures = read_json(path)
+        figures = read_json(path, nan=True)
     except BadInput as error:
         raise BadInput(f"{error}; {again}") from None
     score = figures.get("score", {}) if isinstance(figures, dict) else None

@@ -19,13 +19,13 @@ from mmtok import page, plots, strips
 from mmtok.ask import INDEX, NOTHING, read_index
 from mmtok.data.jets import read_jets
 from mmtok.data.subset import random_subset
-from mmtok.folder import read_json
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
 from mmtok.names import inside
 from mmtok.page import Markup, table, tag
 from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
+from mmtok.plain import read_as
 from mmtok.segment import BadInput
 from mmtok.words import modality_of
 from mmtok.setting import Setting
@@ -68,7 +68,7 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     """What is shown of samples/NAME or samples/NAME.json. Raises BadInput for what cannot be read."""
     folder, readings = (inside(run.folder / "samples", file) for file in (name, f"{name}.json"))
     if readings.exists():
-        return _readings(run, name, read_json(readings))
+        return _readings(run, name, read_as(readings, tuple[Reading, ...]))
     groups: dict[str, dict[str, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in _kept(folder):
         groups[modality_of(sample.path)][sample.prompt].append(sample)
@@ -151,15 +151,23 @@ def _texts(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     return [tag("div", table(("prompt", "text"), rows[:N_READINGS], "words"), cls="readings")]
 
 
-def _readings(run: Run, name: str, rows: Sequence[Mapping[str, str]]) -> list[Markup]:
+@dataclass(frozen=True)
+class Reading:
+    """What samples/NAME.json says of a held-out signal: the true words, and those that were read of it."""
+
+    truth: str
+    read: str
+
+
+def _readings(run: Run, name: str, rows: Sequence[Reading]) -> list[Markup]:
     """What was read of held-out signals, in their order, mistakes marked; images beside, as they come in the same order."""
     if not rows:
         return missing(run, "no readings yet")
-    right = sum(r["read"] == r["truth"] for r in rows)
+    right = sum(r.read == r.truth for r in rows)
     pictures = _heldout_images(run, len(rows)) if name == "text_from_image" else []
-    shown = [i for i in range(len(rows)) if i < N_READINGS // 2 or rows[i]["read"] != rows[i]["truth"]][:N_READINGS]
-    read = [tag("span", page.visible(r["read"]), cls="right" if r["read"] == r["truth"] else "wrong") for r in rows]
-    lines = [(*[page.thumbnail(x, "") for x in pictures[i : i + 1]], rows[i]["truth"], read[i]) for i in shown]
+    shown = [i for i in range(len(rows)) if i < N_READINGS // 2 or rows[i].read != rows[i].truth][:N_READINGS]
+    read = [tag("span", page.visible(r.read), cls="right" if r.read == r.truth else "wrong") for r in rows]
+    lines = [(*[page.thumbnail(x, "") for x in pictures[i : i + 1]], rows[i].truth, read[i]) for i in shown]
     head = ("", "truth", "read")[-len(lines[0]) :]
     column = max(10, -(-len(lines) // 4))
     words = f"{right:,} of {len(rows):,} held-out signals are read exactly. Shown: the first {N_READINGS // 2}, then further mistakes."

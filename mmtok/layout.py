@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from mmtok.plain import from_plain
 from mmtok.segment import BadInput, Signature
 
 N_CONTROLS = 64
@@ -74,7 +75,7 @@ class Layout:
     @classmethod
     def from_dict(cls, fields: Mapping) -> Self:
         """Rebuild from `as_dict`. Raises BadInput when the stored fingerprint is not that of the rebuilt layout."""
-        layout = cls([Signature.from_dict(s) for s in fields["signatures"]])
+        layout = cls([from_plain(s, Signature, f"signatures.{i}") for i, s in enumerate(fields["signatures"])])
         layout.check(fields["fingerprint"], "the stored vocabulary")
         return layout
 

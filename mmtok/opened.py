@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtok import tokenizers as tokenizer_room
@@ -23,7 +22,8 @@ from mmtok.data.loader import Task, orders
 from mmtok.data.mapped import MAP_FROM
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.describe import describe_run
-from mmtok.folder import read_fingerprint, read_json
+from mmtok.files import read_tensors
+from mmtok.folder import read_fingerprint, read_sha256
 from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
@@ -91,7 +91,7 @@ class Run:
             return lm.eval()
         try:
             _check_digest(path)
-            lm.load_state_dict(load_file(path))
+            lm.load_state_dict(read_tensors(path))
         except Exception as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
             raise BadInput(f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok train` makes it again "
                            "from the last checkpoint") from None
@@ -278,9 +278,8 @@ def _asked(documents: Sequence[Document]) -> set[str]:
 
 def _check_digest(weights: Path) -> None:
     """Raise ValueError unless the file has the SHA-256 that config.json beside it says; a run from before it said so is taken as it is."""
-    path = weights.with_name("config.json")
-    config = read_json(path) if path.exists() else {}
-    if "sha256" in config and config["sha256"] != digest(weights):
+    written = read_sha256(weights.with_name("config.json"))
+    if written is not None and written != digest(weights):
         raise ValueError("it is not what was written: its SHA-256 is not the one in config.json")
 
 

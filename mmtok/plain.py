@@ -1,5 +1,8 @@
 """A dataclass as plain JSON values, and back; its fields listed, and set by name from the command line.
 
+This is the one schema check of the package: a recipe, a tokenizer's settings, a vocabulary, a row of a log are dataclasses, and
+`from_plain` holds JSON against their types, `Within` against their ranges, and each class against its own rules.
+
 Where a field offers a choice (which tokenizer, which source, which head) the plain value carries `kind`, the class's own name, looked up
 among the members of that field's union only. A field's name is the dotted way to it: `train.steps`, `tasks.0.weight`.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -18,13 +22,35 @@ from typing import Any
 
 from mmtok.habits import field_habit
 from mmtok.segment import BadInput
+from mmtok.strict import parse_json, read_json
 
+SHOWN = 80  # characters of a wrong value that a message quotes
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # also as JSON does not write them: .5, 5., +5
 UNIONS = (typing.Union, types.UnionType)
 
 
 class Told(str):
     """A value in the words of the command line: the type of its field says how they are read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The range of a number, both ends included: a field's type is then Annotated[int, Within(1)]."""
+
+    least: float
+    most: float = math.inf
+
+    def check(self, value: float, where: str) -> None:
+        """Raise BadInput for a value outside, which `where` names."""
+        if not self.least <= value <= self.most:
+            allowed = f"at least {self.least:g}" if self.most == math.inf else f"from {self.least:g} to {self.most:g}"
+            raise BadInput(f"{where} is {shown(value)}; it must be {allowed}")
+
+
+def shown(value: Any) -> str:
+    """A wrong value as a message quotes it: cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def to_plain(value: Any) -> Any:
@@ -141,12 +167,27 @@ def _refuse_habit(name: str) -> None:
 def _json(text: str) -> Any:
     """The value that a text writes in JSON, or as Python or people write constants and numbers; else the text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return float(text) if NUMBER.fullmatch(text) else {"True": True, "False": False, "None": None}.get(text, str(text))
+        return parse_json(text, "the value")
+    except BadInput:
+        if NUMBER.fullmatch(text) and math.isfinite(float(text)):
+            return float(text)
+        return {"True": True, "False": False, "None": None}.get(text, str(text))
 
 
 # ---- from plain values
+
+def read_as(path: Path, hint: Any, nan: bool = False) -> Any:
+    """The JSON in a file as what the type `hint` asks for. Raises BadInput that names file and field; OSError where there is no file."""
+    return as_told(read_json(path, nan), hint, path)
+
+
+def as_told(value: Any, hint: Any, path: Path | str) -> Any:
+    """A plain value out of the file `path` as what the type `hint` asks for. Raises BadInput that names file and field."""
+    try:
+        return from_plain(value, hint, Path(path).stem)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
 
 def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) -> Any:
     """A plain value -> what the type `hint` asks for; the inverse of `to_plain`.
@@ -157,6 +198,10 @@ def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) ->
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Told):
         return _from_told(value, hint, where, kinds)
+    if origin is typing.Annotated:
+        built = from_plain(value, args[0], where, kinds)
+        args[1].check(built, where)
+        return built
     if origin in UNIONS:
         return _from_union(value, args, where, kinds)
     if dataclasses.is_dataclass(hint):
@@ -165,19 +210,33 @@ def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) ->
         return _from_list(value, args, where, kinds)
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
-            raise BadInput(f"{where} must be a mapping such as {{\"name\": ...}}, got {value!r}")
+            raise BadInput(f"{where} must be a mapping such as {{\"name\": ...}}, got {shown(value)}")
         return {k: from_plain(v, args[1], f"{where}.{k}", kinds) for k, v in value.items()}
     if origin is typing.Literal:
         if value not in args:
-            raise BadInput(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+            raise BadInput(f"{where} must be one of {', '.join(map(repr, args))}, got {shown(value)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise BadInput(f"{where} must be {'true or false' if hint is bool else hint.__name__}, got {value!r}")
+    if hint is not Any and isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise BadInput(f"{where} must be {'true or false' if hint is bool else hint.__name__}, got {shown(value)}")
     return value
+
+
+def check_known(value: Any, hints: Mapping[str, Any], where: str, needed: Sequence[str] = ()) -> None:
+    """Raise BadInput, naming the field, unless a plain value is an object that has the `needed` fields, and those of `hints` as they say.
+
+    Other fields may hold anything: a foreign file's own, or those of a class from outside the package.
+    """
+    if not isinstance(value, dict):
+        raise BadInput(f"{where} must be an object such as {{\"name\": ...}}, got {shown(value)}")
+    missing = [name for name in needed if name not in value]
+    if missing:
+        raise BadInput(f"{where} needs the field(s) {', '.join(missing)}")
+    for name in hints.keys() & value.keys():
+        from_plain(value[name], hints[name], f"{where}.{name}")
 
 
 def _from_told(told: Told, hint: Any, where: str, kinds: Sequence[type]) -> Any:
@@ -195,24 +254,24 @@ def _from_told(told: Told, hint: Any, where: str, kinds: Sequence[type]) -> Any:
 
 def _from_list(value: Any, args: tuple, where: str, kinds: Sequence[type]) -> tuple:
     if not isinstance(value, list):
-        raise BadInput(f"{where} must be a list such as {json.dumps([value])}, got {value!r}")
+        raise BadInput(f"{where} must be a list such as {json.dumps([value])[:SHOWN]}, got {shown(value)}")
     each = [args[0]] * len(value) if args[1:] == (...,) else args
     if len(value) != len(each):
-        raise BadInput(f"{where} must be a list of {len(each)}, got {value!r}")
+        raise BadInput(f"{where} must be a list of {len(each)}, got {shown(value)}")
     return tuple(from_plain(v, h, f"{where}.{i}", kinds) for i, (v, h) in enumerate(zip(value, each)))
 
 
 def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -> Any:
     known = {c.__name__: c for c in (*kinds, *members) if dataclasses.is_dataclass(c)}
     if isinstance(value, dict) and "kind" in value:
-        if value["kind"] not in known:
-            raise BadInput(f"{where}: unknown kind {value['kind']!r}; known are {', '.join(known)} (a recipe's own classes come with --recipe FILE)")
+        if not isinstance(value["kind"], str) or value["kind"] not in known:
+            raise BadInput(f"{where}: unknown kind {shown(value['kind'])}; known are {', '.join(known)} (a recipe's own classes come with --recipe FILE)")
         return _from_fields(value, known[value["kind"]], where, kinds)
     if value is None and type(None) in members:
         return None
     choices = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
     if len(choices) > 1 and (isinstance(value, dict) or len(choices) == len(members)):
-        raise BadInput(f"{where} must be {{\"kind\": ...}} with one of {', '.join(choices)}, got {value!r}")
+        raise BadInput(f"{where} must be {{\"kind\": ...}} with one of {', '.join(choices)}, got {shown(value)}")
     errors = []
     for member in members:
         if member is not type(None):
@@ -225,13 +284,13 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
 
 def _from_fields(value: Any, hint: type, where: str, kinds: Sequence[type]) -> Any:
     if not isinstance(value, dict):
-        raise BadInput(f"{where} must be a {hint.__name__}, got {value!r}")
-    hints = typing.get_type_hints(hint)
+        raise BadInput(f"{where} must be a {hint.__name__}, got {shown(value)}")
+    hints = typing.get_type_hints(hint, include_extras=True)
     names = [f.name for f in dataclasses.fields(hint)]
     for name in value:
         if name != "kind" and name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            raise BadInput(f"{where}: {hint.__name__} has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise BadInput(f"{where}: {hint.__name__} has no field {shown(name)}" + (f"; did you mean {near[0]!r}?" if near else ""))
     needed = [f.name for f in dataclasses.fields(hint) if f.default is f.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in value]
     if missing:

@@ -17,7 +17,7 @@ from mmtok import page, plots
 from mmtok.ask import customary
 from mmtok.describe import n_numbers
 from mmtok.files import write_text
-from mmtok.folder import read_figures, read_fingerprint, read_json
+from mmtok.folder import read_fidelity, read_figures, read_fingerprint
 from mmtok.gallery import missing, sample_names, sample_section, title_of
 from mmtok.model.anyorder import MaskedCodes
 from mmtok.page import Markup, join, number, table, tag
@@ -224,8 +224,7 @@ def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
 def _fidelity(run: Run) -> list[Markup]:
     facts = {}
     for m, config in run.recipe.tokenizers.items():
-        path = run.folder / "tokenizers" / m / "fidelity.json"
-        figures = read_json(path) if path.exists() else {}
+        figures = read_fidelity(run.folder / "tokenizers" / m)
         words = ", ".join(f"{key.replace('_', ' ')} {number(x)}" for key, x in figures.items())
         facts[f"{m} ({type(config).__name__.removesuffix('Config')})"] = words or "not fitted yet"
     return [tag("p", "The round trip of held-out signals, without the decoder:"), _facts(facts)]

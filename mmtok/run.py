@@ -22,7 +22,7 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.describe import planned_signatures
 from mmtok.files import in_place_when_whole, is_temporary, sweep, write_text
-from mmtok.folder import LOCK, held, is_begun, noted, read_json
+from mmtok.folder import LOCK, held, is_begun, noted
 from mmtok.metrics.units import units_of
 from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
@@ -34,6 +34,7 @@ from mmtok.progress import Progress, span_text
 from mmtok.recipe import Recipe, kinds_of
 from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
+from mmtok.strict import read_json
 from mmtok.terminal import say
 from mmtok.tokenizers.base import Tokenizer
 from mmtok.train.board import Board, need_tensorboard

@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 
+MOST_LEVELS = 2**31  # of a channel: codes are 32-bit numbers
+MOST_CHANNELS = 2**16
+MOST_FRAMES = 2**40  # of a segment
+
+
 class BadInput(ValueError):
     """Wrong input from outside: the message is one line that says what was wrong, where, and what to do.
 
@@ -50,12 +55,23 @@ class Signature:
             raise ValueError(f"signature of {self.modality!r}: exactly one of levels and latent_size must be set")
         if self.banned and len(self.levels) != 1:
             raise ValueError(f"signature of {self.modality!r}: only one-channel codes can be banned")
+        self._check_sizes()
         if self.cells < 0 or self.cells and not self.latent_size:
             raise ValueError(f"signature of {self.modality!r}: cells are a count, and of latents only")
         if not isinstance(self.descending, bool) or self.descending and not self.levels:
             raise ValueError(f"signature of {self.modality!r}: descending is true or false, and true of codes only")
         if self.headers < 0 or self.headers and not self.descending:
             raise ValueError(f"signature of {self.modality!r}: headers are a count of frames before a descending order")
+
+    def _check_sizes(self) -> None:
+        """Raise BadInput for numbers that no tokenizer has: they come from files too."""
+        ranges = {"levels": (1, MOST_LEVELS, self.levels), "latent_size": (0, MOST_CHANNELS, (self.latent_size,)),
+                  "frames": (0, MOST_FRAMES, () if self.frames is None else (self.frames,)), "cells": (0, MOST_LEVELS, (self.cells,)),
+                  "banned": (0, max(self.levels, default=1) - 1, self.banned), "the number of channels": (0, MOST_CHANNELS, (len(self.levels),))}
+        for name, (least, most, values) in ranges.items():
+            wrong = [value for value in values if not least <= value <= most]
+            if wrong:
+                raise BadInput(f"signature of {self.modality!r}: {name} is {wrong[0]}; it must be from {least} to {most}")
 
     @property
     def one_channel(self) -> bool:
@@ -71,11 +87,6 @@ class Signature:
     def as_dict(self) -> dict:
         """JSON-able fields; without `cells` where there are none, as in runs and token files from before there were any."""
         return {name: value for name, value in asdict(self).items() if name != "cells" or value}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping) -> Signature:
-        """The inverse of `as_dict`, also of its lists where JSON knows no tuples."""
-        return cls(**{**fields, "levels": tuple(fields["levels"]), "banned": tuple(fields["banned"])})
 
 
 @dataclass(frozen=True, eq=False)

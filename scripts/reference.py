@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from mmtok.files import write_text
-from mmtok.folder import read_json
 from mmtok.plain import leaves
 from mmtok.recipe import Recipe
 from mmtok.run import HOW
 from mmtok.segment import BadInput
+from mmtok.strict import read_json
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_log
 

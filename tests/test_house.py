@@ -10,10 +10,14 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "mmtok"
 
 # room -> the rooms it may import (its own files always). A new room gets a line here.
-BELOW_RECIPE = {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files", "walk",
+DOORS = {"doors", "budget", "strict", "plain"}  # what stands where files come in
+BELOW_RECIPE = DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files", "walk",
                 "preparation", "names", "terminal"}
 MAY_IMPORT = {
     "segment": set(),
+    "doors": {"segment"},  # readers' own exceptions as BadInput
+    "budget": {"segment"},  # what a file may take of memory
+    "strict": {"segment", "budget"},  # JSON from outside
     "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
     "diffusion": set(),
     "terminal": set(),  # the one place that prints
@@ -21,21 +25,21 @@ MAY_IMPORT = {
     "names": {"segment"},  # of files, from anybody's words
     "tally": set(),
     "walk": {"segment"},
-    "tables": {"segment"},
-    "layout": {"segment"},
+    "tables": DOORS | {"segment"},
+    "layout": {"segment", "plain"},
     "vocabulary": {"segment", "layout"},
     "batch": {"segment", "vocabulary"},
     "metrics": {"segment", "nn", "progress"},
-    "tokenizers": {"segment", "nn", "progress", "tally", "files", "names"},
-    "preparation": {"segment", "nn", "tally", "files", "plain"},  # nn: resampling
-    "data": {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation"},
-    "model": {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
-    "train": {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
+    "tokenizers": DOORS | {"segment", "nn", "progress", "tally", "files", "names"},
+    "preparation": DOORS | {"segment", "nn", "tally", "files"},  # nn: resampling
+    "data": DOORS | {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation"},  # nn: resampling
+    "model": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
+    "train": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
     "habits": set(),
-    "plain": {"segment", "habits"},  # a dataclass as JSON values and back
+    "plain": {"segment", "strict", "habits"},  # a dataclass as JSON values and back
     "recipe": BELOW_RECIPE | {"plain"},
-    "files": set(),
-    "folder": {"segment", "files"},
+    "files": {"segment", "doors", "budget"},
+    "folder": DOORS | {"segment", "files"},
     "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
     "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
     "start": BELOW_RECIPE | {"recipe", "folder"},

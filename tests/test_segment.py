@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from mmtok.plain import from_plain
 from mmtok.segment import Document, Segment, Signature
 
 
@@ -21,7 +22,7 @@ def test_a_signature_has_levels_or_latents():
 def test_a_signature_survives_json():
     text, jets = Signature("text", (9,), banned=(0,), fingerprint="ab"), Signature("jets", (4, 3), descending=True)
     for s in (text, jets, Signature("v", latent_size=4, frames=1)):
-        assert Signature.from_dict(json.loads(json.dumps(s.as_dict()))) == s
+        assert from_plain(json.loads(json.dumps(s.as_dict())), Signature, "signature") == s
 
 
 @pytest.mark.parametrize("holes", [((3, 2),), ((0, 2), (1, 3)), ((4, 6),), ((-1, 2),)])

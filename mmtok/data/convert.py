@@ -201,7 +201,11 @@ def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
 def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stem: Path, progress: Progress) -> list[Path]:
     modality, paths, jets = file.signatures[name].modality, [], []
     for rows in _batches(iter(np.flatnonzero(file.has(name)).tolist()), BATCH):
-        signals = tokenizer.decode_batch([file.segment(name, row) for row in rows])
+        segments = [file.segment(name, row) for row in rows]
+        try:
+            signals = tokenizer.decode_batch(segments)
+        except BadInput as error:
+            raise BadInput(f"{file.path}: field {name!r}, rows {rows[0]} to {rows[-1]}: {error}") from None
         if modality == "jets":
             jets += signals
         else:

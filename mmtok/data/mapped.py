@@ -27,6 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmtok import budget
+from mmtok.doors import reason_of
 from mmtok.files import in_place_when_whole
 from mmtok.names import file_names
 from mmtok.progress import Progress
@@ -36,6 +38,7 @@ MAP_FROM = 2**26  # bytes of all fields opened: token files that take less are r
 FORMAT = 1
 HEAD, ALIGNED = 4096, 64  # bytes
 BATCH = 2**20  # bytes of frames at once, about, while a file is read: Arrow's reader takes many times that, some 90 MB for dMel
+COPIES = 3  # of the frames in memory, at most, while they are read and joined
 BLOCK, N_BLOCKS = 4096, 64  # of a flat file, spread evenly: what its checksum is over, so that opening it reads no more
 PER_ROW = {"offsets": np.int64, "starts": np.int64, "sizes": np.int32, "present": np.bool_, "truncated": np.bool_}
 ROW_BYTES = sum(np.dtype(kind).itemsize for kind in PER_ROW.values())
@@ -84,6 +87,7 @@ def read_columns(path: Path, parts: Sequence[Part], signatures: Mapping[str, Sig
     """
     n_bytes = sum(part.n_bytes + part.n_rows * ROW_BYTES * len(signatures) for part in parts)
     if map_from is None or n_bytes < map_from:
+        budget.need(COPIES * n_bytes, path, "its frames")
         return {name: _in_memory(parts, name, signature) for name, signature in signatures.items()}
     stems = file_names(list(signatures))
     return {name: _mapped(path, parts, name, signature, stem) for (name, signature), stem in zip(signatures.items(), stems)}
@@ -235,14 +239,13 @@ def _values(path: Path, name: str, rows: pa.ListArray, signature: Signature) -> 
 
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
-    """Whatever Arrow finds wrong with a Parquet file as BadInput that names it."""
+    """Around Arrow's calls alone: whatever it finds wrong with a Parquet file as BadInput that names it."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({first_line})") from None
+    except (BadInput, PermissionError):
+        raise
+    except Exception as error:  # its own, OSError, UnicodeDecodeError of names, MemoryError of sizes
+        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({reason_of(error)})") from None
 
 
 # ---- what a signature says of frames

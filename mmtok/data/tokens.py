@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,15 @@ import pyarrow.parquet as pq
 
 from mmtok.data.mapped import Column, Part, number_of, read_columns, sound, width_of, within
 from mmtok.files import in_place_when_whole
+from mmtok.plain import Within, check_known, from_plain, shown
 from mmtok.segment import BadInput, Segment, Signature
+from mmtok.strict import parse_json
 
 FORMAT = 1
+INFO = {  # what this package's own tokenizers say there; another's may say more
+    "n_samples": Annotated[int, Within(0)], "rate_hz": Annotated[int, Within(1)],
+    "height": Annotated[int, Within(1)], "width": Annotated[int, Within(1)], "channels": Annotated[int, Within(1)],
+}  # fmt: skip
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 
 
@@ -147,36 +154,37 @@ def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[s
     if not path.exists():
         raise BadInput(f"{path}: no such token file")
     with sound(path), pq.ParquetFile(path) as file:
-        found = _signatures(path, file.schema_arrow)
-        wanted = found if expect is None else expect
-        for name, signature in wanted.items():
-            if name not in found:
-                raise BadInput(f"{path}: has no field {name!r}; its fields are {', '.join(found) or 'none'}")
-            _check_columns(path, name, signature, file.schema_arrow)
-        status = path.stat()
-        n_bytes = _frame_bytes(file.metadata, wanted)
-        return {name: found[name] for name in wanted}, Part(path, status.st_size, status.st_mtime_ns, file.metadata.num_rows, n_bytes)
+        types = {column.name: column.type for column in file.schema_arrow}
+        about, metadata = file.metadata, file.schema_arrow.metadata or {}
+    found = _signatures(path, metadata)
+    wanted = found if expect is None else expect
+    for name, signature in wanted.items():
+        if name not in found:
+            raise BadInput(f"{path}: has no field {name!r}; its fields are {', '.join(found) or 'none'}")
+        _check_columns(path, name, signature, types)
+    with sound(path):
+        n_bytes = _frame_bytes(about, wanted)
+    status = path.stat()
+    return {name: found[name] for name in wanted}, Part(path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes)
 
 
-def _signatures(path: Path, schema: pa.Schema) -> dict[str, Signature]:
-    try:
-        about = json.loads(schema.metadata[b"mmtok"])
-        made = {name: Signature.from_dict(fields) for name, fields in about["fields"].items()}
-        version = about["format"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadInput(f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with mmtok tokenize") from None
-    if version != FORMAT:
-        raise BadInput(f"{path}: token file format {version}, this mmtok reads format {FORMAT}; tokenise again")
-    return made
+def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signature]:
+    if b"mmtok" not in metadata:
+        raise BadInput(f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with mmtok tokenize")
+    about = parse_json(metadata[b"mmtok"], f"{path}: its mmtok metadata")
+    check_known(about, {"format": int}, f"{path}: its mmtok metadata", ("format", "fields"))
+    if about["format"] != FORMAT:
+        raise BadInput(f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT}; tokenise again")
+    return from_plain(about["fields"], dict[str, Signature], f"{path}: its mmtok metadata: fields")
 
 
-def _check_columns(path: Path, name: str, signature: Signature, schema: pa.Schema) -> None:
+def _check_columns(path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]) -> None:
     """Raise BadInput for a field whose columns are missing or of other types; who made its rows is checked when they are read."""
     for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types):
-        if name + suffix not in schema.names:
+        if name + suffix not in types:
             raise BadInput(f"{path}: the column {name + suffix!r} is missing")
-        if schema.field(name + suffix).type != kind:
-            raise BadInput(f"{path}: the column {name + suffix!r} holds {schema.field(name + suffix).type}, expected {kind}")
+        if types[name + suffix] != kind:
+            raise BadInput(f"{path}: the column {name + suffix!r} holds {types[name + suffix]}, expected {kind}")
 
 
 def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) -> int:
@@ -220,7 +228,11 @@ class TokenFile:
         frames = column.values[column.offsets[i] : column.offsets[i + 1]]
         # codes in a wide type, so that arithmetic on them cannot wrap
         kind, wide = ("latents", np.float32) if signature.latent_size else ("codes", np.int32)
-        return Segment(signature.modality, **{kind: frames.astype(wide)}, info=_info(column.info(i)), truncated=bool(column.truncated[i]))
+        try:
+            info = _info(column.info(i))
+        except BadInput as error:
+            raise BadInput(f"{self.path}: field {field!r}, row {i}: {error}") from None
+        return Segment(signature.modality, **{kind: frames.astype(wide)}, info=info, truncated=bool(column.truncated[i]))
 
     def row(self, i: int) -> dict[str, Segment]:
         """Row i: the fields that it has."""
@@ -229,5 +241,10 @@ class TokenFile:
 
 @lru_cache(maxsize=4096)
 def _info(text: bytes) -> Mapping:
-    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to."""
-    return json.loads(text) if text else {}
+    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to. Raises BadInput for what is no info."""
+    found = parse_json(text, "info") if text else {}
+    check_known(found, INFO, "info")
+    for name, value in found.items():
+        if isinstance(value, (dict, list)):
+            raise BadInput(f"info.{name} must be a single value, got {shown(value)}")
+    return found

@@ -25,6 +25,7 @@ from mmtok.names import inside
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import BadInput, Signature
+from mmtok.strict import read_json
 from mmtok.vocabulary import Vocabulary
 
 MAX_POSITIONS = 32_768  # of a trunk that names none: a Llama must; the rotary positions themselves have no limit
@@ -309,11 +310,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, nan=True)  # a foreign file's other fields may hold what they like
     except FileNotFoundError:
         raise BadInput(f"{path.parent} is not a checkpoint folder: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as JSON: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(found, dict):
         raise BadInput(f"{path} is not a JSON object")
     return found

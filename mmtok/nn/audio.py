@@ -47,6 +47,9 @@ class MelSpec:
         for name in ("rate_hz", "n_fft", "window_samples", "hop_samples", "n_mels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"a mel spectrogram's {name} must be at least 1, got {getattr(self, name)}")
+        for name, most in (("rate_hz", 10**7), ("n_fft", 2**17), ("n_mels", 2**12)):
+            if getattr(self, name) > most:
+                raise ValueError(f"a mel spectrogram's {name} must be at most {most}, got {getattr(self, name)}")
         if not self.hop_samples <= self.window_samples <= self.n_fft:
             sizes = f"{self.hop_samples}, {self.window_samples}, {self.n_fft}"
             raise ValueError(f"a mel spectrogram needs hop_samples <= window_samples <= n_fft, got {sizes}")

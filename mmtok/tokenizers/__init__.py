@@ -23,6 +23,7 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
     known: classes from outside this package (a new modality's) that the folder may also hold.
     Raises BadInput for a folder that is not a tokenizer's or names an unknown class.
     """
+    from mmtok.plain import shown
     from mmtok.tokenizers.base import read_config
 
     if Path(folder).suffix == ".model" and not Path(folder).is_dir():
@@ -56,7 +57,7 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
         case _:
             found = next((cls for cls in known if cls.__name__ == kind), None)
     if found is None:
-        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {kind!r}, of another version of mmtok or a class of your own")
+        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version of mmtok or a class of your own")
     return found.load(Path(folder))
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from mmtok.files import write_tensors, write_text
+from mmtok.files import read_tensors, write_tensors, write_text
+from mmtok.plain import as_told, check_known, shown
 from mmtok.segment import BadInput, Segment, Signature
+from mmtok.strict import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    N = TypeVar("N", bound=nn.Module)
+
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -81,14 +87,18 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
     """Read FOLDER/tokenizer.json; with `kind`, refuse another class's folder, and drop the field."""
     path = Path(folder) / "tokenizer.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except FileNotFoundError:
         raise BadInput(f"{folder} is not a tokenizer folder: it has no tokenizer.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as JSON: {error}") from None
+    check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
-        raise BadInput(f"{path} describes a {config.get('kind')!r} tokenizer, expected {kind!r}")
+        raise BadInput(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")
     return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
+
+
+def load_config(folder: Path, kind: str, config_type: type[T]) -> T:
+    """The settings in FOLDER/tokenizer.json of a tokenizer of class `kind`. Raises BadInput, naming the field, for what they cannot be."""
+    return as_told(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
 
 
 def checked_latents(segment: Segment, latent_size: int, n_frames: int | None = None) -> np.ndarray:
@@ -118,16 +128,25 @@ def write_learned(folder: Path, kind: str, config: dict, network: nn.Module) -> 
     write_config(folder, kind, config)
 
 
-def load_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network from FOLDER/weights.safetensors. Raises BadInput when the file is missing, broken or of other sizes."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def with_weights(folder: Path, make: Callable[[], N]) -> N:
+    """The network that `make` makes, filled from FOLDER/weights.safetensors.
+
+    Sizes are compared before there is memory for the network. Raises BadInput when the file is missing, broken or of other sizes.
+    """
+    import torch
 
     path = Path(folder) / "weights.safetensors"
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {str(error).splitlines()[0]}") from None
+    tensors = read_tensors(path)
+    with torch.device("meta"):
+        asked = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    for name in sorted(asked.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != asked.get(name):
+            raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {name} is {found}, and tokenizer.json asks for "
+                           f"{asked.get(name, 'no such weights')}")
+    network = make()
+    network.load_state_dict(tensors)
+    return network
 
 
 def spreads(segments: Sequence[Segment]) -> dict[str, float]:

@@ -7,12 +7,14 @@ torch is imported only where patch codes are used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mmtok import budget
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint
 from mmtok.tokenizers.patches import (
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from mmtok.nn.conv import PatchAutoencoder
+
+
+PIXEL_BYTES = 24  # per value while pixels become codes and codes pixels
 
 
 def checked_codes(segment: Segment, levels: int) -> np.ndarray:
@@ -82,6 +87,7 @@ class Pixels(ImageTokenizer):
     def encode(self, signal: np.ndarray) -> Segment:
         """uint8 (Y, X) or (Y, X, 3) -> codes (T, 1) int32. Raises BadInput on another size, kind or type."""
         image = checked_image(signal, self.config.height, self.config.width, self._channels)
+        budget.need(PIXEL_BYTES * image.size, "image", f"a picture of {image.size:,} values as codes")
         codes = to_levels(image.reshape(-1, 1), self.config.levels)
         return Segment("image", codes=codes, info=dict(zip(("height", "width", "channels"), image.shape)))
 
@@ -89,7 +95,8 @@ class Pixels(ImageTokenizer):
         """Codes (T, 1) -> uint8 image. Without a size: grey (unless channels is 3), the nearest square. Missing pixels are black."""
         codes = checked_codes(segment, self.config.levels)
         shape = self._shape(len(codes), segment.info)
-        values, n = np.zeros(int(np.prod(shape)), np.uint8), min(int(np.prod(shape)), len(codes))
+        budget.need(PIXEL_BYTES * math.prod(shape), "image", f"a picture of {' x '.join(map(str, shape))} values")
+        values, n = np.zeros(math.prod(shape), np.uint8), min(math.prod(shape), len(codes))
         values[:n] = to_grey(codes[:n], self.config.levels)
         return without_grey_axis(values.reshape(shape))
 

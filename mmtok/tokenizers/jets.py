@@ -11,6 +11,7 @@ scaled to these totals: a jet's own pt and mass survive the bins of its constitu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import Batched, fingerprint, read_config, write_config
+from mmtok.tokenizers.base import Batched, fingerprint, load_config, write_config
 
 TOTALS = ("pt_gev", "mass_gev")
 TOTAL_GEV = (1.0, 20_000.0)  # the range of both
@@ -54,7 +55,7 @@ class JetGridConfig:
             raise BadInput("JetGridConfig: features, bins, low and high must have equal lengths")
         if not self.features or self.features[0] != "pt_gev":
             raise BadInput(f"JetGridConfig: the first feature must be pt_gev, got {', '.join(self.features) or 'none'}")
-        if min(self.bins) < 3 or any(a >= b for a, b in zip(self.low, self.high)) or self.max_constituents < 1:
+        if min(self.bins) < 3 or not all(-math.inf < a < b < math.inf for a, b in zip(self.low, self.high)) or self.max_constituents < 1:
             raise BadInput("JetGridConfig: needs at least 3 bins per feature, low below high, and at least one constituent")
         if not set(self.totals) <= set(TOTALS) or len(set(self.totals)) < len(self.totals):
             raise BadInput(f"JetGridConfig: totals are some of {', '.join(TOTALS)}, each once; got {', '.join(self.totals)}")
@@ -153,11 +154,7 @@ class JetGrid(Batched):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        fields = read_config(folder, "JetGrid")
-        try:
-            return cls(JetGridConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
-        except TypeError as error:
-            raise BadInput(f"{folder}/tokenizer.json does not describe a JetGrid: {error}") from None
+        return cls(load_config(folder, "JetGrid", JetGridConfig))
 
     def _kept(self, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The constituents (all P, F) that are written of jets (P, F), and their codes, in the order of these; their number (N,); whether

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok import budget
 from mmtok.nn.audio import MelSpec, log_mel, stoi
 from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.base import Batched
@@ -57,15 +58,6 @@ class MelConfig:
         """The part of `as_dict` that a fingerprint is of: the vocoder changes no frame."""
         return {name: value for name, value in self.as_dict().items() if name != "vocoder"}
 
-    @classmethod
-    def from_dict(cls, fields: dict) -> Self:
-        """Inverse of `as_dict`. Raises BadInput when a field is missing, unknown or wrong."""
-        try:
-            rest = {k: v for k, v in fields.items() if k not in ("mel", "vocoder")}
-            return cls(mel=MelSpec(**fields["mel"]), vocoder=GriffinLimConfig(**fields["vocoder"]), **rest)
-        except (TypeError, KeyError) as error:
-            raise BadInput(f"not the settings of a {cls.__name__.removesuffix('Config')} tokenizer: {error}") from None
-
 
 class MelTokenizer(Batched):
     """np.float32 (N,) mono <-> the frames of a log-mel spectrogram: `_frame` makes them of it, `log_mel` gives it back.
@@ -75,6 +67,7 @@ class MelTokenizer(Batched):
 
     def __init__(self, config: MelConfig):
         self.config = config
+        budget.need(6 * 8 * config.mel.n_fft // 2 * config.mel.n_mels, type(config).__name__, "the filters of mel bands")
         self.vocoder = config.vocoder.build(config.mel)
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import Batched, fingerprint, learned, load_weights, read_config, write_config, write_learned
+from mmtok.tokenizers.base import Batched, fingerprint, learned, load_config, with_weights, write_config, write_learned
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 IMAGES_AT_ONCE = 256  # bounds the memory of a batch
+MOST = {"blocks": 256, "steps": 10**9}  # of fields that are sizes; what a network takes is known only once it is laid out
+MOST_OF_ALL = 2**16
 EXACT_DB = 100.0  # what stands for "no error at all" among signal-to-noise ratios: finite, so that it can be written as JSON
 
 
@@ -71,8 +73,11 @@ def check_size(config: Any, **least: int) -> None:
     the images are of one size, which it divides."""
     name = type(config).__name__
     for field, low in {"height": 1, "width": 1, **least}.items():
-        if getattr(config, field) is not None and getattr(config, field) < low:
-            raise BadInput(f"{name}: {field} is {getattr(config, field)}; it must be at least {low}")
+        value, most = getattr(config, field), MOST.get(field, MOST_OF_ALL)
+        if value is not None and value < low:
+            raise BadInput(f"{name}: {field} is {value}; it must be at least {low}")
+        if value is not None and value > most:
+            raise BadInput(f"{name}: {field} is {value}; it must be at most {most:,}")
     if config.channels not in (1, 3, None):
         raise BadInput(f"{name}: channels is {config.channels}; it must be 1 (grey) or 3 (RGB)")
     if "patch" in least:
@@ -140,7 +145,7 @@ class ImageTokenizer(Batched):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls(cls.config_type(**read_config(Path(folder), cls.__name__)))
+        return cls(load_config(folder, cls.__name__, cls.config_type))
 
 
 class PatchNetwork(ImageTokenizer):
@@ -194,7 +199,5 @@ class PatchNetwork(ImageTokenizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Open what `save` wrote. Raises BadInput when the weights are missing, broken or of other sizes."""
-        config = cls.config_type(**read_config(Path(folder), cls.__name__))
-        network = config.network()
-        load_weights(folder, network)
-        return cls(config, network)
+        config = load_config(folder, cls.__name__, cls.config_type)
+        return cls(config, with_weights(folder, config.network))

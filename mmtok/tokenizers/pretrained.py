@@ -12,16 +12,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from mmtok.doors import reading
 from mmtok.files import write_text
+from mmtok.plain import Within, shown
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.strict import read_json
+from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
 
 PIECES = "pieces.json"  # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
+MOST_ROWS = 2**24  # of an embedding; the largest published ones have less than 2**19
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -74,11 +78,12 @@ class PretrainedTextConfig:
             raise BadInput(f"{folder} has no tokenizer.json; AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) "
                            "writes one") from None
         try:
-            n_rows = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-        except (OSError, ValueError, AttributeError):
+            n_rows = read_json(folder / "config.json", nan=True).get("vocab_size")
+        except (OSError, BadInput, AttributeError):
             n_rows = None  # no model beside it
-        if n_rows is not None and (type(n_rows) is not int or n_rows < 1):
-            raise BadInput(f"{folder / 'config.json'}: its vocab_size is {n_rows!r}, where a whole number above 0 belongs")
+        if n_rows is not None and (type(n_rows) is not int or not 1 <= n_rows <= MOST_ROWS):
+            raise BadInput(f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number above 0 "
+                           f"belongs, at most {MOST_ROWS:,}")
         return PretrainedText(self, pieces, n_rows)
 
 
@@ -88,12 +93,9 @@ class PretrainedText(TextTokenizer):
     def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None):
         """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one."""
         self.config, self.pieces = config, pieces
-        try:
-            self._tok = tok = library().Tokenizer.from_str(pieces)
-        except Exception as error:  # the library raises a bare Exception
-            if isinstance(error, BadInput):
-                raise
-            raise BadInput(f"the tokenizer.json of {config.start} cannot be opened: {str(error).splitlines()[0]}") from None
+        lib = library()
+        with reading(f"the tokenizer.json of {config.start}", "pieces of text"):
+            self._tok = tok = lib.Tokenizer.from_str(pieces)
         tok.encode_special_tokens = True  # what looks like a special piece in a text is letters
         tok.no_truncation()
         tok.no_padding()
@@ -158,12 +160,19 @@ class PretrainedText(TextTokenizer):
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:
         """Open what `save` wrote, without the checkpoint. Raises BadInput when a file is missing or broken."""
-        config = read_config(Path(folder), "PretrainedText")
+        kept = load_config(folder, "PretrainedText", _Kept)
         path = Path(folder) / PIECES
-        try:
-            return cls(PretrainedTextConfig(config["start"]), path.read_text(encoding="utf-8"), config["n_rows"])
-        except (OSError, KeyError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} cannot be opened as a tokenizer: {error}") from None
+        with reading(path, "a tokenizer's pieces"):
+            pieces = path.read_text(encoding="utf-8")
+        return cls(PretrainedTextConfig(kept.start), pieces, kept.n_rows)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What tokenizer.json keeps of a checkpoint: where it was, and the rows of its embedding."""
+
+    start: str
+    n_rows: Annotated[int, Within(1, MOST_ROWS)]
 
 
 def byte_letters() -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
@@ -108,7 +108,7 @@ class DMel(MelTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> DMel:
-        return cls(DMelConfig.from_dict(read_config(Path(folder), "DMel")))
+        return cls(load_config(folder, "DMel", DMelConfig))
 
 
 class DMelStream:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmtok.nn.audio import MEL_FLOOR, MelSpec, log_mel
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import checked_latents, fingerprint, learned, load_weights, read_config, spreads, write_learned
+from mmtok.tokenizers.base import checked_latents, fingerprint, learned, load_config, spreads, with_weights, write_learned
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
@@ -90,7 +90,5 @@ class LogMel(MelTokenizer):
     @classmethod
     def load(cls, folder: Path) -> LogMel:
         """Open what `save` wrote. Raises BadInput when the constants are missing, broken or of other sizes."""
-        config = LogMelConfig.from_dict(read_config(Path(folder), "LogMel"))
-        bands = Bands(config.mel.n_mels)
-        load_weights(folder, bands)
-        return cls(config, bands)
+        config = load_config(folder, "LogMel", LogMelConfig)
+        return cls(config, with_weights(folder, lambda: Bands(config.mel.n_mels)))

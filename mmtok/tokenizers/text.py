@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from mmtok.doors import reading
 from mmtok.files import write_bytes
 from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.base import fingerprint, load_config, write_config
 
 SPACE_MARK = "\u2581"  # sentencepiece writes a space as this character, so the character itself must go in as bytes
 NOT_LEARNED = "\u2581\u2585\0"  # sentencepiece drops every training passage that holds one of these
@@ -105,8 +106,7 @@ class Bytes(TextTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> Bytes:
-        read_config(Path(folder), "Bytes")
-        return cls()
+        return cls(load_config(folder, "Bytes", BytesConfig))
 
 
 @dataclass(frozen=True)
@@ -269,32 +269,26 @@ class SentencePiece(Pieces):
     @classmethod
     def load(cls, folder: Path) -> SentencePiece:
         """Open what `save` wrote. Raises BadInput when the .model file is missing or broken."""
-        config = SentencePieceConfig(**read_config(Path(folder), "SentencePiece"))
+        config = load_config(folder, "SentencePiece", SentencePieceConfig)
         return cls(config, model_bytes(Path(folder) / PIECES))
 
 
 def model_bytes(path: Path) -> bytes:
     """The content of a .model file. Raises BadInput, naming it, when it cannot be read or is none."""
-    try:
+    with reading(path, "a sentencepiece model"):
         model = path.read_bytes()
-        opened(model)
-    except (OSError, BadInput) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadInput(f"{path} cannot be opened as a sentencepiece model: {reason}") from None
+    opened(model, path)
     return model
 
 
-def opened(model: bytes) -> Any:
-    """sentencepiece's processor of a .model file's content. Raises BadInput when it is none."""
+def opened(model: bytes, name: Path | str = "the pieces") -> Any:
+    """sentencepiece's processor of a .model file's content. Raises BadInput, naming it, when it is none."""
     import sentencepiece
 
-    try:
-        pieces = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
-    except (RuntimeError, ValueError) as error:  # the second where its message would quote the file
-        raise BadInput(str(error).splitlines()[0]) from None
-    if pieces is None:  # which the library would take for a processor that waits for its model
-        raise BadInput("it is empty")
-    return pieces
+    if not model:  # which the library would take for a processor that waits for its model
+        raise BadInput(f"{name}: cannot be read as a sentencepiece model (it is empty)")
+    with reading(name, "a sentencepiece model"):
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
 def _piece_bytes(pieces, code: int) -> bytes:

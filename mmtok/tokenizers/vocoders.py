@@ -25,8 +25,8 @@ class GriffinLimConfig:
 
     def __post_init__(self):
         for name in ("n_iterations", "inversion_iterations"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be at least 0")
+            if not 0 <= getattr(self, name) <= 10**4:
+                raise BadInput(f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be from 0 to 10,000")
         if not 0 <= self.momentum < 1:
             raise BadInput(f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1")
 

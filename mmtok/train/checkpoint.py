@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,13 +30,19 @@ from torch import Tensor
 
 from mmtok.files import save_tensors
 from mmtok.names import inside
+from mmtok.plain import Within, check_known
 from mmtok.segment import BadInput
+from mmtok.strict import read_json
 from mmtok.train.processes import part_of
 
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
 WEIGHTS = ("weights", "average")  # of a checkpoint's files those that a finished run is made of
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)  # what reading a damaged checkpoint raises
+STEP = Annotated[int, Within(0)]
+STATE = {"step": STEP, "files": dict[str, str], "sha256": str,
+         "vocabulary": str, "precision": str, "planned": tuple[tuple[STEP, STEP], ...], "window": tuple[dict[str, Any], ...]}
+NEEDED = ("step", "files", "sha256")  # what every state.json has
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +154,7 @@ def planned_steps(folder: Path) -> list[list[int]]:
     """From which step on how many steps were planned, as the newest checkpoint says; [] where none says so."""
     for path in reversed(_steps(folder)):
         try:
-            return [[int(first), int(steps)] for first, steps in json.loads((path / "state.json").read_text())["planned"]]
+            return _state(path)["planned"]
         except DAMAGE:
             continue
     return []
@@ -162,7 +169,7 @@ def precision_of(folder: Path) -> str | None:
     """The precision that the training with checkpoints in this folder began with; None where no checkpoint tells."""
     for path in reversed(_steps(folder)):
         try:
-            return json.loads((path / "state.json").read_text())["precision"]
+            return _state(path)["precision"]
         except (OSError, ValueError, LookupError, TypeError):
             continue  # damaged: it is named when it is loaded
     return None
@@ -170,7 +177,7 @@ def precision_of(folder: Path) -> str | None:
 
 def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
     """A checkpoint that is what was written, or of it the files of these stems; anything else raises one of DAMAGE."""
-    state = json.loads((path / "state.json").read_text())
+    state = _state(path)
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
     files = {name: written for name, written in state.pop("files").items() if stems is None or Path(name).stem in stems}
@@ -178,6 +185,13 @@ def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
         if digest(inside(path, name)) != written:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint({Path(name).stem: load_file(path / name) for name in files}, state)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What a checkpoint's state.json says. Raises BadInput, naming file and field, for what it cannot say."""
+    state = read_json(path / "state.json", nan=True)
+    check_known(state, STATE, str(path / "state.json"), NEEDED)
+    return state
 
 
 def _steps(folder: Path) -> list[Path]:

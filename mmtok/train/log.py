@@ -14,10 +14,11 @@ Before them stands a line without a step, the header: the precision of the produ
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -25,8 +26,18 @@ from torch import nn
 from mmtok.metrics.units import customary
 from mmtok.model.lm import LM
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
+from mmtok.plain import Within, check_known
+from mmtok.segment import BadInput
+from mmtok.strict import parse_json
 
 MEASURED = ("positions_per_s", "model_gflop_per_s", "matrix_share")  # they differ when the same training is made again
+LINE = {  # what a line of the log is held against when it is read; numbers may be NaN, as where a training diverged
+    "step": Annotated[int, Within(0)], "loss": float, "nats": dict[str, float | None], "training_loss": dict[str, float | None],
+    "customary": dict[str, dict[str, float]], "gradient_norm": float, "learning_rate": float,
+    **dict.fromkeys(MEASURED, float),
+}  # fmt: skip
+HEADER = dict.fromkeys(("precision", "asked", "device"), str)
+NEEDED = ("step", "loss", "nats", "positions_per_s")
 MATRIX_SIZES = {"cpu": 1024, "cuda": 4096}
 MATRIX_SECONDS = 0.1
 
@@ -98,20 +109,32 @@ def _matrix_rate(device: torch.device, n_threads: int) -> float:
 
 def read_header(path: Path) -> dict:
     """The first line of a log.jsonl: {"precision": "float32", "asked": "auto", "device": "cpu", ...}; empty where none is there."""
-    lines = _readable_lines(path)
-    return lines[0] if lines and "step" not in lines[0] else {}
+    return _read(path)[0]
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl, one per window of steps; what a crash cut short or damaged is left out."""
-    return [line for line in _readable_lines(path) if "step" in line]
+    """The lines of a log.jsonl, one per window of steps; what a crash cut short or damaged is left out, with a warning that says how many
+    and why the first."""
+    _, lines, wrong = _read(path)
+    if wrong:
+        warnings.warn(f"{path}: {len(wrong)} damaged lines are left out, the first: {wrong[0]}", stacklevel=2)
+    return lines
 
 
-def _readable_lines(path: Path) -> list[dict]:
-    lines = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+def _read(path: Path) -> tuple[dict, list[dict], list[str]]:
+    """The header, the lines of steps, and what is wrong with those left out."""
+    header, lines, wrong = {}, [], []
+    for number, text in enumerate(path.read_text(errors="replace").splitlines() if path.exists() else [], 1):
+        where = f"line {number}"
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in lines if isinstance(line, dict)]
+            line = parse_json(text, where, nan=True)
+            if number == 1 and isinstance(line, dict) and "step" not in line:
+                check_known(line, HEADER, where)
+                header = line
+                continue
+            check_known(line, LINE, where, NEEDED)
+        except BadInput as error:
+            wrong.append(str(error))
+        else:
+            lines.append(line)
+    return header, lines, wrong

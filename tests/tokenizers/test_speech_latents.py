@@ -187,5 +187,5 @@ def test_what_cannot_be_made_or_opened_is_refused(tokenizer, tmp_path):
     with pytest.raises(BadInput, match="weights"):
         load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"kind": "LogMel", "colour": 3}')
-    with pytest.raises(BadInput, match="not the settings of a LogMel"):
+    with pytest.raises(BadInput, match="LogMelConfig has no field 'colour'"):
         load(tmp_path)

@@ -163,5 +163,5 @@ def test_unusable_settings_and_texts_are_refused(tmp_path):
             SentencePieceConfig().fit(empty)
     SentencePieceConfig(300).fit(CAPTIONS).save(tmp_path)
     (tmp_path / "pieces.model").write_bytes(b"broken")
-    with pytest.raises(BadInput, match="cannot be opened as a sentencepiece model"):
+    with pytest.raises(BadInput, match="cannot be read as a sentencepiece model"):
         SentencePiece.load(tmp_path)

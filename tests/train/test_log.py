@@ -87,8 +87,10 @@ def test_the_machines_rate_is_measured_once_and_leaves_random_numbers_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_log_is_read_up_to_what_a_crash_cut(tmp_path):
+def test_a_log_is_read_but_for_lines_that_are_none_which_are_counted(tmp_path):
     path = tmp_path / "log.jsonl"
     assert read_log(path) == []
-    path.write_bytes(b'{"step": 1}\n{"step": 2}\n\xff\n7\n{"ste')
-    assert [line["step"] for line in read_log(path)] == [1, 2]
+    line = lambda step, loss="NaN": f'{{"step": {step}, "loss": {loss}, "nats": {{"text": null}}, "positions_per_s": 9.5}}\n'.encode()
+    path.write_bytes(line(1) + line(2) + line(-3) + line(4, '"low"') + b'\xff\n7\n{"step": 5}\n{"ste')
+    with pytest.warns(UserWarning, match="6 damaged lines are left out, the first: line 3.step is -3; it must be at least 0"):
+        assert [line["step"] for line in read_log(path)] == [1, 2]

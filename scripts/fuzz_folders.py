@@ -1,0 +1,185 @@
+"""The folders among the inputs of scripts/fuzz.py: tokenizers, recipes, runs and exports, made and opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import fuzz_files as ways
+import numpy as np
+
+# ---- tokenizers
+
+def tokenizer_maker(kind: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        MAKERS[kind]().save(folder / "t")
+        ways.write_folder(folder / "t", {"fidelity.json": b'{"exact_share": 1.0}'})
+        return folder / "t"
+
+    return make
+
+
+def _sentencepiece():
+    from mmtok.tokenizers.text import SentencePieceConfig
+
+    return SentencePieceConfig(n_pieces=300).fit(["seven eight nine"] * 5)
+
+
+def _pretrained():
+    import tokenizers as library
+
+    from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig, byte_letters
+
+    tok = library.Tokenizer(library.models.BPE(vocab={letter: i for i, letter in enumerate(byte_letters())}, merges=[]))
+    tok.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = library.decoders.ByteLevel()
+    return PretrainedText(PretrainedTextConfig("a/b"), tok.to_str())
+
+
+def _vq():
+    from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
+
+    config = VQPatchesConfig(4, 4, n_codes=4, code_size=2, hidden=4)
+    return VQPatches(config, config.network())
+
+
+def _kl():
+    from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
+
+    config = KLPatchesConfig(4, 4, hidden=4)
+    return KLPatches(config, config.network())
+
+
+def _pixel_latents():
+    from mmtok.tokenizers.image_latents import PixelLatentsConfig
+
+    return PixelLatentsConfig(4, 4).build()
+
+
+def _log_mel():
+    from mmtok.tokenizers.speech_latents import LogMelConfig
+
+    return LogMelConfig().fit([ways.SINE])
+
+
+def _default(modality: str) -> Callable[[], object]:
+    def make():
+        from mmtok.tokenizers import default
+
+        return default(modality)
+
+    return make
+
+
+MAKERS = {
+    "bytes": _default("text"), "sentencepiece": _sentencepiece, "pretrained": _pretrained, "dmel": _default("speech"), "logmel": _log_mel,
+    "pixels": _default("image"), "vqpatches": _vq, "pixellatents": _pixel_latents, "klpatches": _kl, "jetgrid": _default("jets"),
+}  # fmt: skip
+
+
+def load_tokenizer(path: Path) -> None:
+    from mmtok.describe import describe_tokenizer
+    from mmtok.segment import BadInput
+    from mmtok.tokenizers import load
+
+    describe_tokenizer(path)
+    tokenizer = load(path)
+    config = tokenizer.config
+    small = getattr(config, "height", None) or 4, getattr(config, "width", None) or 4
+    if max(small) > 64 or getattr(getattr(config, "mel", None), "n_fft", 0) > 2**14:
+        return
+    signal = {"text": "seven", "speech": ways.SINE, "jets": ways.JETS[0], "image": np.zeros(small, np.uint8)}[tokenizer.signature.modality]
+    try:
+        tokenizer.encode(signal)
+    except BadInput:  # it takes other signals, which it says of the signal and not of the folder
+        return
+
+
+# ---- recipes and runs
+
+def _recipe():
+    from mmtok.data.loader import Task
+    from mmtok.data.text import TextFileConfig
+    from mmtok.model.lm import DecoderConfig
+    from mmtok.nn.transformer import TransformerConfig
+    from mmtok.recipe import Recipe
+    from mmtok.tokenizers.text import BytesConfig
+    from mmtok.train.fit_lm import TrainConfig
+
+    trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=16)
+    return Recipe("tiny", {"text": BytesConfig()}, (TextFileConfig("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),
+                  TrainConfig(steps=2, rows=2, row_length=512, checkpoint_every=1, log_every=1))  # fmt: skip
+
+
+def recipe_json(folder: Path) -> Path:
+    from mmtok.recipe import load_recipe
+
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "digits.py")
+    return ways.written(folder / "recipe.json", recipe.to_json().encode())
+
+
+def load_recipe_file(path: Path) -> None:
+    from mmtok.describe import describe
+    from mmtok.recipe import load_recipe
+
+    describe(load_recipe(path))
+
+
+def make_run(folder: Path) -> Path:
+    import contextlib
+    import io
+    from dataclasses import replace
+
+    from mmtok.data.text import TextFileConfig
+    from mmtok.run import train
+
+    text = ways.written(folder / "a.txt", b"seven eight nine " * 40)
+    with contextlib.redirect_stderr(io.StringIO()):
+        train(replace(_recipe(), sources=(TextFileConfig(str(text)),)), folder / "run")
+    figures = {"score": {"text": {"n": 3, "bits_per_byte": 4.5, "kind": "exact"}}, "text_from_nothing": {"share": 0.5}}
+    index = [{"file": "nothing-000.txt", "frames": 5, "stop": "end"}]
+    ways.write_folder(folder / "run", {
+        "evaluation.json": json.dumps(figures).encode(), "samples/asked/index.json": json.dumps(index).encode(),
+        "samples/text_from_nothing.json": b'[{"truth": "seven", "read": "even"}]', "samples/asked/nothing-000.txt": b"seven",
+    })  # fmt: skip
+    return folder / "run"
+
+
+def load_run(path: Path) -> None:
+    """Every JSON of a run by what reads it, its tokens, weights and checkpoints."""
+    from mmtok.ask import read_index
+    from mmtok.evaluate import evaluate
+    from mmtok.export import export
+    from mmtok.gallery import sample_section
+    from mmtok.run import open_run
+    from mmtok.train.checkpoint import load_checkpoint, load_weights, planned_steps, precision_of
+
+    run = open_run(path)
+    run.describe()
+    evaluate(run)
+    read_index(path / "samples" / "asked")
+    for name in ("asked", "text_from_nothing"):
+        sample_section(run, name)
+    for file in run.token_files():
+        file.row(0)
+    for read in (load_checkpoint, load_weights, planned_steps, precision_of):
+        read(path / "checkpoints")
+    export(run, path.parent / "llama")
+
+
+def make_llama(folder: Path) -> Path:
+    from mmtok.export import export
+    from mmtok.run import open_run
+
+    export(open_run(make_run(folder)), folder / "llama")
+    return folder / "llama"
+
+
+def load_llama_folder(path: Path) -> None:
+    from mmtok.model.interop import check_llama, exported_vocabulary, llama_sizes
+    from mmtok.tokenizers.pretrained import PretrainedTextConfig
+
+    exported_vocabulary(path)
+    config = llama_sizes(path)
+    check_llama(path, config, PretrainedTextConfig(str(path)).build().signature)
