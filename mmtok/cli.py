@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -281,7 +281,7 @@ def main(words: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("default", UserWarning)  # once per text: what the readers converted
-            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
+            warnings.showwarning = _notes()
             if words is None:
                 terminal.open_streams()
             code = dispatch(sys.argv[1:] if words is None else words)
@@ -304,6 +304,19 @@ def main(words: list[str] | None = None) -> int:
     with suppress(BrokenPipeError):
         _say(wrong)
     return 2
+
+
+def _notes() -> Callable[..., None]:
+    """Shows warnings as notes, each text once: Python's filters forget what was shown whenever one of them changes."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any) -> None:
+        text = f"note: {message}"
+        if text not in said:
+            said.add(text)
+            _say(text)
+
+    return show
 
 
 def _let_the_first_say_it() -> None:

@@ -254,6 +254,17 @@ def test_notes_and_interruption(capsys, monkeypatch):
     assert capsys.readouterr().err == "mmtok: note: x.wav: stereo, averaged to mono\nmmtok: interrupted\n"
 
 
+def test_notes_are_said_once(capsys, monkeypatch):
+    def repeats(path: str):
+        for _ in range(2):
+            with warnings.catch_warnings():  # forgets what was shown
+                warnings.warn("2 clips were left out")
+
+    monkeypatch.setitem(cli.VERBS, "show", repeats)
+    assert main(["show", "."]) == 0
+    assert capsys.readouterr().err == "mmtok: note: 2 clips were left out\n"
+
+
 # ---- as a process
 
 def run(words, **settings):

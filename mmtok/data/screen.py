@@ -20,6 +20,7 @@ from mmtok.tally import Tally
 T = TypeVar("T")
 R = TypeVar("R")
 Sizes = Mapping[str, float]  # unit, or field -> how large a thing is in it
+WORDS = {"duration_s": "seconds", "chars": "characters"}
 N_NAMED = 10
 MANY = 1_000  # from here on looking at them takes long enough to show its progress
 
@@ -62,7 +63,8 @@ class Limit:
 
     @property
     def _what(self) -> str:
-        return f"{self.unit} of {self.of}" if self.of else self.unit
+        unit = WORDS.get(self.unit, self.unit)
+        return f"{unit} of {self.of}" if self.of else unit
 
     def broken_by(self, size: float) -> str:
         """What is said of a size out of bounds; "" of one within."""

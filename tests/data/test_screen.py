@@ -49,9 +49,9 @@ def test_limits_count_what_they_leave_out():
     with pytest.warns(UserWarning) as said:
         screen = Screen(range(9), look((), lambda i: {"duration_s": i, "chars": 8 - i}), Source(), "clips", limits)
     assert screen.items == [5]
-    assert {str(w.message) for w in said} == {"1 of 9 clips was left out: fewer duration_s than 1 (first: 0)",
-                                              "3 of 9 clips were left out: more duration_s than 5 (first: 6)",
-                                              "4 of 9 clips were left out: more chars than 3 (first: 1)"}
+    assert {str(w.message) for w in said} == {"1 of 9 clips was left out: fewer seconds than 1 (first: 0)",
+                                              "3 of 9 clips were left out: more seconds than 5 (first: 6)",
+                                              "4 of 9 clips were left out: more characters than 3 (first: 1)"}
 
 
 def test_what_cannot_be_read_after_all_counts_with_what_was_seen_before():

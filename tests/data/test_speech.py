@@ -198,7 +198,7 @@ def test_one_broken_file_in_a_hundred_stops_nothing_and_two_stop_before_the_work
 
 def test_lengths_out_of_bounds_are_left_out_and_counted(tmp_path):
     source = SpeechFolder(str(corpus(tmp_path, 10)), min_duration_s=403 / 16_000, max_duration_s=407 / 16_000)
-    with pytest.warns(UserWarning, match="3 of 10 clips were left out: fewer duration_s than"):
+    with pytest.warns(UserWarning, match="3 of 10 clips were left out: fewer seconds than"):
         assert len(source.transcripts()) == 5
 
 

@@ -82,7 +82,7 @@ def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
     with pytest.warns(UserWarning, match="left out 1 hidden"):
         parts = [[e["text"] for e in source.examples(split)] for split in source.splits]
     assert parts == [["a" * 40, "a" * 10, "b" * 40], ["b" * 10, "e" * 20]]
-    with pytest.warns(UserWarning, match="1 of 3 passages was left out: fewer chars than 20"):
+    with pytest.warns(UserWarning, match="1 of 3 passages was left out: fewer characters than 20"):
         assert len(list(TextFileConfig(str(tmp_path), passage_chars=40, heldout_share=0.25, min_chars=20).examples("train"))) == 2
 
 
