@@ -14,7 +14,7 @@ import numpy as np
 
 from mmtok.data.convert import write_signal
 from mmtok.files import write_text
-from mmtok.metrics.units import customary, is_density, units_of
+from mmtok.metrics.units import counted, customary, is_density, units_of
 from mmtok.model.generate import Sampled
 from mmtok.names import file_names, inside
 from mmtok.plain import Within, check_known
@@ -197,7 +197,11 @@ def read_index(folder: Path) -> list[dict[str, Any]]:
 class Scored:
     """One line of `mmtok score`: nats of a segment, its frames and how many of its unit (bytes of a text) these are, the kind, and
     the customary unit; whether the segment is only a passage of a longer text, scored without the passages before it; whether the nats
-    are of a density (of standardised latents), and so may be below 0."""
+    are of a density (of standardised latents), and so may be below 0.
+
+    headers  of the frames, those that the unit does not count: their nats (of a jet's totals) are shared out over the others' units
+    cut      segments that were cut off at a cap: scored is how they begin, and neither their rest nor their end
+    """
 
     name: str
     modality: str
@@ -209,9 +213,14 @@ class Scored:
     unit: str
     passage: bool = False
     density: bool = False
+    headers: int = 0
+    cut: int = 0
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.nats:.4f} nats over {self.frames} frames, {self.value:.4f} {self.unit} ({kind_text(self.kind, self.density)})"
+        frames = f"{self.frames} frames" + f" ({self.headers} of them totals)" * bool(self.headers)
+        units = f" over {self.units} {counted(self.unit)}" * (self.units != self.frames)
+        kind = kind_text(self.kind, self.density) + f", {self.cut} cut at the cap: scored as what begins so" * bool(self.cut)
+        return f"{self.name}: {self.nats:.4f} nats over {frames}, {self.value:.4f} {self.unit}{units} ({kind})"
 
 
 def kind_text(kind: str, density: bool) -> str:
@@ -235,8 +244,9 @@ def totals(rows: Sequence[Scored]) -> list[Scored]:
             kind = next(kind for kind in ("estimate", "bound", "exact") if kind in kinds)  # a sum is what the weakest of its terms is
             kind += " for each passage by itself, not for the text" * any(row.passage for row in mine)
             value = sum(row.value * max(1, row.units) for row in mine) / max(1, units)
-            lines.append(replace(mine[0], name=f"all {len(mine)}", nats=nats, frames=sum(row.frames for row in mine), units=units, kind=kind,
-                                 value=value, passage=False))
+            frames, headers, cut = (sum(getattr(row, name) for row in mine) for name in ("frames", "headers", "cut"))
+            lines.append(replace(mine[0], name=f"all {len(mine)}", nats=nats, frames=frames, units=units, kind=kind, value=value,
+                                 passage=False, headers=headers, cut=cut))
     return lines
 
 
@@ -267,5 +277,6 @@ def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Sco
         # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of the string add to its probability
         kind = "bound" if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes) else scored.kind
         signature = run.vocabulary.signatures[segment.modality]
-        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(signature, nats, units), part, is_density(signature)))
+        rows.append(Scored(name, segment.modality, nats, len(segment), units, kind, *customary(signature, nats, units), part,
+                           is_density(signature), min(signature.headers, len(segment)), int(segment.truncated)))
     return rows

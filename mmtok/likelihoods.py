@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from mmtok.ask import kind_text, n_units
 from mmtok.data.subset import random_subset
-from mmtok.metrics.units import customary, is_density
+from mmtok.metrics.units import counted, customary, is_density
 from mmtok.questions import MAX_CLASSES, Setting
 from mmtok.run import Run
 from mmtok.segment import Document, Segment, Signature
@@ -22,7 +23,8 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
     """Per modality: held-out nats in the customary unit, given what the task gives (a caption, a signal to read).
 
     Beside them an untrained decoder's, a unigram model's of the training codes or latents (which is given nothing), and, where the
-    task was trained without its condition too, the decoder's own without it: that one is fair beside the unigram. Where the nats are not
+    task was trained without its condition too, the decoder's own without it: that one is fair beside the unigram. Then how many units
+    (`n_bytes`, `n_particles`) the nats were divided by; those of a jet's totals are shared out over its particles. Where the nats are not
     exact, what they are (`kind`), and of how many documents (`n`): of estimates, which take long, of fewer.
     """
     fields, untrained, figures = run.recipe.fields, run.untrained(), {}
@@ -51,6 +53,7 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
         if len(without[m]) == len(docs):
             values["_without_condition"] = per_unit(None, without[m])
         figures[m] = {key + suffix: customary(signature, x, 1)[0] for suffix, x in values.items()}
+        figures[m][f"n_{counted(customary(signature, 0.0, 1)[1])}"] = total
         if run.lm.kind(m) != "exact":
             figures[m] |= {"kind": kind_text(run.lm.kind(m), is_density(signature)), "n": len(docs)}
     return figures
@@ -59,6 +62,8 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
 def unigram_nats(run: Run, modality: str, segments: Sequence[Segment]) -> float:
     """-log p of segments when every channel of every frame, and every end, is drawn on its own at its training frequency.
 
+    Where the frames are a set, that of the set: such frames come in all orders, of which its list is one, and p is their sum. (Of a set
+    cut at a cap it stays that of the list: what was left out decides which orders were possible.)
     Of latents every dimension is drawn on its own: of those that are cells of an axis, the cell at its frequency; of continuous ones
     from the Gaussian of its training mean and variance.
     """
@@ -74,10 +79,18 @@ def unigram_nats(run: Run, modality: str, segments: Sequence[Segment]) -> float:
                     n_frames, n_ends = n_frames + len(segment), n_ends + (not segment.truncated)
                     frames.add(segment.values)
     nats = sum(frames.nats(s.values) for s in segments)
+    if signature.descending:
+        nats -= sum(log_orders(s.values[signature.headers :]) for s in segments if not s.truncated)
     if signature.frames is None:
         end = n_ends / (n_ends + n_frames)
         nats -= sum(len(s) * np.log(1 - end) + (not s.truncated) * np.log(end) for s in segments)
     return nats
+
+
+def log_orders(frames: np.ndarray) -> float:
+    """The logarithm of the number of different orders of frames (T, C): T! over the factorial of every frame's count."""
+    same = np.unique(frames, axis=0, return_counts=True)[1]
+    return math.lgamma(len(frames) + 1) - sum(math.lgamma(n + 1) for n in same.tolist())
 
 
 class _Counts:

@@ -216,6 +216,22 @@ def test_scores_are_the_models_own(run, signals):
     assert rows[0].value == pytest.approx(expected.nats[1] / math.log(2) / 16) and rows[0].unit == "bits/code"
 
 
+def test_a_score_says_what_was_divided_by_and_what_was_cut_off():
+    row = ask.Scored("a", "jets", 90.0, 47, 45, "exact", 2.0, "nats/particle", headers=2, cut=1)
+    assert str(row) == ("a: 90.0000 nats over 47 frames (2 of them totals), 2.0000 nats/particle over 45 particles "
+                        "(exact, 1 cut at the cap: scored as what begins so)")
+    total, = ask.totals([row, replace(row, cut=0)])
+    assert (total.headers, total.cut, total.frames, total.units, total.value) == (4, 1, 94, 90, 2.0)
+
+
+def test_a_jet_with_more_particles_than_the_cap_is_scored_as_cut(run, tmp_path):
+    n = run.tokenizers["jets"].config.max_constituents + 22
+    pt = np.linspace(20, 1, n, dtype=np.float32)
+    np.save(tmp_path / "long.npy", np.stack((pt, pt / 100, -pt / 100), 1))
+    row, = ask.score(run, [str(tmp_path / "long.npy")], ["thin jet"])
+    assert row.cut == 1 and row.frames == n - 22 and "1 cut at the cap" in str(row)
+
+
 def test_a_file_of_jets_gives_a_line_per_jet_and_their_sum(run, signals):
     rows = ask.score(run, [str(signals["jets"])], ["thin jet"])
     jets = read_jets(signals["jets"])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mmtok.cli import main
 from mmtok.data.images import read_image
+from mmtok.metrics.units import counted
 from mmtok.run import open_run
 from mmtok.segment import Document
 
@@ -175,10 +176,11 @@ def test_a_network_that_returns_no_numbers_is_refused_with_the_step(latent_run, 
 ])
 def test_scores_say_what_they_are_in_units_that_compare(latent_run, picture, capsys, name, n_units, unit, kind):
     printed = lines(capsys, "score", latent_run(name), picture, picture, "--given", "dark")
-    words = re.compile(rf"(.*): (\S+) nats over (\d+) frames, (\S+) {unit} \({kind}\)")
+    words = re.compile(rf"(.*): (\S+) nats over (\d+) frames, (\S+) {unit}(?: over (\d+) {counted(unit)})? \({kind}\)")
     found = [words.fullmatch(line).groups() for line in printed]
     assert [row[0] for row in found] == [str(picture), str(picture), "all 2"]
-    for i, (_, nats, frames, value) in enumerate(found):
+    for i, (_, nats, frames, value, over) in enumerate(found):
+        assert over in (None, str(n_units * (1 + i // 2))) and (over is None) == (int(frames) == n_units * (1 + i // 2))
         scale = 1 if unit == "nats/frame" else math.log(2)
         assert float(value) == pytest.approx(float(nats) / scale / (n_units * (1 + i // 2)), abs=1e-3)
         assert int(frames) == (16 if name == "codes" else 4) * (1 + i // 2)

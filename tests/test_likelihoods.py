@@ -49,9 +49,20 @@ def test_unigram_of_latents_by_hand(tiny_copy):
 
 
 def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
-    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2)
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2, descending=False)
     tile = lambda *codes: Segment("jets", codes=np.array(codes))
     rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
     first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
     expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
     assert baseline(tiny_copy, "jets", signature, rows, [tile((0, 0), (1, 2))]) == pytest.approx(expected)
+
+
+def test_unigram_of_a_set_counts_all_orders_of_what_follows_the_headers(tiny_copy):
+    signature = replace(open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=None, descending=True, headers=1)
+    jet = lambda *codes, **more: Segment("jets", codes=np.array(codes).reshape(-1, 2), **more)
+    plain = replace(signature, descending=False, headers=0)
+    rows, asked = [jet((1, 0), (1, 2), (0, 1))], jet((0, 0), (1, 2), (1, 2), (0, 1), (0, 0))
+    nats = {s.descending: baseline(tiny_copy, "jets", s, rows, [asked]) for s in (plain, signature)}
+    assert nats[True] == pytest.approx(nats[False] - math.log(12))  # of four particles, two of them equal
+    cut = replace(asked, truncated=True)
+    assert baseline(tiny_copy, "jets", signature, rows, [cut]) == pytest.approx(baseline(tiny_copy, "jets", plain, rows, [cut]))

@@ -21,6 +21,11 @@ def customary(of: str | Signature, nats: float, units: float) -> tuple[float, st
     return nats / nats_per_unit / max(1, units), unit
 
 
+def counted(unit: str) -> str:
+    """What nats or bits per unit are divided by the number of: "particles" of "nats/particle"."""
+    return unit.partition("/")[2] + "s"
+
+
 def _unit(of: str | Signature) -> tuple[str, float]:
     if isinstance(of, Signature) and of.latent_size:
         return ("bits/value", math.log(2)) if of.cells else ("nats/frame", 1.0)
