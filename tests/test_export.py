@@ -27,6 +27,7 @@ from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.vocabulary import Vocabulary
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:export. this model writes text")  # its run draws images too
 
 CAPTIONS = ["dark", "light", "it is été", "seven  o'clock, and all is well", "a b\nc", "low high low"] * 3
 HARD = ["", " ", "  a  b ", "\u2581 x\u2581", "\ufffd\0", "<s></s><unk><0x41>", "<|pad|> <|document|>x", "<|unused_1|>",

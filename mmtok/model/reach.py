@@ -86,7 +86,7 @@ def _axis(name: str) -> int:
 def _largest_logit(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> float:
     """A bound of |logit| over all hidden states."""
     rows = weights.get(WRITE, weights[READ])
-    return float(rows.double().norm(dim=1).max()) * _largest_normed(weights[LAST_NORM], trunk)
+    return _longest_row(rows) * _largest_normed(weights[LAST_NORM], trunk)
 
 
 def _largest_state(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> float:
@@ -95,8 +95,8 @@ def _largest_state(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> f
     Every layer adds no more than its matrices make of a normed state: attention averages values, and
     |silu(a) b| <= |a| |b|. Matrices are bounded by their Frobenius norms.
     """
-    size = lambda name: float(weights[name].double().norm())
-    bound = float(weights[READ].double().norm(dim=1).max())
+    size = lambda name: float(torch.linalg.vector_norm(weights[name], dtype=torch.float64))
+    bound = _longest_row(weights[READ])
     for i in range(trunk.depth):
         layer = f"model.layers.{i}."
         normed = _largest_normed(weights[f"{layer}input_layernorm.weight"], trunk)
@@ -106,6 +106,10 @@ def _largest_state(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> f
         inner = size(f"{layer}mlp.gate_proj.weight") * size(f"{layer}mlp.up_proj.weight")
         bound += normed**2 * inner * size(f"{layer}mlp.down_proj.weight")
     return bound
+
+
+def _longest_row(table: Tensor) -> float:
+    return float(torch.linalg.vector_norm(table, dim=1, dtype=torch.float64).max())
 
 
 def _largest_normed(gain: Tensor, trunk: TransformerConfig) -> float:

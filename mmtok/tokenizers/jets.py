@@ -106,6 +106,9 @@ class JetGrid(Batched):
         for segment in segments:
             if segment.codes is None or segment.codes.shape[1] != len(self._low):
                 raise BadInput(f"a jet's segment has codes (P, {len(self._low)}), got {segment.values.shape}")
+            if len(segment) and not ((segment.codes >= 0) & (segment.codes < self.config.bins)).all():
+                raise BadInput(f"a jet's segment has codes below {', '.join(map(str, self.config.bins))}; got up to "
+                               f"{segment.codes.max(0).tolist()}, and from {segment.codes.min(0).tolist()} on")
         n = np.array([len(segment) for segment in segments], np.int64)
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int64), *(segment.codes for segment in segments)])
         values = self._low + (codes - 0.5) * self._width
@@ -160,7 +163,7 @@ class JetGrid(Batched):
         """The constituents (all P, F) that are written of jets (P, F), and their codes, in the order of these; their number (N,); whether
         there were more (N,)."""
         lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
-        values = np.concatenate([np.zeros((0, len(self.config.features)), np.float32), *signals])
+        values = np.concatenate([np.zeros((0, len(self.config.features))), *signals])  # float64, whatever stands beside a jet
         values, jet = _particles(values, np.repeat(np.arange(len(lengths)), lengths))
         values, codes = _ordered(values, self._codes(values), jet, self.config.bins)
         n = np.bincount(jet, minlength=len(lengths))
