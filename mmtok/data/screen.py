@@ -113,7 +113,7 @@ class Screen(Generic[T]):
     limits  of the sizes: what is out of bounds is left out and counted
     name    of an item, in messages
 
-    Raises BadInput as `Broken` does.
+    Raises BadInput as `Broken` does, and where none is left.
     """
 
     def __init__(
@@ -142,6 +142,8 @@ class Screen(Generic[T]):
                 self.items.append(item)
         self._broken.stop_if_many()
         tally.tell()
+        if len(items) and not self.items:
+            raise BadInput(f"none of {len(items):,} {unit} is left, such as {name(items[0])}; widen the limits")
 
     def read(self, items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
         """What `read` makes of some of the items, in this pass over them.

@@ -185,8 +185,8 @@ def test_rows_that_name_one_file_are_in_one_split(tmp_path):
 
 def test_limits_of_a_field_leave_rows_out(table, tmp_path):
     settings = {"columns": {"caption": "text", "speech": "audio"}, "modalities": {"caption": "text", "speech": "speech"}}
-    with pytest.warns(UserWarning, match="left out: more seconds of speech than 0.05"):
-        assert texts(HubTable(str(table), **settings, limits={"speech": (0, 0.05)}), tmp_path) == []
+    with pytest.warns(UserWarning, match="left out: more seconds of speech than 0.05"), pytest.raises(BadInput, match="none of 10 rows is left"):
+        texts(HubTable(str(table), **settings, limits={"speech": (0, 0.05)}), tmp_path)
     assert len(texts(HubTable(str(table), **settings, limits={"speech": (0, 0.1), "caption": (5, 5)}), tmp_path)) == 10
     with pytest.raises(BadInput, match="limits names image; its fields are caption, speech"):
         HubTable(str(table), **settings, limits={"image": (0, 1)})
