@@ -173,6 +173,8 @@ def tokenize(
     modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets; a folder for all files below it", "FILE")], *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
+    prepare: Annotated[list[str], Arg("of the signals, where the tokenizer's folder does not say it: channel=left, fit=crop, background=black, "
+                                      "normal_form=NFC, ...", "FIELD=VALUE")] = (),
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
     shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
     device: OnCpu = None,
@@ -182,7 +184,7 @@ def tokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    done = tokenize_files(modality, files, out, tokenizer, shard, check)
+    done = tokenize_files(modality, files, out, tokenizer, shard, check, prepare)
     tell_lines(done.summary())
 
 

@@ -17,6 +17,7 @@ from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.folder import NOTES, read_fidelity, read_notes
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.plain import field_groups, to_plain
+from mmtok.preparation import load_preparation
 from mmtok.recipe import Recipe
 from mmtok.segment import BadInput, Signature
 from mmtok.strict import read_json
@@ -198,6 +199,8 @@ def describe_tokenizer(folder: Path) -> str:
         lines += [f"  {line}" for line in tokenizer.remarks()]
     if folder.is_dir():
         lines.append(f"  {json.dumps(read_json(folder / 'tokenizer.json'))}")
+    if preparation := load_preparation(folder, signature.modality):
+        lines.append(f"  signals are prepared by {json.dumps(to_plain(preparation))}")
     return lines_text(lines)
 
 

@@ -14,6 +14,7 @@ from mmtok.files import is_temporary, sweep, write_text
 from mmtok.folder import LOCK, held
 from mmtok.layout import NAMED
 from mmtok.model.interop import CONFIG, FINGERPRINT, check_one_channel, to_llama
+from mmtok.preparation.text import TextPreparation
 from mmtok.run import Run
 from mmtok.segment import BadInput
 from mmtok.strict import read_json
@@ -73,6 +74,9 @@ def unreachable(vocabulary: Vocabulary, written: str) -> list[int]:
 def _write(run: Run, folder: Path, written: str) -> None:
     vocabulary, out_of_reach = run.vocabulary, unreachable(run.vocabulary, written)
     if "text" in run.tokenizers:
+        if run.recipe.preparation["text"] != TextPreparation():
+            warnings.warn("the run's texts were prepared (recipe.json: preparation.text), which the exported tokenizer does not do: "
+                          "prepare what it is given alike", stacklevel=2)
         names = id_names(vocabulary, taken_names(run.tokenizers["text"]))
         name = lambda id: names[id - len(vocabulary.span("text"))]
         document, begin, end = map(name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text")))

@@ -28,7 +28,7 @@ from mmtok.model.generate import Sampled, Sampling, fill_holes, generate, stream
 from mmtok.model.lm import LM
 from mmtok.model.score import Score, score, score_part
 from mmtok.nn.device import resolve_device
-from mmtok.preparation import Preparer, prepared_examples, preparer
+from mmtok.preparation import DEFAULTS, Preparer, load_preparation, prepared_examples, preparer
 from mmtok.progress import Progress
 from mmtok.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.segment import BadInput, Document, Segment, segment_of
@@ -66,6 +66,9 @@ class Run:
                 raise BadInput(f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its recipe")
             # a tokenizer class from outside the package comes with its config
             found[m] = config.load(folder) if hasattr(config, "load") else tokenizer_room.load(folder)
+            if m in DEFAULTS and load_preparation(folder, m) != self.recipe.preparation[m]:
+                raise BadInput(f"{folder} prepares {m} in another way than the run's recipe.json: put back the preparation.json "
+                               "that was there")
         return found
 
     @cached_property

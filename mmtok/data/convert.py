@@ -16,7 +16,7 @@ from mmtok.data.screen import Screen, Screened, remembered
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole
 from mmtok.names import file_names, inside, is_name
-from mmtok.preparation import Preparer, load_preparation, preparer
+from mmtok.preparation import Preparer, chosen_preparation, preparer
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
@@ -54,16 +54,18 @@ class Tokenised:
 # ---- files -> tokens
 
 def tokenize_files(
-    modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False
+    modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False,
+    prepare: Sequence[str] = (),
 ) -> Tokenised:
     """Write the token file `out`: field `modality`, one row per signal (a file, also below a folder; in a file of jets, a jet),
     prepared as the tokenizer's folder says.
 
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
+    prepare: choices of the preparation, ["channel=left"], where the folder has none.
     check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
     """
     used = _tokenizer(modality, tokenizer)
-    prepare = preparer(modality, getattr(used, "config", None), load_preparation(tokenizer, modality))
+    prepared = preparer(modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare))
     index, count = shard_of(shard)
     files = files_among(files, SUFFIXES.get(modality, ()))
     if modality != "jets":  # a row is a jet there, and a file is read as a whole
@@ -76,7 +78,7 @@ def tokenize_files(
         """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
         with Progress(f"tokenize {modality}", n, "rows") as progress:
-            for batch in _batches(signals_of(files, prepare, index, count), BATCH):
+            for batch in _batches(signals_of(files, prepared, index, count), BATCH):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
                 for segment in _encode(used, batch):

@@ -9,14 +9,14 @@ preparation lies beside the tokenizer, as preparation.json, so that whoever uses
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmtok.files import write_text
-from mmtok.plain import from_plain, to_plain
+from mmtok.plain import from_plain, set_fields, to_plain
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
 from mmtok.preparation.text import TextPreparation
@@ -117,3 +117,20 @@ def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
     if found.modality != modality:
         raise BadInput(f"{path} prepares {found.modality}, not {modality}")
     return found
+
+
+def chosen_preparation(folder: Path | None, modality: str, choices: Sequence[str]) -> Preparation | None:
+    """As `load_preparation`, with fields set as ["channel=left", ...]. Raises BadInput for a field that there is not, and where
+    the folder has a preparation of its own: what was made by one tokenizer was prepared alike."""
+    if not choices:
+        return load_preparation(folder, modality)
+    if folder is not None and (Path(folder) / FILE).exists():
+        raise BadInput(f"{Path(folder) / FILE} says how signals are prepared for this tokenizer; leave --prepare {choices[0]} out")
+    default = DEFAULTS.get(modality)
+    names = [field.name for field in fields(default)] if default is not None else []
+    wrong = next((choice for choice in choices if choice.partition("=")[0] not in names or "=" not in choice), None)
+    if wrong is not None:
+        raise BadInput(f"--prepare {wrong!r} must be FIELD=VALUE; of {modality} the fields are {', '.join(names) or 'none'}")
+    plain = to_plain(default)
+    set_fields(plain, [f"--{choice}" for choice in choices])
+    return from_plain(plain, type(default), "prepare")

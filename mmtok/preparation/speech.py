@@ -73,8 +73,8 @@ class SpeechPreparation:
         tally.add(f"mixed down from {n_channels} channels", name)
         mix = samples.mean(1)
         if mix_loss_db(samples, mix) > LOSS_DB:
-            tally.add("made more than 3 dB weaker than its channels by the mix, as they cancel each other; "
-                      "--preparation.speech.channel left (or right, or a number) takes one alone", name)
+            tally.add("made more than 3 dB weaker than the channels by the mix, as they cancel each other; the "
+                      "preparation's channel, left, right or a number, takes one alone", name)
         return mix
 
 

@@ -16,7 +16,7 @@ from mmtok.data.loader import Task
 from mmtok.data.speech import SpeechFolder
 from mmtok.data.text import TextFileConfig
 from mmtok.data.tokens import read_tokens
-from mmtok.preparation import DEFAULTS, load_preparation
+from mmtok.preparation import DEFAULTS, chosen_preparation, load_preparation
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
 from mmtok.preparation.text import TextPreparation
@@ -118,6 +118,29 @@ def test_what_is_done_is_said_once_for_a_source_and_split(fitted):
     lines = [str(warning.message) for warning in caught]
     kinds = {"text": 1, "speech": 2, "image": 3}[m]
     assert len(lines) == len(set(lines)) <= 2 * kinds
+
+
+def test_choices_are_made_where_the_folder_has_none(fitted, tmp_path):
+    m, path, run = fitted
+    choices = {"text": ["normal_form=NFC", "lower_case=true"], "speech": ["channel=right"], "image": ["fit=crop", "background=black"]}[m]
+    assert chosen_preparation(None, m, choices) == PREPARED[m] != DEFAULTS[m]
+    with warnings.catch_warnings(action="ignore"):
+        tokenize_files(m, [path], tmp_path / "plain.parquet")
+        tokenize_files(m, [path], tmp_path / "chosen.parquet", prepare=choices)
+    plain, chosen = (read_tokens(tmp_path / f"{name}.parquet").segment(m, 0).codes for name in ("plain", "chosen"))
+    assert plain.shape != chosen.shape or (plain != chosen).any()
+    with pytest.raises(BadInput, match="preparation.json says how"):
+        tokenize_files(m, [path], tmp_path / "t.parquet", run.folder / "tokenizers" / m, prepare=choices)
+    for wrong in ("chanel=left", "fit", "kind=Nothing", "channel=middle", "fit=squeeze", "strip=3", "normal_form=NFX"):
+        with pytest.raises(BadInput):
+            chosen_preparation(None, m, [wrong])
+
+
+def test_a_preparation_that_was_changed_beside_the_tokenizer_is_refused(fitted):
+    m, _, run = fitted
+    (run.folder / "tokenizers" / m / "preparation.json").unlink()
+    with pytest.raises(BadInput, match="in another way than the run's recipe.json"):
+        open_run(run.folder).tokenizers  # noqa: B018
 
 
 def test_a_broken_preparation_is_refused_in_one_line(tmp_path):

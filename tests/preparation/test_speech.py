@@ -35,7 +35,7 @@ def test_a_mix_is_the_average_and_what_cancels_is_said(right, lost_db, warned):
     assert np.allclose(out, (TONE + right) / 2, atol=1e-6)
     assert mix_loss_db(stereo(TONE, right), out) == pytest.approx(lost_db, abs=0.02)
     assert said[0] == "mixed down from 2 channels"
-    assert any("more than 3 dB weaker" in what and "channel left" in what for what in said) == warned
+    assert any("more than 3 dB weaker" in what and "channel, left" in what for what in said) == warned
 
 
 def test_silence_and_many_channels_that_agree_are_no_loss():
