@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmtok.files import write_text
-from mmtok.plain import from_plain, set_fields, to_plain
+from mmtok.plain import from_plain, read_as, set_fields, to_plain
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
 from mmtok.preparation.text import TextPreparation
@@ -110,10 +110,7 @@ def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
     path = None if folder is None else Path(folder) / FILE
     if path is None or not path.exists():
         return DEFAULTS.get(modality)
-    try:
-        found = from_plain(json.loads(path.read_text(encoding="utf-8")), PreparationConfig, "preparation")
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} cannot be read as a preparation: {error}") from None
+    found = read_as(path, PreparationConfig)
     if found.modality != modality:
         raise BadInput(f"{path} prepares {found.modality}, not {modality}")
     return found
