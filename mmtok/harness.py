@@ -16,16 +16,19 @@ from mmtok.model.generate import Sampling
 from mmtok.model.lm import evaluating
 from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment
+from mmtok.tally import Tally
 
 POSITIONS_PER_BATCH = 8_192
+HEEDED = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+SHOWN = 30  # characters of a question in what is said of it
 STATES_PER_SOFTMAX = 512  # a pretrained vocabulary has 128,000 ids
 
 
 class Harness:
     """One run, asked for text that is given nothing but its own beginning. Log p is in nats.
 
-    longest: the most codes that a question may have; what goes beyond is dropped from the front of a context. Default: as
-    trained, `train.row_length` less the marks. Raises BadInput when the run was never trained on text alone.
+    longest: the most codes that a question may have; what goes beyond is dropped from the front of a context, and it is said of how many
+    that was. Default: as trained, `train.row_length` less the marks. Raises BadInput when the run was never trained on text alone.
     """
 
     def __init__(self, run: Run, longest: int | None = None):
@@ -41,13 +44,19 @@ class Harness:
 
         The string is tokenised as a whole, and the continuation begins where its codes first differ from the context's alone.
         """
-        rows = [self._pair(context, continuation) for context, continuation in pairs]
+        with Tally("questions") as tally:
+            rows = [self._pair(context, continuation, tally) for context, continuation in pairs]
         return [(float(log_p.sum()), bool(greedy.all())) for log_p, greedy in self._codes_log_p(rows)]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[float]:
         """Log p of whole strings, their end not counted. A string beyond `longest` is scored in parts, of which none sees the others."""
         cut = lambda codes: [codes[a : a + self.longest] for a in range(0, len(codes), self.longest)]
         parts = [[(np.zeros(0, int), part) for part in cut(self._codes(text))] for text in texts]
+        with Tally("texts") as tally:
+            for text, pieces in zip(texts, parts):
+                tally.seen()
+                if len(pieces) > 1:
+                    tally.add(f"longer than {self.longest} codes and scored in parts of which none sees the others", repr(text[:SHOWN]))
         scored = iter(self._codes_log_p([part for text in parts for part in text]))
         return [sum(float(next(scored)[0].sum()) for _ in text) for text in parts]
 
@@ -55,16 +64,18 @@ class Harness:
         """(context, settings) -> what comes next, cut before the first of the strings `until`.
 
         Settings that are heeded: until, max_gen_toks (256), do_sample, temperature, top_k, top_p; without do_sample or a
-        temperature it is greedy.
+        temperature it is greedy. Of others it is said that they are not.
         """
+        with Tally("questions") as tally:
+            known = [self._room_for(context, settings, tally) for context, settings in asked]
         wanted: dict[Sampling, list[int]] = {}
         for i, (_, settings) in enumerate(asked):
             wanted.setdefault(_sampling(settings), []).append(i)
         answers = [""] * len(asked)
         for sampling, rows in wanted.items():
-            known = [self._codes(asked[i][0])[-max(1, self.longest - sampling.max_frames) :] for i in rows]
-            prompts = [self.run.prompt([], "text", Segment("text", codes=codes[:, None])) for codes in known]
-            for i, codes, drawn in zip(rows, known, self.run.draw(prompts, sampling, seed, batch=32)):
+            fronts = [known[i] for i in rows]
+            prompts = [self.run.prompt([], "text", Segment("text", codes=codes[:, None])) for codes in fronts]
+            for i, codes, drawn in zip(rows, fronts, self.run.draw(prompts, sampling, seed, batch=32)):
                 answers[i] = _cut(self._new_text(codes, drawn.segment.codes[:, 0]), asked[i][1].get("until") or ())
         return answers
 
@@ -73,13 +84,28 @@ class Harness:
     def _codes(self, text: str) -> np.ndarray:
         return self.run.encode("text", [text])[0].codes[:, 0].astype(np.int64)
 
-    def _pair(self, context: str, continuation: str) -> tuple[np.ndarray, np.ndarray]:
+    def _room_for(self, context: str, settings: Mapping[str, Any], tally: Tally) -> np.ndarray:
+        """The codes (n,) of a context that leave room for what is to be generated."""
+        tally.seen()
+        for name in settings.keys() - HEEDED:
+            tally.add(f"asked with a setting that is not heeded here, {name}", repr(context[-SHOWN:]))
+        return self._end(self._codes(context), max(1, self.longest - _sampling(settings).max_frames), context, tally)
+
+    def _end(self, codes: np.ndarray, room: int, context: str, tally: Tally) -> np.ndarray:
+        """The last codes (n,), n at most `room`."""
+        if len(codes) > room:
+            tally.add(f"cut to the end of its context: no more than {self.longest} codes have room", repr(context[-SHOWN:]))
+        return codes[max(0, len(codes) - room) :]
+
+    def _pair(self, context: str, continuation: str, tally: Tally | None = None) -> tuple[np.ndarray, np.ndarray]:
+        tally = tally or Tally()
+        tally.seen()
         whole, alone = self._codes(context + continuation), self._codes(context)
         n = min(len(whole), len(alone))
         differ = np.flatnonzero(whole[:n] != alone[:n])
         at = int(differ[0]) if len(differ) else n
         room = max(0, self.longest - (len(whole) - at))
-        return whole[max(0, at - room) : at], whole[at:]
+        return self._end(whole[:at], room, context, tally), whole[at:]
 
     def _new_text(self, known: np.ndarray, whole: np.ndarray) -> str:
         say = lambda codes: self.tokenizer.decode(Segment("text", codes=codes[:, None]))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 import types
 from dataclasses import dataclass, replace
@@ -94,6 +95,20 @@ def test_long_questions_lose_their_front_and_long_texts_are_scored_in_parts(run)
     wanted = -sum(x.total for x in run.score_documents([Document((p,), (True,)) for p in parts]))
     assert harness.loglikelihood_rolling(["light is 1\n" * 4]) == pytest.approx([wanted], abs=1e-4)
     assert Harness(run).longest == 126
+
+
+def test_what_is_cut_or_not_heeded_is_said_once_with_the_count(run):
+    harness = Harness(run, longest=8)
+    long = "light is 1\n" * 4
+    with pytest.warns(UserWarning, match=r"2 of 3 questions were cut to the end of its context.* \(first: 'ht is 1") as said:
+        harness.loglikelihood([(long, "a"), ("d", "a"), (long, "b")])
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match="1 of 2 texts was longer than 8 codes and scored in parts"):
+        harness.loglikelihood_rolling([long, "d"])
+    with pytest.warns(UserWarning) as said:
+        harness.generate_until([("d", {"max_gen_toks": 2, "num_beams": 4}), ("d", {"max_gen_toks": 2, "num_beams": 4}), (long, {"max_gen_toks": 2})])
+    assert sorted(re.sub(r" \(first.*| no more.*", "", str(w.message)) for w in said) == [
+        "1 of 3 questions was cut to the end of its context:", "2 of 3 questions were asked with a setting that is not heeded here, num_beams"]
 
 
 def test_a_run_without_text_alone_is_refused(tiny_run, tiny_recipe, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -106,16 +107,20 @@ def load_llama(lm: LM, folder: Path | str) -> None:
     for name, x in mine.items():
         (x[:n_rows] if name in (READ, WRITE) else x).copy_(weights[name])
     if n_rows != vocabulary.size:  # the text's alone
+        aliases = _aliases(config, vocabulary)
         for table in {READ, WRITE} & mine.keys():
-            for mark, special in _aliases(config, vocabulary).items():
+            for mark, special in aliases.items():
                 mine[table][mark] = mine[table][special]
 
 
 def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
-    """Marks around a text -> the special ids of a language model that stand there."""
+    """Marks around a text -> the special ids of a language model that stand there. Warns where it names none."""
     first = lambda ids: ids[0] if isinstance(ids, list) and ids else ids
     begin, end = first(config.get("bos_token_id")), first(config.get("eos_token_id"))
     wanted = {vocabulary.document_mark: begin, vocabulary.begin("text"): begin, vocabulary.end("text"): end}
+    for name, special in (("bos_token_id", begin), ("eos_token_id", end)):
+        if special not in vocabulary.span("text"):
+            warnings.warn(f"the checkpoint's {CONFIG} names no {name} among its ids, so the mark in its place starts untrained", stacklevel=3)
     return {mark: special for mark, special in wanted.items() if isinstance(special, int) and special in vocabulary.span("text")}
 
 

@@ -26,6 +26,11 @@ def decay_groups(weight_decay: float, *modules: nn.Module) -> list[dict]:
     return [{"params": chosen, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
+def matrices(module: nn.Module) -> list[Tensor]:
+    """What something is multiplied with inside: the parameters that decay by their module's kind, each once."""
+    return decay_groups(0.0, module)[0]["params"]
+
+
 def _verdicts(root: nn.Module) -> Iterator[tuple[Tensor, bool]]:
     """(parameter, whether the module that holds it lets it decay), for every module that holds it."""
     for module in root.modules():

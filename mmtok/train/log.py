@@ -25,6 +25,7 @@ from torch import nn
 
 from mmtok.metrics.units import customary
 from mmtok.model.lm import LM
+from mmtok.nn.decay import matrices
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
 from mmtok.plain import Within, check_known
 from mmtok.segment import BadInput
@@ -86,9 +87,8 @@ class Gauge:
 
 
 def _n_weights(module: nn.Module) -> int:
-    """Numbers in matrices and kernels that something is multiplied with; a table that is looked up in is none."""
-    looked_up = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
-    return sum(p.numel() for p in module.parameters() if p.ndim >= 2 and id(p) not in looked_up)
+    """Numbers in matrices and kernels that something is multiplied with; a table that is looked up in is none, nor is what is added."""
+    return sum(p.numel() for p in matrices(module))
 
 
 def _n_head_weights(lm: LM, m: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmtok.nn.decay import decay_groups
+from mmtok.nn.decay import decay_groups, matrices
 from mmtok.train.processes import is_sharded, part_of
 
 MOMENTUM = 0.95
@@ -35,12 +35,12 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], lr: float, weight_decay: float):
-        matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
+        chosen = {p for block in blocks for p in matrices(block)}
         others = decay_groups(weight_decay, model)
         for group in others:
-            group["params"] = [p for p in group["params"] if p not in matrices]
+            group["params"] = [p for p in group["params"] if p not in chosen]
         super().__init__(others, lr=lr, betas=BETAS, fused=True)
-        self.add_param_group({"params": [p for p in model.parameters() if p in matrices], "weight_decay": weight_decay})
+        self.add_param_group({"params": [p for p in model.parameters() if p in chosen], "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:

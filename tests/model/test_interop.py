@@ -169,6 +169,17 @@ def test_a_pretrained_text_model_keeps_its_ids_and_learns_modalities(trunk, tied
     assert same == {name for name in lm.state_dict() if not name.startswith(("model.", "lm_head."))} and "latent_in.voice.weight" in same
 
 
+def test_marks_that_a_checkpoint_has_no_ids_for_are_said_to_start_untrained(tmp_path):
+    llama_of(SIZES[0], 20, bos_token_id=1, eos_token_id=None).save_pretrained(tmp_path)
+    v = Vocabulary([Signature("text", (20,))])
+    lm = LM(llama_sizes(tmp_path), v)
+    before = lm.model.embed_tokens.weight[v.end("text")].clone()
+    with pytest.warns(UserWarning, match="names no eos_token_id among its ids") as said:
+        load_llama(lm, tmp_path)
+    table = lm.model.embed_tokens.weight
+    assert len(said) == 1 and torch.equal(table[v.end("text")], before) and torch.equal(table[v.document_mark], table[1])
+
+
 def test_half_precision_checkpoints_open(tmp_path):
     llama_of(SIZES[1], ONE_CHANNEL.size).bfloat16().save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16

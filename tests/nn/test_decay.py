@@ -10,7 +10,7 @@ from torch import nn
 from mmtok.describe import planned_signatures
 from mmtok.metrics.speech import _Convnet
 from mmtok.model.lm import LM
-from mmtok.nn.decay import decay_groups
+from mmtok.nn.decay import decay_groups, matrices
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser, SetDenoiser
 from mmtok.nn.told import Labels, Vectors
 from mmtok.nn.unet import UNet, UNetConfig
@@ -65,7 +65,7 @@ def test_of_judges_and_other_denoisers_the_matrices_decay():
     network = GridDenoiser(DiTConfig(1, 16, 2), (1, 4, 4), 2, Labels(3))
     check(network)
     level = network.told.level
-    assert {level.enter.weight, level.out.weight} <= decaying(network)
+    assert {level.enter.weight, level.out.weight} <= decaying(network) == set(matrices(network))
     assert not {network.told.condition.null, network.told.condition.read.weight, network.position_embed} & decaying(network)
 
 
