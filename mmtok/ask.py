@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from mmtok.data.convert import write_signal
-from mmtok.files import write_text
+from mmtok.data.convert import named_signal, write_signal
+from mmtok.files import sweep_beside, write_text
 from mmtok.metrics.units import counted, customary, is_density, units_of
 from mmtok.model.generate import Sampled
 from mmtok.names import file_names, inside
@@ -147,6 +147,7 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
     groups: dict[str, list[int]] = {}
     for i, stem in enumerate(stems):
         groups.setdefault(stem, []).append(i)
+    sweep_beside([folder / INDEX, *(named_signal(folder / stem, modality, signals[0]) for stem in groups)])
     rows, paths = _rows_there(folder), []
     for stem, group in groups.items():
         signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mmtok.files import write_text
+from mmtok.files import sweep_beside, write_text
 from mmtok.folder import read_figures
 from mmtok.likelihoods import held_out_scores, zero_shot
 from mmtok.questions import QUESTIONS
@@ -20,6 +20,7 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     "weights" in it says after which step of how many these are, as `Run.trained` does.
     """
     path = run.folder / "evaluation.json"
+    sweep_beside([path])
     if path.exists() and not force:
         figures = read_figures(path)
         if figures.get("weights") == run.trained:

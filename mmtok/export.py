@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmtok.files import is_temporary, sweep, write_text
+from mmtok.files import bring_back, folder_in_place_when_whole, is_temporary, temporary_of, write_text
 from mmtok.folder import LOCK, held
 from mmtok.layout import NAMED
-from mmtok.model.interop import CONFIG, FINGERPRINT, check_one_channel, to_llama
+from mmtok.model.interop import CONFIG, FINGERPRINT, WEIGHTS, check_one_channel, to_llama
 from mmtok.preparation.text import TextPreparation
 from mmtok.run import Run
 from mmtok.segment import BadInput
@@ -21,7 +19,7 @@ from mmtok.strict import read_json
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 from mmtok.vocabulary import Vocabulary
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+OURS = (CONFIG, "generation_config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")  # all that an export may write
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -31,22 +29,21 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
     to: the modality that the folder's model writes, which it may read along with all others; by default text where a task makes text,
     else what the first task makes last. All other ids but its end mark are out of the model's reach, and generation_config.json
     suppresses them too. For them the logits are not the run's.
-    Without text there is no tokenizer to write. Everything is made first, in a temporary folder inside, and then put in its place: an
-    export that is refused or interrupted leaves a former one byte for byte, and of a new folder nothing. What remains is the moment of
-    renaming, of which a cut leaves a folder without config.json: no model, but the same call makes it whole.
+    Without text there is no tokenizer to write. The folder is made whole beside a former one and takes its place by one renaming, with
+    whatever else lay in that: an export that is refused, interrupted or killed leaves a former one byte for byte, and of a new folder
+    nothing that counts. What a killed one left beside it is swept by the next.
     Raises BadInput for a run with many-channel modalities, which a Llama has no place for, for a modality that no task makes or that is
-    drawn by a head, which a Llama has no place for either, for a text tokenizer that AutoTokenizer could
-    not have, for a folder that holds anything but a former export, and while another process writes into it.
+    drawn by a head, which a Llama has no place for either, for a text tokenizer that AutoTokenizer could not have, for a folder that holds
+    anything but a former export, for the one that this process is in, and while another process writes it.
     """
-    folder = Path(folder)
-    _check_place(folder)
+    place = Path(folder).resolve()  # what a link leads to is exchanged, not the link
+    bring_back(place)
+    _check_place(place, folder)
     check_one_channel(run.vocabulary)
     written = _written(run, to)
-    with held(folder):
-        sweep(folder)
-        with _in_place_together(folder) as temporary:
-            _write(run, temporary, written)
-    return folder
+    with held(place), _named_as_asked(place, folder), folder_in_place_when_whole(place, OURS) as temporary:
+        _write(run, temporary, written)
+    return Path(folder)
 
 
 def _written(run: Run, to: str | None) -> str:
@@ -90,35 +87,28 @@ def _write(run: Run, folder: Path, written: str) -> None:
 
 
 @contextmanager
-def _in_place_together(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write into; what is in it takes its place in `folder` when all of it is whole, or nothing does."""
-    temporary = folder / f".export.{os.getpid()}.tmp"
-    temporary.mkdir()
+def _named_as_asked(place: Path, folder: Path) -> Iterator[None]:
+    """What finds no room in the temporary folder is told by the name that it was to have."""
     try:
-        yield temporary
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename and Path(error.filename).is_relative_to(temporary):  # a full disk, say
-            raise OSError(error.errno, error.strerror, str(folder / Path(error.filename).name)) from error
-        raise
-    (folder / CONFIG).unlink(missing_ok=True)  # comes last again: what has one is whole
-    for name in TOKENIZER:  # a former export's, where this one has no text
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted(temporary.iterdir(), key=lambda path: path.name == CONFIG):
-        path.replace(folder / path.name)
-    temporary.rmdir()
+        yield
+    except OSError as error:
+        temporary = temporary_of(place)
+        if error.filename is None or not Path(error.filename).is_relative_to(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(folder / Path(error.filename).relative_to(temporary))) from error
 
 
-def _check_place(folder: Path) -> None:
+def _check_place(place: Path, folder: Path) -> None:
     """Raise BadInput for a folder with anything in it, unless `export` wrote it: what transformers saves names its version."""
-    if not folder.exists():
+    if not place.exists():
         return
-    names = {path.name for path in folder.iterdir() if path.name != LOCK and not is_temporary(path)}
+    if Path.cwd().is_relative_to(place):
+        raise BadInput(f"{folder} is where this command was called, and an export takes the folder's place: call it from outside")
+    names = {path.name for path in place.iterdir() if path.name != LOCK and not is_temporary(path)}
     if "recipe.json" in names:
         raise BadInput(f"{folder} is a run folder: choose another -o")
-    found = folder / CONFIG if CONFIG in names else next(folder.glob(f".export.*.tmp/{CONFIG}"), None)  # the second where one was cut
     try:
-        config = read_json(found) if found else {}
+        config = read_json(place / CONFIG) if CONFIG in names else {}
     except BadInput:
         config = {}
     if names and not (isinstance(config, dict) and FINGERPRINT in config and "transformers_version" not in config):

@@ -7,7 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ def held(folder: Path) -> Iterator[None]:
             yield
     finally:
         for path in made:
-            if any(path.iterdir()):
+            if path.is_dir() and any(path.iterdir()):
                 break
-            path.rmdir()
+            with suppress(FileNotFoundError):  # an exchange of folders that was cut has set it aside
+                path.rmdir()
 
 
 @contextmanager

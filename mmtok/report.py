@@ -16,7 +16,7 @@ from typing import Any
 from mmtok import page, plots
 from mmtok.ask import customary
 from mmtok.describe import n_numbers
-from mmtok.files import write_text
+from mmtok.files import sweep_beside, write_text
 from mmtok.folder import read_fidelity, read_figures, read_fingerprint
 from mmtok.gallery import missing, sample_names, sample_section, title_of
 from mmtok.model.anyorder import MaskedCodes
@@ -55,6 +55,7 @@ def write_report(run: Run, force: bool = False) -> Path:
     Raises BadInput without matplotlib, and where the run was opened at a checkpoint that is not there.
     """
     path = run.folder / "report.html"
+    sweep_beside([path])
     if run.step is not None:
         run.trained  # noqa: B018 - is it there?
     if not force and _stands(run, path):

@@ -14,7 +14,7 @@ import numpy as np
 from mmtok.data import images, speech
 from mmtok.data.screen import Screen, Screened, remembered
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
-from mmtok.files import in_place_when_whole
+from mmtok.files import in_place_when_whole, sweep_beside
 from mmtok.names import file_names, inside, is_name
 from mmtok.preparation import Preparer, chosen_preparation, preparer
 from mmtok.progress import Progress
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
 BATCH = 64  # signals encoded at once
 CHECKED = 64  # signals that `check` decodes again
+WRITTEN = {"text": ".txt", "speech": ".wav", "image": ".png", "jets": ".npz"}  # the suffix of what is decoded
 
 
 @dataclass
@@ -73,6 +74,7 @@ def tokenize_files(
     path = out if shard is None else shard_name(out, index, count)
     done = Tokenised(path, used.signature.fingerprint)
     kept: list[Any] = []
+    sweep_beside([path])
 
     def rows() -> Iterator[dict[str, Segment]]:
         """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
@@ -216,31 +218,41 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stem: Path, 
     return paths + ([write_signal(stem, modality, jets, tokenizer)] if modality == "jets" else [])
 
 
+def named_signal(stem: Path, modality: str, signal: Any) -> Path:
+    """A signal's file: the stem with its modality's customary suffix; of a modality from outside the package .txt for strings and .npy
+    for arrays. Raises BadInput for any other."""
+    if modality in WRITTEN:
+        suffix = WRITTEN[modality]
+    elif isinstance(signal, str):
+        suffix = WRITTEN["text"]
+    elif isinstance(signal, np.ndarray):
+        suffix = ".npy"
+    else:
+        raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+    return stem.with_name(stem.name + suffix)
+
+
 def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -> Path:
-    """Write a signal under its modality's customary suffix; returns the path. Of a modality from outside the package, strings
-    become .txt and arrays .npy."""
-    match modality:
-        case "text":
+    """Write a signal under the name that `named_signal` gives; returns the path."""
+    path = named_signal(stem, modality, signal)
+    match path.suffix:
+        case ".txt":
             from mmtok.data.text import write_text
 
-            write_text(path := stem.with_name(stem.name + ".txt"), signal)
-        case "speech":
+            write_text(path, signal)
+        case ".wav":
             from mmtok.data.speech import write_sound
 
-            write_sound(path := stem.with_name(stem.name + ".wav"), signal, tokenizer.config.mel.rate_hz)
-        case "image":
+            write_sound(path, signal, tokenizer.config.mel.rate_hz)
+        case ".png":
             from mmtok.data.images import write_image
 
-            write_image(path := stem.with_name(stem.name + ".png"), signal)
-        case "jets":
+            write_image(path, signal)
+        case ".npz":
             from mmtok.data.jets import write_jets
 
-            write_jets(path := stem.with_name(stem.name + ".npz"), signal, tokenizer.config.features)
-        case _ if isinstance(signal, str):
-            path = write_signal(stem, "text", signal, tokenizer)
-        case _ if isinstance(signal, np.ndarray):
-            with in_place_when_whole(path := stem.with_name(stem.name + ".npy")) as temporary, temporary.open("wb") as file:
-                np.save(file, signal, allow_pickle=False)
+            write_jets(path, signal, tokenizer.config.features)
         case _:
-            raise BadInput(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+            with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
+                np.save(file, signal, allow_pickle=False)
     return path
