@@ -273,3 +273,18 @@ def latent_run(tiny_data, tmp_path_factory):
         return folders[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_channel(tiny_recipe, tmp_path_factory):
+    """The folder of a trained run over text and images, a code a frame. Do not write into it."""
+    from mmtok.data.images import ImageFolder
+    from mmtok.data.loader import Task
+    from mmtok.run import train
+
+    tasks = (Task(("caption",), ("image",)), Task((), ("caption",)))
+    source = next(s for s in tiny_recipe.sources if isinstance(s, ImageFolder))
+    kept = {m: tiny_recipe.tokenizers[m] for m in ("text", "image")}
+    recipe = replace(tiny_recipe, sources=(source,), tokenizers=kept, tasks=tasks, model=replace(tiny_recipe.model, heads={}),
+                     train=replace(tiny_recipe.train, steps=4), sampling={})
+    return train(recipe, tmp_path_factory.mktemp("runs") / "one_channel").folder

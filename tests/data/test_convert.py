@@ -1,35 +1,25 @@
-"""From files and folders to token files: what is broken is found before anything is encoded."""
+"""Files become token files and come back: names, leftovers of killed calls."""
 
-import numpy as np
-import pytest
+import subprocess
+import sys
 
-from mmtok.data.convert import tokenize_files
-from mmtok.data.images import write_image
-from mmtok.segment import BadInput
+from mmtok.cli import main
 
-
-@pytest.fixture
-def pictures(tmp_path):
-    """A folder with ten pictures, and a hidden one."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(10):
-        write_image(folder / f"{i}.png", np.full((4, 4), i, np.uint8))
-    (folder / "._0.png").write_bytes(b"x")
-    return folder
+KILLED = "import os, signal, sys; from mmtok.cli import main; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
 
 
-def test_a_folder_stands_for_the_files_in_it(pictures, tmp_path):
-    with pytest.warns(UserWarning, match="left out 1 hidden"):
-        done = tokenize_files("image", [pictures], tmp_path / "t.parquet")
-    assert done.rows == 10
+def killed(*words):
+    """A command line that is killed at the moment when its first file would get its name."""
+    assert subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], stderr=subprocess.DEVNULL).returncode == -9
 
 
-def test_all_broken_files_are_named_before_any_is_encoded(pictures, tmp_path, monkeypatch):
-    for i in (7, 9):
-        (pictures / f"{i}.png").write_bytes(b"no picture")
-    monkeypatch.setattr("mmtok.data.convert._encode", lambda *_: pytest.fail("nothing is encoded before all were looked at"))
-    files = sorted(pictures.glob("[0-9].png"))
-    with pytest.raises(BadInput, match="7.png: not an image .*; likewise .*9.png: 2 of 10 files cannot be used; mend or remove them"):
-        tokenize_files("image", files, tmp_path / "t.parquet")
-    assert list(tmp_path.iterdir()) == [pictures]
+def test_what_a_killed_call_left_is_swept_by_the_next(tmp_path):
+    (tmp_path / "a.txt").write_text("seven")
+    (tmp_path / ".notes.999999999.tmp").write_text("of another program")
+    (tmp_path / ".a.txt.999999999.tmp").write_text("of another file")
+    words = ["tokenize", "text", tmp_path / "a.txt", "-o", tmp_path / "t.parquet"]
+    killed(*words)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len(names) == 4 and "t.parquet" not in names
+    assert main([str(word) for word in words]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "t.parquet", ".notes.999999999.tmp", ".a.txt.999999999.tmp"}
