@@ -37,4 +37,4 @@ def reason_of(error: BaseException) -> str:
         return "it is nested too deeply"
     said = getattr(error, "strerror", None) or str(error)
     lines = str(said).strip().splitlines() or [type(error).__name__]
-    return lines[0][:LONGEST]
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[0][:LONGEST])

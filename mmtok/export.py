@@ -80,7 +80,7 @@ def _write(run: Run, folder: Path, written: str) -> None:
         special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
         write_autotokenizer(run.tokenizers["text"], folder, names, [document, begin], special)
     to_llama(run.lm, folder, out_of_reach)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG)
     # where `generate` stops: transformers reads it from the config only where this file is missing
     settings = {key: config[key] for key in SPECIAL} | {"suppress_tokens": out_of_reach}
     write_text(folder / "generation_config.json", json.dumps(settings, indent=2) + "\n")

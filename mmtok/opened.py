@@ -66,6 +66,9 @@ class Run:
                 raise BadInput(f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its recipe")
             # a tokenizer class from outside the package comes with its config
             found[m] = config.load(folder) if hasattr(config, "load") else tokenizer_room.load(folder)
+            if found[m].signature.modality != m:
+                raise BadInput(f"{folder} holds a tokenizer of {found[m].signature.modality}, not of {m}: put back what was fitted there, "
+                               "or remove the folder and fit again")
             if m in DEFAULTS and load_preparation(folder, m) != self.recipe.preparation[m]:
                 raise BadInput(f"{folder} prepares {m} in another way than the run's recipe.json: put back the preparation.json "
                                "that was there")

@@ -31,6 +31,7 @@ from mmtok.names import is_name
 from mmtok.plain import from_plain, set_fields, to_plain
 from mmtok.preparation import DEFAULTS, PreparationConfig
 from mmtok.segment import BadInput
+from mmtok.strict import parse_json, read_json
 from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -138,7 +139,7 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str, kinds: Sequence[type] = ()) -> Recipe:
         """The inverse of `to_json`. kinds: classes that a recipe from outside the package brings along."""
-        return from_plain(json.loads(text), cls, "recipe", kinds)
+        return from_plain(parse_json(text, "recipe"), cls, "recipe", kinds)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmtok.plain import shown
 from mmtok.segment import BadInput
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -53,7 +54,7 @@ class Table:
         Raises BadInput, naming those that there are, where there is no such column.
         """
         if name not in self.columns:
-            raise BadInput(f"{self.path}: has no column {name}; its columns are {', '.join(self.columns)}")
+            raise BadInput(f"{self.path}: has no column {name}; its columns are {shown(list(self.columns))}")
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
 
@@ -201,7 +202,7 @@ def _check_count(table: Table, line: int, cells: list[str]) -> None:
         raise BadInput(f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'}; complete or remove it")
     if len(cells) > n:
         quotes = "no cell may hold a |" if table.separator == "|" else f"put quotes around a cell that holds {table.separator!r}"
-        raise BadInput(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names}); {quotes}")
+        raise BadInput(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({shown(names)}); {quotes}")
 
 
 @contextmanager

@@ -6,18 +6,23 @@ import gzip
 import lzma
 import math
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from mmtok import budget
 from mmtok.data.images import DIGIT_NAMES, check_split
+from mmtok.doors import reason_of
 from mmtok.segment import BadInput
 from mmtok.walk import folder_at
 
 OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 PREFIXES = {"train": "train", "heldout": "t10k"}
+MOST_AXES = 4
 UINT8 = 0x08  # the format's word for the type
 
 
@@ -27,20 +32,32 @@ def read_idx(path: Path) -> np.ndarray:
     path = Path(path)
     try:
         with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "rb") as file:
-            data = file.read()
+            shape = _shape(path, file.read(4), file)
+            budget.need(2 * math.prod(shape), path)
+            data = file.read(math.prod(shape) + 1)  # one more: there must be none
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise BadInput(f"{path}: cannot be read, it may be truncated: {error}") from None
-    if len(data) < 4 or data[:2] != b"\0\0":
+    except BadInput:
+        raise
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise BadInput(f"{path}: cannot be read, it may be truncated: {reason_of(error)}") from None
+    if len(data) != math.prod(shape):
+        there = f"{4 + 4 * len(shape) + len(data):,} bytes" + " or more" * (len(data) > math.prod(shape))
+        raise BadInput(f"{path}: its header says {' x '.join(map(str, shape))}, but {there} are there")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _shape(path: Path, head: bytes, file: BinaryIO) -> tuple[int, ...]:
+    """The sizes of the axes, by the first four bytes and those that follow them."""
+    if len(head) < 4 or head[:2] != b"\0\0":
         raise BadInput(f"{path}: not a file of MNIST's format")
-    if data[2] != UINT8:
-        raise BadInput(f"{path}: values of type 0x{data[2]:02x}; only bytes (0x08) are read")
-    axes = data[3]
-    shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes]) if len(data) >= 4 + 4 * axes else ()
-    if len(data) != 4 + 4 * axes + math.prod(shape) or not shape:
-        raise BadInput(f"{path}: its header says {' x '.join(map(str, shape)) or 'nothing'}, but {len(data):,} bytes are there")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    if head[2] != UINT8:
+        raise BadInput(f"{path}: values of type 0x{head[2]:02x}; only bytes (0x08) are read")
+    axes = head[3]
+    sizes = file.read(4 * axes)
+    if not 1 <= axes <= MOST_AXES or len(sizes) < 4 * axes:
+        raise BadInput(f"{path}: its header says {axes} axes, of which {len(sizes) // 4} are there; 1 to {MOST_AXES} are read")
+    return struct.unpack(f">{axes}I", sizes)
 
 
 @dataclass(frozen=True)

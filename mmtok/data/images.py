@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mmtok import budget
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
 from mmtok.preparation import Preparer
@@ -29,7 +31,9 @@ SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", "
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "heldout")
 # what Pillow's readers raise on damaged files
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error,
+              MemoryError, RuntimeError, ArithmeticError, AttributeError, Image.DecompressionBombError)
+PIXEL_BYTES = 24  # of memory per pixel, while a picture is decoded, turned and converted
 SCANS_SPLIT_SEED = 0  # the scans' split is the same in every run, so that figures of different seeds compare
 
 
@@ -59,6 +63,7 @@ def decode_image(file: Path | BinaryIO, name: str) -> Picture:
     """As `open_image`, of a path or an open file, which messages call `name`."""
     said: list[str] = []
     with _opened(file, name) as picture:
+        budget.need(PIXEL_BYTES * picture.width * picture.height, "picture", f"{picture.width:,} x {picture.height:,} pixels")
         values = _converted(picture, said)
     return Picture(values, name, tuple(said))
 
@@ -129,7 +134,7 @@ def _deep_grey(picture: Image.Image) -> np.ndarray:
     values = np.array(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise BadInput(f"{'float' if picture.mode == 'F' else '32-bit'} pixels have no stated range; save the image with 8 or 16 bits")
-    return ((values.astype(np.int64) * 2 + 257) // 514).astype(np.uint8)  # round(v * 255 / 65535)
+    return ((values.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)  # round(v * 255 / 65535)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

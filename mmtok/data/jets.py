@@ -12,20 +12,27 @@ Nothing is assumed about the axis or the mass: a reader takes columns as their n
 
 from __future__ import annotations
 
+import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mmtok import budget
+from mmtok.data.arrays import names_in, read_npy, read_npz
 from mmtok.data.screen import Limit, Screen, Screened
+from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
+from mmtok.plain import shown
 from mmtok.segment import BadInput
 from mmtok.tables import decoded
 from mmtok.walk import file_at
 
+VALUE_BYTES = 40  # of memory per number, while tables are joined and checked
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
 
 
@@ -202,20 +209,25 @@ def _n_particles(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> np.
 
 
 def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        if "values" in file and "offsets" in file:
-            values, offsets = file["values"], file["offsets"].astype(np.int64)
-            names = tuple(map(str, file["features"])) if "features" in file else features
-            if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values) or np.any(np.diff(offsets) < 0):
-                raise BadInput(f"{path}: offsets must rise from 0 to the number of particles, {len(values)}")
-            return _columns(path, values, names, features), offsets
-        if len(file.files) != 1:
-            raise BadInput(f"{path}: needs arrays named values and offsets, or one padded array; it has {', '.join(file.files)}")
-        return _from_padded(path, file[file.files[0]], features)
+    there = names_in(path, "jets")
+    if not {"values", "offsets"} <= set(there):
+        if len(there) != 1:
+            raise BadInput(f"{path}: needs arrays named values and offsets, or one padded array; it has {shown(there)}")
+        return _from_padded(path, read_npz(path, there, "jets")[0], features)
+    values, offsets = read_npz(path, ("values", "offsets"), "jets")
+    names = features
+    if "features" in there:
+        names = tuple(map(str, read_npz(path, ("features",), "jets")[0].ravel()))
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise BadInput(f"{path}: values must be numbers (particles, features) and offsets whole numbers (jets + 1), "
+                       f"got {values.dtype} {values.shape} and {offsets.dtype} {offsets.shape}")
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(values) or np.any(offsets[1:] < offsets[:-1]):
+        raise BadInput(f"{path}: offsets must rise from 0 to the number of particles, {len(values)}")
+    return _columns(path, values, names, features), offsets.astype(np.int64)
 
 
 def _read_npy(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return _from_padded(path, np.load(path, allow_pickle=False), features)
+    return _from_padded(path, read_npy(path, "jets"), features)
 
 
 def _from_padded(path: Path, array: np.ndarray, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -239,14 +251,25 @@ def _columns(path: Path, values: np.ndarray, names: tuple[str, ...], features: t
 
 
 def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = pq.read_schema(path).names
-    missing = [name for name in features if name not in names]
+    with reading(path, "jets"):
+        with pq.ParquetFile(path) as file:
+            types = {column.name: column.type for column in file.schema_arrow}
+            about = file.metadata
+        groups = [about.row_group(g) for g in range(about.num_row_groups)]
+        n_values = sum(group.column(c).num_values for group in groups for c in range(group.num_columns))
+    missing = [name for name in features if name not in types]
     if missing:
-        raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {', '.join(names)}")
-    table = pq.read_table(path, columns=list(features))
-    columns = [table[name].combine_chunks() for name in features]
+        raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {shown(list(types))}")
+    for name in features:
+        if not (_is_list(types[name]) and _is_number(types[name].value_type)):
+            raise BadInput(f"{path}: the column {name} holds {types[name]}, expected a list of numbers for each jet")
+    budget.need(VALUE_BYTES * n_values, path, "its columns")
+    with reading(path, "jets"):
+        table = pq.read_table(path, columns=list(features))
+        columns = [table[name].cast(pa.list_(types[name].value_type)).combine_chunks() for name in features]
     n = [np.asarray(column.value_lengths().fill_null(0)) for column in columns]
     for name, lengths in zip(features, n):
         if np.any(lengths != n[0]):
@@ -261,16 +284,33 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
         import h5py
     except ImportError:
         raise BadInput(f"{path}: reading .h5 needs the extra: pip install -e '.[jets]' in the project's folder") from None
-    with h5py.File(path) as file:
-        if "particle_features" not in file or "jet_features" not in file:
-            raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {', '.join(file)}")
-        particles, jets = np.asarray(file["particle_features"], np.float64), np.asarray(file["jet_features"], np.float64)
-    if particles.ndim != 3 or particles.shape[2] < 4 or jets.ndim != 2 or len(jets) != len(particles):
+    with reading(path, "jets"), h5py.File(path) as file:
+        tables = [file.get(name) for name in ("particle_features", "jet_features")]
+        if not all(isinstance(table, h5py.Dataset) for table in tables):
+            raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {shown(list(file))}")
+        for table in tables:
+            if table.dtype.kind not in "fiu":
+                raise BadInput(f"{path}: {table.name} holds {table.dtype}, no numbers")
+            budget.need(VALUE_BYTES * math.prod(table.shape or ()), path, f"its {table.name[1:]}")
+        particles, jets = (np.asarray(table, np.float64) for table in tables)
+    if particles.ndim != 3 or particles.shape[2] < 4 or jets.ndim != 2 or jets.shape[1] < 1 or len(jets) != len(particles):
         raise BadInput(f"{path}: expected particle_features (N, P, 4) and jet_features (N, 4), got {particles.shape} and {jets.shape}")
     eta_rel, phi_rel, pt_rel, mask = np.moveaxis(particles[..., :4], 2, 0)
     real = mask > 0.5
     flat = np.stack((pt_rel * jets[:, :1], eta_rel, phi_rel), 2)[real]
     return _columns(path, flat, FEATURES, features), np.concatenate(([0], np.cumsum(real.sum(1))))
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def write_jets(path: str | Path, jets: Sequence[np.ndarray], features: Sequence[str] = FEATURES) -> None:
@@ -313,10 +353,10 @@ def save_flat(path: Path, jets: Sequence[np.ndarray], labels: np.ndarray | None 
 def load_flat(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `save_flat` wrote with labels: values (all P, F), offsets (N + 1), labels (N)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["values"], file["offsets"], file["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: the cached jets cannot be read ({error}); delete the file to make them again") from None
+        values, offsets, labels = read_npz(path, ("values", "offsets", "labels"), "jets")
+        return values, offsets, labels
+    except BadInput as error:
+        raise BadInput(f"{error}: the cached jets cannot be read; delete the file to make them again") from None
 
 
 def _replace(path: Path, write) -> None:

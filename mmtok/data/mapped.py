@@ -33,6 +33,7 @@ from mmtok.files import in_place_when_whole
 from mmtok.names import file_names
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Signature
+from mmtok.strict import parse_json
 
 MAP_FROM = 2**26  # bytes of all fields opened: token files that take less are read into memory, and nothing is written beside them
 FORMAT = 1
@@ -151,7 +152,7 @@ def _open(flat: Path, key: str, signature: Signature) -> Column | None:
     """A field's flat file as a read-only map, or None unless it is whole and has this key."""
     try:
         with open(flat, "rb") as file:
-            head = json.loads(file.read(HEAD))
+            head = parse_json(file.read(HEAD), str(flat))
             if head["key"] != key or head["size"] != os.fstat(file.fileno()).st_size or head["crc"] != _checksum(file, head["size"]):
                 return None
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

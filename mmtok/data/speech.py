@@ -7,7 +7,6 @@ import io
 import json
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -16,8 +15,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from mmtok import budget
+from mmtok.data.arrays import read_npz
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.data.transcripts import BESIDE, Transcripts
+from mmtok.doors import reason_of
 from mmtok.files import in_place_when_whole, write_bytes
 from mmtok.nn.resample import check_rate
 from mmtok.preparation import Preparer
@@ -29,6 +31,8 @@ from mmtok.walk import folder_at, walk
 
 SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
             ".rf64", ".sph", ".voc")  # fmt: skip
+SAMPLE_BYTES = 8  # of memory per sample, while channels are mixed and rates changed
+UNREADABLE = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError)  # what soundfile raises on damaged files
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -69,8 +73,8 @@ def seconds_of(source: Path | BinaryIO, name: str) -> float:
     try:
         with soundfile.SoundFile(source) as file:
             frames, rate_hz, log = file.frames, file.samplerate, file.extra_info
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
+    except UNREADABLE as error:
+        raise BadInput(f"{name}: not a sound file that libsndfile can read ({reason_of(error)})") from None
     if frames < 1:
         raise BadInput(f"{name}: the file holds no samples")
     _check_rate(name, rate_hz)
@@ -86,9 +90,12 @@ def decode_sound(source: Path | BinaryIO, name: str) -> Sound:
     try:
         with soundfile.SoundFile(source) as file:
             from_hz, promised, log = file.samplerate, file.frames, file.extra_info
+            _check_size(name, promised, file.channels)
             samples = file.read(dtype="float32", always_2d=True)  # (N, channels)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadInput(f"{name}: not a sound file that libsndfile can read ({error})") from None
+    except BadInput:
+        raise
+    except UNREADABLE as error:
+        raise BadInput(f"{name}: not a sound file that libsndfile can read ({reason_of(error)})") from None
     if not len(samples):
         raise BadInput(f"{name}: the file holds no samples")
     _check_rate(name, from_hz)
@@ -97,6 +104,13 @@ def decode_sound(source: Path | BinaryIO, name: str) -> Sound:
     if not np.isfinite(samples).all():
         raise BadInput(f"{name}: holds NaN or infinite samples")
     return Sound(samples, from_hz, name)
+
+
+def _check_size(name: str, frames: int, channels: int) -> None:
+    """Raise BadInput for a sound that would take more memory than is allowed, or does not say how much it holds."""
+    if frames >= 2**62:  # libsndfile's word for a length that no header tells
+        raise BadInput(f"{name}: its header does not say how long it is; convert it first, e.g. ffmpeg -i IN OUT.wav")
+    budget.need(SAMPLE_BYTES * frames * (channels + 2), name, f"a sound of {frames:,} samples in {channels} channels")
 
 
 def _check_rate(name: str, rate_hz: int) -> None:
@@ -297,10 +311,9 @@ class SpokenDigits:
         if not path.is_file():
             self._make(utterances, path)
         try:
-            with np.load(path) as file:
-                samples, stops = file["samples"], file["stops"]  # read once: each look-up in an npz reads the member anew
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: the cached clips cannot be read ({type(error).__name__}); delete the file to make them anew") from None
+            samples, stops = read_npz(path, ("samples", "stops"), "clips")
+        except BadInput as error:
+            raise BadInput(f"{error}: the cached clips cannot be read; delete the file to make them anew") from None
         for utterance, start, stop in zip(utterances, [0, *stops[:-1]], stops):
             clip = samples[start:stop].astype(np.float32) / 32768
             yield {"caption": utterance.caption, "speech": Sound(clip, RATE_HZ, f"{utterance.caption!r} by {utterance.voice}")}

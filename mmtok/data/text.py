@@ -6,16 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmtok import budget
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.files import write_bytes
 from mmtok.segment import BadInput
 from mmtok.walk import file_at, files_among
 
 
+CHARACTER_BYTES = 6  # of memory per byte of a file, as bytes and as characters of up to four
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, line ends as they are. Raises BadInput when it is missing, empty or not UTF-8."""
     path = Path(path)
     try:
+        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None

@@ -175,7 +175,10 @@ def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signat
     check_known(about, {"format": int}, f"{path}: its mmtok metadata", ("format", "fields"))
     if about["format"] != FORMAT:
         raise BadInput(f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT}; tokenise again")
-    return from_plain(about["fields"], dict[str, Signature], f"{path}: its mmtok metadata: fields")
+    try:
+        return from_plain(about["fields"], dict[str, Signature], "fields")
+    except BadInput as error:
+        raise BadInput(f"{path}: its mmtok metadata: {error}") from None
 
 
 def _check_columns(path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]) -> None:

@@ -84,17 +84,18 @@ class PretrainedTextConfig:
         if n_rows is not None and (type(n_rows) is not int or not 1 <= n_rows <= MOST_ROWS):
             raise BadInput(f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number above 0 "
                            f"belongs, at most {MOST_ROWS:,}")
-        return PretrainedText(self, pieces, n_rows)
+        return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json")
 
 
 class PretrainedText(TextTokenizer):
     """str <-> codes (T, 1): a language model's own ids, one for each row of its embedding."""
 
-    def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None):
-        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one."""
+    def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None, name: Path | str = ""):
+        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one; messages
+        call the file `name`."""
         self.config, self.pieces = config, pieces
         lib = library()
-        with reading(f"the tokenizer.json of {config.start}", "pieces of text"):
+        with reading(name or f"the tokenizer.json of {config.start}", "pieces of text"):
             self._tok = tok = lib.Tokenizer.from_str(pieces)
         tok.encode_special_tokens = True  # what looks like a special piece in a text is letters
         tok.no_truncation()
@@ -102,7 +103,7 @@ class PretrainedText(TextTokenizer):
         known = set(tok.get_vocab(with_added_tokens=True).values())
         self.n_rows = n_rows or max(known) + 1
         if max(known) >= self.n_rows:
-            raise BadInput(f"{config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
+            raise BadInput(f"{name or config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
         special = {id for id, token in tok.get_added_tokens_decoder().items() if token.special}
         unknown = getattr(tok.model, "unk_token", None)
         special |= {tok.token_to_id(unknown)} & known if unknown else set()
@@ -164,7 +165,7 @@ class PretrainedText(TextTokenizer):
         path = Path(folder) / PIECES
         with reading(path, "a tokenizer's pieces"):
             pieces = path.read_text(encoding="utf-8")
-        return cls(PretrainedTextConfig(kept.start), pieces, kept.n_rows)
+        return cls(PretrainedTextConfig(kept.start), pieces, kept.n_rows, path)
 
 
 @dataclass(frozen=True)
