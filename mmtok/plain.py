@@ -53,6 +53,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
+def listed(names: Sequence[object], most: int = 10) -> str:
+    """Names as a message lists them: a, b, c and 7 more, each cut where it is long."""
+    text = ", ".join(str(name) if len(str(name)) <= SHOWN else f"{str(name)[:SHOWN]}..." for name in names[:most])
+    return text + f" and {len(names) - most:,} more" * (len(names) > most)
+
+
 def to_plain(value: Any) -> Any:
     """A dataclass (with its kind), mapping, sequence, path or JSON value as what JSON can say."""
     if dataclasses.is_dataclass(value):

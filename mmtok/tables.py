@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmtok.plain import shown
+from mmtok.plain import listed
 from mmtok.segment import BadInput
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -54,7 +54,7 @@ class Table:
         Raises BadInput, naming those that there are, where there is no such column.
         """
         if name not in self.columns:
-            raise BadInput(f"{self.path}: has no column {name}; its columns are {shown(list(self.columns))}")
+            raise BadInput(f"{self.path}: has no column {name}; its columns are {listed(self.columns)}")
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
 
@@ -197,12 +197,12 @@ def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
 
 def _check_count(table: Table, line: int, cells: list[str]) -> None:
     """Raise BadInput for a row with more or fewer cells than there are columns."""
-    n, names = len(table.columns), ", ".join(table.columns)
+    n, names = len(table.columns), listed(table.columns)
     if len(cells) < n:
         raise BadInput(f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'}; complete or remove it")
     if len(cells) > n:
         quotes = "no cell may hold a |" if table.separator == "|" else f"put quotes around a cell that holds {table.separator!r}"
-        raise BadInput(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({shown(names)}); {quotes}")
+        raise BadInput(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names}); {quotes}")
 
 
 @contextmanager

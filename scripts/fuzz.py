@@ -56,7 +56,8 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
         said, what = traceback.format_exc(), "traceback"
     if _memory("VmHWM") - before > BUDGET + SLACK or "more memory than there is" in said:
         return "memory", f"{(_memory('VmHWM') - before) / 1e6:.0f} MB; {said}"
-    if what == "refused" and not (folder.name in said and said.isprintable() and len(said) < 1000):
+    said = said.encode("utf-8", "backslashreplace").decode()
+    if what == "refused" and not (folder.name in said and len(said.splitlines()) == 1 and len(said) < 1000):
         return "unnamed", said
     return what, said
 

@@ -27,7 +27,7 @@ from mmtok.data.arrays import names_in, read_npy, read_npz
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
-from mmtok.plain import shown
+from mmtok.plain import listed
 from mmtok.segment import BadInput
 from mmtok.tables import decoded
 from mmtok.walk import file_at
@@ -212,7 +212,7 @@ def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.nda
     there = names_in(path, "jets")
     if not {"values", "offsets"} <= set(there):
         if len(there) != 1:
-            raise BadInput(f"{path}: needs arrays named values and offsets, or one padded array; it has {shown(there)}")
+            raise BadInput(f"{path}: needs arrays named values and offsets, or one padded array; it has {listed(there)}")
         return _from_padded(path, read_npz(path, there, "jets")[0], features)
     values, offsets = read_npz(path, ("values", "offsets"), "jets")
     names = features
@@ -262,7 +262,7 @@ def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np
         n_values = sum(group.column(c).num_values for group in groups for c in range(group.num_columns))
     missing = [name for name in features if name not in types]
     if missing:
-        raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {shown(list(types))}")
+        raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {listed(list(types))}")
     for name in features:
         if not (_is_list(types[name]) and _is_number(types[name].value_type)):
             raise BadInput(f"{path}: the column {name} holds {types[name]}, expected a list of numbers for each jet")
@@ -287,7 +287,7 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
     with reading(path, "jets"), h5py.File(path) as file:
         tables = [file.get(name) for name in ("particle_features", "jet_features")]
         if not all(isinstance(table, h5py.Dataset) for table in tables):
-            raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {shown(list(file))}")
+            raise BadInput(f"{path}: not a JetNet file: it needs particle_features and jet_features, and has {listed(list(file))}")
         for table in tables:
             if table.dtype.kind not in "fiu":
                 raise BadInput(f"{path}: {table.name} holds {table.dtype}, no numbers")

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmtok.plain import shown
+from mmtok.plain import listed
 from mmtok.segment import BadInput
 from mmtok.tables import SUFFIXES, Table, as_text, decoded, read_table
 from mmtok.tally import Tally
@@ -138,7 +138,7 @@ def _columns(table: Table, names: _Names) -> tuple[Table, str, str]:
         return table, "file", "text"
     if named:
         raise BadInput(f"{table.path}: line 1 names the file {named}, so it is no header; put the line file,text above it")
-    raise BadInput(f"{table.path}: needs the columns file and text, has {shown(list(table.columns))}")
+    raise BadInput(f"{table.path}: needs the columns file and text, has {listed(table.columns)}")
 
 
 def _first(wanted: Sequence[str], there: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ Before them stands a line without a step, the header: the precision of the produ
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -38,7 +39,7 @@ LINE = {  # what a line of the log is held against when it is read; numbers may 
     **dict.fromkeys(MEASURED, float),
 }  # fmt: skip
 HEADER = dict.fromkeys(("precision", "asked", "device"), str)
-NEEDED = ("step", "loss", "nats", "positions_per_s")
+UNTOLD = {"loss": math.nan, "nats": {}, "positions_per_s": math.nan}  # in the place of what a line does not say
 MATRIX_SIZES = {"cpu": 1024, "cuda": 4096}
 MATRIX_SECONDS = 0.1
 
@@ -132,9 +133,9 @@ def _read(path: Path) -> tuple[dict, list[dict], list[str]]:
                 check_known(line, HEADER, where)
                 header = line
                 continue
-            check_known(line, LINE, where, NEEDED)
+            check_known(line, LINE, where, ("step",))
         except BadInput as error:
             wrong.append(str(error))
         else:
-            lines.append(line)
+            lines.append(UNTOLD | line)
     return header, lines, wrong

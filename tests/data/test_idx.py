@@ -49,7 +49,7 @@ def test_examples_carry_their_labels_names(folder):
     (b"PK\3\4" + b"\0" * 20, "not a file of MNIST's format"),
     (idx(np.zeros(4, np.uint8), kind=0x0D), "type 0x0d"),
     (idx(np.zeros((2, 3), np.uint8))[:-1], "header says 2 x 3, but 17 bytes"),
-    (b"\0\0\x08\x03\0\0", "header says nothing"),
+    (b"\0\0\x08\x03\0\0", "header says 3 axes, of which 0 are there"),
 ])
 def test_damaged_files_are_named(tmp_path, data, said):
     (tmp_path / "a").write_bytes(data)
