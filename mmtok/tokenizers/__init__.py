@@ -58,7 +58,10 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
             found = next((cls for cls in known if cls.__name__ == kind), None)
     if found is None:
         raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version of mmtok or a class of your own")
-    return found.load(Path(folder))
+    try:
+        return found.load(Path(folder))
+    except BadInput as error:  # of settings that do not fit together, too
+        raise error if str(folder) in str(error) else BadInput(f"{folder}: {error}") from None
 
 
 def default(modality: str) -> Tokenizer:
