@@ -1,7 +1,8 @@
 """The engine beside `transformers`, same weights: .venv/bin/python scripts/bench_engine.py [ROW ...] [--json FILE] [--compiled]
 
 Both sides take turns in one run, medians of the repeats; what the machine could do at most is measured in the same run.
-On a shared machine only ratios mean much. Shape: 6 layers, width 384, 6 heads, feed-forward 1024, 4096 ids, tied.
+On a shared machine only ratios mean much. Both sides compute in what this machine multiplies faster, bfloat16 or float32
+(--precision takes one by name). Shape: 6 layers, width 384, 6 heads, feed-forward 1024, 4096 ids, tied.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mmtok.model.heads import Parallel
 from mmtok.model.interop import to_llama
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.decay import decay_groups
+from mmtok.nn.precision import DTYPES, PRECISIONS, Precision, resolve_precision
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import Document, Segment, Signature
 from mmtok.vocabulary import Vocabulary
@@ -46,6 +48,12 @@ class Setting:
 
     repeats: int
     compiled: bool
+    precision: Precision  # resolved
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of both sides' products."""
+        return DTYPES[self.precision]
 
 
 # ---- the two models
@@ -79,13 +87,13 @@ def documents(lengths: list[int]) -> list[Document]:
     return [Document((Segment("image", codes=rng.integers(0, N_CODES, (n - 3, 1))),), (True,)) for n in lengths]
 
 
-def stepper(model, loss: Callable[[object], torch.Tensor], rate: float = 1e-4) -> Callable[[object], None]:
-    """A training step on one batch: bf16 products, clipped gradients, fused AdamW."""
+def stepper(model, loss: Callable[[object], torch.Tensor], precision: Precision, rate: float = 1e-4) -> Callable[[object], None]:
+    """A training step on one batch: products in this precision, clipped gradients, fused AdamW."""
     model.train()
     optimizer = torch.optim.AdamW(decay_groups(0.01, model), lr=rate, fused=True)
 
     def step(batch) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             value = loss(batch)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -95,15 +103,15 @@ def stepper(model, loss: Callable[[object], torch.Tensor], rate: float = 1e-4) -
     return step
 
 
-def our_stepper(lm: LM, rate: float = 1e-4) -> Callable[[Batch], None]:
+def our_stepper(lm: LM, precision: Precision, rate: float = 1e-4) -> Callable[[Batch], None]:
     """A training step of our decoder on a packed batch."""
-    return stepper(lm, lambda batch: lm(batch).total.sum() / int(batch.predict.sum()), rate)
+    return stepper(lm, lambda batch: lm(batch).total.sum() / int(batch.predict.sum()), precision, rate)
 
 
-def their_stepper(lm: LM) -> Callable[[dict], None]:
+def their_stepper(lm: LM, precision: Precision) -> Callable[[dict], None]:
     """A training step of the same weights in transformers on a padded batch."""
     model = their_model(lm)
-    return stepper(model, lambda batch: model(**batch, use_cache=False).loss)
+    return stepper(model, lambda batch: model(**batch, use_cache=False).loss, precision)
 
 
 def padded(streams: list, size: int) -> list[dict]:
@@ -129,12 +137,12 @@ def train_full(setting: Setting) -> Iterator[Line]:
     """Full rows of 256, 8 of them; compiled too where asked, ours alone."""
     lm = our_model()
     ours, theirs = full_rows(lm)
-    ours_step, theirs_step, (products, n_flop) = our_stepper(lm), their_stepper(lm), matrix_products(2048, SHAPES)
+    ours_step, theirs_step, (products, n_flop) = our_stepper(lm, setting.precision), their_stepper(lm, setting.precision), matrix_products(2048, SHAPES, setting.dtype)
     sides = [lambda: ours_step(ours), lambda: theirs_step(theirs), products]
     if setting.compiled:
         compiled = our_model()
         compiled.model.compile_blocks()
-        compiled_step = our_stepper(compiled)
+        compiled_step = our_stepper(compiled, setting.precision)
         sides.append(lambda: compiled_step(ours))
     a, b, c, *more = turn_about(sides, setting.repeats)
     flop = 2048 * (6 * N_WEIGHTS + 12 * TRUNK.depth * TRUNK.width * 256)  # Chowdhery et al. 2022, appendix B
@@ -152,7 +160,7 @@ def train_ragged(setting: Setting) -> Iterator[Line]:
     random, bucketed = padded(streams, 8), padded(sorted(streams, key=len), 8)
     rows = [[streams[i] for i in row] for row in plan_rows(lengths, 512)]
     ours = [pack(lm.vocabulary, rows[a:b], 512) for a, b in pairwise(np.linspace(0, len(rows), len(random) + 1).astype(int))]
-    ours_step, theirs_step = our_stepper(lm), their_stepper(lm)
+    ours_step, theirs_step = our_stepper(lm, setting.precision), their_stepper(lm, setting.precision)
     sides = [lambda: [ours_step(x) for x in ours], *(lambda x=x: [theirs_step(y) for y in x] for x in (random, bucketed))]
     a, b, c = turn_about(sides, max(1, setting.repeats // 3))
     total = sum(lengths)
@@ -162,20 +170,21 @@ def train_ragged(setting: Setting) -> Iterator[Line]:
 
 def memory(setting: Setting) -> Iterator[Line]:
     """What three training steps add to a process's largest size: the allocator's luck moves it by a tenth, so medians here too."""
-    grown = lambda side: float(subprocess.run([sys.executable, __file__, "--memory-of", side, "--threads", str(torch.get_num_threads())],
+    grown = lambda side: float(subprocess.run([sys.executable, __file__, "--memory-of", side, "--threads", str(torch.get_num_threads()),
+                                               "--precision", setting.precision],
                                               check=True, capture_output=True, text=True).stdout.split()[-1])  # fmt: skip
     ours, theirs = map(median, zip(*((grown("ours"), grown("theirs")) for _ in range(setting.repeats))))
     yield Line("training, memory at its peak", "MiB", ours, "transformers", theirs, "ratio", ours / theirs, 1.0, least=False)
 
 
-def grow(side: str) -> None:
+def grow(side: str, precision: Precision) -> None:
     """The child of `memory`: prints MiB that the steps took, once all is imported."""
     lm = our_model()
     batches = dict(zip(("ours", "theirs"), full_rows(lm)))
     if side == "theirs":
         their_model(lm)  # so that its modules are imported
     before = largest_mib()
-    step = {"ours": our_stepper, "theirs": their_stepper}[side](lm)
+    step = {"ours": our_stepper, "theirs": their_stepper}[side](lm, precision)
     for _ in range(3):
         step(batches[side])
     print(largest_mib() - before)
@@ -195,39 +204,39 @@ def open_prompts(modality: str, n_rows: int, n_channels: int = 1) -> list[Docume
 
 
 def decode(n_rows: int, setting: Setting, n_frames: int = 128, compiled: bool = False) -> tuple[float, float, float, float]:
-    """Tokens/s of ours in bf16, of `generate` in bf16, of ours in int8, all drawing from the whole distribution; and bytes/s of reading."""
+    """Tokens/s of ours and of `generate` in the setting's precision, of ours in int8, all drawing from everything; and bytes/s of reading."""
     lm = our_model(n_frames)
-    theirs = their_model(lm, torch.bfloat16)
+    theirs = their_model(lm, setting.dtype)
     prompts, v = open_prompts("image", n_rows), lm.vocabulary
     ids = torch.tensor([[v.document_mark, v.begin("image")]] * n_rows)
     draw = lambda way: generate(lm, prompts, way, torch.Generator().manual_seed(0))
-    bf16, int8 = Sampling(precision="bf16", compiled=compiled), Sampling(precision="int8")
+    plain, int8 = Sampling(precision=setting.precision, compiled=compiled), Sampling(precision="int8")
 
     def peer() -> None:
         with torch.inference_mode():
             theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=n_frames, max_new_tokens=n_frames)
 
-    read, n_bytes = reading(2 * N_WEIGHTS)
-    *times, s = turn_about([lambda: draw(bf16), peer, lambda: draw(int8), read], max(3, setting.repeats // 2))
+    read, n_bytes = reading(setting.dtype.itemsize * N_WEIGHTS)
+    *times, s = turn_about([lambda: draw(plain), peer, lambda: draw(int8), read], max(3, setting.repeats // 2))
     return *(n_rows * n_frames / t for t in times), n_bytes / s
 
 
 def decode_1(setting: Setting) -> Iterator[Line]:
-    """One stream: in bf16, compiled too where asked; with int8 weights."""
+    """One stream: in the setting's precision, compiled too where asked; with int8 weights."""
     ours, theirs, rounded, bandwidth = decode(1, setting)
-    limit = bandwidth / (2 * N_WEIGHTS)
+    limit = bandwidth / (setting.dtype.itemsize * N_WEIGHTS)
     share = lambda ours: Line("  of what the bandwidth allows", "tokens/s", ours, f"by {bandwidth / 1e9:.1f} GB/s at most", limit, "share", ours / limit, 0.6)
-    yield Line("decoding, batch 1, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6)
+    yield Line(f"decoding, batch 1, {setting.precision}, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.6)
     yield share(ours)
     try:
-        peer = f"torchao {version('torchao')} not compared; ours bf16"
+        peer = f"torchao {version('torchao')} not compared; ours {setting.precision}"
     except PackageNotFoundError:
-        peer = "torchao not installed; ours bf16"
+        peer = f"torchao not installed; ours {setting.precision}"
     yield Line("decoding, batch 1, int8 weights", "tokens/s", rounded, peer, ours, "ratio", rounded / ours, 1.3)
     if setting.compiled:
         ours, theirs, _, bandwidth = decode(1, setting, compiled=True)
-        limit = bandwidth / (2 * N_WEIGHTS)
-        yield Line("decoding, batch 1, bf16, compiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 2.5, 4.0)
+        limit = bandwidth / (setting.dtype.itemsize * N_WEIGHTS)
+        yield Line(f"decoding, batch 1, {setting.precision}, compiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 2.5, 4.0)
         yield share(ours)
 
 
@@ -235,7 +244,7 @@ def rounding(setting: Setting) -> Iterator[Line]:
     """What int8 weights cost a trained decoder on text that it has not seen: perplexity, and divergence beside that of four bits."""
     lm = our_model()
     learned, unseen = manual("image", N_CODES)
-    learn(lm, our_stepper(lm, 1e-3), learned, n_steps=200)
+    learn(lm, our_stepper(lm, setting.precision, 1e-3), learned, n_steps=200)
     full, int8 = (log_probs(lm, unseen, "image", precision) for precision in ("float32", "int8"))
     a, b = (float(np.exp(nats(x, unseen))) for x in (int8, full))
     yield Line("perplexity with int8 weights", "", a, "float32", b, "ratio", a / b, 1.01, least=False)
@@ -244,10 +253,10 @@ def rounding(setting: Setting) -> Iterator[Line]:
 
 
 def decode_many(setting: Setting) -> Iterator[Line]:
-    """8 and 32 streams at once, in bf16."""
+    """8 and 32 streams at once, in the setting's precision."""
     for n_rows in (8, 32):
         ours, theirs, *_ = decode(n_rows, setting)
-        yield Line(f"decoding, batch {n_rows}, bf16, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
+        yield Line(f"decoding, batch {n_rows}, {setting.precision}, uncompiled", "tokens/s", ours, "generate", theirs, "ratio", ours / theirs, 1.7, 3.0)
 
 
 def speech(setting: Setting) -> Iterator[Line]:
@@ -281,14 +290,17 @@ ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1
 def main() -> None:
     made = parser(__doc__.splitlines()[0], ROWS, threads=2)
     made.add_argument("--compiled", action="store_true", help="compiled decoding too")
+    made.add_argument("--precision", choices=PRECISIONS, default="auto", help="of both sides' products")
     made.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     words = parsed(made, ROWS)
+    precision = resolve_precision(words.precision, torch.device("cpu"))
+    setting = Setting(words.repeats, words.compiled, precision)
     if words.memory_of:
-        return grow(words.memory_of)
+        return grow(words.memory_of, precision)
     rate = lambda work, amount: amount / turn_about([work], 7)[0] / 1e9
-    limits = {"matrix_gflop_per_s": rate(*matrix_products(2048, SHAPES)), "bandwidth_gb_per_s": rate(*reading(2 * N_WEIGHTS))}
-    lines = (line for name in words.rows for line in ROWS[name](Setting(words.repeats, words.compiled)))
-    report(lines, words.json, machine=machine(("torch", "transformers", "numpy")), limits=limits)
+    limits = {"matrix_gflop_per_s": rate(*matrix_products(2048, SHAPES, setting.dtype)), "bandwidth_gb_per_s": rate(*reading(setting.dtype.itemsize * N_WEIGHTS))}
+    lines = (line for name in words.rows for line in ROWS[name](setting))
+    report(lines, words.json, machine=machine(("torch", "transformers", "numpy")) | {"precision": precision}, limits=limits)
 
 
 if __name__ == "__main__":

@@ -73,16 +73,28 @@ def turn_about(sides: Sequence[Callable[[], object]], repeats: int) -> list[floa
 
 # ---- the machine
 
+TELLING = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "amx_bf16")
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")  # make a machine behave like an older one
+
+
 def machine(packages: Sequence[str]) -> dict:
     """What the figures were measured on, with the versions of `packages`."""
     model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
-    return {"processor": model or platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    return {"processor": model or platform.machine(), "flags": cpu_flags(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "load": round(os.getloadavg()[0], 1), "python": platform.python_version(), **{name: version(name) for name in packages}}  # fmt: skip
 
 
-def matrix_products(n: int, shapes: list[tuple[int, int]]) -> tuple[Callable[[], object], float]:
-    """The bf16 products of one training step of `n` positions with weights of these shapes, forward and both backward; and their FLOP."""
-    made = [[torch.randn(*shape).bfloat16() for shape in ((n, a), (a, b), (n, b))] for a, b in shapes]
+def cpu_flags() -> str:
+    """The instructions that decide how fast a CPU multiplies, as far as it and the environment let them be used."""
+    text = Path("/proc/cpuinfo").read_text()
+    flags = next((line.split(":")[1].split() for line in text.splitlines() if line.startswith("flags")), [])
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
+    return " ".join([*(flag for flag in TELLING if flag in flags), *limits])
+
+
+def matrix_products(n: int, shapes: list[tuple[int, int]], dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """The products of one training step of `n` positions with weights of these shapes, forward and both backward; and their FLOP."""
+    made = [[torch.randn(*shape).to(dtype) for shape in ((n, a), (a, b), (n, b))] for a, b in shapes]
     return lambda: [(x @ w, y @ w.T, x.T @ y) for x, w, y in made], 6 * n * sum(a * b for a, b in shapes)
 
 
