@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import flex_attention as flex
 
 from mmtok.nn import attention
-from mmtok.nn.attention import attend, packing
+from mmtok.nn.attention import attend, packing, rotary, rotate
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(depth=2, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
@@ -94,3 +94,13 @@ def test_compiled_as_on_a_gpu_no_pack_compiles_anew(generator):
             seen = compiled[0](lambda b, h, x, y: (x >= y) & (document[b, x] == document[b, y]), 2, None, 256, 256, device="cpu")
             y = compiled[1](q, k, v, block_mask=seen, enable_gqa=True)
         assert torch.allclose(y, attend(q, k, v, packing(document, 16)), rtol=0, atol=1e-5)
+
+
+def test_rotation_is_a_product_of_complex_numbers_and_so_is_its_gradient():
+    torch.manual_seed(3)
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    cos, sin = (t.double() for t in rotary(torch.arange(5)[None], 8, 100.0))
+    half = lambda t: t.chunk(2, -1)
+    turned = torch.complex(*half(x)) * torch.complex(half(cos)[0], half(sin)[0])
+    torch.testing.assert_close(rotate(x, cos, sin), torch.cat([turned.real, turned.imag], -1))
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (x,))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmtok.nn.attention import packing, rotary, rotate
-from mmtok.nn.transformer import Transformer, TransformerConfig
+from mmtok.nn.transformer import RMSNorm, Transformer, TransformerConfig, _Normed
 
 CONFIG = TransformerConfig(depth=3, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
 
@@ -140,3 +140,12 @@ def test_blocks_that_are_computed_again_keep_less_and_give_the_same_gradients_bi
         assert len(made) == len(plain) and all(torch.equal(a, b) for a, b in zip(made, plain))
     one, two, three, nine = (n_bytes for n_bytes, _ in others)
     assert most > one > two > three == nine and three < 0.35 * most
+
+
+def test_the_norm_and_its_gradients_are_those_of_its_formula():
+    torch.manual_seed(3)
+    x, norm = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True), RMSNorm(8, 1e-2).double()
+    torch.nn.init.normal_(norm.weight)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+    assert torch.autograd.gradcheck(lambda x, g: _Normed.apply(x, g, 1e-2), (x, norm.weight))
