@@ -155,7 +155,8 @@ class Run:
         """Raw signals as segments, prepared as those of the training were."""
         prepare = self.preparer(modality)
         with Tally(prepare.unit) as tally:
-            prepared = [prepare(signal, f"{modality} {i}", tally) for i, signal in enumerate(signals)]
+            named = lambda i, signal: repr(signal[:40]) if isinstance(signal, str) else f"{modality} {i}"
+            prepared = [prepare(signal, named(i, signal), tally) for i, signal in enumerate(signals)]
         return self.tokenizers[modality].encode_batch(prepared)
 
     def token_files(self) -> list[TokenFile]:
