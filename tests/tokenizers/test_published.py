@@ -111,11 +111,11 @@ def test_what_is_no_model_is_refused_in_a_line(paths, tmp_path):
     broken = tmp_path / "broken.model"
     for content in (b"", b"\n", b"hello", b"\xff" * 64, whole[: len(whole) // 2], whole[:-3]):
         broken.write_bytes(content)
-        with pytest.raises(BadInput, match="broken.model cannot be") as refusal:
+        with pytest.raises(BadInput, match="broken.model(:| ) *cannot be") as refusal:
             opened(broken)
         assert "\n" not in str(refusal.value)
     for path in (tmp_path / "none.model", tmp_path):
-        with pytest.raises(BadInput, match="cannot be opened as a sentencepiece model: (No such file|Is a directory)"):
+        with pytest.raises(BadInput, match="cannot be read as a sentencepiece model .(No such file|Is a directory)"):
             opened(path)
     with pytest.raises(BadInput, match="treat_whitespace_as_suffix"):
         opened(trained(tmp_path / "behind.model", **LLAMA_2, treat_whitespace_as_suffix=True))
@@ -165,7 +165,7 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
              "--passage_chars 64 --row_length 128").split()  # fmt: skip
     words = ["train", "recipes/text.py", "--path", str(data), *small, "--out", str(run), "--tokenizers.text"]
     line = said([*words, json.dumps({"kind": "SentencePieceFile", "path": str(tmp_path / "no.model")})])
-    assert "no.model cannot be opened" in line and not run.exists()
+    assert "no.model: cannot be read as a sentencepiece model" in line and not run.exists()
     words.append(json.dumps({"kind": "SentencePieceFile", "path": str(model)}))
     assert main(words) == 0
     model.unlink()
