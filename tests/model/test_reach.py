@@ -55,14 +55,16 @@ def both(lm, llama, ids):
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_logits_in_reach_are_equal_and_all_others_lose(ours, scale, tmp_path):
-    """To 1e-6; large weights amplify rounding, that of a plain export too: then to twice what it is there."""
+    """To 1e-6; large weights amplify rounding, that of a plain export too: then, in the mean square, to twice what it is there."""
     scaled(ours, scale)
     to_llama(ours, tmp_path, FAR)
     to_llama(ours, tmp_path / "plain")
     mine, plain, _ = both(ours, opened(tmp_path / "plain"), contexts(64, 30))
     mine, theirs, far = both(ours, opened(tmp_path), contexts(64, 30))
-    rounding = 2 * float((mine - plain).abs().max()) if scale == 1 else 1e-6 * float(mine.abs().max())
-    assert float((mine - theirs).abs().max()) < rounding
+    if scale == 1:
+        assert float((mine - theirs).square().mean()) < 2**2 * float((mine - plain).square().mean())
+    else:
+        assert float((mine - theirs).abs().max()) < 1e-6 * float(mine.abs().max())
     assert bool((far.amax(-1) < theirs.amin(-1) - MARGIN).all())
 
 
