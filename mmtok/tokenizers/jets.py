@@ -12,7 +12,8 @@ scaled to these totals: a jet's own pt and mass survive the bins of its constitu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -21,9 +22,11 @@ import numpy as np
 
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import Batched, fingerprint, load_config, write_config
+from mmtok.tokenizers.clipping import Clipping
 
 TOTALS = ("pt_gev", "mass_gev")
 TOTAL_GEV = (1.0, 20_000.0)  # the range of both
+ROUNDING = 1e-6  # more than float32 is off by
 N_TURNS = 4  # towards the mass: it is proportional to the angles only while they are small
 MOST = 2.0  # angles are scaled by this at most, or its inverse: codes drawn at random must stay jets
 
@@ -40,6 +43,9 @@ class JetGridConfig:
     totals            first frames that tell the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept: two digits, in the codes
                       of the second and third feature, count equal steps of the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
                       Their first code is the highest
+    below, above      what the codes below and above each range come back as, in the feature's unit (GeV of "pt_gev"); ()  is learned by
+                      `fit`, as the mean of what lay there, or else the middle of one more bin
+    allow_clipping    encode jets of which more than a fifth lies outside the ranges, which is refused otherwise
     """
 
     modality: ClassVar[str] = "jets"
@@ -49,6 +55,9 @@ class JetGridConfig:
     high: tuple[float, ...] = (6.9, 0.8, 0.8)
     max_constituents: int = 128
     totals: tuple[str, ...] = ()
+    below: tuple[float, ...] = ()
+    above: tuple[float, ...] = ()
+    allow_clipping: bool = False
 
     def __post_init__(self):
         if not len(self.features) == len(self.bins) == len(self.low) == len(self.high):
@@ -61,41 +70,70 @@ class JetGridConfig:
             raise BadInput(f"JetGridConfig: totals are some of {', '.join(TOTALS)}, each once; got {', '.join(self.totals)}")
         if self.totals and self.features[1:3] != ("eta_rel", "phi_rel"):
             raise BadInput("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
+        for name, ends, sign, edges in (("below", self.below, -1, self.edges[:, 0]), ("above", self.above, 1, self.edges[:, 1])):
+            if len(ends) not in (0, len(self.features)) or not all(0 <= sign * (x - edge) < math.inf for x, edge in zip(ends, edges)):
+                raise BadInput(f"JetGridConfig: {name} has a value outside its range for each feature, or none at all; got {ends}")
+        if self.below and self.below[0] <= 0:
+            raise BadInput(f"JetGridConfig: below of pt_gev is {self.below[0]}; it must be above 0")
 
     @property
     def takes(self) -> dict[str, tuple[str, ...]]:
         """The jets that its tokenizer takes: these columns."""
         return {"features": self.features}
 
+    @property
+    def edges(self) -> np.ndarray:
+        """The range of each feature in its own unit, (F, 2): that of pt in GeV."""
+        edges = np.stack([self.low, self.high], 1).astype(np.float64)
+        edges[0] = np.exp(edges[0])
+        return edges
+
     def build(self) -> JetGrid:
-        """The tokenizer: nothing is to be learned."""
+        """The tokenizer without anything learned."""
         return JetGrid(self)
+
+    def fit(self, signals: Sequence[np.ndarray]) -> JetGrid:
+        """The tokenizer with `below` and `above`, where they are not given, learned from jets (P, F)."""
+        below, above = self.build().ends_of(signals)
+        return JetGrid(replace(self, below=self.below or below, above=self.above or above))
 
 
 class JetGrid(Batched):
     """Constituents (P, F) <-> codes (P, F), or (n_totals + P, F).
 
     Error of a round trip: at most half a bin per feature within the range (half a bin of ln pt). What lies outside is clipped to the
-    code below or above, which decodes to the centre of a bin of the common width next to the range; `fidelity` counts it. With
+    code below or above, which decodes to the mean of what lay there, where it was learned, so that sums of pt stay right on average.
+    What was clipped and cut is said by every call, once for each kind, or once for all calls within `counting`, and refused where it is
+    much (`Clipping`); `fidelity` counts it and says nothing. With
     `totals` these come back to half a step of their own, within their range and where factors of the angles up to 2 reach the mass; the
     price is that one factor comes to all pt of a jet and one to all its angles, on top of half a bin (`unscaled` leaves them out).
     """
 
     def __init__(self, config: JetGridConfig):
         self.config = config
-        own = fingerprint("JetGrid", {**asdict(config), "order": "lexicographic"})
+        meaning = {name: value for name, value in asdict(config).items() if name != "allow_clipping"}
+        own = fingerprint("JetGrid", {**meaning, "order": "lexicographic"})
         self.signature = Signature("jets", levels=config.bins, fingerprint=own, descending=True, headers=len(config.totals))
         self._low = np.array(config.low, np.float64)
         self._width = (np.array(config.high) - self._low) / (np.array(config.bins) - 2)
         self._angles = [c for c, name in enumerate(config.features) if name.startswith("phi")]
+        self._ends = np.stack([self._low - self._width / 2, np.array(config.high) + self._width / 2])  # (2, F) below, above
+        self._ends[:, 0] = np.exp(self._ends[:, 0])
+        for side, ends in enumerate((config.below, config.above)):
+            self._ends[side] = ends or self._ends[side]
+        self._count: Clipping | None = None  # of the calls that speak together
+        self._said: set = set()  # by calls of their own
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, F), one column per feature -> segments of codes (P, F) int32, P <= max_constituents.
 
         Particles of zero pt are padding and left out. All orders of a jet's constituents give the same segment; a jet without any has no
-        frames. Raises BadInput for another number of features, NaN, infinities and negative pt.
+        frames. Raises BadInput for another number of features, NaN, infinities and negative pt, and where too much lies outside the grid.
         """
-        values, codes, n, truncated = self._kept(signals)
+        count = self._count or self._clipping()
+        values, codes, n, truncated = self._kept(signals, count)
+        if count is not self._count:
+            count.tell(self._said)
         if self.config.totals:
             codes, n = self._headed(codes, values, n)
         ends = np.cumsum(n).tolist()
@@ -113,9 +151,47 @@ class JetGrid(Batched):
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int64), *(segment.codes for segment in segments)])
         values = self._low + (codes - 0.5) * self._width
         values[:, 0] = np.exp(values[:, 0])
+        for end, code in zip(self._ends, (0, np.array(self.config.bins) - 1)):
+            values = np.where(codes == code, end, values)
         if self.config.totals:
             values, n = self._scaled(values, codes, n)
         return np.split(values.astype(np.float32), np.cumsum(n)[:-1]) if len(n) else []
+
+    @contextmanager
+    def counting(self, quiet: bool = False) -> Iterator[None]:
+        """What was clipped and cut is said once for all calls inside, and refused at the end; `quiet`: neither, as it was before."""
+        outer, self._count = self._count, self._clipping()
+        try:
+            yield
+            count = self._count
+        finally:
+            self._count = outer
+        if not quiet:
+            count.tell()
+
+    def _clipping(self) -> Clipping:
+        return Clipping(self.config.features, self.config.edges, self.config.max_constituents, self.config.allow_clipping)
+
+    def ends_of(self, signals: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The means of what lies below and above the ranges of the features, of those without any the middle of one more bin.
+
+        Raises BadInput where too much lies outside.
+        """
+        count = self._clipping()
+        values, codes, _, _ = self._kept(signals, count)
+        count.refuse()
+        values = values.astype(np.float64)
+        for c in self._angles:
+            values[:, c] = _wrapped(values[:, c])
+        ends, edges = self._ends.copy(), self.config.edges
+        for c, k in enumerate(self.config.bins):
+            for side, code in enumerate((0, k - 1)):
+                out = codes[:, c] == code
+                if out.any():
+                    ends[side, c] = values[out, c].mean()
+        margin = ROUNDING * np.where(edges, np.abs(edges), 1).T  # a mean close to the edge must not be rounded into the range
+        ends[0], ends[1] = np.minimum(ends[0], edges[:, 0] - margin[0]), np.maximum(ends[1], edges[:, 1] + margin[1])
+        return tuple(ends[0].tolist()), tuple(ends[1].tolist())
 
     def unscaled(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """As `decode_batch`, the totals unheeded: what the constituents' codes say on their own."""
@@ -128,23 +204,22 @@ class JetGrid(Batched):
         at the cap. With `totals` also, of the jets with constituents, the share of which one of these lies outside their range: above it
         the jet is scaled down to the range's end, below it is not scaled. Raises BadInput when there is no constituent at all.
         """
-        segments = self.encode_batch(signals)
-        codes = np.concatenate([np.zeros((0, len(self._low)), np.int32), *(segment.codes[len(self.config.totals):] for segment in segments)])
+        with self.counting(quiet=True):
+            segments = self.encode_batch(signals)
+        kept, codes, n, truncated = self._kept(signals, self._clipping())
         if len(codes) == 0:
             raise BadInput("fidelity of jets needs at least one constituent")
         clipped = ((codes == 0) | (codes == np.array(self.config.bins) - 1)).any(1)
-        centres = self._low[0] + (codes[:, 0] - 0.5) * self._width[0]  # of ln pt
         full = [i for i, segment in enumerate(segments) if len(segment)]
         (pt, mass), (pt_back, mass_back) = (_pt_and_mass([jets[i] for i in full]) for jets in (signals, self.decode_batch(segments)))
         figures = {
             "pt_ratio_width": _half_width(pt_back / pt),
             "pt_ratio_median": np.median(pt_back / pt),
             "clipped_share": clipped.mean(),
-            "clipped_pt_share": np.exp(centres)[clipped].sum() / np.exp(centres).sum(),
-            "truncated_share": np.mean([segment.truncated for segment in segments]),
+            "clipped_pt_share": kept[clipped, 0].sum(dtype=np.float64) / kept[:, 0].sum(dtype=np.float64),
+            "truncated_share": truncated.mean(),
         }
         if self.config.totals:
-            kept, _, n, _ = self._kept(signals)
             found = self._wanted(kept, n)
             figures["clipped_totals_share"] = ((found < TOTAL_GEV[0]) | (found >= TOTAL_GEV[1])).any(1).mean()
         if self.config.features[1:3] == ("eta_rel", "phi_rel"):
@@ -159,14 +234,16 @@ class JetGrid(Batched):
     def load(cls, folder: Path) -> Self:
         return cls(load_config(folder, "JetGrid", JetGridConfig))
 
-    def _kept(self, signals: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _kept(self, signals: Sequence[np.ndarray], count: Clipping) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The constituents (all P, F) that are written of jets (P, F), and their codes, in the order of these; their number (N,); whether
-        there were more (N,)."""
+        there were more (N,). `count` is told of all of them."""
         lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
         values = np.concatenate([np.zeros((0, len(self.config.features))), *signals])  # float64, whatever stands beside a jet
         values, jet = _particles(values, np.repeat(np.arange(len(lengths)), lengths))
         values, codes = _ordered(values, self._codes(values), jet, self.config.bins)
         n = np.bincount(jet, minlength=len(lengths))
+        above = codes == np.array(self.config.bins) - 1
+        count.add(values, np.where(codes == 0, 0, np.where(above, 1, -1)), n)
         n_kept = np.minimum(n, self.config.max_constituents)
         if (n > n_kept).any():
             rank = np.arange(len(values)) - np.repeat(np.cumsum(n) - n, n)
@@ -186,7 +263,7 @@ class JetGrid(Batched):
         codes = np.empty(values.shape, np.int32)
         for c, levels in enumerate(self.config.bins):
             x = values[:, c]
-            x = np.log(x) if c == 0 else (x + np.pi) % (2 * np.pi) - np.pi if c in self._angles else x
+            x = np.log(x) if c == 0 else _wrapped(x) if c in self._angles else x
             codes[:, c] = np.clip(np.floor((x - self._low[c]) * (1 / self._width[c])) + 1, 0, levels - 1)
         return codes
 
@@ -226,6 +303,11 @@ class JetGrid(Batched):
             if name == "mass_gev":
                 values[:, 1:3] *= _turns(values, n_left, total)[jet, None]
         return values, n_left
+
+
+def _wrapped(x: np.ndarray) -> np.ndarray:
+    """Angles in radians, into [-pi, pi)."""
+    return (x + np.pi) % (2 * np.pi) - np.pi
 
 
 def _particles(values: np.ndarray, jet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,8 @@
 """Laws of the jet grid: half a bin per feature, pt codes that never rise, every legal code decodes."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,7 +27,8 @@ def falling(codes):
 
 def in_order(grid, jet):
     """The particles of a jet in the order in which they are written."""
-    codes = np.concatenate([grid.encode(particle[None]).codes for particle in jet])
+    alone = JetGrid(replace(grid.config, allow_clipping=True))
+    codes = np.concatenate([alone.encode(particle[None]).codes for particle in jet])
     return jet[np.lexsort((*-jet.T[::-1], *-codes.T[::-1]))]
 
 
@@ -54,7 +58,7 @@ def test_error_of_a_uniform_feature_is_the_width_over_root_twelve():
 
 
 def test_codes_decode_to_themselves_and_every_legal_code_decodes():
-    grid = JetGridConfig().build()
+    grid = JetGridConfig(allow_clipping=True).build()
     rng = np.random.default_rng(1)
     codes = rng.integers(0, grid.signature.levels, (128, 3))
     codes = codes[np.lexsort(-codes.T[::-1])]
@@ -127,7 +131,7 @@ def test_phi_wraps_at_pi():
 
 
 def test_what_lies_outside_is_clipped_and_counted():
-    grid = JetGridConfig().build()
+    grid = JetGridConfig(allow_clipping=True).build()
     jet = np.array([[2000.0, 0, 0], [1.0, 5.0, 0], [1.0, 0, -1.0], [0.01, 0, 0]], np.float32)
     codes = grid.encode(jet).codes
     assert codes[0, 0] == 40 and codes[1, 1] == 30 and codes[2, 2] == 0 and codes[3, 0] == 0
@@ -238,7 +242,7 @@ def test_totals_outside_their_range_are_counted_by_jet():
 
 def test_the_default_grid_is_the_one_that_stored_tokens_were_made_with():
     grid, jets = JetGridConfig().build(), make_jets(20, most=300)
-    assert grid.signature.fingerprint == "b185d6e2648e"
+    assert grid.signature.fingerprint == "2b4e3b44c4a5"
     assert grid.encode(jets[0]).codes[:3].tolist() == [[30, 13, 16], [27, 16, 13], [26, 12, 15]]
     assert set(grid.fidelity(jets)) == {"pt_ratio_width", "pt_ratio_median", "clipped_share", "clipped_pt_share", "truncated_share",
                                         "mass_width_gev", "mass_shift_gev"}
@@ -260,7 +264,7 @@ def test_totals_are_frames_of_their_own_and_keep_the_grammar():
 
 
 def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_edges():
-    grid, rng = JetGridConfig(totals=BOTH).build(), np.random.default_rng(2)
+    grid, rng = JetGridConfig(totals=BOTH, allow_clipping=True).build(), np.random.default_rng(2)
     lengths = (0, 1, 2, 3, 50, *[128] * 50, 1, 0)
     segments = [Segment("jets", codes=rng.integers(0, (41, 31, 31), (n, 3))) for n in lengths]
     decoded = grid.decode_batch(segments)
@@ -270,7 +274,7 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
         np.testing.assert_array_equal(jet, grid.decode(segment))
     lone = lambda pt: np.array([[pt, 0, 0]], np.float32)
     assert np.isclose(grid.decode(grid.encode(lone(1e5)))[0, 0], 20_000, rtol=0.006)  # above the range: the last step
-    plain = JetGridConfig().build()
+    plain = JetGridConfig(allow_clipping=True).build()
     np.testing.assert_array_equal(grid.decode(grid.encode(lone(0.5))), plain.decode(plain.encode(lone(0.5))))  # below: as it is
     wild = grid.encode(np.array([[1, 900, 0], [0.5, -900, 0]], np.float32))
     assert (wild.codes >= 0).all() and (wild.codes < (41, 31, 31)).all()
@@ -288,3 +292,97 @@ def test_unscaled_is_what_the_plain_grid_says():
     grid, plain = JetGridConfig(totals=BOTH).build(), JetGridConfig().build()
     for own, bare in zip(grid.unscaled(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))):
         np.testing.assert_array_equal(own, bare)
+
+
+def wide_jets(n=100):
+    rng = np.random.default_rng(0)
+    return [np.stack((np.exp(rng.normal(2, 2.0, 60)), *rng.normal(0, 0.35, (2, 60))), 1).astype(np.float32) for _ in range(n)]
+
+
+def test_what_lies_outside_comes_back_as_its_mean_once_it_was_seen(tmp_path):
+    jets, config = wide_jets(), JetGridConfig(allow_clipping=True)
+    grid = config.fit(jets)
+    back, raw = np.concatenate(grid.decode_batch(grid.encode_batch(jets))), np.concatenate(jets)
+    edges = [(np.exp(-2), np.exp(6.9)), (-0.8, 0.8), (-0.8, 0.8)]
+    for c, (low, high) in enumerate(edges):
+        for out in (lambda x: x[:, c] < low, lambda x: x[:, c] >= high):
+            assert out(raw).sum() == out(back).sum() > 0
+            assert np.isclose(back[out(back), c].sum(), raw[out(raw), c].sum(), rtol=1e-4)
+    grid.save(tmp_path)
+    again = JetGrid.load(tmp_path)
+    assert again.config == grid.config and again.signature == grid.signature != config.build().signature
+    np.testing.assert_array_equal(again.encode(again.decode(again.encode(jets[0]))).codes, grid.encode(jets[0]).codes)
+
+
+def test_means_at_the_very_edge_stay_outside_and_those_given_stay_as_they_are():
+    edge = np.array([[np.exp(6.9) * (1 + 2e-7), 0.8, -0.8000001], [5, 0, 0]], np.float32)
+    grid = JetGridConfig(allow_clipping=True).fit([edge])
+    codes = grid.encode(edge).codes
+    np.testing.assert_array_equal(grid.encode(grid.decode(grid.encode(edge))).codes, codes)
+    given = JetGridConfig(above=(5000.0, 1.0, 1.0), allow_clipping=True)
+    assert given.fit([edge]).config.above == given.above
+    for wrong in ({"above": (900.0, 1, 1)}, {"above": (5000.0,)}, {"below": (-1.0, -1, -1)}, {"below": (0.01, -0.7, -1)}):
+        with pytest.raises(BadInput, match="JetGridConfig"):
+            JetGridConfig(**wrong)
+
+
+def real_jet(n=60, pt=500.0, eta=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    share = np.sort(rng.dirichlet(np.full(n, 0.5)))[::-1]
+    return np.stack((pt * np.maximum(share, 1e-3), *rng.normal(0, 0.1, (2, n))), 1).astype(np.float32) + np.array([0, eta, 0], np.float32)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda jet: jet * np.array([1000, 1, 1], np.float32), "pt_gev, above 992.*is pt in MeV"),
+    (lambda jet: jet / np.array([500, 1, 1], np.float32), "pt_gev, below 0.135.*is pt relative to the jet's, or in TeV"),
+    (lambda jet: jet + np.array([0, 1.7, 0], np.float32), "eta_rel, above 0.8.*absolute, not relative"),
+    (lambda jet: jet + np.array([0, 0, -2], np.float32), "phi_rel, below -0.8.*absolute, not relative"),
+    (lambda jet: np.array([[4988, 0.01, 0], [4988, -0.01, 0]], np.float32), "pt_gev, above 992.*harder than the grid's range"),
+])
+def test_jets_in_other_units_are_refused_with_the_likely_one_unless_allowed(change, said):
+    jets = [change(real_jet(seed=i)) for i in range(5)]
+    with pytest.raises(BadInput, match=said) as refusal:
+        JetGridConfig().build().encode_batch(jets)
+    assert "\n" not in str(refusal.value) and "allow-clipping" in str(refusal.value)
+    with pytest.raises(BadInput, match=said):
+        JetGridConfig().fit(jets)
+    with pytest.warns(UserWarning, match=said):
+        assert len(JetGridConfig(allow_clipping=True).build().encode_batch(jets)) == 5
+    assert JetGridConfig().build().fidelity(jets)["clipped_share"] > 0.2
+
+
+def test_a_few_particles_with_much_of_the_pt_are_said():
+    jets = [real_jet(seed=i, pt=400) for i in range(20)]
+    jets[3][0, 0] = 1200
+    with pytest.warns(UserWarning) as told:
+        JetGridConfig().build().encode_batch(jets)
+    line, = [str(w.message) for w in told]
+    assert line.startswith("1 of 1,200 particles was clipped in pt_gev, above 992.3, 0.1% of them, with 1") and line.endswith("(first: jet 3)")
+
+
+def test_what_is_clipped_and_cut_is_said_once_for_all_calls_together():
+    grid, jets = JetGridConfig(max_constituents=50).build(), [real_jet(seed=i) for i in range(6)]
+    jets[2][:, 1] += np.linspace(0, 1.2, 60)
+    with pytest.warns(UserWarning) as told, grid.counting():
+        for jet in jets:
+            grid.encode(jet)
+    cut, clipped = (str(w.message) for w in told)
+    assert cut.startswith("6 of 6 jets were cut to the 50 hardest particles: 60 more, with ") and cut.endswith("(first: jet 0)")
+    assert "of 360 particles were clipped in eta_rel, above 0.8" in clipped and clipped.endswith("(first: jet 2)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with grid.counting(quiet=True):
+            grid.encode_batch(jets)
+        grid.fidelity(jets)
+        grid.encode_batch([real_jet()[:50]])
+    with pytest.warns(UserWarning):  # a call of its own, and the same again is not said again
+        grid.encode_batch(jets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid.encode_batch(jets)
+
+
+def test_many_soft_particles_with_nothing_to_say_are_no_reason_to_refuse():
+    jet = np.concatenate([real_jet(), np.full((30, 3), 0.01, np.float32)])
+    with pytest.warns(UserWarning, match="softer than the grid's range"):
+        JetGridConfig().build().encode(jet)
