@@ -176,6 +176,7 @@ def tokenize(
     prepare: Annotated[list[str], Arg("of the signals, where the tokenizer's folder does not say it: channel=left, fit=crop, background=black, "
                                       "normal_form=NFC, ...", "FIELD=VALUE")] = (),
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
+    allow_clipping: Annotated[bool, Arg("write jets of which more than a fifth lies outside the tokenizer's ranges")] = False,
     shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
     device: OnCpu = None,
 ) -> None:
@@ -184,7 +185,7 @@ def tokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    done = tokenize_files(modality, files, out, tokenizer, shard, check, prepare)
+    done = tokenize_files(modality, files, out, tokenizer, shard, check, prepare, allow_clipping)
     tell_lines(done.summary())
 
 

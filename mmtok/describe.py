@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ def _planned_signature(config: Any) -> Signature | None:
             return None  # it may have to be fetched
         case SentencePieceFile() if not Path(config.path).is_file():
             return None  # a run that is fitted has a copy
-    return config.build().signature if hasattr(config, "build") else None
+    if not hasattr(config, "build"):
+        return None
+    return replace(config.build().signature, fingerprint="") if hasattr(config, "fit") else config.build().signature
 
 
 def size_of_decoder(config: DecoderConfig, vocabulary: Vocabulary) -> int:

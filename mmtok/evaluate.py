@@ -12,6 +12,7 @@ from mmtok.questions import QUESTIONS
 from mmtok.run import Run
 from mmtok.setting import Setting
 from mmtok.terminal import say
+from mmtok.tokenizers.base import counting
 
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
@@ -27,8 +28,16 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
             say(f"{path} stands")
             return figures
         say(f"{path} is of other weights, so it is made again")
-    figures: dict[str, Any] = {"weights": run.trained}
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
+    with counting(run.tokenizers.values(), quiet=True):  # what is clipped was said when the sources were tokenised
+        figures = {"weights": run.trained, **_figures(run)}
+    write_text(path, json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    """Question or "score" -> its figures."""
+    figures: dict[str, Any] = {}
     for s in (Setting(run, task) for task in run.recipe.tasks if not task.first):
         if s.pair in QUESTIONS and s.name in figures:
             say(f"not evaluating {s.task}: another task's figures have the name {s.name}")
@@ -40,5 +49,4 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     drawing = next((s for s in (Setting(run, task) for task in run.recipe.tasks) if s.pair == ("text", "image")), None)
     if drawing is not None:
         figures["zero_shot"] = zero_shot(drawing)
-    write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures

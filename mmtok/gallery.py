@@ -29,6 +29,7 @@ from mmtok.plain import read_as
 from mmtok.segment import BadInput
 from mmtok.words import modality_of
 from mmtok.setting import Setting
+from mmtok.tokenizers.base import counting
 
 N_PROMPTS, N_IMAGES, N_SOUNDS, N_CLASSES, N_READINGS = 24, 12, 2, 8, 40  # shown at most: prompts, samples of each, jet classes, readings
 SOUND_BYTES = 2_700_000  # of all players together, so that the page stays below 6 MB
@@ -75,7 +76,8 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     if not groups:
         return missing(run, "no samples yet")
     shown_by = {"image": _images, "speech": _sounds, "jets": _jets, "text": _texts}
-    return [part for m, prompts in groups.items() for part in shown_by[m](run, prompts)]
+    with counting(run.tokenizers.values(), quiet=True):
+        return [part for m, prompts in groups.items() for part in shown_by[m](run, prompts)]
 
 
 def _kept(folder: Path) -> list[_Sample]:

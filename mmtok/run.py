@@ -36,7 +36,7 @@ from mmtok.segment import BadInput, Segment
 from mmtok.start import load_start, settled
 from mmtok.strict import read_json
 from mmtok.terminal import say
-from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.base import Tokenizer, counting
 from mmtok.train.board import Board, need_tensorboard
 from mmtok.train.check_heads import check_bands, check_cuts, check_guidance, note_pairing, note_spreads
 from mmtok.train.checkpoint import digest, load_checkpoint, planned_steps, save_tensors
@@ -212,13 +212,14 @@ def tokenise(run: Run) -> None:
 
 
 def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress) -> Iterator[dict[str, Segment]]:
-    while chunk := list(islice(examples, 256)):
-        columns = {}
-        for f, tokenizer in mine.items():
-            having = [i for i, e in enumerate(chunk) if f in e]
-            columns[f] = dict(zip(having, tokenizer.encode_batch([chunk[i][f] for i in having])))
-        yield from ({f: column[i] for f, column in columns.items() if i in column} for i in range(len(chunk)))
-        progress.advance(len(chunk))
+    with counting(mine.values()):
+        while chunk := list(islice(examples, 256)):
+            columns = {}
+            for f, tokenizer in mine.items():
+                having = [i for i, e in enumerate(chunk) if f in e]
+                columns[f] = dict(zip(having, tokenizer.encode_batch([chunk[i][f] for i in having])))
+            yield from ({f: column[i] for f, column in columns.items() if i in column} for i in range(len(chunk)))
+            progress.advance(len(chunk))
 
 
 def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:

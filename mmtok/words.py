@@ -12,6 +12,7 @@ from mmtok.data.text import TextFileConfig, passages, read_text
 from mmtok.run import Run
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
+from mmtok.tokenizers.base import counting
 from mmtok.walk import files_among
 
 
@@ -45,7 +46,8 @@ def read_segments(run: Run, word: str) -> list[Segment]:
     modality = modality_of(path)
     tokenizer = tokenizer_of(run, modality)
     try:
-        return tokenizer.encode_batch(_signals(run, modality, path))
+        with counting([tokenizer]):
+            return tokenizer.encode_batch(_signals(run, modality, path))
     except BadInput as error:
         raise BadInput(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
 from mmtok.tokenizers import MODALITIES, default, load
+from mmtok.tokenizers.base import counting
 from mmtok.walk import files_among
 
 if TYPE_CHECKING:
@@ -56,16 +57,19 @@ class Tokenised:
 
 def tokenize_files(
     modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False,
-    prepare: Sequence[str] = (),
+    prepare: Sequence[str] = (), allow_clipping: bool = False,
 ) -> Tokenised:
     """Write the token file `out`: field `modality`, one row per signal (a file, also below a folder; in a file of jets, a jet),
     prepared as the tokenizer's folder says.
 
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     prepare: choices of the preparation, ["channel=left"], where the folder has none.
+    allow_clipping: write jets of which much lies outside the tokenizer's ranges.
     check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
     """
     used = _tokenizer(modality, tokenizer)
+    if allow_clipping:
+        used = _allowing(used)
     prepared = preparer(modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare))
     index, count = shard_of(shard)
     files = files_among(files, SUFFIXES.get(modality, ()))
@@ -79,7 +83,7 @@ def tokenize_files(
     def rows() -> Iterator[dict[str, Segment]]:
         """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
-        with Progress(f"tokenize {modality}", n, "rows") as progress:
+        with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]):
             for batch in _batches(signals_of(files, prepared, index, count), BATCH):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
@@ -110,6 +114,13 @@ def _tokenizer(modality: str, folder: Path | None) -> Tokenizer:
     if used.signature.modality != modality:
         raise BadInput(f"{folder} is a tokenizer of {used.signature.modality}, not of {modality}")
     return used
+
+
+def _allowing(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, which encodes whatever is clipped."""
+    if not hasattr(getattr(tokenizer, "config", None), "allow_clipping"):
+        raise BadInput(f"--allow-clipping is for jets: nothing of {tokenizer.signature.modality} is refused for being clipped")
+    return type(tokenizer)(replace(tokenizer.config, allow_clipping=True))
 
 
 def shard_of(shard: str | None) -> tuple[int, int]:

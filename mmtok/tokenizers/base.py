@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -65,6 +66,17 @@ class Batched:
     def decode(self, segment: Segment) -> Any:
         """One segment -> one signal; see `decode_batch`."""
         return self.decode_batch([segment])[0]
+
+
+@contextmanager
+def counting(tokenizers: Iterable[Any], quiet: bool = False) -> Iterator[None]:
+    """What encoding has to say of signals (how many were clipped, or cut) is said once for all calls inside, or `quiet` not at all: of
+    signals of which it was said before. Tokenizers with something to say have a method `counting`."""
+    with ExitStack() as stack:
+        for tokenizer in dict.fromkeys(tokenizers):
+            if hasattr(tokenizer, "counting"):
+                stack.enter_context(tokenizer.counting(quiet))
+        yield
 
 
 def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:

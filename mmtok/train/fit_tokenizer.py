@@ -66,7 +66,7 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
 
 def learns(config: Any) -> bool:
     """Whether a tokenizer is made from signals, and not from its config alone."""
-    return not hasattr(config, "build")
+    return hasattr(config, "fit") or not hasattr(config, "build")
 
 
 def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision) -> VQPatches:
