@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from mmtok import __version__, terminal
+from mmtok import __version__, budget, terminal
 from mmtok.arguments import Arg, nearest, parse
 from mmtok.segment import BadInput
 from mmtok.terminal import drop, say, tell, tell_lines
@@ -28,14 +28,17 @@ Device = Annotated[str | None, Arg("where the decoder computes: cpu, cuda, cuda:
 Checkpoint = Annotated[int | None, Arg("take the weights of the checkpoint of this step (default: of the finished run, or of the newest "
                                        "checkpoint while it is not finished)", "STEP")]
 OnCpu = Annotated[str | None, Arg("tokenizers work on the CPU, whatever is named here", "DEVICE")]
+MaxMemory = Annotated[str | None, Arg("what one file may take of memory, such as 8GB (default: half of what is free); larger ones are "
+                                      "refused before they are read", "SIZE")]
 FIRST_SPEAKS = 60.0  # seconds that a machine's first process is given to say what is wrong
 
 
-def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, overrides: Overrides) -> None:
+def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, max_memory: MaxMemory = None, overrides: Overrides) -> None:
     """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity.
 
     Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
     """
+    budget.allow(max_memory)
     from mmtok import run
     from mmtok.recipe import load_recipe
 
@@ -48,6 +51,7 @@ def train(
     out: Out = None,
     tensorboard: Annotated[bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")] = False,
     device: Device = None,
+    max_memory: MaxMemory = None,
     overrides: Overrides,
 ) -> None:
     """Fit if needed, tokenise, train. The same command again resumes.
@@ -57,6 +61,7 @@ def train(
     and before that those by which tokenizers and tokens were made that stand. One may change at any time: with more (or fewer)
     --train.steps a run is trained on, finished or not; what becomes of the learning rate is said.
     """
+    budget.allow(max_memory)
     from mmtok import run
     from mmtok.recipe import load_recipe
 
@@ -87,8 +92,10 @@ def sample(
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
+    budget.allow(max_memory)
     if n is not None and n < 1:
         raise BadInput(f"sample: -n is {n}; it must be at least 1")
     if not 0 <= seed < 2**63:
@@ -108,11 +115,13 @@ def score(
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """How likely the model finds what it is shown: nats and the customary unit per segment; exact, a bound or an estimate.
 
     Of continuous latents the nats are of a density over their standardised values, and may be below 0.
     """
+    budget.allow(max_memory)
     from mmtok import ask
     from mmtok.together import together
 
@@ -127,8 +136,10 @@ def evaluate(
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
+    budget.allow(max_memory)
     from mmtok.evaluate import evaluate as evaluate_run
     from mmtok.together import together
 
@@ -142,8 +153,10 @@ def report(
     device: OnCpu = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
+    budget.allow(max_memory)
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.report import write_report
     from mmtok.run import open_run
@@ -159,8 +172,10 @@ def export(
     device: Annotated[str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")] = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
+    budget.allow(max_memory)
     from mmtok.export import export as export_run
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.run import open_run
@@ -179,8 +194,10 @@ def tokenize(
     allow_clipping: Annotated[bool, Arg("write jets of which more than a fifth lies outside the tokenizer's ranges")] = False,
     shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
     device: OnCpu = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
+    budget.allow(max_memory)
     from mmtok.data.convert import tokenize_files
     from mmtok.nn.device import stay_on_cpu
 
@@ -194,8 +211,10 @@ def detokenize(
     out: Annotated[Path, Arg("the folder for the files made", "DIR", "-o")],
     tokenizer: Folder = None,
     device: OnCpu = None,
+    max_memory: MaxMemory = None,
 ) -> None:
     """Turn tokens back into files, named by field and row."""
+    budget.allow(max_memory)
     from mmtok.data.convert import detokenize_file
     from mmtok.nn.device import stay_on_cpu
 
@@ -207,6 +226,7 @@ def detokenize(
 def show(
     path: Annotated[Path, Arg("a recipe, a run's folder, a token file, a tokenizer's folder or a sentencepiece .model file", "PATH")], *,
     recipe: RecipeFile = None,
+    max_memory: MaxMemory = None,
     overrides: Overrides,
 ) -> None:
     """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints.
@@ -214,6 +234,7 @@ def show(
     Of a recipe and a run also every field by the name that sets it; a recipe's can be set here as with train, to see what comes of it.
     What only the data tells is said once the tokenizers are fitted.
     """
+    budget.allow(max_memory)
     if not path.exists():
         raise BadInput(f"show: {path} does not exist")
     from mmtok.describe import describe, describe_tokenizer, describe_tokens

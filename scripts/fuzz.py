@@ -39,8 +39,8 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
 
     try:
         path = damage(kind, [seed, i], home, folder)
-    except Exception as error:  # a mistake of the fuzzer's own
-        raise RuntimeError(f"input {i} of {kind} cannot be made") from error
+    except Exception:  # a mistake of the fuzzer's own
+        return "died", f"the input cannot be made: {traceback.format_exc()}"
     before = _memory("VmRSS")
     _reset_peak()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,9 +61,10 @@ def _another(home: Path, dice: np.random.Generator) -> bytes:
     return files[dice.integers(len(files))].read_bytes() if dice.random() < 0.9 else b""
 
 
-def make_sound(home: Path) -> None:
-    """Write a sound input of every kind into HOME/sound/KIND; `.path` names it there."""
-    for name, kind in KINDS.items():
+def make_sound(home: Path, kinds: Iterable[str] | None = None) -> None:
+    """Write a sound input of every kind (or of these) into HOME/sound/KIND; `.path` names it there."""
+    for name in KINDS if kinds is None else kinds:
+        kind = KINDS[name]
         folder = home / "sound" / name
         folder.mkdir(parents=True)
         path = kind.make(folder)

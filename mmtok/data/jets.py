@@ -32,6 +32,7 @@ from mmtok.segment import BadInput
 from mmtok.tables import decoded
 from mmtok.walk import file_at
 
+MOST_FEATURES = 1000
 VALUE_BYTES = 40  # of memory per number, while tables are joined and checked
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
 
@@ -217,7 +218,10 @@ def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.nda
     values, offsets = read_npz(path, ("values", "offsets"), "jets")
     names = features
     if "features" in there:
-        names = tuple(map(str, read_npz(path, ("features",), "jets")[0].ravel()))
+        told = read_npz(path, ("features",), "jets")[0]
+        if told.ndim != 1 or told.dtype.kind != "U" or len(told) > MOST_FEATURES:
+            raise BadInput(f"{path}: features must be up to {MOST_FEATURES} names, got {told.dtype} {told.shape}")
+        names = tuple(map(str, told))
     if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or values.ndim != 2 or values.dtype.kind not in "fiu":
         raise BadInput(f"{path}: values must be numbers (particles, features) and offsets whole numbers (jets + 1), "
                        f"got {values.dtype} {values.shape} and {offsets.dtype} {offsets.shape}")
@@ -244,7 +248,7 @@ def _columns(path: Path, values: np.ndarray, names: tuple[str, ...], features: t
     """The columns of `values`, named `names`, that `features` asks for, as float32."""
     missing = [name for name in features if name not in names]
     if missing:
-        raise BadInput(f"{path}: has no feature {', '.join(missing)}; it has {', '.join(names)}")
+        raise BadInput(f"{path}: has no feature {', '.join(missing)}; it has {listed(names)}")
     if values.ndim != 2 or values.shape[1] != len(names):
         raise BadInput(f"{path}: expected {len(names)} features per particle ({', '.join(names)}), got shape {values.shape}")
     return np.ascontiguousarray(values[:, [names.index(name) for name in features]], dtype=np.float32)
