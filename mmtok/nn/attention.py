@@ -80,14 +80,17 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     return y
 
 
-def packing(document: Tensor, head_size: int) -> Tensor | BlockMask:
+def packing(document: Tensor, head_size: int) -> Tensor | BlockMask | None:
     """What packed rows see, made once per batch from their document numbers (B, L): each position itself and its own document's past.
 
     On a GPU the blocks of positions that FlexAttention visits (Dong et al. 2024), whose cost goes with documents, not rows; its kernel
     takes heads of 16 and more. Elsewhere a dense mask (B, 1, L, L) bool: FlexAttention has no backward on a CPU, nor has the
-    variable-length kernel, and calls for each document by itself were no faster there.
+    variable-length kernel, and calls for each document by itself were no faster there. None where each row is one document,
+    padding behind it: then the past is all that counts, and half of the pairs need not be looked at.
     """
     if not (document.is_cuda and head_size >= 16 if FUSED is None else FUSED):
+        if not (document > 0).any():
+            return None
         same = document[:, :, None] == document[:, None, :]
         return same.tril()[:, None]
     seen = lambda row, head, query, key: (query >= key) & (document[row, query] == document[row, key])
@@ -95,14 +98,14 @@ def packing(document: Tensor, head_size: int) -> Tensor | BlockMask:
     return make(seen, len(document), None, document.shape[1], document.shape[1], device=document.device)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | BlockMask) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | BlockMask | None) -> Tensor:
     """softmax(q k^T / sqrt(head_size)) v over what `packing` lets be seen: q (B, H, L, head_size), k and v (B, KV, L, head_size) -> as q.
 
     Heads share keys in groups of H / KV. Queries, keys and values are of one type.
     """
     grouped = q.shape[1] != k.shape[1]
-    if isinstance(seen, Tensor):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=grouped)
+    if seen is None or isinstance(seen, Tensor):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
     fused = _compiled(flex_attention) if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
     return fused(q, k, v, block_mask=seen, enable_gqa=grouped)
 
@@ -123,7 +126,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None) -> Tensor:
         """x (B, L, M), cosines and sines of `rotary`, what `packing` made -> (B, L, M)."""
         split = lambda y, n: y.unflatten(-1, (n, self.head_size)).transpose(1, 2)
         q, k, v = split(self.q_proj(x), self.n_heads), split(self.k_proj(x), self.n_kv_heads), split(self.v_proj(x), self.n_kv_heads)

@@ -133,7 +133,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.dropout, self.recompute, self.compiled = config.dropout, False, False
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None) -> Tensor:
         """x (B, L, M) -> (B, L, M); turn and seen as in `Attention.forward`."""
         run = Block._run
         if self.compiled and self.training:  # scoring has rows of any length
@@ -144,7 +144,7 @@ class Block(nn.Module):
             return checkpoint(run, self, x, turn, seen, use_reentrant=False)
         return run(self, x, turn, seen)
 
-    def _run(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask) -> Tensor:
+    def _run(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None) -> Tensor:
         y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, seen)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_narrowed(self.post_attention_layernorm(x)))

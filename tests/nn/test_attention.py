@@ -75,6 +75,21 @@ def test_packed_documents_have_the_gradients_of_each_alone(trunk, fused, generat
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-5) and a.abs().max() > 1e-2
 
 
+def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeypatch):
+    document = torch.tensor([[0] * 24, [0] * 20 + [-1] * 4])
+    q, k, v = heads(4, 24, generator), heads(2, 24, generator), heads(2, 24, generator)
+    assert packing(document, 16) is None
+    apart = torch.cat([document, torch.arange(24)[None]])  # a third row that needs a mask, so that all three get one
+    mask = packing(apart, 16)[:2]
+    away = torch.randn(q.shape, generator=generator) * (document >= 0)[:, None, :, None]
+    made = []
+    for seen in (None, mask):
+        y = attend(q, k, v, seen)
+        made.append([y * (document >= 0)[:, None, :, None], *torch.autograd.grad(y, (q, k, v), away)])
+    for causal, masked in zip(*made):
+        assert torch.allclose(causal, masked, rtol=0, atol=1e-5)
+
+
 def test_what_is_chosen_where(monkeypatch):
     document = documents()[0]
     assert packing(document, 64).dtype == torch.bool
