@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from mmtok import __version__, budget, terminal
 from mmtok.arguments import Arg, nearest, parse
+from mmtok.interrupt import raise_after_imports
 from mmtok.segment import BadInput
 from mmtok.terminal import drop, say, tell, tell_lines
 
@@ -308,6 +309,7 @@ def main(words: list[str] | None = None) -> int:
             warnings.showwarning = _notes()
             if words is None:
                 terminal.open_streams()
+                raise_after_imports()
             code = dispatch(sys.argv[1:] if words is None else words)
             sys.stdout.flush()
             if "stdout" in terminal.closed and not code:

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "data": DOORS | {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation"},  # nn: resampling
     "model": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
     "train": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
+    "interrupt": set(),
     "habits": set(),
     "plain": {"segment", "strict", "habits"},  # a dataclass as JSON values and back
     "recipe": BELOW_RECIPE | {"plain"},
@@ -60,7 +61,7 @@ MAY_IMPORT = {
     "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "words", "setting", "questions", "page", "plots"},  # a report's samples
     "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
     "arguments": {"segment", "habits"},
-    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments"},
+    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments", "interrupt"},
     "__main__": {"cli"},
     "__init__": set(),
 }
