@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,8 @@ def in_place_when_whole(path: Path) -> Iterator[Path]:
             raise  # of another file that the writer touched
         raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written has been named already
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_of(path: Path) -> Path:

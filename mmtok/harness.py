@@ -138,7 +138,7 @@ class Harness:
             for a in range(0, len(target), STATES_PER_SOFTMAX):
                 part = slice(a, a + STATES_PER_SOFTMAX)
                 logits = lm.id_logits(states[part], "text")
-                log_p[part] = logits.log_softmax(-1).gather(1, target[part, None])[:, 0].double().cpu().numpy()
+                log_p[part] = logits.log_softmax(-1).gather(1, target[part, None])[:, 0].cpu().double().numpy()
                 greedy[part] = (logits.argmax(-1) == target[part]).cpu().numpy()
         edges = np.cumsum(sizes)[:-1]
         return list(zip(np.split(log_p, edges), np.split(greedy, edges)))

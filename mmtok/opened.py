@@ -127,10 +127,14 @@ class Run:
         say(line)
 
     def untrained(self, device: torch.device | None = None) -> LM:
-        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the run's."""
+        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the run's. Raises BadInput for heads that cannot be there."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.train.seed)
-            return LM(self.recipe.model, self.vocabulary).to(device or self.device).eval()
+            lm, home = LM(self.recipe.model, self.vocabulary), device or self.device
+        drawn = [m for m in self.vocabulary.signatures if lm.kind(m) != "exact"] if home.type == "mps" else []
+        if drawn:
+            raise BadInput(f"--device mps: {', '.join(drawn)} is drawn by diffusion, which needs float64, and MPS has none; say --device cpu")
+        return lm.to(home).eval()
 
     # ---- examples
 

@@ -1,10 +1,12 @@
 """A file appears whole or not at all: with every writer of a user's file, where there is no room for all of it."""
 
+import errno
 import os
 import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +151,15 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     assert {p.name for p in path.parent.iterdir()} == {live, *others} and [p.name for p in tmp_path.iterdir()] == ["deep"]
     writing.communicate("\n")
     assert path.read_text() == "half" and {p.name for p in path.parent.iterdir()} == {path.name, *others}
+
+
+def test_a_folder_that_cannot_be_written_is_named_without_the_temporary_name(tmp_path, monkeypatch):
+    """On a read-only file system removing the temporary file fails too, although there is none."""
+    def refused(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(OSError) as error:
+        write_text(tmp_path / "report.html", "x")
+    assert error.value.filename == str(tmp_path / "report.html")

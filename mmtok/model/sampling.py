@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok.nn.device import widest
 from mmtok.nn.packed import WeightPrecision
 from mmtok.nn.precision import resolve_precision
 from mmtok.segment import BadInput, Segment
@@ -106,8 +107,9 @@ def draw(p: Tensor, generator: torch.Generator) -> Tensor:
 
     One random number per row, where torch.multinomial takes one per probability: nine tenths of a small model's step.
     """
-    below = p.double().cumsum(-1)
-    u = torch.rand(len(p), 1, dtype=torch.float64, device=p.device, generator=generator)  # below 1: what has p = 0 is never met
+    wide = widest(p.device)
+    below = p.to(wide).cumsum(-1)
+    u = torch.rand(len(p), 1, dtype=wide, device=p.device, generator=generator)  # below 1: what has p = 0 is never met
     return torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0]
 
 

@@ -61,7 +61,7 @@ def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_
         chunk = rows[start : start + per_batch]
         with evaluating(lm):
             batch = pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)
-            total = lm(batch, seed=seed + start).total.double().cpu().numpy()
+            total = lm(batch, seed=seed + start).total.cpu().double().numpy()
         for r, row in enumerate(chunk):
             at = 0
             for i in row:

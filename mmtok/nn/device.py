@@ -18,7 +18,7 @@ KINDS = ("cpu", "cuda", "mps")
 def resolve_device(name: str | None = None) -> torch.device:
     """The device of this name: cpu, cuda (the first GPU), cuda:1, mps. None: a CUDA GPU where there is one, else the CPU.
 
-    mps is taken only where it is named: no test has run on one, and what needs float64 (`mmtok.diffusion.draws.widest`) is rounded more coarsely there.
+    mps is taken only where it is named: no test has run on one, and it has no float64, see `widest`.
     Raises BadInput, in one line, for a device that is not there and for what is no device's name.
     """
     if name is None:
@@ -72,3 +72,8 @@ def stay_on_cpu(name: str | None, what: str) -> None:
     """For work that is done on the CPU whatever is asked: check the name all the same, and say so where another device was named."""
     if name is not None and resolve_device(name).type != "cpu":
         warnings.warn(f"--device {name}: {what} on the CPU all the same, so that the results are those of any machine", stacklevel=2)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """What sums that must not drift are made in on a device: float64; on MPS, which has none, float32."""
+    return torch.float32 if device.type == "mps" else torch.float64

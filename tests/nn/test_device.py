@@ -104,3 +104,10 @@ def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
     started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
                                 env=os.environ | settings | {"RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
     assert [process.communicate()[0] for process in started] == ["cpu gloo [2.0]\n"] * 2
+
+
+def test_what_needs_float64_is_refused_where_there_is_none(latent_run):
+    from mmtok.opened import open_run
+
+    with pytest.raises(BadInput, match="--device mps: image is drawn by diffusion, which needs float64, and MPS has none; say --device cpu"):
+        open_run(latent_run("cascade"), device=torch.device("mps")).untrained()
