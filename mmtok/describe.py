@@ -46,7 +46,7 @@ def describe(recipe: Recipe) -> str:
 def describe_run(folder: Path, recipe: Recipe, vocabulary: Vocabulary | None, n_parameters: int | None) -> str:
     """A run as text. vocabulary: None before the tokenizers are fitted; n_parameters: None before the training is through."""
     fidelity = {m: read_fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers} if vocabulary else {}
-    lines = _parts(recipe, vocabulary.signatures if vocabulary else planned_signatures(recipe), fidelity)
+    lines = _parts(recipe, vocabulary.signatures if vocabulary else planned_signatures(recipe), fidelity, folder / "data")
     lines.append(f"run {folder}")
     lines += _decoder(recipe, vocabulary) if n_parameters is None else [f"  decoder: {n_parameters:,} parameters"]
     lines.append(f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids" if vocabulary else "  tokenizers not fitted")
@@ -67,7 +67,13 @@ def _notes(folder: Path) -> list[str]:
     return ["  said while it was made:" for _ in notes[:1]] + [f"    {note}" for note in notes[:MOST_NOTES]] + more
 
 
-def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _source_text(source: Any, data: Path | None) -> str:
+    fields = ", ".join(f"{field} ({modality})" for field, modality in source.fields.items())
+    return f"  source {type(source).__name__}: {fields}" + (f", {source.described(data)}" if hasattr(source, "described") else "")
+
+
+def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mapping[str, Mapping[str, float]],
+           data: Path | None = None) -> list[str]:
     lines = [f"recipe {recipe.name}" + (f", starting from {recipe.start}" if recipe.start else "")]
     for m, config in recipe.tokenizers.items():
         facts = [type(config).__name__]
@@ -79,7 +85,7 @@ def _parts(recipe: Recipe, signatures: Mapping[str, Signature], fidelity: Mappin
         else:
             facts.append("sizes known once it is fitted")
         lines.append(f"  {m}: {', '.join(facts)}")
-    lines += [f"  source {type(s).__name__}: " + ", ".join(f"{f} ({m})" for f, m in s.fields.items()) for s in recipe.sources]
+    lines += [_source_text(source, data) for source in recipe.sources]
     lines += [f"  task {task}, weight {task.weight:g}" + f", first {task.first} frames" * bool(task.first) for task in recipe.tasks]
     return lines
 

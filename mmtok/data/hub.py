@@ -22,6 +22,7 @@ from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.data.speech import decode_sound, seconds_of
 from mmtok.names import inside
+from mmtok.plain import listed
 from mmtok.segment import BadInput
 from mmtok.tables import SEPARATORS, as_text
 
@@ -103,7 +104,7 @@ class HubTable(Screened):
         rows = self._load(own, Path(cache))
         missing = [c for c in self.columns.values() if c not in rows.columns]
         if missing:
-            raise BadInput(f"{self.id}, split {own!r}: has no column {', '.join(missing)}; its columns are {', '.join(rows.columns)}")
+            raise BadInput(f"{self.id}, split {own!r}: has no column {listed(missing)}; its columns are {listed(rows.columns)}")
         parts = {split: range(len(rows))} if self.heldout else self._shares(rows, own)
         parts = {name: part[: self.limit or None] for name, part in parts.items()}
         screen = Screen(sorted(i for part in parts.values() for i in part), partial(self._sizes, rows), self, "rows", self._limits(), rows.where)
@@ -237,7 +238,7 @@ def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:
                            "some; name the table itself: --id FOLDER/metadata.csv")
         return []
     if split not in files:
-        raise BadInput(f"{builder.base_path}: has no split {split!r}; its splits are {', '.join(map(str, files))}")
+        raise BadInput(f"{builder.base_path}: has no split {split!r}; its splits are {listed(list(files))}")
     return [Path(file) for file in datasets.DownloadManager().download(list(files[split]))]
 
 

@@ -27,7 +27,7 @@ from mmtok.data.arrays import names_in, read_npy, read_npz
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
-from mmtok.plain import listed
+from mmtok.plain import listed, shown
 from mmtok.segment import BadInput
 from mmtok.tables import decoded
 from mmtok.walk import file_at
@@ -250,7 +250,7 @@ def _columns(path: Path, values: np.ndarray, names: tuple[str, ...], features: t
     if missing:
         raise BadInput(f"{path}: has no feature {', '.join(missing)}; it has {listed(names)}")
     if values.ndim != 2 or values.shape[1] != len(names):
-        raise BadInput(f"{path}: expected {len(names)} features per particle ({', '.join(names)}), got shape {values.shape}")
+        raise BadInput(f"{path}: expected {len(names)} features per particle ({listed(names)}), got shape {values.shape}")
     return np.ascontiguousarray(values[:, [names.index(name) for name in features]], dtype=np.float32)
 
 
@@ -269,7 +269,7 @@ def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np
         raise BadInput(f"{path}: has no column {', '.join(missing)}; it has {listed(list(types))}")
     for name in features:
         if not (_is_list(types[name]) and _is_number(types[name].value_type)):
-            raise BadInput(f"{path}: the column {name} holds {types[name]}, expected a list of numbers for each jet")
+            raise BadInput(f"{path}: the column {name} holds {shown(str(types[name]))}, expected a list of numbers for each jet")
     budget.need(VALUE_BYTES * n_values, path, "its columns")
     with reading(path, "jets"):
         table = pq.read_table(path, columns=list(features))

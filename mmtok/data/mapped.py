@@ -32,6 +32,7 @@ from mmtok.doors import reason_of
 from mmtok.files import in_place_when_whole
 from mmtok.names import file_names
 from mmtok.progress import Progress
+from mmtok.plain import listed
 from mmtok.segment import BadInput, Signature
 from mmtok.strict import parse_json
 
@@ -222,7 +223,7 @@ def _check_makers(parts: Sequence[Part], name: str, signature: Signature) -> Non
         batches = (batch.column(name + ".tokenizer") for _, batch in _batches([part], name + ".tokenizer"))
         made_by = sorted({str(maker) for made in batches for maker in made.unique().to_pylist() if maker is not None})
         if made_by and made_by != [signature.fingerprint]:
-            raise BadInput(f"{part.path}: field {name!r} was made by the {signature.modality} tokenizer {' and '.join(made_by)}, "
+            raise BadInput(f"{part.path}: field {name!r} was made by the {signature.modality} tokenizers {listed(made_by)}, "
                            f"but {signature.fingerprint} is expected; tokenise again or use the tokenizer it was made with")
 
 

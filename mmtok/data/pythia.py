@@ -12,10 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +38,9 @@ PROCESSES = {
 JETS_PER_CHUNK = 500  # one Pythia seed each: part of what the seed means, so no dial
 EVENTS_PER_BATCH = 25
 HARDEST_JETS = 2  # of an event; a third one is rarely that of a hard parton
+BEAM_GEV = 6500.0  # of each of two protons; no parton has more
+MOST_EVENTS = 2_000  # in a row without a jet of the class: with these settings it would take for ever
+MADE_BY = ("pythia8mc", "fastjet")  # whose versions decide the jets, too
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,34 @@ class PythiaJets:
     def splits(self) -> tuple[str, ...]:
         return ("train", "heldout")
 
+    def check(self) -> None:
+        """Raise BadInput for settings that no collision can meet."""
+        if not 0 < self.n_heldout < self.n_per_class:
+            raise BadInput(f"PythiaJets: n_heldout must lie between 0 and n_per_class, got {self.n_heldout} of {self.n_per_class}")
+        for name, least in (("pt_hat_min_gev", 0.0), ("pt_min_gev", 1.0)):
+            if not least <= getattr(self, name) < BEAM_GEV:
+                raise BadInput(f"PythiaJets: {name} is {getattr(self, name):g}; it must be at least {least:g} and below {BEAM_GEV:g}, "
+                               "what a proton of a 13 TeV collision has")
+        if not 0 < self.radius <= np.pi / 2:
+            raise BadInput(f"PythiaJets: radius is {self.radius:g}; it must be above 0 and at most pi / 2")
+        if self.seed < 0 or self.processes < 1:
+            raise BadInput(f"PythiaJets: seed is {self.seed} and processes {self.processes}; they must be at least 0 and 1")
+
+    def described(self, cache: Path | None = None) -> str:
+        """Which versions made the jets under `cache`, or would make them on this machine."""
+        there = self._made(cache) if cache else []
+        made_by = there[-1].stem.split("_")[3:] if there else [f"{name}-{version}" for name, version in versions().items()]
+        return f"made by {', '.join(made_by)}" if made_by else "to be made by the extra jets, which is not installed"
+
+    def _made(self, cache: Path) -> list[Path]:
+        """The files of these settings under `cache`, whichever versions made them; the newest last."""
+        return sorted(Path(cache).glob(f"pythia_jets_{self._key}_*.npz"), key=lambda path: path.stat().st_mtime)
+
+    @property
+    def _key(self) -> str:
+        settings = {name: value for name, value in asdict(self).items() if name != "processes"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
     def count(self, split: str, cache: Path | None = None) -> int:
         """How many examples a split has."""
         return len(CLASSES) * (self.n_heldout if split == "heldout" else self.n_per_class - self.n_heldout)
@@ -83,15 +117,22 @@ class PythiaJets:
             yield from ({"caption": f"{name} jet", "jets": jet} for name, jet in zip(by_class, row))
 
     def make(self, cache: Path) -> Path:
-        """Generate all splits into one file under `cache`, unless it is there. Returns its path."""
-        settings = {k: v for k, v in asdict(self).items() if k != "processes"}
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        path = Path(cache) / f"pythia_jets_{key}.npz"
-        if path.exists():
+        """Generate all splits into one file under `cache`, unless it is there, made by the installed versions. Returns its path.
+
+        Without the extra `jets` what other versions made is taken too.
+        """
+        self.check()
+        made_by = versions()
+        path = Path(cache) / f"pythia_jets_{self._key}_{'_'.join(f'{name}-{version}' for name, version in made_by.items())}.npz"
+        there = self._made(cache)
+        if path in there:
             return path
-        if not 0 < self.n_heldout < self.n_per_class:
-            raise BadInput(f"PythiaJets: n_heldout must lie between 0 and n_per_class, got {self.n_heldout} of {self.n_per_class}")
+        if there and len(made_by) < len(MADE_BY):
+            warnings.warn(f"the jets in {there[-1].name} are taken as they are: the extra jets is not installed", stacklevel=2)
+            return there[-1]
         need_generators()
+        if there:
+            warnings.warn(f"jets are made anew: those in {there[-1].name} are of other versions", stacklevel=2)
         chunks, jets = self._chunks(), []
         with Progress("making jets", len(CLASSES) * self.n_per_class, "jets") as progress:
             for made in _run(self, chunks):
@@ -132,7 +173,29 @@ def make_chunk(job: tuple[PythiaJets, str, int, int]) -> list[np.ndarray]:
     """One worker's job: `n` jets of one class from one Pythia seed, as (P, 3) float32."""
     source, name, n, seed = job
     pythia = _pythia(name, seed, source.pt_hat_min_gev)
-    return list(islice((jet for batch in _batches(pythia) for jet in _jets(batch, name, source)), n))
+    return list(islice(_endless(pythia, name, source), n))
+
+
+def _endless(pythia, name: str, source: PythiaJets) -> Iterator[np.ndarray]:
+    """Jets of one class. Raises BadInput once too many events in a row have none."""
+    n_events = 0
+    for batch in _batches(pythia):
+        n_events += len(batch["n"])
+        for jet in _jets(batch, name, source):
+            n_events = 0
+            yield jet
+        if n_events >= MOST_EVENTS:
+            raise BadInput(f"PythiaJets: {n_events:,} events in a row without a {name} jet of pt_min_gev {source.pt_min_gev:g}, at pt_hat_min_gev "
+                           f"{source.pt_hat_min_gev:g} and radius {source.radius:g}; bring the first two closer together, or widen the radius")
+
+
+def versions() -> dict[str, str]:
+    """The installed ones of what decides the jets."""
+    found = {}
+    for name in MADE_BY:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def need_generators() -> None:
@@ -154,7 +217,7 @@ def _pythia(name: str, seed: int, pt_hat_min_gev: float):
     settings = ("Print:quiet = on", "Random:setSeed = on", f"Random:seed = {seed}", "Beams:eCM = 13000.",
                 f"PhaseSpace:pTHatMin = {pt_hat_min_gev}", *PROCESSES[name])  # fmt: skip
     if not all(pythia.readString(line) for line in settings) or not pythia.init():
-        raise RuntimeError(f"Pythia refused the settings of {name} jets")
+        raise BadInput(f"PythiaJets: Pythia refuses to make {name} jets with pt_hat_min_gev {pt_hat_min_gev:g}")
     return pythia
 
 

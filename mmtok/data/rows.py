@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmtok.plain import listed
 from mmtok.segment import BadInput
 from mmtok.tables import Table, read_table
 from mmtok.tally import Tally
@@ -40,8 +41,8 @@ class TextRows:
         for table in self._tables[1:]:
             if set(table.columns) != set(self.columns):
                 raise BadInput(
-                    f"{table.path}: has the columns {', '.join(table.columns)}, but {self._tables[0].path} has "
-                    f"{', '.join(self.columns)}; parts of one table have the same"
+                    f"{table.path}: has the columns {listed(table.columns)}, but {self._tables[0].path} has "
+                    f"{listed(self.columns)}; parts of one table have the same"
                 )
         self._places = [(table, i) for table in self._tables for i in range(len(table.rows))]
         with Tally("rows") as tally:

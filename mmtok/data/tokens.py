@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from mmtok.data.mapped import Column, Part, number_of, read_columns, sound, width_of, within
 from mmtok.files import in_place_when_whole
-from mmtok.plain import Within, check_known, from_plain, shown
+from mmtok.plain import Within, check_known, from_plain, listed, shown
 from mmtok.segment import BadInput, Segment, Signature
 from mmtok.strict import parse_json
 
@@ -160,7 +160,7 @@ def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[s
     wanted = found if expect is None else expect
     for name, signature in wanted.items():
         if name not in found:
-            raise BadInput(f"{path}: has no field {name!r}; its fields are {', '.join(found) or 'none'}")
+            raise BadInput(f"{path}: has no field {name!r}; its fields are {listed(list(found)) or 'none'}")
         _check_columns(path, name, signature, types)
     with sound(path):
         n_bytes = _frame_bytes(about, wanted)

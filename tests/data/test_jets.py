@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmtok.data.jets import JetFile, checked_jet, read_jets, write_jets
+from mmtok.data.pythia import PythiaJets, make_chunk, versions
 from mmtok.segment import BadInput
 
 
@@ -169,7 +170,6 @@ def test_jet_file_splits_and_labels(tmp_path):
 def test_pythia_jets(tmp_path, capfd):
     for name in ("pythia8mc", "fastjet", "awkward", "vector"):
         pytest.importorskip(name)
-    from mmtok.data.pythia import PythiaJets
     from mmtok.metrics.jets import masses, summed_pts
 
     source = PythiaJets(n_per_class=9, n_heldout=3, processes=1)
@@ -189,16 +189,55 @@ def test_pythia_jets(tmp_path, capfd):
         assert abs(pt @ np.sin(phi)) < 0.01 and abs(pt @ np.sinh(eta)) < 0.01
     mass = masses([example["jets"] for example in train if example["caption"] == "top jet"])
     assert 140 < np.median(mass) < 210
-    with pytest.raises(BadInput, match="n_heldout"):
-        next(PythiaJets(n_per_class=4, n_heldout=4).examples("train", tmp_path))
+    made, = tmp_path.glob("*.npz")
+    assert all(f"{name}-{made_by}" in made.name for name, made_by in versions().items()) and "pythia8mc-8." in source.described(tmp_path)
+
+
+@pytest.mark.parametrize("fields, said", [
+    ({"pt_hat_min_gev": 7000}, "pt_hat_min_gev is 7000.*below 6500"), ({"pt_hat_min_gev": -5}, "pt_hat_min_gev"), ({"radius": 0}, "radius"),
+    ({"pt_hat_min_gev": float("nan")}, "pt_hat_min_gev"), ({"pt_min_gev": 0}, "pt_min_gev"), ({"n_heldout": 6500}, "n_heldout"),
+    ({"seed": -1}, "seed"), ({"processes": 0}, "processes"),
+])
+def test_settings_that_no_collision_meets_are_refused_before_any_work(fields, said, tmp_path):
+    source = PythiaJets(**fields)
+    for ask in (source.check, lambda: source.make(tmp_path)):
+        with pytest.raises(BadInput, match=said) as refusal:
+            ask()
+        assert "\n" not in str(refusal.value)
+
+
+def test_events_without_a_jet_are_not_made_for_ever(monkeypatch):
+    for name in ("pythia8mc", "fastjet", "awkward", "vector"):
+        pytest.importorskip(name)
+    monkeypatch.setattr("mmtok.data.pythia.MOST_EVENTS", 50)
+    job = (PythiaJets(pt_hat_min_gev=20, pt_min_gev=4000), "top", 3, 1)
+    with pytest.raises(BadInput, match="50 events in a row without a top jet of pt_min_gev 4000"):
+        make_chunk(job)
+
+
+def test_jets_of_other_versions_are_made_anew_or_taken_where_none_can_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmtok.data.pythia.need_generators", lambda: None)
+    monkeypatch.setattr("mmtok.data.pythia._run", lambda source, chunks: ([np.ones((1, 3), np.float32)] * n for *_, n, _ in chunks))
+    source, installed = PythiaJets(n_per_class=2, n_heldout=1), {"pythia8mc": "8.317.2", "fastjet": "3.5.2.0"}
+    monkeypatch.setattr("mmtok.data.pythia.versions", lambda: installed)
+    first = source.make(tmp_path)
+    assert source.described(tmp_path) == source.described() == "made by pythia8mc-8.317.2, fastjet-3.5.2.0"
+    assert source.make(tmp_path) == first and "8.317.2" in first.name
+    installed["pythia8mc"] = "8.318.2"
+    with pytest.warns(UserWarning, match="made anew.*8.317.2"):
+        second = source.make(tmp_path)
+    assert second != first and "8.318.2" in second.name
+    first.unlink()
+    installed.clear()
+    assert "8.318.2" in source.described(tmp_path) and "not installed" in source.described()
+    with pytest.warns(UserWarning, match="8.318.2.* taken as they are"):
+        assert source.make(tmp_path) == second
 
 
 @pytest.mark.slow
 def test_pythia_jets_do_not_depend_on_the_number_of_processes(tmp_path):
     for name in ("pythia8mc", "fastjet", "awkward", "vector"):
         pytest.importorskip(name)
-    from mmtok.data.pythia import PythiaJets
-
     one, two = (list(PythiaJets(n_per_class=6, n_heldout=2, processes=n).examples("train", tmp_path / str(n))) for n in (1, 2))
     assert len(one) == 12
     for a, b in zip(one, two):
@@ -231,3 +270,21 @@ def test_labels_are_held_against_the_jets_before_anything_is_made(tmp_path):
         JetFile(str(tmp_path / "jets.npz"), str(tmp_path / "labels.txt")).check()
     with pytest.raises(BadInput, match="is a folder, and JetFile wants a file"):
         JetFile(str(tmp_path)).check()
+
+
+def test_files_of_other_columns_and_nests_are_refused_in_a_short_line(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    wide, deep = tmp_path / "nano.parquet", tmp_path / "deep.parquet"
+    pq.write_table(pa.table({f"Electron_branch_{i}": [[1.0]] for i in range(1500)}), wide)
+    nested = {name: [[[1.0, 2.0], [3.0]]] for name in ("pt_gev", "eta_rel", "phi_rel")}
+    pq.write_table(pa.table(nested), deep)
+    records = pa.array([[{f"x{i}": 1.0 for i in range(800)}]])
+    pq.write_table(pa.table({"pt_gev": records, "eta_rel": records, "phi_rel": records}), tmp_path / "records.parquet")
+    np.save(tmp_path / "four.npy", np.ones((2, 3, 4, 3), np.float32))
+    np.savez(tmp_path / "many.npz", **{f"a{i}": np.ones(2) for i in range(300)})
+    said = {"nano.parquet": "Electron_branch_9 and 1,490 more", "deep.parquet": "expected a list of numbers for each jet",
+            "records.parquet": "expected a list of numbers for each jet", "four.npy": "shape", "many.npz": "a9 and 290 more"}
+    for name, words in said.items():
+        with pytest.raises(BadInput, match=words) as refusal:
+            read_jets(tmp_path / name)
+        assert len(str(refusal.value)) < 500 + len(str(tmp_path)) and "\n" not in str(refusal.value)

@@ -114,7 +114,7 @@ def test_the_fingerprint_column_outranks_the_metadata(tmp_path):
         tables.append(pq.read_table(tmp_path / "part.parquet"))
     joined = pa.concat_tables([tables[0], tables[1].replace_schema_metadata(tables[0].schema.metadata)])
     pq.write_table(joined, tmp_path / "joined.parquet")
-    with pytest.raises(BadInput, match="text-a and text-b"):
+    with pytest.raises(BadInput, match="tokenizers text-a, text-b"):
         read_tokens(tmp_path / "joined.parquet")
 
 
