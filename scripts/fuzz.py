@@ -9,6 +9,8 @@ after another. The table counts them; of each fault the first input is kept in D
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import os
 import resource
@@ -81,12 +83,17 @@ def work(pipe, home: str) -> None:
 
     from mmtok import budget
 
+    warnings.simplefilter("ignore")
+    budget.allow(str(BUDGET))
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            warm_up(Path(home))
+        except BaseException:
+            sys.__stderr__.write(told.getvalue())
+            raise
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    warnings.simplefilter("ignore")
-    budget.allow(str(BUDGET))
-    warm_up(Path(home))
     limit = _memory("VmSize") + SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -96,7 +103,8 @@ def work(pipe, home: str) -> None:
             kind, seed, i, folder = pipe.recv()
         except EOFError:
             return
-        pipe.send(outcome_of(kind, seed, i, Path(home), Path(folder)))
+        what, said = outcome_of(kind, seed, i, Path(home), Path(folder))
+        pipe.send((what, said.encode("utf-8", "backslashreplace").decode()))
 
 
 class Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,4 +59,6 @@ def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
                        f"and {budget.text_of(there)} are there)")
     budget.need(2 * n_bytes, name)
     data = bytearray(file.read(n_bytes))
+    if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > sys.maxunicode:
+        raise BadInput(f"{name}: cannot be read as {what} (its text holds what is no character)")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
