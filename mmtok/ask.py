@@ -22,6 +22,7 @@ from mmtok.run import Run
 from mmtok.segment import BadInput, Document, Segment, segment_of
 from mmtok.strict import read_json
 from mmtok.strips import named_prompt, prompt_of, write_strips
+from mmtok.tally import Tally
 from mmtok.tokenizers.text import Bytes
 from mmtok.words import first_segment, is_file, read_segments, spread
 
@@ -63,6 +64,9 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | Non
     _keep_prompts(prompt, stems, folder)
     document = asked(run, prompt, modality, hole)
     drawn = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
+    told = draw is not None and not any(len(d.segment) for d in drawn)  # by the player
+    if not told:
+        note_empty(stems, drawn)
     return write_samples(run, folder, stems, drawn, [_words(prompt)] * n)
 
 
@@ -158,6 +162,15 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
     write_strips([file_of[stem] for stem in stems], drawn, tokenizer)
     write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
     return paths
+
+
+def note_empty(stems: Sequence[str], drawn: Sequence[Sampled]) -> None:
+    """Say, once, how many samples ended before their first frame, and which was the first."""
+    with Tally("samples") as tally:
+        tally.seen(len(drawn))
+        for stem, sampled in zip(stems, drawn):
+            if not len(sampled.segment):
+                tally.add("drawn without a frame: nothing is in it", stem)
 
 
 def _rows_there(folder: Path) -> dict[str, list[dict]]:

@@ -214,7 +214,7 @@ def detokenize(
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Turn tokens back into files, named by field and row."""
+    """Turn tokens back into files, under the names of those that they were made from; of others named by field and row."""
     budget.allow(max_memory)
     from mmtok.data.convert import detokenize_file
     from mmtok.nn.device import stay_on_cpu

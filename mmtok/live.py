@@ -225,14 +225,20 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
     out = stdout_of_samples(known.modality)
     tokenizer = run.tokenizers[known.modality]
     turns = in_turn(run.stream([document], sampling, seed), [known.values])
+    n_written = 0
     if known.modality == "text":
         for piece in written(tokenizer, turns):
             out(piece.encode())
+            n_written += len(piece)
         out(b"\n")
-        return
-    out(wav_header(SoundStream(tokenizer).spec.rate_hz))
-    for _, _, piece in sounds(tokenizer, turns):
-        out(pcm(piece))
+    else:
+        out(wav_header(SoundStream(tokenizer).spec.rate_hz))
+        for _, _, piece in sounds(tokenizer, turns):
+            out(pcm(piece))
+            n_written += len(piece)
+    if not n_written:
+        warnings.warn(f"the sample ended before its first frame, so that this {known.modality} is empty; draw again with another --seed",
+                      stacklevel=2)
 
 
 def stdout_of_samples(modality: str) -> Callable[[bytes], None]:

@@ -42,9 +42,19 @@ def file_names(words: Sequence[str], there: Iterable[str] = (), space: str = " "
     return [given[text] for text in words]
 
 
+def tree_names(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """For each path, its folders' words and its last, a path of names; siblings in a folder are unlike each other, as in `file_names`."""
+    children: dict[tuple[str, ...], dict[str, None]] = {}
+    for words in paths:
+        for depth, part in enumerate(words):
+            children.setdefault(tuple(words[:depth]), {})[part] = None
+    named = {above: dict(zip(parts, file_names(list(parts)))) for above, parts in children.items()}
+    return [tuple(named[tuple(words[:depth])][part] for depth, part in enumerate(words)) for words in paths]
+
+
 def is_name(words: str) -> bool:
-    """Whether words can be the name of a file or folder as they are."""
-    return words == _cleaned(words, MOST_BYTES)
+    """Whether words can be the name of a file or folder here as they are, plain and in one place."""
+    return words not in ("", ".", "..") and words.isprintable() and not set(words) & set("/\\") and len(words.encode()) <= 2 * MOST_BYTES
 
 
 def inside(folder: Path, name: str, root: Path | None = None) -> Path:
@@ -68,7 +78,7 @@ def inside(folder: Path, name: str, root: Path | None = None) -> Path:
 def _candidates(words: str, space: str) -> Iterator[str]:
     """Names for the words, the most readable first."""
     spaced = words.replace(" ", space)
-    if is_name(spaced):
+    if spaced == _cleaned(spaced, MOST_BYTES):
         yield spaced
     digest = hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
     for n_digits in (6, 12, 24, 64):

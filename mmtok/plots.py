@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmtok.page import Markup, data_uri, encoded, tag
-from mmtok.segment import BadInput
+from mmtok.segment import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def need_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise BadInput("a report needs the extra: pip install -e '.[report]' in the project's folder") from None
+        raise missing_extra("a report", "report") from None
 
 
 def spectrogram(log_mel: np.ndarray, top: float, share: float, seconds: float, range_hz: tuple[float, float]) -> Markup:

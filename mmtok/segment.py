@@ -24,6 +24,11 @@ class BadInput(ValueError):
     """
 
 
+def missing_extra(what: str, extra: str) -> BadInput:
+    """What to raise where packages are not installed that `what` needs: it names the one command that brings them."""
+    return BadInput(f"{what} needs the extra: pip install 'mmtok[{extra}]'")
+
+
 @dataclass(frozen=True)
 class Signature:
     """All that a vocabulary and a model know of a tokenizer.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.ask import NOTHING, write_samples
+from mmtok.ask import NOTHING, note_empty, write_samples
 from mmtok.data.loader import Task
 from mmtok.data.subset import random_subset
 from mmtok.model.generate import Sampled
@@ -108,6 +108,7 @@ class Setting:
         words: what each was asked for by. stems: names of their files, made by `file_names`; by default the words and a number.
         """
         stems = stems or [f"{stem}-{i:03d}" for i, stem in enumerate(file_names(words, space="_"))]
+        note_empty(stems, drawn)
         write_samples(self.run, inside(self.run.folder / "samples", name), stems, drawn, words)
 
 

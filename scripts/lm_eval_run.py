@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from mmtok.arguments import Arg, parse
 from mmtok.files import write_text
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 
 
 def run_model(run: Any, longest: int | None = None) -> Any:
@@ -20,7 +20,7 @@ def run_model(run: Any, longest: int | None = None) -> Any:
     try:
         from lm_eval.api.model import LM
     except ImportError:
-        raise BadInput("lm-eval needs the extra: pip install 'mmtok[harness]'") from None
+        raise missing_extra("lm-eval", "harness") from None
     from mmtok.harness import Harness
 
     class RunModel(LM):

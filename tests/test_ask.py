@@ -310,6 +310,13 @@ def test_a_picture_of_another_size_is_prepared_as_the_training_pictures_were(run
     assert row.frames == 16
 
 
+def test_samples_of_no_frames_are_said_once(run, tmp_path):
+    """A file without sound is a sample too; that it is empty is said."""
+    drawn = lambda prompts, sampling, seed: [Sampled(segment_of(run.vocabulary.signatures["speech"], np.zeros((n, 80))), "end") for n in (0, 3, 0)]
+    with pytest.warns(UserWarning, match="2 of 3 samples were drawn without a frame: nothing is in it \\(first: low-000"):
+        ask.note_empty([f"low-{i:03d}" for i in range(3)], drawn([], None, 0))
+
+
 def test_a_run_without_the_modality_says_which_it_has(run, signals):
     few = open_run(run.folder)
     few.__dict__["tokenizers"] = {"text": run.tokenizers["text"]}

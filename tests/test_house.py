@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "metrics": {"segment", "nn", "progress"},
     "tokenizers": DOORS | {"segment", "nn", "progress", "tally", "files", "names"},
     "preparation": DOORS | {"segment", "nn", "tally", "files"},  # nn: resampling
-    "data": DOORS | {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation"},  # nn: resampling
+    "data": DOORS | {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation", "terminal"},  # nn: resampling
     "model": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
     "train": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
     "interrupt": set(),

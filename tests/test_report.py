@@ -255,7 +255,7 @@ def grouped(folder):
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(BadInput, match=r"pip install -e '\.\[report\]'"):
+    with pytest.raises(BadInput, match=r"pip install 'mmtok\[report\]'"):
         write_report(fresh_run(tmp_path))
 
 

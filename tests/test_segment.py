@@ -1,10 +1,13 @@
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmtok.plain import from_plain
-from mmtok.segment import Document, Segment, Signature
+from mmtok.segment import Document, Segment, Signature, missing_extra
 
 
 def codes(n, c=1):
@@ -53,3 +56,18 @@ def test_a_document_flags_each_segment_and_predicts_none_that_is_left_out():
         Document((Segment("x", codes=codes(1)),), ())
     with pytest.raises(ValueError, match="left out"):
         Document((None,), (True,))
+
+
+def test_a_missing_extra_names_one_command_that_works_anywhere():
+    """For an installed package too: no path, and an extra that the package declares."""
+    root = Path(__file__).parent.parent
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert str(missing_extra("making jets", "jets")) == "making jets needs the extra: pip install 'mmtok[jets]'"
+    said = 0
+    for path in [*(root / "mmtok").rglob("*.py"), *(root / "scripts").glob("*.py")]:
+        text = path.read_text()
+        assert "pip install -e" not in text and "pip install '." not in text, path
+        for call in re.findall(r'missing_extra\(.*, "(\w+)"\)|mmtok\[(\w+)\]', text):
+            said += 1
+            assert "".join(call) in extras, path
+    assert said >= 11

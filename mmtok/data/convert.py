@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,11 +17,12 @@ from mmtok.data import images, speech
 from mmtok.data.screen import Screen, Screened, remembered
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole, sweep_beside
-from mmtok.names import file_names, inside, is_name
+from mmtok.names import file_names, inside, is_name, tree_names
 from mmtok.preparation import Preparer, chosen_preparation, preparer
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
+from mmtok.terminal import lines_text
 from mmtok.tokenizers import MODALITIES, default, load
 from mmtok.tokenizers.base import counting
 from mmtok.walk import files_among
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
 BATCH = 64  # signals encoded at once
 CHECKED = 64  # signals that `check` decodes again
+MOST_FOLDERS = 8  # one in another, of what is decoded: paths have a longest length too
+MANY_FRAMES = 65_536
+LONG_IMAGE = (f"made into more than {MANY_FRAMES:,} tokens, one for each pixel and colour: a tokenizer that has learned patches makes fewer "
+              "(--tokenizer RUN/tokenizers/image, of recipes/image.py), and so do smaller pictures")
 WRITTEN = {"text": ".txt", "speech": ".wav", "image": ".png", "jets": ".npz"}  # the suffix of what is decoded
 
 
@@ -50,7 +57,7 @@ class Tokenised:
         lines = [f"{self.path}: {self.rows} rows, {self.frames} frames, tokenizer {self.fingerprint}"]
         if self.checked:
             lines.append(f"  decoded again, {self.checked} signals:")
-        return "\n".join(lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()])
+        return lines_text(lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()])
 
 
 # ---- files -> tokens
@@ -72,7 +79,8 @@ def tokenize_files(
         used = _allowing(used)
     prepared = preparer(modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare))
     index, count = shard_of(shard)
-    files = files_among(files, SUFFIXES.get(modality, ()))
+    names = named_files(files, modality)
+    files = list(names)
     if modality != "jets":  # a row is a jet there, and a file is read as a whole
         look_at(modality, files[index::count])
     path = out if shard is None else shard_name(out, index, count)
@@ -80,22 +88,40 @@ def tokenize_files(
     kept: list[Any] = []
     sweep_beside([path])
 
-    def rows() -> Iterator[dict[str, Segment]]:
-        """The rows to write, BATCH signals at a time, which counts their frames and keeps the first signals for the check."""
+    def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
+        """The rows to write, each with its file's name, BATCH signals at a time, which counts their frames and keeps the first signals
+        for the check."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
-        with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]):
+        with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]), Tally(f"{modality} files") as tally:
             for batch in _batches(signals_of(files, prepared, index, count), BATCH):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
-                for segment in _encode(used, batch):
+                for (file, _), segment in zip(batch, _encode(used, batch)):
                     done.frames += len(segment)
-                    yield {modality: segment}
+                    tally.seen()
+                    if modality == "image" and len(segment) > MANY_FRAMES:
+                        tally.add(LONG_IMAGE, f"{file}, {len(segment):,} tokens")
+                    yield names[file], {modality: segment}
                 progress.advance(len(batch))
 
-    done.rows = write_tokens(path, {modality: used.signature}, rows())
+    done.rows = write_tokens(path, {modality: used.signature}, rows(), named=True)
     if kept:
         done.fidelity, done.checked = used.fidelity(kept), len(kept)
     return done
+
+
+def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
+    """Files as they are named and those below folders, each with its name: below the folder that was named, or its own.
+
+    Where several places are named, the name of a file below a folder begins with the folder's own.
+    """
+    names: dict[Path, str] = {}
+    for place in places:
+        above = f"{place.resolve().name}/" if len(places) > 1 else ""
+        for file in files_among([place], SUFFIXES.get(modality, ())):
+            name = above + file.relative_to(place).as_posix() if place.is_dir() else file.name
+            names.setdefault(file, os.fsencode(name).decode(errors="replace"))
+    return names
 
 
 def look_at(modality: str, files: Sequence[Path]) -> None:
@@ -186,19 +212,60 @@ def _batches(items: Iterator, size: int) -> Iterator[list]:
 # ---- tokens -> files
 
 def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> list[Path]:
-    """Decode every field of a token file into `out`, as FIELD-000000.png and so on; the jets of a field share one file.
+    """Decode every field of a token file into `out`: a file for each row, under the name of the file that it was made from, with the
+    suffix of what is written; FIELD-000000.png and so on where that is not noted. The jets of one file are one file again.
 
-    Returns the paths written. Raises BadInput when a field was made by another tokenizer than the one given, or
-    (without one) than its modality's training-free default. `tokenizer` may also hold one folder per field or modality.
+    Names are made safe and unlike each other (`file_names`), and nothing is written outside `out`.
+    Returns the paths written. Raises BadInput when a field was made by another tokenizer than the one given, or (without one) than its
+    modality's training-free default, and where a file of such a name is there already: it may be the one that the tokens were made
+    from. `tokenizer` may also hold one folder per field or modality.
     """
     file = read_tokens(tokens)
     used = {name: _decoder(file, name, tokenizer) for name in file.fields}
+    stems = {name: _stems(file, name, out) for name in file.fields}
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, stem in zip(file.fields, file_names(file.fields)):
+    for name in file.fields:
         with Progress(f"detokenize {name}", len(file), "rows") as progress:
-            paths += _decode_field(file, name, used[name], inside(out, stem), progress)
+            paths += _decode_field(file, name, used[name], stems[name], progress)
     return paths
+
+
+def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
+    """Where each row of a field goes, without suffix; rows of jets that share a file share it again."""
+    modality, own = file.signatures[field].modality, file_names(file.fields)[file.fields.index(field)]
+    suffix, above = WRITTEN.get(modality, ""), [own] * (len(file.fields) > 1)
+    names = file.files(field)
+    one_file = modality == "jets"  # of many rows
+    words: list[list[str]] = []
+    for row, name in enumerate(names):
+        numbered = own if one_file else f"{own}-{row:06d}"
+        words.append([numbered] if name is None else [*above, *_parts(name, SUFFIXES.get(modality, ()), suffix)])
+    sources = Counter(tuple(parts) for parts, _ in {(tuple(parts), name if one_file else row): None
+                                                    for row, (parts, name) in enumerate(zip(words, names))})
+    for row, (parts, name) in enumerate(zip(words, names)):
+        if sources[tuple(parts)] > 1:  # of several files, as a.jpg and a.png: told apart by what no file has in its name
+            parts[-1] += f"/{name if one_file else row}"
+    stems = [out.joinpath(*parts) for parts in tree_names(words)]
+    targets = [inside(out, stem.with_name(stem.name + suffix).relative_to(out).as_posix()) for stem in stems]
+    for name, target in zip(names, targets):
+        if name is not None and os.path.lexists(target):
+            raise BadInput(f"{target} is there already, and may be what the tokens were made from: choose another -o")
+    sweep_beside(set(targets))
+    return stems
+
+
+def _parts(name: str, suffixes: Sequence[str], written: str) -> list[str]:
+    """The folders and the stem of a file's name, as words for names.
+
+    suffixes: of files that were read, and are left out; written: the suffix of what is written, which a folder may not have.
+    """
+    *folders, stem = [part for part in name.split("/") if part] or [""]
+    suffix = next((suffix for suffix in suffixes if stem.lower().endswith(suffix)), "")
+    if len(folders) > MOST_FOLDERS:
+        folders = ["/".join(folders[:-MOST_FOLDERS]), *folders[-MOST_FOLDERS:]]
+    folders = [folder + "/" if written and folder.lower().endswith(written) else folder for folder in folders]
+    return [*folders, stem[: len(stem) - len(suffix)]]
 
 
 def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
@@ -213,20 +280,24 @@ def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
     return used
 
 
-def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stem: Path, progress: Progress) -> list[Path]:
-    modality, paths, jets = file.signatures[name].modality, [], []
+def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stems: Sequence[Path], progress: Progress) -> list[Path]:
+    modality = file.signatures[name].modality
+    paths: list[Path] = []
+    jets: dict[Path, list[np.ndarray]] = {}
     for rows in _batches(iter(np.flatnonzero(file.has(name)).tolist()), BATCH):
         segments = [file.segment(name, row) for row in rows]
         try:
             signals = tokenizer.decode_batch(segments)
         except BadInput as error:
             raise BadInput(f"{file.path}: field {name!r}, rows {rows[0]} to {rows[-1]}: {error}") from None
-        if modality == "jets":
-            jets += signals
-        else:
-            paths += [write_signal(stem.with_name(f"{stem.name}-{row:06d}"), modality, signal, tokenizer) for row, signal in zip(rows, signals)]
+        for row, signal in zip(rows, signals):
+            stems[row].parent.mkdir(parents=True, exist_ok=True)
+            if modality == "jets":
+                jets.setdefault(stems[row], []).append(signal)
+            else:
+                paths.append(write_signal(stems[row], modality, signal, tokenizer))
         progress.advance(len(rows))
-    return paths + ([write_signal(stem, modality, jets, tokenizer)] if modality == "jets" else [])
+    return paths + [write_signal(stem, modality, mine, tokenizer) for stem, mine in jets.items()]
 
 
 def named_signal(stem: Path, modality: str, signal: Any) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 
 RATE_HZ = 22_050
 RETRIEVE_SYNCHRONOUSLY, RATE, PITCH, CHARS_UTF8 = 2, 1, 3, 1  # names and numbers of espeak-ng's speak_lib.h
@@ -31,7 +31,7 @@ class Espeak:
         try:
             import espeakng_loader
         except ImportError:
-            raise BadInput("spoken digits need the extra: pip install -e '.[demo]' in the project's folder") from None
+            raise missing_extra("making spoken digits", "demo") from None
         data = Path(espeakng_loader.get_data_path())
         library = Path(espeakng_loader.get_library_path())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -23,7 +23,7 @@ from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.data.speech import decode_sound, seconds_of
 from mmtok.names import inside
 from mmtok.plain import listed
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 from mmtok.tables import SEPARATORS, as_text
 
 KINDS = {".parquet": "parquet", ".arrow": "arrow"}
@@ -253,6 +253,6 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise BadInput("reading a table needs the extra: pip install -e '.[hub]' in the project's folder") from None
+        raise missing_extra("reading a table", "hub") from None
     datasets.disable_progress_bars()
     return datasets

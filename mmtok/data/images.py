@@ -23,7 +23,7 @@ from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
 from mmtok.preparation import Preparer
 from mmtok.preparation.images import ImagePreparation, Picture
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 from mmtok.walk import folder_at, walk
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpf", ".jpx", ".webp", ".avif", ".gif", ".bmp", ".dib",
@@ -175,7 +175,7 @@ def load_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise BadInput("the scanned digits need the extra: pip install -e '.[demo]' in the project's folder") from None
+        raise missing_extra("reading the scanned digits", "demo") from None
     digits = load_digits()
     rows = split_order(len(digits.target), 0.2, SCANS_SPLIT_SEED)[split]
     return np.round(digits.images[rows] * 255 / 16).astype(np.uint8), digits.target[rows]

@@ -28,7 +28,7 @@ from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
 from mmtok.plain import listed, shown
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 from mmtok.tables import decoded
 from mmtok.walk import file_at
 
@@ -287,7 +287,7 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
     try:
         import h5py
     except ImportError:
-        raise BadInput(f"{path}: reading .h5 needs the extra: pip install -e '.[jets]' in the project's folder") from None
+        raise missing_extra(f"{path}: reading .h5", "jets") from None
     with reading(path, "jets"), h5py.File(path) as file:
         tables = [file.get(name) for name in ("particle_features", "jet_features")]
         if not all(isinstance(table, h5py.Dataset) for table in tables):

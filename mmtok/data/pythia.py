@@ -27,7 +27,7 @@ import numpy as np
 
 from mmtok.data.jets import load_flat, save_flat, split_jets
 from mmtok.progress import Progress
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 
 CLASSES = ("gluon", "quark", "top")
 PROCESSES = {
@@ -205,8 +205,8 @@ def need_generators() -> None:
         import fastjet  # noqa: F401
         import pythia8mc  # noqa: F401
         import vector  # noqa: F401
-    except ImportError as error:
-        raise BadInput(f"making jets needs the extra: pip install -e '.[jets]' in the project's folder ({error})") from None
+    except ImportError:
+        raise missing_extra("making jets", "jets") from None
 
 
 def _pythia(name: str, seed: int, pt_hat_min_gev: float):

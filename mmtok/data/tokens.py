@@ -7,6 +7,7 @@ A row is an example, a field is a signal of it (`caption`, `image`). Per field F
     F.info       string, JSON: what decoding needs beyond the frames
     F.truncated  bool: the frames were cut off at a cap
     F.tokenizer  string: the fingerprint of the tokenizer that made them; the authority
+    F.file       string: the file that the signal was read from; a column that may be missing
 
 The schema's metadata repeats each field's signature as JSON under `mmtok`. Anything that reads Parquet reads these.
 """
@@ -14,7 +15,7 @@ The schema's metadata repeats each field's signature as JSON under `mmtok`. Anyt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,7 @@ INFO = {  # what this package's own tokenizers say there; another's may say more
     "height": Annotated[int, Within(1)], "width": Annotated[int, Within(1)], "channels": Annotated[int, Within(1)],
 }  # fmt: skip
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
+FILE = ".file"
 
 
 def frame_type(signature: Signature) -> pa.DataType:
@@ -47,29 +49,35 @@ def frame_type(signature: Signature) -> pa.DataType:
     return pa.list_(pa.from_numpy_dtype(number_of(signature)), len(signature.levels))
 
 
-def schema_of(signatures: Mapping[str, Signature]) -> pa.Schema:
-    """The columns of a token file, and its metadata."""
+def schema_of(signatures: Mapping[str, Signature], named: bool = False) -> pa.Schema:
+    """The columns of a token file, and its metadata. named: with the files that signals were read from."""
     columns = []
     for name, signature in signatures.items():
         types = pa.list_(frame_type(signature)), pa.string(), pa.bool_(), pa.dictionary(pa.int32(), pa.string())
         columns += [pa.field(name + suffix, kind) for suffix, kind in zip(COLUMNS, types)]
+        columns += [pa.field(name + FILE, pa.string())] if named else []
     about = {"format": FORMAT, "fields": {name: signature.as_dict() for name, signature in signatures.items()}}
     return pa.schema(columns, metadata={"mmtok": json.dumps(about)})
 
 
 # ---- writing
 
-def write_tokens(path: Path, signatures: Mapping[str, Signature], rows: Iterable[Mapping[str, Segment]], row_group: int = 4096) -> int:
+def write_tokens(
+    path: Path, signatures: Mapping[str, Signature], rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
+    row_group: int = 4096, named: bool = False,
+) -> int:
     """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time; returns how many.
 
+    named: each row comes with the name of the file that it was read from, which is kept.
     The file appears under its name only when it is whole. Raises ValueError for a segment that does not fit
     its field's signature: that is a tokenizer's mistake, not the user's.
     """
-    schema, n_rows = schema_of(signatures), 0
+    schema, n_rows = schema_of(signatures, named), 0
     with in_place_when_whole(Path(path)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for group in _groups(rows, row_group):
-                writer.write_table(_table(group, signatures, schema))
+                files, group = zip(*group) if named else (None, group)
+                writer.write_table(_table(group, signatures, schema, files))
                 n_rows += len(group)
     return n_rows
 
@@ -80,7 +88,8 @@ def _groups(rows: Iterable, size: int) -> Iterator[list]:
         yield group
 
 
-def _table(rows: list[Mapping[str, Segment]], signatures: Mapping[str, Signature], schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[Mapping[str, Segment]], signatures: Mapping[str, Signature], schema: pa.Schema,
+           files: Sequence[str] | None) -> pa.Table:
     unknown = {name for row in rows for name in row} - set(signatures)
     if unknown:
         raise ValueError(f"rows have the field(s) {sorted(unknown)}, but signatures are given for {sorted(signatures)}")
@@ -92,6 +101,8 @@ def _table(rows: list[Mapping[str, Segment]], signatures: Mapping[str, Signature
         made_by = pa.array([None if s is None else signature.fingerprint for s in segments], pa.string())
         arrays += [_frames_column(name, segments, signature), pa.array(infos, pa.string()), pa.array(truncated, pa.bool_())]
         arrays.append(made_by.dictionary_encode())
+        if files is not None:
+            arrays.append(pa.array([None if s is None else file for s, file in zip(segments, files)], pa.string()))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -146,7 +157,8 @@ def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_f
         if signatures != found[0]:
             raise BadInput(f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in separate folders")
     signatures = dict(expect) if expect is not None else found[0]
-    return TokenFile(path, signatures, sum(part.n_rows for part in parts), read_columns(path, parts, signatures, map_from))
+    columns = read_columns(path, parts, signatures, map_from)
+    return TokenFile(path, signatures, sum(part.n_rows for part in parts), columns, [part.path for part in parts])
 
 
 def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], Part]:
@@ -204,8 +216,8 @@ class TokenFile:
     signatures  field -> Signature
     """
 
-    def __init__(self, path: Path, signatures: Mapping[str, Signature], n: int, columns: Mapping[str, Column]):
-        self.path = path
+    def __init__(self, path: Path, signatures: Mapping[str, Signature], n: int, columns: Mapping[str, Column], parts: Sequence[Path] = ()):
+        self.path, self.parts = path, tuple(parts)
         self.signatures = dict(signatures)
         self.fields = tuple(self.signatures)
         self._n, self._columns = n, columns
@@ -236,6 +248,19 @@ class TokenFile:
         except BadInput as error:
             raise BadInput(f"{self.path}: field {field!r}, row {i}: {error}") from None
         return Segment(signature.modality, **{kind: frames.astype(wide)}, info=info, truncated=bool(column.truncated[i]))
+
+    def files(self, field: str) -> list[str | None]:
+        """The file that each row's signal of a field was read from; None where that is not noted. Names are as the file has them: they
+        may be anything. Raises BadInput for a damaged file."""
+        found: list[str | None] = []
+        for part in self.parts:
+            with sound(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
+                schema = file.schema_arrow
+                if field + FILE in schema.names and schema.field(field + FILE).type == pa.string():
+                    found += file.read([field + FILE]).column(field + FILE).to_pylist()
+                else:
+                    found += [None] * file.metadata.num_rows
+        return found
 
     def row(self, i: int) -> dict[str, Segment]:
         """Row i: the fields that it has."""

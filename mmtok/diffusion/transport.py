@@ -19,7 +19,7 @@ def optimal_pairing(data: Tensor, noise: Tensor) -> Tensor:
     try:
         import ot
     except ModuleNotFoundError:
-        raise ValueError("optimal-transport pairing needs the extra: pip install -e '.[eval]' in the project's folder") from None
+        raise ValueError("optimal-transport pairing needs the extra: pip install 'mmtok[eval]'") from None
     if data.shape != noise.shape:
         raise ValueError(f"data and noise must be of one shape, got {tuple(data.shape)} and {tuple(noise.shape)}")
     if len(data) < 2:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mmtok.segment import BadInput
+from mmtok.segment import missing_extra
 
 EXACT_DB = 100.0  # stands for "no error at all": finite, so that it can be written as JSON
 ROWS_AT_ONCE = 512  # bounds the memory of a table of distances
@@ -39,7 +39,7 @@ def train_image_judge(images: Sequence[np.ndarray], labels: Sequence) -> ImageJu
     try:
         from sklearn.svm import SVC
     except ModuleNotFoundError:
-        raise BadInput("the image judge needs the extra: pip install -e '.[eval]' in the project's folder") from None
+        raise missing_extra("the image judge", "eval") from None
     return ImageJudge(SVC(C=10.0).fit(flat_pixels(images), np.asarray(labels)))
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mmtok.nn import audio
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.nn.decay import decay_groups
-from mmtok.segment import BadInput
+from mmtok.segment import BadInput, missing_extra
 
 JUDGE_FRAMES = 120  # 1.2 s, room for one word
 JUDGE_DEPTH = 3.0  # log10: what is more than 60 dB below the clip's loudest value counts as silence
@@ -50,7 +50,7 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
     try:
         return audio.stoi(reference, degraded, rate_hz)
     except ImportError:
-        raise BadInput("intelligibility (STOI) needs the extra: pip install -e '.[eval]' in the project's folder") from None
+        raise missing_extra("intelligibility (STOI)", "eval") from None
     except ValueError as error:
         raise BadInput(str(error)) from None
 

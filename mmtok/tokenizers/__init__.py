@@ -18,18 +18,23 @@ MODALITIES = ("text", "speech", "image", "jets")
 
 
 def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
-    """Open a tokenizer's folder, of whichever class wrote it, or a sentencepiece `.model` file.
+    """Open a tokenizer's folder, of whichever class wrote it; or a sentencepiece `.model` file, or the folder of a published text
+    tokenizer, whose tokenizer.json is of the package `tokenizers`.
 
     known: classes from outside this package (a new modality's) that the folder may also hold.
     Raises BadInput for a folder that is not a tokenizer's or names an unknown class.
     """
     from mmtok.plain import shown
-    from mmtok.tokenizers.base import read_config
+    from mmtok.tokenizers.base import is_published, read_config
 
     if Path(folder).suffix == ".model" and not Path(folder).is_dir():
         from mmtok.tokenizers.published import SentencePieceFile
 
         return SentencePieceFile(str(folder)).build()
+    if is_published(Path(folder)):
+        from mmtok.tokenizers.pretrained import PretrainedTextConfig
+
+        return PretrainedTextConfig(str(folder)).build()
     kind = read_config(Path(folder)).get("kind")
     match kind:
         case "Bytes":

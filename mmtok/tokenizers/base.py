@@ -95,13 +95,23 @@ def write_config(folder: Path, kind: str, config: dict) -> None:
     write_text(folder / "tokenizer.json", json.dumps({"kind": kind, **config}, indent=2) + "\n")
 
 
+def is_published(folder: Path) -> bool:
+    """Whether FOLDER/tokenizer.json is one of the package `tokenizers`, as published language models have it."""
+    try:
+        found = read_json(folder / "tokenizer.json")
+    except (OSError, BadInput):
+        return False
+    return isinstance(found, dict) and "kind" not in found and isinstance(found.get("model"), dict)
+
+
 def read_config(folder: Path, kind: str | None = None) -> dict:
     """Read FOLDER/tokenizer.json; with `kind`, refuse another class's folder, and drop the field."""
     path = Path(folder) / "tokenizer.json"
     try:
         config = read_json(path)
-    except FileNotFoundError:
-        raise BadInput(f"{folder} is not a tokenizer folder: it has no tokenizer.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"{folder} is not a tokenizer folder: it has no tokenizer.json; name one that was fitted (RUN/tokenizers/text), or of "
+                       "text also a sentencepiece .model file or a checkpoint's folder with its tokenizer.json") from None
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
         raise BadInput(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")

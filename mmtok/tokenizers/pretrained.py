@@ -19,7 +19,7 @@ import numpy as np
 from mmtok.doors import reading
 from mmtok.files import write_text
 from mmtok.plain import Within, shown
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.segment import BadInput, Segment, Signature, missing_extra
 from mmtok.strict import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
@@ -34,7 +34,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise BadInput("a pretrained model's text tokenizer needs the extra: pip install 'mmtok[hub]'") from None
+        raise missing_extra("a pretrained model's text tokenizer", "hub") from None
     return tokenizers
 
 
@@ -50,7 +50,7 @@ def checkpoint_folder(start: str) -> Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise BadInput(f"there is no folder {start}; to fetch it from the hub needs the extra: pip install 'mmtok[hub]'") from None
+        raise missing_extra(f"fetching {start} from the hub, as there is no such folder,", "hub") from None
     try:
         return Path(huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # no network, no such model, no permission: each has its own type there

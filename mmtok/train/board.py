@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from mmtok.segment import BadInput
+from mmtok.segment import missing_extra
 
 
 def need_tensorboard() -> None:
@@ -14,7 +14,7 @@ def need_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
-        raise BadInput("--tensorboard needs the extra: pip install -e '.[tensorboard]' in the project's folder") from None
+        raise missing_extra("--tensorboard", "tensorboard") from None
 
 
 class Board:

@@ -1,17 +1,21 @@
-"""From files and folders to token files: what is broken is found before anything is encoded; leftovers of killed calls."""
+"""From files and folders to token files and back: what is broken is found first, names, sizes, leftovers of killed calls."""
 
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from mmtok.cli import main
 from mmtok.data.convert import tokenize_files
 from mmtok.data.images import write_image
-from mmtok.data.jets import write_jets
-from mmtok.data.tokens import read_tokens
+from mmtok.data.jets import read_jets, write_jets
+from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.segment import BadInput
+from mmtok.tokenizers import default
 
 KILLED = "import os, signal, sys; from mmtok.cli import main; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
 
@@ -72,3 +76,111 @@ def test_what_a_killed_call_left_is_swept_by_the_next(tmp_path):
     assert len(names) == 4 and "t.parquet" not in names
     assert main([str(word) for word in words]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "t.parquet", ".notes.999999999.tmp", ".a.txt.999999999.tmp"}
+
+
+# ---- names of files
+
+
+def painted(home, *names):
+    """Grey pictures of 2 x 2, the i-th of the value i."""
+    for i, name in enumerate(names):
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((2, 2), i, np.uint8)).save(path, "png" if name.lower().endswith("png") else None)
+    return home
+
+
+def values(home):
+    return {path.relative_to(home).as_posix(): int(np.array(Image.open(path))[0, 0]) for path in home.rglob("*") if path.is_file()}
+
+
+def there_and_back(tmp_path, modality, *places):
+    assert main(["tokenize", modality, *map(str, places), "-o", str(tmp_path / "t.parquet")]) == 0
+    assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "back")]) == 0
+    return tmp_path / "back"
+
+
+def test_files_come_back_under_their_names(tmp_path):
+    home = painted(tmp_path / "in", "a.png", "b/c d.PNG", "b/été.tif", "z.a.png")
+    back = there_and_back(tmp_path, "image", home)
+    assert values(back) == {"a.png": 0, "b/c d.png": 1, "b/été.png": 2, "z.a.png": 3}
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert table["image.file"].to_pylist() == ["a.png", "b/c d.PNG", "b/été.tif", "z.a.png"]
+
+
+def test_files_and_several_folders_are_told_apart(tmp_path):
+    one, two = painted(tmp_path / "one", "a.png"), painted(tmp_path / "two", "x.png", "a.png")
+    assert values(there_and_back(tmp_path, "image", one, two, two / "x.png")) == {"one/a.png": 0, "two/a.png": 1, "two/x.png": 0}
+
+
+def test_names_that_would_be_one_are_made_two(tmp_path):
+    home = painted(tmp_path / "in", "a.png", "a.tif", "A.png", "b.png/c.png", "b.tif", "e\u0301.png", "\u00e9.png")
+    found = values(there_and_back(tmp_path, "image", home))
+    assert sorted(found.values()) == list(range(7)) and len({unicodedata.normalize("NFC", name).lower() for name in found}) == 7
+
+
+def test_hostile_names_in_a_token_file_stay_in_the_folder(tmp_path, contents):
+    text, home = default("text"), tmp_path / "a" / "b"
+    home.mkdir(parents=True)
+    names = ["../x.txt", "/etc/x.txt", "..", "", "/", "a\0.txt", "\x1b[31m.txt", "x" * 320 + ".txt", "d/" * 500 + "x.txt", "con.txt", "../../x.txt",
+             "e\u0301.txt", "\u00e9.txt", "s.txt/s.txt", "s", "s.txt", "s.txt", "a\\b.txt", "b/./../c.txt"]
+    rows = [(name, {"text": text.encode(str(i))}) for i, name in enumerate(names)]
+    write_tokens(home / "t.parquet", {"text": text.signature}, rows, named=True)
+    assert read_tokens(home / "t.parquet").files("text") == names
+    assert main(["detokenize", str(home / "t.parquet"), "-o", str(home / "out")]) == 0
+    found = [path for path in (home / "out").rglob("*") if path.is_file()]
+    assert sorted(int(path.read_text()) for path in found) == list(range(len(names))) and all(path.suffix == ".txt" for path in found)
+    assert not [name for name in contents(tmp_path) if not name.startswith("a/b/out/") and name not in ("a", "a/b", "a/b/out", "a/b/t.parquet")]
+
+
+def test_jets_of_a_file_come_back_as_one(tmp_path):
+    jets = [np.array([[50.0, 0.1, 0.1]] * n, np.float32) for n in (1, 2, 3)]
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    write_jets(tmp_path / "in" / "a.npz", jets[:2])
+    write_jets(tmp_path / "in" / "deep" / "a.parquet", jets[2:])
+    write_jets(tmp_path / "in" / "deep" / "a.npz", jets[:1])
+    back = there_and_back(tmp_path, "jets", tmp_path / "in")
+    assert [len(jet) for jet in read_jets(back / "a.npz")] == [1, 2]
+    assert sorted(len(jet) for path in (back / "deep").iterdir() for jet in read_jets(path)) == [1, 3] and len(list((back / "deep").iterdir())) == 2
+
+
+def test_what_is_there_is_not_replaced(tmp_path, said, contents):
+    home = painted(tmp_path / "in", "a.png", "b.png")
+    assert main(["tokenize", "image", str(home), "-o", str(tmp_path / "t.parquet")]) == 0
+    (home / "a.png").unlink()
+    before = contents(home)
+    assert "b.png is there already" in said(["detokenize", tmp_path / "t.parquet", "-o", home]) and contents(home) == before
+
+
+def test_without_names_files_are_numbered(tmp_path):
+    text = default("text")
+    write_tokens(tmp_path / "t.parquet", {"a": text.signature, "b": text.signature}, [{"a": text.encode("x")}, {"b": text.encode("y")}])
+    for _ in range(2):
+        assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "back")]) == 0
+    assert {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == {"a-000000.txt": "x", "b-000001.txt": "y"}
+
+
+# ---- sizes
+
+
+def test_a_large_picture_says_what_it_becomes(tmp_path, notes):
+    for size in (256, 257):
+        Image.fromarray(np.zeros((256, size), np.uint8)).save(tmp_path / f"{size}.png")
+    line, = notes(["tokenize", "image", tmp_path / "256.png", tmp_path / "257.png", "-o", tmp_path / "t.parquet"])
+    assert "65,792 tokens" in line and "257.png" in line and "1 of 2" in line and "--tokenizer" in line and "65,536" in line
+
+
+# ---- tokenizers of others
+
+
+def test_published_tokenizers_are_taken_as_they_are(tmp_path, make_llama, said):
+    make_llama(tmp_path / "llama")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("low high é")
+    words = ["tokenize", "text", str(tmp_path / "in"), "-o", str(tmp_path / "t.parquet"), "--tokenizer"]
+    assert main([*words, str(tmp_path / "llama")]) == 0
+    assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out"), "--tokenizer", str(tmp_path / "llama")]) == 0
+    assert (tmp_path / "out" / "a.txt").read_text() == "low high é"
+    for wrong in (tmp_path / "in", tmp_path / "in" / "a.txt", tmp_path / "none"):
+        line = said([*words, wrong])
+        assert str(wrong) in line and "RUN/tokenizers/text" in line and ".model" in line
