@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -76,7 +77,9 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     if not groups:
         return missing(run, "no samples yet")
     shown_by = {"image": _images, "speech": _sounds, "jets": _jets, "text": _texts}
-    with counting(run.tokenizers.values(), quiet=True):
+    with ExitStack() as stack:
+        if groups.keys() & {"speech", "jets"}:  # real ones are encoded beside them
+            stack.enter_context(counting(run.tokenizers.values(), quiet=True))
         return [part for m, prompts in groups.items() for part in shown_by[m](run, prompts)]
 
 
