@@ -42,7 +42,7 @@ recipe = Recipe(
         heads={"speech": Parallel(), "jets": Chained()},
         totals={"jets": 64},  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
     ),
-    train=TrainConfig(steps=3000, rows=8, row_length=256, learning_rate=1.5e-3, warmup=100, log_every=50),
+    train=TrainConfig(steps=1600, rows=8, row_length=256, optimizer="muon", learning_rate=2e-3, warmup=100, log_every=50),
     sampling={
         "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
         "speech": Sampling(temperature=0.8, max_frames=240),  # greedy speech does not stop
