@@ -90,8 +90,8 @@ class Signature:
         return found
 
     def as_dict(self) -> dict:
-        """JSON-able fields; without `cells` where there are none, as in runs and token files from before there were any."""
-        return {name: value for name, value in asdict(self).items() if name != "cells" or value}
+        """JSON-able fields."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,7 +114,7 @@ def n_parameters(module: nn.Module) -> int:
 def block_bytes(plan: Plan) -> int:
     """Of a block: M width, F feed-forward, K width of the keys, H heads, L row length, e bytes of a product's number.
 
-        norms      2 (4 M + 4 M + 4 + 4): the float32 stream and its normed self, the norm and its inverse; 2 e M as products read it
+        norms      2 (4 M + 4): the float32 stream and its inverse norm; 2 e M: the normed stream as products read it
         attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each pair; 4 H: log-sum-exp
         rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
         SwiGLU     4 e F: gate, its SiLU, up, their product
@@ -122,14 +122,14 @@ def block_bytes(plan: Plan) -> int:
     m, e = plan.width, plan.size
     keys = m // plan.n_heads * plan.n_kv_heads
     narrow = 4 * e * m // plan.n_heads if e < 4 else 0  # in float32 all blocks share one
-    return 16 * m + 16 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.row_length + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
+    return 8 * m + 8 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.row_length + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
 
 
 def kept_bytes(plan: Plan) -> int:
     """Of all: blocks (one that computes its own again keeps its input alone), final norm, states that ids are read from, mask, rotary."""
     n = min(plan.recompute, plan.depth)
     blocks = n * 4 * plan.width + (plan.depth - n) * block_bytes(plan)
-    return blocks + (8 + plan.size) * plan.width + 8 + plan.row_length + 8 * plan.width // plan.n_heads
+    return blocks + (4 + plan.size) * plan.width + 4 + plan.row_length + 8 * plan.width // plan.n_heads
 
 
 def logits_bytes(plan: Plan) -> int:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from mmtok import run as room
 from mmtok.cli import main
 from mmtok.recipe import Recipe, load_recipe
 from mmtok.run import open_run, start_run, train
@@ -59,7 +60,7 @@ def test_tokens_of_other_tokenizers_are_caught_naming_both(tiny_copy, tiny_recip
     shutil.rmtree(tiny_copy / "tokenizers" / "text")
     new = SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9)
     new.save(tiny_copy / "tokenizers" / "text")
-    with pytest.raises(BadInput, match=f"made by the text tokenizer {old}, but {new.signature.fingerprint} is expected"):
+    with pytest.raises(BadInput, match=f"made by the text tokenizers {old}, but {new.signature.fingerprint} is expected"):
         train(tiny_recipe, tiny_copy)
 
 
@@ -160,13 +161,20 @@ def test_rows_that_are_found_too_short_once_tokens_are_there_can_be_made_longer(
     assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
 
 
-def test_a_first_call_that_fails_does_not_claim_the_folder(tmp_path, said, capsys):
+def test_a_first_call_that_fails_does_not_claim_the_folder(tmp_path, said, capsys, monkeypatch):
     """What its message advises can be done, and so can anything else while nothing stands that was made by the first recipe."""
     for name, text in (("a", "It was a dark night. "), ("b", "another one, it was not ")):
         (tmp_path / f"{name}.txt").write_text(text * 60)
     words = lambda name, n: ["fit", "recipes/text.py", "--path", str(tmp_path / f"{name}.txt"), "--n_pieces", str(n),
                              "--out", str(tmp_path / "run")]
-    assert "give at least" in said(words("a", 262)) and "no-such.txt" in said(words("no-such", 300))
+
+    def refuse(*_, **__):
+        raise BadInput("n_pieces is too much")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "fit_tokenizer", refuse)
+        assert "too much" in said(words("a", 262))
+    assert "no-such.txt" in said(words("no-such", 300))
     stored = (tmp_path / "run" / "recipe.json").read_text()
     assert "262" in stored and "no-such" not in stored
     assert main(words("b", 280)) == 0

@@ -49,11 +49,12 @@ def real(plan):
 
 
 def saved_bytes(plan, n_rows):
-    """What autograd keeps of a forward pass over full rows, each storage once."""
+    """What autograd keeps of a forward pass over full rows of two documents each, each storage once."""
     torch.manual_seed(0)
     lm, kept = real(plan), {}
-    codes = np.random.default_rng(0).integers(0, plan.text_pieces, (n_rows, plan.row_length - 3, 1))
-    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(Document((Segment("text", codes=x),), (True,)))] for x in codes], plan.row_length)
+    codes = np.random.default_rng(0).integers(0, plan.text_pieces, (n_rows, 2, plan.row_length // 2 - 3, 1))
+    rows = [[lm.vocabulary.stream(Document((Segment("text", codes=x),), (True,))) for x in row] for row in codes]
+    batch = pack(lm.vocabulary, rows, plan.row_length)
 
     def keep(x):
         kept[x.untyped_storage().data_ptr()] = x  # held, so that no two share an address

@@ -137,5 +137,5 @@ def _read(path: Path) -> tuple[dict, list[dict], list[str]]:
         except BadInput as error:
             wrong.append(str(error))
         else:
-            lines.append(UNTOLD | line)
+            lines.append(line | {key: value for key, value in UNTOLD.items() if key not in line})
     return header, lines, wrong
