@@ -95,27 +95,40 @@ class Clipping:
                 tally.add(f"cut to the {self.most} hardest particles: {rest}", f"jet {self.left_out.first}", self.n_cut)
         with Tally("particles") as tally:
             tally.seen(self.all.n)
-            for place in self._much(SAID):
-                if place not in said:
-                    tally.add(self._what(place), f"jet {self.clipped[place].first}", self.clipped[place].n)
-        said.update(["cut"] * bool(self.n_cut), self._much(SAID))
+            told = [(c, s) for c, sides in self._much(SAID) for s in sides if self._over(SAID / 2, c, [s])]
+            for c, s in told:
+                if (c, s) not in said:
+                    tally.add(self._what(c, [s]), f"jet {self.clipped[c, s].first}", self.clipped[c, s].n)
+        said.update(["cut"] * bool(self.n_cut), told)
 
     def refuse(self) -> None:
         """Raise BadInput where too much is clipped: so much of the pt, or of the particles where these are not all soft."""
-        for place in [] if self.allowed else self._much(REFUSED):
-            count = self.clipped[place]
-            if count.pt > SAID * self.all.pt:
-                raise BadInput(f"{count.n:,} of {self.all.n:,} particles would be {self._what(place)} (first: jet {count.first}). "
-                               "If it is to be so: tokenize --allow-clipping, or allow_clipping of JetGridConfig for training")
+        for c, sides in [] if self.allowed else self._much(REFUSED, SAID):
+            counts = [self.clipped[c, s] for s in sides]
+            n, first = sum(x.n for x in counts), min(x.first for x in counts)
+            raise BadInput(f"{n:,} of {self.all.n:,} particles would be {self._what(c, sides)} (first: jet {first}). "
+                           "If it is to be so: tokenize --allow-clipping, or allow_clipping of JetGridConfig for training")
 
-    def _much(self, share: float) -> Iterator[tuple[int, int]]:
-        """Feature and side of what is more than a share, of the particles or of the pt."""
-        return (place for place, x in self.clipped.items() if x.n > share * self.all.n or x.pt > share * self.all.pt)
+    def _much(self, share: float, least_pt: float = 0.0) -> Iterator[tuple[int, list[int]]]:
+        """Features of which more than a share lies outside, of the particles or of the pt, on both sides together; and these sides.
 
-    def _what(self, place: tuple[int, int]) -> str:
-        (c, side), count = place, self.clipped[place]
-        shares = f"{count.n / self.all.n:.1%} of them, with {self._of_pt(count)}"
-        return f"clipped in {self.features[c]}, {SIDES[side]} {self.edges[place]:.4g}, {shares}: {self._likely(c, side)}"
+        least_pt: a side with no more than that share of the pt does not count.
+        """
+        for c in range(len(self.features)):
+            sides = [s for f, s in self.clipped if f == c and self.clipped[f, s].pt > least_pt * self.all.pt]
+            if self._over(share, c, sides):
+                yield c, sides
+
+    def _over(self, share: float, c: int, sides: Sequence[int]) -> bool:
+        """Whether these sides of a feature hold more than a share of the particles, or of the pt."""
+        counts = [self.clipped[c, s] for s in sides]
+        return sum(x.n for x in counts) > share * self.all.n or sum(x.pt for x in counts) > share * self.all.pt
+
+    def _what(self, c: int, sides: Sequence[int]) -> str:
+        counts = {s: self.clipped[c, s] for s in sides}
+        shares = [f"{SIDES[s]} {self.edges[c, s]:.4g}, {x.n / self.all.n:.1%} of them, with {self._of_pt(x)}" for s, x in counts.items()]
+        worst = max(sides, key=lambda s: counts[s].pt)
+        return f"clipped in {self.features[c]}, {', and '.join(shares)}: {self._likely(c, worst)}"
 
     def _of_pt(self, count: Count) -> str:
         return f"{count.pt / self.all.pt:.2g} of the pt" if count.pt < SAID * self.all.pt else f"{count.pt / self.all.pt:.1%} of the pt"
