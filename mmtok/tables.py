@@ -102,9 +102,15 @@ def decoded(path: Path) -> str:
 
 
 def as_text(cell: Any, where: str) -> str | None:
-    """A cell as text, None where there is none. Raises BadInput for lists and the like."""
-    if cell is None or isinstance(cell, str):
-        return None if cell is None else str(cell)
+    """A cell as text, None where there is none. Raises BadInput for lists and the like, and for what no UTF-8 file can hold."""
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        try:
+            cell.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f"{where}: holds a lone surrogate, which is no character; remove it") from None
+        return str(cell)
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if not isinstance(cell, (int, float)):

@@ -5,9 +5,10 @@ Both ways around: files without a transcript, transcripts without a file, and wh
 
 from __future__ import annotations
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mmtok.plain import listed
 from mmtok.segment import BadInput
@@ -66,10 +67,20 @@ class Transcripts:
                 raise BadInput(f"{where}: names {cell} a second time, after {first}; remove one of them")
             else:
                 rows[path] = i
+        for i in self.table.broken:
+            self._check_whole(i)
         if self.table.broken:
             n = len(self.table.broken)
             tally.add("of several lines: is a quote left open there?", self.table.where(self.table.broken[0]), n)
         return rows
+
+    def _check_whole(self, i: int) -> None:
+        """Refuse a row whose open quote has swallowed another one."""
+        for cell in self.table.rows[i]:
+            for line in str(cell).splitlines()[1:]:
+                if self._names.is_row(line.split(self.table.separator)):
+                    fault = f"a cell in quotes holds another row, {line!r}"
+                    raise BadInput(f"{self.table.where(i)}: {fault}; close the quote before it")
 
     def _count(self, found: Found, tally: Tally) -> None:
         sounds = defaultdict(list)
@@ -100,6 +111,7 @@ class _Names:
     """The ways to name the sound files of a folder: below the folder, by name, by the name without suffix."""
 
     def __init__(self, found: Found):
+        self.folder = found.folder
         self.whole = {path.relative_to(found.folder).as_posix(): path for path in found.files}
         self.short: dict[str, list[Path]] = defaultdict(list)
         for path in found.files:
@@ -111,10 +123,23 @@ class _Names:
         name = cell.strip().replace("\\", "/").removeprefix("./")
         if name in self.whole:
             return self.whole[name]
-        fitting = self.short.get(name) or self.short.get(name.rsplit("/", 1)[-1], [])
+        parts = PurePosixPath(posixpath.normpath(name)).parts
+        named = self.short.get(name) or self.short.get(parts[-1] if parts else "", [])
+        fitting = [path for path in named if self._lies_so(path, parts[:-1])]
         if len(fitting) > 1:
             raise BadInput(f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and suffix")
         return fitting[0] if fitting else None
+
+    def is_row(self, cells: Sequence[str]) -> bool:
+        """Whether these are several cells, of which one names a file."""
+        names = {cell.strip().strip('"') for cell in cells}
+        return len(cells) > 1 and any(name in self.whole or name in self.short for name in names)
+
+    def _lies_so(self, path: Path, folders: tuple[str, ...]) -> bool:
+        """Whether a file lies in folders of these names, as far up as both are known."""
+        own = path.relative_to(self.folder).parent.parts
+        known = min(len(own), len(folders))
+        return own[len(own) - known :] == folders[len(folders) - known :]
 
 
 def _table_in(found: Found) -> Table | None:

@@ -168,9 +168,41 @@ def test_rows_are_held_against_header_and_each_other(tmp_path, content, part):
 
 
 def test_a_swallowed_row_is_found_in_the_row_that_swallowed_it(tmp_path):
-    (corpus(tmp_path, table="csv") / "transcripts.csv").write_text('file,text\n000.wav,"one\n001.wav,two"\n002.wav,three\n')
+    table = corpus(tmp_path, table="csv") / "transcripts.csv"
+    for i in range(3):  # a transcript of its own does not hide it
+        table.write_text('file,text\n000.wav,"one\n001.wav,two"\n002.wav,three\n')
+        with pytest.raises(BadInput, match=f"^{table}: line 2: a cell in quotes holds another row, '001.wav,two'; close the quote before it"):
+            SpeechFolder(str(tmp_path)).check()
+        (tmp_path / f"{i:03}.txt").write_text("beside")
+    table.write_text('file,text\n000.wav,"one,\ntwo"\n001.wav,two\n002.wav,three\n')
+    with pytest.warns(UserWarning, match="of several lines"):
+        assert [text for _, text in SpeechFolder(str(tmp_path)).transcripts()] == ["one,\ntwo", "two", "three"]
+    for i in range(3):
+        (tmp_path / f"{i:03}.txt").unlink()
+    table.write_text('file,text\n000.wav,"one\n001.wav two"\n002.wav,three\n')
     with pytest.raises(BadInput, match="001.wav: no transcript of its own; .*transcripts.csv: line 2 holds its name: is a quote left open"):
         SpeechFolder(str(tmp_path)).check()
+
+
+@pytest.mark.parametrize("cell, named", [
+    ("a/0.wav", True), ("0.wav", True), ("0", True), ("corpus/a/0.wav", True), ("/far/away/a/0", True), ("b/../a/0.wav", True),
+    ("b/0.wav", False), ("corpus/b/0", False), ("a/b/0.wav", False), ("..", False), ("", False),
+])
+def test_a_row_names_no_file_of_another_folder(tmp_path, cell, named):
+    for i in range(200):
+        write_sound(tmp_path / "a" / f"{i}.wav", tone(400))
+    rows = [f"{cell},the first\n", *(f"a/{i}.wav,{i}\n" for i in range(1, 200))]
+    (tmp_path / "transcripts.csv").write_text("file,text\n" + "".join(rows))
+    texts = {path.stem: text for path, text in SpeechFolder(str(tmp_path)).transcripts()}
+    assert texts.get("0") == ("the first" if named else None) and len(texts) == 199 + named
+
+
+def test_a_transcript_that_no_file_can_hold_is_broken_like_a_file(tmp_path):
+    rows = [f'{{"file": "{i:03}.wav", "text": "{i}"}}\n' for i in range(100)]
+    rows[7] = '{"file": "007.wav", "text": "a\\ud800"}\n'
+    (corpus(tmp_path, 100, "jsonl") / "metadata.jsonl").write_text("".join(rows))
+    with pytest.warns(UserWarning, match="1 of 100 clips was passed over.*metadata.jsonl: line 8: holds a lone surrogate"):
+        assert len(SpeechFolder(str(tmp_path)).transcripts()) == 99
 
 
 def test_transcripts_without_files_are_counted_with_the_first(tmp_path):
