@@ -30,6 +30,7 @@ KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 TEXTS = (*SEPARATORS, ".json", ".jsonl")
 UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}  # that limits count
 MODALITIES = tuple(UNITS)
+FILLED = Limit("filled cells", 1)  # a row without any is no example
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class HubTable(Screened):
     limits      field -> the least and the most that it may have: characters of a text, seconds of speech, pixels of an image,
                 particles of a jet; other rows are left out and counted. A most of 0: any
 
-    A cell without a value is a field that the example lacks; in a csv an empty text is a text.
+    A cell without a value is a field that the example lacks, and a row of such cells alone is left out and counted; in a csv an empty
+    text is a text.
     """
 
     id: str
@@ -133,14 +135,12 @@ class HubTable(Screened):
                 yield name, cells[column], f"{rows.where(i)}, column {column!r}"
 
     def _limits(self) -> tuple[Limit, ...]:
-        return tuple(Limit(UNITS[self.modalities[name]], *bounds, of=name) for name, bounds in self.limits.items())
+        return FILLED, *(Limit(UNITS[self.modalities[name]], *bounds, of=name) for name, bounds in self.limits.items())
 
     def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
-        """How much each field of a row has of its unit. Raises BadInput for a row without any, and for a broken file."""
+        """How much each field of a row has of its unit, and how many have any. Raises BadInput for a broken file."""
         sizes = {name: self._size(rows, name, cell, where) for name, cell, where in self._cells(rows, i)}
-        if not sizes:
-            raise BadInput(f"{rows.where(i)}: no cell of {', '.join(self.columns.values())} holds anything")
-        return sizes
+        return {FILLED.unit: len(sizes), **sizes}
 
     def _size(self, rows: Rows, name: str, cell: Any, where: str) -> float:
         match self.modalities[name]:

@@ -131,6 +131,12 @@ def test_text_stays_text(tmp_path, name):
     assert texts(HubTable(str(place), {"caption": "w"}, {"caption": "text"}), tmp_path / "cache") == sorted(WORDS)
 
 
+def test_rows_that_hold_nothing_are_left_out_and_counted(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"w": "a"}\n{"w": null}\n{"w": "b"}\n{"v": 1}\n')
+    with pytest.warns(UserWarning, match="2 of 4 rows were left out: fewer filled cells than 1 .*t.jsonl: line 2"):
+        assert texts(HubTable(str(tmp_path / "t.jsonl"), {"caption": "w"}, {"caption": "text"}), tmp_path) == ["a", "b"]
+
+
 def test_splits_of_a_folder_of_csv_files(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text(f"w\n0{split}\n01\n")
