@@ -233,8 +233,9 @@ class Scored:
     def __str__(self) -> str:
         frames = f"{self.frames} frames" + f" ({self.headers} of them totals)" * bool(self.headers)
         units = f" over {self.units} {counted(self.unit)}" * (self.units != self.frames)
+        value = f"{self.value:.4f} {self.unit}{units}" if self.units else f"no {counted(self.unit)}"
         kind = kind_text(self.kind, self.density) + f", {self.cut} cut at the cap: scored as what begins so" * bool(self.cut)
-        return f"{self.name}: {self.nats:.4f} nats over {frames}, {self.value:.4f} {self.unit}{units} ({kind})"
+        return f"{self.name}: {self.nats:.4f} nats over {frames}, {value} ({kind})"
 
 
 def kind_text(kind: str, density: bool) -> str:

@@ -217,6 +217,11 @@ def test_scores_are_the_models_own(run, signals):
     assert rows[0].value == pytest.approx(expected.nats[1] / math.log(2) / 16) and rows[0].unit == "bits/code"
 
 
+def test_what_has_no_units_is_divided_by_none():
+    row = ask.Scored("a", "jets", 3.0, 0, 0, "exact", 3.0, "nats/particle")
+    assert str(row) == "a: 3.0000 nats over 0 frames, no particles (exact)"
+
+
 def test_a_score_says_what_was_divided_by_and_what_was_cut_off():
     row = ask.Scored("a", "jets", 90.0, 47, 45, "exact", 2.0, "nats/particle", headers=2, cut=1)
     assert str(row) == ("a: 90.0000 nats over 47 frames (2 of them totals), 2.0000 nats/particle over 45 particles "

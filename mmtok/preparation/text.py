@@ -26,15 +26,20 @@ class TextPreparation:
 
     def prepare(self, text: str, name: str, tally: Tally) -> str:
         """A text, prepared; doing it twice changes nothing more."""
-        prepared = text
         if not isinstance(text, str):
             return text  # the tokenizer refuses it
+        prepared, again = text, self._once(text)
+        while again != prepared:  # a normal form may bring capitals, and small letters ask for it anew
+            prepared, again = again, self._once(again)
+        if prepared != text:
+            tally.add("changed by the text's preparation", name)
+        return prepared
+
+    def _once(self, prepared: str) -> str:
         if self.lower_case:
             prepared = prepared.lower()
         if self.normal_form:
             prepared = unicodedata.normalize(self.normal_form, prepared)
         if self.strip:
             prepared = prepared.strip()
-        if prepared != text:
-            tally.add("changed by the text's preparation", name)
         return prepared

@@ -20,3 +20,12 @@ def test_texts_are_prepared_as_said_and_twice_is_as_once(how, expected):
     assert list(tally.counts.values()) == [1] * (expected != CAFE)
     assert prepare(expected, "a", Tally()) == expected
     assert prepare(b"bytes", "a", tally) == b"bytes"  # the tokenizer refuses it
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_twice_is_as_once_for_every_character(form):
+    prepare = TextPreparation(form, lower_case=True, strip=True).prepare
+    for code in range(0x110000):
+        once = prepare(chr(code), "a", Tally())
+        assert once == once.lower() == prepare(once, "a", Tally())
+    assert prepare("\U0001d400", "a", Tally()) == ("a" if "K" in form else "\U0001d400")  # a bold A is one by its form only
