@@ -37,6 +37,8 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
     anything but a former export, for the one that this process is in, and while another process writes it.
     """
     place = Path(folder).resolve()  # what a link leads to is exchanged, not the link
+    if not place.name:
+        raise BadInput(f"{folder} is the root of the file system: choose another -o")
     bring_back(place)
     _check_place(place, folder)
     check_one_channel(run.vocabulary)

@@ -302,3 +302,7 @@ def test_channels_and_run_folders_are_refused(tiny_run, one_channel, tmp_path, c
     with pytest.raises(BadInput, match="no counterpart"):
         write_autotokenizer(type("Own", (), {"signature": Signature("text", (3,))})(), tmp_path / "y", [], [], {})
     assert json.loads((tiny_run / "config.json").read_text())["model_type"] == "mmtok"
+
+
+def test_the_root_of_the_file_system_is_no_place_for_an_export(one_channel, said):
+    assert "/ is the root of the file system" in said(["export", one_channel, "-o", "/"])
