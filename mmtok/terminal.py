@@ -58,8 +58,13 @@ def _answer(text: str) -> None:
 
 
 def say(line: str) -> None:
-    """One line about the work, on standard error."""
-    print(printable(line), file=sys.stderr, flush=True)
+    """One line about the work, on standard error. Where that takes no more (a full disk) the work goes on without a word."""
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        drop(sys.stderr)
 
 
 def tell_piece(text: str) -> None:

@@ -128,3 +128,15 @@ def test_a_full_disk_under_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
         done = subprocess.run([*MMTOK, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr == "mmtok: standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_under_standard_error_changes_nothing_else(tmp_path):
+    """Not the work, and not what the exit status says."""
+    (tmp_path / "a.txt").write_text("seven")
+    for words, code in ((["tokenize", "text", "a.txt", "-o", "t.parquet"], 0), (["show", "nothing"], 2)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*MMTOK, *words], cwd=tmp_path, stderr=full, stdout=subprocess.PIPE,
+                                  env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        assert done.returncode == code
+    assert (tmp_path / "t.parquet").is_file()
