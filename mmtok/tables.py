@@ -17,12 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmtok import budget
 from mmtok.plain import listed
 from mmtok.segment import BadInput
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 OTHERS = ("|", ",", ";", "\t")  # that files called .csv have: the first of these that is in the header
 SUFFIXES = (*SEPARATORS, ".jsonl", ".json", ".parquet")
+CHARACTER_BYTES = 6  # of memory, while a text is decoded and cut into rows
+CELL_BYTES = 80  # more, of a cell with what its row takes
+ROWS = 1024  # of Parquet that are read at once
 TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
 
 
@@ -83,9 +87,11 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
 def decoded(path: Path) -> str:
     """The text of a UTF-8 file, without the mark that may stand before it.
 
-    Raises BadInput, with line and remedy, for another encoding and for NUL bytes.
+    Raises BadInput, with line and remedy, for another encoding and for NUL bytes, and for a file
+    larger than the memory budget.
     """
     try:
+        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
         content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
@@ -125,6 +131,8 @@ def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
     """Rows of cells between separators; quotes enclose cells but between pipes, where they are text."""
     lines = list(io.StringIO(text, newline=""))
     separator = _separator(path, lines)
+    n_cells = len(lines) + text.count(separator)
+    budget.need(CHARACTER_BYTES * len(text) + CELL_BYTES * n_cells, path, f"its {n_cells:,} cells")
     records = _records(path, lines, separator)
     if not columns:
         first, _, columns = next(records, (1, 1, []))
@@ -266,12 +274,27 @@ def _parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-        columns = [column.to_pylist() for column in table.columns]
+        with pq.ParquetFile(path) as file:
+            names, columns = file.schema_arrow.names, _columns(file, path)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise BadInput(f"{path}: not a Parquet file that can be read: {reason}") from None
-    repeated = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise BadInput(f"{path}: the column {repeated} comes twice; rename one of them")
-    return Table(path, tuple(table.column_names), list(zip(*columns)), list(range(table.num_rows)), "row")
+    rows = list(zip(*columns))
+    return Table(path, tuple(names), rows, list(range(len(rows))), "row")
+
+
+def _columns(file: Any, path: Path) -> list[list[Any]]:
+    """The cells of every column of a Parquet file, a few rows at a time: a page may hold few bytes for many rows."""
+    about = file.metadata
+    n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
+    budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+    columns: list[list[Any]] = [[] for _ in file.schema_arrow.names]
+    for batch in file.iter_batches(ROWS):
+        n_bytes += 2 * batch.nbytes  # once as Arrow has it
+        budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+        for cells, column in zip(columns, batch.columns):
+            cells += column.to_pylist()
+    return columns

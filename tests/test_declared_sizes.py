@@ -6,13 +6,17 @@ import tracemalloc
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from PIL import Image
 
+from mmtok import budget
 from mmtok.cli import main
 from mmtok.data.tokens import write_tokens
-from mmtok.segment import Segment
+from mmtok.segment import BadInput, Segment
+from mmtok.tables import read_table
 from mmtok.tokenizers import default
 
 FEW = 50 * 10**6  # bytes that a refusal may take
@@ -117,3 +121,50 @@ def test_what_is_no_size(tmp_path, said):
 def test_within_the_budget_all_is_as_ever(tmp_path):
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
     assert main(["tokenize", "image", str(tmp_path / "a.png"), "-o", str(tmp_path / "t.parquet"), "--max-memory", "1MB"]) == 0
+
+
+def slow(path):
+    """At 16 kHz it takes sixteen times as much."""
+    soundfile.write(path, np.zeros(10**6, np.int16), 1000)
+
+
+def test_sound_is_held_against_the_budget_at_the_rate_that_it_gets(tmp_path, said):
+    slow(tmp_path / "a.flac")
+    line = said(["tokenize", "speech", tmp_path / "a.flac", "-o", tmp_path / "t.parquet", "--max-memory", "100MB"])
+    assert f"{tmp_path / 'a.flac'}: " in line and "16,000,000 samples at 16,000 Hz would take 256 MB of memory" in line
+
+
+def many_words(path):
+    """300 MB of words in a few kB."""
+    words = pa.DictionaryArray.from_arrays(np.zeros(3 * 10**5, np.int32), ["x" * 1000])
+    pq.write_table(pa.table({"caption": words}), path)
+
+
+def many_nulls(path):
+    pq.write_table(pa.table({"caption": pa.nulls(10**7, pa.string())}), path)
+
+
+def large(path):
+    with path.open("wb") as file:
+        file.write(b"caption\nx\n")
+        file.truncate(2**40)  # a sparse file
+
+
+def many_cells(path):
+    path.write_text("caption,\n" + ",\n" * 2 * 10**5)
+
+
+@pytest.mark.parametrize("name, make, part", [
+    ("a.parquet", many_words, "its 300,000 rows would take"), ("b.parquet", many_nulls, "its 10,000,000 rows would take"),
+    ("a.csv", large, "would take 6.6 TB"), ("a.jsonl", large, "would take 6.6 TB"), ("b.csv", many_cells, "its 400,002 cells would take"),
+])
+def test_tables_are_held_against_the_budget(tmp_path, name, make, part):
+    make(tmp_path / name)
+    budget.allow("20MB")
+    tracemalloc.start()
+    with pytest.raises(BadInput, match=part) as caught:
+        read_table(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    budget.allow(None)
+    assert str(tmp_path / name) in str(caught.value) and peak < FEW

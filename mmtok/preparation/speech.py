@@ -7,11 +7,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mmtok.nn.resample import resample
+from mmtok import budget
+from mmtok.nn.resample import n_resampled, resample
 from mmtok.segment import BadInput
 from mmtok.tally import Tally
 
 NAMED = {"left": 0, "right": 1}
+SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made
 MOST_CHANNELS = 64  # more columns than that are samples that lie the wrong way round
 # Two unrelated channels lose 3.01 dB of their power when averaged, and so does one beside a silent one;
 # whatever loses more cancels out in part.
@@ -47,13 +49,16 @@ class SpeechPreparation:
     def prepare(self, sound: Sound | np.ndarray, name: str, tally: Tally, rate_hz: int) -> np.ndarray:
         """A clip -> float32 (N,) at rate_hz. A bare array (N,) or (N, channels) is at that rate already.
 
-        Raises BadInput for what is no clip, a channel that is not there, and a rate of no sound.
+        Raises BadInput for what is no clip, a channel that is not there, a rate of no sound, and
+        where it would take more memory than is allowed.
         """
         if not isinstance(sound, Sound):
             sound = Sound(np.asarray(sound), rate_hz)
         samples = self._mono(_checked(sound.samples), name, tally)
         if sound.rate_hz == rate_hz:
             return samples
+        n_samples = n_resampled(len(samples), sound.rate_hz, rate_hz)
+        budget.need(SAMPLE_BYTES * n_samples, "sound", f"{n_samples:,} samples at {rate_hz:,} Hz")
         out = resample(samples, sound.rate_hz, rate_hz)
         tally.add(f"resampled from {sound.rate_hz:,} to {rate_hz:,} Hz", name)
         return out
