@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmtok.data import images, speech
+from mmtok.data.mapped import width_of
 from mmtok.data.screen import Screen, Screened, remembered
-from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
+from mmtok.data.tokens import TokenFile, groups, is_tokens, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole, sweep_beside
 from mmtok.names import file_names, inside, is_name, tree_names
 from mmtok.preparation import Preparer, chosen_preparation, preparer
@@ -72,18 +73,20 @@ def tokenize_files(
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     prepare: choices of the preparation, ["channel=left"], where the folder has none.
     allow_clipping: write jets of which much lies outside the tokenizer's ranges.
-    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal.
+    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal, and where
+    `out` is a file that is there and is none of tokens: it may be what the tokens would be made from.
     """
     used = _tokenizer(modality, tokenizer)
     if allow_clipping:
         used = _allowing(used)
     prepared = preparer(modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare))
     index, count = shard_of(shard)
+    path = out if shard is None else shard_name(out, index, count)
+    _check_place(path)
     names = named_files(files, modality)
     files = list(names)
     if modality != "jets":  # a row is a jet there, and a file is read as a whole
         look_at(modality, files[index::count])
-    path = out if shard is None else shard_name(out, index, count)
     done = Tokenised(path, used.signature.fingerprint)
     kept: list[Any] = []
     sweep_beside([path])
@@ -93,7 +96,7 @@ def tokenize_files(
         for the check."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
         with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]), Tally(f"{modality} files") as tally:
-            for batch in _batches(signals_of(files, prepared, index, count), BATCH):
+            for batch in groups(signals_of(files, prepared, index, count), BATCH, _size_of):
                 if check:
                     kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
                 for (file, _), segment in zip(batch, _encode(used, batch)):
@@ -108,6 +111,14 @@ def tokenize_files(
     if kept:
         done.fidelity, done.checked = used.fidelity(kept), len(kept)
     return done
+
+
+def _check_place(path: Path) -> None:
+    """Raise BadInput where a token file would take the place of anything else."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder: name a token file in it, such as -o {path / 'tokens.parquet'}")
+    if path.exists() and not is_tokens(path):
+        raise BadInput(f"{path} is there already and is no token file, so it is not replaced: choose another -o")
 
 
 def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
@@ -204,9 +215,10 @@ def _encode(tokenizer: Tokenizer, batch: list[tuple[Path, Any]]) -> list[Segment
         raise
 
 
-def _batches(items: Iterator, size: int) -> Iterator[list]:
-    while batch := list(islice(items, size)):
-        yield batch
+def _size_of(read: tuple[Path, Any]) -> int:
+    """How many numbers or letters a signal has."""
+    _, signal = read
+    return len(signal) if isinstance(signal, str) else np.size(signal)
 
 
 # ---- tokens -> files
@@ -284,7 +296,8 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stems: Seque
     modality = file.signatures[name].modality
     paths: list[Path] = []
     jets: dict[Path, list[np.ndarray]] = {}
-    for rows in _batches(iter(np.flatnonzero(file.has(name)).tolist()), BATCH):
+    sizes = file.lengths(name) * width_of(file.signatures[name])
+    for rows in groups(np.flatnonzero(file.has(name)).tolist(), BATCH, lambda row: sizes[row]):
         segments = [file.segment(name, row) for row in rows]
         try:
             signals = tokenizer.decode_batch(segments)

@@ -15,11 +15,10 @@ The schema's metadata repeats each field's signature as JSON under `mmtok`. Anyt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +37,9 @@ INFO = {  # what this package's own tokenizers say there; another's may say more
 }  # fmt: skip
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 FILE = ".file"
+MOST_VALUES = 2**24  # numbers that are held together while files are written: a group of rows, a batch of signals
+
+T = TypeVar("T")
 
 
 def frame_type(signature: Signature) -> pa.DataType:
@@ -66,7 +68,8 @@ def write_tokens(
     path: Path, signatures: Mapping[str, Signature], rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
     row_group: int = 4096, named: bool = False,
 ) -> int:
-    """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time; returns how many.
+    """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time, fewer where they are
+    long; returns how many.
 
     named: each row comes with the name of the file that it was read from, which is kept.
     The file appears under its name only when it is whole. Raises ValueError for a segment that does not fit
@@ -75,17 +78,34 @@ def write_tokens(
     schema, n_rows = schema_of(signatures, named), 0
     with in_place_when_whole(Path(path)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            for group in _groups(rows, row_group):
+            for group in groups(rows, row_group, _size_of_named if named else _size_of):
                 files, group = zip(*group) if named else (None, group)
                 writer.write_table(_table(group, signatures, schema, files))
                 n_rows += len(group)
     return n_rows
 
 
-def _groups(rows: Iterable, size: int) -> Iterator[list]:
-    rows = iter(rows)
-    while group := list(islice(rows, size)):
+def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items in their order, at most so many together, and fewer where their sizes would be more than MOST_VALUES."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        own = size(item)
+        if group and (len(group) == most or total + own > MOST_VALUES):
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += own
+    if group:
         yield group
+
+
+def _size_of(row: Mapping[str, Segment]) -> int:
+    return sum(segment.values.size for segment in row.values())
+
+
+def _size_of_named(row: tuple[str, Mapping[str, Segment]]) -> int:
+    return _size_of(row[1])
 
 
 def _table(rows: Sequence[Mapping[str, Segment]], signatures: Mapping[str, Signature], schema: pa.Schema,
@@ -139,6 +159,17 @@ def _plain(value):
 
 # ---- reading
 
+def is_tokens(path: Path) -> bool:
+    """Whether a file says of itself that it is one of tokens, whatever else may be wrong with it."""
+    if not path.is_file():
+        return False
+    try:
+        with sound(path), pq.ParquetFile(path) as file:
+            return b"mmtok" in (file.schema_arrow.metadata or {})
+    except BadInput:
+        return False
+
+
 def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_from: int | None = None) -> TokenFile:
     """Open a token file, or a folder of them (its *.parquet files in order of name).
 
@@ -163,7 +194,7 @@ def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_f
 
 def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], Part]:
     """What a Parquet file says of itself, without reading a row."""
-    if not path.exists():
+    if not path.is_file():
         raise BadInput(f"{path}: no such token file")
     with sound(path), pq.ParquetFile(path) as file:
         types = {column.name: column.type for column in file.schema_arrow}

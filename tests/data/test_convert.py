@@ -184,3 +184,37 @@ def test_published_tokenizers_are_taken_as_they_are(tmp_path, make_llama, said):
     for wrong in (tmp_path / "in", tmp_path / "in" / "a.txt", tmp_path / "none"):
         line = said([*words, wrong])
         assert str(wrong) in line and "RUN/tokenizers/text" in line and ".model" in line
+
+
+@pytest.mark.parametrize("name", ["0.png", "notes.csv", "jets.parquet", "gone/../notes.csv", "."])
+def test_tokens_take_the_place_of_token_files_only(tmp_path, said, contents, name):
+    """Neither of what they are made from, nor of anything else that is there."""
+    write_image(tmp_path / "0.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "notes.csv").write_text("precious")
+    (tmp_path / "gone").mkdir()
+    write_jets(tmp_path / "jets.parquet", [np.ones((2, 3), np.float32)])
+    before = contents(tmp_path)
+    line = said(["tokenize", "image", tmp_path / "0.png", "-o", tmp_path / name])
+    assert ("is a folder" if name == "." else "is no token file, so it is not replaced") in line
+    assert contents(tmp_path) == before
+
+
+def test_a_token_file_is_made_anew_by_the_same_call(tmp_path):
+    write_image(tmp_path / "0.png", np.zeros((4, 4), np.uint8))
+    for _ in range(2):
+        tokenize_files("image", [tmp_path / "0.png"], tmp_path / "t.parquet")
+    assert len(read_tokens(tmp_path / "t.parquet")) == 1
+
+
+def test_long_signals_are_encoded_and_written_a_few_at_a_time(pictures, tmp_path, monkeypatch):
+    """So that memory is bounded by their size; what is written is the same."""
+    files = sorted(pictures.glob("[0-9].png"))
+    tokenize_files("image", files, tmp_path / "whole.parquet")
+    monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", 40)  # two pictures of 16 pixels
+    tokenize_files("image", files, tmp_path / "parts.parquet")
+    about = pq.read_metadata(tmp_path / "parts.parquet")
+    assert [about.row_group(i).num_rows for i in range(about.num_row_groups)] == [2] * 5
+    assert pq.read_table(tmp_path / "parts.parquet") == pq.read_table(tmp_path / "whole.parquet")
+    for name in ("whole", "parts"):
+        assert main(["detokenize", str(tmp_path / f"{name}.parquet"), "-o", str(tmp_path / name)]) == 0
+    assert [(tmp_path / "parts" / f.name).read_bytes() for f in files] == [(tmp_path / "whole" / f.name).read_bytes() for f in files]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.data.tokens import groups, is_tokens, read_tokens, write_tokens
 from mmtok.segment import BadInput, Segment, Signature
 
 SIGNATURES = {
@@ -252,3 +252,19 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left.*t.parquet"):
         write_one(tmp_path / "t.parquet", "caption", [[1]])
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("sizes, expected", [
+    ([1, 1, 1, 1, 1], [[1, 1, 1], [1, 1]]), ([4, 4, 3], [[4, 4], [3]]), ([99, 1, 99], [[99], [1], [99]]), ([], []),
+])
+def test_groups_are_bounded_by_number_and_size(monkeypatch, sizes, expected):
+    monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", 10)
+    assert list(groups(iter(sizes), 3, lambda size: size)) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_token_file(tmp_path):
+    os.mkfifo(tmp_path / "p.parquet")
+    with pytest.raises(BadInput, match="no such token file"):
+        read_tokens(tmp_path / "p.parquet")
+    assert not is_tokens(tmp_path / "p.parquet") and not is_tokens(tmp_path / "none.parquet")
