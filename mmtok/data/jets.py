@@ -102,7 +102,7 @@ class JetFile(Screened):
         if len(kept) < 2:
             raise BadInput(f"{path}: {len(kept)} jets cannot be split into train and heldout; give at least two")
         values, offsets = _flat([values[offsets[i] : offsets[i + 1]] for i in kept], len(self.features))
-        jets = split_jets(*_checked(path, values, offsets, pt_column))
+        jets = split_jets(*_checked(path, values, offsets, pt_column, kept))
         return jets, None if captions is None else [captions[i] for i in kept]
 
 
@@ -174,8 +174,10 @@ def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     return [values[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist())]
 
 
-def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_column: int) -> tuple[np.ndarray, np.ndarray]:
-    """Refuse what is no jet; drop particles of zero pt; sort by pt."""
+def _checked(
+    path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_column: int, numbers: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what is no jet; drop particles of zero pt; sort by pt. numbers: of these jets in the file, where some were left out."""
     for i, what in _faults(values, offsets, pt_column).items():
         raise BadInput(f"{path}: jet {i} {what}")
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -185,7 +187,8 @@ def _checked(path: Path | str, values: np.ndarray, offsets: np.ndarray, pt_colum
         values, jet = values[pt > 0], jet[pt > 0]
     n = np.bincount(jet, minlength=len(offsets) - 1)
     if not n.all():
-        warnings.warn(f"{path}: {np.sum(n == 0):,} of {len(n):,} jets have no constituents, the first is jet {np.argmin(n)}", stacklevel=3)
+        first = numbers[np.argmin(n)] if numbers else np.argmin(n)
+        warnings.warn(f"{path}: {np.sum(n == 0):,} of {len(n):,} jets have no constituents, the first is jet {first}", stacklevel=3)
     pt = values[:, pt_column]
     rises = (np.diff(pt) > 0) & (np.diff(jet) == 0)
     if rises.any():

@@ -98,6 +98,17 @@ def test_bad_jets_name_file_and_jet(tmp_path, jets, said, suffix):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_jet_without_constituents_is_called_by_its_number_in_the_file(tmp_path):
+    jets = make_jets(200)
+    jets[7], jets[20] = np.full((1, 3), np.nan, np.float32), np.zeros((0, 3), np.float32)
+    np.savez(tmp_path / "j.npz", values=np.concatenate(jets), offsets=np.cumsum([0, *map(len, jets)]))
+    with pytest.warns(UserWarning) as said:
+        list(JetFile(str(tmp_path / "j.npz")).examples("train", tmp_path))
+    lines = [str(w.message) for w in said]
+    assert any("passed over" in line and "jet 7 has a NaN" in line for line in lines)
+    assert any(line.endswith("1 of 199 jets have no constituents, the first is jet 20") for line in lines)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
 def test_jets_without_constituents_come_back_in_their_places_with_a_note(tmp_path, suffix):
     """A model may draw them; the file stays readable, and every other jet keeps its number."""
