@@ -43,4 +43,4 @@ def _is_matrix(module: nn.Module, name: str) -> bool:
         return name == "weight"
     if isinstance(module, nn.MultiheadAttention):
         return name.endswith("proj_weight")
-    return isinstance(module, nn.RNNBase) and name.startswith("weight_")
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and name.startswith("weight_")

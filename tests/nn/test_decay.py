@@ -91,7 +91,7 @@ def test_a_module_may_say_what_of_its_own_decays():
 
 
 @pytest.mark.parametrize("module, n", [(nn.MultiheadAttention(4, 2), 2), (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), 4),
-                                       (nn.LSTM(3, 4, num_layers=2), 4), (nn.TransformerEncoderLayer(4, 2, 8), 4)])
+                                       (nn.LSTM(3, 4, num_layers=2), 4), (nn.GRUCell(3, 4), 2), (nn.TransformerEncoderLayer(4, 2, 8), 4)])
 def test_torchs_own_matrices_decay(module, n):
     matrices = {p for p in module.parameters() if p.ndim > 1}
     assert len(matrices) == n and decaying(module) == matrices
