@@ -9,6 +9,8 @@ from typing import Any
 
 from mmtok.data.convert import SUFFIXES, signals_of
 from mmtok.data.text import TextFileConfig, passages, read_text
+from mmtok.data.transcripts import caption_of
+from mmtok.preparation import Preparer
 from mmtok.run import Run
 from mmtok.segment import BadInput, Segment
 from mmtok.tally import Tally
@@ -53,13 +55,28 @@ def read_segments(run: Run, word: str) -> list[Segment]:
 
 
 def _signals(run: Run, modality: str, path: Path) -> list[Any]:
-    """The prepared signals of a file; a text in the passages that the run was trained on, each prepared by itself as they were."""
+    """The prepared signals of a file; a text in the passages that the run was trained on, each prepared by itself as they were, or, where
+    it was on captions only, as one of these."""
     prepare = run.preparer(modality)
     longest = max((s.passage_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
-    if modality != "text" or longest is None:
+    if modality != "text":
         return [signal for _, signal in signals_of([path], prepare)]
+    if longest is None:
+        return [_caption(path, prepare)]
     with Tally("passages") as tally:
         return [prepare(passage, str(path), tally) for passage in passages(read_text(path), longest)]
+
+
+def _caption(path: Path, prepare: Preparer) -> str:
+    """A file's text as the captions and transcripts of the training were read."""
+    text = read_text(path)
+    caption = caption_of(text)
+    if not caption:
+        raise BadInput(f"{path}: holds nothing but white space")
+    with Tally(prepare.unit) as tally:
+        if caption != text:
+            tally.add("taken without the white space around it, as captions are", path)
+        return prepare(caption, str(path), tally)
 
 
 def first_segment(run: Run, word: str) -> Segment:

@@ -24,6 +24,20 @@ def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(tin
     assert run.tokenizers["text"].decode(words.first_segment(run, "low")) == "low"
 
 
+@pytest.mark.parametrize("content", ["low\n", "\ufefflow\r\n", " low \n\n"])
+def test_a_file_of_a_caption_is_read_as_the_transcripts_of_the_training(tiny_run, tmp_path, content):
+    run, path = open_run(tiny_run), tmp_path / "low.txt"
+    path.write_bytes(content.encode())
+    with pytest.warns(UserWarning, match="low.txt was taken without the white space around it"):
+        (segment,) = words.read_segments(run, str(path))
+    assert run.tokenizers["text"].decode(segment) == "low"
+    path.write_text("low")
+    assert words.first_segment(run, str(path)).codes.tolist() == segment.codes.tolist()
+    path.write_text(" \n")
+    with pytest.raises(BadInput, match="low.txt: holds nothing but white space"):
+        words.first_segment(run, str(path))
+
+
 def test_a_folder_stands_for_the_files_in_it(tmp_path):
     for name in ("b.txt", "a.TXT", ".hidden.txt", "deep/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

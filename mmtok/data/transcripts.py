@@ -23,6 +23,11 @@ PIPED = ("file", "text", "normalized")  # of a table between pipes without a hea
 BESIDE = (".txt", *SUFFIXES)
 
 
+def caption_of(text: str) -> str:
+    """What a text says that stands for something else: without a byte order mark and white space around it, which editors put there."""
+    return text.removeprefix("\ufeff").strip()
+
+
 class Transcripts:
     """The text of every sound file that a walk found.
 
@@ -51,7 +56,7 @@ class Transcripts:
             raise BadInput(self._missing(path))
         if not text.strip():
             raise BadInput(f"{where}: the transcript of {path.name} is empty; write it, or remove the file")
-        return text.strip()
+        return caption_of(text)
 
     def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
         """File -> the row that names it."""
