@@ -11,7 +11,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,14 @@ class Table:
     def where(self, i: int) -> str:
         """Row i, as messages call it."""
         return f"{self.path}: {self.unit} {self.numbers[i]}"
+
+    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
+        """Raise BadInput where an open quote of row i has swallowed another row: a line of several cells, one of which names a file."""
+        for cell in self.rows[i] if self.separator else ():
+            for line in str(cell).splitlines()[1:]:
+                cells = [part.strip().strip('"') for part in line.split(self.separator)]
+                if len(cells) > 1 and any(map(names_file, cells)):
+                    raise BadInput(f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the quote before it")
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column: strings; of JSON and Parquet also None, lists and the like.

@@ -139,6 +139,7 @@ class HubTable(Screened):
 
     def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
         """How much each field of a row has of its unit, and how many have any. Raises BadInput for a broken file."""
+        rows.check_whole(i, self._names_file)
         sizes = {name: self._size(rows, name, cell, where) for name, cell, where in self._cells(rows, i)}
         return {FILLED.unit: len(sizes), **sizes}
 
@@ -210,6 +211,15 @@ class HubTable(Screened):
                 raise BadInput(f"{where}: no file {cell} in {self._home()}")
             return path
         raise BadInput(f"{where}: holds {type(cell).__name__}, neither the bytes of a file nor its name")
+
+    def _names_file(self, cell: str) -> bool:
+        """Whether a cell would be the name of a file that the table may name."""
+        if not {"speech", "image"} & set(self.modalities.values()):
+            return False
+        try:
+            return inside(self._home(), cell).is_file()
+        except BadInput:
+            return False
 
     def _home(self) -> Path:
         """The folder of the files that the table may name: where it lies itself, and of the hub's what `datasets` has fetched."""

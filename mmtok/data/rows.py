@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,9 @@ class Rows(Protocol):
 
     def where(self, i: int) -> str:
         """Row i, as messages call it."""
+
+    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
+        """Raise BadInput where row i has swallowed another one, as `Table.check_whole` finds it."""
 
     def classes(self, column: str) -> Sequence[str]:
         """The names of a column's classes, of which its cells are the numbers; () where it has none."""
@@ -63,6 +66,11 @@ class TextRows:
         table, k = self._places[i]
         return table.where(k)
 
+    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
+        """As the row's table does."""
+        table, k = self._places[i]
+        table.check_whole(k, names_file)
+
     def classes(self, column: str) -> Sequence[str]:
         """None: text is text."""
         return ()
@@ -85,6 +93,9 @@ class DatasetRows:
     def where(self, i: int) -> str:
         """The row's number, from 0."""
         return f"{self._name}, row {i}"
+
+    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
+        """Nothing: there are no quotes that may stay open."""
 
     def classes(self, column: str) -> Sequence[str]:
         """The names of a ClassLabel."""

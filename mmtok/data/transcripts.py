@@ -73,19 +73,11 @@ class Transcripts:
             else:
                 rows[path] = i
         for i in self.table.broken:
-            self._check_whole(i)
+            self.table.check_whole(i, self._names.known)
         if self.table.broken:
             n = len(self.table.broken)
             tally.add("of several lines: is a quote left open there?", self.table.where(self.table.broken[0]), n)
         return rows
-
-    def _check_whole(self, i: int) -> None:
-        """Refuse a row whose open quote has swallowed another one."""
-        for cell in self.table.rows[i]:
-            for line in str(cell).splitlines()[1:]:
-                if self._names.is_row(line.split(self.table.separator)):
-                    fault = f"a cell in quotes holds another row, {line!r}"
-                    raise BadInput(f"{self.table.where(i)}: {fault}; close the quote before it")
 
     def _count(self, found: Found, tally: Tally) -> None:
         sounds = defaultdict(list)
@@ -135,10 +127,9 @@ class _Names:
             raise BadInput(f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and suffix")
         return fitting[0] if fitting else None
 
-    def is_row(self, cells: Sequence[str]) -> bool:
-        """Whether these are several cells, of which one names a file."""
-        names = {cell.strip().strip('"') for cell in cells}
-        return len(cells) > 1 and any(name in self.whole or name in self.short for name in names)
+    def known(self, name: str) -> bool:
+        """Whether a file, or several, have this name."""
+        return name in self.whole or name in self.short
 
     def _lies_so(self, path: Path, folders: tuple[str, ...]) -> bool:
         """Whether a file lies in folders of these names, as far up as both are known."""

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from mmtok.data.hub import HubTable
 from mmtok.segment import BadInput
@@ -129,6 +131,17 @@ def test_text_stays_text(tmp_path, name):
     path.write_text(content)
     place = path.parent if name.startswith("folder") else path
     assert texts(HubTable(str(place), {"caption": "w"}, {"caption": "text"}), tmp_path / "cache") == sorted(WORDS)
+
+
+def test_a_row_that_swallowed_another_is_broken(tmp_path):
+    for i in range(4):
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "t.csv").write_text('file,text\n0.png,"a\n1.png,b"\n2.png,"c,\nd"\n3.png,e\n')
+    source = HubTable(str(tmp_path / "t.csv"), {"caption": "text", "image": "file"}, {"caption": "text", "image": "image"})
+    with pytest.raises(BadInput, match="t.csv: line 2: a cell in quotes holds another row, '1.png,b'; close the quote .* 1 of 3 rows"):
+        texts(source, tmp_path)
+    with pytest.warns(UserWarning, match="1 of 3 rows was passed over"):
+        assert texts(replace(source, max_error_share=0.5), tmp_path) == ["c,\nd", "e"]
 
 
 def test_rows_that_hold_nothing_are_left_out_and_counted(tmp_path):
