@@ -295,7 +295,8 @@ def _parquet(path: Path) -> Table:
 
 
 def _columns(file: Any, path: Path) -> list[list[Any]]:
-    """The cells of every column of a Parquet file, a few rows at a time: a page may hold few bytes for many rows."""
+    """The cells of every column of a Parquet file, read a few rows at a time: some bytes of it may
+    stand for many rows."""
     about = file.metadata
     n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
     budget.need(n_bytes, path, f"its {about.num_rows:,} rows")

@@ -58,7 +58,8 @@ def _answer(text: str) -> None:
 
 
 def say(line: str) -> None:
-    """One line about the work, on standard error. Where that takes no more (a full disk) the work goes on without a word."""
+    """One line about the work, on standard error. Where that takes no more (a full disk) the work
+    goes on without a word."""
     try:
         print(printable(line), file=sys.stderr, flush=True)
     except BrokenPipeError:

@@ -173,6 +173,9 @@ def file_at(path: str | Path, who: str, wanted: str) -> Path:
         raise BadInput(f"{place}: is a folder, and {who} wants a file, {wanted}; name a file in it")
     if not place.exists():
         raise BadInput(f"{place}: no such file{_hint(place)}; {who} wants {wanted}")
+    if not place.is_file():
+        raise BadInput(f"{place}: is a pipe or a device, and {who} wants a file, {wanted}: "
+                       "it is read more than once")
     return place
 
 

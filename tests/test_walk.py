@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from mmtok.data.jets import JetFile
+from mmtok.data.text import TextFileConfig
 from mmtok.segment import BadInput
 from mmtok.walk import file_at, files_among, folder_at, walk
 
@@ -95,3 +97,12 @@ def test_places_are_found_or_what_to_name_is_said(tmp_path, monkeypatch):
         assert part in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(BadInput, match="is a folder, and Source wants a file"):
         file_at(tmp_path / "clips", "Source", "a sound")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_file_of_a_source(tmp_path):
+    """It would be waited for without end, and holds what it says once."""
+    os.mkfifo(tmp_path / "p.txt")
+    for source in (TextFileConfig(str(tmp_path / "p.txt")), JetFile(str(tmp_path / "p.txt"))):
+        with pytest.raises(BadInput, match="p.txt: is a pipe or a device"):
+            source.check()

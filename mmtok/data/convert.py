@@ -73,8 +73,9 @@ def tokenize_files(
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     prepare: choices of the preparation, ["channel=left"], where the folder has none.
     allow_clipping: write jets of which much lies outside the tokenizer's ranges.
-    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file, for a bad signal, and where
-    `out` is a file that is there and is none of tokens: it may be what the tokens would be made from.
+    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file,
+    for a bad signal, and where `out` is a file that is there and is none of tokens: it may be what
+    the tokens would be made from.
     """
     used = _tokenizer(modality, tokenizer)
     if allow_clipping:
@@ -116,9 +117,11 @@ def tokenize_files(
 def _check_place(path: Path) -> None:
     """Raise BadInput where a token file would take the place of anything else."""
     if path.is_dir():
-        raise BadInput(f"{path} is a folder: name a token file in it, such as -o {path / 'tokens.parquet'}")
+        raise BadInput(f"{path} is a folder: name a token file in it, such as "
+                       f"-o {path / 'tokens.parquet'}")
     if path.exists() and not is_tokens(path):
-        raise BadInput(f"{path} is there already and is no token file, so it is not replaced: choose another -o")
+        raise BadInput(f"{path} is there already and is no token file, so it is not replaced: "
+                       "choose another -o")
 
 
 def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:

@@ -37,7 +37,7 @@ INFO = {  # what this package's own tokenizers say there; another's may say more
 }  # fmt: skip
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 FILE = ".file"
-MOST_VALUES = 2**24  # numbers that are held together while files are written: a group of rows, a batch of signals
+MOST_VALUES = 2**24  # numbers that are held together: in a group of rows, in a batch of signals
 
 T = TypeVar("T")
 
@@ -68,8 +68,8 @@ def write_tokens(
     path: Path, signatures: Mapping[str, Signature], rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
     row_group: int = 4096, named: bool = False,
 ) -> int:
-    """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time, fewer where they are
-    long; returns how many.
+    """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time, fewer
+    where they are long; returns how many.
 
     named: each row comes with the name of the file that it was read from, which is kept.
     The file appears under its name only when it is whole. Raises ValueError for a segment that does not fit
@@ -86,7 +86,7 @@ def write_tokens(
 
 
 def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Items in their order, at most so many together, and fewer where their sizes would be more than MOST_VALUES."""
+    """Items in their order, so many together at most, fewer where they have more than MOST_VALUES."""
     group: list[T] = []
     total = 0
     for item in items:
@@ -160,7 +160,7 @@ def _plain(value):
 # ---- reading
 
 def is_tokens(path: Path) -> bool:
-    """Whether a file says of itself that it is one of tokens, whatever else may be wrong with it."""
+    """Whether a file says of itself that it is one of tokens, whatever may be wrong with it."""
     if not path.is_file():
         return False
     try:
