@@ -191,11 +191,11 @@ class Pieces(TextTokenizer):
         self.processor = pieces = opened(model)
         try:
             self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
-        except ValueError as error:
+            self._has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
+        except (ValueError, IndexError) as error:  # IndexError: of a model without an unknown piece
             raise BadInput(f"the pieces of the sentencepiece model are damaged: {error}") from None
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
         self._space_code = pieces.piece_to_id("<0x20>")
-        self._has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
         self.banned = tuple(i for i in range(pieces.vocab_size())
                             if pieces.is_unknown(i) or pieces.is_control(i) or pieces.is_unused(i))
 

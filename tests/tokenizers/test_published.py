@@ -172,3 +172,13 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
     assert main(words) == 0 and main(["show", str(run)]) == 0 and main(["score", str(run), "Hello world."]) == 0
     assert "bound" in capsys.readouterr().out.splitlines()[-1]
     assert main(["sample", str(run), "--to", "text", "-n", "1", "--prompt", "Hello", "--max_frames", "8"]) == 0
+
+
+def test_a_file_without_its_unknown_piece_is_refused(tmp_path):
+    """Whose id, which stands for the space that such a file has no piece for, is then out of range."""
+    path = trained(tmp_path / "x.model", model_type="word", byte_fallback=True)
+    content, kind = path.read_bytes(), b"<unk>\x15\x00\x00\x00\x00\x18"
+    assert content.count(kind + b"\x02") == 1
+    path.write_bytes(content.replace(kind + b"\x02", kind + b"\x00"))
+    with pytest.raises(BadInput, match="x.model cannot be used: the pieces .* are damaged"):
+        opened(path)
