@@ -128,13 +128,19 @@ def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
     """Files as they are named and those below folders, each with its name: below the folder that was named, or its own.
 
     Where several places are named, the name of a file below a folder begins with the folder's own.
+    A file that is named more than once is taken once, which is said.
     """
     names: dict[Path, str] = {}
-    for place in places:
-        above = f"{place.resolve().name}/" if len(places) > 1 else ""
-        for file in files_among([place], SUFFIXES.get(modality, ())):
-            name = above + file.relative_to(place).as_posix() if place.is_dir() else file.name
-            names.setdefault(file, os.fsencode(name).decode(errors="replace"))
+    with Tally(f"{modality} files") as tally:
+        for place in places:
+            above = f"{place.resolve().name}/" if len(places) > 1 else ""
+            for file in files_among([place], SUFFIXES.get(modality, ())):
+                tally.seen()
+                if file in names:
+                    tally.add("named more than once and taken once", file)
+                    continue
+                name = above + file.relative_to(place).as_posix() if place.is_dir() else file.name
+                names[file] = os.fsencode(name).decode(errors="replace")
     return names
 
 

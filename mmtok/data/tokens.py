@@ -86,7 +86,7 @@ def write_tokens(
 
 
 def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Items in their order, so many together at most, fewer where they have more than MOST_VALUES."""
+    """Items in their order, so many together at most, fewer where their sizes pass MOST_VALUES."""
     group: list[T] = []
     total = 0
     for item in items:

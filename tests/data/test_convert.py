@@ -218,3 +218,10 @@ def test_long_signals_are_encoded_and_written_a_few_at_a_time(pictures, tmp_path
     for name in ("whole", "parts"):
         assert main(["detokenize", str(tmp_path / f"{name}.parquet"), "-o", str(tmp_path / name)]) == 0
     assert [(tmp_path / "parts" / f.name).read_bytes() for f in files] == [(tmp_path / "whole" / f.name).read_bytes() for f in files]
+
+
+def test_a_file_that_is_named_twice_is_taken_once_and_said(pictures, tmp_path, notes):
+    words = ["tokenize", "image", pictures / "1.png", pictures, "-o", tmp_path / "t.parquet"]
+    said, = [line for line in notes(words) if "taken once" in line]
+    assert f"1 of 11 image files was named more than once and taken once (first: {pictures}" in said
+    assert len(read_tokens(tmp_path / "t.parquet")) == 10
