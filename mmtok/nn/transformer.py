@@ -87,8 +87,8 @@ class _Normed(torch.autograd.Function):
         x, gain, r = ctx.saved_tensors
         products = (grad * x).flatten(0, -2)  # (N, M), for both gradients
         r_flat = r.flatten()
-        d_gain = r_flat @ products
-        inner = (products @ gain.to(products.dtype)) * r_flat.pow(3) / -x.shape[-1]
+        d_gain = torch.mv(products.mT, r_flat)
+        inner = torch.mv(products, gain.to(products.dtype)) * r_flat.pow(3) / -x.shape[-1]
         d_x = (grad * gain).mul_(r).addcmul_(x, inner.view_as(r))
         return d_x, d_gain.to(gain.dtype), None
 
