@@ -168,6 +168,17 @@ def train_ragged(setting: Setting) -> Iterator[Line]:
     yield Line("  beside batches of like lengths", "tokens/s", total / a, "bucketed", total / c, "ratio", c / a, 1.2)
 
 
+def train_auto(setting: Setting) -> Iterator[Line]:
+    """What precision "auto" chooses beside the better one of both by name, on one row of 256: where bf16 is emulated, more takes minutes."""
+    chosen = resolve_precision("auto", torch.device("cpu"))
+    lm = our_model()
+    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d) for d in documents([256])]])
+    steppers = [our_stepper(our_model(), precision) for precision in (chosen, "float32", "bf16")]
+    auto, float32, bf16 = turn_about([lambda step=step: step(batch) for step in steppers], max(1, setting.repeats // 3))
+    best = min(float32, bf16)
+    yield Line(f"training in auto, {chosen} here", "tokens/s", 256 / auto, "better by name", 256 / best, "ratio", best / auto, 0.97)
+
+
 def memory(setting: Setting) -> Iterator[Line]:
     """What three training steps add to a process's largest size: the allocator's luck moves it by a tenth, so medians here too."""
     grown = lambda side: float(subprocess.run([sys.executable, __file__, "--memory-of", side, "--threads", str(torch.get_num_threads()),
@@ -284,7 +295,7 @@ def first_frame(setting: Setting) -> Iterator[Line]:
     yield Line("mmtok sample, to its end", "s", ours, "import torch alone", bare, "s", ours, 3.0, least=False)
 
 
-ROWS = {row.__name__: row for row in (train_full, train_ragged, memory, decode_1, rounding, decode_many, speech, first_frame)}
+ROWS = {row.__name__: row for row in (train_full, train_ragged, train_auto, memory, decode_1, rounding, decode_many, speech, first_frame)}
 
 
 def main() -> None:
