@@ -38,7 +38,7 @@ SPREADS = 3.0  # how far beyond the reference's seeds a curve may lie, in standa
 LEAST = 0.02  # and how far in any case, as a share of the nats: the spread of three seeds is itself badly known
 OF_ONE = 0.1  # the same where the reference has one seed only, of which no spread is known
 KINDS = ("nats", "training_loss")  # of the log's figures by modality; a modality has one or the other
-FREE = HOW | {"train.seed", "train.accumulate", "train.checkpoint_every"}  # settings that curves of one reference may differ in
+FREE = HOW | {"train.seed", "train.accumulate", "train.checkpoint_every", "train.precision"}  # settings that curves of one reference may differ in
 
 
 # ---- what a run was made from, and its curves

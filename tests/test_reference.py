@@ -30,7 +30,8 @@ def reference():
 
 @pytest.fixture
 def recipe():
-    return load_recipe(ROOT / "recipes" / "digits.py")
+    loaded = load_recipe(ROOT / "recipes" / "digits.py")
+    return replace(loaded, train=replace(loaded.train, steps=STEPS[-1], learning_rate=0.0015))
 
 
 def curve(seed, floor=0.5, noise=0.01, steps=STEPS):
