@@ -18,6 +18,7 @@ from mmtok.evaluate import evaluate
 from mmtok.likelihoods import held_out_scores, zero_shot
 from mmtok.run import open_run
 from mmtok.setting import Setting
+from mmtok.train.log import read_log
 
 UNITS = {"pixels": "bits_per_value", "cascade": "bits_per_value", "frames": "nats_per_frame", "codes": "bits_per_code"}
 KINDS = {"pixels": "estimate", "cascade": "estimate", "frames": "estimate, density", "codes": "bound"}
@@ -50,7 +51,8 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
     assert all(0 <= figures[question]["accuracy"] <= 1 and figures[question]["n"] == 6 for question in ("text_from_image", "zero_shot"))
     row, unit = figures["score"]["image"], UNITS[name]
     costs = {unit + of for of in ("", "_untrained", "_unigram", *["_without_condition"] * (name == "codes"))}
-    assert row.keys() == costs | {"kind", "n"} and row["kind"] == KINDS[name] and row["n"] == 6
+    n_units = "n_" + {"bits_per_value": "values", "nats_per_frame": "frames", "bits_per_code": "codes"}[unit]
+    assert row.keys() == costs | {"kind", "n", n_units} and row["kind"] == KINDS[name] and row["n"] == 6
     assert all(math.isfinite(row[key]) for key in costs) and row[unit] < row[f"{unit}_untrained"]
     assert figures["score"]["text"].keys() == {"bits_per_byte", "bits_per_byte_untrained", "bits_per_byte_unigram"}  # exact: nothing to say
 
@@ -98,7 +100,7 @@ def test_a_loss_curve_is_named_for_what_it_is(evaluated, monkeypatch, name, unit
     run, _ = evaluated(name)
     report.write_report(run, force=True)
     assert drawn["loss"][0] == "weighted" and drawn["text"][0] == "bits/byte" and drawn["image"][0] == unit and drawn["image"][2] == levels
-    told = [json.loads(line)["training_loss"]["image"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    told = [line["training_loss"]["image"] for line in read_log(run.folder / "log.jsonl")]
     scale = math.log(2) if name == "codes" else 1.0  # of a bound, the nats of a code
     assert drawn["image"][1] == [x if x is None else pytest.approx(x / scale) for x in told]
 

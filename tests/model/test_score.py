@@ -66,7 +66,7 @@ def test_open_ended_streams_sum_to_one(toy_lm, name):
 @pytest.mark.parametrize("trained", [False, True])
 def test_the_probabilities_of_all_sets_of_particles_sum_to_one(toy_lm, untrained_toy, head, trained):
     """All multisets of up to three particles on a small grid, each in an order drawn at random, and of four as those of at least four."""
-    grid = JetGridConfig(features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1)).build()
+    grid = JetGridConfig(features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1), allow_clipping=True).build()
     lm = (toy_lm if trained else untrained_toy)([TEXT, grid.signature], {"jets": head})
     particles, rng = list(itertools.product(range(3), repeat=2)), np.random.default_rng(0)
     total, n_legal = 0.0, {}
