@@ -54,7 +54,7 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
     n_units = "n_" + {"bits_per_value": "values", "nats_per_frame": "frames", "bits_per_code": "codes"}[unit]
     assert row.keys() == costs | {"kind", "n", n_units} and row["kind"] == KINDS[name] and row["n"] == 6
     assert all(math.isfinite(row[key]) for key in costs) and row[unit] < row[f"{unit}_untrained"]
-    assert figures["score"]["text"].keys() == {"bits_per_byte", "bits_per_byte_untrained", "bits_per_byte_unigram"}  # exact: nothing to say
+    assert figures["score"]["text"].keys() == {"bits_per_byte", "bits_per_byte_untrained", "bits_per_byte_unigram", "n_bytes"}  # exact: nothing to say
 
 
 def test_the_same_run_gives_the_same_estimates(evaluated):
