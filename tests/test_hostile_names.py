@@ -63,8 +63,11 @@ def test_detokenize_opens_tokenizers_in_their_folder_only(guarded, said):
     assert "tokenizers is not a tokenizer folder" in line and not (guarded / "out").exists()
 
 
-def test_sample_names_files_after_any_words(tiny_run, guarded):
-    run, out = open_run(tiny_run), guarded / "out"
+def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
+    run, out = open_run(tiny_run.resolve()), guarded / "out"
+    here = guarded / "p" / "q" / "r" / "s"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)  # where words like ../x are neither files nor folders
     paths = [path for words in HOSTILE[:8] for path in ask.sample(run, [words or "x"], "image", 1, out)]
     assert len(set(paths)) == 8 and {path.parent for path in paths} == {out}
     prompts = [row.get("prompt") for row in ask.read_index(out)]
