@@ -91,12 +91,15 @@ def by_one(home, processes):
     train(home, "one", processes)
     train(home, "one-short", processes, 3, rows=2)
     train(home, "one-bf16", processes, 3, precision="bf16")
+    train(home, "one-muon", processes, 3, optimizer="muon")
 
 
 def by_two(home, processes):
     train(home, "two", processes, CUT)
     train(home, "two-sharded", processes, CUT, shard=True)
     train(home, "two-sharded-bf16", processes, 3, shard=True, precision="bf16")
+    train(home, "two-muon", processes, 3, optimizer="muon")
+    train(home, "two-sharded-muon", processes, 3, shard=True, optimizer="muon")
     train(home, "two-sharded-recomputed", processes, 3, shard=True, recompute=2)
     train(home, "two-sharded-bf16-recomputed", processes, 3, shard=True, precision="bf16", recompute=1)
 

@@ -83,6 +83,12 @@ def test_in_bf16_sharded_weights_are_rounded_alike(home):
     assert same_steps(told(home, "two-sharded-bf16"), told(home, "one-bf16"), within=2e-3)
 
 
+@pytest.mark.parametrize("name", ["two-muon", "two-sharded-muon"])
+def test_muon_makes_the_steps_of_one_process_whole_and_sharded(home, name):
+    run, one = told(home, name), told(home, "one-muon")
+    assert run["sharded"] == (name == "two-sharded-muon") and same_steps(run, one) and same_weights(run, one)
+
+
 @pytest.mark.parametrize("name", ["two-sharded", "two-sharded-bf16"])
 def test_sharded_blocks_computed_again_make_the_same_steps_bit_for_bit(home, name):
     run, again = told(home, name), told(home, f"{name}-recomputed")
