@@ -39,7 +39,8 @@ FEATURES = ("pt_gev", "eta_rel", "phi_rel")
 
 @dataclass(frozen=True)
 class JetFile(Screened):
-    """A user's file of jets; `labels` may name a text file with one caption per line, in the order of the jets.
+    """A user's file of jets; `labels` may name a text file with one caption per line, in the order of the jets;
+    an empty line is no caption, and its jet cannot be used.
 
     Fields: jets, and caption where there are labels. A share of the jets, chosen by `seed`, is held out.
 
@@ -90,12 +91,15 @@ class JetFile(Screened):
         path = file_at(self.path, "JetFile", "jets as .npz, .npy, .parquet or .h5")
         values, offsets = _flat_jets(path, self.features)
         pt_column, n = self.features.index("pt_gev"), len(offsets) - 1
-        captions = _captions(self.labels, n) if self.labels else None
+        labels = file_at(self.labels, "JetFile.labels", "one caption per line") if self.labels else None
+        captions = None if labels is None else _captions(labels, n)
         faults, sizes = _faults(values, offsets, pt_column), _n_particles(values, offsets, pt_column)
 
         def look(i: int) -> dict[str, int]:
             if i in faults:
                 raise BadInput(f"{path}: jet {i} {faults[i]}")
+            if captions is not None and not captions[i].strip():
+                raise BadInput(f"{labels}: line {i + 1} is empty; write the caption of jet {i}, or remove both")
             return {"particles": int(sizes[i])}
 
         kept = Screen(range(n), look, self, "jets", (self._limit(),), lambda i: f"jet {i}").items
@@ -106,12 +110,11 @@ class JetFile(Screened):
         return jets, None if captions is None else [captions[i] for i in kept]
 
 
-def _captions(path: str, n: int) -> list[str]:
-    """The lines of a file, one for each of n jets."""
-    place = file_at(path, "JetFile.labels", "one caption per line")
-    lines = decoded(place).replace("\r\n", "\n").removesuffix("\n").split("\n")
+def _captions(path: Path, n: int) -> list[str]:
+    """The lines of a file, plain or .gz, one for each of n jets; some may be empty."""
+    lines = decoded(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if len(lines) != n:
-        raise BadInput(f"{place}: {len(lines)} captions for {n} jets; give one line per jet")
+        raise BadInput(f"{path}: {len(lines)} captions for {n} jets; give one line per jet")
     return lines
 
 

@@ -1,5 +1,7 @@
 """Files of jets come back as they were; what is no jet is refused in one line; a tiny Pythia run keeps its promises."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -272,6 +274,23 @@ def test_a_few_bad_jets_are_passed_over_with_their_captions(tmp_path):
     with pytest.warns(UserWarning, match="were left out: fewer particles than 2"):
         kept = [e["jets"] for split in source.splits for e in JetFile(source.path, min_particles=2).examples(split, tmp_path)]
     assert len(kept) == 198 and min(map(len, kept)) == 2
+
+
+def test_a_jet_whose_line_of_labels_is_empty_has_no_caption(tmp_path):
+    write_jets(tmp_path / "jets.npz", [np.array([[50.0 + i, 0, 0]], np.float32) for i in range(200)])
+    lines = [f"jet {i}\n" for i in range(200)]
+    lines[6] = "\n"
+    labels = tmp_path / "labels.txt.gz"
+    labels.write_bytes(gzip.compress("".join(lines).encode()))
+    source = JetFile(str(tmp_path / "jets.npz"), str(labels))
+    line = "labels.txt.gz: line 7 is empty; write the caption of jet 6, or remove both"
+    with pytest.warns(UserWarning, match=f"1 of 200 jets was passed over as unusable .first: .*{line}"):
+        examples = [e for split in source.splits for e in source.examples(split, tmp_path)]
+    assert len(examples) == 199 and all(e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}" for e in examples)
+    lines[8] = lines[9] = " \n"
+    labels.write_bytes(gzip.compress("".join(lines).encode()))
+    with pytest.raises(BadInput, match=f"{line}; likewise jet 8, jet 9: 3 of 200 jets cannot be used"):
+        source.check()
 
 
 def test_labels_are_held_against_the_jets_before_anything_is_made(tmp_path):
