@@ -1,4 +1,4 @@
-"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet.
+"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also packed by gzip.
 
 Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong is
 said with its file and line. Nothing is guessed, padded or left out but empty lines.
@@ -7,10 +7,12 @@ said with its file and line. Nothing is guessed, padded or left out but empty li
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from mmtok import budget
+from mmtok.doors import reason_of
 from mmtok.plain import listed
 from mmtok.segment import BadInput
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 OTHERS = ("|", ",", ";", "\t")  # that files called .csv have: the first of these that is in the header
-SUFFIXES = (*SEPARATORS, ".jsonl", ".json", ".parquet")
+TEXTS = (*SEPARATORS, ".jsonl", ".json")
+PACKED = ".gz"  # behind the suffix of a text
+SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
 CHARACTER_BYTES = 6  # of memory, while a text is decoded and cut into rows
 CELL_BYTES = 80  # more, of a cell with what its row takes
+UNPACKED_BYTES = 2**20  # that are unpacked between two looks at the budget
 ROWS = 1024  # of Parquet that are read at once
 TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
 
@@ -78,9 +84,10 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     that is left open, a column or key that comes twice, what is not UTF-8, and a table without rows.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise BadInput(f"{path}: not a table that can be read; known are {', '.join(SUFFIXES)}")
+    suffix = suffix_of(path)
+    if suffix is None:
+        texts = ", ".join(TEXTS)
+        raise BadInput(f"{path}: not a table that can be read; known are {texts}, each also as {PACKED}, and .parquet")
     if suffix == ".parquet":
         table = _parquet(path)
     elif suffix in SEPARATORS:
@@ -92,17 +99,20 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     return table
 
 
+def suffix_of(path: Path) -> str | None:
+    """The suffix of the table that a file's name says it is, .csv of t.CSV.gz too; None where it says none."""
+    name = path.name.lower()
+    found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    return found and found.removesuffix(PACKED)
+
+
 def decoded(path: Path) -> str:
-    """The text of a UTF-8 file, without the mark that may stand before it.
+    """The text of a UTF-8 file, unpacked where it is a .gz, without the mark that may stand before it.
 
     Raises BadInput, with line and remedy, for another encoding and for NUL bytes, and for a file
     larger than the memory budget.
     """
-    try:
-        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    content = _content(path)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise BadInput(f"{path}: is UTF-16; {TO_UTF8.format('utf-16')}")
     if b"\0" in content:
@@ -113,6 +123,30 @@ def decoded(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start}) in line {line}; {TO_UTF8.format('latin1')}") from None
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, those of a .gz unpacked. Raises BadInput where they would pass the memory budget."""
+    try:
+        if path.suffix.lower() == PACKED:
+            return _unpacked(path)
+        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    """What a .gz holds, which its size does not tell: so the budget is asked for each further piece."""
+    content = bytearray()
+    with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+        try:
+            while piece := file.read(UNPACKED_BYTES):
+                content += piece
+                budget.need(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BadInput(f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}") from None
+    return bytes(content)
 
 
 def as_text(cell: Any, where: str) -> str | None:
@@ -157,7 +191,7 @@ def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
 
 def _separator(path: Path, lines: list[str]) -> str:
     """The suffix's own; of a .csv, what its header has."""
-    separator = SEPARATORS[path.suffix.lower()]
+    separator = SEPARATORS[suffix_of(path) or ""]
     if separator != ",":
         return separator
     header = next((line for line in lines if line.strip()), "")

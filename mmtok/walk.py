@@ -57,7 +57,7 @@ class _Entry:
 
 
 def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) -> Found:
-    """The files below a folder whose suffix is one of `suffixes`, given in lower case, or of `beside`.
+    """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is one too), or of `beside`.
 
     Raises BadInput when the folder itself cannot be opened; what cannot be opened below it is left out and counted.
     """
@@ -65,14 +65,15 @@ def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) 
     entries = sorted(_entries(found), key=lambda entry: (entry.is_link, entry.path.parts))
     seen: set[tuple[int, int]] = set()
     for entry in entries:
-        suffix = entry.path.suffix.lower()
-        if suffix not in suffixes and suffix not in beside:
+        name, suffix = entry.path.name.lower(), entry.path.suffix.lower()
+        wanted = name.endswith(tuple(suffixes))
+        if not wanted and not name.endswith(tuple(beside)):
             found.leave_out(f"{suffix} files" if suffix else "files without a suffix", entry.path)
         elif entry.identity in seen:
             found.leave_out("second names of one file", entry.path)
         else:
             seen.add(entry.identity)
-            (found.files if suffix in suffixes else found.beside).append(entry.path)
+            (found.files if wanted else found.beside).append(entry.path)
     found.files.sort(key=lambda path: path.parts)
     found.beside.sort(key=lambda path: path.parts)
     return found

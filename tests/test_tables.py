@@ -1,12 +1,15 @@
 """Tables are read strictly: what is text stays text, and what is wrong is said with its line."""
 
 import csv
+import gzip
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmtok import budget
 from mmtok.segment import BadInput
 from mmtok.tables import as_text, read_table
 
@@ -109,3 +112,42 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
         read_table(put(tmp_path, "file,text\na,b\n")).column("words")
     with pytest.raises(BadInput, match="no.csv: cannot be read: No such file"):
         read_table(tmp_path / "no.csv")
+
+
+# ---- packed by gzip
+
+@pytest.mark.parametrize("name, content", [
+    ("t.csv.gz", 'a,b\n00501,"x, y"\n'), ("t.TSV.gz", "a\tb\n00501\tx, y\n"), ("t.jsonl.gz", '{"a": "00501", "b": "x, y"}\n'),
+])
+def test_a_packed_table_is_the_table_within(tmp_path, name, content):
+    table = read_table(put(tmp_path, gzip.compress(content.encode()), name))
+    assert table.columns == ("a", "b") and table.rows == [("00501", "x, y")]
+    assert read_table(put(tmp_path, content, name[:-3])).rows == table.rows
+
+
+@pytest.mark.parametrize("content, part", [
+    (gzip.compress(b"a,b\n1\n"), "line 2 ends before its b"), (gzip.compress(b"a,b\n\0,1\n"), "line 2 holds a NUL byte"),
+    (gzip.compress("a\né\n".encode("latin1")), "not UTF-8 text (byte 2) in line 2"), (gzip.compress(b"a\n"), "the table has no rows"),
+    (b"a,b\n1,2\n", "cannot be unpacked, it may be truncated: Not a gzipped file"),
+    (gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "cannot be unpacked, it may be truncated: "),
+    (gzip.compress(b"a,b\n1,2\n")[:12] + b"\xff" * 20, "cannot be unpacked, it may be truncated: "),
+])
+def test_what_is_wrong_in_a_packed_table_is_said_as_in_a_plain_one(tmp_path, content, part):
+    path = put(tmp_path, content, "t.csv.gz")
+    with pytest.raises(BadInput) as error:
+        read_table(path)
+    assert str(error.value).startswith(f"{path}: {part}") and "\n" not in str(error.value)
+
+
+def test_a_small_file_of_a_large_table_is_refused_while_it_is_unpacked(tmp_path):
+    path = put(tmp_path, gzip.compress(b"a\n" + b"\n" * 100_000_000, 1), "t.csv.gz")
+    assert path.stat().st_size < 1_000_000
+    budget.allow("30MB")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="t.csv.gz: what is unpacked of it would take 31.5 MB of memory, and 30 MB are allowed"):
+            read_table(path)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+        budget.allow(None)

@@ -24,10 +24,9 @@ from mmtok.data.speech import decode_sound, seconds_of
 from mmtok.names import inside
 from mmtok.plain import listed
 from mmtok.segment import BadInput, missing_extra
-from mmtok.tables import SEPARATORS, as_text
+from mmtok.tables import SUFFIXES, as_text, suffix_of
 
 KINDS = {".parquet": "parquet", ".arrow": "arrow"}
-TEXTS = (*SEPARATORS, ".json", ".jsonl")
 UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}  # that limits count
 MODALITIES = tuple(UNITS)
 FILLED = Limit("filled cells", 1)  # a row without any is no example
@@ -37,7 +36,7 @@ FILLED = Limit("filled cells", 1)  # a row without any is no example
 class HubTable(Screened):
     """A table whose columns are the fields of the examples: HubTable("ylecun/mnist", {"caption": "label", "image": "image"}, ...).
 
-    id          on the Hugging Face hub; or a file (parquet, csv, json lines), or a folder that `datasets` can read (a folder of loose
+    id          on the Hugging Face hub; or a file (parquet; csv or json lines, also .gz), or a folder that `datasets` can read (a folder of loose
                 sound files it reads only with torchcodec: `SpeechFolder` needs none)
     columns     field -> column of the table
     modalities  field -> text, speech, image or jets. Text columns hold strings, or classes, whose names are then the text;
@@ -95,7 +94,7 @@ class HubTable(Screened):
             raise BadInput("HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder")
         if self.heldout and self._place().is_file():
             raise BadInput(f"HubTable: {self.id} is one file, without a split {self.heldout!r}; leave heldout empty to hold a share out")
-        if self._place().suffix.lower() not in TEXTS:
+        if not _is_text(self._place()):
             _datasets()
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
@@ -156,14 +155,14 @@ class HubTable(Screened):
         """The table of one split, its sounds and pictures left undecoded."""
         self.check()
         path = self._place()
-        if path.is_file() and path.suffix.lower() in TEXTS:
+        if path.is_file() and _is_text(path):
             return TextRows([path])
         datasets = _datasets()
         try:
             if path.is_file():
                 kind = KINDS.get(path.suffix.lower())
                 if kind is None:
-                    raise BadInput(f"{path}: not a table that can be read; known are {', '.join((*KINDS, *TEXTS))}")
+                    raise BadInput(f"{path}: not a table that can be read; known are {', '.join(dict.fromkeys((*KINDS, *SUFFIXES)))}")
                 builder = datasets.load_dataset_builder(kind, data_files={split: str(path)}, cache_dir=str(cache / "datasets"))
             elif path.is_dir():
                 builder = datasets.load_dataset_builder(str(path), self.subset or None, cache_dir=str(cache / "datasets"))
@@ -227,6 +226,11 @@ class HubTable(Screened):
         if place.exists():
             return place if place.is_dir() else place.parent
         return Path(_datasets().config.HF_CACHE_HOME)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file is a table of text, packed or not, by its name."""
+    return suffix_of(path) not in (None, ".parquet")
 
 
 def _text(classes: Sequence[str], cell: Any, where: str) -> str:

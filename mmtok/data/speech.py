@@ -152,7 +152,7 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
 @dataclass(frozen=True)
 class SpeechFolder(Screened):
     """A folder of sound files with transcripts: NAME.txt beside NAME.wav, or one table, transcripts.csv or metadata.csv (also .tsv,
-    .psv, .jsonl, .parquet) with the columns file (or file_name) and text (or transcript); or between pipes without a header.
+    .psv, .jsonl, each also .gz, and .parquet) with the columns file (or file_name) and text (or transcript); or between pipes without a header.
 
     A tenth of the files (at least one of two), chosen by the hash of their names, is held out.
 

@@ -16,7 +16,7 @@ from mmtok.tables import SUFFIXES, Table, as_text, decoded, read_table
 from mmtok.tally import Tally
 from mmtok.walk import Found
 
-STEMS = ("transcripts", "metadata")
+NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "caption")
 PIPED = ("file", "text", "normalized")  # of a table between pipes without a header, as LJSpeech has it
@@ -141,7 +141,7 @@ class _Names:
 def _table_in(found: Found) -> Table | None:
     """The folder's own table. Raises BadInput where there are two."""
     tables = [path for path in found.beside if path.parent == found.folder]
-    tables = [path for path in tables if path.stem.lower() in STEMS and path.suffix.lower() in SUFFIXES]
+    tables = [path for path in tables if path.name.lower() in NAMES]
     if len(tables) > 1:
         raise BadInput(f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts")
     return read_table(tables[0]) if tables else None

@@ -1,5 +1,6 @@
 """Tables read through `datasets`, here from local files as the hub stores them; nothing asks the network."""
 
+import gzip
 import io
 import json
 from dataclasses import replace
@@ -121,14 +122,15 @@ def texts(source, cache):
     return sorted(example["caption"] for split in source.splits for example in source.examples(split, cache))
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "folder.csv", "folder.jsonl"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "folder.csv", "folder.jsonl",
+                                  "t.csv.gz", "t.tsv.gz", "t.jsonl.gz", "folder.csv.gz", "folder.jsonl.gz"])
 def test_text_stays_text(tmp_path, name):
-    separator = "\t" if name == "t.tsv" else ","
+    separator = "\t" if name.startswith("t.tsv") else ","
     lines = [f"{i}{separator}{word}" for i, word in enumerate(WORDS)]
     content = "\n".join([f"id{separator}w", *lines]) if "json" not in name else "".join(json.dumps({"w": w}) + "\n" for w in WORDS)
-    path = tmp_path / ("folder/train." + name.split(".")[1] if name.startswith("folder") else name)
+    path = tmp_path / ("folder/train." + name.partition(".")[2] if name.startswith("folder") else name)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     place = path.parent if name.startswith("folder") else path
     assert texts(HubTable(str(place), {"caption": "w"}, {"caption": "text"}), tmp_path / "cache") == sorted(WORDS)
 

@@ -1,5 +1,6 @@
 """Sound files in and out, folders with transcripts, and spoken digits: splits that hold out what they say they hold out."""
 
+import gzip
 import time
 import warnings
 
@@ -150,6 +151,9 @@ def corpus(folder, n=3, table=None):
 ])
 def test_tables_of_every_kind_name_their_files(tmp_path, name, content):
     (corpus(tmp_path, table=name) / name).write_text(content)
+    assert [text for _, text in SpeechFolder(str(tmp_path)).transcripts()] == ["one, two", "00501", "NA"]
+    (tmp_path / name).unlink()
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
     assert [text for _, text in SpeechFolder(str(tmp_path)).transcripts()] == ["one, two", "00501", "NA"]
 
 
