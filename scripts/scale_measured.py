@@ -23,12 +23,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmtok.data.loader import Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.nn.precision import resolve_precision
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.segment import Segment, Signature
 from mmtok.tokenizers.text import SentencePieceConfig
+from mmtok.train.fit_tokenizer import products_in
 from mmtok.vocabulary import Vocabulary
 
 REPEATS = 7
+TRUNKS = (TransformerConfig(1, 256, 4, 4, 704), TransformerConfig(1, 512, 8, 2, 2048), TransformerConfig(1, 512, 8, 8, 1376))
 
 
 def text() -> Iterator[str]:
@@ -72,8 +75,10 @@ def unpacking() -> Iterator[str]:
 
 
 def backward() -> Iterator[str]:
-    """The most that a block's backward pass holds at once, beside what was kept for it and the weights' gradients."""
-    for config in (TransformerConfig(1, 256, 4, 4, 704), TransformerConfig(1, 512, 8, 2, 2048), TransformerConfig(1, 512, 8, 8, 1376)):
+    """The most that a block's backward pass holds at once, beside what was kept for it and the weights' gradients, in the precision
+    that a training takes on this machine."""
+    precision = resolve_precision("auto", torch.device("cpu"))
+    for config in TRUNKS:
         shares = []
         for again in (0, 1):
             model, n = Transformer(config, n_ids=1), 1024
@@ -81,15 +86,16 @@ def backward() -> Iterator[str]:
             for p in model.parameters():
                 p.grad = torch.zeros_like(p)
             x, position, document = torch.randn(2, n, config.width), torch.arange(n).expand(2, n), torch.zeros(2, n, dtype=torch.long)
-            with torch.autocast("cpu", torch.bfloat16):
+            with products_in(precision):
                 value = model(x.requires_grad_(), position, document).sum()
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
                 value.backward()
             events = sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
             most = max(np.cumsum([e.nbytes() for e in events]))
-            plan = Plan(1, config.width, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads, feed_forward=config.feed_forward, row_length=n)
+            plan = Plan(1, config.width, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads, feed_forward=config.feed_forward, row_length=n,
+                        precision=precision)
             shares.append(most / (2 * n) / block_bytes(plan))
-        yield f"a block's backward pass, width {config.width}: {shares[0]:.2f} of what the block keeps, {shares[1]:.2f} when it is computed again"
+        yield f"a block's backward pass in {precision}, width {config.width}: {shares[0]:.2f} of what the block keeps, {shares[1]:.2f} when it is computed again"
 
 
 def files(run: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ from mmtok.nn import crossentropy
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.segment import Document, Segment, Signature
 from mmtok.train.fit_lm import TrainConfig, make_optimizer
+from mmtok.train.fit_tokenizer import products_in
 from mmtok.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parent.parent
@@ -145,6 +146,18 @@ def test_the_page_is_what_the_script_prints():
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
     assert done.stdout.strip() in (ROOT / "docs" / "scale.md").read_text()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_backward_pass_is_measured_in_the_precision_of_a_training_here(precision, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    measured = pytest.importorskip("scale_measured")
+    monkeypatch.setattr(measured, "TRUNKS", (TransformerConfig(1, 64, 2, 2, 128),))
+    monkeypatch.setattr(measured, "resolve_precision", lambda asked, device: {"auto": precision}[asked])
+    seen = []
+    monkeypatch.setattr(measured, "products_in", lambda p: seen.append(p) or products_in(p))
+    (line,) = measured.backward()
+    assert line.startswith(f"a block's backward pass in {precision}, width 64: ") and seen == [precision] * 2
 
 
 def test_any_dial_may_be_turned_and_nonsense_is_refused(scale, capsys, monkeypatch):
