@@ -9,6 +9,7 @@ preparation lies beside the tokenizer, as preparation.json, so that whoever uses
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -116,10 +117,21 @@ def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
     return found
 
 
+def _say_where_lost(folder: Path | None, modality: str) -> None:
+    """Warn where a tokenizer of a run folder, RUN/tokenizers/MODALITY, has no preparation.json: every run writes one beside it."""
+    run = None if folder is None else Path(folder).resolve().parent.parent
+    if run is None or modality not in DEFAULTS or (Path(folder) / FILE).exists() or not (run / "recipe.json").exists():
+        return
+    warnings.warn(f"{folder} has no {FILE}, which its run wrote there: {UNITS[modality]} are prepared by the defaults, which need not be "
+                  f"the run's; put it back, or give what {run / 'recipe.json'} says as --prepare FIELD=VALUE", stacklevel=3)
+
+
 def chosen_preparation(folder: Path | None, modality: str, choices: Sequence[str]) -> Preparation | None:
-    """As `load_preparation`, with fields set as ["channel=left", ...]. Raises BadInput for a field that there is not, and where
+    """As `load_preparation`, with fields set as ["channel=left", ...]; of a run's tokenizer that has lost its file it is said that
+    the modality's own is taken. Raises BadInput for a field that there is not, and where
     the folder has a preparation of its own: what was made by one tokenizer was prepared alike."""
     if not choices:
+        _say_where_lost(folder, modality)
         return load_preparation(folder, modality)
     if folder is not None and (Path(folder) / FILE).exists():
         raise BadInput(f"{Path(folder) / FILE} says how signals are prepared for this tokenizer; leave --prepare {choices[0]} out")

@@ -103,7 +103,8 @@ def test_every_door_gives_the_same_codes(fitted, tmp_path, monkeypatch):
     tokenize_files(m, [path], tmp_path / "t.parquet", folder)
     assert np.array_equal(prompt, read_tokens(tmp_path / "t.parquet").segment(m, 0).codes)
     (folder / "preparation.json").unlink()  # and it is the preparation that makes them
-    tokenize_files(m, [path], tmp_path / "other.parquet", folder)
+    with pytest.warns(UserWarning, match=f"{m} has no preparation.json, which its run wrote there: .* prepared by the defaults"):
+        tokenize_files(m, [path], tmp_path / "other.parquet", folder)
     other = read_tokens(tmp_path / "other.parquet").segment(m, 0).codes
     assert other.shape != prompt.shape or (other != prompt).any()
 
