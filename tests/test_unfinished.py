@@ -71,7 +71,9 @@ def test_another_checkpoint_may_be_named_also_of_a_finished_run(tiny_run, capsys
 
 def test_a_wrong_step_lists_those_that_stand(said, tiny_copy, shown):
     line = said(["score", tiny_copy, *shown, "--checkpoint", "21"])
-    assert line.endswith("step-000021 is not there; those of these steps stand: 20, 24")
+    where = f"{tiny_copy / 'checkpoints'} holds no checkpoint of that step"
+    assert line.endswith(f"--checkpoint 21: {where}; those of these steps stand: 20, 24")
+    assert said(["score", tiny_copy, *shown, "--checkpoint", "-1"]).endswith(f"--checkpoint -1: {where}; those of these steps stand: 20, 24")
     for step in range(30, 45):
         (tiny_copy / "checkpoints" / f"step-{step:06d}").mkdir()
     assert said(["score", tiny_copy, *shown, "--checkpoint", "1"]).endswith("35, 36, 37, 38, 39, 40, 41, 42, 43, 44 (the newest 10 of 17)")

@@ -138,8 +138,8 @@ def _of_step(folder: Path, step: int) -> Checkpoint:
         there = [str(int(other.name.removeprefix("step-"))) for other in _steps(folder) if other != path]
         more = f" (the newest {N_LISTED} of {len(there)})" if len(there) > N_LISTED else ""
         others = f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}" if there else "no other one stands"
-        what = f"is damaged ({_reason(error)})" if path.exists() else "is not there"
-        raise BadInput(f"--checkpoint {step}: {path} {what}; {others}") from None
+        what = f"{path} is damaged ({_reason(error)})" if path.exists() else f"{folder} holds no checkpoint of that step"
+        raise BadInput(f"--checkpoint {step}: {what}; {others}") from None
 
 
 def _pass_over(path: Path, error: Exception) -> None:
