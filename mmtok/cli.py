@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from mmtok import __version__, budget, terminal
 from mmtok.arguments import Arg, nearest, parse
 from mmtok.interrupt import raise_after_imports
+from mmtok.plain import counted
 from mmtok.segment import BadInput
 from mmtok.terminal import drop, say, tell, tell_lines
 
@@ -221,7 +222,7 @@ def detokenize(
 
     stay_on_cpu(device, "tokenizers work")
     paths = detokenize_file(tokens, out, tokenizer)
-    tell(f"{len(paths)} files in {out}")
+    tell(f"{counted(len(paths), 'file')} in {out}")
 
 
 def show(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.folder import NOTES, read_fidelity, read_notes
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.plain import field_groups, to_plain
+from mmtok.plain import counted, field_groups, to_plain
 from mmtok.preparation import load_preparation
 from mmtok.recipe import Recipe
 from mmtok.segment import BadInput, Signature
@@ -225,14 +225,14 @@ def n_numbers(weights: Path) -> int:
 def describe_tokens(path: Path) -> str:
     """What a token file holds, as lines of text: rows, fields, frames, bits, fingerprints."""
     file = read_tokens(path)
-    lines = [f"{path}: token file, {len(file):,} rows"]
+    lines = [f"{path}: token file, {counted(len(file), 'row')}"]
     for name in file.fields:
         signature, lengths, there = file.signatures[name], file.lengths(name), file.has(name)
         n = int(lengths.sum())
-        spread = f"{n} frames ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
+        spread = f"{counted(n, 'frame')} ({lengths[there].min()} to {lengths[there].max()} a row)" if there.any() else "no frames"
         n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
         cut = f", {n_truncated} truncated" if n_truncated else ""
-        lines += [f"  {name}: {signature.modality}, in {int(there.sum())} rows, {spread}{cut}",
+        lines += [f"  {name}: {signature.modality}, in {counted(int(there.sum()), 'row')}, {spread}{cut}",
                   f"    {', '.join([frame_text(signature), *_spent(file, name)])}",
                   f"    tokenizer {signature.fingerprint}"]
     return lines_text(lines)

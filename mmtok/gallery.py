@@ -26,7 +26,7 @@ from mmtok.names import inside
 from mmtok.page import Markup, table, tag
 from mmtok.questions import N_JETS, QUESTIONS
 from mmtok.run import Run
-from mmtok.plain import read_as
+from mmtok.plain import counted, read_as
 from mmtok.segment import BadInput
 from mmtok.words import modality_of
 from mmtok.setting import Setting
@@ -278,7 +278,7 @@ def _jets(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
         ours = [jet for s in samples for jet in read_jets(s.path, tokenizer.config.features)]
         theirs = real.get(prompt, [])
         if not (ours and theirs):
-            pictures.append(tag("p", f"{prompt}: {len(ours)} jets, and {len(theirs)} real held-out ones to compare with.", cls="soft"))
+            pictures.append(tag("p", f"{prompt}: {counted(len(ours), 'jet')}, and {len(theirs)} real held-out ones to compare with.", cls="soft"))
             continue
         tokenised = tokenizer.decode_batch(tokenizer.encode_batch(theirs))
         ours, theirs, tokenised = ([jet[:, order] for jet in jets] for jets in (ours, theirs, tokenised))

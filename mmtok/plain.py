@@ -59,6 +59,11 @@ def listed(names: Sequence[object], most: int = 10) -> str:
     return text + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
+def counted(n: int, what: str) -> str:
+    """How many of what, a noun in the singular that takes an s: 1 row, 2,000 rows."""
+    return f"{n:,} {what}" + ("s" if n != 1 else "")
+
+
 def to_plain(value: Any) -> Any:
     """A dataclass (with its kind), mapping, sequence, path or JSON value as what JSON can say."""
     if dataclasses.is_dataclass(value):

@@ -28,7 +28,7 @@ from mmtok.model.heads import fitting_heads
 from mmtok.model.lm import LM
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.opened import Run, open_run
-from mmtok.plain import leaves
+from mmtok.plain import counted, leaves
 from mmtok.preparation import save_preparation
 from mmtok.progress import Progress, span_text
 from mmtok.recipe import Recipe, kinds_of
@@ -208,7 +208,7 @@ def tokenise(run: Run) -> None:
         with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
             rows = _encoded(run.examples_of(source, "train"), mine, progress)
             n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
-        say(f"{path.name}: {n} examples")
+        say(f"{path.name}: {counted(n, 'example')}")
 
 
 def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress) -> Iterator[dict[str, Segment]]:
@@ -278,7 +278,7 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
         among = f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes" * (processes.world > 1)
         n_parameters = sum(p.numel() for p in lm.parameters())
         size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
-        say(f"training {size}, {config.steps} steps of {config.rows} x {config.row_length} positions{among}")
+        say(f"training {size}, {counted(config.steps, 'step')} of {config.rows} x {config.row_length} positions{among}")
 
     processes.by_first(begin)
     if processes.first:

@@ -102,7 +102,7 @@ def test_what_is_converted_is_said_once_a_file(tmp_path, notes):
     assert len(lines) == 5 and all(name in line and what in line for line, (name, what) in zip(lines, expected.items()))
     flat(tmp_path / "unsorted.npz", [JET[::-1], JET])
     line, = notes(["tokenize", "jets", tmp_path / "unsorted.npz", "-o", tmp_path / "j.parquet"])
-    assert "sorted 1 jets by falling pt" in line
+    assert "sorted 1 jet by falling pt" in line
 
 
 def test_one_bad_file_among_good_ones_leaves_no_token_file(tmp_path, said):

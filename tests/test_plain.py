@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmtok.cli import main
-from mmtok.plain import field_groups, set_fields, to_plain
+from mmtok.plain import counted, field_groups, set_fields, to_plain
 from mmtok.recipe import load_recipe, override
 from mmtok.segment import BadInput
 
@@ -125,6 +125,10 @@ def test_what_cannot_be_set_is_answered_in_one_line(digits, words, parts):
     with pytest.raises(BadInput) as told:
         override(digits, words)
     assert all(part in str(told.value) for part in parts) and "\n" not in str(told.value), told.value
+
+
+def test_one_is_counted_as_one():
+    assert [counted(n, "row") for n in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
 
 
 def test_plain_values_are_json(path):

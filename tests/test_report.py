@@ -223,7 +223,7 @@ def test_sounds_have_players_beside_real_ones(sounding_page):
 
 def test_jets_have_charts_beside_real_ones(sounding_page):
     assert sounding_page.count('class="chart"') == 1 + 4  # one picture and four observables, of the name that has real jets
-    assert "never seen: 1 jets, and 0 real held-out ones" in sounding_page
+    assert "never seen: 1 jet, and 0 real held-out ones" in sounding_page
 
 
 def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run):

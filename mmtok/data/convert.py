@@ -19,6 +19,7 @@ from mmtok.data.screen import Screen, Screened, remembered
 from mmtok.data.tokens import TokenFile, groups, is_tokens, read_tokens, write_tokens
 from mmtok.files import in_place_when_whole, sweep_beside
 from mmtok.names import file_names, inside, is_name, tree_names
+from mmtok.plain import counted
 from mmtok.preparation import Preparer, chosen_preparation, preparer
 from mmtok.progress import Progress
 from mmtok.segment import BadInput, Segment
@@ -55,9 +56,9 @@ class Tokenised:
 
     def summary(self) -> str:
         """The same as lines of text."""
-        lines = [f"{self.path}: {self.rows} rows, {self.frames} frames, tokenizer {self.fingerprint}"]
+        lines = [f"{self.path}: {counted(self.rows, 'row')}, {counted(self.frames, 'frame')}, tokenizer {self.fingerprint}"]
         if self.checked:
-            lines.append(f"  decoded again, {self.checked} signals:")
+            lines.append(f"  decoded again, {counted(self.checked, 'signal')}:")
         return lines_text(lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()])
 
 

@@ -22,7 +22,7 @@ from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.data.speech import decode_sound, seconds_of
 from mmtok.names import inside
-from mmtok.plain import listed
+from mmtok.plain import counted, listed
 from mmtok.segment import BadInput, missing_extra
 from mmtok.tables import SUFFIXES, as_text, suffix_of
 
@@ -119,7 +119,7 @@ class HubTable(Screened):
         """The rows of each split, where a share is held out; those that name one file stay together."""
         groups = grouped(rows, [self.columns[name] for name, m in self.modalities.items() if m in ("speech", "image")])
         if len(groups) < 2:
-            raise BadInput(f"{self.id}, split {own!r}: {len(groups)} rows cannot be split into train and heldout; at least two are needed")
+            raise BadInput(f"{self.id}, split {own!r}: {counted(len(groups), 'row')} cannot be split into train and heldout; at least two are needed")
         order = split_order(len(groups), self.heldout_share, self.seed)
         return {split: sorted(i for k in taken for i in groups[k]) for split, taken in order.items()}
 

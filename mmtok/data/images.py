@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mmtok import budget
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
+from mmtok.plain import counted
 from mmtok.preparation import Preparer
 from mmtok.preparation.images import ImagePreparation, Picture
 from mmtok.segment import BadInput, missing_extra
@@ -297,7 +298,7 @@ class ImageFolder(Screened):
             warnings.warn(found.note(), stacklevel=2)
         if len(found.files) < 2:
             raise BadInput(
-                f"{found.folder}: {len(found.files)} images in it; at least two are needed, "
+                f"{found.folder}: {counted(len(found.files), 'image')} in it; at least two are needed, "
                 f"one to train on and one to hold out ({', '.join(SUFFIXES)})"
             )
         return found.files
@@ -313,7 +314,7 @@ class ImageFolder(Screened):
         look = lambda file: {"pixels": math.prod(picture_size(file))}
         screen = Screen(self.files(), look, self, "pictures", (self._limit(),))
         if len(screen.items) < 2:
-            raise BadInput(f"{self.path}: {len(screen.items)} pictures left; at least two are needed, "
+            raise BadInput(f"{self.path}: {counted(len(screen.items), 'picture')} left; at least two are needed, "
                            "one to train on and one to hold out")
         return screen
 

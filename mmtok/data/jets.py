@@ -27,7 +27,7 @@ from mmtok.data.arrays import names_in, read_npy, read_npz
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
-from mmtok.plain import listed, shown
+from mmtok.plain import counted, listed, shown
 from mmtok.segment import BadInput, missing_extra
 from mmtok.tables import decoded
 from mmtok.walk import file_at
@@ -104,7 +104,7 @@ class JetFile(Screened):
 
         kept = Screen(range(n), look, self, "jets", (self._limit(),), lambda i: f"jet {i}").items
         if len(kept) < 2:
-            raise BadInput(f"{path}: {len(kept)} jets cannot be split into train and heldout; give at least two")
+            raise BadInput(f"{path}: {counted(len(kept), 'jet')} cannot be split into train and heldout; give at least two")
         values, offsets = _flat([values[offsets[i] : offsets[i + 1]] for i in kept], len(self.features))
         jets = split_jets(*_checked(path, values, offsets, pt_column, kept))
         return jets, None if captions is None else [captions[i] for i in kept]
@@ -114,7 +114,7 @@ def _captions(path: Path, n: int) -> list[str]:
     """The lines of a file, plain or .gz, one for each of n jets; some may be empty."""
     lines = decoded(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if len(lines) != n:
-        raise BadInput(f"{path}: {len(lines)} captions for {n} jets; give one line per jet")
+        raise BadInput(f"{path}: {counted(len(lines), 'caption')} for {counted(n, 'jet')}; give one line per jet")
     return lines
 
 
@@ -186,7 +186,7 @@ def _checked(
     jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     pt = values[:, pt_column]
     if not pt.all():
-        warnings.warn(f"{path}: dropped {np.sum(pt == 0):,} particles of zero pt", stacklevel=3)
+        warnings.warn(f"{path}: dropped {counted(np.sum(pt == 0), 'particle')} of zero pt", stacklevel=3)
         values, jet = values[pt > 0], jet[pt > 0]
     n = np.bincount(jet, minlength=len(offsets) - 1)
     if not n.all():
@@ -195,7 +195,7 @@ def _checked(
     pt = values[:, pt_column]
     rises = (np.diff(pt) > 0) & (np.diff(jet) == 0)
     if rises.any():
-        warnings.warn(f"{path}: sorted {len(np.unique(jet[1:][rises])):,} jets by falling pt", stacklevel=3)
+        warnings.warn(f"{path}: sorted {counted(len(np.unique(jet[1:][rises])), 'jet')} by falling pt", stacklevel=3)
         values = values[np.lexsort((-pt, jet))]
     return values, np.concatenate(([0], np.cumsum(n)))
 

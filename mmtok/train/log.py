@@ -28,7 +28,7 @@ from mmtok.metrics.units import customary
 from mmtok.model.lm import LM
 from mmtok.nn.decay import matrices
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
-from mmtok.plain import Within, check_known
+from mmtok.plain import Within, check_known, counted
 from mmtok.segment import BadInput
 from mmtok.strict import parse_json
 
@@ -118,7 +118,7 @@ def read_log(path: Path) -> list[dict]:
     and why the first."""
     _, lines, wrong = _read(path)
     if wrong:
-        warnings.warn(f"{path}: {len(wrong)} damaged lines are left out, the first: {wrong[0]}", stacklevel=2)
+        warnings.warn(f"{path}: left out {counted(len(wrong), 'damaged line')}, the first: {wrong[0]}", stacklevel=2)
     return lines
 
 

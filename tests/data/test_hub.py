@@ -146,6 +146,12 @@ def test_a_row_that_swallowed_another_is_broken(tmp_path):
         assert texts(replace(source, max_error_share=0.5), tmp_path) == ["c,\nd", "e"]
 
 
+def test_one_row_is_one_row(tmp_path):
+    (tmp_path / "t.csv").write_text("w\na\n")
+    with pytest.raises(BadInput, match="split 'train': 1 row cannot be split into train and heldout"):
+        texts(HubTable(str(tmp_path / "t.csv"), {"caption": "w"}, {"caption": "text"}), tmp_path)
+
+
 def test_rows_that_hold_nothing_are_left_out_and_counted(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"w": "a"}\n{"w": null}\n{"w": "b"}\n{"v": 1}\n')
     with pytest.warns(UserWarning, match="2 of 4 rows were left out: fewer filled cells than 1 .*t.jsonl: line 2"):

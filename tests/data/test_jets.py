@@ -174,7 +174,7 @@ def test_jet_file_splits_and_labels(tmp_path):
     assert len({example["caption"] for example in train + heldout}) == 20
     assert JetFile(str(tmp_path / "jets.npz")).fields == {"jets": "jets"}
     (tmp_path / "labels.txt").write_text("one\n")
-    with pytest.raises(BadInput, match="1 captions for 20 jets"):
+    with pytest.raises(BadInput, match="1 caption for 20 jets"):
         next(source.examples("train", tmp_path))
     with pytest.raises(BadInput, match="no split"):
         next(source.examples("test", tmp_path))

@@ -92,5 +92,5 @@ def test_a_log_is_read_but_for_lines_that_are_none_which_are_counted(tmp_path):
     assert read_log(path) == []
     line = lambda step, loss="NaN": f'{{"step": {step}, "loss": {loss}, "nats": {{"text": null}}, "positions_per_s": 9.5}}\n'.encode()
     path.write_bytes(line(1) + line(2) + line(-3) + line(4, '"low"') + b'\xff\n7\n{"step": 5}\n{"ste')
-    with pytest.warns(UserWarning, match="5 damaged lines are left out, the first: line 3.step is -3; it must be at least 0"):
+    with pytest.warns(UserWarning, match="left out 5 damaged lines, the first: line 3.step is -3; it must be at least 0"):
         assert [line["step"] for line in read_log(path)] == [1, 2, 5]
