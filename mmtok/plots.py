@@ -7,6 +7,7 @@ Letters: T frames, C channels, N values.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,7 +91,10 @@ def _rendered(draw: Callable[[Figure, Theme], None], theme: Theme, size_in: tupl
         figure = Figure(size_in, dpi=160, facecolor=theme.paper, layout="constrained")
         draw(figure, theme)
         file = io.BytesIO()
-        figure.savefig(file, format="png")
+        with warnings.catch_warnings():  # a label in a script that the font lacks is drawn as boxes; the picture's alt text has its letters
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")  # of scripts with joined letters
+            figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")
 
 

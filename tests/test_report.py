@@ -7,6 +7,7 @@ import json
 import re
 import time
 import sys
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -283,6 +284,13 @@ VISIBLE = [("seven", "seven"), ("", "(nothing)"), (" " * 64, "space × 64"), ("a
 @pytest.mark.parametrize("text, shown", VISIBLE)
 def test_visible(text, shown):
     assert page.visible(text) == shown
+
+
+def test_labels_in_a_script_that_the_font_lacks_are_drawn_without_a_warning():
+    name = "\u12a0\u121b\u122d\u129b \u65e5\u672c \u0905\u0915\u094d\u0937 \U00012000"
+    with warnings.catch_warnings(action="error"):
+        drawn = plots.curve(name, "bits", [1, 2], [3.0, 2.0], {name: 1.0})
+    assert f'alt="{name} in bits by training step"' in str(drawn)
 
 
 def test_a_report_stands_until_something_in_the_run_changes(tmp_path):
