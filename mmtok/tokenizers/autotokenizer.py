@@ -98,6 +98,8 @@ def _check_pieces(tokenizer: Pieces) -> None:
     """Raise BadInput for pieces that the other library would find otherwise in a text."""
     if tokenizer.kind not in ("unigram", "bpe"):
         raise BadInput(f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}")
+    if isinstance(tokenizer, PublishedPieces) and not tokenizer.has_space:
+        raise BadInput(f"{tokenizer.config.path} has no piece for a space, which AutoTokenizer would spell in other bytes")
     users = tokenizer.users_pieces() if isinstance(tokenizer, PublishedPieces) else []
     if users:
         raise BadInput(f"{tokenizer.config.path} has {len(users)} pieces of its maker's choice (first: {users[0]!r}), "

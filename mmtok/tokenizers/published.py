@@ -21,7 +21,7 @@ import numpy as np
 from mmtok.files import write_bytes
 from mmtok.segment import BadInput, Signature
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
-from mmtok.tokenizers.text import PIECES, Pieces, model_bytes, opened
+from mmtok.tokenizers.text import PIECES, SPACE_MARK, Pieces, model_bytes, opened
 
 # fields of sentencepiece_model.proto, by their numbers there
 PIECE, TRAINER, NORMALIZER = 1, 2, 3
@@ -99,11 +99,23 @@ class PublishedPieces(Pieces):
 
     def _checked(self, text: str, row: np.ndarray) -> np.ndarray:
         """Raises BadInput where the codes (T,) leave something unspelled."""
+        if SPACE_MARK in text and self.has_bytes and not self.has_space:
+            raise BadInput(f"text: {self.config.path} spells a space as the bytes of {SPACE_MARK!r} (U+2581), so it cannot spell that letter; "
+                           "remove it")
         if self._unknown in row:
             raise BadInput(f"text: {self.config.path} has no pieces for {self._first_unknown(text)}; remove it")
         if self._says(row) != text:  # a damaged file
             raise BadInput(f"text: the pieces of {self.config.path} do not give {text[:40]!r} back")
         return row
+
+    def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
+        """Codes (T,) as they are: a space that no piece holds has the ids that the file's maker gets too, the bytes of U+2581."""
+        return row
+
+    def _says(self, row: np.ndarray) -> str:
+        """What codes (T,) spell; without a piece for a space the bytes of U+2581 are one."""
+        text = super()._says(row)
+        return text if self.has_space else text.replace(SPACE_MARK, " ")
 
     def _first_unknown(self, text: str) -> str:
         unknown = (letter for letter in text if self._unknown in self._row(letter))
@@ -123,6 +135,8 @@ class PublishedPieces(Pieces):
         if not self.has_bytes:
             said.append("it has no pieces for bytes: texts with characters that it has no pieces for are refused, "
                         "newlines often among them")
+        if not self.has_space and self.has_bytes:
+            said.append(f"it has no piece for a space, which goes by the bytes of {SPACE_MARK!r} (U+2581): texts with that letter are refused")
         return said
 
     def remarks(self) -> list[str]:

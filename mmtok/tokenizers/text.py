@@ -191,7 +191,7 @@ class Pieces(TextTokenizer):
         self.processor = pieces = opened(model)
         try:
             self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
-            self._has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
+            self.has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
         except (ValueError, IndexError) as error:  # IndexError: of a model without an unknown piece
             raise BadInput(f"the pieces of the sentencepiece model are damaged: {error}") from None
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
@@ -226,7 +226,7 @@ class Pieces(TextTokenizer):
         """Codes (T,) of a string of which the model makes `row`: for it U+2581 and a space are one."""
         if SPACE_MARK in text:
             return self._spell_marks(text)
-        return row if self._has_space else self._spell_spaces(row)
+        return row if self.has_space else self._spell_spaces(row)
 
     def _spell_marks(self, text: str) -> np.ndarray:
         """Codes (T,) of a string that holds U+2581: pieces between, three bytes for each."""

@@ -145,6 +145,24 @@ def test_pieces_that_autotokenizer_cannot_find_are_refused(tmp_path):
             write_autotokenizer(tokenizer, tmp_path / "out", [], [], {})
 
 
+def test_without_a_piece_for_a_space_it_has_sentencepieces_ids(tmp_path):
+    """A model of words has none: its maker's ids for a space are the bytes of U+2581, which therefore is no letter here."""
+    rules = dict(model_type="word", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False)
+    path = trained(tmp_path / "x.model", **rules)
+    tokenizer, theirs = opened(path), sentencepiece.SentencePieceProcessor(model_file=str(path))
+    assert theirs.is_unknown(theirs.piece_to_id("\u2581"))
+    texts = ["the quick brown fox", "two  new  spaces", "zebra", "Hello zebra ", " x", " ", "猫 and 犬", "line\nbreak", ""]
+    for text, batched in zip(texts, tokenizer.encode_batch(texts)):
+        segment = tokenizer.encode(text)
+        assert segment.codes[:, 0].tolist() == batched.codes[:, 0].tolist() == theirs.encode(text), text
+        assert tokenizer.decode(segment) == text
+    assert tokenizer.fidelity(texts)["own_ids_share"] == 1
+    for text in ("\u2581", "Hello \u2581 x"):
+        with pytest.raises(BadInput, match="x.model spells a space as the bytes of '\u2581' .U.2581., so it cannot spell that letter"):
+            tokenizer.encode(text)
+    assert any("no piece for a space" in line for line in tokenizer.cautions())
+
+
 def test_verbs_take_the_file(paths, tmp_path, capsys):
     text, model = tmp_path / "a.txt", str(paths["llama 2"])
     text.write_text(JAPANESE + "\n  Hello\n")
