@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
 
 SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
-BATCH = 64  # signals encoded at once
-CHECKED = 64  # signals that `check` decodes again
+BATCH = 64  # signals encoded at once, at most, and decoded again by `check`
 MOST_FOLDERS = 8  # one in another, of what is decoded: paths have a longest length too
 MANY_FRAMES = 65_536
 LONG_IMAGE = (f"made into more than {MANY_FRAMES:,} tokens, one for each pixel and colour: a tokenizer that has learned patches makes fewer "
@@ -74,7 +73,7 @@ def tokenize_files(
     tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
     prepare: choices of the preparation, ["channel=left"], where the folder has none.
     allow_clipping: write jets of which much lies outside the tokenizer's ranges.
-    check: decode the first rows again and measure the fidelity. Raises BadInput, naming the file,
+    check: decode the signals of the first batch again, which is one signal where that is large, and measure the fidelity. Raises BadInput, naming the file,
     for a bad signal, and where `out` is a file that is there and is none of tokens: it may be what
     the tokens would be made from.
     """
@@ -94,14 +93,14 @@ def tokenize_files(
     sweep_beside([path])
 
     def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
-        """The rows to write, each with its file's name, BATCH signals at a time, which counts their frames and keeps the first signals
-        for the check."""
+        """The rows to write, each with its file's name, BATCH signals at a time, which counts their frames and keeps the first batch for
+        the check: so this takes no more memory than encoding does."""
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
         with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]), Tally(f"{modality} files") as tally:
             for batch in groups(signals_of(files, prepared, index, count), BATCH, _size_of):
-                if check:
-                    kept.extend(signal for _, signal in batch[: CHECKED - len(kept)])
-                for (file, _), segment in zip(batch, _encode(used, batch)):
+                if check and not kept:
+                    kept.extend(signal for _, signal in batch)
+                for (file, _), segment in zip(batch, encode_named(used, batch)):
                     done.frames += len(segment)
                     tally.seen()
                     if modality == "image" and len(segment) > MANY_FRAMES:
@@ -213,15 +212,17 @@ def _reader(modality: str) -> Callable[[Path], Any]:
     return read
 
 
-def _encode(tokenizer: Tokenizer, batch: list[tuple[Path, Any]]) -> list[Segment]:
+def encode_named(tokenizer: Tokenizer, batch: Sequence[tuple[object, Any]]) -> list[Segment]:
+    """The segments of signals that come with the names of their files or rows. Raises BadInput, beginning with the name of the first
+    signal that the tokenizer refuses."""
     try:
         return tokenizer.encode_batch([signal for _, signal in batch])
     except BadInput:
-        for file, signal in batch:  # one by one, to name the file that is to blame
+        for name, signal in batch:  # one by one, to name the one that is to blame
             try:
                 tokenizer.encode(signal)
             except BadInput as error:
-                raise BadInput(f"{file}: {error}") from None
+                raise BadInput(f"{name}: {error}") from None
         raise
 
 

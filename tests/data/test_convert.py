@@ -40,11 +40,24 @@ def test_a_folder_stands_for_the_files_in_it(pictures, tmp_path):
 def test_all_broken_files_are_named_before_any_is_encoded(pictures, tmp_path, monkeypatch):
     for i in (7, 9):
         (pictures / f"{i}.png").write_bytes(b"no picture")
-    monkeypatch.setattr("mmtok.data.convert._encode", lambda *_: pytest.fail("nothing is encoded before all were looked at"))
+    monkeypatch.setattr("mmtok.data.convert.encode_named", lambda *_: pytest.fail("nothing is encoded before all were looked at"))
     files = sorted(pictures.glob("[0-9].png"))
     with pytest.raises(BadInput, match="7.png: not an image .*; likewise .*9.png: 2 of 10 files cannot be used; mend or remove them"):
         tokenize_files("image", files, tmp_path / "t.parquet")
     assert list(tmp_path.iterdir()) == [pictures]
+
+
+def test_the_check_holds_no_more_signals_than_are_encoded_at_once(pictures, tmp_path, monkeypatch):
+    """So its memory is bounded by what one batch, or one large file, takes."""
+    held = []
+    kept = lambda tokenizer, signals: held.append(sum(map(np.size, signals))) or {}
+    monkeypatch.setattr(type(default("image")), "fidelity", kept)
+    files = sorted(pictures.glob("[0-9].png"))
+    assert tokenize_files("image", files, tmp_path / "t.parquet", check=True).checked == 10 and held == [160]
+    for most, n in ((50, 3), (16, 1), (1, 1)):
+        monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", most)
+        done = tokenize_files("image", files, tmp_path / "t.parquet", check=True)
+        assert (done.rows, done.checked, held[-1]) == (10, n, 16 * n)
 
 
 def test_jets_in_mev_are_no_token_file_unless_allowed(tmp_path, capsys):
