@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmtok.data.convert import encode_named
 from mmtok.data.loader import Loader, check_rows
 from mmtok.data.subset import random_subset
 from mmtok.data.tokens import TokenFile, write_tokens
@@ -212,13 +213,17 @@ def tokenise(run: Run) -> None:
 
 
 def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress) -> Iterator[dict[str, Segment]]:
+    """The examples as rows of segments. Raises BadInput for a signal that is refused, naming its field and where it came from."""
+    done = 0
     with counting(mine.values()):
         while chunk := list(islice(examples, 256)):
             columns = {}
             for f, tokenizer in mine.items():
                 having = [i for i, e in enumerate(chunk) if f in e]
-                columns[f] = dict(zip(having, tokenizer.encode_batch([chunk[i][f] for i in having])))
+                named = [(f"{f} of {getattr(chunk[i], 'name', f'example {done + i}')}", chunk[i][f]) for i in having]
+                columns[f] = dict(zip(having, encode_named(tokenizer, named)))
             yield from ({f: column[i] for f, column in columns.items() if i in column} for i in range(len(chunk)))
+            done += len(chunk)
             progress.advance(len(chunk))
 
 

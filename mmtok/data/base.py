@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 
+class Example(dict[str, Any]):
+    """An example whose source knows which file or row it came from: `name`, as messages call it."""
+
+    def __init__(self, fields: Mapping[str, Any], name: object):
+        super().__init__(fields)
+        self.name = str(name)
+
+
 @runtime_checkable
 class Source(Protocol):
     """A frozen dataclass whose fields are settings. It may have `check()`, which raises BadInput when its files are not there:
@@ -22,7 +30,8 @@ class Source(Protocol):
         """Names of the splits it has, "train" and "heldout" among them; no example is in two."""
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
-        """Examples of a split, field -> signal; always the same ones in the same order. An example may lack fields.
+        """Examples of a split, field -> signal; always the same ones in the same order. An example may lack fields, and may be an
+        `Example`, which says where it came from.
 
         cache: a folder (made if missing) for what is slow to make. Raises BadInput for a split that it does not have.
         """

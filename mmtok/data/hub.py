@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtok.data.base import Example
 from mmtok.data.images import decode_image, size_of, split_order
 from mmtok.data.jets import FEATURES, checked_jet
 from mmtok.data.rows import DatasetRows, Rows, TextRows, grouped
@@ -124,7 +125,7 @@ class HubTable(Screened):
         return {split: sorted(i for k in taken for i in groups[k]) for split, taken in order.items()}
 
     def _example(self, rows: Rows, i: int) -> dict[str, Any]:
-        return {name: self._reader(rows, name)(cell, where) for name, cell, where in self._cells(rows, i)}
+        return Example({name: self._reader(rows, name)(cell, where) for name, cell, where in self._cells(rows, i)}, rows.where(i))
 
     def _cells(self, rows: Rows, i: int) -> Iterator[tuple[str, Any, str]]:
         """(field, cell, where it is) of a row's cells that hold something."""

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtok import budget
+from mmtok.data.base import Example
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.files import in_place_when_whole
 from mmtok.plain import counted
@@ -328,5 +329,5 @@ class ImageFolder(Screened):
         check_split(self, split)
         screen = self._screen()
         rows = np.sort(split_order(len(screen.items), self.heldout_share, self.seed)[split])
-        read = lambda file: {"caption": self.caption(file), "image": open_image(file)}
+        read = lambda file: Example({"caption": self.caption(file), "image": open_image(file)}, file)
         yield from screen.read([screen.items[row] for row in rows], read)

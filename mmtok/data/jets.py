@@ -24,6 +24,7 @@ import numpy as np
 
 from mmtok import budget
 from mmtok.data.arrays import names_in, read_npy, read_npz
+from mmtok.data.base import Example
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.doors import reading
 from mmtok.files import in_place_when_whole
@@ -77,17 +78,18 @@ class JetFile(Screened):
         """The jets of a split, in the file's order; nothing is cached."""
         if split not in self.splits:
             raise BadInput(f"JetFile has no split {split!r}, only {', '.join(self.splits)}")
-        jets, captions = self._jets()
+        jets, captions, numbers = self._jets()
         n_heldout = min(max(1, round(self.heldout_share * len(jets))), len(jets) - 1)
         order = np.random.default_rng(self.seed).permutation(len(jets))
         for i in np.sort(order[:n_heldout] if split == "heldout" else order[n_heldout:]):
-            yield {"jets": jets[i]} if captions is None else {"caption": captions[i], "jets": jets[i]}
+            caption = {} if captions is None else {"caption": captions[i]}
+            yield Example({**caption, "jets": jets[i]}, f"{self.path}: jet {numbers[i]}")
 
     def _limit(self) -> Limit:
         return Limit("particles", self.min_particles, self.max_particles)
 
-    def _jets(self) -> tuple[list[np.ndarray], list[str] | None]:
-        """The jets that can be used, and their captions."""
+    def _jets(self) -> tuple[list[np.ndarray], list[str] | None, list[int]]:
+        """The jets that can be used, their captions, and their numbers in the file."""
         path = file_at(self.path, "JetFile", "jets as .npz, .npy, .parquet or .h5")
         values, offsets = _flat_jets(path, self.features)
         pt_column, n = self.features.index("pt_gev"), len(offsets) - 1
@@ -107,7 +109,7 @@ class JetFile(Screened):
             raise BadInput(f"{path}: {counted(len(kept), 'jet')} cannot be split into train and heldout; give at least two")
         values, offsets = _flat([values[offsets[i] : offsets[i + 1]] for i in kept], len(self.features))
         jets = split_jets(*_checked(path, values, offsets, pt_column, kept))
-        return jets, None if captions is None else [captions[i] for i in kept]
+        return jets, None if captions is None else [captions[i] for i in kept], kept
 
 
 def _captions(path: Path, n: int) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmtok import budget
 from mmtok.data.arrays import read_npz
+from mmtok.data.base import Example
 from mmtok.data.screen import Limit, Screen, Screened, remembered
 from mmtok.data.transcripts import BESIDE, Transcripts
 from mmtok.doors import reason_of
@@ -187,7 +188,7 @@ class SpeechFolder(Screened):
         screen, transcripts = self._screen()
         heldout = _held_out(screen.items)
         mine = [path for path in screen.items if (path in heldout) == (split == "heldout")]
-        yield from screen.read(mine, lambda path: {"caption": transcripts.text(path), "speech": open_sound(path)})
+        yield from screen.read(mine, lambda path: Example({"caption": transcripts.text(path), "speech": open_sound(path)}, path))
 
     def check(self) -> None:
         """Raise BadInput when the files or their transcripts are not there or, by their headers, too many cannot be used."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtok import budget
+from mmtok.data.base import Example
 from mmtok.data.screen import Limit, Screen, Screened
 from mmtok.files import write_bytes
 from mmtok.segment import BadInput
@@ -102,14 +103,14 @@ class TextFileConfig(Screened):
         if split not in self.splits:
             raise BadInput(f"TextFileConfig: no split {split!r}; one of {', '.join(self.splits)}")
         texts = self._texts()
-        n_chars = sum(map(len, texts))
+        n_chars = sum(map(len, texts.values()))
         cut = min(n_chars - 1, max(1, round(n_chars * (1 - self.heldout_share))))
-        found = [p for text in _side(texts, cut, split) for p in passages(text, self.passage_chars)]
-        screen = Screen(range(len(found)), lambda i: {"chars": len(found[i])}, self, "passages", (Limit("chars", self.min_chars),))
-        yield from ({"text": found[i]} for i in screen.items)
+        found = [(path, p) for path, text in _side(texts, cut, split) for p in passages(text, self.passage_chars)]
+        screen = Screen(range(len(found)), lambda i: {"chars": len(found[i][1])}, self, "passages", (Limit("chars", self.min_chars),))
+        yield from (Example({"text": text}, path) for path, text in (found[i] for i in screen.items))
 
-    def _texts(self) -> list[str]:
-        """The texts that can be used, one for each file."""
+    def _texts(self) -> dict[Path, str]:
+        """The texts that can be used, by their files."""
         found: dict[Path, str] = {}
 
         def look(path: Path) -> dict[str, int]:
@@ -117,8 +118,8 @@ class TextFileConfig(Screened):
             return {"chars": len(found[path])}
 
         files = Screen(self._files(), look, self, "files").items
-        texts = [found[path] for path in files]
-        if sum(map(len, texts)) < 2:
+        texts = {path: found[path] for path in files}
+        if sum(map(len, texts.values())) < 2:
             raise BadInput(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
         return texts
 
@@ -129,10 +130,10 @@ class TextFileConfig(Screened):
         return files_among([place], (".txt",))
 
 
-def _side(texts: list[str], cut: int, split: str) -> Iterator[str]:
-    """The texts before the cut, a character of all of them together, or those from it on."""
-    for text in texts:
+def _side(texts: dict[Path, str], cut: int, split: str) -> Iterator[tuple[Path, str]]:
+    """(file, text) of what lies before the cut, a character of all texts together, or from it on."""
+    for path, text in texts.items():
         side = text[:cut] if split == "train" else text[cut:]
         cut = max(0, cut - len(text))
         if side:
-            yield side
+            yield path, side

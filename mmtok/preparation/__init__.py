@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,7 +80,7 @@ def preparer(modality: str, config: Any, preparation: Preparation | None = None)
 
 
 def prepared_examples(
-    examples: Iterable[Mapping[str, Any]], preparers: Mapping[str, Preparer], of: str = "",
+    examples: Iterable[dict[str, Any]], preparers: Mapping[str, Preparer], of: str = "",
     said: set[tuple[str, str]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A source's examples with the signals of the named fields prepared; others stay as they are.
@@ -91,8 +92,9 @@ def prepared_examples(
         tally = lambda f: Tally(" ".join(part for part in (of, preparers[f].unit) if part), said)
         tallies = {f: stack.enter_context(tally(f)) for f in preparers}
         for i, example in enumerate(examples):
-            yield {f: preparers[f](signal, f"{f} of example {i}", tallies[f]) if f in preparers else signal
-                   for f, signal in example.items()}
+            where, prepared = getattr(example, "name", f"example {i}"), copy(example)  # which keeps where it came from
+            prepared.update((f, preparers[f](example[f], f"{f} of {where}", tallies[f])) for f in example if f in preparers)
+            yield prepared
 
 
 # ---- beside a tokenizer
