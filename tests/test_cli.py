@@ -180,7 +180,7 @@ def test_show_says_what_a_token_file_holds(capsys, tmp_path, letters):
     out = capsys.readouterr().out
     frames = sum(path.stat().st_size for path in letters)
     fingerprint = read_tokens(tmp_path / "t.parquet").signatures["text"].fingerprint
-    assert "5 rows" in out and f"{frames} frames" in out and "8 bits a frame" in out and fingerprint in out
+    assert "5 rows" in out and f"{frames:,} frames" in out and "8 bits a frame" in out and fingerprint in out
 
 
 def test_another_tokenizer_can_be_named_and_is_checked(capsys, tmp_path, letters):
