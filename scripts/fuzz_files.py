@@ -163,8 +163,17 @@ def idx_changed(data: bytes, dice: Dice) -> bytes:
 
 def packed_idx(data: bytes, dice: Dice) -> bytes:
     """A packed file, damaged inside or a bomb."""
+    return _packed(data, dice, idx_changed)
+
+
+def packed_table(data: bytes, dice: Dice) -> bytes:
+    """A packed table, likewise."""
+    return _packed(data, dice, table_changed)
+
+
+def _packed(data: bytes, dice: Dice, changed: Callable[[bytes, Dice], bytes]) -> bytes:
     plain = gzip.decompress(data)
-    inside = [idx_changed(plain, dice), plain + bytes(300 * 2**20) if dice.random() < 0.05 else plain, *(way(plain, dice) for way in ANY)]
+    inside = [changed(plain, dice), plain + bytes(300 * 2**20) if dice.random() < 0.05 else plain, *(way(plain, dice) for way in ANY)]
     return gzip.compress(inside[dice.integers(len(inside))], 1)
 
 

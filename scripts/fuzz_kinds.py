@@ -171,11 +171,11 @@ def _load_idx(path: Path) -> None:
 
 # ---- tables
 
-def _transcripts(suffix: str, separator: str) -> Callable[[Path], Path]:
+def _transcripts(suffix: str, separator: str, packed: Callable[[bytes], bytes] = bytes) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         _sound(".wav")(folder)
         rows = [("file", "text"), ("a.wav", '"seven, eight"')]
-        return written(folder / f"transcripts{suffix}", "\n".join(separator.join(row) for row in rows).encode() + b"\n")
+        return written(folder / f"transcripts{suffix}", packed("\n".join(separator.join(row) for row in rows).encode() + b"\n"))
 
     return make
 
@@ -218,6 +218,7 @@ KINDS: dict[str, Kind] = {
     "text": Kind(_text, _load_text),
     "csv": Kind(_transcripts(".csv", ","), _load_transcripts, {".csv": ways.table_changed}),
     "tsv": Kind(_transcripts(".tsv", "\t"), _load_transcripts, {".tsv": ways.table_changed}),
+    "csv.gz": Kind(_transcripts(".csv.gz", ",", gzip.compress), _load_transcripts, {".gz": ways.packed_table}),
     "jsonl": Kind(_json_table, _load_transcripts, JSONS),
     "wav": Kind(_sound(".wav"), _load_sound, {".wav": ways.wav_changed}),
     "flac": Kind(_sound(".flac"), _load_sound, {".flac": ways.flac_changed}),

@@ -8,8 +8,8 @@ import pytest
 from mmtok import budget
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-SMALL = ("text", "csv", "jsonl", "wav", "flac", "png", "jpg", "tif", "npy", "npz", "h5", "parquet", "idx.gz", "tokens", "recipe", "tokenizer-sentencepiece",
-         "tokenizer-dmel", "tokenizer-klpatches", "tokenizer-jetgrid", "tokenizer-pretrained")  # fmt: skip
+SMALL = ("text", "csv", "csv.gz", "jsonl", "wav", "flac", "png", "jpg", "tif", "npy", "npz", "h5", "parquet", "idx.gz", "tokens", "recipe",
+         "tokenizer-sentencepiece", "tokenizer-dmel", "tokenizer-klpatches", "tokenizer-jetgrid", "tokenizer-pretrained")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
