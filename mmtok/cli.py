@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from mmtok import __version__, budget, terminal
-from mmtok.arguments import Arg, nearest, parse
-from mmtok.interrupt import raise_after_imports
-from mmtok.plain import counted
-from mmtok.segment import BadInput
-from mmtok.terminal import drop, say, tell, tell_lines
+from mmtok import __version__
+from mmtok.commands.arguments import Arg, nearest, parse
+from mmtok.errors import UserError
+from mmtok.io import budget, terminal
+from mmtok.io.interrupt import raise_after_imports
+from mmtok.io.serialize import counted
+from mmtok.io.terminal import drop, say, tell, tell_lines
 
 Recipe = Annotated[Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")]
 Run = Annotated[Path, Arg("a run's folder", "RUN")]
@@ -41,11 +42,11 @@ def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, max_memory: Ma
     Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
     """
     budget.allow(max_memory)
-    from mmtok import run
-    from mmtok.recipe import load_recipe
+    from mmtok.run import build
+    from mmtok.run.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    run.fit(loaded, out or _run_folder(recipe, loaded.name), device)
+    build.fit(loaded, out or _run_folder(recipe, loaded.name), device)
 
 
 def train(
@@ -64,11 +65,11 @@ def train(
     --train.steps a run is trained on, finished or not; what becomes of the learning rate is said.
     """
     budget.allow(max_memory)
-    from mmtok import run
-    from mmtok.recipe import load_recipe
+    from mmtok.run import build
+    from mmtok.run.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    run.train(loaded, out or _run_folder(recipe, loaded.name), tensorboard, device)
+    build.train(loaded, out or _run_folder(recipe, loaded.name), tensorboard, device)
 
 
 def sample(
@@ -89,8 +90,8 @@ def sample(
     precision: Annotated[str | None, Arg("weights while drawing (default: what this machine is fast in)", choices=("auto", "float32", "bf16", "int8"))] = None,
     compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
     steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
-    level: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
-    hole: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
+    aug_noise: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
+    infill: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -99,21 +100,21 @@ def sample(
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
     budget.allow(max_memory)
     if n is not None and n < 1:
-        raise BadInput(f"sample: -n is {n}; it must be at least 1")
+        raise UserError(f"sample: -n is {n}; it must be at least 1")
     if not 0 <= seed < 2**63:
-        raise BadInput(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
-    from mmtok import live
-    from mmtok.together import together
+        raise UserError(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
+    from mmtok.commands.play import sample as sample_or_play
+    from mmtok.run.distributed import together
 
     changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
-               "precision": precision, "compiled": compiled or None, "steps": steps, "level": level}
-    for path in together(run, recipe, lambda opened: live.sample(opened, prompt, to, n, out, seed, hole, play, **changes), device, checkpoint) or ():
+               "precision": precision, "compiled": compiled or None, "steps": steps, "aug_noise": aug_noise}
+    for path in together(run, recipe, lambda opened: sample_or_play(opened, prompt, to, n, out, seed, infill, play, **changes), device, checkpoint) or ():
         tell(path)
 
 
 def score(
     run: Run, files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")], *,
-    given: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
+    condition: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -124,11 +125,12 @@ def score(
     Of continuous latents the nats are of a density over their standardised values, and may be below 0.
     """
     budget.allow(max_memory)
-    from mmtok import ask
-    from mmtok.together import together
+    from mmtok.commands.score import score as score_files
+    from mmtok.commands.score import totals
+    from mmtok.run.distributed import together
 
-    rows = together(run, recipe, lambda opened: ask.score(opened, files, given), device, checkpoint) or []
-    for row in [*rows, *ask.totals(rows)]:
+    rows = together(run, recipe, lambda opened: score_files(opened, files, condition), device, checkpoint) or []
+    for row in [*rows, *totals(rows)]:
         tell(row)
 
 
@@ -142,8 +144,8 @@ def evaluate(
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
     budget.allow(max_memory)
-    from mmtok.evaluate import evaluate as evaluate_run
-    from mmtok.together import together
+    from mmtok.evaluation.evaluate import evaluate as evaluate_run
+    from mmtok.run.distributed import together
 
     for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint) or {}):
         tell(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
@@ -160,8 +162,8 @@ def report(
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
     budget.allow(max_memory)
     from mmtok.nn.device import resolve_device, stay_on_cpu
-    from mmtok.report import write_report
-    from mmtok.run import open_run
+    from mmtok.report.report import write_report
+    from mmtok.run.run import open_run
 
     stay_on_cpu(device, "tokenizers work")
     tell(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
@@ -178,9 +180,9 @@ def export(
 ) -> None:
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
     budget.allow(max_memory)
-    from mmtok.export import export as export_run
+    from mmtok.commands.export import export as export_run
     from mmtok.nn.device import resolve_device, stay_on_cpu
-    from mmtok.run import open_run
+    from mmtok.run.run import open_run
 
     stay_on_cpu(device, "weights are written")
     tell(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out, to))
@@ -200,7 +202,7 @@ def tokenize(
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
     budget.allow(max_memory)
-    from mmtok.data.convert import tokenize_files
+    from mmtok.commands.tokenize import tokenize_files
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
@@ -217,7 +219,7 @@ def detokenize(
 ) -> None:
     """Turn tokens back into files, under the names of those that they were made from; of others named by field and row."""
     budget.allow(max_memory)
-    from mmtok.data.convert import detokenize_file
+    from mmtok.commands.tokenize import detokenize_file
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
@@ -238,20 +240,25 @@ def show(
     """
     budget.allow(max_memory)
     if not path.exists():
-        raise BadInput(f"show: {path} does not exist")
-    from mmtok.describe import describe, describe_tokenizer, describe_tokens
+        raise UserError(f"show: {path} does not exist")
+    from mmtok.commands.show import (
+        describe,
+        describe_run,
+        describe_tokenizer,
+        describe_tokens,
+    )
 
     if path.suffix in (".py", ".json"):
-        from mmtok.recipe import load_recipe
+        from mmtok.run.recipe import load_recipe
 
         tell_lines(describe(load_recipe(path, overrides)))
     elif overrides:
-        raise BadInput(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
+        raise UserError(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
     elif (path / "recipe.json").exists():
         from mmtok.nn.device import resolve_device
-        from mmtok.run import open_run
+        from mmtok.run.run import open_run
 
-        tell_lines(open_run(path, recipe, resolve_device("cpu")).describe())
+        tell_lines(describe_run(open_run(path, recipe, resolve_device("cpu"))))
     elif (path / "tokenizer.json").exists() or path.suffix == ".model":
         tell_lines(describe_tokenizer(path))
     else:
@@ -282,13 +289,13 @@ def overview() -> str:
 
 
 def dispatch(words: list[str]) -> int:
-    """Find the verb and run it; returns 0, or what it leaves with. Raises BadInput for an unknown one."""
+    """Find the verb and run it; returns 0, or what it leaves with. Raises UserError for an unknown one."""
     if not words or words[0] in ("-h", "--help", "help"):
         tell_lines(overview())
     elif words[0] == "--version":
         tell(f"mmtok {__version__}")
     elif words[0] not in VERBS:
-        raise BadInput(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
+        raise UserError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
     else:
         verb = VERBS[words[0]]
         try:
@@ -323,7 +330,7 @@ def main(words: list[str] | None = None) -> int:
         drop(sys.stdout)
         drop(sys.stderr)
         return 141
-    except BadInput as error:
+    except UserError as error:
         wrong = str(error)
     except OSError as error:
         wrong = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
@@ -351,7 +358,7 @@ def _let_the_first_say_it() -> None:
 
     torchrun ends the others as soon as one has ended; so none may end before the first has spoken. Who is still here then speaks too.
     """
-    processes = sys.modules.get("mmtok.train.processes")
+    processes = sys.modules.get("mmtok.train.distributed")
     if os.environ.get("LOCAL_RANK", "0") != "0" and not (processes and processes.met):
         with suppress(KeyboardInterrupt):
             time.sleep(FIRST_SPEAKS)

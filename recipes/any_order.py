@@ -11,27 +11,27 @@ scikit-learn's digits.
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "n_codes": 512, "steps": 4000}'
 """
 
-from mmtok.data.images import ScannedDigits
 from mmtok.data.loader import Task
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.generate import Sampling
+from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
-from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ScannedDigits
+from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="any_order",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": VQPatchesConfig()},
-    tasks=(Task(("caption",), ("image",), drop_given=0.1),),  # what is left out is what guidance needs
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),  # what is left out is what guidance needs
     model=DecoderConfig(
         trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
-        heads={"image": MaskedCodes(network=DiTConfig(4, 96, 4))},
+        heads={"image": MaskedDiffusion(network=DiTConfig(4, 96, 4))},
     ),
-    train=TrainConfig(steps=2000, rows=16, row_length=256, learning_rate=2e-3, warmup=100, average=0.995, log_every=50),
+    train=TrainConfig(steps=2000, batch_size=16, seq_len=256, learning_rate=2e-3, warmup=100, ema_decay=0.995, log_every=50),
     sampling={"image": Sampling(temperature=0.9)},
 )

@@ -11,17 +11,17 @@ Less than an hour on one core. `scripts/bench_fashion.py` trains nearly the same
     mmtok sample runs/cascade --prompt "ankle boot" --to image --guidance 2
 """
 
-from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Task
-from mmtok.model.cascade import Cascade, Stage
-from mmtok.model.generate import Sampling
+from mmtok.heads.cascade import Cascade, Stage
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 SIZE = {"height": 28, "width": 28, "channels": 1}  # of what the tokenizer takes: pictures are prepared to be such
 PATCH = 14  # few frames: the decoder reads them, but all that it draws hangs on the class alone
@@ -30,20 +30,20 @@ recipe = Recipe(
     name="cascade",
     sources=(ImageFolder(path=""),),
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(**SIZE, levels=256, patch=PATCH)},
-    tasks=(Task(("caption",), ("image",), drop_given=0.1),),
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
     model=DecoderConfig(
         trunk=TransformerConfig(depth=2, width=128, n_heads=4, n_kv_heads=4, feed_forward=256),
         heads={
             "image": Cascade(
                 stages=(
                     Stage(network=UNetConfig((64, 64), blocks=1)),
-                    Stage(network=UNetConfig((32, 64), blocks=1), level=0.2),
-                    Stage(network=UNetConfig((16, 32, 64), blocks=1), level=0.2),
+                    Stage(network=UNetConfig((32, 64), blocks=1), aug_noise=0.2),
+                    Stage(network=UNetConfig((16, 32, 64), blocks=1), aug_noise=0.2),
                 ),
                 patch=PATCH,
             )
         },
     ),
-    train=TrainConfig(steps=4000, rows=4, row_length=160, learning_rate=2e-3, warmup=100, average=0.995),  # some 32 pictures per step
+    train=TrainConfig(steps=4000, batch_size=4, seq_len=160, learning_rate=2e-3, warmup=100, ema_decay=0.995),  # some 32 pictures per step
     sampling={"image": Sampling(guidance=1.5)},
 )

@@ -6,36 +6,36 @@ digits, made by espeak-ng; a folder of sound files with transcripts takes one fl
     mmtok train recipes/continuous_speech.py
     mmtok sample runs/continuous_speech --prompt "three one four" --to speech
     mmtok sample runs/continuous_speech --prompt runs/continuous_speech/samples/asked/three-one-four-000.wav --to text
-    mmtok train recipes/continuous_speech.py --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --row_length 1024
+    mmtok train recipes/continuous_speech.py --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len 1024
 """
 
-from mmtok.data.loader import Corrupt, Task
-from mmtok.data.speech import SpokenDigits
+from mmtok.data.loader import InputMasking, Task
 from mmtok.diffusion.schedules import CondOT
-from mmtok.model.denoising import FrameDiffusion
-from mmtok.model.generate import Sampling
+from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="continuous_speech",
     sources=(SpokenDigits(),),
     tokenizers={"text": BytesConfig(), "speech": LogMelConfig.apple_40hz()},
     tasks=(
-        Task(("caption",), ("speech",), weight=0.5, drop_given=0.1),
+        Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),
     ),
-    corrupt={"speech": Corrupt(spans=0.3, span=3, often=0.5)},  # without it, the frames just read say too much
+    input_masking={"speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5)},  # without it, the frames just read say too much
     model=DecoderConfig(
         trunk=TransformerConfig(depth=4, width=192, n_heads=4, n_kv_heads=4, feed_forward=512, dropout=0.1),
         # bands have variance 1, so flow matching needs no constants; two noise levels per frame, as a clip has many frames
-        heads={"speech": FrameDiffusion(column=CondOT(), network=TokenMLPConfig(depth=3, width=256), draws=2, steps=18)},
+        heads={"speech": FrameDiffusion(schedule=CondOT(), network=TokenMLPConfig(depth=3, width=256), draws=2, steps=18)},
     ),
-    train=TrainConfig(steps=3000, rows=8, row_length=256, learning_rate=1.5e-3, warmup=100, log_every=50),
+    train=TrainConfig(steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50),
     sampling={"speech": Sampling(temperature=0.9, max_frames=240), "text": Sampling(temperature=0.0, max_frames=64)},
 )

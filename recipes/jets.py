@@ -5,19 +5,19 @@
     mmtok sample runs/jets --to jets -n 1000
     mmtok score runs/jets other.npz                 nats per particle, jet by jet
 
-With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.given '["caption"]', and a text tokenizer is there.
+With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.inputs '["caption"]', and a text tokenizer is there.
 """
 
-from mmtok.data.jets import JetFile
 from mmtok.data.loader import Task
-from mmtok.model.generate import Sampling
-from mmtok.model.heads import Chained
+from mmtok.heads.categorical import Chained
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.jets import JetFile
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="jets",
@@ -25,6 +25,6 @@ recipe = Recipe(
     tokenizers={"text": BytesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
     tasks=(Task((), ("jets",)),),
     model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}),
-    train=TrainConfig(steps=5000, rows=16, row_length=512, learning_rate=1e-3, warmup=100),
+    train=TrainConfig(steps=5000, batch_size=16, seq_len=512, learning_rate=1e-3, warmup=100),
     sampling={"jets": Sampling(max_frames=130)},  # the two totals, and the constituents
 )

@@ -9,30 +9,30 @@ pictures see latent_images.py, whose two flags are the same.
     mmtok sample runs/latent_diffusion --to image
 """
 
-from mmtok.data.images import ScannedDigits
 from mmtok.data.loader import Task
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM
-from mmtok.model.denoising import GridDiffusion
-from mmtok.model.generate import Sampling
+from mmtok.heads.diffusion import GridDiffusion
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="latent_diffusion",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
-    tasks=(Task(("caption",), ("image",), drop_given=0.1),),  # what is left out is what guidance needs
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),  # what is left out is what guidance needs
     model=DecoderConfig(
         trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
         # a token is a patch. The latents' root mean square is 1, twice what EDM's noise levels were made for: they move along
-        heads={"image": GridDiffusion(column=EDM(sigma_data=1.0, p_mean=-0.5), sampler=Heun(), steps=18, network=DiTConfig(4, 128, 4))},
+        heads={"image": GridDiffusion(schedule=EDM(sigma_data=1.0, p_mean=-0.5), sampler=Heun(), steps=18, network=DiTConfig(4, 128, 4))},
     ),
-    train=TrainConfig(steps=2000, rows=16, row_length=256, learning_rate=2e-3, warmup=100, average=0.995, log_every=50),
+    train=TrainConfig(steps=2000, batch_size=16, seq_len=256, learning_rate=2e-3, warmup=100, ema_decay=0.995, log_every=50),
     sampling={"image": Sampling(guidance=1.5)},
 )

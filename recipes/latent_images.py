@@ -10,18 +10,18 @@ MLP what to denoise. By default scikit-learn's digits, so that it runs as it is;
         --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
 """
 
-from mmtok.data.images import ScannedDigits
-from mmtok.data.loader import Corrupt, Task
+from mmtok.data.loader import InputMasking, Task
 from mmtok.diffusion.schedules import CondOT
-from mmtok.model.denoising import FrameDiffusion
-from mmtok.model.generate import Sampling
+from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="latent_images",
@@ -29,15 +29,15 @@ recipe = Recipe(
     # fewer latents than pixels, and a KL term that stands for errors of 9 grey values: what the scans' copies are blurred by anyway
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
     tasks=(
-        Task(("caption",), ("image",), weight=0.7, drop_given=0.1),  # what is left out is what guidance needs
+        Task(("caption",), ("image",), weight=0.7, cond_dropout=0.1),  # what is left out is what guidance needs
         Task(("image",), ("caption",), weight=0.3),
     ),
-    corrupt={"image": Corrupt(drop=0.3)},  # as MAR hides patches: the frames just read must not say too much
+    input_masking={"image": InputMasking(drop_prob=0.3)},  # as MAR hides patches: the frames just read must not say too much
     model=DecoderConfig(
         trunk=TransformerConfig(depth=4, width=128, n_heads=4, n_kv_heads=4, feed_forward=352, dropout=0.1),
         # latents have variance 1, so flow matching needs no constants; four noise levels per frame make the most of a state
-        heads={"image": FrameDiffusion(column=CondOT(), network=TokenMLPConfig(depth=3, width=128), draws=4, steps=18)},
+        heads={"image": FrameDiffusion(schedule=CondOT(), network=TokenMLPConfig(depth=3, width=128), draws=4, steps=18)},
     ),
-    train=TrainConfig(steps=3000, rows=8, row_length=256, learning_rate=1.5e-3, warmup=100, log_every=50),
+    train=TrainConfig(steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50),
     sampling={"image": Sampling(guidance=1.5), "text": Sampling(temperature=0.0, max_frames=64)},  # reading wants the likeliest string
 )

@@ -6,27 +6,27 @@ NAME.txt beside NAME.wav, or one transcripts.csv with the columns file and text.
     mmtok sample runs/speech --prompt clip.wav --to text
 """
 
-from mmtok.data.loader import Corrupt, Task
-from mmtok.data.speech import SpeechFolder
-from mmtok.model.generate import Sampling
-from mmtok.model.heads import Parallel
+from mmtok.data.loader import InputMasking, Task
+from mmtok.heads.categorical import Parallel
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="speech",
     sources=(SpeechFolder(path=""),),
     tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz()},
     tasks=(
-        Task(("caption",), ("speech",), weight=0.5, drop_given=0.1),
+        Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),
     ),
-    corrupt={"speech": Corrupt(spans=0.3, span=3, often=0.5, bands=1, band=16)},  # without it, the frames just read say too much
+    input_masking={"speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16)},  # without it, the frames just read say too much
     model=DecoderConfig(trunk=TransformerConfig.from_depth(6, dropout=0.1), heads={"speech": Parallel()}),
-    train=TrainConfig(steps=10_000, rows=8, row_length=1024, learning_rate=1e-3, warmup=200),  # 1024 positions: some 20 s
+    train=TrainConfig(steps=10_000, batch_size=8, seq_len=1024, learning_rate=1e-3, warmup=200),  # 1024 positions: some 20 s
     sampling={"speech": Sampling(temperature=0.8, max_frames=800), "text": Sampling(temperature=0.0, max_frames=512)},
 )

@@ -6,21 +6,21 @@
 """
 
 from mmtok.data.loader import Task
-from mmtok.data.text import TextFileConfig
-from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
+from mmtok.sources.text import TextFileConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="text",
-    sources=(TextFileConfig(path="", passage_chars=512),),
+    sources=(TextFileConfig(path="", chunk_chars=512),),
     tokenizers={"text": SentencePieceConfig(n_pieces=2048)},
     tasks=(Task((), ("text",)),),
     model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1)),
     # a row must hold the longest passage: one position per byte, where no piece fits
-    train=TrainConfig(steps=2000, rows=8, row_length=1024, learning_rate=1e-3),
+    train=TrainConfig(steps=2000, batch_size=8, seq_len=1024, learning_rate=1e-3),
     sampling={"text": Sampling(temperature=0.9, max_frames=256)},
 )

@@ -94,12 +94,13 @@ def sampling(repeats: int) -> Iterator[Line]:
     import numpy as np
     import torch
 
-    from mmtok.batch import pack
-    from mmtok.model.generate import Sampling, generate, pick
+    from mmtok.core.batch import pack
+    from mmtok.core.segment import Document, Segment, Signature
+    from mmtok.core.vocabulary import Vocabulary
+    from mmtok.model.generate import generate
     from mmtok.model.lm import LM, DecoderConfig
+    from mmtok.model.sampling import Sampling, pick
     from mmtok.nn.transformer import TransformerConfig
-    from mmtok.segment import Document, Segment, Signature
-    from mmtok.vocabulary import Vocabulary
 
     n_streams, n_frames, way = 16, 256, Sampling()
     torch.manual_seed(0)

@@ -17,12 +17,12 @@ import torch
 from side_by_side import Line, machine, parsed, parser, report, seconds, turn_about
 from torch import Tensor, nn
 
-from mmtok.diffusion.convert import preconditioned
+from mmtok.core.segment import Signature
+from mmtok.diffusion.predictions import preconditioned
 from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun, Sampler
 from mmtok.diffusion.schedules import VP
-from mmtok.model.denoising import GridDiffusion, GridDiffusionHead
+from mmtok.heads.diffusion import GridDiffusion, GridDiffusionHead
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser
-from mmtok.segment import Signature
 
 WIDTH = 64  # of the decoder's hidden states, which the head is told
 DIGITS = Signature("image", latent_size=4, frames=16, cells=17)
@@ -172,7 +172,7 @@ def pairs(network: nn.Module, noise: Tensor, n_steps: int) -> Iterator[tuple[str
            their_walk(lambda: dpm_of_diffusers(n_steps), network, noise, False))  # fmt: skip
 
 
-def beside(setting: Setting) -> Iterator[Line]:
+def append_dims(setting: Setting) -> Iterator[Line]:
     """The same network, noise and noise levels, 100 digits. No slower but for what medians on a shared machine differ by.
 
     Both walks are short and all but equal, so they take three times as many turns as other rows.
@@ -209,7 +209,7 @@ def likelihood(setting: Setting) -> Iterator[Line]:
         yield Line(f"1,000 digits, {what}", "s", 1000 * each, said, None, "minutes", 1000 * each / 60, 5.0, least=False)
 
 
-ROWS = {row.__name__: row for row in (overhead, batches, beside, likelihood)}
+ROWS = {row.__name__: row for row in (overhead, batches, append_dims, likelihood)}
 
 
 def main() -> None:

@@ -21,18 +21,28 @@ from statistics import median
 import numpy as np
 import torch
 from rounded import coarse, divergence, learn, log_probs, manual, nats
-from side_by_side import Line, machine, matrix_products, parsed, parser, reading, report, turn_about
+from side_by_side import (
+    Line,
+    machine,
+    matrix_products,
+    parsed,
+    parser,
+    reading,
+    report,
+    turn_about,
+)
 
-from mmtok.batch import Batch, pack, plan_rows
-from mmtok.model.generate import Sampling, generate
-from mmtok.model.heads import Parallel
-from mmtok.model.interop import to_llama
+from mmtok.core.batch import Batch, pack, plan_rows
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.heads.categorical import Parallel
+from mmtok.model.generate import generate
+from mmtok.model.llama import to_llama
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.nn.decay import decay_groups
+from mmtok.model.sampling import Sampling
 from mmtok.nn.precision import DTYPES, PRECISIONS, Precision, resolve_precision
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import Document, Segment, Signature
-from mmtok.vocabulary import Vocabulary
+from mmtok.nn.weight_decay import decay_groups
 
 TRUNK = TransformerConfig(depth=6, width=384, n_heads=6, n_kv_heads=6, feed_forward=1024)
 N_IDS, N_CODES = 4096, 4030  # ids in all; codes of the one modality

@@ -22,25 +22,25 @@ from pathlib import Path
 import numpy as np
 from timed import SPENT, called, timed_train
 
-from mmtok.data.idx import IdxImages
-from mmtok.data.images import write_image
 from mmtok.data.loader import Task
 from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun
 from mmtok.diffusion.schedules import EDM, CondOT
-from mmtok.files import write_text
+from mmtok.heads.cascade import Cascade, Stage
+from mmtok.heads.diffusion import GridDiffusion
+from mmtok.io.files import write_text
+from mmtok.io.terminal import say
 from mmtok.metrics.images import ImageJudge, flat_pixels, frechet, train_image_judge
-from mmtok.model.cascade import Cascade, Stage
-from mmtok.model.denoising import GridDiffusion
-from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.recipe import Recipe
-from mmtok.run import Run
-from mmtok.terminal import say
+from mmtok.run.recipe import Recipe
+from mmtok.run.run import Run
+from mmtok.sources.idx import IdxImages
+from mmtok.sources.images import write_image
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SIDE, N_SAMPLES, N_JUDGE, N_BOOTSTRAP = 28, 1000, 20_000, 200
@@ -60,25 +60,25 @@ def family(folder: Path, image, head, **train_config) -> Recipe:
         name="fashion",
         sources=(IdxImages(str(folder), NAMES),),
         tokenizers={"text": BytesConfig(), "image": image},
-        tasks=(Task(("caption",), ("image",), drop_given=0.1),),
+        tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
         model=DecoderConfig(trunk=TransformerConfig(2, 64, 2, 2, 176), heads={"image": head}),
-        train=TrainConfig(**({"learning_rate": 2e-3, "warmup": 100, "average": 0.998, "log_every": 100} | train_config)),
+        train=TrainConfig(**({"learning_rate": 2e-3, "warmup": 100, "ema_decay": 0.998, "log_every": 100} | train_config)),
     )
 
 
 PIXELS = PixelLatentsConfig(SIDE, SIDE, 1, 256, patch=14)  # few frames: the trunk reads them too, for nothing here
 LATENTS = KLPatchesConfig(SIDE, SIDE, 1, patch=4, latent_size=4, hidden=64, blocks=1, steps=2000, kl_weight=1e-3)
-SMALL_ROWS, LATENT_ROWS = {"rows": 12, "row_length": 160}, {"rows": 24, "row_length": 256}  # some 96 pictures each
+SMALL_ROWS, LATENT_ROWS = {"batch_size": 12, "seq_len": 160}, {"batch_size": 24, "seq_len": 256}  # some 96 pictures each
 FINE = UNetConfig((16, 32, 64), blocks=1)
 FAMILIES: dict[str, Callable[[Path], Recipe]] = {
     "latent": lambda folder: family(
-        folder, LATENTS, GridDiffusion(column=EDM(sigma_data=1.0, p_mean=-0.5), network=UNetConfig((96, 96), blocks=2)),
+        folder, LATENTS, GridDiffusion(schedule=EDM(sigma_data=1.0, p_mean=-0.5), network=UNetConfig((96, 96), blocks=2)),
         steps=1800, **LATENT_ROWS),
-    "pixel": lambda folder: family(folder, PIXELS, GridDiffusion(column=CondOT(), network=FINE, patch=14), steps=1800, **SMALL_ROWS),
+    "pixel": lambda folder: family(folder, PIXELS, GridDiffusion(schedule=CondOT(), network=FINE, patch=14), steps=1800, **SMALL_ROWS),
     "cascade": lambda folder: family(
         folder, PIXELS,
-        Cascade(stages=(Stage(network=UNetConfig((64, 64), blocks=1)), Stage(network=UNetConfig((32, 64), blocks=1), level=0.1),
-                        Stage(network=FINE, level=0.1)), patch=14),
+        Cascade(stages=(Stage(network=UNetConfig((64, 64), blocks=1)), Stage(network=UNetConfig((32, 64), blocks=1), aug_noise=0.1),
+                        Stage(network=FINE, aug_noise=0.1)), patch=14),
         steps=1200, **SMALL_ROWS),
 }  # fmt: skip
 
@@ -89,7 +89,7 @@ def drawn(run: Run, guidance: float = 1.0, level: float | None = None) -> tuple[
     """Pictures, each class as often, and the names that they were asked by. Always from the same noise."""
     asked = [NAMES[i % len(NAMES)] for i in range(n_samples(run))]
     prompts = [run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)]
-    samples = run.draw(prompts, Sampling(guidance=guidance, level=level), seed=0)
+    samples = run.draw(prompts, Sampling(guidance=guidance, aug_noise=level), seed=0)
     return run.tokenizers["image"].decode_batch([d.segment for d in samples]), asked
 
 
@@ -172,7 +172,7 @@ def measured(run: Run, judged: Judged, sheet: Path) -> dict:
         figures["apart"][solver] = float(np.std(again[35] - again[71]))
     if len(denoisers(run)) > 1:
         for level in LEVELS:
-            images, asked = drawn(run, level=level)
+            images, asked = drawn(run, aug_noise=level)
             figures["level"][f"{level:g}"] = [judged.judge.accuracy(images, asked), *judged.distance(images)]
     return figures
 

@@ -25,27 +25,27 @@ import numpy as np
 from likelihood_baselines import baselines
 from timed import SPENT, called, timed_train
 
-from mmtok.data.images import ScannedDigits
+from mmtok.core.segment import Document
 from mmtok.data.loader import Task
 from mmtok.diffusion.likelihood import Levels
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM, CondOT
-from mmtok.files import write_text
+from mmtok.heads.diffusion import GridDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.io.files import write_text
+from mmtok.io.terminal import say
 from mmtok.metrics.images import frechet, train_image_judge
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.denoising import GridDiffusion
-from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
-from mmtok.run import Run
-from mmtok.segment import Document
-from mmtok.terminal import say
-from mmtok.tokenizers.image import PixelsConfig, VQPatchesConfig
+from mmtok.run.recipe import Recipe
+from mmtok.run.run import Run
+from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
+from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 LEVELS, SIDE = 17, 8
 DIMENSIONS = SIDE * SIDE
@@ -69,9 +69,9 @@ def family(image, head=None, trunk=SMALL, text=BytesConfig(), unnamed=0.5, **tra
         sources=(ScannedDigits(copies=18, noise=0.0, shift=1),),  # noise would add to the bits; every shift comes about twice
         tokenizers={"text": text, "image": image},
         # shifted scans teach more than there are; they are told apart by their captions, or shifted ones would be drawn, and cost bits
-        tasks=(Task(("caption",), ("image",), drop_given=unnamed), Task(("view_caption",), ("view",))),
+        tasks=(Task(("caption",), ("image",), cond_dropout=unnamed), Task(("view_caption",), ("view",))),
         model=DecoderConfig(trunk=trunk, heads={"image": head} if head else {}),
-        train=TrainConfig(**({"rows": 16, "learning_rate": 2e-3, "warmup": 100, "average": 0.995, "log_every": 100} | train_config)),
+        train=TrainConfig(**({"batch_size": 16, "learning_rate": 2e-3, "warmup": 100, "ema_decay": 0.995, "log_every": 100} | train_config)),
         n_samples=N_SAMPLES,
     )
 
@@ -85,10 +85,10 @@ CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=
 FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]] = {
     "autoregression": (family(PIXELS, None, WIDE, steps=1700), {"exact": (1.85, 1.75)}),
     # a name is one piece, and more often told: this head, which rarely needs its condition, learns late to heed it
-    "masked": (family(PIXELS, MaskedCodes(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), unnamed=0.3, steps=1400),
+    "masked": (family(PIXELS, MaskedDiffusion(DiTConfig(4, 96, 4)), text=SentencePieceConfig(360, "bpe"), unnamed=0.3, steps=1400),
                {"bound": (2.00, 1.85)}),
-    "edm": (family(PATCHES, GridDiffusion(column=EDM(sigma_data=0.80, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
-    "flow": (family(PATCHES, GridDiffusion(column=CondOT(), **DENOISED), steps=850), TWO_BARS),
+    "edm": (family(PATCHES, GridDiffusion(schedule=EDM(sigma_data=0.80, p_mean=-0.7, p_std=1.4), **DENOISED), steps=850), TWO_BARS),
+    "flow": (family(PATCHES, GridDiffusion(schedule=CondOT(), **DENOISED), steps=850), TWO_BARS),
     "vq": (family(CODES, None, WIDE, steps=1000), {"bound": (None, None)}),
 }
 

@@ -39,24 +39,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmtok.data.images import ImageFolder, ScannedDigits, write_image
-from mmtok.data.jets import JetFile, write_jets
+from mmtok.core.segment import Document, Segment
 from mmtok.data.loader import Task
-from mmtok.data.pythia import PythiaJets
-from mmtok.data.speech import SpeechFolder, SpokenDigits, write_sound
-from mmtok.data.text import TextFileConfig
-from mmtok.files import write_text
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.cascade import Cascade
-from mmtok.model.denoising import FrameDiffusion, GridDiffusion
+from mmtok.errors import UserError
+from mmtok.heads.cascade import Cascade
+from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.io.files import write_text
+from mmtok.io.strict import read_json
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.recipe import Recipe, load_recipe
-from mmtok.run import Run, train
-from mmtok.segment import BadInput, Document, Segment
-from mmtok.strict import read_json
-from mmtok.tokenizers.image import VQPatchesConfig
+from mmtok.run.build import train
+from mmtok.run.recipe import Recipe, load_recipe
+from mmtok.run.run import Run
+from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
+from mmtok.sources.jets import JetFile, write_jets
+from mmtok.sources.pythia import PythiaJets
+from mmtok.sources.speech import SpeechFolder, SpokenDigits, write_sound
+from mmtok.sources.text import TextFileConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig
+from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.log import read_log
 
@@ -122,14 +124,14 @@ def tiny(recipe: Recipe, data: Path, seed: int = 0) -> Recipe:
     """
     trunk = replace(recipe.model.trunk, depth=2, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
     heads = {m: tiny_head(head) for m, head in recipe.model.heads.items()}
-    config = replace(recipe.train, steps=STEPS, warmup=5, rows=2, log_every=1)
-    row_length = min(config.row_length, MOST_POSITIONS)
+    config = replace(recipe.train, steps=STEPS, warmup=5, batch_size=2, log_every=1)
+    seq_len = min(config.seq_len, MOST_POSITIONS)
     return replace(
         recipe,
         sources=tuple(tiny_source(source, data) for source in recipe.sources),
         tokenizers={m: tiny_tokenizer(config) for m, config in recipe.tokenizers.items()},
         model=replace(recipe.model, trunk=trunk, heads=heads),
-        train=replace(config, row_length=row_length, precision="float32", seed=seed),
+        train=replace(config, seq_len=seq_len, precision="float32", seed=seed),
     )
 
 
@@ -142,7 +144,7 @@ def tiny_source(source: Any, data: Path) -> Any:
     if isinstance(source, PythiaJets):
         return replace(source, n_per_class=6, n_heldout=2, processes=1)
     if isinstance(source, TextFileConfig):
-        return replace(source, path=str(make_text(data)), passage_chars=64)
+        return replace(source, path=str(make_text(data)), chunk_chars=64)
     if isinstance(source, ImageFolder):
         return replace(source, path=str(make_pictures(data)))
     if isinstance(source, SpeechFolder):
@@ -169,7 +171,7 @@ def tiny_head(head: Any) -> Any:
         return replace(head, steps=3, ode_steps=2, network=TokenMLPConfig(depth=1, width=16))
     if isinstance(head, GridDiffusion):
         return replace(head, steps=3, ode_steps=2, network=DiTConfig(depth=1, width=16, n_heads=2))
-    if isinstance(head, MaskedCodes):
+    if isinstance(head, MaskedDiffusion):
         return replace(head, bound_draws=4, network=DiTConfig(depth=1, width=16, n_heads=2))
     if isinstance(head, Cascade):
         network = UNetConfig(widths=(8, 8), blocks=1, n_heads=2)
@@ -222,12 +224,12 @@ def add_segments(made: Any, segments: Iterable[Segment]) -> None:
 
 def whole_tasks(run: Run) -> list[Task]:
     """The run's tasks that see their last field to its end: only these can be asked for."""
-    return [task for task in run.recipe.tasks if not task.first]
+    return [task for task in run.recipe.tasks if not task.max_target_frames]
 
 
 def held_out(run: Run, task: Task) -> list[tuple[Segment, ...]]:
     """A few held-out documents of a task: segments in the order of its fields."""
-    names = (*task.given, *task.make)
+    names = (*task.inputs, *task.targets)
     rows = list(islice(run.examples("heldout", *names), N_DOCUMENTS))
     encode = lambda f: run.tokenizers[run.recipe.fields[f]].encode_batch([row[f] for row in rows])
     return list(zip(*map(encode, names)))
@@ -237,11 +239,11 @@ def sample_digest(run: Run, seed: int) -> str:
     """SHA-256 of what is drawn for the tasks, of as much as is trained: see above."""
     made = hashlib.sha256()
     for task in whole_tasks(run):
-        n, to = len(task.given), run.recipe.fields[task.make[0]]
+        n, to = len(task.inputs), run.recipe.fields[task.targets[0]]
         given = [run.prompt(document[:n], to) for document in held_out(run, task)]
         sampling = run.sampling(to, max_frames=MOST_FRAMES, precision="float32")
         asked = [(given, sampling)]
-        if n and task.drop_given:
+        if n and task.cond_dropout:
             asked.append(([run.prompt((), to)], sampling))
             asked.append((given, replace(sampling, guidance=GUIDANCE)))
         for prompts, way in asked:
@@ -253,11 +255,11 @@ def scores(run: Run) -> list[str]:
     """-log p of held-out documents in nats, as `float.hex` writes them; or "refused", by task."""
     found: list[str] = []
     for task in whole_tasks(run):
-        predict = (False,) * len(task.given) + (True,) * len(task.make)
+        predict = (False,) * len(task.inputs) + (True,) * len(task.targets)
         documents = [Document(segments, predict) for segments in held_out(run, task)]
         try:
             found += [float(scored.nats[-1]).hex() for scored in run.score_documents(documents)]
-        except BadInput:
+        except UserError:
             found.append("refused")
     return found
 
@@ -321,7 +323,7 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             check(families, work)
             before = read_figures(given.compare) if given.compare else {}
-        except BadInput as error:
+        except UserError as error:
             parser.error(str(error))
         torch.set_num_threads(1)
         found = made_by(families, work, given.seed)
@@ -329,21 +331,21 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def check(families: Sequence[str], work: Path) -> None:
-    """Raise BadInput for a family that there is none of, and for one that was made before."""
+    """Raise UserError for a family that there is none of, and for one that was made before."""
     for family in families:
         if family not in FAMILIES:
-            raise BadInput(f"{family} is no family; there are {', '.join(FAMILIES)}")
+            raise UserError(f"{family} is no family; there are {', '.join(FAMILIES)}")
         if (work / family).exists():  # a finished run would be taken as it is
-            raise BadInput(f"{work / family} is there already: remove it, or choose another --work")
+            raise UserError(f"{work / family} is there already: remove it, or choose another --work")
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """What --save wrote. Raises BadInput for what is no such file."""
+    """What --save wrote. Raises UserError for what is no such file."""
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; write it by --save")
+        raise UserError(f"{path}: no such file; write it by --save")
     found = read_json(path)
     if not isinstance(found, dict) or not all(isinstance(x, dict) for x in found.values()):
-        raise BadInput(f"{path} holds no figures by family; write it by --save")
+        raise UserError(f"{path} holds no figures by family; write it by --save")
     return found
 
 

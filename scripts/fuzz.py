@@ -37,7 +37,7 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
     """What becomes of input i of a kind: ("read" | "refused" | a fault, what was said). The input lies in `folder` afterwards."""
     from fuzz_kinds import KINDS, damage
 
-    from mmtok.segment import BadInput
+    from mmtok.errors import UserError
 
     try:
         path = damage(kind, [seed, i], home, folder)
@@ -48,7 +48,7 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
     try:
         KINDS[kind].load(path)
         said, what = "", "read"
-    except BadInput as error:
+    except UserError as error:
         said, what = str(error), "refused"
     except OSError as error:
         said, what = f"{error.filename}: {error.strerror}", "refused"
@@ -81,7 +81,7 @@ def work(pipe, home: str) -> None:
     """Answer (kind, seed, i, folder) with what became of it, until the pipe closes."""
     from fuzz_kinds import warm_up
 
-    from mmtok import budget
+    from mmtok.io import budget
 
     warnings.simplefilter("ignore")
     budget.allow(str(BUDGET))

@@ -29,7 +29,11 @@ def _sentencepiece():
 def _pretrained():
     import tokenizers as library
 
-    from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig, byte_letters
+    from mmtok.tokenizers.pretrained import (
+        PretrainedText,
+        PretrainedTextConfig,
+        byte_letters,
+    )
 
     tok = library.Tokenizer(library.models.BPE(vocab={letter: i for i, letter in enumerate(byte_letters())}, merges=[]))
     tok.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +42,7 @@ def _pretrained():
 
 
 def _vq():
-    from mmtok.tokenizers.image import VQPatches, VQPatchesConfig
+    from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
 
     config = VQPatchesConfig(4, 4, n_codes=4, code_size=2, hidden=4)
     return VQPatches(config, config.network())
@@ -79,8 +83,8 @@ MAKERS = {
 
 
 def load_tokenizer(path: Path) -> None:
-    from mmtok.describe import describe_tokenizer
-    from mmtok.segment import BadInput
+    from mmtok.commands.show import describe_tokenizer
+    from mmtok.errors import UserError
     from mmtok.tokenizers import load
 
     describe_tokenizer(path)
@@ -92,7 +96,7 @@ def load_tokenizer(path: Path) -> None:
     signal = {"text": "seven", "speech": ways.SINE, "jets": ways.JETS[0], "image": np.zeros(small, np.uint8)}[tokenizer.signature.modality]
     try:
         tokenizer.encode(signal)
-    except BadInput:  # it takes other signals, which it says of the signal and not of the folder
+    except UserError:  # it takes other signals, which it says of the signal and not of the folder
         return
 
 
@@ -100,28 +104,28 @@ def load_tokenizer(path: Path) -> None:
 
 def _recipe():
     from mmtok.data.loader import Task
-    from mmtok.data.text import TextFileConfig
     from mmtok.model.lm import DecoderConfig
     from mmtok.nn.transformer import TransformerConfig
-    from mmtok.recipe import Recipe
+    from mmtok.run.recipe import Recipe
+    from mmtok.sources.text import TextFileConfig
     from mmtok.tokenizers.text import BytesConfig
-    from mmtok.train.fit_lm import TrainConfig
+    from mmtok.train.trainer import TrainConfig
 
     trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=16)
     return Recipe("tiny", {"text": BytesConfig()}, (TextFileConfig("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),
-                  TrainConfig(steps=2, rows=2, row_length=512, checkpoint_every=1, log_every=1))  # fmt: skip
+                  TrainConfig(steps=2, batch_size=2, seq_len=512, checkpoint_every=1, log_every=1))  # fmt: skip
 
 
 def recipe_json(folder: Path) -> Path:
-    from mmtok.recipe import load_recipe
+    from mmtok.run.recipe import load_recipe
 
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "digits.py")
     return ways.written(folder / "recipe.json", recipe.to_json().encode())
 
 
 def load_recipe_file(path: Path) -> None:
-    from mmtok.describe import describe
-    from mmtok.recipe import load_recipe
+    from mmtok.commands.show import describe
+    from mmtok.run.recipe import load_recipe
 
     describe(load_recipe(path))
 
@@ -131,8 +135,8 @@ def make_run(folder: Path) -> Path:
     import io
     from dataclasses import replace
 
-    from mmtok.data.text import TextFileConfig
-    from mmtok.run import train
+    from mmtok.run.build import train
+    from mmtok.sources.text import TextFileConfig
 
     text = ways.written(folder / "a.txt", b"seven eight nine " * 40)
     with contextlib.redirect_stderr(io.StringIO()):
@@ -148,15 +152,22 @@ def make_run(folder: Path) -> Path:
 
 def load_run(path: Path) -> None:
     """Every JSON of a run by what reads it, its tokens, weights and checkpoints."""
-    from mmtok.ask import read_index
-    from mmtok.evaluate import evaluate
-    from mmtok.export import export
-    from mmtok.gallery import sample_section
-    from mmtok.run import open_run
-    from mmtok.train.checkpoint import load_checkpoint, load_weights, planned_steps, precision_of
+    from mmtok.commands.export import export
+    from mmtok.commands.sample import read_index
+    from mmtok.evaluation.evaluate import evaluate
+    from mmtok.report.gallery import sample_section
+    from mmtok.run.run import open_run
+    from mmtok.train.checkpoint import (
+        load_checkpoint,
+        load_weights,
+        planned_steps,
+        precision_of,
+    )
 
     run = open_run(path)
-    run.describe()
+    from mmtok.commands.show import describe_run
+
+    describe_run(run)
     evaluate(run)
     read_index(path / "samples" / "asked")
     for name in ("asked", "text_from_nothing"):
@@ -169,15 +180,15 @@ def load_run(path: Path) -> None:
 
 
 def make_llama(folder: Path) -> Path:
-    from mmtok.export import export
-    from mmtok.run import open_run
+    from mmtok.commands.export import export
+    from mmtok.run.run import open_run
 
     export(open_run(make_run(folder)), folder / "llama")
     return folder / "llama"
 
 
 def load_llama_folder(path: Path) -> None:
-    from mmtok.model.interop import check_llama, exported_vocabulary, llama_sizes
+    from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes
     from mmtok.tokenizers.pretrained import PretrainedTextConfig
 
     exported_vocabulary(path)

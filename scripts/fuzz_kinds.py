@@ -88,7 +88,7 @@ def _text(folder: Path) -> Path:
 
 
 def _load_text(path: Path) -> None:
-    from mmtok.data.text import read_text
+    from mmtok.sources.text import read_text
     from mmtok.tokenizers import default
 
     text = read_text(path)
@@ -107,7 +107,7 @@ def _sound(suffix: str, **settings: str) -> Callable[[Path], Path]:
 
 
 def _load_sound(path: Path) -> None:
-    from mmtok.data.speech import read_sound
+    from mmtok.sources.speech import read_sound
     from mmtok.tokenizers import default
 
     samples = read_sound(path)
@@ -127,7 +127,7 @@ def _image(suffix: str) -> Callable[[Path], Path]:
 
 
 def _load_image(path: Path) -> None:
-    from mmtok.data.images import read_image
+    from mmtok.sources.images import read_image
     from mmtok.tokenizers import default
 
     default("image").encode(read_image(path))
@@ -135,7 +135,7 @@ def _load_image(path: Path) -> None:
 
 def _jets(suffix: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        from mmtok.data.jets import write_jets
+        from mmtok.sources.jets import write_jets
 
         write_jets(folder / f"a{suffix}", JETS)
         return folder / f"a{suffix}"
@@ -153,7 +153,7 @@ def _jetnet(folder: Path) -> Path:
 
 
 def _load_jets(path: Path) -> None:
-    from mmtok.data.jets import read_jets
+    from mmtok.sources.jets import read_jets
     from mmtok.tokenizers.jets import JetGridConfig
 
     JetGridConfig(allow_clipping=True).build().encode_batch(read_jets(path))
@@ -164,7 +164,7 @@ def _idx(suffix: str, pack: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
 
 
 def _load_idx(path: Path) -> None:
-    from mmtok.data.idx import read_idx
+    from mmtok.sources.idx import read_idx
 
     read_idx(path)
 
@@ -181,7 +181,7 @@ def _transcripts(suffix: str, separator: str, packed: Callable[[bytes], bytes] =
 
 
 def _load_transcripts(path: Path) -> None:
-    from mmtok.data.speech import SpeechFolder
+    from mmtok.sources.speech import SpeechFolder
 
     SpeechFolder(str(path.parent)).transcripts()
 
@@ -205,8 +205,8 @@ def _tokens(folder: Path) -> Path:
 
 
 def _load_tokens(path: Path) -> None:
-    from mmtok.data.convert import detokenize_file
-    from mmtok.describe import describe_tokens
+    from mmtok.commands.show import describe_tokens
+    from mmtok.commands.tokenize import detokenize_file
 
     describe_tokens(path)
     detokenize_file(path, path.parent / "out")

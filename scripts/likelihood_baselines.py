@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from mmtok.data.images import load_scans
+from mmtok.sources.images import load_scans
 
 LEVELS = 17
 WIDTH = 2 / LEVELS  # of a level on the axis -1..1

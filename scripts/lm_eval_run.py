@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from mmtok.arguments import Arg, parse
-from mmtok.files import write_text
-from mmtok.segment import BadInput, missing_extra
+from mmtok.commands.arguments import Arg, parse
+from mmtok.errors import UserError, missing_extra
+from mmtok.io.files import write_text
 
 
 def run_model(run: Any, longest: int | None = None) -> Any:
-    """An opened run as an `lm_eval.api.model.LM`. Raises BadInput where lm-eval is not installed."""
+    """An opened run as an `lm_eval.api.model.LM`. Raises UserError where lm-eval is not installed."""
     try:
         from lm_eval.api.model import LM
     except ImportError:
         raise missing_extra("lm-eval", "harness") from None
-    from mmtok.harness import Harness
+    from mmtok.evaluation.lm_harness import Harness
 
     class RunModel(LM):
         def __init__(self):
@@ -56,7 +56,7 @@ def lm_eval_run(
     out: Annotated[Path | None, Arg("where the results go as JSON", "FILE", "-o")] = None,
 ) -> None:
     """Ask a run what lm-eval asks, and print the figures of each task."""
-    from mmtok.run import open_run
+    from mmtok.run.run import open_run
 
     model = run_model(open_run(run), longest)
     import lm_eval
@@ -75,6 +75,6 @@ def lm_eval_run(
 if __name__ == "__main__":
     try:
         lm_eval_run(**parse(lm_eval_run, sys.argv[1:], "python scripts/lm_eval_run.py"))
-    except BadInput as error:
+    except UserError as error:
         print(f"lm_eval_run: {error}", file=sys.stderr)
         sys.exit(2)

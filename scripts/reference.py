@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.files import write_text
-from mmtok.plain import leaves
-from mmtok.recipe import Recipe
-from mmtok.run import HOW
-from mmtok.segment import BadInput
-from mmtok.strict import read_json
+from mmtok.errors import UserError
+from mmtok.io.files import write_text
+from mmtok.io.serialize import leaves
+from mmtok.io.strict import read_json
+from mmtok.run.build import HOW
+from mmtok.run.recipe import Recipe
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_log
 
@@ -38,15 +38,15 @@ SPREADS = 3.0  # how far beyond the reference's seeds a curve may lie, in standa
 LEAST = 0.02  # and how far in any case, as a share of the nats: the spread of three seeds is itself badly known
 OF_ONE = 0.1  # the same where the reference has one seed only, of which no spread is known
 KINDS = ("nats", "training_loss")  # of the log's figures by modality; a modality has one or the other
-FREE = HOW | {"train.seed", "train.accumulate", "train.checkpoint_every", "train.precision"}  # settings that curves of one reference may differ in
+FREE = HOW | {"train.seed", "train.grad_accum_steps", "train.checkpoint_every", "train.precision"}  # settings that curves of one reference may differ in
 
 
 # ---- what a run was made from, and its curves
 
 def recipe_of(run: Path) -> dict[str, Any]:
-    """The plain recipe of a run folder, without the places of its data. Raises BadInput where there is none."""
+    """The plain recipe of a run folder, without the places of its data. Raises UserError where there is none."""
     if not (run / "recipe.json").is_file():
-        raise BadInput(f"{run} is no run folder: it has no recipe.json")
+        raise UserError(f"{run} is no run folder: it has no recipe.json")
     return _placeless(read_json(run / "recipe.json"))
 
 
@@ -64,25 +64,25 @@ def settings(plain: dict[str, Any]) -> dict[str, Any]:
     """The settings that curves depend on, by name; fields younger than the recipe have their defaults."""
     try:
         plain = _placeless(json.loads(Recipe.from_json(json.dumps(plain)).to_json()))
-    except BadInput:  # classes of its own: as it stands
+    except UserError:  # classes of its own: as it stands
         pass
     return {k: v for k, v in leaves(plain).items() if k not in FREE}
 
 
 def check_same(plain: dict[str, Any], other: dict[str, Any], what: str) -> None:
-    """Raise BadInput, naming what differs, unless the two recipes have the same settings."""
+    """Raise UserError, naming what differs, unless the two recipes have the same settings."""
     a, b = settings(plain), settings(other)
     changed = [f"{k}: {a.get(k, 'absent')} -> {b.get(k, 'absent')}" for k in {**a, **b} if a.get(k) != b.get(k)]
     if changed:
         shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise BadInput(f"{what} ({shown}): such curves do not compare")
+        raise UserError(f"{what} ({shown}): such curves do not compare")
 
 
 def curves_of(run: Path) -> tuple[list[int], dict[str, dict[str, list[float | None]]]]:
-    """A run's logged steps, and kind -> modality -> its smoothed curve over them. Raises BadInput when nothing is logged."""
+    """A run's logged steps, and kind -> modality -> its smoothed curve over them. Raises UserError when nothing is logged."""
     lines = {line["step"]: line for line in read_log(run / "log.jsonl")}
     if not lines:
-        raise BadInput(f"{run} has not logged a step yet: look again later")
+        raise UserError(f"{run} has not logged a step yet: look again later")
     steps = sorted(lines)
     curves: dict[str, dict[str, list]] = {}
     for kind in KINDS:
@@ -114,7 +114,7 @@ class Band:
 
 
 def band(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> Band:
-    """The band of the seeds' curves (S, K): from their least to their greatest, widened by the greater of LEAST of their mean and SPREADS
+    """The band of the seeds' curves (S, K): from their least to their greatest, upcast by the greater of LEAST of their mean and SPREADS
     standard deviations. A step's deviation is pooled over the steps from half of it to twice it: of three numbers it would say little."""
     x, at = np.array(curves, float), np.array(steps)  # a None is nan
     mean = np.abs(x.mean(0))
@@ -128,7 +128,7 @@ def band(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> Band
 def verdict(steps: Sequence[int], here: np.ndarray, within: Band) -> str:
     """What a curve (K,) is beside the band: "as it should be", "better", or "WORSE from step N".
 
-    Worse: above the band at two lines in a row, or as far above it again as it was widened by at one. Better: below it at the last two.
+    Worse: above the band at two lines in a row, or as far above it again as it was upcast by at one. Better: below it at the last two.
     """
     above, below = here > within.high, here < within.low
     twice = above & np.append(above[1:], False)
@@ -180,7 +180,7 @@ def _compare_one(m: str, kind: str, steps: list[int], curve: list | None, known:
 
 
 def held_out_lines(run: Path, reference: Mapping[str, Any]) -> list[str]:
-    """Evaluation figures outside the reference's range, widened by its own width and LEAST; told, not judged: for some more is better."""
+    """Evaluation figures outside the reference's range, upcast by its own width and LEAST; told, not judged: for some more is better."""
     known = reference["held_out"]
     if not known or not (run / "evaluation.json").is_file():
         return []
@@ -203,20 +203,20 @@ def numbers(figures: Any) -> dict[str, float]:
 # ---- saving
 
 def made_from(runs: Sequence[Path], commits: Sequence[str]) -> dict[str, Any]:
-    """The reference that finished runs of one recipe with different seeds make. Raises BadInput for anything else."""
+    """The reference that finished runs of one recipe with different seeds make. Raises UserError for anything else."""
     recipes = [recipe_of(run) for run in runs]
     seeds = [recipe["train"]["seed"] for recipe in recipes]
     if len(set(seeds)) < len(seeds):
-        raise BadInput(f"the runs' seeds are {', '.join(map(str, seeds))}: each must have one of its own")
+        raise UserError(f"the runs' seeds are {', '.join(map(str, seeds))}: each must have one of its own")
     logs = [curves_of(run) for run in runs]
     for run, recipe, (steps, _) in zip(runs, recipes, logs):
         check_same(recipes[0], recipe, f"{run} was made with other settings than {runs[0]}")
         if steps[-1] != recipe["train"]["steps"]:
-            raise BadInput(f"{run} is logged up to step {steps[-1]} of {recipe['train']['steps']}: only finished runs make a reference")
+            raise UserError(f"{run} is logged up to step {steps[-1]} of {recipe['train']['steps']}: only finished runs make a reference")
         if trained_on(run):
-            raise BadInput(f"{trained_on(run)}: it makes no reference")
+            raise UserError(f"{trained_on(run)}: it makes no reference")
         if steps != logs[0][0]:
-            raise BadInput(f"{run} and {runs[0]} are not logged at the same steps")
+            raise UserError(f"{run} and {runs[0]} are not logged at the same steps")
     rounded = lambda x: None if x is None else float(f"{x:.5g}")
     curves = {kind: {m: [[rounded(x) for x in log[1][kind][m]] for log in logs] for m in logs[0][1][kind]} for kind in logs[0][1]}
     figures = [numbers(read_json(run / "evaluation.json")) if (run / "evaluation.json").is_file() else {} for run in runs]
@@ -248,14 +248,14 @@ def written(reference: Mapping[str, Any]) -> str:
 # ---- the command line
 
 def read_reference(path: Path, name: str) -> dict[str, Any]:
-    """A reference file. Raises BadInput where there is none, or a damaged one."""
+    """A reference file. Raises UserError where there is none, or a damaged one."""
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
-        raise BadInput(f"there is no reference of the recipe {name!r}, only of: {known}; finished runs make one by --save")
+        raise UserError(f"there is no reference of the recipe {name!r}, only of: {known}; finished runs make one by --save")
     reference = read_json(path)
     if not isinstance(reference, dict) or not {"steps", "curves", "held_out", "recipe", "seeds", "machine", "commits"} <= set(reference) \
             or reference.get("smoothed_over_lines") != WINDOW:
-        raise BadInput(f"{path} is no reference: make it again by --save")
+        raise UserError(f"{path} is no reference: make it again by --save")
     return reference
 
 
@@ -264,7 +264,7 @@ def _about(reference: Mapping[str, Any]) -> Iterator[str]:
     yield f"reference: seeds {', '.join(map(str, reference['seeds']))}; {machine}; commits {', '.join(reference['commits'])}"
     one = len(reference["seeds"]) == 1
     allowed = f"{OF_ONE:.0%}" if one else f"{LEAST:.0%} or {SPREADS:g} of their standard deviations, whichever is more"
-    yield f"curves: means over up to {WINDOW} lines of the log; band: least to greatest of these seeds, widened by {allowed}"
+    yield f"curves: means over up to {WINDOW} lines of the log; band: least to greatest of these seeds, upcast by {allowed}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -287,7 +287,7 @@ def main(words: Sequence[str] | None = None) -> int:
         reference = read_reference(path, plain["name"])
         check_same(reference["recipe"], plain, f"{given.runs[0]} was made with other settings than the reference of {plain['name']!r}")
         lines, sound = compare(given.runs[0], reference)
-    except (BadInput, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"reference.py: {error}", file=sys.stderr)
         return 2
     print("\n".join([*_about(reference), *lines]))

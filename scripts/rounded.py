@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmtok.batch import Batch, pack
+from mmtok.core.batch import Batch, pack
+from mmtok.core.segment import Document, Segment
+from mmtok.model.frame_decoder import FrameDecoder
 from mmtok.model.lm import LM
-from mmtok.model.writer import Writer
-from mmtok.nn.packed import WeightPrecision
-from mmtok.nn.reader import Reader
-from mmtok.segment import Document, Segment
+from mmtok.nn.inference_linear import WeightPrecision
+from mmtok.nn.kv_cache import KVCacheDecoder
 from mmtok.tokenizers.text import SentencePieceConfig
 
 PIECES = 253  # of a passage; with its marks 256 positions
@@ -48,8 +48,8 @@ def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_st
 def log_probs(lm: LM, documents: list[Document], modality: str, precision: WeightPrecision) -> torch.Tensor:
     """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this precision of weights."""
     batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
-    h = Reader(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on
-    return Writer(lm, modality, precision, len(documents)).id_logits(h).float().log_softmax(-1)
+    h = KVCacheDecoder(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on
+    return FrameDecoder(lm, modality, precision, len(documents)).id_logits(h).float().log_softmax(-1)
 
 
 def nats(log_p: torch.Tensor, documents: list[Document]) -> float:

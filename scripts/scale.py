@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmtok.core.layout import N_CONTROLS
+from mmtok.core.segment import Signature
+from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.mapped import ROW_BYTES, number_of, width_of
-from mmtok.layout import N_CONTROLS
-from mmtok.model.heads import Chained, Parallel
+from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.nn import crossentropy
+from mmtok.nn import cross_entropy as crossentropy
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import Signature
 from mmtok.train.log import Gauge
-from mmtok.vocabulary import Vocabulary
 
 DAY_S, GB = 86_400, 1e9
 
@@ -40,7 +40,7 @@ LOADER_BYTES = 16  # of an example and a task, in every process: file, row, leng
 class Plan:
     """A training: the trunk's sizes first.
 
-    rows, row_length  of one device at once; accumulate: so many times a step
+    rows, seq_len  of one device at once; accumulate: so many times a step
     document_length   positions of a document, on average
     utilisation       share of the matrix rate, over all products made, those computed again too
     over              positions a parameter of the over-trained variant
@@ -56,13 +56,13 @@ class Plan:
     image_codes: int = 8_192
     devices: int = 8
     per_node: int = 8
-    rows: int = 4
-    accumulate: int = 4
-    row_length: int = 4_096
+    batch_size: int = 4
+    grad_accum_steps: int = 4
+    seq_len: int = 4_096
     document_length: int = 1_000
-    recompute: int = 0
+    activation_checkpointing: int = 0
     precision: str = "bf16"
-    average: float = 0.99
+    ema_decay: float = 0.99
     tokens_per_parameter: float = 20.0
     over: float = 200.0
     matrix_rate: float = 989e12
@@ -73,7 +73,7 @@ class Plan:
 
     def __post_init__(self):
         for field in fields(self):
-            if field.name not in ("recompute", "average", "untied", "precision") and getattr(self, field.name) <= 0:
+            if field.name not in ("activation_checkpointing", "ema_decay", "untied", "precision") and getattr(self, field.name) <= 0:
                 raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be above 0")
         if self.devices < 2:
             raise ValueError("weights are shared out over two devices or more")
@@ -88,7 +88,7 @@ PLANS = {
     # the trunk of Llama 3.2 1B (its model card), with a smaller vocabulary
     "1B": Plan(depth=16, width=2048, n_heads=32, n_kv_heads=8, feed_forward=8192),
     # the trunk of Llama 2 7B (Touvron et al. 2023)
-    "7B": Plan(depth=32, width=4096, n_heads=32, n_kv_heads=32, feed_forward=11_008, untied=True, devices=64, accumulate=2, recompute=32),
+    "7B": Plan(depth=32, width=4096, n_heads=32, n_kv_heads=32, feed_forward=11_008, untied=True, devices=64, grad_accum_steps=2, activation_checkpointing=32),
 }
 
 
@@ -122,20 +122,20 @@ def block_bytes(plan: Plan) -> int:
     m, e = plan.width, plan.size
     keys = m // plan.n_heads * plan.n_kv_heads
     narrow = 4 * e * m // plan.n_heads if e < 4 else 0  # in float32 all blocks share one
-    return 8 * m + 8 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.row_length + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
+    return 8 * m + 8 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.seq_len + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
 
 
 def kept_bytes(plan: Plan) -> int:
     """Of all: blocks (one that computes its own again keeps its input alone), final norm, states that ids are read from, mask, rotary."""
-    n = min(plan.recompute, plan.depth)
+    n = min(plan.activation_checkpointing, plan.depth)
     blocks = n * 4 * plan.width + (plan.depth - n) * block_bytes(plan)
-    return blocks + (4 + plan.size) * plan.width + 4 + plan.row_length + 8 * plan.width // plan.n_heads
+    return blocks + (4 + plan.size) * plan.width + 4 + plan.seq_len + 8 * plan.width // plan.n_heads
 
 
 def logits_bytes(plan: Plan) -> int:
     """Of the ids' cross-entropy, in all: logits in a product's type, in float32, their gradients; the rows of the classes, in both types,
     and the gradients of these."""
-    n_classes, positions = plan.text_pieces + 1, plan.rows * plan.row_length
+    n_classes, positions = plan.text_pieces + 1, plan.batch_size * plan.seq_len
     held = crossentropy.CHUNK if positions * n_classes > crossentropy.WHOLE else positions * n_classes
     return held * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
 
@@ -165,10 +165,10 @@ def rows_of(plan: Plan) -> Iterator[Row]:
 
 def flop_per_position(plan: Plan, lm: LM) -> tuple[float, float]:
     """What a position of text needs, as the log counts it (6 N + 12 layers width length); and what is made, with what is computed again."""
-    gauge = Gauge(lm, plan.row_length, {})
+    gauge = Gauge(lm, plan.seq_len, {})
     needed = gauge.flop_per_position + gauge.flop_per_predicted["text"]
-    blocks_again = gauge.flop_per_position / 3 * min(plan.recompute, plan.depth) / plan.depth
-    chunked = plan.rows * plan.row_length * (plan.text_pieces + 1) > crossentropy.WHOLE
+    blocks_again = gauge.flop_per_position / 3 * min(plan.activation_checkpointing, plan.depth) / plan.depth
+    chunked = plan.batch_size * plan.seq_len * (plan.text_pieces + 1) > crossentropy.WHOLE
     return needed, needed + blocks_again + (gauge.flop_per_predicted["text"] / 3 if chunked else 0)
 
 
@@ -194,10 +194,10 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
 
 def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     """Bytes on one device at the fullest moment, part by part."""
-    block, rest, tokens = blocks / plan.depth, n - blocks, plan.rows * plan.row_length
-    states = 20 if plan.average else 16
-    again = min(plan.recompute, plan.depth)
-    chosen = f"{plan.rows}, {plan.row_length:,}, {again}"
+    block, rest, tokens = blocks / plan.depth, n - blocks, plan.batch_size * plan.seq_len
+    states = 20 if plan.ema_decay else 16
+    again = min(plan.activation_checkpointing, plan.depth)
+    chosen = f"{plan.batch_size}, {plan.seq_len:,}, {again}"
     yield "**memory of a device**: rows at once, their length, blocks computed again", chosen, "chosen"
     parts = {
         f"weights, moments, average, gradients: {states} bytes a parameter, shared out": (states * n / plan.devices, "exact [6]"),
@@ -211,7 +211,7 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
         yield name, f"{n_bytes / GB:.1f} GB", origin
     total = sum(n_bytes for n_bytes, _ in parts.values())
     yield "sum; share of 80 GB, of 141 GB", f"{total / GB:.1f} GB; {total / 80e9:.0%}, {total / 141e9:.0%}", "reckoned; cited [3]"
-    for name, other in (("nothing", replace(plan, recompute=0)), ("all blocks", replace(plan, recompute=plan.depth))):
+    for name, other in (("nothing", replace(plan, activation_checkpointing=0)), ("all blocks", replace(plan, activation_checkpointing=plan.depth))):
         each = kept_bytes(other)
         yield f"activations kept, {name} computed again", f"{each / 1e3:,.0f} kB a position, {each * tokens / GB:.1f} GB", "measured [8]"
 
@@ -239,7 +239,7 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
 
 def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
     """Their size and how long they take."""
-    size = (16 if plan.average else 12) * n
+    size = (16 if plan.ema_decay else 12) * n
     yield "**checkpoint**, also in the first process's main memory", f"{size / GB:.0f} GB", "exact [15]"
     yield "on disk while one is written, the last two beside it", f"{3 * size / GB:.0f} GB", "exact [15]"
     minutes = 2 * size / plan.disk_bytes_per_s / 60
@@ -250,14 +250,14 @@ def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
 def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
     """What a device receives for each of its micro-batches, beside the time that it computes."""
     n_bytes = (plan.devices - 1) / plan.devices * ((2 * plan.size + 4) * blocks + 8 * rest)
-    seconds = plan.rows * plan.row_length / positions_per_s(plan, lm)
+    seconds = plan.batch_size * plan.seq_len / positions_per_s(plan, lm)
     one_node = plan.devices <= plan.per_node
     rate = plan.node_bytes_per_s if one_node else plan.network_bytes_per_s
     yield "**traffic** of a device a micro-batch", f"{n_bytes / GB:.1f} GB", "reckoned [17]"
     yield "rate of the link", f"{rate / GB:g} GB/s, {'within a node' if one_node else 'between nodes'}", "cited [18]"
     yield "seconds of traffic; of computing beside it", f"{n_bytes / rate:.2f}; {seconds:.2f}", "reckoned"
-    step = plan.devices * plan.rows * plan.row_length * plan.accumulate
-    yield "micro-batches a step; positions a step", f"{plan.accumulate}; {step:,}", "chosen"
+    step = plan.devices * plan.batch_size * plan.seq_len * plan.grad_accum_steps
+    yield "micro-batches a step; positions a step", f"{plan.grad_accum_steps}; {step:,}", "chosen"
 
 
 def table(plans: dict[str, Plan]) -> str:

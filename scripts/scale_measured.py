@@ -21,14 +21,14 @@ from scale import Plan, block_bytes
 from side_by_side import machine, turn_about
 from torch.profiler import ProfilerActivity, profile
 
+from mmtok.core.segment import Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.loader import Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.nn.precision import resolve_precision
 from mmtok.nn.transformer import Transformer, TransformerConfig
-from mmtok.segment import Segment, Signature
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.fit_tokenizer import products_in
-from mmtok.vocabulary import Vocabulary
+from mmtok.train.tokenizer_fit import products_in
 
 REPEATS = 7
 TRUNKS = (TransformerConfig(1, 256, 4, 4, 704), TransformerConfig(1, 512, 8, 2, 2048), TransformerConfig(1, 512, 8, 8, 1376))
@@ -92,7 +92,7 @@ def backward() -> Iterator[str]:
                 value.backward()
             events = sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
             most = max(np.cumsum([e.nbytes() for e in events]))
-            plan = Plan(1, config.width, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads, feed_forward=config.feed_forward, row_length=n,
+            plan = Plan(1, config.width, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads, feed_forward=config.feed_forward, seq_len=n,
                         precision=precision)
             shares.append(most / (2 * n) / block_bytes(plan))
         yield f"a block's backward pass in {precision}, width {config.width}: {shares[0]:.2f} of what the block keeps, {shares[1]:.2f} when it is computed again"

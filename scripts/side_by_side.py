@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mmtok.files import write_text
+from mmtok.io.files import write_text
 
 
 @dataclass(frozen=True)

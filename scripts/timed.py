@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmtok.files import write_text
-from mmtok.recipe import Recipe
-from mmtok.run import Run, train
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
+from mmtok.io.files import write_text
+from mmtok.run.build import train
+from mmtok.run.recipe import Recipe
+from mmtok.run.run import Run
 
 SPENT = "cpu_minutes.json"
 
@@ -36,6 +37,6 @@ def called(main: Callable[[], None]) -> None:
     """Call a script's main; wrong input is answered in one line, with exit status 2."""
     try:
         main()
-    except (BadInput, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from forked import fork
 
-from mmtok import questions
 from mmtok.cli import main
-from mmtok.model import score
-from mmtok.run import Run
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
+from mmtok.evaluation import questions
+from mmtok.model import likelihood as score
+from mmtok.run.run import Run
 
 
 def ask_by(n, folder, words, before=None):
@@ -64,11 +64,11 @@ def by_all(home, run, images):
     for n in (1, 2, 3):
         ask(n, f"sample-{n}", sample)
     for n in (1, 2):
-        ask(n, f"score-{n}", lambda folder: ["score", run, *sorted(images.glob("*/*.png")), "--given", "dark"])
+        ask(n, f"score-{n}", lambda folder: ["score", run, *sorted(images.glob("*/*.png")), "--condition", "dark"])
         ask(n, f"evaluate-{n}", lambda folder: ["evaluate", folder / "run"], lambda rank, n=n: rank or copy(home / f"evaluate-{n}" / "run"))
     ask(2, "refused", lambda folder: ["sample", run, "--prompt", "dark", "--to", "video", "--out", folder / "files"])
     ask(2, "nowhere", lambda folder: ["score", run / "nowhere", "dark"])
-    ask(2, "wrong-there", sample, fails(BadInput("what cannot be drawn")))
+    ask(2, "wrong-there", sample, fails(UserError("what cannot be drawn")))
     ask(2, "broken-there", sample, fails(ZeroDivisionError("by nothing")))
     ask(2, "dies-there", sample, dies)
     (home / "codes.json").write_text(json.dumps(codes))

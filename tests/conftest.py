@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.model.heads import Chained, Parallel
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import Document, Segment, Signature
-from mmtok.vocabulary import Vocabulary
 
 torch.set_num_threads(1)  # the same sums in the same order everywhere
 
@@ -201,9 +201,9 @@ TINY = Path(__file__).parent / "tiny" / "recipe.py"
 
 def make_tiny_data(home):
     """images/NAME/*.png, sounds/*.wav with transcripts, jets.npz with labels.txt: two captions each."""
-    from mmtok.data.images import write_image
-    from mmtok.data.jets import write_jets
-    from mmtok.data.speech import write_sound
+    from mmtok.sources.images import write_image
+    from mmtok.sources.jets import write_jets
+    from mmtok.sources.speech import write_sound
 
     rng = np.random.default_rng(0)
     (home / "sounds").mkdir(parents=True)
@@ -240,7 +240,7 @@ def tiny_words(tiny_data):
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tiny_words):
-    from mmtok.recipe import load_recipe
+    from mmtok.run.recipe import load_recipe
 
     return load_recipe(tiny_words[0], tiny_words[1:])
 
@@ -248,7 +248,7 @@ def tiny_recipe(tiny_words):
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe, tmp_path_factory):
     """The folder of the trained tiny run. Do not write into it; `tiny_copy` is for that."""
-    from mmtok.run import train
+    from mmtok.run.build import train
 
     return train(tiny_recipe, tmp_path_factory.mktemp("runs") / "tiny").folder
 
@@ -261,7 +261,7 @@ def tiny_copy(tiny_run, tmp_path):
 @pytest.fixture(scope="session")
 def latent_run(tiny_data, tmp_path_factory):
     """latent_run("cascade") -> the folder of the trained variant of tests/tiny/latents.py of that name. Do not write into it."""
-    from mmtok.run import train
+    from mmtok.run.build import train
 
     variants, folders = runpy.run_path(str(TINY.with_name("latents.py")))["VARIANTS"], {}
 
@@ -278,9 +278,9 @@ def latent_run(tiny_data, tmp_path_factory):
 @pytest.fixture(scope="session")
 def one_channel(tiny_recipe, tmp_path_factory):
     """The folder of a trained run over text and images, a code a frame. Do not write into it."""
-    from mmtok.data.images import ImageFolder
     from mmtok.data.loader import Task
-    from mmtok.run import train
+    from mmtok.run.build import train
+    from mmtok.sources.images import ImageFolder
 
     tasks = (Task(("caption",), ("image",)), Task((), ("caption",)))
     source = next(s for s in tiny_recipe.sources if isinstance(s, ImageFolder))

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from mmtok import cli
-from mmtok import folder as folder_room
-from mmtok import run as run_room
 from mmtok.cli import main
+from mmtok.run import build as run_room
+from mmtok.run import folder as folder_room
 from mmtok.tokenizers.text import SentencePieceConfig
 
 # ---- sources of a recipe

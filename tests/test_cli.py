@@ -76,7 +76,7 @@ def test_wrong_words_are_answered_in_one_line(capsys, words, parts):
 
 
 def test_leftover_options_of_a_recipe_keep_their_order():
-    from mmtok.arguments import parse
+    from mmtok.commands.arguments import parse
 
     words = "r.py --train.steps -1 --out x --data.names a b --flag --seed=3".split()
     given = parse(VERBS["train"], words)
@@ -85,17 +85,17 @@ def test_leftover_options_of_a_recipe_keep_their_order():
 
 
 def test_a_dash_and_an_underscore_are_the_same_in_an_option():
-    from mmtok.arguments import parse
+    from mmtok.commands.arguments import parse
 
     for words in ("--max-frames 5 --top-k=3", "--max_frames 5 --top_k=3"):
         given = parse(VERBS["sample"], ["run", "--to", "image", *words.split(), "--prompt", "__seed", "a_b=c-d"])
         assert (given["max_frames"], given["top_k"], given["seed"], given["prompt"]) == (5, 3, 0, ["__seed", "a_b=c-d"])
-    assert parse(VERBS["score"], ["run", "--", "--given", "--re_cipe"])["files"] == ["--given", "--re_cipe"]
+    assert parse(VERBS["score"], ["run", "--", "--condition", "--re_cipe"])["files"] == ["--condition", "--re_cipe"]
     assert parse(VERBS["train"], ["r.py", "--max_frames", "3"])["overrides"] == ["--max_frames", "3"]
 
 
 def test_a_prompt_may_have_several_parts():
-    from mmtok.arguments import parse
+    from mmtok.commands.arguments import parse
 
     for words in ("run --prompt seven a.wav --to image", "--to image run --prompt seven --prompt a.wav"):
         assert parse(VERBS["sample"], words.split())["prompt"] == ["seven", "a.wav"]
@@ -125,7 +125,7 @@ def test_images_go_and_come_back(tmp_path):
 
 
 def test_speech_comes_back_with_its_length(tmp_path):
-    from mmtok.data.speech import read_sound, write_sound
+    from mmtok.sources.speech import read_sound, write_sound
 
     clip = (0.3 * np.sin(np.arange(9001) / 5)).astype(np.float32)
     write_sound(tmp_path / "clip.wav", clip, 16_000)
@@ -142,7 +142,7 @@ def some_jets(n):
 
 
 def test_jets_come_back_jet_by_jet(tmp_path):
-    from mmtok.data.jets import read_jets, write_jets
+    from mmtok.sources.jets import read_jets, write_jets
 
     jets = some_jets(5)
     write_jets(tmp_path / "jets.npz", jets)

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok import budget
 from mmtok.cli import main
+from mmtok.core.segment import Segment
 from mmtok.data.tokens import write_tokens
-from mmtok.segment import BadInput, Segment
-from mmtok.tables import read_table
+from mmtok.errors import UserError
+from mmtok.io import budget
+from mmtok.io.tables import read_table
 from mmtok.tokenizers import default
 
 FEW = 50 * 10**6  # bytes that a refusal may take
@@ -162,7 +163,7 @@ def test_tables_are_held_against_the_budget(tmp_path, name, make, part):
     make(tmp_path / name)
     budget.allow("20MB")
     tracemalloc.start()
-    with pytest.raises(BadInput, match=part) as caught:
+    with pytest.raises(UserError, match=part) as caught:
         read_table(tmp_path / name)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

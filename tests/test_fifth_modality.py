@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from mmtok.cli import main
-from mmtok.recipe import Recipe, kinds_of, load_recipe
-from mmtok.run import open_run, train
-from mmtok.segment import BadInput, Document
+from mmtok.core.segment import Document
+from mmtok.errors import UserError
+from mmtok.run.build import train
+from mmtok.run.recipe import Recipe, kinds_of, load_recipe
+from mmtok.run.run import open_run
 
 RECIPE = Path(__file__).parent / "fifth" / "protein_recipe.py"
 FAMILIES = {"helix": "AELKM", "sheet": "VIYFT"}
@@ -32,7 +34,7 @@ def test_its_recipe_survives_json(folder):
     text = (folder / "recipe.json").read_text()
     recipe = load_recipe(RECIPE, ["--path", str(folder.parent / "all.fasta")])
     assert Recipe.from_json(text, tuple(kinds_of(recipe))) == recipe
-    with pytest.raises(BadInput, match="--recipe FILE"):
+    with pytest.raises(UserError, match="--recipe FILE"):
         open_run(folder)
 
 
@@ -68,5 +70,5 @@ def test_the_command_line_serves_it(folder, capsys, tmp_path):
 
 
 def test_what_is_no_protein_is_refused(folder):
-    with pytest.raises(BadInput, match="'BZ' are no residues"):
+    with pytest.raises(UserError, match="'BZ' are no residues"):
         open_run(folder, RECIPE).tokenizers["protein"].encode("ABZ")

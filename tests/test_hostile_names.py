@@ -10,22 +10,27 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mmtok import ask
 from mmtok.cli import main
-from mmtok.data.hub import HubTable
-from mmtok.data.images import write_image
+from mmtok.commands import sample as ask
+from mmtok.commands.strips import named_prompt
 from mmtok.data.tokens import write_tokens
-from mmtok.gallery import sample_section
-from mmtok.model.interop import _read_files
-from mmtok.questions import N_JETS, jets_from_text
-from mmtok.recipe import Recipe
-from mmtok.run import open_run
-from mmtok.segment import BadInput
-from mmtok.setting import Setting
-from mmtok.strips import named_prompt
+from mmtok.errors import UserError
+from mmtok.evaluation.questions import N_JETS, jets_from_text
+from mmtok.evaluation.task import Setting
+from mmtok.model.llama import _read_files
+from mmtok.report.gallery import sample_section
+from mmtok.run.recipe import Recipe
+from mmtok.run.run import open_run
+from mmtok.sources.hub import HubTable
+from mmtok.sources.images import write_image
 from mmtok.tokenizers import default
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.checkpoint import Checkpoint, _digest_of, load_checkpoint, save_checkpoint
+from mmtok.train.checkpoint import (
+    Checkpoint,
+    _digest_of,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 HOSTILE = ["../x", "/etc/x", "..", ".", "a/b", "a\0b", "\x1b[31m\n", "x" * 320, "...", "con", "Seven", "seven", "e\u0301", "\u00e9", "../../victim/x", " "]
 
@@ -95,7 +100,7 @@ def test_evaluation_names_samples_after_captions(tiny_run, guarded):
 
 def test_evaluation_keeps_jets_of_every_caption_apart(tiny_copy, monkeypatch):
     run = open_run(tiny_copy)
-    setting = Setting(run, next(t for t in run.recipe.tasks if run.recipe.fields[t.make[0]] == "jets" and t.given))
+    setting = Setting(run, next(t for t in run.recipe.tasks if run.recipe.fields[t.targets[0]] == "jets" and t.inputs))
     names = ["a/b", "a_b", "a b", "../x", "x" * 320]
     jet = np.array([[50.0, 0.1, 0.1], [20.0, -0.1, 0.2]], np.float32)
     monkeypatch.setattr(Setting, "rows", lambda self, split: ((name, jet) for name in names for _ in range(2)))
@@ -112,14 +117,14 @@ def test_reports_show_no_file_that_an_index_names_elsewhere(tiny_copy, tmp_path)
     write_image(tmp_path / "secret.png", np.zeros((4, 4), np.uint8))
     for file in ("../../../secret.txt", str(tmp_path / "secret.txt"), "link.txt", "a\0b", ".."):
         (folder / "index.json").write_text(json.dumps([{"file": file}]))
-        with pytest.raises(BadInput, match="is no file inside"):
+        with pytest.raises(UserError, match="is no file inside"):
             sample_section(run, "asked")
     (folder / "index.json").unlink()
-    with pytest.raises(BadInput, match="is no file inside"):  # without an index every file is listed
+    with pytest.raises(UserError, match="is no file inside"):  # without an index every file is listed
         sample_section(run, "asked")
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path)
-    with pytest.raises(BadInput, match="is no file inside"):
+    with pytest.raises(UserError, match="is no file inside"):
         sample_section(run, "asked")
 
 
@@ -135,7 +140,7 @@ def test_a_recipes_modalities_are_plain_names(tiny_recipe):
     plain = json.loads(tiny_recipe.to_json())
     for name in ("../x", "/abs", "..", "a/b", "a\nb", ""):
         changed = plain | {"tokenizers": plain["tokenizers"] | {name: plain["tokenizers"]["text"]}}
-        with pytest.raises(BadInput, match="must be a plain name") as error:
+        with pytest.raises(UserError, match="must be a plain name") as error:
             Recipe.from_json(json.dumps(changed))
         assert "\n" not in str(error.value)
 
@@ -148,7 +153,7 @@ def test_weights_are_read_in_their_folder_only(tmp_path, tiny_run):
         (folder / "link.safetensors").unlink(missing_ok=True)
         (folder / "link.safetensors").symlink_to(tmp_path / "x.safetensors")
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
-        with pytest.raises(BadInput, match="is no file inside"):
+        with pytest.raises(UserError, match="is no file inside"):
             _read_files(folder, lambda path: {})
 
 
@@ -170,7 +175,7 @@ def test_a_checkpoints_state_names_files_of_its_own(tmp_path):
     state["files"] = {"../../weights.safetensors": state["files"]["weights.safetensors"]}
     del state["sha256"]
     state_file.write_text(json.dumps(state | {"sha256": _digest_of(state)}))
-    with pytest.warns(UserWarning, match="is no file inside"), pytest.raises(BadInput):
+    with pytest.warns(UserWarning, match="is no file inside"), pytest.raises(UserError):
         load_checkpoint(tmp_path / "run")
 
 
@@ -183,5 +188,5 @@ def test_a_table_names_files_beside_it_only(tmp_path):
     table = HubTable(str(home / "t.csv"), {"image": "image"}, {"image": "image"})
     assert table._file("a.png", "row 0") == home / "a.png" and table._file(str(home / "a.png"), "row 0") == home / "a.png"
     for cell in ("../secret.png", str(tmp_path / "secret.png"), "a\0b", "."):
-        with pytest.raises(BadInput, match="row 0: .* is no file inside"):
+        with pytest.raises(UserError, match="row 0: .* is no file inside"):
             table._file(cell, "row 0")

@@ -10,58 +10,28 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "mmtok"
 
 # room -> the rooms it may import (its own files always). A new room gets a line here.
-DOORS = {"doors", "budget", "strict", "plain"}  # what stands where files come in
-BELOW_RECIPE = DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "train", "progress", "tally", "files", "walk",
-                "preparation", "names", "terminal"}
+VALUES = {"errors", "io", "core", "nn"}  # what parts are made of
+PARTS = VALUES | {"diffusion", "tokenizers", "heads", "metrics"}
+STAGES = PARTS | {"model", "preparation", "sources", "data", "train", "run"}
 MAY_IMPORT = {
-    "segment": set(),
-    "doors": {"segment"},  # readers' own exceptions as BadInput
-    "budget": {"segment"},  # what a file may take of memory
-    "strict": {"segment", "budget"},  # JSON from outside
-    "nn": {"segment"},  # for BadInput: a spectrogram's settings come from the user
+    "errors": set(),
+    "io": {"errors"},
     "diffusion": set(),
-    "terminal": set(),  # the one place that prints
-    "progress": {"terminal"},
-    "names": {"segment"},  # of files, from anybody's words
-    "tally": set(),
-    "walk": {"segment"},
-    "tables": DOORS | {"segment"},
-    "layout": {"segment", "plain"},
-    "vocabulary": {"segment", "layout"},
-    "batch": {"segment", "vocabulary"},
-    "metrics": {"segment", "nn", "progress"},
-    "tokenizers": DOORS | {"segment", "nn", "progress", "tally", "files", "names"},
-    "preparation": DOORS | {"segment", "nn", "tally", "files"},  # nn: resampling
-    "data": DOORS | {"segment", "vocabulary", "batch", "nn", "tokenizers", "progress", "tally", "files", "names", "walk", "tables", "preparation", "terminal"},  # nn: resampling
-    "model": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "files", "names"},
-    "train": DOORS | {"segment", "vocabulary", "batch", "nn", "diffusion", "metrics", "tokenizers", "data", "model", "progress", "tally", "files", "names"},
-    "interrupt": set(),
-    "habits": set(),
-    "plain": {"segment", "strict", "habits"},  # a dataclass as JSON values and back
-    "recipe": BELOW_RECIPE | {"plain"},
-    "files": {"segment", "doors", "budget"},
-    "folder": DOORS | {"segment", "files"},
-    "describe": BELOW_RECIPE | {"plain", "recipe", "folder"},
-    "opened": BELOW_RECIPE | {"recipe", "strips", "describe", "folder"},
-    "start": BELOW_RECIPE | {"recipe", "folder"},
-    "run": BELOW_RECIPE | {"plain", "recipe", "describe", "folder", "opened", "start"},
-    "harness": BELOW_RECIPE | {"recipe", "run"},
-    "export": BELOW_RECIPE | {"recipe", "run", "layout", "folder"},
-    "words": BELOW_RECIPE | {"recipe", "run"},  # of a command line, as segments
-    "ask": BELOW_RECIPE | {"recipe", "strips", "run", "words", "folder"},
-    "together": BELOW_RECIPE | {"recipe", "run"},
-    "live": BELOW_RECIPE | {"recipe", "run", "ask"},
-    "setting": BELOW_RECIPE | {"recipe", "run", "ask"},  # one task, asked as a question
-    "questions": BELOW_RECIPE | {"recipe", "run", "ask", "setting"},  # figures of samples, by pair of modalities
-    "likelihoods": BELOW_RECIPE | {"recipe", "run", "ask", "questions"},
-    "evaluate": BELOW_RECIPE | {"recipe", "run", "folder", "questions", "likelihoods", "setting"},
-    "page": set(),  # what a report looks like
-    "strips": BELOW_RECIPE | {"page"},  # states on the way to a sample: gathered, written, shown
-    "plots": {"segment", "page"},
-    "gallery": BELOW_RECIPE | {"recipe", "strips", "run", "folder", "ask", "words", "setting", "questions", "page", "plots"},  # a report's samples
-    "report": BELOW_RECIPE | {"recipe", "run", "folder", "ask", "describe", "page", "plots", "gallery"},
-    "arguments": {"segment", "habits"},
-    "cli": BELOW_RECIPE | {"recipe", "describe", "run", "together", "ask", "live", "evaluate", "export", "report", "arguments", "interrupt"},
+    "core": {"errors"},
+    "nn": {"errors"},
+    "tokenizers": VALUES,
+    "heads": VALUES | {"diffusion"},
+    "metrics": VALUES | {"diffusion"},
+    "model": VALUES | {"heads"},  # never tokenizers, never sources
+    "preparation": {"errors", "io", "nn"},  # nn: resampling
+    "sources": {"errors", "io", "nn", "preparation"},  # signals are prepared as they are read
+    "data": VALUES | {"tokenizers", "preparation", "sources"},
+    "train": PARTS | {"model", "data", "preparation", "sources"},
+    "run": PARTS | {"model", "data", "preparation", "sources", "train"},
+    "commands": STAGES,
+    "evaluation": STAGES | {"commands"},
+    "report": STAGES | {"commands", "evaluation"},
+    "cli": STAGES | {"commands", "evaluation", "report"},
     "__main__": {"cli"},
     "__init__": set(),
 }

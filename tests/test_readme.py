@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmtok.arguments import parse
 from mmtok.cli import VERBS, main
-from mmtok.recipe import Recipe, load_recipe
+from mmtok.commands.arguments import parse
+from mmtok.run.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mmtok.data.hub import HubTable
-from mmtok.data.images import ImageFolder, write_image
-from mmtok.data.jets import JetFile, write_jets
-from mmtok.data.speech import SpeechFolder, write_sound
-from mmtok.data.text import TextFileConfig
+from mmtok.errors import UserError
+from mmtok.io.progress import Progress
 from mmtok.preparation import prepared_examples, preparer
-from mmtok.progress import Progress
-from mmtok.run import _encoded
-from mmtok.segment import BadInput
+from mmtok.run.build import _encoded
+from mmtok.sources.hub import HubTable
+from mmtok.sources.images import ImageFolder, write_image
+from mmtok.sources.jets import JetFile, write_jets
+from mmtok.sources.speech import SpeechFolder, write_sound
+from mmtok.sources.text import TextFileConfig
 from mmtok.tokenizers.text import Bytes
 
 
@@ -20,7 +20,7 @@ class NoZ(Bytes):
 
     def encode(self, signal):
         if "z" in signal:
-            raise BadInput("text: no piece for 'z'")
+            raise UserError("text: no piece for 'z'")
         return super().encode(signal)
 
 
@@ -76,6 +76,6 @@ def test_a_refused_signal_is_named(made, tmp_path):
     source, name = made(tmp_path)
     (field,) = (f for f, modality in source.fields.items() if modality == "text")
     examples = prepared_examples(source.examples("train", tmp_path), {field: preparer("text", None)})
-    with pytest.raises(BadInput) as told, Progress("tokenise", None, "examples") as progress:
+    with pytest.raises(UserError) as told, Progress("tokenise", None, "examples") as progress:
         list(_encoded(examples, {field: NoZ()}, progress))
     assert str(told.value) == f"{name}: text: no piece for 'z'"

@@ -12,53 +12,54 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.batch import Batch, Corruption, pack, plan_rows
+from mmtok.core.batch import Batch, Corruption, pack, plan_rows
+from mmtok.core.segment import Document, Segment
+from mmtok.core.vocabulary import Stream, Vocabulary
 from mmtok.data.tokens import TokenFile
-from mmtok.segment import BadInput, Document, Segment
-from mmtok.vocabulary import Stream, Vocabulary
+from mmtok.errors import UserError
 
 
 @dataclass(frozen=True)
 class Task:
-    """An order of fields: those given, then those the model learns to make.
+    """An order of fields: the inputs, then the targets, which the model learns to make.
 
     weight           the share of training positions, relative to the other tasks
-    drop_given       how often the condition is left out (the null mark stands for it); guidance needs it
-    predict_given    learn the given fields too (a joint distribution), else they carry no loss
-    hole             how often a span of the last field is cut out and given last, so that holes can be filled
-    first            read no more than the first so many frames of the last field, as a truncated segment; 0 reads all. Where
+    cond_dropout     how often the condition is left out (the null mark stands for it); guidance needs it
+    loss_on_inputs   learn the given fields too (a joint distribution), else they carry no loss
+    infill           how often a span of the last field is cut out and given last, so that holes can be filled
+    max_target_frames  read no more than the first so many frames of the last field, as a truncated segment; 0 reads all. Where
                      what matters comes first (jets by falling pt), more examples are seen for the same positions
     """
 
-    given: tuple[str, ...]
-    make: tuple[str, ...]
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
     weight: float = 1.0
-    drop_given: float = 0.0
-    predict_given: bool = False
-    hole: float = 0.0
-    first: int = 0
+    cond_dropout: float = 0.0
+    loss_on_inputs: bool = False
+    infill: float = 0.0
+    max_target_frames: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.given, tuple) or not isinstance(self.make, tuple) or not self.make:
-            raise BadInput(f"Task: given and make are tuples of field names, make of at least one; got {self.given!r} and {self.make!r}")
+        if not isinstance(self.inputs, tuple) or not isinstance(self.targets, tuple) or not self.targets:
+            raise UserError(f"Task: inputs and targets are tuples of field names, targets of at least one; got {self.inputs!r} and {self.targets!r}")
         if not 0 < self.weight < np.inf:
-            raise BadInput(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
-        if not (0 <= self.drop_given <= 1 and 0 <= self.hole <= 1):
-            raise BadInput(f"task {self}: drop_given is {self.drop_given} and hole {self.hole}; both are shares, from 0 to 1")
-        if self.first < 0 or (self.first and self.hole):
-            raise BadInput(f"task {self}: first is {self.first}; it counts frames, 0 for all of them, and has no holes")
+            raise UserError(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
+        if not (0 <= self.cond_dropout <= 1 and 0 <= self.infill <= 1):
+            raise UserError(f"task {self}: cond_dropout is {self.cond_dropout} and infill {self.infill}; both are shares, from 0 to 1")
+        if self.max_target_frames < 0 or (self.max_target_frames and self.infill):
+            raise UserError(f"task {self}: max_target_frames is {self.max_target_frames}; it counts frames, 0 for all of them, and has no holes")
 
     def positions(self, n_frames: Sequence[Any]) -> Any:
         """Of a document in a row: n_frames per field, whole, numbers or arrays (n,) of them."""
-        shown = [*n_frames[:-1], np.minimum(n_frames[-1], self.first) if self.first else n_frames[-1]]
-        return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.hole)
+        shown = [*n_frames[:-1], np.minimum(n_frames[-1], self.max_target_frames) if self.max_target_frames else n_frames[-1]]
+        return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.infill)
 
     def leaves_out(self, n_given: int) -> bool:
         """Whether training left out just the first so many fields, as guidance by them needs."""
-        return self.drop_given > 0 and n_given == len(self.given)
+        return self.cond_dropout > 0 and n_given == len(self.inputs)
 
     def __str__(self) -> str:
-        return f"{' + '.join(self.given) or 'nothing'} -> {' + '.join(self.make)}"
+        return f"{' + '.join(self.inputs) or 'nothing'} -> {' + '.join(self.targets)}"
 
 
 def orders(tasks: Sequence[Task], modality_of: Mapping[str, str]) -> list[tuple[tuple[str, ...], str, Task]]:
@@ -66,45 +67,45 @@ def orders(tasks: Sequence[Task], modality_of: Mapping[str, str]) -> list[tuple[
 
     Of several fields made, each is made from those before it too. Tasks that are cut short never saw an end, so they are not asked.
     """
-    whole = [t for t in tasks if not t.first]
-    read = [(tuple(modality_of[f] for f in (*t.given, *t.make[:k])), modality_of[made], t) for t in whole for k, made in enumerate(t.make)]
-    return read + [((), modality_of[t.make[0]], t) for t in whole if t.drop_given > 0 and t.given]
+    whole = [t for t in tasks if not t.max_target_frames]
+    read = [(tuple(modality_of[f] for f in (*t.inputs, *t.targets[:k])), modality_of[made], t) for t in whole for k, made in enumerate(t.targets)]
+    return read + [((), modality_of[t.targets[0]], t) for t in whole if t.cond_dropout > 0 and t.inputs]
 
 
 @dataclass(frozen=True)
-class Corrupt:
+class InputMasking:
     """What training hides of a field's input; targets are never touched.
 
-    drop    share of frames hidden one by one
-    spans   share of frames hidden in spans of about `span` frames (dMel, section 3.3.1: 0.5 with spans of 3)
-    often   in which share of the documents the spans are cut
-    bands   how many bands of up to `band` neighbouring channels are hidden (SpecAugment's frequency masks); hidden latents read as 0,
-            the mean of those that are standardised (Park et al. 2019, section 2)
+    drop_prob        share of frames hidden one by one
+    span_prob        share of frames hidden in spans of about `span_length` frames (dMel, section 3.3.1: 0.5 with spans of 3)
+    apply_prob       in which share of the documents the spans are cut
+    n_freq_masks     how many bands of up to `freq_mask_width` neighbouring channels are hidden (SpecAugment's frequency masks); hidden latents read as 0,
+                     the mean of those that are standardised (Park et al. 2019, section 2)
     """
 
-    drop: float = 0.0
-    spans: float = 0.0
-    span: int = 3
-    often: float = 1.0
-    bands: int = 0
-    band: int = 10
+    drop_prob: float = 0.0
+    span_prob: float = 0.0
+    span_length: int = 3
+    apply_prob: float = 1.0
+    n_freq_masks: int = 0
+    freq_mask_width: int = 10
 
     def __post_init__(self):
-        for name in ("drop", "spans", "often"):
+        for name in ("drop_prob", "span_prob", "apply_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"Corrupt: {name} is {getattr(self, name)}; it is a share, from 0 to 1")
-        for name, least in (("span", 1), ("bands", 0), ("band", 0)):
+                raise UserError(f"InputMasking: {name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        for name, least in (("span_length", 1), ("n_freq_masks", 0), ("freq_mask_width", 0)):
             if getattr(self, name) < least:
-                raise BadInput(f"Corrupt: {name} is {getattr(self, name)}; it must be at least {least}")
+                raise UserError(f"InputMasking: {name} is {getattr(self, name)}; it must be at least {least}")
 
 
-def check_rows(tasks: Sequence[Task], row_length: int, n_frames: Mapping[str, int]) -> None:
-    """Raise BadInput for a task of which no document fits into a row. n_frames: of each field, the least that are known before any is made."""
+def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int]) -> None:
+    """Raise UserError for a task of which no document fits into a row. n_frames: of each field, the least that are known before any is made."""
     for task in tasks:
-        least = task.positions([n_frames[name] for name in (*task.given, *task.make)])
-        if least > row_length:
-            raise BadInput(f"task {task}: a document takes {least} positions or more, but rows are {row_length} long: "
-                           f"raise --train.row_length to at least {least}")
+        least = task.positions([n_frames[name] for name in (*task.inputs, *task.targets)])
+        if least > seq_len:
+            raise UserError(f"task {task}: a document takes {least} positions or more, but rows are {seq_len} long: "
+                           f"raise --train.seq_len to at least {least}")
 
 
 @dataclass(frozen=True)
@@ -120,26 +121,26 @@ class Loader:
     """Batches by step.
 
     files: token files of the training split; every task reads the rows that have all its fields.
-    rows, row_length: B and L of a step's batch, over all processes.
+    rows, seq_len: B and L of a step's batch, over all processes.
     """
 
-    def __init__(self, files: Sequence[TokenFile], tasks: Sequence[Task], vocabulary: Vocabulary, corrupt: Mapping[str, Corrupt],
-                 rows: int, row_length: int, seed: int):
-        self.files, self.tasks, self.vocabulary, self.corrupt = files, tasks, vocabulary, corrupt
-        self.rows, self.row_length, self.seed = rows, row_length, seed
+    def __init__(self, files: Sequence[TokenFile], tasks: Sequence[Task], vocabulary: Vocabulary, input_masking: Mapping[str, InputMasking],
+                 rows: int, seq_len: int, seed: int):
+        self.files, self.tasks, self.vocabulary, self.input_masking = files, tasks, vocabulary, input_masking
+        self.batch_size, self.seq_len, self.seed = rows, seq_len, seed
         self.pools, self.lengths = zip(*(self._pool(task) for task in tasks))
         self._check_lengths()
         mean = np.array([lengths.mean() for lengths in self.lengths])
         share = np.array([t.weight for t in tasks]) / mean
         # a round holds about 32 steps' worth of positions: long enough to pack well, short enough to plan in milliseconds
-        self.per_round = np.maximum(1, np.round(share / (share @ mean) * 32 * rows * row_length)).astype(int)
+        self.per_round = np.maximum(1, np.round(share / (share @ mean) * 32 * rows * seq_len)).astype(int)
         self._round: tuple[int, list[list[_Item]]] = (-1, [])
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # task -> its newest epoch and the order of that
         self._first_step = [0]  # of every round planned so far
 
     def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
         """(n, 2) file and row of every example that has the task's fields, and (n,) its document's length."""
-        names, pool, lengths = (*task.given, *task.make), [], []
+        names, pool, lengths = (*task.inputs, *task.targets), [], []
         for f, file in enumerate(self.files):
             if set(names) <= set(file.fields):
                 rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
@@ -147,23 +148,23 @@ class Loader:
                 pool.append(np.stack([np.full(len(rows), f, number), rows.astype(number)], 1))
                 lengths.append(task.positions([file.lengths(name)[rows] for name in names]))
         if not pool or not sum(map(len, pool)):
-            raise BadInput(f"no example has all fields of task {task}")
-        made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.make[-1]]
-        if task.hole and made.descending:
-            raise BadInput(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its hole to 0")
+            raise UserError(f"no example has all fields of task {task}")
+        made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.targets[-1]]
+        if task.infill and made.descending:
+            raise UserError(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its infill to 0")
         together = np.concatenate(lengths)
         return np.concatenate(pool), together.astype(_number_below(together.max() + 1))
 
     def _check_lengths(self) -> None:
-        """Raise BadInput, naming the field to blame, when the longest document of all tasks does not fit into a row."""
+        """Raise UserError, naming the field to blame, when the longest document of all tasks does not fit into a row."""
         t = int(np.argmax([lengths.max() for lengths in self.lengths]))
         task, longest = self.tasks[t], int(self.lengths[t].max())
-        if longest > self.row_length:
+        if longest > self.seq_len:
             f, row = self.pools[t][self.lengths[t].argmax()]
-            n_frames = {name: int(self.files[f].lengths(name)[row]) for name in (*task.given, *task.make)}
+            n_frames = {name: int(self.files[f].lengths(name)[row]) for name in (*task.inputs, *task.targets)}
             field = max(n_frames, key=n_frames.get)
-            raise BadInput(f"task {task}: a document with {field!r} of {n_frames[field]} frames takes {longest} positions, but rows are "
-                           f"{self.row_length} long: raise --train.row_length to at least {longest}, or shorten {field!r}")
+            raise UserError(f"task {task}: a document with {field!r} of {n_frames[field]} frames takes {longest} positions, but rows are "
+                           f"{self.seq_len} long: raise --train.seq_len to at least {longest}, or shorten {field!r}")
 
     def _plan(self, round: int) -> list[list[_Item]]:
         """The rows of a round, each a list of documents."""
@@ -174,7 +175,7 @@ class Loader:
                     items.append(_Item(t, *map(int, pool[at])))
                     lengths.append(int(pool_lengths[at]))
             order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
-            rows = plan_rows([lengths[i] for i in order], self.row_length)
+            rows = plan_rows([lengths[i] for i in order], self.seq_len)
             shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
             self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
         return self._round[1]
@@ -196,7 +197,7 @@ class Loader:
         """The rows of this step, over all processes."""
         while self._first_step[-1] <= step:
             n_rows = len(self._plan(len(self._first_step) - 1))
-            self._first_step.append(self._first_step[-1] + max(1, n_rows // self.rows))
+            self._first_step.append(self._first_step[-1] + max(1, n_rows // self.batch_size))
         round = int(np.searchsorted(self._first_step, step, "right")) - 1
         plan, n_steps = self._plan(round), self._first_step[round + 1] - self._first_step[round]
         # rows that do not fill a last step are spread over the steps of their round
@@ -209,19 +210,19 @@ class Loader:
             pairs = [self._document(item, np.random.default_rng((self.seed, step, item.task, item.file, item.row))) for item in row]
             rows.append([stream for stream, _ in pairs])
             corruptions.append([corruption for _, corruption in pairs])
-        return pack(self.vocabulary, rows, self.row_length, corruptions)
+        return pack(self.vocabulary, rows, self.seq_len, corruptions)
 
     def _document(self, item: _Item, rng: np.random.Generator) -> tuple[Stream, Corruption]:
         task, file = self.tasks[item.task], self.files[item.file]
-        names = (*task.given, *task.make)
+        names = (*task.inputs, *task.targets)
         segments: list[Segment | None] = [file.segment(name, item.row) for name in names]
-        predict = [task.predict_given] * len(task.given) + [True] * len(task.make)
-        if task.given and rng.random() < task.drop_given:
-            segments[: len(task.given)] = [None] * len(task.given)
-            predict[: len(task.given)] = [False] * len(task.given)
-        if 0 < task.first <= len(segments[-1]):  # also at exactly so many: an end told only there would look certain
-            segments[-1] = cut(segments[-1], task.first)
-        if rng.random() < task.hole and not segments[-1].truncated:
+        predict = [task.loss_on_inputs] * len(task.inputs) + [True] * len(task.targets)
+        if task.inputs and rng.random() < task.cond_dropout:
+            segments[: len(task.inputs)] = [None] * len(task.inputs)
+            predict[: len(task.inputs)] = [False] * len(task.inputs)
+        if 0 < task.max_target_frames <= len(segments[-1]):  # also at exactly so many: an end told only there would look certain
+            segments[-1] = cut(segments[-1], task.max_target_frames)
+        if rng.random() < task.infill and not segments[-1].truncated:
             a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
             segments[-1] = replace(segments[-1], holes=((int(a), int(b)),))
         stream = self.vocabulary.stream(Document(tuple(segments), tuple(predict)))
@@ -231,7 +232,7 @@ class Loader:
         hidden = np.zeros(len(stream), bool)
         channels = {m: np.zeros(x.shape, bool) for m, x in stream.values.items()}
         for i, name in enumerate(names):
-            c = self.corrupt.get(name)
+            c = self.input_masking.get(name)
             k = stream.modality[stream.segment == i][-1]
             if c is None or k < 0:
                 continue
@@ -239,10 +240,10 @@ class Loader:
             span = self.vocabulary.span(m)
             frames = np.flatnonzero((stream.segment == i) & (stream.ids >= span[0]) & (stream.ids <= span[-1]))
             hidden[frames] = _hide(len(frames), c, rng)
-            if c.bands and m in channels:
+            if c.n_freq_masks and m in channels:
                 mine = np.flatnonzero(np.isin(np.flatnonzero(stream.ids == span[0]), frames))
-                for _ in range(c.bands):
-                    width = int(rng.integers(0, min(c.band, channels[m].shape[1]) + 1))
+                for _ in range(c.n_freq_masks):
+                    width = int(rng.integers(0, min(c.freq_mask_width, channels[m].shape[1]) + 1))
                     start = int(rng.integers(0, channels[m].shape[1] - width + 1))
                     channels[m][mine, start : start + width] = True
         return Corruption(hidden, channels)
@@ -259,10 +260,10 @@ def cut(segment: Segment, n_frames: int) -> Segment:
     return replace(segment, **{kind: segment.values[:n_frames]}, truncated=True)
 
 
-def _hide(n: int, c: Corrupt, rng: np.random.Generator) -> np.ndarray:
+def _hide(n: int, c: InputMasking, rng: np.random.Generator) -> np.ndarray:
     """(n,) bool: which frames of a field are hidden."""
-    hidden = rng.random(n) < c.drop
-    if c.spans and rng.random() < c.often:
-        for start in np.flatnonzero(rng.random(n) < c.spans / c.span):
-            hidden[start : start + 1 + rng.poisson(c.span - 1)] = True
+    hidden = rng.random(n) < c.drop_prob
+    if c.span_prob and rng.random() < c.apply_prob:
+        for start in np.flatnonzero(rng.random(n) < c.span_prob / c.span_length):
+            hidden[start : start + 1 + rng.poisson(c.span_length - 1)] = True
     return hidden

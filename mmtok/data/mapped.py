@@ -27,14 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmtok import budget
-from mmtok.doors import reason_of
-from mmtok.files import in_place_when_whole
-from mmtok.names import file_names
-from mmtok.progress import Progress
-from mmtok.plain import listed
-from mmtok.segment import BadInput, Signature
-from mmtok.strict import parse_json
+from mmtok.core.segment import Signature
+from mmtok.errors import UserError, reason_of
+from mmtok.io import budget
+from mmtok.io.files import in_place_when_whole
+from mmtok.io.names import file_names
+from mmtok.io.progress import Progress
+from mmtok.io.serialize import listed
+from mmtok.io.strict import parse_json
 
 MAP_FROM = 2**26  # bytes of all fields opened: token files that take less are read into memory, and nothing is written beside them
 FORMAT = 1
@@ -85,7 +85,7 @@ class Part:
 def read_columns(path: Path, parts: Sequence[Part], signatures: Mapping[str, Signature], map_from: int | None) -> dict[str, Column]:
     """The fields of all rows of `parts`, which were opened together as `path`; mapped where they take `map_from` bytes or more.
 
-    Raises BadInput for rows that are no sound tokens: at the first opening where they are mapped.
+    Raises UserError for rows that are no sound tokens: at the first opening where they are mapped.
     """
     n_bytes = sum(part.n_bytes + part.n_rows * ROW_BYTES * len(signatures) for part in parts)
     if map_from is None or n_bytes < map_from:
@@ -180,7 +180,7 @@ def _aligned(position: int) -> int:
 # ---- reading Parquet
 
 def _pieces(parts: Sequence[Part], name: str, signature: Signature) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a Column, piece by piece, each in its own order: all texts before all values. Raises BadInput for unsound ones."""
+    """The arrays of a Column, piece by piece, each in its own order: all texts before all values. Raises UserError for unsound ones."""
     _check_makers(parts, name, signature)
     yield "texts", np.empty(0, np.uint8)
     n_bytes = 0
@@ -202,7 +202,7 @@ def _pieces(parts: Sequence[Part], name: str, signature: Signature) -> Iterator[
         lengths = frames.value_lengths().fill_null(0).to_numpy().astype(np.int64)
         yield "values", _values(path, name, frames, signature)
         if signature.frames is not None and (lengths[present & ~truncated] != signature.frames).any():
-            raise BadInput(f"{path}: field {name!r} has segments that are not of {signature.frames} frames; the file is damaged")
+            raise UserError(f"{path}: field {name!r} has segments that are not of {signature.frames} frames; the file is damaged")
         yield "offsets", n_frames + np.cumsum(lengths)
         yield "present", present
         yield "truncated", truncated
@@ -223,7 +223,7 @@ def _check_makers(parts: Sequence[Part], name: str, signature: Signature) -> Non
         batches = (batch.column(name + ".tokenizer") for _, batch in _batches([part], name + ".tokenizer"))
         made_by = sorted({str(maker) for made in batches for maker in made.unique().to_pylist() if maker is not None})
         if made_by and made_by != [signature.fingerprint]:
-            raise BadInput(f"{part.path}: field {name!r} was made by the {signature.modality} tokenizers {listed(made_by)}, "
+            raise UserError(f"{part.path}: field {name!r} was made by the {signature.modality} tokenizers {listed(made_by)}, "
                            f"but {signature.fingerprint} is expected; tokenise again or use the tokenizer it was made with")
 
 
@@ -232,22 +232,22 @@ def _values(path: Path, name: str, rows: pa.ListArray, signature: Signature) -> 
     frames = rows.flatten()
     numbers = frames.flatten() if pa.types.is_fixed_size_list(frames.type) else frames
     if frames.null_count or numbers.null_count:
-        raise BadInput(f"{path}: field {name!r} has nulls among its frames; the file is damaged")
+        raise UserError(f"{path}: field {name!r} has nulls among its frames; the file is damaged")
     values = numbers.to_numpy().reshape(-1, width_of(signature))
     if signature.levels and not within(values, signature):
-        raise BadInput(f"{path}: field {name!r} has codes outside its tokenizer's levels; the file is damaged")
+        raise UserError(f"{path}: field {name!r} has codes outside its tokenizer's levels; the file is damaged")
     return values.astype(number_of(signature), copy=False)
 
 
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
-    """Around Arrow's calls alone: whatever it finds wrong with a Parquet file as BadInput that names it."""
+    """Around Arrow's calls alone: whatever it finds wrong with a Parquet file as UserError that names it."""
     try:
         yield
-    except (BadInput, PermissionError):
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # its own, OSError, UnicodeDecodeError of names, MemoryError of sizes
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({reason_of(error)})") from None
+        raise UserError(f"{path}: not a Parquet file, or a damaged one ({reason_of(error)})") from None
 
 
 # ---- what a signature says of frames

@@ -24,11 +24,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmtok.data.mapped import Column, Part, number_of, read_columns, sound, width_of, within
-from mmtok.files import in_place_when_whole
-from mmtok.plain import Within, check_known, from_plain, listed, shown
-from mmtok.segment import BadInput, Segment, Signature
-from mmtok.strict import parse_json
+from mmtok.core.segment import Segment, Signature
+from mmtok.data.mapped import (
+    Column,
+    Part,
+    number_of,
+    read_columns,
+    sound,
+    width_of,
+    within,
+)
+from mmtok.errors import UserError
+from mmtok.io.files import in_place_when_whole
+from mmtok.io.serialize import Within, check_known, from_plain, listed, shown
+from mmtok.io.strict import parse_json
 
 FORMAT = 1
 INFO = {  # what this package's own tokenizers say there; another's may say more
@@ -166,7 +175,7 @@ def is_tokens(path: Path) -> bool:
     try:
         with sound(path), pq.ParquetFile(path) as file:
             return b"mmtok" in (file.schema_arrow.metadata or {})
-    except BadInput:
+    except UserError:
         return False
 
 
@@ -177,16 +186,16 @@ def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_f
     by another tokenizer is refused. Without it, all fields of the file are read.
     map_from: fields that take so many bytes or more are read through a map of a copy beside the file, which is written where there is none
     (`mmtok.data.mapped`); without it they are read into memory.
-    Raises BadInput for whatever is not a sound token file.
+    Raises UserError for whatever is not a sound token file.
     """
     path = Path(path)
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths:
-        raise BadInput(f"{path}: no token files (*.parquet) in this folder")
+        raise UserError(f"{path}: no token files (*.parquet) in this folder")
     found, parts = zip(*(_look_at(p, expect) for p in paths))
     for p, signatures in zip(paths, found):
         if signatures != found[0]:
-            raise BadInput(f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in separate folders")
+            raise UserError(f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in separate folders")
     signatures = dict(expect) if expect is not None else found[0]
     columns = read_columns(path, parts, signatures, map_from)
     return TokenFile(path, signatures, sum(part.n_rows for part in parts), columns, [part.path for part in parts])
@@ -195,7 +204,7 @@ def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_f
 def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], Part]:
     """What a Parquet file says of itself, without reading a row."""
     if not path.is_file():
-        raise BadInput(f"{path}: no such token file")
+        raise UserError(f"{path}: no such token file")
     with sound(path), pq.ParquetFile(path) as file:
         types = {column.name: column.type for column in file.schema_arrow}
         about, metadata = file.metadata, file.schema_arrow.metadata or {}
@@ -203,7 +212,7 @@ def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[s
     wanted = found if expect is None else expect
     for name, signature in wanted.items():
         if name not in found:
-            raise BadInput(f"{path}: has no field {name!r}; its fields are {listed(list(found)) or 'none'}")
+            raise UserError(f"{path}: has no field {name!r}; its fields are {listed(list(found)) or 'none'}")
         _check_columns(path, name, signature, types)
     with sound(path):
         n_bytes = _frame_bytes(about, wanted)
@@ -213,24 +222,24 @@ def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[s
 
 def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signature]:
     if b"mmtok" not in metadata:
-        raise BadInput(f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with mmtok tokenize")
+        raise UserError(f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with mmtok tokenize")
     about = parse_json(metadata[b"mmtok"], f"{path}: its mmtok metadata")
     check_known(about, {"format": int}, f"{path}: its mmtok metadata", ("format", "fields"))
     if about["format"] != FORMAT:
-        raise BadInput(f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT}; tokenise again")
+        raise UserError(f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT}; tokenise again")
     try:
         return from_plain(about["fields"], dict[str, Signature], "fields")
-    except BadInput as error:
-        raise BadInput(f"{path}: its mmtok metadata: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: its mmtok metadata: {error}") from None
 
 
 def _check_columns(path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]) -> None:
-    """Raise BadInput for a field whose columns are missing or of other types; who made its rows is checked when they are read."""
+    """Raise UserError for a field whose columns are missing or of other types; who made its rows is checked when they are read."""
     for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types):
         if name + suffix not in types:
-            raise BadInput(f"{path}: the column {name + suffix!r} is missing")
+            raise UserError(f"{path}: the column {name + suffix!r} is missing")
         if types[name + suffix] != kind:
-            raise BadInput(f"{path}: the column {name + suffix!r} holds {types[name + suffix]}, expected {kind}")
+            raise UserError(f"{path}: the column {name + suffix!r} holds {types[name + suffix]}, expected {kind}")
 
 
 def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) -> int:
@@ -276,13 +285,13 @@ class TokenFile:
         kind, wide = ("latents", np.float32) if signature.latent_size else ("codes", np.int32)
         try:
             info = _info(column.info(i))
-        except BadInput as error:
-            raise BadInput(f"{self.path}: field {field!r}, row {i}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{self.path}: field {field!r}, row {i}: {error}") from None
         return Segment(signature.modality, **{kind: frames.astype(wide)}, info=info, truncated=bool(column.truncated[i]))
 
     def files(self, field: str) -> list[str | None]:
         """The file that each row's signal of a field was read from; None where that is not noted. Names are as the file has them: they
-        may be anything. Raises BadInput for a damaged file."""
+        may be anything. Raises UserError for a damaged file."""
         found: list[str | None] = []
         for part in self.parts:
             with sound(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
@@ -300,10 +309,10 @@ class TokenFile:
 
 @lru_cache(maxsize=4096)
 def _info(text: bytes) -> Mapping:
-    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to. Raises BadInput for what is no info."""
+    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to. Raises UserError for what is no info."""
     found = parse_json(text, "info") if text else {}
     check_known(found, INFO, "info")
     for name, value in found.items():
         if isinstance(value, (dict, list)):
-            raise BadInput(f"info.{name} must be a single value, got {shown(value)}")
+            raise UserError(f"info.{name} must be a single value, got {shown(value)}")
     return found

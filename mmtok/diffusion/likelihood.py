@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.diffusion.convert import Denoiser
-from mmtok.diffusion.draws import normal_like, uniform
 from mmtok.diffusion.ode import CLASSIC, Tableau, explicit_step
+from mmtok.diffusion.predictions import Denoiser
+from mmtok.diffusion.random import normal_like, uniform
 
 Field = Callable[[Tensor], Tensor]
 Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
@@ -30,8 +30,8 @@ def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         y = f(x)
         columns, trace = y.flatten(1).unbind(1), x.new_zeros(len(x))
-        for i, column in enumerate(columns):
-            (gradient,) = torch.autograd.grad(column.sum(), x, retain_graph=i + 1 < len(columns))
+        for i, schedule in enumerate(columns):
+            (gradient,) = torch.autograd.grad(schedule.sum(), x, retain_graph=i + 1 < len(columns))
             trace += gradient.flatten(1)[:, i]
     return y.detach(), trace
 

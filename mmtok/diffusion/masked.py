@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmtok.diffusion.corruption import Keep, Model, PowerKeep, log_probs
-from mmtok.diffusion.draws import choose, uniform
-from mmtok.diffusion.samplers import Watch
+from mmtok.diffusion.discrete import Keep, Model, PowerKeep, log_probs
+from mmtok.diffusion.random import choose, uniform
+from mmtok.diffusion.samplers import Callback
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Masked:
         return weights
 
     def sample(self, model: Model, tokens: Tensor, n_steps: int, generator: torch.Generator | None = None,
-               temperature: float = 1.0, watch: Watch | None = None) -> Tensor:
+               temperature: float = 1.0, callback: Callback | None = None) -> Tensor:
         """Fill the masked tokens of (B, L) in n_steps steps even in t; the others stay. Drawn in float64.
 
         Tokens that appear in the same step are drawn apart from each other; `fill` does not make that error. watch: as of samplers.
@@ -104,12 +104,12 @@ class Masked:
         for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
             shown = uniform(tokens.shape, tokens, generator) < (alpha_s - alpha_t) / (1 - alpha_t)
             tokens = self._revealed(model, tokens, shown, generator, temperature, f"step {i + 1} of {n_steps}")
-            if watch is not None:
-                watch(i, tokens)
+            if callback is not None:
+                callback(i, tokens)
         return tokens
 
     def fill(self, model: Model, tokens: Tensor, generator: torch.Generator | None = None, order: Tensor | None = None,
-             temperature: float = 1.0, watch: Watch | None = None) -> Tensor:
+             temperature: float = 1.0, callback: Callback | None = None) -> Tensor:
         """Fill the masked tokens of (B, L) one at a time: any-order infilling, exact for a consistent model.
 
         order (B, L): a permutation of positions per row, in which the masked ones are met; random by default. Raises as `sample`.
@@ -121,8 +121,8 @@ class Masked:
         n_turns = int(masked_in_order.sum(1).max())
         for i in range(n_turns):
             tokens = self._revealed(model, tokens, turn == i, generator, temperature, f"step {i + 1} of {n_turns}")
-            if watch is not None:
-                watch(i, tokens)
+            if callback is not None:
+                callback(i, tokens)
         return tokens
 
     def _revealed(self, model: Model, tokens: Tensor, shown: Tensor, generator: torch.Generator | None, temperature: float, at: str) -> Tensor:

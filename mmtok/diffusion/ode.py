@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmtok.diffusion.convert import Denoiser
+from mmtok.diffusion.predictions import Denoiser
 from mmtok.diffusion.schedules import Path
 
 State = tuple[Tensor, ...]
@@ -63,7 +63,7 @@ def along(path: Path, times: Tensor) -> list[Here]:
     times = times.double().cpu()
     sigma = path.sigma(times)
     columns = (times, sigma, path.sigma_slope(times), path.scaling(sigma), path.scaling_slope(sigma))
-    return [Here(*row) for row in zip(*(column.tolist() for column in columns))]
+    return [Here(*row) for row in zip(*(schedule.tolist() for schedule in columns))]
 
 
 def here(path: Path, t: float) -> Here:

@@ -17,12 +17,24 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from mmtok.diffusion.convert import Denoiser
-from mmtok.diffusion.draws import normal_like
-from mmtok.diffusion.ode import CLASSIC, EULER, HEUN, MIDPOINT, Here, Tableau, along, denoised_at, drift, explicit_step, here
+from mmtok.diffusion.ode import (
+    CLASSIC,
+    EULER,
+    HEUN,
+    MIDPOINT,
+    Here,
+    Tableau,
+    along,
+    denoised_at,
+    drift,
+    explicit_step,
+    here,
+)
+from mmtok.diffusion.predictions import Denoiser
+from mmtok.diffusion.random import normal_like
 from mmtok.diffusion.schedules import LINEAR, Path
 
-Watch = Callable[[int, Tensor], None]
+Callback = Callable[[int, Tensor], None]
 """Is called after every step with its number, from 0, and the state: for strips of pictures and progress."""
 
 
@@ -42,7 +54,7 @@ class Sampler:
     least_steps: ClassVar[int] = 1
 
     def __call__(self, denoiser: Denoiser, x: Tensor, times: Tensor, path: Path = LINEAR,
-                 generator: torch.Generator | None = None, watch: Watch | None = None) -> Tensor:
+                 generator: torch.Generator | None = None, callback: Callback | None = None) -> Tensor:
         """x (B, ...) at times[0] -> (B, ...) at times[-1], in x's dtype. times: (n + 1,), falling; the last may be 0.
 
         Raises ValueError for times that do not fall or are too few, FloatingPointError at the first step whose state is not finite.
@@ -54,8 +66,8 @@ class Sampler:
             if not bool(torch.isfinite(x).all()):
                 raise FloatingPointError(f"the sampler's state is not finite after step {i + 1} of {walk.n_steps} (sigma {at.sigma:.4g} to "
                                          f"{to.sigma:.4g}): the denoiser returned NaN or infinity there")
-            if watch is not None:
-                watch(i, x)
+            if callback is not None:
+                callback(i, x)
         return x
 
     def tempered(self, temperature: float) -> Sampler:

@@ -65,7 +65,7 @@ class Path:
 LINEAR = Path()
 
 
-class Column(Path):
+class NoiseSchedule(Path):
     """A column of table 1: a path with its time steps, its preconditioning and its training distribution."""
 
     def times(self, n_steps: int) -> Tensor:
@@ -97,7 +97,7 @@ class Column(Path):
 
 
 @dataclass(frozen=True)
-class EDM(Column):
+class EDM(NoiseSchedule):
     """Karras et al.'s own column. sigma_data is the root mean square of the data, per dimension."""
 
     sigma_min: float = 0.002
@@ -129,7 +129,7 @@ class EDM(Column):
 
 
 @dataclass(frozen=True)
-class VP(Column):
+class VP(NoiseSchedule):
     """Variance preserving (Song et al. 2021, arXiv 2011.13456)."""
 
     beta_d: float = 19.9
@@ -171,7 +171,7 @@ class VP(Column):
 
 
 @dataclass(frozen=True)
-class VE(Column):
+class VE(NoiseSchedule):
     """Variance exploding (Song et al. 2021)."""
 
     sigma_min: float = 0.02
@@ -201,7 +201,7 @@ class VE(Column):
 
 
 @dataclass(frozen=True)
-class IDDPM(Column):
+class IDDPM(NoiseSchedule):
     """Nichol and Dhariwal 2021 (arXiv 2102.09672) with DDIM's walk: m discrete levels u_0 > ... > u_(m-1), first used j_0."""
 
     c_1: float = 0.001
@@ -238,7 +238,7 @@ class IDDPM(Column):
 
 
 @dataclass(frozen=True)
-class CondOT(Column):
+class CondOT(NoiseSchedule):
     """Flow matching on the conditional optimal-transport path (Lipman et al. 2023, arXiv 2210.02747, example II; rectified flow).
 
     In tau = sigma / (1 + sigma), a state is x = (1 - tau) y + tau n, so s = 1 - tau, and the network's output is the velocity

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mmtok.segment import missing_extra
+from mmtok.errors import missing_extra
 
 EXACT_DB = 100.0  # stands for "no error at all": finite, so that it can be written as JSON
 ROWS_AT_ONCE = 512  # bounds the memory of a table of distances
@@ -35,7 +35,7 @@ class ImageJudge:
 
 
 def train_image_judge(images: Sequence[np.ndarray], labels: Sequence) -> ImageJudge:
-    """A judge from REAL training images only. Raises BadInput without scikit-learn."""
+    """A judge from REAL training images only. Raises UserError without scikit-learn."""
     try:
         from sklearn.svm import SVC
     except ModuleNotFoundError:

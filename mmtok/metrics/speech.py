@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtok.errors import UserError, missing_extra
 from mmtok.nn import audio
 from mmtok.nn.audio import MelSpec, log_mel
-from mmtok.nn.decay import decay_groups
-from mmtok.segment import BadInput, missing_extra
+from mmtok.nn.weight_decay import decay_groups
 
 JUDGE_FRAMES = 120  # 1.2 s, room for one word
 JUDGE_DEPTH = 3.0  # log10: what is more than 60 dB below the clip's loudest value counts as silence
@@ -46,13 +46,13 @@ def _edits(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Intelligibility of `degraded` against `reference`, see nn/audio.py. Raises BadInput without pystoi, or when the shapes differ."""
+    """Intelligibility of `degraded` against `reference`, see nn/audio.py. Raises UserError without pystoi, or when the shapes differ."""
     try:
         return audio.stoi(reference, degraded, rate_hz)
     except ImportError:
         raise missing_extra("intelligibility (STOI)", "eval") from None
     except ValueError as error:
-        raise BadInput(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def entropy_share(labels: Sequence, n: int) -> float:
@@ -139,7 +139,7 @@ def train_speech_judge(
     never by a tokenizer's round trip. Its own draws only: the global random state is left as it was.
     """
     if len(clips) != len(labels) or len(set(labels)) < 2:
-        raise BadInput(f"speech judge: needs a label per clip and two labels at least, got {len(clips)} clips, {len(set(labels))} labels")
+        raise UserError(f"speech judge: needs a label per clip and two labels at least, got {len(clips)} clips, {len(set(labels))} labels")
     classes = tuple(sorted(set(labels)))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -227,7 +227,7 @@ class VoiceJudge:
 def train_voice_judge(clips: Sequence[np.ndarray], voices: Sequence[str], rate_hz: int = 16_000, shrinkage: float = 0.05) -> VoiceJudge:
     """Fisher's discriminant in closed form, with a pooled covariance drawn towards its diagonal, on real clips (N_i,)."""
     if len(clips) != len(voices) or len(set(voices)) < 2:
-        raise BadInput(f"voice judge: needs a voice per clip and two voices at least, got {len(clips)} clips, {len(set(voices))} voices")
+        raise UserError(f"voice judge: needs a voice per clip and two voices at least, got {len(clips)} clips, {len(set(voices))} voices")
     names = tuple(sorted(set(voices)))
     x, label = voice_features(clips, rate_hz), np.array([names.index(v) for v in voices])
     means = np.stack([x[label == k].mean(0) for k in range(len(names))])  # (voices, 82)

@@ -9,37 +9,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.batch import pack
-from mmtok.model.cascade import CascadeHead
+from mmtok.core.batch import pack
+from mmtok.core.segment import Document, segment_of
+from mmtok.errors import UserError
+from mmtok.heads.cascade import CascadeHead
+from mmtok.model.frame_decoder import FrameDecoder
 from mmtok.model.lm import LM, evaluating
-from mmtok.model.sampling import ROUNDED, Sampled, Sampling, draw, mix_guidance, pick, weight_precision
-from mmtok.model.whole import draw_whole
-from mmtok.model.writer import Writer
-from mmtok.nn.reader import Reader
-from mmtok.segment import BadInput, Document, segment_of
+from mmtok.model.non_autoregressive import draw_whole
+from mmtok.model.sampling import (
+    ROUNDED,
+    Sampled,
+    Sampling,
+    draw,
+    mix_guidance,
+    pick,
+    weight_precision,
+)
+from mmtok.nn.kv_cache import KVCacheDecoder
 
 __all__ = ["Sampled", "Sampling", "draw", "fill_holes", "generate", "mix_guidance", "pick", "stream"]
 
 
 def generate(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
              on_frames: Callable[[np.ndarray, np.ndarray], None] | None = None,
-             watch: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
+             callback: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
     """Continue open documents, all to the same modality, as one batch.
 
     prompts: documents with `open_end`; the last segment holds the frames known so far (T0 may be 0).
     generator: on the model's device. on_frames: called after every step with the rows (n,) that got a frame and the
     frames (n, C), for streaming. watch: where a head draws in steps, is given every step's number, from 0, and what it left: of heads that
     draw whole segments these, as of `draw_whole`; of latents drawn frame by frame the next frame (N, 1, D), once per frame and step, NaN
-    where a prompt gets none any more. Raises BadInput for an input-only modality and for a dial that does not apply, ValueError for
+    where a prompt gets none any more. Raises UserError for an input-only modality and for a dial that does not apply, ValueError for
     prompts that are not such.
     """
     if not prompts:
         return []
     modality = _checked(lm, prompts, sampling)
     if lm.draws_whole(modality):
-        return draw_whole(lm, modality, prompts, sampling, generator, watch)
+        return draw_whole(lm, modality, prompts, sampling, generator, callback)
     with evaluating(lm), torch.inference_mode():
-        walk = _Walk(lm, prompts, sampling, generator, watch)
+        walk = _Walk(lm, prompts, sampling, generator, callback)
         while len(walk.rows):
             rows, frames = walk.step()
             if on_frames is not None and len(rows):
@@ -78,8 +87,8 @@ def stream(lm: LM, prompts: Sequence[Document], sampling: Sampling,
 def _checked(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
     """The modality that all prompts ask for, once it is sure that it can be drawn so."""
     modality = _check(lm, prompts)
-    if sampling.level is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
-        raise BadInput(f"{modality} is not drawn by a cascade; leave out level")
+    if sampling.aug_noise is not None and not isinstance(lm.heads[modality] if modality in lm.heads else None, CascadeHead):
+        raise UserError(f"{modality} is not drawn by a cascade; leave out level")
     _check_sampling(lm, modality, sampling)
     return modality
 
@@ -94,21 +103,21 @@ def _check(lm: LM, prompts: Sequence[Document]) -> str:
             raise ValueError(f"holes to fill must be empty spans, and one must be left; got {s.holes}, {p.n_filled} of them filled")
     modality = last[0].modality
     if modality not in lm.vocabulary.signatures:
-        raise BadInput(f"modality {modality!r} is not in this model, which has {', '.join(lm.vocabulary.signatures)}")
+        raise UserError(f"modality {modality!r} is not in this model, which has {', '.join(lm.vocabulary.signatures)}")
     if not lm.vocabulary.signatures[modality].one_channel and modality not in lm.heads:
-        raise BadInput(f"the model has no head for {modality}: it reads {modality} but cannot make it")
+        raise UserError(f"the model has no head for {modality}: it reads {modality} but cannot make it")
     return modality
 
 
 def _check_sampling(lm: LM, modality: str, sampling: Sampling) -> None:
-    """Raise BadInput for a dial that what draws this modality does not have."""
+    """Raise UserError for a dial that what draws this modality does not have."""
     latents = bool(lm.vocabulary.signatures[modality].latent_size)
     if latents and (sampling.top_k or sampling.top_p < 1):
-        raise BadInput(f"{modality} is drawn by diffusion, which knows no top_k or top_p; use the temperature")
+        raise UserError(f"{modality} is drawn by diffusion, which knows no top_k or top_p; use the temperature")
     if latents and (sampling.compiled or sampling.precision in ROUNDED):
-        raise BadInput(f"{modality} is drawn by diffusion: its head cannot be compiled or rounded; leave out compiled and precision")
+        raise UserError(f"{modality} is drawn by diffusion: its head cannot be compiled or rounded; leave out compiled and precision")
     if sampling.steps and not latents and not lm.draws_whole(modality):
-        raise BadInput(f"{modality} is drawn code by code, not in steps; leave out steps")
+        raise UserError(f"{modality} is drawn code by code, not in steps; leave out steps")
 
 
 class _Walk:
@@ -119,8 +128,8 @@ class _Walk:
     """
 
     def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
-                 watch: Callable[[int, Tensor], None] | None = None):
-        self.lm, self.sampling, self.generator, self.prompts, self.watch = lm, sampling, generator, prompts, watch
+                 callback: Callable[[int, Tensor], None] | None = None):
+        self.lm, self.sampling, self.generator, self.prompts, self.callback = lm, sampling, generator, prompts, callback
         self.modality = _check(lm, prompts)
         self.signature = lm.vocabulary.signatures[self.modality]
         self.n_streams = 1 if sampling.guidance == 1 else 2
@@ -128,7 +137,7 @@ class _Walk:
         if self.n_streams == 2:
             documents += [replace(p, segments=(None,) * (len(p.segments) - 1) + p.segments[-1:]) for p in prompts]
         self.precision = "float32" if self.signature.latent_size else weight_precision(sampling.precision, lm.model.norm.weight)
-        self.writer = Writer(lm, self.modality, self.precision, len(documents))
+        self.writer = FrameDecoder(lm, self.modality, self.precision, len(documents))
         self._prefill(documents)
         known = [p.segments[-1] for p in prompts]
         self.rows = np.arange(len(prompts))  # the prompt that each row continues
@@ -155,7 +164,7 @@ class _Walk:
         slot = (torch.arange(x.shape[1], device=x.device) - start[:, None]).clamp(min=0)
         most = self.signature.frames or self.sampling.max_frames
         slots = x.shape[1] + most if self.sampling.compiled else None
-        self.reader = Reader(self.lm.model, self.precision, start, len(streams), slots)
+        self.reader = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), slots)
         self.h = self.reader.read(x[torch.arange(len(x), device=x.device)[:, None], slot])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,13 +203,13 @@ class _Walk:
         hs = list(self.h.chunk(self.n_streams))
         if self.writer.latents:
             s, shape, self.states = self.sampling, (self.signature.latent_size,), []
-            seen = None if self.watch is None else lambda _, x: self.states.append(x)
+            seen = None if self.callback is None else lambda _, x: self.states.append(x)
             values = self.writer.head.draw(hs, shape, s.steps, s.temperature, s.guidance, self.generator, seen).to(self.h.dtype)
         elif self.writer.head is not None:
             values = self.writer.head.sample(hs, mix, pick_ids, self.ceiling)
         told = (ids if values is ids else torch.cat([ids, values], 1) if not self.writer.latents else torch.cat([ids.double(), values], 1)).cpu().numpy()
         if (told[:, : 1 + len(self.signature.levels)] >= (logits.shape[1], *(() if values is ids else self.signature.levels))).any():
-            raise BadInput(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
+            raise UserError(f"the model's {self.modality} logits are not numbers: its weights have overflowed; train with a lower learning rate")
         return (told[:, 0] != end) & self.alive, values, told[:, -values.shape[1] :]
 
     def _next_ceiling(self, values: Tensor) -> Tensor:
@@ -218,7 +227,7 @@ class _Walk:
         rows, goes_on = (torch.from_numpy(x).to(states.device) for x in (rows, goes_on))
         told[:, rows, 0] = states[:, goes_on]
         for step, frames in enumerate(told):
-            self.watch(step, frames)
+            self.callback(step, frames)
 
     def _keep(self, alive: np.ndarray) -> Tensor | None:
         """Note which rows go on; drop the others, and their null rows, once it is worth it. Returns the rows kept if any were dropped."""
@@ -263,20 +272,20 @@ class _Walk:
 
 
 def fill_holes(lm: LM, prompts: Sequence[Document], sampling: Sampling, generator: torch.Generator,
-               watch: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
+               callback: Callable[[int, Tensor], None] | None = None) -> list[Sampled]:
     """Fill every hole of the last segments, in order. Holes given as empty spans (a, a); all prompts have as many of them.
 
     The stop reason is "cap" where any hole reached it. watch: as of `generate`, of one hole after another. Raises ValueError when prompts
     differ in their number of holes.
     """
     if prompts and lm.draws_whole(prompts[0].segments[-1].modality):
-        return generate(lm, prompts, sampling, generator, watch=watch)
+        return generate(lm, prompts, sampling, generator, callback=callback)
     open_holes = {len(p.segments[-1].holes) - p.n_filled for p in prompts}
     if len(open_holes) != 1 or 0 in open_holes:
         raise ValueError(f"prompts must all have the same number of holes, at least one; got {sorted(open_holes)}")
     results: list[Sampled] = []
     for _ in range(open_holes.pop()):
-        before, results = results, generate(lm, prompts, sampling, generator, watch=watch)
+        before, results = results, generate(lm, prompts, sampling, generator, callback=callback)
         results = [replace(r, stop="cap") if b.stop == "cap" else r for r, b in zip(results, before or results)]
         prompts = [replace(p, segments=(*p.segments[:-1], r.segment), n_filled=p.n_filled + 1) for p, r in zip(prompts, results)]
     return results

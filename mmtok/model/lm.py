@@ -14,25 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.batch import Batch
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.cascade import Cascade
-from mmtok.model.denoising import FrameDiffusion, GridDiffusion
-from mmtok.model.frames import FrameEmbedding
-from mmtok.model.heads import Chained, Parallel, widened
-from mmtok.nn.crossentropy import class_nats
+from mmtok.core.batch import Batch
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.errors import UserError
+from mmtok.heads.cascade import Cascade
+from mmtok.heads.categorical import Chained, Parallel, upcast
+from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.model.frame_embedding import FrameEmbedding
+from mmtok.nn.cross_entropy import class_nats
 from mmtok.nn.transformer import Transformer, TransformerConfig
-from mmtok.segment import BadInput
-from mmtok.vocabulary import Vocabulary
 
-HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedCodes
+HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """The trunk, and a head per many-channel or latent modality; such a modality without a head is input-only.
 
-    A one-channel modality needs no head, as its codes are ids of the stream; with MaskedCodes they are drawn in any order instead.
+    A one-channel modality needs no head, as its codes are ids of the stream; with MaskedDiffusion they are drawn in any order instead.
     channel_size: size of a channel value's embedding before the channels are joined and projected.
     totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for sets such as jets.
     untied: ids are written with a table of their own, not the one that they are read with.
@@ -73,7 +73,7 @@ class LM(nn.Module):
             unknown = sorted(set(named) - set(known))
             if unknown:
                 kind = "many-channel modalities" if known is many else "modalities"
-                raise BadInput(f"{what} are given for {unknown}, which are not {kind} of this vocabulary")
+                raise UserError(f"{what} are given for {unknown}, which are not {kind} of this vocabulary")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
         self.lm_head = nn.Linear(width, vocabulary.size, bias=False) if config.untied else None  # named as in a Llama
@@ -135,7 +135,7 @@ class LM(nn.Module):
 
     def id_logits(self, h: Tensor, modality: str) -> Tensor:
         """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it has many channels), then its end."""
-        logits = widened(F.linear(h, self._id_rows(modality)))
+        logits = upcast(F.linear(h, self._id_rows(modality)))
         banned = self.vocabulary.signatures[modality].banned
         return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf")) if banned else logits
 
@@ -148,7 +148,7 @@ class LM(nn.Module):
         """Nats of every predicted position. seed: of the random draws that some heads' likelihoods take; None is training, in which
         the heads' losses stand for them.
 
-        Raises BadInput when a modality without a head is asked for its frames.
+        Raises UserError when a modality without a head is asked for its frames.
         """
         asked = [(batch.predict & (batch.modality == i)).flatten().nonzero()[:, 0] for i in range(len(self.vocabulary.signatures))]
         at = torch.cat(asked)
@@ -158,7 +158,7 @@ class LM(nn.Module):
         for m, x, state in zip(self.vocabulary.signatures, asked, states):
             target, one_channel = batch.ids.flatten()[x], self.vocabulary.signatures[m].one_channel
             if one_channel and self.draws_whole(m):
-                ids.append(widened(state.new_zeros(len(x))))
+                ids.append(upcast(state.new_zeros(len(x))))
             else:
                 ids.append(self._id_nats(m, state, target, batch.may_end.flatten()[x]))
             if one_channel and not self.draws_whole(m):
@@ -181,31 +181,31 @@ class LM(nn.Module):
         is_frame = target == self.vocabulary.span(m)[0]
         if m not in self.heads:
             if is_frame.any():
-                raise BadInput(f"{m} frames are predicted, but the model has no head for them: {m} is input-only here")
-            return widened(h.sum(-1) * 0)
+                raise UserError(f"{m} frames are predicted, but the model has no head for them: {m} is input-only here")
+            return upcast(h.sum(-1) * 0)
         head, values = self.heads[m], self._values(m, batch)
         if self.vocabulary.signatures[m].latent_size:
             nats = head.nats(h[is_frame], values, _dice(h, seed)) if seed is not None else head.loss(h[is_frame], values)
         else:
             nats = head.nats(h[is_frame], values, batch.ceiling[m][self._chosen(m, batch)] if m in batch.ceiling else None)
-        nats = nats.to(widened(h).dtype)
+        nats = nats.to(upcast(h).dtype)
         return nats.new_zeros(len(target)).index_put((is_frame,), nats)
 
     def _segment_nats(self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, seed: int | None) -> Tensor:
         """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of which the first of each is read.
 
-        at (N T,): their places in the flattened batch. Raises BadInput unless each segment's T frames follow its begin mark.
+        at (N T,): their places in the flattened batch. Raises UserError unless each segment's T frames follow its begin mark.
         """
         head, n_frames = self.heads[m], self.vocabulary.signatures[m].frames
         if not self._are_whole(m, at, batch):
-            raise BadInput(f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short nor have holes")
+            raise UserError(f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short nor have holes")
         codes = self.vocabulary.signatures[m].one_channel
         values = (target - self.vocabulary.span(m)[0])[:, None] if codes else self._values(m, batch)
         first, values = h.unflatten(0, (-1, n_frames))[:, 0], values.unflatten(0, (-1, n_frames))
         if not len(first):  # no picture has no shape, but every process reduces the same gradients
-            return widened(sum(p.sum() for p in head.parameters())).expand(0)
+            return upcast(sum(p.sum() for p in head.parameters())).expand(0)
         nats = head.nats(first, values, _dice(h, seed)) if seed is not None else head.loss(first, values)
-        return (nats / n_frames).to(widened(h).dtype).repeat_interleave(n_frames)
+        return (nats / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
 
     def _are_whole(self, m: str, at: Tensor, batch: Batch) -> bool:
         """Whether places (N,) of the flattened batch are runs of as many as a segment of modality m has frames, each behind a begin mark."""

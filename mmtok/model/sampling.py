@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.nn.device import widest
-from mmtok.nn.packed import WeightPrecision
+from mmtok.nn.inference_linear import WeightPrecision
 from mmtok.nn.precision import resolve_precision
-from mmtok.segment import BadInput, Segment
-
 
 DRAWN_IN = ("auto", "float32", "bf16", "int8")
 ROUNDED = ("bf16", "int8")  # asked for by name; a head that draws in steps refuses them, and "auto" leaves its weights as they are
@@ -41,7 +41,7 @@ class Sampling:
     precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
     compiled: bool = False
     steps: int = 0
-    level: float | None = None
+    aug_noise: float | None = None
 
     def __post_init__(self):
         for name, fits, what in (
@@ -52,12 +52,12 @@ class Sampling:
             ("max_frames", self.max_frames >= 1, "at least 1"),
             ("precision", self.precision in DRAWN_IN, f"one of {', '.join(DRAWN_IN)}"),
             ("steps", self.steps >= 0, "at least 0, which leaves them to the head"),
-            ("level", self.level is None or 0 <= self.level < 1, "a share of noise, at least 0 and below 1"),
+            ("aug_noise", self.aug_noise is None or 0 <= self.aug_noise < 1, "a share of noise, at least 0 and below 1"),
         ):
             if not fits:
-                raise BadInput(f"sampling: {name} is {getattr(self, name)!r}; it must be {what}")
+                raise UserError(f"sampling: {name} is {getattr(self, name)!r}; it must be {what}")
         if self.compiled and self.precision == "int8":
-            raise BadInput("sampling with int8 weights cannot be compiled; take bf16")
+            raise UserError("sampling with int8 weights cannot be compiled; take bf16")
 
 
 def weight_precision(asked: str, weight: Tensor) -> WeightPrecision:
@@ -73,7 +73,7 @@ def weight_precision(asked: str, weight: Tensor) -> WeightPrecision:
 class Sampled:
     """One drawn segment, the prompt's own frames included, and why it stopped: "end" or "cap".
 
-    on_the_way: what it was after some steps, where that was gathered (`mmtok.strips`): segments, and which frames (T,) were not there yet.
+    trajectory: what it was after some steps, where that was gathered (`mmtok.model.trajectory`): segments, and which frames (T,) were not there yet.
 
     The segment's info is empty, so that it decodes with the tokenizer's defaults: what a prompt's info says (a height, a count of
     samples) is true of the prompt's frames alone, and would cut off those drawn.
@@ -81,7 +81,7 @@ class Sampled:
 
     segment: Segment
     stop: str
-    on_the_way: tuple[tuple[Segment, np.ndarray], ...] = ()
+    trajectory: tuple[tuple[Segment, np.ndarray], ...] = ()
 
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import (
+    BlockMask,
+    create_block_mask,
+    flex_attention,
+)
 
 FUSED: bool | None = None  # True or False has `packing` choose FlexAttention or the dense mask on every device: to compare the two
 
@@ -80,7 +84,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     return y
 
 
-def packing(document: Tensor, head_size: int) -> Tensor | BlockMask | None:
+def document_mask(document: Tensor, head_size: int) -> Tensor | BlockMask | None:
     """What packed rows see, made once per batch from their document numbers (B, L): each position itself and its own document's past.
 
     On a GPU the blocks of positions that FlexAttention visits (Dong et al. 2024), whose cost goes with documents, not rows; its kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 
 LOWEST_HZ, HIGHEST_HZ = 1_000, 768_000  # what sound is recorded at, from toys to laboratories
 QUALITY = "HQ"
@@ -16,7 +16,7 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     So there is a sample at every multiple of 1 / to_hz before the clip's end, and none of a clip
     is lost to rounding. Linear phase without delay. Up to 0.92 of the lower Nyquist frequency the
     gain is 1 within 0.02 dB; what would alias comes out below -120 dB. Equal rates give the samples
-    themselves. Raises BadInput for rates that no sound has.
+    themselves. Raises UserError for rates that no sound has.
     """
     samples = np.ascontiguousarray(samples, dtype=np.float32)
     if from_hz == to_hz:
@@ -37,7 +37,7 @@ def n_resampled(n_samples: int, from_hz: int, to_hz: int) -> int:
 
 
 def check_rate(rate_hz: int) -> None:
-    """Raise BadInput for a rate outside LOWEST_HZ to HIGHEST_HZ."""
+    """Raise UserError for a rate outside LOWEST_HZ to HIGHEST_HZ."""
     if not LOWEST_HZ <= rate_hz <= HIGHEST_HZ:
-        raise BadInput(f"a rate of {rate_hz:,} Hz cannot be resampled: "
+        raise UserError(f"a rate of {rate_hz:,} Hz cannot be resampled: "
                        f"sound has {LOWEST_HZ:,} to {HIGHEST_HZ:,} samples a second")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from mmtok.nn.attention import Attention, Llama3Scaling, packing, rotary
+from mmtok.nn.attention import Attention, Llama3Scaling, document_mask, rotary
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.dropout, self.recompute, self.compiled = config.dropout, False, False
+        self.dropout, self.activation_checkpointing, self.compiled = config.dropout, False, False
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None) -> Tensor:
         """x (B, L, M) -> (B, L, M); turn and seen as in `Attention.forward`."""
@@ -140,7 +140,7 @@ class Block(nn.Module):
             run = _compiled_run()
             for t in (x, *turn, *([seen] if isinstance(seen, Tensor) else ())):
                 torch._dynamo.maybe_mark_dynamic(t, 0)  # rows that do not fill a step are spread over others, so their number varies
-        if self.recompute and torch.is_grad_enabled():
+        if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(run, self, x, turn, seen, use_reentrant=False)
         return run(self, x, turn, seen)
 
@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         The first ones: when their turn comes, what the others keep is free again.
         """
         for i, block in enumerate(self.layers):
-            block.recompute = i < n
+            block.activation_checkpointing = i < n
 
     def compile_blocks(self) -> None:
         """Let training run its blocks compiled (see `Block`): the first step takes longer, and dropout draws other numbers."""
@@ -186,7 +186,7 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
         head_size = self.config.width // self.config.n_heads
-        turn, seen = rotary(position, head_size, self.config.rope_theta, self.config.rope_scaling), packing(document, head_size)
+        turn, seen = rotary(position, head_size, self.config.rope_theta, self.config.rope_scaling), document_mask(document, head_size)
         for block in self.layers:
             x = block(x, turn, seen)
         return self.norm(x)

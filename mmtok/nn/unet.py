@@ -14,8 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtok.nn.conditioning import (
+    ConditionConfig,
+    Conditioning,
+    TimestepEmbedding,
+    modulate,
+    zero_module,
+)
 from mmtok.nn.denoisers import SelfAttention
-from mmtok.nn.told import ConditionConfig, LevelEmbedding, Told, modulated, zeroed
 
 
 @dataclass(frozen=True)
@@ -33,19 +39,19 @@ class UNetConfig:
 
 
 class UNetBlock(nn.Module):
-    """x + conv(silu(modulated norm(conv(silu(norm x))))): (B, W, Y, X) -> (B, n_out, Y, X). The branch starts at 0."""
+    """x + conv(silu(modulate norm(conv(silu(norm x))))): (B, W, Y, X) -> (B, n_out, Y, X). The branch starts at 0."""
 
-    def __init__(self, n_in: int, n_out: int, told: int):
+    def __init__(self, n_in: int, n_out: int, conditioning: int):
         super().__init__()
         self.norm, self.first = _group_norm(n_in), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.modulation = nn.Linear(told, 2 * n_out)
-        self.inner_norm, self.second = _group_norm(n_out), zeroed(nn.Conv2d(n_out, n_out, 3, padding=1))
+        self.modulation = nn.Linear(conditioning, 2 * n_out)
+        self.inner_norm, self.second = _group_norm(n_out), zero_module(nn.Conv2d(n_out, n_out, 3, padding=1))
         self.skip = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        shift, scale = self.modulation(F.silu(told)).chunk(2, 1)
+    def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        shift, scale = self.modulation(F.silu(conditioning)).chunk(2, 1)
         y = self.inner_norm(self.first(F.silu(self.norm(x))))
-        y = modulated(y.movedim(1, -1), shift, scale).movedim(-1, 1)
+        y = modulate(y.movedim(1, -1), shift, scale).movedim(-1, 1)
         return self.skip(x) + self.second(F.silu(y))
 
 
@@ -55,7 +61,7 @@ class PixelAttention(nn.Module):
     def __init__(self, channels: int, n_heads: int):
         super().__init__()
         self.norm, self.attention = _group_norm(channels), SelfAttention(channels, n_heads)
-        zeroed(self.attention.out)
+        zero_module(self.attention.out)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.attention(self.norm(x).flatten(2).transpose(1, 2))
@@ -68,22 +74,22 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, channels: int, condition: ConditionConfig | None = None, low_channels: int = 0):
         """low_channels: of the low-resolution picture that a super-resolution stage is given; 0 is none."""
         super().__init__()
-        widths, told = config.widths, 4 * config.widths[0]
+        widths, conditioning = config.widths, 4 * config.widths[0]
         self.low_channels = low_channels
-        self.told = Told(told, condition)
-        self.low_level = LevelEmbedding(told) if low_channels else None
+        self.conditioning = Conditioning(conditioning, condition)
+        self.low_level = TimestepEmbedding(conditioning) if low_channels else None
         self.enter = nn.Conv2d(channels + low_channels, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for above, here in zip((widths[0], *widths), widths):
             self.shrink.append(nn.Conv2d(above, above, 3, stride=2, padding=1) if len(self.down) else nn.Identity())
-            self.down.append(nn.ModuleList([UNetBlock(here if i else above, here, told) for i in range(config.blocks)]))
-        self.middle = nn.ModuleList([UNetBlock(widths[-1], widths[-1], told) for _ in range(2)])
+            self.down.append(nn.ModuleList([UNetBlock(here if i else above, here, conditioning) for i in range(config.blocks)]))
+        self.middle = nn.ModuleList([UNetBlock(widths[-1], widths[-1], conditioning) for _ in range(2)])
         self.attention = PixelAttention(widths[-1], config.n_heads)
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for here, below in reversed(list(zip(widths, (*widths[1:], widths[-1])))):
             self.grow.append(nn.Conv2d(below, below, 3, padding=1) if len(self.up) else nn.Identity())
-            self.up.append(nn.ModuleList([UNetBlock((here if i else below) + here, here, told) for i in range(config.blocks)]))
-        self.norm, self.out = _group_norm(widths[0]), zeroed(nn.Conv2d(widths[0], channels, 3, padding=1))
+            self.up.append(nn.ModuleList([UNetBlock((here if i else below) + here, here, conditioning) for i in range(config.blocks)]))
+        self.norm, self.out = _group_norm(widths[0]), zero_module(nn.Conv2d(widths[0], channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor | None = None, dropped: Tensor | None = None,
                 low: Tensor | None = None, low_level: Tensor | None = None) -> Tensor:
@@ -94,21 +100,21 @@ class UNet(nn.Module):
         """
         if (low is None, low_level is None) != (not self.low_channels,) * 2:
             raise ValueError("a super-resolution U-Net needs the low-resolution picture and its noise level, and no other takes them")
-        told = self.told(c_noise, condition, dropped)
+        conditioning = self.conditioning(c_noise, condition, dropped)
         if low is not None:
             x = torch.cat([x, F.interpolate(low, x.shape[2:], mode="bilinear")], 1)
-            told = told + self.low_level(low_level)
+            conditioning = conditioning + self.low_level(low_level)
         x, kept = self.enter(x), []
         for shrink, blocks in zip(self.shrink, self.down):
             x = shrink(x)
             for block in blocks:
-                x = block(x, told)
+                x = block(x, conditioning)
                 kept.append(x)
-        x = self.middle[1](self.attention(self.middle[0](x, told)), told)
+        x = self.middle[1](self.attention(self.middle[0](x, conditioning)), conditioning)
         for grow, blocks in zip(self.grow, self.up):
             x = grow(F.interpolate(x, kept[-1].shape[2:], mode="nearest"))  # an odd side was rounded up on the way down
             for block in blocks:
-                x = block(torch.cat([x, kept.pop()], 1), told)
+                x = block(torch.cat([x, kept.pop()], 1), conditioning)
         return self.out(F.silu(self.norm(x)))
 
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmtok.files import write_text
-from mmtok.plain import from_plain, read_as, set_fields, to_plain
+from mmtok.errors import UserError
+from mmtok.io.files import write_text
+from mmtok.io.serialize import from_plain, read_as, set_fields, to_plain
+from mmtok.io.tally import Tally
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
 from mmtok.preparation.text import TextPreparation
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
 
 PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
 DEFAULTS = {"text": TextPreparation(), "speech": SpeechPreparation(), "image": ImagePreparation()}
@@ -54,7 +54,7 @@ class Preparer:
     def __call__(self, signal: Any, name: str = "", tally: Tally | None = None) -> Any:
         """One signal, prepared; what was done is added to the tally, or, without one, said at once.
 
-        Raises BadInput, beginning with the name where there is one, for what cannot be prepared.
+        Raises UserError, beginning with the name where there is one, for what cannot be prepared.
         """
         if self.preparation is None:
             return signal
@@ -65,8 +65,8 @@ class Preparer:
         name = getattr(signal, "name", "") or name
         try:
             return self.preparation.prepare(signal, name or f"the {self.modality}", tally, **self.takes)
-        except BadInput as error:
-            raise BadInput(f"{name}: {error}" if name else str(error)) from None
+        except UserError as error:
+            raise UserError(f"{name}: {error}" if name else str(error)) from None
 
     @property
     def unit(self) -> str:
@@ -108,14 +108,14 @@ def save_preparation(folder: Path, preparation: Preparation | None) -> None:
 def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
     """The preparation that lies in a tokenizer's folder; without a file, or a folder, the modality's own.
 
-    Raises BadInput for a file that is broken or of another modality.
+    Raises UserError for a file that is broken or of another modality.
     """
     path = None if folder is None else Path(folder) / FILE
     if path is None or not path.exists():
         return DEFAULTS.get(modality)
     found = read_as(path, PreparationConfig)
     if found.modality != modality:
-        raise BadInput(f"{path} prepares {found.modality}, not {modality}")
+        raise UserError(f"{path} prepares {found.modality}, not {modality}")
     return found
 
 
@@ -130,18 +130,18 @@ def _say_where_lost(folder: Path | None, modality: str) -> None:
 
 def chosen_preparation(folder: Path | None, modality: str, choices: Sequence[str]) -> Preparation | None:
     """As `load_preparation`, with fields set as ["channel=left", ...]; of a run's tokenizer that has lost its file it is said that
-    the modality's own is taken. Raises BadInput for a field that there is not, and where
+    the modality's own is taken. Raises UserError for a field that there is not, and where
     the folder has a preparation of its own: what was made by one tokenizer was prepared alike."""
     if not choices:
         _say_where_lost(folder, modality)
         return load_preparation(folder, modality)
     if folder is not None and (Path(folder) / FILE).exists():
-        raise BadInput(f"{Path(folder) / FILE} says how signals are prepared for this tokenizer; leave --prepare {choices[0]} out")
+        raise UserError(f"{Path(folder) / FILE} says how signals are prepared for this tokenizer; leave --prepare {choices[0]} out")
     default = DEFAULTS.get(modality)
     names = [field.name for field in fields(default)] if default is not None else []
     wrong = next((choice for choice in choices if choice.partition("=")[0] not in names or "=" not in choice), None)
     if wrong is not None:
-        raise BadInput(f"--prepare {wrong!r} must be FIELD=VALUE; of {modality} the fields are {', '.join(names) or 'none'}")
+        raise UserError(f"--prepare {wrong!r} must be FIELD=VALUE; of {modality} the fields are {', '.join(names) or 'none'}")
     plain = to_plain(default)
     set_fields(plain, [f"--{choice}" for choice in choices])
     return from_plain(plain, type(default), "prepare")

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from PIL import Image, ImageColor
 
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
+from mmtok.errors import UserError
+from mmtok.io.tally import Tally
 
 SAME_ASPECT = 0.01  # sides whose ratios differ by less look alike
 SMOOTH = Image.Resampling.BICUBIC  # with smoothing where a picture shrinks
@@ -47,7 +47,7 @@ class ImagePreparation:
         except ValueError:
             opaque = False
         if not opaque:
-            raise BadInput(f"ImagePreparation: background is {self.background!r}; "
+            raise UserError(f"ImagePreparation: background is {self.background!r}; "
                            "it must be a colour, such as white or #808080")
 
     def prepare(

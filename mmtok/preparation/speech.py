@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mmtok import budget
+from mmtok.errors import UserError
+from mmtok.io import budget
+from mmtok.io.tally import Tally
 from mmtok.nn.resample import n_resampled, resample
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
 
 NAMED = {"left": 0, "right": 1}
 SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made
@@ -43,13 +43,13 @@ class SpeechPreparation:
 
     def __post_init__(self):
         if isinstance(self.channel, int) and self.channel < 0:
-            raise BadInput(f"SpeechPreparation: channel is {self.channel}; "
+            raise UserError(f"SpeechPreparation: channel is {self.channel}; "
                            "it must be mix, left, right or a number from 0")
 
     def prepare(self, sound: Sound | np.ndarray, name: str, tally: Tally, rate_hz: int) -> np.ndarray:
         """A clip -> float32 (N,) at rate_hz. A bare array (N,) or (N, channels) is at that rate already.
 
-        Raises BadInput for what is no clip, a channel that is not there, a rate of no sound, and
+        Raises UserError for what is no clip, a channel that is not there, a rate of no sound, and
         where it would take more memory than is allowed.
         """
         if not isinstance(sound, Sound):
@@ -71,7 +71,7 @@ class SpeechPreparation:
         if self.channel != "mix":
             index = NAMED.get(self.channel, self.channel)
             if index >= n_channels:
-                raise BadInput(f"it has {n_channels} channels, numbered from 0, "
+                raise UserError(f"it has {n_channels} channels, numbered from 0, "
                                f"but channel {self.channel} was asked for")
             tally.add(f"cut to channel {self.channel} of {n_channels}", name)
             return samples[:, index]
@@ -93,10 +93,10 @@ def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
 
 
 def _checked(samples: np.ndarray) -> np.ndarray:
-    """Samples as (N, channels). Raises BadInput for another shape, and for what is no floats."""
+    """Samples as (N, channels). Raises UserError for another shape, and for what is no floats."""
     if samples.ndim not in (1, 2) or samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
-        raise BadInput(f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}")
+        raise UserError(f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}")
     if samples.dtype.kind != "f":
-        raise BadInput(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
+        raise UserError(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
                        "divide 16-bit samples by 32768")
     return samples.reshape(len(samples), -1) if len(samples) else samples.reshape(0, 1)

@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from mmtok.tally import Tally
+from mmtok.io.tally import Tally
 
 
 @dataclass(frozen=True)

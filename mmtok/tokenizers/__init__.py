@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
@@ -22,9 +22,9 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
     tokenizer, whose tokenizer.json is of the package `tokenizers`.
 
     known: classes from outside this package (a new modality's) that the folder may also hold.
-    Raises BadInput for a folder that is not a tokenizer's or names an unknown class.
+    Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.plain import shown
+    from mmtok.io.serialize import shown
     from mmtok.tokenizers.base import is_published, read_config
 
     if Path(folder).suffix == ".model" and not Path(folder).is_dir():
@@ -48,9 +48,9 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
         case "DMel":
             from mmtok.tokenizers.speech import DMel as found
         case "Pixels":
-            from mmtok.tokenizers.image import Pixels as found
+            from mmtok.tokenizers.images import Pixels as found
         case "VQPatches":
-            from mmtok.tokenizers.image import VQPatches as found
+            from mmtok.tokenizers.images import VQPatches as found
         case "PixelLatents":
             from mmtok.tokenizers.image_latents import PixelLatents as found
         case "KLPatches":
@@ -62,11 +62,11 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
         case _:
             found = next((cls for cls in known if cls.__name__ == kind), None)
     if found is None:
-        raise BadInput(f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version of mmtok or a class of your own")
+        raise UserError(f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version of mmtok or a class of your own")
     try:
         return found.load(Path(folder))
-    except BadInput as error:  # of settings that do not fit together, too
-        raise error if str(folder) in str(error) else BadInput(f"{folder}: {error}") from None
+    except UserError as error:  # of settings that do not fit together, too
+        raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from None
 
 
 def default(modality: str) -> Tokenizer:
@@ -77,11 +77,11 @@ def default(modality: str) -> Tokenizer:
         case "speech":
             from mmtok.tokenizers.speech import DMelConfig as config
         case "image":
-            from mmtok.tokenizers.image import PixelsConfig
+            from mmtok.tokenizers.images import PixelsConfig
 
             return PixelsConfig(levels=256).build()  # any picture, nothing lost
         case "jets":
             from mmtok.tokenizers.jets import JetGridConfig as config
         case _:
-            raise BadInput(f"no training-free tokenizer for modality {modality!r}; one of {', '.join(MODALITIES)}")
+            raise UserError(f"no training-free tokenizer for modality {modality!r}; one of {', '.join(MODALITIES)}")
     return config().build()

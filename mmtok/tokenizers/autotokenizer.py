@@ -11,8 +11,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtok.files import write_text
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
+from mmtok.io.files import write_text
 from mmtok.tokenizers.pretrained import PretrainedText, byte_letters, library
 from mmtok.tokenizers.published import PublishedPieces
 from mmtok.tokenizers.text import Bytes, Pieces
@@ -27,7 +27,7 @@ def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], ope
     others   names of the ids after the text's, in order; they are special tokens, and never read from a text
     opening  names that go before every text, unless `add_special_tokens=False`
     special  "bos_token", "eos_token", "pad_token" -> name
-    Raises BadInput for a tokenizer of another class, or one whose ids have gaps, and for `others` that are `taken_names` already.
+    Raises UserError for a tokenizer of another class, or one whose ids have gaps, and for `others` that are `taken_names` already.
     """
     n_text = tokenizer.signature.levels[0]
     tok = _made(tokenizer)
@@ -35,7 +35,7 @@ def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], ope
     tok.add_special_tokens([*_unused(tok, n_text), *others])
     for id, name in enumerate(others, n_text):
         if tok.token_to_id(name) != id:
-            raise BadInput(f"AutoTokenizer could not give {name} the id {id}: {tok.token_to_id(name)} of the text tokenizer has that name; "
+            raise UserError(f"AutoTokenizer could not give {name} the id {id}: {tok.token_to_id(name)} of the text tokenizer has that name; "
                            "choose another one")
     processors = library().processors
     tok.post_processor = processors.TemplateProcessing(
@@ -46,7 +46,7 @@ def write_autotokenizer(tokenizer: Any, folder: Path, others: Sequence[str], ope
 
 
 def taken_names(tokenizer: Any) -> set[str]:
-    """Names that the ids of a text tokenizer have there, so that no other id may have them. Raises BadInput as `write_autotokenizer`."""
+    """Names that the ids of a text tokenizer have there, so that no other id may have them. Raises UserError as `write_autotokenizer`."""
     tok = _made(tokenizer)
     return {*tok.get_vocab(with_added_tokens=True), *_unused(tok, tokenizer.signature.levels[0])}
 
@@ -65,11 +65,11 @@ def _unused(tok: Any, n_text: int) -> list[str]:
 
 
 def _check_gaps(tok: Any) -> None:
-    """Raise BadInput, naming the first, where ids below the last piece's have none: the library numbers what is added by their count."""
+    """Raise UserError, naming the first, where ids below the last piece's have none: the library numbers what is added by their count."""
     known = set(tok.get_vocab(with_added_tokens=True).values())
     missing = next(id for id in range(len(known) + 1) if id not in known)
     if missing < max(known):
-        raise BadInput(f"the text tokenizer has no piece for the id {missing}, but for {max(known)}: AutoTokenizer could not give the same "
+        raise UserError(f"the text tokenizer has no piece for the id {missing}, but for {max(known)}: AutoTokenizer could not give the same "
                        "ids; only a tokenizer.json that numbers its pieces without gaps can be exported")
 
 
@@ -82,7 +82,7 @@ def _made(tokenizer: Any) -> Any:
             return _sentencepiece(tokenizer)
         case PretrainedText():
             return library().Tokenizer.from_str(tokenizer.pieces)
-    raise BadInput(f"a text tokenizer of class {type(tokenizer).__name__} has no counterpart that AutoTokenizer could open")
+    raise UserError(f"a text tokenizer of class {type(tokenizer).__name__} has no counterpart that AutoTokenizer could open")
 
 
 def _bytes() -> Any:
@@ -95,14 +95,14 @@ def _bytes() -> Any:
 
 
 def _check_pieces(tokenizer: Pieces) -> None:
-    """Raise BadInput for pieces that the other library would find otherwise in a text."""
+    """Raise UserError for pieces that the other library would find otherwise in a text."""
     if tokenizer.kind not in ("unigram", "bpe"):
-        raise BadInput(f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}")
+        raise UserError(f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}")
     if isinstance(tokenizer, PublishedPieces) and not tokenizer.has_space:
-        raise BadInput(f"{tokenizer.config.path} has no piece for a space, which AutoTokenizer would spell in other bytes")
+        raise UserError(f"{tokenizer.config.path} has no piece for a space, which AutoTokenizer would spell in other bytes")
     users = tokenizer.users_pieces() if isinstance(tokenizer, PublishedPieces) else []
     if users:
-        raise BadInput(f"{tokenizer.config.path} has {len(users)} pieces of its maker's choice (first: {users[0]!r}), "
+        raise UserError(f"{tokenizer.config.path} has {len(users)} pieces of its maker's choice (first: {users[0]!r}), "
                        "which AutoTokenizer would find otherwise in a text")
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from mmtok.files import read_tensors, write_tensors, write_text
-from mmtok.plain import as_told, check_known, shown
-from mmtok.segment import BadInput, Segment, Signature
-from mmtok.strict import read_json
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
+from mmtok.io.files import read_tensors, write_tensors, write_text
+from mmtok.io.serialize import as_word, check_known, shown
+from mmtok.io.strict import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Tokenizer(Protocol):
     signature: Signature
 
     def encode(self, signal: Any) -> Segment:
-        """One signal -> one segment. Raises BadInput when the signal is not one of this modality."""
+        """One signal -> one segment. Raises UserError when the signal is not one of this modality."""
 
     def decode(self, segment: Segment) -> Any:
         """One segment -> one signal. A sampled segment has an empty `info`: decode then takes defaults."""
@@ -99,7 +100,7 @@ def is_published(folder: Path) -> bool:
     """Whether FOLDER/tokenizer.json is one of the package `tokenizers`, as published language models have it."""
     try:
         found = read_json(folder / "tokenizer.json")
-    except (OSError, BadInput):
+    except (OSError, UserError):
         return False
     return isinstance(found, dict) and "kind" not in found and isinstance(found.get("model"), dict)
 
@@ -110,27 +111,27 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
     try:
         config = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(f"{folder} is not a tokenizer folder: it has no tokenizer.json; name one that was fitted (RUN/tokenizers/text), or of "
+        raise UserError(f"{folder} is not a tokenizer folder: it has no tokenizer.json; name one that was fitted (RUN/tokenizers/text), or of "
                        "text also a sentencepiece .model file or a checkpoint's folder with its tokenizer.json") from None
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
-        raise BadInput(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")
+        raise UserError(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")
     return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
 
 
 def load_config(folder: Path, kind: str, config_type: type[T]) -> T:
-    """The settings in FOLDER/tokenizer.json of a tokenizer of class `kind`. Raises BadInput, naming the field, for what they cannot be."""
-    return as_told(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
+    """The settings in FOLDER/tokenizer.json of a tokenizer of class `kind`. Raises UserError, naming the field, for what they cannot be."""
+    return as_word(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
 
 
 def checked_latents(segment: Segment, latent_size: int, n_frames: int | None = None) -> np.ndarray:
-    """The latents (T, D) of a segment. Raises BadInput when they have another shape (n_frames None: any T), or are no numbers."""
+    """The latents (T, D) of a segment. Raises UserError when they have another shape (n_frames None: any T), or are no numbers."""
     latents, shape = segment.latents, (n_frames or len(segment), latent_size)
     if latents is None or latents.shape != shape:
-        raise BadInput(f"{segment.modality}: expected latents of shape ({n_frames or 'T'}, {latent_size}), got "
+        raise UserError(f"{segment.modality}: expected latents of shape ({n_frames or 'T'}, {latent_size}), got "
                        f"{'codes' if latents is None else 'latents'} of shape {segment.values.shape}")
     if not np.isfinite(latents).all():
-        raise BadInput(f"{segment.modality}: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents that are NaN or infinite")
+        raise UserError(f"{segment.modality}: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents that are NaN or infinite")
     return latents
 
 
@@ -153,7 +154,7 @@ def write_learned(folder: Path, kind: str, config: dict, network: nn.Module) -> 
 def with_weights(folder: Path, make: Callable[[], N]) -> N:
     """The network that `make` makes, filled from FOLDER/weights.safetensors.
 
-    Sizes are compared before there is memory for the network. Raises BadInput when the file is missing, broken or of other sizes.
+    Sizes are compared before there is memory for the network. Raises UserError when the file is missing, broken or of other sizes.
     """
     import torch
 
@@ -164,7 +165,7 @@ def with_weights(folder: Path, make: Callable[[], N]) -> N:
     for name in sorted(asked.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         if found != asked.get(name):
-            raise BadInput(f"{path} cannot be opened as this tokenizer's weights: {name} is {found}, and tokenizer.json asks for "
+            raise UserError(f"{path} cannot be opened as this tokenizer's weights: {name} is {found}, and tokenizer.json asks for "
                            f"{asked.get(name, 'no such weights')}")
     network = make()
     network.load_state_dict(tensors)
@@ -175,3 +176,17 @@ def spreads(segments: Sequence[Segment]) -> dict[str, float]:
     """`spread_least` and `spread_most`: of the D latents of all frames, the standard deviations of the least and the most spread one."""
     spread = np.concatenate([segment.latents for segment in segments]).std(0, dtype=np.float64)
     return {"spread_least": float(spread.min()), "spread_most": float(spread.max())}
+
+
+def encode_named(tokenizer: Tokenizer, batch: Sequence[tuple[object, Any]]) -> list[Segment]:
+    """The segments of signals that come with the names of their files or rows. Raises UserError, beginning with the name of the first
+    signal that the tokenizer refuses."""
+    try:
+        return tokenizer.encode_batch([signal for _, signal in batch])
+    except UserError:
+        for name, signal in batch:  # one by one, to name the one that is to blame
+            try:
+                tokenizer.encode(signal)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+        raise

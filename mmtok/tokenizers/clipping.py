@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
+from mmtok.errors import UserError
+from mmtok.io.tally import Tally
 
 SAID, REFUSED = 0.01, 0.2  # shares of the particles, or of the pt, above which clipping is said, and refused
 MOST_GEV = 14_000.0  # no collider's jets have more pt
@@ -82,7 +82,7 @@ class Clipping:
             self.off_axis[c] += np.abs(np.bincount(jet, pt * values[:, c], n_jets)[full] / of_jet[full]).sum()
 
     def tell(self, said: set | None = None) -> None:
-        """Say what was clipped and cut. Raises BadInput where that is too much.
+        """Say what was clipped and cut. Raises UserError where that is too much.
 
         said: kinds of what was said before, which are not said again; they are added to.
         """
@@ -102,11 +102,11 @@ class Clipping:
         said.update(["cut"] * bool(self.n_cut), told)
 
     def refuse(self) -> None:
-        """Raise BadInput where too much is clipped: so much of the pt, or of the particles where these are not all soft."""
+        """Raise UserError where too much is clipped: so much of the pt, or of the particles where these are not all soft."""
         for c, sides in [] if self.allowed else self._much(REFUSED, SAID):
             counts = [self.clipped[c, s] for s in sides]
             n, first = sum(x.n for x in counts), min(x.first for x in counts)
-            raise BadInput(f"{n:,} of {self.all.n:,} particles would be {self._what(c, sides)} (first: jet {first}). "
+            raise UserError(f"{n:,} of {self.all.n:,} particles would be {self._what(c, sides)} (first: jet {first}). "
                            "If it is to be so: tokenize --allow-clipping, or allow_clipping of JetGridConfig for training")
 
     def _much(self, share: float, least_pt: float = 0.0) -> Iterator[tuple[int, list[int]]]:

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
 from mmtok.tokenizers.base import checked_latents, fingerprint, spreads
 from mmtok.tokenizers.patches import (
-    ImageTokenizer, PatchGrid, PatchNetwork, check_size, checked_image, to_grey, to_levels, without_grey_axis,
+    ImageTokenizer,
+    PatchGrid,
+    PatchNetwork,
+    check_size,
+    checked_image,
+    to_grey,
+    to_levels,
+    without_grey_axis,
 )
 
 if TYPE_CHECKING:
     import torch
 
-    from mmtok.nn.kl import KLAutoencoder
+    from mmtok.nn.autoencoder import KLAutoencoder
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class PixelLatentsConfig(PatchGrid):
     def __post_init__(self):
         check_size(self, patch=1, levels=2)
         if self.levels > 256:
-            raise BadInput(f"PixelLatentsConfig: levels is {self.levels}; it must be 2 to 256")
+            raise UserError(f"PixelLatentsConfig: levels is {self.levels}; it must be 2 to 256")
 
     def build(self) -> PixelLatents:
         """The tokenizer: nothing is to be learned."""
@@ -67,7 +75,7 @@ class PixelLatents(ImageTokenizer):
                                    fingerprint=fingerprint("PixelLatents", asdict(config)))
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
-        """uint8 images (Y, X) or (Y, X, 3) of the config's size -> latents (T, D) float32. Raises BadInput on anything else."""
+        """uint8 images (Y, X) or (Y, X, 3) of the config's size -> latents (T, D) float32. Raises UserError on anything else."""
         c = self.config
         segments = []
         for signal in signals:
@@ -78,7 +86,7 @@ class PixelLatents(ImageTokenizer):
         return segments
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Latents (T, D), each taken as the nearest level -> uint8 images. Raises BadInput on another shape, and on NaN."""
+        """Latents (T, D), each taken as the nearest level -> uint8 images. Raises UserError on another shape, and on NaN."""
         c = self.config
         signals = []
         for segment in segments:
@@ -91,7 +99,7 @@ class PixelLatents(ImageTokenizer):
 
 @dataclass(frozen=True)
 class KLPatchesConfig(PatchGrid):
-    """Images of one size as the latents of a KL autoencoder, one frame per patch; trained by `mmtok.train.fit_tokenizer`.
+    """Images of one size as the latents of a KL autoencoder, one frame per patch; trained by `mmtok.train.tokenizer_fit`.
 
     height, width, patch  in pixels; the patch divides both
     channels     1 grey, 3 RGB
@@ -114,11 +122,11 @@ class KLPatchesConfig(PatchGrid):
     def __post_init__(self):
         check_size(self, patch=1, latent_size=1, hidden=1, blocks=0, steps=1, kl_weight=0)
         if not math.isfinite(self.kl_weight):
-            raise BadInput(f"KLPatchesConfig: kl_weight is {self.kl_weight}; it must be a finite number, at least 0")
+            raise UserError(f"KLPatchesConfig: kl_weight is {self.kl_weight}; it must be a finite number, at least 0")
 
     def network(self) -> KLAutoencoder:
         """A new, untrained network of these sizes."""
-        from mmtok.nn.kl import KLAutoencoder
+        from mmtok.nn.autoencoder import KLAutoencoder
 
         return KLAutoencoder(self.channels, self.patch, self.hidden, self.blocks, self.latent_size)
 

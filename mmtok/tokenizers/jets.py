@@ -20,7 +20,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
 from mmtok.tokenizers.base import Batched, fingerprint, load_config, write_config
 from mmtok.tokenizers.clipping import Clipping
 
@@ -61,20 +62,20 @@ class JetGridConfig:
 
     def __post_init__(self):
         if not len(self.features) == len(self.bins) == len(self.low) == len(self.high):
-            raise BadInput("JetGridConfig: features, bins, low and high must have equal lengths")
+            raise UserError("JetGridConfig: features, bins, low and high must have equal lengths")
         if not self.features or self.features[0] != "pt_gev":
-            raise BadInput(f"JetGridConfig: the first feature must be pt_gev, got {', '.join(self.features) or 'none'}")
+            raise UserError(f"JetGridConfig: the first feature must be pt_gev, got {', '.join(self.features) or 'none'}")
         if min(self.bins) < 3 or not all(-math.inf < a < b < math.inf for a, b in zip(self.low, self.high)) or self.max_constituents < 1:
-            raise BadInput("JetGridConfig: needs at least 3 bins per feature, low below high, and at least one constituent")
+            raise UserError("JetGridConfig: needs at least 3 bins per feature, low below high, and at least one constituent")
         if not set(self.totals) <= set(TOTALS) or len(set(self.totals)) < len(self.totals):
-            raise BadInput(f"JetGridConfig: totals are some of {', '.join(TOTALS)}, each once; got {', '.join(self.totals)}")
+            raise UserError(f"JetGridConfig: totals are some of {', '.join(TOTALS)}, each once; got {', '.join(self.totals)}")
         if self.totals and self.features[1:3] != ("eta_rel", "phi_rel"):
-            raise BadInput("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
+            raise UserError("JetGridConfig: totals need eta_rel and phi_rel as the second and third feature, whose codes hold the digits")
         for name, ends, sign, edges in (("below", self.below, -1, self.edges[:, 0]), ("above", self.above, 1, self.edges[:, 1])):
             if len(ends) not in (0, len(self.features)) or not all(0 <= sign * (x - edge) < math.inf for x, edge in zip(ends, edges)):
-                raise BadInput(f"JetGridConfig: {name} has a value outside its range for each feature, or none at all; got {ends}")
+                raise UserError(f"JetGridConfig: {name} has a value outside its range for each feature, or none at all; got {ends}")
         if self.below and self.below[0] <= 0:
-            raise BadInput(f"JetGridConfig: below of pt_gev is {self.below[0]}; it must be above 0")
+            raise UserError(f"JetGridConfig: below of pt_gev is {self.below[0]}; it must be above 0")
 
     @property
     def takes(self) -> dict[str, tuple[str, ...]]:
@@ -128,7 +129,7 @@ class JetGrid(Batched):
         """Jets (P, F), one column per feature -> segments of codes (P, F) int32, P <= max_constituents.
 
         Particles of zero pt are padding and left out. All orders of a jet's constituents give the same segment; a jet without any has no
-        frames. Raises BadInput for another number of features, NaN, infinities and negative pt, and where too much lies outside the grid.
+        frames. Raises UserError for another number of features, NaN, infinities and negative pt, and where too much lies outside the grid.
         """
         count = self._count or self._clipping()
         values, codes, n, truncated = self._kept(signals, count)
@@ -143,9 +144,9 @@ class JetGrid(Batched):
         """Segments of codes (P, F) -> constituents (P, F) float32 at the bins' centres (of ln pt, given back in GeV)."""
         for segment in segments:
             if segment.codes is None or segment.codes.shape[1] != len(self._low):
-                raise BadInput(f"a jet's segment has codes (P, {len(self._low)}), got {segment.values.shape}")
+                raise UserError(f"a jet's segment has codes (P, {len(self._low)}), got {segment.values.shape}")
             if len(segment) and not ((segment.codes >= 0) & (segment.codes < self.config.bins)).all():
-                raise BadInput(f"a jet's segment has codes below {', '.join(map(str, self.config.bins))}; got up to "
+                raise UserError(f"a jet's segment has codes below {', '.join(map(str, self.config.bins))}; got up to "
                                f"{segment.codes.max(0).tolist()}, and from {segment.codes.min(0).tolist()} on")
         n = np.array([len(segment) for segment in segments], np.int64)
         codes = np.concatenate([np.zeros((0, len(self._low)), np.int64), *(segment.codes for segment in segments)])
@@ -175,7 +176,7 @@ class JetGrid(Batched):
     def ends_of(self, signals: Sequence[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The means of what lies below and above the ranges of the features, of those without any the middle of one more bin.
 
-        Raises BadInput where too much lies outside.
+        Raises UserError where too much lies outside.
         """
         count = self._clipping()
         values, codes, _, _ = self._kept(signals, count)
@@ -202,13 +203,13 @@ class JetGrid(Batched):
         """Round-trip figures over jets: half the width of the central 68 % and the median of decoded minus true mass (GeV) and of
         decoded over true summed pt; the share of particles with a clipped feature, and of pt that they carry; the share of jets cut
         at the cap. With `totals` also, of the jets with constituents, the share of which one of these lies outside their range: above it
-        the jet is scaled down to the range's end, below it is not scaled. Raises BadInput when there is no constituent at all.
+        the jet is scaled down to the range's end, below it is not scaled. Raises UserError when there is no constituent at all.
         """
         with self.counting(quiet=True):
             segments = self.encode_batch(signals)
         kept, codes, n, truncated = self._kept(signals, self._clipping())
         if len(codes) == 0:
-            raise BadInput("fidelity of jets needs at least one constituent")
+            raise UserError("fidelity of jets needs at least one constituent")
         clipped = ((codes == 0) | (codes == np.array(self.config.bins) - 1)).any(1)
         full = [i for i, segment in enumerate(segments) if len(segment)]
         (pt, mass), (pt_back, mass_back) = (_pt_and_mass([jets[i] for i in full]) for jets in (signals, self.decode_batch(segments)))
@@ -255,7 +256,7 @@ class JetGrid(Batched):
         signal, n_features = np.asarray(signal), len(self.config.features)
         if signal.ndim != 2 or signal.shape[1] != n_features or signal.dtype.kind not in "fiu":
             expected = f"numbers (P, {n_features}) with {', '.join(self.config.features)}"
-            raise BadInput(f"jet {i}: expected {expected}, got shape {signal.shape} of {signal.dtype}")
+            raise UserError(f"jet {i}: expected {expected}, got shape {signal.shape} of {signal.dtype}")
         return len(signal)
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
@@ -315,9 +316,9 @@ def _particles(values: np.ndarray, jet: np.ndarray) -> tuple[np.ndarray, np.ndar
     pt = values[:, 0]
     finite = np.isfinite(values).all(1)
     if not finite.all():
-        raise BadInput(f"jet {jet[np.argmin(finite)]}: has a NaN or infinite value; remove the jet, or pad with zeros")
+        raise UserError(f"jet {jet[np.argmin(finite)]}: has a NaN or infinite value; remove the jet, or pad with zeros")
     if (pt < 0).any():
-        raise BadInput(f"jet {jet[np.argmax(pt < 0)]}: has a negative pt; give pt in GeV, not its logarithm")
+        raise UserError(f"jet {jet[np.argmax(pt < 0)]}: has a negative pt; give pt in GeV, not its logarithm")
     return (values, jet) if pt.all() else (values[pt > 0], jet[pt > 0])
 
 

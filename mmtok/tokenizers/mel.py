@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok import budget
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
+from mmtok.io import budget
 from mmtok.nn.audio import MelSpec, log_mel, stoi
-from mmtok.segment import BadInput, Segment
 from mmtok.tokenizers.base import Batched
 from mmtok.tokenizers.vocoders import GriffinLim, GriffinLimConfig
 
@@ -32,7 +33,7 @@ class MelConfig:
         try:
             self.mel.check()
         except ValueError as error:
-            raise BadInput(f"{type(self).__name__}: {error}") from None
+            raise UserError(f"{type(self).__name__}: {error}") from None
 
     @property
     def takes(self) -> dict[str, int]:
@@ -71,7 +72,7 @@ class MelTokenizer(Batched):
         self.vocoder = config.vocoder.build(config.mel)
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
-        """Samples (N,) each -> segments of T frames, equal to the single calls. Raises BadInput, see `checked_samples`."""
+        """Samples (N,) each -> segments of T frames, equal to the single calls. Raises UserError, see `checked_samples`."""
         clips = [checked_samples(signal) for signal in signals]
         rate_hz = self.config.mel.rate_hz
         return [
@@ -92,7 +93,7 @@ class MelTokenizer(Batched):
         raise NotImplementedError
 
     def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's frames -> log10 mel (T, C) float32. Raises BadInput on what is no frame of this tokenizer."""
+        """A segment's frames -> log10 mel (T, C) float32. Raises UserError on what is no frame of this tokenizer."""
         raise NotImplementedError
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
@@ -111,35 +112,35 @@ class MelTokenizer(Batched):
 
 
 def checked_samples(signal) -> Tensor:
-    """A clip as float32 (N,). Raises BadInput unless it is one-dimensional, floating, finite and not empty.
+    """A clip as float32 (N,). Raises UserError unless it is one-dimensional, floating, finite and not empty.
 
     Peaks above 1 pass as they are: nothing is clipped or rescaled, and the levels reach some 20 dB beyond full scale.
     """
     samples = np.asarray(signal)
     if samples.ndim != 1:
-        raise BadInput(f"speech: expected mono samples of shape (n,), got {samples.shape}; "
+        raise UserError(f"speech: expected mono samples of shape (n,), got {samples.shape}; "
                        "mmtok.preparation.speech.SpeechPreparation takes one channel or mixes them")
     if samples.dtype.kind != "f":
-        raise BadInput(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; divide 16-bit samples by 32768")
+        raise UserError(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; divide 16-bit samples by 32768")
     if not len(samples):
-        raise BadInput("speech: the clip has no samples")
+        raise UserError("speech: the clip has no samples")
     peak = np.abs(samples).max()
     if not np.isfinite(peak):
-        raise BadInput(f"speech: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
+        raise UserError(f"speech: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
     if peak > PEAK_OF_NO_FLOAT:
-        raise BadInput(f"speech: peak {peak:.0f}, expected samples within [-1, 1]; divide 16-bit samples by 32768")
+        raise UserError(f"speech: peak {peak:.0f}, expected samples within [-1, 1]; divide 16-bit samples by 32768")
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
 
 
 def sounds(vocoder: GriffinLim, mels: Sequence[Tensor], segments: Sequence[Segment]) -> list[np.ndarray]:
     """log10 mel spectrograms (T, C) of these segments -> samples: info's n_samples where that fits T frames, else as many as T frames give.
 
-    A clip whose peak would exceed 1 is scaled down as a whole. Raises BadInput for a segment at another rate than the vocoder's.
+    A clip whose peak would exceed 1 is scaled down as a whole. Raises UserError for a segment at another rate than the vocoder's.
     """
     spec = vocoder.spec
     for segment in segments:
         if segment.info.get("rate_hz", spec.rate_hz) != spec.rate_hz:
-            raise BadInput(f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at {spec.rate_hz} Hz")
+            raise UserError(f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at {spec.rate_hz} Hz")
     known = [int(segment.info.get("n_samples", 0)) for segment in segments]
     lengths = [n if n >= 1 and spec.n_frames(n) == len(mel) else spec.n_samples(len(mel)) for n, mel in zip(known, mels)]
     full = [i for i, mel in enumerate(mels) if len(mel)]

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import Batched, fingerprint, learned, load_config, with_weights, write_config, write_learned
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
+from mmtok.tokenizers.base import (
+    Batched,
+    fingerprint,
+    learned,
+    load_config,
+    with_weights,
+    write_config,
+    write_learned,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,20 +36,20 @@ EXACT_DB = 100.0  # what stands for "no error at all" among signal-to-noise rati
 
 
 def checked_image(image: np.ndarray, height: int | None, width: int | None, channels: int | None) -> np.ndarray:
-    """The image as (Y, X, C), C 1 or 3. Raises BadInput unless it has the wanted size (None: any) and is uint8."""
+    """The image as (Y, X, C), C 1 or 3. Raises UserError unless it has the wanted size (None: any) and is uint8."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise BadInput(f"image: expected uint8 values 0..255 of shape (height, width) or (height, width, 3), "
+        raise UserError(f"image: expected uint8 values 0..255 of shape (height, width) or (height, width, 3), "
                        f"got {image.dtype} {image.shape}; scale to 0..255 and convert with .astype('uint8')")
     image = image[:, :, None] if image.ndim == 2 else image
     if 0 in image.shape:
-        raise BadInput(f"image: {image.shape[0]} x {image.shape[1]} has no pixels")
+        raise UserError(f"image: {image.shape[0]} x {image.shape[1]} has no pixels")
     if image.shape[:2] != (height or image.shape[0], width or image.shape[1]):
-        raise BadInput(f"image: {image.shape[0]} x {image.shape[1]} (height x width), this tokenizer takes {height} x {width}; "
+        raise UserError(f"image: {image.shape[0]} x {image.shape[1]} (height x width), this tokenizer takes {height} x {width}; "
                        f"resize it first, e.g. Pillow's Image.resize(({width}, {height}))")
     if image.shape[2] != (channels or image.shape[2]):
         have, want, mode = ("RGB", "grey", "L") if channels == 1 else ("grey", "RGB", "RGB")
-        raise BadInput(f"image: {have}, this tokenizer takes {want}; convert it first, e.g. Pillow's Image.convert('{mode}')")
+        raise UserError(f"image: {have}, this tokenizer takes {want}; convert it first, e.g. Pillow's Image.convert('{mode}')")
     return image
 
 
@@ -69,26 +78,26 @@ def image_error(images: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> di
 
 
 def check_size(config: Any, **least: int) -> None:
-    """Raise BadInput for what no image has, and for fields below their `least` values; where `patch` is one of these, also unless
+    """Raise UserError for what no image has, and for fields below their `least` values; where `patch` is one of these, also unless
     the images are of one size, which it divides."""
     name = type(config).__name__
     for field, low in {"height": 1, "width": 1, **least}.items():
         value, most = getattr(config, field), MOST.get(field, MOST_OF_ALL)
         if value is not None and value < low:
-            raise BadInput(f"{name}: {field} is {value}; it must be at least {low}")
+            raise UserError(f"{name}: {field} is {value}; it must be at least {low}")
         if value is not None and value > most:
-            raise BadInput(f"{name}: {field} is {value}; it must be at most {most:,}")
+            raise UserError(f"{name}: {field} is {value}; it must be at most {most:,}")
     if config.channels not in (1, 3, None):
-        raise BadInput(f"{name}: channels is {config.channels}; it must be 1 (grey) or 3 (RGB)")
+        raise UserError(f"{name}: channels is {config.channels}; it must be 1 (grey) or 3 (RGB)")
     if "patch" in least:
         if None in (config.height, config.width, config.channels):
-            raise BadInput(f"{name}: height, width and channels must be given: patches are cut from images of one size")
+            raise UserError(f"{name}: height, width and channels must be given: patches are cut from images of one size")
         if config.height % config.patch or config.width % config.patch:
-            raise BadInput(f"{name}: a patch of {config.patch} does not divide {config.height} x {config.width} pixels")
+            raise UserError(f"{name}: a patch of {config.patch} does not divide {config.height} x {config.width} pixels")
 
 
 def to_tensor(images: Sequence[np.ndarray], config: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Images of the config's size -> (B, C, Y, X) in -1..1. Raises BadInput where one has another size, kind or type."""
+    """Images of the config's size -> (B, C, Y, X) in -1..1. Raises UserError where one has another size, kind or type."""
     import torch
 
     stack = np.stack([checked_image(image, config.height, config.width, config.channels) for image in images])
@@ -164,7 +173,7 @@ class PatchNetwork(ImageTokenizer):
         self.signature = Signature("image", frames=rows * columns, fingerprint=mark, **frame)
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
-        """uint8 images (Y, X) or (Y, X, 3) of the config's size -> segments. Raises BadInput on anything else."""
+        """uint8 images (Y, X) or (Y, X, 3) of the config's size -> segments. Raises UserError on anything else."""
         import torch
 
         kind = "codes" if self.signature.levels else "latents"
@@ -175,7 +184,7 @@ class PatchNetwork(ImageTokenizer):
         return segments
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Segments -> uint8 images. Raises BadInput where one has another number of frames, or what is no frame of this tokenizer."""
+        """Segments -> uint8 images. Raises UserError where one has another number of frames, or what is no frame of this tokenizer."""
         import torch
 
         signals: list[np.ndarray] = []
@@ -198,6 +207,6 @@ class PatchNetwork(ImageTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open what `save` wrote. Raises BadInput when the weights are missing, broken or of other sizes."""
+        """Open what `save` wrote. Raises UserError when the weights are missing, broken or of other sizes."""
         config = load_config(folder, cls.__name__, cls.config_type)
         return cls(config, with_weights(folder, config.network))

@@ -16,11 +16,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from mmtok.doors import reading
-from mmtok.files import write_text
-from mmtok.plain import Within, shown
-from mmtok.segment import BadInput, Segment, Signature, missing_extra
-from mmtok.strict import read_json
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError, missing_extra, reading
+from mmtok.io.files import write_text
+from mmtok.io.serialize import Within, shown
+from mmtok.io.strict import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
 
@@ -30,7 +30,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def library() -> Any:
-    """The package `tokenizers`. Raises BadInput where it is not installed."""
+    """The package `tokenizers`. Raises UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -41,12 +41,12 @@ def library() -> Any:
 def checkpoint_folder(start: str) -> Path:
     """The folder of a checkpoint: `start` itself, or the copy of what it names on the Hugging Face hub, fetched once.
 
-    Raises BadInput when it is neither.
+    Raises UserError when it is neither.
     """
     if Path(start).is_dir():
         return Path(start)
     if not HUB_ID.fullmatch(start):
-        raise BadInput(f"no checkpoint folder at {start} (on the hub a name is OWNER/MODEL)")
+        raise UserError(f"no checkpoint folder at {start} (on the hub a name is OWNER/MODEL)")
     try:
         import huggingface_hub
     except ImportError:
@@ -55,7 +55,7 @@ def checkpoint_folder(start: str) -> Path:
         return Path(huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # no network, no such model, no permission: each has its own type there
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"there is no folder {start}, and the hub does not give it: {lines[0]}") from None
+        raise UserError(f"there is no folder {start}, and the hub does not give it: {lines[0]}") from None
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ class PretrainedTextConfig:
         self.build()
 
     def build(self) -> PretrainedText:
-        """Open it. Raises BadInput when the checkpoint has no tokenizer.json, or one with more ids than its model has rows."""
+        """Open it. Raises UserError when the checkpoint has no tokenizer.json, or one with more ids than its model has rows."""
         folder = checkpoint_folder(self.start)
         try:
             pieces = (folder / "tokenizer.json").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise BadInput(f"{folder} has no tokenizer.json; AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) "
+            raise UserError(f"{folder} has no tokenizer.json; AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) "
                            "writes one") from None
         try:
             n_rows = read_json(folder / "config.json", nan=True).get("vocab_size")
-        except (OSError, BadInput, AttributeError):
+        except (OSError, UserError, AttributeError):
             n_rows = None  # no model beside it
         if n_rows is not None and (type(n_rows) is not int or not 1 <= n_rows <= MOST_ROWS):
-            raise BadInput(f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number above 0 "
+            raise UserError(f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number above 0 "
                            f"belongs, at most {MOST_ROWS:,}")
         return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json")
 
@@ -103,7 +103,7 @@ class PretrainedText(TextTokenizer):
         known = set(tok.get_vocab(with_added_tokens=True).values())
         self.n_rows = n_rows or max(known) + 1
         if max(known) >= self.n_rows:
-            raise BadInput(f"{name or config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
+            raise UserError(f"{name or config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
         special = {id for id, token in tok.get_added_tokens_decoder().items() if token.special}
         unknown = getattr(tok.model, "unk_token", None)
         special |= {tok.token_to_id(unknown)} & known if unknown else set()
@@ -113,7 +113,7 @@ class PretrainedText(TextTokenizer):
                                    fingerprint=fingerprint("PretrainedText", {"n_rows": self.n_rows}, pieces.encode()))
 
     def encode(self, signal: str) -> Segment:
-        """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate, and on what the file has no pieces for."""
+        """A string -> codes (T, 1) int32. Raises UserError on a lone surrogate, and on what the file has no pieces for."""
         return self.encode_batch([signal])[0]
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
@@ -140,8 +140,8 @@ class PretrainedText(TextTokenizer):
                 return ids
         for letter in text:
             if not any(None not in ids and self._says(ids, letter) for ids in (self._plain(letter), self._halved(letter))):
-                raise BadInput(f"text: the tokenizer of {self.config.start} has no pieces for {letter!r} (U+{ord(letter):04X}); remove it")
-        raise BadInput(f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly")
+                raise UserError(f"text: the tokenizer of {self.config.start} has no pieces for {letter!r} (U+{ord(letter):04X}); remove it")
+        raise UserError(f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly")
 
     def _halved(self, text: str) -> list[int | None]:
         ids = self._plain(text)
@@ -160,7 +160,7 @@ class PretrainedText(TextTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:
-        """Open what `save` wrote, without the checkpoint. Raises BadInput when a file is missing or broken."""
+        """Open what `save` wrote, without the checkpoint. Raises UserError when a file is missing or broken."""
         kept = load_config(folder, "PretrainedText", _Kept)
         path = Path(folder) / PIECES
         with reading(path, "a tokenizer's pieces"):

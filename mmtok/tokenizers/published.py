@@ -18,8 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmtok.files import write_bytes
-from mmtok.segment import BadInput, Signature
+from mmtok.core.segment import Signature
+from mmtok.errors import UserError
+from mmtok.io.files import write_bytes
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 from mmtok.tokenizers.text import PIECES, SPACE_MARK, Pieces, model_bytes, opened
 
@@ -46,7 +47,7 @@ class SentencePieceFile:
         PublishedPieces(self, model_bytes(Path(self.path)))
 
     def build(self) -> PublishedPieces:
-        """Open it. Raises BadInput when it cannot be read, is no model, or holds its spaces in a way that is not known here."""
+        """Open it. Raises UserError when it cannot be read, is no model, or holds its spaces in a way that is not known here."""
         tokenizer = PublishedPieces(self, model_bytes(Path(self.path)))
         for line in tokenizer.cautions():
             warnings.warn(f"{self.path}: {line}", stacklevel=2)
@@ -64,12 +65,12 @@ class Rules:
 
     @classmethod
     def of(cls, content: bytes) -> Rules:
-        """Read them. Raises BadInput where spaces stand behind words, or pieces hold them unescaped."""
+        """Read them. Raises UserError where spaces stand behind words, or pieces hold them unescaped."""
         trainer, normaliser = _message(content, TRAINER), _message(content, NORMALIZER)
         if trainer.get(SPACE_BEHIND, 0):
-            raise BadInput("its pieces hold the space behind a word (treat_whitespace_as_suffix), which is not supported")
+            raise UserError("its pieces hold the space behind a word (treat_whitespace_as_suffix), which is not supported")
         if not normaliser.get(ESCAPED, 1):
-            raise BadInput("its pieces hold spaces as they are (escape_whitespaces is off), which is not supported")
+            raise UserError("its pieces hold spaces as they are (escape_whitespaces is off), which is not supported")
         name = normaliser.get(NAME, b"")
         name = name.decode("utf-8", errors="replace") if isinstance(name, bytes) else ""
         return cls(
@@ -88,8 +89,8 @@ class PublishedPieces(Pieces):
         try:
             self.rules = Rules.of(model)
             super().__init__(model + NO_RULES)
-        except BadInput as error:
-            raise BadInput(f"{config.path} cannot be used: {error}") from None
+        except UserError as error:
+            raise UserError(f"{config.path} cannot be used: {error}") from None
         self.config, self._model, self.kind = config, model, self.rules.model
         self.prefix = " " if self.rules.prefix else ""
         self._unknown = self.processor.unk_id()
@@ -98,14 +99,14 @@ class PublishedPieces(Pieces):
                                    fingerprint=fingerprint("PublishedPieces", {}, model))
 
     def _checked(self, text: str, row: np.ndarray) -> np.ndarray:
-        """Raises BadInput where the codes (T,) leave something unspelled."""
+        """Raises UserError where the codes (T,) leave something unspelled."""
         if SPACE_MARK in text and self.has_bytes and not self.has_space:
-            raise BadInput(f"text: {self.config.path} spells a space as the bytes of {SPACE_MARK!r} (U+2581), so it cannot spell that letter; "
+            raise UserError(f"text: {self.config.path} spells a space as the bytes of {SPACE_MARK!r} (U+2581), so it cannot spell that letter; "
                            "remove it")
         if self._unknown in row:
-            raise BadInput(f"text: {self.config.path} has no pieces for {self._first_unknown(text)}; remove it")
+            raise UserError(f"text: {self.config.path} has no pieces for {self._first_unknown(text)}; remove it")
         if self._says(row) != text:  # a damaged file
-            raise BadInput(f"text: the pieces of {self.config.path} do not give {text[:40]!r} back")
+            raise UserError(f"text: the pieces of {self.config.path} do not give {text[:40]!r} back")
         return row
 
     def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
@@ -161,7 +162,7 @@ class PublishedPieces(Pieces):
 
     @classmethod
     def load(cls, folder: Path) -> PublishedPieces:
-        """Open what `save` wrote, without the file that it was made from. Raises BadInput when a part is missing or broken."""
+        """Open what `save` wrote, without the file that it was made from. Raises UserError when a part is missing or broken."""
         config = read_config(Path(folder), "PublishedPieces")
         return cls(SentencePieceFile(str(config.get("path"))), model_bytes(Path(folder) / PIECES))
 
@@ -199,7 +200,7 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
             case 5:
                 value, at = content[at : at + 4], at + 4
             case _:
-                raise BadInput("it is no sentencepiece model")
+                raise UserError("it is no sentencepiece model")
         yield tag >> 3, value
 
 
@@ -212,4 +213,4 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if byte < 128:
             return value, at
-    raise BadInput("it ends in the middle")
+    raise UserError("it ends in the middle")

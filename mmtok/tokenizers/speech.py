@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
-from mmtok.segment import BadInput, Segment, Signature
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
@@ -41,9 +42,9 @@ class DMelConfig(MelConfig):
     def __post_init__(self):
         super().__post_init__()
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise BadInput(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
+            raise UserError(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
         if not 2 <= self.n_levels <= 65536:
-            raise BadInput(f"DMelConfig: n_levels must be 2 to 65536, got {self.n_levels}")
+            raise UserError(f"DMelConfig: n_levels must be 2 to 65536, got {self.n_levels}")
 
     @classmethod
     def inkling_20hz(cls) -> DMelConfig:
@@ -84,16 +85,16 @@ class DMel(MelTokenizer):
         return {"codes": self.quantise(mel)}
 
     def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's codes -> log10 mel (T, C) float32. Raises BadInput on codes that are not of this tokenizer."""
+        """A segment's codes -> log10 mel (T, C) float32. Raises UserError on codes that are not of this tokenizer."""
         codes, config = segment.codes, self.config
         if codes is None or codes.shape[1] != config.mel.n_mels:
-            raise BadInput(f"speech: expected codes of shape (T, {config.mel.n_mels}), got {segment.values.shape}")
+            raise UserError(f"speech: expected codes of shape (T, {config.mel.n_mels}), got {segment.values.shape}")
         if codes.size and not (codes.min() >= 0 and codes.max() < config.n_levels):
-            raise BadInput(f"speech: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {config.n_levels - 1}")
+            raise UserError(f"speech: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {config.n_levels - 1}")
         return self._levels[torch.from_numpy(codes.astype(np.int64))]
 
     def stream(self) -> DMelStream:
-        """An encoder for samples that arrive in pieces. Raises BadInput for a centred spectrogram, which would need the future."""
+        """An encoder for samples that arrive in pieces. Raises UserError for a centred spectrogram, which would need the future."""
         return DMelStream(self)
 
     def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
@@ -120,7 +121,7 @@ class DMelStream:
     def __init__(self, tokenizer: DMel):
         self.tokenizer, self.spec = tokenizer, tokenizer.config.mel
         if not self.spec.causal:
-            raise BadInput("speech: a centred spectrogram cannot be streamed, it looks half a window ahead; use the inkling_20hz preset")
+            raise UserError("speech: a centred spectrogram cannot be streamed, it looks half a window ahead; use the inkling_20hz preset")
         self.tail = torch.zeros(self.spec.left_samples)  # what the next frame still needs
         self.n_samples = 0
 

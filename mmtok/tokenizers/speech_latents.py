@@ -14,9 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
 from mmtok.nn.audio import MEL_FLOOR, MelSpec, log_mel
-from mmtok.segment import BadInput, Segment, Signature
-from mmtok.tokenizers.base import checked_latents, fingerprint, learned, load_config, spreads, with_weights, write_learned
+from mmtok.tokenizers.base import (
+    checked_latents,
+    fingerprint,
+    learned,
+    load_config,
+    spreads,
+    with_weights,
+    write_learned,
+)
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
@@ -36,14 +45,14 @@ class LogMelConfig(MelConfig):
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
     def fit(self, signals: Sequence[np.ndarray]) -> LogMel:
-        """Learn each band's mean and spread over all frames of the clips. Raises BadInput where there is no clip, see `checked_samples`."""
+        """Learn each band's mean and spread over all frames of the clips. Raises UserError where there is no clip, see `checked_samples`."""
         n, total, squares = 0, 0.0, 0.0
         for start in range(0, len(signals), CLIPS_AT_ONCE):
             clips = [checked_samples(signal) for signal in signals[start : start + CLIPS_AT_ONCE]]
             frames = torch.cat(log_mel(clips, self.mel)).double()
             n, total, squares = n + len(frames), total + frames.sum(0), squares + frames.square().sum(0)
         if not n:
-            raise BadInput("LogMelConfig: no clips to learn from; give at least one")
+            raise UserError("LogMelConfig: no clips to learn from; give at least one")
         bands, mean = Bands(self.mel.n_mels), total / n
         bands.shift.copy_(mean)
         spread = (squares / n - mean.square()).clamp_min(0).sqrt()
@@ -76,7 +85,7 @@ class LogMel(MelTokenizer):
         return {"latents": ((mel - self.bands.shift) / self.bands.scale).numpy()}
 
     def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's latents -> log10 mel (T, C) float32. Raises BadInput on another shape, and on what is no number."""
+        """A segment's latents -> log10 mel (T, C) float32. Raises UserError on another shape, and on what is no number."""
         latents = checked_latents(segment, self.config.mel.n_mels)
         mel = torch.from_numpy(np.ascontiguousarray(latents, np.float32)) * self.bands.scale + self.bands.shift
         return mel.clamp(float(np.log10(MEL_FLOOR)), LOUDEST)
@@ -89,6 +98,6 @@ class LogMel(MelTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> LogMel:
-        """Open what `save` wrote. Raises BadInput when the constants are missing, broken or of other sizes."""
+        """Open what `save` wrote. Raises UserError when the constants are missing, broken or of other sizes."""
         config = load_config(folder, "LogMel", LogMelConfig)
         return cls(config, with_weights(folder, lambda: Bands(config.mel.n_mels)))

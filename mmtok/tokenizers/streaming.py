@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok.core.segment import segment_of
+from mmtok.errors import UserError
 from mmtok.nn.audio import WINDOW_FLOOR, analysis_window, invert_mel, spectrum
-from mmtok.segment import BadInput, segment_of
 from mmtok.tokenizers.vocoders import GriffinLim
 
 BLOCK_S = 0.1  # of sound given out at a time
@@ -27,14 +28,14 @@ class SoundStream:
     """Samples of one clip from the frames of a speech tokenizer: `push` gives what is settled, `finish` the rest.
 
     Joined they are as many as the whole clip's decoding has, with the same magnitudes but another phase. Where samples would exceed 1
-    the gain falls, and stays so, while the whole clip's decoding scales the whole of it. Raises BadInput for a tokenizer whose sound is
+    the gain falls, and stays so, while the whole clip's decoding scales the whole of it. Raises UserError for a tokenizer whose sound is
     not made from a mel spectrogram by Griffin-Lim.
     """
 
     def __init__(self, tokenizer: Any, block_s: float = BLOCK_S, ahead_s: float = AHEAD_S):
         vocoder = getattr(tokenizer, "vocoder", None)
         if not isinstance(vocoder, GriffinLim):
-            raise BadInput(f"{type(tokenizer).__name__} gives no sound before its last frame: only Griffin-Lim's comes in blocks")
+            raise UserError(f"{type(tokenizer).__name__} gives no sound before its last frame: only Griffin-Lim's comes in blocks")
         self.tokenizer, self.config, self.spec = tokenizer, vocoder.config, vocoder.spec
         frames = lambda seconds: max(1, round(seconds * self.spec.rate_hz / self.spec.hop_samples))
         self.block, self.ahead = frames(block_s), frames(ahead_s)
@@ -54,7 +55,7 @@ class SoundStream:
         return ((self.block + self.ahead - 1) * self.spec.hop_samples + self.spec.left_samples) / self.spec.rate_hz
 
     def push(self, values: np.ndarray) -> np.ndarray:
-        """The next frames (k, C) -> the samples (n,) float32 that they settle, n >= 0. Raises BadInput on what are no such frames."""
+        """The next frames (k, C) -> the samples (n,) float32 that they settle, n >= 0. Raises UserError on what are no such frames."""
         self.waiting = torch.cat([self.waiting, mel := self._log_mel(values)])
         self.n_frames += len(mel)
         pieces, n = [np.zeros(0, np.float32)], self.block + self.ahead

@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from mmtok.doors import reading
-from mmtok.files import write_bytes
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError, reading
+from mmtok.io.files import write_bytes
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 
 SPACE_MARK = "\u2581"  # sentencepiece writes a space as this character, so the character itself must go in as bytes
@@ -33,23 +33,23 @@ LONGEST_PASSAGE_CHARS = 4096  # longer ones are cut for learning only: sentencep
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a string. Raises BadInput when it is no string, or holds a lone surrogate."""
+    """The bytes of a string. Raises UserError when it is no string, or holds a lone surrogate."""
     if not isinstance(text, str):
-        raise BadInput(f"text: expected a string, got {type(text).__name__}")
+        raise UserError(f"text: expected a string, got {type(text).__name__}")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         what = f"U+{ord(text[error.start]):04X} at character {error.start}"
-        raise BadInput(f"text: {what} is a lone surrogate, which UTF-8 cannot encode; remove it") from None
+        raise UserError(f"text: {what} is a lone surrogate, which UTF-8 cannot encode; remove it") from None
 
 
 def checked_codes(segment: Segment, levels: int) -> np.ndarray:
-    """The codes (T,) of a text segment. Raises BadInput when they are not (T, 1) codes in [0, levels)."""
+    """The codes (T,) of a text segment. Raises UserError when they are not (T, 1) codes in [0, levels)."""
     codes = segment.codes
     if codes is None or codes.shape[1] != 1:
-        raise BadInput(f"text: expected codes of shape (T, 1), got {segment.values.shape}")
+        raise UserError(f"text: expected codes of shape (T, 1), got {segment.values.shape}")
     if codes.size and not (codes.min() >= 0 and codes.max() < levels):
-        raise BadInput(f"text: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {levels - 1}")
+        raise UserError(f"text: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {levels - 1}")
     return codes[:, 0]
 
 
@@ -94,7 +94,7 @@ class Bytes(TextTokenizer):
         self.signature = Signature("text", levels=(256,), fingerprint=fingerprint("Bytes", asdict(config)))
 
     def encode(self, signal: str) -> Segment:
-        """A string -> codes (T, 1) int32, T its length in bytes. Raises BadInput on a lone surrogate."""
+        """A string -> codes (T, 1) int32, T its length in bytes. Raises UserError on a lone surrogate."""
         return as_segment(np.frombuffer(utf8(signal), dtype=np.uint8).astype(np.int32))
 
     def decode(self, segment: Segment) -> str:
@@ -123,12 +123,12 @@ class SentencePieceConfig:
 
     def __post_init__(self):
         if self.n_pieces < N_OWN:
-            raise BadInput(f"SentencePieceConfig: n_pieces is {self.n_pieces}; it must be at least 260: 256 bytes, 3 specials, one piece")
+            raise UserError(f"SentencePieceConfig: n_pieces is {self.n_pieces}; it must be at least 260: 256 bytes, 3 specials, one piece")
         if self.model not in ("unigram", "bpe"):
-            raise BadInput(f"SentencePieceConfig: model is {self.model!r}; it must be 'unigram' or 'bpe'")
+            raise UserError(f"SentencePieceConfig: model is {self.model!r}; it must be 'unigram' or 'bpe'")
 
     def fit(self, signals: Sequence[str]) -> SentencePiece:
-        """Learn the pieces from strings. Raises BadInput when they are empty.
+        """Learn the pieces from strings. Raises UserError when they are empty.
 
         Where they have more characters than pieces, the rarest are left to bytes, which is said.
         """
@@ -139,7 +139,7 @@ class SentencePieceConfig:
             counts.update(passage)
         del counts["\n"]  # sentencepiece learns line by line
         if not counts:
-            raise BadInput("SentencePieceConfig: the training texts are empty; give at least one string with a letter in it")
+            raise UserError("SentencePieceConfig: the training texts are empty; give at least one string with a letter in it")
         passages = _passages(signals, self._rare(counts))
         file = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
@@ -187,20 +187,20 @@ class Pieces(TextTokenizer):
     prefix = ""  # stands before every text that is not empty, and is taken away again
 
     def __init__(self, model: bytes):
-        """model: the content of a .model file without a normaliser. Raises BadInput when it is damaged."""
+        """model: the content of a .model file without a normaliser. Raises UserError when it is damaged."""
         self.processor = pieces = opened(model)
         try:
             self._bytes = [_piece_bytes(pieces, i) for i in range(pieces.vocab_size())]
             self.has_space = not pieces.is_unknown(pieces.piece_to_id(SPACE_MARK))
         except (ValueError, IndexError) as error:  # IndexError: of a model without an unknown piece
-            raise BadInput(f"the pieces of the sentencepiece model are damaged: {error}") from None
+            raise UserError(f"the pieces of the sentencepiece model are damaged: {error}") from None
         self._mark_codes = np.array([pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()], np.int32)
         self._space_code = pieces.piece_to_id("<0x20>")
         self.banned = tuple(i for i in range(pieces.vocab_size())
                             if pieces.is_unknown(i) or pieces.is_control(i) or pieces.is_unused(i))
 
     def encode(self, signal: str) -> Segment:
-        """A string -> codes (T, 1) int32. Raises BadInput on a lone surrogate, and on what there are no pieces for."""
+        """A string -> codes (T, 1) int32. Raises UserError on a lone surrogate, and on what there are no pieces for."""
         text = self._prefixed(signal)
         return as_segment(self._checked(text, self._row(text)))
 
@@ -268,13 +268,13 @@ class SentencePiece(Pieces):
 
     @classmethod
     def load(cls, folder: Path) -> SentencePiece:
-        """Open what `save` wrote. Raises BadInput when the .model file is missing or broken."""
+        """Open what `save` wrote. Raises UserError when the .model file is missing or broken."""
         config = load_config(folder, "SentencePiece", SentencePieceConfig)
         return cls(config, model_bytes(Path(folder) / PIECES))
 
 
 def model_bytes(path: Path) -> bytes:
-    """The content of a .model file. Raises BadInput, naming it, when it cannot be read or is none."""
+    """The content of a .model file. Raises UserError, naming it, when it cannot be read or is none."""
     with reading(path, "a sentencepiece model"):
         model = path.read_bytes()
     opened(model, path)
@@ -282,11 +282,11 @@ def model_bytes(path: Path) -> bytes:
 
 
 def opened(model: bytes, name: Path | str = "the pieces") -> Any:
-    """sentencepiece's processor of a .model file's content. Raises BadInput, naming it, when it is none."""
+    """sentencepiece's processor of a .model file's content. Raises UserError, naming it, when it is none."""
     import sentencepiece
 
     if not model:  # which the library would take for a processor that waits for its model
-        raise BadInput(f"{name}: cannot be read as a sentencepiece model (it is empty)")
+        raise UserError(f"{name}: cannot be read as a sentencepiece model (it is empty)")
     with reading(name, "a sentencepiece model"):
         return sentencepiece.SentencePieceProcessor(model_proto=model)
 

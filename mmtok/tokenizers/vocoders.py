@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, griffin_lim, invert_mel
-from mmtok.segment import BadInput
 
 FRAMES_AT_ONCE = 256  # of a padded batch; more is slower on a processor, whose cache no longer holds them
 
@@ -26,9 +26,9 @@ class GriffinLimConfig:
     def __post_init__(self):
         for name in ("n_iterations", "inversion_iterations"):
             if not 0 <= getattr(self, name) <= 10**4:
-                raise BadInput(f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be from 0 to 10,000")
+                raise UserError(f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be from 0 to 10,000")
         if not 0 <= self.momentum < 1:
-            raise BadInput(f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1")
+            raise UserError(f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1")
 
     def build(self, spec: MelSpec) -> GriffinLim:
         """The vocoder of spectrograms of these settings."""

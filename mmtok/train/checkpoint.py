@@ -1,6 +1,6 @@
 """Checkpoints: a folder per step, written under a temporary name and then renamed, so that one loadable one always stands.
 
-    checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [average.safetensors]  state.json
+    checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [ema.safetensors]  state.json
 
 No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged checkpoint is found out,
 named and passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
@@ -28,16 +28,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmtok.files import save_tensors
-from mmtok.names import inside
-from mmtok.plain import Within, check_known
-from mmtok.segment import BadInput
-from mmtok.strict import read_json
-from mmtok.train.processes import part_of
+from mmtok.errors import UserError
+from mmtok.io.files import save_tensors
+from mmtok.io.names import inside
+from mmtok.io.serialize import Within, check_known
+from mmtok.io.strict import read_json
+from mmtok.train.distributed import part_of
 
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
-WEIGHTS = ("weights", "average")  # of a checkpoint's files those that a finished run is made of
+WEIGHTS = ("weights", "ema")  # of a checkpoint's files those that a finished run is made of
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)  # what reading a damaged checkpoint raises
 STEP = Annotated[int, Within(0)]
 STATE = {"step": STEP, "files": dict[str, str], "sha256": str,
@@ -95,7 +95,7 @@ def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest sound checkpoint, or None when there is none yet. A damaged one is named in a warning and passed over.
 
-    Raises BadInput when checkpoints stand there but none can be read.
+    Raises UserError when checkpoints stand there but none can be read.
     """
     steps = _steps(folder)
     for path in reversed(steps):
@@ -104,7 +104,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         except DAMAGE as error:
             _pass_over(path, error)
     if steps:
-        raise BadInput(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
+        raise UserError(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
     return None
 
 
@@ -112,7 +112,7 @@ def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
     """As `load_checkpoint`, but without the optimiser; None where nothing stands. step: the checkpoint of this step instead of the newest.
 
     It may be asked while another process trains: a checkpoint that is taken away under the reader has newer ones, and these are read.
-    Raises BadInput when `step` has no sound checkpoint, with those that stand.
+    Raises UserError when `step` has no sound checkpoint, with those that stand.
     """
     if step is not None:
         return _of_step(folder, step)
@@ -126,7 +126,7 @@ def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
             if not any(_order(other) > _order(path) for other in set(_steps(folder)) - tried):
                 _pass_over(path, error)
     if tried:
-        raise BadInput(f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe says what to do")
+        raise UserError(f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe says what to do")
     return None
 
 
@@ -139,7 +139,7 @@ def _of_step(folder: Path, step: int) -> Checkpoint:
         more = f" (the newest {N_LISTED} of {len(there)})" if len(there) > N_LISTED else ""
         others = f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}" if there else "no other one stands"
         what = f"{path} is damaged ({_reason(error)})" if path.exists() else f"{folder} holds no checkpoint of that step"
-        raise BadInput(f"--checkpoint {step}: {what}; {others}") from None
+        raise UserError(f"--checkpoint {step}: {what}; {others}") from None
 
 
 def _pass_over(path: Path, error: Exception) -> None:
@@ -162,7 +162,7 @@ def planned_steps(folder: Path) -> list[list[int]]:
 
 def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Of a checkpoint what a finished run keeps: the moving average where there is one."""
-    return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("average", {})}
+    return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("ema", {})}
 
 
 def precision_of(folder: Path) -> str | None:
@@ -188,7 +188,7 @@ def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """What a checkpoint's state.json says. Raises BadInput, naming file and field, for what it cannot say."""
+    """What a checkpoint's state.json says. Raises UserError, naming file and field, for what it cannot say."""
     state = read_json(path / "state.json", nan=True)
     check_known(state, STATE, str(path / "state.json"), NEEDED)
     return state

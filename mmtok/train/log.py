@@ -24,13 +24,13 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from mmtok.metrics.units import customary
+from mmtok.core.units import customary
+from mmtok.errors import UserError
+from mmtok.io.serialize import Within, check_known, counted
+from mmtok.io.strict import parse_json
 from mmtok.model.lm import LM
-from mmtok.nn.decay import matrices
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
-from mmtok.plain import Within, check_known, counted
-from mmtok.segment import BadInput
-from mmtok.strict import parse_json
+from mmtok.nn.weight_decay import matrices
 
 MEASURED = ("positions_per_s", "model_gflop_per_s", "matrix_share")  # they differ when the same training is made again
 LINE = {  # what a line of the log is held against when it is read; numbers may be NaN, as where a training diverged
@@ -50,12 +50,12 @@ class Gauge:
     units_per_frame: modality -> how many of its customary unit a frame holds on average (bytes of a text piece); 1 unless given.
     """
 
-    def __init__(self, lm: LM, row_length: int, units_per_frame: Mapping[str, float]):
+    def __init__(self, lm: LM, seq_len: int, units_per_frame: Mapping[str, float]):
         self.kinds = {m: lm.kind(m) for m in lm.vocabulary.signatures}
         self.units_per_frame = units_per_frame
         trunk = lm.config.trunk
         # Chowdhery et al. 2022, appendix B
-        self.flop_per_position = 6 * _n_weights(lm.model.layers) + 12 * trunk.depth * trunk.width * row_length
+        self.flop_per_position = 6 * _n_weights(lm.model.layers) + 12 * trunk.depth * trunk.width * seq_len
         self.flop_per_predicted = {m: 6 * _n_head_weights(lm, m) for m in lm.vocabulary.signatures}
 
     def line(self, step: int, window: Sequence[Mapping], matrix_flop_per_s: float) -> dict:
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[dict, list[dict], list[str]]:
                 header = line
                 continue
             check_known(line, LINE, where, ("step",))
-        except BadInput as error:
+        except UserError as error:
             wrong.append(str(error))
         else:
             lines.append(line | {key: value for key, value in UNTOLD.items() if key not in line})

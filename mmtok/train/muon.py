@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmtok.nn.decay import decay_groups, matrices
-from mmtok.train.processes import is_sharded, part_of
+from mmtok.nn.weight_decay import decay_groups, matrices
+from mmtok.train.distributed import is_sharded, part_of
 
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.batch import unpack
-from mmtok.data.loader import Corrupt, Loader, Task
+from mmtok.core.batch import unpack
+from mmtok.core.segment import Segment
+from mmtok.data.loader import InputMasking, Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
-from mmtok.segment import BadInput, Segment
+from mmtok.errors import UserError
 
 TASKS = (
-    Task(("caption",), ("image",), weight=0.2, drop_given=0.25),
-    Task(("caption",), ("speech",), weight=0.5, hole=0.5),
+    Task(("caption",), ("image",), weight=0.2, cond_dropout=0.25),
+    Task(("caption",), ("speech",), weight=0.5, infill=0.5),
     Task(("speech",), ("caption",), weight=0.1),
     Task((), ("jets",), weight=0.2),
 )
-CORRUPT = {"speech": Corrupt(drop=0.1, spans=0.3, span=2, bands=1, band=4), "image": Corrupt(drop=0.3)}
+CORRUPT = {"speech": InputMasking(drop_prob=0.1, span_prob=0.3, span_length=2, n_freq_masks=1, freq_mask_width=4), "image": InputMasking(drop_prob=0.3)}
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def files(tmp_path, vocabulary, segment, rng):
 def loader(vocabulary, files):
     """loader(tasks=..., ...) -> a fresh Loader over the toy files."""
 
-    def make(tasks=TASKS, corrupt=CORRUPT, rows=4, row_length=48, seed=0):
-        return Loader(files, tasks, vocabulary, corrupt, rows, row_length, seed)
+    def make(tasks=TASKS, corrupt=CORRUPT, rows=4, seq_len=48, seed=0):
+        return Loader(files, tasks, vocabulary, corrupt, rows, seq_len, seed)
 
     return make
 
@@ -156,7 +157,7 @@ def test_conditions_are_left_out_as_often_as_the_task_says(loader):
 
 
 def test_predicted_conditions_are_not_when_they_are_left_out(loader):
-    found = documents(loader(tasks=(replace(TASKS[0], predict_given=True, drop_given=0.5),)), range(10))
+    found = documents(loader(tasks=(replace(TASKS[0], loss_on_inputs=True, cond_dropout=0.5),)), range(10))
     assert {d.predict for d in found} == {(True, True), (False, True)}
     assert all((d.segments[0] is None) == (not d.predict[0]) for d in found)
 
@@ -194,7 +195,7 @@ def test_corruption_has_its_rates(loader):
 
 
 def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_than_there_are_channels(loader):
-    one = loader(tasks=TASKS[2:3], corrupt={"speech": Corrupt(bands=1, band=99)})
+    one = loader(tasks=TASKS[2:3], corrupt={"speech": InputMasking(n_freq_masks=1, freq_mask_width=99)})
     widths = set()
     for step in range(5):
         batch = one.batch(step)
@@ -208,7 +209,7 @@ def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_th
 
 def test_bands_hide_latents_as_they_hide_codes(tmp_path, vocabulary, segment):
     write_tokens(tmp_path / "t.parquet", {"voice": vocabulary.signatures["voice"]}, [{"voice": segment("voice", 5)} for _ in range(20)])
-    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("voice",))], vocabulary, {"voice": Corrupt(bands=1, band=2)}, 4, 48, 0)
+    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("voice",))], vocabulary, {"voice": InputMasking(n_freq_masks=1, freq_mask_width=2)}, 4, 48, 0)
     batch = one.batch(0)
     mask = batch.channel_mask["voice"]
     assert mask.shape == batch.latents["voice"].shape and set(mask.sum(1).tolist()) == {0, 1, 2}
@@ -230,52 +231,52 @@ def test_noise_differs_between_steps_for_the_same_document(loader):
 
 def test_a_document_too_long_is_refused_naming_the_field_and_what_to_raise(loader):
     longest = max(int(lengths.max()) for lengths in loader().lengths)
-    with pytest.raises(BadInput) as error:
-        loader(row_length=16)
+    with pytest.raises(UserError) as error:
+        loader(seq_len=16)
     said = str(error.value)
-    for part in ("caption -> speech", "'speech' of 13 frames", "--train.row_length", f"at least {longest}"):
+    for part in ("caption -> speech", "'speech' of 13 frames", "--train.seq_len", f"at least {longest}"):
         assert part in said
     assert "\n" not in said
 
 
 def test_a_task_without_examples_is_refused(loader):
-    with pytest.raises(BadInput, match="no example has all fields of task image -> speech"):
+    with pytest.raises(UserError, match="no example has all fields of task image -> speech"):
         loader(tasks=(Task(("image",), ("speech",)),))
 
 
 def test_holes_in_an_ordered_set_are_refused_before_training(loader):
-    with pytest.raises(BadInput, match="holes are not possible in jets"):
-        loader(tasks=(Task(("caption",), ("jets",), hole=0.1),))
+    with pytest.raises(UserError, match="holes are not possible in jets"):
+        loader(tasks=(Task(("caption",), ("jets",), infill=0.1),))
 
 
-@pytest.mark.parametrize("wrong", [dict(make=()), dict(weight=0.0), dict(weight=float("nan")), dict(drop_given=1.5), dict(hole=-0.1),
-                                   dict(given="caption")])
+@pytest.mark.parametrize("wrong", [dict(targets=()), dict(weight=0.0), dict(weight=float("nan")), dict(cond_dropout=1.5), dict(infill=-0.1),
+                                   dict(inputs="caption")])
 def test_nonsense_tasks_are_refused(wrong):
-    with pytest.raises(BadInput, match=list(wrong)[0]):
-        Task(**({"given": ("caption",), "make": ("image",)} | wrong))
+    with pytest.raises(UserError, match=list(wrong)[0]):
+        Task(**({"inputs": ("caption",), "targets": ("image",)} | wrong))
 
 
-@pytest.mark.parametrize("wrong", [dict(drop=2.0), dict(spans=-1.0), dict(span=0), dict(often=1.1), dict(bands=-1), dict(band=-2)])
+@pytest.mark.parametrize("wrong", [dict(drop_prob=2.0), dict(span_prob=-1.0), dict(span_length=0), dict(apply_prob=1.1), dict(n_freq_masks=-1), dict(freq_mask_width=-2)])
 def test_nonsense_corruption_is_refused(wrong):
-    with pytest.raises(BadInput, match=f"^Corrupt: {next(iter(wrong))} is [^()]*$"):
-        Corrupt(**wrong)
+    with pytest.raises(UserError, match=f"^InputMasking: {next(iter(wrong))} is [^()]*$"):
+        InputMasking(**wrong)
 
 
 def test_a_truncated_segment_gets_no_hole(tmp_path, vocabulary, segment):
     rows = [{"speech": segment("speech", 5, truncated=True)} for _ in range(4)]
     write_tokens(tmp_path / "t.parquet", {"speech": vocabulary.signatures["speech"]}, rows)
-    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("speech",), hole=1.0)], vocabulary, {}, 2, 24, 0)
+    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("speech",), infill=1.0)], vocabulary, {}, 2, 24, 0)
     assert all(s.truncated and not s.holes for d in documents(one, range(3)) for s in d.segments)
     assert isinstance(rows[0]["speech"], Segment)
 
 
 def test_first_reads_no_further_and_tells_no_end_there(loader, vocabulary):
-    one = loader(tasks=(Task((), ("speech",), first=5),), corrupt={})
+    one = loader(tasks=(Task((), ("speech",), max_target_frames=5),), corrupt={})
     streams = [stream for step in range(4) for row in unpack(vocabulary, one.batch(step)) for stream in row]
     segments = [vocabulary.document(stream).segments[0] for stream in streams]
     assert {len(s) for s in segments} <= {1, 2, 3, 4, 5}
     assert any(len(s) < 5 for s in segments) and any(len(s) == 5 for s in segments)
     assert all(s.truncated == (len(s) == 5) for s in segments)  # a segment of exactly five too: else p(end) there would be learned as 1
     assert all(len(stream) == 2 + len(s) + (not s.truncated) for stream, s in zip(streams, segments))
-    with pytest.raises(BadInput, match="first is -1"):
-        Task((), ("speech",), first=-1)
+    with pytest.raises(UserError, match="max_target_frames is -1"):
+        Task((), ("speech",), max_target_frames=-1)

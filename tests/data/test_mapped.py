@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmtok.core.segment import Segment, Signature
 from mmtok.data import mapped
 from mmtok.data.tokens import read_tokens, write_tokens
-from mmtok.files import sweep
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.errors import UserError
+from mmtok.io.files import sweep
 
 SIGNATURES = {
     "caption": Signature("text", (256,), fingerprint="a"),
@@ -137,7 +138,7 @@ def test_another_file_in_the_folder_is_noticed(tmp_path):
 def test_another_tokenizer_is_refused_though_there_is_a_map(tmp_path):
     path = write(tmp_path / "t.parquet")
     read_tokens(path, map_from=0)
-    with pytest.raises(BadInput, match="a, but z is expected"):
+    with pytest.raises(UserError, match="a, but z is expected"):
         read_tokens(path, {"caption": Signature("text", (256,), fingerprint="z")}, map_from=0)
 
 
@@ -171,7 +172,7 @@ def test_unsound_rows_are_refused_at_the_first_opening_and_leave_no_copy(tmp_pat
     about["fields"]["caption"]["levels"] = [200]
     pq.write_table(table.replace_schema_metadata({"mmtok": json.dumps(about)}), path)
     for _ in range(2):
-        with pytest.raises(BadInput, match=f"{path}.*outside"):
+        with pytest.raises(UserError, match=f"{path}.*outside"):
             read_tokens(path, map_from=0)
         assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != path]
 
@@ -183,7 +184,7 @@ def test_a_flipped_bit_of_the_file_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BadInput, match=f"{path}.*damaged"):
+    with pytest.raises(UserError, match=f"{path}.*damaged"):
         read_tokens(path, map_from=0)
 
 
@@ -271,9 +272,9 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path):
 
 
 def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(tiny_recipe, tiny_run, tiny_copy, monkeypatch):
-    from mmtok.run import train
+    from mmtok.run.build import train
 
-    monkeypatch.setattr("mmtok.opened.MAP_FROM", 0)
+    monkeypatch.setattr("mmtok.run.run.MAP_FROM", 0)
     for again in (False, True):
         (tiny_copy / "model.safetensors").unlink()
         shutil.rmtree(tiny_copy / "checkpoints")
@@ -284,14 +285,15 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(tiny_re
 
 
 def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):
-    from mmtok.run import _token_files, open_run
-    from mmtok.train.processes import ALONE
+    from mmtok.run.build import _token_files
+    from mmtok.run.run import open_run
+    from mmtok.train.distributed import ALONE
 
     class Other:
         def by_first(self, work):
             return None
 
-    monkeypatch.setattr("mmtok.opened.MAP_FROM", 0)
+    monkeypatch.setattr("mmtok.run.run.MAP_FROM", 0)
     (tiny_copy / "tokens" / ".flat").write_text("in the way")
     with pytest.warns(UserWarning, match="main memory"):
         first = _token_files(open_run(tiny_copy), ALONE)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmtok.core.segment import Segment, Signature
 from mmtok.data.tokens import groups, is_tokens, read_tokens, write_tokens
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.errors import UserError
 
 SIGNATURES = {
     "caption": Signature("text", (256,), fingerprint="text-a"),
@@ -101,7 +102,7 @@ def test_anyone_can_read_them_with_pyarrow_alone(tmp_path):
 def test_another_tokenizers_file_is_refused_with_both_names(tmp_path):
     path = tmp_path / "t.parquet"
     write_one(path, "caption", [[1]])
-    with pytest.raises(BadInput, match="text-a.*text-b"):
+    with pytest.raises(UserError, match="text-a.*text-b"):
         read_tokens(path, {"caption": Signature("text", (256,), fingerprint="text-b")})
 
 
@@ -114,13 +115,13 @@ def test_the_fingerprint_column_outranks_the_metadata(tmp_path):
         tables.append(pq.read_table(tmp_path / "part.parquet"))
     joined = pa.concat_tables([tables[0], tables[1].replace_schema_metadata(tables[0].schema.metadata)])
     pq.write_table(joined, tmp_path / "joined.parquet")
-    with pytest.raises(BadInput, match="tokenizers text-a, text-b"):
+    with pytest.raises(UserError, match="tokenizers text-a, text-b"):
         read_tokens(tmp_path / "joined.parquet")
 
 
 def test_a_field_that_is_not_there_is_named(tmp_path):
     write_one(tmp_path / "t.parquet", "caption", [[1]])
-    with pytest.raises(BadInput, match="'image'.*caption"):
+    with pytest.raises(UserError, match="'image'.*caption"):
         read_tokens(tmp_path / "t.parquet", {"image": SIGNATURES["image"]})
 
 
@@ -141,7 +142,7 @@ def test_a_folder_of_shards_is_one_file(tmp_path):
 def test_shards_of_different_tokenizers_are_refused(tmp_path):
     write_one(tmp_path / "a.parquet", "caption", [[1]])
     write_tokens(tmp_path / "b.parquet", {"caption": Signature("text", (256,), fingerprint="text-b")}, [])
-    with pytest.raises(BadInput, match="differ"):
+    with pytest.raises(UserError, match="differ"):
         read_tokens(tmp_path)
 
 
@@ -158,7 +159,7 @@ def test_codes_outside_the_levels_are_refused(tmp_path):
     path = tmp_path / "t.parquet"
     write_one(path, "caption", [[200]])
     relabelled(path, levels=[200])
-    with pytest.raises(BadInput, match="outside"):
+    with pytest.raises(UserError, match="outside"):
         read_tokens(path)
     relabelled(path, levels=[201])
     assert len(read_tokens(path)) == 1
@@ -167,7 +168,7 @@ def test_codes_outside_the_levels_are_refused(tmp_path):
 def test_a_fixed_count_of_frames_is_held(tmp_path):
     path = tmp_path / "t.parquet"
     write_one(path, "image", [[1], [2]])
-    with pytest.raises(BadInput, match="4 frames"):
+    with pytest.raises(UserError, match="4 frames"):
         read_tokens(path)
 
 
@@ -176,7 +177,7 @@ def test_cut_files_are_refused(tmp_path, keep):
     path = tmp_path / "t.parquet"
     write_tokens(path, SIGNATURES, random_rows(20))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BadInput, match=str(path)):
+    with pytest.raises(UserError, match=str(path)):
         read_tokens(path)
 
 
@@ -186,20 +187,20 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         read_tokens(path)
 
 
 def test_foreign_files_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="no such"):
+    with pytest.raises(UserError, match="no such"):
         read_tokens(tmp_path / "none.parquet")
-    with pytest.raises(BadInput, match="no token files"):
+    with pytest.raises(UserError, match="no token files"):
         read_tokens(tmp_path)
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(BadInput, match="not a Parquet file"):
+    with pytest.raises(UserError, match="not a Parquet file"):
         read_tokens(tmp_path / "text.parquet")
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "foreign.parquet")
-    with pytest.raises(BadInput, match="no mmtok metadata"):
+    with pytest.raises(UserError, match="no mmtok metadata"):
         read_tokens(tmp_path / "foreign.parquet")
 
 
@@ -208,11 +209,11 @@ def test_missing_and_retyped_columns_are_refused(tmp_path):
     write_one(path, "caption", [[1]])
     table = pq.read_table(path)
     pq.write_table(table.drop_columns("caption.info"), path)
-    with pytest.raises(BadInput, match="'caption.info' is missing"):
+    with pytest.raises(UserError, match="'caption.info' is missing"):
         read_tokens(path)
     strings = pa.array(["x"])
     pq.write_table(table.set_column(0, "caption", strings), path)
-    with pytest.raises(BadInput, match="holds string"):
+    with pytest.raises(UserError, match="holds string"):
         read_tokens(path)
 
 
@@ -265,6 +266,6 @@ def test_groups_are_bounded_by_number_and_size(monkeypatch, sizes, expected):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_no_token_file(tmp_path):
     os.mkfifo(tmp_path / "p.parquet")
-    with pytest.raises(BadInput, match="no such token file"):
+    with pytest.raises(UserError, match="no such token file"):
         read_tokens(tmp_path / "p.parquet")
     assert not is_tokens(tmp_path / "p.parquet") and not is_tokens(tmp_path / "none.parquet")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmtok.diffusion.convert import beside
+from mmtok.diffusion.predictions import append_dims
 
 
 class Mixture:
@@ -16,7 +16,7 @@ class Mixture:
 
     def log_parts(self, x, sigma):
         """log pi_k N(x; mu_k, (s_k^2 + sigma^2) I): (B, d) -> (B, k)."""
-        variance = self.stds**2 + beside(sigma, x) ** 2
+        variance = self.stds**2 + append_dims(sigma, x) ** 2
         square = (x[:, None] - self.means).square().sum(-1)
         return self.weights.log() - square / (2 * variance) - x.shape[1] / 2 * (2 * math.pi * variance).log()
 
@@ -26,7 +26,7 @@ class Mixture:
     def denoise(self, x, sigma):
         """E[y | x]: the ideal D(x; sigma)."""
         weights = self.log_parts(x, sigma).softmax(1)
-        shrink = self.stds**2 / (self.stds**2 + beside(sigma, x) ** 2)
+        shrink = self.stds**2 / (self.stds**2 + append_dims(sigma, x) ** 2)
         shrunk = self.means + shrink[..., None] * (x[:, None] - self.means)
         return (weights[..., None] * shrunk).sum(1)
 

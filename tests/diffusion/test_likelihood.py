@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from mmtok.diffusion.draws import rademacher_like
 from mmtok.diffusion.likelihood import (
     GaussianPrior,
     Levels,
@@ -19,6 +18,7 @@ from mmtok.diffusion.likelihood import (
     spline_weights,
 )
 from mmtok.diffusion.ode import HEUN
+from mmtok.diffusion.random import rademacher_like
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.diffusion.corruption import CosineKeep, PowerKeep
-from mmtok.diffusion.draws import stratified
+from mmtok.diffusion.discrete import CosineKeep, PowerKeep
 from mmtok.diffusion.masked import Masked, concrete_score, score_entropy, subset_weights
+from mmtok.diffusion.random import stratified
 
 KEEPS = [PowerKeep(), CosineKeep(), PowerKeep(3)]
 V, L, MASK = 3, 3, 3

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from mmtok.diffusion.ode import drift, here
-from mmtok.diffusion.samplers import DDIM, Churn, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4
+from mmtok.diffusion.samplers import (
+    DDIM,
+    Churn,
+    DPMSolver2M,
+    Euler,
+    Heun,
+    Midpoint,
+    RungeKutta4,
+)
 from mmtok.diffusion.schedules import EDM, IDDPM, LINEAR, VE, VP, CondOT, Path
 
 N_STEPS = (64, 128, 256, 512)
@@ -212,13 +220,13 @@ def test_evaluations():
 
 
 @named
-@pytest.mark.parametrize("column", [EDM(), VP(), VE(), IDDPM(), CondOT()], ids=lambda c: type(c).__name__)
-def test_every_sampler_walks_every_column(mixture, sampler, column):
+@pytest.mark.parametrize("schedule", [EDM(), VP(), VE(), IDDPM(), CondOT()], ids=lambda c: type(c).__name__)
+def test_every_sampler_walks_every_column(mixture, sampler, schedule):
     """From noise to the neighbourhood of the data, in the state's own precision and the same each time."""
-    times = column.times(40)
-    x = column.start(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), times[0])
+    times = schedule.times(40)
+    x = schedule.start(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), times[0])
     seen = []
-    y = sampler(lambda z, s: mixture.denoise(z.double(), s.double()).to(z.dtype), x, times, column, watch=lambda i, z: seen.append((i, z)))
+    y = sampler(lambda z, s: mixture.denoise(z.double(), s.double()).to(z.dtype), x, times, schedule, callback=lambda i, z: seen.append((i, z)))
     assert y.dtype == torch.float32 and [i for i, _ in seen] == list(range(40)) and seen[-1][1] is y
     assert mixture.log_density(y.double()).min() > -12
 

@@ -7,7 +7,7 @@ from mmtok.diffusion.schedules import EDM, IDDPM, LINEAR, VE, VP, CondOT, Path
 
 COLUMNS = [VP(), VE(), IDDPM(), EDM(), CondOT()]
 TABLE_1 = COLUMNS[:4]
-named = pytest.mark.parametrize("column", COLUMNS, ids=lambda c: type(c).__name__)
+named = pytest.mark.parametrize("schedule", COLUMNS, ids=lambda c: type(c).__name__)
 # computed with 40 digits from the table's formulas
 GOLDEN = {
     EDM(): [80.0, 57.5859847212, 40.7855737965, 28.3745846042, 19.3524529803, 12.9100823808, 8.4009353091, 5.3151945218, 3.25682151977,
@@ -27,10 +27,10 @@ def some_sigmas(n=200):
     return torch.logspace(-2.69, 1.9, n, dtype=torch.float64)  # 0.002 to 80
 
 
-@pytest.mark.parametrize("column", GOLDEN, ids=lambda c: type(c).__name__)
-def test_golden_noise_levels(column):
-    golden = f64(*GOLDEN[column], 0.0)
-    torch.testing.assert_close(column.sigmas(len(golden) - 1), golden, rtol=1e-7, atol=0)
+@pytest.mark.parametrize("schedule", GOLDEN, ids=lambda c: type(c).__name__)
+def test_golden_noise_levels(schedule):
+    golden = f64(*GOLDEN[schedule], 0.0)
+    torch.testing.assert_close(schedule.sigmas(len(golden) - 1), golden, rtol=1e-7, atol=0)
 
 
 def test_golden_constants():
@@ -49,16 +49,16 @@ def test_flow_matching_steps_evenly_in_tau():
 
 @named
 @pytest.mark.parametrize("n_steps", [1, 2, 50])
-def test_times_fall_to_zero(column, n_steps):
-    times, sigmas = column.times(n_steps), column.sigmas(n_steps)
+def test_times_fall_to_zero(schedule, n_steps):
+    times, sigmas = schedule.times(n_steps), schedule.sigmas(n_steps)
     assert times.dtype == torch.float64 and len(times) == n_steps + 1
     assert (times.diff() < 0).all() and (sigmas.diff() < 0).all() and times[-1] == sigmas[-1] == 0
 
 
 @named
-def test_time_is_the_inverse_of_sigma(column):
+def test_time_is_the_inverse_of_sigma(schedule):
     sigma = some_sigmas()
-    torch.testing.assert_close(column.sigma(column.time(sigma)), sigma, rtol=1e-10, atol=0)
+    torch.testing.assert_close(schedule.sigma(schedule.time(sigma)), sigma, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("path", [*COLUMNS, LINEAR], ids=lambda c: type(c).__name__)
@@ -73,18 +73,18 @@ def test_slopes_are_the_derivatives(path: Path):
 
 
 @named
-def test_the_weighted_loss_of_the_network_has_weight_one(column):
+def test_the_weighted_loss_of_the_network_has_weight_one(schedule):
     """Row 4: lambda c_out^2 = 1."""
     sigma = some_sigmas()
-    unit = column.weight(sigma) * column.coefficients(sigma).c_out ** 2
+    unit = schedule.weight(sigma) * schedule.coefficients(sigma).c_out ** 2
     torch.testing.assert_close(unit, torch.ones_like(unit), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.96, 3.0])
 def test_edm_inputs_and_targets_have_unit_variance(sigma_data):
     """Row 3: Var(c_in x) = Var(F*) = 1 for data of this spread, whose ideal network says 0."""
-    column, sigma, spread = EDM(sigma_data=sigma_data), some_sigmas(), sigma_data**2
-    c = column.coefficients(sigma)
+    schedule, sigma, spread = EDM(sigma_data=sigma_data), some_sigmas(), sigma_data**2
+    c = schedule.coefficients(sigma)
     ones = torch.ones_like(sigma)
     torch.testing.assert_close(c.c_in**2 * (spread + sigma**2), ones, rtol=0, atol=1e-12)
     torch.testing.assert_close(((1 - c.c_skip) ** 2 * spread + c.c_skip**2 * sigma**2) / c.c_out**2, ones, rtol=0, atol=1e-12)

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 
 
 def read_fasta(path: Path) -> list[tuple[str, str]]:
-    """(family, residues) of every record. Raises BadInput for a missing file, or one that is no FASTA."""
+    """(family, residues) of every record. Raises UserError for a missing file, or one that is no FASTA."""
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     records = [record.partition("\n") for record in path.read_text().split(">")[1:]]
     if not records:
-        raise BadInput(f"{path}: not FASTA: no line begins with '>'")
+        raise UserError(f"{path}: not FASTA: no line begins with '>'")
     return [(header.split()[-1], "".join(lines.split())) for header, _, lines in records]
 
 

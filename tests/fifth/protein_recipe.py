@@ -4,19 +4,19 @@ from protein_reader import FastaFile
 from protein_tokenizer import ProteinConfig
 
 from mmtok.data.loader import Task
-from mmtok.model.generate import Sampling
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
+from mmtok.run.recipe import Recipe
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="protein",
     sources=(FastaFile(path=""),),
     tokenizers={"text": BytesConfig(), "protein": ProteinConfig()},
-    tasks=(Task(("family",), ("protein",), drop_given=0.1), Task(("protein",), ("family",))),
+    tasks=(Task(("family",), ("protein",), cond_dropout=0.1), Task(("protein",), ("family",))),
     model=DecoderConfig(trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=128)),
-    train=TrainConfig(steps=60, rows=4, row_length=128, warmup=5, learning_rate=5e-3, average=0.0, precision="float32"),
+    train=TrainConfig(steps=60, batch_size=4, seq_len=128, warmup=5, learning_rate=5e-3, ema_decay=0.0, precision="float32"),
     sampling={"protein": Sampling(max_frames=40), "text": Sampling(temperature=0.0, max_frames=8)},
 )

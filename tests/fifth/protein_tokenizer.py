@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmtok.segment import BadInput, Segment, Signature
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
 from mmtok.tokenizers.base import fingerprint, read_config, write_config
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -37,7 +38,7 @@ class Protein:
     def encode(self, signal: str) -> Segment:
         wrong = set(signal) - set(self.config.residues)
         if wrong:
-            raise BadInput(f"protein: {''.join(sorted(wrong))!r} are no residues; use {self.config.residues}")
+            raise UserError(f"protein: {''.join(sorted(wrong))!r} are no residues; use {self.config.residues}")
         return Segment("protein", codes=np.array([self.config.residues.index(r) for r in signal], np.int32).reshape(-1, 1))
 
     def decode(self, segment: Segment) -> str:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mmtok.metrics import images as room
-from mmtok.metrics.images import copied, copy_share, frechet, frechet_pixels, nearest, psnr_db, train_image_judge
+from mmtok.metrics.images import (
+    copied,
+    copy_share,
+    frechet,
+    frechet_pixels,
+    nearest,
+    psnr_db,
+    train_image_judge,
+)
 
 
 def standardised(n: int, d: int) -> np.ndarray:

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from mmtok.metrics.jets import girths, jet_distances, jet_image, jet_mass, masses, multiplicities, pt_dispersions, summed_pts, w1, w1_ratio
+from mmtok.metrics.jets import (
+    girths,
+    jet_distances,
+    jet_image,
+    jet_mass,
+    masses,
+    multiplicities,
+    pt_dispersions,
+    summed_pts,
+    w1,
+    w1_ratio,
+)
 
 
 @pytest.mark.parametrize("d_eta, d_phi", [(0.4, 0.3), (1e-3, -2e-3), (0.0, 0.8), (1.5, 0.0)])

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.data.speech import SpokenDigits
-from mmtok.metrics.speech import entropy_share, stoi, train_speech_judge, train_voice_judge, word_error_rate
+from mmtok.errors import UserError
+from mmtok.io.tally import Tally
+from mmtok.metrics.speech import (
+    entropy_share,
+    stoi,
+    train_speech_judge,
+    train_voice_judge,
+    word_error_rate,
+)
 from mmtok.preparation import Preparer
 from mmtok.preparation.speech import SpeechPreparation
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
+from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.speech import DMelConfig
 
 
@@ -48,7 +54,7 @@ def test_entropy_share():
 
 def test_stoi_refuses_clips_of_different_lengths():
     pytest.importorskip("pystoi")
-    with pytest.raises(BadInput, match="equal length"):
+    with pytest.raises(UserError, match="equal length"):
         stoi(np.zeros(16_000), np.zeros(15_999), 16_000)
 
 
@@ -96,7 +102,7 @@ def test_judges_leave_the_random_state_alone_and_repeat(digits):
     state = torch.get_rng_state()
     a, b = (train_speech_judge(clips, labels, n_steps=3).probabilities(clips) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state) and np.array_equal(a, b)
-    with pytest.raises(BadInput, match="two labels"):
+    with pytest.raises(UserError, match="two labels"):
         train_speech_judge(clips, ["one"] * 60)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mmtok.segment import Document, Segment
-from mmtok.vocabulary import START
+from mmtok.core.segment import Document, Segment
+from mmtok.core.vocabulary import START
 
 
 @pytest.fixture

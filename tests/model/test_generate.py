@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.model.generate import Sampling, fill_holes, generate
-from mmtok.segment import BadInput, Document, Segment
+from mmtok.core.segment import Document, Segment
+from mmtok.errors import UserError
+from mmtok.model.generate import fill_holes, generate
+from mmtok.model.sampling import Sampling
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
@@ -91,12 +93,12 @@ def test_frames_are_told_as_they_come(lm, vocabulary, generator, nothing, prompt
 def test_weights_that_are_no_numbers_are_told(lm, vocabulary, generator, nothing, prompt):
     lm.model.embed_tokens.weight.data[vocabulary.span("text")[3]] = float("nan")
     for temperature in (1.0, 0.0):
-        with pytest.raises(BadInput, match="text"):
+        with pytest.raises(UserError, match="text"):
             generate(lm, [prompt(to=nothing(vocabulary, "text"))], Sampling(temperature=temperature), generator)
 
 
 def test_int8_weights_are_not_compiled():
-    with pytest.raises(BadInput, match="cannot be compiled"):
+    with pytest.raises(UserError, match="cannot be compiled"):
         Sampling(precision="int8", compiled=True)
 
 
@@ -122,9 +124,9 @@ def test_the_same_seed_draws_the_same(lm, vocabulary, nothing, prompt):
 # ---- refusals
 
 def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(lm, segment, generator, prompt):
-    with pytest.raises(BadInput, match="no head for voice"):
+    with pytest.raises(UserError, match="no head for voice"):
         generate(lm, [prompt(to=segment("voice", 0))], Sampling(), generator)
-    with pytest.raises(BadInput, match="not in this model"):
+    with pytest.raises(UserError, match="not in this model"):
         generate(lm, [prompt(to=Segment("smell", codes=np.zeros((0, 1), int)))], Sampling(), generator)
 
 

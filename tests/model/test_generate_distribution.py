@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from mmtok.model.generate import Sampling, fill_holes, generate
-from mmtok.model.heads import Chained, Parallel
-from mmtok.model.score import score
-from mmtok.segment import Document, Segment, Signature
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.heads.categorical import Chained, Parallel
+from mmtok.model.generate import fill_holes, generate
+from mmtok.model.likelihood import score
+from mmtok.model.sampling import Sampling
 
 
 def outcomes(signature, cap):

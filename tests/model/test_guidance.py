@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.batch import pack
-from mmtok.model.generate import Sampling, generate, mix_guidance
-from mmtok.segment import Segment
+from mmtok.core.batch import pack
+from mmtok.core.segment import Segment
+from mmtok.model.generate import generate
+from mmtok.model.sampling import Sampling, mix_guidance
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 

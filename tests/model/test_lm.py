@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.batch import Corruption, pack
-from mmtok.model.heads import Chained
-from mmtok.model.frames import FrameEmbedding
+from mmtok.core.batch import Corruption, pack
+from mmtok.core.segment import Document
+from mmtok.core.vocabulary import START
+from mmtok.errors import UserError
+from mmtok.heads.categorical import Chained
+from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.model.lm import LM, DecoderConfig, loss_sums
-from mmtok.nn import crossentropy
-from mmtok.nn.reader import Reader
-from mmtok.segment import BadInput, Document
-from mmtok.vocabulary import START
+from mmtok.nn import cross_entropy as crossentropy
+from mmtok.nn.kv_cache import KVCacheDecoder
 
 
 def batch_of(vocabulary, *rows):
@@ -93,7 +94,7 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
 def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
     batch = batch_of(vocabulary, *[[d] for d in corpus])
     whole, x = lm.hidden(batch), lm.embed(batch)
-    reader = Reader(lm.model)
+    reader = KVCacheDecoder(lm.model)
     with torch.no_grad():
         parts = [reader.read(x[:, t : t + 1]) for t in range(x.shape[1])]
     inside = batch.document == 0
@@ -219,11 +220,11 @@ def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabula
 
 def test_frames_of_an_input_only_modality_cannot_be_asked_for(lm, vocabulary, segment):
     asked = batch_of(vocabulary, [Document((segment("voice", 2),), (True,))])
-    with pytest.raises(BadInput, match="no head"):
+    with pytest.raises(UserError, match="no head"):
         lm(asked)
 
 
 def test_heads_belong_to_many_channel_modalities_of_the_vocabulary(vocabulary):
     for m in ("text", "smell", "voice"):
-        with pytest.raises(BadInput, match=m):
+        with pytest.raises(UserError, match=m):
             LM(DecoderConfig(heads={m: Chained()}), vocabulary)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mmtok.model.generate import Sampling, draw, pick
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
+from mmtok.model.sampling import Sampling, draw, pick
 
 
 def test_pick_keeps_to_what_top_k_top_p_and_the_grammar_leave(generator):
@@ -38,5 +38,5 @@ def test_temperature_sharpens(generator):
     {"top_k": -1}, {"precision": "float8"}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"max_frames": 0},
 ])
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(BadInput, match=f"^sampling: {next(iter(wrong))} is .*; it must be [^()]*$"):
+    with pytest.raises(UserError, match=f"^sampling: {next(iter(wrong))} is .*; it must be [^()]*$"):
         Sampling(**wrong)

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.cascade import Cascade, Stage
-from mmtok.model.denoising import FrameDiffusion, GridDiffusion
-from mmtok.model.heads import Chained, Parallel
+from mmtok.core.segment import Document, Segment, Signature, segment_of
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.errors import UserError
+from mmtok.heads.cascade import Cascade, Stage
+from mmtok.heads.categorical import Chained, Parallel
+from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.model.likelihood import score
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.model.score import score
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.segment import BadInput, Document, Segment, Signature, segment_of
-from mmtok.vocabulary import Vocabulary
 
 DIT = DiTConfig(1, 8, 1)
 CODES, LATENTS, CELLS = Signature("x", (5,), frames=4), Signature("x", latent_size=3, frames=4), Signature("x", latent_size=3, frames=4, cells=5)
@@ -29,7 +30,7 @@ HEADS = {
     "grid": (LATENTS, GridDiffusion(network=DIT, ode_steps=4)),
     "decoder": (CELLS, GridDiffusion(network=DIT, ode_steps=4, likelihood="decoder")),
     "cascade": (LATENTS, Cascade(tuple(Stage(network=UNetConfig((4,), 1, 1), ode_steps=4) for _ in range(2)))),
-    "codes": (CODES, MaskedCodes(DIT, bound_draws=4)),
+    "codes": (CODES, MaskedDiffusion(DIT, bound_draws=4)),
 }
 WHOLE = [name for name in HEADS if name in ("grid", "codes")]
 
@@ -53,7 +54,7 @@ def test_nats_that_are_no_number_are_refused_by_the_name_of_their_modality(name)
     with torch.no_grad():
         for p in (lm.heads if len(lm.heads) else lm).parameters():
             p.fill_(math.nan)
-    with pytest.raises(BadInput, match="x cannot be scored: its nats are nan|not finite after step") as refusal:
+    with pytest.raises(UserError, match="x cannot be scored: its nats are nan|not finite after step") as refusal:
         score(lm, [asked(signature)])
     assert "\n" not in str(refusal.value)
 
@@ -74,7 +75,7 @@ def test_what_the_model_rules_out_has_infinite_nats():
 def test_holes_are_refused_also_where_their_frames_add_up_to_whole_segments(name, holes):
     lm, signature = lm_of(name)
     for n_documents in (1, 2, 4):
-        with pytest.raises(BadInput, match="whole segments of 4 frames: it can be neither cut short nor have holes"):
+        with pytest.raises(UserError, match="whole segments of 4 frames: it can be neither cut short nor have holes"):
             score(lm, [asked(signature, holes=holes)] * n_documents)
 
 
@@ -82,10 +83,10 @@ def test_holes_are_refused_also_where_their_frames_add_up_to_whole_segments(name
 @pytest.mark.parametrize("counts", [(2,), (2, 2), (1, 3), (4, 2, 2), (1, 1, 1, 1)])
 def test_segments_cut_short_are_refused_also_where_they_add_up_to_whole_ones(name, counts):
     lm, signature = lm_of(name)
-    with pytest.raises(BadInput, match="cut short"):
+    with pytest.raises(UserError, match="cut short"):
         score(lm, [asked(signature, n, truncated=n < 4) for n in counts])
     parts = [asked(signature, n, truncated=n < 4).segments[1] for n in counts]
-    with pytest.raises(BadInput, match="cut short"):  # within one document too
+    with pytest.raises(UserError, match="cut short"):  # within one document too
         score(lm, [Document(tuple(parts), (True,) * len(parts))])
 
 

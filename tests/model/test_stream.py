@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.denoising import FrameDiffusion
-from mmtok.model.generate import Sampling, generate, stream
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
+from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.model.generate import generate, stream
+from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
-from mmtok.segment import BadInput, Segment, Signature
 
 WAYS = [Sampling(max_frames=9), Sampling(max_frames=9, guidance=2.0), Sampling(temperature=0, max_frames=9), Sampling(max_frames=1)]
 
@@ -48,7 +50,7 @@ def test_streamed_is_drawn(lm, vocabulary, segment, prompt, modality, way):
 
 def test_latents_and_what_is_drawn_whole_are_streamed_too(toy_lm, prompt):
     text, voice, image = Signature("text", (5,)), Signature("voice", latent_size=3), Signature("image", (4,), frames=4)
-    heads = {"voice": FrameDiffusion(network=TokenMLPConfig(1, 8), steps=4), "image": MaskedCodes(DiTConfig(1, 8, 2))}
+    heads = {"voice": FrameDiffusion(network=TokenMLPConfig(1, 8), steps=4), "image": MaskedDiffusion(DiTConfig(1, 8, 2))}
     lm = toy_lm((text, voice, image), heads)
     given = [Segment("text", codes=np.full((n, 1), n)) for n in range(3)]
     assert same(lm, [prompt(g, to=Segment("voice", latents=np.zeros((0, 3), np.float32))) for g in given], Sampling(max_frames=5))
@@ -80,6 +82,6 @@ def test_a_step_is_made_when_it_is_asked_for(lm, vocabulary, nothing, prompt, mo
 def test_what_cannot_be_streamed_is_refused(lm, segment, generator, prompt):
     with pytest.raises(ValueError, match="holes cannot be streamed"):
         next(stream(lm, [prompt(to=replace(segment("image", 4), holes=((1, 1),)))], Sampling(), generator))
-    with pytest.raises(BadInput, match="no head for voice"):
+    with pytest.raises(UserError, match="no head for voice"):
         next(stream(lm, [prompt(to=segment("voice", 0))], Sampling(), generator))
     assert list(stream(lm, [], Sampling(), generator)) == []

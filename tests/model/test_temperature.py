@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mmtok.core.segment import Signature
 from mmtok.diffusion.samplers import DDIM, Churn, Heun
-from mmtok.model.denoising import FrameDiffusion
+from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.nn.denoisers import TokenMLPConfig
-from mmtok.segment import Signature
 
 
 @pytest.mark.parametrize("sampler", [Heun(), Heun(Churn(30.0)), DDIM(1.0)], ids=["Heun", "churn", "DDIM"])

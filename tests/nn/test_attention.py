@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import flex_attention as flex
 
 from mmtok.nn import attention
-from mmtok.nn.attention import attend, packing, rotary, rotate
+from mmtok.nn.attention import attend, document_mask, rotary, rotate
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 CONFIG = TransformerConfig(depth=2, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
@@ -51,7 +51,7 @@ def test_both_ways_attend_alike_and_have_equal_gradients(n_kv, generator, monkey
     away, made = torch.randn(q.shape, generator=generator), {}
     for way in (False, True):
         monkeypatch.setattr(attention, "FUSED", way)
-        seen = packing(document, 16)
+        seen = document_mask(document, 16)
         assert isinstance(seen, flex.BlockMask) == way
         y = attend(q, k, v, seen)
         made[way] = [y, *torch.autograd.grad(y, (q, k, v), away)]
@@ -78,9 +78,9 @@ def test_packed_documents_have_the_gradients_of_each_alone(trunk, fused, generat
 def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeypatch):
     document = torch.tensor([[0] * 24, [0] * 20 + [-1] * 4])
     q, k, v = heads(4, 24, generator), heads(2, 24, generator), heads(2, 24, generator)
-    assert packing(document, 16) is None
+    assert document_mask(document, 16) is None
     apart = torch.cat([document, torch.arange(24)[None]])  # a third row that needs a mask, so that all three get one
-    mask = packing(apart, 16)[:2]
+    mask = document_mask(apart, 16)[:2]
     away = torch.randn(q.shape, generator=generator) * (document >= 0)[:, None, :, None]
     made = []
     for seen in (None, mask):
@@ -92,9 +92,9 @@ def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeyp
 
 def test_what_is_chosen_where(monkeypatch):
     document = documents()[0]
-    assert packing(document, 64).dtype == torch.bool
+    assert document_mask(document, 64).dtype == torch.bool
     monkeypatch.setattr(attention, "FUSED", True)
-    assert packing(document, 64).shape == (1, 1, 24, 24)
+    assert document_mask(document, 64).shape == (1, 1, 24, 24)
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_compiled_as_on_a_gpu_no_pack_compiles_anew(generator):
         with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
             seen = compiled[0](lambda b, h, x, y: (x >= y) & (document[b, x] == document[b, y]), 2, None, 256, 256, device="cpu")
             y = compiled[1](q, k, v, block_mask=seen, enable_gqa=True)
-        assert torch.allclose(y, attend(q, k, v, packing(document, 16)), rtol=0, atol=1e-5)
+        assert torch.allclose(y, attend(q, k, v, document_mask(document, 16)), rtol=0, atol=1e-5)
 
 
 def test_rotation_is_a_product_of_complex_numbers_and_so_is_its_gradient():

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.nn.audio import MelSpec, analysis_window, griffin_lim, hz_from_mel, invert_mel, log_mel, mel_filters, mel_from_hz, stoi
+from mmtok.nn.audio import (
+    MelSpec,
+    analysis_window,
+    griffin_lim,
+    hz_from_mel,
+    invert_mel,
+    log_mel,
+    mel_filters,
+    mel_from_hz,
+    stoi,
+)
 
 CENTRED = MelSpec()
 CAUSAL = MelSpec(n_fft=1600, window_samples=1600, hop_samples=800, fmin_hz=0.0, fmax_hz=8000.0, causal=True)

@@ -5,13 +5,22 @@ from functools import partial
 import pytest
 import torch
 
-from mmtok.diffusion.convert import preconditioned
 from mmtok.diffusion.likelihood import exact_trace
-from mmtok.diffusion.loss import network_loss
+from mmtok.diffusion.losses import network_loss
+from mmtok.diffusion.predictions import preconditioned
 from mmtok.diffusion.schedules import EDM, VP, CondOT
 from mmtok.nn.attention import rotate
-from mmtok.nn.denoisers import DiTConfig, GridDenoiser, KeptGELU, SetDenoiser, TokenDenoiser, TokenMLPConfig, grid_turns, grid_waves
-from mmtok.nn.told import Labels, Vectors, fourier_features
+from mmtok.nn.conditioning import Labels, Vectors, fourier_features
+from mmtok.nn.denoisers import (
+    DiTConfig,
+    GridDenoiser,
+    KeptGELU,
+    SetDenoiser,
+    TokenDenoiser,
+    TokenMLPConfig,
+    grid_turns,
+    grid_waves,
+)
 from mmtok.nn.unet import UNet, UNetConfig
 
 SMALL = DiTConfig(depth=2, width=32, n_heads=4)
@@ -19,7 +28,7 @@ SMALL_UNET = UNetConfig(widths=(16, 16), blocks=1, n_heads=2)
 B = 4
 
 
-def told(condition):
+def conditioning(condition):
     """What is told in these tests: two rows keep their condition, two are denied it."""
     return {"condition": condition, "dropped": torch.tensor([False, True, False, True])}
 
@@ -27,11 +36,11 @@ def told(condition):
 # name -> (network, shape of a row, everything else that it is told). Without random numbers of their own: each caller seeds.
 KINDS = {
     "grid": lambda: (GridDenoiser(SMALL, (2, 4, 6), 2), (2, 4, 6), {}),
-    "grid of a class": lambda: (GridDenoiser(SMALL, (1, 4, 4), 1, Labels(3)), (1, 4, 4), told(torch.tensor([0, 1, 2, 0]))),
+    "grid of a class": lambda: (GridDenoiser(SMALL, (1, 4, 4), 1, Labels(3)), (1, 4, 4), conditioning(torch.tensor([0, 1, 2, 0]))),
     "set": lambda: (SetDenoiser(SMALL, 3), (5, 3), {"mask": torch.arange(5) < torch.tensor([[5], [3], [1], [4]])}),
-    "set of a vector": lambda: (SetDenoiser(SMALL, 3, Vectors(6)), (5, 3), {"mask": torch.ones(B, 5).bool(), **told(torch.randn(B, 6))}),
+    "set of a vector": lambda: (SetDenoiser(SMALL, 3, Vectors(6)), (5, 3), {"mask": torch.ones(B, 5).bool(), **conditioning(torch.randn(B, 6))}),
     "u-net": lambda: (UNet(SMALL_UNET, 2), (2, 6, 4), {}),
-    "u-net of a class": lambda: (UNet(SMALL_UNET, 1, Labels(3)), (1, 5, 3), told(torch.tensor([0, 1, 2, 0]))),
+    "u-net of a class": lambda: (UNet(SMALL_UNET, 1, Labels(3)), (1, 5, 3), conditioning(torch.tensor([0, 1, 2, 0]))),
     "u-net, super-resolution": lambda: (UNet(SMALL_UNET, 1, None, 1), (1, 6, 6),
                                         {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)}),
     "token": lambda: (TokenDenoiser(TokenMLPConfig(2, 32), 5, 7), (5,), {"h": torch.randn(B, 7)}),
@@ -66,12 +75,12 @@ def test_says_nothing_before_training(kind, dtype):
 
 
 @every_kind
-@pytest.mark.parametrize("column", [EDM(), VP(), CondOT()], ids=lambda c: type(c).__name__)
-def test_so_an_untrained_denoiser_only_shrinks(kind, column):
+@pytest.mark.parametrize("schedule", [EDM(), VP(), CondOT()], ids=lambda c: type(c).__name__)
+def test_so_an_untrained_denoiser_only_shrinks(kind, schedule):
     network, x, _, extra = made(kind)
     sigma = torch.tensor([0.01, 0.5, 2.0, 60.0], dtype=torch.float64)
-    shrink = column.coefficients(sigma).c_skip.view(-1, *[1] * (x.dim() - 1))
-    assert torch.equal(preconditioned(partial(network, **extra), column)(x, sigma), shrink * x)
+    shrink = schedule.coefficients(sigma).c_skip.view(-1, *[1] * (x.dim() - 1))
+    assert torch.equal(preconditioned(partial(network, **extra), schedule)(x, sigma), shrink * x)
 
 
 @every_kind
@@ -132,16 +141,16 @@ def test_learns_two_points(kind):
     network, x, _, extra = made(kind, torch.float32)
     points = torch.where(torch.arange(B).view(B, *[1] * (x.dim() - 1)) % 2 == 0, 1.0, -1.0) * x[:1].sign()
     real = extra["mask"][..., None] if "mask" in extra else torch.ones_like(x, dtype=torch.bool)
-    column, generator = EDM(sigma_data=1.0), torch.Generator().manual_seed(1)
+    schedule, generator = EDM(sigma_data=1.0), torch.Generator().manual_seed(1)
     repeat = 8
     many = {name: value.repeat(repeat, *[1] * (value.dim() - 1)) for name, value in extra.items()}
     y = (points * real).repeat(repeat, *[1] * (x.dim() - 1))
     kept = real.expand_as(x).flatten(1).float().mean(1).repeat(repeat)
 
     def loss():
-        sigma = column.training_sigma(torch.rand(len(y), generator=generator, dtype=torch.float64).clamp(1e-3, 1 - 1e-3))
+        sigma = schedule.training_sigma(torch.rand(len(y), generator=generator, dtype=torch.float64).clamp(1e-3, 1 - 1e-3))
         noise = torch.randn(y.shape, generator=generator) * real.repeat(repeat, *[1] * (x.dim() - 1))
-        return (network_loss(partial(network, **many), column, y, noise, sigma) / kept).mean()
+        return (network_loss(partial(network, **many), schedule, y, noise, sigma) / kept).mean()
 
     with torch.no_grad():
         assert sum(loss() for _ in range(20)) / 20 == pytest.approx(1, abs=0.1)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmtok.errors import UserError
 from mmtok.nn.device import own_device, resolve_device, resolve_shared, stay_on_cpu
-from mmtok.segment import BadInput
 
 ROOT = Path(__file__).parents[2]
 ASKS = re.compile(r"(cuda|mps)\.(is_available|device_count)\(")
@@ -51,7 +51,7 @@ def test_names(gpus):
 def test_what_is_not_there_is_refused(gpus, monkeypatch, n_gpus, name, parts):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     gpus(n_gpus)
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(UserError) as error:
         resolve_device(name)
     assert all(part in str(error.value) for part in parts), str(error.value)
 
@@ -60,9 +60,9 @@ def test_several_processes_have_a_gpu_each_or_share_the_cpu(gpus):
     assert own_device(resolve_shared(None), 3) == torch.device("cpu")
     gpus(2)
     assert own_device(resolve_shared("cuda"), 1) == torch.device("cuda:1") and own_device(resolve_shared("cpu"), 5) == torch.device("cpu")
-    with pytest.raises(BadInput, match="process 2 .* there are 2: lower --nproc-per-node, or say --device cpu"):
+    with pytest.raises(UserError, match="process 2 .* there are 2: lower --nproc-per-node, or say --device cpu"):
         own_device(resolve_shared(None), 2)
-    with pytest.raises(BadInput, match="cuda:1: several processes cannot share it"):
+    with pytest.raises(UserError, match="cuda:1: several processes cannot share it"):
         resolve_shared("cuda:1")
 
 
@@ -87,7 +87,7 @@ def test_every_verb_that_computes_takes_a_device(said, gpus, tiny_words, tiny_ru
 
 
 def test_a_run_computes_where_it_is_told(tiny_run):
-    from mmtok.opened import open_run
+    from mmtok.run.run import open_run
 
     assert open_run(tiny_run, device=torch.device("meta")).untrained().device == torch.device("meta")
     assert open_run(tiny_run, device=torch.device("cpu")).lm.device == torch.device("cpu")
@@ -95,7 +95,7 @@ def test_a_run_computes_where_it_is_told(tiny_run):
 
 def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
     code = ("import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 2\n"
-            "from mmtok.train.processes import joined\n"
+            "from mmtok.train.distributed import joined\n"
             "with joined(device='cpu') as p: print(p.device, torch.distributed.get_backend(), p.total(1.0), flush=True)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
 
 
 def test_what_needs_float64_is_refused_where_there_is_none(latent_run):
-    from mmtok.opened import open_run
+    from mmtok.run.run import open_run
 
-    with pytest.raises(BadInput, match="--device mps: image is drawn by diffusion, which needs float64, and MPS has none; say --device cpu"):
+    with pytest.raises(UserError, match="--device mps: image is drawn by diffusion, which needs float64, and MPS has none; say --device cpu"):
         open_run(latent_run("cascade"), device=torch.device("mps")).untrained()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmtok.nn.conv import PatchAutoencoder
+from mmtok.nn.autoencoder import PatchAutoencoder
 from mmtok.nn.quantize import Codebook, book_use, code_counts, nearest_code, perplexity
 
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from mmtok.errors import UserError
 from mmtok.nn.resample import n_resampled, resample
-from mmtok.segment import BadInput
 
 PAIRS = [(22_050, 16_000), (44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 24_000),
          (44_099, 16_000), (22_254, 16_000), (24_000, 44_100), (1_000, 768_000), (768_000, 1_000)]
@@ -67,7 +67,7 @@ def test_the_same_samples_give_the_same_bits_and_equal_rates_change_nothing():
 
 @pytest.mark.parametrize("rate_hz", [0, 7, 999, 768_001])
 def test_rates_of_no_sound_are_refused(rate_hz):
-    with pytest.raises(BadInput, match=f"{rate_hz:,} Hz"):
+    with pytest.raises(UserError, match=f"{rate_hz:,} Hz"):
         resample(np.ones(10), rate_hz, 16_000)
 
 

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from mmtok.nn.denoisers import DiTConfig, GridDenoiser
-from mmtok.nn.rows import by_rows
+from mmtok.nn.denoisers import DiTConfig, GridDenoiser, by_rows
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 9])
 def test_rows_apart_are_rows_together(monkeypatch, n):
-    monkeypatch.setattr("mmtok.nn.rows.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("mmtok.nn.denoisers.ROWS_AT_ONCE", 4)
     torch.manual_seed(0)
     network, sizes = GridDenoiser(DiTConfig(1, 8, 2), (1, 4, 4), 2), []
     for p in network.parameters():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmtok.nn.attention import packing, rotary, rotate
+from mmtok.nn.attention import document_mask, rotary, rotate
 from mmtok.nn.transformer import RMSNorm, Transformer, TransformerConfig, _Normed
 
 CONFIG = TransformerConfig(depth=3, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
@@ -46,7 +46,7 @@ def test_rotary_turns_pairs_by_position_times_frequency():
 
 
 def test_a_position_sees_itself_and_its_own_documents_past():
-    mask = packing(torch.tensor([[0, 0, 1, 1, -1]]), 16)[0, 0].int().tolist()
+    mask = document_mask(torch.tensor([[0, 0, 1, 1, -1]]), 16)[0, 0].int().tolist()
     assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mmtok.errors import UserError
+from mmtok.io.tally import Tally
 from mmtok.preparation.images import ImagePreparation, Picture
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
 
 HALVES = np.repeat([[0] * 4 + [255] * 4], 4, 0).astype(np.uint8)  # (4, 8): left black, right white
 
@@ -70,5 +70,5 @@ def test_what_is_no_picture_is_left_to_the_tokenizer():
 
 @pytest.mark.parametrize("background", ["wite", "#12", "", "#ffffff00"])
 def test_no_colour_is_refused(background):
-    with pytest.raises(BadInput, match="background"):
+    with pytest.raises(UserError, match="background"):
         ImagePreparation(background=background)

@@ -9,20 +9,21 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok import ask
-from mmtok.data.convert import tokenize_files
-from mmtok.data.images import ImageFolder
+from mmtok.commands import score as scoring
+from mmtok.commands.prompts import first_segment
+from mmtok.commands.tokenize import tokenize_files
 from mmtok.data.loader import Task
-from mmtok.data.speech import SpeechFolder
-from mmtok.data.text import TextFileConfig
 from mmtok.data.tokens import read_tokens
+from mmtok.errors import UserError
 from mmtok.preparation import DEFAULTS, chosen_preparation, load_preparation
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
 from mmtok.preparation.text import TextPreparation
-from mmtok.run import fit, open_run, tokenise
-from mmtok.segment import BadInput
-from mmtok.words import first_segment
+from mmtok.run.build import fit, tokenise
+from mmtok.run.run import open_run
+from mmtok.sources.images import ImageFolder
+from mmtok.sources.speech import SpeechFolder
+from mmtok.sources.text import TextFileConfig
 
 RNG = np.random.default_rng(0)
 FIELDS = {"text": "text", "speech": "speech", "image": "image"}
@@ -31,7 +32,7 @@ FIELDS = {"text": "text", "speech": "speech", "image": "image"}
 def make_text(folder):
     path = folder / "book.txt"
     path.write_text("CAFE\u0301 au lait\n", encoding="utf-8")
-    return TextFileConfig(str(path), passage_chars=64, heldout_share=0.4), path
+    return TextFileConfig(str(path), chunk_chars=64, heldout_share=0.4), path
 
 
 def make_speech(folder):
@@ -60,7 +61,7 @@ def fitted(request, tiny_recipe, tmp_path):
     source, path = MAKE[m](tmp_path / "raw")
     tokenizers = {name: tiny_recipe.tokenizers[name] for name in dict.fromkeys(("text", m))}
     recipe = replace(tiny_recipe, sources=(source,), tokenizers=tokenizers, tasks=(Task((), (FIELDS[m],)),),
-                     corrupt={}, sampling={}, preparation={m: PREPARED[m]})
+                     input_masking={}, sampling={}, preparation={m: PREPARED[m]})
     with warnings.catch_warnings(action="ignore"):
         tokenise(fit(recipe, tmp_path / "run"))
     return m, path, open_run(tmp_path / "run")
@@ -85,7 +86,7 @@ def codes_in_score(run, path, monkeypatch):
 
     monkeypatch.setattr(run, "score_documents", score_documents)
     with pytest.raises(StopIteration):
-        ask.score(run, [str(path)])
+        scoring.score(run, [str(path)])
     return seen[0].segments[-1].codes
 
 
@@ -130,17 +131,17 @@ def test_choices_are_made_where_the_folder_has_none(fitted, tmp_path):
         tokenize_files(m, [path], tmp_path / "chosen.parquet", prepare=choices)
     plain, chosen = (read_tokens(tmp_path / f"{name}.parquet").segment(m, 0).codes for name in ("plain", "chosen"))
     assert plain.shape != chosen.shape or (plain != chosen).any()
-    with pytest.raises(BadInput, match="preparation.json says how"):
+    with pytest.raises(UserError, match="preparation.json says how"):
         tokenize_files(m, [path], tmp_path / "t.parquet", run.folder / "tokenizers" / m, prepare=choices)
     for wrong in ("chanel=left", "fit", "kind=Nothing", "channel=middle", "fit=squeeze", "strip=3", "normal_form=NFX"):
-        with pytest.raises(BadInput):
+        with pytest.raises(UserError):
             chosen_preparation(None, m, [wrong])
 
 
 def test_a_preparation_that_was_changed_beside_the_tokenizer_is_refused(fitted):
     m, _, run = fitted
     (run.folder / "tokenizers" / m / "preparation.json").unlink()
-    with pytest.raises(BadInput, match="in another way than the run's recipe.json"):
+    with pytest.raises(UserError, match="in another way than the run's recipe.json"):
         open_run(run.folder).tokenizers  # noqa: B018
 
 
@@ -150,30 +151,30 @@ def test_a_broken_preparation_is_refused_in_one_line(tmp_path):
     for text in ("", "[", "[1]", "null", "[" * 100_000, "1" * 5_000, '{"kind": "Nothing"}', '{"kind": "TextPreparation", "strip": 3}',
                  json.dumps({"kind": "SpeechPreparation", "channel": "left"})):
         path.write_text(text)
-        with pytest.raises(BadInput) as error:
+        with pytest.raises(UserError) as error:
             load_preparation(tmp_path, "text")
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_rate_of_the_tokenizer_is_the_only_one(tiny_data, tiny_recipe, tmp_path):
     """Clips have their length in seconds, whatever rate the tokenizer takes."""
-    from mmtok.recipe import override
+    from mmtok.run.recipe import override
 
     source = replace(tiny_recipe.sources[1], path=str(tiny_data / "sounds"))
     tokenizers = {m: tiny_recipe.tokenizers[m] for m in ("text", "speech")}
-    recipe = replace(tiny_recipe, sources=(source,), tokenizers=tokenizers, tasks=tiny_recipe.tasks[2:4], corrupt={}, sampling={})
+    recipe = replace(tiny_recipe, sources=(source,), tokenizers=tokenizers, tasks=tiny_recipe.tasks[2:4], input_masking={}, sampling={})
     recipe = override(recipe, ["--tokenizers.speech.mel.rate_hz", "22050"])
     with warnings.catch_warnings(action="ignore"):
         run = fit(recipe, tmp_path / "run")
         example = next(run.examples("train", "speech"))
         raw = next(source.examples("train", tmp_path))["speech"]
     assert len(example["speech"]) / 22_050 == pytest.approx(len(raw.samples) / raw.rate_hz, abs=1 / 22_050)
-    with pytest.raises(BadInput, match="no field --sources.0.rate_hz"):
+    with pytest.raises(UserError, match="no field --sources.0.rate_hz"):
         override(recipe, ["--sources.0.rate_hz", "16000"])
 
 
 def test_columns_of_jets_that_disagree_are_refused(tiny_recipe):
     jets = replace(tiny_recipe.tokenizers["jets"], features=("pt_gev", "eta_rel", "phi_rel", "charge"), bins=(9, 9, 9, 5),
                    low=(0.5, -1, -1, -1.5), high=(900, 1, 1, 1.5))
-    with pytest.raises(BadInput, match="sources.2.features are pt_gev, eta_rel, phi_rel, but the tokenizer of jets takes .*charge"):
+    with pytest.raises(UserError, match="sources.2.features are pt_gev, eta_rel, phi_rel, but the tokenizer of jets takes .*charge"):
         replace(tiny_recipe, tokenizers={**tiny_recipe.tokenizers, "jets": jets})

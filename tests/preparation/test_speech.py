@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mmtok.errors import UserError
+from mmtok.io.tally import Tally
 from mmtok.preparation.speech import Sound, SpeechPreparation, mix_loss_db
-from mmtok.segment import BadInput
-from mmtok.tally import Tally
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
 OTHER = (0.5 * np.sin(2 * np.pi * 613 * np.arange(16_000) / 16_000)).astype(np.float32)
@@ -64,5 +64,5 @@ def test_a_rate_is_made_the_tokenizers():
     (np.zeros(10), {"channel": -1}, "channel is -1"),
 ])
 def test_what_is_no_clip_is_refused(samples, how, reason):
-    with pytest.raises(BadInput, match=reason):
+    with pytest.raises(UserError, match=reason):
         prepared(samples, **how)

@@ -2,21 +2,21 @@
 
 from dataclasses import replace
 
-from mmtok.data.images import ImageFolder
 from mmtok.data.loader import Task
 from mmtok.diffusion.schedules import EDM
-from mmtok.model.anyorder import MaskedCodes
-from mmtok.model.cascade import Cascade, Stage
-from mmtok.model.denoising import FrameDiffusion, GridDiffusion
+from mmtok.heads.cascade import Cascade, Stage
+from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
+from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
-from mmtok.recipe import Recipe
-from mmtok.tokenizers.image import PixelsConfig
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
+from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 DIT, UNET = DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
 TRUNK = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
@@ -28,7 +28,7 @@ recipe = Recipe(
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
     tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
     model=DecoderConfig(trunk=TRUNK, heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)}),
-    train=TrainConfig(steps=12, rows=4, row_length=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=4),
+    train=TrainConfig(steps=12, batch_size=4, seq_len=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=4),
     n_samples=6,
 )
 
@@ -44,5 +44,5 @@ VARIANTS = {x.name: x for x in (
     recipe,
     variant("cascade", Cascade(tuple(Stage(COLUMN, network=UNET, steps=steps, ode_steps=4) for steps in (3, 2)), patch=2)),
     variant("frames", FrameDiffusion(COLUMN, network=TokenMLPConfig(1, 16), steps=4, ode_steps=4), tokenizers=KL),
-    variant("codes", MaskedCodes(DIT, bound_draws=4), tokenizers=CODES, tasks=(replace(recipe.tasks[0], drop_given=0.2), recipe.tasks[1])),
+    variant("codes", MaskedDiffusion(DIT, bound_draws=4), tokenizers=CODES, tasks=(replace(recipe.tasks[0], cond_dropout=0.2), recipe.tasks[1])),
 )}  # fmt: skip

@@ -1,19 +1,19 @@
 """A run of seconds over all four modalities, on files that tests make (tests/conftest.py, `tiny_data`)."""
 
-from mmtok.data.images import ImageFolder
-from mmtok.data.jets import JetFile
-from mmtok.data.loader import Corrupt, Task
-from mmtok.data.speech import SpeechFolder
-from mmtok.model.generate import Sampling
-from mmtok.model.heads import Chained, Parallel
+from mmtok.data.loader import InputMasking, Task
+from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import DecoderConfig
+from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
-from mmtok.tokenizers.image import PixelsConfig
+from mmtok.run.recipe import Recipe
+from mmtok.sources.images import ImageFolder
+from mmtok.sources.jets import JetFile
+from mmtok.sources.speech import SpeechFolder
+from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="tiny",
@@ -29,18 +29,18 @@ recipe = Recipe(
         "jets": JetGridConfig(),
     },
     tasks=(
-        Task(("caption",), ("image",), drop_given=0.2, hole=0.3),
+        Task(("caption",), ("image",), cond_dropout=0.2, infill=0.3),
         Task(("image",), ("caption",)),
         Task(("caption",), ("speech",)),
         Task(("speech",), ("caption",)),
-        Task(("caption",), ("jets",), drop_given=0.2),
+        Task(("caption",), ("jets",), cond_dropout=0.2),
     ),
-    corrupt={"image": Corrupt(drop=0.1)},
+    input_masking={"image": InputMasking(drop_prob=0.1)},
     model=DecoderConfig(
         trunk=TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=48),
         heads={"speech": Parallel(), "jets": Chained(16)},
     ),
-    train=TrainConfig(steps=24, rows=4, row_length=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=8),
+    train=TrainConfig(steps=24, batch_size=4, seq_len=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=8),
     sampling={"text": Sampling(temperature=0.0, max_frames=8), "speech": Sampling(max_frames=12), "jets": Sampling(max_frames=9)},
     n_samples=6,
 )

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
-from mmtok.segment import BadInput, Segment
-from mmtok.tokenizers.image import PixelsConfig, VQPatches, VQPatchesConfig
-from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig, PixelLatentsConfig
+from mmtok.tokenizers.image_latents import (
+    KLPatches,
+    KLPatchesConfig,
+    PixelLatentsConfig,
+)
+from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
@@ -97,7 +102,7 @@ def same(a, b):
 
 def refusal(call):
     """The one line of a refusal; what is counted in it is counted from the call's own first signal."""
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(UserError) as error:
         call()
     assert "\n" not in str(error.value)
     return re.sub(r"jet \d+", "jet", str(error.value))

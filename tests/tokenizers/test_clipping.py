@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 from mmtok.tokenizers.jets import JetGridConfig
 
 
@@ -17,7 +17,7 @@ def jets_of_which_some_are_off(share):
 
 def test_both_sides_together_are_refused():
     both = "^600 of 2,000 particles would be clipped in eta_rel, below -0.8, 15.0% of them, with 15.0% of the pt, and above 0.8, 15.0% of them"
-    with pytest.raises(BadInput, match=both):
+    with pytest.raises(UserError, match=both):
         JetGridConfig().build().encode_batch(jets_of_which_some_are_off(0.3))
     with pytest.warns(UserWarning, match="clipped in eta_rel"):
         assert len(JetGridConfig(allow_clipping=True).build().encode_batch(jets_of_which_some_are_off(0.3))) == 100

@@ -6,14 +6,19 @@ import pytest
 import torch
 
 from mmtok.cli import main
-from mmtok.data.images import read_image, write_image
+from mmtok.core.segment import Segment
 from mmtok.diffusion.likelihood import Levels
-from mmtok.model.denoising import GridDiffusion
+from mmtok.errors import UserError
+from mmtok.heads.diffusion import GridDiffusion
 from mmtok.nn.denoisers import DiTConfig
-from mmtok.segment import BadInput, Segment
+from mmtok.sources.images import read_image, write_image
 from mmtok.tokenizers import load
-from mmtok.tokenizers.image import PixelsConfig
-from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig, PixelLatentsConfig
+from mmtok.tokenizers.image_latents import (
+    KLPatches,
+    KLPatchesConfig,
+    PixelLatentsConfig,
+)
+from mmtok.tokenizers.images import PixelsConfig
 
 SIZES = [(8, 8, 1, 2), (4, 6, 3, 2), (6, 9, 3, 3), (5, 3, 1, 1), (4, 4, 3, 4)]  # height, width, channels, patch
 
@@ -183,7 +188,7 @@ def test_fingerprint_follows_weights_and_settings():
     (np.zeros((0, 8), np.uint8), "no pixels"),
 ])
 def test_wrong_images_are_refused(tokenizer, image, says):
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         tokenizer.encode(image)
 
 
@@ -195,7 +200,7 @@ def test_wrong_latents_are_refused(tokenizer):
     for wrong, says in (({"latents": np.zeros((n - 1, size), np.float32)}, f"expected latents of shape \\({n}, {size}\\), got latents of shape"),
                         ({"latents": np.zeros((n, size + 1), np.float32)}, "expected latents"), ({"codes": np.zeros((n, size), int)}, "got codes"),
                         ({"latents": broken}, "frame 3 has latents that are NaN or infinite")):  # fmt: skip
-        with pytest.raises(BadInput, match=says):
+        with pytest.raises(UserError, match=says):
             tokenizer.decode(Segment("image", **wrong))
 
 
@@ -206,17 +211,17 @@ def test_wrong_latents_are_refused(tokenizer):
     (KLPatchesConfig, {"latent_size": 0}), (KLPatchesConfig, {"kl_weight": -1.0}), (KLPatchesConfig, {"kl_weight": float("nan")}),
 ])  # fmt: skip
 def test_wrong_settings_are_refused(config, settings):
-    with pytest.raises(BadInput, match=config.__name__):
+    with pytest.raises(UserError, match=config.__name__):
         config(**settings)
 
 
 def test_broken_folders_are_refused(tmp_path):
     patches().save(tmp_path)
-    with pytest.raises(BadInput, match="expected 'PixelLatents'"):
+    with pytest.raises(UserError, match="expected 'PixelLatents'"):
         type(pixels()).load(tmp_path)
     for broken in (b"broken", None):
         (tmp_path / "weights.safetensors").unlink()
         if broken:
             (tmp_path / "weights.safetensors").write_bytes(broken)
-        with pytest.raises(BadInput, match="weights"):
+        with pytest.raises(UserError, match="weights"):
             load(tmp_path)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmtok.segment import BadInput, Segment
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.tokenizers.jets import JetGrid, JetGridConfig, _pt_and_mass
 
 
@@ -137,7 +138,7 @@ def test_what_lies_outside_is_clipped_and_counted():
     assert codes[0, 0] == 40 and codes[1, 1] == 30 and codes[2, 2] == 0 and codes[3, 0] == 0
     assert grid.fidelity([jet])["clipped_share"] == 1.0
     assert grid.fidelity(make_jets(5) + [jet[:0]])["clipped_share"] < 0.05
-    with pytest.raises(BadInput, match="at least one"):
+    with pytest.raises(UserError, match="at least one"):
         grid.fidelity([jet[:0]])
 
 
@@ -167,7 +168,7 @@ def test_save_load_and_fingerprint(tmp_path):
     np.testing.assert_array_equal(again.encode(jet).codes, grid.encode(jet).codes)
     assert JetGridConfig().build().signature.fingerprint != grid.signature.fingerprint
     (tmp_path / "tokenizer.json").write_text('{"kind": "JetGrid", "colour": 1}')
-    with pytest.raises(BadInput, match="JetGrid"):
+    with pytest.raises(UserError, match="JetGrid"):
         JetGrid.load(tmp_path)
 
 
@@ -184,14 +185,14 @@ def test_save_load_and_fingerprint(tmp_path):
 )
 def test_bad_jets_are_refused_by_number(signal, said):
     grid, good = JetGridConfig().build(), make_jets(2)
-    with pytest.raises(BadInput, match="jet 2.*" + said) as error:
+    with pytest.raises(UserError, match="jet 2.*" + said) as error:
         grid.encode_batch([*good, signal])
     assert "\n" not in str(error.value)
 
 
 def test_bad_configs_are_refused():
     for fields in ({"bins": (41, 31)}, {"features": ("eta_rel", "pt_gev", "phi_rel")}, {"bins": (2, 31, 31)}, {"low": (7.0, -0.8, -0.8)}):
-        with pytest.raises(BadInput, match="JetGridConfig"):
+        with pytest.raises(UserError, match="JetGridConfig"):
             JetGridConfig(**fields)
 
 
@@ -283,7 +284,7 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
 @pytest.mark.parametrize("fields", [{"totals": ("energy",)}, {"totals": ("pt_gev", "pt_gev")},
                                     {"totals": ("pt_gev",), "features": ("pt_gev", "eta_rel"), "bins": (41, 31), "low": (-2, -1), "high": (6, 1)}])
 def test_totals_that_cannot_be_are_refused(fields):
-    with pytest.raises(BadInput, match="totals"):
+    with pytest.raises(UserError, match="totals"):
         JetGridConfig(**fields)
 
 
@@ -322,7 +323,7 @@ def test_means_at_the_very_edge_stay_outside_and_those_given_stay_as_they_are():
     given = JetGridConfig(above=(5000.0, 1.0, 1.0), allow_clipping=True)
     assert given.fit([edge]).config.above == given.above
     for wrong in ({"above": (900.0, 1, 1)}, {"above": (5000.0,)}, {"below": (-1.0, -1, -1)}, {"below": (0.01, -0.7, -1)}):
-        with pytest.raises(BadInput, match="JetGridConfig"):
+        with pytest.raises(UserError, match="JetGridConfig"):
             JetGridConfig(**wrong)
 
 
@@ -341,10 +342,10 @@ def real_jet(n=60, pt=500.0, eta=0.0, seed=0):
 ])
 def test_jets_in_other_units_are_refused_with_the_likely_one_unless_allowed(change, said):
     jets = [change(real_jet(seed=i)) for i in range(5)]
-    with pytest.raises(BadInput, match=said) as refusal:
+    with pytest.raises(UserError, match=said) as refusal:
         JetGridConfig().build().encode_batch(jets)
     assert "\n" not in str(refusal.value) and "allow-clipping" in str(refusal.value)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(UserError, match=said):
         JetGridConfig().fit(jets)
     with pytest.warns(UserWarning, match=said):
         assert len(JetGridConfig(allow_clipping=True).build().encode_batch(jets)) == 5

@@ -9,8 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from mmtok.tokenizers import load
-from mmtok.tokenizers.image import PixelsConfig, VQPatches, VQPatchesConfig
-from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig, PixelLatentsConfig
+from mmtok.tokenizers.image_latents import (
+    KLPatches,
+    KLPatchesConfig,
+    PixelLatentsConfig,
+)
+from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig
 

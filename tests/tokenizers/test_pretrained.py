@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtok.segment import BadInput, Segment
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.tokenizers import load
-from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig, checkpoint_folder
+from mmtok.tokenizers.pretrained import (
+    PretrainedText,
+    PretrainedTextConfig,
+    checkpoint_folder,
+)
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -102,7 +107,7 @@ def test_batches_equal_single_calls_and_any_codes_decode(tokenizer, rng):
         assert (segment.codes == tokenizer.encode(text).codes).all()
     assert tokenizer.decode_batch(tokenizer.encode_batch(texts)) == texts
     assert isinstance(tokenizer.decode(Segment("text", codes=rng.integers(0, 400, (500, 1)))), str)
-    with pytest.raises(BadInput, match="400"):
+    with pytest.raises(UserError, match="400"):
         tokenizer.decode(Segment("text", codes=np.array([[400]])))
     assert tokenizer.fidelity(texts)["exact_share"] == 1
 
@@ -114,28 +119,28 @@ def test_it_is_saved_whole_and_its_place_does_not_matter(tokenizer, kind, tmp_pa
     elsewhere = checkpoint(KINDS[kind](), tmp_path / "elsewhere")
     assert PretrainedTextConfig(str(elsewhere)).build().signature == tokenizer.signature
     (tmp_path / "saved" / "pieces.json").write_text("{")
-    with pytest.raises(BadInput, match="cannot be read as pieces"):
+    with pytest.raises(UserError, match="cannot be read as pieces"):
         load(tmp_path / "saved")
     (tmp_path / "saved" / "pieces.json").unlink()
-    with pytest.raises(BadInput, match="pieces.json"):
+    with pytest.raises(UserError, match="pieces.json"):
         load(tmp_path / "saved")
 
 
 def test_what_it_has_no_pieces_for_is_refused_by_name(tmp_path):
     tokenizer = PretrainedTextConfig(str(checkpoint(byte_level(alphabet=False), tmp_path / "x"))).build()
     assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
-    with pytest.raises(BadInput, match=r"no pieces for 'Ω' \(U\+03A9\)"):
+    with pytest.raises(UserError, match=r"no pieces for 'Ω' \(U\+03A9\)"):
         tokenizer.encode("the Ω")
-    with pytest.raises(BadInput, match="lone surrogate"):
+    with pytest.raises(UserError, match="lone surrogate"):
         tokenizer.encode("\ud800")
 
 
 # ---- the checkpoint's folder, or the hub's
 
 def test_folders_without_a_tokenizer_or_with_too_many_ids_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="no tokenizer.json"):
+    with pytest.raises(UserError, match="no tokenizer.json"):
         PretrainedTextConfig(str(tmp_path)).build()
-    with pytest.raises(BadInput, match="ids up to .* but its model 10 rows"):
+    with pytest.raises(UserError, match="ids up to .* but its model 10 rows"):
         PretrainedTextConfig(str(checkpoint(byte_level(), tmp_path / "x", 10))).build()
     assert PretrainedTextConfig(str(checkpoint(byte_level(), tmp_path / "y", None))).build().n_rows == byte_level().get_vocab_size()
 
@@ -152,7 +157,7 @@ def test_a_hub_id_is_fetched_once_by_the_hubs_own_cache(tmp_path, monkeypatch):
         raise ConnectionError("cannot be reached\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(BadInput, match="the hub does not give it: cannot be reached$"):
+    with pytest.raises(UserError, match="the hub does not give it: cannot be reached$"):
         checkpoint_folder("owner/model")
-    with pytest.raises(BadInput, match="no checkpoint folder at no/such/folder"):
+    with pytest.raises(UserError, match="no checkpoint folder at no/such/folder"):
         checkpoint_folder("no/such/folder")

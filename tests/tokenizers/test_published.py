@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmtok.cli import main
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 from mmtok.tokenizers import load
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.published import SentencePieceFile
@@ -91,9 +91,9 @@ def test_without_bytes_what_has_no_piece_is_refused(paths):
         tokenizer = SentencePieceFile(str(paths["t5"])).build()
     assert len(said) == 2
     for text, named in (("Hello é", r"'é' \(U\+00E9\)"), ("a\nb", r"U\+000A"), ("a\u2581", r"U\+2581"), ("日", r"U\+65E5")):
-        with pytest.raises(BadInput, match=f"has no pieces for .*{named}"):
+        with pytest.raises(UserError, match=f"has no pieces for .*{named}"):
             tokenizer.encode(text)
-        with pytest.raises(BadInput, match=named):
+        with pytest.raises(UserError, match=named):
             tokenizer.encode_batch(["Hello", text])
     assert tokenizer.decode(tokenizer.encode("Hello  world. ")) == "Hello  world. "
 
@@ -111,16 +111,16 @@ def test_what_is_no_model_is_refused_in_a_line(paths, tmp_path):
     broken = tmp_path / "broken.model"
     for content in (b"", b"\n", b"hello", b"\xff" * 64, whole[: len(whole) // 2], whole[:-3]):
         broken.write_bytes(content)
-        with pytest.raises(BadInput, match="broken.model(:| ) *cannot be") as refusal:
+        with pytest.raises(UserError, match="broken.model(:| ) *cannot be") as refusal:
             opened(broken)
         assert "\n" not in str(refusal.value)
     for path in (tmp_path / "none.model", tmp_path):
-        with pytest.raises(BadInput, match="cannot be read as a sentencepiece model .(No such file|Is a directory)"):
+        with pytest.raises(UserError, match="cannot be read as a sentencepiece model .(No such file|Is a directory)"):
             opened(path)
-    with pytest.raises(BadInput, match="treat_whitespace_as_suffix"):
+    with pytest.raises(UserError, match="treat_whitespace_as_suffix"):
         opened(trained(tmp_path / "behind.model", **LLAMA_2, treat_whitespace_as_suffix=True))
     broken.write_bytes(whole + b"\x1a\x02\x28\x00")  # escape_whitespaces: false
-    with pytest.raises(BadInput, match="escape_whitespaces"):
+    with pytest.raises(UserError, match="escape_whitespaces"):
         opened(broken)
 
 
@@ -141,7 +141,7 @@ def test_pieces_that_autotokenizer_cannot_find_are_refused(tmp_path):
     for options, named in ((dict(user_defined_symbols=["Hello"]), "'Hello'"), (dict(model_type="word", use_all_vocab=True), "'word'")):
         tokenizer = opened(trained(tmp_path / "x.model", **LLAMA_2 | options))
         assert tokenizer.decode(tokenizer.encode("Hello world")) == "Hello world"
-        with pytest.raises(BadInput, match=named):
+        with pytest.raises(UserError, match=named):
             write_autotokenizer(tokenizer, tmp_path / "out", [], [], {})
 
 
@@ -158,7 +158,7 @@ def test_without_a_piece_for_a_space_it_has_sentencepieces_ids(tmp_path):
         assert tokenizer.decode(segment) == text
     assert tokenizer.fidelity(texts)["own_ids_share"] == 1
     for text in ("\u2581", "Hello \u2581 x"):
-        with pytest.raises(BadInput, match="x.model spells a space as the bytes of '\u2581' .U.2581., so it cannot spell that letter"):
+        with pytest.raises(UserError, match="x.model spells a space as the bytes of '\u2581' .U.2581., so it cannot spell that letter"):
             tokenizer.encode(text)
     assert any("no piece for a space" in line for line in tokenizer.cautions())
 
@@ -179,8 +179,8 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
     model, data, run = tmp_path / "mine.model", tmp_path / "data.txt", tmp_path / "run"
     model.write_bytes(paths["llama 2"].read_bytes())
     data.write_text("".join(f"Hello world {i}.\n" for i in range(60)))
-    small = ("--trunk.depth 1 --trunk.width 32 --n_heads 2 --n_kv_heads 2 --feed_forward 32 --train.steps 2 --rows 2 --log_every 1 "
-             "--passage_chars 64 --row_length 128").split()  # fmt: skip
+    small = ("--trunk.depth 1 --trunk.width 32 --n_heads 2 --n_kv_heads 2 --feed_forward 32 --train.steps 2 --batch_size 2 --log_every 1 "
+             "--chunk_chars 64 --seq_len 128").split()  # fmt: skip
     words = ["train", "recipes/text.py", "--path", str(data), *small, "--out", str(run), "--tokenizers.text"]
     line = said([*words, json.dumps({"kind": "SentencePieceFile", "path": str(tmp_path / "no.model")})])
     assert "no.model: cannot be read as a sentencepiece model" in line and not run.exists()
@@ -198,5 +198,5 @@ def test_a_file_without_its_unknown_piece_is_refused(tmp_path):
     content, kind = path.read_bytes(), b"<unk>\x15\x00\x00\x00\x00\x18"
     assert content.count(kind + b"\x02") == 1
     path.write_bytes(content.replace(kind + b"\x02", kind + b"\x00"))
-    with pytest.raises(BadInput, match="x.model cannot be used: the pieces .* are damaged"):
+    with pytest.raises(UserError, match="x.model cannot be used: the pieces .* are damaged"):
         opened(path)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
-from mmtok.segment import BadInput, Segment
 from mmtok.nn.resample import resample
 from mmtok.tokenizers.speech import DMel, DMelConfig
 
@@ -16,8 +17,8 @@ PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_
 def clips() -> list[np.ndarray]:
     """Eight clips by eight voices of espeak-ng."""
     pytest.importorskip("espeakng_loader")
-    from mmtok.data.espeak import RATE_HZ, Espeak
-    from mmtok.data.speech import VOICES
+    from mmtok.sources.espeak import RATE_HZ, Espeak
+    from mmtok.sources.speech import VOICES
 
     engine = Espeak()
     words = (
@@ -113,7 +114,7 @@ def test_streamed_equals_whole(piece, clips):
 
 
 def test_centred_spectrogram_refuses_to_stream():
-    with pytest.raises(BadInput, match="inkling_20hz"):
+    with pytest.raises(UserError, match="inkling_20hz"):
         DMelConfig().build().stream()
 
 
@@ -181,7 +182,7 @@ def test_fidelity_of_short_clips_and_of_silence():
     ],
 )
 def test_bad_signals_are_refused(signal, complaint):
-    with pytest.raises(BadInput, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         DMelConfig().build().encode(signal)
 
 
@@ -196,7 +197,7 @@ def test_bad_signals_are_refused(signal, complaint):
     ],
 )
 def test_codes_of_another_tokenizer_are_refused(segment):
-    with pytest.raises(BadInput):
+    with pytest.raises(UserError):
         DMelConfig().build().decode(segment)
 
 
@@ -216,11 +217,11 @@ def test_fingerprint_tells_codes_apart_but_not_vocoders(tmp_path):
     assert len({config.build().signature.fingerprint for config in PRESETS}) == 3
     assert DMelConfig(vocoder=GriffinLimConfig(n_iterations=8)).build().signature == DMelConfig().build().signature
     (tmp_path / "tokenizer.json").write_text('{"kind": "DMel", "mel": {"n_fft": 512}, "colour": 3}')
-    with pytest.raises(BadInput):
+    with pytest.raises(UserError):
         DMel.load(tmp_path)
 
 
 def test_impossible_settings_are_refused():
     for wrong in ({"mel": MelSpec(hop_samples=0)}, {"n_levels": 1}, {"low": 3.0}, {"high": float("nan")}):
-        with pytest.raises(BadInput, match="DMelConfig"):
+        with pytest.raises(UserError, match="DMelConfig"):
             DMelConfig(**wrong)

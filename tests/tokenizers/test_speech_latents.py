@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from mmtok.cli import main
-from mmtok.data.speech import read_sound, write_sound
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel
-from mmtok.segment import BadInput, Segment
+from mmtok.sources.speech import read_sound, write_sound
 from mmtok.tokenizers import load
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMel, LogMelConfig
@@ -103,9 +104,9 @@ def test_sound_is_no_worse_than_from_rounded_levels(tokenizer):
 def test_speech_is_no_worse_than_from_rounded_levels():
     pytest.importorskip("espeakng_loader")
     pytest.importorskip("pystoi")
-    from mmtok.data.espeak import RATE_HZ, Espeak
-    from mmtok.data.speech import VOICES
     from mmtok.nn.resample import resample
+    from mmtok.sources.espeak import RATE_HZ, Espeak
+    from mmtok.sources.speech import VOICES
 
     engine = Espeak()
     clips = [resample(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000) for v in VOICES[:6]]
@@ -163,7 +164,7 @@ def test_other_spectrograms(tmp_path):
 ])
 def test_bad_signals_are_refused(tokenizer, signal, complaint):
     for take in (tokenizer.encode, lambda clip: tokenizer.config.fit([clip])):
-        with pytest.raises(BadInput, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             take(signal)
 
 
@@ -173,19 +174,19 @@ def test_wrong_segments_are_refused(tokenizer):
     for wrong, says in (({"latents": np.zeros((3, 79), np.float32)}, "expected latents of shape \\(T, 80\\)"), ({"latents": broken}, "frame 2"),
                         ({"codes": np.zeros((3, 80), int)}, "got codes"),
                         ({"latents": np.zeros((3, 80), np.float32), "info": {"rate_hz": 8000}}, "at 8000 Hz")):  # fmt: skip
-        with pytest.raises(BadInput, match=says):
+        with pytest.raises(UserError, match=says):
             tokenizer.decode(Segment("speech", **wrong))
 
 
 def test_what_cannot_be_made_or_opened_is_refused(tokenizer, tmp_path):
-    with pytest.raises(BadInput, match="no clips"):
+    with pytest.raises(UserError, match="no clips"):
         tokenizer.config.fit([])
-    with pytest.raises(BadInput, match="LogMelConfig"):
+    with pytest.raises(UserError, match="LogMelConfig"):
         LogMelConfig(mel=MelSpec(hop_samples=0))
     tokenizer.save(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"broken")
-    with pytest.raises(BadInput, match="weights"):
+    with pytest.raises(UserError, match="weights"):
         load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"kind": "LogMel", "colour": 3}')
-    with pytest.raises(BadInput, match="LogMelConfig has no field 'colour'"):
+    with pytest.raises(UserError, match="LogMelConfig has no field 'colour'"):
         load(tmp_path)

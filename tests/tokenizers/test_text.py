@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtok.segment import BadInput, Segment
+from mmtok.core.segment import Segment
+from mmtok.errors import UserError
 from mmtok.tokenizers.text import Bytes, BytesConfig, SentencePiece, SentencePieceConfig
 
 CAPTIONS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "gluon jet", "quark jet"]
@@ -67,18 +68,18 @@ def test_batch_equals_single(tokenizer):
 
 
 def test_lone_surrogate_is_refused(tokenizer):
-    with pytest.raises(BadInput, match="U\\+D800 at character 1"):
+    with pytest.raises(UserError, match="U\\+D800 at character 1"):
         tokenizer.encode("a\ud800")
-    with pytest.raises(BadInput, match="lone surrogate"):
+    with pytest.raises(UserError, match="lone surrogate"):
         tokenizer.encode_batch(["fine", "a\ud800"])
     for wrong in (3, b"x", None):
         for call in (lambda: tokenizer.encode(wrong), lambda: tokenizer.encode_batch(["fine", wrong])):
-            with pytest.raises(BadInput, match=f"expected a string, got {type(wrong).__name__}"):
+            with pytest.raises(UserError, match=f"expected a string, got {type(wrong).__name__}"):
                 call()
 
 
 def test_codes_out_of_range_are_refused(tokenizer):
-    with pytest.raises(BadInput, match="this tokenizer has 0 to"):
+    with pytest.raises(UserError, match="this tokenizer has 0 to"):
         tokenizer.decode(Segment("text", codes=np.array([[10 ** 6]])))
 
 
@@ -154,14 +155,14 @@ def test_fit_is_deterministic():
 
 
 def test_unusable_settings_and_texts_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="at least 260"):
+    with pytest.raises(UserError, match="at least 260"):
         SentencePieceConfig(n_pieces=100)
-    with pytest.raises(BadInput, match="unigram"):
+    with pytest.raises(UserError, match="unigram"):
         SentencePieceConfig(model="words")
     for empty in ([], ["", "\0"], ["\n"]):
-        with pytest.raises(BadInput, match="empty"):
+        with pytest.raises(UserError, match="empty"):
             SentencePieceConfig().fit(empty)
     SentencePieceConfig(300).fit(CAPTIONS).save(tmp_path)
     (tmp_path / "pieces.model").write_bytes(b"broken")
-    with pytest.raises(BadInput, match="cannot be read as a sentencepiece model"):
+    with pytest.raises(UserError, match="cannot be read as a sentencepiece model"):
         SentencePiece.load(tmp_path)

@@ -21,19 +21,19 @@ from conftest import TOY, segment_maker  # noqa: E402
 from forked import fork  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 
-from mmtok.data.loader import Corrupt, Loader, Task  # noqa: E402
+from mmtok.core.vocabulary import Vocabulary  # noqa: E402
+from mmtok.data.loader import InputMasking, Loader, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
-from mmtok.model.heads import Chained, Parallel  # noqa: E402
+from mmtok.heads.categorical import Chained, Parallel  # noqa: E402
 from mmtok.model.lm import LM, DecoderConfig  # noqa: E402
 from mmtok.nn.transformer import TransformerConfig  # noqa: E402
-from mmtok.train.fit_lm import TrainConfig, Trainer  # noqa: E402
-from mmtok.train.processes import joined, whole  # noqa: E402
-from mmtok.vocabulary import Vocabulary  # noqa: E402
+from mmtok.train.distributed import joined, whole  # noqa: E402
+from mmtok.train.trainer import TrainConfig, Trainer  # noqa: E402
 
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
-CONFIG = TrainConfig(steps=8, rows=4, row_length=64, learning_rate=5e-3, warmup=3, precision="float32", clip=0.7, log_every=1)
-TASKS = (Task(("caption",), ("speech",), drop_given=0.3), Task(("caption",), ("jets",)))
-COMPILED = {"two-compiled": {}, "two-sharded-compiled": {"shard": True}, "two-sharded-compiled-recomputed": {"shard": True, "recompute": 1}}
+CONFIG = TrainConfig(steps=8, batch_size=4, seq_len=64, learning_rate=5e-3, warmup=3, precision="float32", grad_clip=0.7, log_every=1)
+TASKS = (Task(("caption",), ("speech",), cond_dropout=0.3), Task(("caption",), ("jets",)))
+COMPILED = {"two-compiled": {}, "two-sharded-compiled": {"fsdp": True}, "two-sharded-compiled-recomputed": {"fsdp": True, "activation_checkpointing": 1}}
 JETS = 1  # the number of their task
 CUT = 4
 
@@ -44,7 +44,7 @@ class Apart(Loader):
     def items(self, step):
         documents = [item for row in super().items(step) for item in row]
         jets, others = ([x for x in documents if (x.task == JETS) is wanted] for wanted in (True, False))
-        return [jets[:3], others[:3], jets[3:6], others[3:6]][: self.rows]
+        return [jets[:3], others[:3], jets[3:6], others[3:6]][: self.batch_size]
 
 
 def trainer(home, name, processes, config=CONFIG):
@@ -52,8 +52,8 @@ def trainer(home, name, processes, config=CONFIG):
     vocabulary = Vocabulary(TOY)
     trunk = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
     lm = LM(DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained(8)}, channel_size=4, totals={"jets": 3}), vocabulary)
-    corrupt = {"speech": Corrupt(spans=0.5, bands=1, band=3)}
-    loader = Apart([read_tokens(home / "toy.parquet")], TASKS, vocabulary, corrupt, config.rows, config.row_length, config.seed)
+    corrupt = {"speech": InputMasking(span_prob=0.5, n_freq_masks=1, freq_mask_width=3)}
+    loader = Apart([read_tokens(home / "toy.parquet")], TASKS, vocabulary, corrupt, config.batch_size, config.seq_len, config.seed)
     return Trainer(lm, loader, config, home / name, lambda line: None, processes)
 
 
@@ -89,19 +89,19 @@ def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
 
 def by_one(home, processes):
     train(home, "one", processes)
-    train(home, "one-short", processes, 3, rows=2)
+    train(home, "one-short", processes, 3, batch_size=2)
     train(home, "one-bf16", processes, 3, precision="bf16")
     train(home, "one-muon", processes, 3, optimizer="muon")
 
 
 def by_two(home, processes):
     train(home, "two", processes, CUT)
-    train(home, "two-sharded", processes, CUT, shard=True)
-    train(home, "two-sharded-bf16", processes, 3, shard=True, precision="bf16")
+    train(home, "two-sharded", processes, CUT, fsdp=True)
+    train(home, "two-sharded-bf16", processes, 3, fsdp=True, precision="bf16")
     train(home, "two-muon", processes, 3, optimizer="muon")
-    train(home, "two-sharded-muon", processes, 3, shard=True, optimizer="muon")
-    train(home, "two-sharded-recomputed", processes, 3, shard=True, recompute=2)
-    train(home, "two-sharded-bf16-recomputed", processes, 3, shard=True, precision="bf16", recompute=1)
+    train(home, "two-sharded-muon", processes, 3, fsdp=True, optimizer="muon")
+    train(home, "two-sharded-recomputed", processes, 3, fsdp=True, activation_checkpointing=2)
+    train(home, "two-sharded-bf16-recomputed", processes, 3, fsdp=True, precision="bf16", activation_checkpointing=1)
 
 
 def by_two_compiled(home, processes):
@@ -114,15 +114,15 @@ def by_two_compiled(home, processes):
 
 def by_three(home, processes):
     train(home, "three", processes, resume="two")
-    train(home, "three-sharded", processes, resume="two-sharded", shard=True)
-    train(home, "three-crossed", processes, resume="two", shard=True)
-    train(home, "three-short", processes, 3, rows=2)
-    train(home, "three-short-sharded", processes, 3, rows=2, accumulate=2, shard=True)
+    train(home, "three-sharded", processes, resume="two-sharded", fsdp=True)
+    train(home, "three-crossed", processes, resume="two", fsdp=True)
+    train(home, "three-short", processes, 3, batch_size=2)
+    train(home, "three-short-sharded", processes, 3, batch_size=2, grad_accum_steps=2, fsdp=True)
 
 
 def by_one_again(home, processes):
     train(home, "one-again", processes, resume="two")
-    train(home, "one-again-sharded", processes, resume="two-sharded", shard=True)
+    train(home, "one-again-sharded", processes, resume="two-sharded", fsdp=True)
 
 
 def first_fails(home, processes):

@@ -9,9 +9,16 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from mmtok.segment import BadInput
+from mmtok.errors import UserError
 from mmtok.train import checkpoint as room
-from mmtok.train.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint, tidy
+from mmtok.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+    tidy,
+)
 
 
 def of(step, **more):
@@ -139,7 +146,7 @@ def test_none_readable_is_refused(tmp_path):
     for step, how in ((1, "cut"), (2, "no state")):
         save_checkpoint(tmp_path, of(step))
         damage(tmp_path / f"step-{step:06d}", how)
-    with pytest.raises(BadInput, match="none of the checkpoints in .* can be read; remove the folder"):
+    with pytest.raises(UserError, match="none of the checkpoints in .* can be read; remove the folder"):
         load_checkpoint(tmp_path)
 
 

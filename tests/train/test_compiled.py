@@ -9,12 +9,12 @@ from torch._dynamo.utils import counters
 
 from mmtok.data.loader import Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
+from mmtok.errors import UserError
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import BadInput
-from mmtok.train.fit_lm import TrainConfig, Trainer
+from mmtok.train.trainer import TrainConfig, Trainer
 
-CONFIG = TrainConfig(steps=6, rows=5, row_length=32, learning_rate=5e-3, warmup=2, precision="float32", accumulate=2, recompute=1)
+CONFIG = TrainConfig(steps=6, batch_size=5, seq_len=32, learning_rate=5e-3, warmup=2, precision="float32", grad_accum_steps=2, activation_checkpointing=1)
 TRUNK = TransformerConfig(depth=3, width=16, n_heads=2, n_kv_heads=1, feed_forward=24)
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -30,7 +30,7 @@ def trainer(tmp_path, vocabulary, segment, rng):
     def make(name, **changes):
         torch.manual_seed(0)
         config = replace(CONFIG, **changes)
-        loader = Loader([file], (Task((), ("text",)),), vocabulary, {}, config.rows, config.row_length, config.seed)
+        loader = Loader([file], (Task((), ("text",)),), vocabulary, {}, config.batch_size, config.seq_len, config.seed)
         return Trainer(LM(DecoderConfig(TRUNK), vocabulary), loader, config, tmp_path / name, lambda line: None)
 
     return make
@@ -58,11 +58,11 @@ def test_compiled_blocks_train_alike_by_one_graph_and_their_checkpoints_serve_bo
     again.lm.eval()
     compiled.lm.eval()
     with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):  # rows of any length are scored uncompiled
-        batch = trainer("other", row_length=24).loader.batch(0)
+        batch = trainer("other", seq_len=24).loader.batch(0)
         torch.testing.assert_close(compiled.lm(batch).total, again.lm(batch).total, rtol=0, atol=1e-3)
 
 
 def test_without_a_compiler_it_is_refused_in_one_line(trainer, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(BadInput, match=r"train.compile true needs a C\+\+ compiler"):
+    with pytest.raises(UserError, match=r"train.compile true needs a C\+\+ compiler"):
         trainer("refused", compile=True)

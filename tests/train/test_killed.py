@@ -15,30 +15,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmtok.commands.show import describe_run
 from mmtok.data.tokens import read_tokens
-from mmtok.run import open_run
+from mmtok.run.run import open_run
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.log import MEASURED, read_log
 
 LIVES = Path(__file__).parent.parent / "lives.py"
 RECIPE = """
-from mmtok.data.images import ImageFolder
-from mmtok.data.loader import Corrupt, Task
+from mmtok.sources.images import ImageFolder
+from mmtok.data.loader import InputMasking, Task
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.recipe import Recipe
-from mmtok.tokenizers.image import PixelsConfig
+from mmtok.run.recipe import Recipe
+from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.fit_lm import TrainConfig
+from mmtok.train.trainer import TrainConfig
 
 recipe = Recipe(
     name="killed",
     sources=(ImageFolder({folder!r}, heldout_share=0.3),),
     tokenizers={{"text": SentencePieceConfig(n_pieces=270), "image": PixelsConfig(4, 4, 1, levels=5)}},
-    tasks=(Task(("caption",), ("image",), drop_given=0.1), Task(("image",), ("caption",))),
-    corrupt={{"image": Corrupt(drop=0.2)}},
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1), Task(("image",), ("caption",))),
+    input_masking={{"image": InputMasking(drop_prob=0.2)}},
     model=DecoderConfig(TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64, dropout=0.1)),
-    train=TrainConfig(steps=260, rows=4, row_length=96, warmup=5, checkpoint_every=2, log_every=3),
+    train=TrainConfig(steps=260, rows=4, seq_len=96, warmup=5, checkpoint_every=2, log_every=3),
 )
 """
 
@@ -65,7 +66,7 @@ def assert_sound(out):
             read_tokens(path)
     if (out / "recipe.json").exists():
         run = open_run(out)
-        assert run.describe()
+        assert describe_run(run)
         if (out / "model.safetensors").exists():
             assert run.lm
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmtok.batch import pack
-from mmtok.model.denoising import FrameDiffusion
-from mmtok.model.heads import Parallel
+from mmtok.core.batch import pack
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.heads.categorical import Parallel
+from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.segment import Document, Segment, Signature
 from mmtok.train.log import MEASURED, Gauge, matrix_rate, read_log
-from mmtok.vocabulary import Vocabulary
 
 TRUNK = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=1, feed_forward=24)
 SIGNATURES = (Signature("text", (300,)), Signature("image", (20,)), Signature("speech", (4, 4)), Signature("voice", latent_size=3))

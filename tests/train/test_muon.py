@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmtok.nn.decay import decay_groups
+from mmtok.nn.weight_decay import decay_groups
 from mmtok.train.muon import BETAS, RMS, Muon, orthogonal
 
 

@@ -1,0 +1,141 @@
+"""Progress of long work: a bar on a terminal, plain lines in a pipe. Always on stderr, so that stdout stays the answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from typing import Self, TypeVar
+
+from mmtok.io.terminal import printable, say
+
+T = TypeVar("T")
+WINDOW = 100  # the pace is that of so many advances, the last ones
+LEAST = 3  # and of no fewer than so many
+WARM = 3.0  # the first ones are left out while they take so many times as long as any after them
+
+
+class Pace:
+    """Seconds that a unit takes, from when units were done: the mean of the last ones, without those that only warmed up.
+
+    The first step of a training compiles and fills caches, so it says nothing of the others. What takes long now and then (a checkpoint
+    is written) does count, at its share.
+    """
+
+    def __init__(self):
+        self._last: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # (units, seconds) of each advance
+
+    def add(self, units: int, seconds: float) -> None:
+        """So many units more took so many seconds."""
+        self._last.append((units, seconds))
+
+    @property
+    def seconds(self) -> float | None:
+        """Per unit; None while too few were done to tell."""
+        kept = list(self._last)
+        while len(kept) > LEAST and _each(kept[0]) > WARM * max(map(_each, kept[1:])):
+            del kept[0]
+        if len(kept) < LEAST:
+            return None
+        return sum(seconds for _, seconds in kept) / sum(units for units, _ in kept)
+
+
+def _each(advance: tuple[int, float]) -> float:
+    units, seconds = advance
+    return seconds / units
+
+
+def span_text(seconds: float) -> str:
+    """A time in words, about as exactly as it can be foretold: 45 s, 14 min, 3 h 20 min, 2.5 days."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{seconds / 86400:.1f} days"
+
+
+class Progress:
+    """`with Progress("train", total=900) as progress: progress.advance(note="loss 1.2")`.
+
+    label  what is being done
+    total  how many units there are, or None when unknown
+    unit   what is counted, plural
+    done   how many were done before (a run resumed)
+    every_s  in a pipe: seconds between two lines at least
+    """
+
+    def __init__(self, label: str, total: int | None = None, unit: str = "", done: int = 0, every_s: float = 10.0):
+        self.label, self.total, self.unit, self.every_s = printable(label), total, unit, every_s
+        self.done, self.note = done, ""
+        self.pace = Pace()
+        self._bar = None
+
+    def __enter__(self) -> Self:
+        self._start = self._last = self._advanced = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, unit=self.unit, left="", note="")
+            self._bar.start()
+        return self
+
+    def advance(self, n: int = 1, note: str | None = None) -> None:
+        """`n` more units are done; `note` (a loss, a file's name) is shown beside them."""
+        self.done += n
+        self.note = self.note if note is None else printable(note)
+        if n > 0:
+            now = time.monotonic()
+            self.pace.add(n, now - self._advanced)
+            self._advanced = now
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, left=self.left, note=self.note)
+        elif time.monotonic() - self._last >= self.every_s:
+            self._line()
+
+    @property
+    def left(self) -> str:
+        """"about 4 min left"; empty while that cannot be told, and at the end."""
+        pace = self.pace.seconds
+        if self.total is None or self.done >= self.total or pace is None:
+            return ""
+        return f"about {span_text(pace * (self.total - self.done))} left"
+
+    def _line(self) -> None:
+        self._last = time.monotonic()
+        count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
+        times = ", ".join(part for part in (f"{self._last - self._start:.0f} s", self.left) if part)
+        say(" ".join(part for part in (f"{self.label}:", count, self.unit, f"({times})", self.note) if part))
+
+    def __exit__(self, error, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif error is None:
+            self._line()
+
+
+def track(items: Iterable[T], label: str, unit: str = "", total: int | None = None) -> Iterator[T]:
+    """The items themselves, one by one, counted under `label`."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def _rich_bar():
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    plain = {name: TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[unit]", "fields[left]", "fields[note]")}
+    columns = plain["description"], BarColumn(), MofNCompleteColumn(), plain["fields[unit]"], TimeElapsedColumn()
+    return RichProgress(*columns, plain["fields[left]"], plain["fields[note]"], console=Console(stderr=True))

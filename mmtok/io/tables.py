@@ -1,0 +1,342 @@
+"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also packed by gzip.
+
+Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong is
+said with its file and line. Nothing is guessed, padded or left out but empty lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmtok.errors import UserError, reason_of
+from mmtok.io import budget
+from mmtok.io.serialize import listed
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
+OTHERS = ("|", ",", ";", "\t")  # that files called .csv have: the first of these that is in the header
+TEXTS = (*SEPARATORS, ".jsonl", ".json")
+PACKED = ".gz"  # behind the suffix of a text
+SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
+CHARACTER_BYTES = 6  # of memory, while a text is decoded and cut into rows
+CELL_BYTES = 80  # more, of a cell with what its row takes
+UNPACKED_BYTES = 2**20  # that are unpacked between two looks at the budget
+ROWS = 1024  # of Parquet that are read at once
+TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns, and a tuple of cells per row in their order.
+
+    numbers    of each row: the line where it begins, or from 0 where the file has no lines
+    unit       what they count: line or row
+    separator  between cells; "" where there is none
+    broken     indices of rows that run over several lines, as a cell with a line break in quotes does
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    numbers: list[int]
+    unit: str = "line"
+    separator: str = ""
+    broken: list[int] = field(default_factory=list)
+
+    def where(self, i: int) -> str:
+        """Row i, as messages call it."""
+        return f"{self.path}: {self.unit} {self.numbers[i]}"
+
+    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
+        """Raise UserError where an open quote of row i has swallowed another row: a line of several cells, one of which names a file."""
+        for cell in self.rows[i] if self.separator else ():
+            for line in str(cell).splitlines()[1:]:
+                cells = [part.strip().strip('"') for part in line.split(self.separator)]
+                if len(cells) > 1 and any(map(names_file, cells)):
+                    raise UserError(f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the quote before it")
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column: strings; of JSON and Parquet also None, lists and the like.
+
+        Raises UserError, naming those that there are, where there is no such column.
+        """
+        if name not in self.columns:
+            raise UserError(f"{self.path}: has no column {name}; its columns are {listed(self.columns)}")
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
+    """The table in a file, by the file's suffix. columns: their names, for a file without a header.
+
+    Raises UserError, naming file and line, for a row with more or fewer cells than the header, a quote
+    that is left open, a column or key that comes twice, what is not UTF-8, and a table without rows.
+    """
+    path = Path(path)
+    suffix = suffix_of(path)
+    if suffix is None:
+        texts = ", ".join(TEXTS)
+        raise UserError(f"{path}: not a table that can be read; known are {texts}, each also as {PACKED}, and .parquet")
+    if suffix == ".parquet":
+        table = _parquet(path)
+    elif suffix in SEPARATORS:
+        table = _separated(path, decoded(path), columns)
+    else:
+        table = _json(path, decoded(path))
+    if not table.rows:
+        raise UserError(f"{path}: the table has no rows")
+    return table
+
+
+def suffix_of(path: Path) -> str | None:
+    """The suffix of the table that a file's name says it is, .csv of t.CSV.gz too; None where it says none."""
+    name = path.name.lower()
+    found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    return found and found.removesuffix(PACKED)
+
+
+def decoded(path: Path) -> str:
+    """The text of a UTF-8 file, unpacked where it is a .gz, without the mark that may stand before it.
+
+    Raises UserError, with line and remedy, for another encoding and for NUL bytes, and for a file
+    larger than the memory budget.
+    """
+    content = _content(path)
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path}: is UTF-16; {TO_UTF8.format('utf-16')}")
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise UserError(f"{path}: line {line} holds a NUL byte, so this is no text; write it anew as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}) in line {line}; {TO_UTF8.format('latin1')}") from None
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, those of a .gz unpacked. Raises UserError where they would pass the memory budget."""
+    try:
+        if path.suffix.lower() == PACKED:
+            return _unpacked(path)
+        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    """What a .gz holds, which its size does not tell: so the budget is asked for each further piece."""
+    content = bytearray()
+    with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+        try:
+            while piece := file.read(UNPACKED_BYTES):
+                content += piece
+                budget.need(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}") from None
+    return bytes(content)
+
+
+def as_text(cell: Any, where: str) -> str | None:
+    """A cell as text, None where there is none. Raises UserError for lists and the like, and for what no UTF-8 file can hold."""
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        try:
+            cell.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: holds a lone surrogate, which is no character; remove it") from None
+        return str(cell)
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if not isinstance(cell, (int, float)):
+        raise UserError(f"{where}: holds {type(cell).__name__}, not text")
+    return str(cell)
+
+
+# ---- cells between separators
+
+
+def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
+    """Rows of cells between separators; quotes enclose cells but between pipes, where they are text."""
+    lines = list(io.StringIO(text, newline=""))
+    separator = _separator(path, lines)
+    n_cells = len(lines) + text.count(separator)
+    budget.need(CHARACTER_BYTES * len(text) + CELL_BYTES * n_cells, path, f"its {n_cells:,} cells")
+    records = _records(path, lines, separator)
+    if not columns:
+        first, _, columns = next(records, (1, 1, []))
+        columns = _header(path, first, columns)
+    table = Table(path, tuple(columns), [], [], separator=separator)
+    for first, last, cells in records:
+        _check_count(table, first, cells)
+        if last > first:
+            table.broken.append(len(table.rows))
+        table.rows.append(tuple(cells))
+        table.numbers.append(first)
+    return table
+
+
+def _separator(path: Path, lines: list[str]) -> str:
+    """The suffix's own; of a .csv, what its header has."""
+    separator = SEPARATORS[suffix_of(path) or ""]
+    if separator != ",":
+        return separator
+    header = next((line for line in lines if line.strip()), "")
+    return next((other for other in OTHERS if other in header), separator)
+
+
+def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int, int, list[str]]]:
+    """(first line, last line, cells) of every record that is not empty."""
+    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
+    reader = csv.reader(iter(lines), delimiter=separator, strict=True, quoting=quoting)
+    blank_before_quote = re.compile(rf"(^|{re.escape(separator)})[ ]+\"", re.MULTILINE)
+    with _cells_of_any_length():
+        while True:
+            first = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise UserError(f"{path}: line {first}: {_fault(error, first, reader.line_num)}") from None
+            if cells is None:
+                return
+            record = "".join(lines[first - 1 : reader.line_num])
+            if quoting != csv.QUOTE_NONE and blank_before_quote.search(record):
+                _check_blanks(path, first, record, separator, cells)
+            if any(cell.strip() for cell in cells):
+                yield first, reader.line_num, cells
+
+
+def _fault(error: csv.Error, first: int, last: int) -> str:
+    """What is wrong with a record that begins in line `first`, found in line `last`."""
+    if "end of data" in str(error):
+        return "a quote opens in this row and is never closed; close it, or double a quote that is text"
+    if last > first:
+        return f"a quote opens in this row and runs on into line {last}; close it, or double a quote that is text"
+    if "expected after" in str(error):
+        return "a quote closes before the end of its cell; double the quotes that are text"
+    return str(error)
+
+
+def _check_blanks(path: Path, line: int, record: str, separator: str, cells: list[str]) -> None:
+    """Refuse a quote behind a blank, by which one reader encloses a cell and another takes it as text."""
+    reader = csv.reader(io.StringIO(record, newline=""), delimiter=separator, skipinitialspace=True)
+    if [cell.lstrip() for cell in cells] != [cell.lstrip() for row in reader for cell in row]:
+        raise UserError(f"{path}: line {line}: a blank stands before a quote that opens a cell; take the blank out")
+
+
+def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
+    """The names of the columns; those without a name cannot be asked for.
+
+    Raises UserError for an empty file and for a name that comes twice.
+    """
+    names = tuple(cell.strip() for cell in cells)
+    if not names:
+        raise UserError(f"{path}: the file is empty; its first line should name the columns")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"{path}: line {line}: the column {name} comes twice; rename one of them")
+    return names
+
+
+def _check_count(table: Table, line: int, cells: list[str]) -> None:
+    """Raise UserError for a row with more or fewer cells than there are columns."""
+    n, names = len(table.columns), listed(table.columns)
+    if len(cells) < n:
+        raise UserError(f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'}; complete or remove it")
+    if len(cells) > n:
+        quotes = "no cell may hold a |" if table.separator == "|" else f"put quotes around a cell that holds {table.separator!r}"
+        raise UserError(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names}); {quotes}")
+
+
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """csv's limit on the length of a cell, a value of the whole process, lifted."""
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+# ---- JSON
+
+
+def _json(path: Path, text: str) -> Table:
+    """One object a line, or one list of objects. Numbers stay in the words of the file."""
+    if text.lstrip().startswith("["):
+        objects = list(enumerate(_parsed(path, "", text)))
+        unit = "row"
+    else:
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        objects = [(i, _parsed(path, f"line {i}: ", line)) for i, line in lines]
+        unit = "line"
+    for i, row in objects:
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: {unit} {i}: holds {type(row).__name__}, not an object of column and cell")
+    columns = tuple(dict.fromkeys(name for _, row in objects for name in row))
+    rows = [tuple(row.get(name) for name in columns) for _, row in objects]
+    return Table(path, columns, rows, [i for i, _ in objects], unit)
+
+
+def _parsed(path: Path, where: str, text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path}: {where}not JSON: {reason}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises ValueError for a key that comes twice, of which JSON's own reader keeps the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} comes twice")
+    return found
+
+
+# ---- Parquet
+
+
+def _parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names, columns = file.schema_arrow.names, _columns(file, path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{path}: not a Parquet file that can be read: {reason}") from None
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: the column {repeated} comes twice; rename one of them")
+    rows = list(zip(*columns))
+    return Table(path, tuple(names), rows, list(range(len(rows))), "row")
+
+
+def _columns(file: Any, path: Path) -> list[list[Any]]:
+    """The cells of every column of a Parquet file, read a few rows at a time: some bytes of it may
+    stand for many rows."""
+    about = file.metadata
+    n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
+    budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+    columns: list[list[Any]] = [[] for _ in file.schema_arrow.names]
+    for batch in file.iter_batches(ROWS):
+        n_bytes += 2 * batch.nbytes  # once as Arrow has it
+        budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+        for cells, column in zip(columns, batch.columns):
+            cells += column.to_pylist()
+    return columns

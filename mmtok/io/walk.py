@@ -1,0 +1,197 @@
+"""Files below folders, by one rule for all sources and verbs; and a user's word for a place, as the folder or file that is there.
+
+The rule: what is hidden or left by a system is left out, links are followed once, suffixes count without their case, a file that is met
+under two names is taken once, and the order is that of the names. Whatever is left out is counted by kind.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmtok.errors import UserError
+
+SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir"}
+N_KINDS = 10  # kinds of what is left out that one line names
+
+
+@dataclass
+class Found:
+    """What a walk found.
+
+    files     those with a wanted suffix, ordered by their names, folder by folder
+    beside    those with a suffix of what goes with them (transcripts), likewise
+    left_out  kind -> how many, and the first of them as it is called below the folder
+    """
+
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+    beside: list[Path] = field(default_factory=list)
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def leave_out(self, kind: str, path: Path) -> None:
+        """Count one more of this kind."""
+        count, first = self.left_out.get(kind, (0, os.path.relpath(path, self.folder)))
+        self.left_out[kind] = (count + 1, first)
+
+    def note(self) -> str:
+        """What was left out, in one line; "" where nothing was."""
+        kinds = sorted(self.left_out.items(), key=lambda item: (-item[1][0], item[0]))
+        parts = [f"{count:,} {kind} (first {first})" for kind, (count, first) in kinds[:N_KINDS]]
+        if len(kinds) > N_KINDS:
+            parts.append(f"{sum(count for _, (count, _) in kinds[N_KINDS:]):,} of other kinds")
+        return f"{self.folder}: left out {', '.join(parts)}" if parts else ""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file that is there: its path, whether the name is a link, and which file of the disk it is."""
+
+    path: Path
+    is_link: bool
+    identity: tuple[int, int]
+
+
+def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) -> Found:
+    """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is one too), or of `beside`.
+
+    Raises UserError when the folder itself cannot be opened; what cannot be opened below it is left out and counted.
+    """
+    found = Found(folder)
+    entries = sorted(_entries(found), key=lambda entry: (entry.is_link, entry.path.parts))
+    seen: set[tuple[int, int]] = set()
+    for entry in entries:
+        name, suffix = entry.path.name.lower(), entry.path.suffix.lower()
+        wanted = name.endswith(tuple(suffixes))
+        if not wanted and not name.endswith(tuple(beside)):
+            found.leave_out(f"{suffix} files" if suffix else "files without a suffix", entry.path)
+        elif entry.identity in seen:
+            found.leave_out("second names of one file", entry.path)
+        else:
+            seen.add(entry.identity)
+            (found.files if wanted else found.beside).append(entry.path)
+    found.files.sort(key=lambda path: path.parts)
+    found.beside.sort(key=lambda path: path.parts)
+    return found
+
+
+def _entries(found: Found) -> Iterator[_Entry]:
+    """Every regular file below the folder that is not hidden. Real folders come before links to folders, so that a folder with two
+    names goes by its own."""
+    folders, links = [found.folder], []
+    seen: set[tuple[int, int]] = set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        for path, status in _inside(folder, found, seen):
+            if stat.S_ISDIR(status.st_mode):
+                (links if path.is_symlink() else folders).append(path)
+            elif stat.S_ISREG(status.st_mode):
+                yield _Entry(path, path.is_symlink(), (status.st_dev, status.st_ino))
+            else:
+                found.leave_out("pipes, sockets or devices", path)
+        folders.sort(key=lambda path: path.parts, reverse=True)
+        links.sort(key=lambda path: path.parts)
+
+
+def _inside(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, os.stat_result]]:
+    """What lies in a folder that was not met before, with its status, in the order of the names."""
+    try:
+        status = folder.stat()
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        if folder == found.folder:
+            raise UserError(f"{folder}: cannot be opened: {error.strerror}") from None
+        found.leave_out("folders that cannot be opened", folder)
+        return
+    if (status.st_dev, status.st_ino) in seen:
+        found.leave_out("links to a folder that was met before", folder)
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for name in names:
+        path = folder / name
+        if name.startswith(".") or name.lower() in SYSTEM:
+            found.leave_out("hidden or system files and folders", path)
+        elif not _is_utf8(name):
+            found.leave_out("names that are not UTF-8", Path(os.fsencode(path).decode(errors="replace")))
+        else:
+            try:
+                yield path, path.stat()
+            except OSError:
+                found.leave_out("links to nothing", path)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the system's way to hand on other bytes
+        return False
+    return True
+
+
+def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
+    """Files as they are named, and for a folder the files below it; a warning says what is left out of it.
+
+    Raises UserError for a folder without such files.
+    """
+    files: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            files.append(place)
+            continue
+        found = walk(place, suffixes)
+        if not found.files:
+            raise UserError(f"{place}: is a folder without a file that can be used ({', '.join(suffixes)})")
+        if found.left_out:
+            warnings.warn(found.note(), stacklevel=2)
+        files += found.files
+    return files
+
+
+# ---- a user's word for a place
+
+
+def folder_at(path: str | Path, who: str, wanted: str) -> Path:
+    """The folder that a user named; ~ is the home. Raises UserError, saying what to name, where there is none.
+
+    who: whose setting it is; wanted: what the folder should hold.
+    """
+    place = _named(path, who, f"--path FOLDER, {wanted}")
+    if place.is_file():
+        raise UserError(f"{place}: is a file, and {who} wants a folder, {wanted}; name the folder that it lies in")
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder{_hint(place)}; {who} wants {wanted}")
+    return place
+
+
+def file_at(path: str | Path, who: str, wanted: str) -> Path:
+    """The file that a user named; ~ is the home. Raises UserError, saying what to name, where there is none."""
+    place = _named(path, who, f"--path FILE, {wanted}")
+    if place.is_dir():
+        raise UserError(f"{place}: is a folder, and {who} wants a file, {wanted}; name a file in it")
+    if not place.exists():
+        raise UserError(f"{place}: no such file{_hint(place)}; {who} wants {wanted}")
+    if not place.is_file():
+        raise UserError(f"{place}: is a pipe or a device, and {who} wants a file, {wanted}: "
+                       "it is read more than once")
+    return place
+
+
+def _named(path: str | Path, who: str, what: str) -> Path:
+    if not str(path):
+        raise UserError(f"{who}: no path given; pass {what}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{who}: {path} is in the home of somebody whom this machine does not know; pass {what}") from None
+
+
+def _hint(place: Path) -> str:
+    """More about a place that is not there: a pattern is none, and the nearest folder above that is there."""
+    if any(sign in str(place) for sign in "*?["):
+        return " (patterns are not looked up here: name the folder itself)"
+    above = next((parent for parent in place.parents if parent.is_dir()), None)
+    return f" ({above} is there)" if above not in (None, Path("."), Path("/"), place.parent) else ""
