@@ -1,6 +1,8 @@
-"""mmtok: one decoder-only transformer that reads and writes text, speech, images and jets as one stream of tokens.
+"""mmtok: one decoder-only transformer that reads and writes text, speech, images and jets as one
+stream of tokens.
 
-Importing this package imports no torch; each room (`mmtok.tokenizers`, `mmtok.model`, ...) is imported by name.
+Importing this package imports no torch; each room (`mmtok.tokenizers`, `mmtok.model`, ...) is
+imported by name.
 """
 
 __version__ = "0.1.0"

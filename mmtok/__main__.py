@@ -5,7 +5,9 @@ import sys
 
 
 def quiet() -> None:
-    """Let Ctrl-C end the process without a word: while `main` is not there yet, and when it is done."""
+    """Let Ctrl-C end the process without a word: while `main` is not there yet, and when it is
+    done.
+    """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # nohup's
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,4 +1,7 @@
-"""The command line: one function per verb, nothing else. `mmtok --help` and `mmtok VERB --help` import no torch."""
+"""The command line: one function per verb, nothing else.
+
+`mmtok --help` and `mmtok VERB --help` import no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,64 @@ from mmtok.io.interrupt import raise_after_imports
 from mmtok.io.serialize import counted
 from mmtok.io.terminal import drop, say, tell, tell_lines
 
-Recipe = Annotated[Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")]
+Recipe = Annotated[
+    Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")
+]
 Run = Annotated[Path, Arg("a run's folder", "RUN")]
-Out = Annotated[Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")]
-Overrides = Annotated[list[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")]
+Out = Annotated[
+    Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")
+]
+Overrides = Annotated[
+    list[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")
+]
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
-RecipeFile = Annotated[Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")]
-Folder = Annotated[Path | None, Arg("a tokenizer's folder, or a sentencepiece .model file (default: the training-free tokenizer of the modality)", "FOLDER")]
-Device = Annotated[str | None, Arg("where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is one, else the "
-                                   "CPU); tokenizers, vocoders and judges stay on the CPU", "DEVICE")]
-Checkpoint = Annotated[int | None, Arg("take the weights of the checkpoint of this step (default: of the finished run, or of the newest "
-                                       "checkpoint while it is not finished)", "STEP")]
+RecipeFile = Annotated[
+    Path | None, Arg("the run's recipe file, where it brings classes of its own", "FILE")
+]
+Folder = Annotated[
+    Path | None,
+    Arg(
+        "a tokenizer's folder, or a sentencepiece .model file (default: the training-free tokenizer"
+        " of the modality)",
+        "FOLDER",
+    ),
+]
+Device = Annotated[
+    str | None,
+    Arg(
+        "where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU where there is"
+        " one, else the CPU); tokenizers, vocoders and judges stay on the CPU",
+        "DEVICE",
+    ),
+]
+Checkpoint = Annotated[
+    int | None,
+    Arg(
+        "take the weights of the checkpoint of this step (default: of the finished run, or of the"
+        " newest checkpoint while it is not finished)",
+        "STEP",
+    ),
+]
 OnCpu = Annotated[str | None, Arg("tokenizers work on the CPU, whatever is named here", "DEVICE")]
-MaxMemory = Annotated[str | None, Arg("what one file may take of memory, such as 8GB (default: half of what is free); larger ones are "
-                                      "refused before they are read", "SIZE")]
+MaxMemory = Annotated[
+    str | None,
+    Arg(
+        "what one file may take of memory, such as 8GB (default: half of what is free); larger ones"
+        " are refused before they are read",
+        "SIZE",
+    ),
+]
 FIRST_SPEAKS = 60.0  # seconds that a machine's first process is given to say what is wrong
 
 
-def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, max_memory: MaxMemory = None, overrides: Overrides) -> None:
+def fit(
+    recipe: Recipe,
+    *,
+    out: Out = None,
+    device: OnCpu = None,
+    max_memory: MaxMemory = None,
+    overrides: Overrides,
+) -> None:
     """Learn what the recipe's tokenizers learn (text pieces, codebooks) and print their fidelity.
 
     Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
@@ -50,19 +93,23 @@ def fit(recipe: Recipe, *, out: Out = None, device: OnCpu = None, max_memory: Ma
 
 
 def train(
-    recipe: Recipe, *,
+    recipe: Recipe,
+    *,
     out: Out = None,
-    tensorboard: Annotated[bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")] = False,
+    tensorboard: Annotated[
+        bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")
+    ] = False,
     device: Device = None,
     max_memory: MaxMemory = None,
     overrides: Overrides,
 ) -> None:
     """Fit if needed, tokenise, train. The same command again resumes.
 
-    Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps 200, --learning_rate 1e-3;
-    mmtok show RECIPE lists them all with their values. Once training has begun changed fields are refused with the difference,
-    and before that those by which tokenizers and tokens were made that stand. One may change at any time: with more (or fewer)
-    --train.steps a run is trained on, finished or not; what becomes of the learning rate is said.
+    Any field of the recipe can be set by its name, shortened while it stays unique: --train.steps
+    200, --learning_rate 1e-3; mmtok show RECIPE lists them all with their values. Once training has
+    begun changed fields are refused with the difference, and before that those by which tokenizers
+    and tokens were made that stand. One may change at any time: with more (or fewer) --train.steps
+    a run is trained on, finished or not; what becomes of the learning rate is said.
     """
     budget.allow(max_memory)
     from mmtok.run import build
@@ -73,25 +120,70 @@ def train(
 
 
 def sample(
-    run: Run, *,
-    prompt: Annotated[list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")] = (),
+    run: Run,
+    *,
+    prompt: Annotated[
+        list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")
+    ] = (),
     to: Annotated[str, Arg("what to draw: a modality, or a field of the recipe", "FIELD")],
-    n: Annotated[int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")] = None,
-    out: Annotated[Path | None, Arg("where the samples go (default: the run's samples/asked); - streams one, speech or text, to stdout",
-                                    "DIR", "-o")] = None,
-    play: Annotated[str | None, Arg("play speech while it is drawn, by a player that is found, or by COMMAND: raw 16-bit mono into its stdin, "
-                                    "{rate} stands for the rate in Hz", "COMMAND", alone="")] = None,
+    n: Annotated[
+        int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Arg(
+            "where the samples go (default: the run's samples/asked); - streams one, speech or"
+            " text, to stdout",
+            "DIR",
+            "-o",
+        ),
+    ] = None,
+    play: Annotated[
+        str | None,
+        Arg(
+            "play speech while it is drawn, by a player that is found, or by COMMAND: raw 16-bit"
+            " mono into its stdin, "
+            "{rate} stands for the rate in Hz",
+            "COMMAND",
+            alone="",
+        ),
+    ] = None,
     seed: Annotated[int, Arg("of everything random", "SEED")] = 0,
-    temperature: Annotated[float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")] = None,
+    temperature: Annotated[
+        float | None, Arg("below 1: likelier frames; 0: the likeliest", "T")
+    ] = None,
     top_k: Annotated[int | None, Arg("draw among the K likeliest only", "K")] = None,
     top_p: Annotated[float | None, Arg("draw among the likeliest that hold a share P", "P")] = None,
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
     max_frames: Annotated[int | None, Arg("the cap of one sample", "N")] = None,
-    precision: Annotated[str | None, Arg("weights while drawing (default: what this machine is fast in)", choices=("auto", "float32", "bf16", "int8"))] = None,
-    compiled: Annotated[bool, Arg("compile the step: half a minute first, then faster; for many frames")] = False,
-    steps: Annotated[int | None, Arg("of a head that draws in steps: fewer are faster (default: as many as the recipe says)", "N")] = None,
-    aug_noise: Annotated[float | None, Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S")] = None,
-    infill: Annotated[str | None, Arg("draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12", "FILE:START:STOP")] = None,
+    precision: Annotated[
+        str | None,
+        Arg(
+            "weights while drawing (default: what this machine is fast in)",
+            choices=("auto", "float32", "bf16", "int8"),
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, Arg("compile the step: half a minute first, then faster; for many frames")
+    ] = False,
+    steps: Annotated[
+        int | None,
+        Arg(
+            "of a head that draws in steps: fewer are faster (default: as many as the recipe says)",
+            "N",
+        ),
+    ] = None,
+    aug_noise: Annotated[
+        float | None,
+        Arg("of a cascade: share of noise in the picture below, from 0 to below 1", "S"),
+    ] = None,
+    infill: Annotated[
+        str | None,
+        Arg(
+            "draw these frames of FILE anew; of codes in any order several spans: 0:3,8:12",
+            "FILE:START:STOP",
+        ),
+    ] = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -106,36 +198,66 @@ def sample(
     from mmtok.commands.play import sample as sample_or_play
     from mmtok.run.distributed import together
 
-    changes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance, "max_frames": max_frames,
-               "precision": precision, "compiled": compiled or None, "steps": steps, "aug_noise": aug_noise}
-    for path in together(run, recipe, lambda opened: sample_or_play(opened, prompt, to, n, out, seed, infill, play, **changes), device, checkpoint) or ():
+    changes = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+        "max_frames": max_frames,
+        "precision": precision,
+        "compiled": compiled or None,
+        "steps": steps,
+        "aug_noise": aug_noise,
+    }
+    for path in (
+        together(
+            run,
+            recipe,
+            lambda opened: sample_or_play(
+                opened, prompt, to, n, out, seed, infill, play, **changes
+            ),
+            device,
+            checkpoint,
+        )
+        or ()
+    ):
         tell(path)
 
 
 def score(
-    run: Run, files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")], *,
+    run: Run,
+    files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")],
+    *,
     condition: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """How likely the model finds what it is shown: nats and the customary unit per segment; exact, a bound or an estimate.
+    """How likely the model finds what it is shown: nats and the customary unit per segment; exact,
+    a bound or an estimate.
 
-    Of continuous latents the nats are of a density over their standardised values, and may be below 0.
+    Of continuous latents the nats are of a density over their standardised values, and may be below
+    0.
     """
     budget.allow(max_memory)
     from mmtok.commands.score import score as score_files
     from mmtok.commands.score import totals
     from mmtok.run.distributed import together
 
-    rows = together(run, recipe, lambda opened: score_files(opened, files, condition), device, checkpoint) or []
+    rows = (
+        together(
+            run, recipe, lambda opened: score_files(opened, files, condition), device, checkpoint
+        )
+        or []
+    )
     for row in [*rows, *totals(rows)]:
         tell(row)
 
 
 def evaluate(
-    run: Run, *,
+    run: Run,
+    *,
     force: Annotated[bool, Arg("again, also where evaluation.json stands")] = False,
     device: Device = None,
     checkpoint: Checkpoint = None,
@@ -147,19 +269,25 @@ def evaluate(
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.run.distributed import together
 
-    for name, value in _figures(together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint) or {}):
+    for name, value in _figures(
+        together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint)
+        or {}
+    ):
         tell(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
 
 
 def report(
-    run: Run, *,
+    run: Run,
+    *,
     force: Annotated[bool, Arg("again, also where a newer report stands")] = False,
     device: OnCpu = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the metrics."""
+    """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the
+    metrics.
+    """
     budget.allow(max_memory)
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.report.report import write_report
@@ -170,15 +298,26 @@ def report(
 
 
 def export(
-    run: Run, *,
+    run: Run,
+    *,
     out: Annotated[Path, Arg("the folder to write", "DIR", "-o")],
-    to: Annotated[str | None, Arg("the modality that its model writes (default: text, where a task makes text)", "MODALITY")] = None,
-    device: Annotated[str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")] = None,
+    to: Annotated[
+        str | None,
+        Arg(
+            "the modality that its model writes (default: text, where a task makes text)",
+            "MODALITY",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, Arg("weights are written from the CPU, whatever is named here", "DEVICE")
+    ] = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer open."""
+    """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer
+    open.
+    """
     budget.allow(max_memory)
     from mmtok.commands.export import export as export_run
     from mmtok.nn.device import resolve_device, stay_on_cpu
@@ -189,14 +328,36 @@ def export(
 
 
 def tokenize(
-    modality: Modality, files: Annotated[list[Path], Arg("the signals: one per file, or a file of jets; a folder for all files below it", "FILE")], *,
+    modality: Modality,
+    files: Annotated[
+        list[Path],
+        Arg(
+            "the signals: one per file, or a file of jets; a folder for all files below it", "FILE"
+        ),
+    ],
+    *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
-    prepare: Annotated[list[str], Arg("of the signals, where the tokenizer's folder does not say it: channel=left, fit=crop, background=black, "
-                                      "normal_form=NFC, ...", "FIELD=VALUE")] = (),
+    prepare: Annotated[
+        list[str],
+        Arg(
+            "of the signals, where the tokenizer's folder does not say it: channel=left, fit=crop,"
+            " background=black, "
+            "normal_form=NFC, ...",
+            "FIELD=VALUE",
+        ),
+    ] = (),
     check: Annotated[bool, Arg("decode again and print the fidelity")] = False,
-    allow_clipping: Annotated[bool, Arg("write jets of which more than a fifth lies outside the tokenizer's ranges")] = False,
-    shard: Annotated[str | None, Arg("take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet", "I/N")] = None,
+    allow_clipping: Annotated[
+        bool, Arg("write jets of which more than a fifth lies outside the tokenizer's ranges")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        Arg(
+            "take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet",
+            "I/N",
+        ),
+    ] = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
@@ -211,13 +372,16 @@ def tokenize(
 
 
 def detokenize(
-    tokens: Annotated[Path, Arg("a token file", "TOKENS")], *,
+    tokens: Annotated[Path, Arg("a token file", "TOKENS")],
+    *,
     out: Annotated[Path, Arg("the folder for the files made", "DIR", "-o")],
     tokenizer: Folder = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Turn tokens back into files, under the names of those that they were made from; of others named by field and row."""
+    """Turn tokens back into files, under the names of those that they were made from; of others
+    named by field and row.
+    """
     budget.allow(max_memory)
     from mmtok.commands.tokenize import detokenize_file
     from mmtok.nn.device import stay_on_cpu
@@ -228,15 +392,25 @@ def detokenize(
 
 
 def show(
-    path: Annotated[Path, Arg("a recipe, a run's folder, a token file, a tokenizer's folder or a sentencepiece .model file", "PATH")], *,
+    path: Annotated[
+        Path,
+        Arg(
+            "a recipe, a run's folder, a token file, a tokenizer's folder or a sentencepiece .model"
+            " file",
+            "PATH",
+        ),
+    ],
+    *,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
     overrides: Overrides,
 ) -> None:
-    """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates, fingerprints.
+    """Say what a recipe, a run, a token file or a tokenizer holds: sizes, parameters, bitrates,
+    fingerprints.
 
-    Of a recipe and a run also every field by the name that sets it; a recipe's can be set here as with train, to see what comes of it.
-    What only the data tells is said once the tokenizers are fitted.
+    Of a recipe and a run also every field by the name that sets it; a recipe's can be set here as
+    with train, to see what comes of it. What only the data tells is said once the tokenizers are
+    fitted.
     """
     budget.allow(max_memory)
     if not path.exists():
@@ -253,7 +427,10 @@ def show(
 
         tell_lines(describe(load_recipe(path, overrides)))
     elif overrides:
-        raise UserError(f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields that it was made with")
+        raise UserError(
+            f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields"
+            " that it was made with"
+        )
     elif (path / "recipe.json").exists():
         from mmtok.nn.device import resolve_device
         from mmtok.run.run import open_run
@@ -265,7 +442,10 @@ def show(
         tell_lines(describe_tokens(path))
 
 
-VERBS = {verb.__name__: verb for verb in (fit, train, sample, score, evaluate, report, export, tokenize, detokenize, show)}
+VERBS = {
+    verb.__name__: verb
+    for verb in (fit, train, sample, score, evaluate, report, export, tokenize, detokenize, show)
+}
 
 
 def _run_folder(recipe: Path, name: str) -> Path:
@@ -285,11 +465,22 @@ def _figures(table: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def overview() -> str:
     """What `mmtok --help` prints: every verb with the first line of its docstring."""
     lines = [f"  {name:<12}{verb.__doc__.splitlines()[0]}" for name, verb in VERBS.items()]
-    return "\n".join(["usage: mmtok VERB ...", "", *lines, "", "mmtok VERB --help says more; mmtok --version says which."])
+    return "\n".join(
+        [
+            "usage: mmtok VERB ...",
+            "",
+            *lines,
+            "",
+            "mmtok VERB --help says more; mmtok --version says which.",
+        ]
+    )
 
 
 def dispatch(words: list[str]) -> int:
-    """Find the verb and run it; returns 0, or what it leaves with. Raises UserError for an unknown one."""
+    """Find the verb and run it; returns 0, or what it leaves with.
+
+    Raises UserError for an unknown one.
+    """
     if not words or words[0] in ("-h", "--help", "help"):
         tell_lines(overview())
     elif words[0] == "--version":
@@ -306,14 +497,18 @@ def dispatch(words: list[str]) -> int:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0, 2 for wrong input (one line on stderr), 130 for Ctrl-C.
+    """Run a command line and return its exit code: 0, 2 for wrong input (one line on stderr), 130
+    for Ctrl-C.
 
-    words: None: those that the process was started with, which then also gets the standard streams that it lacks.
+    words: None: those that the process was started with, which then also gets the standard streams
+    that it lacks.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("default", UserWarning)  # once per text: what the readers converted
+            warnings.simplefilter(
+                "default", UserWarning
+            )  # once per text: what the readers converted
             warnings.showwarning = _notes()
             if words is None:
                 terminal.open_streams()
@@ -333,7 +528,9 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         wrong = str(error)
     except OSError as error:
-        wrong = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+        wrong = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(
+            error
+        )
     _let_the_first_say_it()
     with suppress(BrokenPipeError):
         _say(wrong)
@@ -341,7 +538,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _notes() -> Callable[..., None]:
-    """Shows warnings as notes, each text once: Python's filters forget what was shown whenever one of them changes."""
+    """Shows warnings as notes, each text once: Python's filters forget what was shown whenever one
+    of them changes.
+    """
     said: set[str] = set()
 
     def show(message: Warning | str, *_: Any) -> None:
@@ -354,9 +553,11 @@ def _notes() -> Callable[..., None]:
 
 
 def _let_the_first_say_it() -> None:
-    """Of the processes that torchrun started on a machine and that have not met yet, wait for the first to say what is wrong in them all.
+    """Of the processes that torchrun started on a machine and that have not met yet, wait for the
+    first to say what is wrong in them all.
 
-    torchrun ends the others as soon as one has ended; so none may end before the first has spoken. Who is still here then speaks too.
+    torchrun ends the others as soon as one has ended; so none may end before the first has spoken.
+    Who is still here then speaks too.
     """
     processes = sys.modules.get("mmtok.train.distributed")
     if os.environ.get("LOCAL_RANK", "0") != "0" and not (processes and processes.met):

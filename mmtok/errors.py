@@ -1,4 +1,6 @@
-"""Wrong input from outside is one kind of exception, whose message is the one line that a user reads."""
+"""Wrong input from outside is one kind of exception, whose message is the one line that a user
+reads.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,30 @@ LONGEST = 200  # characters of a library's own words
 
 
 class UserError(ValueError):
-    """Wrong input from outside: the message is one line that says what was wrong, where, and what to do.
+    """Wrong input from outside: the message is one line that says what was wrong, where, and what
+    to do.
 
-    The command line prints it without a traceback and exits with code 2; every other exception is a bug.
+    The command line prints it without a traceback and exits with code 2; every other exception is a
+    bug.
     """
 
 
 def missing_extra(what: str, extra: str) -> UserError:
-    """What to raise where packages are not installed that `what` needs: it names the one command that brings them."""
+    """What to raise where packages are not installed that `what` needs: it names the one command
+    that brings them.
+    """
     return UserError(f"{what} needs the extra: pip install 'mmtok[{extra}]'")
 
 
 @contextmanager
 def reading(name: object, what: str) -> Iterator[None]:
-    """Around a library's reader of the file `name`: whatever it raises becomes UserError, "cannot be read as {what}".
+    """Around a library's reader of the file `name`: whatever it raises becomes UserError, "cannot
+    be read as {what}".
 
-    Readers of foreign files raise some thirty types, of which several derive from Exception alone (zlib.error, struct.error,
-    tokenize.TokenError), and extensions in Rust panic. So all are taken here; therefore only the library's calls belong inside:
-    what our own code raises must stay a traceback. UserError passes as it is.
+    Readers of foreign files raise some thirty types, of which several derive from Exception alone
+    (zlib.error, struct.error, tokenize.TokenError), and extensions in Rust panic. So all are taken
+    here; therefore only the library's calls belong inside: what our own code raises must stay a
+    traceback. UserError passes as it is.
     """
     try:
         yield

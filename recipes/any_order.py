@@ -1,14 +1,17 @@
-"""Pictures as codes in any order: masked diffusion over the same codes that a decoder would write from left to right.
+"""Pictures as codes in any order: masked diffusion over the same codes that a decoder would write
+from left to right.
 
-Sahoo et al. 2024 (arXiv 2406.07524). All codes start hidden and appear one at a time, or several in a step, which is faster and less
-sure (Sampling.steps); whatever is known already is kept and read, so parts of a picture can be drawn anew. By default
-scikit-learn's digits.
+Sahoo et al. 2024 (arXiv 2406.07524). All codes start hidden and appear one at a time, or several in
+a step, which is faster and less sure (Sampling.steps); whatever is known already is kept and read,
+so parts of a picture can be drawn anew. By default scikit-learn's digits.
 
     mmtok train recipes/any_order.py
     mmtok sample runs/any_order --prompt seven --to image -n 16
-    mmtok train recipes/any_order.py --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'   # pixels
-    mmtok train recipes/any_order.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
-        --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "n_codes": 512, "steps": 4000}'
+    mmtok train recipes/any_order.py --tokenizers.image '{"kind": "PixelsConfig", "height": 8,
+    "width": 8, "channels": 1}'   # pixels mmtok train recipes/any_order.py --sources '[{"kind":
+                                  "ImageFolder", "path": "FOLDER"}]'
+        --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3,
+        "patch": 4, "n_codes": 512, "steps": 4000}'
 """
 
 from mmtok.data.loader import Task
@@ -27,11 +30,23 @@ recipe = Recipe(
     name="any_order",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": VQPatchesConfig()},
-    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),  # what is left out is what guidance needs
+    tasks=(
+        Task(("caption",), ("image",), cond_dropout=0.1),
+    ),  # what is left out is what guidance needs
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
+        trunk=TransformerConfig(
+            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
+        ),  # it only reads the name; the head draws
         heads={"image": MaskedDiffusion(network=DiTConfig(4, 96, 4))},
     ),
-    train=TrainConfig(steps=2000, batch_size=16, seq_len=256, learning_rate=2e-3, warmup=100, ema_decay=0.995, log_every=50),
+    train=TrainConfig(
+        steps=2000,
+        batch_size=16,
+        seq_len=256,
+        learning_rate=2e-3,
+        warmup=100,
+        ema_decay=0.995,
+        log_every=50,
+    ),
     sampling={"image": Sampling(temperature=0.9)},
 )

@@ -1,11 +1,15 @@
-"""Pictures of 28 x 28 pixels from their class, drawn as 7 x 7, then 14 x 14, then 28 x 28: mmtok train recipes/cascade.py --path FOLDER
+"""Pictures of 28 x 28 pixels from their class, drawn as 7 x 7, then 14 x 14, then 28 x 28: mmtok
+train recipes/cascade.py --path FOLDER
 
-FOLDER holds a folder of pictures for each class; the folders' names are the captions. MNIST's own four files are read by another source:
+FOLDER holds a folder of pictures for each class; the folders' names are the captions. MNIST's own
+four files are read by another source:
 
-    mmtok train recipes/cascade.py --sources '[{"kind": "IdxImages", "path": "FOLDER", "names": ["t-shirt", "trouser", "pullover",
-        "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]}]'
+    mmtok train recipes/cascade.py --sources '[{"kind": "IdxImages", "path": "FOLDER", "names":
+        ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+        "ankle boot"]}]'
 
-Less than an hour on one core. `scripts/bench_fashion.py` trains nearly the same and says how good its samples are.
+Less than an hour on one core. `scripts/bench_fashion.py` trains nearly the same and says how good
+its samples are.
 
     mmtok sample runs/cascade --prompt "ankle boot" --to image
     mmtok sample runs/cascade --prompt "ankle boot" --to image --guidance 2
@@ -23,13 +27,20 @@ from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.trainer import TrainConfig
 
-SIZE = {"height": 28, "width": 28, "channels": 1}  # of what the tokenizer takes: pictures are prepared to be such
+SIZE = {
+    "height": 28,
+    "width": 28,
+    "channels": 1,
+}  # of what the tokenizer takes: pictures are prepared to be such
 PATCH = 14  # few frames: the decoder reads them, but all that it draws hangs on the class alone
 
 recipe = Recipe(
     name="cascade",
     sources=(ImageFolder(path=""),),
-    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(**SIZE, levels=256, patch=PATCH)},
+    tokenizers={
+        "text": BytesConfig(),
+        "image": PixelLatentsConfig(**SIZE, levels=256, patch=PATCH),
+    },
     tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
     model=DecoderConfig(
         trunk=TransformerConfig(depth=2, width=128, n_heads=4, n_kv_heads=4, feed_forward=256),
@@ -44,6 +55,8 @@ recipe = Recipe(
             )
         },
     ),
-    train=TrainConfig(steps=4000, batch_size=4, seq_len=160, learning_rate=2e-3, warmup=100, ema_decay=0.995),  # some 32 pictures per step
+    train=TrainConfig(
+        steps=4000, batch_size=4, seq_len=160, learning_rate=2e-3, warmup=100, ema_decay=0.995
+    ),  # some 32 pictures per step
     sampling={"image": Sampling(guidance=1.5)},
 )

@@ -1,12 +1,16 @@
-"""Speech as a continuous spectrogram, drawn frame by frame by a small diffusion each: synthesis and recognition without a codebook.
+"""Speech as a continuous spectrogram, drawn frame by frame by a small diffusion each: synthesis and
+recognition without a codebook.
 
-The head is MAR's (Li et al. 2024, arXiv 2406.11838), the frames are dMel's before their values are rounded to levels. By default spoken
-digits, made by espeak-ng; a folder of sound files with transcripts takes one flag:
+The head is MAR's (Li et al. 2024, arXiv 2406.11838), the frames are dMel's before their values are
+rounded to levels. By default spoken digits, made by espeak-ng; a folder of sound files with
+transcripts takes one flag:
 
     mmtok train recipes/continuous_speech.py
     mmtok sample runs/continuous_speech --prompt "three one four" --to speech
-    mmtok sample runs/continuous_speech --prompt runs/continuous_speech/samples/asked/three-one-four-000.wav --to text
-    mmtok train recipes/continuous_speech.py --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len 1024
+    mmtok sample runs/continuous_speech --prompt
+    runs/continuous_speech/samples/asked/three-one-four-000.wav --to text mmtok train
+    recipes/continuous_speech.py --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len
+    1024
 """
 
 from mmtok.data.loader import InputMasking, Task
@@ -30,12 +34,26 @@ recipe = Recipe(
         Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),
     ),
-    input_masking={"speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5)},  # without it, the frames just read say too much
+    input_masking={
+        "speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5)
+    },  # without it, the frames just read say too much
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=4, width=192, n_heads=4, n_kv_heads=4, feed_forward=512, dropout=0.1),
-        # bands have variance 1, so flow matching needs no constants; two noise levels per frame, as a clip has many frames
-        heads={"speech": FrameDiffusion(schedule=CondOT(), network=TokenMLPConfig(depth=3, width=256), draws=2, steps=18)},
+        trunk=TransformerConfig(
+            depth=4, width=192, n_heads=4, n_kv_heads=4, feed_forward=512, dropout=0.1
+        ),
+        # bands have variance 1, so flow matching needs no constants; two noise levels per frame, as
+        # a clip has many frames
+        heads={
+            "speech": FrameDiffusion(
+                schedule=CondOT(), network=TokenMLPConfig(depth=3, width=256), draws=2, steps=18
+            )
+        },
     ),
-    train=TrainConfig(steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50),
-    sampling={"speech": Sampling(temperature=0.9, max_frames=240), "text": Sampling(temperature=0.0, max_frames=64)},
+    train=TrainConfig(
+        steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50
+    ),
+    sampling={
+        "speech": Sampling(temperature=0.9, max_frames=240),
+        "text": Sampling(temperature=0.0, max_frames=64),
+    },
 )

@@ -1,4 +1,5 @@
-"""The quickstart: ONE decoder over text, speech, images and jets, on data that a fresh machine makes for itself.
+"""The quickstart: ONE decoder over text, speech, images and jets, on data that a fresh machine
+makes for itself.
 
 What decided its quality is written beside the fields; budgets are stated in steps.
 """
@@ -21,28 +22,52 @@ from mmtok.train.trainer import TrainConfig
 recipe = Recipe(
     name="digits",
     sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
-    tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz(), "image": VQPatchesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
+    tokenizers={
+        "text": BytesConfig(),
+        "speech": DMelConfig.apple_40hz(),
+        "image": VQPatchesConfig(),
+        "jets": JetGridConfig(totals=("pt_gev", "mass_gev")),
+    },
     tasks=(
         Task(("caption",), ("image",), weight=0.07, cond_dropout=0.1),
-        Task(("view",), ("caption",), weight=0.115),  # shifted and noisy views: reading must not hang on the pixel grid
+        Task(
+            ("view",), ("caption",), weight=0.115
+        ),  # shifted and noisy views: reading must not hang on the pixel grid
         Task(("image",), ("caption",), weight=0.115),  # and with codes missing
-        Task(("caption",), ("speech",), weight=0.145, cond_dropout=0.1),  # strings of words are the last thing learned: which word is next?
+        Task(
+            ("caption",), ("speech",), weight=0.145, cond_dropout=0.1
+        ),  # strings of words are the last thing learned: which word is next?
         Task(("speech",), ("caption",), weight=0.185),
         Task(("caption",), ("jets",), weight=0.145, cond_dropout=0.1),
-        # a jet's shape is made by its hardest constituents: more jets are seen when some are read no further than the totals and 40
+        # a jet's shape is made by its hardest constituents: more jets are seen when some are read
+        # no further than the totals and 40
         Task(("caption",), ("jets",), weight=0.225, cond_dropout=0.1, max_target_frames=42),
     ),
     input_masking={
         "image": InputMasking(drop_prob=0.3),  # without it, samples become copies of training scans
         "view": InputMasking(drop_prob=0.1),
-        "speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16),
+        "speech": InputMasking(
+            span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16
+        ),
     },
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1),
+        trunk=TransformerConfig(
+            depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1
+        ),
         heads={"speech": Parallel(), "jets": Chained()},
-        totals={"jets": 64},  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
+        totals={
+            "jets": 64
+        },  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
     ),
-    train=TrainConfig(steps=1600, batch_size=8, seq_len=256, optimizer="muon", learning_rate=2e-3, warmup=100, log_every=50),
+    train=TrainConfig(
+        steps=1600,
+        batch_size=8,
+        seq_len=256,
+        optimizer="muon",
+        learning_rate=2e-3,
+        warmup=100,
+        log_every=50,
+    ),
     sampling={
         "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
         "speech": Sampling(temperature=0.8, max_frames=240),  # greedy speech does not stop

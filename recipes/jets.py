@@ -5,7 +5,8 @@
     mmtok sample runs/jets --to jets -n 1000
     mmtok score runs/jets other.npz                 nats per particle, jet by jet
 
-With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.inputs '["caption"]', and a text tokenizer is there.
+With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.inputs
+'["caption"]', and a text tokenizer is there.
 """
 
 from mmtok.data.loader import Task
@@ -24,7 +25,9 @@ recipe = Recipe(
     sources=(JetFile(path=""),),
     tokenizers={"text": BytesConfig(), "jets": JetGridConfig(totals=("pt_gev", "mass_gev"))},
     tasks=(Task((), ("jets",)),),
-    model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}),
+    model=DecoderConfig(
+        trunk=TransformerConfig.from_depth(4, dropout=0.1), heads={"jets": Chained()}
+    ),
     train=TrainConfig(steps=5000, batch_size=16, seq_len=512, learning_rate=1e-3, warmup=100),
     sampling={"jets": Sampling(max_frames=130)},  # the two totals, and the constituents
 )

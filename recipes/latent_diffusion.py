@@ -1,8 +1,10 @@
-"""Latent diffusion: pictures drawn as a whole, in the latents of an autoencoder, given whatever the decoder has read.
+"""Latent diffusion: pictures drawn as a whole, in the latents of an autoencoder, given whatever the
+decoder has read.
 
-Rombach et al. 2022 with the transformer of Peebles and Xie 2023. The condition is the decoder's state where the picture begins: a name
-here, and with other captions a text; any modality that a task puts before it. By default scikit-learn's digits; for a folder of
-pictures see latent_images.py, whose two flags are the same.
+Rombach et al. 2022 with the transformer of Peebles and Xie 2023. The condition is the decoder's
+state where the picture begins: a name here, and with other captions a text; any modality that a
+task puts before it. By default scikit-learn's digits; for a folder of pictures see
+latent_images.py, whose two flags are the same.
 
     mmtok train recipes/latent_diffusion.py
     mmtok sample runs/latent_diffusion --prompt seven --to image -n 16 --guidance 2
@@ -27,12 +29,32 @@ recipe = Recipe(
     name="latent_diffusion",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
-    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),  # what is left out is what guidance needs
+    tasks=(
+        Task(("caption",), ("image",), cond_dropout=0.1),
+    ),  # what is left out is what guidance needs
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
-        # a token is a patch. The latents' root mean square is 1, twice what EDM's noise levels were made for: they move along
-        heads={"image": GridDiffusion(schedule=EDM(sigma_data=1.0, p_mean=-0.5), sampler=Heun(), steps=18, network=DiTConfig(4, 128, 4))},
+        trunk=TransformerConfig(
+            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
+        ),  # it only reads the name; the head draws
+        # a token is a patch. The latents' root mean square is 1, twice what EDM's noise levels were
+        # made for: they move along
+        heads={
+            "image": GridDiffusion(
+                schedule=EDM(sigma_data=1.0, p_mean=-0.5),
+                sampler=Heun(),
+                steps=18,
+                network=DiTConfig(4, 128, 4),
+            )
+        },
     ),
-    train=TrainConfig(steps=2000, batch_size=16, seq_len=256, learning_rate=2e-3, warmup=100, ema_decay=0.995, log_every=50),
+    train=TrainConfig(
+        steps=2000,
+        batch_size=16,
+        seq_len=256,
+        learning_rate=2e-3,
+        warmup=100,
+        ema_decay=0.995,
+        log_every=50,
+    ),
     sampling={"image": Sampling(guidance=1.5)},
 )

@@ -1,13 +1,16 @@
-"""Pictures as continuous patches in the shared decoder, drawn one after another by a small diffusion each; names from pictures too.
+"""Pictures as continuous patches in the shared decoder, drawn one after another by a small
+diffusion each; names from pictures too.
 
-The way of MAR (Li et al. 2024, arXiv 2406.11838) with raster order: no codebook, the decoder's state before a patch tells a residual
-MLP what to denoise. By default scikit-learn's digits, so that it runs as it is; a folder of pictures takes two more flags:
+The way of MAR (Li et al. 2024, arXiv 2406.11838) with raster order: no codebook, the decoder's
+state before a patch tells a residual MLP what to denoise. By default scikit-learn's digits, so that
+it runs as it is; a folder of pictures takes two more flags:
 
     mmtok train recipes/latent_images.py
     mmtok sample runs/latent_images --prompt seven --to image --guidance 2
-    mmtok sample runs/latent_images --prompt runs/latent_images/samples/asked/seven-000.png --to text
-    mmtok train recipes/latent_images.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
-        --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
+    mmtok sample runs/latent_images --prompt runs/latent_images/samples/asked/seven-000.png --to
+    text mmtok train recipes/latent_images.py --sources '[{"kind": "ImageFolder", "path":
+        "FOLDER"}]' --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32,
+        "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
 """
 
 from mmtok.data.loader import InputMasking, Task
@@ -26,18 +29,35 @@ from mmtok.train.trainer import TrainConfig
 recipe = Recipe(
     name="latent_images",
     sources=(ScannedDigits(),),
-    # fewer latents than pixels, and a KL term that stands for errors of 9 grey values: what the scans' copies are blurred by anyway
+    # fewer latents than pixels, and a KL term that stands for errors of 9 grey values: what the
+    # scans' copies are blurred by anyway
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
     tasks=(
-        Task(("caption",), ("image",), weight=0.7, cond_dropout=0.1),  # what is left out is what guidance needs
+        Task(
+            ("caption",), ("image",), weight=0.7, cond_dropout=0.1
+        ),  # what is left out is what guidance needs
         Task(("image",), ("caption",), weight=0.3),
     ),
-    input_masking={"image": InputMasking(drop_prob=0.3)},  # as MAR hides patches: the frames just read must not say too much
+    input_masking={
+        "image": InputMasking(drop_prob=0.3)
+    },  # as MAR hides patches: the frames just read must not say too much
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=4, width=128, n_heads=4, n_kv_heads=4, feed_forward=352, dropout=0.1),
-        # latents have variance 1, so flow matching needs no constants; four noise levels per frame make the most of a state
-        heads={"image": FrameDiffusion(schedule=CondOT(), network=TokenMLPConfig(depth=3, width=128), draws=4, steps=18)},
+        trunk=TransformerConfig(
+            depth=4, width=128, n_heads=4, n_kv_heads=4, feed_forward=352, dropout=0.1
+        ),
+        # latents have variance 1, so flow matching needs no constants; four noise levels per frame
+        # make the most of a state
+        heads={
+            "image": FrameDiffusion(
+                schedule=CondOT(), network=TokenMLPConfig(depth=3, width=128), draws=4, steps=18
+            )
+        },
     ),
-    train=TrainConfig(steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50),
-    sampling={"image": Sampling(guidance=1.5), "text": Sampling(temperature=0.0, max_frames=64)},  # reading wants the likeliest string
+    train=TrainConfig(
+        steps=3000, batch_size=8, seq_len=256, learning_rate=1.5e-3, warmup=100, log_every=50
+    ),
+    sampling={
+        "image": Sampling(guidance=1.5),
+        "text": Sampling(temperature=0.0, max_frames=64),
+    },  # reading wants the likeliest string
 )

@@ -1,14 +1,17 @@
-"""Flow matching in pixels: pictures drawn as a whole, with a likelihood in bits per dimension of the discrete picture.
+"""Flow matching in pixels: pictures drawn as a whole, with a likelihood in bits per dimension of
+the discrete picture.
 
-Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. No autoencoder stands between: what is scored
-is the picture. By default scikit-learn's digits, which have 17 levels; other pictures have 256.
+Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. No
+autoencoder stands between: what is scored is the picture. By default scikit-learn's digits, which
+have 17 levels; other pictures have 256.
 
     mmtok train recipes/pixel_diffusion.py
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
-    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png --condition seven
-    mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
-        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]'
-        --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16, "channels": 3, "levels": 256, "patch": 2}'
+    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png --condition
+    seven mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path":
+        "FOLDER"}]' --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]'
+        --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16, "channels": 3,
+        "levels": 256, "patch": 2}'
 """
 
 from mmtok.data.loader import Task
@@ -29,12 +32,27 @@ recipe = Recipe(
     name="pixel_diffusion",
     sources=(ScannedDigits(copies=18, noise=0.0),),  # noise would be learned, and be drawn
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(8, 8, 1, levels=17, patch=2)},
-    # shifted scans teach more than there are; their captions tell them apart, or what is drawn by name alone would be shifted too
+    # shifted scans teach more than there are; their captions tell them apart, or what is drawn by
+    # name alone would be shifted too
     tasks=(Task(("caption",), ("image",), cond_dropout=0.2), Task(("view_caption",), ("view",))),
     model=DecoderConfig(
-        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),  # it only reads the name; the head draws
-        heads={"image": GridDiffusion(schedule=CondOT(), sampler=Heun(), steps=25, network=DiTConfig(6, 128, 4), patch=2)},
+        trunk=TransformerConfig(
+            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
+        ),  # it only reads the name; the head draws
+        heads={
+            "image": GridDiffusion(
+                schedule=CondOT(), sampler=Heun(), steps=25, network=DiTConfig(6, 128, 4), patch=2
+            )
+        },
     ),
-    train=TrainConfig(steps=2000, batch_size=16, seq_len=256, learning_rate=2e-3, warmup=100, ema_decay=0.995, log_every=50),
+    train=TrainConfig(
+        steps=2000,
+        batch_size=16,
+        seq_len=256,
+        learning_rate=2e-3,
+        warmup=100,
+        ema_decay=0.995,
+        log_every=50,
+    ),
     sampling={"image": Sampling(guidance=1.5)},
 )

@@ -1,8 +1,8 @@
 """A language model of one text: mmtok train recipes/text.py --path my.txt
 
-    mmtok sample runs/text --to text                                  new text
-    mmtok sample runs/text --to text --prompt "Once upon a time"      text that goes on from a beginning
-    mmtok score runs/text other.txt                                   bits per byte, passage by passage
+mmtok sample runs/text --to text                                  new text
+mmtok sample runs/text --to text --prompt "Once upon a time"      text that goes on from a beginning
+mmtok score runs/text other.txt                                   bits per byte, passage by passage
 """
 
 from mmtok.data.loader import Task

@@ -74,6 +74,7 @@ GUIDANCE = 2.0
 
 # ---- a user's data, made here
 
+
 def make_text(folder: Path) -> Path:
     """A UTF-8 file, some of whose characters take several bytes."""
     path = folder / "text.txt"
@@ -115,6 +116,7 @@ def make_jets(folder: Path) -> Path:
 
 
 # ---- tiny recipes
+
 
 def tiny(recipe: Recipe, data: Path, seed: int = 0) -> Recipe:
     """The recipe with few examples, small networks and STEPS steps; all else is as it was.
@@ -181,6 +183,7 @@ def tiny_head(head: Any) -> Any:
 
 
 # ---- figures
+
 
 def figures(family: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     """The figures of a family by name, whose data and run are made in `folder`.
@@ -266,6 +269,7 @@ def scores(run: Run) -> list[str]:
 
 # ---- saving and comparing
 
+
 def made_by(families: Sequence[str], work: Path, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each family with its figures, or with what went wrong: {"error": ...}.
 
@@ -336,7 +340,9 @@ def check(families: Sequence[str], work: Path) -> None:
         if family not in FAMILIES:
             raise UserError(f"{family} is no family; there are {', '.join(FAMILIES)}")
         if (work / family).exists():  # a finished run would be taken as it is
-            raise UserError(f"{work / family} is there already: remove it, or choose another --work")
+            raise UserError(
+                f"{work / family} is there already: remove it, or choose another --work"
+            )
 
 
 def read_figures(path: Path) -> dict[str, Any]:

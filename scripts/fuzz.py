@@ -1,9 +1,12 @@
-"""Damaged files of every kind, fed to whatever opens them: python scripts/fuzz.py KIND N [--seed S] [--keep DIR]
+"""Damaged files of every kind, fed to whatever opens them: python scripts/fuzz.py KIND N [--seed S]
+[--keep DIR]
 
-KIND is one of those that `--list` names, or `all`, among which N inputs are shared out. Each input is a sound file, made here, that was
-damaged in one way; it must be read, or be refused in one line that names it. Anything else is a fault: a traceback, a process that dies,
-20 seconds without an answer, more memory than the budget, a line that names nothing. A worker process of limited memory takes one input
-after another. The table counts them; of each fault the first input is kept in DIR, and the exit status is 1.
+KIND is one of those that `--list` names, or `all`, among which N inputs are shared out. Each input
+is a sound file, made here, that was damaged in one way; it must be read, or be refused in one line
+that names it. Anything else is a fault: a traceback, a process that dies, 20 seconds without an
+answer, more memory than the budget, a line that names nothing. A worker process of limited memory
+takes one input after another. The table counts them; of each fault the first input is kept in DIR,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ FAULTS = ("traceback", "died", "hang", "memory", "unnamed")
 
 
 def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[str, str]:
-    """What becomes of input i of a kind: ("read" | "refused" | a fault, what was said). The input lies in `folder` afterwards."""
+    """What becomes of input i of a kind: ("read" | "refused" | a fault, what was said).
+
+    The input lies in `folder` afterwards.
+    """
     from fuzz_kinds import KINDS, damage
 
     from mmtok.errors import UserError
@@ -59,7 +65,9 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
     if _memory("VmHWM") - before > BUDGET + SLACK or "more memory than there is" in said:
         return "memory", f"{(_memory('VmHWM') - before) / 1e6:.0f} MB; {said}"
     said = said.encode("utf-8", "backslashreplace").decode()
-    if what == "refused" and not (folder.name in said and len(said.splitlines()) == 1 and len(said) < 1000):
+    if what == "refused" and not (
+        folder.name in said and len(said.splitlines()) == 1 and len(said) < 1000
+    ):
         return "unnamed", said
     return what, said
 
@@ -76,6 +84,7 @@ def _reset_peak() -> None:
 
 
 # ---- the worker
+
 
 def work(pipe, home: str) -> None:
     """Answer (kind, seed, i, folder) with what became of it, until the pipe closes."""
@@ -146,6 +155,7 @@ class Worker:
 
 # ---- the table
 
+
 def shares(kinds: list[str], n: int) -> Iterator[tuple[str, int]]:
     """(kind, number of the input) of n inputs, shared out evenly."""
     for i in range(n):
@@ -153,7 +163,10 @@ def shares(kinds: list[str], n: int) -> Iterator[tuple[str, int]]:
 
 
 def run(kinds: list[str], n: int, seed: int, keep: Path) -> dict[str, Counter]:
-    """Kind -> how often which outcome. The first input of each fault is kept, with what was said."""
+    """Kind -> how often which outcome.
+
+    The first input of each fault is kept, with what was said.
+    """
     from fuzz_kinds import make_sound
 
     counts: dict[str, Counter] = {kind: Counter() for kind in kinds}
@@ -171,7 +184,11 @@ def run(kinds: list[str], n: int, seed: int, keep: Path) -> dict[str, Counter]:
                 cause = (kind, what, said.strip().splitlines()[-1][:60] if said else "")
                 if what in FAULTS and cause not in seen:
                     seen.add(cause)
-                    print(f"{what}: {folder.name}: {said.strip().splitlines()[-1][:300] if said else ''}", flush=True)
+                    print(
+                        f"{what}: {folder.name}:"
+                        f" {said.strip().splitlines()[-1][:300] if said else ''}",
+                        flush=True,
+                    )
                     shutil.copytree(folder, keep / folder.name, dirs_exist_ok=True)
                     (keep / f"{folder.name}.txt").write_text(f"{what}\n{said}\n")
                 shutil.rmtree(folder, ignore_errors=True)
@@ -186,26 +203,54 @@ def table(counts: dict[str, Counter]) -> str:
     rows = [("kind", *columns)]
     for kind, counted in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
         n = sum(counted[what] for what in ("read", "refused", *FAULTS))
-        slowest = max((c["slowest"] for c in counts.values()), default=0) if kind == "all" else counted["slowest"]
-        rows.append((kind, str(n), *(str(counted[what]) for what in columns[1:-1]), f"{slowest:.1f} s"))
+        slowest = (
+            max((c["slowest"] for c in counts.values()), default=0)
+            if kind == "all"
+            else counted["slowest"]
+        )
+        rows.append(
+            (kind, str(n), *(str(counted[what]) for what in columns[1:-1]), f"{slowest:.1f} s")
+        )
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths))) for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if k == 0 else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
 
 
 def main() -> int:
     from fuzz_kinds import KINDS
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", nargs="?", default="all", help="what is damaged, several joined by commas (default: all)")
-    parser.add_argument("n", nargs="?", type=int, default=1000, help="how many inputs (default: 1000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "kind",
+        nargs="?",
+        default="all",
+        help="what is damaged, several joined by commas (default: all)",
+    )
+    parser.add_argument(
+        "n", nargs="?", type=int, default=1000, help="how many inputs (default: 1000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="where the first input of each fault goes (default: fuzz/)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("fuzz"),
+        help="where the first input of each fault goes (default: fuzz/)",
+    )
     parser.add_argument("--list", action="store_true", help="name the kinds")
     asked = parser.parse_args()
     kinds = list(KINDS) if asked.kind == "all" else asked.kind.split(",")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if asked.list or unknown:
-        print(*([f"unknown: {', '.join(unknown)}; known are:"] if unknown else []), *KINDS, sep="\n")
+        print(
+            *([f"unknown: {', '.join(unknown)}; known are:"] if unknown else []), *KINDS, sep="\n"
+        )
         return 2 if unknown else 0
     counts = run(kinds, asked.n, asked.seed, asked.keep)
     print(table(counts))

@@ -1,4 +1,6 @@
-"""What scripts/fuzz.py feeds to the package: sound files of every kind, made here, and ways to damage them."""
+"""What scripts/fuzz.py feeds to the package: sound files of every kind, made here, and ways to
+damage them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,22 @@ from pathlib import Path
 
 import numpy as np
 
-EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
+EXTREMES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
 RAW = (  # of JSON: written as they stand
     "9" * 5000, "-1", "0", "1e308", "1e999", "NaN", "-Infinity", "null", "true", '"x"', '"\\ud800"', "[]", "{}", "[[]]", '["x"]', '{"a": 1}',
     "[" * 2000 + "]" * 2000, "0.5", "1000000", "1099511627776", "9223372036854775807", '"../../x"', '"\\u001b[2J"', '""', "[-4]", '{"kind": "x"}',
@@ -28,6 +45,7 @@ Change = Callable[[bytes, Dice], bytes]
 
 
 # ---- ways to damage any bytes
+
 
 def flipped(data: bytes, dice: Dice) -> bytes:
     """One to eight bits, mostly near the beginning, where headers are."""
@@ -46,14 +64,20 @@ def extreme(data: bytes, dice: Dice) -> bytes:
     width = int(dice.choice([1, 2, 4, 8]))
     value = EXTREMES[dice.integers(len(EXTREMES))] % 2 ** (8 * width)
     at = _place(data, dice)
-    return data[:at] + value.to_bytes(width, "big" if dice.random() < 0.5 else "little") + data[at + width :]
+    return (
+        data[:at]
+        + value.to_bytes(width, "big" if dice.random() < 0.5 else "little")
+        + data[at + width :]
+    )
 
 
 def moved(data: bytes, dice: Dice) -> bytes:
     """A stretch left out, doubled, or put elsewhere."""
     a, b = sorted(int(x) for x in dice.integers(len(data), size=2))
     at = int(dice.integers(len(data)))
-    return [data[:a] + data[b:], data[:b] + data[a:], data[:at] + data[a:b] + data[at:]][dice.integers(3)]
+    return [data[:a] + data[b:], data[:b] + data[a:], data[:at] + data[a:b] + data[at:]][
+        dice.integers(3)
+    ]
 
 
 def noise(data: bytes, dice: Dice) -> bytes:
@@ -69,6 +93,7 @@ ANY: tuple[Change, ...] = (flipped, cut, extreme, moved, noise)
 
 
 # ---- ways that know the format
+
 
 def json_changed(data: bytes, dice: Dice) -> bytes:
     """A value replaced, a key left out, given twice or added; or the text as a whole."""
@@ -93,7 +118,13 @@ def json_changed(data: bytes, dice: Dice) -> bytes:
 
 
 def _places(node: object):
-    for key, child in list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else ():
+    for key, child in (
+        list(node.items())
+        if isinstance(node, dict)
+        else list(enumerate(node))
+        if isinstance(node, list)
+        else ()
+    ):
         yield node, key
         yield from _places(child)
 
@@ -108,7 +139,9 @@ def lines_changed(data: bytes, dice: Dice) -> bytes:
 
 def png_changed(data: bytes, dice: Dice) -> bytes:
     """Sizes, depth or colours of a PNG's header, with the right checksum."""
-    width, height = (int(dice.choice([1, 2**7, 13_000, 2**16, 2**31 - 1, 2**32 - 1, 0])) for _ in range(2))
+    width, height = (
+        int(dice.choice([1, 2**7, 13_000, 2**16, 2**31 - 1, 2**32 - 1, 0])) for _ in range(2)
+    )
     kind = struct.pack(">IIBBBBB", width, height, int(dice.choice([1, 2, 4, 8, 16, 3])), int(dice.choice([0, 2, 3, 4, 6, 9])),
                        0, 0, int(dice.integers(2)))  # fmt: skip
     return data[:16] + kind + struct.pack(">I", binascii.crc32(b"IHDR" + kind)) + data[33:]
@@ -116,8 +149,29 @@ def png_changed(data: bytes, dice: Dice) -> bytes:
 
 def npy_changed(data: bytes, dice: Dice) -> bytes:
     """An npy header's words."""
-    descr = ["'<f4'", "'>f8'", "'|O'", "'<U9'", "'|V0'", "'<f4", "[('a', '<f4')]", "'<M8[s]'", "9", "'" + "9" * 5000 + "'"]
-    shape = ["(2, 3, 3)", "(1099511627776, 3)", "(2, 3, 1000000)", "(-1, 3)", "(" + "9" * 5000 + ",)", "()", "(2.5, 3)", "((((", "(0, 3)"]
+    descr = [
+        "'<f4'",
+        "'>f8'",
+        "'|O'",
+        "'<U9'",
+        "'|V0'",
+        "'<f4",
+        "[('a', '<f4')]",
+        "'<M8[s]'",
+        "9",
+        "'" + "9" * 5000 + "'",
+    ]
+    shape = [
+        "(2, 3, 3)",
+        "(1099511627776, 3)",
+        "(2, 3, 1000000)",
+        "(-1, 3)",
+        "(" + "9" * 5000 + ",)",
+        "()",
+        "(2.5, 3)",
+        "((((",
+        "(0, 3)",
+    ]
     order = ["False", "True", "None", "1"]
     d, s, f = (some[dice.integers(len(some))] for some in (descr, shape, order))
     header = f"{{'descr': {d}, 'fortran_order': {f}, 'shape': {s}, }}"
@@ -128,7 +182,10 @@ def npy_changed(data: bytes, dice: Dice) -> bytes:
 def npz_changed(data: bytes, dice: Dice) -> bytes:
     """One member of an npz damaged, or grown to a bomb of zeros, and packed again."""
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         names = old.namelist()
         chosen = names[dice.integers(len(names))]
         for name in names:
@@ -158,7 +215,11 @@ def idx_changed(data: bytes, dice: Dice) -> bytes:
     """Sizes in the header of MNIST's format."""
     axes = int(dice.choice([0, 1, 3, 200]))
     sizes = [int(dice.choice([0, 1, 3, 2**16, 2**31, 2**32 - 1])) for _ in range(axes)]
-    return bytes([0, 0, int(dice.choice([8, 13])), axes]) + struct.pack(f">{axes}I", *sizes) + data[16:]
+    return (
+        bytes([0, 0, int(dice.choice([8, 13])), axes])
+        + struct.pack(f">{axes}I", *sizes)
+        + data[16:]
+    )
 
 
 def packed_idx(data: bytes, dice: Dice) -> bytes:
@@ -173,13 +234,29 @@ def packed_table(data: bytes, dice: Dice) -> bytes:
 
 def _packed(data: bytes, dice: Dice, changed: Callable[[bytes, Dice], bytes]) -> bytes:
     plain = gzip.decompress(data)
-    inside = [changed(plain, dice), plain + bytes(300 * 2**20) if dice.random() < 0.05 else plain, *(way(plain, dice) for way in ANY)]
+    inside = [
+        changed(plain, dice),
+        plain + bytes(300 * 2**20) if dice.random() < 0.05 else plain,
+        *(way(plain, dice) for way in ANY),
+    ]
     return gzip.compress(inside[dice.integers(len(inside))], 1)
 
 
 def table_changed(data: bytes, dice: Dice) -> bytes:
     """Quotes, separators, nulls and long cells in a table of text."""
-    what = [b'"', b",", b"\t", b"\0", b"\r", b"\n", b"x" * 200_000, b"\xff", b"\xef\xbb\xbf", b"''", b"a,b,c,d\n"]
+    what = [
+        b'"',
+        b",",
+        b"\t",
+        b"\0",
+        b"\r",
+        b"\n",
+        b"x" * 200_000,
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"''",
+        b"a,b,c,d\n",
+    ]
     at = int(dice.integers(len(data)))
     return data[:at] + what[dice.integers(len(what))] + data[at:]
 
@@ -189,16 +266,32 @@ def flac_changed(data: bytes, dice: Dice) -> bytes:
     bits = int.from_bytes(data[18:26], "big")
     n = int(dice.choice([0, 1, 2**20, 2**31, 2**36 - 1]))
     rate = int(dice.choice([0, 1, 8000, 44_100, 655_350, 2**20 - 1]))
-    bits = (rate << 44) | (int(dice.integers(8)) << 41) | (int(dice.integers(32)) << 36) | n if dice.random() < 0.5 else (bits >> 36 << 36) | n
+    bits = (
+        (rate << 44) | (int(dice.integers(8)) << 41) | (int(dice.integers(32)) << 36) | n
+        if dice.random() < 0.5
+        else (bits >> 36 << 36) | n
+    )
     return data[:18] + bits.to_bytes(8, "big") + data[26:]
 
 
 def wav_changed(data: bytes, dice: Dice) -> bytes:
     """Codec, channels, rate, depth and sizes of a WAV's header."""
-    codec, channels, rate = int(dice.choice([1, 3, 6, 7, 17, 0xFFFE, 2])), int(dice.choice([0, 1, 2, 1024, 65_535])), \
-        int(dice.choice([0, 1, 44_099, 22_254, 16_000, 2**31 - 1, 2**32 - 1]))
-    depth, size = int(dice.choice([0, 1, 8, 16, 24, 32, 64, 65_535])), int(dice.choice([0, 2, len(data), 2**31, 2**32 - 1]))
-    return data[:20] + struct.pack("<HHIIHH", codec, channels, rate, 2**16, 4, depth) + data[36:40] + struct.pack("<I", size) + data[44:]
+    codec, channels, rate = (
+        int(dice.choice([1, 3, 6, 7, 17, 0xFFFE, 2])),
+        int(dice.choice([0, 1, 2, 1024, 65_535])),
+        int(dice.choice([0, 1, 44_099, 22_254, 16_000, 2**31 - 1, 2**32 - 1])),
+    )
+    depth, size = (
+        int(dice.choice([0, 1, 8, 16, 24, 32, 64, 65_535])),
+        int(dice.choice([0, 2, len(data), 2**31, 2**32 - 1])),
+    )
+    return (
+        data[:20]
+        + struct.pack("<HHIIHH", codec, channels, rate, 2**16, 4, depth)
+        + data[36:40]
+        + struct.pack("<I", size)
+        + data[44:]
+    )
 
 
 def xz(data: bytes) -> bytes:
@@ -206,6 +299,7 @@ def xz(data: bytes) -> bytes:
 
 
 # ---- Parquet: written again with other contents
+
 
 def parquet_changed(data: bytes, dice: Dice) -> bytes:
     """A token file or table whose metadata, info or columns are others."""
@@ -221,8 +315,15 @@ def parquet_changed(data: bytes, dice: Dice) -> bytes:
     elif names and way < 0.75:
         name = names[dice.integers(len(names))]
         old = next((x for x in table[name].to_pylist() if x), '{"a": 1}')
-        new = json_changed(old.encode(), dice).decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
-        table = table.set_column(table.column_names.index(name), name, pa.array([new] * len(table), pa.string()))
+        new = (
+            json_changed(old.encode(), dice)
+            .decode("utf-8", "surrogateescape")
+            .encode("utf-8", "replace")
+            .decode()
+        )
+        table = table.set_column(
+            table.column_names.index(name), name, pa.array([new] * len(table), pa.string())
+        )
     else:
         i = int(dice.integers(table.num_columns))
         others = [pa.array([1.5] * len(table)), pa.array(["x"] * len(table)), pa.nulls(len(table)), pa.array([[1, None]] * len(table)),
@@ -248,7 +349,9 @@ def h5_changed(data: bytes, dice: Dice) -> bytes:
                 file.create_group(name)
             elif dice.random() < 0.9:
                 big = len(shape) > 0 and np.prod(shape, dtype=float) > 1e6
-                file.create_dataset(name, shape, kind, chunks=tuple(min(n, 64) for n in shape) if big else None)
+                file.create_dataset(
+                    name, shape, kind, chunks=tuple(min(n, 64) for n in shape) if big else None
+                )
     return out.getvalue()
 
 

@@ -1,4 +1,6 @@
-"""The folders among the inputs of scripts/fuzz.py: tokenizers, recipes, runs and exports, made and opened."""
+"""The folders among the inputs of scripts/fuzz.py: tokenizers, recipes, runs and exports, made and
+opened.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import fuzz_files as ways
 import numpy as np
 
 # ---- tokenizers
+
 
 def tokenizer_maker(kind: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
@@ -35,7 +38,9 @@ def _pretrained():
         byte_letters,
     )
 
-    tok = library.Tokenizer(library.models.BPE(vocab={letter: i for i, letter in enumerate(byte_letters())}, merges=[]))
+    tok = library.Tokenizer(
+        library.models.BPE(vocab={letter: i for i, letter in enumerate(byte_letters())}, merges=[])
+    )
     tok.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = library.decoders.ByteLevel()
     return PretrainedText(PretrainedTextConfig("a/b"), tok.to_str())
@@ -93,7 +98,12 @@ def load_tokenizer(path: Path) -> None:
     small = getattr(config, "height", None) or 4, getattr(config, "width", None) or 4
     if max(small) > 64 or getattr(getattr(config, "mel", None), "n_fft", 0) > 2**14:
         return
-    signal = {"text": "seven", "speech": ways.SINE, "jets": ways.JETS[0], "image": np.zeros(small, np.uint8)}[tokenizer.signature.modality]
+    signal = {
+        "text": "seven",
+        "speech": ways.SINE,
+        "jets": ways.JETS[0],
+        "image": np.zeros(small, np.uint8),
+    }[tokenizer.signature.modality]
     try:
         tokenizer.encode(signal)
     except UserError:  # it takes other signals, which it says of the signal and not of the folder
@@ -101,6 +111,7 @@ def load_tokenizer(path: Path) -> None:
 
 
 # ---- recipes and runs
+
 
 def _recipe():
     from mmtok.data.loader import Task
@@ -141,7 +152,10 @@ def make_run(folder: Path) -> Path:
     text = ways.written(folder / "a.txt", b"seven eight nine " * 40)
     with contextlib.redirect_stderr(io.StringIO()):
         train(replace(_recipe(), sources=(TextFileConfig(str(text)),)), folder / "run")
-    figures = {"score": {"text": {"n": 3, "bits_per_byte": 4.5, "kind": "exact"}}, "text_from_nothing": {"share": 0.5}}
+    figures = {
+        "score": {"text": {"n": 3, "bits_per_byte": 4.5, "kind": "exact"}},
+        "text_from_nothing": {"share": 0.5},
+    }
     index = [{"file": "nothing-000.txt", "frames": 5, "stop": "end"}]
     ways.write_folder(folder / "run", {
         "evaluation.json": json.dumps(figures).encode(), "samples/asked/index.json": json.dumps(index).encode(),

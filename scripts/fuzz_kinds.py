@@ -1,4 +1,6 @@
-"""The kinds of input of scripts/fuzz.py: how a sound one is made, what of it is damaged and how, and what opens it."""
+"""The kinds of input of scripts/fuzz.py: how a sound one is made, what of it is damaged and how,
+and what opens it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ SEED = 0
 class Kind:
     """make(folder): write a sound input, return its path. load(path): open it as the package does.
 
-    own    changes that know the format, by the suffix or name of the file that they are for; half of the inputs get one of them
+    own    changes that know the format, by the suffix or name of the file that they are for; half
+           of the inputs get one of them
     among  of a folder: patterns of the files that are damaged
     """
 
@@ -31,7 +34,10 @@ class Kind:
 
 
 def damage(kind: str, seed: list[int], home: Path, folder: Path) -> Path:
-    """Write a damaged input of a kind into `folder`; the same for the same seed. home: as `make_sound` left it."""
+    """Write a damaged input of a kind into `folder`; the same for the same seed.
+
+    home: as `make_sound` left it.
+    """
     dice = np.random.default_rng([*seed, list(KINDS).index(kind)])
     about, place = KINDS[kind], home / "sound" / kind
     shutil.copytree(place, folder)
@@ -57,7 +63,9 @@ def damage(kind: str, seed: list[int], home: Path, folder: Path) -> Path:
 
 def _another(home: Path, dice: np.random.Generator) -> bytes:
     """A sound file of whatever kind, in the place of this one; or none at all."""
-    files = sorted(p for p in (home / "sound").rglob("*") if p.is_file() and p.stat().st_size < 10**6)
+    files = sorted(
+        p for p in (home / "sound").rglob("*") if p.is_file() and p.stat().st_size < 10**6
+    )
     return files[dice.integers(len(files))].read_bytes() if dice.random() < 0.9 else b""
 
 
@@ -72,7 +80,9 @@ def make_sound(home: Path, kinds: Iterable[str] | None = None) -> None:
 
 
 def warm_up(home: Path) -> None:
-    """Open every sound input once, so that imports and caches are no part of what a damaged one takes."""
+    """Open every sound input once, so that imports and caches are no part of what a damaged one
+    takes.
+    """
     for name, kind in KINDS.items():
         copy = home / "warm" / name
         if copy.exists():
@@ -82,6 +92,7 @@ def warm_up(home: Path) -> None:
 
 
 # ---- signals
+
 
 def _text(folder: Path) -> Path:
     return written(folder / "a.txt", "Once upon a time, caf\u00e9 \U0001f600.\n".encode())
@@ -160,7 +171,10 @@ def _load_jets(path: Path) -> None:
 
 
 def _idx(suffix: str, pack: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
-    return lambda folder: written(folder / f"a{suffix}", pack(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(range(18))))
+    return lambda folder: written(
+        folder / f"a{suffix}",
+        pack(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(range(18))),
+    )
 
 
 def _load_idx(path: Path) -> None:
@@ -171,11 +185,17 @@ def _load_idx(path: Path) -> None:
 
 # ---- tables
 
-def _transcripts(suffix: str, separator: str, packed: Callable[[bytes], bytes] = bytes) -> Callable[[Path], Path]:
+
+def _transcripts(
+    suffix: str, separator: str, packed: Callable[[bytes], bytes] = bytes
+) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         _sound(".wav")(folder)
         rows = [("file", "text"), ("a.wav", '"seven, eight"')]
-        return written(folder / f"transcripts{suffix}", packed("\n".join(separator.join(row) for row in rows).encode() + b"\n"))
+        return written(
+            folder / f"transcripts{suffix}",
+            packed("\n".join(separator.join(row) for row in rows).encode() + b"\n"),
+        )
 
     return make
 
@@ -193,11 +213,17 @@ def _json_table(folder: Path) -> Path:
 
 # ---- tokens
 
+
 def _tokens(folder: Path) -> Path:
     from mmtok.data.tokens import write_tokens
     from mmtok.tokenizers import default
 
-    signals = {"text": "seven", "speech": SINE, "image": np.arange(12, dtype=np.uint8).reshape(3, 4), "jets": JETS[0]}
+    signals = {
+        "text": "seven",
+        "speech": SINE,
+        "image": np.arange(12, dtype=np.uint8).reshape(3, 4),
+        "jets": JETS[0],
+    }
     tokenizers = {m: default(m) for m in signals}
     rows = [{m: tokenizers[m].encode(x) for m, x in signals.items()}] * 2
     write_tokens(folder / "a.parquet", {m: t.signature for m, t in tokenizers.items()}, rows)
@@ -212,8 +238,22 @@ def _load_tokens(path: Path) -> None:
     detokenize_file(path, path.parent / "out")
 
 
-JSONS = {".json": ways.json_changed, ".jsonl": ways.lines_changed, ".safetensors": ways.safetensors_changed, ".parquet": ways.parquet_changed}
-RUN_FILES = ("*.json", "*.json*", "model.safetensors", "samples/*.json", "samples/*/*.json", "checkpoints/*/*", "tokens/*.parquet", "tokenizers/*/*.json")
+JSONS = {
+    ".json": ways.json_changed,
+    ".jsonl": ways.lines_changed,
+    ".safetensors": ways.safetensors_changed,
+    ".parquet": ways.parquet_changed,
+}
+RUN_FILES = (
+    "*.json",
+    "*.json*",
+    "model.safetensors",
+    "samples/*.json",
+    "samples/*/*.json",
+    "checkpoints/*/*",
+    "tokens/*.parquet",
+    "tokenizers/*/*.json",
+)
 KINDS: dict[str, Kind] = {
     "text": Kind(_text, _load_text),
     "csv": Kind(_transcripts(".csv", ","), _load_transcripts, {".csv": ways.table_changed}),

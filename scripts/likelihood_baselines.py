@@ -1,6 +1,8 @@
-"""What held-out digits cost under models that anyone can write down, in bits per dimension: read beside bench_likelihood.py's table.
+"""What held-out digits cost under models that anyone can write down, in bits per dimension: read
+beside bench_likelihood.py's table.
 
-Their constants are near the best for the held-out scans, so that nothing is gained by beating a poor baseline.
+Their constants are near the best for the held-out scans, so that nothing is gained by beating a
+poor baseline.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def baselines() -> dict[str, float]:
 def _codes(split: str) -> tuple[np.ndarray, np.ndarray]:
     """(N, 64) levels and (N,) labels of a split."""
     scans, labels = load_scans(split)
-    return (np.stack(scans).reshape(len(scans), -1).astype(int) * (2 * LEVELS - 2) + 255) // 510, np.asarray(labels)
+    return (
+        np.stack(scans).reshape(len(scans), -1).astype(int) * (2 * LEVELS - 2) + 255
+    ) // 510, np.asarray(labels)
 
 
 def _bits(log_p: np.ndarray) -> float:
@@ -46,13 +50,15 @@ def _bits(log_p: np.ndarray) -> float:
 
 
 def _alone(train: np.ndarray) -> np.ndarray:
-    """p (64, LEVELS) of each pixel's levels, by counts."""
+    """P (64, LEVELS) of each pixel's levels, by counts."""
     counts = np.stack([np.bincount(column, minlength=LEVELS) for column in train.T]) + ADDED
     return counts / counts.sum(1, keepdims=True)
 
 
 def _given_the_one_before(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """log p (N,) by counts per pixel, given the pixel before it in raster order (0 before the first)."""
+    """Log p (N,) by counts per pixel, given the pixel before it in raster order (0 before the
+    first).
+    """
     before = lambda x: np.concatenate([np.zeros((len(x), 1), int), x[:, :-1]], 1)
     counts = BEHIND * np.repeat(_alone(train)[:, None], LEVELS, 1)
     np.add.at(counts, (_PLACE, before(train), train), 1)
@@ -60,7 +66,9 @@ def _given_the_one_before(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def _gaussians(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """log p (N,) of levels spread evenly over their cells (a bound), under one full-covariance Gaussian per label."""
+    """Log p (N,) of levels spread evenly over their cells (a bound), under one full-covariance
+    Gaussian per label.
+    """
     rng = np.random.default_rng(0)
     spread = lambda x: -1 + WIDTH * (x + rng.random(x.shape))
     x, y, terms = spread(train), spread(test), []

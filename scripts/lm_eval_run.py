@@ -1,6 +1,8 @@
-"""lm-eval on a run: .venv/bin/python scripts/lm_eval_run.py RUN --tasks lambada_openai --limit 100 --out results.json
+"""lm-eval on a run: .venv/bin/python scripts/lm_eval_run.py RUN --tasks lambada_openai --limit 100
+--out results.json
 
-Needs the extra `harness`. `run_model(run)` is the model for one's own calls of `lm_eval.simple_evaluate`.
+Needs the extra `harness`. `run_model(run)` is the model for one's own calls of
+`lm_eval.simple_evaluate`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from mmtok.io.files import write_text
 
 
 def run_model(run: Any, longest: int | None = None) -> Any:
-    """An opened run as an `lm_eval.api.model.LM`. Raises UserError where lm-eval is not installed."""
+    """An opened run as an `lm_eval.api.model.LM`.
+
+    Raises UserError where lm-eval is not installed.
+    """
     try:
         from lm_eval.api.model import LM
     except ImportError:
@@ -29,13 +34,21 @@ def run_model(run: Any, longest: int | None = None) -> Any:
             self.harness = Harness(run, longest)
 
         def loglikelihood(self, requests: list) -> list[tuple[float, bool]]:
-            return self._kept("loglikelihood", requests, self.harness.loglikelihood([r.args for r in requests]))
+            return self._kept(
+                "loglikelihood", requests, self.harness.loglikelihood([r.args for r in requests])
+            )
 
         def loglikelihood_rolling(self, requests: list) -> list[float]:
-            return self._kept("loglikelihood_rolling", requests, self.harness.loglikelihood_rolling([r.args[0] for r in requests]))
+            return self._kept(
+                "loglikelihood_rolling",
+                requests,
+                self.harness.loglikelihood_rolling([r.args[0] for r in requests]),
+            )
 
         def generate_until(self, requests: list) -> list[str]:
-            return self._kept("generate_until", requests, self.harness.generate_until([r.args for r in requests]))
+            return self._kept(
+                "generate_until", requests, self.harness.generate_until([r.args for r in requests])
+            )
 
         def _kept(self, what: str, requests: list, answers: list) -> list:
             """Answers go into lm-eval's cache, where it keeps one."""
@@ -47,12 +60,15 @@ def run_model(run: Any, longest: int | None = None) -> Any:
 
 
 def lm_eval_run(
-    run: Annotated[Path, Arg("a run's folder", "RUN")], *,
+    run: Annotated[Path, Arg("a run's folder", "RUN")],
+    *,
     tasks: Annotated[list[str], Arg("names of lm-eval's tasks", "TASK")],
     include: Annotated[Path | None, Arg("a folder with tasks of your own", "DIR")] = None,
     fewshot: Annotated[int | None, Arg("examples before each question", "N")] = None,
     limit: Annotated[int | None, Arg("questions per task", "N")] = None,
-    longest: Annotated[int | None, Arg("most text codes of a question (default: as trained)", "N")] = None,
+    longest: Annotated[
+        int | None, Arg("most text codes of a question (default: as trained)", "N")
+    ] = None,
     out: Annotated[Path | None, Arg("where the results go as JSON", "FILE", "-o")] = None,
 ) -> None:
     """Ask a run what lm-eval asks, and print the figures of each task."""
@@ -63,13 +79,28 @@ def lm_eval_run(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(include) if include else None)
-    results = lm_eval.simple_evaluate(model=model, tasks=tasks, num_fewshot=fewshot, limit=limit, task_manager=manager, log_samples=False)
+    results = lm_eval.simple_evaluate(
+        model=model,
+        tasks=tasks,
+        num_fewshot=fewshot,
+        limit=limit,
+        task_manager=manager,
+        log_samples=False,
+    )
     for task, figures in results["results"].items():
         for name, value in figures.items():
             if isinstance(value, float):
                 print(f"{task:<28} {name:<32} {value:.4f}")
     if out is not None:
-        write_text(out, json.dumps({key: results[key] for key in ("results", "versions", "n-shot")}, indent=1, default=str) + "\n")
+        write_text(
+            out,
+            json.dumps(
+                {key: results[key] for key in ("results", "versions", "n-shot")},
+                indent=1,
+                default=str,
+            )
+            + "\n",
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What rounded weights cost in perplexity: a decoder learns a text for a minute, and reads of it what it has not seen. For bench_engine.py.
+"""What rounded weights cost in perplexity: a decoder learns a text for a minute, and reads of it
+what it has not seen. For bench_engine.py.
 
-A perplexity alone hardly tells, as rounding helps as often as it hurts: two levels on each side of 0 cost it 0.03 %. The divergence from the
-unrounded model's distributions does: it cannot be below 0, and grows by 5 for each bit that is taken away.
+A perplexity alone hardly tells, as rounding helps as often as it hurts: two levels on each side of
+0 cost it 0.03 %. The divergence from the unrounded model's distributions does: it cannot be below
+0, and grows by 5 for each bit that is taken away.
 """
 
 from __future__ import annotations
@@ -27,15 +29,24 @@ HELD_OUT = 10  # every tenth passage
 
 
 def manual(modality: str, n_pieces: int) -> tuple[list[Document], list[Document]]:
-    """The manual that every Python brings along (pydoc_data), in passages as codes of a modality: to learn, and held out."""
+    """The manual that every Python brings along (pydoc_data), in passages as codes of a modality:
+    to learn, and held out.
+    """
     text = "\n".join(pydoc_data.topics.topics.values())
     lines = [text[i : i + 2000] for i in range(0, len(text), 2000)]
-    codes = np.concatenate([s.codes for s in SentencePieceConfig(n_pieces).fit(lines).encode_batch(lines)])
-    passages = [Document((Segment(modality, codes=codes[i : i + PIECES]),), (True,)) for i in range(0, len(codes) - PIECES, PIECES)]
+    codes = np.concatenate(
+        [s.codes for s in SentencePieceConfig(n_pieces).fit(lines).encode_batch(lines)]
+    )
+    passages = [
+        Document((Segment(modality, codes=codes[i : i + PIECES]),), (True,))
+        for i in range(0, len(codes) - PIECES, PIECES)
+    ]
     return [p for i, p in enumerate(passages) if i % HELD_OUT], passages[::HELD_OUT]
 
 
-def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_steps: int, n_rows: int = 8) -> None:
+def learn(
+    lm: LM, step: Callable[[Batch], None], documents: list[Document], n_steps: int, n_rows: int = 8
+) -> None:
     """n_steps of n_rows documents each, drawn at random."""
     rng = np.random.default_rng(0)
     for _ in range(n_steps):
@@ -45,11 +56,21 @@ def learn(lm: LM, step: Callable[[Batch], None], documents: list[Document], n_st
 
 
 @torch.inference_mode()
-def log_probs(lm: LM, documents: list[Document], modality: str, precision: WeightPrecision) -> torch.Tensor:
-    """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this precision of weights."""
+def log_probs(
+    lm: LM, documents: list[Document], modality: str, precision: WeightPrecision
+) -> torch.Tensor:
+    """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this
+    precision of weights.
+    """
     batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
-    h = KVCacheDecoder(lm.model, precision, n_rows=len(documents)).read(lm.embed(batch))[:, 1 : 1 + PIECES].flatten(0, 1)  # from the begin mark on
-    return FrameDecoder(lm, modality, precision, len(documents)).id_logits(h).float().log_softmax(-1)
+    h = (
+        KVCacheDecoder(lm.model, precision, n_rows=len(documents))
+        .read(lm.embed(batch))[:, 1 : 1 + PIECES]
+        .flatten(0, 1)
+    )  # from the begin mark on
+    return (
+        FrameDecoder(lm, modality, precision, len(documents)).id_logits(h).float().log_softmax(-1)
+    )
 
 
 def nats(log_p: torch.Tensor, documents: list[Document]) -> float:

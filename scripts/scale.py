@@ -1,7 +1,9 @@
 """A large training on paper: python scripts/scale.py [1B] [7B] [--devices 16 --row-length 8192 ...]
 
-Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files, checkpoints, traffic. Every line says
-where it comes from: exact (counted by our own classes), measured, cited, chosen; `reckoned` is arithmetic of such. Without a run or a GPU.
+Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files,
+checkpoints, traffic. Every line says
+where it comes from: exact (counted by our own classes), measured, cited, chosen; `reckoned` is
+arithmetic of such. Without a run or a GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +32,17 @@ DAY_S, GB = 86_400, 1e9
 TEXT_POSITIONS_PER_S = 8.8e6
 SPEECH_FRAMES_PER_S = 2_110 * 80  # dMel: 2,110 times real time, at 80 Hz
 PARTICLES_PER_S = 16e6
-DISK_BYTES = {"text": 1.7, "speech": 20.2, "image": 0.7, "jets": 2.1}  # per frame, in our token files
+DISK_BYTES = {
+    "text": 1.7,
+    "speech": 20.2,
+    "image": 0.7,
+    "jets": 2.1,
+}  # per frame, in our token files
 LOADED_POSITIONS_PER_S = 12e6
 UNPACKED_POSITIONS_PER_S = 75e6  # of text, by the processor's time
-LOADER_BYTES = 16  # of an example and a task, in every process: file, row, length, place in the order; exact: the types in data/loader.py
+# of an example and a task, in every process: file, row, length, place in the order; exact: the
+# types in data/loader.py
+LOADER_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,10 @@ class Plan:
 
     def __post_init__(self):
         for field in fields(self):
-            if field.name not in ("activation_checkpointing", "ema_decay", "untied", "precision") and getattr(self, field.name) <= 0:
+            if (
+                field.name not in ("activation_checkpointing", "ema_decay", "untied", "precision")
+                and getattr(self, field.name) <= 0
+            ):
                 raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be above 0")
         if self.devices < 2:
             raise ValueError("weights are shared out over two devices or more")
@@ -88,18 +100,40 @@ PLANS = {
     # the trunk of Llama 3.2 1B (its model card), with a smaller vocabulary
     "1B": Plan(depth=16, width=2048, n_heads=32, n_kv_heads=8, feed_forward=8192),
     # the trunk of Llama 2 7B (Touvron et al. 2023)
-    "7B": Plan(depth=32, width=4096, n_heads=32, n_kv_heads=32, feed_forward=11_008, untied=True, devices=64, grad_accum_steps=2, activation_checkpointing=32),
+    "7B": Plan(
+        depth=32,
+        width=4096,
+        n_heads=32,
+        n_kv_heads=32,
+        feed_forward=11_008,
+        untied=True,
+        devices=64,
+        grad_accum_steps=2,
+        activation_checkpointing=32,
+    ),
 }
 
 
 # ---- the model
 
+
 def decoder(plan: Plan) -> LM:
-    """The decoder over text, speech (80 mel bins), images and jets, on the meta device: all its shapes, none of its numbers."""
-    image, jets = Signature("image", (plan.image_codes,), frames=256), Signature("jets", (41, 31, 31), descending=True)
-    vocabulary = Vocabulary([Signature("text", (plan.text_pieces,)), Signature("speech", (16,) * 80), image, jets])
-    trunk = TransformerConfig(plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward)
-    config = DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained()}, totals={"jets": 64}, untied=plan.untied)
+    """The decoder over text, speech (80 mel bins), images and jets, on the meta device: all its
+    shapes, none of its numbers.
+    """
+    image, jets = (
+        Signature("image", (plan.image_codes,), frames=256),
+        Signature("jets", (41, 31, 31), descending=True),
+    )
+    vocabulary = Vocabulary(
+        [Signature("text", (plan.text_pieces,)), Signature("speech", (16,) * 80), image, jets]
+    )
+    trunk = TransformerConfig(
+        plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward
+    )
+    config = DecoderConfig(
+        trunk, {"speech": Parallel(), "jets": Chained()}, totals={"jets": 64}, untied=plan.untied
+    )
     with torch.device("meta"):
         return LM(config, vocabulary)
 
@@ -111,32 +145,50 @@ def n_parameters(module: nn.Module) -> int:
 
 # ---- activations: what is kept for the backward pass, bytes per position
 
-def block_bytes(plan: Plan) -> int:
-    """Of a block: M width, F feed-forward, K width of the keys, H heads, L row length, e bytes of a product's number.
 
-        norms      2 (4 M + 4): the float32 stream and its inverse norm; 2 e M: the normed stream as products read it
-        attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each pair; 4 H: log-sum-exp
-        rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
-        SwiGLU     4 e F: gate, its SiLU, up, their product
+def block_bytes(plan: Plan) -> int:
+    """Of a block: M width, F feed-forward, K width of the keys, H heads, L row length, e bytes of a
+    product's number.
+
+    norms      2 (4 M + 4): the float32 stream and its inverse norm; 2 e M: the normed stream as
+               products read it
+    attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each pair;
+               4 H: log-sum-exp
+    rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
+    SwiGLU     4 e F: gate, its SiLU, up, their product
     """
     m, e = plan.width, plan.size
     keys = m // plan.n_heads * plan.n_kv_heads
     narrow = 4 * e * m // plan.n_heads if e < 4 else 0  # in float32 all blocks share one
-    return 8 * m + 8 + 2 * e * m + e * (2 * m + 2 * keys) + e * plan.seq_len + 4 * plan.n_heads + narrow + 4 * e * plan.feed_forward
+    return (
+        8 * m
+        + 8
+        + 2 * e * m
+        + e * (2 * m + 2 * keys)
+        + e * plan.seq_len
+        + 4 * plan.n_heads
+        + narrow
+        + 4 * e * plan.feed_forward
+    )
 
 
 def kept_bytes(plan: Plan) -> int:
-    """Of all: blocks (one that computes its own again keeps its input alone), final norm, states that ids are read from, mask, rotary."""
+    """Of all: blocks (one that computes its own again keeps its input alone), final norm, states
+    that ids are read from, mask, rotary.
+    """
     n = min(plan.activation_checkpointing, plan.depth)
     blocks = n * 4 * plan.width + (plan.depth - n) * block_bytes(plan)
     return blocks + (4 + plan.size) * plan.width + 4 + plan.seq_len + 8 * plan.width // plan.n_heads
 
 
 def logits_bytes(plan: Plan) -> int:
-    """Of the ids' cross-entropy, in all: logits in a product's type, in float32, their gradients; the rows of the classes, in both types,
-    and the gradients of these."""
+    """Of the ids' cross-entropy, in all: logits in a product's type, in float32, their gradients;
+    the rows of the classes, in both types, and the gradients of these.
+    """
     n_classes, positions = plan.text_pieces + 1, plan.batch_size * plan.seq_len
-    held = crossentropy.CHUNK if positions * n_classes > crossentropy.WHOLE else positions * n_classes
+    held = (
+        crossentropy.CHUNK if positions * n_classes > crossentropy.WHOLE else positions * n_classes
+    )
     return held * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
 
 
@@ -149,13 +201,20 @@ def rows_of(plan: Plan) -> Iterator[Row]:
     """All lines of one training."""
     lm = decoder(plan)
     n, blocks = n_parameters(lm), n_parameters(lm.model.layers)
-    yield "**shape**: layers, width, heads, key-value heads, feed-forward", \
-        f"{plan.depth}, {plan.width:,}, {plan.n_heads}, {plan.n_kv_heads}, {plan.feed_forward:,}", "chosen [1]"
+    yield (
+        "**shape**: layers, width, heads, key-value heads, feed-forward",
+        f"{plan.depth}, {plan.width:,}, {plan.n_heads}, {plan.n_kv_heads}, {plan.feed_forward:,}",
+        "chosen [1]",
+    )
     spans = [f"{len(lm.vocabulary.span(m)):,}" for m in lm.vocabulary.signatures]
     yield "ids: text, speech, image, jets, marks", f"{', '.join(spans)}, {N_CONTROLS}", "exact"
     yield "table of ids", f"{lm.vocabulary.size:,}, {'untied' if plan.untied else 'tied'}", "exact"
     yield "parameters", f"{n:,}", "exact"
-    yield "of these in blocks; in tables, heads and the rest", f"{blocks:,}; {n - blocks:,}", "exact"
+    yield (
+        "of these in blocks; in tables, heads and the rest",
+        f"{blocks:,}; {n - blocks:,}",
+        "exact",
+    )
     yield from compute(plan, lm, n)
     yield from memory(plan, n, blocks)
     yield from data(plan, lm, n)
@@ -164,10 +223,14 @@ def rows_of(plan: Plan) -> Iterator[Row]:
 
 
 def flop_per_position(plan: Plan, lm: LM) -> tuple[float, float]:
-    """What a position of text needs, as the log counts it (6 N + 12 layers width length); and what is made, with what is computed again."""
+    """What a position of text needs, as the log counts it (6 N + 12 layers width length); and what
+    is made, with what is computed again.
+    """
     gauge = Gauge(lm, plan.seq_len, {})
     needed = gauge.flop_per_position + gauge.flop_per_predicted["text"]
-    blocks_again = gauge.flop_per_position / 3 * min(plan.activation_checkpointing, plan.depth) / plan.depth
+    blocks_again = (
+        gauge.flop_per_position / 3 * min(plan.activation_checkpointing, plan.depth) / plan.depth
+    )
     chunked = plan.batch_size * plan.seq_len * (plan.text_pieces + 1) > crossentropy.WHOLE
     return needed, needed + blocks_again + (gauge.flop_per_predicted["text"] / 3 if chunked else 0)
 
@@ -181,14 +244,29 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     """Tokens, FLOP and days."""
     needed, made = flop_per_position(plan, lm)
     pace = positions_per_s(plan, lm)
-    yield "**work**: FLOP a position, needed; made", f"{needed / 1e9:.2f} G; {made / 1e9:.2f} G", "exact [2]"
-    yield "devices; matrix rate of one", f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s", "chosen; cited [3]"
+    yield (
+        "**work**: FLOP a position, needed; made",
+        f"{needed / 1e9:.2f} G; {made / 1e9:.2f} G",
+        "exact [2]",
+    )
+    yield (
+        "devices; matrix rate of one",
+        f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s",
+        "chosen; cited [3]",
+    )
     yield "share of that rate", f"{plan.utilisation:.0%}", "cited [4]"
     yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "reckoned"
-    for name, ratio, origin in (("Chinchilla", plan.tokens_per_parameter, "cited [5]"), ("over-trained", plan.over, "chosen")):
+    for name, ratio, origin in (
+        ("Chinchilla", plan.tokens_per_parameter, "cited [5]"),
+        ("over-trained", plan.over, "chosen"),
+    ):
         tokens = ratio * n
         days = tokens / pace / DAY_S
-        yield f"{name}: positions a parameter; positions; FLOP", f"{ratio:g}; {tokens / 1e9:,.0f} G; {tokens * needed:.2g}", origin
+        yield (
+            f"{name}: positions a parameter; positions; FLOP",
+            f"{ratio:g}; {tokens / 1e9:,.0f} G; {tokens * needed:.2g}",
+            origin,
+        )
         yield f"{name}: device-days; days", f"{days:,.0f}; {days / plan.devices:,.1f}", "reckoned"
 
 
@@ -198,53 +276,124 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     states = 20 if plan.ema_decay else 16
     again = min(plan.activation_checkpointing, plan.depth)
     chosen = f"{plan.batch_size}, {plan.seq_len:,}, {again}"
-    yield "**memory of a device**: rows at once, their length, blocks computed again", chosen, "chosen"
+    yield (
+        "**memory of a device**: rows at once, their length, blocks computed again",
+        chosen,
+        "chosen",
+    )
     parts = {
-        f"weights, moments, average, gradients: {states} bytes a parameter, shared out": (states * n / plan.devices, "exact [6]"),
+        f"weights, moments, average, gradients: {states} bytes a parameter, shared out": (
+            states * n / plan.devices,
+            "exact [6]",
+        ),
         "two blocks gathered, gradients of one": ((3 * plan.size + 4) * block, "reckoned [7]"),
         "tables and heads gathered, their gradients": (8 * rest, "reckoned [7]"),
         "activations kept": (kept_bytes(plan) * tokens, "measured [8]"),
-        "workings of one block's backward pass": (block_bytes(plan) * tokens * (1.35 if again else 0.5), "measured [9]"),
+        "workings of one block's backward pass": (
+            block_bytes(plan) * tokens * (1.35 if again else 0.5),
+            "measured [9]",
+        ),
         "logits, chunk by chunk": (logits_bytes(plan), "reckoned [10]"),
     }
     for name, (n_bytes, origin) in parts.items():
         yield name, f"{n_bytes / GB:.1f} GB", origin
     total = sum(n_bytes for n_bytes, _ in parts.values())
-    yield "sum; share of 80 GB, of 141 GB", f"{total / GB:.1f} GB; {total / 80e9:.0%}, {total / 141e9:.0%}", "reckoned; cited [3]"
-    for name, other in (("nothing", replace(plan, activation_checkpointing=0)), ("all blocks", replace(plan, activation_checkpointing=plan.depth))):
+    yield (
+        "sum; share of 80 GB, of 141 GB",
+        f"{total / GB:.1f} GB; {total / 80e9:.0%}, {total / 141e9:.0%}",
+        "reckoned; cited [3]",
+    )
+    for name, other in (
+        ("nothing", replace(plan, activation_checkpointing=0)),
+        ("all blocks", replace(plan, activation_checkpointing=plan.depth)),
+    ):
         each = kept_bytes(other)
-        yield f"activations kept, {name} computed again", f"{each / 1e3:,.0f} kB a position, {each * tokens / GB:.1f} GB", "measured [8]"
+        yield (
+            f"activations kept, {name} computed again",
+            f"{each / 1e3:,.0f} kB a position, {each * tokens / GB:.1f} GB",
+            "measured [8]",
+        )
 
 
 def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     """Token files and tokenizers."""
     per_node = min(plan.per_node, plan.devices)
     tokens, node = plan.tokens_per_parameter * n, positions_per_s(plan, lm) * per_node
-    yield "**data**: bytes a frame on disk: text, speech, image, jets", ", ".join(f"{x:g}" for x in DISK_BYTES.values()), "measured [11]"
-    yield "Chinchilla's positions on disk, all as text", f"{tokens * DISK_BYTES['text'] / GB:,.0f} GB", "reckoned"
-    flat = {m: np.dtype(number_of(s)).itemsize * width_of(s) for m, s in lm.vocabulary.signatures.items()}
-    yield "bytes a frame in the flat copy that is mapped; a row", f"{', '.join(map(str, flat.values()))}; {ROW_BYTES}", "exact [12]"
+    yield (
+        "**data**: bytes a frame on disk: text, speech, image, jets",
+        ", ".join(f"{x:g}" for x in DISK_BYTES.values()),
+        "measured [11]",
+    )
+    yield (
+        "Chinchilla's positions on disk, all as text",
+        f"{tokens * DISK_BYTES['text'] / GB:,.0f} GB",
+        "reckoned",
+    )
+    flat = {
+        m: np.dtype(number_of(s)).itemsize * width_of(s)
+        for m, s in lm.vocabulary.signatures.items()
+    }
+    yield (
+        "bytes a frame in the flat copy that is mapped; a row",
+        f"{', '.join(map(str, flat.values()))}; {ROW_BYTES}",
+        "exact [12]",
+    )
     documents = tokens / plan.document_length
     copy, own = tokens * flat["text"] + documents * ROW_BYTES, documents * LOADER_BYTES
     yield "the same positions so, once for all processes", f"{copy / GB:,.0f} GB", "exact [12]"
-    yield "made by the first process, at the first opening", f"{tokens / UNPACKED_POSITIONS_PER_S / 60:,.0f} min", "measured [13]"
-    yield f"main memory of a process's own, documents of {plan.document_length:,}; of a node", \
-        f"{own / GB:.1f} GB; {own * per_node / GB:.1f} GB", "exact [12]"
+    yield (
+        "made by the first process, at the first opening",
+        f"{tokens / UNPACKED_POSITIONS_PER_S / 60:,.0f} min",
+        "measured [13]",
+    )
+    yield (
+        f"main memory of a process's own, documents of {plan.document_length:,}; of a node",
+        f"{own / GB:.1f} GB; {own * per_node / GB:.1f} GB",
+        "exact [12]",
+    )
     yield "positions/s that a node trains on", f"{node:,.0f}", "reckoned"
     rates = (TEXT_POSITIONS_PER_S, SPEECH_FRAMES_PER_S, PARTICLES_PER_S)
-    yield "positions/s that a core tokenises: text, speech, jets", ", ".join(f"{x / 1e6:.2f} M" for x in rates), "measured [13]"
-    yield "cores that keep up with a node: all text, all speech, all jets", ", ".join(f"{node / x:.2f}" for x in rates), "reckoned"
-    yield "a step's time spent on packing its batch", f"{positions_per_s(plan, lm) / LOADED_POSITIONS_PER_S:.1%}", "measured [14]"
+    yield (
+        "positions/s that a core tokenises: text, speech, jets",
+        ", ".join(f"{x / 1e6:.2f} M" for x in rates),
+        "measured [13]",
+    )
+    yield (
+        "cores that keep up with a node: all text, all speech, all jets",
+        ", ".join(f"{node / x:.2f}" for x in rates),
+        "reckoned",
+    )
+    yield (
+        "a step's time spent on packing its batch",
+        f"{positions_per_s(plan, lm) / LOADED_POSITIONS_PER_S:.1%}",
+        "measured [14]",
+    )
 
 
 def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
     """Their size and how long they take."""
     size = (16 if plan.ema_decay else 12) * n
-    yield "**checkpoint**, also in the first process's main memory", f"{size / GB:.0f} GB", "exact [15]"
-    yield "on disk while one is written, the last two beside it", f"{3 * size / GB:.0f} GB", "exact [15]"
+    yield (
+        "**checkpoint**, also in the first process's main memory",
+        f"{size / GB:.0f} GB",
+        "exact [15]",
+    )
+    yield (
+        "on disk while one is written, the last two beside it",
+        f"{3 * size / GB:.0f} GB",
+        "exact [15]",
+    )
     minutes = 2 * size / plan.disk_bytes_per_s / 60
-    yield "written, and read for its digest; at a disk's rate", f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s", "chosen"
-    yield "a node's main memory at the start", f"{4 * n * min(plan.per_node, plan.devices) / GB:.0f} GB", "exact [16]"
+    yield (
+        "written, and read for its digest; at a disk's rate",
+        f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s",
+        "chosen",
+    )
+    yield (
+        "a node's main memory at the start",
+        f"{4 * n * min(plan.per_node, plan.devices) / GB:.0f} GB",
+        "exact [16]",
+    )
 
 
 def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
@@ -254,8 +403,16 @@ def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
     one_node = plan.devices <= plan.per_node
     rate = plan.node_bytes_per_s if one_node else plan.network_bytes_per_s
     yield "**traffic** of a device a micro-batch", f"{n_bytes / GB:.1f} GB", "reckoned [17]"
-    yield "rate of the link", f"{rate / GB:g} GB/s, {'within a node' if one_node else 'between nodes'}", "cited [18]"
-    yield "seconds of traffic; of computing beside it", f"{n_bytes / rate:.2f}; {seconds:.2f}", "reckoned"
+    yield (
+        "rate of the link",
+        f"{rate / GB:g} GB/s, {'within a node' if one_node else 'between nodes'}",
+        "cited [18]",
+    )
+    yield (
+        "seconds of traffic; of computing beside it",
+        f"{n_bytes / rate:.2f}; {seconds:.2f}",
+        "reckoned",
+    )
     step = plan.devices * plan.batch_size * plan.seq_len * plan.grad_accum_steps
     yield "micro-batches a step; positions a step", f"{plan.grad_accum_steps}; {step:,}", "chosen"
 
@@ -269,10 +426,19 @@ def table(plans: dict[str, Plan]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"{', '.join(PLANS)} (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "plans", nargs="*", metavar="PLAN", help=f"{', '.join(PLANS)} (default: all)"
+    )
     for field in fields(Plan):
-        kind = {"int": int, "float": float, "str": str, "bool": lambda word: word.lower() in ("true", "1", "yes")}[field.type]
+        kind = {
+            "int": int,
+            "float": float,
+            "str": str,
+            "bool": lambda word: word.lower() in ("true", "1", "yes"),
+        }[field.type]
         choices = ("bf16", "float32") if field.name == "precision" else None
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices)
     given = vars(parser.parse_args())
@@ -280,7 +446,14 @@ def main() -> None:
     if set(names) - set(PLANS):
         parser.error(f"plans are {', '.join(PLANS)}")
     try:
-        print(table({name: replace(PLANS[name], **{k: v for k, v in given.items() if v is not None}) for name in names}))
+        print(
+            table(
+                {
+                    name: replace(PLANS[name], **{k: v for k, v in given.items() if v is not None})
+                    for name in names
+                }
+            )
+        )
     except (ValueError, ZeroDivisionError) as error:
         parser.error(str(error))
 

@@ -1,4 +1,6 @@
-"""What the benchmarks that train share: a run is trained where it does not stand, what that cost is noted; wrong input gets one line."""
+"""What the benchmarks that train share: a run is trained where it does not stand, what that cost is
+noted; wrong input gets one line.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SPENT = "cpu_minutes.json"
 
 
 def timed_train(recipe: Recipe, folder: Path) -> Run:
-    """The trained run; FOLDER/cpu_minutes.json holds the CPU minutes, tokenizers included, or NaN where it was not trained in one go."""
+    """The trained run; FOLDER/cpu_minutes.json holds the CPU minutes, tokenizers included, or NaN
+    where it was not trained in one go.
+    """
     before, begun = cpu_minutes(), (folder / "recipe.json").exists()
     run = train(recipe, folder)
     if not (folder / SPENT).exists():

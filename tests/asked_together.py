@@ -1,7 +1,9 @@
-"""What test_together.py looks at: commands by one, two and three processes, forked so that torch is imported once.
+"""What test_together.py looks at: commands by one, two and three processes, forked so that torch is
+imported once.
 
-    python asked_together.py HOME RUN IMAGES    writes per command HOME/NAME/: what each process printed (RANK.out, RANK.err), its files;
-                                                HOME/codes.json: the exit codes
+python asked_together.py HOME RUN IMAGES    writes per command HOME/NAME/: what each process printed
+                                            (RANK.out, RANK.err), its files; HOME/codes.json: the
+                                            exit codes
 """
 
 import functools
@@ -22,7 +24,9 @@ from mmtok.run.run import Run
 
 
 def ask_by(n, folder, words, before=None):
-    """Run the words of a command line in n processes, what each prints in files of its own; returns their exit codes."""
+    """Run the words of a command line in n processes, what each prints in files of its own; returns
+    their exit codes.
+    """
     folder.mkdir()
 
     def work(rank):
@@ -37,11 +41,15 @@ def ask_by(n, folder, words, before=None):
 
 def fails(error):
     """In process 1, drawing fails so."""
+
     def before(rank):
         if rank == 1:
+
             def draw(*_):
                 raise error
+
             Run.draw = draw
+
     return before
 
 
@@ -60,13 +68,48 @@ def by_all(home, run, images):
     def ask(n, name, words, before=None):
         codes[name] = ask_by(n, home / name, words, before)
 
-    sample = lambda folder: ["sample", run, "--prompt", "dark", "--to", "image", "-n", 300, "--seed", 3, "--out", folder / "files"]
+    sample = lambda folder: [
+        "sample",
+        run,
+        "--prompt",
+        "dark",
+        "--to",
+        "image",
+        "-n",
+        300,
+        "--seed",
+        3,
+        "--out",
+        folder / "files",
+    ]
     for n in (1, 2, 3):
         ask(n, f"sample-{n}", sample)
     for n in (1, 2):
-        ask(n, f"score-{n}", lambda folder: ["score", run, *sorted(images.glob("*/*.png")), "--condition", "dark"])
-        ask(n, f"evaluate-{n}", lambda folder: ["evaluate", folder / "run"], lambda rank, n=n: rank or copy(home / f"evaluate-{n}" / "run"))
-    ask(2, "refused", lambda folder: ["sample", run, "--prompt", "dark", "--to", "video", "--out", folder / "files"])
+        ask(
+            n,
+            f"score-{n}",
+            lambda folder: ["score", run, *sorted(images.glob("*/*.png")), "--condition", "dark"],
+        )
+        ask(
+            n,
+            f"evaluate-{n}",
+            lambda folder: ["evaluate", folder / "run"],
+            lambda rank, n=n: rank or copy(home / f"evaluate-{n}" / "run"),
+        )
+    ask(
+        2,
+        "refused",
+        lambda folder: [
+            "sample",
+            run,
+            "--prompt",
+            "dark",
+            "--to",
+            "video",
+            "--out",
+            folder / "files",
+        ],
+    )
     ask(2, "nowhere", lambda folder: ["score", run / "nowhere", "dark"])
     ask(2, "wrong-there", sample, fails(UserError("what cannot be drawn")))
     ask(2, "broken-there", sample, fails(ZeroDivisionError("by nothing")))

@@ -1,4 +1,6 @@
-"""Toy signatures, the trap document, and small models in float64 that every room's laws are tried on."""
+"""Toy signatures, the trap document, and small models in float64 that every room's laws are tried
+on.
+"""
 
 import runpy
 import shutil
@@ -18,7 +20,8 @@ from mmtok.nn.transformer import TransformerConfig
 
 torch.set_num_threads(1)  # the same sums in the same order everywhere
 
-# one of every kind: banned ids, many channels, a fixed count, a set, a fixed count of many channels, latents, one never used
+# one of every kind: banned ids, many channels, a fixed count, a set, a fixed count of many
+# channels, latents, one never used
 TOY = (
     Signature("text", (9,), banned=(0, 4)),
     Signature("speech", (5,) * 6),
@@ -55,22 +58,46 @@ def segment(vocabulary, rng):
 
 @pytest.fixture
 def trap(segment):
-    """DESIGN.md's: text, speech, image with a hole to fill, text again, jets; modalities of the vocabulary absent."""
-    segments = (segment("text", 5), segment("speech", 7), segment("image", 9, holes=((2, 5),)), segment("text", 3), segment("jets", 6))
+    """DESIGN.md's: text, speech, image with a hole to fill, text again, jets; modalities of the
+    vocabulary absent.
+    """
+    segments = (
+        segment("text", 5),
+        segment("speech", 7),
+        segment("image", 9, holes=((2, 5),)),
+        segment("text", 3),
+        segment("jets", 6),
+    )
     return Document(segments, (True,) * 5)
 
 
 @pytest.fixture
 def corpus(segment, trap):
-    """Documents of many shapes: holes, truncation, conditions given and left out, empty segments, a fixed count, latents."""
+    """Documents of many shapes: holes, truncation, conditions given and left out, empty segments, a
+    fixed count, latents.
+    """
     return [
         trap,
         Document((segment("text", 4), segment("image", 9)), (False, True)),
         Document((None, segment("image", 9, holes=((0, 2), (2, 2), (7, 9)))), (False, True)),
         Document((segment("jets", 9, truncated=True), segment("text", 4)), (True, True)),
-        Document((segment("voice", 2), segment("text", 3), segment("speech", 6, holes=((1, 1), (2, 5)))), (False, False, True)),
-        Document((segment("text", 0), segment("jets", 0), segment("tiles", 2), segment("text", 2, truncated=True)), (True,) * 4),
-        Document((segment("absent", 3), None, segment("image", 9, holes=((0, 9), (9, 9)))), (True, False, True)),
+        Document(
+            (segment("voice", 2), segment("text", 3), segment("speech", 6, holes=((1, 1), (2, 5)))),
+            (False, False, True),
+        ),
+        Document(
+            (
+                segment("text", 0),
+                segment("jets", 0),
+                segment("tiles", 2),
+                segment("text", 2, truncated=True),
+            ),
+            (True,) * 4,
+        ),
+        Document(
+            (segment("absent", 3), None, segment("image", 9, holes=((0, 9), (9, 9)))),
+            (True, False, True),
+        ),
         Document((segment("image", 4, truncated=True), segment("speech", 1)), (True, True)),
     ]
 
@@ -89,13 +116,18 @@ def untrained(vocabulary):
 
 @pytest.fixture
 def toy_lm():
-    """toy_lm(signatures, heads) -> a shaken LM in float64 over a grammar small enough to be summed over."""
-    return lambda signatures, heads=None: shaken(small_lm(Vocabulary(signatures), heads or {})).double().eval()
+    """toy_lm(signatures, heads) -> a shaken LM in float64 over a grammar small enough to be summed
+    over.
+    """
+    return lambda signatures, heads=None: (
+        shaken(small_lm(Vocabulary(signatures), heads or {})).double().eval()
+    )
 
 
 @pytest.fixture
 def untrained_toy():
     """As `toy_lm`, but with even odds of all that is legal."""
+
     def make(signatures, heads=None):
         lm = small_lm(Vocabulary(signatures), heads or {}).double().eval()
         torch.nn.init.zeros_(lm.model.embed_tokens.weight)
@@ -108,7 +140,11 @@ def segment_maker(vocabulary, rng):
     def make(modality, n, **fields):
         signature = vocabulary.signatures[modality]
         if signature.latent_size:
-            return Segment(modality, latents=rng.normal(size=(n, signature.latent_size)).astype(np.float32), **fields)
+            return Segment(
+                modality,
+                latents=rng.normal(size=(n, signature.latent_size)).astype(np.float32),
+                **fields,
+            )
         free = [np.setdiff1d(np.arange(k), signature.banned) for k in signature.levels]
         codes = np.stack([rng.choice(x, n) for x in free], 1)
         if signature.descending:
@@ -121,12 +157,16 @@ def segment_maker(vocabulary, rng):
 def small_lm(vocabulary, heads=HEADS):
     torch.manual_seed(0)
     heads = {m: h for m, h in heads.items() if m in vocabulary.signatures}
-    totals = {m: 3 for m, s in vocabulary.signatures.items() if s.descending and m in heads}  # sets carry running totals
+    totals = {
+        m: 3 for m, s in vocabulary.signatures.items() if s.descending and m in heads
+    }  # sets carry running totals
     return LM(DecoderConfig(TRUNK, heads, channel_size=4, totals=totals), vocabulary)
 
 
 def shaken(lm):
-    """Large random weights, so that every distribution is far from uniform and every path carries a signal."""
+    """Large random weights, so that every distribution is far from uniform and every path carries a
+    signal.
+    """
     torch.manual_seed(1)
     for parameter in lm.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -136,19 +176,28 @@ def shaken(lm):
 @pytest.fixture(scope="session")
 def contents():
     """contents(folder) -> path -> the bytes of everything in it, None of folders."""
-    return lambda folder: {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    return lambda folder: {
+        p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
 
 
 @pytest.fixture
 def said(capsys):
-    """said(words) -> the one line in which the command line refuses `words`, with exit code 2, the last on stderr."""
+    """said(words) -> the one line in which the command line refuses `words`, with exit code 2, the
+    last on stderr.
+    """
     from mmtok.cli import main
 
     def refuse(words):
         capsys.readouterr()
         assert main([str(word) for word in words]) == 2, words
         lines = capsys.readouterr().err.splitlines()
-        errors = [line for line in lines if line.startswith("mmtok: ") and not line.startswith("mmtok: note: ")]
+        errors = [
+            line
+            for line in lines
+            if line.startswith("mmtok: ") and not line.startswith("mmtok: note: ")
+        ]
         assert len(errors) == 1 and errors[0] == lines[-1], lines
         return errors[0]
 
@@ -163,14 +212,20 @@ def notes(capsys):
     def succeed(words):
         capsys.readouterr()
         assert main([str(word) for word in words]) == 0
-        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("mmtok: note: ")]
+        return [
+            line
+            for line in capsys.readouterr().err.splitlines()
+            if line.startswith("mmtok: note: ")
+        ]
 
     return succeed
 
 
 @pytest.fixture(scope="session")
 def make_llama():
-    """make_llama(folder, tied, rope) -> a tiny random Llama, saved by transformers with a byte-level BPE of its own and rows to spare."""
+    """make_llama(folder, tied, rope) -> a tiny random Llama, saved by transformers with a
+    byte-level BPE of its own and rows to spare.
+    """
     return random_llama
 
 
@@ -179,11 +234,25 @@ def random_llama(folder, tied=True, rope=None):
     import transformers
 
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tok.pre_tokenizer, tok.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
+    tok.pre_tokenizer, tok.decoder = (
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        tokenizers.decoders.ByteLevel(),
+    )
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=280, special_tokens=["<|begin|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False)
-    tok.train_from_iterator(["dark", "light", "low high low", "thin jet", "fat jet", "seven o'clock and all is well"] * 4, trainer)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|begin|>", eos_token="<|end|>").save_pretrained(folder)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|begin|>", "<|end|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tok.train_from_iterator(
+        ["dark", "light", "low high low", "thin jet", "fat jet", "seven o'clock and all is well"]
+        * 4,
+        trainer,
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tok, bos_token="<|begin|>", eos_token="<|end|>"
+    ).save_pretrained(folder)
     torch.manual_seed(2)
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=288, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0,
@@ -200,7 +269,9 @@ TINY = Path(__file__).parent / "tiny" / "recipe.py"
 
 
 def make_tiny_data(home):
-    """images/NAME/*.png, sounds/*.wav with transcripts, jets.npz with labels.txt: two captions each."""
+    """images/NAME/*.png, sounds/*.wav with transcripts, jets.npz with labels.txt: two captions
+    each.
+    """
     from mmtok.sources.images import write_image
     from mmtok.sources.jets import write_jets
     from mmtok.sources.speech import write_sound
@@ -210,11 +281,19 @@ def make_tiny_data(home):
     for i in range(20):
         name = ("dark", "light")[i % 2]
         (home / "images" / name).mkdir(parents=True, exist_ok=True)
-        write_image(home / "images" / name / f"{i}.png", rng.integers(0, 90, (4, 4)).astype(np.uint8) + np.uint8(160 * (i % 2)))
+        write_image(
+            home / "images" / name / f"{i}.png",
+            rng.integers(0, 90, (4, 4)).astype(np.uint8) + np.uint8(160 * (i % 2)),
+        )
         sine = 0.3 * np.sin(np.arange(4000 + 100 * i) * (0.1 + 0.3 * (i % 2)))
         write_sound(home / "sounds" / f"{i:02d}.wav", sine.astype(np.float32))
-        (home / "sounds" / f"{i:02d}.txt").write_text("low high low" if i % 7 == 0 else ("low", "high")[i % 2])  # 03 and 07 are held out
-    jets = [np.stack([-np.sort(-rng.uniform(1, 100, n)), *rng.uniform(-0.5, 0.5, (2, n))], 1) for n in rng.integers(2, 8, 24)]
+        (home / "sounds" / f"{i:02d}.txt").write_text(
+            "low high low" if i % 7 == 0 else ("low", "high")[i % 2]
+        )  # 03 and 07 are held out
+    jets = [
+        np.stack([-np.sort(-rng.uniform(1, 100, n)), *rng.uniform(-0.5, 0.5, (2, n))], 1)
+        for n in rng.integers(2, 8, 24)
+    ]
     write_jets(home / "jets.npz", [jet.astype(np.float32) for jet in jets])
     (home / "labels.txt").write_text("thin jet\nfat jet\n" * 12)
     return home
@@ -222,7 +301,12 @@ def make_tiny_data(home):
 
 def tiny_overrides(home):
     """What points the tiny recipe to its files."""
-    paths = {"sources.0.path": "images", "sources.1.path": "sounds", "sources.2.path": "jets.npz", "sources.2.labels": "labels.txt"}
+    paths = {
+        "sources.0.path": "images",
+        "sources.1.path": "sounds",
+        "sources.2.path": "jets.npz",
+        "sources.2.labels": "labels.txt",
+    }
     return [word for field, name in paths.items() for word in (f"--{field}", str(home / name))]
 
 
@@ -260,15 +344,22 @@ def tiny_copy(tiny_run, tmp_path):
 
 @pytest.fixture(scope="session")
 def latent_run(tiny_data, tmp_path_factory):
-    """latent_run("cascade") -> the folder of the trained variant of tests/tiny/latents.py of that name. Do not write into it."""
+    """latent_run("cascade") -> the folder of the trained variant of tests/tiny/latents.py of that
+    name. Do not write into it.
+    """
     from mmtok.run.build import train
 
     variants, folders = runpy.run_path(str(TINY.with_name("latents.py")))["VARIANTS"], {}
 
     def folder(name):
         if name not in folders:
-            recipe = replace(variants[name], sources=(replace(variants[name].sources[0], path=str(tiny_data / "images")),))
-            with warnings.catch_warnings(action="ignore"):  # the sigma_data of such sketches fits nothing
+            recipe = replace(
+                variants[name],
+                sources=(replace(variants[name].sources[0], path=str(tiny_data / "images")),),
+            )
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # the sigma_data of such sketches fits nothing
                 folders[name] = train(recipe, tmp_path_factory.mktemp("latent") / name).folder
         return folders[name]
 
@@ -285,6 +376,13 @@ def one_channel(tiny_recipe, tmp_path_factory):
     tasks = (Task(("caption",), ("image",)), Task((), ("caption",)))
     source = next(s for s in tiny_recipe.sources if isinstance(s, ImageFolder))
     kept = {m: tiny_recipe.tokenizers[m] for m in ("text", "image")}
-    recipe = replace(tiny_recipe, sources=(source,), tokenizers=kept, tasks=tasks, model=replace(tiny_recipe.model, heads={}),
-                     train=replace(tiny_recipe.train, steps=4), sampling={})
+    recipe = replace(
+        tiny_recipe,
+        sources=(source,),
+        tokenizers=kept,
+        tasks=tasks,
+        model=replace(tiny_recipe.model, heads={}),
+        train=replace(tiny_recipe.train, steps=4),
+        sampling={},
+    )
     return train(recipe, tmp_path_factory.mktemp("runs") / "one_channel").folder

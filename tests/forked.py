@@ -6,7 +6,10 @@ import sys
 
 
 def fork(n, work):
-    """Run work(rank), which returns an exit code, in n processes; returns their exit codes. What one raises goes to its stderr, as code 1."""
+    """Run work(rank), which returns an exit code, in n processes; returns their exit codes.
+
+    What one raises goes to its stderr, as code 1.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -14,7 +17,13 @@ def fork(n, work):
     for rank in range(n):
         child = os.fork()
         if not child:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            ranks = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": n,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
             os.environ |= {name: str(value) for name, value in ranks.items()}
             code = 1
             try:

@@ -1,6 +1,8 @@
-"""Lives of `mmtok` for test_killed.py: forked here, where nothing was trained before (autograd refuses that), so that torch is imported once.
+"""Lives of `mmtok` for test_killed.py: forked here, where nothing was trained before (autograd
+refuses that), so that torch is imported once.
 
-Reads lines of JSON, [words, folder, last], and answers each with [exit status, number of changes or null].
+Reads lines of JSON, [words, folder, last], and answers each with [exit status, number of changes or
+null].
 """
 
 import json
@@ -11,11 +13,20 @@ import sys
 from mmtok.cli import main
 from mmtok.train import trainer as fit_lm  # noqa: F401  before the forks: seconds each
 
-CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}  # audit events, raised before the change
+CHANGES = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+}  # audit events, raised before the change
 
 
 def life(words, out, last):
-    """Run `mmtok` as a process, killed before change number `last` of `out`, from 0; its exit status, and how many changes it made."""
+    """Run `mmtok` as a process, killed before change number `last` of `out`, from 0; its exit
+    status, and how many changes it made.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -25,7 +36,9 @@ def life(words, out, last):
             nonlocal n
             if event not in CHANGES or event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
                 return
-            within = event in ("os.remove", "os.rmdir") and args[1] != -1  # of a folder that is open, which is being removed
+            within = (
+                event in ("os.remove", "os.rmdir") and args[1] != -1
+            )  # of a folder that is open, which is being removed
             if not (within or str(args[0]).startswith(f"{out}/")):
                 return
             if n == last:

@@ -1,4 +1,6 @@
-"""Recipes and runs that cannot be, as a new user meets it at the command line: one clear line, exit code 2, nothing half-written."""
+"""Recipes and runs that cannot be, as a new user meets it at the command line: one clear line, exit
+code 2, nothing half-written.
+"""
 
 import json
 import os
@@ -18,16 +20,31 @@ from mmtok.tokenizers.text import SentencePieceConfig
 
 # ---- sources of a recipe
 
-@pytest.mark.parametrize("what, part", [
-    ("images", "no such folder"), ("sounds", "no such folder"), ("jets.npz", "no such file"), ("labels.txt", "no such file"),
-])
+
+@pytest.mark.parametrize(
+    "what, part",
+    [
+        ("images", "no such folder"),
+        ("sounds", "no such folder"),
+        ("jets.npz", "no such file"),
+        ("labels.txt", "no such file"),
+    ],
+)
 def test_missing_data_of_a_recipe(tiny_data, tiny_words, tmp_path, what, part, said):
-    words = [word.replace(str(tiny_data / what), str(tmp_path / "none" / what)) for word in tiny_words]
+    words = [
+        word.replace(str(tiny_data / what), str(tmp_path / "none" / what)) for word in tiny_words
+    ]
     line = said(["train", *words, "--out", tmp_path / "run"])
-    assert str(tmp_path / "none" / what) in line and part in line and not (tmp_path / "run" / "tokens").exists()
+    assert (
+        str(tmp_path / "none" / what) in line
+        and part in line
+        and not (tmp_path / "run" / "tokens").exists()
+    )
 
 
-def test_a_broken_picture_in_a_folder_is_named_and_the_run_goes_on_when_it_is_mended(tiny_data, tiny_words, tmp_path, said):
+def test_a_broken_picture_in_a_folder_is_named_and_the_run_goes_on_when_it_is_mended(
+    tiny_data, tiny_words, tmp_path, said
+):
     home = shutil.copytree(tiny_data, tmp_path / "data")
     words = [word.replace(str(tiny_data), str(home)) for word in tiny_words]
     path = home / "images" / "dark" / "0.png"
@@ -42,14 +59,20 @@ def test_a_broken_picture_in_a_folder_is_named_and_the_run_goes_on_when_it_is_me
 def test_bad_transcripts_of_a_folder_of_sounds(tmp_path, said):
     (tmp_path / "clips").mkdir()
     soundfile.write(tmp_path / "clips" / "a.wav", np.zeros(8000, np.float32), 16_000)
-    bad = [("a.txt", b"caf\xe9", "a.txt: not UTF-8"), ("transcripts.csv", b"file,text\na.wav\n", "transcripts.csv: line 2")]
+    bad = [
+        ("a.txt", b"caf\xe9", "a.txt: not UTF-8"),
+        ("transcripts.csv", b"file,text\na.wav\n", "transcripts.csv: line 2"),
+    ]
     for name, content, part in bad:
         (tmp_path / "clips" / name).write_bytes(content)
-        line = said(["train", "recipes/speech.py", "--path", tmp_path / "clips", "--out", tmp_path / "run"])
+        line = said(
+            ["train", "recipes/speech.py", "--path", tmp_path / "clips", "--out", tmp_path / "run"]
+        )
         assert str(tmp_path / "clips") in line and part in line and not (tmp_path / "run").exists()
 
 
 # ---- runs
+
 
 def test_wrong_fields_and_verbs(tiny_words, tmp_path, said):
     line = said(["train", *tiny_words, "--out", tmp_path / "run", "--train.step", "3"])
@@ -71,27 +94,47 @@ def test_a_recipes_name_that_is_no_folder_name(tiny_words, tmp_path, monkeypatch
 
 
 def test_runs_that_are_none(tmp_path, said):
-    for words in (["sample", tmp_path, "--to", "image"], ["score", tmp_path, "x"], ["evaluate", tmp_path], ["report", tmp_path]):
+    for words in (
+        ["sample", tmp_path, "--to", "image"],
+        ["score", tmp_path, "x"],
+        ["evaluate", tmp_path],
+        ["report", tmp_path],
+    ):
         assert "is not a run folder" in said(words)
 
 
 def test_a_changed_recipe_and_a_swapped_tokenizer(tiny_words, tiny_copy, said):
-    assert "train.seed: 0 -> 5" in said(["train", *tiny_words, "--out", tiny_copy, "--train.seed", "5"])
+    assert "train.seed: 0 -> 5" in said(
+        ["train", *tiny_words, "--out", tiny_copy, "--train.seed", "5"]
+    )
     old = json.loads((tiny_copy / "vocabulary.json").read_text())["fingerprint"]
     shutil.rmtree(tiny_copy / "tokenizers" / "text")
-    SentencePieceConfig(n_pieces=300).fit(["dark light"] * 9).save(tiny_copy / "tokenizers" / "text")
-    for words in (["sample", tiny_copy, "--prompt", "dark", "--to", "image"], ["evaluate", tiny_copy], ["show", tiny_copy]):
+    SentencePieceConfig(n_pieces=300).fit(["dark light"] * 9).save(
+        tiny_copy / "tokenizers" / "text"
+    )
+    for words in (
+        ["sample", tiny_copy, "--prompt", "dark", "--to", "image"],
+        ["evaluate", tiny_copy],
+        ["show", tiny_copy],
+    ):
         assert f"was made with vocabulary {old}, but this one is " in said(words)
 
 
-def test_a_broken_checkpoint_is_said_and_the_one_before_is_used(tiny_words, tiny_copy, tiny_run, notes):
+def test_a_broken_checkpoint_is_said_and_the_one_before_is_used(
+    tiny_words, tiny_copy, tiny_run, notes
+):
     (tiny_copy / "model.safetensors").unlink()
     path = tiny_copy / "checkpoints" / "step-000024" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with warnings.catch_warnings():
-        line, = notes(["train", *tiny_words, "--out", tiny_copy])
-    assert "step-000024 is damaged (optimizer.safetensors is not what was written); using the one before it" in line
-    assert (tiny_copy / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+        (line,) = notes(["train", *tiny_words, "--out", tiny_copy])
+    assert (
+        "step-000024 is damaged (optimizer.safetensors is not what was written); using the one"
+        " before it" in line
+    )
+    assert (tiny_copy / "model.safetensors").read_bytes() == (
+        tiny_run / "model.safetensors"
+    ).read_bytes()
 
 
 def test_no_checkpoint_that_can_be_read(capsys, tiny_words, tiny_copy):
@@ -106,7 +149,11 @@ def test_no_checkpoint_that_can_be_read(capsys, tiny_words, tiny_copy):
 def test_a_broken_model(tiny_copy, said):
     path = tiny_copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    for words in (["sample", tiny_copy, "--prompt", "dark", "--to", "image"], ["evaluate", tiny_copy], ["show", tiny_copy]):
+    for words in (
+        ["sample", tiny_copy, "--prompt", "dark", "--to", "image"],
+        ["evaluate", tiny_copy],
+        ["show", tiny_copy],
+    ):
         assert "model.safetensors cannot be loaded" in said(words)
     assert not (tiny_copy / "samples").exists()
 
@@ -116,17 +163,25 @@ def test_questions_that_were_never_trained(tiny_run, tiny_data, said):
     assert "never trained on" in line and "text -> image" in line
     assert "this run makes text, speech, image, jets" in said(["sample", tiny_run, "--to", "video"])
     assert "--seed is -1" in said(["sample", tiny_run, "--to", "image", "--seed", "-1"])
-    assert "guidance 2.0 needs" in said(["sample", tiny_run, "--prompt", "low", "--to", "speech", "--guidance", "2"])
+    assert "guidance 2.0 needs" in said(
+        ["sample", tiny_run, "--prompt", "low", "--to", "speech", "--guidance", "2"]
+    )
     assert "no file at none.png" in said(["score", tiny_run, "none.png"])
-    assert "never trained on nothing -> speech" in said(["score", tiny_run, tiny_data / "sounds" / "00.wav"])
+    assert "never trained on nothing -> speech" in said(
+        ["score", tiny_run, tiny_data / "sounds" / "00.wav"]
+    )
 
 
 # ---- folders that cannot be written, disks that are full
 
+
 def test_folders_that_cannot_be_written(tiny_words, tiny_run, tmp_path, said, contents):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        for words in (["train", *tiny_words, "--out", out], ["sample", tiny_run, "--prompt", "dark", "--to", "image", "-o", out]):
+        for words in (
+            ["train", *tiny_words, "--out", out],
+            ["sample", tiny_run, "--prompt", "dark", "--to", "image", "-o", out],
+        ):
             assert str(tmp_path / "file") in said(words)
     if os.path.isdir("/proc/self"):
         assert "/proc/run" in said(["train", *tiny_words, "--out", "/proc/run"])
@@ -134,19 +189,25 @@ def test_folders_that_cannot_be_written(tiny_words, tiny_run, tmp_path, said, co
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_names_the_file_and_training_goes_on_when_there_is_room(tiny_words, tiny_copy, tiny_run, monkeypatch, said):
+def test_a_full_disk_names_the_file_and_training_goes_on_when_there_is_room(
+    tiny_words, tiny_copy, tiny_run, monkeypatch, said
+):
     for name in ("model.safetensors", "log.jsonl"):
         (tiny_copy / name).unlink()
     (tiny_copy / "log.jsonl").symlink_to("/dev/full")
     shutil.rmtree(tiny_copy / "checkpoints")
     monkeypatch.setattr(run_room, "read_log", lambda path: [])
     with monkeypatch.context() as patch:
-        patch.setattr(folder_room.os, "replace", lambda a, b: None)  # so that the log stays the full one
+        patch.setattr(
+            folder_room.os, "replace", lambda a, b: None
+        )  # so that the log stays the full one
         line = said(["train", *tiny_words, "--out", tiny_copy])
     assert "No space left on device" in line and "log.jsonl" in line
     (tiny_copy / "log.jsonl").unlink()
     assert main(["train", *tiny_words, "--out", str(tiny_copy)]) == 0
-    assert (tiny_copy / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+    assert (tiny_copy / "model.safetensors").read_bytes() == (
+        tiny_run / "model.safetensors"
+    ).read_bytes()
 
 
 def test_an_os_error_without_a_name_is_said_in_plain_words(monkeypatch, said):

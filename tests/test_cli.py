@@ -37,6 +37,7 @@ def letters(tmp_path):
 
 # ---- help and misspelling
 
+
 def test_help_names_every_verb(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
@@ -56,21 +57,30 @@ def test_help_says_where_a_recipes_fields_are_listed(capsys, verb):
     assert "mmtok show RECIPE lists them" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("words, parts", [
-    (["trian"], ["'trian'", "did you mean train"]),
-    (["xyz"], ["'xyz'", "one of fit, train"]),
-    (["tokenize", "text", "a", "-o", "b", "--tokeniser", "c"], ["--tokeniser", "did you mean --tokenizer"]),
-    (["sample", "run", "--to", "image", "--tempreature", "1"], ["--tempreature", "--temperature"]),
-    (["sample", "run", "--to", "image", "-n", "many"], ["-n", "'many'"]),
-    (["sample", "run", "--to", "image", "-n", "0"], ["at least 1"]),
-    (["sample", "run"], ["--to"]),
-    (["tokenize", "text", "-o", "b"], ["FILE"]),
-    (["show"], ["PATH"]),
-    (["show", "a", "b"], ["'b'"]),
-    (["train", "recipe.py", "stray"], ["'stray'", "--field value"]),
-    (["show", "nowhere"], ["nowhere", "does not exist"]),
-    (["show", ".", "--trunk.width", "64"], ["--trunk.width", "for recipes"]),
-])
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["trian"], ["'trian'", "did you mean train"]),
+        (["xyz"], ["'xyz'", "one of fit, train"]),
+        (
+            ["tokenize", "text", "a", "-o", "b", "--tokeniser", "c"],
+            ["--tokeniser", "did you mean --tokenizer"],
+        ),
+        (
+            ["sample", "run", "--to", "image", "--tempreature", "1"],
+            ["--tempreature", "--temperature"],
+        ),
+        (["sample", "run", "--to", "image", "-n", "many"], ["-n", "'many'"]),
+        (["sample", "run", "--to", "image", "-n", "0"], ["at least 1"]),
+        (["sample", "run"], ["--to"]),
+        (["tokenize", "text", "-o", "b"], ["FILE"]),
+        (["show"], ["PATH"]),
+        (["show", "a", "b"], ["'b'"]),
+        (["train", "recipe.py", "stray"], ["'stray'", "--field value"]),
+        (["show", "nowhere"], ["nowhere", "does not exist"]),
+        (["show", ".", "--trunk.width", "64"], ["--trunk.width", "for recipes"]),
+    ],
+)
 def test_wrong_words_are_answered_in_one_line(capsys, words, parts):
     refused(capsys, words, *parts)
 
@@ -78,9 +88,28 @@ def test_wrong_words_are_answered_in_one_line(capsys, words, parts):
 def test_leftover_options_of_a_recipe_keep_their_order():
     from mmtok.commands.arguments import parse
 
-    words = "r.py --train.steps -1 --out x --data.names a b --flag --seed=3".split()
+    words = [
+        "r.py",
+        "--train.steps",
+        "-1",
+        "--out",
+        "x",
+        "--data.names",
+        "a",
+        "b",
+        "--flag",
+        "--seed=3",
+    ]
     given = parse(VERBS["train"], words)
-    assert given["overrides"] == ["--train.steps", "-1", "--data.names", "a", "b", "--flag", "--seed=3"]
+    assert given["overrides"] == [
+        "--train.steps",
+        "-1",
+        "--data.names",
+        "a",
+        "b",
+        "--flag",
+        "--seed=3",
+    ]
     assert (str(given["recipe"]), str(given["out"])) == ("r.py", "x")
 
 
@@ -88,20 +117,38 @@ def test_a_dash_and_an_underscore_are_the_same_in_an_option():
     from mmtok.commands.arguments import parse
 
     for words in ("--max-frames 5 --top-k=3", "--max_frames 5 --top_k=3"):
-        given = parse(VERBS["sample"], ["run", "--to", "image", *words.split(), "--prompt", "__seed", "a_b=c-d"])
-        assert (given["max_frames"], given["top_k"], given["seed"], given["prompt"]) == (5, 3, 0, ["__seed", "a_b=c-d"])
-    assert parse(VERBS["score"], ["run", "--", "--condition", "--re_cipe"])["files"] == ["--condition", "--re_cipe"]
-    assert parse(VERBS["train"], ["r.py", "--max_frames", "3"])["overrides"] == ["--max_frames", "3"]
+        given = parse(
+            VERBS["sample"],
+            ["run", "--to", "image", *words.split(), "--prompt", "__seed", "a_b=c-d"],
+        )
+        assert (given["max_frames"], given["top_k"], given["seed"], given["prompt"]) == (
+            5,
+            3,
+            0,
+            ["__seed", "a_b=c-d"],
+        )
+    assert parse(VERBS["score"], ["run", "--", "--condition", "--re_cipe"])["files"] == [
+        "--condition",
+        "--re_cipe",
+    ]
+    assert parse(VERBS["train"], ["r.py", "--max_frames", "3"])["overrides"] == [
+        "--max_frames",
+        "3",
+    ]
 
 
 def test_a_prompt_may_have_several_parts():
     from mmtok.commands.arguments import parse
 
-    for words in ("run --prompt seven a.wav --to image", "--to image run --prompt seven --prompt a.wav"):
+    for words in (
+        "run --prompt seven a.wav --to image",
+        "--to image run --prompt seven --prompt a.wav",
+    ):
         assert parse(VERBS["sample"], words.split())["prompt"] == ["seven", "a.wav"]
 
 
 # ---- tokenize, detokenize, show
+
 
 def test_text_files_go_and_come_back(capsys, tmp_path, letters):
     tokens, out = tmp_path / "t.parquet", tmp_path / "out"
@@ -119,7 +166,9 @@ def test_images_go_and_come_back(tmp_path):
     scan = (np.random.default_rng(0).integers(0, 17, (8, 8)) * 255 / 16).round().astype(np.uint8)
     Image.fromarray(scan).save(tmp_path / "scan.png")
     tokens, out = tmp_path / "t.parquet", tmp_path / "out"
-    assert main(["tokenize", "image", str(tmp_path / "scan.png"), "-o", str(tokens), "--check"]) == 0
+    assert (
+        main(["tokenize", "image", str(tmp_path / "scan.png"), "-o", str(tokens), "--check"]) == 0
+    )
     assert main(["detokenize", str(tokens), "-o", str(out)]) == 0
     assert np.array_equal(np.array(Image.open(out / "scan.png").convert("L")), scan)
 
@@ -137,7 +186,10 @@ def test_speech_comes_back_with_its_length(tmp_path):
 
 def some_jets(n):
     rng = np.random.default_rng(0)
-    particles = [np.stack([np.sort(rng.uniform(1, 100, p))[::-1], *rng.uniform(-0.5, 0.5, (2, p))], 1) for p in rng.integers(1, 30, n)]
+    particles = [
+        np.stack([np.sort(rng.uniform(1, 100, p))[::-1], *rng.uniform(-0.5, 0.5, (2, p))], 1)
+        for p in rng.integers(1, 30, n)
+    ]
     return [jet.astype(np.float32) for jet in particles]
 
 
@@ -159,17 +211,24 @@ def test_shards_hold_every_row_once(tmp_path, letters):
     assert main([*words, "-o", str(whole)]) == 0
     for i in range(3):
         assert main([*words, "-o", str(parts / "t.parquet"), "--shard", f"{i}/3"]) == 0
-    assert sorted(path.name for path in parts.iterdir()) == [f"t-{i:05d}-of-00003.parquet" for i in range(3)]
+    assert sorted(path.name for path in parts.iterdir()) == [
+        f"t-{i:05d}-of-00003.parquet" for i in range(3)
+    ]
     lengths = read_tokens(whole).lengths("text")
     for i in range(3):
-        assert read_tokens(parts / f"t-{i:05d}-of-00003.parquet").lengths("text").tolist() == lengths[i::3].tolist()
+        assert (
+            read_tokens(parts / f"t-{i:05d}-of-00003.parquet").lengths("text").tolist()
+            == lengths[i::3].tolist()
+        )
 
 
 def test_show_says_what_comes_of_a_changed_field(capsys):
     recipe, parameters = str(Path(__file__).parent.parent / "recipes" / "text.py"), []
     for fields in ([], ["--trunk.depth", "1"]):
         assert main(["show", recipe, *fields]) == 0
-        parameters.append(re.search(r"decoder: at most ([\d,]+) parameters", capsys.readouterr().out)[1])
+        parameters.append(
+            re.search(r"decoder: at most ([\d,]+) parameters", capsys.readouterr().out)[1]
+        )
     assert int(parameters[1].replace(",", "")) < int(parameters[0].replace(",", ""))
 
 
@@ -180,7 +239,12 @@ def test_show_says_what_a_token_file_holds(capsys, tmp_path, letters):
     out = capsys.readouterr().out
     frames = sum(path.stat().st_size for path in letters)
     fingerprint = read_tokens(tmp_path / "t.parquet").signatures["text"].fingerprint
-    assert "5 rows" in out and f"{frames:,} frames" in out and "8 bits a frame" in out and fingerprint in out
+    assert (
+        "5 rows" in out
+        and f"{frames:,} frames" in out
+        and "8 bits a frame" in out
+        and fingerprint in out
+    )
 
 
 def test_another_tokenizer_can_be_named_and_is_checked(capsys, tmp_path, letters):
@@ -188,29 +252,68 @@ def test_another_tokenizer_can_be_named_and_is_checked(capsys, tmp_path, letters
 
     SentencePieceConfig(n_pieces=300).fit(["seven eight nine"] * 5).save(tmp_path / "pieces")
     tokens = tmp_path / "t.parquet"
-    assert main(["tokenize", "text", str(letters[1]), "-o", str(tokens), "--tokenizer", str(tmp_path / "pieces")]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                "text",
+                str(letters[1]),
+                "-o",
+                str(tokens),
+                "--tokenizer",
+                str(tmp_path / "pieces"),
+            ]
+        )
+        == 0
+    )
     made = read_tokens(tokens).signatures["text"].fingerprint
     refused(capsys, ["detokenize", tokens, "-o", tmp_path / "out"], made, "--tokenizer")
-    assert main(["detokenize", str(tokens), "-o", str(tmp_path / "out"), "--tokenizer", str(tmp_path / "pieces")]) == 0
+    assert (
+        main(
+            [
+                "detokenize",
+                str(tokens),
+                "-o",
+                str(tmp_path / "out"),
+                "--tokenizer",
+                str(tmp_path / "pieces"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "out" / "b.txt").read_text() == "seven"
     assert main(["show", str(tmp_path / "pieces")]) == 0 and made in capsys.readouterr().out
-    refused(capsys, ["tokenize", "image", letters[1], "-o", tokens, "--tokenizer", tmp_path / "pieces"], "of text, not of image")
+    refused(
+        capsys,
+        ["tokenize", "image", letters[1], "-o", tokens, "--tokenizer", tmp_path / "pieces"],
+        "of text, not of image",
+    )
 
 
 # ---- bad input
+
 
 def test_bad_signals_name_their_file_and_leave_nothing(capsys, tmp_path, letters):
     bad = tmp_path / "bad.bin"
     bad.write_bytes(b"\xff\xfe\x00 not a signal of any kind \x80")
     for modality in ("text", "speech", "image", "jets"):
         refused(capsys, ["tokenize", modality, bad, "-o", tmp_path / "t.parquet"], str(bad))
-        refused(capsys, ["tokenize", modality, tmp_path / "none", "-o", tmp_path / "t.parquet"], str(tmp_path / "none"))
+        refused(
+            capsys,
+            ["tokenize", modality, tmp_path / "none", "-o", tmp_path / "t.parquet"],
+            str(tmp_path / "none"),
+        )
     assert sorted(tmp_path.iterdir()) == sorted([bad, *letters])
 
 
 @pytest.mark.parametrize("shard", ["3/3", "-1/2", "a/b", "1", "1/2/3"])
 def test_bad_shards(capsys, tmp_path, letters, shard):
-    refused(capsys, ["tokenize", "text", letters[0], "-o", tmp_path / "t.parquet", f"--shard={shard}"], shard, "I/N")
+    refused(
+        capsys,
+        ["tokenize", "text", letters[0], "-o", tmp_path / "t.parquet", f"--shard={shard}"],
+        shard,
+        "I/N",
+    )
 
 
 def test_unknown_modality(capsys, tmp_path, letters):
@@ -230,7 +333,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(capsys, tmp_path, letters, m
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28]")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    refused(capsys, ["tokenize", "text", letters[1], "-o", tmp_path / "new" / "t.parquet"], "t.parquet", "No space left")
+    refused(
+        capsys,
+        ["tokenize", "text", letters[1], "-o", tmp_path / "new" / "t.parquet"],
+        "t.parquet",
+        "No space left",
+    )
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -251,7 +359,10 @@ def test_notes_and_interruption(capsys, monkeypatch):
 
     monkeypatch.setitem(cli.VERBS, "show", stopped)
     assert main(["show", "."]) == 130
-    assert capsys.readouterr().err == "mmtok: note: x.wav: stereo, averaged to mono\nmmtok: interrupted\n"
+    assert (
+        capsys.readouterr().err
+        == "mmtok: note: x.wav: stereo, averaged to mono\nmmtok: interrupted\n"
+    )
 
 
 def test_notes_are_said_once(capsys, monkeypatch):
@@ -267,8 +378,11 @@ def test_notes_are_said_once(capsys, monkeypatch):
 
 # ---- as a process
 
+
 def run(words, **settings):
-    return subprocess.run([sys.executable, "-m", "mmtok", *words], capture_output=True, text=True, **settings)
+    return subprocess.run(
+        [sys.executable, "-m", "mmtok", *words], capture_output=True, text=True, **settings
+    )
 
 
 def test_help_is_quick():
@@ -289,6 +403,11 @@ def test_exit_code_and_streams_of_the_process():
 def test_a_reader_that_stops_reading_is_no_error(tmp_path):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    done = subprocess.run([sys.executable, "-m", "mmtok", "--help"], stdout=write_end, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmtok", "--help"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     os.close(write_end)
     assert done.stderr == "" and done.returncode == 141

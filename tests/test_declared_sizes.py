@@ -1,4 +1,6 @@
-"""Sizes in headers are not believed: a small file that declares a large content gets one line, at once, before there is memory for it."""
+"""Sizes in headers are not believed: a small file that declares a large content gets one line, at
+once, before there is memory for it.
+"""
 
 import io
 import json
@@ -25,7 +27,9 @@ FEW = 50 * 10**6  # bytes that a refusal may take
 
 def npy_header(shape, descr="<f4"):
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return file.getvalue()
 
 
@@ -39,7 +43,10 @@ def array(path):
 
 def packed(path):
     """A bomb: 150 MB of zeros in 150 kB."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("values.npy", "w") as member:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("values.npy", "w") as member,
+    ):
         member.write(npy_header((150, 10**6 // 12, 3)) + bytes(150 * 10**6))
 
 
@@ -58,17 +65,47 @@ def silence(path):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("modality, name, make, parts", [
-    ("image", "a.png", picture, ("picture: 13,000 x 13,000 pixels would take 4.06 GB of memory, and 200 MB are allowed (--max-memory)",)),
-    ("jets", "a.npy", array, ("its header promises 13.2 TB, and 100 bytes are there",)),
-    ("jets", "a.npz", packed, ("would take 300 MB",)),
-    ("jets", "a.h5", empty_table, ("its particle_features would take 176 TB",)),
-    ("speech", "a.flac", silence, ("a sound of 68,719,476,735 samples in 1 channels would take 1.65 TB",)),
-])
-def test_a_declared_size_is_refused_before_it_is_allocated(tmp_path, said, modality, name, make, parts):
+@pytest.mark.parametrize(
+    "modality, name, make, parts",
+    [
+        (
+            "image",
+            "a.png",
+            picture,
+            (
+                (
+                    "picture: 13,000 x 13,000 pixels would take 4.06 GB of memory, and 200 MB are"
+                    " allowed (--max-memory)"
+                ),
+            ),
+        ),
+        ("jets", "a.npy", array, ("its header promises 13.2 TB, and 100 bytes are there",)),
+        ("jets", "a.npz", packed, ("would take 300 MB",)),
+        ("jets", "a.h5", empty_table, ("its particle_features would take 176 TB",)),
+        (
+            "speech",
+            "a.flac",
+            silence,
+            ("a sound of 68,719,476,735 samples in 1 channels would take 1.65 TB",),
+        ),
+    ],
+)
+def test_a_declared_size_is_refused_before_it_is_allocated(
+    tmp_path, said, modality, name, make, parts
+):
     make(tmp_path / name)
     tracemalloc.start()
-    line = said(["tokenize", modality, tmp_path / name, "-o", tmp_path / "t.parquet", "--max-memory", "200MB"])
+    line = said(
+        [
+            "tokenize",
+            modality,
+            tmp_path / name,
+            "-o",
+            tmp_path / "t.parquet",
+            "--max-memory",
+            "200MB",
+        ]
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(tmp_path / name) in line and all(part in line for part in parts) and peak < FEW
@@ -89,8 +126,15 @@ INFOS = {
 @pytest.mark.parametrize("info", INFOS)
 def test_what_decoding_is_told_is_checked(tmp_path, said, info, monkeypatch):
     tokenizer, path = default("image"), tmp_path / "t.parquet"
-    monkeypatch.setattr("mmtok.data.tokens.json.dumps", lambda value, **more: info if value == {"x": 1} else json.JSONEncoder(**more).encode(value))
-    write_tokens(path, {"image": tokenizer.signature}, [{"image": Segment("image", codes=np.zeros((4, 1), int), info={"x": 1})}])
+    monkeypatch.setattr(
+        "mmtok.data.tokens.json.dumps",
+        lambda value, **more: info if value == {"x": 1} else json.JSONEncoder(**more).encode(value),
+    )
+    write_tokens(
+        path,
+        {"image": tokenizer.signature},
+        [{"image": Segment("image", codes=np.zeros((4, 1), int), info={"x": 1})}],
+    )
     line = said(["detokenize", path, "-o", tmp_path / "out", "--max-memory", "1GB"])
     assert str(path) in line and "'image'" in line and INFOS[info] in line
 
@@ -116,12 +160,27 @@ def test_a_tokenizer_in_anothers_place(tiny_copy, said):
 
 
 def test_what_is_no_size(tmp_path, said):
-    assert "--max-memory is 'many'; give a size such as 8GB" in said(["tokenize", "text", "a.txt", "-o", tmp_path / "t", "--max-memory", "many"])
+    assert "--max-memory is 'many'; give a size such as 8GB" in said(
+        ["tokenize", "text", "a.txt", "-o", tmp_path / "t", "--max-memory", "many"]
+    )
 
 
 def test_within_the_budget_all_is_as_ever(tmp_path):
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
-    assert main(["tokenize", "image", str(tmp_path / "a.png"), "-o", str(tmp_path / "t.parquet"), "--max-memory", "1MB"]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                "image",
+                str(tmp_path / "a.png"),
+                "-o",
+                str(tmp_path / "t.parquet"),
+                "--max-memory",
+                "1MB",
+            ]
+        )
+        == 0
+    )
 
 
 def slow(path):
@@ -131,8 +190,21 @@ def slow(path):
 
 def test_sound_is_held_against_the_budget_at_the_rate_that_it_gets(tmp_path, said):
     slow(tmp_path / "a.flac")
-    line = said(["tokenize", "speech", tmp_path / "a.flac", "-o", tmp_path / "t.parquet", "--max-memory", "100MB"])
-    assert f"{tmp_path / 'a.flac'}: " in line and "16,000,000 samples at 16,000 Hz would take 256 MB of memory" in line
+    line = said(
+        [
+            "tokenize",
+            "speech",
+            tmp_path / "a.flac",
+            "-o",
+            tmp_path / "t.parquet",
+            "--max-memory",
+            "100MB",
+        ]
+    )
+    assert (
+        f"{tmp_path / 'a.flac'}: " in line
+        and "16,000,000 samples at 16,000 Hz would take 256 MB of memory" in line
+    )
 
 
 def many_words(path):
@@ -155,10 +227,16 @@ def many_cells(path):
     path.write_text("caption,\n" + ",\n" * 2 * 10**5)
 
 
-@pytest.mark.parametrize("name, make, part", [
-    ("a.parquet", many_words, "its 300,000 rows would take"), ("b.parquet", many_nulls, "its 10,000,000 rows would take"),
-    ("a.csv", large, "would take 6.6 TB"), ("a.jsonl", large, "would take 6.6 TB"), ("b.csv", many_cells, "its 400,002 cells would take"),
-])
+@pytest.mark.parametrize(
+    "name, make, part",
+    [
+        ("a.parquet", many_words, "its 300,000 rows would take"),
+        ("b.parquet", many_nulls, "its 10,000,000 rows would take"),
+        ("a.csv", large, "would take 6.6 TB"),
+        ("a.jsonl", large, "would take 6.6 TB"),
+        ("b.csv", many_cells, "its 400,002 cells would take"),
+    ],
+)
 def test_tables_are_held_against_the_budget(tmp_path, name, make, part):
     make(tmp_path / name)
     budget.allow("20MB")

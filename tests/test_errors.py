@@ -17,10 +17,16 @@ RAISED = [ValueError("two\nlines"), MemoryError(), RecursionError("deep"), Overf
 def test_whatever_a_reader_raises_is_one_line_that_names_the_file(error):
     with pytest.raises(UserError) as caught, reading("a.bin", "numbers"):
         raise error
-    assert str(caught.value).startswith("a.bin: cannot be read as numbers (") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("a.bin: cannot be read as numbers (") and "\n" not in str(
+        caught.value
+    )
 
 
-@pytest.mark.parametrize("error", [UserError("ours"), KeyboardInterrupt(), SystemExit(1)], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [UserError("ours"), KeyboardInterrupt(), SystemExit(1)],
+    ids=lambda error: type(error).__name__,
+)
 def test_what_passes(error):
     with pytest.raises(type(error)) as caught, reading("a.bin", "numbers"):
         raise error

@@ -1,4 +1,6 @@
-"""A modality that the package does not know: one tokenizer file, one reader, one recipe (tests/fifth), and nothing else."""
+"""A modality that the package does not know: one tokenizer file, one reader, one recipe
+(tests/fifth), and nothing else.
+"""
 
 import random
 from pathlib import Path
@@ -43,7 +45,9 @@ def test_samples_are_strings_of_residues_of_the_family_asked_for(folder):
     tokenizer = run.tokenizers["protein"]
     for family, own in FAMILIES.items():
         prompt = run.prompt([run.tokenizers["text"].encode(family)], "protein")
-        drawn = tokenizer.decode_batch([d.segment for d in run.draw([prompt] * 16, run.sampling("protein"), seed=0)])
+        drawn = tokenizer.decode_batch(
+            [d.segment for d in run.draw([prompt] * 16, run.sampling("protein"), seed=0)]
+        )
         letters = "".join(drawn)
         assert letters and set(letters) <= set(tokenizer.config.residues)
         assert sum(letter in own for letter in letters) > 0.7 * len(letters)
@@ -59,10 +63,25 @@ def test_scores_tell_the_families_apart(folder):
 
 
 def test_the_command_line_serves_it(folder, capsys, tmp_path):
-    words = ["sample", str(folder), "--recipe", str(RECIPE), "--prompt", "sheet", "--to", "protein", "-n", "2", "-o", str(tmp_path)]
+    words = [
+        "sample",
+        str(folder),
+        "--recipe",
+        str(RECIPE),
+        "--prompt",
+        "sheet",
+        "--to",
+        "protein",
+        "-n",
+        "2",
+        "-o",
+        str(tmp_path),
+    ]
     assert main(words) == 0
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert [p.suffix for p in paths] == [".txt", ".txt"] and all(set(p.read_text()) <= set("ACDEFGHIKLMNPQRSTVWY") for p in paths)
+    assert [p.suffix for p in paths] == [".txt", ".txt"] and all(
+        set(p.read_text()) <= set("ACDEFGHIKLMNPQRSTVWY") for p in paths
+    )
     assert main(["show", str(folder), "--recipe", str(RECIPE)]) == 0
     assert "protein: ProteinConfig, 20 levels" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--recipe", str(RECIPE)]) == 0

@@ -1,4 +1,6 @@
-"""Names that come from files and from anybody's words, through every verb that makes a path of one: nothing outside the folder changes."""
+"""Names that come from files and from anybody's words, through every verb that makes a path of one:
+nothing outside the folder changes.
+"""
 
 import json
 import shutil
@@ -32,7 +34,24 @@ from mmtok.train.checkpoint import (
     save_checkpoint,
 )
 
-HOSTILE = ["../x", "/etc/x", "..", ".", "a/b", "a\0b", "\x1b[31m\n", "x" * 320, "...", "con", "Seven", "seven", "e\u0301", "\u00e9", "../../victim/x", " "]
+HOSTILE = [
+    "../x",
+    "/etc/x",
+    "..",
+    ".",
+    "a/b",
+    "a\0b",
+    "\x1b[31m\n",
+    "x" * 320,
+    "...",
+    "con",
+    "Seven",
+    "seven",
+    "e\u0301",
+    "\u00e9",
+    "../../victim/x",
+    " ",
+]
 
 
 @pytest.fixture
@@ -43,7 +62,9 @@ def guarded(tmp_path, contents):
     for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
         (folder / "x").write_text("victim")
         (folder / "victim").mkdir()
-    outside = lambda: {name: what for name, what in contents(tmp_path).items() if not name.startswith("a/b/home")}
+    outside = lambda: {
+        name: what for name, what in contents(tmp_path).items() if not name.startswith("a/b/home")
+    }
     before = outside()
     yield home
     assert outside() == before
@@ -51,9 +72,15 @@ def guarded(tmp_path, contents):
 
 def test_detokenize_makes_files_of_fields_in_its_folder_only(guarded):
     text, out = default("text"), guarded / "out"
-    write_tokens(guarded / "t.parquet", {name: text.signature for name in HOSTILE}, [{name: text.encode(name[:9]) for name in HOSTILE}])
+    write_tokens(
+        guarded / "t.parquet",
+        {name: text.signature for name in HOSTILE},
+        [{name: text.encode(name[:9]) for name in HOSTILE}],
+    )
     assert main(["detokenize", str(guarded / "t.parquet"), "-o", str(out)]) == 0
-    assert len(list(out.iterdir())) == len(HOSTILE) and all(path.suffix == ".txt" for path in out.iterdir())
+    assert len(list(out.iterdir())) == len(HOSTILE) and all(
+        path.suffix == ".txt" for path in out.iterdir()
+    )
     assert {path.read_text() for path in out.iterdir()} == {name[:9] for name in HOSTILE}
 
 
@@ -64,7 +91,16 @@ def test_detokenize_opens_tokenizers_in_their_folder_only(guarded, said):
     signature = replace(default("text").signature, modality="../x")
     write_tokens(guarded / "t.parquet", {"../x": signature}, [])
     (guarded / "tokenizers").mkdir()
-    line = said(["detokenize", guarded / "t.parquet", "-o", guarded / "out", "--tokenizer", guarded / "tokenizers"])
+    line = said(
+        [
+            "detokenize",
+            guarded / "t.parquet",
+            "-o",
+            guarded / "out",
+            "--tokenizer",
+            guarded / "tokenizers",
+        ]
+    )
     assert "tokenizers is not a tokenizer folder" in line and not (guarded / "out").exists()
 
 
@@ -73,7 +109,9 @@ def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
     here = guarded / "p" / "q" / "r" / "s"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)  # where words like ../x are neither files nor folders
-    paths = [path for words in HOSTILE[:8] for path in ask.sample(run, [words or "x"], "image", 1, out)]
+    paths = [
+        path for words in HOSTILE[:8] for path in ask.sample(run, [words or "x"], "image", 1, out)
+    ]
     assert len(set(paths)) == 8 and {path.parent for path in paths} == {out}
     prompts = [row.get("prompt") for row in ask.read_index(out)]
     assert prompts == HOSTILE[:8]
@@ -82,28 +120,39 @@ def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
 def test_sample_writes_through_no_link(tiny_run, guarded):
     (guarded / "out").mkdir()
     (guarded / "out" / "dark-000.png").symlink_to(guarded.parent / "x")
-    path, = ask.sample(open_run(tiny_run), ["dark"], "image", 1, guarded / "out")
+    (path,) = ask.sample(open_run(tiny_run), ["dark"], "image", 1, guarded / "out")
     assert path.is_symlink() is False and path.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_evaluation_names_samples_after_captions(tiny_run, guarded):
     run = open_run(shutil.copytree(tiny_run, guarded / "run"))
     setting = Setting(run, run.recipe.tasks[0])
-    drawn = run.draw([run.prompt([run.tokenizers["text"].encode("dark")], "image")] * len(HOSTILE), run.sampling("image"), 0)
+    drawn = run.draw(
+        [run.prompt([run.tokenizers["text"].encode("dark")], "image")] * len(HOSTILE),
+        run.sampling("image"),
+        0,
+    )
     setting.keep("image_from_text", HOSTILE, drawn)
     folder = guarded / "run" / "samples" / "image_from_text"
     assert len(list(folder.glob("*.png"))) == len(HOSTILE)
-    assert [row.get("prompt", named_prompt(Path(row["file"]))) for row in ask.read_index(folder)] == HOSTILE
+    assert [
+        row.get("prompt", named_prompt(Path(row["file"]))) for row in ask.read_index(folder)
+    ] == HOSTILE
     page = "".join(map(str, sample_section(run, "image_from_text")))
     assert "/etc/x" in page
 
 
 def test_evaluation_keeps_jets_of_every_caption_apart(tiny_copy, monkeypatch):
     run = open_run(tiny_copy)
-    setting = Setting(run, next(t for t in run.recipe.tasks if run.recipe.fields[t.targets[0]] == "jets" and t.inputs))
+    setting = Setting(
+        run,
+        next(t for t in run.recipe.tasks if run.recipe.fields[t.targets[0]] == "jets" and t.inputs),
+    )
     names = ["a/b", "a_b", "a b", "../x", "x" * 320]
     jet = np.array([[50.0, 0.1, 0.1], [20.0, -0.1, 0.2]], np.float32)
-    monkeypatch.setattr(Setting, "rows", lambda self, split: ((name, jet) for name in names for _ in range(2)))
+    monkeypatch.setattr(
+        Setting, "rows", lambda self, split: ((name, jet) for name in names for _ in range(2))
+    )
     figures = jets_from_text(setting)
     folder = tiny_copy / "samples" / setting.name
     assert len(figures) == len(list(folder.glob("*.npz"))) == len(names) <= N_JETS
@@ -120,7 +169,9 @@ def test_reports_show_no_file_that_an_index_names_elsewhere(tiny_copy, tmp_path)
         with pytest.raises(UserError, match="is no file inside"):
             sample_section(run, "asked")
     (folder / "index.json").unlink()
-    with pytest.raises(UserError, match="is no file inside"):  # without an index every file is listed
+    with pytest.raises(
+        UserError, match="is no file inside"
+    ):  # without an index every file is listed
         sample_section(run, "asked")
     shutil.rmtree(folder)
     folder.symlink_to(tmp_path)
@@ -152,7 +203,9 @@ def test_weights_are_read_in_their_folder_only(tmp_path, tiny_run):
         save_file({"a": np.zeros(2)}, tmp_path / "x.safetensors")
         (folder / "link.safetensors").unlink(missing_ok=True)
         (folder / "link.safetensors").symlink_to(tmp_path / "x.safetensors")
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"a": name}})
+        )
         with pytest.raises(UserError, match="is no file inside"):
             _read_files(folder, lambda path: {})
 
@@ -171,7 +224,9 @@ def test_a_checkpoints_state_names_files_of_its_own(tmp_path):
     save_checkpoint(tmp_path / "run", Checkpoint({"weights": {"a": torch.zeros(2)}}, {"step": 1}))
     state_file = tmp_path / "run" / "step-000001" / "state.json"
     state = json.loads(state_file.read_text())
-    shutil.copy(tmp_path / "run" / "step-000001" / "weights.safetensors", tmp_path / "weights.safetensors")
+    shutil.copy(
+        tmp_path / "run" / "step-000001" / "weights.safetensors", tmp_path / "weights.safetensors"
+    )
     state["files"] = {"../../weights.safetensors": state["files"]["weights.safetensors"]}
     del state["sha256"]
     state_file.write_text(json.dumps(state | {"sha256": _digest_of(state)}))
@@ -186,7 +241,10 @@ def test_a_table_names_files_beside_it_only(tmp_path):
     write_image(home / "a.png", np.zeros((4, 4), np.uint8))
     (home / "t.csv").write_text("image\na.png\n")
     table = HubTable(str(home / "t.csv"), {"image": "image"}, {"image": "image"})
-    assert table._file("a.png", "row 0") == home / "a.png" and table._file(str(home / "a.png"), "row 0") == home / "a.png"
+    assert (
+        table._file("a.png", "row 0") == home / "a.png"
+        and table._file(str(home / "a.png"), "row 0") == home / "a.png"
+    )
     for cell in ("../secret.png", str(tmp_path / "secret.png"), "a\0b", "."):
         with pytest.raises(UserError, match="row 0: .* is no file inside"):
             table._file(cell, "row 0")

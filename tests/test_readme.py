@@ -1,4 +1,6 @@
-"""What the README shows is run: its commands and its Python, in order, on a tiny run; its floor plan is the house's."""
+"""What the README shows is run: its commands and its Python, in order, on a tiny run; its floor
+plan is the house's.
+"""
 
 import re
 import shlex
@@ -12,7 +14,11 @@ from mmtok.run.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SLOW = ("train", "evaluate", "report")  # only parsed here: they run in test_recipes.py, test_evaluate.py and test_report.py
+SLOW = (
+    "train",
+    "evaluate",
+    "report",
+)  # only parsed here: they run in test_recipes.py, test_evaluate.py and test_report.py
 
 
 def blocks(language):
@@ -21,9 +27,13 @@ def blocks(language):
 
 
 def commands():
-    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(r"`(mmtok [^`]+)`", README)
+    lines = [line for block in blocks("bash") for line in block.splitlines()] + re.findall(
+        r"`(mmtok [^`]+)`", README
+    )
     words = [shlex.split(line, comments=True) for line in lines if line.strip()]
-    return [w[w.index("mmtok"):] if w[0] == "torchrun" else w for w in words]  # torchrun OPTIONS -m mmtok VERB ...
+    return [
+        w[w.index("mmtok") :] if w[0] == "torchrun" else w for w in words
+    ]  # torchrun OPTIONS -m mmtok VERB ...
 
 
 @pytest.fixture
@@ -45,7 +55,10 @@ def test_there_is_something_to_test():
 def test_scripts_exist():
     scripts = {Path(words[1]) for words in commands() if words[0] == "bash"}
     assert scripts and all((ROOT / script).is_file() for script in scripts)
-    assert all((ROOT / path).exists() for path in re.findall(r"`((?:scripts|tests|recipes)/[\w./]*)`", README))
+    assert all(
+        (ROOT / path).exists()
+        for path in re.findall(r"`((?:scripts|tests|recipes)/[\w./]*)`", README)
+    )
 
 
 def test_every_command_parses_and_its_fields_exist(monkeypatch):
@@ -60,15 +73,27 @@ def test_every_command_parses_and_its_fields_exist(monkeypatch):
 def test_torchrun_knows_its_options():
     from torch.distributed.run import parse_args
 
-    given = [parse_args(shlex.split(line, comments=True)[1:]) for block in blocks("bash") for line in block.splitlines() if line.startswith("torchrun")]
-    assert given and all(args.module and args.training_script == "mmtok" and int(args.nproc_per_node) > 1 for args in given)
+    given = [
+        parse_args(shlex.split(line, comments=True)[1:])
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if line.startswith("torchrun")
+    ]
+    assert given and all(
+        args.module and args.training_script == "mmtok" and int(args.nproc_per_node) > 1
+        for args in given
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_shell_tour_runs(home, capsys):
     for line in blocks("bash")[1].splitlines():
         words = shlex.split(line, comments=True)[1:]
-        words = [name for word in words for name in (sorted(map(str, home.glob(word))) if "*" in word else [word])]
+        words = [
+            name
+            for word in words
+            for name in (sorted(map(str, home.glob(word))) if "*" in word else [word])
+        ]
         if words[0] not in SLOW:
             assert main(words) == 0, (line, capsys.readouterr().err)
     assert len(list((home / "again").iterdir())) == 16
@@ -79,7 +104,18 @@ def test_the_python_blocks_run(home):
     assert shell[:3] == ["mmtok", "tokenize", "image"]  # makes the token file that a block reads
     for block in blocks("python"):
         if "tokens.parquet" in block:
-            assert main(["tokenize", "image", *map(str, sorted((home / "drawn").glob("*.png"))), "-o", "tokens.parquet"]) == 0
+            assert (
+                main(
+                    [
+                        "tokenize",
+                        "image",
+                        *map(str, sorted((home / "drawn").glob("*.png"))),
+                        "-o",
+                        "tokens.parquet",
+                    ]
+                )
+                == 0
+            )
         exec(compile(block, "README.md", "exec"), {})
 
 
@@ -101,6 +137,10 @@ def test_the_floor_plan_has_every_file_with_a_clause():
             continue
         named.add(name if len(indent) == 2 else folder + name)
         assert clause or name == "__init__.py", f"{name} has no clause"
-    assert named == {path.relative_to(ROOT / "mmtok").as_posix() for path in (ROOT / "mmtok").rglob("*.py")}
+    assert named == {
+        path.relative_to(ROOT / "mmtok").as_posix() for path in (ROOT / "mmtok").rglob("*.py")
+    }
     scripts = next(line for line in plan.splitlines() if line.startswith("scripts/"))
-    assert set(re.findall(r"\w+\.(?:py|sh)\b", scripts)) == {path.name for path in (ROOT / "scripts").glob("*.*")}
+    assert set(re.findall(r"\w+\.(?:py|sh)\b", scripts)) == {
+        path.name for path in (ROOT / "scripts").glob("*.*")
+    }

@@ -1,4 +1,6 @@
-"""A signal that its tokenizer refuses while a run tokenises is named by the file or row that it came from."""
+"""A signal that its tokenizer refuses while a run tokenises is named by the file or row that it
+came from.
+"""
 
 import numpy as np
 import pytest
@@ -59,23 +61,33 @@ def pictures(home):
 def jets(home):
     write_jets(home / "jets.npz", [np.ones((1, 3), np.float32)] * 9)
     (home / "labels.txt").write_text("".join(f"{words(i)}\n" for i in range(9)))
-    return JetFile(str(home / "jets.npz"), str(home / "labels.txt")), f"caption of {home / 'jets.npz'}: jet 5"
+    return (
+        JetFile(str(home / "jets.npz"), str(home / "labels.txt")),
+        f"caption of {home / 'jets.npz'}: jet 5",
+    )
 
 
 def table(home):
     (home / "t.csv").write_text("w\n" + "".join(f"{words(i)}\n" for i in range(9)))
-    return HubTable(str(home / "t.csv"), {"text": "w"}, {"text": "text"}), f"text of {home / 't.csv'}: line 7"
+    return (
+        HubTable(str(home / "t.csv"), {"text": "w"}, {"text": "text"}),
+        f"text of {home / 't.csv'}: line 7",
+    )
 
 
 def nothing(home):
     return Unnamed(), "text of example 300"
 
 
-@pytest.mark.parametrize("made", [texts, clips, pictures, jets, table, nothing], ids=lambda made: made.__name__)
+@pytest.mark.parametrize(
+    "made", [texts, clips, pictures, jets, table, nothing], ids=lambda made: made.__name__
+)
 def test_a_refused_signal_is_named(made, tmp_path):
     source, name = made(tmp_path)
     (field,) = (f for f, modality in source.fields.items() if modality == "text")
-    examples = prepared_examples(source.examples("train", tmp_path), {field: preparer("text", None)})
+    examples = prepared_examples(
+        source.examples("train", tmp_path), {field: preparer("text", None)}
+    )
     with pytest.raises(UserError) as told, Progress("tokenise", None, "examples") as progress:
         list(_encoded(examples, {field: NoZ()}, progress))
     assert str(told.value) == f"{name}: text: no piece for 'z'"

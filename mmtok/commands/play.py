@@ -39,13 +39,24 @@ Steps = Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]  # what `R
 Turns = Generator[tuple[int, np.ndarray], None, list[Sampled]]
 
 
-def sample(run: Run, prompt: Sequence[str], to: str, n: int | None = None, out: Path | None = None, seed: int = 0, infill: str | None = None,
-           play: str | None = None, **changes: float | int | str | None) -> list[Path]:
+def sample(
+    run: Run,
+    prompt: Sequence[str],
+    to: str,
+    n: int | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    infill: str | None = None,
+    play: str | None = None,
+    **changes: float | int | str | None,
+) -> list[Path]:
     """As `mmtok.commands.sample.sample`, and, where asked, while it is drawn.
 
-    play: speech is played too, one sample after the other, from before the first is whole: "" by a player that is found, else by this
-    command, which takes raw 16-bit mono samples, low byte first; {rate} in it is their rate in Hz. out: "-" writes nothing but one sample
-    to standard output, speech as WAV, text as it is. n: 8 where it is None, 1 with either. Raises UserError for what is no such thing.
+    play: speech is played too, one sample after the other, from before the first is whole: "" by a
+    player that is found, else by this command, which takes raw 16-bit mono samples, low byte first;
+    {rate} in it is their rate in Hz. out: "-" writes nothing but one sample to standard output,
+    speech as WAV, text as it is. n: 8 where it is None, 1 with either. Raises UserError for what is
+    no such thing.
     """
     alone = play is not None or out == STDOUT
     n = n or (1 if alone else 8)
@@ -53,10 +64,16 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int | None = None, out: 
         return sample_to_files(run, prompt, to, n, out, seed, infill, **changes)
     modality = modality_to(run, to)
     if infill is not None:
-        raise UserError("sample: what fills a hole is not drawn from front to back, so it comes as files only; leave out --play and --out -")
+        raise UserError(
+            "sample: what fills a hole is not drawn from front to back, so it comes as files only;"
+            " leave out --play and --out -"
+        )
     if out == STDOUT:
         if n != 1 or play is not None:
-            raise UserError("sample: --out - is for one sample, which is not played too; leave out -n and --play")
+            raise UserError(
+                "sample: --out - is for one sample, which is not played too; leave out -n and"
+                " --play"
+            )
         to_stdout(run, asked(run, prompt, modality), run.sampling(modality, **changes), seed)
         return []
     if modality != "speech":
@@ -72,8 +89,8 @@ def sample(run: Run, prompt: Sequence[str], to: str, n: int | None = None, out: 
 class Player:
     """A program that plays what is written to it, started with the first samples.
 
-    It is waited for at the end, and stopped where something goes wrong; one that goes away early, or fails, costs only the sound: a
-    warning. Raises UserError where there is no such program.
+    It is waited for at the end, and stopped where something goes wrong; one that goes away early,
+    or fails, costs only the sound: a warning. Raises UserError where there is no such program.
     """
 
     def __init__(self, command: str, rate_hz: int):
@@ -115,22 +132,32 @@ class Player:
         code = self.process.wait()
         if code or self.gone:
             how = f"failed with exit code {code}" if code else "ended before the sound did"
-            warnings.warn(f"the player {how} ({shlex.join(self.words)}); the samples are in their files all the same", stacklevel=3)
+            warnings.warn(
+                f"the player {how} ({shlex.join(self.words)}); the samples are in their files all"
+                " the same",
+                stacklevel=3,
+            )
 
 
 def _player_words(command: str, rate_hz: int) -> list[str]:
     if not command:
         found = next((name for name in PLAYERS if shutil.which(name)), None)
         if found is None:
-            raise UserError("sample: --play finds no player; install ffplay (ffmpeg), aplay (alsa-utils) or play (sox), "
-                           "or name a command that takes raw 16-bit samples, as in --play 'aplay -f S16_LE -r {rate}'")
+            raise UserError(
+                "sample: --play finds no player; install ffplay (ffmpeg), aplay (alsa-utils) or"
+                " play (sox), or name a command that takes raw 16-bit samples, as in --play 'aplay"
+                " -f S16_LE -r {rate}'"
+            )
         command = f"{found} {PLAYERS[found]}"
     try:
         words = shlex.split(command.replace("{rate}", str(rate_hz)))
     except ValueError as error:
         raise UserError(f"sample: --play {command!r} is no command: {error}") from None
     if not words or shutil.which(words[0]) is None:
-        raise UserError(f"sample: --play finds no program {command!r} to run; name one that takes raw 16-bit samples, or leave the name out")
+        raise UserError(
+            f"sample: --play finds no program {command!r} to run; name one that takes raw 16-bit"
+            " samples, or leave the name out"
+        )
     return words
 
 
@@ -139,7 +166,9 @@ def pcm(samples: np.ndarray) -> bytes:
     return (samples * 32767).round().astype("<i2").tobytes()
 
 
-def _played(run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int, player: Player) -> list[Sampled]:
+def _played(
+    run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int, player: Player
+) -> list[Sampled]:
     """What `run.draw` draws, played while it is drawn; says when the first sound came."""
     run.lm  # noqa: B018 - opening it is not part of the drawing
     begun, heard = time.monotonic(), None
@@ -156,10 +185,17 @@ def _played(run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int
             heard = time.monotonic() - begun, n_frames, row
     if heard is not None:
         seconds, n_frames, row = heard
-        say(f"first sound {seconds:.2f} s after drawing began, at frame {n_frames} of {len(drawn[row].segment)}")
+        say(
+            f"first sound {seconds:.2f} s after drawing began, at frame {n_frames} of"
+            f" {len(drawn[row].segment)}"
+        )
     elif not any(len(d.segment) for d in drawn):
         what = "the sample ends" if len(drawn) == 1 else f"all {len(drawn)} samples end"
-        warnings.warn(f"there was nothing to play: {what} before the first sound; draw again with another --seed", stacklevel=3)
+        warnings.warn(
+            f"there was nothing to play: {what} before the first sound; draw again with another"
+            " --seed",
+            stacklevel=3,
+        )
     return drawn
 
 
@@ -167,10 +203,12 @@ def _played(run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int
 
 
 def in_turn(steps: Steps, known: Sequence[np.ndarray]) -> Turns:
-    """Rows drawn together, one after the other: (row, its next frames (k, C)), the first row's while they are drawn.
+    """Rows drawn together, one after the other: (row, its next frames (k, C)), the first row's
+    while they are drawn.
 
-    known: per row the frames (k, C) that its prompt has of it, which come first. Each row comes up at least once, and a later one once
-    those before it are done; at the end the samples are returned.
+    known: per row the frames (k, C) that its prompt has of it, which come first. Each row comes up
+    at least once, and a later one once those before it are done; at the end the samples are
+    returned.
     """
     waiting, now = [[frames] for frames in known], 0
 
@@ -195,8 +233,12 @@ def in_turn(steps: Steps, known: Sequence[np.ndarray]) -> Turns:
     return drawn
 
 
-def sounds(tokenizer: Any, turns: Turns) -> Generator[tuple[int, int, np.ndarray], None, list[Sampled]]:
-    """The samples of each row, with a pause between two: (row, how many frames of it are there, samples (n,)); n may be 0."""
+def sounds(
+    tokenizer: Any, turns: Turns
+) -> Generator[tuple[int, int, np.ndarray], None, list[Sampled]]:
+    """The samples of each row, with a pause between two: (row, how many frames of it are there,
+    samples (n,)); n may be 0.
+    """
     now, sound = 0, SoundStream(tokenizer)
     pause = np.zeros(int(PAUSE_S * sound.spec.rate_hz), np.float32)
     while True:
@@ -216,14 +258,18 @@ def sounds(tokenizer: Any, turns: Turns) -> Generator[tuple[int, int, np.ndarray
 
 
 def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> None:
-    """Draw what a prompt asks and write it to standard output as it comes: a text in UTF-8 and a newline, or speech as WAV.
+    """Draw what a prompt asks and write it to standard output as it comes: a text in UTF-8 and a
+    newline, or speech as WAV.
 
-    Into a pipe or a file that is exact; on a terminal a text's characters of control are shown as escapes, but newlines and tabs.
-    Raises UserError for what is neither, for speech on a terminal, and where there is no standard output.
+    Into a pipe or a file that is exact; on a terminal a text's characters of control are shown as
+    escapes, but newlines and tabs. Raises UserError for what is neither, for speech on a terminal,
+    and where there is no standard output.
     """
     known = document.segments[-1]
     if known.modality not in ("speech", "text"):
-        raise UserError(f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder")
+        raise UserError(
+            f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder"
+        )
     out = stdout_of_samples(known.modality)
     tokenizer = run.tokenizers[known.modality]
     turns = in_turn(run.stream([document], sampling, seed), [known.values])
@@ -239,18 +285,27 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
             out(pcm(piece))
             n_written += len(piece)
     if not n_written:
-        warnings.warn(f"the sample ended before its first frame, so that this {known.modality} is empty; draw again with another --seed",
-                      stacklevel=2)
+        warnings.warn(
+            f"the sample ended before its first frame, so that this {known.modality} is empty; draw"
+            " again with another --seed",
+            stacklevel=2,
+        )
 
 
 def stdout_of_samples(modality: str) -> Callable[[bytes], None]:
-    """What writes a sample's next bytes. Raises UserError where standard output cannot take them."""
+    """What writes a sample's next bytes.
+
+    Raises UserError where standard output cannot take them.
+    """
     if "stdout" in terminal.closed:
         raise UserError("sample: --out - writes to standard output, which is closed; name a folder")
     if not sys.stdout.isatty():
         return terminal.write_raw
     if modality != "text":
-        raise UserError("sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a file or a pipe, or take --play")
+        raise UserError(
+            "sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a"
+            " file or a pipe, or take --play"
+        )
     return lambda piece: terminal.tell_piece(piece.decode())
 
 
@@ -269,6 +324,10 @@ def written(tokenizer: Any, turns: Iterator[tuple[int, np.ndarray]]) -> Iterator
 
 
 def wav_header(rate_hz: int) -> bytes:
-    """Of a stream of 16-bit mono samples that ends where it ends, with the longest lengths that a header can say."""
+    """Of a stream of 16-bit mono samples that ends where it ends, with the longest lengths that a
+    header can say.
+    """
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
-    return b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVE" + form + b"data" + struct.pack("<I", UNKNOWN)
+    return (
+        b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVE" + form + b"data" + struct.pack("<I", UNKNOWN)
+    )

@@ -24,7 +24,10 @@ def modality_of(path: Path) -> str:
     for modality, suffixes in SUFFIXES.items():
         if path.suffix.lower() in suffixes:
             return modality
-    raise UserError(f"{path}: the suffix {path.suffix!r} belongs to no modality; known are {', '.join(s for x in SUFFIXES.values() for s in x)}")
+    raise UserError(
+        f"{path}: the suffix {path.suffix!r} belongs to no modality; known are"
+        f" {', '.join(s for x in SUFFIXES.values() for s in x)}"
+    )
 
 
 def spread(words: Sequence[str]) -> list[str]:
@@ -37,8 +40,11 @@ def spread(words: Sequence[str]) -> list[str]:
 
 
 def read_segments(run: Run, word: str) -> list[Segment]:
-    """A prompt's word as segments: a file of any modality, else text. A file of jets gives one segment per jet, and a text longer
-    than the passages that the run was trained on one per passage."""
+    """A prompt's word as segments: a file of any modality, else text.
+
+    A file of jets gives one segment per jet, and a text longer than the passages that the run was
+    trained on one per passage.
+    """
     path = Path(word)
     if not is_file(word):
         if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
@@ -56,16 +62,21 @@ def read_segments(run: Run, word: str) -> list[Segment]:
 
 
 def _signals(run: Run, modality: str, path: Path) -> list[Any]:
-    """The prepared signals of a file; a text in the passages that the run was trained on, each prepared by itself as they were, or, where
-    it was on captions only, as one of these."""
+    """The prepared signals of a file; a text in the passages that the run was trained on, each
+    prepared by itself as they were, or, where it was on captions only, as one of these.
+    """
     prepare = run.preparer(modality)
-    longest = max((s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None)
+    longest = max(
+        (s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None
+    )
     if modality != "text":
         return [signal for _, signal in signals_of([path], prepare)]
     if longest is None:
         return [_caption(path, prepare)]
     with Tally("passages") as tally:
-        return [prepare(passage, str(path), tally) for passage in passages(read_text(path), longest)]
+        return [
+            prepare(passage, str(path), tally) for passage in passages(read_text(path), longest)
+        ]
 
 
 def _caption(path: Path, prepare: Preparer) -> str:
@@ -81,22 +92,34 @@ def _caption(path: Path, prepare: Preparer) -> str:
 
 
 def first_segment(run: Run, word: str) -> Segment:
-    """The segment that a prompt's word stands for. Of a file of jets the first is taken, with a note.
+    """The segment that a prompt's word stands for.
 
-    Raises UserError for a text longer than the passages that the run was trained on: what follows the first would be lost.
+    Of a file of jets the first is taken, with a note.
+
+    Raises UserError for a text longer than the passages that the run was trained on: what follows
+    the first would be lost.
     """
     segments = read_segments(run, word)
     if len(segments) > 1 and segments[0].modality == "text":
-        raise UserError(f"{word} makes {len(segments)} passages of the length that this run was trained on; give a text of one")
+        raise UserError(
+            f"{word} makes {len(segments)} passages of the length that this run was trained on;"
+            " give a text of one"
+        )
     if len(segments) > 1:
-        warnings.warn(f"{word} holds {len(segments)} {segments[0].modality}: the first is taken", stacklevel=2)
+        warnings.warn(
+            f"{word} holds {len(segments)} {segments[0].modality}: the first is taken", stacklevel=2
+        )
     if not segments:
         raise UserError(f"{word} holds nothing to go by; give another file, or words")
     return segments[0]
 
 
 def is_file(word: str) -> bool:
-    """Whether a word names a file. Words may happen to name one too (`seven`): without a suffix only what is written as a path counts."""
+    """Whether a word names a file.
+
+    Words may happen to name one too (`seven`): without a suffix only what is written as a path
+    counts.
+    """
     try:
         return ("/" in word or Path(word).suffix != "") and Path(word).is_file()
     except OSError:  # a text too long for a file's name
@@ -112,7 +135,10 @@ def _is_folder(word: str) -> bool:
 
 
 def tokenizer_of(run: Run, modality: str) -> Any:
-    """The run's tokenizer of a modality. Raises UserError, naming those there are, where there is none."""
+    """The run's tokenizer of a modality.
+
+    Raises UserError, naming those there are, where there is none.
+    """
     if modality not in run.tokenizers:
         raise UserError(f"this run knows no {modality}, only {', '.join(run.tokenizers)}")
     return run.tokenizers[modality]

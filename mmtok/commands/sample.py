@@ -26,7 +26,12 @@ from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
 NOTHING = "nothing"  # what samples that nothing was given for are named after
-ROW = {"file": str, "frames": Annotated[int, Within(0)], "stop": str, "prompt": str}  # of a folder's index
+ROW = {
+    "file": str,
+    "frames": Annotated[int, Within(0)],
+    "stop": str,
+    "prompt": str,
+}  # of a folder's index
 INDEX = "index.json"  # of a folder of samples
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
 
@@ -42,19 +47,33 @@ def modality_to(run: Run, to: str) -> str:
 # ---- sampling
 
 
-def sample(run: Run, prompt: Sequence[str], to: str, n: int = 8, out: Path | None = None, seed: int = 0, infill: str | None = None,
-           draw: Callable[..., list[Sampled]] | None = None, **changes: float | int | str | None) -> list[Path]:
-    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths: n files, of jets one file of n jets.
+def sample(
+    run: Run,
+    prompt: Sequence[str],
+    to: str,
+    n: int = 8,
+    out: Path | None = None,
+    seed: int = 0,
+    infill: str | None = None,
+    draw: Callable[..., list[Sampled]] | None = None,
+    **changes: float | int | str | None,
+) -> list[Path]:
+    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths: n
+    files, of jets one file of n jets.
 
-    Files are named after the prompt, and listed in index.json (see `write_samples`). Asking for the same again replaces files of the same
-    names; of an earlier call with a larger n the files with higher numbers stay, and stay listed. Take another `out` to keep them apart.
+    Files are named after the prompt, and listed in index.json (see `write_samples`). Asking for the
+    same again replaces files of the same names; of an earlier call with a larger n the files with
+    higher numbers stay, and stay listed. Take another `out` to keep them apart.
 
-    prompt: words or files, in the order of a trained task; of a file of jets the first is taken. One more, of the modality asked for,
+    prompt: words or files, in the order of a trained task; of a file of jets the first is taken.
+    One more, of the modality asked for,
     is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
-    infill: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead. The run must have been trained with holes, or draw codes
-    in any order (MaskedDiffusion), which needs no such training and takes several spans, "FILE:0:3,8:12".
+    infill: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead. The run must
+    have been trained with holes, or draw codes in any order (MaskedDiffusion), which needs no such
+    training and takes several spans, "FILE:0:3,8:12".
     draw: is asked instead of `run.draw`, with the same arguments, for the same result.
-    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level instead of the recipe's.
+    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level
+    instead of the recipe's.
     """
     modality = modality_to(run, to)
     folder = out or run.folder / "samples" / "asked"
@@ -82,8 +101,15 @@ def _stem(prompt: Sequence[str], there: Iterable[str] = ()) -> str:
 def _keep_prompts(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:
     """Raise UserError for a file among the words that samples of these names would replace."""
     for word in prompt:
-        if is_file(word) and Path(word).resolve().parent == folder.resolve() and Path(word).stem in stems:
-            raise UserError(f"sample: {word} lies where a sample of that name goes, and might be replaced: choose another --out")
+        if (
+            is_file(word)
+            and Path(word).resolve().parent == folder.resolve()
+            and Path(word).stem in stems
+        ):
+            raise UserError(
+                f"sample: {word} lies where a sample of that name goes, and might be replaced:"
+                " choose another --out"
+            )
 
 
 def asked(run: Run, prompt: Sequence[str], modality: str, infill: str | None = None) -> Document:
@@ -91,57 +117,102 @@ def asked(run: Run, prompt: Sequence[str], modality: str, infill: str | None = N
     given = [first_segment(run, word) for word in prompt]
     begun = given.pop() if _goes_on(run, given, modality) else None
     if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
-        raise UserError(f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a part of it, or --infill FILE:START:STOP")
+        raise UserError(
+            f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a"
+            " part of it, or --infill FILE:START:STOP"
+        )
     return run.prompt(given, modality, _holed(run, modality, infill) if infill else begun)
 
 
 def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
-    """Whether the last prompt is the beginning of what is asked for: the modality is the same, and no task makes one from another."""
+    """Whether the last prompt is the beginning of what is asked for: the modality is the same, and
+    no task makes one from another.
+    """
     fields, modalities = run.recipe.fields, [s.modality for s in given]
-    read = [[fields[f] for f in t.inputs] for t in run.recipe.tasks if fields[t.targets[0]] == modality]
+    read = [
+        [fields[f] for f in t.inputs] for t in run.recipe.tasks if fields[t.targets[0]] == modality
+    ]
     return modalities[-1:] == [modality] and modalities not in read
 
 
 def _holed(run: Run, modality: str, infill: str) -> Segment:
-    """The file's segment with a span of its frames taken out; where codes are drawn in any order, with the spans to draw anew."""
+    """The file's segment with a span of its frames taken out; where codes are drawn in any order,
+    with the spans to draw anew.
+    """
     parts = re.fullmatch(rf"(.+):({SPAN}(?:,{SPAN})*)", infill, re.DOTALL)
     if not parts:
-        raise UserError(f"--infill {infill!r} must be FILE:START:STOP, frames counted from 0; several spans are START:STOP,START:STOP")
-    file, spans = parts[1], tuple(sorted((int(a), int(b)) for a, b in (span.split(":") for span in parts[2].split(","))))
+        raise UserError(
+            f"--infill {infill!r} must be FILE:START:STOP, frames counted from 0; several spans are"
+            " START:STOP,START:STOP"
+        )
+    file, spans = (
+        parts[1],
+        tuple(
+            sorted((int(a), int(b)) for a, b in (span.split(":") for span in parts[2].split(",")))
+        ),
+    )
     in_any_order = run.lm.draws_whole(modality)
     if in_any_order and run.vocabulary.signatures[modality].latent_size:
-        raise UserError(f"--infill: {modality} is drawn by a diffusion over whole segments of latents, of which no part can be kept; a head of "
-                       "MaskedDiffusion over codes can fill holes in")
+        raise UserError(
+            f"--infill: {modality} is drawn by a diffusion over whole segments of latents, of which"
+            " no part can be kept; a head of MaskedDiffusion over codes can fill holes in"
+        )
     if not in_any_order:
         _need_holes_trained(run, modality, spans)
     segment = first_segment(run, file)
     if segment.modality != modality or not all(0 <= a < b <= len(segment) for a, b in spans):
-        raise UserError(f"--infill {infill!r}: {file} is {segment.modality} of {len(segment)} frames")
+        raise UserError(
+            f"--infill {infill!r}: {file} is {segment.modality} of {len(segment)} frames"
+        )
     if any(b > a for (_, b), (a, _) in zip(spans, spans[1:])):
         raise UserError(f"--infill {infill!r}: the spans overlap")
     if in_any_order:
         return replace(segment, holes=spans)
-    (a, b), = spans
-    return segment_of(run.vocabulary.signatures[modality], np.delete(segment.values, slice(a, b), 0), info=segment.info, holes=((a, a),))
+    ((a, b),) = spans
+    return segment_of(
+        run.vocabulary.signatures[modality],
+        np.delete(segment.values, slice(a, b), 0),
+        info=segment.info,
+        holes=((a, a),),
+    )
 
 
 def _need_holes_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
-    """Raise UserError unless the decoder, which draws frames one after another, has learned to fill one hole in."""
+    """Raise UserError unless the decoder, which draws frames one after another, has learned to fill
+    one hole in.
+    """
     fields = run.recipe.fields
     if not any(t.infill > 0 and fields[t.targets[-1]] == modality for t in run.recipe.tasks):
-        raise UserError(f"holes in {modality} need a run trained with infill > 0 on a task that makes {modality}")
+        raise UserError(
+            f"holes in {modality} need a run trained with infill > 0 on a task that makes"
+            f" {modality}"
+        )
     if len(spans) > 1:
-        raise UserError(f"--infill: {modality} was trained with one hole at a time; several need a head that draws codes in any order (MaskedDiffusion)")
+        raise UserError(
+            f"--infill: {modality} was trained with one hole at a time; several need a head that"
+            " draws codes in any order (MaskedDiffusion)"
+        )
 
 
-def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[Sampled], words: Sequence[str] = ()) -> list[Path]:
-    """Decode and write samples, a file per stem; jets of one stem share its file. Returns the files.
+def write_samples(
+    run: Run,
+    folder: Path,
+    stems: Sequence[str],
+    drawn: Sequence[Sampled],
+    words: Sequence[str] = (),
+) -> list[Path]:
+    """Decode and write samples, a file per stem; jets of one stem share its file.
 
-    stems: names that `file_names` made. words: what each sample was asked for by, where the stem does not say it.
+    Returns the files.
 
-    Where states on the way were gathered, steps/ in the folder shows those of the first sample of each prompt (`mmtok.model.trajectory`).
-    index.json in the folder has a row for each sample: its file, its frames, how it stopped ("end" or "cap"), and, where the name does
-    not say it, the prompt; of the jets in one file the rows stand in their order. Rows of files that were there before, and still are, stay, unless the file is written anew.
+    stems: names that `file_names` made. words: what each sample was asked for by, where the stem
+    does not say it.
+
+    Where states on the way were gathered, steps/ in the folder shows those of the first sample of
+    each prompt (`mmtok.model.trajectory`). index.json in the folder has a row for each sample: its
+    file, its frames, how it stopped ("end" or "cap"), and, where the name does not say it, the
+    prompt; of the jets in one file the rows stand in their order. Rows of files that were there
+    before, and still are, stay, unless the file is written anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     modality = drawn[0].segment.modality
@@ -150,16 +221,25 @@ def write_samples(run: Run, folder: Path, stems: Sequence[str], drawn: Sequence[
     groups: dict[str, list[int]] = {}
     for i, stem in enumerate(stems):
         groups.setdefault(stem, []).append(i)
-    sweep_beside([folder / INDEX, *(named_signal(folder / stem, modality, signals[0]) for stem in groups)])
+    sweep_beside(
+        [folder / INDEX, *(named_signal(folder / stem, modality, signals[0]) for stem in groups)]
+    )
     rows, paths = _rows_there(folder), []
     for stem, group in groups.items():
         signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
         paths.append(path := write_signal(inside(folder, stem), modality, signal, tokenizer))
-        said = {"prompt": words[group[0]]} if words and words[group[0]] != named_prompt(path) else {}
-        rows[path.name] = [{"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} | said for i in group]
+        said = (
+            {"prompt": words[group[0]]} if words and words[group[0]] != named_prompt(path) else {}
+        )
+        rows[path.name] = [
+            {"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} | said
+            for i in group
+        ]
     file_of = dict(zip(groups, paths))
     write_strips([file_of[stem] for stem in stems], drawn, tokenizer)
-    write_text(folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1))
+    write_text(
+        folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1)
+    )
     return paths
 
 
@@ -173,7 +253,10 @@ def note_empty(stems: Sequence[str], drawn: Sequence[Sampled]) -> None:
 
 
 def _rows_there(folder: Path) -> dict[str, list[dict]]:
-    """The index's rows of files that are there, by file. A damaged index costs no samples just drawn: it is begun anew, with a warning."""
+    """The index's rows of files that are there, by file.
+
+    A damaged index costs no samples just drawn: it is begun anew, with a warning.
+    """
     try:
         rows = read_index(folder)
     except UserError as error:

@@ -1,4 +1,6 @@
-"""Strips: the states of a trajectory as pictures, side by side, written beside the samples as steps/NAME.png."""
+"""Strips: the states of a trajectory as pictures, side by side, written beside the samples as
+steps/NAME.png.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ WHITE = 255
 
 
 def write_strips(files: Sequence[Path], drawn: Sequence[Sampled], tokenizer: Any) -> None:
-    """The strip of the first sample of every prompt that was watched: its states as pictures, from left to right.
+    """The strip of the first sample of every prompt that was watched: its states as pictures, from
+    left to right.
 
     files: of the samples, one for each. Strips of samples that these replace go.
     """
@@ -38,14 +41,18 @@ def write_strips(files: Sequence[Path], drawn: Sequence[Sampled], tokenizer: Any
 
 
 def strip_of(file: Path) -> Path:
-    """Where a sample's strip lies: steps/seven-000.png of seven-000.png, steps/seven-000.wav.png of seven-000.wav."""
+    """Where a sample's strip lies: steps/seven-000.png of seven-000.png, steps/seven-000.wav.png of
+    seven-000.wav.
+    """
     return inside(file.parent, f"{FOLDER}/{file.name.removesuffix('.png')}.png")
 
 
 def pictures(segments: Sequence[Segment], tokenizer: Any) -> list[np.ndarray]:
-    """Segments as uint8 pictures: decoded, or of speech the spectrogram itself, whose latents (T, D) are standardised.
+    """Segments as uint8 pictures: decoded, or of speech the spectrogram itself, whose latents (T,
+    D) are standardised.
 
-    Of a spectrogram the first `N_FRAMES` frames, time to the right and low bands at the bottom, grey from -RANGE (0) to RANGE (255).
+    Of a spectrogram the first `N_FRAMES` frames, time to the right and low bands at the bottom,
+    grey from -RANGE (0) to RANGE (255).
     """
     if segments[0].modality == "image":
         return tokenizer.decode_batch(segments)
@@ -54,7 +61,9 @@ def pictures(segments: Sequence[Segment], tokenizer: Any) -> list[np.ndarray]:
 
 
 def blanked(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """A picture, uint8 (Y, X) or (Y, X, 3), of T frames in raster order, square patches or single values, hidden ones (T,) white."""
+    """A picture, uint8 (Y, X) or (Y, X, 3), of T frames in raster order, square patches or single
+    values, hidden ones (T,) white.
+    """
     if not hidden.any():
         return picture
     shown = picture.copy()
@@ -69,7 +78,11 @@ def blanked(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 def tiled(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """uint8 pictures of one size as one, from left to right, with white gaps."""
-    gap = np.full((len(pictures[0]), max(1, pictures[0].shape[1] // 8), *pictures[0].shape[2:]), WHITE, np.uint8)
+    gap = np.full(
+        (len(pictures[0]), max(1, pictures[0].shape[1] // 8), *pictures[0].shape[2:]),
+        WHITE,
+        np.uint8,
+    )
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], 1)
 
 

@@ -33,19 +33,33 @@ from mmtok.tokenizers.base import counting, encode_named
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
 
-SUFFIXES = {"text": (".txt",), "speech": speech.SUFFIXES, "image": images.SUFFIXES, "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5")}
+SUFFIXES = {
+    "text": (".txt",),
+    "speech": speech.SUFFIXES,
+    "image": images.SUFFIXES,
+    "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
+}
 BATCH = 64  # signals encoded at once, at most, and decoded again by `check`
 MOST_FOLDERS = 8  # one in another, of what is decoded: paths have a longest length too
 MANY_FRAMES = 65_536
-LONG_IMAGE = (f"made into more than {MANY_FRAMES:,} tokens, one for each pixel and colour: a tokenizer that has learned patches makes fewer "
-              "(--tokenizer RUN/tokenizers/image, of recipes/image.py), and so do smaller pictures")
-WRITTEN = {"text": ".txt", "speech": ".wav", "image": ".png", "jets": ".npz"}  # the suffix of what is decoded
+LONG_IMAGE = (
+    f"made into more than {MANY_FRAMES:,} tokens, one for each pixel and colour: a tokenizer that"
+    " has learned patches makes fewer (--tokenizer RUN/tokenizers/image, of recipes/image.py), and"
+    " so do smaller pictures"
+)
+WRITTEN = {
+    "text": ".txt",
+    "speech": ".wav",
+    "image": ".png",
+    "jets": ".npz",
+}  # the suffix of what is decoded
 
 
 @dataclass
 class Tokenised:
-    """What became of a call: the file written, how many rows and frames, the tokenizer's fingerprint, and, if asked, the fidelity
-    of the first signals."""
+    """What became of a call: the file written, how many rows and frames, the tokenizer's
+    fingerprint, and, if asked, the fidelity of the first signals.
+    """
 
     path: Path
     fingerprint: str
@@ -56,32 +70,47 @@ class Tokenised:
 
     def summary(self) -> str:
         """The same as lines of text."""
-        lines = [f"{self.path}: {counted(self.rows, 'row')}, {counted(self.frames, 'frame')}, tokenizer {self.fingerprint}"]
+        lines = [
+            f"{self.path}: {counted(self.rows, 'row')}, {counted(self.frames, 'frame')}, tokenizer"
+            f" {self.fingerprint}"
+        ]
         if self.checked:
             lines.append(f"  decoded again, {counted(self.checked, 'signal')}:")
-        return lines_text(lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()])
+        return lines_text(
+            lines + [f"    {name} {value:.4g}" for name, value in self.fidelity.items()]
+        )
 
 
 # ---- files -> tokens
 
-def tokenize_files(
-    modality: str, files: Sequence[Path], out: Path, tokenizer: Path | None = None, shard: str | None = None, check: bool = False,
-    prepare: Sequence[str] = (), allow_clipping: bool = False,
-) -> Tokenised:
-    """Write the token file `out`: field `modality`, one row per signal (a file, also below a folder; in a file of jets, a jet),
-    prepared as the tokenizer's folder says.
 
-    tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the rows (see `shard_of`).
+def tokenize_files(
+    modality: str,
+    files: Sequence[Path],
+    out: Path,
+    tokenizer: Path | None = None,
+    shard: str | None = None,
+    check: bool = False,
+    prepare: Sequence[str] = (),
+    allow_clipping: bool = False,
+) -> Tokenised:
+    """Write the token file `out`: field `modality`, one row per signal (a file, also below a
+    folder; in a file of jets, a jet), prepared as the tokenizer's folder says.
+
+    tokenizer: a folder; None: the training-free default. shard: "i/n", this call's share of the
+    rows (see `shard_of`).
     prepare: choices of the preparation, ["channel=left"], where the folder has none.
     allow_clipping: write jets of which much lies outside the tokenizer's ranges.
-    check: decode the signals of the first batch again, which is one signal where that is large, and measure the fidelity. Raises UserError, naming the file,
-    for a bad signal, and where `out` is a file that is there and is none of tokens: it may be what
-    the tokens would be made from.
+    check: decode the signals of the first batch again, which is one signal where that is large, and
+    measure the fidelity. Raises UserError, naming the file, for a bad signal, and where `out` is a
+    file that is there and is none of tokens: it may be what the tokens would be made from.
     """
     used = _tokenizer(modality, tokenizer)
     if allow_clipping:
         used = _allowing(used)
-    prepared = preparer(modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare))
+    prepared = preparer(
+        modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare)
+    )
     index, count = shard_of(shard)
     path = out if shard is None else shard_name(out, index, count)
     _check_place(path)
@@ -94,10 +123,16 @@ def tokenize_files(
     sweep_beside([path])
 
     def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
-        """The rows to write, each with its file's name, BATCH signals at a time, which counts their frames and keeps the first batch for
-        the check: so this takes no more memory than encoding does."""
+        """The rows to write, each with its file's name, BATCH signals at a time, which counts their
+        frames and keeps the first batch for
+        the check: so this takes no more memory than encoding does.
+        """
         n = None if modality == "jets" else len(files[index::count])  # a file of jets holds many
-        with Progress(f"tokenize {modality}", n, "rows") as progress, counting([used]), Tally(f"{modality} files") as tally:
+        with (
+            Progress(f"tokenize {modality}", n, "rows") as progress,
+            counting([used]),
+            Tally(f"{modality} files") as tally,
+        ):
             for batch in groups(signals_of(files, prepared, index, count), BATCH, _size_of):
                 if check and not kept:
                     kept.extend(signal for _, signal in batch)
@@ -118,15 +153,19 @@ def tokenize_files(
 def _check_place(path: Path) -> None:
     """Raise UserError where a token file would take the place of anything else."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder: name a token file in it, such as "
-                       f"-o {path / 'tokens.parquet'}")
+        raise UserError(
+            f"{path} is a folder: name a token file in it, such as -o {path / 'tokens.parquet'}"
+        )
     if path.exists() and not is_tokens(path):
-        raise UserError(f"{path} is there already and is no token file, so it is not replaced: "
-                       "choose another -o")
+        raise UserError(
+            f"{path} is there already and is no token file, so it is not replaced: "
+            "choose another -o"
+        )
 
 
 def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
-    """Files as they are named and those below folders, each with its name: below the folder that was named, or its own.
+    """Files as they are named and those below folders, each with its name: below the folder that
+    was named, or its own.
 
     Where several places are named, the name of a file below a folder begins with the folder's own.
     A file that is named more than once is taken once, which is said.
@@ -146,8 +185,12 @@ def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
 
 
 def look_at(modality: str, files: Sequence[Path]) -> None:
-    """Raise UserError, naming the first ten, for files that are not there or whose headers say that they cannot be read."""
-    look = {"speech": speech.sound_seconds, "image": images.picture_size}.get(modality, remembered(lambda path: 0))
+    """Raise UserError, naming the first ten, for files that are not there or whose headers say that
+    they cannot be read.
+    """
+    look = {"speech": speech.sound_seconds, "image": images.picture_size}.get(
+        modality, remembered(lambda path: 0)
+    )
 
     def sizes(path: Path) -> dict[str, float]:
         look(path)
@@ -166,7 +209,10 @@ def _tokenizer(modality: str, folder: Path | None) -> Tokenizer:
 def _allowing(tokenizer: Tokenizer) -> Tokenizer:
     """The same tokenizer, which encodes whatever is clipped."""
     if not hasattr(getattr(tokenizer, "config", None), "allow_clipping"):
-        raise UserError(f"--allow-clipping is for jets: nothing of {tokenizer.signature.modality} is refused for being clipped")
+        raise UserError(
+            f"--allow-clipping is for jets: nothing of {tokenizer.signature.modality} is refused"
+            " for being clipped"
+        )
     return type(tokenizer)(replace(tokenizer.config, allow_clipping=True))
 
 
@@ -185,8 +231,12 @@ def shard_name(path: Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
 
 
-def signals_of(files: Sequence[Path], prepare: Preparer, index: int = 0, count: int = 1) -> Iterator[tuple[Path, Any]]:
-    """(file, prepared signal) for every count-th signal from `index` on, in the order of the files; others' files are not opened."""
+def signals_of(
+    files: Sequence[Path], prepare: Preparer, index: int = 0, count: int = 1
+) -> Iterator[tuple[Path, Any]]:
+    """(file, prepared signal) for every count-th signal from `index` on, in the order of the files;
+    others' files are not opened.
+    """
     if prepare.modality == "jets":
         from mmtok.sources.jets import read_jets
 
@@ -209,7 +259,9 @@ def _reader(modality: str) -> Callable[[Path], Any]:
         case "image":
             from mmtok.sources.images import open_image as read
         case _:
-            raise UserError(f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+            raise UserError(
+                f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}"
+            )
     return read
 
 
@@ -221,14 +273,17 @@ def _size_of(read: tuple[Path, Any]) -> int:
 
 # ---- tokens -> files
 
+
 def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> list[Path]:
-    """Decode every field of a token file into `out`: a file for each row, under the name of the file that it was made from, with the
-    suffix of what is written; FIELD-000000.png and so on where that is not noted. The jets of one file are one file again.
+    """Decode every field of a token file into `out`: a file for each row, under the name of the
+    file that it was made from, with the suffix of what is written; FIELD-000000.png and so on where
+    that is not noted. The jets of one file are one file again.
 
     Names are made safe and unlike each other (`file_names`), and nothing is written outside `out`.
-    Returns the paths written. Raises UserError when a field was made by another tokenizer than the one given, or (without one) than its
-    modality's training-free default, and where a file of such a name is there already: it may be the one that the tokens were made
-    from. `tokenizer` may also hold one folder per field or modality.
+    Returns the paths written. Raises UserError when a field was made by another tokenizer than the
+    one given, or (without one) than its modality's training-free default, and where a file of such
+    a name is there already: it may be the one that the tokens were made from. `tokenizer` may also
+    hold one folder per field or modality.
     """
     file = read_tokens(tokens)
     used = {name: _decoder(file, name, tokenizer) for name in file.fields}
@@ -242,25 +297,47 @@ def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> l
 
 
 def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
-    """Where each row of a field goes, without suffix; rows of jets that share a file share it again."""
-    modality, own = file.signatures[field].modality, file_names(file.fields)[file.fields.index(field)]
+    """Where each row of a field goes, without suffix; rows of jets that share a file share it
+    again.
+    """
+    modality, own = (
+        file.signatures[field].modality,
+        file_names(file.fields)[file.fields.index(field)],
+    )
     suffix, above = WRITTEN.get(modality, ""), [own] * (len(file.fields) > 1)
     names = file.files(field)
     one_file = modality == "jets"  # of many rows
     words: list[list[str]] = []
     for row, name in enumerate(names):
         numbered = own if one_file else f"{own}-{row:06d}"
-        words.append([numbered] if name is None else [*above, *_parts(name, SUFFIXES.get(modality, ()), suffix)])
-    sources = Counter(tuple(parts) for parts, _ in {(tuple(parts), name if one_file else row): None
-                                                    for row, (parts, name) in enumerate(zip(words, names))})
+        words.append(
+            [numbered]
+            if name is None
+            else [*above, *_parts(name, SUFFIXES.get(modality, ()), suffix)]
+        )
+    sources = Counter(
+        tuple(parts)
+        for parts, _ in {
+            (tuple(parts), name if one_file else row): None
+            for row, (parts, name) in enumerate(zip(words, names))
+        }
+    )
     for row, (parts, name) in enumerate(zip(words, names)):
-        if sources[tuple(parts)] > 1:  # of several files, as a.jpg and a.png: told apart by what no file has in its name
+        if (
+            sources[tuple(parts)] > 1
+        ):  # of several files, as a.jpg and a.png: told apart by what no file has in its name
             parts[-1] += f"/{name if one_file else row}"
     stems = [out.joinpath(*parts) for parts in tree_names(words)]
-    targets = [inside(out, stem.with_name(stem.name + suffix).relative_to(out).as_posix()) for stem in stems]
+    targets = [
+        inside(out, stem.with_name(stem.name + suffix).relative_to(out).as_posix())
+        for stem in stems
+    ]
     for name, target in zip(names, targets):
         if name is not None and os.path.lexists(target):
-            raise UserError(f"{target} is there already, and may be what the tokens were made from: choose another -o")
+            raise UserError(
+                f"{target} is there already, and may be what the tokens were made from: choose"
+                " another -o"
+            )
     sweep_beside(set(targets))
     return stems
 
@@ -268,29 +345,51 @@ def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
 def _parts(name: str, suffixes: Sequence[str], written: str) -> list[str]:
     """The folders and the stem of a file's name, as words for names.
 
-    suffixes: of files that were read, and are left out; written: the suffix of what is written, which a folder may not have.
+    suffixes: of files that were read, and are left out; written: the suffix of what is written,
+    which a folder may not have.
     """
     *folders, stem = [part for part in name.split("/") if part] or [""]
     suffix = next((suffix for suffix in suffixes if stem.lower().endswith(suffix)), "")
     if len(folders) > MOST_FOLDERS:
         folders = ["/".join(folders[:-MOST_FOLDERS]), *folders[-MOST_FOLDERS:]]
-    folders = [folder + "/" if written and folder.lower().endswith(written) else folder for folder in folders]
+    folders = [
+        folder + "/" if written and folder.lower().endswith(written) else folder
+        for folder in folders
+    ]
     return [*folders, stem[: len(stem) - len(suffix)]]
 
 
 def _decoder(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
     signature = file.signatures[name]
-    if folder is not None and not (folder / "tokenizer.json").exists():  # a run's tokenizers/: one folder for each
-        folder = next((folder / sub for sub in (name, signature.modality) if is_name(sub) and (folder / sub).is_dir()), folder)
+    if (
+        folder is not None and not (folder / "tokenizer.json").exists()
+    ):  # a run's tokenizers/: one folder for each
+        folder = next(
+            (
+                folder / sub
+                for sub in (name, signature.modality)
+                if is_name(sub) and (folder / sub).is_dir()
+            ),
+            folder,
+        )
     used = _tokenizer(signature.modality, folder)
     if used.signature.fingerprint != signature.fingerprint:
-        hint = "name its folder with --tokenizer" if folder is None else "use the tokenizer it was made with"
-        raise UserError(f"{file.path}: field {name!r} was made by the {signature.modality} tokenizer {signature.fingerprint}, "
-                       f"but {folder or 'the training-free default'} is {used.signature.fingerprint}; {hint}")
+        hint = (
+            "name its folder with --tokenizer"
+            if folder is None
+            else "use the tokenizer it was made with"
+        )
+        raise UserError(
+            f"{file.path}: field {name!r} was made by the {signature.modality} tokenizer"
+            f" {signature.fingerprint}, but {folder or 'the training-free default'} is"
+            f" {used.signature.fingerprint}; {hint}"
+        )
     return used
 
 
-def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stems: Sequence[Path], progress: Progress) -> list[Path]:
+def _decode_field(
+    file: TokenFile, name: str, tokenizer: Tokenizer, stems: Sequence[Path], progress: Progress
+) -> list[Path]:
     modality = file.signatures[name].modality
     paths: list[Path] = []
     jets: dict[Path, list[np.ndarray]] = {}
@@ -300,7 +399,9 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stems: Seque
         try:
             signals = tokenizer.decode_batch(segments)
         except UserError as error:
-            raise UserError(f"{file.path}: field {name!r}, rows {rows[0]} to {rows[-1]}: {error}") from None
+            raise UserError(
+                f"{file.path}: field {name!r}, rows {rows[0]} to {rows[-1]}: {error}"
+            ) from None
         for row, signal in zip(rows, signals):
             stems[row].parent.mkdir(parents=True, exist_ok=True)
             if modality == "jets":
@@ -312,8 +413,9 @@ def _decode_field(file: TokenFile, name: str, tokenizer: Tokenizer, stems: Seque
 
 
 def named_signal(stem: Path, modality: str, signal: Any) -> Path:
-    """A signal's file: the stem with its modality's customary suffix; of a modality from outside the package .txt for strings and .npy
-    for arrays. Raises UserError for any other."""
+    """A signal's file: the stem with its modality's customary suffix; of a modality from outside
+    the package .txt for strings and .npy for arrays. Raises UserError for any other.
+    """
     if modality in WRITTEN:
         suffix = WRITTEN[modality]
     elif isinstance(signal, str):
@@ -321,7 +423,9 @@ def named_signal(stem: Path, modality: str, signal: Any) -> Path:
     elif isinstance(signal, np.ndarray):
         suffix = ".npy"
     else:
-        raise UserError(f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+        raise UserError(
+            f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}"
+        )
     return stem.with_name(stem.name + suffix)
 
 

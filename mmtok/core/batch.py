@@ -1,6 +1,7 @@
 """Batch: documents packed into rows of torch tensors, and taken out again.
 
-Rows never mix documents: `document` tells them apart, `position` restarts at 0 in each, and attention stays within one.
+Rows never mix documents: `document` tells them apart, `position` restarts at 0 in each, and
+attention stays within one.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from mmtok.core.vocabulary import Stream, Vocabulary
 
 FULL = 8  # positions: what is left in a row is not sought for after that
 
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B rows of L positions. Padding has document -1 and is never predicted.
 
-    ids, document, segment, modality, position  (B, L) int64; modality is the signature's index, -1 between segments
-    inputs        (B, L) ids as the model reads them; they differ from `ids` only where training corrupts its input
+    ids, document, segment, modality, position  (B, L) int64; modality is the signature's index, -1
+    between segments
+    inputs        (B, L) ids as the model reads them; they differ from `ids` only where training
+                  corrupts its input
     predict       (B, L) bool: p of this position is part of the loss
     may_end       (B, L) bool: the end mark is legal here
-    channels      modality -> (N_m, C) int64, in row-major stream order of the positions whose id is m's frame id
-    channel_mask  modality -> (N_m, C) or (N_m, D) bool: channel values and latents that the model may not read (corrupted input)
+    channels      modality -> (N_m, C) int64, in row-major stream order of the positions whose id is
+                  m's frame id
+    channel_mask  modality -> (N_m, C) or (N_m, D) bool: channel values and latents that the model
+                  may not read (corrupted input)
     ceiling       modality -> (N_m, C) highest legal frame, where frames are a set in falling order
     latents       modality -> (N_m, D) float32
     """
@@ -45,13 +51,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        move = lambda x: {k: v.to(device) for k, v in x.items()} if isinstance(x, dict) else x.to(device)
+        move = lambda x: (
+            {k: v.to(device) for k, v in x.items()} if isinstance(x, dict) else x.to(device)
+        )
         return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """What the model may not read of one stream: `ids` (L,) bool, `channels` modality -> (N_m, C) or (N_m, D) bool."""
+    """What the model may not read of one stream: `ids` (L,) bool, `channels` modality -> (N_m, C)
+    or (N_m, D) bool.
+    """
 
     ids: np.ndarray
     channels: dict[str, np.ndarray]
@@ -60,13 +70,14 @@ class Corruption:
 def plan_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     """Which documents share a row: first fit, longest first; a pure function of the lengths.
 
-    Rows count as full once they, and all before them, have fewer than FULL positions left. Raises ValueError when a document is
-    longer than a row.
+    Rows count as full once they, and all before them, have fewer than FULL positions left. Raises
+    ValueError when a document is longer than a row.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     rows: list[list[int]] = []
     n_leaves = 1 << max(0, len(order) - 1).bit_length()
-    # a tree over the rows, those not yet opened too: node k holds the most room under nodes 2k and 2k + 1; row r is node n_leaves + r
+    # a tree over the rows, those not yet opened too: node k holds the most room under nodes 2k and
+    # 2k + 1; row r is node n_leaves + r
     room = [seq_len] * (2 * n_leaves)
     n_full = 0  # rows in front that count as full
     for i in order:
@@ -96,11 +107,16 @@ def _set_room(room: list[int], k: int, value: int) -> None:
         room[k] = most
 
 
-def pack(vocabulary: Vocabulary, rows: Sequence[Sequence[Stream]], seq_len: int | None = None,
-         corruptions: Sequence[Sequence[Corruption | None]] | None = None) -> Batch:
+def pack(
+    vocabulary: Vocabulary,
+    rows: Sequence[Sequence[Stream]],
+    seq_len: int | None = None,
+    corruptions: Sequence[Sequence[Corruption | None]] | None = None,
+) -> Batch:
     """Lay streams side by side in rows, padded to `seq_len` (default: the longest row).
 
-    corruptions: as `rows`, what the model may not read of each stream; masked ids read as the MASK mark.
+    corruptions: as `rows`, what the model may not read of each stream; masked ids read as the MASK
+    mark.
     """
     length = seq_len or max((sum(len(s) for s in row) for row in rows), default=1)
     shape = (len(rows), length)
@@ -114,23 +130,40 @@ def pack(vocabulary: Vocabulary, rows: Sequence[Sequence[Stream]], seq_len: int 
         start = 0
         for d, stream in enumerate(row):
             here = (r, slice(start, start := start + len(stream)))
-            ids[here], document[here], segment[here], modality[here] = stream.ids, d, stream.segment, stream.modality
-            position[here], predict[here], may_end[here] = np.arange(len(stream)), stream.predict, stream.may_end
+            ids[here], document[here], segment[here], modality[here] = (
+                stream.ids,
+                d,
+                stream.segment,
+                stream.modality,
+            )
+            position[here], predict[here], may_end[here] = (
+                np.arange(len(stream)),
+                stream.predict,
+                stream.may_end,
+            )
             corruption = corruptions[r][d] if corruptions else None
             if corruption is not None:
                 masked[here] = corruption.ids
             for m, x in stream.values.items():
                 values.setdefault(m, []).append(x)
                 hidden = None if corruption is None else corruption.channels.get(m)
-                channel_mask.setdefault(m, []).append(np.zeros(x.shape, bool) if hidden is None else hidden)
+                channel_mask.setdefault(m, []).append(
+                    np.zeros(x.shape, bool) if hidden is None else hidden
+                )
             for m, x in stream.ceiling.items():
                 ceiling.setdefault(m, []).append(x)
     tensor = lambda x: torch.from_numpy(np.ascontiguousarray(x))
     joined = {m: np.concatenate(x) for m, x in values.items()}
     is_code = {m: bool(vocabulary.signatures[m].levels) for m in joined}
     return Batch(
-        ids=tensor(ids), document=tensor(document), segment=tensor(segment), modality=tensor(modality), position=tensor(position),
-        inputs=tensor(np.where(masked, vocabulary.mask, ids)), predict=tensor(predict), may_end=tensor(may_end),
+        ids=tensor(ids),
+        document=tensor(document),
+        segment=tensor(segment),
+        modality=tensor(modality),
+        position=tensor(position),
+        inputs=tensor(np.where(masked, vocabulary.mask, ids)),
+        predict=tensor(predict),
+        may_end=tensor(may_end),
         channels={m: tensor(x.astype(np.int64)) for m, x in joined.items() if is_code[m]},
         channel_mask={m: tensor(np.concatenate(channel_mask[m])) for m in joined},
         ceiling={m: tensor(np.concatenate(x)) for m, x in ceiling.items()},
@@ -143,7 +176,9 @@ def unpack(vocabulary: Vocabulary, batch: Batch) -> list[list[Stream]]:
     rows: list[list[Stream]] = []
     used: dict[str, int] = {}
     whole = {k: v.numpy() for k, v in (batch.channels | batch.latents).items()}
-    arrays = {k: getattr(batch, k).numpy() for k in ("ids", "segment", "modality", "predict", "may_end")}
+    arrays = {
+        k: getattr(batch, k).numpy() for k in ("ids", "segment", "modality", "predict", "may_end")
+    }
     document = batch.document.numpy()
     for r in range(len(document)):
         rows.append([])
@@ -173,7 +208,9 @@ def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
         value = getattr(batch, name)
         if not isinstance(value, dict):
             return value[index]
-        owner = {m: (batch.ids == vocabulary.span(m)[0]).nonzero()[:, 0] for m in value}  # the row of every frame
+        owner = {
+            m: (batch.ids == vocabulary.span(m)[0]).nonzero()[:, 0] for m in value
+        }  # the row of every frame
         return {m: x[chosen[owner[m]]] for m, x in value.items()}
 
     return Batch(**{f.name: select(f.name) for f in fields(batch)})

@@ -2,7 +2,8 @@
 
 The layout of the ids is a pure function of an ordered list of signatures:
 
-    text span | 64 control ids, named ones first | one span per other one-channel modality, one frame id per other modality
+    text span | 64 control ids, named ones first | one span per other one-channel modality, one
+    frame id per other modality
 
 The text span comes first so that a pretrained language model keeps its ids.
 """
@@ -24,7 +25,8 @@ MAX_MODALITIES = (N_CONTROLS - len(NAMED)) // 2  # a begin and an end mark each
 class Layout:
     """Lays the codes of every modality out in one id space; `size` ids in all.
 
-    signatures: in the order that fixes the layout. Raises ValueError for repeated or too many modalities.
+    signatures: in the order that fixes the layout. Raises ValueError for repeated or too many
+    modalities.
     """
 
     def __init__(self, signatures: Sequence[Signature]):
@@ -32,11 +34,16 @@ class Layout:
         if len(self.signatures) != len(signatures):
             raise ValueError(f"two signatures share a modality: {[s.modality for s in signatures]}")
         if len(signatures) > MAX_MODALITIES:
-            raise ValueError(f"{len(signatures)} modalities, but {N_CONTROLS} control ids leave room for {MAX_MODALITIES}")
+            raise ValueError(
+                f"{len(signatures)} modalities, but {N_CONTROLS} control ids leave room for"
+                f" {MAX_MODALITIES}"
+            )
         self.index = {m: i for i, m in enumerate(self.signatures)}
         text = self.signatures.get("text")
         n_text = text.levels[0] if text and text.one_channel else 0
-        self.pad, self.document_mark, self.null, self.hole, self.fill, self.mask = range(n_text, n_text + len(NAMED))
+        self.pad, self.document_mark, self.null, self.hole, self.fill, self.mask = range(
+            n_text, n_text + len(NAMED)
+        )
         self._marks = n_text + len(NAMED)
         self._spans: dict[str, range] = {}
         start = n_text + N_CONTROLS
@@ -63,18 +70,28 @@ class Layout:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever an id could mean something else: a tokenizer swapped, an order changed, a level added."""
+        """Changes whenever an id could mean something else: a tokenizer swapped, an order changed,
+        a level added.
+        """
         layout = [[s.as_dict(), self.span(m)[0]] for m, s in self.signatures.items()]
-        return hashlib.sha256(json.dumps([N_CONTROLS, NAMED, layout], sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(
+            json.dumps([N_CONTROLS, NAMED, layout], sort_keys=True).encode()
+        ).hexdigest()[:12]
 
     def as_dict(self) -> dict:
         """The fingerprint and all signatures as JSON-able values: what vocabulary.json holds."""
-        return {"fingerprint": self.fingerprint, "signatures": [s.as_dict() for s in self.signatures.values()]}
+        return {
+            "fingerprint": self.fingerprint,
+            "signatures": [s.as_dict() for s in self.signatures.values()],
+        }
 
     def check(self, fingerprint: str, owner: str) -> None:
-        """Raise UserError, naming both sides, unless `fingerprint` (of `owner`) is this vocabulary's."""
+        """Raise UserError, naming both sides, unless `fingerprint` (of `owner`) is this
+        vocabulary's.
+        """
         if fingerprint != self.fingerprint:
             raise UserError(
-                f"{owner} was made with vocabulary {fingerprint}, but this one is {self.fingerprint}: "
-                "its ids mean something else; use the tokenizers it was made with"
+                f"{owner} was made with vocabulary {fingerprint}, but this one is"
+                f" {self.fingerprint}: its ids mean something else; use the tokenizers it was made"
+                " with"
             )

@@ -7,15 +7,21 @@ from typing import Any
 
 from mmtok.core.segment import Segment, Signature
 
-UNITS = {"text": ("bits/byte", math.log(2)), "image": ("bits/code", math.log(2)), "speech": ("nats/frame", 1.0), "jets": ("nats/particle", 1.0)}
+UNITS = {
+    "text": ("bits/byte", math.log(2)),
+    "image": ("bits/code", math.log(2)),
+    "speech": ("nats/frame", 1.0),
+    "jets": ("nats/particle", 1.0),
+}
 
 
 def customary(of: str | Signature, nats: float, units: float) -> tuple[float, str]:
     """Nats in the customary unit, of which there are so many, and the unit's name.
 
-    of: a signature; the modality's name does where its frames are codes. Of latents that are cells of an axis ("bits/value") the nats
-    are of probabilities, so that they compare with those of any other model of the same values; of continuous latents they are of a
-    density over the latents as they are, standardised ones for those of this package.
+    of: a signature; the modality's name does where its frames are codes. Of latents that are cells
+    of an axis ("bits/value") the nats are of probabilities, so that they compare with those of any
+    other model of the same values; of continuous latents they are of a density over the latents as
+    they are, standardised ones for those of this package.
     """
     unit, nats_per_unit = _unit(of)
     return nats / nats_per_unit / max(1, units), unit
@@ -33,13 +39,16 @@ def _unit(of: str | Signature) -> tuple[str, float]:
 
 
 def is_density(signature: Signature) -> bool:
-    """Whether nats of this signature's frames are of a density, which has no zero: below 0 is possible."""
+    """Whether nats of this signature's frames are of a density, which has no zero: below 0 is
+    possible.
+    """
     return bool(signature.latent_size) and not signature.cells
 
 
 def units_of(tokenizer: Any, segment: Segment) -> int:
-    """How many of what the customary unit counts a segment of this tokenizer has: bytes of a text, particles of a jet, values of what
-    is discrete and given as latents, else frames."""
+    """How many of what the customary unit counts a segment of this tokenizer has: bytes of a text,
+    particles of a jet, values of what is discrete and given as latents, else frames.
+    """
     if segment.latents is not None:
         return segment.latents.size if tokenizer.signature.cells else len(segment)
     match segment.modality:

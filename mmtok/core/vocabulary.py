@@ -4,7 +4,8 @@ A document is the stream
 
     DOCUMENT  begin a, frames, end a  begin b, frames, end b  ...
 
-with NULL in the place of a condition left out, no end mark after a truncated segment, and holes given last:
+with NULL in the place of a condition left out, no end mark after a truncated segment, and holes
+given last:
 
     begin m, frames, HOLE, frames, end m, FILL, frames, end m
 """
@@ -46,11 +47,13 @@ START = State(due="document")
 class Stream:
     """One document as arrays over its L positions; what `Batch` packs.
 
-    ids, segment, modality  (L,) integers; modality is the signature's index, -1 for DOCUMENT and NULL
+    ids, segment, modality  (L,) integers; modality is the signature's index, -1 for DOCUMENT and
+                            NULL
     predict   (L,) bool: p of this position is part of the score
     may_end   (L,) bool: the end mark is among the ids legal here
     values    per many-channel or latent modality (N_m, C) or (N_m, D), in stream order
-    ceiling   per modality whose frames are a set (N_m, C): the highest legal frame in lexicographic order
+    ceiling   per modality whose frames are a set (N_m, C): the highest legal frame in lexicographic
+              order
     """
 
     ids: np.ndarray
@@ -66,7 +69,8 @@ class Stream:
 
 
 class Vocabulary(Layout):
-    """A layout of ids with its grammar: knows which ids may come next, and lays documents out as streams that follow it.
+    """A layout of ids with its grammar: knows which ids may come next, and lays documents out as
+    streams that follow it.
 
     signatures: in the order that fixes the layout.
     """
@@ -74,13 +78,20 @@ class Vocabulary(Layout):
     # ---- the grammar
 
     def legal(self, state: State) -> np.ndarray:
-        """Ids among which p is shared out in this state: (n,) sorted. Holes and what follows a segment are given, not chosen."""
+        """Ids among which p is shared out in this state: (n,) sorted.
+
+        Holes and what follows a segment are given, not chosen.
+        """
         if state.due:
             return np.array([self.document_mark if state.due == "document" else self.fill])
         if state.modality is None:
             return np.array(sorted([self.null, *(self.begin(m) for m in self.signatures)]))
         m = state.modality
-        codes = np.delete(np.array(self.span(m)), self.signatures[m].banned) if state.left != 0 else np.array([], int)
+        codes = (
+            np.delete(np.array(self.span(m)), self.signatures[m].banned)
+            if state.left != 0
+            else np.array([], int)
+        )
         return np.sort(np.append(codes, [self.end(m)] * self._may_end(state)).astype(np.int64))
 
     def _is_legal(self, state: State, id: int) -> bool:
@@ -93,7 +104,9 @@ class Vocabulary(Layout):
         return id == self.end(m) and self._may_end(state)
 
     def _may_end(self, state: State) -> bool:
-        more_holes = state.holes > 1 if state.filling else state.holes > 0  # a later fill can still take frames
+        more_holes = (
+            state.holes > 1 if state.filling else state.holes > 0
+        )  # a later fill can still take frames
         return more_holes or state.left in (None, 0)
 
     def advance(self, state: State, id: int) -> State:
@@ -119,7 +132,10 @@ class Vocabulary(Layout):
     # ---- documents to streams
 
     def stream(self, document: Document) -> Stream:
-        """Lay a document out as ids and values. Raises UserError for a segment that does not fit its signature."""
+        """Lay a document out as ids and values.
+
+        Raises UserError for a segment that does not fit its signature.
+        """
         parts = [_Part(np.array([self.document_mark]), -1, 0)]
         values: dict[str, list] = {}
         for i, (segment, predict) in enumerate(zip(document.segments, document.predict)):
@@ -129,12 +145,19 @@ class Vocabulary(Layout):
             is_open = document.open_end and i == len(document.segments) - 1
             self._check_segment(segment, whole=not is_open and not segment.truncated)
             n_filled = document.n_filled if is_open else len(segment.holes)
-            parts += self._segment_parts(segment, i, predict, not segment.truncated and not is_open, n_filled)
+            parts += self._segment_parts(
+                segment, i, predict, not segment.truncated and not is_open, n_filled
+            )
             if not self.signatures[segment.modality].one_channel:
-                pieces = [segment.values[a:b] for a, b in _visible(segment) + list(segment.holes[:n_filled])]
+                pieces = [
+                    segment.values[a:b]
+                    for a, b in _visible(segment) + list(segment.holes[:n_filled])
+                ]
                 values.setdefault(segment.modality, []).extend(pieces)
         sizes = [len(p.ids) for p in parts]
-        spread = lambda name, dtype: np.repeat(np.array([getattr(p, name) for p in parts], dtype), sizes)
+        spread = lambda name, dtype: np.repeat(
+            np.array([getattr(p, name) for p in parts], dtype), sizes
+        )
         return Stream(
             ids=np.concatenate([p.ids for p in parts]).astype(np.int64),
             segment=spread("segment", np.int64),
@@ -142,32 +165,58 @@ class Vocabulary(Layout):
             predict=spread("predict", bool),
             may_end=spread("may_end", bool),
             values={m: np.concatenate(pieces) for m, pieces in values.items()},
-            ceiling={m: self._ceiling(m, pieces) for m, pieces in values.items() if self.signatures[m].descending},
+            ceiling={
+                m: self._ceiling(m, pieces)
+                for m, pieces in values.items()
+                if self.signatures[m].descending
+            },
         )
 
     def _check_segment(self, segment: Segment, whole: bool) -> None:
         m = segment.modality
         if m not in self.signatures:
-            raise UserError(f"modality {m!r} is not in this vocabulary, which has {', '.join(self.signatures)}")
+            raise UserError(
+                f"modality {m!r} is not in this vocabulary, which has {', '.join(self.signatures)}"
+            )
         signature = self.signatures[m]
         width = len(signature.levels) or signature.latent_size
         if (segment.codes is None) == bool(signature.levels) or segment.values.shape[1] != width:
-            raise UserError(f"a {m} segment of frame shape {segment.values.shape[1:]} does not fit {signature.levels or signature.latent_size}")
+            raise UserError(
+                f"a {m} segment of frame shape {segment.values.shape[1:]} does not fit"
+                f" {signature.levels or signature.latent_size}"
+            )
         if signature.levels and len(segment):
             if segment.codes.min() < 0 or (segment.codes.max(0) >= signature.levels).any():
                 raise UserError(f"a {m} segment has codes outside its levels: another tokenizer's?")
             if np.isin(segment.codes, signature.banned).any():
-                raise UserError(f"a {m} segment has codes that its tokenizer promised never to use: {signature.banned} are banned")
-        if signature.frames is not None and (len(segment) > signature.frames or whole and len(segment) < signature.frames):
-            raise UserError(f"a {m} segment has {len(segment)} frames, but every {m} of this tokenizer has {signature.frames}")
+                raise UserError(
+                    f"a {m} segment has codes that its tokenizer promised never to use:"
+                    f" {signature.banned} are banned"
+                )
+        if signature.frames is not None and (
+            len(segment) > signature.frames or whole and len(segment) < signature.frames
+        ):
+            raise UserError(
+                f"a {m} segment has {len(segment)} frames, but every {m} of this tokenizer has"
+                f" {signature.frames}"
+            )
         if segment.holes and signature.descending:
-            raise UserError(f"holes are not possible in {m}: its frames are ordered, so a hole's contents depend on where it stands")
+            raise UserError(
+                f"holes are not possible in {m}: its frames are ordered, so a hole's contents"
+                " depend on where it stands"
+            )
 
-    def _segment_parts(self, segment: Segment, i: int, predict: bool, closed: bool, n_filled: int) -> list[_Part]:
-        """begin, visible frames with hole marks, end, then one fill per hole given; a hole not given leaves its fill mark open."""
+    def _segment_parts(
+        self, segment: Segment, i: int, predict: bool, closed: bool, n_filled: int
+    ) -> list[_Part]:
+        """begin, visible frames with hole marks, end, then one fill per hole given; a hole not
+        given leaves its fill mark open.
+        """
         m, k = segment.modality, self.index[segment.modality]
         open_length = self.signatures[m].frames is None
-        begin, end, hole, fill = (np.array([x]) for x in (self.begin(m), self.end(m), self.hole, self.fill))
+        begin, end, hole, fill = (
+            np.array([x]) for x in (self.begin(m), self.end(m), self.hole, self.fill)
+        )
         frames = self._frame_ids(segment)
         chosen = predict and not segment.holes  # what surrounds a hole is its condition
         parts = [_Part(begin, k, i)]
@@ -177,7 +226,9 @@ class Vocabulary(Layout):
             parts.append(_Part(end, k, i, chosen and open_length, open_length))
         for n, (a, b) in enumerate(segment.holes[:n_filled]):
             may_end = open_length or n < len(segment.holes) - 1
-            used_up = not open_length and all(x == y for x, y in segment.holes[n + 1 :])  # no frame left: the end is certain
+            used_up = not open_length and all(
+                x == y for x, y in segment.holes[n + 1 :]
+            )  # no frame left: the end is certain
             parts += [_Part(fill, k, i), _Part(frames[a:b], k, i, predict, may_end)]
             parts.append(_Part(end, k, i, predict and may_end and not used_up, may_end))
         return parts + [_Part(fill, k, i)] * (n_filled < len(segment.holes))
@@ -189,17 +240,29 @@ class Vocabulary(Layout):
         return np.full(len(segment), span[0])
 
     def _ceiling(self, modality: str, pieces: list[np.ndarray]) -> np.ndarray:
-        """(N, C) highest legal frames of segments; raises UserError where a frame lies above its own."""
-        ceiling = np.concatenate([self.signatures[modality].ceilings(piece)[:-1] for piece in pieces]).astype(np.int64)
+        """(N, C) highest legal frames of segments; raises UserError where a frame lies above its
+        own.
+        """
+        ceiling = np.concatenate(
+            [self.signatures[modality].ceilings(piece)[:-1] for piece in pieces]
+        ).astype(np.int64)
         frames = np.concatenate(pieces)
-        place = np.arange(len(frames)), (frames != ceiling).argmax(1)  # the first channel that differs decides
+        place = (
+            np.arange(len(frames)),
+            (frames != ceiling).argmax(1),
+        )  # the first channel that differs decides
         if (frames[place] > ceiling[place]).any():
-            raise UserError(f"a {modality} segment's channel {place[1][np.argmax(frames[place] > ceiling[place])]} rises from one frame to the "
-                           "next; its tokenizer promised the frames in falling lexicographic order")
+            raise UserError(
+                f"a {modality} segment's channel"
+                f" {place[1][np.argmax(frames[place] > ceiling[place])]} rises from one frame to"
+                " the next; its tokenizer promised the frames in falling lexicographic order"
+            )
         return ceiling
 
     def document(self, stream: Stream) -> Document:
-        """The inverse of `stream`: segments, predict flags and holes back from ids and values (infos are not in the stream)."""
+        """The inverse of `stream`: segments, predict flags and holes back from ids and values
+        (infos are not in the stream).
+        """
         used: dict[str, int] = {m: 0 for m in self.signatures}
         segments: list[Segment | None] = []
         predict: list[bool] = []
@@ -216,7 +279,9 @@ class Vocabulary(Layout):
             predict.append(bool(stream.predict[where].any()))
         return Document(tuple(segments), tuple(predict), open_end=False)
 
-    def _read_segment(self, m: str, ids: np.ndarray, values: np.ndarray | None, used: dict[str, int]) -> Segment:
+    def _read_segment(
+        self, m: str, ids: np.ndarray, values: np.ndarray | None, used: dict[str, int]
+    ) -> Segment:
         span, signature = self.span(m), self.signatures[m]
         is_frame = (ids >= span[0]) & (ids <= span[-1])
         n = int(is_frame.sum())

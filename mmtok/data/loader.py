@@ -1,7 +1,9 @@
-"""From token files to batches: which documents step k reads, and what the model may not read of them.
+"""From token files to batches: which documents step k reads, and what the model may not read of
+them.
 
-Everything here is a function of (seed, step): the order of documents of (seed, round), their packing of the order and the
-lengths, noise of (seed, step, document). So a run can be cut anywhere, and resumed on any number of processes.
+Everything here is a function of (seed, step): the order of documents of (seed, round), their
+packing of the order and the lengths, noise of (seed, step, document). So a run can be cut anywhere,
+and resumed on any number of processes.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ class Task:
     """An order of fields: the inputs, then the targets, which the model learns to make.
 
     weight           the share of training positions, relative to the other tasks
-    cond_dropout     how often the condition is left out (the null mark stands for it); guidance needs it
+    cond_dropout     how often the condition is left out (the null mark stands for it); guidance
+                     needs it
     loss_on_inputs   learn the given fields too (a joint distribution), else they carry no loss
-    infill           how often a span of the last field is cut out and given last, so that holes can be filled
-    max_target_frames  read no more than the first so many frames of the last field, as a truncated segment; 0 reads all. Where
-                     what matters comes first (jets by falling pt), more examples are seen for the same positions
+    infill           how often a span of the last field is cut out and given last, so that holes can
+                     be filled
+    max_target_frames  read no more than the first so many frames of the last field, as a truncated
+                       segment; 0 reads all. Where
+                     what matters comes first (jets by falling pt), more examples are seen for the
+                     same positions
     """
 
     inputs: tuple[str, ...]
@@ -40,18 +46,38 @@ class Task:
     max_target_frames: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.inputs, tuple) or not isinstance(self.targets, tuple) or not self.targets:
-            raise UserError(f"Task: inputs and targets are tuples of field names, targets of at least one; got {self.inputs!r} and {self.targets!r}")
+        if (
+            not isinstance(self.inputs, tuple)
+            or not isinstance(self.targets, tuple)
+            or not self.targets
+        ):
+            raise UserError(
+                "Task: inputs and targets are tuples of field names, targets of at least one; got"
+                f" {self.inputs!r} and {self.targets!r}"
+            )
         if not 0 < self.weight < np.inf:
             raise UserError(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
         if not (0 <= self.cond_dropout <= 1 and 0 <= self.infill <= 1):
-            raise UserError(f"task {self}: cond_dropout is {self.cond_dropout} and infill {self.infill}; both are shares, from 0 to 1")
+            raise UserError(
+                f"task {self}: cond_dropout is {self.cond_dropout} and infill {self.infill}; both"
+                " are shares, from 0 to 1"
+            )
         if self.max_target_frames < 0 or (self.max_target_frames and self.infill):
-            raise UserError(f"task {self}: max_target_frames is {self.max_target_frames}; it counts frames, 0 for all of them, and has no holes")
+            raise UserError(
+                f"task {self}: max_target_frames is {self.max_target_frames}; it counts frames, 0"
+                " for all of them, and has no holes"
+            )
 
     def positions(self, n_frames: Sequence[Any]) -> Any:
         """Of a document in a row: n_frames per field, whole, numbers or arrays (n,) of them."""
-        shown = [*n_frames[:-1], np.minimum(n_frames[-1], self.max_target_frames) if self.max_target_frames else n_frames[-1]]
+        shown = [
+            *n_frames[:-1],
+            (
+                np.minimum(n_frames[-1], self.max_target_frames)
+                if self.max_target_frames
+                else n_frames[-1]
+            ),
+        ]
         return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.infill)
 
     def leaves_out(self, n_given: int) -> bool:
@@ -62,14 +88,24 @@ class Task:
         return f"{' + '.join(self.inputs) or 'nothing'} -> {' + '.join(self.targets)}"
 
 
-def orders(tasks: Sequence[Task], modality_of: Mapping[str, str]) -> list[tuple[tuple[str, ...], str, Task]]:
-    """What prompts can ask: modalities read, modality made, and its task; of equal ones the first counts. modality_of: of each field.
+def orders(
+    tasks: Sequence[Task], modality_of: Mapping[str, str]
+) -> list[tuple[tuple[str, ...], str, Task]]:
+    """What prompts can ask: modalities read, modality made, and its task; of equal ones the first
+    counts. modality_of: of each field.
 
-    Of several fields made, each is made from those before it too. Tasks that are cut short never saw an end, so they are not asked.
+    Of several fields made, each is made from those before it too. Tasks that are cut short never
+    saw an end, so they are not asked.
     """
     whole = [t for t in tasks if not t.max_target_frames]
-    read = [(tuple(modality_of[f] for f in (*t.inputs, *t.targets[:k])), modality_of[made], t) for t in whole for k, made in enumerate(t.targets)]
-    return read + [((), modality_of[t.targets[0]], t) for t in whole if t.cond_dropout > 0 and t.inputs]
+    read = [
+        (tuple(modality_of[f] for f in (*t.inputs, *t.targets[:k])), modality_of[made], t)
+        for t in whole
+        for k, made in enumerate(t.targets)
+    ]
+    return read + [
+        ((), modality_of[t.targets[0]], t) for t in whole if t.cond_dropout > 0 and t.inputs
+    ]
 
 
 @dataclass(frozen=True)
@@ -77,10 +113,12 @@ class InputMasking:
     """What training hides of a field's input; targets are never touched.
 
     drop_prob        share of frames hidden one by one
-    span_prob        share of frames hidden in spans of about `span_length` frames (dMel, section 3.3.1: 0.5 with spans of 3)
+    span_prob        share of frames hidden in spans of about `span_length` frames (dMel, section
+                     3.3.1: 0.5 with spans of 3)
     apply_prob       in which share of the documents the spans are cut
-    n_freq_masks     how many bands of up to `freq_mask_width` neighbouring channels are hidden (SpecAugment's frequency masks); hidden latents read as 0,
-                     the mean of those that are standardised (Park et al. 2019, section 2)
+    n_freq_masks     how many bands of up to `freq_mask_width` neighbouring channels are hidden
+                     (SpecAugment's frequency masks); hidden latents read as 0, the mean of those
+                     that are standardised (Park et al. 2019, section 2)
     """
 
     drop_prob: float = 0.0
@@ -93,19 +131,28 @@ class InputMasking:
     def __post_init__(self):
         for name in ("drop_prob", "span_prob", "apply_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"InputMasking: {name} is {getattr(self, name)}; it is a share, from 0 to 1")
+                raise UserError(
+                    f"InputMasking: {name} is {getattr(self, name)}; it is a share, from 0 to 1"
+                )
         for name, least in (("span_length", 1), ("n_freq_masks", 0), ("freq_mask_width", 0)):
             if getattr(self, name) < least:
-                raise UserError(f"InputMasking: {name} is {getattr(self, name)}; it must be at least {least}")
+                raise UserError(
+                    f"InputMasking: {name} is {getattr(self, name)}; it must be at least {least}"
+                )
 
 
 def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int]) -> None:
-    """Raise UserError for a task of which no document fits into a row. n_frames: of each field, the least that are known before any is made."""
+    """Raise UserError for a task of which no document fits into a row.
+
+    n_frames: of each field, the least that are known before any is made.
+    """
     for task in tasks:
         least = task.positions([n_frames[name] for name in (*task.inputs, *task.targets)])
         if least > seq_len:
-            raise UserError(f"task {task}: a document takes {least} positions or more, but rows are {seq_len} long: "
-                           f"raise --train.seq_len to at least {least}")
+            raise UserError(
+                f"task {task}: a document takes {least} positions or more, but rows are {seq_len}"
+                f" long: raise --train.seq_len to at least {least}"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,22 +171,42 @@ class Loader:
     rows, seq_len: B and L of a step's batch, over all processes.
     """
 
-    def __init__(self, files: Sequence[TokenFile], tasks: Sequence[Task], vocabulary: Vocabulary, input_masking: Mapping[str, InputMasking],
-                 rows: int, seq_len: int, seed: int):
-        self.files, self.tasks, self.vocabulary, self.input_masking = files, tasks, vocabulary, input_masking
+    def __init__(
+        self,
+        files: Sequence[TokenFile],
+        tasks: Sequence[Task],
+        vocabulary: Vocabulary,
+        input_masking: Mapping[str, InputMasking],
+        rows: int,
+        seq_len: int,
+        seed: int,
+    ):
+        self.files, self.tasks, self.vocabulary, self.input_masking = (
+            files,
+            tasks,
+            vocabulary,
+            input_masking,
+        )
         self.batch_size, self.seq_len, self.seed = rows, seq_len, seed
         self.pools, self.lengths = zip(*(self._pool(task) for task in tasks))
         self._check_lengths()
         mean = np.array([lengths.mean() for lengths in self.lengths])
         share = np.array([t.weight for t in tasks]) / mean
-        # a round holds about 32 steps' worth of positions: long enough to pack well, short enough to plan in milliseconds
-        self.per_round = np.maximum(1, np.round(share / (share @ mean) * 32 * rows * seq_len)).astype(int)
+        # a round holds about 32 steps' worth of positions: long enough to pack well, short enough
+        # to plan in milliseconds
+        self.per_round = np.maximum(
+            1, np.round(share / (share @ mean) * 32 * rows * seq_len)
+        ).astype(int)
         self._round: tuple[int, list[list[_Item]]] = (-1, [])
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # task -> its newest epoch and the order of that
+        self._orders: dict[
+            int, tuple[int, np.ndarray]
+        ] = {}  # task -> its newest epoch and the order of that
         self._first_step = [0]  # of every round planned so far
 
     def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 2) file and row of every example that has the task's fields, and (n,) its document's length."""
+        """(n, 2) file and row of every example that has the task's fields, and (n,) its document's
+        length.
+        """
         names, pool, lengths = (*task.inputs, *task.targets), [], []
         for f, file in enumerate(self.files):
             if set(names) <= set(file.fields):
@@ -151,26 +218,39 @@ class Loader:
             raise UserError(f"no example has all fields of task {task}")
         made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.targets[-1]]
         if task.infill and made.descending:
-            raise UserError(f"task {task}: holes are not possible in {made.modality}, whose frames are ordered; set its infill to 0")
+            raise UserError(
+                f"task {task}: holes are not possible in {made.modality}, whose frames are ordered;"
+                " set its infill to 0"
+            )
         together = np.concatenate(lengths)
         return np.concatenate(pool), together.astype(_number_below(together.max() + 1))
 
     def _check_lengths(self) -> None:
-        """Raise UserError, naming the field to blame, when the longest document of all tasks does not fit into a row."""
+        """Raise UserError, naming the field to blame, when the longest document of all tasks does
+        not fit into a row.
+        """
         t = int(np.argmax([lengths.max() for lengths in self.lengths]))
         task, longest = self.tasks[t], int(self.lengths[t].max())
         if longest > self.seq_len:
             f, row = self.pools[t][self.lengths[t].argmax()]
-            n_frames = {name: int(self.files[f].lengths(name)[row]) for name in (*task.inputs, *task.targets)}
+            n_frames = {
+                name: int(self.files[f].lengths(name)[row])
+                for name in (*task.inputs, *task.targets)
+            }
             field = max(n_frames, key=n_frames.get)
-            raise UserError(f"task {task}: a document with {field!r} of {n_frames[field]} frames takes {longest} positions, but rows are "
-                           f"{self.seq_len} long: raise --train.seq_len to at least {longest}, or shorten {field!r}")
+            raise UserError(
+                f"task {task}: a document with {field!r} of {n_frames[field]} frames takes"
+                f" {longest} positions, but rows are {self.seq_len} long: raise --train.seq_len to"
+                f" at least {longest}, or shorten {field!r}"
+            )
 
     def _plan(self, round: int) -> list[list[_Item]]:
         """The rows of a round, each a list of documents."""
         if self._round[0] != round:
             items, lengths = [], []
-            for t, (pool, pool_lengths, n) in enumerate(zip(self.pools, self.lengths, self.per_round)):
+            for t, (pool, pool_lengths, n) in enumerate(
+                zip(self.pools, self.lengths, self.per_round)
+            ):
                 for at in self._endless(t, len(pool), round * n, n):
                     items.append(_Item(t, *map(int, pool[at])))
                     lengths.append(int(pool_lengths[at]))
@@ -183,11 +263,18 @@ class Loader:
     def _endless(self, task: int, n_examples: int, start: int, n: int) -> np.ndarray:
         """Examples start..start+n of the task's endless order: one permutation after another."""
         first, last = start // n_examples, (start + n - 1) // n_examples
-        cut = lambda epoch: slice(max(0, start - epoch * n_examples), start + n - epoch * n_examples)
-        return np.concatenate([self._order(task, e, n_examples)[cut(e)] for e in range(first, last + 1)])
+        cut = lambda epoch: slice(
+            max(0, start - epoch * n_examples), start + n - epoch * n_examples
+        )
+        return np.concatenate(
+            [self._order(task, e, n_examples)[cut(e)] for e in range(first, last + 1)]
+        )
 
     def _order(self, task: int, epoch: int, n_examples: int) -> np.ndarray:
-        """(n_examples,) the order of one epoch. The newest is kept: an epoch has many rounds, and permuting 10^8 examples takes seconds."""
+        """(n_examples,) the order of one epoch.
+
+        The newest is kept: an epoch has many rounds, and permuting 10^8 examples takes seconds.
+        """
         if self._orders.get(task, (-1,))[0] != epoch:
             order = np.random.default_rng((self.seed, task, epoch, 3)).permutation(n_examples)
             self._orders[task] = epoch, order.astype(_number_below(n_examples))
@@ -207,7 +294,12 @@ class Loader:
         """The batch of a step; this process's share of its rows."""
         rows, corruptions = [], []
         for row in self.items(step)[rank::world]:
-            pairs = [self._document(item, np.random.default_rng((self.seed, step, item.task, item.file, item.row))) for item in row]
+            pairs = [
+                self._document(
+                    item, np.random.default_rng((self.seed, step, item.task, item.file, item.row))
+                )
+                for item in row
+            ]
             rows.append([stream for stream, _ in pairs])
             corruptions.append([corruption for _, corruption in pairs])
         return pack(self.vocabulary, rows, self.seq_len, corruptions)
@@ -220,7 +312,9 @@ class Loader:
         if task.inputs and rng.random() < task.cond_dropout:
             segments[: len(task.inputs)] = [None] * len(task.inputs)
             predict[: len(task.inputs)] = [False] * len(task.inputs)
-        if 0 < task.max_target_frames <= len(segments[-1]):  # also at exactly so many: an end told only there would look certain
+        if (
+            0 < task.max_target_frames <= len(segments[-1])
+        ):  # also at exactly so many: an end told only there would look certain
             segments[-1] = cut(segments[-1], task.max_target_frames)
         if rng.random() < task.infill and not segments[-1].truncated:
             a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
@@ -228,7 +322,9 @@ class Loader:
         stream = self.vocabulary.stream(Document(tuple(segments), tuple(predict)))
         return stream, self._corruption(stream, names, rng)
 
-    def _corruption(self, stream: Stream, names: Sequence[str], rng: np.random.Generator) -> Corruption:
+    def _corruption(
+        self, stream: Stream, names: Sequence[str], rng: np.random.Generator
+    ) -> Corruption:
         hidden = np.zeros(len(stream), bool)
         channels = {m: np.zeros(x.shape, bool) for m, x in stream.values.items()}
         for i, name in enumerate(names):
@@ -238,7 +334,9 @@ class Loader:
                 continue
             m = list(self.vocabulary.signatures)[k]
             span = self.vocabulary.span(m)
-            frames = np.flatnonzero((stream.segment == i) & (stream.ids >= span[0]) & (stream.ids <= span[-1]))
+            frames = np.flatnonzero(
+                (stream.segment == i) & (stream.ids >= span[0]) & (stream.ids <= span[-1])
+            )
             hidden[frames] = _hide(len(frames), c, rng)
             if c.n_freq_masks and m in channels:
                 mine = np.flatnonzero(np.isin(np.flatnonzero(stream.ids == span[0]), frames))

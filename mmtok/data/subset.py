@@ -1,4 +1,6 @@
-"""A fair part of a long stream: folders and tables come sorted, so that their first rows are a few classes only."""
+"""A fair part of a long stream: folders and tables come sorted, so that their first rows are a few
+classes only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ T = TypeVar("T")
 
 
 def random_subset(stream: Iterable[T], n: int, seed: int = 0) -> list[T]:
-    """n items of a stream, each n of them equally likely, in the stream's order; all of a shorter stream.
+    """N items of a stream, each n of them equally likely, in the stream's order; all of a shorter
+    stream.
 
     Holds n items at a time. Source: Vitter 1985, Random sampling with a reservoir, algorithm R.
     """

@@ -1,15 +1,18 @@
 """Token files: tokenised signals as Parquet, one format for one file and for a billion.
 
-A row is an example, a field is a signal of it (`caption`, `image`). Per field F there are four columns:
+A row is an example, a field is a signal of it (`caption`, `image`). Per field F there are four
+columns:
 
-    F            the frames: list<int32> (one channel), list<fixed_size_list<uint8 or uint16>[C]> (channels),
-                 list<fixed_size_list<float>[D]> (latents); null where the row lacks the field
+    F            the frames: list<int32> (one channel), list<fixed_size_list<uint8 or uint16>[C]>
+                 (channels), list<fixed_size_list<float>[D]> (latents); null where the row lacks the
+                 field
     F.info       string, JSON: what decoding needs beyond the frames
     F.truncated  bool: the frames were cut off at a cap
     F.tokenizer  string: the fingerprint of the tokenizer that made them; the authority
     F.file       string: the file that the signal was read from; a column that may be missing
 
-The schema's metadata repeats each field's signature as JSON under `mmtok`. Anything that reads Parquet reads these.
+The schema's metadata repeats each field's signature as JSON under `mmtok`. Anything that reads
+Parquet reads these.
 """
 
 from __future__ import annotations
@@ -61,36 +64,53 @@ def frame_type(signature: Signature) -> pa.DataType:
 
 
 def schema_of(signatures: Mapping[str, Signature], named: bool = False) -> pa.Schema:
-    """The columns of a token file, and its metadata. named: with the files that signals were read from."""
+    """The columns of a token file, and its metadata.
+
+    named: with the files that signals were read from.
+    """
     columns = []
     for name, signature in signatures.items():
-        types = pa.list_(frame_type(signature)), pa.string(), pa.bool_(), pa.dictionary(pa.int32(), pa.string())
+        types = (
+            pa.list_(frame_type(signature)),
+            pa.string(),
+            pa.bool_(),
+            pa.dictionary(pa.int32(), pa.string()),
+        )
         columns += [pa.field(name + suffix, kind) for suffix, kind in zip(COLUMNS, types)]
         columns += [pa.field(name + FILE, pa.string())] if named else []
-    about = {"format": FORMAT, "fields": {name: signature.as_dict() for name, signature in signatures.items()}}
+    about = {
+        "format": FORMAT,
+        "fields": {name: signature.as_dict() for name, signature in signatures.items()},
+    }
     return pa.schema(columns, metadata={"mmtok": json.dumps(about)})
 
 
 # ---- writing
 
+
 def write_tokens(
-    path: Path, signatures: Mapping[str, Signature], rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
-    row_group: int = 4096, named: bool = False,
+    path: Path,
+    signatures: Mapping[str, Signature],
+    rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
+    row_group: int = 4096,
+    named: bool = False,
 ) -> int:
     """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time, fewer
     where they are long; returns how many.
 
     named: each row comes with the name of the file that it was read from, which is kept.
-    The file appears under its name only when it is whole. Raises ValueError for a segment that does not fit
-    its field's signature: that is a tokenizer's mistake, not the user's.
+    The file appears under its name only when it is whole. Raises ValueError for a segment that does
+    not fit its field's signature: that is a tokenizer's mistake, not the user's.
     """
     schema, n_rows = schema_of(signatures, named), 0
-    with in_place_when_whole(Path(path)) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            for group in groups(rows, row_group, _size_of_named if named else _size_of):
-                files, group = zip(*group) if named else (None, group)
-                writer.write_table(_table(group, signatures, schema, files))
-                n_rows += len(group)
+    with (
+        in_place_when_whole(Path(path)) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for group in groups(rows, row_group, _size_of_named if named else _size_of):
+            files, group = zip(*group) if named else (None, group)
+            writer.write_table(_table(group, signatures, schema, files))
+            n_rows += len(group)
     return n_rows
 
 
@@ -117,21 +137,38 @@ def _size_of_named(row: tuple[str, Mapping[str, Segment]]) -> int:
     return _size_of(row[1])
 
 
-def _table(rows: Sequence[Mapping[str, Segment]], signatures: Mapping[str, Signature], schema: pa.Schema,
-           files: Sequence[str] | None) -> pa.Table:
+def _table(
+    rows: Sequence[Mapping[str, Segment]],
+    signatures: Mapping[str, Signature],
+    schema: pa.Schema,
+    files: Sequence[str] | None,
+) -> pa.Table:
     unknown = {name for row in rows for name in row} - set(signatures)
     if unknown:
-        raise ValueError(f"rows have the field(s) {sorted(unknown)}, but signatures are given for {sorted(signatures)}")
+        raise ValueError(
+            f"rows have the field(s) {sorted(unknown)}, but signatures are given for"
+            f" {sorted(signatures)}"
+        )
     arrays = []
     for name, signature in signatures.items():
         segments = [row.get(name) for row in rows]
         infos = [None if s is None else json.dumps(dict(s.info), default=_plain) for s in segments]
         truncated = [None if s is None else bool(s.truncated) for s in segments]
-        made_by = pa.array([None if s is None else signature.fingerprint for s in segments], pa.string())
-        arrays += [_frames_column(name, segments, signature), pa.array(infos, pa.string()), pa.array(truncated, pa.bool_())]
+        made_by = pa.array(
+            [None if s is None else signature.fingerprint for s in segments], pa.string()
+        )
+        arrays += [
+            _frames_column(name, segments, signature),
+            pa.array(infos, pa.string()),
+            pa.array(truncated, pa.bool_()),
+        ]
         arrays.append(made_by.dictionary_encode())
         if files is not None:
-            arrays.append(pa.array([None if s is None else file for s, file in zip(segments, files)], pa.string()))
+            arrays.append(
+                pa.array(
+                    [None if s is None else file for s, file in zip(segments, files)], pa.string()
+                )
+            )
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -139,19 +176,27 @@ def _frames_column(name: str, segments: list[Segment | None], signature: Signatu
     kind = frame_type(signature)
     width = width_of(signature)
     number = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
-    values = np.concatenate([np.empty((0, width), np.uint8)] + [_checked(name, s, signature, width) for s in segments if s is not None])
+    values = np.concatenate(
+        [np.empty((0, width), np.uint8)]
+        + [_checked(name, s, signature, width) for s in segments if s is not None]
+    )
     frames = pa.array(np.ascontiguousarray(values, dtype=number.to_pandas_dtype()).reshape(-1))
     if pa.types.is_fixed_size_list(kind):
         frames = pa.FixedSizeListArray.from_arrays(frames, width)
     offsets = np.cumsum([0] + [0 if s is None else len(s) for s in segments])
     missing = pa.array([s is None for s in segments], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), frames, type=pa.list_(kind), mask=missing)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), frames, type=pa.list_(kind), mask=missing
+    )
 
 
 def _checked(name: str, segment: Segment, signature: Signature, width: int) -> np.ndarray:
     values = segment.latents if signature.latent_size else segment.codes
     if segment.modality != signature.modality or values is None or values.shape[1] != width:
-        raise ValueError(f"field {name!r}: a {segment.modality} segment of shape {segment.values.shape} does not fit {signature}")
+        raise ValueError(
+            f"field {name!r}: a {segment.modality} segment of shape {segment.values.shape} does not"
+            f" fit {signature}"
+        )
     if segment.holes:
         raise ValueError(f"field {name!r}: holes are made while training and are not stored")
     if signature.levels and not within(values, signature):
@@ -168,6 +213,7 @@ def _plain(value):
 
 # ---- reading
 
+
 def is_tokens(path: Path) -> bool:
     """Whether a file says of itself that it is one of tokens, whatever may be wrong with it."""
     if not path.is_file():
@@ -179,14 +225,17 @@ def is_tokens(path: Path) -> bool:
         return False
 
 
-def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_from: int | None = None) -> TokenFile:
+def read_tokens(
+    path: Path, expect: Mapping[str, Signature] | None = None, map_from: int | None = None
+) -> TokenFile:
     """Open a token file, or a folder of them (its *.parquet files in order of name).
 
-    expect: field -> signature of the tokenizer that the caller will use; only these fields are read, and a file made
-    by another tokenizer is refused. Without it, all fields of the file are read.
-    map_from: fields that take so many bytes or more are read through a map of a copy beside the file, which is written where there is none
-    (`mmtok.data.mapped`); without it they are read into memory.
-    Raises UserError for whatever is not a sound token file.
+    expect: field -> signature of the tokenizer that the caller will use; only these fields are
+    read, and a file made by another tokenizer is refused. Without it, all fields of the file are
+    read.
+    map_from: fields that take so many bytes or more are read through a map of a copy beside the
+    file, which is written where there is none (`mmtok.data.mapped`); without it they are read into
+    memory. Raises UserError for whatever is not a sound token file.
     """
     path = Path(path)
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
@@ -195,13 +244,20 @@ def read_tokens(path: Path, expect: Mapping[str, Signature] | None = None, map_f
     found, parts = zip(*(_look_at(p, expect) for p in paths))
     for p, signatures in zip(paths, found):
         if signatures != found[0]:
-            raise UserError(f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in separate folders")
+            raise UserError(
+                f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in"
+                " separate folders"
+            )
     signatures = dict(expect) if expect is not None else found[0]
     columns = read_columns(path, parts, signatures, map_from)
-    return TokenFile(path, signatures, sum(part.n_rows for part in parts), columns, [part.path for part in parts])
+    return TokenFile(
+        path, signatures, sum(part.n_rows for part in parts), columns, [part.path for part in parts]
+    )
 
 
-def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[str, Signature], Part]:
+def _look_at(
+    path: Path, expect: Mapping[str, Signature] | None
+) -> tuple[dict[str, Signature], Part]:
     """What a Parquet file says of itself, without reading a row."""
     if not path.is_file():
         raise UserError(f"{path}: no such token file")
@@ -212,41 +268,72 @@ def _look_at(path: Path, expect: Mapping[str, Signature] | None) -> tuple[dict[s
     wanted = found if expect is None else expect
     for name, signature in wanted.items():
         if name not in found:
-            raise UserError(f"{path}: has no field {name!r}; its fields are {listed(list(found)) or 'none'}")
+            raise UserError(
+                f"{path}: has no field {name!r}; its fields are {listed(list(found)) or 'none'}"
+            )
         _check_columns(path, name, signature, types)
     with sound(path):
         n_bytes = _frame_bytes(about, wanted)
     status = path.stat()
-    return {name: found[name] for name in wanted}, Part(path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes)
+    return {name: found[name] for name in wanted}, Part(
+        path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes
+    )
 
 
 def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signature]:
     if b"mmtok" not in metadata:
-        raise UserError(f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with mmtok tokenize")
+        raise UserError(
+            f"{path}: a Parquet file, but not one of tokens (no mmtok metadata); make one with"
+            " mmtok tokenize"
+        )
     about = parse_json(metadata[b"mmtok"], f"{path}: its mmtok metadata")
     check_known(about, {"format": int}, f"{path}: its mmtok metadata", ("format", "fields"))
     if about["format"] != FORMAT:
-        raise UserError(f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT}; tokenise again")
+        raise UserError(
+            f"{path}: token file format {about['format']}, this mmtok reads format {FORMAT};"
+            " tokenise again"
+        )
     try:
         return from_plain(about["fields"], dict[str, Signature], "fields")
     except UserError as error:
         raise UserError(f"{path}: its mmtok metadata: {error}") from None
 
 
-def _check_columns(path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]) -> None:
-    """Raise UserError for a field whose columns are missing or of other types; who made its rows is checked when they are read."""
+def _check_columns(
+    path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]
+) -> None:
+    """Raise UserError for a field whose columns are missing or of other types; who made its rows is
+    checked when they are read.
+    """
     for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types):
         if name + suffix not in types:
             raise UserError(f"{path}: the column {name + suffix!r} is missing")
         if types[name + suffix] != kind:
-            raise UserError(f"{path}: the column {name + suffix!r} holds {types[name + suffix]}, expected {kind}")
+            raise UserError(
+                f"{path}: the column {name + suffix!r} holds {types[name + suffix]}, expected"
+                f" {kind}"
+            )
 
 
 def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) -> int:
-    """What the numbers of all frames take in the narrowest types, in bytes; an empty segment counts as one number."""
-    size = {f"{name}.list.": np.dtype(number_of(signature)).itemsize for name, signature in signatures.items()}
-    columns = (about.row_group(g).column(c) for g in range(about.num_row_groups) for c in range(about.num_columns))
-    return sum(column.num_values * size[prefix] for column in columns for prefix in size if column.path_in_schema.startswith(prefix))
+    """What the numbers of all frames take in the narrowest types, in bytes; an empty segment counts
+    as one number.
+    """
+    size = {
+        f"{name}.list.": np.dtype(number_of(signature)).itemsize
+        for name, signature in signatures.items()
+    }
+    columns = (
+        about.row_group(g).column(c)
+        for g in range(about.num_row_groups)
+        for c in range(about.num_columns)
+    )
+    return sum(
+        column.num_values * size[prefix]
+        for column in columns
+        for prefix in size
+        if column.path_in_schema.startswith(prefix)
+    )
 
 
 class TokenFile:
@@ -256,7 +343,14 @@ class TokenFile:
     signatures  field -> Signature
     """
 
-    def __init__(self, path: Path, signatures: Mapping[str, Signature], n: int, columns: Mapping[str, Column], parts: Sequence[Path] = ()):
+    def __init__(
+        self,
+        path: Path,
+        signatures: Mapping[str, Signature],
+        n: int,
+        columns: Mapping[str, Column],
+        parts: Sequence[Path] = (),
+    ):
         self.path, self.parts = path, tuple(parts)
         self.signatures = dict(signatures)
         self.fields = tuple(self.signatures)
@@ -287,11 +381,19 @@ class TokenFile:
             info = _info(column.info(i))
         except UserError as error:
             raise UserError(f"{self.path}: field {field!r}, row {i}: {error}") from None
-        return Segment(signature.modality, **{kind: frames.astype(wide)}, info=info, truncated=bool(column.truncated[i]))
+        return Segment(
+            signature.modality,
+            **{kind: frames.astype(wide)},
+            info=info,
+            truncated=bool(column.truncated[i]),
+        )
 
     def files(self, field: str) -> list[str | None]:
-        """The file that each row's signal of a field was read from; None where that is not noted. Names are as the file has them: they
-        may be anything. Raises UserError for a damaged file."""
+        """The file that each row's signal of a field was read from; None where that is not noted.
+
+        Names are as the file has them: they may be anything. Raises UserError for a damaged
+        file.
+        """
         found: list[str | None] = []
         for part in self.parts:
             with sound(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
@@ -304,12 +406,17 @@ class TokenFile:
 
     def row(self, i: int) -> dict[str, Segment]:
         """Row i: the fields that it has."""
-        return {name: self.segment(name, i) for name in self.fields if self._columns[name].present[i]}
+        return {
+            name: self.segment(name, i) for name in self.fields if self._columns[name].present[i]
+        }
 
 
 @lru_cache(maxsize=4096)
 def _info(text: bytes) -> Mapping:
-    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to. Raises UserError for what is no info."""
+    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to.
+
+    Raises UserError for what is no info.
+    """
     found = parse_json(text, "info") if text else {}
     check_known(found, INFO, "info")
     for name, value in found.items():

@@ -1,10 +1,12 @@
-"""Discrete noise: a token keeps its value with probability alpha_t, else it is redrawn from a stationary distribution pi.
+"""Discrete noise: a token keeps its value with probability alpha_t, else it is redrawn from a
+stationary distribution pi.
 
     q(x_t | x_0) = alpha_t [x_t = x_0] + (1 - alpha_t) pi(x_t)
 
-pi uniform is D3PM's uniform noise, pi all on a mask token its absorbing one (Austin et al. 2021, arXiv 2107.03006, appendix A.2).
-As everywhere in this room noise grows with t, from data at t = 0 to pi at t = 1; alpha falls from 1 to 0. Token ids are (B, L)
-long below V = len(pi); probabilities and their logs are (B, L, V). Models are callables tokens (B, L) -> logits (B, L, V) of x_0.
+pi uniform is D3PM's uniform noise, pi all on a mask token its absorbing one (Austin et al. 2021,
+arXiv 2107.03006, appendix A.2). As everywhere in this room noise grows with t, from data at t = 0
+to pi at t = 1; alpha falls from 1 to 0. Token ids are (B, L) long below V = len(pi); probabilities
+and their logs are (B, L, V). Models are callables tokens (B, L) -> logits (B, L, V) of x_0.
 """
 
 from __future__ import annotations
@@ -19,12 +21,17 @@ from torch import Tensor
 from mmtok.diffusion.random import choose, uniform
 
 Model = Callable[[Tensor], Tensor]
-"""Tokens (B, L) long -> logits (B, L, V) of their clean values; what it is told of the time or a condition is bound beforehand."""
+"""Tokens (B, L) long -> logits (B, L, V) of their clean values; what it is told of the time or a
+condition is bound beforehand.
+"""
 
 
 @dataclass(frozen=True)
 class PowerKeep:
-    """alpha_t = 1 - t^power. Power 1 is the linear schedule ("log-linear" in sigma, for sigma = -ln alpha)."""
+    """alpha_t = 1 - t^power.
+
+    Power 1 is the linear schedule ("log-linear" in sigma, for sigma = -ln alpha).
+    """
 
     power: float = 1.0
 
@@ -37,11 +44,13 @@ class PowerKeep:
         return 1 - t**self.power
 
     def slope(self, t: Tensor) -> Tensor:
-        """d alpha / d t."""
+        """D alpha / d t."""
         return -self.power * t ** (self.power - 1)
 
     def rate(self, t: Tensor) -> Tensor:
-        """-alpha' / (1 - alpha): how fast noise turns back into data, and the weight of the continuous-time bound."""
+        """-alpha' / (1 - alpha): how fast noise turns back into data, and the weight of the
+        continuous-time bound.
+        """
         return self.power / t
 
 
@@ -50,11 +59,13 @@ class CosineKeep:
     """alpha_t = cos(pi t / 2)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The share of tokens that keep their value at time t, as a sine, which is 0 at t = 1 to the last bit."""
+        """The share of tokens that keep their value at time t, as a sine, which is 0 at t = 1 to
+        the last bit.
+        """
         return (math.pi / 2 * (1 - t)).sin()
 
     def slope(self, t: Tensor) -> Tensor:
-        """d alpha / d t."""
+        """D alpha / d t."""
         return -math.pi / 2 * (math.pi / 2 * t).sin()
 
     def rate(self, t: Tensor) -> Tensor:
@@ -73,7 +84,10 @@ class Corruption:
 
     def __post_init__(self):
         if min(self.stationary, default=-1.0) < 0 or abs(math.fsum(self.stationary) - 1) > 1e-9:
-            raise ValueError(f"the stationary distribution must be numbers not below 0 that sum to 1, got {self.stationary}")
+            raise ValueError(
+                "the stationary distribution must be numbers not below 0 that sum to 1, got"
+                f" {self.stationary}"
+            )
 
     @classmethod
     def uniform(cls, n_levels: int) -> Corruption:
@@ -88,28 +102,45 @@ class Corruption:
     @property
     def mask(self) -> int | None:
         """The id that pi is all on, beside others: data never hold it. None where there is none."""
-        return self.stationary.index(1.0) if 1.0 in self.stationary and len(self.stationary) > 1 else None
+        return (
+            self.stationary.index(1.0)
+            if 1.0 in self.stationary and len(self.stationary) > 1
+            else None
+        )
 
     def matrix(self, alpha: float) -> Tensor:
-        """Q[from, to] = alpha I + (1 - alpha) 1 pi^T: (V, V) float64. Products multiply the alphas."""
-        pi = torch.tensor(self.stationary, dtype=torch.float64)
-        return alpha * torch.eye(len(pi), dtype=torch.float64) + (1 - alpha) * pi.expand(len(pi), -1)
+        """Q[from, to] = alpha I + (1 - alpha) 1 pi^T: (V, V) float64.
 
-    def corrupted(self, x: Tensor, alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        Products multiply the alphas.
+        """
+        pi = torch.tensor(self.stationary, dtype=torch.float64)
+        return alpha * torch.eye(len(pi), dtype=torch.float64) + (1 - alpha) * pi.expand(
+            len(pi), -1
+        )
+
+    def corrupted(
+        self, x: Tensor, alpha: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """A draw of x_t given x_0 = x (B, L), alpha (B,)."""
         redraw = uniform(x.shape, x, generator) >= alpha[:, None]
         noise = choose(self._pi(x).log().expand(*x.shape, -1), uniform(x.shape, x, generator))
         return torch.where(redraw, noise, x)
 
     def posterior(self, x_t: Tensor, p_0: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """q(x_s | x_t) for s < t when x_0 ~ p_0: sum over x_0 of p_0(x_0) q(x_s | x_t, x_0), (B, L, V).
+        """q(x_s | x_t) for s < t when x_0 ~ p_0: sum over x_0 of p_0(x_0) q(x_s | x_t, x_0), (B, L,
+        V).
 
-        x_t (B, L); p_0 (B, L, V), the belief about x_0 after seeing x_t: one-hot for the posterior of a known x_0 (Austin et al.
-        2021, eq. 3). With the true p(x_0 | x_t) this is the true reverse step; their eq. 4 mixes joints q(x_s, x_t | x_0)
-        instead. A value that noise cannot have made (where pi or 1 - alpha_t is 0) is its own x_0, whatever p_0 says. alphas (B,).
+        x_t (B, L); p_0 (B, L, V), the belief about x_0 after seeing x_t: one-hot for the posterior
+        of a known x_0 (Austin et al. 2021, eq. 3). With the true p(x_0 | x_t) this is the true
+        reverse step; their eq. 4 mixes joints q(x_s, x_t | x_0) instead. A value that noise cannot
+        have made (where pi or 1 - alpha_t is 0) is its own x_0, whatever p_0 says. alphas (B,).
         """
-        least = torch.finfo(p_0.dtype).tiny  # in place of 0: near its limit from above, where values that noise cannot make stay
-        a_s, a_t = (alpha[:, None, None].to(p_0.dtype).clamp(min=least) for alpha in (alpha_s, alpha_t))
+        least = torch.finfo(
+            p_0.dtype
+        ).tiny  # in place of 0: near its limit from above, where values that noise cannot make stay
+        a_s, a_t = (
+            alpha[:, None, None].to(p_0.dtype).clamp(min=least) for alpha in (alpha_s, alpha_t)
+        )
         step = a_t / a_s  # alpha from s to t
         pi = self._pi(x_t).to(p_0.dtype)
         here = torch.nn.functional.one_hot(x_t, len(pi)).to(p_0.dtype)
@@ -117,17 +148,29 @@ class Corruption:
         seen = a_t * here + (1 - a_t) * pi_here  # q(x_t | x_0), over x_0
         p_0 = torch.where((1 - a_t) * pi_here > 0, p_0, here)
         share = torch.where(p_0 > 0, p_0 / seen, 0)
-        return (step * here + (1 - step) * pi_here) * (a_s * share + (1 - a_s) * pi * share.sum(-1, keepdim=True))
+        return (step * here + (1 - step) * pi_here) * (
+            a_s * share + (1 - a_s) * pi * share.sum(-1, keepdim=True)
+        )
 
-    def step_nats(self, log_p_0: Tensor, x: Tensor, x_t: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """KL(q(x_s | x_t, x_0 = x) || the model's q(x_s | x_t)): one term of the T-step bound, nats (B,).
+    def step_nats(
+        self, log_p_0: Tensor, x: Tensor, x_t: Tensor, alpha_s: Tensor, alpha_t: Tensor
+    ) -> Tensor:
+        """KL(q(x_s | x_t, x_0 = x) || the model's q(x_s | x_t)): one term of the T-step bound, nats
+        (B,).
 
-        log_p_0: the model's log p(x_0 | x_t) (B, L, V). At s = 0 (alpha_s = 1) this is -log p(x_0 = x | x_t). A bound is the sum
-        over all T steps of the mean over x_t, plus `prior_nats`.
+        log_p_0: the model's log p(x_0 | x_t) (B, L, V). At s = 0 (alpha_s = 1) this is -log p(x_0 =
+        x | x_t). A bound is the sum over all T steps of the mean over x_t, plus `prior_nats`.
         """
-        true = self.posterior(x_t, torch.nn.functional.one_hot(x, log_p_0.shape[-1]).to(log_p_0.dtype), alpha_s, alpha_t)
+        true = self.posterior(
+            x_t,
+            torch.nn.functional.one_hot(x, log_p_0.shape[-1]).to(log_p_0.dtype),
+            alpha_s,
+            alpha_t,
+        )
         model = self.posterior(x_t, log_p_0.exp(), alpha_s, alpha_t)
-        possible = torch.where(true > 0, model, 1)  # chosen before the logarithm, whose gradient at 0 is no number
+        possible = torch.where(
+            true > 0, model, 1
+        )  # chosen before the logarithm, whose gradient at 0 is no number
         return (torch.xlogy(true, true) - true * possible.log()).sum((1, 2))
 
     def prior_nats(self, x: Tensor, alpha_1: float) -> Tensor:
@@ -135,24 +178,45 @@ class Corruption:
         q, pi = self.matrix(alpha_1).to(x.device), self._pi(x)
         return torch.where(q > 0, q * (q.log() - pi.log()), 0).sum(1)[x].sum(1)
 
-    def step_bound(self, model: Model, x: Tensor, steps: Tensor, n_steps: int, keep: Keep,
-                   generator: torch.Generator | None = None) -> Tensor:
-        """One estimate of the T-step bound of -log p(x), nats (B,): T = n_steps times the term of step `steps` (B,), in 1..T."""
+    def step_bound(
+        self,
+        model: Model,
+        x: Tensor,
+        steps: Tensor,
+        n_steps: int,
+        keep: Keep,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One estimate of the T-step bound of -log p(x), nats (B,): T = n_steps times the term of
+        step `steps` (B,), in 1..T.
+        """
         t = steps.double() / n_steps
         alpha_s, alpha_t = keep.alpha(t - 1 / n_steps), keep.alpha(t)
         x_t = self.corrupted(x, alpha_t, generator)
         last = keep.alpha(torch.ones((), dtype=torch.float64)).item()
-        return n_steps * self.step_nats(self._belief(model, x_t), x, x_t, alpha_s, alpha_t) + self.prior_nats(x, last)
+        return n_steps * self.step_nats(
+            self._belief(model, x_t), x, x_t, alpha_s, alpha_t
+        ) + self.prior_nats(x, last)
 
-    def sample(self, model: Model, x: Tensor, n_steps: int, keep: Keep, generator: torch.Generator | None = None) -> Tensor:
-        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn in float64.
+    def sample(
+        self,
+        model: Model,
+        x: Tensor,
+        n_steps: int,
+        keep: Keep,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn
+        in float64.
 
         Under absorbing noise the masks are drawn, all of them; what else x holds stays.
         Raises FloatingPointError at the first step at which the model says what is no number.
         """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        alphas = keep.alpha(torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)).clamp(0, 1)
+        alphas = keep.alpha(
+            torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)
+        ).clamp(0, 1)
         for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
             p_0 = self._belief(model, x).double().exp()
             if bool(p_0.isnan().any()):
@@ -165,7 +229,9 @@ class Corruption:
         """The model's log p(x_0 | x_t) (B, L, V); none of it is on the mask, which is not data."""
         logits = model(x_t)
         if self.mask is not None:
-            logits = logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) == self.mask, -torch.inf)
+            logits = logits.masked_fill(
+                torch.arange(logits.shape[-1], device=logits.device) == self.mask, -torch.inf
+            )
         return log_probs(logits)
 
     def _pi(self, x: Tensor) -> Tensor:
@@ -173,14 +239,15 @@ class Corruption:
 
 
 def reverse_rate(p_0: Tensor, x_t: Tensor, rate: Tensor | float) -> Tensor:
-    """Rates towards data of discrete flow matching's mixture path: -alpha'/(1 - alpha) (p(x_0 = y | x_t) - [y = x_t]), (B, L, V).
+    """Rates towards data of discrete flow matching's mixture path: -alpha'/(1 - alpha) (p(x_0 = y |
+    x_t) - [y = x_t]), (B, L, V).
 
-    Gat et al. 2024 (arXiv 2407.15595), with kappa = alpha and their time running backwards. Each row sums to 0, and along
-    falling t they carry p_t (the Kolmogorov equation).
+    Gat et al. 2024 (arXiv 2407.15595), with kappa = alpha and their time running backwards. Each
+    row sums to 0, and along falling t they carry p_t (the Kolmogorov equation).
     """
     return rate * (p_0 - torch.nn.functional.one_hot(x_t, p_0.shape[-1]).to(p_0.dtype))
 
 
 def log_probs(logits: Tensor) -> Tensor:
-    """log p, in float32 at least: half precision is for the layers."""
+    """Log p, in float32 at least: half precision is for the layers."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -1,8 +1,9 @@
-"""log p of data: by the probability-flow ODE, by a variational bound, and the change of units to bits per dimension.
+"""log p of data: by the probability-flow ODE, by a variational bound, and the change of units to
+bits per dimension.
 
-A table that holds such numbers says which it is: the ODE's is the density at noise level sigma_min (exact up to the solver's
-error with `exact_trace`, an unbiased estimate with `hutchinson`), of dequantised data a lower bound of log P; `latent_bound` is a
-lower bound in expectation.
+A table that holds such numbers says which it is: the ODE's is the density at noise level sigma_min
+(exact up to the solver's error with `exact_trace`, an unbiased estimate with `hutchinson`), of
+dequantised data a lower bound of log P; `latent_bound` is a lower bound in expectation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from mmtok.diffusion.random import normal_like, uniform
 
 Field = Callable[[Tensor], Tensor]
 Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
-"""(f, x (B, ...)) -> f(x) (B, ...) and the trace of its Jacobian, row by row (B,). f must treat rows apart: no batch statistics."""
+"""(f, x (B, ...)) -> f(x) (B, ...) and the trace of its Jacobian, row by row (B,).
+
+f must treat rows apart: no batch statistics.
+"""
 
 
 def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,10 +41,12 @@ def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hutchinson(probe: Tensor) -> Divergence:
-    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019, arXiv 1810.01367).
+    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019,
+    arXiv 1810.01367).
 
-    probe (B, ...) stays the same along a trajectory, so that the ODE has a right-hand side. Over symmetric S = (J + J^T) / 2 the
-    variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`), and 2 |S|^2 for normal numbers.
+    probe (B, ...) stays the same along a trajectory, so that the ODE has a right-hand side. Over
+    symmetric S = (J + J^T) / 2 the variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`),
+    and 2 |S|^2 for normal numbers.
     """
 
     def divergence(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,17 +60,35 @@ def hutchinson(probe: Tensor) -> Divergence:
 
 
 @torch.no_grad()
-def log_likelihood(denoiser: Denoiser, x: Tensor, sigmas: Tensor, log_prior: Callable[[Tensor], Tensor],
-                   divergence: Divergence = exact_trace, tableau: Tableau = CLASSIC, every: int = 1) -> Tensor:
-    """log p(x; sigmas[0]) in nats (B,), for unscaled states x (B, ...) at noise level sigmas[0]: best in float64.
+def log_likelihood(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    log_prior: Callable[[Tensor], Tensor],
+    divergence: Divergence = exact_trace,
+    tableau: Tableau = CLASSIC,
+    every: int = 1,
+) -> Tensor:
+    """Log p(x; sigmas[0]) in nats (B,), for unscaled states x (B, ...) at noise level sigmas[0]:
+    best in float64.
 
-    Song et al. 2021 (arXiv 2011.13456), eq. 39, in ln sigma: dx / dln sigma = x - D, so log p_0 = log p_T + the integral of
-    tr(I - J_D). sigmas: (n + 1,), rising from above 0; log_prior: nats (B,) of states at sigmas[-1].
-    every: the trace is taken at each `every`-th level and at both ends. It costs far more than the walk, which it does not steer, and
-    it is smooth in ln sigma: fewer levels do for its integral, which is the spline's through them, of order 4 at any spacing.
+    Song et al. 2021 (arXiv 2011.13456), eq. 39, in ln sigma: dx / dln sigma = x - D, so log p_0 =
+    log p_T + the integral of tr(I - J_D). sigmas: (n + 1,), rising from above 0; log_prior: nats
+    (B,) of states at sigmas[-1].
+    every: the trace is taken at each `every`-th level and at both ends. It costs far more than the
+    walk, which it does not steer, and
+    it is smooth in ln sigma: fewer levels do for its integral, which is the spline's through them,
+    of order 4 at any spacing.
     """
-    if sigmas.dim() != 1 or len(sigmas) < 2 or not bool((sigmas.diff() > 0).all() and sigmas[0] > 0):
-        raise ValueError(f"a likelihood's noise levels must rise from above 0, at least two of them, got {sigmas.tolist()}")
+    if (
+        sigmas.dim() != 1
+        or len(sigmas) < 2
+        or not bool((sigmas.diff() > 0).all() and sigmas[0] > 0)
+    ):
+        raise ValueError(
+            "a likelihood's noise levels must rise from above 0, at least two of them, got"
+            f" {sigmas.tolist()}"
+        )
     clock = sigmas.double().log().tolist()
     n_steps = len(clock) - 1
     nodes = sorted({*range(0, n_steps, every), n_steps})
@@ -77,10 +101,16 @@ def log_likelihood(denoiser: Denoiser, x: Tensor, sigmas: Tensor, log_prior: Cal
         x = z * _scale(t)
         if i in weights:
             sigma = x.new_full((len(x),), math.exp(t))
-            integral = integral + weights[i] * divergence(lambda x, sigma=sigma: x - denoiser(x, sigma), x)[1]
+            integral = (
+                integral
+                + weights[i] * divergence(lambda x, sigma=sigma: x - denoiser(x, sigma), x)[1]
+            )
         if not bool(torch.isfinite(x).all() and torch.isfinite(integral).all()):
-            raise FloatingPointError(f"the likelihood's state is not finite after step {max(i, 1)} of {n_steps} (sigma {math.exp(t):.4g}): "
-                                     "the denoiser or its derivative returned NaN or infinity there")
+            raise FloatingPointError(
+                f"the likelihood's state is not finite after step {max(i, 1)} of {n_steps} (sigma"
+                f" {math.exp(t):.4g}): the denoiser or its derivative returned NaN or infinity"
+                " there"
+            )
     return log_prior(x) + integral
 
 
@@ -90,13 +120,18 @@ def _scale(clock: float) -> float:
 
 
 def _scaled_slope(denoiser: Denoiser, z: Tensor, clock: float) -> Tensor:
-    """dz / dln sigma of z = x / sqrt(1 + sigma^2). Where noise is all there is z stands still, while x grows and a solver errs on it."""
+    """Dz / dln sigma of z = x / sqrt(1 + sigma^2).
+
+    Where noise is all there is z stands still, while x grows and a solver errs on it.
+    """
     scale = _scale(clock)
     return z / scale**2 - denoiser(z * scale, z.new_full((len(z),), math.exp(clock))) / scale
 
 
 def spline_weights(nodes: list[float]) -> list[float]:
-    """Weights that make, of values at these rising nodes, the integral of the cubic spline through them (a line's for two nodes)."""
+    """Weights that make, of values at these rising nodes, the integral of the cubic spline through
+    them (a line's for two nodes).
+    """
     from scipy.interpolate import CubicSpline
 
     return CubicSpline(nodes, np.eye(len(nodes))).integrate(nodes[0], nodes[-1]).tolist()
@@ -105,16 +140,22 @@ def spline_weights(nodes: list[float]) -> list[float]:
 def log_spaced(sigma_min: float, sigma_max: float, n_steps: int) -> Tensor:
     """Rising noise levels, even in ln sigma: (n_steps + 1,) float64."""
     if not (0 < sigma_min < sigma_max and n_steps >= 1):
-        raise ValueError(f"needs 0 < sigma_min < sigma_max and a step, got sigma_min {sigma_min}, sigma_max {sigma_max}, n_steps {n_steps}")
-    return torch.linspace(math.log(sigma_min), math.log(sigma_max), n_steps + 1, dtype=torch.float64).exp()
+        raise ValueError(
+            f"needs 0 < sigma_min < sigma_max and a step, got sigma_min {sigma_min}, sigma_max"
+            f" {sigma_max}, n_steps {n_steps}"
+        )
+    return torch.linspace(
+        math.log(sigma_min), math.log(sigma_max), n_steps + 1, dtype=torch.float64
+    ).exp()
 
 
 @dataclass(frozen=True)
 class GaussianPrior:
-    """N(mean, covariance + sigma^2 I) over flattened states: what data looks like under noise sigma, to second order.
+    """N(mean, covariance + sigma^2 I) over flattened states: what data looks like under noise
+    sigma, to second order.
 
-    With the data's own moments ("moment-matched") its error at sigma_max is of third order in data / sigma_max; that of
-    N(0, sigma_max^2), of first order in the data's mean.
+    With the data's own moments ("moment-matched") its error at sigma_max is of third order in data
+    / sigma_max; that of N(0, sigma_max^2), of first order in the data's mean.
     mean (d,), covariance (d, d) or its diagonal (d,), both float64.
     """
 
@@ -124,7 +165,9 @@ class GaussianPrior:
 
     @classmethod
     def matched(cls, data: Tensor, sigma: float, diagonal: bool = False) -> GaussianPrior:
-        """With the mean and covariance of data (N, ...); the diagonal alone where d x d is too much."""
+        """With the mean and covariance of data (N, ...); the diagonal alone where d x d is too
+        much.
+        """
         flat = data.flatten(1).double()
         centred = flat - flat.mean(0)
         covariance = centred.square().mean(0) if diagonal else centred.T @ centred / len(flat)
@@ -137,11 +180,18 @@ class GaussianPrior:
         if root.dim() == 1:
             whitened, log_volume = centred / root, root.log().sum()
         else:
-            whitened, log_volume = torch.linalg.solve_triangular(root, centred.T, upper=False).T, root.diagonal().log().sum()
-        return (-whitened.square().sum(1) / 2 - log_volume - x[0].numel() / 2 * math.log(2 * math.pi)).to(x.dtype)
+            whitened, log_volume = (
+                torch.linalg.solve_triangular(root, centred.T, upper=False).T,
+                root.diagonal().log().sum(),
+            )
+        return (
+            -whitened.square().sum(1) / 2 - log_volume - x[0].numel() / 2 * math.log(2 * math.pi)
+        ).to(x.dtype)
 
     def sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of `like`'s shape (B, ...), dtype and device: states to start a sampler from, unscaled."""
+        """Draws of `like`'s shape (B, ...), dtype and device: states to start a sampler from,
+        unscaled.
+        """
         noise, root = normal_like(like, generator).flatten(1).double(), self._root()
         moved = self.mean + (noise * root if root.dim() == 1 else noise @ root.T)
         return moved.to(like.dtype).view_as(like)
@@ -156,7 +206,9 @@ class GaussianPrior:
 
 @dataclass(frozen=True)
 class Levels:
-    """Whole numbers 0 ... n_levels - 1 on an axis from low to high: level k fills [low + k w, low + (k + 1) w)."""
+    """Whole numbers 0 ... n_levels - 1 on an axis from low to high: level k fills [low + k w, low +
+    (k + 1) w).
+    """
 
     n_levels: int
     low: float = -1.0
@@ -164,8 +216,10 @@ class Levels:
 
     def __post_init__(self):
         if self.n_levels < 1 or not self.low < self.high:
-            raise ValueError(f"levels must be at least 1 in number, on an axis that rises from low to high, got "
-                             f"{self.n_levels} from {self.low} to {self.high}")
+            raise ValueError(
+                "levels must be at least 1 in number, on an axis that rises from low to high, got "
+                f"{self.n_levels} from {self.low} to {self.high}"
+            )
 
     @property
     def width(self) -> float:
@@ -173,7 +227,7 @@ class Levels:
         return (self.high - self.low) / self.n_levels
 
     def dequantised(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """codes + u, u uniform in [0, 1), on the axis: float64.
+        """Codes + u, u uniform in [0, 1), on the axis: float64.
 
         Then log P(codes) >= E log p + d ln w, over u (Theis et al. 2016, arXiv 1511.01844).
         """
@@ -188,7 +242,9 @@ class Levels:
         return ((x - self.low) / self.width).floor().long().clamp(0, self.n_levels - 1)
 
     def log_mass(self, codes: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
-        """log P(code) nats of N(mean, std^2) cut into levels, the outer ones open outwards: elementwise (Ho et al. 2020, eq. 13)."""
+        """Log P(code) nats of N(mean, std^2) cut into levels, the outer ones open outwards:
+        elementwise (Ho et al. 2020, eq. 13).
+        """
         std = torch.as_tensor(std, dtype=torch.float64, device=codes.device)
         below = (self.low + self.width * codes.double() - mean) / std
         above = below + self.width / std
@@ -200,22 +256,28 @@ class Levels:
         return high + torch.log(-torch.expm1(low - high))
 
     def bits_per_dim(self, log_density: Tensor, n_dims: int) -> Tensor:
-        """Nats of a density on this axis, per example, -> bits per dimension of the levels: -log p / (d ln 2) - log2 w."""
+        """Nats of a density on this axis, per example, -> bits per dimension of the levels: -log p
+        / (d ln 2) - log2 w.
+        """
         return -log_density / (n_dims * math.log(2)) - math.log2(self.width)
 
 
-def latent_bound(log_prior: Tensor, log_decoder: Tensor, log_encoder: Tensor | float = 0.0) -> Tensor:
-    """log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average over z ~ q, nats. p(x) is the pair's own, the
-    sum over z of p(z) p(x | z).
+def latent_bound(
+    log_prior: Tensor, log_decoder: Tensor, log_encoder: Tensor | float = 0.0
+) -> Tensor:
+    """Log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average over z ~ q,
+    nats. p(x) is the pair's own, the sum over z of p(z) p(x | z).
 
-    A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum over z holds its own code's term.
-    Discrete data through a little noise: z = x + sigma n, log p(z) by the ODE, log p(x | z) by `Levels.log_mass`, log q by
-    `log_normal`; that replaces dequantisation (the L_0 term of Ho et al. 2020).
+    A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum
+    over z holds its own code's term.
+    Discrete data through a little noise: z = x + sigma n, log p(z) by the ODE, log p(x | z) by
+    `Levels.log_mass`, log q by `log_normal`; that replaces dequantisation (the L_0 term of Ho et
+    al. 2020).
     """
     return log_prior + log_decoder - log_encoder
 
 
 def log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(x; mean, std^2 I) nats: (B, ...) -> (B,)."""
+    """Log N(x; mean, std^2 I) nats: (B, ...) -> (B,)."""
     z = ((x - mean) / std).flatten(1)
     return -z.square().sum(1) / 2 - z.shape[1] * (math.log(std) + math.log(2 * math.pi) / 2)

@@ -16,7 +16,9 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Tableau:
-    """A Butcher tableau: nodes c, the strictly lower triangle of A by rows, weights b, and the order it reaches."""
+    """A Butcher tableau: nodes c, the strictly lower triangle of A by rows, weights b, and the
+    order it reaches.
+    """
 
     order: int
     nodes: tuple[float, ...]
@@ -27,20 +29,26 @@ class Tableau:
 EULER = Tableau(1, (0.0,), ((),), (1.0,))
 MIDPOINT = Tableau(2, (0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 HEUN = Tableau(2, (0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
-CLASSIC = Tableau(4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+CLASSIC = Tableau(
+    4, (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+)
 
 
-def explicit_step(slope: Callable[[State, float], State], state: State, t: float, t_next: float, tableau: Tableau) -> State:
+def explicit_step(
+    slope: Callable[[State, float], State], state: State, t: float, t_next: float, tableau: Tableau
+) -> State:
     """The state at t_next, from dstate/dt = slope(state, t): a tuple of tensors in, one out."""
     h, slopes = t_next - t, []
     for node, row in zip(tableau.nodes, tableau.rows):
-        now = t_next if node == 1 else t + node * h  # exact at the end, where the path is known already
+        now = (
+            t_next if node == 1 else t + node * h
+        )  # exact at the end, where the path is known already
         slopes.append(slope(_moved(state, slopes, row, h), now))
     return _moved(state, slopes, tableau.weights, h)
 
 
 def _moved(state: State, slopes: list[State], weights: tuple[float, ...], h: float) -> State:
-    """state + h * sum of weight * slope."""
+    """State + h * sum of weight * slope."""
     for slope, weight in zip(slopes, weights):
         if weight:
             state = tuple(x + (h * weight) * dx for x, dx in zip(state, slope))
@@ -49,7 +57,9 @@ def _moved(state: State, slopes: list[State], weights: tuple[float, ...], h: flo
 
 @dataclass(frozen=True)
 class Here:
-    """A path at one time, in plain numbers: t, sigma(t), its slope dsigma/dt, s(sigma) and its slope ds/dsigma."""
+    """A path at one time, in plain numbers: t, sigma(t), its slope dsigma/dt, s(sigma) and its
+    slope ds/dsigma.
+    """
 
     t: float
     sigma: float
@@ -59,10 +69,19 @@ class Here:
 
 
 def along(path: Path, times: Tensor) -> list[Here]:
-    """The path's numbers at each of `times` (n,). At sigma = 0 slopes may have no value; no step evaluates them there."""
+    """The path's numbers at each of `times` (n,).
+
+    At sigma = 0 slopes may have no value; no step evaluates them there.
+    """
     times = times.double().cpu()
     sigma = path.sigma(times)
-    columns = (times, sigma, path.sigma_slope(times), path.scaling(sigma), path.scaling_slope(sigma))
+    columns = (
+        times,
+        sigma,
+        path.sigma_slope(times),
+        path.scaling(sigma),
+        path.scaling_slope(sigma),
+    )
     return [Here(*row) for row in zip(*(schedule.tolist() for schedule in columns))]
 
 
@@ -77,5 +96,7 @@ def denoised_at(denoiser: Denoiser, x: Tensor, at: Here) -> Tensor:
 
 
 def drift(x: Tensor, denoised: Tensor, at: Here) -> Tensor:
-    """dx/dt of the probability-flow ODE: (sigma'/sigma + s'/s) x - (sigma' s / sigma) D (Karras et al. 2022, algorithm 1, line 4)."""
+    """dx/dt of the probability-flow ODE: (sigma'/sigma + s'/s) x - (sigma' s / sigma) D (Karras et
+    al. 2022, algorithm 1, line 4).
+    """
     return at.sigma_slope * ((1 / at.sigma + at.s_slope / at.s) * x - (at.s / at.sigma) * denoised)

@@ -1,7 +1,8 @@
 """What a network may predict, and how one prediction becomes another.
 
-All predictions of one denoiser say the same thing about an unscaled state x = y + sigma n. Each is k (x - D) + m D with k and m
-functions of sigma alone, so that one pair of formulas converts them all. x and predictions: (B, ...); sigma: (B,) or a scalar.
+All predictions of one denoiser say the same thing about an unscaled state x = y + sigma n. Each is
+k (x - D) + m D with k and m functions of sigma alone, so that one pair of formulas converts them
+all. x and predictions: (B, ...); sigma: (B,) or a scalar.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(x, sigma): unscaled states (B, ...) and their noise levels (B,) -> E[y | x], (B, ...)."""
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""F(c_in x, c_noise): scaled states (B, ...) and what they are told of the noise (B,) -> (B, ...). Conditions are bound beforehand."""
+"""F(c_in x, c_noise): scaled states (B, ...) and what they are told of the noise (B,) -> (B, ...).
+
+Conditions are bound beforehand.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,20 @@ class Prediction:
 
 
 DENOISED = Prediction("denoised", torch.zeros_like, torch.ones_like)
-NOISE = Prediction("noise", lambda sigma: 1 / sigma, torch.zeros_like)  # n, the eps of Ho et al. 2020
-SCORE = Prediction("score", lambda sigma: -1 / sigma**2, torch.zeros_like)  # grad log p(x; sigma): Karras et al. 2022, eq. 3
-VELOCITY = Prediction("velocity", lambda sigma: 1 / sigma, lambda sigma: -torch.ones_like(sigma))  # n - y, along CondOT's path
+NOISE = Prediction(
+    "noise", lambda sigma: 1 / sigma, torch.zeros_like
+)  # n, the eps of Ho et al. 2020
+SCORE = Prediction(
+    "score", lambda sigma: -1 / sigma**2, torch.zeros_like
+)  # grad log p(x; sigma): Karras et al. 2022, eq. 3
+VELOCITY = Prediction(
+    "velocity", lambda sigma: 1 / sigma, lambda sigma: -torch.ones_like(sigma)
+)  # n - y, along CondOT's path
 
 
-def convert(value: Tensor, x: Tensor, sigma: Tensor, source: Prediction, target: Prediction) -> Tensor:
+def convert(
+    value: Tensor, x: Tensor, sigma: Tensor, source: Prediction, target: Prediction
+) -> Tensor:
     """`value`, which is a prediction of kind `source` at (x, sigma), as one of kind `target`."""
     return target.of(source.denoised(value, x, sigma), x, sigma)
 
@@ -56,10 +68,13 @@ def denoiser_from(predict: Denoiser, kind: Prediction) -> Denoiser:
     return lambda x, sigma: kind.denoised(predict(x, sigma), x, sigma)
 
 
-def preconditioned(network: Network, schedule: NoiseSchedule, dtype: torch.dtype | None = None) -> Denoiser:
+def preconditioned(
+    network: Network, schedule: NoiseSchedule, dtype: torch.dtype | None = None
+) -> Denoiser:
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise): Karras et al. 2022, eq. 7.
 
-    dtype: what the network computes in (None: as x); the state around it keeps its own, float64 if x is given so.
+    dtype: what the network computes in (None: as x); the state around it keeps its own, float64 if
+    x is given so.
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
-"""Noise schedules: the columns of Karras et al. 2022 (arXiv 2206.00364), table 1, and flow matching as one more column.
+"""Noise schedules: the columns of Karras et al. 2022 (arXiv 2206.00364), table 1, and flow matching
+as one more column.
 
 The room's one convention of time: noise grows with t, and t = 0 is data. A state at time t is
 
     x = s (y + sigma n),    y data, n ~ N(0, I), sigma = sigma(t), s = s(sigma(t)),
 
-and y + sigma n = x / s is the unscaled state, which is what a denoiser D(x, sigma) is always given. Flow matching papers run
-time the other way (t = 1 is data): our tau is their 1 - t, and our velocity n - y is minus theirs.
+and y + sigma n = x / s is the unscaled state, which is what a denoiser D(x, sigma) is always given.
+Flow matching papers run time the other way (t = 1 is data): our tau is their 1 - t, and our
+velocity n - y is minus theirs.
 
-A column answers three questions: where to step (`times`), what the network sees and means (`coefficients`), and how it is
-trained (`training_sigma`, `weight`). They need not come from the same column: any sampler may walk any path with any denoiser.
-All functions take tensors of any shape, elementwise, and are meant for float64: they cost nothing beside a network.
+A column answers three questions: where to step (`times`), what the network sees and means
+(`coefficients`), and how it is trained (`training_sigma`, `weight`). They need not come from the
+same column: any sampler may walk any path with any denoiser. All functions take tensors of any
+shape, elementwise, and are meant for float64: they cost nothing beside a network.
 """
 
 from __future__ import annotations
@@ -34,14 +37,17 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Path:
-    """sigma(t) and s(sigma) of a probability path. This one is the straight walk in sigma: sigma = t, s = 1."""
+    """sigma(t) and s(sigma) of a probability path.
+
+    This one is the straight walk in sigma: sigma = t, s = 1.
+    """
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise level at time t."""
         return t
 
     def sigma_slope(self, t: Tensor) -> Tensor:
-        """d sigma / d t."""
+        """D sigma / d t."""
         return torch.ones_like(t)
 
     def time(self, sigma: Tensor) -> Tensor:
@@ -53,11 +59,13 @@ class Path:
         return torch.ones_like(sigma)
 
     def scaling_slope(self, sigma: Tensor) -> Tensor:
-        """d s / d sigma."""
+        """D s / d sigma."""
         return torch.zeros_like(sigma)
 
     def start(self, noise: Tensor, t: Tensor | float) -> Tensor:
-        """The state at time t where nothing is left of the data but its centre at 0: s sigma n (B, ...), n ~ N(0, I)."""
+        """The state at time t where nothing is left of the data but its centre at 0: s sigma n (B,
+        ...), n ~ N(0, I).
+        """
         sigma = self.sigma(torch.as_tensor(t, dtype=torch.float64))
         return noise * (self.scaling(sigma) * sigma).item()
 
@@ -66,7 +74,9 @@ LINEAR = Path()
 
 
 class NoiseSchedule(Path):
-    """A column of table 1: a path with its time steps, its preconditioning and its training distribution."""
+    """A column of table 1: a path with its time steps, its preconditioning and its training
+    distribution.
+    """
 
     def times(self, n_steps: int) -> Tensor:
         """t_0 > ... > t_(n-1) > t_n = 0: (n_steps + 1,) float64."""
@@ -84,7 +94,9 @@ class NoiseSchedule(Path):
         raise NotImplementedError
 
     def training_sigma(self, u: Tensor) -> Tensor:
-        """The noise level at quantile u in (0, 1) of the training distribution: uniform u in, training levels out."""
+        """The noise level at quantile u in (0, 1) of the training distribution: uniform u in,
+        training levels out.
+        """
         raise NotImplementedError
 
     def weight(self, sigma: Tensor) -> Tensor:
@@ -92,7 +104,7 @@ class NoiseSchedule(Path):
         return 1 / sigma**2
 
     def _times(self, fraction: Tensor) -> Tensor:
-        """t at i / (N - 1), from 0 (most noise) to 1."""
+        """T at i / (N - 1), from 0 (most noise) to 1."""
         raise NotImplementedError
 
 
@@ -108,8 +120,11 @@ class EDM(NoiseSchedule):
     p_std: float = 1.2
 
     def __post_init__(self):
-        _require(0 < self.sigma_min < self.sigma_max,
-                 f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        _require(
+            0 < self.sigma_min < self.sigma_max,
+            f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and"
+            f" {self.sigma_max}",
+        )
         for name in ("sigma_data", "p_std", "rho"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
 
@@ -119,7 +134,12 @@ class EDM(NoiseSchedule):
 
     def coefficients(self, sigma):
         total = sigma**2 + self.sigma_data**2  # appendix B.6
-        return Coefficients(self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4)
+        return Coefficients(
+            self.sigma_data**2 / total,
+            sigma * self.sigma_data * total.rsqrt(),
+            total.rsqrt(),
+            sigma.log() / 4,
+        )
 
     def training_sigma(self, u):
         return (self.p_mean + self.p_std * torch.special.ndtri(u)).exp()
@@ -139,9 +159,14 @@ class VP(NoiseSchedule):
     m: int = 1000
 
     def __post_init__(self):
-        _require(0 < self.eps_s < 1 and 0 < self.eps_t < 1, f"eps_s and eps_t must be between 0 and 1, got {self.eps_s} and {self.eps_t}")
-        _require(self.beta_d > 0 and self.beta_min >= 0,
-                 f"beta_d must be above 0 and beta_min not below, got {self.beta_d} and {self.beta_min}")
+        _require(
+            0 < self.eps_s < 1 and 0 < self.eps_t < 1,
+            f"eps_s and eps_t must be between 0 and 1, got {self.eps_s} and {self.eps_t}",
+        )
+        _require(
+            self.beta_d > 0 and self.beta_min >= 0,
+            f"beta_d must be above 0 and beta_min not below, got {self.beta_d} and {self.beta_min}",
+        )
 
     def sigma(self, t):
         return torch.expm1(self.beta_d * t**2 / 2 + self.beta_min * t).sqrt()
@@ -164,7 +189,9 @@ class VP(NoiseSchedule):
         return 1 + fraction * (self.eps_s - 1)
 
     def coefficients(self, sigma):
-        return Coefficients(torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.m - 1) * self.time(sigma))
+        return Coefficients(
+            torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.m - 1) * self.time(sigma)
+        )
 
     def training_sigma(self, u):
         return self.sigma(self.eps_t + u * (1 - self.eps_t))
@@ -178,8 +205,11 @@ class VE(NoiseSchedule):
     sigma_max: float = 100.0
 
     def __post_init__(self):
-        _require(0 < self.sigma_min < self.sigma_max,
-                 f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        _require(
+            0 < self.sigma_min < self.sigma_max,
+            f"sigma_min must be above 0 and below sigma_max, got {self.sigma_min} and"
+            f" {self.sigma_max}",
+        )
 
     def sigma(self, t):
         return t.sqrt()
@@ -194,7 +224,9 @@ class VE(NoiseSchedule):
         return self.sigma_max**2 * (self.sigma_min / self.sigma_max) ** (2 * fraction)
 
     def coefficients(self, sigma):
-        return Coefficients(torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log())
+        return Coefficients(
+            torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
+        )
 
     def training_sigma(self, u):
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** u
@@ -202,7 +234,10 @@ class VE(NoiseSchedule):
 
 @dataclass(frozen=True)
 class IDDPM(NoiseSchedule):
-    """Nichol and Dhariwal 2021 (arXiv 2102.09672) with DDIM's walk: m discrete levels u_0 > ... > u_(m-1), first used j_0."""
+    """Nichol and Dhariwal 2021 (arXiv 2102.09672) with DDIM's walk: m discrete levels u_0 > ...
+
+    > u_(m-1), first used j_0.
+    """
 
     c_1: float = 0.001
     c_2: float = 0.008
@@ -210,7 +245,9 @@ class IDDPM(NoiseSchedule):
     j_0: int = 8
 
     def __post_init__(self):
-        _require(0 <= self.j_0 < self.m, f"j_0 must be one of the m levels, got {self.j_0} of {self.m}")
+        _require(
+            0 <= self.j_0 < self.m, f"j_0 must be one of the m levels, got {self.j_0} of {self.m}"
+        )
 
     @cached_property
     def levels(self) -> Tensor:
@@ -219,7 +256,9 @@ class IDDPM(NoiseSchedule):
 
     def times(self, n_steps):
         if n_steps > self.m - self.j_0:
-            raise ValueError(f"iDDPM has {self.m - self.j_0} noise levels to step through, got {n_steps} steps")
+            raise ValueError(
+                f"iDDPM has {self.m - self.j_0} noise levels to step through, got {n_steps} steps"
+            )
         return super().times(n_steps)
 
     def _times(self, fraction):
@@ -239,18 +278,23 @@ class IDDPM(NoiseSchedule):
 
 @dataclass(frozen=True)
 class CondOT(NoiseSchedule):
-    """Flow matching on the conditional optimal-transport path (Lipman et al. 2023, arXiv 2210.02747, example II; rectified flow).
+    """Flow matching on the conditional optimal-transport path (Lipman et al. 2023, arXiv
+    2210.02747, example II; rectified flow).
 
-    In tau = sigma / (1 + sigma), a state is x = (1 - tau) y + tau n, so s = 1 - tau, and the network's output is the velocity
-    dx / dtau = n - y. At tau = 1 nothing of y is left and sigma is infinite: walks start at tau_max, just below.
+    In tau = sigma / (1 + sigma), a state is x = (1 - tau) y + tau n, so s = 1 - tau, and the
+    network's output is the velocity dx / dtau = n - y. At tau = 1 nothing of y is left and sigma is
+    infinite: walks start at tau_max, just below.
     """
 
     tau_max: float = 0.999
     eps_tau: float = 1e-5
 
     def __post_init__(self):
-        _require(0 < self.tau_max < 1 and 0 < self.eps_tau < 0.5,
-                 f"tau_max must be in (0, 1) and eps_tau in (0, 0.5), got {self.tau_max} and {self.eps_tau}")
+        _require(
+            0 < self.tau_max < 1 and 0 < self.eps_tau < 0.5,
+            f"tau_max must be in (0, 1) and eps_tau in (0, 0.5), got {self.tau_max} and"
+            f" {self.eps_tau}",
+        )
 
     def sigma(self, t):
         return t / (1 - t)
@@ -270,7 +314,9 @@ class CondOT(NoiseSchedule):
     def times(self, n_steps):
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        return self.tau_max * (1 - torch.arange(n_steps + 1, dtype=torch.float64) / n_steps)  # even, the last step as long as the others
+        return self.tau_max * (
+            1 - torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
+        )  # even, the last step as long as the others
 
     def coefficients(self, sigma):
         s = 1 / (1 + sigma)
@@ -285,7 +331,9 @@ class CondOT(NoiseSchedule):
 
 @lru_cache(maxsize=4)
 def _iddpm_levels(m: int, c_1: float, c_2: float) -> tuple[float, ...]:
-    """u_0 ... u_(m-1) by the recursion of table 1: u_m = 0, u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, c_1) - 1."""
+    """u_0 ... u_(m-1) by the recursion of table 1: u_m = 0, u_(j-1)^2 = (u_j^2 + 1) /
+    max(abar_(j-1) / abar_j, c_1) - 1.
+    """
     a_bar = [math.sin(math.pi / 2 * j / (m * (c_2 + 1))) ** 2 for j in range(m + 1)]
     u = [0.0]
     for j in range(m, 0, -1):

@@ -1,4 +1,6 @@
-"""What a run can do, as figures: RUN/evaluation.json, with the samples it was judged by under RUN/samples/."""
+"""What a run can do, as figures: RUN/evaluation.json, with the samples it was judged by under
+RUN/samples/.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from mmtok.tokenizers.base import counting
 
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
-    """Every metric that the recipe's tasks have, written to RUN/evaluation.json; one of the same weights that stands is kept unless `force`.
+    """Every metric that the recipe's tasks have, written to RUN/evaluation.json; one of the same
+    weights that stands is kept unless `force`.
 
     "weights" in it says after which step of how many these are, as `Run.trained` does.
     """
@@ -29,7 +32,9 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
             return figures
         say(f"{path} is of other weights, so it is made again")
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
-    with counting(run.tokenizers.values(), quiet=True):  # what is clipped was said when the sources were tokenised
+    with counting(
+        run.tokenizers.values(), quiet=True
+    ):  # what is clipped was said when the sources were tokenised
         figures = {"weights": run.trained, **_figures(run)}
     write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures
@@ -46,7 +51,14 @@ def _figures(run: Run) -> dict[str, Any]:
             figures[s.name] = QUESTIONS[s.pair](s)
     say("scoring held-out documents")
     figures["score"] = held_out_scores(run)
-    drawing = next((s for s in (Setting(run, task) for task in run.recipe.tasks) if s.pair == ("text", "image")), None)
+    drawing = next(
+        (
+            s
+            for s in (Setting(run, task) for task in run.recipe.tasks)
+            if s.pair == ("text", "image")
+        ),
+        None,
+    )
     if drawing is not None:
         figures["zero_shot"] = zero_shot(drawing)
     return figures

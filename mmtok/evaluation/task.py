@@ -28,9 +28,14 @@ class Setting:
 
     @property
     def pair(self) -> tuple[str, ...]:
-        """The modalities of what is given (NOTHING, where it is nothing) and of what is made; more than two where fields are joined."""
+        """The modalities of what is given (NOTHING, where it is nothing) and of what is made; more
+        than two where fields are joined.
+        """
         fields = self.run.recipe.fields
-        return (*([fields[f] for f in self.task.inputs] or [NOTHING]), *(fields[f] for f in self.task.targets))
+        return (
+            *([fields[f] for f in self.task.inputs] or [NOTHING]),
+            *(fields[f] for f in self.task.targets),
+        )
 
     @property
     def name(self) -> str:
@@ -49,7 +54,9 @@ class Setting:
         return self.task.targets[0]
 
     def rows(self, split: str) -> Iterator[tuple[Any, Any]]:
-        """(given signal, made signal) of the examples of a split, one at a time; None is given where the task gives nothing."""
+        """(given signal, made signal) of the examples of a split, one at a time; None is given
+        where the task gives nothing.
+        """
         for example in self.run.examples(split, *self.task.inputs, self.made):
             yield example[self.given] if self.task.inputs else None, example[self.made]
 
@@ -59,24 +66,36 @@ class Setting:
         return [a for a, _ in rows], [b for _, b in rows]
 
     def clean_rows(self) -> Iterator[tuple[Any, Any]]:
-        """The rows of "train"; of a source that augments its signals, those of its clean twin, each once."""
+        """The rows of "train"; of a source that augments its signals, those of its clean twin, each
+        once.
+        """
         for source in self.run.recipe.sources:
             if {*self.task.inputs, self.made} <= set(source.fields):
-                for example in self.run.examples_of(source.clean() if hasattr(source, "clean") else source, "train"):
+                for example in self.run.examples_of(
+                    source.clean() if hasattr(source, "clean") else source, "train"
+                ):
                     yield example[self.given] if self.task.inputs else None, example[self.made]
 
     def training_codes(self) -> Iterator[np.ndarray]:
-        """Codes (T, C) of every signal that is made in training, as trained on and, where a source augments it, clean too."""
+        """Codes (T, C) of every signal that is made in training, as trained on and, where a source
+        augments it, clean too.
+        """
         for segments in self._training_segments():
             yield from (segment.codes for segment in segments)
 
     def training_round_trips(self) -> Iterator[Any]:
-        """The same signals, encoded and decoded again: what they are to a decoder that draws latents."""
+        """The same signals, encoded and decoded again: what they are to a decoder that draws
+        latents.
+        """
         for segments in self._training_segments():
             yield from self.tokenizer(self.made).decode_batch(segments)
 
     def _training_segments(self) -> Iterator[list[Segment]]:
-        twins = self.clean_rows() if any(hasattr(source, "clean") for source in self.run.recipe.sources) else ()
+        twins = (
+            self.clean_rows()
+            if any(hasattr(source, "clean") for source in self.run.recipe.sources)
+            else ()
+        )
         signals = (made for _, made in chain(self.rows("train"), twins))
         while batch := list(islice(signals, 256)):
             yield self.tokenizer(self.made).encode_batch(batch)
@@ -93,27 +112,38 @@ class Setting:
     def draw(self, signals: Sequence[Any]) -> list[Sampled]:
         """Sample the made field for each given signal, the recipe's way, from the recipe's seed."""
         to = self.run.recipe.fields[self.made]
-        return self._drawn([self.run.prompt([s], to) for s in self.tokenizer(self.given).encode_batch(signals)])
+        return self._drawn(
+            [self.run.prompt([s], to) for s in self.tokenizer(self.given).encode_batch(signals)]
+        )
 
     def draw_from_nothing(self, n: int) -> list[Sampled]:
         """Sample the made field n times, likewise, where the task gives nothing."""
         return self._drawn([self.run.prompt([], self.run.recipe.fields[self.made])] * n)
 
     def _drawn(self, prompts: Sequence[Document]) -> list[Sampled]:
-        return self.run.draw(prompts, self.run.sampling(self.run.recipe.fields[self.made]), self.seed)
+        return self.run.draw(
+            prompts, self.run.sampling(self.run.recipe.fields[self.made]), self.seed
+        )
 
-    def keep(self, name: str, words: Sequence[str], drawn: Sequence[Sampled], stems: Sequence[str] = ()) -> None:
+    def keep(
+        self, name: str, words: Sequence[str], drawn: Sequence[Sampled], stems: Sequence[str] = ()
+    ) -> None:
         """Write the samples to RUN/samples/NAME, where others can judge them.
 
-        words: what each was asked for by. stems: names of their files, made by `file_names`; by default the words and a number.
+        words: what each was asked for by. stems: names of their files, made by `file_names`; by
+        default the words and a number.
         """
         stems = stems or [f"{stem}-{i:03d}" for i, stem in enumerate(file_names(words, space="_"))]
         note_empty(stems, drawn)
         write_samples(self.run, inside(self.run.folder / "samples", name), stems, drawn, words)
 
 
-def labelled(rows: Iterable[tuple[Any, Any]], most: float = math.inf, seed: int = 0) -> tuple[list, list, set]:
-    """Labels and signals of at most so many rows of a stream, drawn by the seed, in its order; and the labels of all of them."""
+def labelled(
+    rows: Iterable[tuple[Any, Any]], most: float = math.inf, seed: int = 0
+) -> tuple[list, list, set]:
+    """Labels and signals of at most so many rows of a stream, drawn by the seed, in its order; and
+    the labels of all of them.
+    """
     labels = set()
 
     def passing() -> Iterator[tuple[Any, Any]]:

@@ -1,8 +1,9 @@
 """Heads: fill a many-channel frame in, from the hidden state before it.
 
-A head is a distribution over the C channel values of a frame, written once as a coroutine (`links`) that yields the
-logits of the next channels and is sent the values chosen. Scoring sends it the true values, sampling sends draws, and
-guidance runs two of them side by side on the same draws, so that the three can never disagree.
+A head is a distribution over the C channel values of a frame, written once as a coroutine (`links`)
+that yields the logits of the next channels and is sent the values chosen. Scoring sends it the true
+values, sampling sends draws, and guidance runs two of them side by side on the same draws, so that
+the three can never disagree.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Chained:
 
 
 def upcast(x: Tensor) -> Tensor:
-    """x in float32 at least: half precision is for the layers, never for log p."""
+    """X in float32 at least: half precision is for the layers, never for log p."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def fitting_heads(signature: Signature) -> str:
-    """The configs of all heads that can fill frames of this signature in, in words; "" where none can."""
+    """The configs of all heads that can fill frames of this signature in, in words; "" where none
+    can.
+    """
     whole = signature.frames is not None
     if signature.one_channel:
         names = ["MaskedDiffusion"] * whole
@@ -54,13 +57,16 @@ def fitting_heads(signature: Signature) -> str:
         names = ["Parallel", "Chained"]
     else:
         names = ["FrameDiffusion"] + ["GridDiffusion", "Cascade"] * whole
-    return " or ".join(", ".join(f"{name}()" for name in part) for part in (names[:-1], names[-1:]) if part)
+    return " or ".join(
+        ", ".join(f"{name}()" for name in part) for part in (names[:-1], names[-1:]) if part
+    )
 
 
 class Head(nn.Module):
     """Common to both kinds: scoring and sampling from `links`.
 
-    ceiling: where frames are a set, the frame before each (N, C), which it may not exceed in lexicographic order; see `Ceiling`.
+    ceiling: where frames are a set, the frame before each (N, C), which it may not exceed in
+    lexicographic order; see `Ceiling`.
     """
 
     kind = "exact"  # what its nats are
@@ -68,13 +74,20 @@ class Head(nn.Module):
     def __init__(self, signature: Signature):
         super().__init__()
         if not signature.levels or signature.one_channel:
-            raise UserError(f"{signature.modality} has no channels for a {type(self).__name__.removesuffix('Head')} head: its frames are "
-                           + (f"single codes, which need none{f', or {heads}' if (heads := fitting_heads(signature)) else ''}"
-                              if signature.levels else f"latents; give it {fitting_heads(signature)}"))
+            raise UserError(
+                f"{signature.modality} has no channels for a"
+                f" {type(self).__name__.removesuffix('Head')} head: its frames are "
+                + (
+                    "single codes, which need"
+                    f" none{f', or {heads}' if (heads := fitting_heads(signature)) else ''}"
+                    if signature.levels
+                    else f"latents; give it {fitting_heads(signature)}"
+                )
+            )
         self.levels = signature.levels
 
     def channel_logits(self, h: Tensor) -> ChannelLogits:
-        """h (N, M). Yields logits (N, c, K) of the next c channels, is sent their values (N, c)."""
+        """H (N, M). Yields logits (N, c, K) of the next c channels, is sent their values (N, c)."""
         raise NotImplementedError
 
     def nats(self, h: Tensor, values: Tensor, ceiling: Tensor | None = None) -> Tensor:
@@ -86,17 +99,29 @@ class Head(nn.Module):
         while True:
             now = values[:, start : start + logits.shape[1]]
             logits = self._legal(upcast(logits), start, values, bounds)
-            total = total + F.cross_entropy(logits.flatten(0, 1), now.flatten(), reduction="none").view(now.shape).sum(1)
+            total = total + F.cross_entropy(
+                logits.flatten(0, 1), now.flatten(), reduction="none"
+            ).view(now.shape).sum(1)
             start += now.shape[1]
             if start == len(self.levels):
                 return total
             logits = walk.send(now)
 
-    def sample(self, hs: list[Tensor], mix: Callable[[list[Tensor]], Tensor], pick: Callable[[Tensor], Tensor],
-               ceiling: Tensor | None = None) -> Tensor:
-        """Draw frames (N, C). hs: one hidden state (N, M) per guidance stream; mix joins their logits; pick draws ids from (n, K)."""
+    def sample(
+        self,
+        hs: list[Tensor],
+        mix: Callable[[list[Tensor]], Tensor],
+        pick: Callable[[Tensor], Tensor],
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Draw frames (N, C). hs: one hidden state (N, M) per guidance stream; mix joins their
+        logits; pick draws ids from (n, K).
+        """
         bounds = None if ceiling is None else Ceiling(ceiling, self.levels, upcast(hs[0]).dtype)
-        walks = [self.channel_logits(h) if bounds is None else _one_by_one(self.channel_logits(h)) for h in hs]
+        walks = [
+            self.channel_logits(h) if bounds is None else _one_by_one(self.channel_logits(h))
+            for h in hs
+        ]
         logits = [next(walk) for walk in walks]
         drawn = torch.zeros(len(hs[0]), 0, dtype=torch.long, device=hs[0].device)
         while True:
@@ -108,7 +133,9 @@ class Head(nn.Module):
             logits = [walk.send(chosen) for walk in walks]
 
     def _legal(self, logits: Tensor, start: int, values: Tensor, bounds: Ceiling | None) -> Tensor:
-        """Logits (N, c, K) of channels from `start` on without what these cannot be; values (N, ...): at least those before the last."""
+        """Logits (N, c, K) of channels from `start` on without what these cannot be; values (N,
+        ...): at least those before the last.
+        """
         if bounds is not None:
             return bounds.apply(logits, start, values)
         levels = self.levels[start : start + logits.shape[1]]
@@ -119,11 +146,13 @@ class Head(nn.Module):
 
 
 class Ceiling:
-    """The order of a set's frames, as it bounds the channels of each next one, given the frame before it (N, C).
+    """The order of a set's frames, as it bounds the channels of each next one, given the frame
+    before it (N, C).
 
-    A channel is bound by the ceiling's value while all channels before it are at theirs, and free from the first one below. Before
-    anything is learned all legal frames are equally likely: the ceiling's own value of a channel opens only a part of the frames that
-    any lower value opens, and the logarithm of this part is added to its logit.
+    A channel is bound by the ceiling's value while all channels before it are at theirs, and free
+    from the first one below. Before anything is learned all legal frames are equally likely: the
+    ceiling's own value of a channel opens only a part of the frames that any lower value opens, and
+    the logarithm of this part is added to its logit.
     """
 
     def __init__(self, ceiling: Tensor, levels: Sequence[int], dtype: torch.dtype):
@@ -132,10 +161,14 @@ class Ceiling:
         opens = [torch.ones(len(ceiling), dtype=dtype, device=ceiling.device)]
         for c in range(len(levels) - 1, 0, -1):
             opens.append((ceiling[:, c] + opens[-1]) / levels[c])
-        self.log_opens = torch.stack(opens[::-1], 1).log()  # (N, C) of the ceiling's value of each channel
+        self.log_opens = torch.stack(
+            opens[::-1], 1
+        ).log()  # (N, C) of the ceiling's value of each channel
 
     def apply(self, logits: Tensor, start: int, values: Tensor) -> Tensor:
-        """Logits (N, c, K) of channels from `start` on, the values (N, ...) of at least all before the last being known."""
+        """Logits (N, c, K) of channels from `start` on, the values (N, ...) of at least all before
+        the last being known.
+        """
         n_before, channels = start + logits.shape[1] - 1, slice(start, start + logits.shape[1])
         same = (values[:, :n_before] == self.ceiling[:, :n_before]).long().cumprod(1)
         tied = F.pad(same, (1, 0), value=1)[:, channels].bool()
@@ -175,13 +208,20 @@ class ParallelHead(Head):
 
 
 class ChainedHead(Head):
-    """p(frame) = product over c of p(v_c | h, v_<c): each link reads h and the embedded values before it."""
+    """p(frame) = product over c of p(v_c | h, v_<c): each link reads h and the embedded values
+    before it.
+    """
 
     def __init__(self, config: Chained, width: int, signature: Signature):
         super().__init__(signature)
         hidden = config.hidden
         self.enter = nn.ModuleList([nn.Linear(width, hidden) for _ in self.levels])
-        self.conditioning = nn.ModuleList([nn.Embedding(k, hidden * (len(self.levels) - 1 - c)) for c, k in enumerate(self.levels[:-1])])
+        self.conditioning = nn.ModuleList(
+            [
+                nn.Embedding(k, hidden * (len(self.levels) - 1 - c))
+                for c, k in enumerate(self.levels[:-1])
+            ]
+        )
         self.mix = nn.ModuleList([nn.Linear(hidden, hidden) for _ in self.levels])
         self.out = nn.ModuleList([nn.Linear(hidden, k) for k in self.levels])
         for conditioning in self.conditioning:
@@ -191,13 +231,19 @@ class ChainedHead(Head):
             nn.init.zeros_(out.bias)
 
     def channel_logits(self, h: Tensor) -> ChannelLogits:
-        """C links: the logits (N, 1, K_c) of channel c, once it is told the values of the channels before it."""
+        """C links: the logits (N, 1, K_c) of channel c, once it is told the values of the channels
+        before it.
+        """
         n_links = len(self.levels)
-        conditioning: list[list[Tensor]] = [[] for _ in range(n_links)]  # what link c hears of the values before it
+        conditioning: list[list[Tensor]] = [
+            [] for _ in range(n_links)
+        ]  # what link c hears of the values before it
         for c in range(n_links):
             z = F.silu(sum(conditioning[c], self.enter[c](h)))
             z = z + F.silu(self.mix[c](z))
             value = yield self.out[c](z)[:, None]
             if c < n_links - 1:
-                for later, part in enumerate(self.conditioning[c](value[:, 0]).chunk(n_links - 1 - c, -1), c + 1):
+                for later, part in enumerate(
+                    self.conditioning[c](value[:, 0]).chunk(n_links - 1 - c, -1), c + 1
+                ):
                     conditioning[later].append(part)

@@ -1,6 +1,8 @@
-"""Frames of a segment of fixed length as a picture: which frame stands where, and what its latents are.
+"""Frames of a segment of fixed length as a picture: which frame stands where, and what its latents
+are.
 
-Letters: N segments, T frames, D latent size, C, Y, X of a picture; Y = rows * patch, X = columns * patch, D = C * patch^2.
+Letters: N segments, T frames, D latent size, C, Y, X of a picture; Y = rows * patch, X = columns *
+patch, D = C * patch^2.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from mmtok.errors import UserError
 
 @dataclass(frozen=True)
 class Raster:
-    """grid (rows, columns) of frames, in raster order; a frame's latents are a patch x patch square of the picture's channels."""
+    """grid (rows, columns) of frames, in raster order; a frame's latents are a patch x patch square
+    of the picture's channels.
+    """
 
     grid: tuple[int, int]
     patch: int
@@ -41,16 +45,28 @@ def patchify_of(signature: Signature, grid: tuple[int, int] | None, patch: int) 
     """The picture that this signature's frames make. Raises UserError where they make none."""
     n_channels, rest = divmod(signature.latent_size, patch**2)
     if rest:
-        raise UserError(f"{signature.modality}: {signature.latent_size} latents per frame are no patches of {patch} x {patch}")
+        raise UserError(
+            f"{signature.modality}: {signature.latent_size} latents per frame are no patches of"
+            f" {patch} x {patch}"
+        )
     return Raster(grid_of(signature, grid), patch, n_channels)
 
 
 def grid_of(signature: Signature, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """(rows, columns) of a segment's frames. Raises UserError unless there is a fixed count of them, which the grid has."""
+    """(rows, columns) of a segment's frames.
+
+    Raises UserError unless there is a fixed count of them, which the grid has.
+    """
     if signature.frames is None:
-        raise UserError(f"{signature.modality} runs until its end mark: a head that draws whole segments needs a fixed count of frames")
+        raise UserError(
+            f"{signature.modality} runs until its end mark: a head that draws whole segments needs"
+            " a fixed count of frames"
+        )
     side = math.isqrt(signature.frames)
     rows, columns = grid or ((side, side) if side**2 == signature.frames else (1, signature.frames))
     if rows * columns != signature.frames:
-        raise UserError(f"{signature.modality} has {signature.frames} frames, which are no grid of {rows} x {columns}")
+        raise UserError(
+            f"{signature.modality} has {signature.frames} frames, which are no grid of {rows} x"
+            f" {columns}"
+        )
     return rows, columns

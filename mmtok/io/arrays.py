@@ -1,4 +1,6 @@
-"""Arrays in .npy and .npz files: numpy's own reader believes their headers, this one holds them against the file and the budget first."""
+"""Arrays in .npy and .npz files: numpy's own reader believes their headers, this one holds them
+against the file and the budget first.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ NO_NUMBERS = "not a numpy file of numbers, or a truncated one"
 
 
 def read_npy(path: Path, what: str) -> np.ndarray:
-    """The array in a .npy file of `what`. Raises UserError for what is none, or larger than the file or the memory budget."""
+    """The array in a .npy file of `what`.
+
+    Raises UserError for what is none, or larger than the file or the memory budget.
+    """
     with reading(path, what), open(path, "rb") as file:
         return _array(file, str(path), what, path.stat().st_size)
 
@@ -33,7 +38,10 @@ def names_in(path: Path, what: str) -> list[str]:
 
 
 def read_npz(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
-    """Arrays of a .npz file by their names. Raises UserError as `read_npy` does, and for names that it lacks."""
+    """Arrays of a .npz file by their names.
+
+    Raises UserError as `read_npy` does, and for names that it lacks.
+    """
     found = []
     with reading(path, what), zipfile.ZipFile(path) as file:
         for name in names:
@@ -46,7 +54,10 @@ def read_npz(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
 def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
     """The array of an open file of so many bytes."""
     version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in readers:
         raise UserError(f"{name}: cannot be read as {what} ({NO_NUMBERS})")
     shape, fortran, dtype = readers[version](file)
@@ -54,10 +65,16 @@ def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
         raise UserError(f"{name}: cannot be read as {what} ({NO_NUMBERS})")
     n_bytes, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if n_bytes > there:
-        raise UserError(f"{name}: cannot be read as {what} (truncated: its header promises {budget.text_of(n_bytes)}, "
-                       f"and {budget.text_of(there)} are there)")
+        raise UserError(
+            f"{name}: cannot be read as {what} (truncated: its header promises"
+            f" {budget.text_of(n_bytes)}, and {budget.text_of(there)} are there)"
+        )
     budget.need(2 * n_bytes, name)
     data = bytearray(file.read(n_bytes))
-    if dtype.kind == "U" and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0) > sys.maxunicode:
+    if (
+        dtype.kind == "U"
+        and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0)
+        > sys.maxunicode
+    ):
         raise UserError(f"{name}: cannot be read as {what} (its text holds what is no character)")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,7 +1,9 @@
-"""How much main memory a file may take: the sizes that it declares are held against it before anything is allocated.
+"""How much main memory a file may take: the sizes that it declares are held against it before
+anything is allocated.
 
-A header of a few bytes may declare any size. So readers ask `need` with the declared one, which is cheap to know, and the file is
-refused in one line where it would not fit. The budget is for one file at a time; `--max-memory` sets it.
+A header of a few bytes may declare any size. So readers ask `need` with the declared one, which is
+cheap to know, and the file is refused in one line where it would not fit. The budget is for one
+file at a time; `--max-memory` sets it.
 """
 
 from __future__ import annotations
@@ -12,14 +14,27 @@ from functools import lru_cache
 from mmtok.errors import UserError
 
 SHARE = 0.5  # of what is free when the first file is read
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) *([KMGT]I?)?B?", re.IGNORECASE)
 
 _given: int | None = None
 
 
 def allow(size: str | None) -> None:
-    """Set the budget to a size such as "8GB" or "500 MiB"; None: half of what is free. Raises UserError for what is no size."""
+    """Set the budget to a size such as "8GB" or "500 MiB"; None: half of what is free.
+
+    Raises UserError for what is no size.
+    """
     global _given
     _given = None if size is None else bytes_of(size)
 
@@ -30,11 +45,17 @@ def limit_bytes() -> int:
 
 
 def need(n_bytes: float, name: object, what: str = "it") -> None:
-    """Raise UserError where reading the file `name` would take more than the budget. what: the part of it that takes so much."""
+    """Raise UserError where reading the file `name` would take more than the budget.
+
+    what: the part of it that takes so much.
+    """
     if n_bytes > limit_bytes():
         whose = "half of what is free" if _given is None else "--max-memory"
-        raise UserError(f"{name}: {what} would take {text_of(n_bytes)} of memory, and {text_of(limit_bytes())} are allowed ({whose}); "
-                       "if its header is right, split or shrink it, or allow more with --max-memory")
+        raise UserError(
+            f"{name}: {what} would take {text_of(n_bytes)} of memory, and {text_of(limit_bytes())}"
+            f" are allowed ({whose}); if its header is right, split or shrink it, or allow more"
+            " with --max-memory"
+        )
 
 
 def bytes_of(size: str) -> int:
@@ -50,7 +71,11 @@ def text_of(n_bytes: float) -> str:
     """Bytes as people read them: 1.5 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= size:
-            return f"{n_bytes / size:,.3g} {unit}" if n_bytes < 1e15 else f"{n_bytes / size:.3g} {unit}"
+            return (
+                f"{n_bytes / size:,.3g} {unit}"
+                if n_bytes < 1e15
+                else f"{n_bytes / size:.3g} {unit}"
+            )
     return f"{n_bytes:.0f} bytes"
 
 

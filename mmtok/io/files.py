@@ -1,4 +1,6 @@
-"""Files, and folders of files, that appear whole or not at all, whatever happens while they are written."""
+"""Files, and folders of files, that appear whole or not at all, whatever happens while they are
+written.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,19 @@ from mmtok.io import budget
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.DOTALL)  # of a file while it is written: its own name, and by which process
+TEMPORARY = re.compile(
+    r"\.(.+)\.(\d+)\.tmp", re.DOTALL
+)  # of a file while it is written: its own name, and by which process
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 @contextmanager
 def in_place_when_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write under; the file appears under its own when it is whole, or nothing is left.
+    """A temporary name to write under; the file appears under its own when it is whole, or nothing
+    is left.
 
-    Raises OSError that names the file also where the writer's own error named none, as on a full disk. Only a process that is killed
+    Raises OSError that names the file also where the writer's own error named none, as on a full
+    disk. Only a process that is killed
     leaves its temporary file behind: see `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +44,9 @@ def in_place_when_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is not None and str(error.filename) != str(temporary):
             raise  # of another file that the writer touched
-        raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
+        raise OSError(
+            error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)
+        ) from error
     finally:
         with suppress(OSError):  # a folder that cannot be written has been named already
             temporary.unlink(missing_ok=True)
@@ -61,14 +69,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file, whole or not at all."""
     with in_place_when_whole(path) as temporary:
         save_tensors(temporary, tensors, metadata)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file under a name that is temporary already, as `write_tensors` and checkpoints do.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file under a name that is temporary already, as `write_tensors` and
+    checkpoints do.
 
     Raises OSError naming `path` (a full disk, say), which safetensors wraps in a type of its own.
     """
@@ -76,8 +89,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save_file
 
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata)
-        path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes for the owner alone; who may read the folder may read it too
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata
+        )
+        path.chmod(
+            path.parent.stat().st_mode & 0o666
+        )  # safetensors writes for the owner alone; who may read the folder may read it too
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
@@ -85,7 +102,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds. Raises UserError for one that is missing, damaged, or larger than the memory budget."""
+    """What a safetensors file holds.
+
+    Raises UserError for one that is missing, damaged, or larger than the memory budget.
+    """
     from safetensors.torch import load_file
 
     if path.exists():
@@ -100,10 +120,11 @@ def is_temporary(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder` and below; for whoever alone writes there, before it does.
+    """Remove what killed processes left half-written in `folder` and below; for whoever alone
+    writes there, before it does.
 
-    That is files and folders under temporary names. A process of another machine counts as killed, one of this machine while none has
-    its number.
+    That is files and folders under temporary names. A process of another machine counts as killed,
+    one of this machine while none has its number.
     """
     for path in list(folder.rglob(".*.tmp")):
         if is_temporary(path):
@@ -111,7 +132,9 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_beside(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left half-written of these files and folders; for whoever writes them next, wherever they lie."""
+    """Remove what killed processes left half-written of these files and folders; for whoever writes
+    them next, wherever they lie.
+    """
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
@@ -125,7 +148,9 @@ def sweep_beside(paths: Iterable[Path]) -> None:
 
 
 def _remove_unless_written(path: Path) -> None:
-    """Remove a file or folder under a temporary name, unless the process that it is named after lives."""
+    """Remove a file or folder under a temporary name, unless the process that it is named after
+    lives.
+    """
     if _lives(int(TEMPORARY.fullmatch(path.name)[2])):
         return
     if path.is_dir() and not path.is_symlink():
@@ -135,7 +160,10 @@ def _remove_unless_written(path: Path) -> None:
 
 
 def _lives(process: int) -> bool:
-    """Whether another process has this number. This one's own is no longer that of what it has not begun yet."""
+    """Whether another process has this number.
+
+    This one's own is no longer that of what it has not begun yet.
+    """
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -150,11 +178,13 @@ def _lives(process: int) -> bool:
 
 @contextmanager
 def folder_in_place_when_whole(folder: Path, ours: Collection[str]) -> Iterator[Path]:
-    """A temporary folder to write into; when it is whole it takes the place of `folder`, or nothing changes.
+    """A temporary folder to write into; when it is whole it takes the place of `folder`, or nothing
+    changes.
 
-    It is made beside, and the two are exchanged by one renaming. What else lies in the former folder goes along: all but the files of
-    the names `ours`, of which it holds those that were written now. Where a system cannot exchange folders the former one is set aside
-    for a moment; `bring_back` brings it back if that is when the process is killed.
+    It is made beside, and the two are exchanged by one renaming. What else lies in the former
+    folder goes along: all but the files of the names `ours`, of which it holds those that were
+    written now. Where a system cannot exchange folders the former one is set aside for a moment;
+    `bring_back` brings it back if that is when the process is killed.
     """
     temporary = temporary_of(folder)
     sweep_beside([folder])
@@ -171,7 +201,9 @@ def folder_in_place_when_whole(folder: Path, ours: Collection[str]) -> Iterator[
 
 
 def bring_back(folder: Path) -> None:
-    """Undo the first half of an exchange that was cut: where a former folder is set aside, it takes its place again."""
+    """Undo the first half of an exchange that was cut: where a former folder is set aside, it takes
+    its place again.
+    """
     aside = _aside(folder)
     if aside.is_dir():
         if folder.is_dir():
@@ -198,7 +230,9 @@ def _exchanged(new: Path, folder: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders of one file system change their names in one step; False where the system has no such call."""
+    """Let two folders of one file system change their names in one step; False where the system has
+    no such call.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "renameat2", None)
     if call is None:
@@ -208,7 +242,9 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _linked(source: str | Path, target: str | Path) -> None:
-    """The same file under a second name, or a folder of such; a copy where there can be no second name."""
+    """The same file under a second name, or a folder of such; a copy where there can be no second
+    name.
+    """
     source = Path(source)
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, target, symlinks=True, copy_function=_linked)

@@ -1,4 +1,6 @@
-"""Options that people type out of habit, from other programs: an answer in one line that names ours."""
+"""Options that people type out of habit, from other programs: an answer in one line that names
+ours.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def _name(option: str) -> str:
 
 
 def option_habit(option: str, options: Collection[str]) -> str | None:
-    """What to say instead of an option that a verb with these options does not have; None where nobody says such a thing."""
+    """What to say instead of an option that a verb with these options does not have; None where
+    nobody says such a thing.
+    """
     answer = OPTIONS.get(_name(option))
     return answer if answer and answer.split()[0].rstrip(",") in options else None
 

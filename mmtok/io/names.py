@@ -1,7 +1,8 @@
 """Names of files from anybody's words, and paths that stay inside their folder.
 
-Words come from users, captions, token files, recipes: `../x`, `/etc/x`, 320 letters, a newline. `file_names` makes every name
-that is made of such words; `inside` opens every name that was read from a file.
+Words come from users, captions, token files, recipes: `../x`, `/etc/x`, 320 letters, a newline.
+`file_names` makes every name that is made of such words; `inside` opens every name that was read
+from a file.
 """
 
 from __future__ import annotations
@@ -14,64 +15,89 @@ from pathlib import Path
 
 from mmtok.errors import UserError
 
-# Of a name without suffix. The least that file systems in use allow is 143 (eCryptfs); numbers, suffixes and what a file is
+# Of a name without suffix. The least that file systems in use allow is 143 (eCryptfs); numbers,
+# suffixes and what a file is
 # called while it is written take the rest.
 MOST_BYTES = 100
 NO_NAME = "_"  # stands for words that leave nothing, and for a character that no name may hold
 FORBIDDEN = set('<>:"/\\|?*')  # on Windows; "/" everywhere
-RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)  # devices, on Windows
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
+)  # devices, on Windows
 
 
 def file_names(words: Sequence[str], there: Iterable[str] = (), space: str = " ") -> list[str]:
-    """A name for each of these words, the same for the same: safe, short, readable, and unlike those of all others.
+    """A name for each of these words, the same for the same: safe, short, readable, and unlike
+    those of all others.
 
-    Names are without suffix. Words that are a good name keep it; of others the name is what is left of them, cut to `MOST_BYTES`
-    bytes of UTF-8, and a part of their hash. The same goes for a name that differs from another's only in case or in how Unicode
-    spells it, which some file systems take for the same.
+    Names are without suffix. Words that are a good name keep it; of others the name is what is left
+    of them, cut to `MOST_BYTES` bytes of UTF-8, and a part of their hash. The same goes for a name
+    that differs from another's only in case or in how Unicode spells it, which some file systems
+    take for the same.
 
-    there: names that lie in the folder already; the very same ones are given again. space: what stands for a space.
+    there: names that lie in the folder already; the very same ones are given again. space: what
+    stands for a space.
     """
     taken = {_folded(name): name for name in there}
     given: dict[str, str] = {}
     used: set[str] = set()
     for text in words:
         if text not in given:
-            given[text] = next(name for name in _candidates(text, space)
-                               if _folded(name) not in used and taken.get(_folded(name), name) == name)
+            given[text] = next(
+                name
+                for name in _candidates(text, space)
+                if _folded(name) not in used and taken.get(_folded(name), name) == name
+            )
             used.add(_folded(given[text]))
     return [given[text] for text in words]
 
 
 def tree_names(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """For each path, its folders' words and its last, a path of names; siblings in a folder are unlike each other, as in `file_names`."""
+    """For each path, its folders' words and its last, a path of names; siblings in a folder are
+    unlike each other, as in `file_names`.
+    """
     children: dict[tuple[str, ...], dict[str, None]] = {}
     for words in paths:
         for depth, part in enumerate(words):
             children.setdefault(tuple(words[:depth]), {})[part] = None
     named = {above: dict(zip(parts, file_names(list(parts)))) for above, parts in children.items()}
-    return [tuple(named[tuple(words[:depth])][part] for depth, part in enumerate(words)) for words in paths]
+    return [
+        tuple(named[tuple(words[:depth])][part] for depth, part in enumerate(words))
+        for words in paths
+    ]
 
 
 def is_name(words: str) -> bool:
     """Whether words can be the name of a file or folder here as they are, plain and in one place."""
-    return words not in ("", ".", "..") and words.isprintable() and not set(words) & set("/\\") and len(words.encode()) <= 2 * MOST_BYTES
+    return (
+        words not in ("", ".", "..")
+        and words.isprintable()
+        and not set(words) & set("/\\")
+        and len(words.encode()) <= 2 * MOST_BYTES
+    )
 
 
 def inside(folder: Path, name: str, root: Path | None = None) -> Path:
     """The path of `name`, which was read from a file, in `folder`.
 
-    root: the folder that symbolic links may not leave, where that is a wider one. Raises UserError for a name that leads out, by
-    itself or by a link, or to the folder itself.
+    root: the folder that symbolic links may not leave, where that is a wider one. Raises UserError
+    for a name that leads out, by itself or by a link, or to the folder itself.
     """
     home = (root or folder).resolve()
     try:
         path = folder / name
         found = path.resolve()
-        stays = ".." not in Path(name).parts and found != folder.resolve() and found.is_relative_to(home)
+        stays = (
+            ".." not in Path(name).parts
+            and found != folder.resolve()
+            and found.is_relative_to(home)
+        )
     except (ValueError, OSError, RuntimeError):  # a NUL; a name too long; links that go round
         stays = False
     if not stays:
-        raise UserError(f"{name!r} is no file inside {folder}: only names that stay in their folder are opened")
+        raise UserError(
+            f"{name!r} is no file inside {folder}: only names that stay in their folder are opened"
+        )
     return path
 
 
@@ -86,7 +112,9 @@ def _candidates(words: str, space: str) -> Iterator[str]:
 
 
 def _cleaned(words: str, most_bytes: int) -> str:
-    """What is left of words as a name: composed, printable, no separators, no dots or spaces at its ends, not hidden, no option."""
+    """What is left of words as a name: composed, printable, no separators, no dots or spaces at its
+    ends, not hidden, no option.
+    """
     composed = unicodedata.normalize("NFC", words[: 4 * most_bytes])
     name = "".join(c if c.isprintable() and c not in FORBIDDEN else NO_NAME for c in composed)
     name = re.sub(r"^[\s.-]+", NO_NAME, name)

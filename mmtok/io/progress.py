@@ -1,4 +1,7 @@
-"""Progress of long work: a bar on a terminal, plain lines in a pipe. Always on stderr, so that stdout stays the answer."""
+"""Progress of long work: a bar on a terminal, plain lines in a pipe.
+
+Always on stderr, so that stdout stays the answer.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ WARM = 3.0  # the first ones are left out while they take so many times as long 
 
 
 class Pace:
-    """Seconds that a unit takes, from when units were done: the mean of the last ones, without those that only warmed up.
+    """Seconds that a unit takes, from when units were done: the mean of the last ones, without
+    those that only warmed up.
 
-    The first step of a training compiles and fills caches, so it says nothing of the others. What takes long now and then (a checkpoint
-    is written) does count, at its share.
+    The first step of a training compiles and fills caches, so it says nothing of the others. What
+    takes long now and then (a checkpoint is written) does count, at its share.
     """
 
     def __init__(self):
-        self._last: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # (units, seconds) of each advance
+        self._last: deque[tuple[int, float]] = deque(
+            maxlen=WINDOW
+        )  # (units, seconds) of each advance
 
     def add(self, units: int, seconds: float) -> None:
         """So many units more took so many seconds."""
@@ -68,7 +74,14 @@ class Progress:
     every_s  in a pipe: seconds between two lines at least
     """
 
-    def __init__(self, label: str, total: int | None = None, unit: str = "", done: int = 0, every_s: float = 10.0):
+    def __init__(
+        self,
+        label: str,
+        total: int | None = None,
+        unit: str = "",
+        done: int = 0,
+        every_s: float = 10.0,
+    ):
         self.label, self.total, self.unit, self.every_s = printable(label), total, unit, every_s
         self.done, self.note = done, ""
         self.pace = Pace()
@@ -78,7 +91,9 @@ class Progress:
         self._start = self._last = self._advanced = time.monotonic()
         if sys.stderr.isatty():
             self._bar = _rich_bar()
-            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, unit=self.unit, left="", note="")
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.done, unit=self.unit, left="", note=""
+            )
             self._bar.start()
         return self
 
@@ -97,7 +112,7 @@ class Progress:
 
     @property
     def left(self) -> str:
-        """"about 4 min left"; empty while that cannot be told, and at the end."""
+        """ "about 4 min left"; empty while that cannot be told, and at the end."""
         pace = self.pace.seconds
         if self.total is None or self.done >= self.total or pace is None:
             return ""
@@ -107,7 +122,13 @@ class Progress:
         self._last = time.monotonic()
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
         times = ", ".join(part for part in (f"{self._last - self._start:.0f} s", self.left) if part)
-        say(" ".join(part for part in (f"{self.label}:", count, self.unit, f"({times})", self.note) if part))
+        say(
+            " ".join(
+                part
+                for part in (f"{self.label}:", count, self.unit, f"({times})", self.note)
+                if part
+            )
+        )
 
     def __exit__(self, error, *_) -> None:
         if self._bar is not None:
@@ -136,6 +157,17 @@ def _rich_bar():
     )
     from rich.progress import Progress as RichProgress
 
-    plain = {name: TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[unit]", "fields[left]", "fields[note]")}
-    columns = plain["description"], BarColumn(), MofNCompleteColumn(), plain["fields[unit]"], TimeElapsedColumn()
-    return RichProgress(*columns, plain["fields[left]"], plain["fields[note]"], console=Console(stderr=True))
+    plain = {
+        name: TextColumn(f"{{task.{name}}}", markup=False)
+        for name in ("description", "fields[unit]", "fields[left]", "fields[note]")
+    }
+    columns = (
+        plain["description"],
+        BarColumn(),
+        MofNCompleteColumn(),
+        plain["fields[unit]"],
+        TimeElapsedColumn(),
+    )
+    return RichProgress(
+        *columns, plain["fields[left]"], plain["fields[note]"], console=Console(stderr=True)
+    )

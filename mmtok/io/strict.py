@@ -1,7 +1,8 @@
 """JSON from outside, strictly: what it says is unambiguous, and small enough to be looked at.
 
-Python's own reader takes NaN, the last of two equal keys, strings that no file can hold, and fails on long numbers and deep nests in ways
-of its own. Here each is refused in one line that names the file and the field. What the values mean, `mmtok.io.serialize` checks.
+Python's own reader takes NaN, the last of two equal keys, strings that no file can hold, and fails
+on long numbers and deep nests in ways of its own. Here each is refused in one line that names the
+file and the field. What the values mean, `mmtok.io.serialize` checks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class _Refused(str):
 
 
 def read_json(path: Path, nan: bool = False) -> Any:
-    """The value in a JSON file; OSError where there is none. Raises UserError, naming file and field, as `parse_json` does."""
+    """The value in a JSON file; OSError where there is none.
+
+    Raises UserError, naming file and field, as `parse_json` does.
+    """
     path = Path(path)
     budget.need(path.stat().st_size * BYTES_PER_BYTE, path)
     return parse_json(path.read_bytes(), str(path), nan)
@@ -35,7 +39,8 @@ def parse_json(text: str | bytes, where: str, nan: bool = False) -> Any:
     """The value that JSON holds, where `where` is what messages call it.
 
     nan: NaN and infinities are values (of measurements, as Python writes them).
-    Raises UserError for what is no JSON in UTF-8, numbers beyond 64 bits, keys that occur twice, lone surrogates, and deep nests.
+    Raises UserError for what is no JSON in UTF-8, numbers beyond 64 bits, keys that occur twice,
+    lone surrogates, and deep nests.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -45,7 +50,13 @@ def parse_json(text: str | bytes, where: str, nan: bool = False) -> Any:
         raise UserError(f"{where} is not valid JSON: it is empty")
     constant = float if nan else lambda name: _Refused(f"is {name}, which is no number of JSON")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=constant)
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_whole,
+            parse_float=_real,
+            parse_constant=constant,
+        )
     except RecursionError:
         raise UserError(f"{where} is not valid JSON: it is nested too deeply") from None
     except ValueError as error:
@@ -64,7 +75,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(digits: str) -> int | _Refused:
     n = len(digits.lstrip("-"))
-    return int(digits) if n <= MOST_DIGITS else _Refused(f"is a whole number of {n:,} digits; at most {MOST_DIGITS} are read")
+    return (
+        int(digits)
+        if n <= MOST_DIGITS
+        else _Refused(f"is a whole number of {n:,} digits; at most {MOST_DIGITS} are read")
+    )
 
 
 def _real(digits: str) -> float | _Refused:

@@ -1,7 +1,8 @@
-"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also packed by gzip.
+"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also packed by
+gzip.
 
-Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong is
-said with its file and line. Nothing is guessed, padded or left out but empty lines.
+Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong
+is said with its file and line. Nothing is guessed, padded or left out but empty lines.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ from mmtok.io import budget
 from mmtok.io.serialize import listed
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
-OTHERS = ("|", ",", ";", "\t")  # that files called .csv have: the first of these that is in the header
+OTHERS = (
+    "|",
+    ",",
+    ";",
+    "\t",
+)  # that files called .csv have: the first of these that is in the header
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
 PACKED = ".gz"  # behind the suffix of a text
 SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
@@ -42,7 +48,8 @@ class Table:
     numbers    of each row: the line where it begins, or from 0 where the file has no lines
     unit       what they count: line or row
     separator  between cells; "" where there is none
-    broken     indices of rows that run over several lines, as a cell with a line break in quotes does
+    broken     indices of rows that run over several lines, as a cell with a line break in quotes
+               does
     """
 
     path: Path
@@ -58,12 +65,17 @@ class Table:
         return f"{self.path}: {self.unit} {self.numbers[i]}"
 
     def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Raise UserError where an open quote of row i has swallowed another row: a line of several cells, one of which names a file."""
+        """Raise UserError where an open quote of row i has swallowed another row: a line of several
+        cells, one of which names a file.
+        """
         for cell in self.rows[i] if self.separator else ():
             for line in str(cell).splitlines()[1:]:
                 cells = [part.strip().strip('"') for part in line.split(self.separator)]
                 if len(cells) > 1 and any(map(names_file, cells)):
-                    raise UserError(f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the quote before it")
+                    raise UserError(
+                        f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the"
+                        " quote before it"
+                    )
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column: strings; of JSON and Parquet also None, lists and the like.
@@ -71,7 +83,9 @@ class Table:
         Raises UserError, naming those that there are, where there is no such column.
         """
         if name not in self.columns:
-            raise UserError(f"{self.path}: has no column {name}; its columns are {listed(self.columns)}")
+            raise UserError(
+                f"{self.path}: has no column {name}; its columns are {listed(self.columns)}"
+            )
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
 
@@ -79,14 +93,18 @@ class Table:
 def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     """The table in a file, by the file's suffix. columns: their names, for a file without a header.
 
-    Raises UserError, naming file and line, for a row with more or fewer cells than the header, a quote
-    that is left open, a column or key that comes twice, what is not UTF-8, and a table without rows.
+    Raises UserError, naming file and line, for a row with more or fewer cells than the header, a
+    quote that is left open, a column or key that comes twice, what is not UTF-8, and a table
+    without rows.
     """
     path = Path(path)
     suffix = suffix_of(path)
     if suffix is None:
         texts = ", ".join(TEXTS)
-        raise UserError(f"{path}: not a table that can be read; known are {texts}, each also as {PACKED}, and .parquet")
+        raise UserError(
+            f"{path}: not a table that can be read; known are {texts}, each also as {PACKED}, and"
+            " .parquet"
+        )
     if suffix == ".parquet":
         table = _parquet(path)
     elif suffix in SEPARATORS:
@@ -99,14 +117,17 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
 
 
 def suffix_of(path: Path) -> str | None:
-    """The suffix of the table that a file's name says it is, .csv of t.CSV.gz too; None where it says none."""
+    """The suffix of the table that a file's name says it is, .csv of t.CSV.gz too; None where it
+    says none.
+    """
     name = path.name.lower()
     found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
     return found and found.removesuffix(PACKED)
 
 
 def decoded(path: Path) -> str:
-    """The text of a UTF-8 file, unpacked where it is a .gz, without the mark that may stand before it.
+    """The text of a UTF-8 file, unpacked where it is a .gz, without the mark that may stand before
+    it.
 
     Raises UserError, with line and remedy, for another encoding and for NUL bytes, and for a file
     larger than the memory budget.
@@ -116,16 +137,24 @@ def decoded(path: Path) -> str:
         raise UserError(f"{path}: is UTF-16; {TO_UTF8.format('utf-16')}")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise UserError(f"{path}: line {line} holds a NUL byte, so this is no text; write it anew as UTF-8")
+        raise UserError(
+            f"{path}: line {line} holds a NUL byte, so this is no text; write it anew as UTF-8"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}) in line {line}; {TO_UTF8.format('latin1')}") from None
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start}) in line {line};"
+            f" {TO_UTF8.format('latin1')}"
+        ) from None
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file, those of a .gz unpacked. Raises UserError where they would pass the memory budget."""
+    """The bytes of a file, those of a .gz unpacked.
+
+    Raises UserError where they would pass the memory budget.
+    """
     try:
         if path.suffix.lower() == PACKED:
             return _unpacked(path)
@@ -136,7 +165,9 @@ def _content(path: Path) -> bytes:
 
 
 def _unpacked(path: Path) -> bytes:
-    """What a .gz holds, which its size does not tell: so the budget is asked for each further piece."""
+    """What a .gz holds, which its size does not tell: so the budget is asked for each further
+    piece.
+    """
     content = bytearray()
     with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
         try:
@@ -144,19 +175,26 @@ def _unpacked(path: Path) -> bytes:
                 content += piece
                 budget.need(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}") from None
+            raise UserError(
+                f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}"
+            ) from None
     return bytes(content)
 
 
 def as_text(cell: Any, where: str) -> str | None:
-    """A cell as text, None where there is none. Raises UserError for lists and the like, and for what no UTF-8 file can hold."""
+    """A cell as text, None where there is none.
+
+    Raises UserError for lists and the like, and for what no UTF-8 file can hold.
+    """
     if cell is None:
         return None
     if isinstance(cell, str):
         try:
             cell.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{where}: holds a lone surrogate, which is no character; remove it") from None
+            raise UserError(
+                f"{where}: holds a lone surrogate, which is no character; remove it"
+            ) from None
         return str(cell)
     if isinstance(cell, bool):
         return "true" if cell else "false"
@@ -169,7 +207,9 @@ def as_text(cell: Any, where: str) -> str | None:
 
 
 def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
-    """Rows of cells between separators; quotes enclose cells but between pipes, where they are text."""
+    """Rows of cells between separators; quotes enclose cells but between pipes, where they are
+    text.
+    """
     lines = list(io.StringIO(text, newline=""))
     separator = _separator(path, lines)
     n_cells = len(lines) + text.count(separator)
@@ -208,7 +248,9 @@ def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                raise UserError(f"{path}: line {first}: {_fault(error, first, reader.line_num)}") from None
+                raise UserError(
+                    f"{path}: line {first}: {_fault(error, first, reader.line_num)}"
+                ) from None
             if cells is None:
                 return
             record = "".join(lines[first - 1 : reader.line_num])
@@ -221,19 +263,30 @@ def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int
 def _fault(error: csv.Error, first: int, last: int) -> str:
     """What is wrong with a record that begins in line `first`, found in line `last`."""
     if "end of data" in str(error):
-        return "a quote opens in this row and is never closed; close it, or double a quote that is text"
+        return (
+            "a quote opens in this row and is never closed; close it, or double a quote that is"
+            " text"
+        )
     if last > first:
-        return f"a quote opens in this row and runs on into line {last}; close it, or double a quote that is text"
+        return (
+            f"a quote opens in this row and runs on into line {last}; close it, or double a quote"
+            " that is text"
+        )
     if "expected after" in str(error):
         return "a quote closes before the end of its cell; double the quotes that are text"
     return str(error)
 
 
 def _check_blanks(path: Path, line: int, record: str, separator: str, cells: list[str]) -> None:
-    """Refuse a quote behind a blank, by which one reader encloses a cell and another takes it as text."""
+    """Refuse a quote behind a blank, by which one reader encloses a cell and another takes it as
+    text.
+    """
     reader = csv.reader(io.StringIO(record, newline=""), delimiter=separator, skipinitialspace=True)
     if [cell.lstrip() for cell in cells] != [cell.lstrip() for row in reader for cell in row]:
-        raise UserError(f"{path}: line {line}: a blank stands before a quote that opens a cell; take the blank out")
+        raise UserError(
+            f"{path}: line {line}: a blank stands before a quote that opens a cell; take the"
+            " blank out"
+        )
 
 
 def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
@@ -246,7 +299,9 @@ def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
         raise UserError(f"{path}: the file is empty; its first line should name the columns")
     for name in names:
         if name and names.count(name) > 1:
-            raise UserError(f"{path}: line {line}: the column {name} comes twice; rename one of them")
+            raise UserError(
+                f"{path}: line {line}: the column {name} comes twice; rename one of them"
+            )
     return names
 
 
@@ -254,15 +309,25 @@ def _check_count(table: Table, line: int, cells: list[str]) -> None:
     """Raise UserError for a row with more or fewer cells than there are columns."""
     n, names = len(table.columns), listed(table.columns)
     if len(cells) < n:
-        raise UserError(f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'}; complete or remove it")
+        raise UserError(
+            f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'};"
+            " complete or remove it"
+        )
     if len(cells) > n:
-        quotes = "no cell may hold a |" if table.separator == "|" else f"put quotes around a cell that holds {table.separator!r}"
-        raise UserError(f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names}); {quotes}")
+        quotes = (
+            "no cell may hold a |"
+            if table.separator == "|"
+            else f"put quotes around a cell that holds {table.separator!r}"
+        )
+        raise UserError(
+            f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names});"
+            f" {quotes}"
+        )
 
 
 @contextmanager
 def _cells_of_any_length() -> Iterator[None]:
-    """csv's limit on the length of a cell, a value of the whole process, lifted."""
+    """Csv's limit on the length of a cell, a value of the whole process, lifted."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         yield
@@ -284,7 +349,9 @@ def _json(path: Path, text: str) -> Table:
         unit = "line"
     for i, row in objects:
         if not isinstance(row, dict):
-            raise UserError(f"{path}: {unit} {i}: holds {type(row).__name__}, not an object of column and cell")
+            raise UserError(
+                f"{path}: {unit} {i}: holds {type(row).__name__}, not an object of column and cell"
+            )
     columns = tuple(dict.fromkeys(name for _, row in objects for name in row))
     rows = [tuple(row.get(name) for name in columns) for _, row in objects]
     return Table(path, columns, rows, [i for i, _ in objects], unit)
@@ -292,14 +359,18 @@ def _json(path: Path, text: str) -> Table:
 
 def _parsed(path: Path, where: str, text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str
+        )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: {where}not JSON: {reason}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Raises ValueError for a key that comes twice, of which JSON's own reader keeps the last."""
+    """An object. Raises ValueError for a key that comes twice, of which JSON's own reader keeps the
+    last.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -329,7 +400,8 @@ def _parquet(path: Path) -> Table:
 
 def _columns(file: Any, path: Path) -> list[list[Any]]:
     """The cells of every column of a Parquet file, read a few rows at a time: some bytes of it may
-    stand for many rows."""
+    stand for many rows.
+    """
     about = file.metadata
     n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
     budget.need(n_bytes, path, f"its {about.num_rows:,} rows")

@@ -1,7 +1,8 @@
-"""What was done to signals on the way, counted, and said once: how many of how many, and the first example.
+"""What was done to signals on the way, counted, and said once: how many of how many, and the first
+example.
 
-Whatever drops, cuts, clips, averages, converts or skips takes a `Tally` and adds to it; whoever goes
-through the signals opens one, and it speaks when the going is over:
+Whatever drops, cuts, clips, averages, converts or skips takes a `Tally` and adds to it; whoever
+goes through the signals opens one, and it speaks when the going is over:
 
     with Tally("clips") as tally:
         for path in files:
@@ -22,7 +23,8 @@ MOST_KINDS = 8  # that are said one by one: what differs from file to file must 
 
 
 class Tally:
-    """Counts of things done to signals, by what was done; said as warnings, which the command line prints as notes.
+    """Counts of things done to signals, by what was done; said as warnings, which the command line
+    prints as notes.
 
     unit  what is counted, in the plural: clips, images, rows
     said  what was said of these signals before, and is not said again; by default nothing.
@@ -41,7 +43,8 @@ class Tally:
         self.total += n
 
     def add(self, what: str, example: object, n: int = 1) -> None:
-        """`n` more signals were `what`, a participle with what belongs to it: "clipped to 1", "dropped: no transcript".
+        """`n` more signals were `what`, a participle with what belongs to it: "clipped to 1",
+        "dropped: no transcript".
 
         example: which signal, for the first time that it was done.
         """
@@ -49,7 +52,9 @@ class Tally:
         self.first.setdefault(what, str(example))
 
     def tell(self) -> None:
-        """Say what was counted since the last time, as one warning for each kind of thing, and begin anew."""
+        """Say what was counted since the last time, as one warning for each kind of thing, and
+        begin anew.
+        """
         kinds = [what for what in self.counts if (self.unit, what) not in self.said]
         for line in self._lines(kinds):
             warnings.warn(line, stacklevel=2)
@@ -64,14 +69,19 @@ class Tally:
         lines = [self._line(what) for what in kinds[:MOST_KINDS]]
         if rest := kinds[MOST_KINDS:]:
             n = sum(self.counts[what] for what in rest)
-            lines.append(f"{len(rest)} more things were done to {n:,} {self.unit}; the first: "
-                         f"{self.first[rest[0]]} was {rest[0]}")
+            lines.append(
+                f"{len(rest)} more things were done to {n:,} {self.unit}; the first: "
+                f"{self.first[rest[0]]} was {rest[0]}"
+            )
         return lines
 
     def _line(self, what: str) -> str:
         n = self.counts[what]
         total = max(self.total, n)
-        return f"{n:,} of {total:,} {self.unit} {'was' if n == 1 else 'were'} {what} (first: {self.first[what]})"
+        return (
+            f"{n:,} of {total:,} {self.unit} {'was' if n == 1 else 'were'} {what} (first:"
+            f" {self.first[what]})"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,8 @@
 """What goes to standard output and standard error: the one place that prints.
 
-Words of data (a file's name, a caption, a sampled text) may hold escape sequences, which a terminal obeys: they move its cursor,
-recolour it, set its title. Here every character of control is made visible as its escape, `\\x1b`, wherever the output goes.
+Words of data (a file's name, a caption, a sampled text) may hold escape sequences, which a terminal
+obeys: they move its cursor, recolour it, set its title. Here every character of control is made
+visible as its escape, `\\x1b`, wherever the output goes.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TextIO
 
-JOINERS = "\u200c\u200d"  # of Persian, of Indian scripts and of emoji: they shape letters, and nothing else
+JOINERS = (  # of Persian, of Indian scripts and of emoji: they shape letters, and nothing else
+    "\u200c\u200d"
+)
 STREAMS = ("stdin", "stdout", "stderr")  # by their numbers
 closed: set[str] = set()  # those that the process was started without
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text with every character that is no letter, sign or space as its escape: controls, newlines, turns of direction, surrogates.
+    """Text with every character that is no letter, sign or space as its escape: controls, newlines,
+    turns of direction, surrogates.
 
     keep: characters that stay as they are.
     """
     if text.isprintable():
         return text
-    return "".join(c if _is_seen(c) or c in keep else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if _is_seen(c) or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _is_seen(c: str) -> bool:
@@ -47,7 +53,9 @@ def tell_lines(text: str) -> None:
 
 
 def _answer(text: str) -> None:
-    """Raises OSError, naming standard output, where it takes no more (a full disk); from then on nothing is written to it."""
+    """Raises OSError, naming standard output, where it takes no more (a full disk); from then on
+    nothing is written to it.
+    """
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
@@ -58,8 +66,10 @@ def _answer(text: str) -> None:
 
 
 def say(line: str) -> None:
-    """One line about the work, on standard error. Where that takes no more (a full disk) the work
-    goes on without a word."""
+    """One line about the work, on standard error.
+
+    Where that takes no more (a full disk) the work goes on without a word.
+    """
     try:
         print(printable(line), file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -80,10 +90,11 @@ def write_raw(content: bytes) -> None:
 
 
 def open_streams() -> None:
-    """Give each of the three standard streams that the process was started without (`>&-`) an end that takes and holds nothing.
+    """Give each of the three standard streams that the process was started without (`>&-`) an end
+    that takes and holds nothing.
 
-    Else the next file that is opened would have its number, and what is printed would go into it. Also lets what an encoding has no
-    letters for be shown as an escape.
+    Else the next file that is opened would have its number, and what is printed would go into it.
+    Also lets what an encoding has no letters for be shown as an escape.
     """
     for number, name in enumerate(STREAMS):
         try:

@@ -1,7 +1,9 @@
-"""Files below folders, by one rule for all sources and verbs; and a user's word for a place, as the folder or file that is there.
+"""Files below folders, by one rule for all sources and verbs; and a user's word for a place, as the
+folder or file that is there.
 
-The rule: what is hidden or left by a system is left out, links are followed once, suffixes count without their case, a file that is met
-under two names is taken once, and the order is that of the names. Whatever is left out is counted by kind.
+The rule: what is hidden or left by a system is left out, links are followed once, suffixes count
+without their case, a file that is met under two names is taken once, and the order is that of the
+names. Whatever is left out is counted by kind.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ from pathlib import Path
 
 from mmtok.errors import UserError
 
-SYSTEM = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir"}
+SYSTEM = {
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "@eadir",
+}
 N_KINDS = 10  # kinds of what is left out that one line names
 
 
@@ -57,9 +67,11 @@ class _Entry:
 
 
 def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) -> Found:
-    """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is one too), or of `beside`.
+    """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is
+    one too), or of `beside`.
 
-    Raises UserError when the folder itself cannot be opened; what cannot be opened below it is left out and counted.
+    Raises UserError when the folder itself cannot be opened; what cannot be opened below it is left
+    out and counted.
     """
     found = Found(folder)
     entries = sorted(_entries(found), key=lambda entry: (entry.is_link, entry.path.parts))
@@ -80,8 +92,10 @@ def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) 
 
 
 def _entries(found: Found) -> Iterator[_Entry]:
-    """Every regular file below the folder that is not hidden. Real folders come before links to folders, so that a folder with two
-    names goes by its own."""
+    """Every regular file below the folder that is not hidden.
+
+    Real folders come before links to folders, so that a folder with two names goes by its own.
+    """
     folders, links = [found.folder], []
     seen: set[tuple[int, int]] = set()
     while folders or links:
@@ -97,7 +111,9 @@ def _entries(found: Found) -> Iterator[_Entry]:
         links.sort(key=lambda path: path.parts)
 
 
-def _inside(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, os.stat_result]]:
+def _inside(
+    folder: Path, found: Found, seen: set[tuple[int, int]]
+) -> Iterator[tuple[Path, os.stat_result]]:
     """What lies in a folder that was not met before, with its status, in the order of the names."""
     try:
         status = folder.stat()
@@ -116,7 +132,9 @@ def _inside(folder: Path, found: Found, seen: set[tuple[int, int]]) -> Iterator[
         if name.startswith(".") or name.lower() in SYSTEM:
             found.leave_out("hidden or system files and folders", path)
         elif not _is_utf8(name):
-            found.leave_out("names that are not UTF-8", Path(os.fsencode(path).decode(errors="replace")))
+            found.leave_out(
+                "names that are not UTF-8", Path(os.fsencode(path).decode(errors="replace"))
+            )
         else:
             try:
                 yield path, path.stat()
@@ -133,7 +151,8 @@ def _is_utf8(name: str) -> bool:
 
 
 def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
-    """Files as they are named, and for a folder the files below it; a warning says what is left out of it.
+    """Files as they are named, and for a folder the files below it; a warning says what is left out
+    of it.
 
     Raises UserError for a folder without such files.
     """
@@ -144,7 +163,9 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
             continue
         found = walk(place, suffixes)
         if not found.files:
-            raise UserError(f"{place}: is a folder without a file that can be used ({', '.join(suffixes)})")
+            raise UserError(
+                f"{place}: is a folder without a file that can be used ({', '.join(suffixes)})"
+            )
         if found.left_out:
             warnings.warn(found.note(), stacklevel=2)
         files += found.files
@@ -155,28 +176,40 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
 
 
 def folder_at(path: str | Path, who: str, wanted: str) -> Path:
-    """The folder that a user named; ~ is the home. Raises UserError, saying what to name, where there is none.
+    """The folder that a user named; ~ is the home.
+
+    Raises UserError, saying what to name, where there is none.
 
     who: whose setting it is; wanted: what the folder should hold.
     """
     place = _named(path, who, f"--path FOLDER, {wanted}")
     if place.is_file():
-        raise UserError(f"{place}: is a file, and {who} wants a folder, {wanted}; name the folder that it lies in")
+        raise UserError(
+            f"{place}: is a file, and {who} wants a folder, {wanted}; name the folder that it"
+            " lies in"
+        )
     if not place.is_dir():
         raise UserError(f"{place}: no such folder{_hint(place)}; {who} wants {wanted}")
     return place
 
 
 def file_at(path: str | Path, who: str, wanted: str) -> Path:
-    """The file that a user named; ~ is the home. Raises UserError, saying what to name, where there is none."""
+    """The file that a user named; ~ is the home.
+
+    Raises UserError, saying what to name, where there is none.
+    """
     place = _named(path, who, f"--path FILE, {wanted}")
     if place.is_dir():
-        raise UserError(f"{place}: is a folder, and {who} wants a file, {wanted}; name a file in it")
+        raise UserError(
+            f"{place}: is a folder, and {who} wants a file, {wanted}; name a file in it"
+        )
     if not place.exists():
         raise UserError(f"{place}: no such file{_hint(place)}; {who} wants {wanted}")
     if not place.is_file():
-        raise UserError(f"{place}: is a pipe or a device, and {who} wants a file, {wanted}: "
-                       "it is read more than once")
+        raise UserError(
+            f"{place}: is a pipe or a device, and {who} wants a file, {wanted}: "
+            "it is read more than once"
+        )
     return place
 
 
@@ -186,11 +219,15 @@ def _named(path: str | Path, who: str, what: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{who}: {path} is in the home of somebody whom this machine does not know; pass {what}") from None
+        raise UserError(
+            f"{who}: {path} is in the home of somebody whom this machine does not know; pass {what}"
+        ) from None
 
 
 def _hint(place: Path) -> str:
-    """More about a place that is not there: a pattern is none, and the nearest folder above that is there."""
+    """More about a place that is not there: a pattern is none, and the nearest folder above that is
+    there.
+    """
     if any(sign in str(place) for sign in "*?["):
         return " (patterns are not looked up here: name the folder itself)"
     above = next((parent for parent in place.parents if parent.is_dir()), None)

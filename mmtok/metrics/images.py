@@ -1,4 +1,7 @@
-"""What a number about images means. The judge sees raw pixels of real images only, so it shares nothing with any tokenizer."""
+"""What a number about images means.
+
+The judge sees raw pixels of real images only, so it shares nothing with any tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,20 @@ from mmtok.errors import missing_extra
 
 EXACT_DB = 100.0  # stands for "no error at all": finite, so that it can be written as JSON
 ROWS_AT_ONCE = 512  # bounds the memory of a table of distances
-FITTED_ROWS, FITTED_VALUES = 20_000, 20_000_000  # images, and values of all their pixels, that principal components are fitted to at most
+FITTED_ROWS, FITTED_VALUES = (
+    20_000,
+    20_000_000,
+)  # images, and values of all their pixels, that principal components are fitted to at most
 
 
 def flat_pixels(images: Sequence[np.ndarray]) -> np.ndarray:
     """uint8 images of one size -> (N, pixels) float64 in 0..1."""
-    return np.stack([np.asarray(image) for image in images]).reshape(len(images), -1).astype(np.float64) / 255
+    return (
+        np.stack([np.asarray(image) for image in images])
+        .reshape(len(images), -1)
+        .astype(np.float64)
+        / 255
+    )
 
 
 class ImageJudge:
@@ -50,12 +61,17 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (a, b))
     if min(len(a), len(b)) < 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"frechet: needs (N, D) and (M, D) with N, M >= 2, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"frechet: needs (N, D) and (M, D) with N, M >= 2, got {a.shape} and {b.shape}"
+        )
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     root = _psd_root(cov_a)
     eigenvalues = np.linalg.eigvalsh(root @ cov_b @ root)  # of S_a S_b: similar, but symmetric
     cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + max(0.0, np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
+    return float(
+        np.square(a.mean(0) - b.mean(0)).sum()
+        + max(0.0, np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    )
 
 
 def _psd_root(matrix: np.ndarray) -> np.ndarray:
@@ -64,11 +80,14 @@ def _psd_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def frechet_pixels(real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16, seed: int = 0) -> float:
-    """Frechet distance of two sets of images on the first principal components of real training pixels (in 0..1).
+def frechet_pixels(
+    real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16, seed: int = 0
+) -> float:
+    """Frechet distance of two sets of images on the first principal components of real training
+    pixels (in 0..1).
 
-    Of many or large training images the components are those of a part, drawn by `seed`: at most 20,000 images, and of more than a
-    thousand values fewer, so that they take 160 MB.
+    Of many or large training images the components are those of a part, drawn by `seed`: at most
+    20,000 images, and of more than a thousand values fewer, so that they take 160 MB.
     """
     most = min(FITTED_ROWS, max(n_components + 1, FITTED_VALUES // np.size(real_train[0])))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(real_train))[:most])
@@ -79,8 +98,8 @@ def frechet_pixels(real_train: Sequence, a: Sequence, b: Sequence, n_components:
 
 
 def copied(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> np.ndarray:
-    """Which samples' codes all equal those of one training image: (N, T) or (N, T, C) against a stream of (T,) or (T, C) -> (N,) bool;
-    or pictures, (N, Y, X) or (N, Y, X, 3), against pictures.
+    """Which samples' codes all equal those of one training image: (N, T) or (N, T, C) against a
+    stream of (T,) or (T, C) -> (N,) bool; or pictures, (N, Y, X) or (N, Y, X, 3), against pictures.
 
     The stream may be longer than memory: of it only copies are kept.
     """
@@ -96,15 +115,28 @@ def copy_share(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> float
 
 
 def nearest(samples: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np.ndarray:
-    """Index of the training image nearest to each sample, by Euclidean distance of the pixels: (N,)."""
+    """Index of the training image nearest to each sample, by Euclidean distance of the pixels:
+    (N,).
+    """
     known = flat_pixels(training)
     half_norms = np.square(known).sum(1) / 2
     rows = flat_pixels(samples) if len(samples) else np.zeros((0, known.shape[1]))
-    found = [(rows[i:i + ROWS_AT_ONCE] @ known.T - half_norms).argmax(1) for i in range(0, len(rows), ROWS_AT_ONCE)]
+    found = [
+        (rows[i : i + ROWS_AT_ONCE] @ known.T - half_norms).argmax(1)
+        for i in range(0, len(rows), ROWS_AT_ONCE)
+    ]
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def psnr_db(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Peak signal-to-noise ratio over all values of all images, peak 255; 100 dB when they are equal."""
-    squares = np.concatenate([np.square(np.subtract(x, y, dtype=np.float64)).ravel() for x, y in zip(a, b, strict=True)])
-    return float(min(EXACT_DB, 10 * np.log10(255.0**2 / squares.mean()))) if squares.any() else EXACT_DB
+    """Peak signal-to-noise ratio over all values of all images, peak 255; 100 dB when they are
+    equal.
+    """
+    squares = np.concatenate(
+        [np.square(np.subtract(x, y, dtype=np.float64)).ravel() for x, y in zip(a, b, strict=True)]
+    )
+    return (
+        float(min(EXACT_DB, 10 * np.log10(255.0**2 / squares.mean())))
+        if squares.any()
+        else EXACT_DB
+    )

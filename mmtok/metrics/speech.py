@@ -1,7 +1,8 @@
 """What is said, how well, and by whom: word error rate, a judge of spoken words, a judge of voices.
 
-The judges are trained on real clips only and hear them through features of their own (40 mel bands up to 3.9 kHz every 10 ms),
-which no tokenizer of the package uses, so that they do not share its blind spots.
+The judges are trained on real clips only and hear them through features of their own (40 mel bands
+up to 3.9 kHz every 10 ms), which no tokenizer of the package uses, so that they do not share its
+blind spots.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ JUDGE_DEPTH = 3.0  # log10: what is more than 60 dB below the clip's loudest val
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Substitutions, insertions and deletions of words over the words of the references, summed over all pairs before dividing.
+    """Substitutions, insertions and deletions of words over the words of the references, summed
+    over all pairs before dividing.
 
     Without any reference word: 0 when nothing was heard either, else infinity.
     """
@@ -46,7 +48,10 @@ def _edits(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Intelligibility of `degraded` against `reference`, see nn/audio.py. Raises UserError without pystoi, or when the shapes differ."""
+    """Intelligibility of `degraded` against `reference`, see nn/audio.py.
+
+    Raises UserError without pystoi, or when the shapes differ.
+    """
     try:
         return audio.stoi(reference, degraded, rate_hz)
     except ImportError:
@@ -56,31 +61,51 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
 
 
 def entropy_share(labels: Sequence, n: int) -> float:
-    """Entropy of the labels' histogram over log n: 1 when n labels occur equally often, 0 when one does alone. NaN without labels."""
+    """Entropy of the labels' histogram over log n: 1 when n labels occur equally often, 0 when one
+    does alone. NaN without labels.
+    """
     if n < 2:
         raise ValueError(f"entropy_share: needs n >= 2 possible labels, got {n}")
-    p = np.array(list(Counter(labels).values())) / len(labels) if len(labels) else np.array([np.nan])
+    p = (
+        np.array(list(Counter(labels).values())) / len(labels)
+        if len(labels)
+        else np.array([np.nan])
+    )
     return float(-(p * np.log(p)).sum() / math.log(n)) + 0.0
 
 
 def judge_spec(rate_hz: int) -> MelSpec:
-    """The judges' own spectrogram: 25 ms windows every 10 ms, 40 bands from 60 Hz to 3.9 kHz (or the Nyquist frequency)."""
+    """The judges' own spectrogram: 25 ms windows every 10 ms, 40 bands from 60 Hz to 3.9 kHz (or
+    the Nyquist frequency).
+    """
     window = round(0.025 * rate_hz)
     n_fft = 2 ** math.ceil(math.log2(window))
-    return MelSpec(rate_hz, n_fft, window, round(0.01 * rate_hz), 40, 60.0, min(3900.0, rate_hz / 2))
+    return MelSpec(
+        rate_hz, n_fft, window, round(0.01 * rate_hz), 40, 60.0, min(3900.0, rate_hz / 2)
+    )
 
 
 def judge_features(clips: Sequence[np.ndarray], rate_hz: int) -> list[Tensor]:
-    """Clips (N_i,) -> (T_i, 40) in [0, 1]: log10 mel relative to the clip's own maximum, so that level does not matter."""
-    sounds = [torch.from_numpy(np.ascontiguousarray(clip if len(clip) else np.zeros(1), dtype=np.float32)) for clip in clips]
-    return [((mel - mel.max()) / JUDGE_DEPTH + 1).clamp_min(0) for mel in log_mel(sounds, judge_spec(rate_hz))]
+    """Clips (N_i,) -> (T_i, 40) in [0, 1]: log10 mel relative to the clip's own maximum, so that
+    level does not matter.
+    """
+    sounds = [
+        torch.from_numpy(np.ascontiguousarray(clip if len(clip) else np.zeros(1), dtype=np.float32))
+        for clip in clips
+    ]
+    return [
+        ((mel - mel.max()) / JUDGE_DEPTH + 1).clamp_min(0)
+        for mel in log_mel(sounds, judge_spec(rate_hz))
+    ]
 
 
 # The judge of words
 
 
 def _window(features: Tensor) -> Tensor:
-    """(T, 40) -> (JUDGE_FRAMES, 40): zeros around a short clip, the middle of the sound of a long one."""
+    """(T, 40) -> (JUDGE_FRAMES, 40): zeros around a short clip, the middle of the sound of a long
+    one.
+    """
     energy = features.sum(1) + 1e-6
     centre = int((energy * torch.arange(len(features))).sum() / energy.sum())
     padded = F.pad(features, (0, 0, JUDGE_FRAMES, JUDGE_FRAMES))
@@ -95,7 +120,11 @@ class _Convnet(nn.Module):
         super().__init__()
         layers, c = [], 1
         for width in widths:
-            layers += [nn.Conv2d(c, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(c, width, 3, stride=2, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
             c = width
         self.body = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * 5 * c, n_classes))
@@ -126,25 +155,45 @@ class SpeechJudge:
         return [self.classes[i] for i in self.probabilities(clips).argmax(1)]
 
     def accuracy(self, clips: Sequence[np.ndarray], labels: Sequence[str]) -> float:
-        """Share of clips (N_i,) heard as their label. Raises ValueError when there are not as many labels."""
-        return float(np.mean([p == label for p, label in zip(self.predict(clips), labels, strict=True)]))
+        """Share of clips (N_i,) heard as their label.
+
+        Raises ValueError when there are not as many labels.
+        """
+        return float(
+            np.mean([p == label for p, label in zip(self.predict(clips), labels, strict=True)])
+        )
 
 
 def train_speech_judge(
-    clips: Sequence[np.ndarray], labels: Sequence[str], rate_hz: int = 16_000, seed: int = 0, n_steps: int = 300
+    clips: Sequence[np.ndarray],
+    labels: Sequence[str],
+    rate_hz: int = 16_000,
+    seed: int = 0,
+    n_steps: int = 300,
 ) -> SpeechJudge:
-    """A small convnet that names the word of a clip, trained on real clips (N_i,) and their labels; half a minute on one core.
+    """A small convnet that names the word of a clip, trained on real clips (N_i,) and their labels;
+    half a minute on one core.
 
-    Augmented by what rooms and microphones do (noise at 10 to 40 dB, shifts, bands and moments masked, a tilted spectrum),
-    never by a tokenizer's round trip. Its own draws only: the global random state is left as it was.
+    Augmented by what rooms and microphones do (noise at 10 to 40 dB, shifts, bands and moments
+    masked, a tilted spectrum), never by a tokenizer's round trip. Its own draws only: the global
+    random state is left as it was.
     """
     if len(clips) != len(labels) or len(set(labels)) < 2:
-        raise UserError(f"speech judge: needs a label per clip and two labels at least, got {len(clips)} clips, {len(set(labels))} labels")
+        raise UserError(
+            f"speech judge: needs a label per clip and two labels at least, got {len(clips)} clips,"
+            f" {len(set(labels))} labels"
+        )
     classes = tuple(sorted(set(labels)))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        x = torch.stack([_window(f) for copy in (clips, *(_noisy(clips, rng) for _ in range(3))) for f in judge_features(copy, rate_hz)])
+        x = torch.stack(
+            [
+                _window(f)
+                for copy in (clips, *(_noisy(clips, rng) for _ in range(3)))
+                for f in judge_features(copy, rate_hz)
+            ]
+        )
         y = torch.tensor([classes.index(label) for label in labels]).repeat(4)
         net = _Convnet(len(classes))
         optimiser = torch.optim.AdamW(decay_groups(0.02, net), 4e-3)
@@ -161,7 +210,13 @@ def train_speech_judge(
 
 def _noisy(clips: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """White noise at 10 to 40 dB below each clip."""
-    return [clip + rng.standard_normal(len(clip)).astype(np.float32) * clip.std() * 10 ** -rng.uniform(0.5, 2) for clip in clips]
+    return [
+        clip
+        + rng.standard_normal(len(clip)).astype(np.float32)
+        * clip.std()
+        * 10 ** -rng.uniform(0.5, 2)
+        for clip in clips
+    ]
 
 
 def _augment(x: Tensor) -> Tensor:
@@ -169,11 +224,15 @@ def _augment(x: Tensor) -> Tensor:
     n_rows, n_frames, n_bands = x.shape
     time, band = torch.arange(n_frames)[None, :, None], torch.arange(n_bands)[None, None, :]
     draw = lambda low, high: low + (high - low) * torch.rand(n_rows, 1, 1)  # noqa: E731
-    x = x.gather(1, (time - draw(-10, 11).floor().long()).remainder(n_frames).expand(-1, -1, n_bands))
+    x = x.gather(
+        1, (time - draw(-10, 11).floor().long()).remainder(n_frames).expand(-1, -1, n_bands)
+    )
     sound = x > 0
     x = x + draw(-0.1, 0.1) * (band / n_bands - 0.5) + draw(0, 0.08) * torch.randn_like(x)
     first_band, first_frame = draw(0, n_bands), draw(0, n_frames)
-    masked = ((band >= first_band) & (band < first_band + draw(0, 6))) | ((time >= first_frame) & (time < first_frame + draw(0, 8)))
+    masked = ((band >= first_band) & (band < first_band + draw(0, 6))) | (
+        (time >= first_frame) & (time < first_frame + draw(0, 8))
+    )
     return torch.where(sound & ~masked, x, 0).clamp(0, 1.2)
 
 
@@ -181,17 +240,27 @@ def _augment(x: Tensor) -> Tensor:
 
 
 def voice_features(clips: Sequence[np.ndarray], rate_hz: int) -> np.ndarray:
-    """Clips (N_i,) -> (n, 82): mean and spread of each band over the loud half of the frames, and the pitch (log Hz, and its spread)."""
+    """Clips (N_i,) -> (n, 82): mean and spread of each band over the loud half of the frames, and
+    the pitch (log Hz, and its spread).
+    """
     rows = []
     for clip, features in zip(clips, judge_features(clips, rate_hz)):
         loudness = features.mean(1)
         loud = features[loudness >= loudness.median()]
-        rows.append(np.concatenate([loud.mean(0).numpy(), loud.std(0, correction=0).numpy(), _pitch(clip, rate_hz)]))
+        rows.append(
+            np.concatenate(
+                [loud.mean(0).numpy(), loud.std(0, correction=0).numpy(), _pitch(clip, rate_hz)]
+            )
+        )
     return np.array(rows).reshape(len(rows), 82)
 
 
-def _pitch(clip: np.ndarray, rate_hz: int, low_hz: float = 50, high_hz: float = 400) -> tuple[float, float]:
-    """Median and spread over the loud frames of log pitch, by the peak of the autocorrelation of 50 ms frames every 12.5 ms."""
+def _pitch(
+    clip: np.ndarray, rate_hz: int, low_hz: float = 50, high_hz: float = 400
+) -> tuple[float, float]:
+    """Median and spread over the loud frames of log pitch, by the peak of the autocorrelation of 50
+    ms frames every 12.5 ms.
+    """
     size, hop = round(0.05 * rate_hz), round(0.0125 * rate_hz)
     if len(clip) < size:
         return math.log(low_hz), 0.0
@@ -208,7 +277,9 @@ def _pitch(clip: np.ndarray, rate_hz: int, low_hz: float = 50, high_hz: float = 
 
 @dataclass(frozen=True, eq=False)
 class VoiceJudge:
-    """Which of the known voices a clip is nearest to: linear discriminant analysis of `voice_features`. Made by `train_voice_judge`."""
+    """Which of the known voices a clip is nearest to: linear discriminant analysis of
+    `voice_features`. Made by `train_voice_judge`.
+    """
 
     voices: tuple[str, ...]
     rate_hz: int
@@ -217,17 +288,39 @@ class VoiceJudge:
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[str]:
         """Clips (N_i,) -> the nearest voice of each."""
-        return [self.voices[i] for i in (voice_features(clips, self.rate_hz) @ self.weight + self.bias).argmax(1)] if len(clips) else []
+        return (
+            [
+                self.voices[i]
+                for i in (voice_features(clips, self.rate_hz) @ self.weight + self.bias).argmax(1)
+            ]
+            if len(clips)
+            else []
+        )
 
     def accuracy(self, clips: Sequence[np.ndarray], voices: Sequence[str]) -> float:
-        """Share of clips (N_i,) taken for their own voice. Raises ValueError when there are not as many voices."""
-        return float(np.mean([p == voice for p, voice in zip(self.predict(clips), voices, strict=True)]))
+        """Share of clips (N_i,) taken for their own voice.
+
+        Raises ValueError when there are not as many voices.
+        """
+        return float(
+            np.mean([p == voice for p, voice in zip(self.predict(clips), voices, strict=True)])
+        )
 
 
-def train_voice_judge(clips: Sequence[np.ndarray], voices: Sequence[str], rate_hz: int = 16_000, shrinkage: float = 0.05) -> VoiceJudge:
-    """Fisher's discriminant in closed form, with a pooled covariance drawn towards its diagonal, on real clips (N_i,)."""
+def train_voice_judge(
+    clips: Sequence[np.ndarray],
+    voices: Sequence[str],
+    rate_hz: int = 16_000,
+    shrinkage: float = 0.05,
+) -> VoiceJudge:
+    """Fisher's discriminant in closed form, with a pooled covariance drawn towards its diagonal, on
+    real clips (N_i,).
+    """
     if len(clips) != len(voices) or len(set(voices)) < 2:
-        raise UserError(f"voice judge: needs a voice per clip and two voices at least, got {len(clips)} clips, {len(set(voices))} voices")
+        raise UserError(
+            f"voice judge: needs a voice per clip and two voices at least, got {len(clips)} clips,"
+            f" {len(set(voices))} voices"
+        )
     names = tuple(sorted(set(voices)))
     x, label = voice_features(clips, rate_hz), np.array([names.index(v) for v in voices])
     means = np.stack([x[label == k].mean(0) for k in range(len(names))])  # (voices, 82)

@@ -1,4 +1,6 @@
-"""How a many-channel frame is read: channel embeddings joined and projected, and where asked the running totals of its segment."""
+"""How a many-channel frame is read: channel embeddings joined and projected, and where asked the
+running totals of its segment.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,22 @@ from torch.nn import functional as F
 
 
 class FrameEmbedding(nn.Module):
-    """Channel embeddings joined, then projected: (N, C) codes -> (N, M). Level K_c of channel c means "masked".
+    """Channel embeddings joined, then projected: (N, C) codes -> (N, M).
 
-    n_totals: how many running totals a frame carries along; 0 for none. What comes next in a set of particles hangs on
-    sums over all before it (the pt that is left, the mass so far), and attention averages where this wants to add.
+    Level K_c of channel c means "masked".
+
+    n_totals: how many running totals a frame carries along; 0 for none. What comes next in a set of
+    particles hangs on sums over all before it (the pt that is left, the mass so far), and attention
+    averages where this wants to add.
     """
 
     def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
         super().__init__()
         sizes = torch.tensor([k + 1 for k in levels])
-        n_values, joined = sum(levels) + len(levels), channel_size * len(levels)  # n_values: in Python, as a meta tensor holds none
+        n_values, joined = (
+            sum(levels) + len(levels),
+            channel_size * len(levels),
+        )  # n_values: in Python, as a meta tensor holds none
         self.table = nn.Embedding(n_values, channel_size)
         self.project = nn.Linear(joined, width, bias=False)
         self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
@@ -26,56 +34,80 @@ class FrameEmbedding(nn.Module):
         nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
         self.n_totals = n_totals
         if n_totals:
-            self.share = nn.Embedding(n_values, n_totals)  # what a channel's value adds, whatever the others are
-            self.term = nn.Sequential(nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals))  # and with them
-            self.read = nn.Sequential(nn.Linear(n_totals, 512), nn.SiLU(), nn.Linear(512, width, bias=False))
+            self.share = nn.Embedding(
+                n_values, n_totals
+            )  # what a channel's value adds, whatever the others are
+            self.term = nn.Sequential(
+                nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals)
+            )  # and with them
+            self.read = nn.Sequential(
+                nn.Linear(n_totals, 512), nn.SiLU(), nn.Linear(512, width, bias=False)
+            )
             nn.init.normal_(self.share.weight, std=0.1)
 
     def forward(self, codes: Tensor, mask: Tensor | None, kept: Tensor, segment: Tensor) -> Tensor:
         """All frames of a batch in stream order, (N, C) -> (N, M).
 
-        mask (N, C) bool: channel values that may not be read; kept (N, 1) bool: frames that may be read at all;
-        segment (N,): numbers that change from one segment to the next.
+        mask (N, C) bool: channel values that may not be read; kept (N, 1) bool: frames that may be
+        read at all; segment (N,): numbers that change from one segment to the next.
         """
         codes = codes if mask is None else torch.where(mask, self.levels, codes)
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
-            x = x + self.read(running_totals(self._terms(codes, joined) * kept, segment).to(joined.dtype))
+            x = x + self.read(
+                running_totals(self._terms(codes, joined) * kept, segment).to(joined.dtype)
+            )
         return x * kept
 
     @torch.no_grad()
     def folded(self) -> FoldedFrames:
-        """The same for one frame at a time, as a look-up; to be made anew once the weights have changed."""
+        """The same for one frame at a time, as a look-up; to be made anew once the weights have
+        changed.
+        """
         return FoldedFrames(self)
 
     def totals(self, codes: Tensor) -> Tensor:
         """Of one segment's frames (T, C): (n_totals,)."""
-        return self._terms(codes, self._joined(codes)).sum(0) if self.n_totals else self.table.weight.new_zeros(0)
+        return (
+            self._terms(codes, self._joined(codes)).sum(0)
+            if self.n_totals
+            else self.table.weight.new_zeros(0)
+        )
 
     def _joined(self, codes: Tensor) -> Tensor:
         return self.table(codes + self.offset).flatten(1)
 
     def _terms(self, codes: Tensor, joined: Tensor) -> Tensor:
-        """What each frame adds to the totals, (N, n_totals), in the weights' own precision: long sums outgrow bfloat16."""
+        """What each frame adds to the totals, (N, n_totals), in the weights' own precision: long
+        sums outgrow bfloat16.
+        """
         share = self.share(codes + self.offset).sum(1)
         return (share + self.term(joined).to(share.dtype)) / 4
 
 
 class FoldedFrames:
-    """A `FrameEmbedding` with its products taken beforehand: what each value of each channel adds to all that is linear in it.
+    """A `FrameEmbedding` with its products taken beforehand: what each value of each channel adds
+    to all that is linear in it.
 
-    A frame's channels then cost one row each, where the projection has a row per number of all their embeddings.
+    A frame's channels then cost one row each, where the projection has a row per number of all
+    their embeddings.
     """
 
     def __init__(self, inner: FrameEmbedding):
         self.inner, n_channels = inner, len(inner.levels)
         products = [inner.project] + ([inner.term[0]] if inner.n_totals else [])
-        channel = torch.repeat_interleave(torch.arange(n_channels, device=inner.levels.device), inner.levels + 1)
+        channel = torch.repeat_interleave(
+            torch.arange(n_channels, device=inner.levels.device), inner.levels + 1
+        )
         columns = []
         for product in products:
             parts = product.weight.unflatten(1, (n_channels, -1))  # (N, C, size)
-            columns.append(torch.cat([inner.table.weight[channel == c] @ parts[:, c].T for c in range(n_channels)]))
+            columns.append(
+                torch.cat(
+                    [inner.table.weight[channel == c] @ parts[:, c].T for c in range(n_channels)]
+                )
+            )
         self.sizes = [x.shape[1] for x in columns]
         if inner.n_totals:
             columns.append(inner.share.weight)
@@ -83,7 +115,9 @@ class FoldedFrames:
         self.added = torch.cat(columns, 1)
 
     def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M), the totals with it."""
+        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M),
+        the totals with it.
+        """
         inner, x = self.inner, F.embedding_bag(codes + self.inner.offset, self.added, mode="sum")
         if not inner.n_totals:
             return x, totals
@@ -93,7 +127,8 @@ class FoldedFrames:
 
 
 def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
-    """Sums over the frames of a segment up to each: (N, R), rows of a segment being neighbours with equal numbers (N,).
+    """Sums over the frames of a segment up to each: (N, R), rows of a segment being neighbours with
+    equal numbers (N,).
 
     Each segment is summed on its own, so that no other one touches its rounding.
     """
@@ -102,5 +137,7 @@ def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
     _, lengths = segment.unique_consecutive(return_counts=True)
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=terms.device), lengths)
     place = torch.arange(len(terms), device=terms.device) - (lengths.cumsum(0) - lengths)[rows]
-    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1]).index_put((rows, place), terms)
+    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1]).index_put(
+        (rows, place), terms
+    )
     return padded.cumsum(1)[rows, place]

@@ -1,4 +1,6 @@
-"""Log-probabilities of documents, segment by segment: exact ones, bounds or estimates, as the heads give them, and each says which."""
+"""Log-probabilities of documents, segment by segment: exact ones, bounds or estimates, as the heads
+give them, and each says which.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ class Score:
     """-log p of a document's segments, each given those before it.
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
-    frames  per segment, how many it has, or how many its nats are spread over: in a segment with holes those in the holes
-    kind    "exact", "bound" (an upper bound on the true nats; in expectation where it is drawn) or "estimate": the least sure among
-            the segments predicted
+    frames  per segment, how many it has, or how many its nats are spread over: in a segment with
+            holes those in the holes
+    kind    "exact", "bound" (an upper bound on the true nats; in expectation where it is drawn) or
+            "estimate": the least sure among the segments predicted
     """
 
     nats: tuple[float | None, ...]
@@ -33,25 +36,46 @@ class Score:
         return sum(n for n in self.nats if n is not None)
 
 
-def score(lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384,
-          on_scored: Callable[[int], None] = lambda n: None, seed: int = 0) -> list[Score]:
-    """Score documents in packed rows. Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or
-    an estimate comes from the seed and a batch's place: the same documents in the same order have the same scores, and batches draw apart
-    from each other, or errors would not average out. on_scored: told how many more are done.
+def score(
+    lm: LM,
+    documents: Sequence[Document],
+    positions_per_batch: int = 16_384,
+    on_scored: Callable[[int], None] = lambda n: None,
+    seed: int = 0,
+) -> list[Score]:
+    """Score documents in packed rows.
 
-    Raises UserError for a document without segments, when an input-only modality is among the predicted ones, and for nats that are no
-    number (infinite ones are: of what the model rules out), naming the modality.
+    Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or an
+    estimate comes from the seed and a batch's place: the same documents in the same order have the
+    same scores, and batches draw apart from each other, or errors would not average out. on_scored:
+    told how many more are done.
+
+    Raises UserError for a document without segments, when an input-only modality is among the
+    predicted ones, and for nats that are no number (infinite ones are: of what the model rules
+    out), naming the modality.
     """
     scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored, seed)
     return [scored[i] for i in range(len(documents))]
 
 
-def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_per_batch: int = 16_384,
-               on_scored: Callable[[int], None] = lambda n: None, seed: int = 0) -> dict[int, Score]:
-    """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...; by the documents' numbers."""
+def score_part(
+    lm: LM,
+    documents: Sequence[Document],
+    k: int,
+    n: int,
+    positions_per_batch: int = 16_384,
+    on_scored: Callable[[int], None] = lambda n: None,
+    seed: int = 0,
+) -> dict[int, Score]:
+    """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...;
+    by the documents' numbers.
+    """
     for i, document in enumerate(documents):
         if not document.segments:
-            raise UserError(f"document {i} of {len(documents)}, counted from 0, has no segments: there is nothing to score; leave it out")
+            raise UserError(
+                f"document {i} of {len(documents)}, counted from 0, has no segments: there is"
+                " nothing to score; leave it out"
+            )
     streams = [lm.vocabulary.stream(d) for d in documents]
     lengths = [len(s) for s in streams]
     seq_len = max(lengths, default=1)
@@ -72,8 +96,11 @@ def score_part(lm: LM, documents: Sequence[Document], k: int, n: int, positions_
                 _check_nats(documents[i], nats[i])
         on_scored(sum(map(len, chunk)))
     return {
-        i: Score(tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)), tuple(map(_n_frames, documents[i].segments)),
-                 _kind(lm, documents[i]))
+        i: Score(
+            tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)),
+            tuple(map(_n_frames, documents[i].segments)),
+            _kind(lm, documents[i]),
+        )
         for i, mine in nats.items()
     }
 
@@ -82,12 +109,18 @@ def _check_nats(document: Document, nats: np.ndarray) -> None:
     """Raise UserError where the nats of a predicted segment are no number."""
     for segment, predicted, x in zip(document.segments, document.predict, nats):
         if predicted and not x > -np.inf:
-            raise UserError(f"{segment.modality} cannot be scored: its nats are {x}, no number, as the weights are broken or overflow; "
-                           "train again, with a lower learning rate")
+            raise UserError(
+                f"{segment.modality} cannot be scored: its nats are {x}, no number, as the weights"
+                " are broken or overflow; train again, with a lower learning rate"
+            )
 
 
 def _kind(lm: LM, document: Document) -> str:
-    kinds = [lm.kind(s.modality) for s, predicted in zip(document.segments, document.predict) if predicted]
+    kinds = [
+        lm.kind(s.modality)
+        for s, predicted in zip(document.segments, document.predict)
+        if predicted
+    ]
     return max(kinds, key=("exact", "bound", "estimate").index, default="exact")
 
 

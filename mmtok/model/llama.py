@@ -1,7 +1,8 @@
 """To `transformers` and back: over one-channel modalities the trunk is a Llama, weight by weight.
 
-What a Llama cannot say is refused in both directions rather than dropped. The grammar is no part of it: its logits are
-`LM.logits`, over all ids, but for those that are put out of its reach (reach.py).
+What a Llama cannot say is refused in both directions rather than dropped. The grammar is no part of
+it: its logits are `LM.logits`, over all ids, but for those that are put out of its reach
+(reach.py).
 """
 
 from __future__ import annotations
@@ -39,17 +40,20 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 
-MAX_POSITIONS = 32_768  # of a trunk that names none: a Llama must; the rotary positions themselves have no limit
+# of a trunk that names none: a Llama must; the rotary positions themselves have no limit
+MAX_POSITIONS = 32_768
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 FINGERPRINT = "mmtok_vocabulary"  # keys of config.json that transformers carries along unread
 WIDENED = "mmtok_trunk"  # the width, norm_eps and tied tables of a trunk that was upcast
 
 
 def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> None:
-    """Write `config.json` and `model.safetensors`, which `AutoModelForCausalLM.from_pretrained(folder)` opens with equal logits.
+    """Write `config.json` and `model.safetensors`, which
+    `AutoModelForCausalLM.from_pretrained(folder)` opens with equal logits.
 
-    unreachable: ids that lose against all others whatever is read, at the cost of a few axes more and of two tables of ids (reach.py).
-    Document mark, end marks and padding become its special ids. Raises UserError when the vocabulary has many-channel or latent modalities.
+    unreachable: ids that lose against all others whatever is read, at the cost of a few axes more
+    and of two tables of ids (reach.py). Document mark, end marks and padding become its special
+    ids. Raises UserError when the vocabulary has many-channel or latent modalities.
     """
     check_one_channel(lm.vocabulary)
     folder, weights, config = Path(folder), _llama_weights(lm), _llama_config(lm)
@@ -57,11 +61,14 @@ def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> Non
         weights = widen(weights, lm.config.trunk, unreachable)
         config |= _widened_config(lm)
     write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last, so that a new folder that has one is whole
+    write_text(
+        folder / CONFIG, json.dumps(config, indent=2) + "\n"
+    )  # last, so that a new folder that has one is whole
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:
-    """Open a Llama checkpoint folder as an LM over a `vocabulary` of one-channel modalities, in float32 on the CPU.
+    """Open a Llama checkpoint folder as an LM over a `vocabulary` of one-channel modalities, in
+    float32 on the CPU.
 
     Raises UserError as `llama_sizes` and `load_llama` do.
     """
@@ -72,24 +79,33 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
 
 
 def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> DecoderConfig:
-    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions, context length and tables of ids; dropout stays.
+    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions, context
+    length and tables of ids; dropout stays.
 
-    Raises UserError for a folder without a config, another architecture, rotary positions scaled otherwise than Llama 3's, biases or
-    quantised weights.
+    Raises UserError for a folder without a config, another architecture, rotary positions scaled
+    otherwise than Llama 3's, biases or quantised weights.
     """
     folder = Path(folder)
     llama = _read_config(folder)
     _check_config(llama, folder)
-    return replace(config, trunk=_trunk_config(llama, folder, config.trunk.dropout), untied=not llama.get("tie_word_embeddings", False))
+    return replace(
+        config,
+        trunk=_trunk_config(llama, folder, config.trunk.dropout),
+        untied=not llama.get("tie_word_embeddings", False),
+    )
 
 
 def exported_vocabulary(folder: Path | str) -> str | None:
-    """The fingerprint of the vocabulary that a checkpoint folder was written with by `to_llama`, or None for anybody else's."""
+    """The fingerprint of the vocabulary that a checkpoint folder was written with by `to_llama`, or
+    None for anybody else's.
+    """
     return _read_config(Path(folder)).get(FINGERPRINT)
 
 
 def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> None:
-    """Raise UserError unless a checkpoint's weights are whole files that fit its `llama_sizes` and its text's ids. Reads headers alone."""
+    """Raise UserError unless a checkpoint's weights are whole files that fit its `llama_sizes` and
+    its text's ids. Reads headers alone.
+    """
     with torch.device("meta"):
         lm = LM(DecoderConfig(config.trunk, untied=config.untied), Vocabulary([text]))
     _check_shapes(_llama_weights(lm), _read_shapes(Path(folder)), lm.vocabulary, Path(folder))
@@ -97,12 +113,14 @@ def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> N
 
 @torch.no_grad()
 def load_llama(lm: LM, folder: Path | str) -> None:
-    """Put a Llama checkpoint's weights into an LM made with its `llama_sizes`; what a Llama lacks (heads, channels) stays as it is.
+    """Put a Llama checkpoint's weights into an LM made with its `llama_sizes`; what a Llama lacks
+    (heads, channels) stays as it is.
 
-    The checkpoint holds either a row for each id of the vocabulary, or the text's alone (a pretrained language model: its ids come
-    first here too). Then the other rows stay as an untrained model's, but for the marks around a text, which start as what the
-    language model knows in their place: its beginning of a document and its end. Raises UserError for broken files, or weights that
-    are not this LM's.
+    The checkpoint holds either a row for each id of the vocabulary, or the text's alone (a
+    pretrained language model: its ids come first here too). Then the other rows stay as an
+    untrained model's, but for the marks around a text, which start as what the
+    language model knows in their place: its beginning of a document and its end. Raises UserError
+    for broken files, or weights that are not this LM's.
     """
     folder, vocabulary = Path(folder), lm.vocabulary
     config = _read_config(folder)
@@ -112,7 +130,10 @@ def load_llama(lm: LM, folder: Path | str) -> None:
     _check_shapes(mine, _read_shapes(folder), vocabulary, folder)
     weights = _read_weights(folder)
     if WRITE not in mine and WRITE in weights and not torch.equal(weights[WRITE], weights[READ]):
-        raise UserError(f"{folder} says its embeddings are tied, but its {WRITE} differs: set tie_word_embeddings to false")
+        raise UserError(
+            f"{folder} says its embeddings are tied, but its {WRITE} differs: set"
+            " tie_word_embeddings to false"
+        )
     n_rows = len(weights[READ])
     for name, x in mine.items():
         (x[:n_rows] if name in (READ, WRITE) else x).copy_(weights[name])
@@ -124,19 +145,36 @@ def load_llama(lm: LM, folder: Path | str) -> None:
 
 
 def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
-    """Marks around a text -> the special ids of a language model that stand there. Warns where it names none."""
+    """Marks around a text -> the special ids of a language model that stand there.
+
+    Warns where it names none.
+    """
     first = lambda ids: ids[0] if isinstance(ids, list) and ids else ids
     begin, end = first(config.get("bos_token_id")), first(config.get("eos_token_id"))
-    wanted = {vocabulary.document_mark: begin, vocabulary.begin("text"): begin, vocabulary.end("text"): end}
+    wanted = {
+        vocabulary.document_mark: begin,
+        vocabulary.begin("text"): begin,
+        vocabulary.end("text"): end,
+    }
     for name, special in (("bos_token_id", begin), ("eos_token_id", end)):
         if special not in vocabulary.span("text"):
-            warnings.warn(f"the checkpoint's {CONFIG} names no {name} among its ids, so the mark in its place starts untrained", stacklevel=3)
-    return {mark: special for mark, special in wanted.items() if isinstance(special, int) and special in vocabulary.span("text")}
+            warnings.warn(
+                f"the checkpoint's {CONFIG} names no {name} among its ids, so the mark in its place"
+                " starts untrained",
+                stacklevel=3,
+            )
+    return {
+        mark: special
+        for mark, special in wanted.items()
+        if isinstance(special, int) and special in vocabulary.span("text")
+    }
 
 
 def _llama_weights(lm: LM) -> dict[str, Tensor]:
     """What of an LM is a Llama's, under a Llama's names."""
-    return {name: x for name, x in lm.state_dict().items() if name.startswith("model.") or name == WRITE}
+    return {
+        name: x for name, x in lm.state_dict().items() if name.startswith("model.") or name == WRITE
+    }
 
 
 # ---- what a Llama cannot say
@@ -147,8 +185,9 @@ def check_one_channel(vocabulary: Vocabulary) -> None:
     beyond = [m for m, s in vocabulary.signatures.items() if not s.one_channel]
     if beyond:
         raise UserError(
-            f"{', '.join(beyond)} spend one id per frame and carry channels or latents beside it: a Llama has no place for "
-            "their embeddings and heads; only a vocabulary of one-channel modalities can be one"
+            f"{', '.join(beyond)} spend one id per frame and carry channels or latents beside it: a"
+            " Llama has no place for their embeddings and heads; only a vocabulary of one-channel"
+            " modalities can be one"
         )
 
 
@@ -156,16 +195,29 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("model_type")
     if kind != "llama":
         raise UserError(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
-    for key, kind in (("rope_parameters", dict), ("rope_scaling", dict), ("tie_word_embeddings", bool)):
+    for key, kind in (
+        ("rope_parameters", dict),
+        ("rope_scaling", dict),
+        ("tie_word_embeddings", bool),
+    ):
         what = "true or false" if kind is bool else "an object"
         if not isinstance(config.get(key) or kind(), kind):
-            raise UserError(f"{folder / CONFIG} does not describe a Llama that fits: its {key} is {config[key]!r}, where {what} belongs")
+            raise UserError(
+                f"{folder / CONFIG} does not describe a Llama that fits: its {key} is"
+                f" {config[key]!r}, where {what} belongs"
+            )
     rope = _rope(config)
     reasons = {
-        f"its rotary positions are scaled in the way {rope['rope_type']!r}, not 'llama3'": rope["rope_type"] not in ("default", "llama3"),
-        "it turns only a part of each head by its position": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        f"its rotary positions are scaled in the way {rope['rope_type']!r}, not 'llama3'": (
+            rope["rope_type"] not in ("default", "llama3")
+        ),
+        "it turns only a part of each head by its position": (
+            rope.get("partial_rotary_factor", 1.0) != 1.0
+        ),
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
-        f"its activation is {config.get('hidden_act')!r}, not 'silu'": config.get("hidden_act", "silu") != "silu",
+        f"its activation is {config.get('hidden_act')!r}, not 'silu'": (
+            config.get("hidden_act", "silu") != "silu"
+        ),
         "its weights are quantised": config.get("quantization_config") is not None,
     }
     for reason, holds in reasons.items():
@@ -173,28 +225,54 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
             raise UserError(f"{folder} cannot be opened: {reason}")
 
 
-def _check_shapes(mine: Mapping[str, Tensor], theirs: Mapping[str, tuple[int, ...]], vocabulary: Vocabulary, folder: Path) -> None:
+def _check_shapes(
+    mine: Mapping[str, Tensor],
+    theirs: Mapping[str, tuple[int, ...]],
+    vocabulary: Vocabulary,
+    folder: Path,
+) -> None:
     missing = sorted(mine.keys() - theirs.keys())
-    extra = sorted(n for n in theirs.keys() - mine.keys() if n != WRITE and not n.endswith("rotary_emb.inv_freq"))
+    extra = sorted(
+        n
+        for n in theirs.keys() - mine.keys()
+        if n != WRITE and not n.endswith("rotary_emb.inv_freq")
+    )
     if missing or extra:
-        raise UserError(f"{folder}: its weights do not fit its config.json; missing {missing[:3]}, unknown {extra[:3]}")
+        raise UserError(
+            f"{folder}: its weights do not fit its config.json; missing {missing[:3]}, unknown"
+            f" {extra[:3]}"
+        )
     n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
     n_rows = theirs[READ][0]
     if n_rows not in (vocabulary.size, n_text):
-        raise UserError(f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text): another tokenizer's model?")
+        raise UserError(
+            f"{folder} has {n_rows} ids, but this vocabulary {vocabulary.size} ({n_text} of text):"
+            " another tokenizer's model?"
+        )
     for name, x in mine.items():
         asked = (n_rows, *x.shape[1:]) if name in (READ, WRITE) else tuple(x.shape)
         if asked != theirs[name]:
-            raise UserError(f"{folder}: {name} has shape {theirs[name]}, but its config.json asks for {asked}")
+            raise UserError(
+                f"{folder}: {name} has shape {theirs[name]}, but its config.json asks for {asked}"
+            )
 
 
 # ---- the two configs
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings as they are kept since transformers 5 (`rope_parameters`) or before (`rope_theta`, `rope_scaling`)."""
-    given, base = config.get("rope_parameters") or config.get("rope_scaling") or {}, _set(config).get("rope_theta", 10_000.0)
-    return {"rope_theta": base, **given, "rope_type": given.get("rope_type", given.get("type", "default"))}
+    """Rotary settings as they are kept since transformers 5 (`rope_parameters`) or before
+    (`rope_theta`, `rope_scaling`).
+    """
+    given, base = (
+        config.get("rope_parameters") or config.get("rope_scaling") or {},
+        _set(config).get("rope_theta", 10_000.0),
+    )
+    return {
+        "rope_theta": base,
+        **given,
+        "rope_type": given.get("rope_type", given.get("type", "default")),
+    }
 
 
 def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> TransformerConfig:
@@ -204,7 +282,9 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
         "depth": _number(config, "num_hidden_layers", int, where),
         "width": _number(config, "hidden_size", int, where),
         "n_heads": n_heads,
-        "n_kv_heads": _number({"num_key_value_heads": n_heads} | _set(config), "num_key_value_heads", int, where),
+        "n_kv_heads": _number(
+            {"num_key_value_heads": n_heads} | _set(config), "num_key_value_heads", int, where
+        ),
         "feed_forward": _number(config, "intermediate_size", int, where),
         "rope_theta": _number(given, "rope_theta", float, where),
         "norm_eps": _number({"rms_norm_eps": 1e-6} | _set(config), "rms_norm_eps", float, where),
@@ -217,7 +297,10 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
         raise UserError(f"{where} does not describe a Llama that fits: {error}") from None
     head_size = _number({"head_dim": trunk.width // n_heads} | _set(config), "head_dim", int, where)
     if head_size * n_heads != trunk.width:
-        raise UserError(f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its width {trunk.width}")
+        raise UserError(
+            f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its"
+            f" width {trunk.width}"
+        )
     return trunk
 
 
@@ -226,7 +309,10 @@ def _scaling(config: Mapping[str, Any], where: Path) -> Llama3Scaling | None:
     if rope["rope_type"] == "default":
         return None
     rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    factors = (_number(rope, name, float, where) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    factors = (
+        _number(rope, name, float, where)
+        for name in ("factor", "low_freq_factor", "high_freq_factor")
+    )
     return Llama3Scaling(*factors, _number(rope, "original_max_position_embeddings", int, where))
 
 
@@ -236,11 +322,17 @@ def _set(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(config: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
-    """A number above 0 of a config, whole where `kind` is int. Raises UserError, naming the file, for anything else."""
+    """A number above 0 of a config, whole where `kind` is int.
+
+    Raises UserError, naming the file, for anything else.
+    """
     value = config.get(key)
     if type(value) not in (int, kind) or not 0 < value < math.inf:
         said = f"its {key} is {value!r}" if key in config else f"it has no {key}"
-        raise UserError(f"{where} does not describe a Llama that fits: {said}, where a {'whole ' * (kind is int)}number above 0 belongs")
+        raise UserError(
+            f"{where} does not describe a Llama that fits: {said}, where a"
+            f" {'whole ' * (kind is int)}number above 0 belongs"
+        )
     return value
 
 
@@ -248,8 +340,14 @@ def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
     scaling = trunk.rope_scaling
     if scaling is None:
         return {"rope_type": "default", "rope_theta": trunk.rope_theta}
-    return {"rope_type": "llama3", "rope_theta": trunk.rope_theta, "factor": scaling.factor, "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor, "original_max_position_embeddings": scaling.original_positions}
+    return {
+        "rope_type": "llama3",
+        "rope_theta": trunk.rope_theta,
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_positions,
+    }
 
 
 def _llama_config(lm: LM) -> dict[str, Any]:
@@ -270,7 +368,9 @@ def _llama_config(lm: LM) -> dict[str, Any]:
         "rms_norm_eps": trunk.norm_eps,
         "rope_theta": trunk.rope_theta,  # before transformers 5
         "rope_parameters": _rope_config(trunk),
-        "rope_scaling": None if trunk.rope_scaling is None else _rope_config(trunk),  # before transformers 5
+        "rope_scaling": (
+            None if trunk.rope_scaling is None else _rope_config(trunk)
+        ),  # before transformers 5
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": not lm.config.untied,
@@ -287,7 +387,12 @@ def _widened_config(lm: LM) -> dict[str, Any]:
     """What of a config is another one's where ids are out of reach."""
     trunk = lm.config.trunk
     kept = {"width": trunk.width, "norm_eps": trunk.norm_eps, "tied": not lm.config.untied}
-    return {"hidden_size": widened_width(trunk), "rms_norm_eps": widened_eps(trunk), "tie_word_embeddings": False, WIDENED: kept}
+    return {
+        "hidden_size": widened_width(trunk),
+        "rms_norm_eps": widened_eps(trunk),
+        "tie_word_embeddings": False,
+        WIDENED: kept,
+    }
 
 
 # ---- files
@@ -300,7 +405,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if kept is None:
         return config
     if not isinstance(kept, dict) or not isinstance(kept.get("tied"), bool):
-        raise UserError(f"{where}: its {WIDENED} is {kept!r}, where the width, norm_eps and tied of a trunk belong")
+        raise UserError(
+            f"{where}: its {WIDENED} is {kept!r}, where the width, norm_eps and tied of a trunk"
+            " belong"
+        )
     width, eps = _number(kept, "width", int, where), _number(kept, "norm_eps", float, where)
     return config | {"hidden_size": width, "rms_norm_eps": eps, "tie_word_embeddings": kept["tied"]}
 
@@ -309,7 +417,9 @@ def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     shapes, config = _read_files(folder, _shapes), _read_config(folder)
     if WIDENED not in config:
         return shapes
-    return {name: narrow_shape(name, shape, config["hidden_size"]) for name, shape in shapes.items()}
+    return {
+        name: narrow_shape(name, shape, config["hidden_size"]) for name, shape in shapes.items()
+    }
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -320,14 +430,20 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         check_kept(weights, config["hidden_size"])
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None
-    return {name: narrow(name, x, config["hidden_size"]) for name, x in weights.items() if name.endswith(".weight")}
+    return {
+        name: narrow(name, x, config["hidden_size"])
+        for name, x in weights.items()
+        if name.endswith(".weight")
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path, nan=True)  # a foreign file's other fields may hold what they like
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a checkpoint folder: it has no {path.name}") from None
+        raise UserError(
+            f"{path.parent} is not a checkpoint folder: it has no {path.name}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(found, dict):
@@ -341,17 +457,29 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_files(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `read` gives of every tensor of a folder, from one file or from the shards that its index names."""
-    index = _read_json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {"": WEIGHTS}
+    """What `read` gives of every tensor of a folder, from one file or from the shards that its
+    index names.
+    """
+    index = (
+        _read_json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {"": WEIGHTS}
+    )
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-        raise UserError(f"{folder / INDEX} names no files: its weight_map is not an object of names")
+        raise UserError(
+            f"{folder / INDEX} names no files: its weight_map is not an object of names"
+        )
     found: dict[str, Any] = {}
-    copies = folder.parents[1] if folder.parent.name == "snapshots" else None  # of the hub: links to files of the same model
+    copies = (
+        folder.parents[1] if folder.parent.name == "snapshots" else None
+    )  # of the hub: links to files of the same model
     for name in sorted(set(index.values())):
         try:
             found |= read(inside(folder, name, copies))
         except FileNotFoundError:
-            raise UserError(f"{folder} has no {name}; weights are read from safetensors files only") from None
+            raise UserError(
+                f"{folder} has no {name}; weights are read from safetensors files only"
+            ) from None
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / name} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
+            raise UserError(
+                f"{folder / name} cannot be read as safetensors: {str(error).splitlines()[0]}"
+            ) from None
     return found

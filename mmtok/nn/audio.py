@@ -1,9 +1,11 @@
 """Sound as arithmetic: framing, mel filters, log-mel, and the way back from mel to samples.
 
-The filter bank and Griffin-Lim are ours for a reason each: torchaudio builds its filters in float32, which is too coarse to
-agree with librosa's on every quantised value, and its Griffin-Lim takes clips of one length only.
+The filter bank and Griffin-Lim are ours for a reason each: torchaudio builds its filters in
+float32, which is too coarse to agree with librosa's on every quantised value, and its Griffin-Lim
+takes clips of one length only.
 
-Everything here runs in float32 with autocast off: in bfloat16 the phase is noise after a few iterations.
+Everything here runs in float32 with autocast off: in bfloat16 the phase is noise after a few
+iterations.
 Letters: B clips, N samples, T frames, F = n_fft // 2 + 1 frequencies, C mel channels.
 """
 
@@ -20,9 +22,14 @@ from torch import Tensor
 
 MAGNITUDE_FLOOR = 1e-5  # sqrt of a power floor of 1e-10, as in both dMel front ends
 MEL_FLOOR = 1e-10
-SPECTRUM_FLOOR = 1e-12  # in the way back: inaudible, and it keeps denormal numbers out, which are a hundred times slower
-BLOCK_FRAMES = 32  # frames are always multiplied in blocks of this many: a frame's value then never depends on its company
-WINDOW_FLOOR = 0.05  # overlap-added squared window below which samples fade out instead of being amplified
+# in the way back: inaudible, and it keeps denormal numbers out, which are a hundred times slower
+SPECTRUM_FLOOR = 1e-12
+# frames are always multiplied in blocks of this many: a frame's value then never depends on its
+# company
+BLOCK_FRAMES = 32
+WINDOW_FLOOR = (
+    0.05  # overlap-added squared window below which samples fade out instead of being amplified
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class MelSpec:
     """Everything that defines a mel spectrogram; two parts that exchange mels compare this value.
 
     causal  False: frames are centred on t * hop with reflection at both ends, T = N // hop + 1.
-            True: frame t ends at sample (t + 1) * hop, zeros before the start and after the end, T = ceil(N / hop).
+            True: frame t ends at sample (t + 1) * hop, zeros before the start and after the end, T
+            = ceil(N / hop).
     """
 
     rate_hz: int = 16_000
@@ -46,16 +54,24 @@ class MelSpec:
         """Raises ValueError when the numbers do not fit together."""
         for name in ("rate_hz", "n_fft", "window_samples", "hop_samples", "n_mels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"a mel spectrogram's {name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(
+                    f"a mel spectrogram's {name} must be at least 1, got {getattr(self, name)}"
+                )
         for name, most in (("rate_hz", 10**7), ("n_fft", 2**17), ("n_mels", 2**12)):
             if getattr(self, name) > most:
-                raise ValueError(f"a mel spectrogram's {name} must be at most {most}, got {getattr(self, name)}")
+                raise ValueError(
+                    f"a mel spectrogram's {name} must be at most {most}, got {getattr(self, name)}"
+                )
         if not self.hop_samples <= self.window_samples <= self.n_fft:
             sizes = f"{self.hop_samples}, {self.window_samples}, {self.n_fft}"
-            raise ValueError(f"a mel spectrogram needs hop_samples <= window_samples <= n_fft, got {sizes}")
+            raise ValueError(
+                f"a mel spectrogram needs hop_samples <= window_samples <= n_fft, got {sizes}"
+            )
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.rate_hz / 2:
             range_hz = f"{self.fmin_hz}, {self.fmax_hz}, {self.rate_hz / 2}"
-            raise ValueError(f"a mel spectrogram needs 0 <= fmin_hz < fmax_hz <= rate_hz / 2, got {range_hz}")
+            raise ValueError(
+                f"a mel spectrogram needs 0 <= fmin_hz < fmax_hz <= rate_hz / 2, got {range_hz}"
+            )
 
     @property
     def left_samples(self) -> int:
@@ -64,13 +80,21 @@ class MelSpec:
 
     def n_frames(self, n_samples: int) -> int:
         """T of a clip of N samples (N >= 1)."""
-        return -(-n_samples // self.hop_samples) if self.causal else n_samples // self.hop_samples + 1
+        return (
+            -(-n_samples // self.hop_samples) if self.causal else n_samples // self.hop_samples + 1
+        )
 
     def n_samples(self, n_frames: int) -> int:
-        """A length N that gives T frames: the middle of the possible ones when centred, the longest when causal."""
+        """A length N that gives T frames: the middle of the possible ones when centred, the longest
+        when causal.
+        """
         if n_frames == 0:
             return 0
-        return n_frames * self.hop_samples if self.causal else (n_frames - 1) * self.hop_samples + self.hop_samples // 2
+        return (
+            n_frames * self.hop_samples
+            if self.causal
+            else (n_frames - 1) * self.hop_samples + self.hop_samples // 2
+        )
 
     def padded_samples(self, n_frames: int) -> int:
         """Length of the stretch, edges included, that T frames cover."""
@@ -80,7 +104,11 @@ class MelSpec:
 def mel_from_hz(frequency_hz: np.ndarray) -> np.ndarray:
     """Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz (15 mel), logarithmic above."""
     linear = frequency_hz * 3 / 200
-    return np.where(frequency_hz < 1000, linear, 15 + 27 * np.log(np.maximum(frequency_hz, 1000) / 1000) / np.log(6.4))
+    return np.where(
+        frequency_hz < 1000,
+        linear,
+        15 + 27 * np.log(np.maximum(frequency_hz, 1000) / 1000) / np.log(6.4),
+    )
 
 
 def hz_from_mel(mel: np.ndarray) -> np.ndarray:
@@ -90,8 +118,12 @@ def hz_from_mel(mel: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def mel_filters(spec: MelSpec) -> Tensor:
-    """Triangular filters of unit area (Slaney's norm), (F, C) float32; computed in float64, equal to librosa's and transformers'."""
-    edges_hz = hz_from_mel(np.linspace(*mel_from_hz(np.array([spec.fmin_hz, spec.fmax_hz])), spec.n_mels + 2))  # (C + 2,)
+    """Triangular filters of unit area (Slaney's norm), (F, C) float32; computed in float64, equal
+    to librosa's and transformers'.
+    """
+    edges_hz = hz_from_mel(
+        np.linspace(*mel_from_hz(np.array([spec.fmin_hz, spec.fmax_hz])), spec.n_mels + 2)
+    )  # (C + 2,)
     frequency_hz = np.linspace(0, spec.rate_hz / 2, spec.n_fft // 2 + 1)[:, None]  # (F, 1)
     rise = (frequency_hz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
     fall = (edges_hz[2:] - frequency_hz) / (edges_hz[2:] - edges_hz[1:-1])
@@ -108,9 +140,11 @@ def analysis_window(spec: MelSpec) -> Tensor:
 
 
 def edge_index(spec: MelSpec, n_samples: int, position: Tensor) -> Tensor:
-    """Which sample stands at each `position`, which may lie before 0 or past N; N itself stands for "a zero".
+    """Which sample stands at each `position`, which may lie before 0 or past N; N itself stands for
+    "a zero".
 
-    Reflection goes to and fro, so clips shorter than half a window work too (a longer one equals ordinary reflection).
+    Reflection goes to and fro, so clips shorter than half a window work too (a longer one equals
+    ordinary reflection).
     """
     if spec.causal:
         return torch.where((position >= 0) & (position < n_samples), position, n_samples)
@@ -138,7 +172,11 @@ def spectrum(frames: Tensor, spec: MelSpec) -> Tensor:
 
 def magnitudes_to_log_mel(magnitudes: Tensor, spec: MelSpec) -> Tensor:
     """(..., F) -> log10 mel (..., C)."""
-    return (magnitudes.clamp_min(MAGNITUDE_FLOOR) @ mel_filters(spec).to(magnitudes.device)).clamp_min(MEL_FLOOR).log10()
+    return (
+        (magnitudes.clamp_min(MAGNITUDE_FLOOR) @ mel_filters(spec).to(magnitudes.device))
+        .clamp_min(MEL_FLOOR)
+        .log10()
+    )
 
 
 def log_mel_of_frames(stretch: Tensor, starts: Tensor, spec: MelSpec) -> Tensor:
@@ -149,7 +187,9 @@ def log_mel_of_frames(stretch: Tensor, starts: Tensor, spec: MelSpec) -> Tensor:
         for block in starts.split(BLOCK_FRAMES):
             full = torch.nn.functional.pad(block, (0, BLOCK_FRAMES - len(block)))
             spectra = spectrum(windows[full], spec)
-            power = torch.addcmul(spectra.real.square(), spectra.imag, spectra.imag).clamp_min(MAGNITUDE_FLOOR**2)
+            power = torch.addcmul(spectra.real.square(), spectra.imag, spectra.imag).clamp_min(
+                MAGNITUDE_FLOOR**2
+            )
             blocks.append(magnitudes_to_log_mel(power.sqrt(), spec)[: len(block)])
     return torch.cat(blocks) if blocks else stretch.new_zeros(0, spec.n_mels)
 
@@ -157,7 +197,8 @@ def log_mel_of_frames(stretch: Tensor, starts: Tensor, spec: MelSpec) -> Tensor:
 def log_mel(clips: Sequence[Tensor], spec: MelSpec) -> list[Tensor]:
     """Clips (N_i,) float32, N_i >= 1 -> log10 mel spectrograms (T_i, C).
 
-    The clips are laid end to end, each with its own edges, so no clip sees another and none is padded to a common length.
+    The clips are laid end to end, each with its own edges, so no clip sees another and none is
+    padded to a common length.
     """
     stretches, starts, offset = [], [], 0
     for clip in clips:
@@ -171,17 +212,21 @@ def log_mel(clips: Sequence[Tensor], spec: MelSpec) -> list[Tensor]:
 
 
 def invert_mel(mel: Tensor, spec: MelSpec, n_iterations: int = 100) -> Tensor:
-    """Mel magnitudes (..., C), not their log -> non-negative spectral magnitudes (..., F) with the same mel.
+    """Mel magnitudes (..., C), not their log -> non-negative spectral magnitudes (..., F) with the
+    same mel.
 
-    Multiplicative updates for the generalised Kullback-Leibler divergence (Lee & Seung 2001, theorem 2, one factor fixed), from
-    a flat spectrum. Measured against least squares (FISTA, or multiplicative) on the same clips it gains .002 to .008 in STOI:
-    least squares looks after the loudest bands only. Frequencies that no filter sees fall to the floor.
+    Multiplicative updates for the generalised Kullback-Leibler divergence (Lee & Seung 2001,
+    theorem 2, one factor fixed), from a flat spectrum. Measured against least squares (FISTA, or
+    multiplicative) on the same clips it gains .002 to .008 in STOI: least squares looks after the
+    loudest bands only. Frequencies that no filter sees fall to the floor.
     """
     with torch.no_grad(), torch.autocast(mel.device.type, enabled=False):
         v, W = mel.float(), mel_filters(spec).to(mel.device)  # (..., C), (F, C)
         h = (v / W.sum(0).clamp_min(1e-12)).mean(-1, keepdim=True).expand(*v.shape[:-1], len(W))
         for _ in range(n_iterations):
-            h = (h * ((v / (h @ W).clamp_min(1e-20)) @ W.T) / W.sum(1).clamp_min(1e-12)).clamp_min(SPECTRUM_FLOOR)
+            h = (h * ((v / (h @ W).clamp_min(1e-20)) @ W.T) / W.sum(1).clamp_min(1e-12)).clamp_min(
+                SPECTRUM_FLOOR
+            )
     return h
 
 
@@ -189,26 +234,41 @@ def _overlap_add(frames: Tensor, spec: MelSpec) -> Tensor:
     """(B, T, n_fft) -> (B, padded): each frame added in at its place."""
     n_frames = frames.shape[1]
     size = (1, spec.padded_samples(n_frames))
-    return torch.nn.functional.fold(frames.transpose(1, 2), size, (1, spec.n_fft), stride=(1, spec.hop_samples))[:, 0, 0]
+    return torch.nn.functional.fold(
+        frames.transpose(1, 2), size, (1, spec.n_fft), stride=(1, spec.hop_samples)
+    )[:, 0, 0]
 
 
 class _Edges:
-    """The padded stretches of a batch of clips, and the masks that keep the clips apart from each other and from padding."""
+    """The padded stretches of a batch of clips, and the masks that keep the clips apart from each
+    other and from padding.
+    """
 
-    def __init__(self, n_samples: Sequence[int], n_frames: int, spec: MelSpec, device: torch.device):
+    def __init__(
+        self, n_samples: Sequence[int], n_frames: int, spec: MelSpec, device: torch.device
+    ):
         self.spec, self.length = spec, max(n_samples)
         padded = spec.padded_samples(n_frames)
-        self.index = torch.full((len(n_samples), padded), self.length)  # of the zero column that `analyse` appends to every row
+        self.index = torch.full(
+            (len(n_samples), padded), self.length
+        )  # of the zero column that `analyse` appends to every row
         for row, n in zip(self.index, n_samples):
             covered = spec.padded_samples(spec.n_frames(n))
             index = edge_index(spec, n, torch.arange(covered) - spec.left_samples)
             row[:covered] = torch.where(index < n, index, self.length)
         self.index = self.index.to(device)
         T = torch.tensor([spec.n_frames(n) for n in n_samples], device=device)
-        self.frame_mask = (torch.arange(n_frames, device=device) < T[:, None])[..., None]  # (B, T, 1)
-        self.sample_mask = torch.arange(self.length, device=device) < torch.tensor(n_samples, device=device)[:, None]  # (B, N)
+        self.frame_mask = (torch.arange(n_frames, device=device) < T[:, None])[
+            ..., None
+        ]  # (B, T, 1)
+        self.sample_mask = (
+            torch.arange(self.length, device=device)
+            < torch.tensor(n_samples, device=device)[:, None]
+        )  # (B, N)
         window = analysis_window(spec).to(device)
-        self.weight = _overlap_add(self.frame_mask * window.square(), spec).clamp_min(WINDOW_FLOOR)  # (B, padded)
+        self.weight = _overlap_add(self.frame_mask * window.square(), spec).clamp_min(
+            WINDOW_FLOOR
+        )  # (B, padded)
         self.window = window
 
     def analyse(self, samples: Tensor) -> Tensor:
@@ -226,25 +286,41 @@ class _Edges:
 
 
 def griffin_lim(
-    magnitudes: Sequence[Tensor], n_samples: Sequence[int], spec: MelSpec, n_iterations: int = 32, momentum: float = 0.99, seed: int = 0
+    magnitudes: Sequence[Tensor],
+    n_samples: Sequence[int],
+    spec: MelSpec,
+    n_iterations: int = 32,
+    momentum: float = 0.99,
+    seed: int = 0,
 ) -> list[Tensor]:
-    """Magnitudes (T_i, F) of clips of N_i samples, T_i = spec.n_frames(N_i) -> samples (N_i,) whose spectra have those magnitudes.
+    """Magnitudes (T_i, F) of clips of N_i samples, T_i = spec.n_frames(N_i) -> samples (N_i,) whose
+    spectra have those magnitudes.
 
-    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). The first phase is drawn from `seed` anew for every clip,
-    so a clip sounds the same alone and in a batch (to float32 rounding).
+    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). The first phase is drawn
+    from `seed` anew for every clip, so a clip sounds the same alone and in a batch (to float32
+    rounding).
     """
     for clip, n in zip(magnitudes, n_samples, strict=True):
         if len(clip) != spec.n_frames(n):
-            raise ValueError(f"griffin_lim: {n} samples are {spec.n_frames(n)} frames, got {len(clip)}")
+            raise ValueError(
+                f"griffin_lim: {n} samples are {spec.n_frames(n)} frames, got {len(clip)}"
+            )
     device = magnitudes[0].device
-    phases = [torch.rand(m.shape, generator=torch.Generator().manual_seed(seed)) * (2 * torch.pi) for m in magnitudes]
+    phases = [
+        torch.rand(m.shape, generator=torch.Generator().manual_seed(seed)) * (2 * torch.pi)
+        for m in magnitudes
+    ]
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        target = torch.nn.utils.rnn.pad_sequence([m.float() for m in magnitudes], batch_first=True)  # (B, T, F)
+        target = torch.nn.utils.rnn.pad_sequence(
+            [m.float() for m in magnitudes], batch_first=True
+        )  # (B, T, F)
         phase = torch.nn.utils.rnn.pad_sequence(phases, batch_first=True).to(device)
         edges = _Edges(n_samples, target.shape[1], spec, device)
         c = torch.polar(target, phase)
         t_last = torch.zeros(*target.shape, 2, device=device)
-        for _ in range(n_iterations):  # on real and imaginary parts: complex abs and division are many times slower than the FFT
+        for _ in range(
+            n_iterations
+        ):  # on real and imaginary parts: complex abs and division are many times slower than the FFT
             t = torch.view_as_real(edges.analyse(edges.synthesise(c)))  # (B, T, F, 2)
             direction = torch.add(t, t - t_last, alpha=momentum)
             scale = target * direction.square().sum(-1).clamp_min(1e-30).rsqrt()
@@ -254,17 +330,24 @@ def griffin_lim(
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Short-time objective intelligibility in [0, 1] (Taal et al. 2011) of two clips (N,), sample for sample in step.
+    """Short-time objective intelligibility in [0, 1] (Taal et al. 2011) of two clips (N,), sample
+    for sample in step.
 
-    Not a number (NaN) when less than some 0.4 s of the reference is sound. Never align by cross-correlation first: the random
-    phase of Griffin-Lim gives false shifts. Raises ImportError without pystoi (extra: eval).
+    Not a number (NaN) when less than some 0.4 s of the reference is sound. Never align by
+    cross-correlation first: the random phase of Griffin-Lim gives false shifts. Raises ImportError
+    without pystoi (extra: eval).
     """
     from pystoi import stoi as pystoi
 
     if reference.shape != degraded.shape or reference.ndim != 1:
-        raise ValueError(f"stoi: two mono clips of equal length are needed, got shapes {reference.shape} and {degraded.shape}")
+        raise ValueError(
+            f"stoi: two mono clips of equal length are needed, got shapes {reference.shape} and"
+            f" {degraded.shape}"
+        )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 with a warning where it cannot measure
+        warnings.simplefilter(
+            "error", RuntimeWarning
+        )  # pystoi answers 1e-5 with a warning where it cannot measure
         try:
             return float(pystoi(reference, degraded, rate_hz))
         except (RuntimeWarning, ValueError):

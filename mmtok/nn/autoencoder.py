@@ -1,6 +1,7 @@
 """Convolutions between an image and its grid of patches.
 
-Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid is Y/p by X/p; W hidden channels, D latent size.
+Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid is Y/p by
+X/p; W hidden channels, D latent size.
 Every layer looks beyond its own patch: what a patch leaves out, its neighbours can tell.
 """
 
@@ -60,7 +61,9 @@ class PatchDecoder(nn.Module):
 class PatchAutoencoder(nn.Module):
     """Encoder, codebook of K vectors and decoder, as one set of weights."""
 
-    def __init__(self, channels: int, patch: int, hidden: int, blocks: int, code_size: int, n_codes: int):
+    def __init__(
+        self, channels: int, patch: int, hidden: int, blocks: int, code_size: int, n_codes: int
+    ):
         super().__init__()
         self.encoder = PatchEncoder(channels, patch, hidden, blocks, code_size)
         self.codebook = Codebook(n_codes, code_size)
@@ -77,9 +80,11 @@ class PatchAutoencoder(nn.Module):
 
 # ---- a Gaussian latent
 #
-# A KL autoencoder: images to standardised Gaussian latents and back (Kingma and Welling 2014; Rombach et al. 2022, section 3.1).
+# A KL autoencoder: images to standardised Gaussian latents and back (Kingma and Welling 2014;
+# Rombach et al. 2022, section 3.1).
 #
-# Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid of latents is Y/p by X/p.
+# Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid of latents
+# is Y/p by X/p.
 
 
 class Posterior(NamedTuple):
@@ -89,9 +94,11 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """mean + deviation times noise, which is drawn where the generator lives: (B, Y/p, X/p, D)."""
+        """Mean + deviation times noise, which is drawn where the generator lives: (B, Y/p, X/p, D)."""
         home = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=home, dtype=self.mean.dtype)
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=home, dtype=self.mean.dtype
+        )
         return self.mean + (self.log_variance / 2).exp() * noise.to(self.mean.device)
 
     def kl(self) -> Tensor:
@@ -101,10 +108,12 @@ class Posterior(NamedTuple):
 
 
 class KLAutoencoder(nn.Module):
-    """Encoder to a mean and a log variance per latent, decoder, and the constants that give the latents mean 0 and variance 1.
+    """Encoder to a mean and a log variance per latent, decoder, and the constants that give the
+    latents mean 0 and variance 1.
 
-    Trained on `decode(posterior.sample())` against the image plus a weight times `posterior.kl()`; then `standardise_over` the
-    training set once. `latents` and `images` are for everyone after that.
+    Trained on `decode(posterior.sample())` against the image plus a weight times `posterior.kl()`;
+    then `standardise_over` the training set once. `latents` and `images` are for everyone after
+    that.
     """
 
     log_variance_bounds = (-30.0, 20.0)
@@ -122,7 +131,7 @@ class KLAutoencoder(nn.Module):
         return Posterior(mean, log_variance.clamp(*self.log_variance_bounds))
 
     def decode(self, z: Tensor) -> Tensor:
-        """z (B, Y/p, X/p, D), not standardised -> images (B, C, Y, X)."""
+        """Z (B, Y/p, X/p, D), not standardised -> images (B, C, Y, X)."""
         return self.decoder(z)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -139,12 +148,17 @@ class KLAutoencoder(nn.Module):
 
     @torch.no_grad()
     def standardise_over(self, means: Tensor) -> None:
-        """Set the constants from the means of q over the training set (..., D): then these have mean 0 and variance 1 in each
-        of the D channels. Refused where a channel never varies: nothing is encoded in it."""
+        """Set the constants from the means of q over the training set (..., D): then these have
+        mean 0 and variance 1 in each of the D channels. Refused where a channel never varies:
+        nothing is encoded in it.
+        """
         rows = means.reshape(-1, means.shape[-1]).double()
         scale = rows.std(0, correction=0)
         if not bool((scale > 1e-6).all()):
             idle = (scale <= 1e-6).nonzero()[:, 0].tolist()
-            raise ValueError(f"latent channels {idle} never vary: lower the weight of the KL term, or latent_size")
+            raise ValueError(
+                f"latent channels {idle} never vary: lower the weight of the KL term, or"
+                " latent_size"
+            )
         self.shift.copy_(rows.mean(0))
         self.scale.copy_(scale)

@@ -1,8 +1,11 @@
-"""-log p of classes under a linear layer and a softmax, without holding the logits until the backward pass.
+"""-log p of classes under a linear layer and a softmax, without holding the logits until the
+backward pass.
 
-N rows, n classes, M width. What comes back through a softmax is known going forward, p - [k = target], so small tables of logits give way to
-it, in the products' type. Of large ones only each row's log-sum-exp is kept; the backward pass computes them again, chunk by chunk (as
-Wijmans et al., arXiv 2411.09009, do within a kernel). That costs one more matrix product, and saves holding N n numbers.
+N rows, n classes, M width. What comes back through a softmax is known going forward, p - [k =
+target], so small tables of logits give way to it, in the products' type. Of large ones only each
+row's log-sum-exp is kept; the backward pass computes them again, chunk by chunk (as Wijmans et al.,
+arXiv 2411.09009, do within a kernel). That costs one more matrix product, and saves holding N n
+numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +17,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WHOLE = 2**25  # logits up to which holding their gradients costs less than computing them again: 64 MiB in bfloat16
+WHOLE = (
+    2**25
+)  # logits up to which holding their gradients costs less than computing them again: 64 MiB in bfloat16
 CHUNK = 2**24  # logits held at once beyond that
 
 
-def class_nats(h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, banned: Sequence[int] = (),
-               chunk: int | None = None) -> Tensor:
-    """(N,) -log p of `target` (N,), the logits being h (N, M) times weight (n, M), transposed; in float32 at least, as its sums are.
+def class_nats(
+    h: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    last_legal: Tensor,
+    banned: Sequence[int] = (),
+    chunk: int | None = None,
+) -> Tensor:
+    """(N,) -log p of `target` (N,), the logits being h (N, M) times weight (n, M), transposed; in
+    float32 at least, as its sums are.
 
     last_legal: (N,) bool, whether class n - 1 can occur in a row; banned: classes that can in none.
-    chunk: logits held at once; by default all of up to WHOLE, else CHUNK. Under autocast the products are in its type.
+    chunk: logits held at once; by default all of up to WHOLE, else CHUNK. Under autocast the
+    products are in its type.
     """
     device = h.device.type
     if torch.is_autocast_enabled(device):
@@ -35,13 +48,24 @@ def class_nats(h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, ba
 
 
 class _Nats(torch.autograd.Function):
-    """nats = lse - x_target, where x = h weight^T and lse = log sum_k exp x_k; d nats / d x_k = exp(x_k - lse) - [k = target].
+    """nats = lse - x_target, where x = h weight^T and lse = log sum_k exp x_k; d nats / d x_k =
+    exp(x_k - lse) - [k = target].
 
-    whole: all rows at once, and these derivatives are kept; else h, weight and lse are, to compute them from.
+    whole: all rows at once, and these derivatives are kept; else h, weight and lse are, to compute
+    them from.
     """
 
     @staticmethod
-    def forward(ctx, h: Tensor, weight: Tensor, target: Tensor, last_legal: Tensor, banned: Tensor, n_rows: int, whole: bool) -> Tensor:
+    def forward(
+        ctx,
+        h: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        last_legal: Tensor,
+        banned: Tensor,
+        n_rows: int,
+        whole: bool,
+    ) -> Tensor:
         lse = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
         nats, slopes = torch.empty_like(lse), None
         for rows in _slices(len(h), n_rows):
@@ -62,15 +86,19 @@ class _Nats(torch.autograd.Function):
         for rows in _slices(len(h), ctx.n_rows):
             d = slopes
             if d is None:
-                d = _slopes(_logits(h[rows], weight, last_legal[rows], banned), lse[rows], target[rows]).to(h.dtype)
+                d = _slopes(
+                    _logits(h[rows], weight, last_legal[rows], banned), lse[rows], target[rows]
+                ).to(h.dtype)
             by = grad[rows, None]
             d_h[rows] = d @ weight * by
-            d_weight += d.T @ (h[rows] * by).to(h.dtype)  # summed over the chunks in float32 at least
+            d_weight += d.T @ (h[rows] * by).to(
+                h.dtype
+            )  # summed over the chunks in float32 at least
         return d_h, d_weight.to(weight.dtype), None, None, None, None, None
 
 
 def _slopes(x: Tensor, lse: Tensor, target: Tensor) -> Tensor:
-    """d nats / d x (N, n), in the place of x."""
+    """D nats / d x (N, n), in the place of x."""
     d = x.sub_(lse[:, None]).exp_()
     return d.scatter_add_(1, target[:, None], d.new_full((len(d), 1), -1.0))
 

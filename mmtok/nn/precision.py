@@ -1,7 +1,8 @@
 """Which type matrix products run in: bfloat16 where this machine multiplies it faster than float32.
 
-Many CPUs, laptops among them, have no bfloat16 products: there torch emulates them, 35 to 65 times slower than float32.
-Others have them, but slower than float32. So "auto" measures instead of guessing from the machine's name.
+Many CPUs, laptops among them, have no bfloat16 products: there torch emulates them, 35 to 65 times
+slower than float32. Others have them, but slower than float32. So "auto" measures instead of
+guessing from the machine's name.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ import torch
 Precision = Literal["auto", "float32", "bf16"]
 PRECISIONS = ("auto", "float32", "bf16")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-PROBE_SECONDS = 0.04  # per type: the whole probe stays under 0.2 s, also where a product is emulated
-PROBE_SIZES = {"cpu": 256, "cuda": 2048, "mps": 1024}  # of square matrices; an emulated product of 256 takes 20 ms
+PROBE_SECONDS = (
+    0.04  # per type: the whole probe stays under 0.2 s, also where a product is emulated
+)
+PROBE_SIZES = {
+    "cpu": 256,
+    "cuda": 2048,
+    "mps": 1024,
+}  # of square matrices; an emulated product of 256 takes 20 ms
 GAIN = 1.15  # bfloat16 must be faster by this much: casting weights and activations costs time too
 
 
@@ -42,9 +49,14 @@ class MatmulRates:
 
 @lru_cache
 def matmul_rates(device: torch.device) -> MatmulRates:
-    """Measure a device once per process, on one thread of a CPU: both types gain alike from more, and noise is less."""
+    """Measure a device once per process, on one thread of a CPU: both types gain alike from more,
+    and noise is less.
+    """
     with _one_thread(device):
-        rates = {name: matmul_rate(device, dtype, PROBE_SIZES.get(device.type, 256), PROBE_SECONDS) for name, dtype in DTYPES.items()}
+        rates = {
+            name: matmul_rate(device, dtype, PROBE_SIZES.get(device.type, 256), PROBE_SECONDS)
+            for name, dtype in DTYPES.items()
+        }
     return MatmulRates(**rates)
 
 
@@ -59,13 +71,20 @@ def resolve_precision(asked: Precision, device: torch.device) -> Precision:
     if asked == "auto":
         return rates.best
     if rates.best != "bf16":
-        warnings.warn(f"this machine is slower in bf16: {rates}; precision auto would take float32", stacklevel=2)
+        warnings.warn(
+            f"this machine is slower in bf16: {rates}; precision auto would take float32",
+            stacklevel=2,
+        )
     return asked
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, n: int, seconds: float) -> float:
-    """FLOP per second of products of (n, n) matrices: the best of all that fit into `seconds`, of two at least."""
-    generator = torch.Generator(device).manual_seed(0)  # of its own: other random numbers stay what they are
+    """FLOP per second of products of (n, n) matrices: the best of all that fit into `seconds`, of
+    two at least.
+    """
+    generator = torch.Generator(device).manual_seed(
+        0
+    )  # of its own: other random numbers stay what they are
     a = torch.randn(n, n, generator=generator, device=device).to(dtype)
     b = torch.randn(n, n, generator=generator, device=device).to(dtype)
     _timed_product(a, b)  # warms up

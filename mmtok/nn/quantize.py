@@ -19,7 +19,11 @@ def nearest_code(vectors: Tensor, book: Tensor) -> Tensor:
     rows = vectors.reshape(-1, vectors.shape[-1])
     half_norms = book.square().sum(1) / 2  # argmin |v - b|^2 = argmax v.b - |b|^2 / 2
     codes = [(part @ book.T - half_norms).argmax(1) for part in rows.split(CHUNK)]
-    return torch.cat(codes).reshape(vectors.shape[:-1]) if codes else vectors.new_zeros(vectors.shape[:-1], dtype=torch.long)
+    return (
+        torch.cat(codes).reshape(vectors.shape[:-1])
+        if codes
+        else vectors.new_zeros(vectors.shape[:-1], dtype=torch.long)
+    )
 
 
 def code_counts(codes: Tensor, n_codes: int) -> Tensor:
@@ -33,7 +37,10 @@ def book_use(counts: Tensor) -> float:
 
 
 def perplexity(counts: Tensor) -> float:
-    """exp of the entropy of the codes: K when all are equally frequent. counts (K,) -> [1, K]; 0 when there are none."""
+    """Exp of the entropy of the codes: K when all are equally frequent.
+
+    counts (K,) -> [1, K]; 0 when there are none.
+    """
     total = counts.sum()
     if total == 0:
         return 0.0

@@ -39,5 +39,7 @@ def n_resampled(n_samples: int, from_hz: int, to_hz: int) -> int:
 def check_rate(rate_hz: int) -> None:
     """Raise UserError for a rate outside LOWEST_HZ to HIGHEST_HZ."""
     if not LOWEST_HZ <= rate_hz <= HIGHEST_HZ:
-        raise UserError(f"a rate of {rate_hz:,} Hz cannot be resampled: "
-                       f"sound has {LOWEST_HZ:,} to {HIGHEST_HZ:,} samples a second")
+        raise UserError(
+            f"a rate of {rate_hz:,} Hz cannot be resampled: "
+            f"sound has {LOWEST_HZ:,} to {HIGHEST_HZ:,} samples a second"
+        )

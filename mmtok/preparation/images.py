@@ -1,6 +1,7 @@
 """Pictures before they are tokenised: an opaque ground, the tokenizer's colours, its size.
 
-A raw picture is uint8: (Y, X) grey, (Y, X, 2) grey with opacity, (Y, X, 3) RGB, (Y, X, 4) RGB with opacity.
+A raw picture is uint8: (Y, X) grey, (Y, X, 2) grey with opacity, (Y, X, 3) RGB, (Y, X, 4) RGB with
+opacity.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SMOOTH = Image.Resampling.BICUBIC  # with smoothing where a picture shrinks
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A raw picture: its pixels, what it is called, and what its reader had to do to it, as a `Tally` says it."""
+    """A raw picture: its pixels, what it is called, and what its reader had to do to it, as a
+    `Tally` says it.
+    """
 
     pixels: np.ndarray
     name: str = ""
@@ -29,11 +32,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How a picture gets the size and the colours that the tokenizer takes; one that takes any is given it as it is.
+    """How a picture gets the size and the colours that the tokenizer takes; one that takes any is
+    given it as it is.
 
-    fit         stretch: both sides are scaled, each by itself; crop: scaled until it covers the size, and
-                cut to its middle; pad: scaled until it fits inside, and set on the background
-    background  under what is transparent, and around what is padded: a colour by name, or as #rrggbb
+    fit         stretch: both sides are scaled, each by itself; crop: scaled until it covers the
+                size, and cut to its middle; pad: scaled until it fits inside, and set on the
+                background
+    background  under what is transparent, and around what is padded: a colour by name, or as
+                #rrggbb
     """
 
     modality: ClassVar[str] = "image"
@@ -47,23 +53,37 @@ class ImagePreparation:
         except ValueError:
             opaque = False
         if not opaque:
-            raise UserError(f"ImagePreparation: background is {self.background!r}; "
-                           "it must be a colour, such as white or #808080")
+            raise UserError(
+                f"ImagePreparation: background is {self.background!r}; "
+                "it must be a colour, such as white or #808080"
+            )
 
     def prepare(
-        self, picture: Picture | np.ndarray, name: str, tally: Tally,
-        height: int | None = None, width: int | None = None, channels: int | None = None,
+        self,
+        picture: Picture | np.ndarray,
+        name: str,
+        tally: Tally,
+        height: int | None = None,
+        width: int | None = None,
+        channels: int | None = None,
     ) -> np.ndarray:
-        """A picture -> uint8 (height, width) or (height, width, 3); None: as it is. What is no picture the tokenizer refuses."""
+        """A picture -> uint8 (height, width) or (height, width, 3); None: as it is.
+
+        What is no picture the tokenizer refuses.
+        """
         done = picture.done if isinstance(picture, Picture) else ()
         pixels = picture.pixels if isinstance(picture, Picture) else np.asarray(picture)
         for what in done:
             tally.add(what, name)
-        if pixels.dtype != np.uint8 or 0 in pixels.shape or not (
-            pixels.ndim == 2 or pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4
+        if (
+            pixels.dtype != np.uint8
+            or 0 in pixels.shape
+            or not (pixels.ndim == 2 or pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4)
         ):
             return pixels
-        image = Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+        image = Image.fromarray(
+            pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        )
         image = self._opaque(image, name, tally)
         if channels == 1 and image.mode == "RGB":
             tally.add("turned grey", name)
@@ -84,11 +104,17 @@ class ImagePreparation:
         over = Image.alpha_composite(ground, layer)
         return over.convert("L" if image.mode == "LA" else "RGB")
 
-    def _sized(self, image: Image.Image, size: tuple[int, int], name: str, tally: Tally) -> Image.Image:
+    def _sized(
+        self, image: Image.Image, size: tuple[int, int], name: str, tally: Tally
+    ) -> Image.Image:
         """The picture with (width, height) = size."""
         x_scale, y_scale = size[0] / image.size[0], size[1] / image.size[1]
         stretched = abs(x_scale / y_scale - 1) > SAME_ASPECT
-        way = {"stretch": ", its proportions changed", "crop": ", its edges cut off", "pad": ", padded"}[self.fit]
+        way = {
+            "stretch": ", its proportions changed",
+            "crop": ", its edges cut off",
+            "pad": ", padded",
+        }[self.fit]
         tally.add(f"resized to {size[1]} x {size[0]} (height x width){way * stretched}", name)
         if self.fit == "stretch":
             return image.resize(size, SMOOTH)
@@ -100,5 +126,8 @@ class ImagePreparation:
         scale = min(x_scale, y_scale)
         inside = [min(want, max(1, round(have * scale))) for have, want in zip(image.size, size)]
         padded = Image.new(image.mode, size, ImageColor.getcolor(self.background, image.mode))
-        padded.paste(image.resize(inside, SMOOTH), tuple((want - new) // 2 for want, new in zip(size, inside)))
+        padded.paste(
+            image.resize(inside, SMOOTH),
+            tuple((want - new) // 2 for want, new in zip(size, inside)),
+        )
         return padded

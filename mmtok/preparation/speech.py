@@ -1,4 +1,6 @@
-"""Sound before it is tokenised: one channel of several, or their mix, at the rate that the tokenizer takes."""
+"""Sound before it is tokenised: one channel of several, or their mix, at the rate that the
+tokenizer takes.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from mmtok.nn.resample import n_resampled, resample
 NAMED = {"left": 0, "right": 1}
 SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made
 MOST_CHANNELS = 64  # more columns than that are samples that lie the wrong way round
-# Two unrelated channels lose 3.01 dB of their power when averaged, and so does one beside a silent one;
+# Two unrelated channels lose 3.01 dB of their power when averaged, and so does one beside a silent
+# one;
 # whatever loses more cancels out in part.
 LOSS_DB = 3.1
 
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """A raw clip: float samples (N,) or (N, channels) within [-1, 1], their rate, and what the clip is called."""
+    """A raw clip: float samples (N,) or (N, channels) within [-1, 1], their rate, and what the clip
+    is called.
+    """
 
     samples: np.ndarray
     rate_hz: int
@@ -43,11 +48,17 @@ class SpeechPreparation:
 
     def __post_init__(self):
         if isinstance(self.channel, int) and self.channel < 0:
-            raise UserError(f"SpeechPreparation: channel is {self.channel}; "
-                           "it must be mix, left, right or a number from 0")
+            raise UserError(
+                f"SpeechPreparation: channel is {self.channel}; "
+                "it must be mix, left, right or a number from 0"
+            )
 
-    def prepare(self, sound: Sound | np.ndarray, name: str, tally: Tally, rate_hz: int) -> np.ndarray:
-        """A clip -> float32 (N,) at rate_hz. A bare array (N,) or (N, channels) is at that rate already.
+    def prepare(
+        self, sound: Sound | np.ndarray, name: str, tally: Tally, rate_hz: int
+    ) -> np.ndarray:
+        """A clip -> float32 (N,) at rate_hz.
+
+        A bare array (N,) or (N, channels) is at that rate already.
 
         Raises UserError for what is no clip, a channel that is not there, a rate of no sound, and
         where it would take more memory than is allowed.
@@ -71,20 +82,27 @@ class SpeechPreparation:
         if self.channel != "mix":
             index = NAMED.get(self.channel, self.channel)
             if index >= n_channels:
-                raise UserError(f"it has {n_channels} channels, numbered from 0, "
-                               f"but channel {self.channel} was asked for")
+                raise UserError(
+                    f"it has {n_channels} channels, numbered from 0, "
+                    f"but channel {self.channel} was asked for"
+                )
             tally.add(f"cut to channel {self.channel} of {n_channels}", name)
             return samples[:, index]
         tally.add(f"mixed down from {n_channels} channels", name)
         mix = samples.mean(1)
         if mix_loss_db(samples, mix) > LOSS_DB:
-            tally.add("made more than 3 dB weaker than the channels by the mix, as they cancel each other; the "
-                      "preparation's channel, left, right or a number, takes one alone", name)
+            tally.add(
+                "made more than 3 dB weaker than the channels by the mix, as they cancel each"
+                " other; the preparation's channel, left, right or a number, takes one alone",
+                name,
+            )
         return mix
 
 
 def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
-    """How much weaker a mix (N,) is than its channels (N, channels) on average, in dB of power; 0 of silence."""
+    """How much weaker a mix (N,) is than its channels (N, channels) on average, in dB of power; 0
+    of silence.
+    """
     power = float(np.square(samples, dtype=np.float64).mean())
     left = float(np.square(mix, dtype=np.float64).mean())
     if power == 0:
@@ -94,9 +112,17 @@ def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
 
 def _checked(samples: np.ndarray) -> np.ndarray:
     """Samples as (N, channels). Raises UserError for another shape, and for what is no floats."""
-    if samples.ndim not in (1, 2) or samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
-        raise UserError(f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}")
+    if (
+        samples.ndim not in (1, 2)
+        or samples.ndim == 2
+        and not 1 <= samples.shape[1] <= MOST_CHANNELS
+    ):
+        raise UserError(
+            f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}"
+        )
     if samples.dtype.kind != "f":
-        raise UserError(f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
-                       "divide 16-bit samples by 32768")
+        raise UserError(
+            f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
+            "divide 16-bit samples by 32768"
+        )
     return samples.reshape(len(samples), -1) if len(samples) else samples.reshape(0, 1)

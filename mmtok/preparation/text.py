@@ -1,4 +1,6 @@
-"""Texts and transcripts before they are tokenised: normal forms, lower case, white space at the ends. Nothing by default."""
+"""Texts and transcripts before they are tokenised: normal forms, lower case, white space at the
+ends. Nothing by default.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from mmtok.io.tally import Tally
 
 @dataclass(frozen=True)
 class TextPreparation:
-    """What is made of a text, in this order; by default nothing, since what is changed never comes back.
+    """What is made of a text, in this order; by default nothing, since what is changed never comes
+    back.
 
     normal_form  of Unicode: NFC, NFD, NFKC or NFKD; "" leaves the characters as they are
     lower_case   all letters become small ones
@@ -29,7 +32,9 @@ class TextPreparation:
         if not isinstance(text, str):
             return text  # the tokenizer refuses it
         prepared, again = text, self._once(text)
-        while again != prepared:  # a normal form may bring capitals, and small letters ask for it anew
+        while (
+            again != prepared
+        ):  # a normal form may bring capitals, and small letters ask for it anew
             prepared, again = again, self._once(again)
         if prepared != text:
             tally.add("changed by the text's preparation", name)

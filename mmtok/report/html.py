@@ -1,4 +1,7 @@
-"""How a report looks: tags, small pictures, the style sheet. It knows words and arrays; `report.py` knows the run."""
+"""How a report looks: tags, small pictures, the style sheet.
+
+It knows words and arrays; `report.py` knows the run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-PNG_SIDE = 40  # pixels up to which a picture is kept exactly; larger ones are shrunk to THUMB_SIDE and kept as JPEG
+# pixels up to which a picture is kept exactly; larger ones are shrunk to THUMB_SIDE and kept as
+# JPEG
+PNG_SIDE = 40
 THUMB_SIDE = 96
 
 
@@ -24,20 +29,35 @@ class Markup(str):
 
 def join(*parts: object) -> Markup:
     """Parts one after the other, escaped where they are not HTML."""
-    return Markup("".join(part if isinstance(part, Markup) else html.escape(str(part)) for part in parts))
+    return Markup(
+        "".join(part if isinstance(part, Markup) else html.escape(str(part)) for part in parts)
+    )
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """<name attribute="value">children</name>; `cls` stands for class, True for an attribute without a value, None for none."""
-    named = [("class" if key == "cls" else key, value) for key, value in attributes.items() if value is not None]
-    words = [name, *(key if value is True else f'{key}="{html.escape(str(value))}"' for key, value in named)]
+    """<name attribute="value">children</name>; `cls` stands for class, True for an attribute
+    without a value, None for none.
+    """
+    named = [
+        ("class" if key == "cls" else key, value)
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    words = [
+        name,
+        *(key if value is True else f'{key}="{html.escape(str(value))}"' for key, value in named),
+    ]
     opening = f"<{' '.join(words)}>"
-    return Markup(opening if name in ("img", "source", "meta") else f"{opening}{join(*children)}</{name}>")
+    return Markup(
+        opening if name in ("img", "source", "meta") else f"{opening}{join(*children)}</{name}>"
+    )
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]], cls: str = "") -> Markup:
     """A table whose first column is words and whose others are figures."""
-    line = lambda kind, cells: tag("tr", *(tag(kind, c, cls="num" if i else None) for i, c in enumerate(cells)))
+    line = lambda kind, cells: tag(
+        "tr", *(tag(kind, c, cls="num" if i else None) for i, c in enumerate(cells))
+    )
     body = tag("tbody", *(line("td", row) for row in rows))
     return tag("div", tag("table", tag("thead", line("th", head)), body, cls=cls), cls="wide")
 
@@ -50,10 +70,15 @@ def number(value: object) -> str:
 
 
 def visible(text: str, longest: int = 80) -> str:
-    """Text on one line: a character that comes eight times or more counted, unprintable ones as their escapes, what is too long cut."""
+    """Text on one line: a character that comes eight times or more counted, unprintable ones as
+    their escapes, what is too long cut.
+    """
     counted = lambda run: f"{'space' if run[1] == ' ' else run[1]} × {len(run[0])}"
     line = re.sub(r"(.)\1{7,}", counted, text, flags=re.DOTALL)
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) or "(nothing)"
+    line = (
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        or "(nothing)"
+    )
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
@@ -80,14 +105,18 @@ def encoded(picture: Image.Image, kind: str) -> bytes:
 
 
 def thumbnail(image: np.ndarray, alt: str, cls: str = "", n_tiles: int = 1) -> Markup:
-    """uint8 (height, width) or (height, width, 3) as <img>: exact while it is small, where its pixels stay squares.
+    """uint8 (height, width) or (height, width, 3) as <img>: exact while it is small, where its
+    pixels stay squares.
 
-    n_tiles: how many pictures stand in it side by side, with gaps of up to an eighth between them; each is small or not by itself.
+    n_tiles: how many pictures stand in it side by side, with gaps of up to an eighth between them;
+    each is small or not by itself.
     """
     picture = Image.fromarray(image)
     room = n_tiles * 9 / 8 if n_tiles > 1 else 1
     if max(picture.height, picture.width / room) <= PNG_SIDE:
-        return tag("img", src=data_uri("image/png", encoded(picture, "PNG")), alt=alt, cls=f"pixels {cls}")
+        return tag(
+            "img", src=data_uri("image/png", encoded(picture, "PNG")), alt=alt, cls=f"pixels {cls}"
+        )
     picture.thumbnail((round(THUMB_SIDE * room), THUMB_SIDE))
     return tag("img", src=data_uri("image/jpeg", encoded(picture, "JPEG")), alt=alt, cls=cls)
 

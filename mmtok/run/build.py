@@ -1,6 +1,9 @@
-"""Makes a run: starts its folder, fits its tokenizers, tokenises, trains. What stands is kept, so the same call goes on.
+"""Makes a run: starts its folder, fits its tokenizers, tokenises, trains.
 
-The only place that builds live objects from a recipe; what is opened again and asked afterwards is a `Run` (opened.py).
+What stands is kept, so the same call goes on.
+
+The only place that builds live objects from a recipe; what is opened again and asked afterwards is
+a `Run` (opened.py).
 """
 
 from __future__ import annotations
@@ -64,33 +67,55 @@ N_FIT = 4_000  # signals that a tokenizer is fitted to at most
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
 FORETOLD = 10  # steps after which it is said how long a training will take
 N_COUNTED = 200  # segments of a field whose customary units are counted
-HOW = {"train.fsdp", "train.activation_checkpointing", "train.compile"}  # fields that say how a run is made, not what it is: they may change on the way
+HOW = {
+    "train.fsdp",
+    "train.activation_checkpointing",
+    "train.compile",
+}  # fields that say how a run is made, not what it is: they may change on the way
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
-    """Make the run folder, or open it again. Raises UserError when it was made from another recipe, naming what differs.
+    """Make the run folder, or open it again.
 
-    While nothing is trained, a recipe by which all that stands would have been made too takes the place of the one that is there: what
-    is found wrong on the way can be set right by the same call with other fields.
+    Raises UserError when it was made from another recipe, naming what differs.
+
+    While nothing is trained, a recipe by which all that stands would have been made too takes the
+    place of the one that is there: what is found wrong on the way can be set right by the same call
+    with other fields.
     """
     path, signatures = out / "recipe.json", planned_signatures(recipe)
-    check_rows(recipe.tasks, recipe.train.seq_len, {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()})
+    check_rows(
+        recipe.tasks,
+        recipe.train.seq_len,
+        {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()},
+    )
     if not is_begun(out):  # a trained run keeps its recipe, and may be asked for another guidance
         check_guidance(recipe.tasks, recipe.fields, recipe.sampling)
     if path.exists():
         changed = _changed(path, recipe)
-        refused = changed if is_begun(out) else {k: pair for k, pair in changed.items() if _made_by(k, out)}
+        refused = (
+            changed
+            if is_begun(out)
+            else {k: pair for k, pair in changed.items() if _made_by(k, out)}
+        )
         if refused:
-            raise UserError(f"{out} was made from another recipe ({_told(refused)}): choose another --out, or remove the folder")
+            raise UserError(
+                f"{out} was made from another recipe ({_told(refused)}): choose another --out, or"
+                " remove the folder"
+            )
         if any(k.startswith("sources.") for k in changed):
             _check_sources(recipe)
         if changed:
             write_text(path, recipe.to_json())
             say(f"nothing is trained in {out} yet, so its recipe is changed ({_told(changed)})")
     else:
-        if out.exists() and any(file.name != LOCK and not is_temporary(file) for file in out.iterdir()):
+        if out.exists() and any(
+            file.name != LOCK and not is_temporary(file) for file in out.iterdir()
+        ):
             raise UserError(f"{out} is not empty and not a run folder: choose another --out")
-        _check_sources(recipe)  # before anything is written: a mistyped path must not claim the folder
+        _check_sources(
+            recipe
+        )  # before anything is written: a mistyped path must not claim the folder
         for config in recipe.tokenizers.values():
             if hasattr(config, "check"):
                 config.check()
@@ -100,29 +125,40 @@ def start_run(recipe: Recipe, out: Path) -> Run:
 
 
 def _plan_more(recipe: Recipe, out: Path) -> None:
-    """Where a run that is begun differs from the recipe in its number of steps alone, let it have the recipe's: training goes on from there.
+    """Where a run that is begun differs from the recipe in its number of steps alone, let it have
+    the recipe's: training goes on from there.
 
-    A finished model is taken away, and then stands as its last checkpoint. Raises UserError for fewer steps than were made, and for a run
-    whose checkpoints are gone.
+    A finished model is taken away, and then stands as its last checkpoint. Raises UserError for
+    fewer steps than were made, and for a run whose checkpoints are gone.
     """
     path, model = out / "recipe.json", out / "model.safetensors"
     changed = _changed(path, recipe) if path.exists() and is_begun(out) else {}
     if set(changed) != {"train.steps"}:
         return
-    (before, steps), = changed.values()
+    ((before, steps),) = changed.values()
     checkpoint = load_checkpoint(out / "checkpoints")
     if checkpoint is None:
-        raise UserError(f"{out} cannot be trained on, as its checkpoints are gone and with them the optimiser's state: choose another --out")
+        raise UserError(
+            f"{out} cannot be trained on, as its checkpoints are gone and with them the optimiser's"
+            " state: choose another --out"
+        )
     done = before if model.exists() else checkpoint.state["step"]
     if steps < done:
-        raise UserError(f"{out} has made {done} steps, which --train.steps {steps} would have to undo: say at least {done}, or choose another --out")
-    model.unlink(missing_ok=True)  # before the recipe: cut here, the run is unfinished, and the same call goes on
+        raise UserError(
+            f"{out} has made {done} steps, which --train.steps {steps} would have to undo: say at"
+            f" least {done}, or choose another --out"
+        )
+    model.unlink(
+        missing_ok=True
+    )  # before the recipe: cut here, the run is unfinished, and the same call goes on
     (out / "config.json").unlink(missing_ok=True)
     write_text(path, recipe.to_json())
 
 
 def _changed(path: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Field -> its value in a run's recipe.json and in this recipe, of those that say what the run is and differ."""
+    """Field -> its value in a run's recipe.json and in this recipe, of those that say what the run
+    is and differ.
+    """
     old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
     differ = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
     return {k: (old.get(k, "absent"), new.get(k, "absent")) for k in differ}
@@ -135,9 +171,11 @@ def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _made_by(key: str, out: Path) -> bool:
-    """Whether something stands in the folder of an untrained run that the field `key` of its recipe had a part in.
+    """Whether something stands in the folder of an untrained run that the field `key` of its recipe
+    had a part in.
 
-    A tokenizer is made by its own fields, its signals' preparation, the sources and the seed; the vocabulary and the token files by all tokenizers too.
+    A tokenizer is made by its own fields, its signals' preparation, the sources and the seed; the
+    vocabulary and the token files by all tokenizers too.
     """
     fitted = {path.parent.name for path in out.glob("tokenizers/*/tokenizer.json")}
     of_all = (out / "vocabulary.json").exists() or any(out.glob("tokens/*.parquet"))
@@ -153,7 +191,9 @@ def _check_sources(recipe: Recipe) -> None:
 
 
 def _filled_in(stored: Any, recipe: Recipe) -> Any:
-    """A stored recipe with the defaults of fields that are younger than it, where it can be read at all."""
+    """A stored recipe with the defaults of fields that are younger than it, where it can be read at
+    all.
+    """
     try:
         return json.loads(Recipe.from_json(json.dumps(stored), tuple(kinds_of(recipe))).to_json())
     except UserError:
@@ -161,15 +201,22 @@ def _filled_in(stored: Any, recipe: Recipe) -> Any:
 
 
 def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
-    """Fit what its tokenizers learn, print their fidelity on held-out signals, and lay out the vocabulary; what stands is kept.
+    """Fit what its tokenizers learn, print their fidelity on held-out signals, and lay out the
+    vocabulary; what stands is kept.
 
-    device: of the run that is returned, by name, as `resolve_device` takes it; tokenizers learn on the CPU.
-    Raises UserError while another process fits or trains in `out`.
+    device: of the run that is returned, by name, as `resolve_device` takes it; tokenizers learn on
+    the CPU. Raises UserError while another process fits or trains in `out`.
     """
     stay_on_cpu(device, "tokenizers learn")
     recipe = settled(recipe, out)
     with joined(device="cpu") as processes, ExitStack() as stack:
-        processes.by_first(lambda: (stack.enter_context(held(out)), stack.enter_context(noted(out)), _fit(recipe, out)))
+        processes.by_first(
+            lambda: (
+                stack.enter_context(held(out)),
+                stack.enter_context(noted(out)),
+                _fit(recipe, out),
+            )
+        )
     return Run(out, recipe, resolve_device(device))
 
 
@@ -182,8 +229,15 @@ def _fit(recipe: Recipe, out: Path) -> None:
             say(f"{m} tokenizer stands")
             continue
         names = [f for f, modality in fields.items() if modality == m]
-        some = lambda split, n, names=names: random_subset(_signals(run, split, names), n, recipe.train.seed)
-        tokenizer = fit_tokenizer(config, some("train", N_FIT) if learns(config) else (), recipe.train.seed, precision=recipe.train.precision)
+        some = lambda split, n, names=names: random_subset(
+            _signals(run, split, names), n, recipe.train.seed
+        )
+        tokenizer = fit_tokenizer(
+            config,
+            some("train", N_FIT) if learns(config) else (),
+            recipe.train.seed,
+            precision=recipe.train.precision,
+        )
         fidelity = tokenizer.fidelity(some("heldout", N_FIDELITY))
         temporary = folder.with_name(f".{m}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -194,7 +248,10 @@ def _fit(recipe: Recipe, out: Path) -> None:
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        say(f"{m} tokenizer {tokenizer.signature.fingerprint}: " + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items()))
+        say(
+            f"{m} tokenizer {tokenizer.signature.fingerprint}: "
+            + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
+        )
     vocabulary = run.vocabulary
     if not (out / "vocabulary.json").exists():
         write_text(out / "vocabulary.json", json.dumps(vocabulary.as_dict(), indent=1))
@@ -224,48 +281,76 @@ def tokenise(run: Run) -> None:
         say(f"{path.name}: {counted(n, 'example')}")
 
 
-def _encoded(examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress) -> Iterator[dict[str, Segment]]:
-    """The examples as rows of segments. Raises UserError for a signal that is refused, naming its field and where it came from."""
+def _encoded(
+    examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress
+) -> Iterator[dict[str, Segment]]:
+    """The examples as rows of segments.
+
+    Raises UserError for a signal that is refused, naming its field and where it came from.
+    """
     done = 0
     with counting(mine.values()):
         while chunk := list(islice(examples, 256)):
             columns = {}
             for f, tokenizer in mine.items():
                 having = [i for i, e in enumerate(chunk) if f in e]
-                named = [(f"{f} of {getattr(chunk[i], 'name', f'example {done + i}')}", chunk[i][f]) for i in having]
+                named = [
+                    (f"{f} of {getattr(chunk[i], 'name', f'example {done + i}')}", chunk[i][f])
+                    for i in having
+                ]
                 columns[f] = dict(zip(having, encode_named(tokenizer, named)))
-            yield from ({f: column[i] for f, column in columns.items() if i in column} for i in range(len(chunk)))
+            yield from (
+                {f: column[i] for f, column in columns.items() if i in column}
+                for i in range(len(chunk))
+            )
             done += len(chunk)
             progress.advance(len(chunk))
 
 
 def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:
-    """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is done.
+    """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is
+    done.
 
-    With another number of steps a run that is begun, or finished, is trained on to it: the learning rate goes on as `learning_rate` says.
+    With another number of steps a run that is begun, or finished, is trained on to it: the learning
+    rate goes on as `learning_rate` says.
 
-    tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was logged before is there as well.
+    tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was
+    logged before is there as well.
     device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
-    Under torchrun all processes share the training, and the first does everything else. Raises UserError while another one
-    fits or trains in `out`.
+    Under torchrun all processes share the training, and the first does everything else. Raises
+    UserError while another one fits or trains in `out`.
     """
     recipe = settled(recipe, out)
     with joined(device=device) as processes, ExitStack() as stack:
-        processes.by_first(lambda: (need_tensorboard() if tensorboard else None, stack.enter_context(held(out)),
-                                    stack.enter_context(noted(out)), _plan_more(recipe, out), _fit(recipe, out)))
+        processes.by_first(
+            lambda: (
+                need_tensorboard() if tensorboard else None,
+                stack.enter_context(held(out)),
+                stack.enter_context(noted(out)),
+                _plan_more(recipe, out),
+                _fit(recipe, out),
+            )
+        )
         run = Run(out, recipe, processes.device)
-        opened = lambda: stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
+        opened = lambda: (
+            stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
+        )
         board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():
             processes.by_first(lambda: (board(), say(f"{out} is trained: nothing to do")))
             return run
         _check_heads(run)
-        # before the long work: sizes that do not fit are found here. What will be sharded need not fit into one GPU
-        lm = run.untrained(torch.device("cpu") if recipe.train.fsdp and processes.world > 1 else None)
+        # before the long work: sizes that do not fit are found here. What will be sharded need not
+        # fit into one GPU
+        lm = run.untrained(
+            torch.device("cpu") if recipe.train.fsdp and processes.world > 1 else None
+        )
         check_cuts(lm, recipe.tasks, recipe.fields)
         processes.by_first(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
         check_bands(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
-        if recipe.start and load_checkpoint(out / "checkpoints") is None:  # else training goes on from there
+        if (
+            recipe.start and load_checkpoint(out / "checkpoints") is None
+        ):  # else training goes on from there
             load_start(lm, recipe)
         processes.by_first(lambda: (tokenise(run), _note_spreads(run, lm)))
         weights = _trained(run, lm, processes, board)
@@ -273,15 +358,36 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
     return run
 
 
-def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callable[[dict], None]]) -> dict[str, torch.Tensor]:
-    """The weights to keep, after training from the newest checkpoint or from the start. board(): opens what is told the log's lines too."""
+def _trained(
+    run: Run, lm: LM, processes: Processes, board: Callable[[], Callable[[dict], None]]
+) -> dict[str, torch.Tensor]:
+    """The weights to keep, after training from the newest checkpoint or from the start.
+
+    board(): opens what is told the log's lines too.
+    """
     recipe, config, log_path = run.recipe, run.recipe.train, run.folder / "log.jsonl"
     files = _token_files(run, processes)
-    loader = Loader(files, recipe.tasks, run.vocabulary, recipe.input_masking, config.batch_size, config.seq_len, config.seed)
+    loader = Loader(
+        files,
+        recipe.tasks,
+        run.vocabulary,
+        recipe.input_masking,
+        config.batch_size,
+        config.seq_len,
+        config.seed,
+    )
     progress = Progress("train", config.steps, "steps")
     told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line, progress.left)]
     tell = lambda line: [listener(line) for listener in told]
-    trainer = Trainer(lm, loader, config, run.folder / "checkpoints", tell, processes, _units_per_frame(run, files))
+    trainer = Trainer(
+        lm,
+        loader,
+        config,
+        run.folder / "checkpoints",
+        tell,
+        processes,
+        _units_per_frame(run, files),
+    )
     resumed = trainer.resume()
 
     def begin() -> None:
@@ -292,10 +398,16 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
         kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
         write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
         told.append(board())
-        among = f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes" * (processes.world > 1)
+        among = (
+            f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes"
+            * (processes.world > 1)
+        )
         n_parameters = sum(p.numel() for p in lm.parameters())
         size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
-        say(f"training {size}, {counted(config.steps, 'step')} of {config.batch_size} x {config.seq_len} positions{among}")
+        say(
+            f"training {size}, {counted(config.steps, 'step')} of {config.batch_size} x"
+            f" {config.seq_len} positions{among}"
+        )
 
     processes.by_first(begin)
     if processes.first:
@@ -308,19 +420,28 @@ def _trained(run: Run, lm: LM, processes: Processes, board: Callable[[], Callabl
 
 
 def _stepped(progress: Progress, first: int, config: TrainConfig) -> None:
-    """Count a step; after some of them say how long the training will take. first: the step that this call went on from."""
+    """Count a step; after some of them say how long the training will take.
+
+    first: the step that this call went on from.
+    """
     progress.advance()
     pace = progress.pace.seconds
     if progress.done - first != FORETOLD or progress.done >= config.steps or pace is None:
         return
     n = config.steps - (first and progress.done)
     what = f"the {n:,} steps that are left" if first else f"{n:,} steps"
-    saved = f"; checkpoints every {config.checkpoint_every}" if config.checkpoint_every < config.steps else ""
+    saved = (
+        f"; checkpoints every {config.checkpoint_every}"
+        if config.checkpoint_every < config.steps
+        else ""
+    )
     say(f"about {span_text(pace * n)} for {what} at {pace:.2g} s a step{saved}")
 
 
 def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
-    """The run's token files, first opened by the first process, which writes what all map; it alone says where that cannot be written."""
+    """The run's token files, first opened by the first process, which writes what all map; it alone
+    says where that cannot be written.
+    """
     files = processes.by_first(run.token_files)
     if files is None:
         with warnings.catch_warnings(action="ignore"):
@@ -329,17 +450,25 @@ def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
 
 
 def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
-    """Modality -> how many of its customary unit (bytes of a text, particles of a jet) a frame that is learned holds on average.
+    """Modality -> how many of its customary unit (bytes of a text, particles of a jet) a frame that
+    is learned holds on average.
 
-    Counted on segments spread evenly over the token files, so that it is the same when the training goes on.
+    Counted on segments spread evenly over the token files, so that it is the same when the training
+    goes on.
     """
-    made = {f for task in run.recipe.tasks for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))}
+    made = {
+        f
+        for task in run.recipe.tasks
+        for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))
+    }
     counts: dict[str, np.ndarray] = {}
     for file, f in ((file, f) for file in files for f in file.fields if f in made):
         m, having = file.signatures[f].modality, np.flatnonzero(file.has(f))
         for i in having[np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)]:
             segment = file.segment(f, i)
-            counts[m] = counts.get(m, 0) + np.array([units_of(run.tokenizers[m], segment), len(segment)])
+            counts[m] = counts.get(m, 0) + np.array(
+                [units_of(run.tokenizers[m], segment), len(segment)]
+            )
     return {m: float(n_units / n_frames) for m, (n_units, n_frames) in counts.items() if n_units}
 
 
@@ -350,11 +479,18 @@ def _check_heads(run: Run) -> None:
             m = run.recipe.fields[name]
             signature = run.vocabulary.signatures[m]
             if not signature.one_channel and m not in run.recipe.model.heads:
-                raise UserError(f"{m} is made by the task {task}, but model.heads has no head for it: add {fitting_heads(signature)}")
+                raise UserError(
+                    f"{m} is made by the task {task}, but model.heads has no head for it: add"
+                    f" {fitting_heads(signature)}"
+                )
 
 
 def _note_spreads(run: Run, lm: LM) -> None:
-    made = {f: run.recipe.fields[f] for task in run.recipe.tasks for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))}
+    made = {
+        f: run.recipe.fields[f]
+        for task in run.recipe.tasks
+        for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))
+    }
     note_spreads(lm, run.token_files, made, run.recipe.train.seed)
 
 
@@ -364,16 +500,34 @@ def _log(path: Path, line: dict, left: str) -> None:
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
-    listed = lambda key: " ".join(f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None)
-    losses = "".join(f", {name} {listed(key)}" for name, key in (("nats", "nats"), ("training loss", "training_loss")) if listed(key))
-    say(f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f} positions/s" + f", {left}" * bool(left))
+        raise OSError(
+            error.errno, error.strerror, str(path)
+        ) from error  # a full disk names no file
+    listed = lambda key: " ".join(
+        f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None
+    )
+    losses = "".join(
+        f", {name} {listed(key)}"
+        for name, key in (("nats", "nats"), ("training loss", "training_loss"))
+        if listed(key)
+    )
+    say(
+        f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f}"
+        " positions/s" + f", {left}" * bool(left)
+    )
 
 
 def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
-    """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no loader drops the heads silently."""
+    """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no
+    loader drops the heads silently.
+    """
     with in_place_when_whole(run.folder / "model.safetensors") as temporary:
         save_tensors(temporary, weights)
-        config = {"model_type": "mmtok", "vocabulary": run.vocabulary.fingerprint, "recipe": "recipe.json", "sha256": digest(temporary),
-                  "planned": planned_steps(run.folder / "checkpoints")}
+        config = {
+            "model_type": "mmtok",
+            "vocabulary": run.vocabulary.fingerprint,
+            "recipe": "recipe.json",
+            "sha256": digest(temporary),
+            "planned": planned_steps(run.folder / "checkpoints"),
+        }
         write_text(run.folder / "config.json", json.dumps(config, indent=1))

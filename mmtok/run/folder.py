@@ -1,4 +1,6 @@
-"""A run folder: one process at a time writes into it, and its JSON is read with an error in one line."""
+"""A run folder: one process at a time writes into it, and its JSON is read with an error in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ NOTES = "notes.txt"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Be the only one that writes into a folder, which is made if need be; what is still empty at the end is removed again.
+    """Be the only one that writes into a folder, which is made if need be; what is still empty at
+    the end is removed again.
 
-    The lock goes with the process that holds it, however that ends: a file that was left behind locks nobody out.
-    Raises UserError, naming the holder, when another process holds it.
+    The lock goes with the process that holds it, however that ends: a file that was left behind
+    locks nobody out. Raises UserError, naming the holder, when another process holds it.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +41,9 @@ def held(folder: Path) -> Iterator[None]:
         for path in made:
             if path.is_dir() and any(path.iterdir()):
                 break
-            with suppress(FileNotFoundError):  # an exchange of folders that was cut has set it aside
+            with suppress(
+                FileNotFoundError
+            ):  # an exchange of folders that was cut has set it aside
                 path.rmdir()
 
 
@@ -50,10 +55,16 @@ def _locked(path: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise UserError(f"{path.parent} is being written by {file.read() or 'another process'}: wait for its end, "
-                               "or choose another --out") from None
+                raise UserError(
+                    f"{path.parent} is being written by {file.read() or 'another process'}: wait"
+                    " for its end, or choose another --out"
+                ) from None
             except OSError as error:
-                warnings.warn(f"{path.parent} cannot be locked ({error.strerror}): do not train it twice at once", stacklevel=4)
+                warnings.warn(
+                    f"{path.parent} cannot be locked ({error.strerror}): do not train it twice at"
+                    " once",
+                    stacklevel=4,
+                )
             if not _is(file, path):  # the one who held it has just removed it
                 continue
             file.truncate(0)
@@ -76,11 +87,15 @@ def _is(file: Any, path: Path) -> bool:
 
 @contextmanager
 def noted(folder: Path) -> Iterator[None]:
-    """Keep what users are told meanwhile of their data in a run folder too, each line once; nothing in a folder that is no run yet."""
+    """Keep what users are told meanwhile of their data in a run folder too, each line once; nothing
+    in a folder that is no run yet.
+    """
     show = warnings.showwarning
     told: list[str] = []
 
-    def show_and_keep(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    def show_and_keep(
+        message: Warning | str, category: type[Warning], *rest: Any, **more: Any
+    ) -> None:
         show(message, category, *rest, **more)
         if issubclass(category, UserWarning):
             told.append(" ".join(str(message).split()))
@@ -108,35 +123,50 @@ def read_notes(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class VocabularyFile:
-    """What a run's vocabulary.json says: the signatures of its tokenizers in order, and the fingerprint of the ids laid out by them."""
+    """What a run's vocabulary.json says: the signatures of its tokenizers in order, and the
+    fingerprint of the ids laid out by them.
+    """
 
     fingerprint: str
     signatures: tuple[Signature, ...]
 
 
 def read_fingerprint(path: Path) -> str:
-    """The vocabulary's fingerprint in a vocabulary.json. Raises UserError, naming file and field, when it is not as it should be."""
+    """The vocabulary's fingerprint in a vocabulary.json.
+
+    Raises UserError, naming file and field, when it is not as it should be.
+    """
     try:
         return read_as(path, VocabularyFile).fingerprint
     except UserError as error:
-        raise UserError(f"{path} is damaged: {str(error).removeprefix(f'{path}: ')}; remove it if the tokenizers are as they were") from None
+        raise UserError(
+            f"{path} is damaged: {str(error).removeprefix(f'{path}: ')}; remove it if the"
+            " tokenizers are as they were"
+        ) from None
 
 
 def read_sha256(path: Path) -> str | None:
-    """The SHA-256 of the weights in a run's config.json; None where it says none. Raises UserError for what is no such file."""
+    """The SHA-256 of the weights in a run's config.json; None where it says none.
+
+    Raises UserError for what is no such file.
+    """
     config = read_json(path) if path.exists() else {}
     check_known(config, {"sha256": str}, str(path))
     return config.get("sha256")
 
 
 def read_fidelity(folder: Path) -> dict[str, float]:
-    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was. Raises UserError for what is no such table."""
+    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was.
+
+    Raises UserError for what is no such table.
+    """
     path = folder / "fidelity.json"
     return read_as(path, dict[str, float], nan=True) if path.exists() else {}
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """The figures in an evaluation.json: by name a number, or a table of them; "score" is one of modality -> costs by unit.
+    """The figures in an evaluation.json: by name a number, or a table of them; "score" is one of
+    modality -> costs by unit.
 
     Raises UserError, naming the file, when it holds anything else.
     """
@@ -146,7 +176,11 @@ def read_figures(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
     score = figures.get("score", {}) if isinstance(figures, dict) else None
-    whole = _is_table(figures) and isinstance(score, dict) and all(isinstance(row, dict) and _costs(row) for row in score.values())
+    whole = (
+        _is_table(figures)
+        and isinstance(score, dict)
+        and all(isinstance(row, dict) and _costs(row) for row in score.values())
+    )
     if not whole:
         raise UserError(f"{path} is damaged: it holds no table of figures; {again}")
     return figures
@@ -154,7 +188,9 @@ def read_figures(path: Path) -> dict[str, Any]:
 
 def _is_table(value: Any) -> bool:
     """Whether a value is a mapping that holds nothing but numbers, words and such mappings."""
-    return isinstance(value, dict) and all(isinstance(x, (int, float, str)) or _is_table(x) for x in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(x, (int, float, str)) or _is_table(x) for x in value.values()
+    )
 
 
 def _costs(row: dict[str, Any]) -> bool:

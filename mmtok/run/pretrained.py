@@ -1,6 +1,8 @@
-"""A recipe that starts from a pretrained language model: what the checkpoint fixes, and its weights.
+"""A recipe that starts from a pretrained language model: what the checkpoint fixes, and its
+weights.
 
-The language model's trunk becomes the trunk, its tokenizer the text tokenizer; the recipe's other modalities are added untrained.
+The language model's trunk becomes the trunk, its tokenizer the text tokenizer; the recipe's other
+modalities are added untrained.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder
 
 
 def settled(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with what its `start` fixes filled in: the trunk's sizes (dropout stays the recipe's) and the text tokenizer.
+    """The recipe with what its `start` fixes filled in: the trunk's sizes (dropout stays the
+    recipe's) and the text tokenizer.
 
-    A run in `out` that was trained from the same place has it all, and the checkpoint is not looked at again. Raises UserError when the
-    checkpoint is no Llama's, or has no tokenizer, or when its weights are broken files or not what its config says.
+    A run in `out` that was trained from the same place has it all, and the checkpoint is not looked
+    at again. Raises UserError when the checkpoint is no Llama's, or has no tokenizer, or when its
+    weights are broken files or not what its config says.
     """
     if recipe.start is None:
         return recipe
@@ -29,8 +33,10 @@ def settled(recipe: Recipe, out: Path) -> Recipe:
     if model is None:
         folder = checkpoint_folder(recipe.start)
         if exported_vocabulary(folder):
-            raise UserError(f"{recipe.start} was exported from a run, so its ids are not those of a text alone: "
-                           "go on with that run, or open the folder with mmtok.model.llama.from_llama")
+            raise UserError(
+                f"{recipe.start} was exported from a run, so its ids are not those of a text alone:"
+                " go on with that run, or open the folder with mmtok.model.llama.from_llama"
+            )
         model = llama_sizes(folder, recipe.model)
         check_llama(folder, model, text.build().signature)  # before anything is written
     return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)

@@ -1,7 +1,8 @@
 """A recipe is a value: one frozen dataclass that says everything about a run.
 
-This file only composes the parts' own config dataclasses, loads them from a Python file, overrides single fields, and writes them to
-JSON and back; how a dataclass is listed, set and written is in plain.py.
+This file only composes the parts' own config dataclasses, loads them from a Python file, overrides
+single fields, and writes them to JSON and back; how a dataclass is listed, set and written is in
+plain.py.
 """
 
 from __future__ import annotations
@@ -43,25 +44,47 @@ from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.trainer import TrainConfig
 
 TokenizerConfig = (
-    BytesConfig | SentencePieceConfig | SentencePieceFile | PretrainedTextConfig
-    | PixelsConfig | VQPatchesConfig | PixelLatentsConfig | KLPatchesConfig | DMelConfig | LogMelConfig | JetGridConfig
+    BytesConfig
+    | SentencePieceConfig
+    | SentencePieceFile
+    | PretrainedTextConfig
+    | PixelsConfig
+    | VQPatchesConfig
+    | PixelLatentsConfig
+    | KLPatchesConfig
+    | DMelConfig
+    | LogMelConfig
+    | JetGridConfig
 )
-SourceConfig = TextFileConfig | ScannedDigits | ImageFolder | IdxImages | SpokenDigits | SpeechFolder | PythiaJets | JetFile | HubTable
+SourceConfig = (
+    TextFileConfig
+    | ScannedDigits
+    | ImageFolder
+    | IdxImages
+    | SpokenDigits
+    | SpeechFolder
+    | PythiaJets
+    | JetFile
+    | HubTable
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One run. Fields of the examples come from the sources; two fields may share a modality.
 
-    name        a plain folder name: a run's folder is runs/ and the name, unless --out says otherwise
+    name        a plain folder name: a run's folder is runs/ and the name, unless --out says
+                otherwise
     tokenizers  modality -> config
     sources     where examples come from; together they yield every field that the tasks name
     tasks       what is learned: orders of fields, with weights
-    preparation modality -> how raw signals become those that the tokenizer takes; what is not named is prepared as ever
+    preparation modality -> how raw signals become those that the tokenizer takes; what is not named
+    is prepared as ever
     input_masking  field -> what the model may not read of it in training
     sampling    modality -> how `sample` and `evaluate` draw it
     n_samples   how many samples per question `evaluate` draws
-    start       a Llama's checkpoint folder or hub id: its trunk and its text tokenizer take the place of the recipe's
+    start       a Llama's checkpoint folder or hub id: its trunk and its text tokenizer take the
+                place of the recipe's
     """
 
     name: str
@@ -78,49 +101,94 @@ class Recipe:
 
     def __post_init__(self):
         if not is_name(self.name):
-            raise UserError(f"recipe: name is {self.name!r}; it must be a plain folder name, as a run's folder is runs/ and the name")
+            raise UserError(
+                f"recipe: name is {self.name!r}; it must be a plain folder name, as a run's folder"
+                " is runs/ and the name"
+            )
         if self.n_samples < 1:
-            raise UserError(f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1")
+            raise UserError(
+                f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1"
+            )
         if not self.tasks:
-            raise UserError(f"recipe {self.name!r} has no tasks; name at least one, such as Task((), (\"caption\",))")
+            raise UserError(
+                f"recipe {self.name!r} has no tasks; name at least one, such as Task((),"
+                ' ("caption",))'
+            )
         for modality in self.tokenizers:
             if not is_name(modality):
-                raise UserError(f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a plain name, as its folder has it")
+                raise UserError(
+                    f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a"
+                    " plain name, as its folder has it"
+                )
         self._prepare()
         fields = self.fields
         for task in self.tasks:
             for name in (*task.inputs, *task.targets):
                 if name not in fields:
-                    raise UserError(f"recipe {self.name!r}: task {task} names the field {name!r}, but the sources yield {', '.join(fields)}")
+                    raise UserError(
+                        f"recipe {self.name!r}: task {task} names the field {name!r}, but the"
+                        f" sources yield {', '.join(fields)}"
+                    )
                 if fields[name] not in self.tokenizers:
-                    raise UserError(f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the recipe has no tokenizer")
+                    raise UserError(
+                        f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the"
+                        " recipe has no tokenizer"
+                    )
         for name in self.input_masking:
             if name not in fields:
-                raise UserError(f"recipe {self.name!r}: input_masking names the field {name!r}, but the sources yield {', '.join(fields)}")
-        for where, named in (("sampling", self.sampling), ("train.loss_weights", self.train.loss_weights)):
+                raise UserError(
+                    f"recipe {self.name!r}: input_masking names the field {name!r}, but the sources"
+                    f" yield {', '.join(fields)}"
+                )
+        for where, named in (
+            ("sampling", self.sampling),
+            ("train.loss_weights", self.train.loss_weights),
+        ):
             for name in named:
                 if name not in self.tokenizers:
                     near = difflib.get_close_matches(name, self.tokenizers, 1)
                     hint = f"; did you mean {near[0]!r}?" if near else ""
-                    raise UserError(f"recipe {self.name!r}: {where} names the modality {name!r}, "
-                                   f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}")
+                    raise UserError(
+                        f"recipe {self.name!r}: {where} names the modality {name!r}, "
+                        f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}"
+                    )
 
     def _prepare(self) -> None:
-        """Fill in the preparations that are not named. Raises UserError for one of another modality, and for a source of jets whose
-        columns are not the tokenizer's: what columns a file has it alone can say."""
+        """Fill in the preparations that are not named.
+
+        Raises UserError for one of another modality, and for a source of jets whose columns are not
+        the tokenizer's: what columns a file has it alone can say.
+        """
         for m, preparation in self.preparation.items():
-            idle = m not in self.tokenizers and preparation != DEFAULTS.get(m)  # what was filled in for a tokenizer may outlive it
+            idle = m not in self.tokenizers and preparation != DEFAULTS.get(
+                m
+            )  # what was filled in for a tokenizer may outlive it
             if preparation.modality != m or idle:
-                raise UserError(f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of {preparation.modality}; "
-                               f"the recipe has tokenizers for {', '.join(self.tokenizers)}")
+                raise UserError(
+                    f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of"
+                    f" {preparation.modality}; the recipe has tokenizers for"
+                    f" {', '.join(self.tokenizers)}"
+                )
         filled = {m: self.preparation.get(m, DEFAULTS.get(m)) for m in self.tokenizers}
-        object.__setattr__(self, "preparation", {m: preparation for m, preparation in filled.items() if preparation is not None})
+        object.__setattr__(
+            self,
+            "preparation",
+            {m: preparation for m, preparation in filled.items() if preparation is not None},
+        )
         takes = getattr(self.tokenizers.get("jets"), "takes", {}).get("features")
         for i, source in enumerate(self.sources):
             gives = getattr(source, "features", None)
-            if takes and gives and "jets" in source.fields.values() and tuple(gives) != tuple(takes):
-                raise UserError(f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the tokenizer of jets takes "
-                               f"{', '.join(takes)}; set sources.{i}.features and tokenizers.jets.features alike")
+            if (
+                takes
+                and gives
+                and "jets" in source.fields.values()
+                and tuple(gives) != tuple(takes)
+            ):
+                raise UserError(
+                    f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the"
+                    f" tokenizer of jets takes {', '.join(takes)}; set sources.{i}.features and"
+                    " tokenizers.jets.features alike"
+                )
 
     @property
     def fields(self) -> dict[str, str]:
@@ -129,7 +197,10 @@ class Recipe:
         for source in self.sources:
             for name, modality in source.fields.items():
                 if merged.setdefault(name, modality) != modality:
-                    raise UserError(f"recipe {self.name!r}: field {name!r} is {merged[name]} in one source and {modality} in another")
+                    raise UserError(
+                        f"recipe {self.name!r}: field {name!r} is {merged[name]} in one source and"
+                        f" {modality} in another"
+                    )
         return merged
 
     def to_json(self) -> str:
@@ -138,18 +209,26 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str, kinds: Sequence[type] = ()) -> Recipe:
-        """The inverse of `to_json`. kinds: classes that a recipe from outside the package brings along."""
+        """The inverse of `to_json`.
+
+        kinds: classes that a recipe from outside the package brings along.
+        """
         return from_plain(parse_json(text, "recipe"), cls, "recipe", kinds)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The value named `recipe` of a Python file, or a recipe.json, with fields overridden: ["--train.steps", "30", ...].
+    """The value named `recipe` of a Python file, or a recipe.json, with fields overridden:
+    ["--train.steps", "30", ...].
 
-    Raises UserError for a missing file, a file without a recipe, an unknown field (naming the nearest) or a value of another type.
+    Raises UserError for a missing file, a file without a recipe, an unknown field (naming the
+    nearest) or a value of another type.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no recipe at {path}; recipes are Python files holding one value named 'recipe' (see recipes/)")
+        raise UserError(
+            f"no recipe at {path}; recipes are Python files holding one value named 'recipe' (see"
+            " recipes/)"
+        )
     if path.suffix == ".json":
         recipe = read_recipe(path)
     else:
@@ -160,7 +239,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:
-    """A recipe.json; `kinds` as in `Recipe.from_json`. Raises UserError, naming the file, when it is broken."""
+    """A recipe.json; `kinds` as in `Recipe.from_json`.
+
+    Raises UserError, naming the file, when it is broken.
+    """
     try:
         return Recipe.from_json(path.read_text(), kinds)
     except UserError as error:
@@ -170,8 +252,11 @@ def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:
 
 
 def _imported(path: Path) -> types.ModuleType:
-    """Run a Python file, which may import its neighbours. The module is entered under a name of its own among Python's modules,
-    so that the type hints of classes that it defines can be resolved."""
+    """Run a Python file, which may import its neighbours.
+
+    The module is entered under a name of its own among Python's modules, so that the type hints of
+    classes that it defines can be resolved.
+    """
     module = types.ModuleType(f"recipe:{path}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
@@ -181,24 +266,41 @@ def _imported(path: Path) -> types.ModuleType:
     except UserError:
         raise
     except Exception as error:  # whatever the user's own code raises is told in one line
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise UserError(f"{where}: the recipe cannot be run: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{where}: the recipe cannot be run: {type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path.remove(str(path.parent))
     return module
 
 
 def kinds_of(value: Any) -> set[type]:
-    """Every dataclass used anywhere in a recipe: what `from_json` needs to read a recipe that brings its own classes."""
+    """Every dataclass used anywhere in a recipe: what `from_json` needs to read a recipe that
+    brings its own classes.
+    """
     if dataclasses.is_dataclass(value):
-        return {type(value)}.union(*(kinds_of(getattr(value, f.name)) for f in dataclasses.fields(value)))
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+        return {type(value)}.union(
+            *(kinds_of(getattr(value, f.name)) for f in dataclasses.fields(value))
+        )
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (tuple, list))
+        else ()
+    )
     return set().union(*map(kinds_of, parts))
 
 
 def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A copy with fields set from ["--train.steps", "30", "--width=128"]; a name may be shortened while it stays unique.
+    """A copy with fields set from ["--train.steps", "30", "--width=128"]; a name may be shortened
+    while it stays unique.
 
     Raises UserError as `load_recipe` does.
     """

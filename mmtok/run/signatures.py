@@ -22,7 +22,9 @@ from mmtok.tokenizers.text import SentencePieceConfig
 
 
 def planned_signatures(recipe: Recipe) -> dict[str, Signature]:
-    """Modality -> the signature that its tokenizer will have, as far as its config says it; without a fingerprint where it is learned."""
+    """Modality -> the signature that its tokenizer will have, as far as its config says it; without
+    a fingerprint where it is learned.
+    """
     found = {m: _planned_signature(config) for m, config in recipe.tokenizers.items()}
     if recipe.start:
         found["text"] = None  # the text tokenizer will be the start's
@@ -45,10 +47,17 @@ def _planned_signature(config: Any) -> Signature | None:
             return None  # a run that is fitted has a copy
     if not hasattr(config, "build"):
         return None
-    return replace(config.build().signature, fingerprint="") if hasattr(config, "fit") else config.build().signature
+    return (
+        replace(config.build().signature, fingerprint="")
+        if hasattr(config, "fit")
+        else config.build().signature
+    )
 
 
 def size_of_decoder(config: DecoderConfig, vocabulary: Vocabulary) -> int:
-    """How many parameters a decoder has, without the memory for them. Raises UserError for a config that does not fit the vocabulary."""
+    """How many parameters a decoder has, without the memory for them.
+
+    Raises UserError for a config that does not fit the vocabulary.
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in LM(config, vocabulary).parameters())

@@ -17,9 +17,13 @@ class Example(dict[str, Any]):
 
 @runtime_checkable
 class Source(Protocol):
-    """A frozen dataclass whose fields are settings. It may have `check()`, which raises UserError when its files are not there:
-    that is asked before a run folder is made. It may have `count(split, cache)`, how many examples a split has, where that is known
-    without making them: then tokenising can tell how long it will take."""
+    """A frozen dataclass whose fields are settings.
+
+    It may have `check()`, which raises UserError
+    when its files are not there: that is asked before a run folder is made. It may have
+    `count(split, cache)`, how many examples a split has, where that is known
+    without making them: then tokenising can tell how long it will take.
+    """
 
     @property
     def fields(self) -> Mapping[str, str]:
@@ -30,8 +34,10 @@ class Source(Protocol):
         """Names of the splits it has, "train" and "heldout" among them; no example is in two."""
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
-        """Examples of a split, field -> signal; always the same ones in the same order. An example may lack fields, and may be an
-        `Example`, which says where it came from.
+        """Examples of a split, field -> signal; always the same ones in the same order.
 
-        cache: a folder (made if missing) for what is slow to make. Raises UserError for a split that it does not have.
+        An example may lack fields, and may be an `Example`, which says where it came from.
+
+        cache: a folder (made if missing) for what is slow to make. Raises UserError for a split
+        that it does not have.
         """

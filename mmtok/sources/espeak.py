@@ -1,6 +1,8 @@
-"""The espeak-ng engine through ctypes: text -> samples, synchronously, half a millisecond a word; clips cut and levelled.
+"""The espeak-ng engine through ctypes: text -> samples, synchronously, half a millisecond a word;
+clips cut and levelled.
 
-espeak-ng is a GPL-3 engine: it is loaded as a tool, from the optional package `espeakng-loader`, and nothing of it is kept.
+espeak-ng is a GPL-3 engine: it is loaded as a tool, from the optional package `espeakng-loader`,
+and nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -15,16 +17,26 @@ import numpy as np
 from mmtok.errors import UserError, missing_extra
 
 RATE_HZ = 22_050
-RETRIEVE_SYNCHRONOUSLY, RATE, PITCH, CHARS_UTF8 = 2, 1, 3, 1  # names and numbers of espeak-ng's speak_lib.h
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+RETRIEVE_SYNCHRONOUSLY, RATE, PITCH, CHARS_UTF8 = (
+    2,
+    1,
+    3,
+    1,
+)  # names and numbers of espeak-ng's speak_lib.h
+CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 class Espeak:
-    """One engine of one's own. The same calls in the same order give the same samples, in any process.
+    """One engine of one's own.
 
-    The engine's state carries over from call to call (a second "one" differs from the first by some milliseconds), also through
-    its own terminate and initialise, and its random numbers start from the clock. So each instance loads a fresh copy of the
-    library, which starts from the beginning, and seeds it.
+    The same calls in the same order give the same samples, in any process.
+
+    The engine's state carries over from call to call (a second "one" differs from the first by some
+    milliseconds), also through its own terminate and initialise, and its random numbers start from
+    the clock. So each instance loads a fresh copy of the library, which starts from the beginning,
+    and seeds it.
     """
 
     def __init__(self):
@@ -36,8 +48,13 @@ class Espeak:
         library = Path(espeakng_loader.get_library_path())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self._engine = ctypes.CDLL(shutil.copy(library, folder))
-        if self._engine.espeak_Initialize(RETRIEVE_SYNCHRONOUSLY, 0, str(data).encode(), 0) != RATE_HZ:
-            raise UserError(f"espeak-ng does not start with the data in {data}; install espeakng-loader again")
+        if (
+            self._engine.espeak_Initialize(RETRIEVE_SYNCHRONOUSLY, 0, str(data).encode(), 0)
+            != RATE_HZ
+        ):
+            raise UserError(
+                f"espeak-ng does not start with the data in {data}; install espeakng-loader again"
+            )
         self._engine.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._pieces: list[np.ndarray] = []
         self._callback = CALLBACK(self._receive)  # kept: the engine holds no reference of its own
@@ -50,14 +67,20 @@ class Espeak:
             self._pieces.append(np.ctypeslib.as_array(wave, (n_samples,)).copy())
         return 0
 
-    def say(self, text: str, voice: str, words_per_minute: int = 170, pitch: int = 50) -> np.ndarray:
+    def say(
+        self, text: str, voice: str, words_per_minute: int = 170, pitch: int = 50
+    ) -> np.ndarray:
         """Text -> int16 (N,) at 22,050 Hz. voice: LANGUAGE or LANGUAGE+VARIANT; pitch 0 to 99.
 
-        Raises UserError for a voice that is not there: the engine itself would speak with another one.
+        Raises UserError for a voice that is not there: the engine itself would speak with another
+        one.
         """
         language, _, variant = voice.partition("+")
         if language not in self.languages or (variant and variant not in self.variants):
-            raise UserError(f"espeak-ng has no voice {voice!r}; languages are e.g. en, en-us, variants e.g. m1, f2")
+            raise UserError(
+                f"espeak-ng has no voice {voice!r}; languages are e.g. en, en-us, variants e.g."
+                " m1, f2"
+            )
         if self._engine.espeak_SetVoiceByName(voice.encode()):
             raise UserError(f"espeak-ng refuses the voice {voice!r}")
         self._engine.espeak_SetParameter(RATE, words_per_minute, 0)
@@ -69,7 +92,9 @@ class Espeak:
         return np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.int16)
 
 
-def trim(samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02) -> np.ndarray:
+def trim(
+    samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02
+) -> np.ndarray:
     """Cut silence (below `threshold` of the peak) before and after, but for keep_s seconds."""
     loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
     if not len(loud):

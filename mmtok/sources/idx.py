@@ -26,8 +26,10 @@ UINT8 = 0x08  # the format's word for the type
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of uint8 from a file of MNIST's format (two zero bytes, a type, the count of axes, sizes as big-endian 32 bits, values),
-    as it is or packed by gzip or xz. Raises UserError, naming the file, for what is missing, damaged, or of another type."""
+    """An array of uint8 from a file of MNIST's format (two zero bytes, a type, the count of axes,
+    sizes as big-endian 32 bits, values), as it is or packed by gzip or xz. Raises UserError, naming
+    the file, for what is missing, damaged, or of another type.
+    """
     path = Path(path)
     try:
         with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "rb") as file:
@@ -39,10 +41,16 @@ def read_idx(path: Path) -> np.ndarray:
     except UserError:
         raise
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read, it may be truncated: {reason_of(error)}") from None
+        raise UserError(
+            f"{path}: cannot be read, it may be truncated: {reason_of(error)}"
+        ) from None
     if len(data) != math.prod(shape):
-        there = f"{4 + 4 * len(shape) + len(data):,} bytes" + " or more" * (len(data) > math.prod(shape))
-        raise UserError(f"{path}: its header says {' x '.join(map(str, shape))}, but {there} are there")
+        there = f"{4 + 4 * len(shape) + len(data):,} bytes" + " or more" * (
+            len(data) > math.prod(shape)
+        )
+        raise UserError(
+            f"{path}: its header says {' x '.join(map(str, shape))}, but {there} are there"
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -55,15 +63,20 @@ def _shape(path: Path, head: bytes, file: BinaryIO) -> tuple[int, ...]:
     axes = head[3]
     sizes = file.read(4 * axes)
     if not 1 <= axes <= MOST_AXES or len(sizes) < 4 * axes:
-        raise UserError(f"{path}: its header says {axes} axes, of which {len(sizes) // 4} are there; 1 to {MOST_AXES} are read")
+        raise UserError(
+            f"{path}: its header says {axes} axes, of which {len(sizes) // 4} are there; 1 to"
+            f" {MOST_AXES} are read"
+        )
     return struct.unpack(f">{axes}I", sizes)
 
 
 @dataclass(frozen=True)
 class IdxImages:
-    """A folder with MNIST's four files: examples {"caption": name of the label, "image": image}, grey, uint8.
+    """A folder with MNIST's four files: examples {"caption": name of the label, "image": image},
+    grey, uint8.
 
-    The files are train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, which are held out; plain, .gz or .xz.
+    The files are train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, which are
+    held out; plain, .gz or .xz.
 
     path    of the folder
     names   captions of the labels 0, 1, ...
@@ -86,24 +99,46 @@ class IdxImages:
             self._file(split, "images-idx3"), self._file(split, "labels-idx1")
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, Y, X) uint8 and labels (N,) of a split. Raises UserError for damaged files and for labels without a name."""
+        """Images (N, Y, X) uint8 and labels (N,) of a split.
+
+        Raises UserError for damaged files and for labels without a name.
+        """
         check_split(self, split)
-        images, labels = read_idx(self._file(split, "images-idx3")), read_idx(self._file(split, "labels-idx1"))
+        images, labels = (
+            read_idx(self._file(split, "images-idx3")),
+            read_idx(self._file(split, "labels-idx1")),
+        )
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(f"{self.path}: {split} images are {images.shape} and labels {labels.shape}; expected (N, Y, X) and (N,)")
+            raise UserError(
+                f"{self.path}: {split} images are {images.shape} and labels {labels.shape};"
+                " expected (N, Y, X) and (N,)"
+            )
         if len(labels) and labels.max() >= len(self.names):
-            raise UserError(f"{self.path}: label {labels.max()} has no name; names are {', '.join(self.names)}")
+            raise UserError(
+                f"{self.path}: label {labels.max()} has no name; names are {', '.join(self.names)}"
+            )
         return images, labels
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str | np.ndarray]]:
+    def examples(
+        self, split: str, cache: Path | None = None
+    ) -> Iterator[dict[str, str | np.ndarray]]:
         """The pictures of a split in the files' order."""
         for image, label in zip(*self.load(split)):
             yield {"caption": self.names[label], "image": image}
 
     def _file(self, split: str, what: str) -> Path:
         """The file of a split's images or labels, packed or not."""
-        stem = folder_at(self.path, "IdxImages", "MNIST's four files") / f"{PREFIXES[split]}-{what}-ubyte"
-        found = [file for file in (stem.with_name(stem.name + suffix) for suffix in OPENERS) if file.is_file()]
+        stem = (
+            folder_at(self.path, "IdxImages", "MNIST's four files")
+            / f"{PREFIXES[split]}-{what}-ubyte"
+        )
+        found = [
+            file
+            for file in (stem.with_name(stem.name + suffix) for suffix in OPENERS)
+            if file.is_file()
+        ]
         if not found:
-            raise UserError(f"{stem}: no such file, nor one packed as {' or '.join(s for s in OPENERS if s)}")
+            raise UserError(
+                f"{stem}: no such file, nor one packed as {' or '.join(s for s in OPENERS if s)}"
+            )
         return found[0]

@@ -1,4 +1,6 @@
-"""Rows of a table from anywhere, asked in one way: tables of text, read strictly, or what `datasets` opened."""
+"""Rows of a table from anywhere, asked in one way: tables of text, read strictly, or what
+`datasets` opened.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,14 @@ class Rows(Protocol):
         """Raise UserError where row i has swallowed another one, as `Table.check_whole` finds it."""
 
     def classes(self, column: str) -> Sequence[str]:
-        """The names of a column's classes, of which its cells are the numbers; () where it has none."""
+        """The names of a column's classes, of which its cells are the numbers; () where it has
+        none.
+        """
 
 
 class TextRows:
-    """The rows of tables with the same columns, one after another, every cell in the words of its file.
+    """The rows of tables with the same columns, one after another, every cell in the words of its
+    file.
 
     Raises UserError for a table that cannot be read, and for one with other columns than the first.
     """
@@ -44,8 +49,9 @@ class TextRows:
         for table in self._tables[1:]:
             if set(table.columns) != set(self.columns):
                 raise UserError(
-                    f"{table.path}: has the columns {listed(table.columns)}, but {self._tables[0].path} has "
-                    f"{listed(self.columns)}; parts of one table have the same"
+                    f"{table.path}: has the columns {listed(table.columns)}, but"
+                    f" {self._tables[0].path} has {listed(self.columns)}; parts of one table have"
+                    " the same"
                 )
         self._places = [(table, i) for table in self._tables for i in range(len(table.rows))]
         with Tally("rows") as tally:
@@ -103,15 +109,23 @@ class DatasetRows:
 
 
 def grouped(rows: Rows, columns: Sequence[str]) -> list[list[int]]:
-    """Indices of rows, those together that name the same files in these columns: they belong into one split."""
+    """Indices of rows, those together that name the same files in these columns: they belong into
+    one split.
+    """
     groups: dict[Any, list[int]] = {}
     for i in range(len(rows)):
         cells = rows.row(i) if columns else {}
-        names = tuple(cells[column] for column in columns if isinstance(cells[column], str) and cells[column])
+        names = tuple(
+            cells[column] for column in columns if isinstance(cells[column], str) and cells[column]
+        )
         groups.setdefault(names or i, []).append(i)
     return list(groups.values())
 
 
 def _count_broken(table: Table, tally: Tally) -> None:
     if table.broken:
-        tally.add("of several lines: is a quote left open there?", table.where(table.broken[0]), len(table.broken))
+        tally.add(
+            "of several lines: is a quote left open there?",
+            table.where(table.broken[0]),
+            len(table.broken),
+        )

@@ -1,7 +1,9 @@
-"""What cannot be used of many things, found before the long work: broken files, and what is too short or too long.
+"""What cannot be used of many things, found before the long work: broken files, and what is too
+short or too long.
 
-A source looks at each of its files (their headers, no more), and again copes when one that looked well
-cannot be read after all. A few broken ones are passed over and counted; more stop the run, by name.
+A source looks at each of its files (their headers, no more), and again copes when one that looked
+well cannot be read after all. A few broken ones are passed over and counted; more stop the run, by
+name.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ MANY = 1_000  # from here on looking at them takes long enough to show its progr
 class Screened:
     """Settings that every source of a user's files has.
 
-    on_error         skip: pass over what cannot be read, count it, and stop where it is more than a share; raise: stop at the first
+    on_error         skip: pass over what cannot be read, count it, and stop where it is more than a
+                     share; raise: stop at the first
     max_error_share  that share of all files (or rows, or jets)
     """
 
@@ -38,9 +41,14 @@ class Screened:
 
     def __post_init__(self):
         if self.on_error not in ("skip", "raise"):
-            raise UserError(f"{type(self).__name__}: on_error is {self.on_error!r}; it is skip or raise")
+            raise UserError(
+                f"{type(self).__name__}: on_error is {self.on_error!r}; it is skip or raise"
+            )
         if not 0 <= self.max_error_share <= 1:
-            raise UserError(f"{type(self).__name__}: max_error_share is {self.max_error_share}; it is a share, from 0 to 1")
+            raise UserError(
+                f"{type(self).__name__}: max_error_share is {self.max_error_share}; it is a share,"
+                " from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,15 @@ class Limit:
     of: str = ""
 
     def __post_init__(self):
-        if not 0 <= self.least < float("inf") or not 0 <= self.most < float("inf") or 0 < self.most < self.least:
-            raise UserError(f"min_{self.unit} is {self.least:g} and max_{self.unit} {self.most:g}; the greatest must be "
-                           "at least the least, or 0 for none, and neither negative")
+        if (
+            not 0 <= self.least < float("inf")
+            or not 0 <= self.most < float("inf")
+            or 0 < self.most < self.least
+        ):
+            raise UserError(
+                f"min_{self.unit} is {self.least:g} and max_{self.unit} {self.most:g}; the greatest"
+                " must be at least the least, or 0 for none, and neither negative"
+            )
 
     @property
     def _what(self) -> str:
@@ -74,7 +88,8 @@ class Limit:
 
 
 class Broken:
-    """Things that cannot be used, of n in all: passed over while they are few, else refused with the first ten.
+    """Things that cannot be used, of n in all: passed over while they are few, else refused with
+    the first ten.
 
     Raises UserError for the first one under `on_error="raise"`.
     """
@@ -102,13 +117,17 @@ class Broken:
         others += f" and {len(names) - N_NAMED:,} more" if len(names) > N_NAMED else ""
         passed_over = f", and at most {share:.3g} of all are passed over" if share else ""
         remedy = "mend or remove them" + ", or set max_error_share" * bool(share)
-        raise UserError(f"{first}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be used{passed_over}; {remedy}")
+        raise UserError(
+            f"{first}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be"
+            f" used{passed_over}; {remedy}"
+        )
 
 
 class Screen(Generic[T]):
     """The usable ones of `items`, in their order.
 
-    look    the sizes of an item, by unit, found quickly (a file's header); raises UserError for a broken one
+    look    the sizes of an item, by unit, found quickly (a file's header); raises UserError for a
+            broken one
     unit    what items are called, in the plural
     limits  of the sizes: what is out of bounds is left out and counted
     name    of an item, in messages
@@ -143,12 +162,15 @@ class Screen(Generic[T]):
         self._broken.stop_if_many()
         tally.tell()
         if len(items) and not self.items:
-            raise UserError(f"none of {len(items):,} {unit} is left, such as {name(items[0])}; widen the limits")
+            raise UserError(
+                f"none of {len(items):,} {unit} is left, such as {name(items[0])}; widen the limits"
+            )
 
     def read(self, items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
         """What `read` makes of some of the items, in this pass over them.
 
-        Those that looked well and cannot be read are passed over too, and count with the broken ones.
+        Those that looked well and cannot be read are passed over too, and count with the broken
+        ones.
         """
         broken = copy.deepcopy(self._broken)
         tally = Tally(broken.unit)
@@ -165,7 +187,9 @@ class Screen(Generic[T]):
 
 
 def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
-    """A function of a file that looks at each state of a file once; a missing or empty file is refused without a look."""
+    """A function of a file that looks at each state of a file once; a missing or empty file is
+    refused without a look.
+    """
 
     @lru_cache(maxsize=1_000_000)
     def looked(path: Path, size: int, changed_ns: int) -> R | str:
@@ -190,5 +214,9 @@ def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
 
 
 def _out_of_bounds(sizes: Sizes, limits: Sequence[Limit]) -> str:
-    said = (limit.broken_by(sizes[limit.of or limit.unit]) for limit in limits if (limit.of or limit.unit) in sizes)
+    said = (
+        limit.broken_by(sizes[limit.of or limit.unit])
+        for limit in limits
+        if (limit.of or limit.unit) in sizes
+    )
     return next(filter(None, said), "")

@@ -17,7 +17,10 @@ CHARACTER_BYTES = 6  # of memory per byte of a file, as bytes and as characters 
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, line ends as they are. Raises UserError when it is missing, empty or not UTF-8."""
+    """The text of a UTF-8 file, line ends as they are.
+
+    Raises UserError when it is missing, empty or not UTF-8.
+    """
     path = Path(path)
     try:
         budget.need(CHARACTER_BYTES * path.stat().st_size, path)
@@ -31,8 +34,10 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: byte 0x{content[error.start]:02X} at offset {error.start}; "
-                       f"convert it first, e.g. iconv -f latin1 -t utf-8") from None
+        raise UserError(
+            f"{path}: not UTF-8 text: byte 0x{content[error.start]:02X} at offset {error.start}; "
+            "convert it first, e.g. iconv -f latin1 -t utf-8"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,18 +48,30 @@ def write_text(path: Path, text: str) -> None:
     try:
         write_bytes(path, text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: the text has a lone surrogate at character {error.start}, which UTF-8 cannot encode") from None
+        raise UserError(
+            f"{path}: the text has a lone surrogate at character {error.start}, which UTF-8 cannot"
+            " encode"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def passages(text: str, chunk_chars: int) -> Iterator[str]:
-    """Cut a text into pieces of at most `chunk_chars` characters, behind white space where there is some; joined they are the text."""
+    """Cut a text into pieces of at most `chunk_chars` characters, behind white space where there is
+    some; joined they are the text.
+    """
     start = 0
     while start < len(text):
         stop = min(start + chunk_chars, len(text))
         if stop < len(text):
-            stop = max((end for end in range(stop, start + chunk_chars // 2, -1) if text[end - 1].isspace()), default=stop)
+            stop = max(
+                (
+                    end
+                    for end in range(stop, start + chunk_chars // 2, -1)
+                    if text[end - 1].isspace()
+                ),
+                default=stop,
+            )
         yield text[start:stop]
         start = stop
 
@@ -79,11 +96,18 @@ class TextFileConfig(Screened):
     def __post_init__(self):
         super().__post_init__()
         if self.chunk_chars < 1:
-            raise UserError(f"TextFileConfig: chunk_chars is {self.chunk_chars}; it must be at least 1")
+            raise UserError(
+                f"TextFileConfig: chunk_chars is {self.chunk_chars}; it must be at least 1"
+            )
         if not 0 < self.heldout_share < 1:
-            raise UserError(f"TextFileConfig: heldout_share is {self.heldout_share}; it must be between 0 and 1")
+            raise UserError(
+                f"TextFileConfig: heldout_share is {self.heldout_share}; it must be between 0 and 1"
+            )
         if not 0 <= self.min_chars <= self.chunk_chars:
-            raise UserError(f"TextFileConfig: min_chars is {self.min_chars}; it is from 0 to chunk_chars, {self.chunk_chars}")
+            raise UserError(
+                f"TextFileConfig: min_chars is {self.min_chars}; it is from 0 to chunk_chars,"
+                f" {self.chunk_chars}"
+            )
 
     @property
     def fields(self) -> dict[str, str]:
@@ -98,15 +122,30 @@ class TextFileConfig(Screened):
         self._texts()
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str]]:
-        """The passages of "train" or "heldout", in the order of the files. Raises UserError on unusable files."""
+        """The passages of "train" or "heldout", in the order of the files.
+
+        Raises UserError on unusable files.
+        """
         if split not in self.splits:
             raise UserError(f"TextFileConfig: no split {split!r}; one of {', '.join(self.splits)}")
         texts = self._texts()
         n_chars = sum(map(len, texts.values()))
         cut = min(n_chars - 1, max(1, round(n_chars * (1 - self.heldout_share))))
-        found = [(path, p) for path, text in _side(texts, cut, split) for p in passages(text, self.chunk_chars)]
-        screen = Screen(range(len(found)), lambda i: {"chars": len(found[i][1])}, self, "passages", (Limit("chars", self.min_chars),))
-        yield from (Example({"text": text}, path) for path, text in (found[i] for i in screen.items))
+        found = [
+            (path, p)
+            for path, text in _side(texts, cut, split)
+            for p in passages(text, self.chunk_chars)
+        ]
+        screen = Screen(
+            range(len(found)),
+            lambda i: {"chars": len(found[i][1])},
+            self,
+            "passages",
+            (Limit("chars", self.min_chars),),
+        )
+        yield from (
+            Example({"text": text}, path) for path, text in (found[i] for i in screen.items)
+        )
 
     def _texts(self) -> dict[Path, str]:
         """The texts that can be used, by their files."""
@@ -119,7 +158,10 @@ class TextFileConfig(Screened):
         files = Screen(self._files(), look, self, "files").items
         texts = {path: found[path] for path in files}
         if sum(map(len, texts.values())) < 2:
-            raise UserError(f"{self.path}: a single character cannot be split into train and heldout; give a longer text")
+            raise UserError(
+                f"{self.path}: a single character cannot be split into train and heldout; give a"
+                " longer text"
+            )
         return texts
 
     def _files(self) -> list[Path]:

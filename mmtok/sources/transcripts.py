@@ -1,6 +1,8 @@
-"""Sound files and their transcripts brought together: NAME.txt beside NAME.wav, or one table for the folder.
+"""Sound files and their transcripts brought together: NAME.txt beside NAME.wav, or one table for
+the folder.
 
-Both ways around: files without a transcript, transcripts without a file, and what two of them claim.
+Both ways around: files without a transcript, transcripts without a file, and what two of them
+claim.
 """
 
 from __future__ import annotations
@@ -19,20 +21,26 @@ from mmtok.io.walk import Found
 NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "caption")
-PIPED = ("file", "text", "normalized")  # of a table between pipes without a header, as LJSpeech has it
+PIPED = (
+    "file",
+    "text",
+    "normalized",
+)  # of a table between pipes without a header, as LJSpeech has it
 BESIDE = (".txt", *SUFFIXES)
 
 
 def caption_of(text: str) -> str:
-    """What a text says that stands for something else: without a byte order mark and white space around it, which editors put there."""
+    """What a text says that stands for something else: without a byte order mark and white space
+    around it, which editors put there.
+    """
     return text.removeprefix("\ufeff").strip()
 
 
 class Transcripts:
     """The text of every sound file that a walk found.
 
-    What has no sound file, or comes second to a row of the table, is counted by `tally`. Raises UserError
-    for a table that cannot be used, and for two rows of one file.
+    What has no sound file, or comes second to a row of the table, is counted by `tally`. Raises
+    UserError for a table that cannot be used, and for two rows of one file.
     """
 
     def __init__(self, found: Found, tally: Tally):
@@ -40,11 +48,16 @@ class Transcripts:
         self.table = _table_in(found)
         self._names = _Names(found)
         self._of_rows = {} if self.table is None else self._rows(self.table, tally)
-        self._texts = {path.with_suffix(""): path for path in found.beside if path.suffix.lower() == ".txt"}
+        self._texts = {
+            path.with_suffix(""): path for path in found.beside if path.suffix.lower() == ".txt"
+        }
         self._count(found, tally)
 
     def text(self, path: Path) -> str:
-        """The transcript of a file. Raises UserError where there is none, where it is empty or not UTF-8."""
+        """The transcript of a file.
+
+        Raises UserError where there is none, where it is empty or not UTF-8.
+        """
         beside = self._texts.get(path.with_suffix(""))
         if path in self._of_rows:
             row = self._of_rows[path]
@@ -55,7 +68,9 @@ class Transcripts:
         else:
             raise UserError(self._missing(path))
         if not text.strip():
-            raise UserError(f"{where}: the transcript of {path.name} is empty; write it, or remove the file")
+            raise UserError(
+                f"{where}: the transcript of {path.name} is empty; write it, or remove the file"
+            )
         return caption_of(text)
 
     def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
@@ -69,14 +84,20 @@ class Transcripts:
                 tally.add("left out: they name no sound file that is there", f"{where}, {cell}")
             elif path in rows:
                 first = f"{self.table.unit} {self.table.numbers[rows[path]]}"
-                raise UserError(f"{where}: names {cell} a second time, after {first}; remove one of them")
+                raise UserError(
+                    f"{where}: names {cell} a second time, after {first}; remove one of them"
+                )
             else:
                 rows[path] = i
         for i in self.table.broken:
             self.table.check_whole(i, self._names.known)
         if self.table.broken:
             n = len(self.table.broken)
-            tally.add("of several lines: is a quote left open there?", self.table.where(self.table.broken[0]), n)
+            tally.add(
+                "of several lines: is a quote left open there?",
+                self.table.where(self.table.broken[0]),
+                n,
+            )
         return rows
 
     def _count(self, found: Found, tally: Tally) -> None:
@@ -95,17 +116,27 @@ class Transcripts:
                 tally.add("left out: not the folder's own table of transcripts", path)
 
     def _missing(self, path: Path) -> str:
-        """What to say of a file without a transcript; a row with a quote left open may have swallowed it."""
+        """What to say of a file without a transcript; a row with a quote left open may have
+        swallowed it.
+        """
         table = self.table
         for i in table.broken if table is not None else ():
             if any(path.stem in str(cell) for cell in table.rows[i]):
-                return f"{path}: no transcript of its own; {table.where(i)} holds its name: is a quote left open there?"
+                return (
+                    f"{path}: no transcript of its own; {table.where(i)} holds its name: is a quote"
+                    " left open there?"
+                )
         listed = self.folder / "transcripts.csv" if table is None else table.path
-        return f"{path}: no transcript; put {path.with_suffix('.txt').name} beside it, or name it in {listed}"
+        return (
+            f"{path}: no transcript; put {path.with_suffix('.txt').name} beside it, or name it in"
+            f" {listed}"
+        )
 
 
 class _Names:
-    """The ways to name the sound files of a folder: below the folder, by name, by the name without suffix."""
+    """The ways to name the sound files of a folder: below the folder, by name, by the name without
+    suffix.
+    """
 
     def __init__(self, found: Found):
         self.folder = found.folder
@@ -116,7 +147,10 @@ class _Names:
                 self.short[name].append(path)
 
     def file(self, cell: str, where: str) -> Path | None:
-        """The file that a cell names, None where there is none. Raises UserError where it may be several."""
+        """The file that a cell names, None where there is none.
+
+        Raises UserError where it may be several.
+        """
         name = cell.strip().replace("\\", "/").removeprefix("./")
         if name in self.whole:
             return self.whole[name]
@@ -124,7 +158,10 @@ class _Names:
         named = self.short.get(name) or self.short.get(parts[-1] if parts else "", [])
         fitting = [path for path in named if self._lies_so(path, parts[:-1])]
         if len(fitting) > 1:
-            raise UserError(f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and suffix")
+            raise UserError(
+                f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and"
+                " suffix"
+            )
         return fitting[0] if fitting else None
 
     def known(self, name: str) -> bool:
@@ -143,7 +180,9 @@ def _table_in(found: Found) -> Table | None:
     tables = [path for path in found.beside if path.parent == found.folder]
     tables = [path for path in tables if path.name.lower() in NAMES]
     if len(tables) > 1:
-        raise UserError(f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts")
+        raise UserError(
+            f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts"
+        )
     return read_table(tables[0]) if tables else None
 
 
@@ -153,12 +192,17 @@ def _columns(table: Table, names: _Names) -> tuple[Table, str, str]:
     text_column = _first(TEXT_COLUMNS, table.columns)
     if file_column and text_column:
         return table, file_column, text_column
-    named = next((cell for cell in table.columns if names.file(cell, f"{table.path}: line 1")), None)
+    named = next(
+        (cell for cell in table.columns if names.file(cell, f"{table.path}: line 1")), None
+    )
     if named and table.separator == "|" and 2 <= len(table.columns) <= len(PIPED):
         table = read_table(table.path, PIPED[: len(table.columns)])
         return table, "file", "text"
     if named:
-        raise UserError(f"{table.path}: line 1 names the file {named}, so it is no header; put the line file,text above it")
+        raise UserError(
+            f"{table.path}: line 1 names the file {named}, so it is no header; put the line"
+            " file,text above it"
+        )
     raise UserError(f"{table.path}: needs the columns file and text, has {listed(table.columns)}")
 
 

@@ -1,4 +1,6 @@
-"""Tokenizers: one raw signal <-> one `Segment`. Each modality has its file; this page only finds them again.
+"""Tokenizers: one raw signal <-> one `Segment`.
+
+Each modality has its file; this page only finds them again.
 
 Nothing is imported here until it is asked for, so that text costs no torch.
 """
@@ -18,8 +20,8 @@ MODALITIES = ("text", "speech", "image", "jets")
 
 
 def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
-    """Open a tokenizer's folder, of whichever class wrote it; or a sentencepiece `.model` file, or the folder of a published text
-    tokenizer, whose tokenizer.json is of the package `tokenizers`.
+    """Open a tokenizer's folder, of whichever class wrote it; or a sentencepiece `.model` file, or
+    the folder of a published text tokenizer, whose tokenizer.json is of the package `tokenizers`.
 
     known: classes from outside this package (a new modality's) that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
@@ -62,7 +64,10 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
         case _:
             found = next((cls for cls in known if cls.__name__ == kind), None)
     if found is None:
-        raise UserError(f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version of mmtok or a class of your own")
+        raise UserError(
+            f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version"
+            " of mmtok or a class of your own"
+        )
     try:
         return found.load(Path(folder))
     except UserError as error:  # of settings that do not fit together, too
@@ -70,7 +75,9 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
 
 
 def default(modality: str) -> Tokenizer:
-    """The tokenizer that needs no training: UTF-8 bytes, dMel at 80 Hz, pixel levels, the jet grid 41/31/31."""
+    """The tokenizer that needs no training: UTF-8 bytes, dMel at 80 Hz, pixel levels, the jet grid
+    41/31/31.
+    """
     match modality:
         case "text":
             from mmtok.tokenizers.text import BytesConfig as config
@@ -83,5 +90,8 @@ def default(modality: str) -> Tokenizer:
         case "jets":
             from mmtok.tokenizers.jets import JetGridConfig as config
         case _:
-            raise UserError(f"no training-free tokenizer for modality {modality!r}; one of {', '.join(MODALITIES)}")
+            raise UserError(
+                f"no training-free tokenizer for modality {modality!r}; one of"
+                f" {', '.join(MODALITIES)}"
+            )
     return config().build()

@@ -1,8 +1,10 @@
-"""Images: pixel levels without training, or learned patch codes. An image is uint8, (Y, X) grey or (Y, X, 3) RGB.
+"""Images: pixel levels without training, or learned patch codes.
 
-Both spend one id per frame, in raster order (left to right, then top to bottom). Colour pixels give three frames each:
-red, green, blue; so a colour image needs no head of its own and its likelihood is exact, value by value.
-torch is imported only where patch codes are used.
+An image is uint8, (Y, X) grey or (Y, X, 3) RGB.
+
+Both spend one id per frame, in raster order (left to right, then top to bottom). Colour pixels give
+three frames each: red, green, blue; so a colour image needs no head of its own and its likelihood
+is exact, value by value. torch is imported only where patch codes are used.
 """
 
 from __future__ import annotations
@@ -39,12 +41,18 @@ PIXEL_BYTES = 24  # per value while pixels become codes and codes pixels
 
 
 def checked_codes(segment: Segment, levels: int) -> np.ndarray:
-    """The codes (T,) of an image segment. Raises UserError when they are not (T, 1) codes in [0, levels)."""
+    """The codes (T,) of an image segment.
+
+    Raises UserError when they are not (T, 1) codes in [0, levels).
+    """
     codes = segment.codes
     if codes is None or codes.shape[1] != 1:
         raise UserError(f"image: expected codes of shape (T, 1), got {segment.values.shape}")
     if codes.size and not (codes.min() >= 0 and codes.max() < levels):
-        raise UserError(f"image: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to {levels - 1}")
+        raise UserError(
+            f"image: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to"
+            f" {levels - 1}"
+        )
     return codes[:, 0]
 
 
@@ -53,8 +61,10 @@ class PixelsConfig:
     """Images as pixel levels: nothing to learn.
 
     height, width  in pixels; both None: any size, kept in the segment's info
-    channels       1 grey, 3 RGB; None: grey where the size is fixed, and as each image comes where it is free
-    levels         a value v of 0..255 becomes level round(v (levels - 1) / 255); 256 loses nothing, 17 is what scikit-learn's digits have
+    channels       1 grey, 3 RGB; None: grey where the size is fixed, and as each image comes where
+                   it is free
+    levels         a value v of 0..255 becomes level round(v (levels - 1) / 255); 256 loses nothing,
+                   17 is what scikit-learn's digits have
     """
 
     height: int | None = None
@@ -66,14 +76,21 @@ class PixelsConfig:
     def __post_init__(self):
         check_size(self)
         if (self.height is None) != (self.width is None):
-            raise UserError(f"PixelsConfig: height is {self.height} and width is {self.width}; give both, or neither for images of any size")
+            raise UserError(
+                f"PixelsConfig: height is {self.height} and width is {self.width}; give both, or"
+                " neither for images of any size"
+            )
         if not 2 <= self.levels <= 256:
             raise UserError(f"PixelsConfig: levels is {self.levels}; it must be 2 to 256")
 
     @property
     def takes(self) -> dict[str, int | None]:
         """The images that its tokenizer takes; None: of any height and width, grey or RGB."""
-        return {"height": self.height, "width": self.width, "channels": self.channels or (None if self.height is None else 1)}
+        return {
+            "height": self.height,
+            "width": self.width,
+            "channels": self.channels or (None if self.height is None else 1),
+        }
 
     def build(self) -> Pixels:
         """The tokenizer: nothing is to be learned."""
@@ -81,7 +98,10 @@ class PixelsConfig:
 
 
 class Pixels(ImageTokenizer):
-    """Image <-> codes (T, 1), T = height x width x channels. Off by at most half a level: 255 / (levels - 1) / 2 grey values."""
+    """Image <-> codes (T, 1), T = height x width x channels.
+
+    Off by at most half a level: 255 / (levels - 1) / 2 grey values.
+    """
 
     config_type = PixelsConfig
 
@@ -90,20 +110,39 @@ class Pixels(ImageTokenizer):
         self._free = config.height is None
         self._channels = config.takes["channels"]
         frames = None if self._free else config.height * config.width * self._channels
-        self.signature = Signature("image", levels=(config.levels,), frames=frames, fingerprint=fingerprint("Pixels", asdict(config)))
+        self.signature = Signature(
+            "image",
+            levels=(config.levels,),
+            frames=frames,
+            fingerprint=fingerprint("Pixels", asdict(config)),
+        )
 
     def encode(self, signal: np.ndarray) -> Segment:
-        """uint8 (Y, X) or (Y, X, 3) -> codes (T, 1) int32. Raises UserError on another size, kind or type."""
+        """uint8 (Y, X) or (Y, X, 3) -> codes (T, 1) int32.
+
+        Raises UserError on another size, kind or type.
+        """
         image = checked_image(signal, self.config.height, self.config.width, self._channels)
-        budget.need(PIXEL_BYTES * image.size, "image", f"a picture of {image.size:,} values as codes")
+        budget.need(
+            PIXEL_BYTES * image.size, "image", f"a picture of {image.size:,} values as codes"
+        )
         codes = to_levels(image.reshape(-1, 1), self.config.levels)
-        return Segment("image", codes=codes, info=dict(zip(("height", "width", "channels"), image.shape)))
+        return Segment(
+            "image", codes=codes, info=dict(zip(("height", "width", "channels"), image.shape))
+        )
 
     def decode(self, segment: Segment) -> np.ndarray:
-        """Codes (T, 1) -> uint8 image. Without a size: grey (unless channels is 3), the nearest square. Missing pixels are black."""
+        """Codes (T, 1) -> uint8 image.
+
+        Without a size: grey (unless channels is 3), the nearest square. Missing pixels are black.
+        """
         codes = checked_codes(segment, self.config.levels)
         shape = self._shape(len(codes), segment.info)
-        budget.need(PIXEL_BYTES * math.prod(shape), "image", f"a picture of {' x '.join(map(str, shape))} values")
+        budget.need(
+            PIXEL_BYTES * math.prod(shape),
+            "image",
+            f"a picture of {' x '.join(map(str, shape))} values",
+        )
         values, n = np.zeros(math.prod(shape), np.uint8), min(math.prod(shape), len(codes))
         values[:n] = to_grey(codes[:n], self.config.levels)
         return without_grey_axis(values.reshape(shape))
@@ -153,12 +192,17 @@ class VQPatchesConfig(PatchGrid):
         """A new, untrained network of these sizes."""
         from mmtok.nn.autoencoder import PatchAutoencoder
 
-        return PatchAutoencoder(self.channels, self.patch, self.hidden, self.blocks, self.code_size, self.n_codes)
+        return PatchAutoencoder(
+            self.channels, self.patch, self.hidden, self.blocks, self.code_size, self.n_codes
+        )
 
 
 class VQPatches(PatchNetwork):
-    """Image <-> codes (T, 1), T = patches in raster order. Lossy: `fidelity` measures by how much, and also `codebook_use` (the share of
-    codes that occur) and `codebook_perplexity`."""
+    """Image <-> codes (T, 1), T = patches in raster order.
+
+    Lossy: `fidelity` measures by how much, and also `codebook_use` (the share of codes that occur)
+    and `codebook_perplexity`.
+    """
 
     config_type = VQPatchesConfig
 
@@ -171,7 +215,10 @@ class VQPatches(PatchNetwork):
     def _checked(self, segment: Segment) -> np.ndarray:
         codes = checked_codes(segment, self.config.n_codes)
         if len(codes) != self.signature.frames:
-            raise UserError(f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for each patch")
+            raise UserError(
+                f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for"
+                " each patch"
+            )
         return codes
 
     def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
@@ -182,5 +229,8 @@ class VQPatches(PatchNetwork):
 
         from mmtok.nn.quantize import book_use, code_counts, perplexity
 
-        counts = code_counts(torch.from_numpy(np.concatenate([segment.codes for segment in segments])), self.config.n_codes)
+        counts = code_counts(
+            torch.from_numpy(np.concatenate([segment.codes for segment in segments])),
+            self.config.n_codes,
+        )
         return {"codebook_use": book_use(counts), "codebook_perplexity": perplexity(counts)}

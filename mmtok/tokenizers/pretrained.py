@@ -1,8 +1,9 @@
 """Text as a pretrained language model reads it: its own `tokenizers` file, kept with its ids.
 
-Every string comes back exactly, or is refused. The model's special pieces (`<|end_of_text|>`) are banned: in a text their letters
-are letters. What the file's own rules would not give back (they may normalise, or drop a space beside an added piece) is spelled in
-smaller parts, at worst in bytes; only a file without pieces for all bytes leaves strings that cannot be spelled.
+Every string comes back exactly, or is refused. The model's special pieces (`<|end_of_text|>`) are
+banned: in a text their letters are letters. What the file's own rules would not give back (they may
+normalise, or drop a space beside an added piece) is spelled in smaller parts, at worst in bytes;
+only a file without pieces for all bytes leaves strings that cannot be spelled.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from mmtok.io.strict import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
 
-PIECES = "pieces.json"  # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
+PIECES = (  # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
+    "pieces.json"
+)
 MOST_ROWS = 2**24  # of an embedding; the largest published ones have less than 2**19
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -39,7 +42,8 @@ def library() -> Any:
 
 
 def checkpoint_folder(start: str) -> Path:
-    """The folder of a checkpoint: `start` itself, or the copy of what it names on the Hugging Face hub, fetched once.
+    """The folder of a checkpoint: `start` itself, or the copy of what it names on the Hugging Face
+    hub, fetched once.
 
     Raises UserError when it is neither.
     """
@@ -50,17 +54,27 @@ def checkpoint_folder(start: str) -> Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise missing_extra(f"fetching {start} from the hub, as there is no such folder,", "hub") from None
+        raise missing_extra(
+            f"fetching {start} from the hub, as there is no such folder,", "hub"
+        ) from None
     try:
-        return Path(huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # no network, no such model, no permission: each has its own type there
+        return Path(
+            huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"])
+        )
+    except (
+        Exception
+    ) as error:  # no network, no such model, no permission: each has its own type there
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"there is no folder {start}, and the hub does not give it: {lines[0]}") from None
+        raise UserError(
+            f"there is no folder {start}, and the hub does not give it: {lines[0]}"
+        ) from None
 
 
 @dataclass(frozen=True)
 class PretrainedTextConfig:
-    """The text tokenizer of a pretrained language model: a checkpoint's folder, or its id on the Hugging Face hub."""
+    """The text tokenizer of a pretrained language model: a checkpoint's folder, or its id on the
+    Hugging Face hub.
+    """
 
     start: str
     modality: ClassVar[str] = "text"
@@ -70,29 +84,42 @@ class PretrainedTextConfig:
         self.build()
 
     def build(self) -> PretrainedText:
-        """Open it. Raises UserError when the checkpoint has no tokenizer.json, or one with more ids than its model has rows."""
+        """Open it. Raises UserError when the checkpoint has no tokenizer.json, or one with more ids
+        than its model has rows.
+        """
         folder = checkpoint_folder(self.start)
         try:
             pieces = (folder / "tokenizer.json").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise UserError(f"{folder} has no tokenizer.json; AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) "
-                           "writes one") from None
+            raise UserError(
+                f"{folder} has no tokenizer.json;"
+                f" AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r}) writes one"
+            ) from None
         try:
             n_rows = read_json(folder / "config.json", nan=True).get("vocab_size")
         except (OSError, UserError, AttributeError):
             n_rows = None  # no model beside it
         if n_rows is not None and (type(n_rows) is not int or not 1 <= n_rows <= MOST_ROWS):
-            raise UserError(f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number above 0 "
-                           f"belongs, at most {MOST_ROWS:,}")
+            raise UserError(
+                f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number"
+                f" above 0 belongs, at most {MOST_ROWS:,}"
+            )
         return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json")
 
 
 class PretrainedText(TextTokenizer):
     """str <-> codes (T, 1): a language model's own ids, one for each row of its embedding."""
 
-    def __init__(self, config: PretrainedTextConfig, pieces: str, n_rows: int | None = None, name: Path | str = ""):
-        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the model's embedding, if there is one; messages
-        call the file `name`."""
+    def __init__(
+        self,
+        config: PretrainedTextConfig,
+        pieces: str,
+        n_rows: int | None = None,
+        name: Path | str = "",
+    ):
+        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the
+        model's embedding, if there is one; messages call the file `name`.
+        """
         self.config, self.pieces = config, pieces
         lib = library()
         with reading(name or f"the tokenizer.json of {config.start}", "pieces of text"):
@@ -103,45 +130,78 @@ class PretrainedText(TextTokenizer):
         known = set(tok.get_vocab(with_added_tokens=True).values())
         self.n_rows = n_rows or max(known) + 1
         if max(known) >= self.n_rows:
-            raise UserError(f"{name or config.start}: its tokenizer has ids up to {max(known)}, but its model {self.n_rows} rows")
+            raise UserError(
+                f"{name or config.start}: its tokenizer has ids up to {max(known)}, but its model"
+                f" {self.n_rows} rows"
+            )
         special = {id for id, token in tok.get_added_tokens_decoder().items() if token.special}
         unknown = getattr(tok.model, "unk_token", None)
         special |= {tok.token_to_id(unknown)} & known if unknown else set()
         self._banned = special | (set(range(self.n_rows)) - known)
         self._bytes = _byte_codes(tok, self._banned)
-        self.signature = Signature("text", levels=(self.n_rows,), banned=tuple(sorted(self._banned)),
-                                   fingerprint=fingerprint("PretrainedText", {"n_rows": self.n_rows}, pieces.encode()))
+        self.signature = Signature(
+            "text",
+            levels=(self.n_rows,),
+            banned=tuple(sorted(self._banned)),
+            fingerprint=fingerprint("PretrainedText", {"n_rows": self.n_rows}, pieces.encode()),
+        )
 
     def encode(self, signal: str) -> Segment:
-        """A string -> codes (T, 1) int32. Raises UserError on a lone surrogate, and on what the file has no pieces for."""
+        """A string -> codes (T, 1) int32.
+
+        Raises UserError on a lone surrogate, and on what the file has no pieces for.
+        """
         return self.encode_batch([signal])[0]
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
-        """Strings -> segments, by the library's own threads; each is read back, and spelled otherwise where that differs."""
+        """Strings -> segments, by the library's own threads; each is read back, and spelled
+        otherwise where that differs.
+        """
         signals = list(signals)
         for text in signals:
             utf8(text)
         rows = [e.ids for e in self._tok.encode_batch(signals, add_special_tokens=False)]
         said = self._tok.decode_batch(rows, skip_special_tokens=False)
-        exact = [back == text and self._banned.isdisjoint(ids) for ids, back, text in zip(rows, said, signals)]
-        return [as_segment(np.array(ids if same else self._spelled(text), np.int32)) for ids, same, text in zip(rows, exact, signals)]
+        exact = [
+            back == text and self._banned.isdisjoint(ids)
+            for ids, back, text in zip(rows, said, signals)
+        ]
+        return [
+            as_segment(np.array(ids if same else self._spelled(text), np.int32))
+            for ids, same, text in zip(rows, exact, signals)
+        ]
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
-        return self._tok.decode(checked_codes(segment, self.n_rows).tolist(), skip_special_tokens=False)
+        return self._tok.decode(
+            checked_codes(segment, self.n_rows).tolist(), skip_special_tokens=False
+        )
 
     def _says(self, ids: list[int], text: str) -> bool:
-        return self._banned.isdisjoint(ids) and self._tok.decode(ids, skip_special_tokens=False) == text
+        return (
+            self._banned.isdisjoint(ids)
+            and self._tok.decode(ids, skip_special_tokens=False) == text
+        )
 
     def _spelled(self, text: str) -> list[int]:
-        """Codes of a string that the file's own rules do not give back: in parts that they do, else in bytes."""
+        """Codes of a string that the file's own rules do not give back: in parts that they do, else
+        in bytes.
+        """
         for ids in (self._halved(text), [self._bytes.get(byte) for byte in text.encode()]):
             if None not in ids and self._says(ids, text):
                 return ids
         for letter in text:
-            if not any(None not in ids and self._says(ids, letter) for ids in (self._plain(letter), self._halved(letter))):
-                raise UserError(f"text: the tokenizer of {self.config.start} has no pieces for {letter!r} (U+{ord(letter):04X}); remove it")
-        raise UserError(f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly")
+            if not any(
+                None not in ids and self._says(ids, letter)
+                for ids in (self._plain(letter), self._halved(letter))
+            ):
+                raise UserError(
+                    f"text: the tokenizer of {self.config.start} has no pieces for {letter!r}"
+                    f" (U+{ord(letter):04X}); remove it"
+                )
+        raise UserError(
+            f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly"
+        )
 
     def _halved(self, text: str) -> list[int | None]:
         ids = self._plain(text)
@@ -160,7 +220,10 @@ class PretrainedText(TextTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:
-        """Open what `save` wrote, without the checkpoint. Raises UserError when a file is missing or broken."""
+        """Open what `save` wrote, without the checkpoint.
+
+        Raises UserError when a file is missing or broken.
+        """
         kept = load_config(folder, "PretrainedText", _Kept)
         path = Path(folder) / PIECES
         with reading(path, "a tokenizer's pieces"):
@@ -177,7 +240,10 @@ class _Kept:
 
 
 def byte_letters() -> list[str]:
-    """The letter that stands for each byte in byte-level pieces (Radford et al. 2019): itself where it can be seen."""
+    """The letter that stands for each byte in byte-level pieces (Radford et al.
+
+    2019): itself where it can be seen.
+    """
     seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in seen]
     return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]

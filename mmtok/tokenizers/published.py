@@ -1,11 +1,12 @@
-"""Text in the pieces of somebody else's sentencepiece model, a `.model` file as Llama 2 or T5 have one.
+"""Text in the pieces of somebody else's sentencepiece model, a `.model` file as Llama 2 or T5 have
+one.
 
 Such a file says what it does to a text before it cuts it: normalise it (full-width letters become
 narrow ones, a newline a space), put a space in front, drop spaces beyond one. Here its pieces are
-taken and these rules are not, but for the space in front, which is taken away again: so every string
-comes back exactly, or is refused where the file has no pieces for its bytes. A text that the rules
-leave alone has the ids that sentencepiece gives it; `fidelity` tells how many others there are, and
-`show` which rules.
+taken and these rules are not, but for the space in front, which is taken away again: so every
+string comes back exactly, or is refused where the file has no pieces for its bytes. A text that the
+rules leave alone has the ids that sentencepiece gives it; `fidelity` tells how many others there
+are, and `show` which rules.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ MODEL_TYPE, SPACE_BEHIND = 3, 24
 NAME, CHARACTERS, PREFIX, EXTRA_SPACES, ESCAPED = 1, 2, 3, 4, 5
 TYPE, OF_ITS_USER = 3, 4  # of a piece
 MODELS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
-# normalizer_spec: name "identity", an empty precompiled_charsmap, no prefix, spaces kept. Of a field
+# normalizer_spec: name "identity", an empty precompiled_charsmap, no prefix, spaces kept. Of a
+# field
 # that stands twice the later one counts, so behind a model's content this takes its rules' place
 NO_RULES = b"\x1a\x12" + b"\x0a\x08identity" + b"\x12\x00" + b"\x18\x00" + b"\x20\x00" + b"\x28\x01"
 
@@ -47,7 +49,9 @@ class SentencePieceFile:
         PublishedPieces(self, model_bytes(Path(self.path)))
 
     def build(self) -> PublishedPieces:
-        """Open it. Raises UserError when it cannot be read, is no model, or holds its spaces in a way that is not known here."""
+        """Open it. Raises UserError when it cannot be read, is no model, or holds its spaces in a
+        way that is not known here.
+        """
         tokenizer = PublishedPieces(self, model_bytes(Path(self.path)))
         for line in tokenizer.cautions():
             warnings.warn(f"{self.path}: {line}", stacklevel=2)
@@ -65,12 +69,20 @@ class Rules:
 
     @classmethod
     def of(cls, content: bytes) -> Rules:
-        """Read them. Raises UserError where spaces stand behind words, or pieces hold them unescaped."""
+        """Read them. Raises UserError where spaces stand behind words, or pieces hold them
+        unescaped.
+        """
         trainer, normaliser = _message(content, TRAINER), _message(content, NORMALIZER)
         if trainer.get(SPACE_BEHIND, 0):
-            raise UserError("its pieces hold the space behind a word (treat_whitespace_as_suffix), which is not supported")
+            raise UserError(
+                "its pieces hold the space behind a word (treat_whitespace_as_suffix), which is not"
+                " supported"
+            )
         if not normaliser.get(ESCAPED, 1):
-            raise UserError("its pieces hold spaces as they are (escape_whitespaces is off), which is not supported")
+            raise UserError(
+                "its pieces hold spaces as they are (escape_whitespaces is off), which is not"
+                " supported"
+            )
         name = normaliser.get(NAME, b"")
         name = name.decode("utf-8", errors="replace") if isinstance(name, bytes) else ""
         return cls(
@@ -95,22 +107,34 @@ class PublishedPieces(Pieces):
         self.prefix = " " if self.rules.prefix else ""
         self._unknown = self.processor.unk_id()
         self.has_bytes = sum(map(self.processor.is_byte, range(len(self._bytes)))) == 256
-        self.signature = Signature("text", levels=(len(self._bytes),), banned=self.banned,
-                                   fingerprint=fingerprint("PublishedPieces", {}, model))
+        self.signature = Signature(
+            "text",
+            levels=(len(self._bytes),),
+            banned=self.banned,
+            fingerprint=fingerprint("PublishedPieces", {}, model),
+        )
 
     def _checked(self, text: str, row: np.ndarray) -> np.ndarray:
         """Raises UserError where the codes (T,) leave something unspelled."""
         if SPACE_MARK in text and self.has_bytes and not self.has_space:
-            raise UserError(f"text: {self.config.path} spells a space as the bytes of {SPACE_MARK!r} (U+2581), so it cannot spell that letter; "
-                           "remove it")
+            raise UserError(
+                f"text: {self.config.path} spells a space as the bytes of {SPACE_MARK!r} (U+2581),"
+                " so it cannot spell that letter; remove it"
+            )
         if self._unknown in row:
-            raise UserError(f"text: {self.config.path} has no pieces for {self._first_unknown(text)}; remove it")
+            raise UserError(
+                f"text: {self.config.path} has no pieces for {self._first_unknown(text)}; remove it"
+            )
         if self._says(row) != text:  # a damaged file
-            raise UserError(f"text: the pieces of {self.config.path} do not give {text[:40]!r} back")
+            raise UserError(
+                f"text: the pieces of {self.config.path} do not give {text[:40]!r} back"
+            )
         return row
 
     def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
-        """Codes (T,) as they are: a space that no piece holds has the ids that the file's maker gets too, the bytes of U+2581."""
+        """Codes (T,) as they are: a space that no piece holds has the ids that the file's maker
+        gets too, the bytes of U+2581.
+        """
         return row
 
     def _says(self, row: np.ndarray) -> str:
@@ -131,13 +155,20 @@ class PublishedPieces(Pieces):
         rules = [f"normaliser {self.rules.normaliser}"] * (self.rules.normaliser != "identity")
         rules += ["dropping of spaces"] * self.rules.drops_spaces
         if rules:
-            said.append(f"its {' and its '.join(rules)} would lose parts of a text and so are not applied: "
-                        "texts that they change come back exactly, but do not have the ids of that change")
+            said.append(
+                f"its {' and its '.join(rules)} would lose parts of a text and so are not applied: "
+                "texts that they change come back exactly, but do not have the ids of that change"
+            )
         if not self.has_bytes:
-            said.append("it has no pieces for bytes: texts with characters that it has no pieces for are refused, "
-                        "newlines often among them")
+            said.append(
+                "it has no pieces for bytes: texts with characters that it has no pieces for are"
+                " refused, newlines often among them"
+            )
         if not self.has_space and self.has_bytes:
-            said.append(f"it has no piece for a space, which goes by the bytes of {SPACE_MARK!r} (U+2581): texts with that letter are refused")
+            said.append(
+                f"it has no piece for a space, which goes by the bytes of {SPACE_MARK!r} (U+2581):"
+                " texts with that letter are refused"
+            )
         return said
 
     def remarks(self) -> list[str]:
@@ -148,12 +179,18 @@ class PublishedPieces(Pieces):
     def users_pieces(self) -> list[str]:
         """Pieces that the file's maker named: they are found in a text before all others."""
         pieces = enumerate(_messages(self._model, PIECE))
-        return [self.processor.id_to_piece(i) for i, piece in pieces if piece.get(TYPE) == OF_ITS_USER]
+        return [
+            self.processor.id_to_piece(i) for i, piece in pieces if piece.get(TYPE) == OF_ITS_USER
+        ]
 
     def fidelity(self, signals: Sequence[str]) -> dict[str, float]:
-        """Adds `own_ids_share`: of the strings, how many have the ids that the file's own rules give."""
+        """Adds `own_ids_share`: of the strings, how many have the ids that the file's own rules
+        give.
+        """
         published = opened(self._model)
-        same = [published.encode(text) == self.encode(text).codes[:, 0].tolist() for text in signals]
+        same = [
+            published.encode(text) == self.encode(text).codes[:, 0].tolist() for text in signals
+        ]
         return super().fidelity(signals) | {"own_ids_share": float(np.mean(same)) if same else 1.0}
 
     def save(self, folder: Path) -> None:
@@ -162,12 +199,16 @@ class PublishedPieces(Pieces):
 
     @classmethod
     def load(cls, folder: Path) -> PublishedPieces:
-        """Open what `save` wrote, without the file that it was made from. Raises UserError when a part is missing or broken."""
+        """Open what `save` wrote, without the file that it was made from.
+
+        Raises UserError when a part is missing or broken.
+        """
         config = read_config(Path(folder), "PublishedPieces")
         return cls(SentencePieceFile(str(config.get("path"))), model_bytes(Path(folder) / PIECES))
 
 
 # ---- protocol buffers, as far as that
+
 
 def _messages(content: bytes, number: int) -> Iterator[dict[int, int | bytes]]:
     """The fields of every message that stands in field `number` of a message."""
@@ -185,7 +226,9 @@ def _message(content: bytes, number: int) -> dict[int, int | bytes]:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of every field of an encoded message: protobuf.dev/programming-guides/encoding."""
+    """(number, value) of every field of an encoded message:
+    protobuf.dev/programming-guides/encoding.
+    """
     at = 0
     while at < len(content):
         tag, at = _varint(content, at)

@@ -1,6 +1,8 @@
-"""Speech as latents, which diffusion heads draw: a log-mel spectrogram as it is, each band standardised over the training clips.
+"""Speech as latents, which diffusion heads draw: a log-mel spectrogram as it is, each band
+standardised over the training clips.
 
-The spectrograms are those of `DMel` (speech.py) without the rounding to levels, and sound comes back the same way.
+The spectrograms are those of `DMel` (speech.py) without the rounding to levels, and sound comes
+back the same way.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
 CLIPS_AT_ONCE = 64  # bounds the memory of fitting
-LEAST_SPREAD = 1e-3  # of log10 mel, 0.02 dB: a band that spreads less is silent, and its rounding errors are not blown up
-LOUDEST = 4.0  # log10 mel; samples within [-1, 1] stay below 2, so this only keeps wild draws among the numbers
+# of log10 mel, 0.02 dB: a band that spreads less is silent, and its rounding errors are not blown
+# up
+LEAST_SPREAD = 1e-3
+# log10 mel; samples within [-1, 1] stay below 2, so this only keeps wild draws among the numbers
+LOUDEST = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,19 @@ class LogMelConfig(MelConfig):
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
     def fit(self, signals: Sequence[np.ndarray]) -> LogMel:
-        """Learn each band's mean and spread over all frames of the clips. Raises UserError where there is no clip, see `checked_samples`."""
+        """Learn each band's mean and spread over all frames of the clips.
+
+        Raises UserError where there is no clip, see `checked_samples`.
+        """
         n, total, squares = 0, 0.0, 0.0
         for start in range(0, len(signals), CLIPS_AT_ONCE):
             clips = [checked_samples(signal) for signal in signals[start : start + CLIPS_AT_ONCE]]
             frames = torch.cat(log_mel(clips, self.mel)).double()
-            n, total, squares = n + len(frames), total + frames.sum(0), squares + frames.square().sum(0)
+            n, total, squares = (
+                n + len(frames),
+                total + frames.sum(0),
+                squares + frames.square().sum(0),
+            )
         if not n:
             raise UserError("LogMelConfig: no clips to learn from; give at least one")
         bands, mean = Bands(self.mel.n_mels), total / n
@@ -70,7 +82,8 @@ class Bands(nn.Module):
 
 
 class LogMel(MelTokenizer):
-    """np.float32 (N,) mono <-> latents (T, n_mels), each band with mean 0 and variance 1 over the training clips.
+    """np.float32 (N,) mono <-> latents (T, n_mels), each band with mean 0 and variance 1 over the
+    training clips.
 
     The spectrogram comes back to float32's rounding. `fidelity` adds the `spreads` of the bands.
     """
@@ -85,9 +98,15 @@ class LogMel(MelTokenizer):
         return {"latents": ((mel - self.bands.shift) / self.bands.scale).numpy()}
 
     def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's latents -> log10 mel (T, C) float32. Raises UserError on another shape, and on what is no number."""
+        """A segment's latents -> log10 mel (T, C) float32.
+
+        Raises UserError on another shape, and on what is no number.
+        """
         latents = checked_latents(segment, self.config.mel.n_mels)
-        mel = torch.from_numpy(np.ascontiguousarray(latents, np.float32)) * self.bands.scale + self.bands.shift
+        mel = (
+            torch.from_numpy(np.ascontiguousarray(latents, np.float32)) * self.bands.scale
+            + self.bands.shift
+        )
         return mel.clamp(float(np.log10(MEL_FLOOR)), LOUDEST)
 
     def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
@@ -98,6 +117,9 @@ class LogMel(MelTokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> LogMel:
-        """Open what `save` wrote. Raises UserError when the constants are missing, broken or of other sizes."""
+        """Open what `save` wrote.
+
+        Raises UserError when the constants are missing, broken or of other sizes.
+        """
         config = load_config(folder, "LogMel", LogMelConfig)
         return cls(config, with_weights(folder, lambda: Bands(config.mel.n_mels)))

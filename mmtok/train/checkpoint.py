@@ -1,14 +1,18 @@
-"""Checkpoints: a folder per step, written under a temporary name and then renamed, so that one loadable one always stands.
+"""Checkpoints: a folder per step, written under a temporary name and then renamed, so that one
+loadable one always stands.
 
-    checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [ema.safetensors]  state.json
+    checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [ema.safetensors]
+                              state.json
 
-No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged checkpoint is found out,
-named and passed over for the one before it. No generator state is stored: every draw is a function of (seed, step).
+No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged
+checkpoint is found out, named and passed over for the one before it. No generator state is stored:
+every draw is a function of (seed, step).
 
-Several processes write the same files as one: the first gathers what is sharded, and whoever loads takes its part, so a run goes
-on with any number of them, sharded or not. The price is that the first process holds the whole state in main memory. It is not
-torch.distributed.checkpoint, which writes a file per process and a pickle that joins them: there a checkpoint is whole only when
-the last process says so, and not one of its files can be opened alone.
+Several processes write the same files as one: the first gathers what is sharded, and whoever loads
+takes its part, so a run goes on with any number of them, sharded or not. The price is that the
+first process holds the whole state in main memory. It is not torch.distributed.checkpoint, which
+writes a file per process and a pickle that joins them: there a checkpoint is whole only when the
+last process says so, and not one of its files can be opened alone.
 """
 
 from __future__ import annotations
@@ -38,16 +42,32 @@ from mmtok.train.distributed import part_of
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
 WEIGHTS = ("weights", "ema")  # of a checkpoint's files those that a finished run is made of
-DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)  # what reading a damaged checkpoint raises
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)  # what reading a damaged checkpoint raises
 STEP = Annotated[int, Within(0)]
-STATE = {"step": STEP, "files": dict[str, str], "sha256": str,
-         "vocabulary": str, "precision": str, "planned": tuple[tuple[STEP, STEP], ...], "window": tuple[dict[str, Any], ...]}
+STATE = {
+    "step": STEP,
+    "files": dict[str, str],
+    "sha256": str,
+    "vocabulary": str,
+    "precision": str,
+    "planned": tuple[tuple[STEP, STEP], ...],
+    "window": tuple[dict[str, Any], ...],
+}
 NEEDED = ("step", "files", "sha256")  # what every state.json has
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What training needs to go on: tensors by file stem, and a small JSON state with at least `step`."""
+    """What training needs to go on: tensors by file stem, and a small JSON state with at least
+    `step`.
+    """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict
@@ -66,10 +86,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
             save_tensors(path, tensors)
             digests[path.name] = digest(path)
         state = {**checkpoint.state, "files": digests}
-        (temporary / "state.json").write_text(json.dumps({**state, "sha256": _digest_of(state)}, indent=1))
+        (temporary / "state.json").write_text(
+            json.dumps({**state, "sha256": _digest_of(state)}, indent=1)
+        )
         for path in temporary.iterdir():
             _sync(path)
-        if target.exists():  # the same step again, after a resume: the one that stands may be the damaged one
+        if (
+            target.exists()
+        ):  # the same step again, after a resume: the one that stands may be the damaged one
             shutil.rmtree(target)
         os.rename(temporary, target)
         _sync(folder)
@@ -81,7 +105,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
 
 
 def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
-    """Remove what a process that was killed left half-written, and all checkpoints up to `step` but the newest `keep` of them.
+    """Remove what a process that was killed left half-written, and all checkpoints up to `step` but
+    the newest `keep` of them.
 
     Later ones, which training passed over as damaged, give way to their like when it gets there.
     """
@@ -93,7 +118,9 @@ def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest sound checkpoint, or None when there is none yet. A damaged one is named in a warning and passed over.
+    """The newest sound checkpoint, or None when there is none yet.
+
+    A damaged one is named in a warning and passed over.
 
     Raises UserError when checkpoints stand there but none can be read.
     """
@@ -104,15 +131,20 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         except DAMAGE as error:
             _pass_over(path, error)
     if steps:
-        raise UserError(f"none of the checkpoints in {folder} can be read; remove the folder to train from the start")
+        raise UserError(
+            f"none of the checkpoints in {folder} can be read; remove the folder to train from the"
+            " start"
+        )
     return None
 
 
 def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
-    """As `load_checkpoint`, but without the optimiser; None where nothing stands. step: the checkpoint of this step instead of the newest.
+    """As `load_checkpoint`, but without the optimiser; None where nothing stands. step: the
+    checkpoint of this step instead of the newest.
 
-    It may be asked while another process trains: a checkpoint that is taken away under the reader has newer ones, and these are read.
-    Raises UserError when `step` has no sound checkpoint, with those that stand.
+    It may be asked while another process trains: a checkpoint that is taken away under the reader
+    has newer ones, and these are read. Raises UserError when `step` has no sound checkpoint, with
+    those that stand.
     """
     if step is not None:
         return _of_step(folder, step)
@@ -126,7 +158,10 @@ def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
             if not any(_order(other) > _order(path) for other in set(_steps(folder)) - tried):
                 _pass_over(path, error)
     if tried:
-        raise UserError(f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe says what to do")
+        raise UserError(
+            f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe"
+            " says what to do"
+        )
     return None
 
 
@@ -135,15 +170,27 @@ def _of_step(folder: Path, step: int) -> Checkpoint:
     try:
         return _read(path, WEIGHTS)
     except DAMAGE as error:
-        there = [str(int(other.name.removeprefix("step-"))) for other in _steps(folder) if other != path]
+        there = [
+            str(int(other.name.removeprefix("step-"))) for other in _steps(folder) if other != path
+        ]
         more = f" (the newest {N_LISTED} of {len(there)})" if len(there) > N_LISTED else ""
-        others = f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}" if there else "no other one stands"
-        what = f"{path} is damaged ({_reason(error)})" if path.exists() else f"{folder} holds no checkpoint of that step"
+        others = (
+            f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}"
+            if there
+            else "no other one stands"
+        )
+        what = (
+            f"{path} is damaged ({_reason(error)})"
+            if path.exists()
+            else f"{folder} holds no checkpoint of that step"
+        )
         raise UserError(f"--checkpoint {step}: {what}; {others}") from None
 
 
 def _pass_over(path: Path, error: Exception) -> None:
-    warnings.warn(f"checkpoint {path} is damaged ({_reason(error)}); using the one before it", stacklevel=3)
+    warnings.warn(
+        f"checkpoint {path} is damaged ({_reason(error)}); using the one before it", stacklevel=3
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -151,7 +198,9 @@ def _reason(error: Exception) -> str:
 
 
 def planned_steps(folder: Path) -> list[list[int]]:
-    """From which step on how many steps were planned, as the newest checkpoint says; [] where none says so."""
+    """From which step on how many steps were planned, as the newest checkpoint says; [] where none
+    says so.
+    """
     for path in reversed(_steps(folder)):
         try:
             return _state(path)["planned"]
@@ -166,7 +215,9 @@ def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def precision_of(folder: Path) -> str | None:
-    """The precision that the training with checkpoints in this folder began with; None where no checkpoint tells."""
+    """The precision that the training with checkpoints in this folder began with; None where no
+    checkpoint tells.
+    """
     for path in reversed(_steps(folder)):
         try:
             return _state(path)["precision"]
@@ -176,11 +227,17 @@ def precision_of(folder: Path) -> str | None:
 
 
 def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
-    """A checkpoint that is what was written, or of it the files of these stems; anything else raises one of DAMAGE."""
+    """A checkpoint that is what was written, or of it the files of these stems; anything else
+    raises one of DAMAGE.
+    """
     state = _state(path)
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
-    files = {name: written for name, written in state.pop("files").items() if stems is None or Path(name).stem in stems}
+    files = {
+        name: written
+        for name, written in state.pop("files").items()
+        if stems is None or Path(name).stem in stems
+    }
     for name, written in files.items():
         if digest(inside(path, name)) != written:
             raise ValueError(f"{name} is not what was written")
@@ -188,7 +245,10 @@ def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """What a checkpoint's state.json says. Raises UserError, naming file and field, for what it cannot say."""
+    """What a checkpoint's state.json says.
+
+    Raises UserError, naming file and field, for what it cannot say.
+    """
     state = read_json(path / "state.json", nan=True)
     check_known(state, STATE, str(path / "state.json"), NEEDED)
     return state
@@ -196,7 +256,10 @@ def _state(path: Path) -> dict[str, Any]:
 
 def _steps(folder: Path) -> list[Path]:
     """The folders of the checkpoints, the oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()), key=_order)
+    return sorted(
+        (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()),
+        key=_order,
+    )
 
 
 def _name(step: int) -> str:
@@ -225,15 +288,25 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
+) -> dict[str, Tensor]:
     """An optimiser's state as named tensors: `<parameter>:<entry>`."""
-    return {f"{names[p]}:{entry}": value for p, entries in optimizer.state.items() for entry, value in entries.items()}
+    return {
+        f"{names[p]}:{entry}": value
+        for p, entries in optimizer.state.items()
+        for entry, value in entries.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = {name: p for p, name in names.items()}
     for key, value in tensors.items():
         name, entry = key.rsplit(":", 1)
-        p = parameters[name]  # its step count is no part of anything: where the parameter is, as the fused update wants it
+        p = parameters[
+            name
+        ]  # its step count is no part of anything: where the parameter is, as the fused update wants it
         optimizer.state[p][entry] = value.to(p.device) if entry == "step" else part_of(value, p)

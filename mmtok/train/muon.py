@@ -1,7 +1,9 @@
-"""Muon: the matrices of the trunk step along their momentum made orthogonal, all else steps by AdamW.
+"""Muon: the matrices of the trunk step along their momentum made orthogonal, all else steps by
+AdamW.
 
-Jordan et al. 2024 (the method); Liu et al. 2025, arXiv 2502.16982 (eq. 4: the step's size and weight decay, so that a matrix and
-AdamW's parameters share one learning rate); Amsel et al. 2025, arXiv 2505.16932 (the polynomials).
+Jordan et al. 2024 (the method); Liu et al. 2025, arXiv 2502.16982 (eq. 4: the step's size and
+weight decay, so that a matrix and AdamW's parameters share one learning rate); Amsel et al. 2025,
+arXiv 2505.16932 (the polynomials).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from mmtok.train.distributed import is_sharded, part_of
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
 RMS = 0.2  # of a step's entries at learning rate 1: about what AdamW's have
-# Five odd polynomials a x + b x^3 + c x^5, each the best one for the singular values that the one before it leaves,
+# Five odd polynomials a x + b x^3 + c x^5, each the best one for the singular values that the one
+# before it leaves,
 # from [0.001, 1] on. In float32: where bfloat16 is emulated it would take a hundred times as long.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -34,13 +37,17 @@ class Muon(torch.optim.AdamW):
     A sharded matrix is gathered, made orthogonal in every process alike, and each takes its part.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], lr: float, weight_decay: float):
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[nn.Module], lr: float, weight_decay: float
+    ):
         chosen = {p for block in blocks for p in matrices(block)}
         others = decay_groups(weight_decay, model)
         for group in others:
             group["params"] = [p for p in group["params"] if p not in chosen]
         super().__init__(others, lr=lr, betas=BETAS, fused=True)
-        self.add_param_group({"params": [p for p in model.parameters() if p in chosen], "weight_decay": weight_decay})
+        self.add_param_group(
+            {"params": [p for p in model.parameters() if p in chosen], "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -70,7 +77,9 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Nearly U V^T of x = U S V^T: matrices (..., N, M) with all singular values that are not tiny brought near 1."""
+    """Nearly U V^T of x = U S V^T: matrices (..., N, M) with all singular values that are not tiny
+    brought near 1.
+    """
     if x.shape[-2] > x.shape[-1]:  # the products are of the smaller side
         return orthogonal(x.mT).mT
     x = x / (1.02 * torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)

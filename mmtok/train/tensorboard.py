@@ -1,4 +1,7 @@
-"""RUN/tensorboard: the log's lines as TensorBoard's scalars. The log is what counts; this can be made from it anew at any time."""
+"""RUN/tensorboard: the log's lines as TensorBoard's scalars.
+
+The log is what counts; this can be made from it anew at any time.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ def need_tensorboard() -> None:
 
 
 class Board:
-    """A folder of event files, begun anew with the `lines` there are, so that a training that goes on has no step twice.
+    """A folder of event files, begun anew with the `lines` there are, so that a training that goes
+    on has no step twice.
 
-    A TensorBoard that watches the folder is told to forget what it has read. As a context it closes the file at the end.
+    A TensorBoard that watches the folder is told to forget what it has read. As a context it closes
+    the file at the end.
     """
 
     def __init__(self, folder: Path, lines: Sequence[Mapping[str, Any]] = ()):
@@ -35,7 +40,9 @@ class Board:
         self._writer.flush()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One more line of the log, on the disk when this returns: `nats/text` is its line["nats"]["text"]."""
+        """One more line of the log, on the disk when this returns: `nats/text` is its
+        line["nats"]["text"].
+        """
         self._add(line)
         self._writer.flush()
 
@@ -51,7 +58,9 @@ class Board:
 
 
 def scalars(line: Mapping[str, Any], way: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line of the log by their names, nested ones joined by "/"; those that are None, and the step, are left out."""
+    """The numbers of a line of the log by their names, nested ones joined by "/"; those that are
+    None, and the step, are left out.
+    """
     for key, value in line.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{way}{key}/")

@@ -1,8 +1,11 @@
-"""Makes a tokenizer from its config: built, learned in closed form, or trained by gradients (image patches).
+"""Makes a tokenizer from its config: built, learned in closed form, or trained by gradients (image
+patches).
 
-Codes: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1); k-means start and revival of
-dead codes by vector-quantize-pytorch, which is used only here: what is kept is a plain (K, D) codebook.
-Latents: Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022, section 3.1).
+Codes: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1);
+k-means start and revival of dead codes by vector-quantize-pytorch, which is used only here: what is
+kept is a plain (K, D) codebook.
+Latents: Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -31,23 +34,37 @@ BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
 WARM_STEPS = 50
 WEIGHT_DECAY = 0.01
-PIXEL_NOISE = 0.06  # standard deviation, in an image's -1..1, on half of the images the encoder sees: the decoder returns the clean one
+# standard deviation, in an image's -1..1, on half of the images the encoder sees: the decoder
+# returns the clean one
+PIXEL_NOISE = 0.06
 COMMITMENT = 0.25  # weight of |encoder output - its code|^2
 DECAY = 0.99  # of the codebook's moving average; the library's own 0.8 follows single batches
-DEAD_SHARE = 1 / 8  # a code used less than this share of an even use is replaced; relative, so that it holds for every codebook size
-START_PER_CODE = 16  # patches per code that the k-means start sees; more are no better (512 scans: 0.2 dB worse, mean of 3 seeds)
+DEAD_SHARE = (
+    1 / 8
+)  # a code used less than this share of an even use is replaced; relative, so that it holds for every codebook size
+# patches per code that the k-means start sees; more are no better (512 scans: 0.2 dB worse, mean of
+# 3 seeds)
+START_PER_CODE = 16
 
 Report = Callable[[int, int, str], None]
 
 
-def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Report | None = None,
-                  precision: Precision = "auto") -> Tokenizer:
+def fit_tokenizer(
+    config: Any,
+    signals: Sequence,
+    seed: int = 0,
+    progress: Report | None = None,
+    precision: Precision = "auto",
+) -> Tokenizer:
     """The tokenizer that `config` describes, learned from `signals` where it learns.
 
-    seed      of what is drawn while training by gradients; the same seed gives the same weights on the same machine
-    progress  called as progress(steps done, steps in all, note) while training by gradients; without it, stderr shows the steps
-    precision of the networks' products while training by gradients; losses, codebooks and latents are in float32 in any case
-    Raises UserError when the signals cannot be learned from, TypeError for a config that is no tokenizer's.
+    seed      of what is drawn while training by gradients; the same seed gives the same weights on
+              the same machine
+    progress  called as progress(steps done, steps in all, note) while training by gradients;
+              without it, stderr shows the steps
+    precision of the networks' products while training by gradients; losses, codebooks and latents
+    are in float32 in any case Raises UserError when the signals cannot be learned from, TypeError
+    for a config that is no tokenizer's.
     """
     if not learns(config):
         return config.build()
@@ -60,7 +77,10 @@ def fit_tokenizer(config: Any, signals: Sequence, seed: int = 0, progress: Repor
             return trained(config, signals, seed, progress, chosen)
         with Progress(f"learning {what}", config.steps, "steps") as shown:
             return trained(config, signals, seed, lambda done, total, note: shown.advance(), chosen)
-    raise TypeError(f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no trainer is known for it")
+    raise TypeError(
+        f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no"
+        " trainer is known for it"
+    )
 
 
 def learns(config: Any) -> bool:
@@ -68,7 +88,9 @@ def learns(config: Any) -> bool:
     return hasattr(config, "fit") or not hasattr(config, "build")
 
 
-def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision) -> VQPatches:
+def _train_codes(
+    config: VQPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision
+) -> VQPatches:
     images = _images(config, signals)
     with _seeded(seed):
         network = config.network()
@@ -76,7 +98,9 @@ def _train_codes(config: VQPatchesConfig, signals: Sequence, seed: int, progress
     return VQPatches(config, network)
 
 
-def _train_latents(config: KLPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision) -> KLPatches:
+def _train_latents(
+    config: KLPatchesConfig, signals: Sequence, seed: int, progress: Report, precision: Precision
+) -> KLPatches:
     images = _images(config, signals)
     with _seeded(seed):
         network = config.network()
@@ -84,7 +108,10 @@ def _train_latents(config: KLPatchesConfig, signals: Sequence, seed: int, progre
     return KLPatches(config, network)
 
 
-TRAINERS = {VQPatchesConfig: ("patch codes", _train_codes), KLPatchesConfig: ("patch latents", _train_latents)}
+TRAINERS = {
+    VQPatchesConfig: ("patch codes", _train_codes),
+    KLPatchesConfig: ("patch latents", _train_latents),
+}
 
 
 def _images(config: VQPatchesConfig | KLPatchesConfig, signals: Sequence) -> Tensor:
@@ -95,7 +122,9 @@ def _images(config: VQPatchesConfig | KLPatchesConfig, signals: Sequence) -> Ten
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside follows the seed, and leaves no trace: the codebook library draws from torch's own generator."""
+    """What is drawn inside follows the seed, and leaves no trace: the codebook library draws from
+    torch's own generator.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -107,16 +136,36 @@ def _quantizer(config: VQPatchesConfig):
 
     rows, columns = config.grid
     even_use = BATCH * rows * columns / config.n_codes
-    return VectorQuantize(config.code_size, config.n_codes, decay=DECAY, kmeans_init=True, kmeans_iters=20, rotation_trick=False,
-                          commitment_weight=COMMITMENT, threshold_ema_dead_code=DEAD_SHARE * even_use)
+    return VectorQuantize(
+        config.code_size,
+        config.n_codes,
+        decay=DECAY,
+        kmeans_init=True,
+        kmeans_iters=20,
+        rotation_trick=False,
+        commitment_weight=COMMITMENT,
+        threshold_ema_dead_code=DEAD_SHARE * even_use,
+    )
 
 
-def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: int, progress: Report,
-                 precision: Precision) -> None:
-    """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the network."""
+def _learn_codes(
+    network: PatchAutoencoder,
+    quantizer,
+    images: Tensor,
+    steps: int,
+    progress: Report,
+    precision: Precision,
+) -> None:
+    """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the
+    network.
+    """
     network.train()
     with torch.no_grad():
-        n_start = math.ceil(START_PER_CODE * len(network.codebook.vectors) / math.prod(network.encoder(images[:1]).shape[1:3]))
+        n_start = math.ceil(
+            START_PER_CODE
+            * len(network.codebook.vectors)
+            / math.prod(network.encoder(images[:1]).shape[1:3])
+        )
         _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:n_start]]))
 
     def loss(target: Tensor) -> Tensor:
@@ -131,9 +180,17 @@ def _learn_codes(network: PatchAutoencoder, quantizer, images: Tensor, steps: in
     network.codebook.vectors.copy_(quantizer.codebook.detach())
 
 
-def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, steps: int, progress: Report,
-                   precision: Precision) -> None:
-    """Train encoder and decoder on images (N, C, Y, X), and set the constants that standardise their latents."""
+def _learn_latents(
+    network: KLAutoencoder,
+    kl_weight: float,
+    images: Tensor,
+    steps: int,
+    progress: Report,
+    precision: Precision,
+) -> None:
+    """Train encoder and decoder on images (N, C, Y, X), and set the constants that standardise
+    their latents.
+    """
     network.train()
 
     def loss(target: Tensor) -> Tensor:
@@ -153,7 +210,13 @@ def _learn_latents(network: KLAutoencoder, kl_weight: float, images: Tensor, ste
         raise UserError(f"KLPatchesConfig: {error}") from None
 
 
-def _descend(networks: list[nn.Module], loss: Callable[[Tensor], Tensor], images: Tensor, steps: int, progress: Report) -> None:
+def _descend(
+    networks: list[nn.Module],
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    steps: int,
+    progress: Report,
+) -> None:
     """Lower loss(batch of images) by AdamW."""
     optimizer = torch.optim.AdamW(decay_groups(WEIGHT_DECAY, *networks))
     parameters = [p for network in networks for p in network.parameters()]
@@ -174,7 +237,9 @@ def products_in(precision: Precision) -> torch.autocast:
 
 
 def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoder output (B, rows, columns, D) -> its codes' vectors (gradients pass straight through), and the commitment loss."""
+    """Encoder output (B, rows, columns, D) -> its codes' vectors (gradients pass straight through),
+    and the commitment loss.
+    """
     flat, _, loss = quantizer(vectors.reshape(1, -1, vectors.shape[-1]))
     return flat.reshape(vectors.shape), loss.sum()
 
@@ -187,4 +252,8 @@ def _noisy(images: Tensor) -> Tensor:
 
 def _learning_rate(step: int, steps: int) -> float:
     """A linear rise, then half a cosine down to a thousandth."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARM_STEPS) * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return (
+        LEARNING_RATE
+        * min(1.0, (step + 1) / WARM_STEPS)
+        * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )

@@ -1,4 +1,6 @@
-"""An export that is cut or killed at any moment leaves a former one as it was; and what becomes of what else lies in its folder."""
+"""An export that is cut or killed at any moment leaves a former one as it was; and what becomes of
+what else lies in its folder.
+"""
 
 import os
 import shutil
@@ -22,11 +24,18 @@ def raises(kind):
 
 
 def cuts(run, folder, monkeypatch):
-    """An export, interrupted before its k-th change of names, for k = 0, 1, ... as long as there is one."""
+    """An export, interrupted before its k-th change of names, for k = 0, 1, ...
+
+    as long as there is one.
+    """
     change = {name: getattr(os, name) for name in ("rename", "link", "mkdir")}
     for k in range(99):
         left = iter(range(k))
-        stop = lambda name, left=left: lambda *a, **n: change[name](*a, **n) if next(left, None) is not None else raises(KeyboardInterrupt)
+        stop = lambda name, left=left: (
+            lambda *a, **n: (
+                change[name](*a, **n) if next(left, None) is not None else raises(KeyboardInterrupt)
+            )
+        )
         with monkeypatch.context() as patch:
             for name in change:
                 patch.setattr(os, name, stop(name))
@@ -40,7 +49,9 @@ def cuts(run, folder, monkeypatch):
 
 @pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("former", [True, False])
-def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(one_channel, former, exchange, tmp_path, contents, monkeypatch):
+def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(
+    one_channel, former, exchange, tmp_path, contents, monkeypatch
+):
     run, folder = open_run(one_channel), tmp_path / "llama"
     if not exchange:
         monkeypatch.setattr("mmtok.io.files._exchange", lambda a, b: False)
@@ -51,8 +62,12 @@ def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(one_channel, for
         (folder / "README.md").write_text("mine")
     before = contents(tmp_path)
     for n_cuts in cuts(run, folder, monkeypatch):
-        bring_back(folder)  # as the next call does: here the renaming that undoes the first half is cut too
-        left = {name: what for name, what in contents(tmp_path).items() if not name.endswith(".lock")}
+        bring_back(
+            folder
+        )  # as the next call does: here the renaming that undoes the first half is cut too
+        left = {
+            name: what for name, what in contents(tmp_path).items() if not name.endswith(".lock")
+        }
         assert left == before or not former and left == before | {"llama": None}
     assert n_cuts >= 6 and contents(folder) == whole | ({"README.md": b"mine"} if former else {})
 
@@ -67,8 +82,14 @@ def test_what_else_lies_in_a_former_export_goes_along(one_channel, tmp_path, con
     (tmp_path / "other").symlink_to(folder)
     for place in (folder, tmp_path / "other"):
         export(run, place)
-        assert contents(folder) == whole | {"notes": None, "notes/a.txt": b"mine", "link": b"mine"} and (folder / "link").is_symlink()
-    assert (tmp_path / "other").is_symlink() and {p.name for p in tmp_path.iterdir()} == {"llama", "other"}
+        assert (
+            contents(folder) == whole | {"notes": None, "notes/a.txt": b"mine", "link": b"mine"}
+            and (folder / "link").is_symlink()
+        )
+    assert (tmp_path / "other").is_symlink() and {p.name for p in tmp_path.iterdir()} == {
+        "llama",
+        "other",
+    }
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match="call it from outside"):
         export(run, ".")
@@ -80,16 +101,24 @@ def test_what_a_killed_export_left_is_swept_away(one_channel, tmp_path, contents
     (left / "model.safetensors").write_text("half")
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / ".lock").write_text("process 999999999 on this machine")
-    assert contents(export(open_run(one_channel), tmp_path / "llama")) == contents(export(open_run(one_channel), tmp_path / "whole"))
+    assert contents(export(open_run(one_channel), tmp_path / "llama")) == contents(
+        export(open_run(one_channel), tmp_path / "whole")
+    )
     assert not left.exists()
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(one_channel, exchange, tmp_path, contents):
-    """Where folders cannot be exchanged, the next call brings a former one back that was just set aside."""
+def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(
+    one_channel, exchange, tmp_path, contents
+):
+    """Where folders cannot be exchanged, the next call brings a former one back that was just set
+    aside.
+    """
     run, folder = open_run(one_channel), tmp_path / "home" / "llama"
     export(run, folder)
-    (folder / "tokenizer_config.json").write_text("{}")  # so that the former one is told from the new
+    (folder / "tokenizer_config.json").write_text(
+        "{}"
+    )  # so that the former one is told from the new
     (folder / "README.md").write_text("mine")
     run.lm, run.vocabulary  # noqa: B018 - opened once, before the forks
     former, aside = contents(folder), folder.with_name(".llama.former")
@@ -101,11 +130,17 @@ def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(one_ch
         if aside.exists() and not folder.exists():
             bring_back(folder)
         found = {name: what for name, what in contents(folder).items() if name != ".lock"}
-        assert found == former or (found.keys() == former.keys() and found["tokenizer_config.json"] != b"{}"), k
+        assert found == former or (
+            found.keys() == former.keys() and found["tokenizer_config.json"] != b"{}"
+        ), k
         assert found["README.md"] == b"mine"
         if found != former:  # it was killed after the exchange
             (folder / "tokenizer_config.json").write_text("{}")
-    assert k > 8 and contents(folder)["tokenizer_config.json"] != b"{}" and set(contents(folder)) == set(former)
+    assert (
+        k > 8
+        and contents(folder)["tokenizer_config.json"] != b"{}"
+        and set(contents(folder)) == set(former)
+    )
     assert [path.name for path in folder.parent.iterdir()] == ["llama"]
 
 
@@ -113,13 +148,26 @@ def forked(run, folder, last, exchange):
     """Export in a process that is killed before change number `last` of the place; its exit status."""
     child = os.fork()
     if child == 0:
-        n, changes = 0, {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod"}
+        n, changes = (
+            0,
+            {
+                "open",
+                "os.rename",
+                "os.remove",
+                "os.mkdir",
+                "os.rmdir",
+                "os.link",
+                "os.chmod",
+            },
+        )
 
         def watch(event, args):
             nonlocal n
             if event not in changes or event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
                 return
-            within = event in ("os.remove", "os.rmdir") and args[1] != -1  # of a folder that is open, which is being removed
+            within = (
+                event in ("os.remove", "os.rmdir") and args[1] != -1
+            )  # of a folder that is open, which is being removed
             if not (within or str(args[0]).startswith(f"{folder.parent}/")):
                 return
             if n == last:

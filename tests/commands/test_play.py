@@ -1,4 +1,6 @@
-"""Samples while they are drawn: the first sound before the last frame, players of every kind, streams to standard output."""
+"""Samples while they are drawn: the first sound before the last frame, players of every kind,
+streams to standard output.
+"""
 
 import io
 import json
@@ -27,7 +29,10 @@ first = sys.stdin.buffer.read(1)
 (home / "all").write_bytes(first + sys.stdin.buffer.read())
 (home / "rate").write_text(sys.argv[2])
 """
-SLOW = "import sys, time, pathlib; sys.stdin.buffer.read(1); pathlib.Path(sys.argv[1], 'first').write_text('heard'); time.sleep(60)"
+SLOW = (
+    "import sys, time, pathlib; sys.stdin.buffer.read(1); pathlib.Path(sys.argv[1],"
+    " 'first').write_text('heard'); time.sleep(60)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +42,14 @@ def run(tiny_run):
 
 @pytest.fixture(scope="module")
 def seed(run):
-    """Of a sample of all the twelve frames that the recipe allows: many of the tiny run's end before they begin."""
-    return next(s for s in range(99) if len(run.draw([prompt_of(run)], run.sampling("speech"), s)[0].segment) == 12)
+    """Of a sample of all the twelve frames that the recipe allows: many of the tiny run's end
+    before they begin.
+    """
+    return next(
+        s
+        for s in range(99)
+        if len(run.draw([prompt_of(run)], run.sampling("speech"), s)[0].segment) == 12
+    )
 
 
 def prompt_of(run, word="low"):
@@ -50,7 +61,17 @@ def player(tmp_path, code=FAKE):
 
 
 def words(run, tmp_path, *more):
-    return ["sample", str(run.folder), "--prompt", "low", "--to", "speech", "--out", str(tmp_path / "out"), *map(str, more)]
+    return [
+        "sample",
+        str(run.folder),
+        "--prompt",
+        "low",
+        "--to",
+        "speech",
+        "--out",
+        str(tmp_path / "out"),
+        *map(str, more),
+    ]
 
 
 def heard(tmp_path):
@@ -66,7 +87,10 @@ def wait_for(path, seconds=60):
 
 # ---- players
 
-def test_the_first_sound_comes_before_the_last_frame_is_drawn(run, seed, tmp_path, monkeypatch, capsys):
+
+def test_the_first_sound_comes_before_the_last_frame_is_drawn(
+    run, seed, tmp_path, monkeypatch, capsys
+):
     """The twelfth of twelve frames is drawn only once the player has heard something."""
     drawn = []
 
@@ -87,23 +111,34 @@ def test_the_first_sound_comes_before_the_last_frame_is_drawn(run, seed, tmp_pat
     out, err = capsys.readouterr()
     assert len(drawn) == 12 and (tmp_path / "rate").read_text() == "16000"
     assert [line.split("/")[-1] for line in out.splitlines()] == ["low-000.wav"]
-    assert any(line.startswith("first sound ") and line.endswith(" at frame 6 of 12") for line in err.splitlines()), err
+    assert any(
+        line.startswith("first sound ") and line.endswith(" at frame 6 of 12")
+        for line in err.splitlines()
+    ), err
 
 
 def test_what_is_played_is_the_streamed_sound_of_what_is_written(run, seed, tmp_path):
-    """Several samples one after the other, as many samples each as in its file, and the files as without a player."""
+    """Several samples one after the other, as many samples each as in its file, and the files as
+    without a player.
+    """
     more = ["-n", 3, "--max-frames", 10, "--seed", seed]
     assert main(words(run, tmp_path, "--play", player(tmp_path), *more)) == 0
     assert main(words(run, tmp_path / "quiet", *more)) == 0
     files = sorted((tmp_path / "out").glob("*.wav"))
-    assert [f.read_bytes() for f in files] == [f.read_bytes() for f in sorted((tmp_path / "quiet" / "out").glob("*.wav"))]
-    assert (tmp_path / "out" / "index.json").read_text() == (tmp_path / "quiet" / "out" / "index.json").read_text()
+    assert [f.read_bytes() for f in files] == [
+        f.read_bytes() for f in sorted((tmp_path / "quiet" / "out").glob("*.wav"))
+    ]
+    assert (tmp_path / "out" / "index.json").read_text() == (
+        tmp_path / "quiet" / "out" / "index.json"
+    ).read_text()
     expected, lengths = [], []
     for d in run.draw([prompt_of(run)] * 3, run.sampling("speech", max_frames=10), seed):
         sound = SoundStream(run.tokenizers["speech"])
         expected += [sound.push(d.segment.codes), sound.finish(), np.zeros(4800, np.float32)]
         lengths.append(len(expected[-3]) + len(expected[-2]))
-    assert np.array_equal(heard(tmp_path), np.round(np.concatenate(expected[:-1]) * 32767).astype(int))
+    assert np.array_equal(
+        heard(tmp_path), np.round(np.concatenate(expected[:-1]) * 32767).astype(int)
+    )
     rows = json.loads((tmp_path / "out" / "index.json").read_text())
     assert sum(lengths) > 0 and [row["frames"] > 0 for row in rows] == [n > 0 for n in lengths]
     assert [len(read_sound(f)) for f, n in zip(files, lengths) if n] == [n for n in lengths if n]
@@ -116,7 +151,9 @@ def test_rows_drawn_together_come_in_turn():
         yield np.array([2]), np.array([[6]])
         return "samples"
 
-    turns = live.in_turn(steps(), [np.zeros((1, 1), int), np.zeros((0, 1), int), np.zeros((0, 1), int)])
+    turns = live.in_turn(
+        steps(), [np.zeros((1, 1), int), np.zeros((0, 1), int), np.zeros((0, 1), int)]
+    )
     told = []
     while True:
         try:
@@ -128,19 +165,36 @@ def test_rows_drawn_together_come_in_turn():
     assert told == [(0, [0, 1]), (0, [4]), (0, []), (1, [2]), (2, [3, 5, 6]), (2, [])]
 
 
-@pytest.mark.parametrize("n, says", [(1, "the sample ends before"), (2, "all 2 samples end before")])
+@pytest.mark.parametrize(
+    "n, says", [(1, "the sample ends before"), (2, "all 2 samples end before")]
+)
 def test_samples_of_no_frames_are_told(run, tmp_path, notes, monkeypatch, n, says):
     """Also where the pause between them was all that was played."""
-    empty = next(s for s in range(99) if not any(len(d.segment) for d in run.draw([prompt_of(run)] * n, run.sampling("speech"), s)))
+    empty = next(
+        s
+        for s in range(99)
+        if not any(
+            len(d.segment) for d in run.draw([prompt_of(run)] * n, run.sampling("speech"), s)
+        )
+    )
     lines = notes(words(run, tmp_path, "--play", player(tmp_path), "--seed", empty, "-n", n))
-    assert len(lines) == 1 and f"nothing to play: {says} the first sound" in lines[0] and not (tmp_path / "all").exists() == (n == 1)
+    assert (
+        len(lines) == 1
+        and f"nothing to play: {says} the first sound" in lines[0]
+        and not (tmp_path / "all").exists() == (n == 1)
+    )
 
 
-@pytest.mark.parametrize("code, said", [
-    ("raise SystemExit(3)", "failed with exit code 3"),
-    ("import os; os.close(0)", "ended before the sound did"),
-])
-def test_a_player_that_goes_away_costs_only_the_sound(run, seed, tmp_path, notes, monkeypatch, code, said):
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("raise SystemExit(3)", "failed with exit code 3"),
+        ("import os; os.close(0)", "ended before the sound did"),
+    ],
+)
+def test_a_player_that_goes_away_costs_only_the_sound(
+    run, seed, tmp_path, notes, monkeypatch, code, said
+):
     sound = lambda self, values: np.zeros(200_000, np.float32)  # more than a pipe holds
     monkeypatch.setattr(SoundStream, "push", sound)
     lines = notes(words(run, tmp_path, "--play", player(tmp_path, code), "--seed", seed))
@@ -148,17 +202,22 @@ def test_a_player_that_goes_away_costs_only_the_sound(run, seed, tmp_path, notes
     assert (tmp_path / "out" / "low-000.wav").exists()
 
 
-@pytest.mark.parametrize("more, parts", [
-    (["--play", "no-such-player -x"], ["no program 'no-such-player -x'"]),
-    (["--play", "it's"], ["is no command"]),
-    (["--play"], ["finds no player", "ffplay (ffmpeg)", "aplay (alsa-utils)"]),
-    (["--play", "cat", "--infill", "a.wav:1:2"], ["leave out --play"]),
-    (["--play", "cat", "--to", "image"], ["image makes no sound"]),
-    (["--out", "-", "-n", "2"], ["--out - is for one sample"]),
-    (["--out", "-", "--play", "cat"], ["--out - is for one sample"]),
-    (["--out", "-", "--prompt", "dark", "--to", "image"], ["--out - is for speech and text"]),
-])
-def test_what_cannot_be_played_is_refused_before_anything_is_drawn(run, tmp_path, said, monkeypatch, more, parts):
+@pytest.mark.parametrize(
+    "more, parts",
+    [
+        (["--play", "no-such-player -x"], ["no program 'no-such-player -x'"]),
+        (["--play", "it's"], ["is no command"]),
+        (["--play"], ["finds no player", "ffplay (ffmpeg)", "aplay (alsa-utils)"]),
+        (["--play", "cat", "--infill", "a.wav:1:2"], ["leave out --play"]),
+        (["--play", "cat", "--to", "image"], ["image makes no sound"]),
+        (["--out", "-", "-n", "2"], ["--out - is for one sample"]),
+        (["--out", "-", "--play", "cat"], ["--out - is for one sample"]),
+        (["--out", "-", "--prompt", "dark", "--to", "image"], ["--out - is for speech and text"]),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_anything_is_drawn(
+    run, tmp_path, said, monkeypatch, more, parts
+):
     monkeypatch.setenv("PATH", "/nowhere") if more == ["--play"] else None
     asked = words(run, tmp_path)
     for option in {"--out", "--to", "--prompt"} & set(more):
@@ -172,17 +231,45 @@ def test_what_cannot_be_played_is_refused_before_anything_is_drawn(run, tmp_path
 def test_a_player_that_is_found_is_called_with_its_own_words(monkeypatch):
     there = {"aplay", "play"}
     monkeypatch.setattr(live.shutil, "which", lambda name: name if name in there else None)
-    assert live._player_words("", 16_000) == "aplay -q -t raw -f S16_LE -c 1 -r 16000 -".split()
+    assert live._player_words("", 16_000) == [
+        "aplay",
+        "-q",
+        "-t",
+        "raw",
+        "-f",
+        "S16_LE",
+        "-c",
+        "1",
+        "-r",
+        "16000",
+        "-",
+    ]
     there.add("ffplay")
     assert live._player_words("", 8_000)[0] == "ffplay" and "8000" in live._player_words("", 8_000)
 
 
 def test_ctrl_c_stops_the_player_and_keeps_what_was_drawn(run, seed, tmp_path):
-    asked = words(run, tmp_path, "--seed", seed, "--play", player(tmp_path, "import os; print(os.getpid(), flush=True)\n" + SLOW))
+    asked = words(
+        run,
+        tmp_path,
+        "--seed",
+        seed,
+        "--play",
+        player(tmp_path, "import os; print(os.getpid(), flush=True)\n" + SLOW),
+    )
     command = [sys.executable, "-m", "mmtok", *asked]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in a shell's background, it is ignored
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
+    heard = lambda: signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # where the tests run in a shell's background, it is ignored
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=heard,
+    )
     child = int(process.stdout.readline())
     wait_for(tmp_path / "out" / "index.json")
     process.send_signal(signal.SIGINT)
@@ -195,22 +282,52 @@ def test_ctrl_c_stops_the_player_and_keeps_what_was_drawn(run, seed, tmp_path):
 
 # ---- standard output
 
+
 def test_speech_to_stdout_is_a_wav_stream(run, seed, capfdbinary):
     import soundfile
 
-    assert main(["sample", str(run.folder), "--prompt", "low", "--to", "speech", "--seed", str(seed), "--out", "-"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(run.folder),
+                "--prompt",
+                "low",
+                "--to",
+                "speech",
+                "--seed",
+                str(seed),
+                "--out",
+                "-",
+            ]
+        )
+        == 0
+    )
     out = capfdbinary.readouterr().out
-    drawn, = run.draw([prompt_of(run)], run.sampling("speech"), seed)
+    (drawn,) = run.draw([prompt_of(run)], run.sampling("speech"), seed)
     sound = SoundStream(run.tokenizers["speech"])
     expected = np.concatenate([sound.push(drawn.segment.codes), sound.finish()])
-    assert np.array_equal(np.frombuffer(out[44:], "<i2"), np.round(expected * 32767).astype(int)) and len(expected)
+    assert np.array_equal(
+        np.frombuffer(out[44:], "<i2"), np.round(expected * 32767).astype(int)
+    ) and len(expected)
     samples, rate_hz = soundfile.read(io.BytesIO(out), dtype="int16")
     assert rate_hz == 16_000 and len(samples) == len(expected)
 
 
 def test_text_to_stdout_is_the_text(run, tmp_path, capsys, tiny_data):
     image = str(sorted((tiny_data / "images" / "dark").iterdir())[0])
-    asked = ["sample", str(run.folder), "--prompt", image, "--to", "text", "--seed", "1", "--temperature", "2"]
+    asked = [
+        "sample",
+        str(run.folder),
+        "--prompt",
+        image,
+        "--to",
+        "text",
+        "--seed",
+        "1",
+        "--temperature",
+        "2",
+    ]
     assert main([*asked, "--out", str(tmp_path), "-n", "1"]) == 0
     path = capsys.readouterr().out.splitlines()[0]
     assert main([*asked, "--out", "-"]) == 0
@@ -221,6 +338,10 @@ def test_letters_of_several_bytes_come_whole(run):
     text = "été ▁ 語\ufffd!"
     codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64)[:, None]
     pieces = list(live.written(run.tokenizers["text"], ((0, code[None]) for code in codes)))
-    assert "".join(pieces) == text and all("\ufffd" not in piece or "!" in piece for piece in pieces) and "語" in pieces
+    assert (
+        "".join(pieces) == text
+        and all("\ufffd" not in piece or "!" in piece for piece in pieces)
+        and "語" in pieces
+    )
     cut = list(live.written(run.tokenizers["text"], ((0, code[None]) for code in codes[:1])))
     assert cut == ["", "\ufffd"]

@@ -20,7 +20,9 @@ def test_a_missing_file_of_any_kind_that_is_read_is_missing(tiny_run, suffix):
         words.first_segment(open_run(tiny_run), f"clips/missing{suffix}")
 
 
-def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(tiny_run, tmp_path, monkeypatch):
+def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(
+    tiny_run, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "low").write_text("something else")
     run = open_run(tiny_run)
@@ -28,7 +30,9 @@ def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(tin
 
 
 @pytest.mark.parametrize("content", ["low\n", "\ufefflow\r\n", " low \n\n"])
-def test_a_file_of_a_caption_is_read_as_the_transcripts_of_the_training(tiny_run, tmp_path, content):
+def test_a_file_of_a_caption_is_read_as_the_transcripts_of_the_training(
+    tiny_run, tmp_path, content
+):
     run, path = open_run(tiny_run), tmp_path / "low.txt"
     path.write_bytes(content.encode())
     with pytest.warns(UserWarning, match="low.txt was taken without the white space around it"):
@@ -52,7 +56,11 @@ def test_a_folder_stands_for_the_files_in_it(tmp_path):
 
 def test_a_text_of_several_passages_is_not_cut_in_silence(tiny_run, tmp_path, monkeypatch):
     run = open_run(tiny_run)
-    monkeypatch.setattr(words, "read_segments", lambda run, word: [run.tokenizers["text"].encode(x) for x in ("one", "two")])
+    monkeypatch.setattr(
+        words,
+        "read_segments",
+        lambda run, word: [run.tokenizers["text"].encode(x) for x in ("one", "two")],
+    )
     with pytest.raises(UserError, match="makes 2 passages"):
         words.first_segment(run, "story.txt")
 
@@ -81,8 +89,11 @@ def test_suffixes_name_one_modality_each():
 
 def test_a_drawn_jet_without_constituents_leaves_its_file_readable(tiny_run, tmp_path):
     run = open_run(tiny_run)
-    drawn = [Sampled(Segment("jets", codes=np.array(codes, int).reshape(-1, 3)), "end") for codes in ([], [[5, 1, 1]], [])]
-    path, = ask.write_samples(run, tmp_path, ["fat jet"] * 3, drawn)
+    drawn = [
+        Sampled(Segment("jets", codes=np.array(codes, int).reshape(-1, 3)), "end")
+        for codes in ([], [[5, 1, 1]], [])
+    ]
+    (path,) = ask.write_samples(run, tmp_path, ["fat jet"] * 3, drawn)
     with pytest.warns(UserWarning, match="2 of 3 jets have no constituents"):
         rows = scoring.score(run, [str(path)], ["fat jet"])
     assert [row.frames for row in rows] == [0, 1, 0] and all(row.nats > 0 for row in rows)

@@ -1,4 +1,6 @@
-"""What `mmtok show` says is true: parameters, ids, bits a frame, bitrates, fingerprints, of whatever it is shown."""
+"""What `mmtok show` says is true: parameters, ids, bits a frame, bitrates, fingerprints, of
+whatever it is shown.
+"""
 
 import dataclasses
 import json
@@ -30,6 +32,7 @@ from mmtok.tokenizers.text import SentencePieceConfig
 @pytest.fixture
 def said(capsys):
     """said(path) -> what `mmtok show` prints of it."""
+
     def show(path, *words):
         capsys.readouterr()
         assert main(["show", str(path), *map(str, words)]) == 0
@@ -44,62 +47,124 @@ def n_parameters(text):
 
 # ---- recipes and runs
 
+
 def test_a_recipe_tells_the_size_of_the_decoder_that_it_makes(tiny_recipe, tiny_run, said):
     text = describe(tiny_recipe)
     lm = open_run(tiny_run).lm
-    assert n_parameters(text) == sum(p.numel() for p in lm.parameters()) == n_parameters(said(tiny_run))
+    assert (
+        n_parameters(text)
+        == sum(p.numel() for p in lm.parameters())
+        == n_parameters(said(tiny_run))
+    )
     assert f"{lm.vocabulary.size:,} ids" in text
 
 
-@pytest.mark.parametrize("head, signature", [
-    (Parallel(), Signature("x", (7, 5))), (Chained(), Signature("x", (7, 5))), (FrameDiffusion(), Signature("x", latent_size=3)),
-    (GridDiffusion(), Signature("x", latent_size=4, frames=4)), (MaskedDiffusion(), Signature("x", (7,), frames=4)),
-], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "head, signature",
+    [
+        (Parallel(), Signature("x", (7, 5))),
+        (Chained(), Signature("x", (7, 5))),
+        (FrameDiffusion(), Signature("x", latent_size=3)),
+        (GridDiffusion(), Signature("x", latent_size=4, frames=4)),
+        (MaskedDiffusion(), Signature("x", (7,), frames=4)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
 def test_a_decoder_is_counted_without_memory_for_it(head, signature):
     vocabulary = Vocabulary([signature])
     totals = {"x": 3} if len(signature.levels) > 1 else {}
-    config = DecoderConfig(TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24), {"x": head}, totals=totals)
-    assert size_of_decoder(config, vocabulary) == sum(p.numel() for p in LM(config, vocabulary).parameters())
+    config = DecoderConfig(
+        TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24),
+        {"x": head},
+        totals=totals,
+    )
+    assert size_of_decoder(config, vocabulary) == sum(
+        p.numel() for p in LM(config, vocabulary).parameters()
+    )
 
 
 def test_sizes_that_hang_on_the_data_are_said_to_be_unknown_or_bounds(tiny_recipe):
-    pieces = dataclasses.replace(tiny_recipe, tokenizers={**tiny_recipe.tokenizers, "text": SentencePieceConfig(n_pieces=300)})
+    pieces = dataclasses.replace(
+        tiny_recipe,
+        tokenizers={**tiny_recipe.tokenizers, "text": SentencePieceConfig(n_pieces=300)},
+    )
     assert "at most 300 levels" in describe(pieces) and "decoder: at most " in describe(pieces)
-    assert "known once the tokenizers are fitted" in describe(dataclasses.replace(tiny_recipe, start="nowhere/llama"))
-    patches = describe(override(tiny_recipe, ["--tokenizers.image", '{"kind": "VQPatchesConfig", "height": 4, "width": 4}']))
-    assert "64 levels, 6 bits a frame, 4 patches an image, 24 bits an image, 1.5 bits a pixel, not fitted" in patches
-    latents = describe(override(tiny_recipe, ["--tokenizers.image", '{"kind": "KLPatchesConfig", "height": 4, "width": 4}', "--model.heads",
-                                              '{"jets": {"kind": "Chained"}}', "--tokenizers.speech", '{"kind": "LogMelConfig"}']))
-    assert "4 floats a frame, 4 patches an image, not fitted" in latents and "80 floats a frame, 80 frames/s, not fitted" in latents
+    assert "known once the tokenizers are fitted" in describe(
+        dataclasses.replace(tiny_recipe, start="nowhere/llama")
+    )
+    patches = describe(
+        override(
+            tiny_recipe,
+            ["--tokenizers.image", '{"kind": "VQPatchesConfig", "height": 4, "width": 4}'],
+        )
+    )
+    assert (
+        "64 levels, 6 bits a frame, 4 patches an image, 24 bits an image, 1.5 bits a pixel, not"
+        " fitted" in patches
+    )
+    latents = describe(
+        override(
+            tiny_recipe,
+            [
+                "--tokenizers.image",
+                '{"kind": "KLPatchesConfig", "height": 4, "width": 4}',
+                "--model.heads",
+                '{"jets": {"kind": "Chained"}}',
+                "--tokenizers.speech",
+                '{"kind": "LogMelConfig"}',
+            ],
+        )
+    )
+    assert (
+        "4 floats a frame, 4 patches an image, not fitted" in latents
+        and "80 floats a frame, 80 frames/s, not fitted" in latents
+    )
     assert n_parameters(latents) > 0
 
 
 def test_a_head_for_what_is_not_there_is_told(tiny_recipe):
-    wrong = dataclasses.replace(tiny_recipe, model=dataclasses.replace(tiny_recipe.model, totals={"text": 4}))
+    wrong = dataclasses.replace(
+        tiny_recipe, model=dataclasses.replace(tiny_recipe.model, totals={"text": 4})
+    )
     assert "decoder: cannot be made: totals are given for ['text']" in describe(wrong)
 
 
 def test_a_run_tells_its_tokenizers_with_their_measured_fidelity(tiny_run, said):
     text, run = said(tiny_run), open_run(tiny_run)
-    assert f"vocabulary {run.vocabulary.fingerprint}: {run.vocabulary.size:,} ids" in text and "training: done, step 24 of 24" in text
+    assert (
+        f"vocabulary {run.vocabulary.fingerprint}: {run.vocabulary.size:,} ids" in text
+        and "training: done, step 24 of 24" in text
+    )
     for m, signature in run.vocabulary.signatures.items():
         line = next(line for line in text.splitlines() if line.startswith(f"  {m}: "))
         fidelity = json.loads((tiny_run / "tokenizers" / m / "fidelity.json").read_text())
-        assert f"tokenizer {signature.fingerprint}" in line and all(f"{k} {x:.4g}" in line for k, x in fidelity.items())
+        assert f"tokenizer {signature.fingerprint}" in line and all(
+            f"{k} {x:.4g}" in line for k, x in fidelity.items()
+        )
     assert "--train.steps" in text  # its fields
 
 
 # ---- bitrates
 
-@pytest.mark.parametrize("config, part", [
-    (DMelConfig.apple_80hz(), f"80 frames/s, {DMelConfig.apple_80hz().kbps * 1000:.5g} bit/s"),
-    (DMelConfig.inkling_20hz(), "20 frames/s, 6400 bit/s"),
-    (PixelsConfig(levels=16), "4 bits a value of a pixel"),
-    (PixelsConfig(4, 4, 1, levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),
-    (PixelLatentsConfig(4, 4, 1, levels=16, patch=2), "4 floats a frame of 16 cells each, 16 bits a frame, 4 patches an image, 64 bits an image"),
-    (JetGridConfig(bins=(4, 4, 4)), "6 bits a particle"),
-    (JetGridConfig(totals=("pt_gev",)), "bits a particle, the jet's totals before them: 1"),
-])
+
+@pytest.mark.parametrize(
+    "config, part",
+    [
+        (DMelConfig.apple_80hz(), f"80 frames/s, {DMelConfig.apple_80hz().kbps * 1000:.5g} bit/s"),
+        (DMelConfig.inkling_20hz(), "20 frames/s, 6400 bit/s"),
+        (PixelsConfig(levels=16), "4 bits a value of a pixel"),
+        (PixelsConfig(4, 4, 1, levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),
+        (
+            PixelLatentsConfig(4, 4, 1, levels=16, patch=2),
+            (
+                "4 floats a frame of 16 cells each, 16 bits a frame, 4 patches an image, 64 bits an"
+                " image"
+            ),
+        ),
+        (JetGridConfig(bins=(4, 4, 4)), "6 bits a particle"),
+        (JetGridConfig(totals=("pt_gev",)), "bits a particle, the jet's totals before them: 1"),
+    ],
+)
 def test_bits_in_the_modalitys_own_measure(config, part, tmp_path, said):
     tokenizer = config.build()
     tokenizer.save(tmp_path / "tokenizer")
@@ -120,20 +185,38 @@ def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
 
     config = VQPatchesConfig(n_codes=4, hidden=4)
     VQPatches(config, network := config.network()).save(tmp_path)
-    assert f"{sum(x.numel() for x in network.state_dict().values()):,} numbers learned" in said(tmp_path)
+    assert f"{sum(x.numel() for x in network.state_dict().values()):,} numbers learned" in said(
+        tmp_path
+    )
 
 
 def test_latents_have_bits_only_where_they_are_discrete():
     assert rate_texts(Signature("voice", latent_size=3), None, {}) == []
-    assert rate_texts(Signature("image", latent_size=3, frames=4), PixelLatentsConfig(), {}) == ["4 patches an image"]
+    assert rate_texts(Signature("image", latent_size=3, frames=4), PixelLatentsConfig(), {}) == [
+        "4 patches an image"
+    ]
     assert rate_texts(Signature("speech", latent_size=80), LogMelConfig(), {}) == ["80 frames/s"]
-    assert frame_bits(Signature("voice", latent_size=3)) == 0 and frame_bits(Signature("voice", latent_size=3, cells=16)) == 12
+    assert (
+        frame_bits(Signature("voice", latent_size=3)) == 0
+        and frame_bits(Signature("voice", latent_size=3, cells=16)) == 12
+    )
 
 
 def test_a_token_file_tells_bits_a_row(tmp_path, said):
     from mmtok.sources.jets import write_jets
 
-    write_jets(tmp_path / "jets.npz", [np.array([[9.0, 0.1, 0.1], [5.0, 0.0, 0.0]], np.float32), np.array([[7.0, 0.0, 0.0]], np.float32)])
-    assert main(["tokenize", "jets", str(tmp_path / "jets.npz"), "-o", str(tmp_path / "t.parquet")]) == 0
+    write_jets(
+        tmp_path / "jets.npz",
+        [
+            np.array([[9.0, 0.1, 0.1], [5.0, 0.0, 0.0]], np.float32),
+            np.array([[7.0, 0.0, 0.0]], np.float32),
+        ],
+    )
+    assert (
+        main(["tokenize", "jets", str(tmp_path / "jets.npz"), "-o", str(tmp_path / "t.parquet")])
+        == 0
+    )
     bits = np.log2(41 * 31 * 31)
-    assert f"41 x 31 x 31 levels, {bits:.4g} bits a frame, {1.5 * bits:.4g} bits a row" in said(tmp_path / "t.parquet")
+    assert f"41 x 31 x 31 levels, {bits:.4g} bits a frame, {1.5 * bits:.4g} bits a row" in said(
+        tmp_path / "t.parquet"
+    )

@@ -1,4 +1,6 @@
-"""From files and folders to token files and back: what is broken is found first, names, sizes, leftovers of killed calls."""
+"""From files and folders to token files and back: what is broken is found first, names, sizes,
+leftovers of killed calls.
+"""
 
 import subprocess
 import sys
@@ -17,7 +19,10 @@ from mmtok.sources.images import write_image
 from mmtok.sources.jets import read_jets, write_jets
 from mmtok.tokenizers import default
 
-KILLED = "import os, signal, sys; from mmtok.cli import main; os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
+KILLED = (
+    "import os, signal, sys; from mmtok.cli import main; os.replace = lambda *_:"
+    " os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
+)
 
 
 @pytest.fixture
@@ -40,9 +45,18 @@ def test_a_folder_stands_for_the_files_in_it(pictures, tmp_path):
 def test_all_broken_files_are_named_before_any_is_encoded(pictures, tmp_path, monkeypatch):
     for i in (7, 9):
         (pictures / f"{i}.png").write_bytes(b"no picture")
-    monkeypatch.setattr("mmtok.commands.tokenize.encode_named", lambda *_: pytest.fail("nothing is encoded before all were looked at"))
+    monkeypatch.setattr(
+        "mmtok.commands.tokenize.encode_named",
+        lambda *_: pytest.fail("nothing is encoded before all were looked at"),
+    )
     files = sorted(pictures.glob("[0-9].png"))
-    with pytest.raises(UserError, match="7.png: not an image .*; likewise .*9.png: 2 of 10 files cannot be used; mend or remove them"):
+    with pytest.raises(
+        UserError,
+        match=(
+            "7.png: not an image .*; likewise .*9.png: 2 of 10 files cannot be used; mend or remove"
+            " them"
+        ),
+    ):
         tokenize_files("image", files, tmp_path / "t.parquet")
     assert list(tmp_path.iterdir()) == [pictures]
 
@@ -53,7 +67,9 @@ def test_the_check_holds_no_more_signals_than_are_encoded_at_once(pictures, tmp_
     kept = lambda tokenizer, signals: held.append(sum(map(np.size, signals))) or {}
     monkeypatch.setattr(type(default("image")), "fidelity", kept)
     files = sorted(pictures.glob("[0-9].png"))
-    assert tokenize_files("image", files, tmp_path / "t.parquet", check=True).checked == 10 and held == [160]
+    assert tokenize_files(
+        "image", files, tmp_path / "t.parquet", check=True
+    ).checked == 10 and held == [160]
     for most, n in ((50, 3), (16, 1), (1, 1)):
         monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", most)
         done = tokenize_files("image", files, tmp_path / "t.parquet", check=True)
@@ -65,18 +81,41 @@ def test_jets_in_mev_are_no_token_file_unless_allowed(tmp_path, capsys):
     write_jets(tmp_path / "mev.npz", jets)
     command = ["tokenize", "jets", str(tmp_path / "mev.npz"), "-o", str(tmp_path / "t.parquet")]
     assert main(command) == 2
-    line, = capsys.readouterr().err.splitlines()[-1:]
-    assert "is pt in MeV" in line and "--allow-clipping" in line and not list(tmp_path.glob("*t.parquet*"))
-    assert main([*command, "--allow-clipping"]) == 0 and len(read_tokens(tmp_path / "t.parquet")) == 3
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert (
+        "is pt in MeV" in line
+        and "--allow-clipping" in line
+        and not list(tmp_path.glob("*t.parquet*"))
+    )
+    assert (
+        main([*command, "--allow-clipping"]) == 0 and len(read_tokens(tmp_path / "t.parquet")) == 3
+    )
     assert "6 of 9 particles were clipped in pt_gev" in capsys.readouterr().err
     (tmp_path / "a.txt").write_text("a")
-    assert main(["tokenize", "text", str(tmp_path / "a.txt"), "-o", str(tmp_path / "u.parquet"), "--allow-clipping"]) == 2
+    assert (
+        main(
+            [
+                "tokenize",
+                "text",
+                str(tmp_path / "a.txt"),
+                "-o",
+                str(tmp_path / "u.parquet"),
+                "--allow-clipping",
+            ]
+        )
+        == 2
+    )
     assert "is for jets" in capsys.readouterr().err
 
 
 def killed(*words):
     """A command line that is killed at the moment when its first file would get its name."""
-    assert subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], stderr=subprocess.DEVNULL).returncode == -9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", KILLED, *map(str, words)], stderr=subprocess.DEVNULL
+        ).returncode
+        == -9
+    )
 
 
 def test_what_a_killed_call_left_is_swept_by_the_next(tmp_path):
@@ -88,7 +127,12 @@ def test_what_a_killed_call_left_is_swept_by_the_next(tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert len(names) == 4 and "t.parquet" not in names
     assert main([str(word) for word in words]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "t.parquet", ".notes.999999999.tmp", ".a.txt.999999999.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.txt",
+        "t.parquet",
+        ".notes.999999999.tmp",
+        ".a.txt.999999999.tmp",
+    }
 
 
 # ---- names of files
@@ -99,12 +143,18 @@ def painted(home, *names):
     for i, name in enumerate(names):
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((2, 2), i, np.uint8)).save(path, "png" if name.lower().endswith("png") else None)
+        Image.fromarray(np.full((2, 2), i, np.uint8)).save(
+            path, "png" if name.lower().endswith("png") else None
+        )
     return home
 
 
 def values(home):
-    return {path.relative_to(home).as_posix(): int(np.array(Image.open(path))[0, 0]) for path in home.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(home).as_posix(): int(np.array(Image.open(path))[0, 0])
+        for path in home.rglob("*")
+        if path.is_file()
+    }
 
 
 def there_and_back(tmp_path, modality, *places):
@@ -123,27 +173,68 @@ def test_files_come_back_under_their_names(tmp_path):
 
 def test_files_and_several_folders_are_told_apart(tmp_path):
     one, two = painted(tmp_path / "one", "a.png"), painted(tmp_path / "two", "x.png", "a.png")
-    assert values(there_and_back(tmp_path, "image", one, two, two / "x.png")) == {"one/a.png": 0, "two/a.png": 1, "two/x.png": 0}
+    assert values(there_and_back(tmp_path, "image", one, two, two / "x.png")) == {
+        "one/a.png": 0,
+        "two/a.png": 1,
+        "two/x.png": 0,
+    }
 
 
 def test_names_that_would_be_one_are_made_two(tmp_path):
-    home = painted(tmp_path / "in", "a.png", "a.tif", "A.png", "b.png/c.png", "b.tif", "e\u0301.png", "\u00e9.png")
+    home = painted(
+        tmp_path / "in",
+        "a.png",
+        "a.tif",
+        "A.png",
+        "b.png/c.png",
+        "b.tif",
+        "e\u0301.png",
+        "\u00e9.png",
+    )
     found = values(there_and_back(tmp_path, "image", home))
-    assert sorted(found.values()) == list(range(7)) and len({unicodedata.normalize("NFC", name).lower() for name in found}) == 7
+    assert (
+        sorted(found.values()) == list(range(7))
+        and len({unicodedata.normalize("NFC", name).lower() for name in found}) == 7
+    )
 
 
 def test_hostile_names_in_a_token_file_stay_in_the_folder(tmp_path, contents):
     text, home = default("text"), tmp_path / "a" / "b"
     home.mkdir(parents=True)
-    names = ["../x.txt", "/etc/x.txt", "..", "", "/", "a\0.txt", "\x1b[31m.txt", "x" * 320 + ".txt", "d/" * 500 + "x.txt", "con.txt", "../../x.txt",
-             "e\u0301.txt", "\u00e9.txt", "s.txt/s.txt", "s", "s.txt", "s.txt", "a\\b.txt", "b/./../c.txt"]
+    names = [
+        "../x.txt",
+        "/etc/x.txt",
+        "..",
+        "",
+        "/",
+        "a\0.txt",
+        "\x1b[31m.txt",
+        "x" * 320 + ".txt",
+        "d/" * 500 + "x.txt",
+        "con.txt",
+        "../../x.txt",
+        "e\u0301.txt",
+        "\u00e9.txt",
+        "s.txt/s.txt",
+        "s",
+        "s.txt",
+        "s.txt",
+        "a\\b.txt",
+        "b/./../c.txt",
+    ]
     rows = [(name, {"text": text.encode(str(i))}) for i, name in enumerate(names)]
     write_tokens(home / "t.parquet", {"text": text.signature}, rows, named=True)
     assert read_tokens(home / "t.parquet").files("text") == names
     assert main(["detokenize", str(home / "t.parquet"), "-o", str(home / "out")]) == 0
     found = [path for path in (home / "out").rglob("*") if path.is_file()]
-    assert sorted(int(path.read_text()) for path in found) == list(range(len(names))) and all(path.suffix == ".txt" for path in found)
-    assert not [name for name in contents(tmp_path) if not name.startswith("a/b/out/") and name not in ("a", "a/b", "a/b/out", "a/b/t.parquet")]
+    assert sorted(int(path.read_text()) for path in found) == list(range(len(names))) and all(
+        path.suffix == ".txt" for path in found
+    )
+    assert not [
+        name
+        for name in contents(tmp_path)
+        if not name.startswith("a/b/out/") and name not in ("a", "a/b", "a/b/out", "a/b/t.parquet")
+    ]
 
 
 def test_jets_of_a_file_come_back_as_one(tmp_path):
@@ -154,7 +245,10 @@ def test_jets_of_a_file_come_back_as_one(tmp_path):
     write_jets(tmp_path / "in" / "deep" / "a.npz", jets[:1])
     back = there_and_back(tmp_path, "jets", tmp_path / "in")
     assert [len(jet) for jet in read_jets(back / "a.npz")] == [1, 2]
-    assert sorted(len(jet) for path in (back / "deep").iterdir() for jet in read_jets(path)) == [1, 3] and len(list((back / "deep").iterdir())) == 2
+    assert (
+        sorted(len(jet) for path in (back / "deep").iterdir() for jet in read_jets(path)) == [1, 3]
+        and len(list((back / "deep").iterdir())) == 2
+    )
 
 
 def test_what_is_there_is_not_replaced(tmp_path, said, contents):
@@ -162,15 +256,25 @@ def test_what_is_there_is_not_replaced(tmp_path, said, contents):
     assert main(["tokenize", "image", str(home), "-o", str(tmp_path / "t.parquet")]) == 0
     (home / "a.png").unlink()
     before = contents(home)
-    assert "b.png is there already" in said(["detokenize", tmp_path / "t.parquet", "-o", home]) and contents(home) == before
+    assert (
+        "b.png is there already" in said(["detokenize", tmp_path / "t.parquet", "-o", home])
+        and contents(home) == before
+    )
 
 
 def test_without_names_files_are_numbered(tmp_path):
     text = default("text")
-    write_tokens(tmp_path / "t.parquet", {"a": text.signature, "b": text.signature}, [{"a": text.encode("x")}, {"b": text.encode("y")}])
+    write_tokens(
+        tmp_path / "t.parquet",
+        {"a": text.signature, "b": text.signature},
+        [{"a": text.encode("x")}, {"b": text.encode("y")}],
+    )
     for _ in range(2):
         assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "back")]) == 0
-    assert {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == {"a-000000.txt": "x", "b-000001.txt": "y"}
+    assert {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == {
+        "a-000000.txt": "x",
+        "b-000001.txt": "y",
+    }
 
 
 # ---- sizes
@@ -179,8 +283,23 @@ def test_without_names_files_are_numbered(tmp_path):
 def test_a_large_picture_says_what_it_becomes(tmp_path, notes):
     for size in (256, 257):
         Image.fromarray(np.zeros((256, size), np.uint8)).save(tmp_path / f"{size}.png")
-    line, = notes(["tokenize", "image", tmp_path / "256.png", tmp_path / "257.png", "-o", tmp_path / "t.parquet"])
-    assert "65,792 tokens" in line and "257.png" in line and "1 of 2" in line and "--tokenizer" in line and "65,536" in line
+    (line,) = notes(
+        [
+            "tokenize",
+            "image",
+            tmp_path / "256.png",
+            tmp_path / "257.png",
+            "-o",
+            tmp_path / "t.parquet",
+        ]
+    )
+    assert (
+        "65,792 tokens" in line
+        and "257.png" in line
+        and "1 of 2" in line
+        and "--tokenizer" in line
+        and "65,536" in line
+    )
 
 
 # ---- tokenizers of others
@@ -190,9 +309,28 @@ def test_published_tokenizers_are_taken_as_they_are(tmp_path, make_llama, said):
     make_llama(tmp_path / "llama")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("low high é")
-    words = ["tokenize", "text", str(tmp_path / "in"), "-o", str(tmp_path / "t.parquet"), "--tokenizer"]
+    words = [
+        "tokenize",
+        "text",
+        str(tmp_path / "in"),
+        "-o",
+        str(tmp_path / "t.parquet"),
+        "--tokenizer",
+    ]
     assert main([*words, str(tmp_path / "llama")]) == 0
-    assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "out"), "--tokenizer", str(tmp_path / "llama")]) == 0
+    assert (
+        main(
+            [
+                "detokenize",
+                str(tmp_path / "t.parquet"),
+                "-o",
+                str(tmp_path / "out"),
+                "--tokenizer",
+                str(tmp_path / "llama"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "out" / "a.txt").read_text() == "low high é"
     for wrong in (tmp_path / "in", tmp_path / "in" / "a.txt", tmp_path / "none"):
         line = said([*words, wrong])
@@ -229,12 +367,16 @@ def test_long_signals_are_encoded_and_written_a_few_at_a_time(pictures, tmp_path
     assert [about.row_group(i).num_rows for i in range(about.num_row_groups)] == [2] * 5
     assert pq.read_table(tmp_path / "parts.parquet") == pq.read_table(tmp_path / "whole.parquet")
     for name in ("whole", "parts"):
-        assert main(["detokenize", str(tmp_path / f"{name}.parquet"), "-o", str(tmp_path / name)]) == 0
-    assert [(tmp_path / "parts" / f.name).read_bytes() for f in files] == [(tmp_path / "whole" / f.name).read_bytes() for f in files]
+        assert (
+            main(["detokenize", str(tmp_path / f"{name}.parquet"), "-o", str(tmp_path / name)]) == 0
+        )
+    assert [(tmp_path / "parts" / f.name).read_bytes() for f in files] == [
+        (tmp_path / "whole" / f.name).read_bytes() for f in files
+    ]
 
 
 def test_a_file_that_is_named_twice_is_taken_once_and_said(pictures, tmp_path, notes):
     words = ["tokenize", "image", pictures / "1.png", pictures, "-o", tmp_path / "t.parquet"]
-    said, = [line for line in notes(words) if "taken once" in line]
+    (said,) = [line for line in notes(words) if "taken once" in line]
     assert f"1 of 11 image files was named more than once and taken once (first: {pictures}" in said
     assert len(read_tokens(tmp_path / "t.parquet")) == 10

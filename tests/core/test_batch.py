@@ -17,7 +17,9 @@ def assert_same_stream(a, b):
     for name in ("ids", "segment", "modality", "predict", "may_end"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
     for x, y in ((a.values, b.values), (a.ceiling, b.ceiling)):
-        full = lambda z: {m: v for m, v in z.items() if len(v)}  # a modality without frames leaves no trace in a batch
+        full = lambda z: {
+            m: v for m, v in z.items() if len(v)
+        }  # a modality without frames leaves no trace in a batch
         x, y = full(x), full(y)
         assert x.keys() == y.keys() and all(np.array_equal(x[m], y[m]) for m in x)
 
@@ -40,13 +42,19 @@ def test_what_comes_out_is_the_document_that_went_in(vocabulary, trap):
         assert np.array_equal(a.values, b.values) and a.holes == b.holes
 
 
-def test_documents_begin_with_their_mark_at_position_zero_and_padding_is_nobodys(vocabulary, corpus):
+def test_documents_begin_with_their_mark_at_position_zero_and_padding_is_nobodys(
+    vocabulary, corpus
+):
     batch = pack(vocabulary, rows_of_streams(vocabulary, corpus), 200)
     first = batch.position.eq(0) & batch.document.ge(0)
     assert (batch.ids[first] == vocabulary.document_mark).all() and first.sum() == 9
     assert (batch.ids.eq(vocabulary.document_mark) == first).all()
     padding = batch.document == -1
-    assert (batch.ids[padding] == vocabulary.pad).all() and not batch.predict[padding].any() and (batch.modality[padding] == -1).all()
+    assert (
+        (batch.ids[padding] == vocabulary.pad).all()
+        and not batch.predict[padding].any()
+        and (batch.modality[padding] == -1).all()
+    )
     assert not batch.predict[first].any()
 
 
@@ -54,22 +62,37 @@ def test_channels_come_in_the_order_of_their_frame_ids(vocabulary, corpus):
     batch = pack(vocabulary, rows_of_streams(vocabulary, corpus))
     for m, x in (batch.channels | batch.latents).items():
         assert len(x) == (batch.ids == vocabulary.span(m)[0]).sum()
-    assert batch.ids.dtype == batch.channels["speech"].dtype == torch.int64 and batch.latents["voice"].dtype == torch.float32
+    assert (
+        batch.ids.dtype == batch.channels["speech"].dtype == torch.int64
+        and batch.latents["voice"].dtype == torch.float32
+    )
 
 
 def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
     rows = rows_of_streams(vocabulary, corpus)
-    damage = lambda s: Corruption(rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()})
+    damage = lambda s: Corruption(
+        rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()}
+    )
     corruptions = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
     clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, corruptions=corruptions)
     for f in fields(clean):
         a, b = getattr(clean, f.name), getattr(dirty, f.name)
         if f.name not in ("inputs", "channel_mask"):
-            assert all(torch.equal(a[m], b[m]) for m in a) if isinstance(a, dict) else torch.equal(a, b), f.name
+            assert (
+                all(torch.equal(a[m], b[m]) for m in a)
+                if isinstance(a, dict)
+                else torch.equal(a, b)
+            ), f.name
     differs = clean.inputs != dirty.inputs
-    assert differs.any() and (dirty.inputs[differs] == vocabulary.mask).all() and torch.equal(clean.inputs, clean.ids)
+    assert (
+        differs.any()
+        and (dirty.inputs[differs] == vocabulary.mask).all()
+        and torch.equal(clean.inputs, clean.ids)
+    )
     for m in ("jets", "voice"):
-        wanted = np.concatenate([c.channels[m] for row in corruptions for c in row if c is not None and m in c.channels])
+        wanted = np.concatenate(
+            [c.channels[m] for row in corruptions for c in row if c is not None and m in c.channels]
+        )
         assert dirty.channel_mask[m].sum() == wanted.sum() > 0
     assert not any(x.any() for x in clean.channel_mask.values())
     for row, again in zip(rows, unpack(vocabulary, dirty)):
@@ -90,7 +113,9 @@ def test_rows_are_planned_within_their_length_each_document_once(rng):
 
 
 def first_fit(lengths, seq_len):
-    """The plan by its definition: every document, longest first, looks at every row that does not count as full."""
+    """The plan by its definition: every document, longest first, looks at every row that does not
+    count as full.
+    """
     rows, room, full = [], [], 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         r = next((r for r in range(full, len(rows)) if room[r] >= lengths[i]), len(rows))
@@ -107,13 +132,20 @@ def first_fit(lengths, seq_len):
 @pytest.mark.parametrize("seq_len", [3, 8, 9, 64, 1000])
 def test_rows_are_planned_by_first_fit(rng, seq_len):
     for n in (0, 1, 2, 3, 17, 64, 65, 500):
-        for shortest, longest in ((1, seq_len), (1, max(1, seq_len // 9)), (seq_len // 3 + 1, seq_len), (seq_len, seq_len)):
+        for shortest, longest in (
+            (1, seq_len),
+            (1, max(1, seq_len // 9)),
+            (seq_len // 3 + 1, seq_len),
+            (seq_len, seq_len),
+        ):
             lengths = rng.integers(shortest, longest + 1, n).tolist()
             assert plan_rows(lengths, seq_len) == first_fit(lengths, seq_len)
 
 
 def test_many_documents_are_planned_in_little_more_time_than_few(rng):
-    """40,000 documents in 20,000 rows: looking at every row for every document would take many seconds."""
+    """40,000 documents in 20,000 rows: looking at every row for every document would take many
+    seconds.
+    """
     lengths = rng.integers(1, 1001, 40_000).tolist()
     start = time.process_time()
     plan_rows(lengths, 1024)
@@ -123,11 +155,16 @@ def test_many_documents_are_planned_in_little_more_time_than_few(rng):
 def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):
     rows = rows_of_streams(vocabulary, corpus)
     for here in (slice(0, 1), slice(1, 3), slice(3, None), slice(1, None, 2)):
-        part, alone = rows_of(pack(vocabulary, rows, 200), vocabulary, here), pack(vocabulary, rows[here], 200)
+        part, alone = (
+            rows_of(pack(vocabulary, rows, 200), vocabulary, here),
+            pack(vocabulary, rows[here], 200),
+        )
         for f in fields(alone):
             a, b = getattr(part, f.name), getattr(alone, f.name)
             if isinstance(b, dict):  # a modality that these rows lack may stay as no rows
-                assert all(torch.equal(a[m], b[m]) for m in b) and all(len(a[m]) == 0 for m in a.keys() - b.keys()), f.name
+                assert all(torch.equal(a[m], b[m]) for m in b) and all(
+                    len(a[m]) == 0 for m in a.keys() - b.keys()
+                ), f.name
             else:
                 assert torch.equal(a, b), f.name
 

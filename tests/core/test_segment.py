@@ -24,7 +24,10 @@ def test_a_signature_has_levels_or_latents():
 
 
 def test_a_signature_survives_json():
-    text, jets = Signature("text", (9,), banned=(0,), fingerprint="ab"), Signature("jets", (4, 3), descending=True)
+    text, jets = (
+        Signature("text", (9,), banned=(0,), fingerprint="ab"),
+        Signature("jets", (4, 3), descending=True),
+    )
     for s in (text, jets, Signature("v", latent_size=4, frames=1)):
         assert from_plain(json.loads(json.dumps(s.as_dict())), Signature, "signature") == s
 
@@ -62,8 +65,13 @@ def test_a_document_flags_each_segment_and_predicts_none_that_is_left_out():
 def test_a_missing_extra_names_one_command_that_works_anywhere():
     """For an installed package too: no path, and an extra that the package declares."""
     root = Path(__file__).parents[2]
-    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert str(missing_extra("making jets", "jets")) == "making jets needs the extra: pip install 'mmtok[jets]'"
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert (
+        str(missing_extra("making jets", "jets"))
+        == "making jets needs the extra: pip install 'mmtok[jets]'"
+    )
     said = 0
     for path in [*(root / "mmtok").rglob("*.py"), *(root / "scripts").glob("*.py")]:
         text = path.read_text()

@@ -1,4 +1,6 @@
-"""The trap document through every room: text, speech, an image with a hole, text again, jets; modalities absent."""
+"""The trap document through every room: text, speech, an image with a hole, text again, jets;
+modalities absent.
+"""
 
 import numpy as np
 import torch
@@ -15,11 +17,22 @@ from mmtok.model.sampling import Sampling
 def assert_same(a, b):
     assert a.predict == b.predict and len(a.segments) == len(b.segments)
     for x, y in zip(a.segments, b.segments):
-        assert x.modality == y.modality and np.array_equal(x.codes, y.codes) and x.holes == y.holes and x.truncated == y.truncated
+        assert (
+            x.modality == y.modality
+            and np.array_equal(x.codes, y.codes)
+            and x.holes == y.holes
+            and x.truncated == y.truncated
+        )
 
 
 def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm, trap):
-    assert [s.modality for s in trap.segments] == ["text", "speech", "image", "text", "jets"] and trap.segments[2].holes
+    assert [s.modality for s in trap.segments] == [
+        "text",
+        "speech",
+        "image",
+        "text",
+        "jets",
+    ] and trap.segments[2].holes
 
     stream, state = vocabulary.stream(trap), START
     for id in stream.ids:
@@ -31,28 +44,46 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
     loss, parts = loss_sums(nats, batch, vocabulary, {})
     loss.backward()
     assert loss.isfinite() and parts["absent"] == (0, 0)
-    # frames and, where the length is open, an end: 5 + 1 and 3 + 1 letters, 7 + 1 of speech, the 3 of the hole, 6 + 1 particles
-    assert {m: n for m, (_, n) in parts.items() if n} == {"text": 10, "speech": 8, "image": 3, "jets": 7}
+    # frames and, where the length is open, an end: 5 + 1 and 3 + 1 letters, 7 + 1 of speech, the 3
+    # of the hole, 6 + 1 particles
+    assert {m: n for m, (_, n) in parts.items() if n} == {
+        "text": 10,
+        "speech": 8,
+        "image": 3,
+        "jets": 7,
+    }
 
     scored = score(lm, [trap])[0]
-    assert torch.allclose(nats.total.sum(), torch.tensor(scored.total, dtype=torch.float64)) and all(n > 0 for n in scored.nats)
+    assert torch.allclose(
+        nats.total.sum(), torch.tensor(scored.total, dtype=torch.float64)
+    ) and all(n > 0 for n in scored.nats)
 
     assert_same(vocabulary.document(unpack(vocabulary, batch)[0][0]), trap)
 
 
 def test_every_segment_of_the_trap_document_can_be_drawn_anew(vocabulary, lm, trap, generator):
-    """In its place, given those before it: the hole filled, the others from nothing; the whole is scored again."""
+    """In its place, given those before it: the hole filled, the others from nothing; the whole is
+    scored again.
+    """
     drawn = []
     for i, known in enumerate(trap.segments):
         before = tuple(drawn)
         if known.holes:
-            (a, b), = known.holes
-            rest = Segment(known.modality, codes=np.delete(known.codes, range(a, b), 0), holes=((a, a),))
+            ((a, b),) = known.holes
+            rest = Segment(
+                known.modality, codes=np.delete(known.codes, range(a, b), 0), holes=((a, a),)
+            )
             prompt = Document((*before, rest), (False,) * i + (True,), open_end=True)
             drawn.append(fill_holes(lm, [prompt], Sampling(), generator)[0].segment)
-            assert drawn[-1].holes == ((a, b),) and np.array_equal(np.delete(drawn[-1].codes, range(a, b), 0), rest.codes)
+            assert drawn[-1].holes == ((a, b),) and np.array_equal(
+                np.delete(drawn[-1].codes, range(a, b), 0), rest.codes
+            )
         else:
-            prompt = Document((*before, Segment(known.modality, codes=known.codes[:0])), (False,) * i + (True,), open_end=True)
+            prompt = Document(
+                (*before, Segment(known.modality, codes=known.codes[:0])),
+                (False,) * i + (True,),
+                open_end=True,
+            )
             drawn.append(generate(lm, [prompt], Sampling(max_frames=8), generator)[0].segment)
     again = Document(tuple(drawn), (True,) * 5)
     assert all(n is not None and np.isfinite(n) for n in score(lm, [again])[0].nats)

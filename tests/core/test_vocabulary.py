@@ -11,7 +11,12 @@ from mmtok.errors import UserError
 def same_segment(a, b):
     if a is None or b is None:
         return a is b
-    return a.modality == b.modality and np.array_equal(a.values, b.values) and a.holes == b.holes and a.truncated == b.truncated
+    return (
+        a.modality == b.modality
+        and np.array_equal(a.values, b.values)
+        and a.holes == b.holes
+        and a.truncated == b.truncated
+    )
 
 
 # ---- the grammar
@@ -25,16 +30,29 @@ def test_every_predicted_id_is_legal_and_may_end_says_whether_the_end_is(vocabul
             if stream.predict[i]:
                 assert id in legal
                 assert (vocabulary.end(state.modality) in legal) == stream.may_end[i]
-                assert len(legal) > 1 or len(vocabulary.span(state.modality)) == 1  # what is certain is not predicted
+                assert (
+                    len(legal) > 1 or len(vocabulary.span(state.modality)) == 1
+                )  # what is certain is not predicted
             state = vocabulary.advance(state, int(id))
 
 
 def test_what_is_not_predicted_is_given_or_certain(vocabulary, segment):
-    """In a fully predicted document without holes only marks between segments and certain ends go without p."""
-    stream = vocabulary.stream(Document((segment("text", 3), segment("image", 9), segment("tiles", 2)), (True,) * 3))
+    """In a fully predicted document without holes only marks between segments and certain ends go
+    without p.
+    """
+    stream = vocabulary.stream(
+        Document((segment("text", 3), segment("image", 9), segment("tiles", 2)), (True,) * 3)
+    )
     given = stream.ids[~stream.predict].tolist()
     begin, end = vocabulary.begin, vocabulary.end
-    assert given == [vocabulary.document_mark, begin("text"), begin("image"), end("image"), begin("tiles"), end("tiles")]
+    assert given == [
+        vocabulary.document_mark,
+        begin("text"),
+        begin("image"),
+        end("image"),
+        begin("tiles"),
+        end("tiles"),
+    ]
 
 
 def test_illegal_ids_are_refused_in_every_state(vocabulary, corpus):
@@ -61,7 +79,9 @@ def test_illegal_ids_are_refused_in_every_state(vocabulary, corpus):
 
 
 def test_banned_codes_and_marks_are_never_legal(vocabulary):
-    state = vocabulary.advance(vocabulary.advance(START, vocabulary.document_mark), vocabulary.begin("text"))
+    state = vocabulary.advance(
+        vocabulary.advance(START, vocabulary.document_mark), vocabulary.begin("text")
+    )
     assert vocabulary.legal(state).tolist() == [1, 2, 3, 5, 6, 7, 8, vocabulary.end("text")]
 
 
@@ -72,9 +92,13 @@ def test_a_truncated_segment_carries_no_end_mark(vocabulary, segment):
 
 
 def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
-    """Checking an id must not list the ids it is one of: 30,000 ids times 2,000 positions would take minutes."""
+    """Checking an id must not list the ids it is one of: 30,000 ids times 2,000 positions would
+    take minutes.
+    """
     vocabulary = Vocabulary([Signature("text", (30_000,))])
-    stream = vocabulary.stream(Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,)))
+    stream = vocabulary.stream(
+        Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))
+    )
     state, start = START, time.perf_counter()
     for id in stream.ids:
         state = vocabulary.advance(state, int(id))
@@ -87,13 +111,23 @@ def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
 def test_document_inverts_stream(vocabulary, corpus):
     for document in corpus:
         back = vocabulary.document(vocabulary.stream(document))
-        assert len(back.segments) == len(document.segments) and all(map(same_segment, back.segments, document.segments))
-        predictable = [p and not (s.truncated and len(s) == 0) for s, p in zip(document.segments, document.predict)]
+        assert len(back.segments) == len(document.segments) and all(
+            map(same_segment, back.segments, document.segments)
+        )
+        predictable = [
+            p and not (s.truncated and len(s) == 0)
+            for s, p in zip(document.segments, document.predict)
+        ]
         assert list(back.predict) == predictable
 
 
 def test_a_prompt_stops_at_its_open_end(vocabulary, segment):
-    begin, hole, fill, end = vocabulary.begin("image"), vocabulary.hole, vocabulary.fill, vocabulary.end("image")
+    begin, hole, fill, end = (
+        vocabulary.begin("image"),
+        vocabulary.hole,
+        vocabulary.fill,
+        vocabulary.end("image"),
+    )
     text = segment("text", 2)
     ids = lambda *a, **k: vocabulary.stream(Document(*a, open_end=True, **k)).ids.tolist()
     known = segment("image", 3)
@@ -101,7 +135,18 @@ def test_a_prompt_stops_at_its_open_end(vocabulary, segment):
     assert ids((text, known), (False, True))[-4:] == [begin, *x]
     two = Segment("image", codes=known.codes, holes=((0, 1), (3, 3)))
     assert ids((two,), (True,), n_filled=0)[1:] == [begin, hole, x[1], x[2], hole, end, fill]
-    assert ids((two,), (True,), n_filled=1)[1:] == [begin, hole, x[1], x[2], hole, end, fill, x[0], end, fill]
+    assert ids((two,), (True,), n_filled=1)[1:] == [
+        begin,
+        hole,
+        x[1],
+        x[2],
+        hole,
+        end,
+        fill,
+        x[0],
+        end,
+        fill,
+    ]
 
 
 def test_the_ceiling_is_the_frame_before(vocabulary):
@@ -110,7 +155,11 @@ def test_the_ceiling_is_the_frame_before(vocabulary):
     stream = vocabulary.stream(Document((jets, other), (True, True)))
     top = [5, 3, 2]
     assert stream.ceiling["jets"].tolist() == [top, [4, 1, 1], [4, 0, 2], top]
-    for rising, channel in (([[1, 3, 0], [4, 0, 2]], 0), ([[4, 0, 2], [4, 1, 1]], 1), ([[4, 1, 1], [4, 1, 2]], 2)):
+    for rising, channel in (
+        ([[1, 3, 0], [4, 0, 2]], 0),
+        ([[4, 0, 2], [4, 1, 1]], 1),
+        ([[4, 1, 1], [4, 1, 2]], 2),
+    ):
         with pytest.raises(UserError, match=f"channel {channel} rises"):
             vocabulary.stream(Document((Segment("jets", codes=np.array(rising)),), (True,)))
     twice = Segment("jets", codes=np.array([[4, 1, 1], [4, 1, 1]]))
@@ -119,7 +168,11 @@ def test_the_ceiling_is_the_frame_before(vocabulary):
 
 def test_headers_stand_before_the_order():
     vocabulary = Vocabulary([Signature("jets", (6, 4, 3), descending=True, headers=2)])
-    ceiling = lambda codes: vocabulary.stream(Document((Segment("jets", codes=np.array(codes)),), (True,))).ceiling["jets"].tolist()
+    ceiling = lambda codes: (
+        vocabulary.stream(Document((Segment("jets", codes=np.array(codes)),), (True,)))
+        .ceiling["jets"]
+        .tolist()
+    )
     top = [5, 3, 2]
     assert ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 0, 2]]) == [top, top, top, [4, 1, 1]]
     assert ceiling([[1, 0, 0], [5, 3, 0]]) == [top, top] and ceiling([[1, 0, 0]]) == [top]
@@ -127,19 +180,22 @@ def test_headers_stand_before_the_order():
         ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 1, 2]])
 
 
-@pytest.mark.parametrize("wrong, says", [
-    (Segment("smell", codes=np.zeros((1, 1), int)), "not in this vocabulary"),
-    (Segment("text", codes=np.array([[9]])), "outside its levels"),
-    (Segment("text", codes=np.array([[-1]])), "outside its levels"),
-    (Segment("text", codes=np.array([[4]])), "banned"),
-    (Segment("speech", codes=np.zeros((2, 5), int)), "does not fit"),
-    (Segment("voice", codes=np.zeros((2, 3), int)), "does not fit"),
-    (Segment("speech", latents=np.zeros((2, 6), np.float32)), "does not fit"),
-    (Segment("jets", codes=np.zeros((3, 3), int), holes=((0, 1),)), "holes"),
-    (Segment("image", codes=np.zeros((8, 1), int)), "8 frames"),
-    (Segment("image", codes=np.zeros((10, 1), int), truncated=True), "10 frames"),
-    (Segment("image", codes=np.zeros((8, 1), int), holes=((0, 2),)), "8 frames"),
-])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (Segment("smell", codes=np.zeros((1, 1), int)), "not in this vocabulary"),
+        (Segment("text", codes=np.array([[9]])), "outside its levels"),
+        (Segment("text", codes=np.array([[-1]])), "outside its levels"),
+        (Segment("text", codes=np.array([[4]])), "banned"),
+        (Segment("speech", codes=np.zeros((2, 5), int)), "does not fit"),
+        (Segment("voice", codes=np.zeros((2, 3), int)), "does not fit"),
+        (Segment("speech", latents=np.zeros((2, 6), np.float32)), "does not fit"),
+        (Segment("jets", codes=np.zeros((3, 3), int), holes=((0, 1),)), "holes"),
+        (Segment("image", codes=np.zeros((8, 1), int)), "8 frames"),
+        (Segment("image", codes=np.zeros((10, 1), int), truncated=True), "10 frames"),
+        (Segment("image", codes=np.zeros((8, 1), int), holes=((0, 2),)), "8 frames"),
+    ],
+)
 def test_segments_that_do_not_fit_are_refused_in_one_line(vocabulary, wrong, says):
     with pytest.raises(UserError, match=says) as refusal:
         vocabulary.stream(Document((wrong,), (True,)))

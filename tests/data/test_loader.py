@@ -1,4 +1,6 @@
-"""The loader: the batch of step k is a pure function of (seed, k); every example comes once per epoch; noise hides inputs only."""
+"""The loader: the batch of step k is a pure function of (seed, k); every example comes once per
+epoch; noise hides inputs only.
+"""
 
 import itertools
 from collections import Counter
@@ -20,19 +22,35 @@ TASKS = (
     Task(("speech",), ("caption",), weight=0.1),
     Task((), ("jets",), weight=0.2),
 )
-CORRUPT = {"speech": InputMasking(drop_prob=0.1, span_prob=0.3, span_length=2, n_freq_masks=1, freq_mask_width=4), "image": InputMasking(drop_prob=0.3)}
+CORRUPT = {
+    "speech": InputMasking(
+        drop_prob=0.1, span_prob=0.3, span_length=2, n_freq_masks=1, freq_mask_width=4
+    ),
+    "image": InputMasking(drop_prob=0.3),
+}
 
 
 @pytest.fixture
 def files(tmp_path, vocabulary, segment, rng):
     """Two sources: 60 of caption and image; 90 of caption and speech, of which 30 have jets too."""
     signature = lambda **kinds: {f: vocabulary.signatures[m] for f, m in kinds.items()}
-    pairs = [{"caption": segment("text", rng.integers(1, 4)), "image": segment("image", 9)} for _ in range(60)]
-    clips = [{"caption": segment("text", rng.integers(1, 4)), "speech": segment("speech", rng.integers(1, 14))} for _ in range(90)]
+    pairs = [
+        {"caption": segment("text", rng.integers(1, 4)), "image": segment("image", 9)}
+        for _ in range(60)
+    ]
+    clips = [
+        {
+            "caption": segment("text", rng.integers(1, 4)),
+            "speech": segment("speech", rng.integers(1, 14)),
+        }
+        for _ in range(90)
+    ]
     for row in clips[::3]:
         row["jets"] = segment("jets", rng.integers(1, 9))
     write_tokens(tmp_path / "pairs.parquet", signature(caption="text", image="image"), pairs)
-    write_tokens(tmp_path / "clips.parquet", signature(caption="text", speech="speech", jets="jets"), clips)
+    write_tokens(
+        tmp_path / "clips.parquet", signature(caption="text", speech="speech", jets="jets"), clips
+    )
     return [read_tokens(tmp_path / "pairs.parquet"), read_tokens(tmp_path / "clips.parquet")]
 
 
@@ -61,10 +79,16 @@ def equal(a, b):
 def documents(loader, steps, **settings):
     """All documents of these steps, read back from the batches."""
     batches = [loader.batch(step) for step in steps]
-    return [loader.vocabulary.document(s) for b in batches for row in unpack(loader.vocabulary, b) for s in row]
+    return [
+        loader.vocabulary.document(s)
+        for b in batches
+        for row in unpack(loader.vocabulary, b)
+        for s in row
+    ]
 
 
 # ---- a function of (seed, step)
+
 
 def test_batches_do_not_depend_on_the_order_in_which_they_are_asked_for(loader):
     one, other = loader(), loader()
@@ -76,7 +100,9 @@ def test_batches_do_not_depend_on_the_order_in_which_they_are_asked_for(loader):
 
 
 def test_another_seed_is_another_order(loader):
-    assert not equal(loader().batch(0), loader(seed=1).batch(0)) and equal(loader(seed=1).batch(3), loader(seed=1).batch(3))
+    assert not equal(loader().batch(0), loader(seed=1).batch(0)) and equal(
+        loader(seed=1).batch(3), loader(seed=1).batch(3)
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
@@ -84,17 +110,34 @@ def test_the_rows_of_all_processes_are_the_batch(loader, world):
     whole = loader()
     ranks = [loader() for _ in range(world)]
     for step in (0, 5, 40):
-        batch, shares = whole.batch(step), [r.batch(step, rank, world) for rank, r in enumerate(ranks)]
-        assert sum(len(s.ids) for s in shares) == len(batch.ids) and max(len(s.ids) for s in shares) - min(len(s.ids) for s in shares) <= 1
+        batch, shares = (
+            whole.batch(step),
+            [r.batch(step, rank, world) for rank, r in enumerate(ranks)],
+        )
+        assert (
+            sum(len(s.ids) for s in shares) == len(batch.ids)
+            and max(len(s.ids) for s in shares) - min(len(s.ids) for s in shares) <= 1
+        )
         for rank, share in enumerate(shares):
-            for name in ("ids", "inputs", "document", "position", "predict", "may_end", "segment", "modality"):
+            for name in (
+                "ids",
+                "inputs",
+                "document",
+                "position",
+                "predict",
+                "may_end",
+                "segment",
+                "modality",
+            ):
                 assert torch.equal(getattr(share, name), getattr(batch, name)[rank::world])
         for m, x in batch.channels.items():
             rows = (batch.ids == whole.vocabulary.span(m)[0]).nonzero()[:, 0]
             for rank, share in enumerate(shares):
                 mine = share.channels.get(m, x[:0])
                 assert torch.equal(mine, x[rows % world == rank])
-                assert torch.equal(share.channel_mask.get(m, mine > 9), batch.channel_mask[m][rows % world == rank])
+                assert torch.equal(
+                    share.channel_mask.get(m, mine > 9), batch.channel_mask[m][rows % world == rank]
+                )
 
 
 def test_rows_are_full_enough_and_their_number_is_held(loader):
@@ -105,6 +148,7 @@ def test_rows_are_full_enough_and_their_number_is_held(loader):
 
 
 # ---- what is read how often
+
 
 def test_tasks_have_their_share_of_the_positions(loader):
     one = loader(corrupt={})
@@ -129,7 +173,9 @@ def test_every_example_comes_once_per_epoch(loader):
     for t, rounds in seen.items():
         total = sum(rounds, Counter())
         assert sum(total.values()) == n_rounds * one.per_round[t]
-        assert max(total.values()) - min(total[tuple(map(int, at))] for at in one.pools[t]) <= 1, "no example twice before all came once"
+        assert max(total.values()) - min(total[tuple(map(int, at))] for at in one.pools[t]) <= 1, (
+            "no example twice before all came once"
+        )
 
 
 def test_rows_without_a_tasks_fields_are_not_in_its_pool(loader, files):
@@ -143,11 +189,14 @@ def test_steps_of_a_round_share_its_rows_out(loader):
     rows = [row for step in range(40) for row in one.items(step)]
     n_first = one._first_step[1]
     first = list(itertools.chain(*(one.items(step) for step in range(n_first))))
-    assert len(first) == len(one._plan(0)) and Counter(map(tuple, first)) == Counter(map(tuple, one._plan(0)))
+    assert len(first) == len(one._plan(0)) and Counter(map(tuple, first)) == Counter(
+        map(tuple, one._plan(0))
+    )
     assert all(sum(1 for _ in row) > 0 for row in rows)
 
 
 # ---- conditions, holes, corruption
+
 
 def test_conditions_are_left_out_as_often_as_the_task_says(loader):
     found = [d for d in documents(loader(tasks=TASKS[:1]), range(60))]
@@ -157,7 +206,9 @@ def test_conditions_are_left_out_as_often_as_the_task_says(loader):
 
 
 def test_predicted_conditions_are_not_when_they_are_left_out(loader):
-    found = documents(loader(tasks=(replace(TASKS[0], loss_on_inputs=True, cond_dropout=0.5),)), range(10))
+    found = documents(
+        loader(tasks=(replace(TASKS[0], loss_on_inputs=True, cond_dropout=0.5),)), range(10)
+    )
     assert {d.predict for d in found} == {(True, True), (False, True)}
     assert all((d.segments[0] is None) == (not d.predict[0]) for d in found)
 
@@ -166,7 +217,11 @@ def test_holes_come_as_often_as_the_task_says_and_anywhere(loader):
     found = [d.segments[-1] for d in documents(loader(tasks=TASKS[1:2]), range(60))]
     assert np.mean([bool(s.holes) for s in found]) == pytest.approx(0.5, abs=0.06)
     spans = [(a / len(s), b / len(s)) for s in found for a, b in s.holes]
-    assert min(a for a, _ in spans) == 0 and max(b for _, b in spans) == 1 and all(len(s.holes) <= 1 for s in found)
+    assert (
+        min(a for a, _ in spans) == 0
+        and max(b for _, b in spans) == 1
+        and all(len(s.holes) <= 1 for s in found)
+    )
 
 
 def test_corruption_hides_inputs_only_and_leaves_targets(loader, vocabulary):
@@ -180,9 +235,15 @@ def test_corruption_hides_inputs_only_and_leaves_targets(loader, vocabulary):
         changed = b.inputs != b.ids
         assert changed.any() and (b.inputs[changed] == vocabulary.mask).all()
         hidden |= {list(vocabulary.signatures)[k] for k in b.modality[changed].tolist()}
-        frames = {vocabulary.span(m)[i] for m in ("speech", "image") for i in range(len(vocabulary.span(m)))}
+        frames = {
+            vocabulary.span(m)[i]
+            for m in ("speech", "image")
+            for i in range(len(vocabulary.span(m)))
+        }
         assert {*b.ids[changed].tolist()} <= frames, "marks are never hidden"
-        assert b.channel_mask["speech"].any() and not b.channel_mask.get("jets", torch.zeros(1)).any()
+        assert (
+            b.channel_mask["speech"].any() and not b.channel_mask.get("jets", torch.zeros(1)).any()
+        )
     assert hidden == {"speech", "image"}
 
 
@@ -190,16 +251,24 @@ def test_corruption_has_its_rates(loader):
     one = loader(tasks=TASKS[:1])
     batches = [one.batch(k) for k in range(40)]
     of_image = [(b.modality == 2) & (b.ids >= one.vocabulary.span("image")[0]) for b in batches]
-    hidden = sum(int(((b.inputs != b.ids) & w).sum()) for b, w in zip(batches, of_image)) / sum(int(w.sum()) for w in of_image)
+    hidden = sum(int(((b.inputs != b.ids) & w).sum()) for b, w in zip(batches, of_image)) / sum(
+        int(w.sum()) for w in of_image
+    )
     assert hidden == pytest.approx(0.3, abs=0.02)
 
 
-def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_than_there_are_channels(loader):
-    one = loader(tasks=TASKS[2:3], corrupt={"speech": InputMasking(n_freq_masks=1, freq_mask_width=99)})
+def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_than_there_are_channels(
+    loader,
+):
+    one = loader(
+        tasks=TASKS[2:3], corrupt={"speech": InputMasking(n_freq_masks=1, freq_mask_width=99)}
+    )
     widths = set()
     for step in range(5):
         batch = one.batch(step)
-        owner = (batch.document + 1000 * torch.arange(len(batch.ids))[:, None])[batch.ids == one.vocabulary.span("speech")[0]]
+        owner = (batch.document + 1000 * torch.arange(len(batch.ids))[:, None])[
+            batch.ids == one.vocabulary.span("speech")[0]
+        ]
         for d in owner.unique():
             mask = batch.channel_mask["speech"][owner == d]
             assert (mask == mask[0]).all() and int(mask[0].int().diff().abs().sum()) <= 2
@@ -208,8 +277,20 @@ def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_th
 
 
 def test_bands_hide_latents_as_they_hide_codes(tmp_path, vocabulary, segment):
-    write_tokens(tmp_path / "t.parquet", {"voice": vocabulary.signatures["voice"]}, [{"voice": segment("voice", 5)} for _ in range(20)])
-    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("voice",))], vocabulary, {"voice": InputMasking(n_freq_masks=1, freq_mask_width=2)}, 4, 48, 0)
+    write_tokens(
+        tmp_path / "t.parquet",
+        {"voice": vocabulary.signatures["voice"]},
+        [{"voice": segment("voice", 5)} for _ in range(20)],
+    )
+    one = Loader(
+        [read_tokens(tmp_path / "t.parquet")],
+        [Task((), ("voice",))],
+        vocabulary,
+        {"voice": InputMasking(n_freq_masks=1, freq_mask_width=2)},
+        4,
+        48,
+        0,
+    )
     batch = one.batch(0)
     mask = batch.channel_mask["voice"]
     assert mask.shape == batch.latents["voice"].shape and set(mask.sum(1).tolist()) == {0, 1, 2}
@@ -223,18 +304,26 @@ def test_noise_differs_between_steps_for_the_same_document(loader):
         for r, row in enumerate(one.items(step)):
             for d, item in enumerate(row):
                 where = batch.document[r] == d
-                seen.setdefault(item, set()).add(tuple((batch.inputs[r][where] != batch.ids[r][where]).tolist()))
+                seen.setdefault(item, set()).add(
+                    tuple((batch.inputs[r][where] != batch.ids[r][where]).tolist())
+                )
     assert np.mean([len(patterns) > 3 for patterns in seen.values()]) > 0.9
 
 
 # ---- what is refused
+
 
 def test_a_document_too_long_is_refused_naming_the_field_and_what_to_raise(loader):
     longest = max(int(lengths.max()) for lengths in loader().lengths)
     with pytest.raises(UserError) as error:
         loader(seq_len=16)
     said = str(error.value)
-    for part in ("caption -> speech", "'speech' of 13 frames", "--train.seq_len", f"at least {longest}"):
+    for part in (
+        "caption -> speech",
+        "'speech' of 13 frames",
+        "--train.seq_len",
+        f"at least {longest}",
+    ):
         assert part in said
     assert "\n" not in said
 
@@ -249,14 +338,33 @@ def test_holes_in_an_ordered_set_are_refused_before_training(loader):
         loader(tasks=(Task(("caption",), ("jets",), infill=0.1),))
 
 
-@pytest.mark.parametrize("wrong", [dict(targets=()), dict(weight=0.0), dict(weight=float("nan")), dict(cond_dropout=1.5), dict(infill=-0.1),
-                                   dict(inputs="caption")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(targets=()),
+        dict(weight=0.0),
+        dict(weight=float("nan")),
+        dict(cond_dropout=1.5),
+        dict(infill=-0.1),
+        dict(inputs="caption"),
+    ],
+)
 def test_nonsense_tasks_are_refused(wrong):
     with pytest.raises(UserError, match=list(wrong)[0]):
         Task(**({"inputs": ("caption",), "targets": ("image",)} | wrong))
 
 
-@pytest.mark.parametrize("wrong", [dict(drop_prob=2.0), dict(span_prob=-1.0), dict(span_length=0), dict(apply_prob=1.1), dict(n_freq_masks=-1), dict(freq_mask_width=-2)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(drop_prob=2.0),
+        dict(span_prob=-1.0),
+        dict(span_length=0),
+        dict(apply_prob=1.1),
+        dict(n_freq_masks=-1),
+        dict(freq_mask_width=-2),
+    ],
+)
 def test_nonsense_corruption_is_refused(wrong):
     with pytest.raises(UserError, match=f"^InputMasking: {next(iter(wrong))} is [^()]*$"):
         InputMasking(**wrong)
@@ -265,18 +373,32 @@ def test_nonsense_corruption_is_refused(wrong):
 def test_a_truncated_segment_gets_no_hole(tmp_path, vocabulary, segment):
     rows = [{"speech": segment("speech", 5, truncated=True)} for _ in range(4)]
     write_tokens(tmp_path / "t.parquet", {"speech": vocabulary.signatures["speech"]}, rows)
-    one = Loader([read_tokens(tmp_path / "t.parquet")], [Task((), ("speech",), infill=1.0)], vocabulary, {}, 2, 24, 0)
+    one = Loader(
+        [read_tokens(tmp_path / "t.parquet")],
+        [Task((), ("speech",), infill=1.0)],
+        vocabulary,
+        {},
+        2,
+        24,
+        0,
+    )
     assert all(s.truncated and not s.holes for d in documents(one, range(3)) for s in d.segments)
     assert isinstance(rows[0]["speech"], Segment)
 
 
 def test_first_reads_no_further_and_tells_no_end_there(loader, vocabulary):
     one = loader(tasks=(Task((), ("speech",), max_target_frames=5),), corrupt={})
-    streams = [stream for step in range(4) for row in unpack(vocabulary, one.batch(step)) for stream in row]
+    streams = [
+        stream for step in range(4) for row in unpack(vocabulary, one.batch(step)) for stream in row
+    ]
     segments = [vocabulary.document(stream).segments[0] for stream in streams]
     assert {len(s) for s in segments} <= {1, 2, 3, 4, 5}
     assert any(len(s) < 5 for s in segments) and any(len(s) == 5 for s in segments)
-    assert all(s.truncated == (len(s) == 5) for s in segments)  # a segment of exactly five too: else p(end) there would be learned as 1
-    assert all(len(stream) == 2 + len(s) + (not s.truncated) for stream, s in zip(streams, segments))
+    assert all(
+        s.truncated == (len(s) == 5) for s in segments
+    )  # a segment of exactly five too: else p(end) there would be learned as 1
+    assert all(
+        len(stream) == 2 + len(s) + (not s.truncated) for stream, s in zip(streams, segments)
+    )
     with pytest.raises(UserError, match="max_target_frames is -1"):
         Task((), ("speech",), max_target_frames=-1)

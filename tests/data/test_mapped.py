@@ -1,4 +1,6 @@
-"""Mapped token files: the same segments as from memory, from a flat copy that is made anew whenever it is not the file's own."""
+"""Mapped token files: the same segments as from memory, from a flat copy that is made anew whenever
+it is not the file's own.
+"""
 
 import json
 import os
@@ -35,17 +37,34 @@ SIGNATURES = {
 
 def random_segment(signature, rng):
     truncated = bool(rng.integers(2))
-    n = int(rng.integers(0, 4)) if signature.frames and truncated else signature.frames or int(rng.integers(0, 9)) * int(rng.integers(0, 2))
+    n = (
+        int(rng.integers(0, 4))
+        if signature.frames and truncated
+        else signature.frames or int(rng.integers(0, 9)) * int(rng.integers(0, 2))
+    )
     kind = "latents" if signature.latent_size else "codes"
     shape = (n, mapped.width_of(signature))
-    values = rng.normal(size=shape).astype(np.float32) if signature.latent_size else rng.integers(0, signature.levels, shape)
-    info = [{}, {"rate_hz": 16_000}, {"n_samples": int(rng.integers(1000)), "name": "é\n"}][rng.integers(3)]
+    values = (
+        rng.normal(size=shape).astype(np.float32)
+        if signature.latent_size
+        else rng.integers(0, signature.levels, shape)
+    )
+    info = [{}, {"rate_hz": 16_000}, {"n_samples": int(rng.integers(1000)), "name": "é\n"}][
+        rng.integers(3)
+    ]
     return Segment(signature.modality, **{kind: values}, info=info, truncated=truncated)
 
 
 def random_rows(n, seed):
     rng = np.random.default_rng(seed)
-    return [{f: random_segment(s, rng) for f, s in SIGNATURES.items() if rng.random() < 0.7 and f != "nowhere"} for _ in range(n)]
+    return [
+        {
+            f: random_segment(s, rng)
+            for f, s in SIGNATURES.items()
+            if rng.random() < 0.7 and f != "nowhere"
+        }
+        for _ in range(n)
+    ]
 
 
 def write(path, n=9, seed=0):
@@ -58,10 +77,16 @@ def same(a, b):
     assert len(a) == len(b) and a.fields == b.fields and a.signatures == b.signatures
     for f in a.fields:
         assert np.array_equal(a.has(f), b.has(f)) and np.array_equal(a.lengths(f), b.lengths(f))
-        assert [x.dtype for x in vars(a._columns[f]).values()] == [x.dtype for x in vars(b._columns[f]).values()]
+        assert [x.dtype for x in vars(a._columns[f]).values()] == [
+            x.dtype for x in vars(b._columns[f]).values()
+        ]
         for i in np.flatnonzero(a.has(f)):
             x, y = a.segment(f, i), b.segment(f, i)
-            assert np.array_equal(x.values, y.values) and x.values.dtype == y.values.dtype and x.values.shape == y.values.shape
+            assert (
+                np.array_equal(x.values, y.values)
+                and x.values.dtype == y.values.dtype
+                and x.values.shape == y.values.shape
+            )
             assert (x.modality, x.truncated, x.info) == (y.modality, y.truncated, y.info)
     return True
 
@@ -73,10 +98,18 @@ def flats(folder):
 
 # ---- the law
 
+
 @settings(max_examples=10, deadline=None)
-@given(n=st.integers(0, 30), batch=st.sampled_from([1, 700, 2**20]), n_files=st.integers(1, 3), seed=st.integers(0, 1000))
+@given(
+    n=st.integers(0, 30),
+    batch=st.sampled_from([1, 700, 2**20]),
+    n_files=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
 def test_a_map_says_what_memory_says(tmp_path_factory, n, batch, n_files, seed):
-    """Of one file and of a folder of them, read in batches of any size; the map a second time from what the first time wrote."""
+    """Of one file and of a folder of them, read in batches of any size; the map a second time from
+    what the first time wrote.
+    """
     home = tmp_path_factory.mktemp("t") / "set"
     for i in range(n_files):
         write(home / f"{i}.parquet", n, seed + i)
@@ -84,7 +117,9 @@ def test_a_map_says_what_memory_says(tmp_path_factory, n, batch, n_files, seed):
         patch.setattr(mapped, "BATCH", batch)
         patch.setattr(os, "fsync", lambda _: None)  # slow, and of no matter here
         for path in (home, home / "0.parquet"):
-            assert same(read_tokens(path, map_from=0), read_tokens(path)) and same(read_tokens(path, map_from=0), read_tokens(path))
+            assert same(read_tokens(path, map_from=0), read_tokens(path)) and same(
+                read_tokens(path, map_from=0), read_tokens(path)
+            )
     assert len(flats(home.parent)) == 2 * len(SIGNATURES)
 
 
@@ -102,13 +137,20 @@ def test_small_files_are_read_into_memory_and_nothing_is_written(tmp_path):
     read_tokens(path)
     read_tokens(path, map_from=mapped.MAP_FROM)
     assert os.listdir(tmp_path) == ["t.parquet"]
-    n_numbers = sum(c.values.nbytes + 22 * len(c.present) for c in read_tokens(path)._columns.values())
-    n_empty = 4 * sum(int((read_tokens(path).lengths(f) == 0).sum()) for f in SIGNATURES)  # each counts as a number, of four bytes at most
-    assert read_tokens(path, map_from=n_numbers + n_empty + 1) and os.listdir(tmp_path) == ["t.parquet"]
+    n_numbers = sum(
+        c.values.nbytes + 22 * len(c.present) for c in read_tokens(path)._columns.values()
+    )
+    n_empty = 4 * sum(
+        int((read_tokens(path).lengths(f) == 0).sum()) for f in SIGNATURES
+    )  # each counts as a number, of four bytes at most
+    assert read_tokens(path, map_from=n_numbers + n_empty + 1) and os.listdir(tmp_path) == [
+        "t.parquet"
+    ]
     assert read_tokens(path, map_from=n_numbers) and (tmp_path / ".flat").is_dir()
 
 
 # ---- whose copy it is
+
 
 def test_what_was_written_is_used_again(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet")
@@ -132,7 +174,10 @@ def test_another_file_in_the_folder_is_noticed(tmp_path):
     write(tmp_path / "set" / "0.parquet")
     assert len(read_tokens(tmp_path / "set", map_from=0)) == 9
     write(tmp_path / "set" / "1.parquet", seed=1)
-    assert same(read_tokens(tmp_path / "set", map_from=0), read_tokens(tmp_path / "set")) and len(read_tokens(tmp_path / "set")) == 18
+    assert (
+        same(read_tokens(tmp_path / "set", map_from=0), read_tokens(tmp_path / "set"))
+        and len(read_tokens(tmp_path / "set")) == 18
+    )
 
 
 def test_another_tokenizer_is_refused_though_there_is_a_map(tmp_path):
@@ -166,7 +211,11 @@ def test_a_copy_that_is_not_whole_is_made_anew(tmp_path, what):
 
 def test_unsound_rows_are_refused_at_the_first_opening_and_leave_no_copy(tmp_path):
     path = tmp_path / "t.parquet"
-    write_tokens(path, {"caption": SIGNATURES["caption"]}, [{"caption": Segment("text", codes=np.array([[200]]))}])
+    write_tokens(
+        path,
+        {"caption": SIGNATURES["caption"]},
+        [{"caption": Segment("text", codes=np.array([[200]]))}],
+    )
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[b"mmtok"])
     about["fields"]["caption"]["levels"] = [200]
@@ -180,7 +229,9 @@ def test_unsound_rows_are_refused_at_the_first_opening_and_leave_no_copy(tmp_pat
 def test_a_flipped_bit_of_the_file_is_noticed(tmp_path):
     path = tmp_path / "t.parquet"
     codes = np.random.default_rng(0).integers(0, 16, (400, 80))
-    write_tokens(path, {"speech": SIGNATURES["speech"]}, [{"speech": Segment("speech", codes=codes)}])
+    write_tokens(
+        path, {"speech": SIGNATURES["speech"]}, [{"speech": Segment("speech", codes=codes)}]
+    )
     content = bytearray(path.read_bytes())
     content[5000] ^= 1
     path.write_bytes(content)
@@ -196,7 +247,12 @@ def test_where_no_copy_can_be_kept_memory_is_used_and_it_is_said_once(tmp_path):
         file = read_tokens(path, map_from=0)
     assert same(file, read_tokens(path)) and len(caught) == 1
     text = str(caught[0].message)
-    assert str(path) in text and str(tmp_path / ".flat") in text and "main memory" in text and "\n" not in text
+    assert (
+        str(path) in text
+        and str(tmp_path / ".flat") in text
+        and "main memory" in text
+        and "\n" not in text
+    )
 
 
 # ---- several processes, and how much memory one takes
@@ -232,13 +288,19 @@ def large(tmp_path_factory):
     """A token file of 96 MB of latents, and their number of bytes."""
     path, rng = tmp_path_factory.mktemp("large") / "t.parquet", np.random.default_rng(0)
     some = [rng.normal(size=(250, 1)).astype(np.float32).repeat(64, 1) for _ in range(8)]
-    rows = ({"voice": Segment("voice", latents=some[i % 8], info={"n_samples": i})} for i in range(1500))
+    rows = (
+        {"voice": Segment("voice", latents=some[i % 8], info={"n_samples": i})} for i in range(1500)
+    )
     write_tokens(path, {"voice": Signature("voice", latent_size=64)}, rows, row_group=100)
     return path, 1500 * 64_000
 
 
 def opened(path, how):
-    return json.loads(subprocess.run([sys.executable, "-c", OPEN, path, how], check=True, capture_output=True, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, "-c", OPEN, path, how], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 @pytest.mark.skipif(not TOLD, reason="needs what Linux tells of a process's memory")
@@ -247,31 +309,48 @@ def test_a_process_keeps_little_of_what_it_maps(large):
     in_memory, writing, reading = (opened(path, how) for how in ("memory", "mapped", "mapped"))
     assert in_memory["sum"] == writing["sum"] == reading["sum"]
     assert in_memory["own"] > n_bytes and reading["own"] < n_bytes / 16
-    assert reading["most"] == 0 < writing["most"] < n_bytes, "the copy is written batch by batch, once"
+    assert reading["most"] == 0 < writing["most"] < n_bytes, (
+        "the copy is written batch by batch, once"
+    )
 
 
 def test_several_that_open_a_file_at_once_read_the_same(tmp_path):
     path = write(tmp_path / "t.parquet", n=400)
-    piped = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    others = [subprocess.Popen([sys.executable, "-c", OPEN, path, "waits"], **piped) for _ in range(2)]
+    piped = dict(
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    others = [
+        subprocess.Popen([sys.executable, "-c", OPEN, path, "waits"], **piped) for _ in range(2)
+    ]
     assert [p.stdout.readline() for p in others] == ["ready\n"] * 2
     for p in others:
         p.stdin.write("\n")
         p.stdin.flush()
-    assert len({json.loads(p.communicate()[0])["sum"] for p in others}) == 1 and not any(p.returncode for p in others)
+    assert len({json.loads(p.communicate()[0])["sum"] for p in others}) == 1 and not any(
+        p.returncode for p in others
+    )
     written = flats(tmp_path)
     assert same(read_tokens(path, map_from=0), read_tokens(path)) and flats(tmp_path) == written
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):
     path = write(tmp_path / "t.parquet")
-    assert subprocess.run([sys.executable, "-c", OPEN, path, "killed"], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", OPEN, path, "killed"], stderr=subprocess.DEVNULL
+        ).returncode
+        == -signal.SIGKILL
+    )
     assert len(list(tmp_path.rglob("*.tmp"))) == 1 and not flats(tmp_path)
     sweep(tmp_path)
-    assert not list(tmp_path.rglob("*.tmp")) and same(read_tokens(path, map_from=0), read_tokens(path))
+    assert not list(tmp_path.rglob("*.tmp")) and same(
+        read_tokens(path, map_from=0), read_tokens(path)
+    )
 
 
-def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(tiny_recipe, tiny_run, tiny_copy, monkeypatch):
+def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(
+    tiny_recipe, tiny_run, tiny_copy, monkeypatch
+):
     from mmtok.run.build import train
 
     monkeypatch.setattr("mmtok.run.run.MAP_FROM", 0)
@@ -280,8 +359,12 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(tiny_re
         shutil.rmtree(tiny_copy / "checkpoints")
         before, start = flats(tiny_copy), time.time_ns()
         train(tiny_recipe, tiny_copy)
-        assert (tiny_copy / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
-        assert flats(tiny_copy) == before if again else min(flats(tiny_copy).values()) > start - 10**9
+        assert (tiny_copy / "model.safetensors").read_bytes() == (
+            tiny_run / "model.safetensors"
+        ).read_bytes()
+        assert (
+            flats(tiny_copy) == before if again else min(flats(tiny_copy).values()) > start - 10**9
+        )
 
 
 def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):

@@ -20,4 +20,8 @@ def test_a_short_stream_is_kept_whole():
 
 
 def test_the_seed_decides():
-    assert random_subset(range(1000), 10, 1) == random_subset(range(1000), 10, 1) != random_subset(range(1000), 10, 2)
+    assert (
+        random_subset(range(1000), 10, 1)
+        == random_subset(range(1000), 10, 1)
+        != random_subset(range(1000), 10, 2)
+    )

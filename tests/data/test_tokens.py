@@ -36,17 +36,28 @@ def random_segment(signature, rng, frames=None):
 
 def random_rows(n, seed=0):
     rng = np.random.default_rng(seed)
-    return [{name: random_segment(s, rng) for name, s in SIGNATURES.items() if rng.random() < 0.7} for _ in range(n)]
+    return [
+        {name: random_segment(s, rng) for name, s in SIGNATURES.items() if rng.random() < 0.7}
+        for _ in range(n)
+    ]
 
 
 def same(a, b):
     values_equal = np.array_equal(a.values, b.values) and a.values.shape == b.values.shape
-    return values_equal and (a.modality, a.truncated, dict(a.info)) == (b.modality, b.truncated, dict(b.info))
+    return values_equal and (a.modality, a.truncated, dict(a.info)) == (
+        b.modality,
+        b.truncated,
+        dict(b.info),
+    )
 
 
 def write_one(path, field, codes, **changes):
     signature = SIGNATURES[field]
-    return write_tokens(path, {field: signature}, [{field: Segment(signature.modality, codes=np.array(codes), **changes)}])
+    return write_tokens(
+        path,
+        {field: signature},
+        [{field: Segment(signature.modality, codes=np.array(codes), **changes)}],
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -93,7 +104,9 @@ def test_anyone_can_read_them_with_pyarrow_alone(tmp_path):
     assert table.schema.field("jet").type == pa.list_(pa.list_(pa.uint16(), 3))
     assert table.schema.field("voice").type == pa.list_(pa.list_(pa.float32(), 5))
     i = next(i for i, row in enumerate(rows) if "speech" in row)
-    assert np.array_equal(np.array(table["speech"][i].as_py()).reshape(-1, 80), rows[i]["speech"].codes)
+    assert np.array_equal(
+        np.array(table["speech"][i].as_py()).reshape(-1, 80), rows[i]["speech"].codes
+    )
     assert json.loads(table["speech.info"][i].as_py()) == rows[i]["speech"].info
     assert table["speech.tokenizer"][i].as_py() == "speech-a"
     assert json.loads(table.schema.metadata[b"mmtok"])["fields"]["speech"]["levels"] == [16] * 80
@@ -107,13 +120,21 @@ def test_another_tokenizers_file_is_refused_with_both_names(tmp_path):
 
 
 def test_the_fingerprint_column_outranks_the_metadata(tmp_path):
-    """Two tokenizers' rows joined by a careless tool: the metadata of the first does not speak for both."""
+    """Two tokenizers' rows joined by a careless tool: the metadata of the first does not speak for
+    both.
+    """
     tables = []
     for fingerprint in ("text-a", "text-b"):
         signature = Signature("text", (256,), fingerprint=fingerprint)
-        write_tokens(tmp_path / "part.parquet", {"caption": signature}, [{"caption": Segment("text", codes=np.array([[1]]))}])
+        write_tokens(
+            tmp_path / "part.parquet",
+            {"caption": signature},
+            [{"caption": Segment("text", codes=np.array([[1]]))}],
+        )
         tables.append(pq.read_table(tmp_path / "part.parquet"))
-    joined = pa.concat_tables([tables[0], tables[1].replace_schema_metadata(tables[0].schema.metadata)])
+    joined = pa.concat_tables(
+        [tables[0], tables[1].replace_schema_metadata(tables[0].schema.metadata)]
+    )
     pq.write_table(joined, tmp_path / "joined.parquet")
     with pytest.raises(UserError, match="tokenizers text-a, text-b"):
         read_tokens(tmp_path / "joined.parquet")
@@ -136,12 +157,16 @@ def test_a_folder_of_shards_is_one_file(tmp_path):
         write_tokens(tmp_path / f"t-{i}.parquet", SIGNATURES, rows[4 * i : 4 * i + 4])
     file = read_tokens(tmp_path)
     assert len(file) == 12
-    assert all(same(rows[i][name], segment) for i in range(12) for name, segment in file.row(i).items())
+    assert all(
+        same(rows[i][name], segment) for i in range(12) for name, segment in file.row(i).items()
+    )
 
 
 def test_shards_of_different_tokenizers_are_refused(tmp_path):
     write_one(tmp_path / "a.parquet", "caption", [[1]])
-    write_tokens(tmp_path / "b.parquet", {"caption": Signature("text", (256,), fingerprint="text-b")}, [])
+    write_tokens(
+        tmp_path / "b.parquet", {"caption": Signature("text", (256,), fingerprint="text-b")}, []
+    )
     with pytest.raises(UserError, match="differ"):
         read_tokens(tmp_path)
 
@@ -217,17 +242,22 @@ def test_missing_and_retyped_columns_are_refused(tmp_path):
         read_tokens(path)
 
 
-@pytest.mark.parametrize("segment", [
-    Segment("text", codes=np.array([[256]])),
-    Segment("text", codes=np.array([[-1]])),
-    Segment("text", codes=np.array([[1, 2]])),
-    Segment("text", latents=np.zeros((1, 1), np.float32)),
-    Segment("image", codes=np.array([[1]])),
-    Segment("text", codes=np.array([[1], [2]]), holes=((0, 1),)),
-])
+@pytest.mark.parametrize(
+    "segment",
+    [
+        Segment("text", codes=np.array([[256]])),
+        Segment("text", codes=np.array([[-1]])),
+        Segment("text", codes=np.array([[1, 2]])),
+        Segment("text", latents=np.zeros((1, 1), np.float32)),
+        Segment("image", codes=np.array([[1]])),
+        Segment("text", codes=np.array([[1], [2]]), holes=((0, 1),)),
+    ],
+)
 def test_segments_that_do_not_fit_are_not_written(tmp_path, segment):
     with pytest.raises(ValueError):
-        write_tokens(tmp_path / "t.parquet", {"caption": SIGNATURES["caption"]}, [{"caption": segment}])
+        write_tokens(
+            tmp_path / "t.parquet", {"caption": SIGNATURES["caption"]}, [{"caption": segment}]
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -255,9 +285,15 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("sizes, expected", [
-    ([1, 1, 1, 1, 1], [[1, 1, 1], [1, 1]]), ([4, 4, 3], [[4, 4], [3]]), ([99, 1, 99], [[99], [1], [99]]), ([], []),
-])
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        ([1, 1, 1, 1, 1], [[1, 1, 1], [1, 1]]),
+        ([4, 4, 3], [[4, 4], [3]]),
+        ([99, 1, 99], [[99], [1], [99]]),
+        ([], []),
+    ],
+)
 def test_groups_are_bounded_by_number_and_size(monkeypatch, sizes, expected):
     monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", 10)
     assert list(groups(iter(sizes), 3, lambda size: size)) == expected

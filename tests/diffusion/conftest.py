@@ -1,4 +1,6 @@
-"""Data whose ideal denoiser is known in closed form: one Gaussian, and a mixture of three in the plane."""
+"""Data whose ideal denoiser is known in closed form: one Gaussian, and a mixture of three in the
+plane.
+"""
 
 import math
 
@@ -12,13 +14,19 @@ class Mixture:
     """sum_k pi_k N(mu_k, s_k^2 I) in d dimensions, float64, and its noisy relatives."""
 
     def __init__(self, weights, means, stds):
-        self.weights, self.means, self.stds = (torch.tensor(x, dtype=torch.float64) for x in (weights, means, stds))
+        self.weights, self.means, self.stds = (
+            torch.tensor(x, dtype=torch.float64) for x in (weights, means, stds)
+        )
 
     def log_parts(self, x, sigma):
         """log pi_k N(x; mu_k, (s_k^2 + sigma^2) I): (B, d) -> (B, k)."""
         variance = self.stds**2 + append_dims(sigma, x) ** 2
         square = (x[:, None] - self.means).square().sum(-1)
-        return self.weights.log() - square / (2 * variance) - x.shape[1] / 2 * (2 * math.pi * variance).log()
+        return (
+            self.weights.log()
+            - square / (2 * variance)
+            - x.shape[1] / 2 * (2 * math.pi * variance).log()
+        )
 
     def log_density(self, x, sigma=0.0):
         return self.log_parts(x, sigma).logsumexp(1)
@@ -41,8 +49,12 @@ class Mixture:
 
     @property
     def covariance(self):
-        spread = torch.einsum("k,ki,kj->ij", self.weights, self.means - self.mean, self.means - self.mean)
-        return spread + (self.weights @ self.stds**2) * torch.eye(self.means.shape[1], dtype=torch.float64)
+        spread = torch.einsum(
+            "k,ki,kj->ij", self.weights, self.means - self.mean, self.means - self.mean
+        )
+        return spread + (self.weights @ self.stds**2) * torch.eye(
+            self.means.shape[1], dtype=torch.float64
+        )
 
 
 @pytest.fixture(scope="session")

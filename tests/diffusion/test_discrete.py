@@ -42,8 +42,14 @@ def test_schedules(keep):
     alpha = keep.alpha(t)
     (slope,) = torch.autograd.grad(alpha.sum(), t)
     torch.testing.assert_close(keep.slope(t.detach()), slope)
-    torch.testing.assert_close(keep.rate(t.detach()), (-slope / (1 - alpha)).detach(), rtol=1e-8, atol=0)
-    assert keep.alpha(f64(0.0)) == 1 and keep.alpha(f64(1.0)).abs() < 1e-15 and (alpha.diff() < 0).all()
+    torch.testing.assert_close(
+        keep.rate(t.detach()), (-slope / (1 - alpha)).detach(), rtol=1e-8, atol=0
+    )
+    assert (
+        keep.alpha(f64(0.0)) == 1
+        and keep.alpha(f64(1.0)).abs() < 1e-15
+        and (alpha.diff() < 0).all()
+    )
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=["uniform", "absorbing", "any"])
@@ -52,12 +58,16 @@ def test_products_of_steps(noise):
     alphas = torch.rand(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     product = torch.linalg.multi_dot([noise.matrix(a) for a in alphas.tolist()])
     torch.testing.assert_close(product, noise.matrix(alphas.prod().item()), rtol=0, atol=1e-12)
-    torch.testing.assert_close(product.sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        product.sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=["uniform", "absorbing", "any"])
 def test_posterior_by_enumeration(noise, data):
-    """Row 24: q(x_s | x_t, x_0) by Bayes; and mixed over p(x_0 | x_t) it is the true reverse step q(x_s | x_t)."""
+    """Row 24: q(x_s | x_t, x_0) by Bayes; and mixed over p(x_0 | x_t) it is the true reverse step
+    q(x_s | x_t).
+    """
     a_s, a_t = 0.7, 0.25
     q_s, step, q_t = noise.matrix(a_s), noise.matrix(a_t / a_s), noise.matrix(a_t)
     x_0, x_t = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
@@ -68,7 +78,9 @@ def test_posterior_by_enumeration(noise, data):
     known = torch.nn.functional.one_hot(x_0, 4).double()
     torch.testing.assert_close(noise.posterior(x_t, known, *alphas), enumerated, rtol=0, atol=1e-12)
     x_t = torch.arange(4)[:, None]
-    reverse = noise.posterior(x_t, bayes(data, q_t)[:, None], *[f64(a).expand(4) for a in (a_s, a_t)])[:, 0]
+    reverse = noise.posterior(
+        x_t, bayes(data, q_t)[:, None], *[f64(a).expand(4) for a in (a_s, a_t)]
+    )[:, 0]
     possible = data @ q_t > 0
     true = ((data @ q_s)[:, None] * step).T / (data @ q_t)[:, None]
     torch.testing.assert_close(reverse[possible], true[possible], rtol=0, atol=1e-12)
@@ -77,7 +89,9 @@ def test_posterior_by_enumeration(noise, data):
 @pytest.mark.parametrize("noise", NOISES, ids=["uniform", "absorbing", "any"])
 @pytest.mark.parametrize("n_steps", [1, 2, 7])
 def test_bound_is_tight_for_the_true_reverse(noise, data, n_steps):
-    """One token, the true p(x_0 | x_t), the sum over steps and x_t: the T-step bound is -log p(x) for every x and every T."""
+    """One token, the true p(x_0 | x_t), the sum over steps and x_t: the T-step bound is -log p(x)
+    for every x and every T.
+    """
     keep, x = PowerKeep(2), torch.arange(4)[data > 0]
     total = noise.prior_nats(x[:, None], 0.0)
     for step in range(1, n_steps + 1):
@@ -92,10 +106,14 @@ def test_bound_is_tight_for_the_true_reverse(noise, data, n_steps):
 
 
 def test_absorbing_noise_is_masked_diffusion(generator):
-    """The general T-step term with pi on the mask equals masked diffusion's short one, token by token."""
+    """The general T-step term with pi on the mask equals masked diffusion's short one, token by
+    token.
+    """
     table = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     model = lambda tokens: table[tokens] + table[tokens.flip(1)]
-    never = lambda tokens: torch.cat([model(tokens), torch.full((*tokens.shape, 1), -torch.inf, dtype=torch.float64)], -1)
+    never = lambda tokens: torch.cat(
+        [model(tokens), torch.full((*tokens.shape, 1), -torch.inf, dtype=torch.float64)], -1
+    )
     x = torch.randint(0, 3, (30, 4), generator=generator)
     steps, keep = torch.randint(1, 6, (30,), generator=generator), CosineKeep()
     noise, masked = Corruption.absorbing(3), Masked(3, keep)
@@ -103,14 +121,20 @@ def test_absorbing_noise_is_masked_diffusion(generator):
     hidden = masked.hidden_at(x, t, generator)
     x_t = masked.hide(x, hidden)
     belief = log_probs(never(x_t)).masked_fill(~hidden[..., None], -torch.inf)
-    belief = torch.where(hidden[..., None], belief, torch.nn.functional.one_hot(x, 4).double().log())  # what is seen is known
+    belief = torch.where(
+        hidden[..., None], belief, torch.nn.functional.one_hot(x, 4).double().log()
+    )  # what is seen is known
     general = noise.step_nats(belief, x, x_t, keep.alpha(t - 0.2), keep.alpha(t))
     a_s, a_t = keep.alpha(t - 0.2), keep.alpha(t)
-    torch.testing.assert_close(general, (a_s - a_t) / (1 - a_t) * masked.nats_hidden(model, x, hidden), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        general, (a_s - a_t) / (1 - a_t) * masked.nats_hidden(model, x, hidden), rtol=0, atol=1e-12
+    )
 
 
 class TestAbsorbing:
-    """Of a model that gives mass to every id wherever it is asked, also to what an unmasked token rules out, and to the mask."""
+    """Of a model that gives mass to every id wherever it is asked, also to what an unmasked token
+    rules out, and to the mask.
+    """
 
     @pytest.fixture
     def models(self, generator):
@@ -119,11 +143,15 @@ class TestAbsorbing:
         everything = lambda tokens: table[tokens] + 0.5 * table[tokens.flip(1)]
         return lambda tokens: everything(tokens)[..., :3], everything
 
-    @pytest.mark.parametrize("a_s, a_t", [(0.7, 0.4), (1.0, 0.5), (1.0, 1.0), (0.3, 0.0), (0.0, 0.0)])
+    @pytest.mark.parametrize(
+        "a_s, a_t", [(0.7, 0.4), (1.0, 0.5), (1.0, 1.0), (0.3, 0.0), (0.0, 0.0)]
+    )
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_what_is_not_masked_is_known(self, a_s, a_t, dtype):
         uniform = torch.full((1, 3, 4), 0.25, dtype=dtype)
-        posterior = Corruption.absorbing(3).posterior(torch.tensor([[1, 0, 2]]), uniform, f64(a_s), f64(a_t))
+        posterior = Corruption.absorbing(3).posterior(
+            torch.tensor([[1, 0, 2]]), uniform, f64(a_s), f64(a_t)
+        )
         torch.testing.assert_close(posterior[0], torch.eye(4, dtype=dtype)[[1, 0, 2]])
 
     @pytest.mark.parametrize("keep", KEEPS, ids=repr)
@@ -131,8 +159,12 @@ class TestAbsorbing:
     def test_the_bound_is_masked_diffusions_draw_by_draw(self, models, generator, keep, n_steps):
         x = torch.randint(0, 3, (200, 4), generator=generator)
         steps = torch.randint(1, n_steps + 1, (200,), generator=generator)
-        short = Masked(3, keep).step_bound(models[0], x, steps, n_steps, torch.Generator().manual_seed(1))
-        general = Corruption.absorbing(3).step_bound(models[1], x, steps, n_steps, keep, torch.Generator().manual_seed(1))
+        short = Masked(3, keep).step_bound(
+            models[0], x, steps, n_steps, torch.Generator().manual_seed(1)
+        )
+        general = Corruption.absorbing(3).step_bound(
+            models[1], x, steps, n_steps, keep, torch.Generator().manual_seed(1)
+        )
         assert short.isfinite().all() and short.mean() > 1
         torch.testing.assert_close(general, short, rtol=0, atol=1e-10)
 
@@ -141,7 +173,9 @@ class TestAbsorbing:
         """All subsets of tokens at all steps, by their probability."""
         x, n_steps, total = torch.tensor([[0, 2, 1]]), 3, 0.0
         masked, noise = Masked(3, keep), Corruption.absorbing(3)
-        for step, subset in itertools.product(range(1, n_steps + 1), itertools.product((False, True), repeat=3)):
+        for step, subset in itertools.product(
+            range(1, n_steps + 1), itertools.product((False, True), repeat=3)
+        ):
             a_s, a_t = (keep.alpha(f64((step - i) / n_steps)) for i in (1, 0))
             hidden = torch.tensor([subset])
             share = torch.where(hidden, 1 - a_t, a_t).prod()
@@ -152,7 +186,9 @@ class TestAbsorbing:
 
     @pytest.mark.parametrize("n_steps", [1, 3, 20])
     @pytest.mark.parametrize("keep", KEEPS, ids=repr)
-    def test_samples_end_without_masks_and_keep_what_was_known(self, models, generator, keep, n_steps):
+    def test_samples_end_without_masks_and_keep_what_was_known(
+        self, models, generator, keep, n_steps
+    ):
         start = torch.full((500, 4), 3)
         start[:, 2] = 1
         drawn = Corruption.absorbing(3).sample(models[1], start, n_steps, keep, generator)
@@ -162,29 +198,53 @@ class TestAbsorbing:
         start = torch.full((20_000, 2), 3)
         drawn = Corruption.absorbing(3).sample(models[1], start, 1, PowerKeep(), generator)
         shares = drawn[:, 0].bincount(minlength=3) / len(drawn)
-        assert (shares - models[0](start)[0, 0].softmax(-1)).abs().max() < 5 * 0.5 / math.sqrt(20_000)
+        assert (shares - models[0](start)[0, 0].softmax(-1)).abs().max() < 5 * 0.5 / math.sqrt(
+            20_000
+        )
 
     def test_gradients_of_the_bound_are_numbers(self, generator):
-        logits, x = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True), torch.randint(0, 3, (50, 4), generator=generator)
+        logits, x = (
+            torch.zeros(4, 4, dtype=torch.float64, requires_grad=True),
+            torch.randint(0, 3, (50, 4), generator=generator),
+        )
         steps = torch.randint(1, 4, (50,), generator=generator)
-        Corruption.absorbing(3).step_bound(lambda tokens: logits[tokens], x, steps, 3, PowerKeep(), generator).sum().backward()
-        assert logits.grad.isfinite().all() and logits.grad[3, :3].any() and not logits.grad[:3].any()
+        Corruption.absorbing(3).step_bound(
+            lambda tokens: logits[tokens], x, steps, 3, PowerKeep(), generator
+        ).sum().backward()
+        assert (
+            logits.grad.isfinite().all() and logits.grad[3, :3].any() and not logits.grad[:3].any()
+        )
 
 
 @pytest.mark.parametrize("noise", [NOISES[0], NOISES[2]], ids=["uniform", "any"])
 def test_bounds_estimated_and_samples_drawn(noise, data, generator):
-    """With the true beliefs, single draws of the bound average to -log p(x), and ancestral samples follow p."""
+    """With the true beliefs, single draws of the bound average to -log p(x), and ancestral samples
+    follow p.
+    """
     keep, n_steps, n = PowerKeep(), 4, 40_000
     data = (data + 0.05) / 1.2
-    x = choose(data.log().expand(n, 1, -1), torch.rand(n, 1, generator=generator, dtype=torch.float64))
+    x = choose(
+        data.log().expand(n, 1, -1), torch.rand(n, 1, generator=generator, dtype=torch.float64)
+    )
     steps = torch.randint(1, n_steps + 1, (n,), generator=generator)
-    tables = torch.stack([bayes(data, noise.matrix(1 - i / n_steps)) for i in range(n_steps + 1)]).log()
-    estimates = noise.step_bound(lambda tokens: tables[steps[:, None], tokens], x, steps, n_steps, keep, generator)
+    tables = torch.stack(
+        [bayes(data, noise.matrix(1 - i / n_steps)) for i in range(n_steps + 1)]
+    ).log()
+    estimates = noise.step_bound(
+        lambda tokens: tables[steps[:, None], tokens], x, steps, n_steps, keep, generator
+    )
     entropy = -(data * data.log()).sum().item()
-    assert estimates.mean().item() == pytest.approx(entropy, abs=4 * estimates.std().item() / math.sqrt(n))
-    start = choose(f64(*noise.stationary).log().expand(n, 1, -1), torch.rand(n, 1, generator=generator, dtype=torch.float64))
+    assert estimates.mean().item() == pytest.approx(
+        entropy, abs=4 * estimates.std().item() / math.sqrt(n)
+    )
+    start = choose(
+        f64(*noise.stationary).log().expand(n, 1, -1),
+        torch.rand(n, 1, generator=generator, dtype=torch.float64),
+    )
     clock = iter(range(n_steps, 0, -1))
-    drawn = noise.sample(lambda tokens: tables[next(clock)][tokens], start, n_steps, keep, generator)
+    drawn = noise.sample(
+        lambda tokens: tables[next(clock)][tokens], start, n_steps, keep, generator
+    )
     shares = drawn.flatten().bincount(minlength=4) / n
     assert (shares - data).abs().max() < 5 * 0.5 / math.sqrt(n)
 
@@ -200,11 +260,15 @@ def test_corrupted_tokens_follow_their_matrix(noise, generator):
 
 
 class TestKolmogorov:
-    """Row 18: dp_t/dt = u_t p_t, two tokens of three values, mixture path with kappa = s^3 in time s towards data."""
+    """Row 18: dp_t/dt = u_t p_t, two tokens of three values, mixture path with kappa = s^3 in time
+    s towards data.
+    """
 
     @pytest.fixture
     def toy(self, generator):
-        joint = torch.randn(9, generator=generator, dtype=torch.float64).softmax(0)  # p(x_0), correlated
+        joint = torch.randn(9, generator=generator, dtype=torch.float64).softmax(
+            0
+        )  # p(x_0), correlated
         states = torch.tensor(list(itertools.product(range(3), repeat=2)))
         return Corruption((0.2, 0.3, 0.5)), joint, states
 
@@ -231,22 +295,38 @@ class TestKolmogorov:
         slope = (self.p_and_rates(toy, s + h)[0] - self.p_and_rates(toy, s - h)[0]) / (2 * h)
         p, u = self.p_and_rates(toy, s)
         torch.testing.assert_close(u @ p, slope, rtol=0, atol=1e-7)
-        torch.testing.assert_close(u.sum(0), torch.zeros(9, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            u.sum(0), torch.zeros(9, dtype=torch.float64), rtol=0, atol=1e-12
+        )
         assert (u - u.diagonal().diag() >= 0).all()
 
 
 def test_choice_is_right_to_the_last_digit():
-    """float64: an event of probability 1e-12 is met where it should be, whatever the dtype of the logits."""
+    """float64: an event of probability 1e-12 is met where it should be, whatever the dtype of the
+    logits.
+    """
     log_p = f64(1 - 1e-12, 1e-12).log()
     u = f64(0.0, 0.5, 1 - 2e-12, 1 - 0.5e-12)
     assert choose(log_p.expand(4, 2), u).tolist() == [0, 0, 0, 1]
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    assert choose(f64(0.1, 0.0, 0.6, 0.3).log().expand(1000, 4), grid).bincount().tolist() == [100, 0, 600, 300]
+    assert choose(f64(0.1, 0.0, 0.6, 0.3).log().expand(1000, 4), grid).bincount().tolist() == [
+        100,
+        0,
+        600,
+        300,
+    ]
     assert choose(f64(1.0, 0.0).log().float().expand(2, 2), f64(0.0, 1 - 1e-16)).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("build", [lambda: Corruption((0.5, 0.6)), lambda: Corruption(()), lambda: Corruption((1.5, -0.5)),
-                                   lambda: PowerKeep(0.0)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Corruption((0.5, 0.6)),
+        lambda: Corruption(()),
+        lambda: Corruption((1.5, -0.5)),
+        lambda: PowerKeep(0.0),
+    ],
+)
 def test_impossible_settings_are_refused(build):
     with pytest.raises(ValueError):
         build()

@@ -1,4 +1,6 @@
-"""Row 30 of the table of laws: the Frechet distance that samples of all these families are judged by, and its bias at N samples."""
+"""Row 30 of the table of laws: the Frechet distance that samples of all these families are judged
+by, and its bias at N samples.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ def test_nothing_from_nothing(rng):
 
 @pytest.mark.parametrize("n", [1000, 5000, 10_000])
 def test_two_samples_of_one_gaussian(rng, n):
-    """E = (2 d + d (d + 1) / 2) / N for N(0, I_d): the mean of eight pairs, as one alone varies by 3 %."""
+    """E = (2 d + d (d + 1) / 2) / N for N(0, I_d): the mean of eight pairs, as one alone varies by
+    3 %.
+    """
     d = 64
     bias = (2 * d + d * (d + 1) / 2) / n
     distances = [frechet(rng.normal(size=(n, d)), rng.normal(size=(n, d))) for _ in range(8)]

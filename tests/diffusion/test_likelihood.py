@@ -35,22 +35,37 @@ class TestFlow:
         """Row 13: exact trace, exact p_T; the error falls with the fourth power of the step."""
         errors = []
         for n in (100, 200, 400):
-            log_p = log_likelihood(mixture.denoise, points, log_spaced(0.002, 80, n), lambda x: mixture.log_density(x, 80.0))
+            log_p = log_likelihood(
+                mixture.denoise,
+                points,
+                log_spaced(0.002, 80, n),
+                lambda x: mixture.log_density(x, 80.0),
+            )
             errors.append((log_p - mixture.log_density(points, 0.002)).abs().max().item())
         assert errors[-1] < 1e-7
-        assert [math.log2(a / b) for a, b in zip(errors, errors[1:])] == pytest.approx([4, 4], abs=0.3)
+        assert [math.log2(a / b) for a, b in zip(errors, errors[1:])] == pytest.approx(
+            [4, 4], abs=0.3
+        )
 
     def test_moment_matched_prior(self, mixture, points):
         """Row 14: what the prior alone changes; a prior around 0 is much worse."""
         prior = matched(mixture)
         gap = []
-        for log_prior in (lambda x: mixture.log_density(x, 80.0), prior.log_density, lambda x: log_normal(x, 0.0, 80.0)):
-            gap.append(log_likelihood(mixture.denoise, points, log_spaced(0.002, 80, 60), log_prior))
+        for log_prior in (
+            lambda x: mixture.log_density(x, 80.0),
+            prior.log_density,
+            lambda x: log_normal(x, 0.0, 80.0),
+        ):
+            gap.append(
+                log_likelihood(mixture.denoise, points, log_spaced(0.002, 80, 60), log_prior)
+            )
         assert (gap[1] - gap[0]).abs().max() < 1e-4
         assert (gap[2] - gap[0]).abs().max() > 1e-3
 
     def test_traces_at_some_levels_alone(self, mixture, points):
-        """Both ends are among them whatever the count; a quarter of the traces costs less than 1e-4 nats here."""
+        """Both ends are among them whatever the count; a quarter of the traces costs less than 1e-4
+        nats here.
+        """
         counted = []
 
         def divergence(f, x):
@@ -58,34 +73,53 @@ class TestFlow:
             return exact_trace(f, x)
 
         prior = lambda x: mixture.log_density(x, 80.0)
-        found = log_likelihood(mixture.denoise, points, log_spaced(0.002, 80, 201), prior, divergence, every=4)
-        assert len(counted) == 52 and (found - mixture.log_density(points, 0.002)).abs().max() < 1e-4
+        found = log_likelihood(
+            mixture.denoise, points, log_spaced(0.002, 80, 201), prior, divergence, every=4
+        )
+        assert (
+            len(counted) == 52 and (found - mixture.log_density(points, 0.002)).abs().max() < 1e-4
+        )
 
     def test_the_spline_is_exact_for_cubics_at_uneven_nodes(self):
-        for nodes, powers in (([-1.0, 2.0], 1), ([0.0, 1.0, 3.0], 2), ([-2.0, -1.5, 0.0, 0.3, 4.0], 3)):
+        for nodes, powers in (
+            ([-1.0, 2.0], 1),
+            ([0.0, 1.0, 3.0], 2),
+            ([-2.0, -1.5, 0.0, 0.3, 4.0], 3),
+        ):
             weights = spline_weights(nodes)
             for k in range(powers + 1):
                 exact = (nodes[-1] ** (k + 1) - nodes[0] ** (k + 1)) / (k + 1)
-                assert sum(w * x**k for w, x in zip(weights, nodes)) == pytest.approx(exact, abs=1e-9)
+                assert sum(w * x**k for w, x in zip(weights, nodes)) == pytest.approx(
+                    exact, abs=1e-9
+                )
 
     def test_hutchinson_is_unbiased_along_a_trajectory(self, mixture, generator):
         x = torch.tensor([[0.3, 0.1]], dtype=torch.float64).expand(4000, 2)
         sigmas = log_spaced(0.05, 20, 30)
         prior = matched(mixture, 20.0).log_density
-        estimates = log_likelihood(mixture.denoise, x, sigmas, prior, hutchinson(rademacher_like(x, generator)))
+        estimates = log_likelihood(
+            mixture.denoise, x, sigmas, prior, hutchinson(rademacher_like(x, generator))
+        )
         exact = log_likelihood(mixture.denoise, x[:1], sigmas, prior)
         assert estimates.std() > 0.01
-        assert estimates.mean().item() == pytest.approx(exact.item(), abs=4 * estimates.std().item() / math.sqrt(4000))
+        assert estimates.mean().item() == pytest.approx(
+            exact.item(), abs=4 * estimates.std().item() / math.sqrt(4000)
+        )
 
     def test_pictures_and_other_tableaus(self, gaussian):
         """Six independent Gaussians in the shape of a picture: d times one dimension."""
         x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 1, 2, 3)
         denoise = lambda z, sigma: z * (0.25 / (0.25 + sigma**2)).view(-1, 1, 1, 1)
-        prior = GaussianPrior(torch.zeros(6, dtype=torch.float64), torch.full((6,), 0.25, dtype=torch.float64), 80.0)
+        prior = GaussianPrior(
+            torch.zeros(6, dtype=torch.float64), torch.full((6,), 0.25, dtype=torch.float64), 80.0
+        )
         exact = log_normal(x, 0.0, math.sqrt(0.25 + 0.002**2))
         log_p = log_likelihood(denoise, x, log_spaced(0.002, 80, 200), prior.log_density)
         torch.testing.assert_close(log_p, exact, rtol=0, atol=1e-5)
-        heun = [log_likelihood(denoise, x, log_spaced(0.002, 80, n), prior.log_density, tableau=HEUN) for n in (50, 100)]
+        heun = [
+            log_likelihood(denoise, x, log_spaced(0.002, 80, n), prior.log_density, tableau=HEUN)
+            for n in (50, 100)
+        ]
         errors = [(log_p - exact).abs().max().item() for log_p in heun]
         assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
 
@@ -96,7 +130,9 @@ class TestFlow:
         with pytest.raises(ValueError, match="sigma_min 80"):
             log_spaced(80, 0.002, 10)
         with pytest.raises(FloatingPointError, match="after step 1 of 5"):
-            log_likelihood(lambda x, s: x * torch.nan, points, log_spaced(0.1, 1, 5), mixture.log_density)
+            log_likelihood(
+                lambda x, s: x * torch.nan, points, log_spaced(0.1, 1, 5), mixture.log_density
+            )
 
 
 class TestDivergence:
@@ -117,24 +153,36 @@ class TestDivergence:
     def test_mean_and_variance(self, jacobian, generator, signs):
         n = 400_000
         x = torch.zeros(n, 4, dtype=torch.float64)
-        probe = rademacher_like(x, generator) if signs else torch.randn(n, 4, generator=generator, dtype=torch.float64)
+        probe = (
+            rademacher_like(x, generator)
+            if signs
+            else torch.randn(n, 4, generator=generator, dtype=torch.float64)
+        )
         traces = hutchinson(probe)(lambda z: z @ jacobian.T, x)[1]
         s = (jacobian + jacobian.T) / 2
         variance = 2 * (s.square().sum() - (s.diagonal().square().sum() if signs else 0)).item()
         centred = (traces - jacobian.trace()).square()
-        assert traces.mean().item() == pytest.approx(jacobian.trace().item(), abs=4 * traces.std().item() / math.sqrt(n))
-        assert centred.mean().item() == pytest.approx(variance, abs=4 * centred.std().item() / math.sqrt(n))
+        assert traces.mean().item() == pytest.approx(
+            jacobian.trace().item(), abs=4 * traces.std().item() / math.sqrt(n)
+        )
+        assert centred.mean().item() == pytest.approx(
+            variance, abs=4 * centred.std().item() / math.sqrt(n)
+        )
 
     def test_signs_are_exact_where_the_jacobian_is_diagonal(self, generator):
         x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
         exact = exact_trace(torch.tanh, x)[1]
-        torch.testing.assert_close(hutchinson(rademacher_like(x, generator))(torch.tanh, x)[1], exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            hutchinson(rademacher_like(x, generator))(torch.tanh, x)[1], exact, rtol=0, atol=1e-12
+        )
 
 
 class TestPrior:
     def test_density_is_torchs_own(self, mixture, generator):
         x = 5 * torch.randn(9, 2, generator=generator, dtype=torch.float64)
-        full = torch.distributions.MultivariateNormal(mixture.mean, mixture.covariance + 4 * torch.eye(2, dtype=torch.float64))
+        full = torch.distributions.MultivariateNormal(
+            mixture.mean, mixture.covariance + 4 * torch.eye(2, dtype=torch.float64)
+        )
         torch.testing.assert_close(matched(mixture, 2.0).log_density(x), full.log_prob(x))
         diagonal = GaussianPrior(mixture.mean, mixture.covariance.diagonal(), 2.0)
         apart = torch.distributions.Normal(mixture.mean, (mixture.covariance.diagonal() + 4).sqrt())
@@ -154,22 +202,38 @@ class TestPrior:
 class TestLevels:
     """Row 32: what a density on a scaled axis is worth in bits per dimension of the levels."""
 
-    @pytest.mark.parametrize("levels, offset", [(Levels(256), 7.0), (Levels(256, -1, -1 + 256 / 127.5), 6.994353436858858),
-                                                (Levels(256, 0, 1), 8.0)])
+    @pytest.mark.parametrize(
+        "levels, offset",
+        [
+            (Levels(256), 7.0),
+            (Levels(256, -1, -1 + 256 / 127.5), 6.994353436858858),
+            (Levels(256, 0, 1), 8.0),
+        ],
+    )
     def test_offsets(self, levels, offset):
-        assert levels.bits_per_dim(torch.zeros(1, dtype=torch.float64), 10).item() == pytest.approx(offset, abs=1e-9)
+        assert levels.bits_per_dim(torch.zeros(1, dtype=torch.float64), 10).item() == pytest.approx(
+            offset, abs=1e-9
+        )
 
-    @pytest.mark.parametrize("levels", [Levels(256), Levels(17), Levels(17, 0, 1), Levels(3, -5, 40)])
+    @pytest.mark.parametrize(
+        "levels", [Levels(256), Levels(17), Levels(17, 0, 1), Levels(3, -5, 40)]
+    )
     def test_the_uniform_density_costs_log2_of_the_levels(self, levels):
         d = 64
         uniform = torch.full((1,), -d * math.log(levels.high - levels.low), dtype=torch.float64)
-        assert levels.bits_per_dim(uniform, d).item() == pytest.approx(math.log2(levels.n_levels), abs=1e-9)
+        assert levels.bits_per_dim(uniform, d).item() == pytest.approx(
+            math.log2(levels.n_levels), abs=1e-9
+        )
 
     def test_dequantised_codes_come_back(self, generator):
         levels = Levels(17)
         codes = torch.arange(17).repeat(50)
         x = levels.dequantised(codes, generator)
-        assert (levels.codes(x) == codes).all() and (levels.codes(levels.centres(codes)) == codes).all() and x.dtype == torch.float64
+        assert (
+            (levels.codes(x) == codes).all()
+            and (levels.codes(levels.centres(codes)) == codes).all()
+            and x.dtype == torch.float64
+        )
         assert (levels.codes(torch.tensor([-9.0, 9.0])) == torch.tensor([0, 16])).all()
 
     def test_impossible_levels_are_refused(self):
@@ -181,7 +245,9 @@ class TestLevels:
     def test_masses_sum_to_one(self, std):
         levels, mean = Levels(17), torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
         log_mass = levels.log_mass(torch.arange(17), mean, std)
-        torch.testing.assert_close(log_mass.logsumexp(1), torch.zeros(41, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            log_mass.logsumexp(1), torch.zeros(41, dtype=torch.float64), rtol=0, atol=1e-12
+        )
         assert torch.isfinite(log_mass).all() or std < 0.01
 
     def test_dequantisation_bounds_from_below(self, generator):
@@ -194,9 +260,13 @@ class TestLevels:
 
 class TestLatentBound:
     def test_codes_of_a_deterministic_encoder(self, generator):
-        """Row 31: log p(x) >= log p(z(x)) + log p(x | z(x)), over every x of a toy that can be summed over."""
+        """Row 31: log p(x) >= log p(z(x)) + log p(x | z(x)), over every x of a toy that can be
+        summed over.
+        """
         prior = torch.randn(4, generator=generator, dtype=torch.float64).log_softmax(0)
-        decoder = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64).log_softmax(-1)  # z, position, value
+        decoder = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64).log_softmax(
+            -1
+        )  # z, position, value
         x = torch.tensor(list(itertools.product(range(5), repeat=3)))
         given = decoder[:, torch.arange(3), x].sum(-1)  # (4, 125)
         log_p = (prior[:, None] + given).logsumexp(0)
@@ -206,7 +276,9 @@ class TestLatentBound:
             assert (bound <= log_p + 1e-12).all()
 
     def test_levels_through_a_little_noise(self, generator):
-        """With the true p(z) and the true p(x | z) the term is log P(x) whatever the noise: the bound is tight."""
+        """With the true p(z) and the true p(x | z) the term is log P(x) whatever the noise: the
+        bound is tight.
+        """
         levels, sigma = Levels(5), 0.15
         log_p = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(0)
         codes = torch.arange(5).repeat_interleave(100)
@@ -218,5 +290,9 @@ class TestLatentBound:
         given = (log_joint - log_z[:, None])[torch.arange(500), codes]
         bound = latent_bound(log_z, given, log_normal(z, centre, sigma))
         torch.testing.assert_close(bound, log_p[codes], rtol=0, atol=1e-12)
-        cut = latent_bound(log_z, levels.log_mass(codes, z[:, 0], sigma), log_normal(z, centre, sigma))
-        assert (cut.view(5, 100).mean(1) * log_p.exp()).sum() < (log_p * log_p.exp()).sum()  # another decoder, on average over data
+        cut = latent_bound(
+            log_z, levels.log_mass(codes, z[:, 0], sigma), log_normal(z, centre, sigma)
+        )
+        assert (cut.view(5, 100).mean(1) * log_p.exp()).sum() < (
+            log_p * log_p.exp()
+        ).sum()  # another decoder, on average over data

@@ -1,4 +1,7 @@
-"""Masked diffusion by enumeration, on three tokens of three values. Rows 19 to 23 of the table of laws."""
+"""Masked diffusion by enumeration, on three tokens of three values.
+
+Rows 19 to 23 of the table of laws.
+"""
 
 import itertools
 import math
@@ -17,17 +20,24 @@ ALL = torch.tensor(list(itertools.product(range(V), repeat=L)))  # (27, L)
 
 
 def arbitrary(generator):
-    """A model that is consistent with no joint distribution: random logits for every pattern of tokens."""
+    """A model that is consistent with no joint distribution: random logits for every pattern of
+    tokens.
+    """
     table = 2 * torch.randn((V + 1) ** L, L, V, generator=generator, dtype=torch.float64)
     return lambda tokens: table[tokens @ torch.tensor([16, 4, 1])]
 
 
 def conditionals(joint):
-    """The model that knows p: log p(x_i | tokens not hidden), by summing the joint over what agrees with them."""
+    """The model that knows p: log p(x_i | tokens not hidden), by summing the joint over what agrees
+    with them.
+    """
+
     def model(tokens):
-        agrees = ((ALL == tokens[:, None]) | (tokens[:, None] == MASK)).all(-1)  # (B, 27)
+        agrees = ((tokens[:, None] == ALL) | (tokens[:, None] == MASK)).all(-1)  # (B, 27)
         mass = agrees * joint
-        return torch.stack([mass @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)], 1).log()
+        return torch.stack(
+            [mass @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)], 1
+        ).log()
 
     return model
 
@@ -70,7 +80,9 @@ def test_bound_does_not_depend_on_the_schedule(generator):
     bounds = []
     for keep in KEEPS:
         alpha, m = keep.alpha(t)[:, None], torch.arange(L + 1)
-        by_size = (weights[:, None] * keep.rate(t)[:, None] * (1 - alpha) ** m * alpha ** (L - m)).sum(0)
+        by_size = (
+            weights[:, None] * keep.rate(t)[:, None] * (1 - alpha) ** m * alpha ** (L - m)
+        ).sum(0)
         torch.testing.assert_close(by_size[1:], subset_weights(L)[1:], rtol=0, atol=1e-10)
         bounds.append(Masked(V, keep).enumerated_bound(model, ALL, by_size))
     for other in bounds[1:]:
@@ -79,25 +91,38 @@ def test_bound_does_not_depend_on_the_schedule(generator):
 
 @pytest.mark.parametrize("keep", KEEPS, ids=repr)
 def test_bound_of_few_steps(joint, keep):
-    """Row 22: one step costs the sum of the marginal entropies; more steps cost less, down to the entropy."""
+    """Row 22: one step costs the sum of the marginal entropies; more steps cost less, down to the
+    entropy.
+    """
     masked, model = Masked(V, keep), conditionals(joint)
     entropy = -(joint * joint.log()).sum().item()
     marginals = [joint @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)]
-    costs = [(joint @ masked.enumerated_bound(model, ALL, masked.step_subset_weights(L, n))).item() for n in (1, 2, 4, 16, 64, 256, 1024)]
+    costs = [
+        (joint @ masked.enumerated_bound(model, ALL, masked.step_subset_weights(L, n))).item()
+        for n in (1, 2, 4, 16, 64, 256, 1024)
+    ]
     assert costs[0] == pytest.approx(-sum((p * p.log()).sum().item() for p in marginals), abs=1e-12)
     assert all(a > b for a, b in zip(costs, costs[1:])) and costs[-1] > entropy
     assert costs[-1] == pytest.approx(entropy, abs=0.002)
-    torch.testing.assert_close(masked.step_subset_weights(L, 100_000), subset_weights(L), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        masked.step_subset_weights(L, 100_000), subset_weights(L), rtol=0, atol=1e-3
+    )
 
 
 def test_normalised_score_entropy_is_the_same_loss(generator):
-    """Row 23: sigma' times score entropy with s = p alpha / (1 - alpha) is -log p times the rate, for linear 1 / t."""
+    """Row 23: sigma' times score entropy with s = p alpha / (1 - alpha) is -log p times the rate,
+    for linear 1 / t.
+    """
     log_p = torch.randn(50, 7, generator=generator, dtype=torch.float64).log_softmax(-1)
     true = torch.nn.functional.one_hot(torch.randint(0, 7, (50,), generator=generator), 7).double()
     for keep, t in itertools.product(KEEPS, (0.1, 0.5, 0.9)):
         t = torch.tensor(t, dtype=torch.float64)
         alpha = keep.alpha(t)
-        sedd = -keep.slope(t) / alpha * score_entropy(concrete_score(log_p, alpha), true * alpha / (1 - alpha))
+        sedd = (
+            -keep.slope(t)
+            / alpha
+            * score_entropy(concrete_score(log_p, alpha), true * alpha / (1 - alpha))
+        )
         mdlm = keep.rate(t) * -(true * log_p).sum(-1)
         torch.testing.assert_close(sedd, mdlm, rtol=0, atol=1e-12 * mdlm.max().item())
         if keep == PowerKeep():
@@ -112,10 +137,16 @@ def test_estimates_are_unbiased(generator, keep):
     exact = masked.enumerated_bound(model, x[:1], subset_weights(L)).item()
     stepped = masked.enumerated_bound(model, x[:1], masked.step_subset_weights(L, 4)).item()
     by_time = masked.bound(model, x, 1 - stratified(n, x, generator), generator)
-    by_count = masked.order_bound(model, x, torch.randint(1, L + 1, (n,), generator=generator), generator)
-    by_step = masked.step_bound(model, x, torch.randint(1, 5, (n,), generator=generator), 4, generator)
+    by_count = masked.order_bound(
+        model, x, torch.randint(1, L + 1, (n,), generator=generator), generator
+    )
+    by_step = masked.step_bound(
+        model, x, torch.randint(1, 5, (n,), generator=generator), 4, generator
+    )
     for estimates, expected in ((by_time, exact), (by_count, exact), (by_step, stepped)):
-        assert estimates.mean().item() == pytest.approx(expected, abs=4 * estimates.std().item() / math.sqrt(n))
+        assert estimates.mean().item() == pytest.approx(
+            expected, abs=4 * estimates.std().item() / math.sqrt(n)
+        )
     assert by_count.var() < by_time.var()
 
 
@@ -123,10 +154,14 @@ def test_bound_of_some_tokens_given_the_others(joint, generator):
     """Only the free tokens are hidden, so the bound is that of p(free | given)."""
     masked, model, n, x = Masked(V), conditionals(joint), 60_000, ALL[5]
     free = torch.tensor([True, False, True])
-    estimates = masked.bound(model, x.expand(n, L), 1 - stratified(n, x, generator), generator, free)
+    estimates = masked.bound(
+        model, x.expand(n, L), 1 - stratified(n, x, generator), generator, free
+    )
     agrees = ALL[:, 1] == x[1]
     expected = (joint[agrees].sum() / joint[5]).log().item()
-    assert estimates.mean().item() == pytest.approx(expected, abs=4 * estimates.std().item() / math.sqrt(n))
+    assert estimates.mean().item() == pytest.approx(
+        expected, abs=4 * estimates.std().item() / math.sqrt(n)
+    )
 
 
 def shares(drawn):
@@ -149,24 +184,36 @@ class TestSampling:
         masked, model = Masked(V, keep), conditionals(joint)
         p = [joint @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)]
         apart = torch.stack([p[i][ALL[:, i]] for i in range(L)]).prod(0)
-        assert (shares(masked.sample(model, self.masks(), 1, generator)) - apart).abs().max() < self.FIVE
-        assert (shares(masked.sample(model, self.masks(), 100, generator)) - joint).abs().max() < self.FIVE + 0.005
+        assert (
+            shares(masked.sample(model, self.masks(), 1, generator)) - apart
+        ).abs().max() < self.FIVE
+        assert (
+            shares(masked.sample(model, self.masks(), 100, generator)) - joint
+        ).abs().max() < self.FIVE + 0.005
 
     @pytest.mark.parametrize("walk", ["fill", "sample"])
     def test_infilling(self, joint, generator, walk):
         """What is given stays; the rest follows p(free | given)."""
         masked, model, tokens = Masked(V), conditionals(joint), self.masks()
         tokens[:, 1] = 2
-        drawn = masked.fill(model, tokens, generator) if walk == "fill" else masked.sample(model, tokens, 100, generator)
+        drawn = (
+            masked.fill(model, tokens, generator)
+            if walk == "fill"
+            else masked.sample(model, tokens, 100, generator)
+        )
         expected = joint * (ALL[:, 1] == 2)
         assert (drawn[:, 1] == 2).all()
-        assert (shares(drawn) - expected / expected.sum()).abs().max() < self.FIVE + 0.01 * (walk == "sample")
+        assert (shares(drawn) - expected / expected.sum()).abs().max() < self.FIVE + 0.01 * (
+            walk == "sample"
+        )
 
     def test_nothing_hidden_changes_nothing(self, generator):
         def refuse(tokens):
             raise AssertionError("the model was asked although nothing is hidden")
 
-        assert torch.equal(Masked(V).sample(refuse, ALL, 5, generator), ALL) and torch.equal(Masked(V).fill(refuse, ALL, generator), ALL)
+        assert torch.equal(Masked(V).sample(refuse, ALL, 5, generator), ALL) and torch.equal(
+            Masked(V).fill(refuse, ALL, generator), ALL
+        )
 
     def test_order_and_temperature(self, joint, generator):
         """Position 2 first, then 0, then 1; without temperature each is the likeliest."""
@@ -187,9 +234,13 @@ class TestSampling:
 
 
 def test_single_precision_logits_are_sampled_in_double(generator):
-    """The choice of a token is made in float64 whatever the network computes in: same draws from logits that are exact in both."""
+    """The choice of a token is made in float64 whatever the network computes in: same draws from
+    logits that are exact in both.
+    """
     logits = torch.tensor([0.0, 1.0, -2.0]).expand(500, L, V)
     masks = torch.full((500, L), MASK)
     single = Masked(V).sample(lambda tokens: logits, masks, 3, torch.Generator().manual_seed(1))
-    double = Masked(V).sample(lambda tokens: logits.double(), masks, 3, torch.Generator().manual_seed(1))
+    double = Masked(V).sample(
+        lambda tokens: logits.double(), masks, 3, torch.Generator().manual_seed(1)
+    )
     assert torch.equal(single, double)

@@ -34,20 +34,30 @@ def test_pairing_of_a_batch(generator):
     """Against scipy's assignment, on pictures; every noise is used once; in one dimension it sorts."""
     from scipy.optimize import linear_sum_assignment
 
-    data, noise = normal(100, 12, generator).view(100, 3, 2, 2), normal(100, 12, generator).view(100, 3, 2, 2)
+    data, noise = (
+        normal(100, 12, generator).view(100, 3, 2, 2),
+        normal(100, 12, generator).view(100, 3, 2, 2),
+    )
     cost = torch.cdist(data.flatten(1), noise.flatten(1)).square()
     pairing = optimal_pairing(data, noise)
     assert pairing.sort().values.tolist() == list(range(100))
     rows, columns = linear_sum_assignment(cost.numpy())
-    assert cost[torch.arange(100), pairing].sum().item() == pytest.approx(cost[rows, columns].sum().item(), rel=1e-12)
+    assert cost[torch.arange(100), pairing].sum().item() == pytest.approx(
+        cost[rows, columns].sum().item(), rel=1e-12
+    )
     line, other = normal(50, 1, generator), normal(50, 1, generator)
     assert torch.equal(pair_noise(line, other)[line[:, 0].argsort()], other.sort(0).values)
-    assert optimal_pairing(line[:1], other[:1]).tolist() == [0] and len(optimal_pairing(line[:0], other[:0])) == 0
+    assert (
+        optimal_pairing(line[:1], other[:1]).tolist() == [0]
+        and len(optimal_pairing(line[:0], other[:0])) == 0
+    )
 
 
 @needs_pot
 def test_pairing_straightens_a_pure_shift(generator):
-    """Data = noise moved by a constant: the velocity's variance per dimension is 2 drawn apart, and falls with the batch when paired."""
+    """Data = noise moved by a constant: the velocity's variance per dimension is 2 drawn apart, and
+    falls with the batch when paired.
+    """
     left = []
     for n in (16, 64, 256):
         data, noise = normal(n, 2, generator) + 5, normal(n, 2, generator)
@@ -84,7 +94,9 @@ class TestConditional:
         for label in (0, 1):
             mine = labels == label
             assert torch.equal(paired[mine].sort(0).values, noise[mine].sort(0).values)
-            assert (paired[mine] - data[mine]).square().mean() < (noise[mine] - data[mine]).square().mean()
+            assert (paired[mine] - data[mine]).square().mean() < (
+                noise[mine] - data[mine]
+            ).square().mean()
 
 
 def test_refusals(monkeypatch):

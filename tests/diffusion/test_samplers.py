@@ -1,4 +1,7 @@
-"""Samplers against closed forms: orders, equalities between solvers, churn. Rows 7 to 12 of the table of laws."""
+"""Samplers against closed forms: orders, equalities between solvers, churn.
+
+Rows 7 to 12 of the table of laws.
+"""
 
 import math
 
@@ -53,16 +56,25 @@ def exact(mixture, start):
     return RungeKutta4()(mixture.denoise, start, down(1000))
 
 
-@pytest.mark.parametrize("sampler, order", [(Euler(), 1), (Heun(), 2), (Midpoint(), 2), (DPMSolver2M(), 2)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler, order",
+    [(Euler(), 1), (Heun(), 2), (Midpoint(), 2), (DPMSolver2M(), 2)],
+    ids=lambda s: type(s).__name__,
+)
 def test_order_on_the_mixture(mixture, start, exact, sampler, order):
     """Rows 7, 8 and 8b."""
     assert orders(sampler, mixture.denoise, start, exact) == pytest.approx([order] * 3, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler, order", [(Midpoint(), 3), (RungeKutta4(), 4), (DPMSolver2M(), 2), (Heun(), 2), (Euler(), 1)],
-                         ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler, order",
+    [(Midpoint(), 3), (RungeKutta4(), 4), (DPMSolver2M(), 2), (Heun(), 2), (Euler(), 1)],
+    ids=lambda s: type(s).__name__,
+)
 def test_order_on_one_gaussian(sampler, order):
-    """Row 8b: here the midpoint rule is better than its order, which is why orders are measured on the mixture."""
+    """Row 8b: here the midpoint rule is better than its order, which is why orders are measured on
+    the mixture.
+    """
     x = f64(80.0)[:, None]
     exact = x * math.sqrt((0.25 + 0.002**2) / (0.25 + 80**2))
     assert orders(sampler, shrink, x, exact) == pytest.approx([order] * 3, abs=0.1)
@@ -87,7 +99,11 @@ def even_walk(path, n_steps):
         return EDM(sigma_min=0.02).times(n_steps + 1)[:-1]
     ends = path.time(f64(80.0, 0.02))
     fraction = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)
-    return ends[0] * (ends[1] / ends[0]) ** fraction if isinstance(path, VE) else ends[0] + fraction * (ends[1] - ends[0])
+    return (
+        ends[0] * (ends[1] / ends[0]) ** fraction
+        if isinstance(path, VE)
+        else ends[0] + fraction * (ends[1] - ends[0])
+    )
 
 
 @pytest.mark.parametrize("path", [LINEAR, VP(), VE()], ids=lambda p: type(p).__name__)
@@ -105,11 +121,15 @@ def test_paths_lead_to_the_same_place(mixture, start, from_80_to_002, path):
 
 
 class TestOneStep:
-    """Row 11: DDIM = Euler in (x / alpha, sigma / alpha) = DPM-Solver++(1) = Euler of a rectified flow."""
+    """Row 11: DDIM = Euler in (x / alpha, sigma / alpha) = DPM-Solver++(1) = Euler of a rectified
+    flow.
+    """
 
     @pytest.fixture
     def x(self, mixture, generator):
-        return mixture.sample(30, generator) + 1.5 * torch.randn(30, 2, generator=generator, dtype=torch.float64)
+        return mixture.sample(30, generator) + 1.5 * torch.randn(
+            30, 2, generator=generator, dtype=torch.float64
+        )
 
     @pytest.mark.parametrize("path", [VP(), CondOT(), EDM()], ids=lambda p: type(p).__name__)
     def test_equal_solvers(self, mixture, x, path):
@@ -120,7 +140,9 @@ class TestOneStep:
         torch.testing.assert_close(ddim, euler, rtol=0, atol=1e-12)
         two = torch.cat([times, path.time(f64(0.5))])
         order_1 = DPMSolver2M(order=1)(mixture.denoise, s * x, two, path)
-        torch.testing.assert_close(order_1, DDIM()(mixture.denoise, s * x, two, path), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            order_1, DDIM()(mixture.denoise, s * x, two, path), rtol=0, atol=1e-12
+        )
 
     def test_ddim_of_the_paper(self, mixture, x):
         """Song et al. 2021, eq. 12, in their alpha-bar."""
@@ -130,39 +152,54 @@ class TestOneStep:
         state = a**0.5 * x
         noise = (state - a**0.5 * denoised) / (1 - a) ** 0.5
         expected = a_next**0.5 * denoised + (1 - a_next) ** 0.5 * noise
-        torch.testing.assert_close(DDIM()(mixture.denoise, state, path.time(sigmas), path), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            DDIM()(mixture.denoise, state, path.time(sigmas), path), expected, rtol=0, atol=1e-12
+        )
 
     def test_rectified_flow(self, mixture, x):
         path, sigmas = CondOT(), f64(1.5, 0.9)
         times = path.time(sigmas)
         s = path.scaling(sigmas[0]).item()
         flow = Euler()(mixture.denoise, s * x, times, path)
-        torch.testing.assert_close(flow, DDIM()(mixture.denoise, s * x, times, path), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            flow, DDIM()(mixture.denoise, s * x, times, path), rtol=0, atol=1e-12
+        )
 
     def test_vp_euler_in_its_own_time_is_another_solver(self, mixture, x):
         path, times = VP(), f64(0.5, 0.45)
         state = path.scaling(path.sigma(times[0])).item() * x
-        gap = Euler()(mixture.denoise, state, times, path) - DDIM()(mixture.denoise, state, times, path)
+        gap = Euler()(mixture.denoise, state, times, path) - DDIM()(
+            mixture.denoise, state, times, path
+        )
         assert gap.abs().max() > 1e-3
 
 
 def churned_variances(n_steps, churn, s_noise=1.0):
-    """v / s^2 of Heun with churn on N(0, 1/4), by its linear recursion (row 12), from sigma_max^2 at the start."""
+    """v / s^2 of Heun with churn on N(0, 1/4), by its linear recursion (row 12), from sigma_max^2
+    at the start.
+    """
     times = EDM().times(n_steps).tolist()
     gamma, variance = min(churn / n_steps, math.sqrt(2) - 1), times[0] ** 2
     rate = lambda t: t / (t * t + 0.25)  # dx/dt = rate x
     for t, t_next in zip(times, times[1:]):
         t_hat = t * (1 + gamma)
         h, slope = t_next - t_hat, rate(t_hat)
-        gain = 1 + h * slope if t_next == 0 else 1 + h / 2 * (slope + rate(t_next) * (1 + h * slope))
+        gain = (
+            1 + h * slope if t_next == 0 else 1 + h / 2 * (slope + rate(t_next) * (1 + h * slope))
+        )
         variance = gain**2 * (variance + (t_hat**2 - t**2) * s_noise**2)
     return variance / 0.25
 
 
-@pytest.mark.parametrize("churn, golden", [(0, (1.1136, 1.0073, 1.00038, 0.99997)), (40, (1.2644, 1.0411, 1.0038, 1.00023))])
+@pytest.mark.parametrize(
+    "churn, golden",
+    [(0, (1.1136, 1.0073, 1.00038, 0.99997)), (40, (1.2644, 1.0411, 1.0038, 1.00023))],
+)
 def test_churn_keeps_the_marginal(churn, golden):
     """Row 12: the recursion's golden values, and its limit."""
-    assert [churned_variances(n, churn) for n in (18, 64, 256, 1024)] == pytest.approx(golden, abs=6e-5)
+    assert [churned_variances(n, churn) for n in (18, 64, 256, 1024)] == pytest.approx(
+        golden, abs=6e-5
+    )
     assert churned_variances(1024, churn) == pytest.approx(1, abs=1e-3)
 
 
@@ -181,14 +218,19 @@ def test_churn_noise_above_one_widens_an_ideal_denoiser():
 
 
 def test_churn_on_another_path_is_the_same_walk(mixture, start):
-    """Noise is added to x / s whatever s is: the straight walk, and the same one with all states halved."""
+    """Noise is added to x / s whatever s is: the straight walk, and the same one with all states
+    halved.
+    """
+
     class Halved(Path):
         def scaling(self, sigma):
             return torch.full_like(sigma, 0.5)
 
     walk = dict(denoiser=mixture.denoise, times=EDM().times(20))
     plain = Heun(Churn(30))(x=start, generator=torch.Generator().manual_seed(3), **walk)
-    halved = Heun(Churn(30))(x=start / 2, path=Halved(), generator=torch.Generator().manual_seed(3), **walk)
+    halved = Heun(Churn(30))(
+        x=start / 2, path=Halved(), generator=torch.Generator().manual_seed(3), **walk
+    )
     torch.testing.assert_close(halved * 2, plain)
 
 
@@ -213,20 +255,37 @@ def test_evaluations():
         calls.append(sigma[0].item())
         return shrink(x, sigma)
 
-    for sampler, expected in ((Euler(), 18), (DDIM(), 18), (DPMSolver2M(), 18), (Heun(), 35), (Midpoint(), 35), (RungeKutta4(), 69)):
+    for sampler, expected in (
+        (Euler(), 18),
+        (DDIM(), 18),
+        (DPMSolver2M(), 18),
+        (Heun(), 35),
+        (Midpoint(), 35),
+        (RungeKutta4(), 69),
+    ):
         calls.clear()
         sampler(counting, torch.ones(2, 1), EDM().times(18))
         assert len(calls) == expected and min(calls) > 0
 
 
 @named
-@pytest.mark.parametrize("schedule", [EDM(), VP(), VE(), IDDPM(), CondOT()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "schedule", [EDM(), VP(), VE(), IDDPM(), CondOT()], ids=lambda c: type(c).__name__
+)
 def test_every_sampler_walks_every_column(mixture, sampler, schedule):
-    """From noise to the neighbourhood of the data, in the state's own precision and the same each time."""
+    """From noise to the neighbourhood of the data, in the state's own precision and the same each
+    time.
+    """
     times = schedule.times(40)
     x = schedule.start(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), times[0])
     seen = []
-    y = sampler(lambda z, s: mixture.denoise(z.double(), s.double()).to(z.dtype), x, times, schedule, callback=lambda i, z: seen.append((i, z)))
+    y = sampler(
+        lambda z, s: mixture.denoise(z.double(), s.double()).to(z.dtype),
+        x,
+        times,
+        schedule,
+        callback=lambda i, z: seen.append((i, z)),
+    )
     assert y.dtype == torch.float32 and [i for i, _ in seen] == list(range(40)) and seen[-1][1] is y
     assert mixture.log_density(y.double()).min() > -12
 
@@ -244,17 +303,24 @@ def test_what_cannot_be_walked_is_refused(sampler):
         sampler(lambda z, s: shrink(z, s) if s[0] > 41 else z * torch.nan, x, EDM().times(18))
 
 
-@pytest.mark.parametrize("build", [lambda: Churn(-1.0), lambda: Churn(1.0, 2.0, 1.0), lambda: DDIM(1.5), lambda: DPMSolver2M(3)])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Churn(-1.0), lambda: Churn(1.0, 2.0, 1.0), lambda: DDIM(1.5), lambda: DPMSolver2M(3)],
+)
 def test_impossible_settings_are_refused(build):
     with pytest.raises(ValueError):
         build()
 
 
 def test_drift_is_the_one_of_the_paper(mixture, generator):
-    """Karras et al. 2022, eq. 4: s'/s x - s^2 sigma' sigma grad log p(x / s; sigma), the gradient by x through x / s."""
+    """Karras et al. 2022, eq. 4: s'/s x - s^2 sigma' sigma grad log p(x / s; sigma), the gradient
+    by x through x / s.
+    """
     path, x = VP(), torch.randn(5, 2, generator=generator, dtype=torch.float64)
     at = here(path, 0.4)
     z = (x / at.s).requires_grad_()
     (score,) = torch.autograd.grad(mixture.log_density(z, at.sigma).sum(), z)
     expected = at.s_slope * at.sigma_slope / at.s * x - at.s * at.sigma_slope * at.sigma * score
-    torch.testing.assert_close(drift(x, mixture.denoise(x / at.s, at.sigma), at), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        drift(x, mixture.denoise(x / at.s, at.sigma), at), expected, rtol=0, atol=1e-10
+    )

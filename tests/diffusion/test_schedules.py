@@ -1,4 +1,8 @@
-"""The columns of Karras et al. 2022, table 1: golden noise levels, inverses, slopes, preconditioning. Rows 3 to 6 of the table of laws."""
+"""The columns of Karras et al.
+
+2022, table 1: golden noise levels, inverses, slopes, preconditioning. Rows 3 to 6 of the table of
+laws.
+"""
 
 import pytest
 import torch
@@ -10,12 +14,56 @@ TABLE_1 = COLUMNS[:4]
 named = pytest.mark.parametrize("schedule", COLUMNS, ids=lambda c: type(c).__name__)
 # computed with 40 digits from the table's formulas
 GOLDEN = {
-    EDM(): [80.0, 57.5859847212, 40.7855737965, 28.3745846042, 19.3524529803, 12.9100823808, 8.4009353091, 5.3151945218, 3.25682151977,
-            1.92333983704, 1.08817063655, 0.585348123195, 0.296442284479, 0.139516468731, 0.0599473112355, 0.0229345183723,
-            0.00752801996278, 0.002],
-    VP(): [152.166970284, 40.401971229, 13.1066891881, 5.1394199429, 2.3501169719, 1.15233279078, 0.495906338188, 0.0104859927867],
-    VE(): [100.0, 29.6193629595, 8.77306662124, 2.59852644522, 0.769666979407, 0.22797045621, 0.067523396865, 0.02],
-    IDDPM(): [80.2037018455, 4.19953821769, 2.05172938652, 1.24980017614, 0.802425653628, 0.489079878599, 0.239406171627, 0.00642541277113],
+    EDM(): [
+        80.0,
+        57.5859847212,
+        40.7855737965,
+        28.3745846042,
+        19.3524529803,
+        12.9100823808,
+        8.4009353091,
+        5.3151945218,
+        3.25682151977,
+        1.92333983704,
+        1.08817063655,
+        0.585348123195,
+        0.296442284479,
+        0.139516468731,
+        0.0599473112355,
+        0.0229345183723,
+        0.00752801996278,
+        0.002,
+    ],
+    VP(): [
+        152.166970284,
+        40.401971229,
+        13.1066891881,
+        5.1394199429,
+        2.3501169719,
+        1.15233279078,
+        0.495906338188,
+        0.0104859927867,
+    ],
+    VE(): [
+        100.0,
+        29.6193629595,
+        8.77306662124,
+        2.59852644522,
+        0.769666979407,
+        0.22797045621,
+        0.067523396865,
+        0.02,
+    ],
+    IDDPM(): [
+        80.2037018455,
+        4.19953821769,
+        2.05172938652,
+        1.24980017614,
+        0.802425653628,
+        0.489079878599,
+        0.239406171627,
+        0.00642541277113,
+    ],
 }
 
 
@@ -34,9 +82,16 @@ def test_golden_noise_levels(schedule):
 
 
 def test_golden_constants():
-    torch.testing.assert_close(VP().sigma(f64(1e-5, 1e-3, 1.0)), f64(0.00100049762668, 0.0104859927867, 152.166970284), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        VP().sigma(f64(1e-5, 1e-3, 1.0)),
+        f64(0.00100049762668, 0.0104859927867, 152.166970284),
+        rtol=1e-7,
+        atol=0,
+    )
     u = IDDPM().levels[[0, 1, 8, 500, 998, 999]]
-    golden = f64(20291.16961, 641.662345118, 80.2037018455, 1.01238956395, 0.0093504928356, 0.00642541277113)
+    golden = f64(
+        20291.16961, 641.662345118, 80.2037018455, 1.01238956395, 0.0093504928356, 0.00642541277113
+    )
     torch.testing.assert_close(u, golden, rtol=1e-7, atol=0)
     assert len(IDDPM().levels) == 1000 and IDDPM() == IDDPM(m=1000)
 
@@ -68,7 +123,11 @@ def test_slopes_are_the_derivatives(path: Path):
     torch.testing.assert_close(path.sigma_slope(t.detach()), slope, rtol=1e-10, atol=0)
     sigma = some_sigmas().requires_grad_()
     scaling = path.scaling(sigma)
-    slope = torch.autograd.grad(scaling.sum(), sigma)[0] if scaling.requires_grad else torch.zeros_like(sigma)
+    slope = (
+        torch.autograd.grad(scaling.sum(), sigma)[0]
+        if scaling.requires_grad
+        else torch.zeros_like(sigma)
+    )
     torch.testing.assert_close(path.scaling_slope(sigma.detach()), slope, rtol=1e-10, atol=1e-14)
 
 
@@ -87,17 +146,28 @@ def test_edm_inputs_and_targets_have_unit_variance(sigma_data):
     c = schedule.coefficients(sigma)
     ones = torch.ones_like(sigma)
     torch.testing.assert_close(c.c_in**2 * (spread + sigma**2), ones, rtol=0, atol=1e-12)
-    torch.testing.assert_close(((1 - c.c_skip) ** 2 * spread + c.c_skip**2 * sigma**2) / c.c_out**2, ones, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        ((1 - c.c_skip) ** 2 * spread + c.c_skip**2 * sigma**2) / c.c_out**2,
+        ones,
+        rtol=0,
+        atol=1e-12,
+    )
     ideal = spread / (spread + sigma**2)  # D(x) = ideal x on N(0, sigma_data^2)
-    torch.testing.assert_close((ideal - c.c_skip) / c.c_out, torch.zeros_like(sigma), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        (ideal - c.c_skip) / c.c_out, torch.zeros_like(sigma), rtol=0, atol=1e-12
+    )
 
 
 def test_training_levels_follow_their_distributions():
     u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     log_sigma = EDM().training_sigma(u).log()
-    assert log_sigma.mean() == pytest.approx(-1.2, abs=1e-4) and log_sigma.std() == pytest.approx(1.2, abs=1e-3)
+    assert log_sigma.mean() == pytest.approx(-1.2, abs=1e-4) and log_sigma.std() == pytest.approx(
+        1.2, abs=1e-3
+    )
     assert VE().training_sigma(f64(0.0, 0.5, 1.0)).tolist() == pytest.approx([0.02, 2**0.5, 100])
-    assert VP().training_sigma(f64(0.0, 1.0)).tolist() == pytest.approx([0.00100049762668, 152.166970284])
+    assert VP().training_sigma(f64(0.0, 1.0)).tolist() == pytest.approx(
+        [0.00100049762668, 152.166970284]
+    )
     assert CondOT().time(CondOT().training_sigma(u)).mean() == pytest.approx(0.5)
     assert (IDDPM().training_sigma(u).unique(return_counts=True)[1] == 100).all()
 
@@ -112,9 +182,21 @@ def test_what_the_networks_are_told_of_the_noise():
     assert iddpm.coefficients(iddpm.levels[[0, 8, 999]] * 1.0001).c_noise.tolist() == [999, 991, 0]
 
 
-@pytest.mark.parametrize("build", [lambda: EDM(sigma_min=80, sigma_max=80), lambda: VE(sigma_min=3, sigma_max=2), lambda: EDM(sigma_min=0),
-                                   lambda: EDM(sigma_data=0), lambda: VP(eps_s=1.0), lambda: IDDPM(j_0=1000), lambda: CondOT(tau_max=1.0),
-                                   lambda: EDM().times(0), lambda: CondOT().times(0), lambda: IDDPM().times(993)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: EDM(sigma_min=80, sigma_max=80),
+        lambda: VE(sigma_min=3, sigma_max=2),
+        lambda: EDM(sigma_min=0),
+        lambda: EDM(sigma_data=0),
+        lambda: VP(eps_s=1.0),
+        lambda: IDDPM(j_0=1000),
+        lambda: CondOT(tau_max=1.0),
+        lambda: EDM().times(0),
+        lambda: CondOT().times(0),
+        lambda: IDDPM().times(993),
+    ],
+)
 def test_impossible_settings_are_refused(build):
     with pytest.raises(ValueError) as refusal:
         build()

@@ -27,7 +27,11 @@ from mmtok.run.run import Run, open_run
 def quick():
     """The judge of speech in a tenth of a second: what it learns is its own tests' matter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
+        patch.setattr(
+            questions,
+            "train_speech_judge",
+            functools.partial(questions.train_speech_judge, n_steps=2),
+        )
         yield
 
 
@@ -39,7 +43,12 @@ def evaluated(tiny_run, tmp_path_factory, quick):
 
 def leaves(table, prefix=""):
     """A nested table as dotted name -> figure."""
-    inner = {k: v for name, x in table.items() if isinstance(x, dict) for k, v in leaves(x, f"{prefix}{name}.").items()}
+    inner = {
+        k: v
+        for name, x in table.items()
+        if isinstance(x, dict)
+        for k, v in leaves(x, f"{prefix}{name}.").items()
+    }
     return inner | {f"{prefix}{name}": x for name, x in table.items() if not isinstance(x, dict)}
 
 
@@ -47,14 +56,39 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
     run, figures = evaluated
     assert json.loads((run.folder / "evaluation.json").read_text()) == figures
     names = leaves(figures)
-    expected = ["image_from_text.judge_accuracy", "image_from_text.judge_heldout", "image_from_text.copies",
-                "image_from_text.copies_heldout", "image_from_text.frechet", "image_from_text.frechet_real", "text_from_image.accuracy",
-                "speech_from_text.judge_accuracy", "speech_from_text.judge_heldout", "speech_from_text.judge_round_trip",
-                "speech_from_text.stopped", "speech_from_text.string_word_error", "speech_from_text.string_word_error_real",
-                "text_from_speech.word_error_rate", "zero_shot.accuracy"]
-    expected += [f"jets_from_text.{c}.{x}_w1" for c in ("thin", "fat") for x in ("mass", "multiplicity", "pt")]
-    units = {"text": "bits_per_byte", "image": "bits_per_code", "speech": "nats_per_frame", "jets": "nats_per_particle"}
-    expected += [f"score.{m}.{unit}{of}" for m, unit in units.items() for of in ("", "_untrained", "_unigram")]
+    expected = [
+        "image_from_text.judge_accuracy",
+        "image_from_text.judge_heldout",
+        "image_from_text.copies",
+        "image_from_text.copies_heldout",
+        "image_from_text.frechet",
+        "image_from_text.frechet_real",
+        "text_from_image.accuracy",
+        "speech_from_text.judge_accuracy",
+        "speech_from_text.judge_heldout",
+        "speech_from_text.judge_round_trip",
+        "speech_from_text.stopped",
+        "speech_from_text.string_word_error",
+        "speech_from_text.string_word_error_real",
+        "text_from_speech.word_error_rate",
+        "zero_shot.accuracy",
+    ]
+    expected += [
+        f"jets_from_text.{c}.{x}_w1"
+        for c in ("thin", "fat")
+        for x in ("mass", "multiplicity", "pt")
+    ]
+    units = {
+        "text": "bits_per_byte",
+        "image": "bits_per_code",
+        "speech": "nats_per_frame",
+        "jets": "nats_per_particle",
+    }
+    expected += [
+        f"score.{m}.{unit}{of}"
+        for m, unit in units.items()
+        for of in ("", "_untrained", "_unigram")
+    ]
     assert set(expected) <= set(names), set(expected) - set(names)
     assert all(isinstance(x, (int, float)) and math.isfinite(x) for x in names.values())
     shares = [k for k in names if k.endswith(("accuracy", "copies", "stopped", "copies_heldout"))]
@@ -66,13 +100,26 @@ def test_the_samples_are_kept_for_others_to_judge(evaluated):
     folder = run.folder / "samples"
     assert len(list((folder / "image_from_text").glob("*.png"))) == run.recipe.n_samples
     assert len(list((folder / "speech_from_text").glob("*.wav"))) == run.recipe.n_samples
-    assert sorted(p.name for p in (folder / "jets_from_text").iterdir()) == ["fat_jet.npz", "index.json", "thin_jet.npz"]
+    assert sorted(p.name for p in (folder / "jets_from_text").iterdir()) == [
+        "fat_jet.npz",
+        "index.json",
+        "thin_jet.npz",
+    ]
     rows = json.loads((folder / "jets_from_text" / "index.json").read_text())
     for c in ("fat", "thin"):
-        mine, its = [row for row in rows if row["file"] == f"{c}_jet.npz"], figures["jets_from_text"][c]
-        assert len(mine) == its["n"] and np.mean([row["stop"] == "cap" for row in mine]) == its["at_cap"]
+        mine, its = (
+            [row for row in rows if row["file"] == f"{c}_jet.npz"],
+            figures["jets_from_text"][c],
+        )
+        assert (
+            len(mine) == its["n"]
+            and np.mean([row["stop"] == "cap" for row in mine]) == its["at_cap"]
+        )
     read = json.loads((folder / "text_from_image.json").read_text())
-    assert figures["text_from_image"] == {"accuracy": np.mean([r["truth"] == r["read"] for r in read]), "n": len(read)}
+    assert figures["text_from_image"] == {
+        "accuracy": np.mean([r["truth"] == r["read"] for r in read]),
+        "n": len(read),
+    }
 
 
 def test_training_has_helped(evaluated):
@@ -86,7 +133,9 @@ def test_scores_without_the_condition_stand_where_it_was_dropped_in_training(eva
     fields = run.recipe.fields
     for m, row in figures["score"].items():
         tasks = [t for t in run.recipe.tasks if fields[t.targets[-1]] == m]
-        assert any(k.endswith("_without_condition") for k in row) == all(t.cond_dropout and not t.loss_on_inputs for t in tasks), m
+        assert any(k.endswith("_without_condition") for k in row) == all(
+            t.cond_dropout and not t.loss_on_inputs for t in tasks
+        ), m
 
 
 def test_the_same_run_gives_the_same_figures(evaluated):
@@ -114,18 +163,34 @@ def test_the_command_line_prints_every_figure(evaluated, capsys):
     assert sorted(line.split()[0] for line in lines) == sorted(leaves(figures))
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"score": 3}', b'{"score": {"text": 3}}', b'{"score": {"text": {}}}',
-    b'{"score": {"text": {"bits_per_byte": "1"}}}', b'{"image_from_text": [1]}', b'{"image_from_text": null}',
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b'{"score": 3}',
+        b'{"score": {"text": 3}}',
+        b'{"score": {"text": {}}}',
+        b'{"score": {"text": {"bits_per_byte": "1"}}}',
+        b'{"image_from_text": [1]}',
+        b'{"image_from_text": null}',
+    ],
+)
 def test_a_damaged_evaluation_says_what_to_do(tiny_copy, content):
     (tiny_copy / "evaluation.json").write_bytes(content)
-    with pytest.raises(UserError, match="evaluation.json is (not valid JSON|damaged).*--force") as error:
+    with pytest.raises(
+        UserError, match="evaluation.json is (not valid JSON|damaged).*--force"
+    ) as error:
         evaluate(open_run(tiny_copy))
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"score": 3}', '{"score": {"text": {}}}', '{"image_from_text": [1]}'])
+@pytest.mark.parametrize(
+    "content", ["[]", '{"score": 3}', '{"score": {"text": {}}}', '{"image_from_text": [1]}']
+)
 def test_a_damaged_evaluation_costs_a_report_one_line(tiny_copy, content):
     pytest.importorskip("matplotlib")
     (tiny_copy / "evaluation.json").write_text(content)
@@ -138,7 +203,13 @@ def test_a_damaged_vocabulary_is_named_by_a_report_as_by_the_run(tiny_copy, cont
     pytest.importorskip("matplotlib")
     (tiny_copy / "vocabulary.json").write_text(content)
     for call in (lambda run: write_report(run, force=True), lambda run: run.vocabulary):
-        with pytest.raises(UserError, match="vocabulary.json is damaged: vocabulary .*needs? .*fingerprint|vocabulary.json is damaged: vocabulary"):
+        with pytest.raises(
+            UserError,
+            match=(
+                "vocabulary.json is damaged: vocabulary .*needs? .*fingerprint|vocabulary.json is"
+                " damaged: vocabulary"
+            ),
+        ):
             call(open_run(tiny_copy))
 
 
@@ -165,12 +236,33 @@ def unconditional(tiny_recipe, tmp_path_factory):
 def test_what_nothing_is_given_for_has_figures_too(unconditional):
     run, figures = unconditional
     assert figures["speech_from_nothing"].keys() == {"stopped"}
-    expected = {"copies", "copies_heldout", "round_trip_psnr_db", "codebook_use", "frechet", "frechet_real"}
+    expected = {
+        "copies",
+        "copies_heldout",
+        "round_trip_psnr_db",
+        "codebook_use",
+        "frechet",
+        "frechet_real",
+    }
     assert figures["image_from_nothing"].keys() == expected
-    assert figures["jets_from_nothing"].keys() == {"all"} and {"mass_w1", "pt_w1_raw", "at_cap"} <= figures["jets_from_nothing"]["all"].keys()
+    assert (
+        figures["jets_from_nothing"].keys() == {"all"}
+        and {"mass_w1", "pt_w1_raw", "at_cap"} <= figures["jets_from_nothing"]["all"].keys()
+    )
     assert all(math.isfinite(x) for x in leaves(figures).values())
-    for name, n in (("image", run.recipe.n_samples), ("speech", run.recipe.n_samples), ("jets", figures["jets_from_nothing"]["all"]["n"])):
-        assert len(json.loads((run.folder / "samples" / f"{name}_from_nothing" / "index.json").read_text())) == n
+    for name, n in (
+        ("image", run.recipe.n_samples),
+        ("speech", run.recipe.n_samples),
+        ("jets", figures["jets_from_nothing"]["all"]["n"]),
+    ):
+        assert (
+            len(
+                json.loads(
+                    (run.folder / "samples" / f"{name}_from_nothing" / "index.json").read_text()
+                )
+            )
+            == n
+        )
 
 
 def test_its_report_shows_them_beside_what_is_real(unconditional):

@@ -21,8 +21,18 @@ from mmtok.run.run import open_run
 from mmtok.sources.images import read_image
 from mmtok.train.log import read_log
 
-UNITS = {"pixels": "bits_per_value", "cascade": "bits_per_value", "frames": "nats_per_frame", "codes": "bits_per_code"}
-KINDS = {"pixels": "estimate", "cascade": "estimate", "frames": "estimate, density", "codes": "bound"}
+UNITS = {
+    "pixels": "bits_per_value",
+    "cascade": "bits_per_value",
+    "frames": "nats_per_frame",
+    "codes": "bits_per_code",
+}
+KINDS = {
+    "pixels": "estimate",
+    "cascade": "estimate",
+    "frames": "estimate, density",
+    "codes": "bound",
+}
 STEPS = {"pixels": 8, "cascade": 5, "frames": 4, "codes": 8}
 
 
@@ -33,7 +43,9 @@ def evaluated(latent_run, tmp_path_factory):
 
     def of(name):
         if name not in done:
-            run = open_run(shutil.copytree(latent_run(name), tmp_path_factory.mktemp("evaluated") / name))
+            run = open_run(
+                shutil.copytree(latent_run(name), tmp_path_factory.mktemp("evaluated") / name)
+            )
             done[name] = run, evaluate(run)
         return done[name]
 
@@ -46,16 +58,41 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
     assert json.loads((run.folder / "evaluation.json").read_text()) == figures
     of_pictures = figures["image_from_text"]
     judged = {"judge_accuracy", "judge_heldout", "judge_round_trip"}
-    novel = {"round_trip_psnr_db", "copies", "copies_heldout", "frechet", "frechet_real", *["codebook_use"] * (name == "codes")}
+    novel = {
+        "round_trip_psnr_db",
+        "copies",
+        "copies_heldout",
+        "frechet",
+        "frechet_real",
+        *["codebook_use"] * (name == "codes"),
+    }
     assert of_pictures.keys() == judged | novel
     assert all(math.isfinite(x) for x in of_pictures.values())
-    assert all(0 <= figures[question]["accuracy"] <= 1 and figures[question]["n"] == 6 for question in ("text_from_image", "zero_shot"))
+    assert all(
+        0 <= figures[question]["accuracy"] <= 1 and figures[question]["n"] == 6
+        for question in ("text_from_image", "zero_shot")
+    )
     row, unit = figures["score"]["image"], UNITS[name]
-    costs = {unit + of for of in ("", "_untrained", "_unigram", *["_without_condition"] * (name == "codes"))}
-    n_units = "n_" + {"bits_per_value": "values", "nats_per_frame": "frames", "bits_per_code": "codes"}[unit]
-    assert row.keys() == costs | {"kind", "n", n_units} and row["kind"] == KINDS[name] and row["n"] == 6
+    costs = {
+        unit + of
+        for of in ("", "_untrained", "_unigram", *["_without_condition"] * (name == "codes"))
+    }
+    n_units = (
+        "n_"
+        + {"bits_per_value": "values", "nats_per_frame": "frames", "bits_per_code": "codes"}[unit]
+    )
+    assert (
+        row.keys() == costs | {"kind", "n", n_units}
+        and row["kind"] == KINDS[name]
+        and row["n"] == 6
+    )
     assert all(math.isfinite(row[key]) for key in costs) and row[unit] < row[f"{unit}_untrained"]
-    assert figures["score"]["text"].keys() == {"bits_per_byte", "bits_per_byte_untrained", "bits_per_byte_unigram", "n_bytes"}  # exact: nothing to say
+    assert figures["score"]["text"].keys() == {
+        "bits_per_byte",
+        "bits_per_byte_untrained",
+        "bits_per_byte_unigram",
+        "n_bytes",
+    }  # exact: nothing to say
 
 
 def test_the_same_run_gives_the_same_estimates(evaluated):
@@ -70,7 +107,9 @@ def test_slow_likelihoods_are_taken_of_fewer_documents(evaluated, monkeypatch, c
     scores = held_out_scores(run)
     assert scores["image"]["n"] == 2 and "score image: 2/2 documents" in capsys.readouterr().err
     assert zero_shot(Setting(run, run.recipe.tasks[0]))["n"] == 3
-    assert "score image: 6/6 documents" in capsys.readouterr().err  # two captions of three pictures each
+    assert (
+        "score image: 6/6 documents" in capsys.readouterr().err
+    )  # two captions of three pictures each
     codes, figures = evaluated("codes")
     assert held_out_scores(codes)["image"] == figures["score"]["image"]  # a bound is no such thing
 
@@ -83,30 +122,52 @@ def test_the_report_shows_what_they_are_and_how_they_came_to_be(evaluated, name)
     text = (run.folder / "report.html").read_text()
     assert f"image, {UNITS[name].replace('_per_', '/')} ({KINDS[name]}; 6 signals)" in text
     assert not re.search(r'(?:src|srcset|href)="(?!data:|#)', text)
-    strips = re.findall(r'<figure><img src="data:image/png;base64,([^"]*)" alt="(\S+) on the way"', text)
+    strips = re.findall(
+        r'<figure><img src="data:image/png;base64,([^"]*)" alt="(\S+) on the way"', text
+    )
     assert [name for _, name in strips] == ["dark-000", "light-001"] * bool(STEPS[name])
     for data, stem in strips:
         shown = np.array(Image.open(io.BytesIO(base64.b64decode(data))))
-        np.testing.assert_array_equal(shown, read_image(run.folder / "samples" / "image_from_text" / "steps" / f"{stem}.png"))
+        np.testing.assert_array_equal(
+            shown, read_image(run.folder / "samples" / "image_from_text" / "steps" / f"{stem}.png")
+        )
         assert shown.shape == (4, 5 * STEPS[name] - 1)
-        np.testing.assert_array_equal(shown[:, -4:], read_image(run.folder / "samples" / "image_from_text" / f"{stem}.png"))
+        np.testing.assert_array_equal(
+            shown[:, -4:], read_image(run.folder / "samples" / "image_from_text" / f"{stem}.png")
+        )
 
 
-@pytest.mark.parametrize("name, unit, levels", [("pixels", "denoising loss", []), ("frames", "denoising loss", []),
-                                                ("codes", "bound, bits/code", ["model", "untrained", "unigram", "without_condition"])])
+@pytest.mark.parametrize(
+    "name, unit, levels",
+    [
+        ("pixels", "denoising loss", []),
+        ("frames", "denoising loss", []),
+        ("codes", "bound, bits/code", ["model", "untrained", "unigram", "without_condition"]),
+    ],
+)
 def test_a_loss_curve_is_named_for_what_it_is(evaluated, monkeypatch, name, unit, levels):
     drawn = {}
-    keep = lambda title, unit, steps, values, held_out: drawn.update({title: (unit, values, list(held_out))})
+    keep = lambda title, unit, steps, values, held_out: drawn.update(
+        {title: (unit, values, list(held_out))}
+    )
     monkeypatch.setattr(report.plots, "curve", keep)
     run, _ = evaluated(name)
     report.write_report(run, force=True)
-    assert drawn["loss"][0] == "weighted" and drawn["text"][0] == "bits/byte" and drawn["image"][0] == unit and drawn["image"][2] == levels
+    assert (
+        drawn["loss"][0] == "weighted"
+        and drawn["text"][0] == "bits/byte"
+        and drawn["image"][0] == unit
+        and drawn["image"][2] == levels
+    )
     told = [line["training_loss"]["image"] for line in read_log(run.folder / "log.jsonl")]
     scale = math.log(2) if name == "codes" else 1.0  # of a bound, the nats of a code
     assert drawn["image"][1] == [x if x is None else pytest.approx(x / scale) for x in told]
 
 
-@pytest.mark.parametrize("words, expected", [("pixels", "4 floats a frame of 4 cells each"), ("codes", "4 levels, 2 bits a frame")])
+@pytest.mark.parametrize(
+    "words, expected",
+    [("pixels", "4 floats a frame of 4 cells each"), ("codes", "4 levels, 2 bits a frame")],
+)
 def test_show_says_what_they_hold(latent_run, capsys, words, expected):
     assert main(["show", str(latent_run(words))]) == 0
     assert expected in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Each pair's question where a source has next to nothing, or very much; the figures of a whole run are in test_evaluate.py."""
+"""Each pair's question where a source has next to nothing, or very much; the figures of a whole run
+are in test_evaluate.py.
+"""
 
 import functools
 import weakref
@@ -33,34 +35,58 @@ def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, monkeypatc
         return iter(rows if split == "train" else rows[:1])
 
     monkeypatch.setattr(Run, "examples", few)
-    monkeypatch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
+    monkeypatch.setattr(
+        questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2)
+    )
     run = open_run(tiny_copy)
-    figures = {s.pair: QUESTIONS[s.pair](s) for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames)}
+    figures = {
+        s.pair: QUESTIONS[s.pair](s)
+        for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames)
+    }
     assert figures.keys() == {pair for pair in QUESTIONS if pair[0] != NOTHING}
-    assert "frechet" not in figures["text", "image"] and "judge_accuracy" in figures["text", "image"]
+    assert (
+        "frechet" not in figures["text", "image"] and "judge_accuracy" in figures["text", "image"]
+    )
     assert figures["text", "jets"] == {}
 
 
 def test_pictures_of_one_name_have_no_judge_but_keep_their_other_figures(tiny_copy, monkeypatch):
     examples = ImageFolder.examples
-    monkeypatch.setattr(ImageFolder, "examples", lambda self, *a: (e for e in examples(self, *a) if e["caption"] == "dark"))
+    monkeypatch.setattr(
+        ImageFolder,
+        "examples",
+        lambda self, *a: (e for e in examples(self, *a) if e["caption"] == "dark"),
+    )
     figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" not in figures and "copies" in figures
 
 
 def test_nothing_held_out_is_no_perfect_reading(tiny_copy, monkeypatch):
     examples = Run.examples
-    monkeypatch.setattr(Run, "examples", lambda run, split, *fields: iter(()) if split == "heldout" else examples(run, split, *fields))
+    monkeypatch.setattr(
+        Run,
+        "examples",
+        lambda run, split, *fields: (
+            iter(()) if split == "heldout" else examples(run, split, *fields)
+        ),
+    )
     run = open_run(tiny_copy)
     for pair in (("image", "text"), ("speech", "text")):
-        assert not any("accuracy" in key or "error" in key for key in QUESTIONS[pair](setting_of(run, *pair)))
+        assert not any(
+            "accuracy" in key or "error" in key for key in QUESTIONS[pair](setting_of(run, *pair))
+        )
 
 
 # ---- sources that come sorted
 
 
-def test_real_images_are_compared_across_classes_where_they_come_sorted(tiny_copy, monkeypatch, rng):
-    images = {"dark": rng.integers(0, 90, (40, 4, 4), np.uint8), "light": rng.integers(160, 250, (40, 4, 4), np.uint8)}
+def test_real_images_are_compared_across_classes_where_they_come_sorted(
+    tiny_copy, monkeypatch, rng
+):
+    images = {
+        "dark": rng.integers(0, 90, (40, 4, 4), np.uint8),
+        "light": rng.integers(160, 250, (40, 4, 4), np.uint8),
+    }
     rows = [{"caption": name, "image": image} for name, some in images.items() for image in some]
     monkeypatch.setattr(ImageFolder, "examples", lambda self, split, cache: iter(rows))
     run = open_run(tiny_copy)
@@ -83,17 +109,29 @@ class Sorted:
         rng = np.random.default_rng(len(split))
         for utterance in self.utterances(split, cache):
             tone = np.sin(np.arange(1600) * (0.05 if utterance.voice == "a" else 0.4))
-            yield {"caption": "x", "speech": (0.1 * tone + 0.01 * rng.standard_normal(1600)).astype(np.float32)}
+            yield {
+                "caption": "x",
+                "speech": (0.1 * tone + 0.01 * rng.standard_normal(1600)).astype(np.float32),
+            }
 
 
 def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monkeypatch):
     monkeypatch.setattr(questions, "N_VOICED", 50), monkeypatch.setattr(questions, "N_HEARD", 50)
-    recipe = SimpleNamespace(sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0))
+    recipe = SimpleNamespace(
+        sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0)
+    )
     examples_of = lambda source, split: source.examples(split, tmp_path)
-    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, examples_of=examples_of), Task(("caption",), ("speech",)))
+    s = Setting(
+        SimpleNamespace(recipe=recipe, folder=tmp_path, examples_of=examples_of),
+        Task(("caption",), ("speech",)),
+    )
     clips = [example["speech"] for example in Sorted().examples("other", tmp_path)]
     figures = questions._voices(s, clips, 16_000)
-    assert figures["voice_judge_heldout"] == 1.0 and figures["voice_entropy"] == 1.0 and figures["voice_entropy_real"] > 0.9
+    assert (
+        figures["voice_judge_heldout"] == 1.0
+        and figures["voice_entropy"] == 1.0
+        and figures["voice_entropy_real"] > 0.9
+    )
 
 
 # ---- sources that are large
@@ -119,7 +157,9 @@ class Counted(np.ndarray):
 
 @pytest.fixture
 def many(monkeypatch):
-    """many(field) -> training examples that have it come 400 times over, the prepared signals counted."""
+    """many(field) -> training examples that have it come 400 times over, the prepared signals
+    counted.
+    """
     Counted.held = Counted.most = 0
 
     def change(field):
@@ -128,7 +168,11 @@ def many(monkeypatch):
         def repeated(self, source, split):
             for _ in range(400 if split == "train" else 1):
                 for example in examples_of(self, source, split):
-                    yield {**example, field: Counted.of(example[field].copy())} if split == "train" else example
+                    yield (
+                        {**example, field: Counted.of(example[field].copy())}
+                        if split == "train"
+                        else example
+                    )
 
         monkeypatch.setattr(Run, "examples_of", repeated)
 
@@ -146,7 +190,9 @@ def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
 def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
     many("speech")
     monkeypatch.setattr(questions, "MAX_CLIPS", 20)
-    monkeypatch.setattr(questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2))
+    monkeypatch.setattr(
+        questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2)
+    )
     run = open_run(tiny_copy)
     assert "judge_accuracy" in questions.speech_from_text(setting_of(run, "text", "speech"))
     assert "word_error_rate" in questions.text_from_speech(setting_of(run, "speech", "text"))
@@ -157,23 +203,51 @@ def test_copies_are_sought_among_all_training_images(tiny_copy, monkeypatch):
     """Also among those that no judge is shown."""
     monkeypatch.setattr(questions, "FITTED_ROWS", 3)
     examples = ImageFolder.examples
-    monkeypatch.setattr(ImageFolder, "examples", lambda self, split, cache: examples(self, "train", cache))
-    assert questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))["copies_heldout"] == 1.0
+    monkeypatch.setattr(
+        ImageFolder, "examples", lambda self, split, cache: examples(self, "train", cache)
+    )
+    assert (
+        questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))[
+            "copies_heldout"
+        ]
+        == 1.0
+    )
 
 
 def test_labels_are_those_of_all_rows():
     labels, signals, all_labels = labelled(((i % 7, i) for i in range(100)), 5, seed=1)
-    assert len(signals) == 5 and signals == sorted(signals) and labels == [i % 7 for i in signals] and all_labels == set(range(7))
+    assert (
+        len(signals) == 5
+        and signals == sorted(signals)
+        and labels == [i % 7 for i in signals]
+        and all_labels == set(range(7))
+    )
     assert labelled(iter([("a", 1), ("b", 2)])) == (["a", "b"], [1, 2], {"a", "b"})
 
 
 def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, rng):
-    tokenizer, images = PixelLatentsConfig(4, 4, 1, levels=256).build(), list(rng.integers(0, 256, (8, 4, 4), np.uint8))
+    tokenizer, images = (
+        PixelLatentsConfig(4, 4, 1, levels=256).build(),
+        list(rng.integers(0, 256, (8, 4, 4), np.uint8)),
+    )
     recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
     examples = lambda split, field: ({field: image} for image in images[2:7])
-    s = Setting(SimpleNamespace(recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples), Task((), ("image",)))
-    near = [replace(x, latents=x.latents + np.float32(1e-3)) for x in tokenizer.encode_batch(images[:4])]  # other latents, the same pixels
+    s = Setting(
+        SimpleNamespace(
+            recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples
+        ),
+        Task((), ("image",)),
+    )
+    near = [
+        replace(x, latents=x.latents + np.float32(1e-3)) for x in tokenizer.encode_batch(images[:4])
+    ]  # other latents, the same pixels
     figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in near])
-    assert figures.keys() == {"round_trip_psnr_db", "frechet", "frechet_real", "copies", "copies_heldout"}
+    assert figures.keys() == {
+        "round_trip_psnr_db",
+        "frechet",
+        "frechet_real",
+        "copies",
+        "copies_heldout",
+    }
     assert np.array_equal(samples, images[:4])
     assert figures["copies"] == 2 / 4 and figures["copies_heldout"] == 5 / 8

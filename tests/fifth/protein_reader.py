@@ -10,7 +10,10 @@ from mmtok.errors import UserError
 
 
 def read_fasta(path: Path) -> list[tuple[str, str]]:
-    """(family, residues) of every record. Raises UserError for a missing file, or one that is no FASTA."""
+    """(family, residues) of every record.
+
+    Raises UserError for a missing file, or one that is no FASTA.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     records = [record.partition("\n") for record in path.read_text().split(">")[1:]]

@@ -16,7 +16,17 @@ recipe = Recipe(
     sources=(FastaFile(path=""),),
     tokenizers={"text": BytesConfig(), "protein": ProteinConfig()},
     tasks=(Task(("family",), ("protein",), cond_dropout=0.1), Task(("protein",), ("family",))),
-    model=DecoderConfig(trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=128)),
-    train=TrainConfig(steps=60, batch_size=4, seq_len=128, warmup=5, learning_rate=5e-3, ema_decay=0.0, precision="float32"),
+    model=DecoderConfig(
+        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=128)
+    ),
+    train=TrainConfig(
+        steps=60,
+        batch_size=4,
+        seq_len=128,
+        warmup=5,
+        learning_rate=5e-3,
+        ema_decay=0.0,
+        precision="float32",
+    ),
     sampling={"protein": Sampling(max_frames=40), "text": Sampling(temperature=0.0, max_frames=8)},
 )

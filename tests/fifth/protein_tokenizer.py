@@ -16,7 +16,10 @@ RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 @dataclass(frozen=True)
 class ProteinConfig:
-    """The residues that may occur. A config from outside also has `load`, so that a run folder can be opened with its recipe alone."""
+    """The residues that may occur.
+
+    A config from outside also has `load`, so that a run folder can be opened with its recipe alone.
+    """
 
     modality: ClassVar[str] = "protein"
     residues: str = RESIDUES
@@ -33,13 +36,24 @@ class Protein:
 
     def __init__(self, config: ProteinConfig = ProteinConfig()):
         self.config = config
-        self.signature = Signature("protein", levels=(len(config.residues),), fingerprint=fingerprint("Protein", asdict(config)))
+        self.signature = Signature(
+            "protein",
+            levels=(len(config.residues),),
+            fingerprint=fingerprint("Protein", asdict(config)),
+        )
 
     def encode(self, signal: str) -> Segment:
         wrong = set(signal) - set(self.config.residues)
         if wrong:
-            raise UserError(f"protein: {''.join(sorted(wrong))!r} are no residues; use {self.config.residues}")
-        return Segment("protein", codes=np.array([self.config.residues.index(r) for r in signal], np.int32).reshape(-1, 1))
+            raise UserError(
+                f"protein: {''.join(sorted(wrong))!r} are no residues; use {self.config.residues}"
+            )
+        return Segment(
+            "protein",
+            codes=np.array([self.config.residues.index(r) for r in signal], np.int32).reshape(
+                -1, 1
+            ),
+        )
 
     def decode(self, segment: Segment) -> str:
         return "".join(self.config.residues[code] for code in segment.codes[:, 0])
@@ -52,7 +66,10 @@ class Protein:
 
     def fidelity(self, signals) -> dict[str, float]:
         counts = Counter("".join(signals))
-        return {"exact_share": float(np.mean([self.decode(self.encode(s)) == s for s in signals])), "residues_used": len(counts)}
+        return {
+            "exact_share": float(np.mean([self.decode(self.encode(s)) == s for s in signals])),
+            "residues_used": len(counts),
+        }
 
     def save(self, folder: Path) -> None:
         write_config(Path(folder), "Protein", asdict(self.config))

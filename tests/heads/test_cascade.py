@@ -1,4 +1,6 @@
-"""Cascades of diffusions: with ideal denoisers the bound is no bound but the truth; with any others it is what the integral says."""
+"""Cascades of diffusions: with ideal denoisers the bound is no bound but the truth; with any others
+it is what the integral says.
+"""
 
 import math
 from dataclasses import replace
@@ -28,7 +30,9 @@ H = 3  # width of the hidden states, which ideal networks do not need
 
 
 class Ideal(nn.Module):
-    """The network of a Gaussian N(gain z, covariance), z the noisy picture below, for a `level` that it is to be told."""
+    """The network of a Gaussian N(gain z, covariance), z the noisy picture below, for a `level`
+    that it is to be told.
+    """
 
     def __init__(self, schedule, model):
         super().__init__()
@@ -41,7 +45,9 @@ class Ideal(nn.Module):
         state = x.flatten(1) / c.c_in[:, None]
         mean, covariance = self.model(condition)
         noisy = covariance + sigma[:, None, None] ** 2 * torch.eye(state.shape[1], dtype=x.dtype)
-        denoised = mean + (covariance @ torch.linalg.solve(noisy, (state - mean)[..., None]))[..., 0]
+        denoised = (
+            mean + (covariance @ torch.linalg.solve(noisy, (state - mean)[..., None]))[..., 0]
+        )
         return ((denoised - c.c_skip[:, None] * state) / c.c_out[:, None]).view(x.shape)
 
 
@@ -57,16 +63,23 @@ class Silent(nn.Linear):
 
 def small(condition):
     """The mean of the four pixels: N(0, 5 / 8)."""
-    return torch.zeros(len(condition), 1, dtype=torch.float64), COVARIANCE.mean().expand(len(condition), 1, 1)
+    return torch.zeros(len(condition), 1, dtype=torch.float64), COVARIANCE.mean().expand(
+        len(condition), 1, 1
+    )
 
 
 def given_below(condition):
-    """Four pixels given z = sqrt(1 - level) m / r + sqrt(level) n, by conditioning their joint Gaussian."""
+    """Four pixels given z = sqrt(1 - level) m / r + sqrt(level) n, by conditioning their joint
+    Gaussian.
+    """
     z, level = condition[:, H, None], condition[:, H + 1]
     scale = (1 - level).sqrt() / COLUMN.sigma_data
     cross = scale[:, None] * COVARIANCE.mean(1)
     variance = (scale**2 * COVARIANCE.mean() + level)[:, None]
-    return cross * z / variance, COVARIANCE - cross[:, :, None] * cross[:, None] / variance[..., None]
+    return (
+        cross * z / variance,
+        COVARIANCE - cross[:, :, None] * cross[:, None] / variance[..., None],
+    )
 
 
 def ideal(level, schedule=COLUMN, **changes):
@@ -82,13 +95,22 @@ def dice(seed=0):
 
 
 def segments(n):
-    return torch.randn(n, 4, generator=dice(), dtype=torch.float64) @ torch.linalg.cholesky(COVARIANCE).T
+    return (
+        torch.randn(n, 4, generator=dice(), dtype=torch.float64)
+        @ torch.linalg.cholesky(COVARIANCE).T
+    )
 
 
 def sampled(head, n, generator=None, hs=None, callback=None, **dials):
     with torch.no_grad():
-        return head.sample(hs or [torch.zeros(n, H)], torch.zeros(n, 4, head.raster.n_channels), torch.ones(n, 4, dtype=torch.bool),
-                           Sampling(**dials), generator or dice(), callback)
+        return head.sample(
+            hs or [torch.zeros(n, H)],
+            torch.zeros(n, 4, head.raster.n_channels),
+            torch.ones(n, 4, dtype=torch.bool),
+            Sampling(**dials),
+            generator or dice(),
+            callback,
+        )
 
 
 # ---- exact answers
@@ -98,36 +120,53 @@ def sampled(head, n, generator=None, hs=None, callback=None, **dials):
 def test_with_ideal_denoisers_every_draw_of_the_bound_is_the_density(level):
     """p(z) p(x | z) / q(z | x) = p(x) for every z, where p(z, x) = p(x) q(z | x)."""
     x = segments(6)
-    exact = -torch.distributions.MultivariateNormal(torch.zeros(4, dtype=torch.float64), COVARIANCE).log_prob(x)
-    noisier = replace(COLUMN, sigma_max=1e4)  # the prior at sigma_max is centred at 0: wrong by the mean / sigma_max
+    exact = -torch.distributions.MultivariateNormal(
+        torch.zeros(4, dtype=torch.float64), COVARIANCE
+    ).log_prob(x)
+    noisier = replace(
+        COLUMN, sigma_max=1e4
+    )  # the prior at sigma_max is centred at 0: wrong by the mean / sigma_max
     nats = ideal(level, noisier, ode_steps=100).nats(torch.zeros(6, H), x[..., None], dice())
     torch.testing.assert_close(nats, exact, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
 def test_with_ideal_denoisers_what_is_drawn_has_the_covariance_of_the_data_at_any_level(level):
-    """The finer network is told the level that the picture below it has: were it told another, the four pixels would not move together."""
+    """The finer network is told the level that the picture below it has: were it told another, the
+    four pixels would not move together.
+    """
     x = sampled(ideal(0.5), 8000, steps=80, aug_noise=level)[..., 0].double()
     torch.testing.assert_close(x.T @ x / len(x), COVARIANCE, atol=0.06, rtol=0)
 
 
 def shaken(level=0.2):
     torch.manual_seed(0)
-    head = Cascade((Stage(schedule=COLUMN, network=TINY, aug_noise=level, ode_steps=12),) * 2).build(H, FOUR)
+    head = Cascade(
+        (Stage(schedule=COLUMN, network=TINY, aug_noise=level, ode_steps=12),) * 2
+    ).build(H, FOUR)
     for p in head.parameters():
         p.data.add_(torch.randn(p.shape) * 0.2)
     return head
 
 
 def test_of_any_networks_it_is_the_bound_that_the_integral_over_the_picture_below_says():
-    """E_q of the terms by quadrature over the single small pixel; and as weights they average to p(x) itself."""
+    """E_q of the terms by quadrature over the single small pixel; and as weights they average to
+    p(x) itself.
+    """
     head, level, n = shaken(), 0.2, 400
-    h, x = torch.randn(1, H, generator=dice()), torch.tensor([0.3, -0.5, 1.0, 0.2], dtype=torch.float64).view(1, 4, 1)
+    h, x = (
+        torch.randn(1, H, generator=dice()),
+        torch.tensor([0.3, -0.5, 1.0, 0.2], dtype=torch.float64).view(1, 4, 1),
+    )
     sigma = COLUMN.sigma_data * math.sqrt(level / (1 - level))
     v = torch.linspace(-4, 4, 201, dtype=torch.float64)
     z, many = v * math.sqrt(1 - level) / COLUMN.sigma_data, h.expand(len(v), -1)
     log_low = -head.stages[0].nats(many, v.view(-1, 1, 1, 1), dice(), sigma)
-    log_high = -head.stages[1].nats(joined(many, z[:, None], torch.full_like(z, level)), x.expand(len(v), 4, 1).view(-1, 1, 2, 2), dice())
+    log_high = -head.stages[1].nats(
+        joined(many, z[:, None], torch.full_like(z, level)),
+        x.expand(len(v), 4, 1).view(-1, 1, 2, 2),
+        dice(),
+    )
     q = torch.distributions.Normal(x.mean(), sigma).log_prob(v)
     step = v[1] - v[0]
     assert float(log_high.std()) > 0.01  # the finer stage heeds the picture below
@@ -137,11 +176,18 @@ def test_of_any_networks_it_is_the_bound_that_the_integral_over_the_picture_belo
     assert bound < log_p - 0.01 and abs(float(log_low.exp().sum() * step) - 1) < 0.02
     torch.testing.assert_close(drawn.mean(), bound, atol=4 * float(drawn.std()) / n**0.5, rtol=0)
     weight = (drawn - log_p).exp()
-    torch.testing.assert_close(weight.mean(), torch.ones((), dtype=torch.float64), atol=4 * float(weight.std()) / n**0.5, rtol=0)
+    torch.testing.assert_close(
+        weight.mean(),
+        torch.ones((), dtype=torch.float64),
+        atol=4 * float(weight.std()) / n**0.5,
+        rtol=0,
+    )
 
 
 def test_of_three_stages_every_picture_below_costs_its_divergence():
-    """Untrained, each stage says N(0, r^2), whatever lies below: -log p(x) plus KL(q(v | x) || N(0, r^2 + sigma^2)) of each v."""
+    """Untrained, each stage says N(0, r^2), whatever lies below: -log p(x) plus KL(q(v | x) || N(0,
+    r^2 + sigma^2)) of each v.
+    """
     stage, n, level = Stage(schedule=COLUMN, network=TINY, aug_noise=0.4, ode_steps=40), 512, 0.4
     head = Cascade((stage,) * 3, patch=2).build(H, SIXTEEN)
     for part in head.stages:
@@ -151,12 +197,23 @@ def test_of_three_stages_every_picture_below_costs_its_divergence():
     r2, sigma2 = COLUMN.sigma_data**2, COLUMN.sigma_data**2 * level / (1 - level)
     expected = (x.square() / r2 / 2 + math.log(2 * math.pi * r2) / 2).sum()
     for picture in head.pictures(x)[:-1]:
-        expected = expected + ((sigma2 + picture.square()) / (r2 + sigma2) / 2 - 0.5 + math.log((r2 + sigma2) / sigma2) / 2).sum()
-    torch.testing.assert_close(nats.mean(), expected, atol=4 * float(nats.std()) / n**0.5 + 1e-3, rtol=0)
+        expected = (
+            expected
+            + (
+                (sigma2 + picture.square()) / (r2 + sigma2) / 2
+                - 0.5
+                + math.log((r2 + sigma2) / sigma2) / 2
+            ).sum()
+        )
+    torch.testing.assert_close(
+        nats.mean(), expected, atol=4 * float(nats.std()) / n**0.5 + 1e-3, rtol=0
+    )
 
 
 def test_before_training_each_stage_has_a_loss_of_one_per_frame():
-    """Where pictures of all sizes have the root mean square that their columns take them to have: squares of one value."""
+    """Where pictures of all sizes have the root mean square that their columns take them to have:
+    squares of one value.
+    """
     stage = Stage(schedule=EDM(sigma_data=0.5), network=TINY, draws=2)
     head = Cascade((stage, stage, stage), patch=2).build(H, SIXTEEN)
     torch.manual_seed(0)
@@ -172,27 +229,37 @@ def test_pictures_below_are_means_over_squares():
     values = torch.arange(32.0).view(2, 4, 4)
     smallest, small, full = head.pictures(values)
     assert full.shape == (2, 1, 4, 4) and torch.equal(head.raster.frames(full), values)
-    torch.testing.assert_close(small[:, 0].flatten(1), values.mean(2))  # a frame is a square of 2 x 2
+    torch.testing.assert_close(
+        small[:, 0].flatten(1), values.mean(2)
+    )  # a frame is a square of 2 x 2
     torch.testing.assert_close(smallest.flatten(), values.mean((1, 2)))
 
 
 def test_guidance_gives_both_streams_the_same_picture_below():
     head, h = shaken(), torch.randn(5, H, generator=dice())
-    torch.testing.assert_close(sampled(head, 5, hs=[h, h], guidance=3.0), sampled(head, 5, hs=[h]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        sampled(head, 5, hs=[h, h], guidance=3.0), sampled(head, 5, hs=[h]), atol=1e-4, rtol=0
+    )
     assert not torch.equal(sampled(head, 5, hs=[h, -h], guidance=3.0), sampled(head, 5, hs=[h]))
 
 
 def test_the_level_of_sampling_comes_before_the_stages_own():
     low, high = shaken(0.1), shaken(0.6)
     assert not torch.equal(sampled(low, 3), sampled(high, 3))
-    assert torch.equal(sampled(low, 3, aug_noise=0.6), sampled(high, 3)) and torch.equal(sampled(low, 3), sampled(high, 3, aug_noise=0.1))
+    assert torch.equal(sampled(low, 3, aug_noise=0.6), sampled(high, 3)) and torch.equal(
+        sampled(low, 3), sampled(high, 3, aug_noise=0.1)
+    )
 
 
 def test_who_watches_sees_all_stages_as_segments():
     head, seen = shaken(), []
     last = sampled(head, 3, steps=4, callback=lambda step, x: seen.append((step, x)))
-    assert [step for step, _ in seen] == list(range(8)) and all(x.shape == (3, 4, 1) for _, x in seen)
-    assert all(torch.equal(x, x[:, :1].expand(x.shape)) for _, x in seen[:4]) and torch.equal(seen[-1][1].float(), last)
+    assert [step for step, _ in seen] == list(range(8)) and all(
+        x.shape == (3, 4, 1) for _, x in seen
+    )
+    assert all(torch.equal(x, x[:, :1].expand(x.shape)) for _, x in seen[:4]) and torch.equal(
+        seen[-1][1].float(), last
+    )
 
 
 # ---- what is refused
@@ -213,12 +280,22 @@ def test_cascades_that_do_not_fit_are_refused_in_one_line():
             Cascade((Stage(network=TINY),) * 3, **changes).build(H, signature)
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="parts of one cannot be kept"):
-        shaken().sample([torch.zeros(1, H)], torch.zeros(1, 4, 1), torch.zeros(1, 4, dtype=torch.bool), Sampling(), dice())
+        shaken().sample(
+            [torch.zeros(1, H)],
+            torch.zeros(1, 4, 1),
+            torch.zeros(1, 4, dtype=torch.bool),
+            Sampling(),
+            dice(),
+        )
 
 
 def test_a_level_is_refused_where_there_is_no_cascade():
-    config = DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {"picture": GridDiffusion(network=TINY)})
+    config = DecoderConfig(
+        TransformerConfig(1, 16, 2, 2, 24), {"picture": GridDiffusion(network=TINY)}
+    )
     lm = LM(config, Vocabulary([Signature("text", (4,)), FOUR]))
     for empty in (segment_of(FOUR), Segment("text", codes=torch.zeros(0, 1).numpy().astype(int))):
         with pytest.raises(UserError, match="not drawn by a cascade; leave out level"):
-            generate(lm, [Document((empty,), (True,), open_end=True)], Sampling(aug_noise=0.2), dice())
+            generate(
+                lm, [Document((empty,), (True,), open_end=True)], Sampling(aug_noise=0.2), dice()
+            )

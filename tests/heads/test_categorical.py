@@ -56,7 +56,9 @@ def test_the_probabilities_of_all_frames_sum_to_one_under_any_ceiling(config):
         head, frames = head_of(config, signature), every_frame(signature)
         h = hidden(1).expand(len(frames), -1)
         for n, ceiling in enumerate(frames if signature.descending else [None]):
-            p = (-head.nats(h, frames, None if ceiling is None else ceiling.expand_as(frames))).exp()
+            p = (
+                -head.nats(h, frames, None if ceiling is None else ceiling.expand_as(frames))
+            ).exp()
             assert abs(p.sum() - 1) < 1e-12
             assert n == 0 or p.std() > 1e-4
             if ceiling is not None:
@@ -90,7 +92,9 @@ def test_samples_come_as_often_as_their_nats_say(config, generator):
     frames = every_frame(SET)
     for ceiling in ((1, 3, 2), (1, 1, 1)):
         top = torch.tensor(ceiling).expand(n, -1)
-        drawn = head.sample([hidden(1).expand(n, -1)], lambda x: x[0], lambda x: pick(x, Sampling(), generator), top)
+        drawn = head.sample(
+            [hidden(1).expand(n, -1)], lambda x: x[0], lambda x: pick(x, Sampling(), generator), top
+        )
         assert drawn.shape == (n, 3)
         p = (-head.nats(hidden(1).expand(len(frames), -1), frames, top[: len(frames)])).exp()
         share = (drawn[:, None] == frames).all(-1).double().mean(0)
@@ -102,7 +106,10 @@ def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
     head, h = head_of(config, SET), hidden(600)
     top = every_frame(SET)[torch.arange(600) % 24]
     draw = lambda hs, g: head.sample(
-        hs, lambda x: mix_guidance(x, g), lambda x: pick(x, Sampling(), torch.Generator().manual_seed(5)), top
+        hs,
+        lambda x: mix_guidance(x, g),
+        lambda x: pick(x, Sampling(), torch.Generator().manual_seed(5)),
+        top,
     )
     alone = draw([h], 1.0)
     assert torch.equal(alone, draw([h, hidden(600).flip(0)], 1.0))
@@ -113,9 +120,14 @@ def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
 
 
 def test_guidance_moves_along_the_difference_of_log_probabilities():
-    given, null = torch.tensor([[1.0, 2.0, -float("inf")]]), torch.tensor([[0.0, 0.0, -float("inf")]])
+    given, null = (
+        torch.tensor([[1.0, 2.0, -float("inf")]]),
+        torch.tensor([[0.0, 0.0, -float("inf")]]),
+    )
     mixed = mix_guidance([given, null], 3.0)
-    assert torch.allclose(mixed[0, 1] - mixed[0, 0], torch.tensor(3.0)) and mixed[0, 2] == -float("inf")
+    assert torch.allclose(mixed[0, 1] - mixed[0, 0], torch.tensor(3.0)) and mixed[0, 2] == -float(
+        "inf"
+    )
 
 
 @pytest.mark.parametrize("config", KINDS)
@@ -134,16 +146,25 @@ def test_every_weight_gets_a_gradient(config):
 
 def test_half_precision_does_not_reach_the_nats():
     head = Chained(6).build(WIDTH, FREE).bfloat16()
-    assert head.nats(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype == torch.float32
+    assert (
+        head.nats(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype
+        == torch.float32
+    )
 
 
-@pytest.mark.parametrize("signature, names", [
-    (Signature("speech", (5,) * 6), "Parallel() or Chained()"),
-    (Signature("voice", latent_size=4), "FrameDiffusion()"),
-    (Signature("image", latent_size=4, frames=4), "FrameDiffusion(), GridDiffusion() or Cascade()"),
-    (Signature("image", (5,), frames=4), "MaskedDiffusion()"),
-    (Signature("text", (5,)), ""),
-])
+@pytest.mark.parametrize(
+    "signature, names",
+    [
+        (Signature("speech", (5,) * 6), "Parallel() or Chained()"),
+        (Signature("voice", latent_size=4), "FrameDiffusion()"),
+        (
+            Signature("image", latent_size=4, frames=4),
+            "FrameDiffusion(), GridDiffusion() or Cascade()",
+        ),
+        (Signature("image", (5,), frames=4), "MaskedDiffusion()"),
+        (Signature("text", (5,)), ""),
+    ],
+)
 def test_the_heads_that_fit_are_named_all_and_can_be_built(signature, names):
     assert fitting_heads(signature) == names
     kinds = {f"{kind.__name__}()": kind for kind in get_args(HeadConfig)}

@@ -1,4 +1,6 @@
-"""Heads that draw latents by denoising, and codes in any order: exact answers of untrained networks, and what training makes of them."""
+"""Heads that draw latents by denoising, and codes in any order: exact answers of untrained
+networks, and what training makes of them.
+"""
 
 import math
 from itertools import permutations
@@ -34,8 +36,19 @@ HEADS = {
     "frames": (SOUND, FrameDiffusion(network=MLP, steps=6, ode_steps=8)),
     "grid": (PICTURE, GridDiffusion(network=DIT, steps=6, ode_steps=8)),
     "unet": (PICTURE, GridDiffusion(network=UNET, patch=2, steps=6, ode_steps=8)),
-    "pixels": (PIXELS, GridDiffusion(network=DIT, patch=2, schedule=CondOT(), sampler=Euler(), steps=6, ode_steps=8)),
-    "cascade": (PIXELS, Cascade((Stage(network=UNET, steps=6, ode_steps=8), Stage(network=UNET, steps=4, ode_steps=8)), patch=2)),
+    "pixels": (
+        PIXELS,
+        GridDiffusion(
+            network=DIT, patch=2, schedule=CondOT(), sampler=Euler(), steps=6, ode_steps=8
+        ),
+    ),
+    "cascade": (
+        PIXELS,
+        Cascade(
+            (Stage(network=UNET, steps=6, ode_steps=8), Stage(network=UNET, steps=4, ode_steps=8)),
+            patch=2,
+        ),
+    ),
     "codes": (CODES, MaskedDiffusion(DIT)),
 }
 GIVEN = Segment("text", codes=np.array([[1], [2]]))
@@ -44,7 +57,10 @@ GIVEN = Segment("text", codes=np.array([[1], [2]]))
 def lm_of(name, shake=True):
     signature, head = HEADS[name]
     torch.manual_seed(0)
-    lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {signature.modality: head}), Vocabulary([TEXT, signature])).eval()
+    lm = LM(
+        DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {signature.modality: head}),
+        Vocabulary([TEXT, signature]),
+    ).eval()
     if shake:  # what starts at 0 hides what is behind it
         for p in lm.parameters():
             p.data.add_(torch.randn(p.shape) * 0.1)
@@ -62,18 +78,29 @@ def real(signature, seed=0, n=5):
 
 
 def asked(signature):
-    kind = {"codes": np.zeros((0, 1), int)} if signature.levels else {"latents": np.zeros((0, signature.latent_size), np.float32)}
+    kind = (
+        {"codes": np.zeros((0, 1), int)}
+        if signature.levels
+        else {"latents": np.zeros((0, signature.latent_size), np.float32)}
+    )
     return Document((GIVEN, Segment(signature.modality, **kind)), (False, True), open_end=True)
 
 
 # ---- exact answers
 
 
-@pytest.mark.parametrize("schedule", [EDM(sigma_data=1.0), EDM(sigma_data=0.5), CondOT(), VP(), VE()])
+@pytest.mark.parametrize(
+    "schedule", [EDM(sigma_data=1.0), EDM(sigma_data=0.5), CondOT(), VP(), VE()]
+)
 def test_before_training_the_density_is_the_one_that_preconditioning_implies(schedule):
-    """F = 0: D = c_skip x. With EDM that is data N(0, sigma_data^2), whose density at sigma_min is known."""
+    """F = 0: D = c_skip x.
+
+    With EDM that is data N(0, sigma_data^2), whose density at sigma_min is known.
+    """
     head = FrameDiffusion(schedule=schedule, network=MLP, ode_steps=200).build(8, SOUND)
-    y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * getattr(schedule, "sigma_data", 1.0)
+    y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * getattr(
+        schedule, "sigma_data", 1.0
+    )
     nats = head.nats(torch.zeros(4, 8), y, torch.Generator().manual_seed(0))
     if isinstance(schedule, EDM):
         variance = schedule.sigma_data**2 + schedule.sigma_min**2
@@ -87,11 +114,15 @@ def test_likelihoods_walk_through_all_levels_that_iddpm_has(m, j_0):
     schedule = IDDPM(m=m, j_0=j_0)
     head = FrameDiffusion(schedule=schedule, network=MLP, ode_steps=8).build(8, SOUND)
     assert head.sigma_range == (float(schedule.levels[-1]), float(schedule.levels[j_0]))
-    assert torch.isfinite(head.nats(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))).all()
+    assert torch.isfinite(
+        head.nats(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))
+    ).all()
 
 
 def test_before_training_the_loss_is_one():
-    """The expected loss of a network that says 0 is 1 for data of root mean square sigma_data (appendix B.6)."""
+    """The expected loss of a network that says 0 is 1 for data of root mean square sigma_data
+    (appendix B.6).
+    """
     head = FrameDiffusion(schedule=EDM(sigma_data=0.5), network=MLP, draws=4).build(8, SOUND)
     torch.manual_seed(0)
     loss = head.loss(torch.zeros(4000, 8), torch.randn(4000, 3) * 0.5).detach()
@@ -100,7 +131,9 @@ def test_before_training_the_loss_is_one():
 
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolver2M(), DDIM(eta=1.0)])
 def test_before_training_draws_are_as_wide_as_the_data(sampler):
-    head = FrameDiffusion(schedule=EDM(sigma_data=0.5), sampler=sampler, network=MLP, steps=200).build(8, SOUND)
+    head = FrameDiffusion(
+        schedule=EDM(sigma_data=0.5), sampler=sampler, network=MLP, steps=200
+    ).build(8, SOUND)
     with torch.no_grad():
         y = head.draw([torch.zeros(4000, 8)], (3,), 0, 1.0, 1.0, torch.Generator().manual_seed(0))
         still = head.draw([torch.zeros(4, 8)], (3,), 0, 0.0, 1.0, torch.Generator().manual_seed(0))
@@ -115,12 +148,21 @@ def test_before_training_codes_cost_the_logarithm_of_their_levels():
 
 @pytest.mark.parametrize("likelihood", ["dequantised", "decoder"])
 def test_the_cells_of_discrete_data_share_no_more_than_one(likelihood):
-    """exp of a bound is at most the probability, so all cells together hold at most 1; and nearly all where the model fits."""
+    """exp of a bound is at most the probability, so all cells together hold at most 1; and nearly
+    all where the model fits.
+    """
     signature = Signature("x", latent_size=1, frames=1, cells=4)
     schedule = EDM(sigma_data=0.6, sigma_min=0.02)
-    head = GridDiffusion(schedule=schedule, network=DIT, likelihood=likelihood, ode_steps=48, decoder=(0.5, 0.3)).build(8, signature)
+    head = GridDiffusion(
+        schedule=schedule, network=DIT, likelihood=likelihood, ode_steps=48, decoder=(0.5, 0.3)
+    ).build(8, signature)
     centres = torch.tensor([-0.75, -0.25, 0.25, 0.75]).repeat_interleave(800).view(-1, 1, 1)
-    nats = head.nats(torch.zeros(len(centres), 8), centres, torch.Generator().manual_seed(0)).detach().view(4, 800).mean(1)
+    nats = (
+        head.nats(torch.zeros(len(centres), 8), centres, torch.Generator().manual_seed(0))
+        .detach()
+        .view(4, 800)
+        .mean(1)
+    )
     total = float((-nats).exp().sum())
     assert 0.5 < total < 1.005
 
@@ -148,7 +190,11 @@ def test_scores_are_numbers_and_say_what_they_are(name):
     lm, signature = lm_of(name)
     document = Document((GIVEN, real(signature)), (False, True))
     first, again = score(lm, [document]), score(lm, [document])
-    assert first[0].nats == again[0].nats and np.isfinite(first[0].nats[1]) and first[0].nats[0] is None
+    assert (
+        first[0].nats == again[0].nats
+        and np.isfinite(first[0].nats[1])
+        and first[0].nats[0] is None
+    )
     assert first[0].kind == ("bound" if name == "codes" else "estimate")
     assert score(lm, [Document((GIVEN,), (True,))])[0].kind == "exact"
 
@@ -158,13 +204,18 @@ def test_scores_are_numbers_and_say_what_they_are(name):
 def test_draws_are_segments_of_the_signature_and_follow_the_seed(name, guidance):
     lm, signature = lm_of(name)
     sampling = Sampling(max_frames=5, guidance=guidance)
-    draw = lambda seed: generate(lm, [asked(signature)] * 3, sampling, torch.Generator().manual_seed(seed))
+    draw = lambda seed: generate(
+        lm, [asked(signature)] * 3, sampling, torch.Generator().manual_seed(seed)
+    )
     a, b, other = draw(0), draw(0), draw(1)
     for x, y in zip(a, b):
         np.testing.assert_array_equal(x.segment.values, y.segment.values)
         lm.vocabulary.stream(Document((GIVEN, x.segment), (False, True)))  # fits the grammar
         assert len(x.segment) == (signature.frames or len(x.segment)) <= 5
-    assert any(len(x.segment) != len(y.segment) or not np.array_equal(x.segment.values, y.segment.values) for x, y in zip(a, other))
+    assert any(
+        len(x.segment) != len(y.segment) or not np.array_equal(x.segment.values, y.segment.values)
+        for x, y in zip(a, other)
+    )
 
 
 def test_frames_begun_are_kept():
@@ -184,10 +235,19 @@ def test_codes_around_holes_are_kept_and_any_subset_can_be_free(steps):
     begun = Segment("picture", codes=codes[:2])
     seen = set()
     for seed in range(20):
-        draws = [generate(lm, [Document((GIVEN, s), (False, True), open_end=True)], Sampling(steps=steps), torch.Generator().manual_seed(seed))[0]
-                 for s in (spans, empty, begun)]
+        draws = [
+            generate(
+                lm,
+                [Document((GIVEN, s), (False, True), open_end=True)],
+                Sampling(steps=steps),
+                torch.Generator().manual_seed(seed),
+            )[0]
+            for s in (spans, empty, begun)
+        ]
         a, b, c = (d.segment.codes[:, 0] for d in draws)
-        assert (a[[1, 3]] == [3, 1]).all() and (b[[0, 3]] == [4, 1]).all() and (c[:2] == [4, 3]).all()
+        assert (
+            (a[[1, 3]] == [3, 1]).all() and (b[[0, 3]] == [4, 1]).all() and (c[:2] == [4, 3]).all()
+        )
         seen.add(tuple(a))
     assert len(seen) > 10
 
@@ -198,18 +258,32 @@ def test_a_head_learns_what_its_condition_means():
     captions = [Segment("text", codes=np.array([[k]])) for k in (0, 1)]
     rng = np.random.default_rng(0)
     optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
-    document = lambda k: Document((captions[k], Segment("sound", latents=(np.array([[1 - 2 * k] * 3]) + 0.1 * rng.normal(size=(1, 3))).astype("f"))),
-                                  (False, True))
+    document = lambda k: Document(
+        (
+            captions[k],
+            Segment(
+                "sound",
+                latents=(np.array([[1 - 2 * k] * 3]) + 0.1 * rng.normal(size=(1, 3))).astype("f"),
+            ),
+        ),
+        (False, True),
+    )
     torch.manual_seed(0)
     for _ in range(300):
-        batch = pack(lm.vocabulary, [[lm.vocabulary.stream(document(k)) for k in (0, 1)] for _ in range(8)])
+        batch = pack(
+            lm.vocabulary, [[lm.vocabulary.stream(document(k)) for k in (0, 1)] for _ in range(8)]
+        )
         optimizer.zero_grad()
         lm(batch).total.mean().backward()
         optimizer.step()
     empty = Segment("sound", latents=np.zeros((0, 3), "f"))
     for k in (0, 1):
-        drawn = generate(lm, [Document((captions[k], empty), (False, True), open_end=True)] * 20, Sampling(max_frames=1),
-                         torch.Generator().manual_seed(0))
+        drawn = generate(
+            lm,
+            [Document((captions[k], empty), (False, True), open_end=True)] * 20,
+            Sampling(max_frames=1),
+            torch.Generator().manual_seed(0),
+        )
         frames = np.concatenate([d.segment.latents for d in drawn])
         assert len(frames) and abs(np.median(frames) - (1 - 2 * k)) < 0.3
         right, wrong = document(k), document(1 - k)
@@ -222,21 +296,36 @@ def test_a_head_learns_what_its_condition_means():
 
 def test_too_few_steps_and_dials_without_a_meaning_are_refused():
     lm, signature = lm_of("grid")
-    draw = lambda lm, signature, **dials: generate(lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator())
-    for dials, message in (({"steps": 1}, "at least 2 steps"), ({"precision": "int8"}, "cannot be compiled"), ({"top_k": 3}, "no top_k")):
+    draw = lambda lm, signature, **dials: generate(
+        lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator()
+    )
+    for dials, message in (
+        ({"steps": 1}, "at least 2 steps"),
+        ({"precision": "int8"}, "cannot be compiled"),
+        ({"top_k": 3}, "no top_k"),
+    ):
         with pytest.raises(UserError, match=message):
             draw(lm, signature, **dials)
         with pytest.raises(UserError, match=message):
             next(stream(lm, [asked(signature)], Sampling(**dials), torch.Generator()))
     lm, signature = lm_of("frames")
-    for dials, message in (({"top_k": 3}, "no top_k"), ({"steps": 1}, "at least 2 step"), ({"compiled": True}, "cannot be compiled")):
+    for dials, message in (
+        ({"top_k": 3}, "no top_k"),
+        ({"steps": 1}, "at least 2 step"),
+        ({"compiled": True}, "cannot be compiled"),
+    ):
         with pytest.raises(UserError, match=message):
             draw(lm, signature, **dials)
     lm, signature = lm_of("codes")
     with pytest.raises(UserError, match="no top_k"):
         draw(lm, signature, top_p=0.5)
     with pytest.raises(UserError, match="drawn code by code"):
-        generate(lm, [Document((Segment("text", codes=np.zeros((0, 1), int)),), (True,), open_end=True)], Sampling(steps=3), torch.Generator())
+        generate(
+            lm,
+            [Document((Segment("text", codes=np.zeros((0, 1), int)),), (True,), open_end=True)],
+            Sampling(steps=3),
+            torch.Generator(),
+        )
 
 
 def test_a_likelihood_with_one_noise_level_only_is_refused():
@@ -254,7 +343,10 @@ def test_a_network_without_numbers_is_refused_with_the_step():
     lm, signature = lm_of("codes")
     for bad in (float("nan"), float("inf")):
         lm.heads["picture"].network.final.out.bias.data[1] = bad
-        for sampling, message in ((Sampling(), "NaN or infinity at step 1 of 4"), (Sampling(steps=2), "NaN or infinity at step . of 2")):
+        for sampling, message in (
+            (Sampling(), "NaN or infinity at step 1 of 4"),
+            (Sampling(steps=2), "NaN or infinity at step . of 2"),
+        ):
             with pytest.raises(UserError, match=message):
                 generate(lm, [asked(signature)], sampling, torch.Generator())
 
@@ -263,9 +355,17 @@ def test_a_network_without_numbers_is_refused_with_the_step():
 def test_every_step_can_be_watched_and_the_last_state_is_the_sample(name, n_steps):
     lm, signature = lm_of(name)
     seen = []
-    drawn = generate(lm, [asked(signature)] * 2, Sampling(), torch.Generator().manual_seed(0), callback=lambda step, x: seen.append((step, x)))
+    drawn = generate(
+        lm,
+        [asked(signature)] * 2,
+        Sampling(),
+        torch.Generator().manual_seed(0),
+        callback=lambda step, x: seen.append((step, x)),
+    )
     assert [step for step, _ in seen] == list(range(n_steps))
-    np.testing.assert_array_equal(seen[-1][1].float().numpy(), np.stack([d.segment.latents for d in drawn]))
+    np.testing.assert_array_equal(
+        seen[-1][1].float().numpy(), np.stack([d.segment.latents for d in drawn])
+    )
 
 
 def test_heads_that_do_not_fit_their_frames_are_refused():
@@ -275,16 +375,24 @@ def test_heads_that_do_not_fit_their_frames_are_refused():
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             head.build(8, signature)
-    for wrong in (lambda: FrameDiffusion(steps=1), lambda: GridDiffusion(draws=0), lambda: MaskedDiffusion(steps=-1),
-                  lambda: MaskedDiffusion(network=DiTConfig(1, 20, 2))):
+    for wrong in (
+        lambda: FrameDiffusion(steps=1),
+        lambda: GridDiffusion(draws=0),
+        lambda: MaskedDiffusion(steps=-1),
+        lambda: MaskedDiffusion(network=DiTConfig(1, 20, 2)),
+    ):
         with pytest.raises(ValueError):
             wrong()
 
 
 def test_paired_noise_is_the_same_noise_given_out_at_the_least_cost():
-    """Of all permutations of six draws, the one of the smallest sum of squared distances; the loss sees nothing else."""
+    """Of all permutations of six draws, the one of the smallest sum of squared distances; the loss
+    sees nothing else.
+    """
     pytest.importorskip("ot")
-    plain, paired = (GridDiffusion(network=DIT, pairing=p).build(16, PICTURE) for p in (False, True))
+    plain, paired = (
+        GridDiffusion(network=DIT, pairing=p).build(16, PICTURE) for p in (False, True)
+    )
     paired.load_state_dict(plain.state_dict())
     y = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)

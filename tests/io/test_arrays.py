@@ -10,8 +10,17 @@ from mmtok.errors import UserError
 from mmtok.io.arrays import names_in, read_npy, read_npz
 
 
-@pytest.mark.parametrize("array", [np.arange(12.0).reshape(2, 3, 2), np.asfortranarray(np.arange(6).reshape(2, 3)), np.array(["a", "bé"]),
-                                   np.zeros((0, 3), np.float32), np.arange(4, dtype=">i2"), np.array(3.5)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12.0).reshape(2, 3, 2),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.array(["a", "bé"]),
+        np.zeros((0, 3), np.float32),
+        np.arange(4, dtype=">i2"),
+        np.array(3.5),
+    ],
+)
 def test_they_are_as_numpy_reads_them(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     np.savez_compressed(tmp_path / "a.npz", a=array, b=1)
@@ -25,15 +34,30 @@ def header(words):
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
-@pytest.mark.parametrize("words, part", [
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 3), }", "promises 13.2 TB"),
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }", "not a numpy file of numbers"),
-    ("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", "not a numpy file of numbers"),
-    ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }", "not a numpy file of numbers"),
-    ("{'descr': '<U1', 'fortran_order': False, 'shape': (2,), }", "no character"),
-    ("{'descr': '<f4', 'shape': ((((", "cannot be read as x"),
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",), }", "cannot be read as x"),
-])
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 3), }",
+            "promises 13.2 TB",
+        ),
+        (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }",
+            "not a numpy file of numbers",
+        ),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", "not a numpy file of numbers"),
+        (
+            "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }",
+            "not a numpy file of numbers",
+        ),
+        ("{'descr': '<U1', 'fortran_order': False, 'shape': (2,), }", "no character"),
+        ("{'descr': '<f4', 'shape': ((((", "cannot be read as x"),
+        (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",), }",
+            "cannot be read as x",
+        ),
+    ],
+)
 def test_headers_are_not_believed(tmp_path, words, part):
     content = header(words) + b"\xff" * 100
     (tmp_path / "a.npy").write_bytes(content)
@@ -41,8 +65,16 @@ def test_headers_are_not_believed(tmp_path, words, part):
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.npy", content)
     (tmp_path / "a.npz").write_bytes(packed.getvalue())
-    for read in (lambda: read_npy(tmp_path / "a.npy", "x"), lambda: read_npz(tmp_path / "a.npz", ["a"], "x")):
+    for read in (
+        lambda: read_npy(tmp_path / "a.npy", "x"),
+        lambda: read_npz(tmp_path / "a.npz", ["a"], "x"),
+    ):
         with pytest.raises(UserError) as caught:
             read()
         line = str(caught.value)
-        assert str(tmp_path) in line and part in line and len(line.splitlines()) == 1 and len(line) < 500
+        assert (
+            str(tmp_path) in line
+            and part in line
+            and len(line.splitlines()) == 1
+            and len(line) < 500
+        )

@@ -13,7 +13,10 @@ def unset():
     budget.allow(None)
 
 
-@pytest.mark.parametrize("size, n_bytes", [("8GB", 8e9), ("500 MiB", 500 * 2**20), ("1.5g", 1.5e9), ("4096", 4096), ("2 kb", 2000)])
+@pytest.mark.parametrize(
+    "size, n_bytes",
+    [("8GB", 8e9), ("500 MiB", 500 * 2**20), ("1.5g", 1.5e9), ("4096", 4096), ("2 kb", 2000)],
+)
 def test_sizes_as_people_write_them(size, n_bytes):
     assert budget.bytes_of(size) == n_bytes
 
@@ -30,7 +33,14 @@ def test_the_line_says_what_it_would_take_what_is_allowed_and_what_to_do():
     with pytest.raises(UserError) as caught:
         budget.need(4e9, "x.png", "a picture of 9 x 9")
     line = str(caught.value)
-    assert all(part in line for part in ("x.png: a picture of 9 x 9 would take 4 GB", "2 GB are allowed", "allow more with --max-memory"))
+    assert all(
+        part in line
+        for part in (
+            "x.png: a picture of 9 x 9 would take 4 GB",
+            "2 GB are allowed",
+            "allow more with --max-memory",
+        )
+    )
 
 
 def test_unless_told_half_of_what_is_free():

@@ -1,4 +1,6 @@
-"""A file appears whole or not at all: with every writer of a user's file, where there is no room for all of it."""
+"""A file appears whole or not at all: with every writer of a user's file, where there is no room
+for all of it.
+"""
 
 import errno
 import os
@@ -37,7 +39,9 @@ ROOM = 8  # bytes
 
 @contextmanager
 def no_room():
-    """No file of this process grows past a few bytes: the write that would is refused by the system, half-way."""
+    """No file of this process grows past a few bytes: the write that would is refused by the
+    system, half-way.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
     try:
@@ -55,32 +59,81 @@ def pretrained_pieces():
     import tokenizers
 
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
-    trainer = tokenizers.trainers.BpeTrainer(show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    )
     tok.train_from_iterator(["seven eight"], trainer)
     return PretrainedText(PretrainedTextConfig("start"), tok.to_str())
 
 
-# what is to be written -> the file that finds no room, and who writes it, made while there still is some
+# what is to be written -> the file that finds no room, and who writes it, made while there still is
+# some
 WRITERS = {
     "bytes": ("a.bin", lambda toy_lm: lambda home: write_bytes(home / "a.bin", bytes(99))),
-    "text": ("a.txt", lambda toy_lm: lambda home: write_text(home / "a.txt", "nineteen letters of it")),
-    "tensors": ("a.safetensors", lambda toy_lm: lambda home: write_tensors(home / "a.safetensors", {"a": torch.zeros(3)})),
-    "llama": ("model.safetensors", lambda toy_lm: lambda home, lm=toy_lm([Signature("text", (9,))]): to_llama(lm, home)),
-    "autotokenizer": ("tokenizer.json", lambda toy_lm: lambda home: write_autotokenizer(BytesConfig().build(), home, ["<a>"], ["<a>"], {})),
+    "text": (
+        "a.txt",
+        lambda toy_lm: lambda home: write_text(home / "a.txt", "nineteen letters of it"),
+    ),
+    "tensors": (
+        "a.safetensors",
+        lambda toy_lm: lambda home: write_tensors(home / "a.safetensors", {"a": torch.zeros(3)}),
+    ),
+    "llama": (
+        "model.safetensors",
+        lambda toy_lm: lambda home, lm=toy_lm([Signature("text", (9,))]): to_llama(lm, home),
+    ),
+    "autotokenizer": (
+        "tokenizer.json",
+        lambda toy_lm: (
+            lambda home: write_autotokenizer(BytesConfig().build(), home, ["<a>"], ["<a>"], {})
+        ),
+    ),
     "settings": ("tokenizer.json", lambda toy_lm: lambda home: write_config(home, "Bytes", {})),
     "codebook": ("weights.safetensors", lambda toy_lm: codebook().save),
-    "pieces": ("pieces.model", lambda toy_lm: SentencePieceConfig(n_pieces=290).fit(["seven eight nine"] * 5).save),
+    "pieces": (
+        "pieces.model",
+        lambda toy_lm: SentencePieceConfig(n_pieces=290).fit(["seven eight nine"] * 5).save,
+    ),
     "pretrained pieces": ("pieces.json", lambda toy_lm: pretrained_pieces().save),
-    "signal: text": ("a.txt", lambda toy_lm: lambda home: write_signal(home / "a", "text", "nineteen letters of it", None)),
-    "signal: speech": ("a.wav", lambda toy_lm: lambda home: write_signal(home / "a", "speech", np.zeros(9, np.float32), DMelConfig().build())),
-    "signal: jets": ("a.npz", lambda toy_lm: lambda home: write_signal(home / "a", "jets", [np.ones((2, 3), np.float32)], JetGridConfig().build())),
-    "signal: image": ("a.png", lambda toy_lm: lambda home: write_signal(home / "a", "image", np.zeros((9, 9), np.uint8), None)),
-    "signal: array": ("a.npy", lambda toy_lm: lambda home: write_signal(home / "a", "else", np.zeros(9), None)),
+    "signal: text": (
+        "a.txt",
+        lambda toy_lm: (
+            lambda home: write_signal(home / "a", "text", "nineteen letters of it", None)
+        ),
+    ),
+    "signal: speech": (
+        "a.wav",
+        lambda toy_lm: (
+            lambda home: write_signal(
+                home / "a", "speech", np.zeros(9, np.float32), DMelConfig().build()
+            )
+        ),
+    ),
+    "signal: jets": (
+        "a.npz",
+        lambda toy_lm: (
+            lambda home: write_signal(
+                home / "a", "jets", [np.ones((2, 3), np.float32)], JetGridConfig().build()
+            )
+        ),
+    ),
+    "signal: image": (
+        "a.png",
+        lambda toy_lm: (
+            lambda home: write_signal(home / "a", "image", np.zeros((9, 9), np.uint8), None)
+        ),
+    ),
+    "signal: array": (
+        "a.npy",
+        lambda toy_lm: lambda home: write_signal(home / "a", "else", np.zeros(9), None),
+    ),
 }
 
 
 @pytest.mark.parametrize("what", WRITERS)
-def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(toy_lm, tmp_path, contents, what):
+def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(
+    toy_lm, tmp_path, contents, what
+):
     name, maker = WRITERS[what]
     write, home = maker(toy_lm), tmp_path / "home"
     home.mkdir()
@@ -89,7 +142,11 @@ def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(to
         with pytest.raises((OSError, UserError)) as error, no_room():
             write(home)
         said = error.value.filename if isinstance(error.value, OSError) else str(error.value)
-        assert str(home / name) in said and "too large" in str(error.value) and "\n" not in str(error.value)
+        assert (
+            str(home / name) in said
+            and "too large" in str(error.value)
+            and "\n" not in str(error.value)
+        )
         assert contents(home) == before
         write(home)
         assert len(contents(home)[name]) > ROOM and not any(map(is_temporary, home.iterdir()))
@@ -123,20 +180,39 @@ def test_who_may_read_the_folder_may_read_its_tensors(tmp_path):
 
 
 WRITES = {
-    "sound": "from mmtok.sources.speech import write_sound; write_sound(path / 'a.flac', numpy.zeros(9))",
-    "spoken digits": "from mmtok.sources.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')",
-    "jets": "from mmtok.sources.jets import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2, 3))])",
-    "made jets": "from mmtok.sources.jets import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))], numpy.array(['a']))",
-    "picture": "from mmtok.sources.images import write_image; write_image(path / 'a.png', numpy.zeros((2, 2), numpy.uint8))",
+    "sound": (
+        "from mmtok.sources.speech import write_sound; write_sound(path / 'a.flac', numpy.zeros(9))"
+    ),
+    "spoken digits": (
+        "from mmtok.sources.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')"
+    ),
+    "jets": (
+        "from mmtok.sources.jets import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2,"
+        " 3))])"
+    ),
+    "made jets": (
+        "from mmtok.sources.jets import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))],"
+        " numpy.array(['a']))"
+    ),
+    "picture": (
+        "from mmtok.sources.images import write_image; write_image(path / 'a.png', numpy.zeros((2,"
+        " 2), numpy.uint8))"
+    ),
 }
 
 
 @pytest.mark.parametrize("what", WRITES)
 def test_what_writers_of_data_leave_when_they_are_killed_is_swept_away(tmp_path, what):
     """Killed at the moment when the file would get its name."""
-    code = "import os, pathlib, signal, sys, numpy; path = pathlib.Path(sys.argv[1]); os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    code = (
+        "import os, pathlib, signal, sys, numpy; path = pathlib.Path(sys.argv[1]); os.replace ="
+        " lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+    )
     if what == "spoken digits":  # of no clips, by no engine
-        code += "; import mmtok.sources.espeak as e; e.Espeak = lambda: None; numpy.concatenate = lambda x: numpy.zeros(0)"
+        code += (
+            "; import mmtok.sources.espeak as e; e.Espeak = lambda: None; numpy.concatenate ="
+            " lambda x: numpy.zeros(0)"
+        )
     killed = subprocess.run([sys.executable, "-c", f"{code}\n{WRITES[what]}", tmp_path])
     assert killed.returncode == -9 and len(list(tmp_path.iterdir())) == 1
     sweep(tmp_path)
@@ -150,19 +226,32 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     killed, writing = start("kill"), start("wait")
     live = writing.stdout.readline().strip()
     assert killed.wait() == -9 and len(list(path.parent.iterdir())) == 2
-    others = [".hidden", ".a.tmp", ".12.tmp", "a.12.tmp", ".a.txt.x.tmp", ".a.txt.999999999.tmp.old"]
+    others = [
+        ".hidden",
+        ".a.tmp",
+        ".12.tmp",
+        "a.12.tmp",
+        ".a.txt.x.tmp",
+        ".a.txt.999999999.tmp.old",
+    ]
     for name in others:
         (path.parent / name).write_text("mine")
     (path.parent / ".a.txt.99999999999999999999.tmp").write_text("of no process")
     (tmp_path / f".b.txt.{os.getpid()}.tmp").write_text("of a process that had this one's number")
     sweep(tmp_path)
-    assert {p.name for p in path.parent.iterdir()} == {live, *others} and [p.name for p in tmp_path.iterdir()] == ["deep"]
+    assert {p.name for p in path.parent.iterdir()} == {live, *others} and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["deep"]
     writing.communicate("\n")
-    assert path.read_text() == "half" and {p.name for p in path.parent.iterdir()} == {path.name, *others}
+    assert path.read_text() == "half" and {p.name for p in path.parent.iterdir()} == {
+        path.name,
+        *others,
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_named_without_the_temporary_name(tmp_path, monkeypatch):
     """On a read-only file system removing the temporary file fails too, although there is none."""
+
     def refused(path, *_, **__):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 

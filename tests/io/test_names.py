@@ -7,9 +7,53 @@ import pytest
 from mmtok.errors import UserError
 from mmtok.io.names import MOST_BYTES, file_names, inside, is_name
 
-HOSTILE = ["../x", "/etc/x", "..", ".", "a/b", "a\\b", "a\0b", "\x1b[31m", "a\nb", "x" * 320, "語" * 320, "🚀" * 99, "...", "   ", "", " a ", "a.",
-           ".hidden", "-rf", "con", "NUL.txt", "com1", "AUX ", "a:b", "a?", "\udcff", "\u202eb", "CON" + "é" * 99, "a" * 99 + " b", "~/x", "$HOME"]
-ALIKE = ["Seven", "seven", "SEVEN", unicodedata.normalize("NFD", "été"), "été", "Été", "straße", "STRASSE", "\ufb01n", "fin", "K", "\u212a"]
+HOSTILE = [
+    "../x",
+    "/etc/x",
+    "..",
+    ".",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "\x1b[31m",
+    "a\nb",
+    "x" * 320,
+    "語" * 320,
+    "🚀" * 99,
+    "...",
+    "   ",
+    "",
+    " a ",
+    "a.",
+    ".hidden",
+    "-rf",
+    "con",
+    "NUL.txt",
+    "com1",
+    "AUX ",
+    "a:b",
+    "a?",
+    "\udcff",
+    "\u202eb",
+    "CON" + "é" * 99,
+    "a" * 99 + " b",
+    "~/x",
+    "$HOME",
+]
+ALIKE = [
+    "Seven",
+    "seven",
+    "SEVEN",
+    unicodedata.normalize("NFD", "été"),
+    "été",
+    "Été",
+    "straße",
+    "STRASSE",
+    "\ufb01n",
+    "fin",
+    "K",
+    "\u212a",
+]
 
 
 def folded(name):
@@ -22,8 +66,17 @@ def test_names_are_safe_short_and_unlike_each_other(space, tmp_path):
     names = file_names(words, space=space)
     assert len({folded(name) for name in names}) == len(set(words))
     for name in names:
-        assert 0 < len(name.encode()) <= MOST_BYTES and is_name(name) and name.isprintable() and not set('<>:"/\\|?*\0') & set(name)
-        assert not name.startswith((".", "-", " ")) and not name.endswith((".", " ")) and name.split(".")[0].strip().upper() not in ("CON", "NUL", "AUX")
+        assert (
+            0 < len(name.encode()) <= MOST_BYTES
+            and is_name(name)
+            and name.isprintable()
+            and not set('<>:"/\\|?*\0') & set(name)
+        )
+        assert (
+            not name.startswith((".", "-", " "))
+            and not name.endswith((".", " "))
+            and name.split(".")[0].strip().upper() not in ("CON", "NUL", "AUX")
+        )
         path = tmp_path / f"{name}-000.wav.png"
         path.write_text(name)
         assert path.parent == tmp_path == inside(tmp_path, path.name).parent
@@ -31,7 +84,15 @@ def test_names_are_safe_short_and_unlike_each_other(space, tmp_path):
 
 
 def test_good_names_stay_and_others_can_be_read():
-    for name in ("seven", "Once upon a time", "語", "été", "a.b", "three one four", "x" * MOST_BYTES):
+    for name in (
+        "seven",
+        "Once upon a time",
+        "語",
+        "été",
+        "a.b",
+        "three one four",
+        "x" * MOST_BYTES,
+    ):
         assert file_names([name]) == [name] and is_name(name)
     assert file_names(["three one four"], space="_") == ["three_one_four"]
     assert file_names(["a/b"])[0].startswith("a_b-") and file_names(["../x"])[0].startswith("__x-")
@@ -43,7 +104,10 @@ def test_the_same_words_have_the_same_name_every_time():
     first = file_names(["Seven"])
     second = file_names(["seven"], there=first)
     assert first == ["Seven"] and second[0].startswith("seven-")
-    assert file_names(["Seven"], there=first + second) == first and file_names(["seven"], there=first + second) == second
+    assert (
+        file_names(["Seven"], there=first + second) == first
+        and file_names(["seven"], there=first + second) == second
+    )
 
 
 def test_nothing_leads_out_of_a_folder(tmp_path):
@@ -56,7 +120,20 @@ def test_nothing_leads_out_of_a_folder(tmp_path):
     (home / "round").symlink_to(home / "round")
     (home / "own").symlink_to(home / "deep")
     (home / "absolute").write_text("")
-    for name in ("../out/x", str(out / "x"), "deep/../../out/x", "deep/link/x", "file", "..", ".", "", "/", "a\0b", "deep/..", "round/x"):
+    for name in (
+        "../out/x",
+        str(out / "x"),
+        "deep/../../out/x",
+        "deep/link/x",
+        "file",
+        "..",
+        ".",
+        "",
+        "/",
+        "a\0b",
+        "deep/..",
+        "round/x",
+    ):
         with pytest.raises(UserError, match="is no file inside"):
             inside(home, name)
     for name in ("a", "deep/new/a", "own/a", "...", "a\nb", str(home / "absolute")):

@@ -32,13 +32,25 @@ def test_the_pace_is_that_of_what_is_warm():
     assert pace_of(60, 8, *[0.3] * 8) == pytest.approx(0.3)
     assert pace_of(*[0.3] * 10) == pytest.approx(0.3)
     assert pace_of(*[0.3] * 9, 3.0) == pytest.approx(0.57)  # a checkpoint counts at its share
-    assert pace_of(9, *[0] * 3, 9, *[0] * 3) == pytest.approx(18 / 8)  # four processes hand in at once: the first is as the others
+    assert pace_of(9, *[0] * 3, 9, *[0] * 3) == pytest.approx(
+        18 / 8
+    )  # four processes hand in at once: the first is as the others
     assert pace_of(*[5] * 50, *[0.5] * 100) == pytest.approx(0.5)  # what is long ago is forgotten
 
 
-@pytest.mark.parametrize("seconds, text", [
-    (0.01, "1 s"), (45.2, "45 s"), (89, "89 s"), (90, "2 min"), (840, "14 min"), (5340, "89 min"), (12_000, "3 h 20 min"), (216_000, "2.5 days"),
-])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.01, "1 s"),
+        (45.2, "45 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (840, "14 min"),
+        (5340, "89 min"),
+        (12_000, "3 h 20 min"),
+        (216_000, "2.5 days"),
+    ],
+)
 def test_times_in_words(seconds, text):
     assert span_text(seconds) == text
 
@@ -54,7 +66,10 @@ def test_lines_in_a_pipe_tell_the_time_left(capsys, clock):
             clock(0)
             progress.advance()
     first, second, last = capsys.readouterr().err.splitlines()
-    assert first == "train: 1/100 steps (40 s)" and second == "train: 16/100 steps (70 s, about 3 min left)"
+    assert (
+        first == "train: 1/100 steps (40 s)"
+        and second == "train: 16/100 steps (70 s, about 3 min left)"
+    )
     assert last == "train: 100/100 steps (80 s)"
 
 
@@ -70,7 +85,9 @@ def test_a_bar_on_a_terminal_tells_it_too(clock):
     from mmtok.io import progress as room
 
     bar = room._rich_bar()
-    assert any("left" in column.text_format for column in bar.columns if hasattr(column, "text_format"))
+    assert any(
+        "left" in column.text_format for column in bar.columns if hasattr(column, "text_format")
+    )
 
 
 def test_the_items_pass_through_and_the_count_is_said(capsys):
@@ -85,7 +102,13 @@ def test_lines_come_no_faster_than_asked(capsys):
             slow.advance()
             quick.advance(note="loss 1.5")
     err = capsys.readouterr().err.splitlines()
-    assert err == ["b: 1/3 (0 s) loss 1.5", "b: 2/3 (0 s) loss 1.5", "b: 3/3 (0 s) loss 1.5", "b: 3/3 (0 s) loss 1.5", "a: 3/100 (0 s, about 1 s left)"]
+    assert err == [
+        "b: 1/3 (0 s) loss 1.5",
+        "b: 2/3 (0 s) loss 1.5",
+        "b: 3/3 (0 s) loss 1.5",
+        "b: 3/3 (0 s) loss 1.5",
+        "a: 3/100 (0 s, about 1 s left)",
+    ]
 
 
 def test_an_error_is_not_followed_by_a_count(capsys):

@@ -1,4 +1,6 @@
-"""Fields by name: every one that is listed can be set, and what cannot be set is answered in one line with what could."""
+"""Fields by name: every one that is listed can be set, and what cannot be set is answered in one
+line with what could.
+"""
 
 import json
 import math
@@ -17,9 +19,17 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 
 def leaves(node, way=()):
     """The way to every plain value that holds no other, and to every empty list and mapping."""
-    items = [(k, x) for k, x in (node.items() if isinstance(node, dict) else enumerate(node)) if k != "kind"]
+    items = [
+        (k, x)
+        for k, x in (node.items() if isinstance(node, dict) else enumerate(node))
+        if k != "kind"
+    ]
     for key, child in items:
-        yield from leaves(child, (*way, key)) if isinstance(child, (dict, list)) and child else [(*way, key)]
+        yield from (
+            leaves(child, (*way, key))
+            if isinstance(child, (dict, list)) and child
+            else [(*way, key)]
+        )
 
 
 @pytest.fixture(params=RECIPES, ids=lambda path: path.stem)
@@ -33,6 +43,7 @@ def digits():
 
 
 # ---- what `mmtok show RECIPE` lists
+
 
 def listed(path, capsys):
     """[(--NAME, value)] of the block that `mmtok show` prints, read as a shell reads words."""
@@ -72,24 +83,48 @@ def test_a_listed_field_takes_another_value(digits):
 
 
 def test_names_with_dashes_and_dots_of_their_own_are_listed_and_set():
-    plain = {"kind": "X", "tokens": {"my-kind": {"kind": "Y", "size": 3}, "a.b": {"kind": "Y", "size": 4}}, "snake_case": 1}
+    plain = {
+        "kind": "X",
+        "tokens": {"my-kind": {"kind": "Y", "size": 3}, "a.b": {"kind": "Y", "size": 4}},
+        "snake_case": 1,
+    }
     [words] = [[f"--{n}=7" for _, _, fields in field_groups(plain) for n in fields]]
     assert words == ["--snake_case=7", "--tokens.my-kind.size=7", "--tokens.a.b.size=7"]
     set_fields(plain, [*words, "--snake-case", "8"])
-    assert (plain["tokens"]["my-kind"]["size"], plain["tokens"]["a.b"]["size"], plain["snake_case"]) == ("7", "7", "8")
+    assert (
+        plain["tokens"]["my-kind"]["size"],
+        plain["tokens"]["a.b"]["size"],
+        plain["snake_case"],
+    ) == ("7", "7", "8")
 
 
 # ---- values
 
+
 def test_a_part_is_exchanged_for_another_kind(digits):
-    changed = override(digits, ["--tokenizers.image", '{"kind": "PixelsConfig", "levels": 4}', "--tokenizers.image.levels", "8"])
-    assert type(changed.tokenizers["image"]).__name__ == "PixelsConfig" and changed.tokenizers["image"].levels == 8
-    assert override(digits, ["--train.loss_weights", '{"image": 2}', "--train.loss_weights.image", "3"]).train.loss_weights == {"image": 3.0}
+    changed = override(
+        digits,
+        [
+            "--tokenizers.image",
+            '{"kind": "PixelsConfig", "levels": 4}',
+            "--tokenizers.image.levels",
+            "8",
+        ],
+    )
+    assert (
+        type(changed.tokenizers["image"]).__name__ == "PixelsConfig"
+        and changed.tokenizers["image"].levels == 8
+    )
+    assert override(
+        digits, ["--train.loss_weights", '{"image": 2}', "--train.loss_weights.image", "3"]
+    ).train.loss_weights == {"image": 3.0}
 
 
 def test_words_are_read_as_the_type_of_their_field(digits):
     started = override(digits, ["--start", "2024"])
-    assert started.start == "2024" and override(started, ["--start", "null"]).start is None  # text or nothing
+    assert (
+        started.start == "2024" and override(started, ["--start", "null"]).start is None
+    )  # text or nothing
     assert override(digits, ["--name", "null"]).name == "null"  # text
     for text, value in ((".5", 0.5), ("5.", 5.0), ("1e-3", 1e-3), ("+2", 2.0), ("7", 7.0)):
         learning_rate = override(digits, ["--learning_rate", text]).train.learning_rate
@@ -97,38 +132,63 @@ def test_words_are_read_as_the_type_of_their_field(digits):
     assert override(digits, ["--fsdp", "True"]).train.fsdp is True
 
 
-@pytest.mark.parametrize("words, parts", [
-    (["--train.stps", "3"], ["nearest: --train.steps;"]),
-    (["--tasks.0.wieght", "3"], ["nearest: --tasks.0.weight,"]),
-    (["--tasks.9.weight", "3"], ["nearest: --tasks.0.weight,"]),
-    (["--wieght", "3"], ["--tasks.0.weight"]),
-    (["--sources.1.n_uterances", "60"], ["nearest: --sources.1.n_utterances;"]),
-    (["--model.trunc.width", "4"], ["--model.trunk.width"]),
-    (["--tokenizers.speech.mel.n_mel", "3"], ["--tokenizers.speech.mel.n_mels"]),
-    (["--sampling.imag.temperature", "1"], ["--sampling.image.temperature"]),
-    (["--n_sample", "3"], ["nearest: --n_samples;"]),
-    (["--xq", "3"], ["no field --xq; `mmtok show RECIPE` lists them all"]),
-    (["--weight", "1"], ["ambiguous", "--tasks.0.weight", "--tasks.6.weight"]),
-    (["--image", "1"], ["ambiguous", "--tokenizers.image", "--sampling.image"]),
-    (["--train.steps", "--batch_size", "8"], ["--train.steps needs a value"]),
-    (["--sources.1.n_utterances", "sixty"], ["sources.1.n_utterances must be int, got 'sixty'"]),
-    (["--sampling.image.temperature", "hot"], ["sampling.image.temperature must be float, got 'hot'"]),
-    (["--fsdp", "yes"], ["train.fsdp must be true or false, got 'yes'"]),
-    (["--tasks.0.inputs", "caption"], ['tasks.0.inputs must be a list such as ["caption"], got']),
-    (["--tokenizers.jets.bins", "41"], ["tokenizers.jets.bins must be a list such as [41]"]),
-    (["--tokenizers.image", "PixelsConfig"], ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"]),
-    (["--tokenizers.image", '{"levels": 4}'], ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"]),
-    (["--model.trunk", "4"], ["model.trunk must be a TransformerConfig, got 4"]),
-    (["--n_samples", "0"], ["n_samples is 0; it must be at least 1"]),
-])
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--train.stps", "3"], ["nearest: --train.steps;"]),
+        (["--tasks.0.wieght", "3"], ["nearest: --tasks.0.weight,"]),
+        (["--tasks.9.weight", "3"], ["nearest: --tasks.0.weight,"]),
+        (["--wieght", "3"], ["--tasks.0.weight"]),
+        (["--sources.1.n_uterances", "60"], ["nearest: --sources.1.n_utterances;"]),
+        (["--model.trunc.width", "4"], ["--model.trunk.width"]),
+        (["--tokenizers.speech.mel.n_mel", "3"], ["--tokenizers.speech.mel.n_mels"]),
+        (["--sampling.imag.temperature", "1"], ["--sampling.image.temperature"]),
+        (["--n_sample", "3"], ["nearest: --n_samples;"]),
+        (["--xq", "3"], ["no field --xq; `mmtok show RECIPE` lists them all"]),
+        (["--weight", "1"], ["ambiguous", "--tasks.0.weight", "--tasks.6.weight"]),
+        (["--image", "1"], ["ambiguous", "--tokenizers.image", "--sampling.image"]),
+        (["--train.steps", "--batch_size", "8"], ["--train.steps needs a value"]),
+        (
+            ["--sources.1.n_utterances", "sixty"],
+            ["sources.1.n_utterances must be int, got 'sixty'"],
+        ),
+        (
+            ["--sampling.image.temperature", "hot"],
+            ["sampling.image.temperature must be float, got 'hot'"],
+        ),
+        (["--fsdp", "yes"], ["train.fsdp must be true or false, got 'yes'"]),
+        (
+            ["--tasks.0.inputs", "caption"],
+            ['tasks.0.inputs must be a list such as ["caption"], got'],
+        ),
+        (["--tokenizers.jets.bins", "41"], ["tokenizers.jets.bins must be a list such as [41]"]),
+        (
+            ["--tokenizers.image", "PixelsConfig"],
+            ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"],
+        ),
+        (
+            ["--tokenizers.image", '{"levels": 4}'],
+            ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"],
+        ),
+        (["--model.trunk", "4"], ["model.trunk must be a TransformerConfig, got 4"]),
+        (["--n_samples", "0"], ["n_samples is 0; it must be at least 1"]),
+    ],
+)
 def test_what_cannot_be_set_is_answered_in_one_line(digits, words, parts):
     with pytest.raises(UserError) as told:
         override(digits, words)
-    assert all(part in str(told.value) for part in parts) and "\n" not in str(told.value), told.value
+    assert all(part in str(told.value) for part in parts) and "\n" not in str(told.value), (
+        told.value
+    )
 
 
 def test_one_is_counted_as_one():
-    assert [counted(n, "row") for n in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
+    assert [counted(n, "row") for n in (0, 1, 2, 2000)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "2,000 rows",
+    ]
 
 
 def test_plain_values_are_json(path):

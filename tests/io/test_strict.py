@@ -1,4 +1,6 @@
-"""JSON from outside: what is ambiguous, too large or no text gets one line that names file and field."""
+"""JSON from outside: what is ambiguous, too large or no text gets one line that names file and
+field.
+"""
 
 import json
 
@@ -8,7 +10,10 @@ from mmtok.errors import UserError
 from mmtok.io.strict import parse_json, read_json
 
 WRONG = {
-    "digits": (b'{"a": {"b": [0, ' + b"9" * 5000 + b"]}}", "a.b.1 is a whole number of 5,000 digits"),
+    "digits": (
+        b'{"a": {"b": [0, ' + b"9" * 5000 + b"]}}",
+        "a.b.1 is a whole number of 5,000 digits",
+    ),
     "large": (b'{"a": 1e999}', "a is a number too large"),
     "nan": (b'{"a": NaN}', "a is NaN"),
     "infinity": (b'{"a": [-Infinity]}', "a.0 is -Infinity"),
@@ -33,12 +38,23 @@ def test_what_is_refused_names_file_and_field(tmp_path, name):
     with pytest.raises(UserError) as caught:
         read_json(path)
     line = str(caught.value)
-    assert line.startswith(str(path)) and part in line and len(line.splitlines()) == 1 and len(line) < 400
+    assert (
+        line.startswith(str(path))
+        and part in line
+        and len(line.splitlines()) == 1
+        and len(line) < 400
+    )
 
 
 def test_all_else_is_as_json_reads_it():
-    value = {"a": [1, -2.5, 1e300, True, None, "é\U0001f600"], "b": {"c": {}, "d": [[]]}, "e": 2**63 - 1}
-    assert parse_json(json.dumps(value), "x") == value == parse_json(json.dumps(value).encode(), "x")
+    value = {
+        "a": [1, -2.5, 1e300, True, None, "é\U0001f600"],
+        "b": {"c": {}, "d": [[]]},
+        "e": 2**63 - 1,
+    }
+    assert (
+        parse_json(json.dumps(value), "x") == value == parse_json(json.dumps(value).encode(), "x")
+    )
 
 
 def test_measurements_may_be_no_numbers():

@@ -22,6 +22,7 @@ def clips(n, every=1, said=None):
                 tally.seen()
                 if i % every == 0:
                     tally.add(RESAMPLED, f"{i}.wav")
+
     return work
 
 
@@ -37,6 +38,7 @@ def test_one_signal_is_one_line_whatever_was_done():
             tally.seen()
             tally.add("mixed down from 2 channels", "a.wav")
             tally.add(RESAMPLED, "a.wav")
+
     assert told(work) == [f"a.wav was mixed down from 2 channels, {RESAMPLED}"]
 
 
@@ -55,6 +57,7 @@ def test_what_was_counted_is_said_when_the_work_breaks_off():
                 raise KeyError
         except KeyError:
             pass
+
     assert told(work) == ["2 of 3 clips were dropped: no transcript (first: b.wav)"]
 
 
@@ -64,6 +67,9 @@ def test_what_differs_from_file_to_file_does_not_fill_the_screen():
             for i in range(100):
                 tally.seen()
                 tally.add(f"resampled from {i} to 16,000 Hz", f"{i}.wav")
+
     lines = told(work)
     assert len(lines) == MOST_KINDS + 1
-    assert lines[-1].startswith("92 more things were done to 92 clips; the first: 8.wav was resampled from 8 ")
+    assert lines[-1].startswith(
+        "92 more things were done to 92 clips; the first: 8.wav was resampled from 8 "
+    )

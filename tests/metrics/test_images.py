@@ -47,9 +47,14 @@ def test_frechet_laws():
 def test_frechet_against_the_matrix_square_root():
     sqrtm = pytest.importorskip("scipy.linalg").sqrtm
     rng = np.random.default_rng(2)
-    a, b = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)), rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + 1
+    a, b = (
+        rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)),
+        rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + 1,
+    )
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(
+        cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real
+    )
     assert frechet(a, b) == pytest.approx(expected, rel=1e-8)
 
 
@@ -62,7 +67,9 @@ def test_frechet_pixels_of_shifted_brightness():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 200, (300, 4, 4), dtype=np.uint8)
     assert frechet_pixels(images, images, images) == pytest.approx(0.0, abs=1e-9)
-    assert frechet_pixels(images, images, images + 51) == pytest.approx(16 * 0.2**2, rel=1e-9)  # all 16 components: the pixels turned
+    assert frechet_pixels(images, images, images + 51) == pytest.approx(
+        16 * 0.2**2, rel=1e-9
+    )  # all 16 components: the pixels turned
     assert frechet_pixels(images, images, images + 51, n_components=3) < 16 * 0.2**2
 
 
@@ -79,20 +86,26 @@ class Watched(list):
 
 @pytest.mark.parametrize("cap, value", [("FITTED_ROWS", 50), ("FITTED_VALUES", 50 * 16)])
 def test_components_are_fitted_to_a_fair_part_of_many_images(monkeypatch, cap, value):
-    """The images come sorted: the first half differs from image to image in its first row only, the second in its last."""
+    """The images come sorted: the first half differs from image to image in its first row only, the
+    second in its last.
+    """
     rng = np.random.default_rng(0)
     images = np.zeros((400, 4, 4), np.uint8)
     images[:200, 0], images[200:, 3] = rng.integers(0, 200, (2, 200, 4))
     monkeypatch.setattr(room, cap, value)
     many, brighter = Watched(images), images[200:].copy()
     brighter[:, 3] += 51
-    assert frechet_pixels(many, images[200:], brighter, n_components=8) == pytest.approx(4 * 0.2**2, rel=1e-9)
+    assert frechet_pixels(many, images[200:], brighter, n_components=8) == pytest.approx(
+        4 * 0.2**2, rel=1e-9
+    )
     assert len(many.read) <= 51
 
 
 def test_copies_are_found_in_a_stream():
     samples = np.array([[0, 1], [2, 3], [4, 5], [2, 3]])
-    assert copied(samples, iter([np.array([2, 3]), np.array([9, 9]), np.array([0, 1], np.int32)])).tolist() == [True, True, False, True]
+    assert copied(
+        samples, iter([np.array([2, 3]), np.array([9, 9]), np.array([0, 1], np.int32)])
+    ).tolist() == [True, True, False, True]
     assert copied(samples, iter(())).tolist() == [False] * 4
 
 

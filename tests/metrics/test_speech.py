@@ -1,4 +1,6 @@
-"""Word error rate on known examples; judges that name real words and voices, also after a round trip they never heard."""
+"""Word error rate on known examples; judges that name real words and voices, also after a round
+trip they never heard.
+"""
 
 import math
 
@@ -43,7 +45,9 @@ def test_word_error_rate_equals_jiwers():
     rng = np.random.default_rng(0)
     draw = lambda: [" ".join(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(50)]  # noqa: E731
     references, hypotheses = draw(), draw()
-    assert word_error_rate(references, hypotheses) == pytest.approx(jiwer.wer(references, hypotheses))
+    assert word_error_rate(references, hypotheses) == pytest.approx(
+        jiwer.wer(references, hypotheses)
+    )
 
 
 def test_entropy_share():
@@ -60,12 +64,20 @@ def test_stoi_refuses_clips_of_different_lengths():
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """split -> list of (clip, utterance); fewer than the default set has, so that the test is quick."""
+    """split -> list of (clip, utterance); fewer than the default set has, so that the test is
+    quick.
+    """
     pytest.importorskip("espeakng_loader")
     source, cache = SpokenDigits(n_utterances=1500), tmp_path_factory.mktemp("digits")
     prepare = Preparer("speech", SpeechPreparation(), {"rate_hz": 16_000})
     tally = Tally()
-    return {split: [(prepare(e["speech"], "", tally), u) for e, u in zip(source.examples(split, cache), source.utterances(split))] for split in source.splits}
+    return {
+        split: [
+            (prepare(e["speech"], "", tally), u)
+            for e, u in zip(source.examples(split, cache), source.utterances(split))
+        ]
+        for split in source.splits
+    }
 
 
 def single_words(pairs):
@@ -89,7 +101,9 @@ def test_the_judge_of_words_knows_held_out_words(word_judge, digits):
 def test_the_judge_of_words_hears_through_a_round_trip(word_judge, digits, config):
     clips, labels = single_words(digits["heldout"])
     tokenizer = config.build()
-    assert word_judge.accuracy(tokenizer.decode_batch(tokenizer.encode_batch(clips)), labels) >= 0.95
+    assert (
+        word_judge.accuracy(tokenizer.decode_batch(tokenizer.encode_batch(clips)), labels) >= 0.95
+    )
 
 
 def test_the_judge_answers_on_anything(word_judge):
@@ -107,7 +121,10 @@ def test_judges_leave_the_random_state_alone_and_repeat(digits):
 
 
 def test_the_judge_of_voices_knows_held_out_strings(digits):
-    parts = {split: ([clip for clip, _ in digits[split]], [u.voice for _, u in digits[split]]) for split in ("train", "heldout")}
+    parts = {
+        split: ([clip for clip, _ in digits[split]], [u.voice for _, u in digits[split]])
+        for split in ("train", "heldout")
+    }
     judge = train_voice_judge(*parts["train"])
     assert judge.accuracy(*parts["heldout"]) >= 0.85  # of 12 voices
     assert entropy_share(judge.predict(parts["heldout"][0]), len(judge.voices)) > 0.95

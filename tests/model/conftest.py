@@ -10,7 +10,9 @@ from mmtok.core.vocabulary import START
 @pytest.fixture
 def nothing():
     """nothing(vocabulary, modality) -> a segment without frames."""
-    return lambda vocabulary, modality: Segment(modality, codes=np.zeros((0, len(vocabulary.signatures[modality].levels)), int))
+    return lambda vocabulary, modality: Segment(
+        modality, codes=np.zeros((0, len(vocabulary.signatures[modality].levels)), int)
+    )
 
 
 @pytest.fixture
@@ -21,7 +23,9 @@ def prompt():
 
 @pytest.fixture
 def assert_valid():
-    """assert_valid(vocabulary, sampled, given=()): what was drawn after the segments `given` is a legal stream."""
+    """assert_valid(vocabulary, sampled, given=()): what was drawn after the segments `given` is a
+    legal stream.
+    """
     return valid
 
 
@@ -34,4 +38,6 @@ def valid(vocabulary, sampled, given=()):
         state = vocabulary.advance(state, int(id))
     back = vocabulary.document(stream).segments[-1]
     assert np.array_equal(back.codes, sampled.segment.codes) and back.holes == sampled.segment.holes
-    assert sampled.stop in ("end", "cap") and sampled.segment.truncated == (sampled.stop == "cap" and not sampled.segment.holes)
+    assert sampled.stop in ("end", "cap") and sampled.segment.truncated == (
+        sampled.stop == "cap" and not sampled.segment.holes
+    )

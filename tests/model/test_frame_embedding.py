@@ -16,7 +16,17 @@ def frames(n):
 
 def test_running_totals_are_sums_within_each_segment():
     terms, segment = torch.randn(7, 2, dtype=torch.float64), torch.tensor([3, 3, 3, 9, 5, 5, 3])
-    expected = torch.stack([terms[0], terms[:2].sum(0), terms[:3].sum(0), terms[3], terms[4], terms[4:6].sum(0), terms[6]])
+    expected = torch.stack(
+        [
+            terms[0],
+            terms[:2].sum(0),
+            terms[:3].sum(0),
+            terms[3],
+            terms[4],
+            terms[4:6].sum(0),
+            terms[6],
+        ]
+    )
     assert torch.allclose(running_totals(terms, segment), expected, atol=1e-14)
     assert running_totals(terms[:0], segment[:0]).shape == (0, 2)
 
@@ -29,7 +39,10 @@ def test_another_segment_touches_not_even_the_rounding():
 
 def test_steps_equal_the_batch():
     inner, codes = embedding(), frames(9)
-    whole, folded = inner(codes, None, torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.long)), inner.folded()
+    whole, folded = (
+        inner(codes, None, torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.long)),
+        inner.folded(),
+    )
     totals = torch.zeros(1, 3, dtype=torch.float64)
     for t in range(9):
         x, totals = folded.step(codes[t : t + 1], totals)
@@ -42,7 +55,9 @@ def test_totals_tell_apart_what_came_before_and_hidden_frames_add_nothing():
     all_read = torch.ones(3, 1, dtype=torch.bool)
     other = codes.clone()
     other[0] = torch.tensor([3, 4])
-    assert not torch.allclose(inner(codes, None, all_read, segment)[2], inner(other, None, all_read, segment)[2])
+    assert not torch.allclose(
+        inner(codes, None, all_read, segment)[2], inner(other, None, all_read, segment)[2]
+    )
     hidden = torch.tensor([[False], [True], [True]])
     assert torch.equal(inner(codes, None, hidden, segment), inner(other, None, hidden, segment))
     assert (inner(codes, None, hidden, segment)[0] == 0).all()

@@ -1,4 +1,6 @@
-"""Sampling: whatever is drawn decodes, keeps what was known, and says how it stopped; what cannot be drawn is refused."""
+"""Sampling: whatever is drawn decodes, keeps what was known, and says how it stopped; what cannot
+be drawn is refused.
+"""
 
 import itertools
 import shutil
@@ -15,17 +17,27 @@ from mmtok.model.sampling import Sampling
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
-    Sampling(max_frames=12), Sampling(guidance=2.5, max_frames=12),
-    Sampling(temperature=0, max_frames=12), Sampling(temperature=0, guidance=3, max_frames=12),
-    Sampling(precision="bf16", max_frames=12), Sampling(precision="int8", guidance=2, max_frames=12),
-    Sampling(top_k=2, max_frames=12), Sampling(top_p=0.5, max_frames=12), Sampling(2.0, 3, 0.9, 0.5, 12), Sampling(max_frames=1),
+    Sampling(max_frames=12),
+    Sampling(guidance=2.5, max_frames=12),
+    Sampling(temperature=0, max_frames=12),
+    Sampling(temperature=0, guidance=3, max_frames=12),
+    Sampling(precision="bf16", max_frames=12),
+    Sampling(precision="int8", guidance=2, max_frames=12),
+    Sampling(top_k=2, max_frames=12),
+    Sampling(top_p=0.5, max_frames=12),
+    Sampling(2.0, 3, 0.9, 0.5, 12),
+    Sampling(max_frames=1),
 ]
 
 
 @pytest.mark.parametrize("modality", MADE)
 @pytest.mark.parametrize("way", WAYS, ids=range(len(WAYS)))
-def test_whatever_an_untrained_model_samples_decodes(untrained, lm, vocabulary, segment, modality, way, prompt, assert_valid):
-    """64 streams at a time, prompts of different lengths, some frames known; near-uniform weights and wild ones."""
+def test_whatever_an_untrained_model_samples_decodes(
+    untrained, lm, vocabulary, segment, modality, way, prompt, assert_valid
+):
+    """64 streams at a time, prompts of different lengths, some frames known; near-uniform weights
+    and wild ones.
+    """
     most = vocabulary.signatures[modality].frames or 3
     for model, seed in itertools.product((untrained, lm), range(2)):
         known = [segment(modality, n % (most + 1)) for n in range(64)]
@@ -39,17 +51,26 @@ def test_whatever_an_untrained_model_samples_decodes(untrained, lm, vocabulary, 
                 assert len(sampled.segment) == most and sampled.stop == "end"
             else:
                 n_new = len(sampled.segment) - len(k)
-                assert n_new <= way.max_frames and (n_new == way.max_frames) == (sampled.stop == "cap")
+                assert n_new <= way.max_frames and (n_new == way.max_frames) == (
+                    sampled.stop == "cap"
+                )
 
 
 @pytest.mark.parametrize("modality", ["text", "speech", "image", "tiles"])
-def test_filled_holes_decode_and_leave_what_was_known(untrained, lm, vocabulary, segment, modality, prompt, assert_valid):
+def test_filled_holes_decode_and_leave_what_was_known(
+    untrained, lm, vocabulary, segment, modality, prompt, assert_valid
+):
     n_known = {"image": 5, "tiles": 1}.get(modality, 4)
     at = (0, 1, 1, n_known)
     for model, way in itertools.product((untrained, lm), WAYS):
         known = [segment(modality, n_known) for _ in range(16)]
-        prompts = [prompt(segment("text", 2), to=replace(k, holes=tuple((a, a) for a in at))) for k in known]
-        for p, k, sampled in zip(prompts, known, fill_holes(model, prompts, way, torch.Generator().manual_seed(0))):
+        prompts = [
+            prompt(segment("text", 2), to=replace(k, holes=tuple((a, a) for a in at)))
+            for k in known
+        ]
+        for p, k, sampled in zip(
+            prompts, known, fill_holes(model, prompts, way, torch.Generator().manual_seed(0))
+        ):
             assert_valid(vocabulary, sampled, p.segments[:-1])
             s = sampled.segment
             inside = np.zeros(len(s), bool)
@@ -70,13 +91,19 @@ def test_a_prompts_info_does_not_outlive_its_frames(lm, segment, generator, prom
 
 
 def test_stop_reasons(lm, vocabulary, segment, generator, nothing, prompt):
-    """A cap is told from an end; a fixed count, and a segment already whole, end by themselves and take no cap."""
-    drawn = generate(lm, [prompt(to=nothing(vocabulary, "text"))] * 50, Sampling(max_frames=2), generator)
+    """A cap is told from an end; a fixed count, and a segment already whole, end by themselves and
+    take no cap.
+    """
+    drawn = generate(
+        lm, [prompt(to=nothing(vocabulary, "text"))] * 50, Sampling(max_frames=2), generator
+    )
     assert {d.stop for d in drawn} == {"end", "cap"}
     assert all((d.stop == "cap") == (len(d.segment) == 2) == d.segment.truncated for d in drawn)
     seen = []
     prompts = [prompt(to=segment("image", n)) for n in (0, 8, 9)]
-    drawn = generate(lm, prompts, Sampling(max_frames=2), generator, lambda rows, frames: seen.append(rows))
+    drawn = generate(
+        lm, prompts, Sampling(max_frames=2), generator, lambda rows, frames: seen.append(rows)
+    )
     assert [d.stop for d in drawn] == ["end"] * 3 and [len(d.segment) for d in drawn] == [9] * 3
     assert [r.tolist() for r in seen] == [[0, 1], *[[0]] * 8]
     assert generate(lm, [], Sampling(), generator) == []
@@ -85,7 +112,13 @@ def test_stop_reasons(lm, vocabulary, segment, generator, nothing, prompt):
 def test_frames_are_told_as_they_come(lm, vocabulary, generator, nothing, prompt):
     for way in (Sampling(max_frames=9), Sampling(max_frames=9, guidance=2)):
         prompts, said = [prompt(to=nothing(vocabulary, "jets"))] * 20, [[] for _ in range(20)]
-        drawn = generate(lm, prompts, way, generator, lambda rows, frames: [said[r].append(x) for r, x in zip(rows, frames)])
+        drawn = generate(
+            lm,
+            prompts,
+            way,
+            generator,
+            lambda rows, frames: [said[r].append(x) for r, x in zip(rows, frames)],
+        )
         for r, d in enumerate(drawn):
             assert np.array_equal(np.array(said[r]).reshape(-1, 3), d.segment.codes)
 
@@ -94,7 +127,12 @@ def test_weights_that_are_no_numbers_are_told(lm, vocabulary, generator, nothing
     lm.model.embed_tokens.weight.data[vocabulary.span("text")[3]] = float("nan")
     for temperature in (1.0, 0.0):
         with pytest.raises(UserError, match="text"):
-            generate(lm, [prompt(to=nothing(vocabulary, "text"))], Sampling(temperature=temperature), generator)
+            generate(
+                lm,
+                [prompt(to=nothing(vocabulary, "text"))],
+                Sampling(temperature=temperature),
+                generator,
+            )
 
 
 def test_int8_weights_are_not_compiled():
@@ -104,11 +142,18 @@ def test_int8_weights_are_not_compiled():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_compiled_sampling_decodes_and_rows_that_are_done_stay_as_they_are(untrained, vocabulary, segment, nothing, prompt, assert_valid):
+def test_compiled_sampling_decodes_and_rows_that_are_done_stay_as_they_are(
+    untrained, vocabulary, segment, nothing, prompt, assert_valid
+):
     given = [segment("text", n % 3) for n in range(9)]
     for g in (1.0, 2.0):
         prompts = [prompt(x, to=nothing(vocabulary, "jets")) for x in given]
-        drawn = generate(untrained, prompts, Sampling(max_frames=9, guidance=g, compiled=True), torch.Generator().manual_seed(0))
+        drawn = generate(
+            untrained,
+            prompts,
+            Sampling(max_frames=9, guidance=g, compiled=True),
+            torch.Generator().manual_seed(0),
+        )
         assert len({len(d.segment) for d in drawn}) > 2
         for x, d in zip(given, drawn):
             assert_valid(vocabulary, d, (x,))
@@ -117,24 +162,38 @@ def test_compiled_sampling_decodes_and_rows_that_are_done_stay_as_they_are(untra
 def test_the_same_seed_draws_the_same(lm, vocabulary, nothing, prompt):
     prompts = [prompt(to=nothing(vocabulary, "speech"))] * 8
     way = Sampling(max_frames=6)
-    draw = lambda seed: [d.segment.codes.tolist() for d in generate(lm, prompts, way, torch.Generator().manual_seed(seed))]
+    draw = lambda seed: [
+        d.segment.codes.tolist()
+        for d in generate(lm, prompts, way, torch.Generator().manual_seed(seed))
+    ]
     assert draw(1) == draw(1) != draw(2)
 
 
 # ---- refusals
 
-def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(lm, segment, generator, prompt):
+
+def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(
+    lm, segment, generator, prompt
+):
     with pytest.raises(UserError, match="no head for voice"):
         generate(lm, [prompt(to=segment("voice", 0))], Sampling(), generator)
     with pytest.raises(UserError, match="not in this model"):
-        generate(lm, [prompt(to=Segment("smell", codes=np.zeros((0, 1), int)))], Sampling(), generator)
+        generate(
+            lm, [prompt(to=Segment("smell", codes=np.zeros((0, 1), int)))], Sampling(), generator
+        )
 
 
 def test_prompts_are_open_and_of_one_modality(lm, vocabulary, segment, generator, nothing, prompt):
     text, image = nothing(vocabulary, "text"), segment("image", 2)
     holes = replace(image, holes=((0, 1), (2, 2)))
     closed, left_out = Document((text,), (True,)), Document((None,), (False,), open_end=True)
-    for wrong in ([closed], [prompt(to=text), prompt(to=image)], [left_out], [prompt(to=holes)], [replace(prompt(to=holes), n_filled=2)]):
+    for wrong in (
+        [closed],
+        [prompt(to=text), prompt(to=image)],
+        [left_out],
+        [prompt(to=holes)],
+        [replace(prompt(to=holes), n_filled=2)],
+    ):
         with pytest.raises(ValueError):
             generate(lm, wrong, Sampling(), generator)
     generate(lm, [replace(prompt(to=holes), n_filled=1)], Sampling(), generator)
@@ -152,5 +211,7 @@ def test_dropout_is_off_while_sampling_and_on_again_after(vocabulary, segment, n
     lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24, dropout=0.5)), vocabulary).train()
     lm.model.embed_tokens.weight.data *= 20
     p = [prompt(to=nothing(vocabulary, "image"))]
-    draw = lambda: generate(lm, p, Sampling(temperature=0), torch.Generator())[0].segment.codes.tolist()
+    draw = lambda: generate(lm, p, Sampling(temperature=0), torch.Generator())[
+        0
+    ].segment.codes.tolist()
     assert all(draw() == draw() for _ in range(5)) and lm.training

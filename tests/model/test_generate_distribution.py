@@ -15,18 +15,28 @@ from mmtok.model.sampling import Sampling
 
 def outcomes(signature, cap):
     """Every segment that sampling with this cap can give."""
-    frames = [f for f in itertools.product(*map(range, signature.levels)) if len(f) > 1 or f[0] not in signature.banned]
+    frames = [
+        f
+        for f in itertools.product(*map(range, signature.levels))
+        if len(f) > 1 or f[0] not in signature.banned
+    ]
     lengths = [signature.frames] if signature.frames else range(cap + 1)
     for n in lengths:
         for rows in itertools.product(frames, repeat=n):
             ordered = rows[signature.headers :]
             if not signature.descending or all(a >= b for a, b in zip(ordered, ordered[1:])):
-                yield Segment("x", codes=np.array(rows, int).reshape(n, len(signature.levels)), truncated=not signature.frames and n == cap)
+                yield Segment(
+                    "x",
+                    codes=np.array(rows, int).reshape(n, len(signature.levels)),
+                    truncated=not signature.frames and n == cap,
+                )
 
 
 def assert_as_often_as_scored(drawn, segments, p):
     index = {s.codes.tobytes(): i for i, s in enumerate(segments)}
-    counts = np.bincount([index[d.segment.codes.astype(int).tobytes()] for d in drawn], minlength=len(segments))
+    counts = np.bincount(
+        [index[d.segment.codes.astype(int).tobytes()] for d in drawn], minlength=len(segments)
+    )
     assert abs(p.sum() - 1) < 1e-9
     often = p * len(drawn) >= 5  # the rare outcomes share a bin
     join = lambda x: np.append(x[often], x[~often].sum() + 1e-9)
@@ -34,17 +44,33 @@ def assert_as_often_as_scored(drawn, segments, p):
     assert often.sum() > 5 and chisquare(seen, expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("signature, head", [
-    (Signature("x", (4,), banned=(1,)), None), (Signature("x", (4,), frames=3), None), (Signature("x", (3, 2)), Parallel()),
-    (Signature("x", (3, 2), descending=True), Chained(6)), (Signature("x", (2, 2), descending=True, headers=1), Parallel()),
-    (Signature("x", (4,), descending=True), Chained(6)), (Signature("x", (2, 2), frames=2), Chained(6)),
-])
-def test_streams_are_sampled_as_often_as_they_are_scored(toy_lm, generator, signature, head, nothing, prompt):
+@pytest.mark.parametrize(
+    "signature, head",
+    [
+        (Signature("x", (4,), banned=(1,)), None),
+        (Signature("x", (4,), frames=3), None),
+        (Signature("x", (3, 2)), Parallel()),
+        (Signature("x", (3, 2), descending=True), Chained(6)),
+        (Signature("x", (2, 2), descending=True, headers=1), Parallel()),
+        (Signature("x", (4,), descending=True), Chained(6)),
+        (Signature("x", (2, 2), frames=2), Chained(6)),
+    ],
+)
+def test_streams_are_sampled_as_often_as_they_are_scored(
+    toy_lm, generator, signature, head, nothing, prompt
+):
     lm = toy_lm([Signature("text", (3,)), signature], {"x": head} if head else {})
     text, cap = Segment("text", codes=np.array([[1], [2]])), 2
     segments = list(outcomes(signature, cap))
-    p = np.exp([-s.total for s in score(lm, [Document((text, s), (False, True)) for s in segments])])
-    drawn = generate(lm, [prompt(text, to=nothing(lm.vocabulary, "x"))] * 4000, Sampling(max_frames=cap), generator)
+    p = np.exp(
+        [-s.total for s in score(lm, [Document((text, s), (False, True)) for s in segments])]
+    )
+    drawn = generate(
+        lm,
+        [prompt(text, to=nothing(lm.vocabulary, "x"))] * 4000,
+        Sampling(max_frames=cap),
+        generator,
+    )
     assert_as_often_as_scored(drawn, segments, p)
 
 
@@ -55,9 +81,17 @@ def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt)
     for n in range(3):
         for fill in itertools.product(range(3), repeat=2):
             a, b = np.array(fill[:n], int).reshape(-1, 1), np.array(fill[n:], int).reshape(-1, 1)
-            segments.append(Segment("x", codes=np.concatenate([known[:1], a, known[1:], b]), holes=((1, 1 + n), (2 + n, 4))))
+            segments.append(
+                Segment(
+                    "x",
+                    codes=np.concatenate([known[:1], a, known[1:], b]),
+                    holes=((1, 1 + n), (2 + n, 4)),
+                )
+            )
     p = np.exp([-s.total for s in score(lm, [Document((s,), (True,)) for s in segments])])
-    drawn = fill_holes(lm, [prompt(to=Segment("x", codes=known, holes=two))] * 3000, Sampling(), generator)
+    drawn = fill_holes(
+        lm, [prompt(to=Segment("x", codes=known, holes=two))] * 3000, Sampling(), generator
+    )
     key = lambda s: (s.codes.tobytes(), s.holes)
     counts = {key(s): 0 for s in segments}
     for d in drawn:
@@ -70,8 +104,18 @@ def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt)
 def test_rounded_weights_draw_from_nearly_the_same_distribution(toy_lm, generator, nothing, prompt):
     """Total variation of the first code, whose distribution is counted, from its exact one."""
     lm = toy_lm([Signature("x", (8,), frames=1)]).float()
-    exact = np.exp([-score(lm, [Document((Segment("x", codes=np.array([[k]])),), (True,))])[0].total for k in range(8)])
+    exact = np.exp(
+        [
+            -score(lm, [Document((Segment("x", codes=np.array([[k]])),), (True,))])[0].total
+            for k in range(8)
+        ]
+    )
     for precision in ("float32", "bf16", "int8"):
-        drawn = generate(lm, [prompt(to=nothing(lm.vocabulary, "x"))] * 8000, Sampling(precision=precision), generator)
+        drawn = generate(
+            lm,
+            [prompt(to=nothing(lm.vocabulary, "x"))] * 8000,
+            Sampling(precision=precision),
+            generator,
+        )
         share = np.bincount([d.segment.codes[0, 0] for d in drawn], minlength=8) / 8000
         assert np.abs(share - exact).sum() / 2 < 0.03

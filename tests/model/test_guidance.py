@@ -16,7 +16,9 @@ MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 
 def reference(lm, document, way):
     """Greedy guided decoding with no cache: every step reads both documents anew."""
-    null = replace(document, segments=(None,) * (len(document.segments) - 1) + document.segments[-1:])
+    null = replace(
+        document, segments=(None,) * (len(document.segments) - 1) + document.segments[-1:]
+    )
     m = document.segments[-1].modality
     codes, n_codes = document.segments[-1].codes, len(lm.vocabulary.span(m))
     while True:
@@ -35,15 +37,26 @@ def reference(lm, document, way):
             return codes
         frame = torch.tensor([[choice]])
         if not signature.one_channel:
-            ceiling = torch.from_numpy(signature.ceilings(codes)[-1:]) if signature.descending else None
-            frame = lm.heads[m].sample(hs, lambda x: mix_guidance(x, way.guidance), lambda x: x.argmax(-1), ceiling)
+            ceiling = (
+                torch.from_numpy(signature.ceilings(codes)[-1:]) if signature.descending else None
+            )
+            frame = lm.heads[m].sample(
+                hs, lambda x: mix_guidance(x, way.guidance), lambda x: x.argmax(-1), ceiling
+            )
         codes = np.concatenate([codes, frame.numpy()])
 
 
 @pytest.mark.parametrize("modality", MADE)
-def test_cached_guided_sampling_equals_reading_both_streams_anew(lm, vocabulary, segment, modality, nothing, prompt):
-    """Each stream has its own positions: prompts of different lengths, whose null streams are shorter than themselves."""
-    documents = [prompt(segment("text", n), segment("speech", 2), to=nothing(vocabulary, modality)) for n in (1, 6, 3)]
+def test_cached_guided_sampling_equals_reading_both_streams_anew(
+    lm, vocabulary, segment, modality, nothing, prompt
+):
+    """Each stream has its own positions: prompts of different lengths, whose null streams are
+    shorter than themselves.
+    """
+    documents = [
+        prompt(segment("text", n), segment("speech", 2), to=nothing(vocabulary, modality))
+        for n in (1, 6, 3)
+    ]
     for g in (1.0, 1.7):
         way = Sampling(temperature=0, guidance=g, max_frames=6)
         for document, drawn in zip(documents, generate(lm, documents, way, torch.Generator())):
@@ -51,9 +64,15 @@ def test_cached_guided_sampling_equals_reading_both_streams_anew(lm, vocabulary,
 
 
 @pytest.mark.parametrize("modality", MADE)
-def test_guidance_of_almost_one_draws_what_no_guidance_draws(lm, vocabulary, segment, modality, nothing, prompt):
+def test_guidance_of_almost_one_draws_what_no_guidance_draws(
+    lm, vocabulary, segment, modality, nothing, prompt
+):
     prompts = [prompt(segment("text", n % 4), to=nothing(vocabulary, modality)) for n in range(30)]
-    draw = lambda g: generate(lm, prompts, Sampling(guidance=g, max_frames=8), torch.Generator().manual_seed(3))
+    draw = lambda g: generate(
+        lm, prompts, Sampling(guidance=g, max_frames=8), torch.Generator().manual_seed(3)
+    )
     a, b, c = draw(1.0), draw(1.0 + 1e-12), draw(3.0)
-    assert all(np.array_equal(x.segment.codes, y.segment.codes) and x.stop == y.stop for x, y in zip(a, b))
+    assert all(
+        np.array_equal(x.segment.codes, y.segment.codes) and x.stop == y.stop for x, y in zip(a, b)
+    )
     assert not all(np.array_equal(x.segment.codes, y.segment.codes) for x, y in zip(a, c))

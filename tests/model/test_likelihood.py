@@ -1,4 +1,6 @@
-"""The probabilities of all streams of a toy grammar sum to 1: every code, every length, every way to fill its holes."""
+"""The probabilities of all streams of a toy grammar sum to 1: every code, every length, every way
+to fill its holes.
+"""
 
 import itertools
 import math
@@ -32,7 +34,11 @@ TOYS = {  # open-ended: one channel, one with a ban, parallel channels, chained 
 
 
 def frames_of(signature):
-    return [f for f in itertools.product(*map(range, signature.levels)) if len(f) > 1 or f[0] not in signature.banned]
+    return [
+        f
+        for f in itertools.product(*map(range, signature.levels))
+        if len(f) > 1 or f[0] not in signature.banned
+    ]
 
 
 def all_codes(signature, n):
@@ -65,38 +71,69 @@ def test_open_ended_streams_sum_to_one(toy_lm, name):
 
 @pytest.mark.parametrize("head", [Chained(6), Parallel()])
 @pytest.mark.parametrize("trained", [False, True])
-def test_the_probabilities_of_all_sets_of_particles_sum_to_one(toy_lm, untrained_toy, head, trained):
-    """All multisets of up to three particles on a small grid, each in an order drawn at random, and of four as those of at least four."""
-    grid = JetGridConfig(features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1), allow_clipping=True).build()
+def test_the_probabilities_of_all_sets_of_particles_sum_to_one(
+    toy_lm, untrained_toy, head, trained
+):
+    """All multisets of up to three particles on a small grid, each in an order drawn at random, and
+    of four as those of at least four.
+    """
+    grid = JetGridConfig(
+        features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1), allow_clipping=True
+    ).build()
     lm = (toy_lm if trained else untrained_toy)([TEXT, grid.signature], {"jets": head})
     particles, rng = list(itertools.product(range(3), repeat=2)), np.random.default_rng(0)
     total = 0.0
     for n in range(5):
-        tables = [np.array(s, int).reshape(n, 2) for s in itertools.combinations_with_replacement(particles, n)]
+        tables = [
+            np.array(s, int).reshape(n, 2)
+            for s in itertools.combinations_with_replacement(particles, n)
+        ]
         jets = [grid.decode(Segment("jets", codes=table))[rng.permutation(n)] for table in tables]
         segments = [replace(segment, truncated=n == 4) for segment in grid.encode_batch(jets)]
-        assert len({s.codes.tobytes() for s in segments}) == math.comb(8 + n, n), "each set has a list of its own"
+        assert len({s.codes.tobytes() for s in segments}) == math.comb(8 + n, n), (
+            "each set has a list of its own"
+        )
         total += mass(lm, segments)
     assert abs(total - 1) < 1e-12
 
 
 def test_a_fixed_count_sums_to_one(toy_lm):
-    lm = toy_lm([TEXT, Signature("x", (4,), frames=3, banned=(1,)), Signature("y", (3, 2), frames=2, descending=True)], {"y": Chained(6)})
+    lm = toy_lm(
+        [
+            TEXT,
+            Signature("x", (4,), frames=3, banned=(1,)),
+            Signature("y", (3, 2), frames=2, descending=True),
+        ],
+        {"y": Chained(6)},
+    )
     for m, n in (("x", 3), ("y", 2)):
-        assert abs(mass(lm, [Segment(m, codes=c) for c in all_codes(lm.vocabulary.signatures[m], n)]) - 1) < 1e-12
+        assert (
+            abs(
+                mass(lm, [Segment(m, codes=c) for c in all_codes(lm.vocabulary.signatures[m], n)])
+                - 1
+            )
+            < 1e-12
+        )
 
 
 def test_two_predicted_segments_sum_to_one_together(toy_lm):
-    lm = toy_lm([TEXT, Signature("x", (2,), frames=2), Signature("y", (2, 2), frames=1)], {"y": Parallel()})
+    lm = toy_lm(
+        [TEXT, Signature("x", (2,), frames=2), Signature("y", (2, 2), frames=1)], {"y": Parallel()}
+    )
     tables = [list(all_codes(lm.vocabulary.signatures[m], n)) for m, n in (("x", 2), ("y", 1))]
-    documents = [Document((Segment("x", codes=a), Segment("y", codes=b)), (True, True)) for a, b in itertools.product(*tables)]
+    documents = [
+        Document((Segment("x", codes=a), Segment("y", codes=b)), (True, True))
+        for a, b in itertools.product(*tables)
+    ]
     scores = score(lm, documents)
     assert abs(sum(math.exp(-s.total) for s in scores) - 1) < 1e-12
     assert all(s.nats[0] > 0 and s.nats[1] > 0 for s in scores)
 
 
 def fillings(known, at, sizes, signature):
-    """Every table whose visible frames are `known`, with holes of these sizes before known frame at[0], at[1] ..."""
+    """Every table whose visible frames are `known`, with holes of these sizes before known frame
+    at[0], at[1] ...
+    """
     for filled in all_codes(signature, sum(sizes)):
         pieces, holes, start, used = [], [], 0, 0
         for a, n, b in zip([0, *at], [0, *sizes], [*at, len(known)]):
@@ -109,17 +146,24 @@ def fillings(known, at, sizes, signature):
         yield Segment("x", codes=np.concatenate(pieces), holes=tuple(holes))
 
 
-@pytest.mark.parametrize("signature, head", [(Signature("x", (3,), frames=5), None), (Signature("x", (2, 2), frames=5), Chained(6))])
+@pytest.mark.parametrize(
+    "signature, head",
+    [(Signature("x", (3,), frames=5), None), (Signature("x", (2, 2), frames=5), Chained(6))],
+)
 def test_fillings_of_a_fixed_count_sum_to_one_however_the_holes_share_it(toy_lm, signature, head):
     lm = toy_lm([TEXT, signature], {"x": head} if head else {})
     known = np.ones((2, len(signature.levels)), int)
     for at in ([1], [0, 2], [1, 1, 2]):
         sizes = [s for s in itertools.product(range(4), repeat=len(at)) if sum(s) == 3]
-        assert abs(mass(lm, [f for s in sizes for f in fillings(known, at, s, signature)]) - 1) < 1e-12, at
+        assert (
+            abs(mass(lm, [f for s in sizes for f in fillings(known, at, s, signature)]) - 1) < 1e-12
+        ), at
 
 
 def test_fillings_of_open_holes_sum_to_one(toy_lm):
-    """A hole closed within one frame or going on to two; then a second one behind each filling of the first."""
+    """A hole closed within one frame or going on to two; then a second one behind each filling of
+    the first.
+    """
     lm, signature = lm_of(toy_lm, "parallel")
     known, vocabulary = np.ones((2, 2), int), lm.vocabulary
 
@@ -127,7 +171,9 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
         """Mass of all streams that hold at least these frames: the last hole's end mark left out."""
         total = 0.0
         for segment in fillings(known, [0, 1][: len(sizes)], sizes, signature):
-            nats = lm(pack(vocabulary, [[vocabulary.stream(Document((GIVEN, segment), (False, True)))]])).total[0]
+            nats = lm(
+                pack(vocabulary, [[vocabulary.stream(Document((GIVEN, segment), (False, True)))]])
+            ).total[0]
             total += math.exp(-nats[:-1].sum().item())
         return total
 
@@ -136,7 +182,9 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
     assert abs(closed + going_on((2,)) - 1) < 1e-12
     # with two holes, sum the second out for each filling of the first: the first alone remains
     for n in range(2):
-        inner = sum(mass(lm, list(fillings(known, at, (n, k), signature))) for k in range(2)) + going_on((n, 2))
+        inner = sum(
+            mass(lm, list(fillings(known, at, (n, k), signature))) for k in range(2)
+        ) + going_on((n, 2))
         outer = 0.0
         for segment in fillings(known, at, (n, 0), signature):
             stream = vocabulary.stream(Document((GIVEN, segment), (False, True)))
@@ -165,8 +213,18 @@ def test_scores_are_per_segment_and_do_not_depend_on_how_documents_are_batched(l
 
 def test_a_segment_is_scored_given_those_before_it_and_no_later_one(lm, segment):
     a, b, c = segment("text", 3), segment("jets", 4), segment("text", 5)
-    both = score(lm, [Document((a, b), (True, True)), Document((a, b, c), (True, True, True)), Document((c, b), (True, True))])
-    assert abs(both[0].nats[0] - both[1].nats[0]) < 1e-12 and abs(both[0].nats[1] - both[1].nats[1]) < 1e-12
+    both = score(
+        lm,
+        [
+            Document((a, b), (True, True)),
+            Document((a, b, c), (True, True, True)),
+            Document((c, b), (True, True)),
+        ],
+    )
+    assert (
+        abs(both[0].nats[0] - both[1].nats[0]) < 1e-12
+        and abs(both[0].nats[1] - both[1].nats[1]) < 1e-12
+    )
     assert abs(both[0].nats[1] - both[2].nats[1]) > 1e-3
 
 

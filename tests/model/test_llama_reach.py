@@ -24,7 +24,9 @@ from mmtok.nn.transformer import TransformerConfig
 transformers = pytest.importorskip("transformers")
 
 TRUNK = TransformerConfig(depth=3, width=24, n_heads=4, n_kv_heads=2, feed_forward=40)
-VOCABULARY = Vocabulary([Signature("text", (9,), banned=(0, 4)), Signature("image", (7,), frames=9)])
+VOCABULARY = Vocabulary(
+    [Signature("text", (9,), banned=(0, 4)), Signature("image", (7,), frames=9)]
+)
 FAR = [0, 4, *range(9, 17), *range(18, VOCABULARY.size)]  # all but codes 1 to 8 without 4, and 17
 NEAR = [i for i in range(VOCABULARY.size) if i not in FAR]
 
@@ -63,7 +65,9 @@ def both(lm, llama, ids):
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_logits_in_reach_are_equal_and_all_others_lose(ours, scale, tmp_path):
-    """To 1e-6; large weights amplify rounding, that of a plain export too: then, in the mean square, to twice what it is there."""
+    """To 1e-6; large weights amplify rounding, that of a plain export too: then, in the mean
+    square, to twice what it is there.
+    """
     scaled(ours, scale)
     to_llama(ours, tmp_path, FAR)
     to_llama(ours, tmp_path / "plain")
@@ -77,18 +81,27 @@ def test_logits_in_reach_are_equal_and_all_others_lose(ours, scale, tmp_path):
 
 
 def test_in_exact_arithmetic_they_are_the_same(ours, tmp_path, monkeypatch):
-    exact = lambda norm, x: norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
-    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact)  # theirs is float32's
+    exact = lambda norm, x: (
+        norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+    )
+    monkeypatch.setattr(
+        "transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact
+    )  # theirs is float32's
     to_llama(ours.double(), tmp_path, FAR)
     to_llama(ours, tmp_path / "plain")
     with torch.no_grad():
-        wide, plain = (opened(folder, torch.float64)(contexts(4, 20)).logits[..., NEAR] for folder in (tmp_path, tmp_path / "plain"))
+        wide, plain = (
+            opened(folder, torch.float64)(contexts(4, 20)).logits[..., NEAR]
+            for folder in (tmp_path, tmp_path / "plain")
+        )
     torch.testing.assert_close(wide, plain, rtol=1e-11, atol=1e-11)
 
 
 @torch.no_grad()
 def test_no_hidden_state_can_make_them_win(ours, tmp_path):
-    """The last norm is given, at every length up to the bound, the state on which each row is largest, and its opposite."""
+    """The last norm is given, at every length up to the bound, the state on which each row is
+    largest, and its opposite.
+    """
     weights = dict(ours.state_dict())
     bound, width = _largest_state(weights, TRUNK), TRUNK.width
     to_llama(ours, tmp_path, FAR)
@@ -97,7 +110,9 @@ def test_no_hidden_state_can_make_them_win(ours, tmp_path):
     rows = rows / rows.norm(dim=1, keepdim=True)
     for length in torch.logspace(-6, math.log10(bound), 12, dtype=torch.float64):
         for sign in (1, -1):
-            state = torch.cat([sign * length * rows, llama.model.embed_tokens.weight[: len(rows), width:]], 1)
+            state = torch.cat(
+                [sign * length * rows, llama.model.embed_tokens.weight[: len(rows), width:]], 1
+            )
             logits = llama.lm_head(llama.model.norm(state))
             assert bool((logits[:, FAR].amax(1) < logits[:, NEAR].amin(1) - MARGIN).all())
 
@@ -105,9 +120,13 @@ def test_no_hidden_state_can_make_them_win(ours, tmp_path):
 @torch.no_grad()
 def test_states_and_logits_are_within_their_bounds(ours):
     seen = []
-    ours.model.norm.register_forward_pre_hook(lambda module, given: seen.append(given[0].norm(dim=-1).max()))
+    ours.model.norm.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0].norm(dim=-1).max())
+    )
     ids, weights = contexts(64, 30), dict(ours.state_dict())
-    hidden = ours.model(ours.model.embed_tokens(ids), torch.arange(30).expand_as(ids), torch.zeros_like(ids))
+    hidden = ours.model(
+        ours.model.embed_tokens(ids), torch.arange(30).expand_as(ids), torch.zeros_like(ids)
+    )
     assert float(seen[0]) < _largest_state(weights, TRUNK)
     assert float(ours.logits(hidden).abs().max()) < _largest_logit(weights, TRUNK)
 
@@ -125,7 +144,10 @@ def test_back_it_is_the_run(ours, tmp_path):
     scaled(ours, 0.1)
     to_llama(ours, tmp_path, FAR)
     back = from_llama(tmp_path, VOCABULARY).eval()
-    assert replace(back.config.trunk, max_positions=None) == TRUNK and back.config.untied == ours.config.untied
+    assert (
+        replace(back.config.trunk, max_positions=None) == TRUNK
+        and back.config.untied == ours.config.untied
+    )
     for (name, x), y in zip(ours.state_dict().items(), back.state_dict().values(), strict=True):
         assert torch.equal(x, y) if x.ndim > 1 else torch.allclose(x, y, rtol=2e-7, atol=0), name
     to_llama(ours, tmp_path / "plain")
@@ -141,7 +163,11 @@ def test_axes_that_were_trained_elsewhere_are_refused(ours, tmp_path):
         changed[name][-1, -1] += 1e-3
         with pytest.raises(UserError, match="trained after the export"):
             check_kept(changed, TRUNK.width)
-    assert all(torch.equal(narrow(n, weights[n], TRUNK.width), x) for n, x in ours.state_dict().items() if x.ndim > 1)
+    assert all(
+        torch.equal(narrow(n, weights[n], TRUNK.width), x)
+        for n, x in ours.state_dict().items()
+        if x.ndim > 1
+    )
 
 
 def test_weights_that_are_no_numbers_are_refused(ours):

@@ -29,7 +29,9 @@ def test_packed_equals_alone(lm, vocabulary, corpus):
     for r, row in enumerate(order):
         at = 0
         for i in row:
-            assert torch.allclose(packed[r, at : at + len(streams[i])], alone[i], rtol=0, atol=1e-12), i
+            assert torch.allclose(
+                packed[r, at : at + len(streams[i])], alone[i], rtol=0, atol=1e-12
+            ), i
             at += len(streams[i])
         assert not packed[r, at:].any()
 
@@ -38,7 +40,11 @@ def test_nats_are_positive_where_predicted_and_zero_elsewhere(lm, vocabulary, co
     batch = batch_of(vocabulary, *[[d] for d in corpus])
     nats = lm(batch)
     assert nats.ids.dtype == torch.float64
-    assert not nats.total[~batch.predict].any() and nats.total.isfinite().all() and (nats.total >= 0).all()
+    assert (
+        not nats.total[~batch.predict].any()
+        and nats.total.isfinite().all()
+        and (nats.total >= 0).all()
+    )
     is_frame = sum((batch.ids == vocabulary.span(m)[0]) for m in lm.heads).bool() & batch.predict
     assert (nats.frames > 0).equal(is_frame)
 
@@ -50,12 +56,18 @@ def test_a_later_id_changes_no_earlier_output_bit_for_bit(lm, vocabulary, trap):
         inputs = batch.inputs.clone()
         inputs[0, t] = vocabulary.mask
         after = lm.hidden(replace(batch, inputs=inputs))
-        assert torch.equal(before[:, :t], after[:, :t]) and not torch.equal(before[:, t], after[:, t])
+        assert torch.equal(before[:, :t], after[:, :t]) and not torch.equal(
+            before[:, t], after[:, t]
+        )
 
 
 @pytest.mark.parametrize("modality", ["speech", "jets"])
-def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(lm, vocabulary, trap, modality):
-    """Every channel of a frame is read by every later position, by its own frame's nats, and by nothing before it."""
+def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(
+    lm, vocabulary, trap, modality
+):
+    """Every channel of a frame is read by every later position, by its own frame's nats, and by
+    nothing before it.
+    """
     batch = batch_of(vocabulary, [trap])
     at = (batch.ids[0] == vocabulary.span(modality)[0]).nonzero()[:, 0]
     before, nats = lm.hidden(batch), lm(batch).total
@@ -64,11 +76,19 @@ def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(lm, vocabul
             codes = batch.channels[modality].clone()
             codes[n, c] = codes[n, c] - 1 if codes[n, c] else min(1, k - 1)
             highest = torch.tensor(vocabulary.signatures["jets"].levels) - 1
-            same = replace(batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])})  # any value is legal here
+            same = replace(
+                batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])}
+            )  # any value is legal here
             other = replace(same, channels=batch.channels | {modality: codes})
             after, t = lm.hidden(other), at[n]
-            assert torch.equal(before[:, :t], after[:, :t]) and (before[:, t:] != after[:, t:]).any(-1).all()
-            assert torch.equal(lm(same).total[:, :t], lm(other).total[:, :t]) and lm(same).total[0, t] != lm(other).total[0, t]
+            assert (
+                torch.equal(before[:, :t], after[:, :t])
+                and (before[:, t:] != after[:, t:]).any(-1).all()
+            )
+            assert (
+                torch.equal(lm(same).total[:, :t], lm(other).total[:, :t])
+                and lm(same).total[0, t] != lm(other).total[0, t]
+            )
     assert nats.isfinite().all()
 
 
@@ -85,10 +105,16 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
     inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
     inner.project = torch.nn.Identity()
     kept, segment = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
-    read = lambda codes, mask=None: inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()  # one number per channel
+    read = lambda codes, mask=None: (
+        inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()
+    )  # one number per channel
     codes = torch.tensor([[0, 0], [1, 1], [0, 2]])
     assert read(codes) == [[0, 3], [1, 4], [0, 5]]
-    assert read(codes, torch.tensor([[True, False], [False, True], [True, True]])) == [[2, 3], [1, 6], [2, 6]]
+    assert read(codes, torch.tensor([[True, False], [False, True], [True, True]])) == [
+        [2, 3],
+        [1, 6],
+        [2, 6],
+    ]
 
 
 def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
@@ -105,14 +131,23 @@ def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
 
 
 def legal_nats(vocabulary, document):
-    """log of the number of things that could stand at each predicted position, by walking the grammar."""
-    stream, state, found, used = vocabulary.stream(document), START, [], {m: 0 for m in vocabulary.signatures}
+    """log of the number of things that could stand at each predicted position, by walking the
+    grammar.
+    """
+    stream, state, found, used = (
+        vocabulary.stream(document),
+        START,
+        [],
+        {m: 0 for m in vocabulary.signatures},
+    )
     for i, id in enumerate(stream.ids):
         nats = math.log(len(vocabulary.legal(state))) if stream.predict[i] else 0.0
         for m, signature in vocabulary.signatures.items():
             if len(vocabulary.span(m)) == 1 and id == vocabulary.span(m)[0]:
                 n, used[m] = used[m], used[m] + 1
-                highest = stream.ceiling[m][n] if signature.descending else np.array(signature.levels) - 1
+                highest = (
+                    stream.ceiling[m][n] if signature.descending else np.array(signature.levels) - 1
+                )
                 n_frames = 1 + int(np.ravel_multi_index(highest, signature.levels))
                 nats += math.log(n_frames) if stream.predict[i] and signature.levels else 0.0
         found.append(nats)
@@ -127,11 +162,15 @@ def test_an_untrained_loss_is_the_log_of_the_number_of_legal_ids(untrained, voca
     assert abs(as_born / total - 1) < 0.02
     torch.nn.init.zeros_(untrained.model.embed_tokens.weight)
     for document, w in zip(corpus, wanted):
-        assert torch.allclose(untrained.double()(batch_of(vocabulary, [document])).total[0], w, rtol=0, atol=1e-12)
+        assert torch.allclose(
+            untrained.double()(batch_of(vocabulary, [document])).total[0], w, rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("scoring", [False, True])
-def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_gradients(lm, vocabulary, corpus, monkeypatch, scoring):
+def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_gradients(
+    lm, vocabulary, corpus, monkeypatch, scoring
+):
     """Also banned codes, ends that cannot come, modalities that are absent."""
     batch, found = batch_of(vocabulary, *[[d] for d in corpus]), []
     for whole in (10**9, 0):
@@ -145,22 +184,34 @@ def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_grad
         found.append((nats.detach(), {name: p.grad for name, p in lm.named_parameters()}))
     (one, gradients), (other, others) = found
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-    assert scoring or all(torch.allclose(x, others[name], rtol=1e-9, atol=1e-9) for name, x in gradients.items())
+    assert scoring or all(
+        torch.allclose(x, others[name], rtol=1e-9, atol=1e-9) for name, x in gradients.items()
+    )
 
 
 def test_every_parameter_gets_a_gradient(lm, vocabulary, corpus):
     batch = batch_of(vocabulary, *[[d] for d in corpus])
     loss, _ = loss_sums(lm(batch), batch, vocabulary, {})
     loss.backward()
-    assert [name for name, p in lm.named_parameters() if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()] == []
+    assert [
+        name
+        for name, p in lm.named_parameters()
+        if p.grad is None or not p.grad.any() or not p.grad.isfinite().all()
+    ] == []
 
 
-def test_a_batch_that_lacks_a_modality_still_gives_every_parameter_a_gradient(lm, vocabulary, segment):
+def test_a_batch_that_lacks_a_modality_still_gives_every_parameter_a_gradient(
+    lm, vocabulary, segment
+):
     batch = batch_of(vocabulary, [Document((segment("text", 3),), (True,))])
     loss, parts = loss_sums(lm(batch), batch, vocabulary, {})
     loss.backward()
     assert [name for name, p in lm.named_parameters() if p.grad is None] == []
-    away = [p.grad.any() for name, p in lm.named_parameters() if name.startswith(("heads.", "frame_in.", "latent_in."))]
+    away = [
+        p.grad.any()
+        for name, p in lm.named_parameters()
+        if name.startswith(("heads.", "frame_in.", "latent_in."))
+    ]
     assert not any(away) and len(away) > 10
     assert parts["jets"] == (0, 0) and parts["text"][1] == 4
 
@@ -182,21 +233,30 @@ def test_loss_weighs_modalities_and_the_root_of_their_channels(lm, vocabulary, t
 
 
 def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, segment):
-    """Masking a position leaves its own target and every earlier nats alone, and hides its value from later ones."""
+    """Masking a position leaves its own target and every earlier nats alone, and hides its value
+    from later ones.
+    """
     document = Document((segment("text", 4), segment("jets", 5)), (True, True))
     stream = vocabulary.stream(document)
     jets = (stream.ids == vocabulary.span("jets")[0]).nonzero()[0]
     for t, ids, hidden in ((2, True, False), (jets[1], True, False), (jets[1], False, True)):
         id_mask, channel_mask = np.zeros(len(stream), bool), np.zeros((5, 3), bool)
         id_mask[t], channel_mask[1] = ids, hidden
-        dirty = pack(vocabulary, [[stream]], corruptions=[[Corruption(id_mask, {"jets": channel_mask})]])
+        dirty = pack(
+            vocabulary, [[stream]], corruptions=[[Corruption(id_mask, {"jets": channel_mask})]]
+        )
         a, b = lm(pack(vocabulary, [[stream]])).total[0], lm(dirty).total[0]
-        assert torch.equal(a[: t + 1], b[: t + 1]) and (a[t + 1 :] != b[t + 1 :])[stream.predict[t + 1 :]].all()
+        assert (
+            torch.equal(a[: t + 1], b[: t + 1])
+            and (a[t + 1 :] != b[t + 1 :])[stream.predict[t + 1 :]].all()
+        )
         codes, other = dirty.channels["jets"], dirty.ids.clone()
         if t in jets:  # the value that is masked cannot be told from another
             changed = codes.clone()
             changed[1] = 0
-            assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, channels={"jets": changed})))
+            assert torch.equal(
+                lm.hidden(dirty), lm.hidden(replace(dirty, channels={"jets": changed}))
+            )
         else:
             other[0, t] = 1
             assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, ids=other)))
@@ -206,11 +266,17 @@ def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabula
     stream = vocabulary.stream(Document((segment("voice", 4), segment("text", 3)), (False, True)))
     hidden = np.zeros((4, 3), bool)
     hidden[:, 1] = True  # a band
-    dirty = pack(vocabulary, [[stream]], corruptions=[[Corruption(np.zeros(len(stream), bool), {"voice": hidden})]])
+    dirty = pack(
+        vocabulary,
+        [[stream]],
+        corruptions=[[Corruption(np.zeros(len(stream), bool), {"voice": hidden})]],
+    )
     clean = pack(vocabulary, [[stream]])
     changed, zero = clean.latents["voice"].clone(), clean.latents["voice"].clone()
     changed[:, 1], zero[:, 1] = 7.0, 0.0
-    assert not torch.equal(lm.hidden(dirty), lm.hidden(clean)) and torch.equal(dirty.latents["voice"], clean.latents["voice"])
+    assert not torch.equal(lm.hidden(dirty), lm.hidden(clean)) and torch.equal(
+        dirty.latents["voice"], clean.latents["voice"]
+    )
     assert torch.equal(lm.hidden(dirty), lm.hidden(replace(dirty, latents={"voice": changed})))
     assert torch.equal(lm.hidden(dirty), lm.hidden(replace(clean, latents={"voice": zero})))
 

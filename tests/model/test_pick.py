@@ -17,13 +17,17 @@ def test_pick_keeps_to_what_top_k_top_p_and_the_grammar_leave(generator):
     assert drawn() == {0, 1, 2, 3}
     assert drawn(temperature=0) == drawn(top_k=1) == drawn(top_p=1e-6) == {0}
     assert drawn(top_k=3) == {0, 1, 2} and drawn(top_k=5) == drawn(top_k=50) == {0, 1, 2, 3}
-    assert drawn(top_p=0.39) == {0} and drawn(top_p=0.5) == {0, 1} and drawn(top_p=0.71) == {0, 1, 2}
+    assert (
+        drawn(top_p=0.39) == {0} and drawn(top_p=0.5) == {0, 1} and drawn(top_p=0.71) == {0, 1, 2}
+    )
 
 
 def test_draw_takes_each_as_often_as_it_should_and_the_impossible_never(generator):
     p = torch.tensor([0.0, 1e-3, 0.5, 0.0, 0.3, 0.199, 0.0])
     counts = torch.bincount(draw(p.expand(50_000, -1), generator), minlength=7)
-    assert (counts[p == 0] == 0).all() and chisquare(counts[p > 0], (p / p.sum())[p > 0].double() * 50_000).pvalue > 1e-3
+    assert (counts[p == 0] == 0).all() and chisquare(
+        counts[p > 0], (p / p.sum())[p > 0].double() * 50_000
+    ).pvalue > 1e-3
     assert draw(torch.tensor([[0.0, 0.0, 1e-30], [0.0, 1e-38, 0.0]]), generator).tolist() == [2, 1]
 
 
@@ -33,10 +37,24 @@ def test_temperature_sharpens(generator):
     assert abs(share - 1 / (1 + math.exp(-2))) < 0.01
 
 
-@pytest.mark.parametrize("wrong", [
-    {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"guidance": math.nan}, {"guidance": math.inf},
-    {"top_k": -1}, {"precision": "float8"}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"max_frames": 0},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"guidance": math.nan},
+        {"guidance": math.inf},
+        {"top_k": -1},
+        {"precision": "float8"},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
+        {"max_frames": 0},
+    ],
+)
 def test_nonsense_is_refused(wrong):
-    with pytest.raises(UserError, match=f"^sampling: {next(iter(wrong))} is .*; it must be [^()]*$"):
+    with pytest.raises(
+        UserError, match=f"^sampling: {next(iter(wrong))} is .*; it must be [^()]*$"
+    ):
         Sampling(**wrong)

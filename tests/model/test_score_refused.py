@@ -1,4 +1,6 @@
-"""What cannot be scored is refused, and never printed as a number: nats that are none, and parts of what is drawn as a whole."""
+"""What cannot be scored is refused, and never printed as a number: nats that are none, and parts of
+what is drawn as a whole.
+"""
 
 import math
 
@@ -20,7 +22,11 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 
 DIT = DiTConfig(1, 8, 1)
-CODES, LATENTS, CELLS = Signature("x", (5,), frames=4), Signature("x", latent_size=3, frames=4), Signature("x", latent_size=3, frames=4, cells=5)
+CODES, LATENTS, CELLS = (
+    Signature("x", (5,), frames=4),
+    Signature("x", latent_size=3, frames=4),
+    Signature("x", latent_size=3, frames=4, cells=5),
+)
 HEADS = {
     "plain": (Signature("x", (3,)), None),
     "plain, a fixed count": (CODES, None),
@@ -29,7 +35,10 @@ HEADS = {
     "frames": (LATENTS, FrameDiffusion(network=TokenMLPConfig(1, 8), ode_steps=4)),
     "grid": (LATENTS, GridDiffusion(network=DIT, ode_steps=4)),
     "decoder": (CELLS, GridDiffusion(network=DIT, ode_steps=4, likelihood="decoder")),
-    "cascade": (LATENTS, Cascade(tuple(Stage(network=UNetConfig((4,), 1, 1), ode_steps=4) for _ in range(2)))),
+    "cascade": (
+        LATENTS,
+        Cascade(tuple(Stage(network=UNetConfig((4,), 1, 1), ode_steps=4) for _ in range(2))),
+    ),
     "codes": (CODES, MaskedDiffusion(DIT, bound_draws=4)),
 }
 WHOLE = [name for name in HEADS if name in ("grid", "codes")]
@@ -38,13 +47,24 @@ WHOLE = [name for name in HEADS if name in ("grid", "codes")]
 def lm_of(name):
     signature, head = HEADS[name]
     torch.manual_seed(0)
-    lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {"x": head} if head else {}), Vocabulary([Signature("text", (4,)), signature]))
+    lm = LM(
+        DecoderConfig(TransformerConfig(1, 16, 2, 2, 24), {"x": head} if head else {}),
+        Vocabulary([Signature("text", (4,)), signature]),
+    )
     return lm.eval(), signature
 
 
 def asked(signature, n=4, **more):
     given = Segment("text", codes=np.array([[1]]))
-    return Document((given, segment_of(signature, np.zeros((n, len(signature.levels) or signature.latent_size)), **more)), (False, True))
+    return Document(
+        (
+            given,
+            segment_of(
+                signature, np.zeros((n, len(signature.levels) or signature.latent_size)), **more
+            ),
+        ),
+        (False, True),
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -54,7 +74,9 @@ def test_nats_that_are_no_number_are_refused_by_the_name_of_their_modality(name)
     with torch.no_grad():
         for p in (lm.heads if len(lm.heads) else lm).parameters():
             p.fill_(math.nan)
-    with pytest.raises(UserError, match="x cannot be scored: its nats are nan|not finite after step") as refusal:
+    with pytest.raises(
+        UserError, match="x cannot be scored: its nats are nan|not finite after step"
+    ) as refusal:
         score(lm, [asked(signature)])
     assert "\n" not in str(refusal.value)
 
@@ -71,11 +93,17 @@ def test_what_the_model_rules_out_has_infinite_nats():
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("holes", [((1, 3),), ((0, 2),), ((0, 1), (2, 3)), ((0, 4),), ((0, 2), (2, 3)), ((0, 1), (1, 3), (3, 4))])
+@pytest.mark.parametrize(
+    "holes",
+    [((1, 3),), ((0, 2),), ((0, 1), (2, 3)), ((0, 4),), ((0, 2), (2, 3)), ((0, 1), (1, 3), (3, 4))],
+)
 def test_holes_are_refused_also_where_their_frames_add_up_to_whole_segments(name, holes):
     lm, signature = lm_of(name)
     for n_documents in (1, 2, 4):
-        with pytest.raises(UserError, match="whole segments of 4 frames: it can be neither cut short nor have holes"):
+        with pytest.raises(
+            UserError,
+            match="whole segments of 4 frames: it can be neither cut short nor have holes",
+        ):
             score(lm, [asked(signature, holes=holes)] * n_documents)
 
 

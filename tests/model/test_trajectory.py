@@ -11,7 +11,6 @@ from mmtok.data.loader import Task
 from mmtok.diffusion.samplers import Euler
 from mmtok.heads.categorical import Chained
 from mmtok.heads.diffusion import FrameDiffusion
-from mmtok.report.gallery import trajectories
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
@@ -19,7 +18,7 @@ from mmtok.model.trajectory import N_STRIPS, N_TILES, strips_of
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.report.gallery import OF_SOUND
+from mmtok.report.gallery import OF_SOUND, trajectories
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.sources.images import read_image
@@ -38,9 +37,14 @@ def spoken(tmp_path_factory):
     """A run of continuous speech with random weights: before training frames would not move."""
     head = FrameDiffusion(sampler=Euler(), network=TokenMLPConfig(1, 8), steps=STEPS)
     trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
-    recipe = Recipe(name="spoken", sources=(SpeechFolder("sounds"),), tokenizers={"text": BytesConfig(), "speech": MEL},
-                    tasks=(Task(("caption",), ("speech",)),), model=DecoderConfig(trunk=trunk, heads={"speech": head}),
-                    train=TrainConfig(steps=1))
+    recipe = Recipe(
+        name="spoken",
+        sources=(SpeechFolder("sounds"),),
+        tokenizers={"text": BytesConfig(), "speech": MEL},
+        tasks=(Task(("caption",), ("speech",)),),
+        model=DecoderConfig(trunk=trunk, heads={"speech": head}),
+        train=TrainConfig(steps=1),
+    )
     run = Run(tmp_path_factory.mktemp("spoken"), recipe)
     run.tokenizers = {"text": BytesConfig().build(), "speech": LogMel(MEL, Bands(BANDS))}
     run.lm = run.untrained(torch.device("cpu"))
@@ -61,7 +65,13 @@ def speech(run, n=1, known=0, holes=()):
 
 
 def picture(run, n=1, **known):
-    return [run.prompt([run.tokenizers["text"].encode("dark")], "image", Segment("image", **known) if known else None)] * n
+    return [
+        run.prompt(
+            [run.tokenizers["text"].encode("dark")],
+            "image",
+            Segment("image", **known) if known else None,
+        )
+    ] * n
 
 
 def same(a, b):
@@ -82,14 +92,18 @@ def test_what_is_drawn_is_the_same_whether_it_is_watched_or_not(latent_run, spok
         assert a.stop == b.stop
     assert any(d.trajectory for d in watched) and not any(d.trajectory for d in watched[N_STRIPS:])
     for ways in (d.trajectory for d in watched if d.trajectory):
-        assert len(ways) == {"pixels": 8, "cascade": 5, "frames": 4, "codes": 8, "speech": STEPS}[name]
+        assert (
+            len(ways) == {"pixels": 8, "cascade": 5, "frames": 4, "codes": 8, "speech": STEPS}[name]
+        )
 
 
 def test_frames_end_at_the_sample_whoever_else_has_ended(spoken):
     drawn = spoken.draw(speech(spoken, 40, known=1), Sampling(max_frames=6), 0)
     assert len({len(d.segment) for d in drawn[:N_STRIPS]}) > 2
     for d in drawn[:N_STRIPS]:
-        assert len(d.trajectory) == (STEPS if len(d.segment) > 1 else 0)  # of a clip that ended at once nothing was drawn
+        assert len(d.trajectory) == (
+            STEPS if len(d.segment) > 1 else 0
+        )  # of a clip that ended at once nothing was drawn
         for state, hidden in d.trajectory:
             assert state.values.shape == d.segment.values.shape and not hidden.any()
             np.testing.assert_array_equal(state.values[:1], frames(1))
@@ -108,10 +122,12 @@ def test_a_state_shows_every_frame_after_as_many_steps_of_its_own(spoken, monkey
         return draw(self, hs, shape, steps, temperature, guidance, generator, both)
 
     monkeypatch.setattr(type(head), "draw", noted)
-    d, = spoken.draw(speech(spoken), Sampling(max_frames=6, steps=20), SEED)
+    (d,) = spoken.draw(speech(spoken), Sampling(max_frames=6, steps=20), SEED)
     assert len(d.segment) > 1 and len(d.trajectory) == N_TILES
     for step, (state, _) in zip(np.linspace(0, 19, N_TILES).round().astype(int), d.trajectory):
-        np.testing.assert_array_equal(state.values, np.float32([walk[step] for walk in walks[: len(d.segment)]]))
+        np.testing.assert_array_equal(
+            state.values, np.float32([walk[step] for walk in walks[: len(d.segment)]])
+        )
 
 
 @pytest.mark.parametrize("holes", [((2, 2),), ((0, 0), (3, 3), (4, 4))])
@@ -130,36 +146,59 @@ def test_frames_of_holes_walk_in_their_place(spoken, holes):
             same(d.trajectory[-1][0], d.segment)
 
 
-@pytest.mark.parametrize("known, steps, n_tiles", [
-    ({"codes": np.ones((8, 1), int)}, 0, 8), ({"codes": np.ones((13, 1), int)}, 0, 3), ({"codes": np.ones((8, 1), int)}, 2, 2),
-    ({"codes": np.ones((16, 1), int), "holes": ((0, 3), (8, 12))}, 0, 7), ({"codes": np.ones((7, 1), int), "holes": ((3, 3),)}, 0, 8),
-])
+@pytest.mark.parametrize(
+    "known, steps, n_tiles",
+    [
+        ({"codes": np.ones((8, 1), int)}, 0, 8),
+        ({"codes": np.ones((13, 1), int)}, 0, 3),
+        ({"codes": np.ones((8, 1), int)}, 2, 2),
+        ({"codes": np.ones((16, 1), int), "holes": ((0, 3), (8, 12))}, 0, 7),
+        ({"codes": np.ones((7, 1), int), "holes": ((3, 3),)}, 0, 8),
+    ],
+)
 def test_of_codes_as_many_steps_count_as_are_taken(latent_run, known, steps, n_tiles):
     run = open_run(latent_run("codes"))
     for d in run.draw(picture(run, 2, **known), Sampling(steps=steps), 0):
         assert len(d.trajectory) == n_tiles and not d.trajectory[-1][1].any()
         same(d.trajectory[-1][0], d.segment)
         n_hidden = [hidden.sum() for _, hidden in d.trajectory]
-        assert n_hidden == sorted(n_hidden, reverse=True) and (steps or len(set(n_hidden)) == n_tiles)
+        assert n_hidden == sorted(n_hidden, reverse=True) and (
+            steps or len(set(n_hidden)) == n_tiles
+        )
 
 
 def test_latents_that_a_prompt_gives_stay(latent_run):
     run, given = open_run(latent_run("frames")), np.ones((2, 3), np.float32)
-    d, = run.draw(picture(run, latents=given), Sampling(), 0)
-    assert len(d.trajectory) == 4 and all((state.values[:2] == given).all() for state, _ in d.trajectory)
+    (d,) = run.draw(picture(run, latents=given), Sampling(), 0)
+    assert len(d.trajectory) == 4 and all(
+        (state.values[:2] == given).all() for state, _ in d.trajectory
+    )
     same(d.trajectory[-1][0], d.segment)
 
 
 def test_only_the_first_batch_is_watched(spoken, latent_run):
     run = open_run(latent_run("codes"))
-    assert [len(d.trajectory) for d in run.draw(picture(run, 5), Sampling(), 0, batch=2)] == [8, 8, 0, 0, 0]
-    assert not any(d.trajectory for d in spoken.draw(speech(spoken, 6), Sampling(max_frames=3), 0, batch=2)[2:])
+    assert [len(d.trajectory) for d in run.draw(picture(run, 5), Sampling(), 0, batch=2)] == [
+        8,
+        8,
+        0,
+        0,
+        0,
+    ]
+    assert not any(
+        d.trajectory for d in spoken.draw(speech(spoken, 6), Sampling(max_frames=3), 0, batch=2)[2:]
+    )
 
 
 def test_what_is_drawn_in_one_go_has_no_strips(toy_lm):
-    lm = toy_lm((Signature("image", (3, 2), frames=2), Signature("text", (5,))), {"image": Chained(8)})
+    lm = toy_lm(
+        (Signature("image", (3, 2), frames=2), Signature("text", (5,))), {"image": Chained(8)}
+    )
     for signature in lm.vocabulary.signatures.values():
-        assert strips_of(lm, [Document((segment_of(signature),), (True,), open_end=True)], Sampling()) is None
+        assert (
+            strips_of(lm, [Document((segment_of(signature),), (True,), open_end=True)], Sampling())
+            is None
+        )
 
 
 # ---- what is written and shown
@@ -171,29 +210,42 @@ def test_spectrograms_lie_beside_speech_and_pictures_of_the_same_name(spoken, tm
     for name in ("low-000.png", "low-001.wav.png"):
         (tmp_path / "steps" / name).touch()
     paths = write_samples(spoken, tmp_path, ["low-000", "low-001"], drawn)
-    assert sorted(p.name for p in (tmp_path / "steps").iterdir()) == ["low-000.png", "low-000.wav.png"]  # that of the picture stays
+    assert sorted(p.name for p in (tmp_path / "steps").iterdir()) == [
+        "low-000.png",
+        "low-000.wav.png",
+    ]  # that of the picture stays
     strip, n = read_image(strip_of(paths[0])), len(drawn[0].segment)
     gap = max(1, n // 8)
     assert n > 2 and strip.shape == (BANDS, STEPS * (n + gap) - gap)
-    bands = np.clip((drawn[0].segment.latents.T + 3) / 6 * 255, 0, 255)[::-1]  # low ones at the bottom
+    bands = np.clip((drawn[0].segment.latents.T + 3) / 6 * 255, 0, 255)[
+        ::-1
+    ]  # low ones at the bottom
     np.testing.assert_allclose(strip[:, -n:], bands, atol=0.51)
     said = "".join(trajectories(paths, OF_SOUND))
-    assert said.count("<img") == 1 and 'alt="low-000 on the way"' in said and f"first {N_FRAMES} frames" in said
+    assert (
+        said.count("<img") == 1
+        and 'alt="low-000 on the way"' in said
+        and f"first {N_FRAMES} frames" in said
+    )
 
 
 def test_a_spectrogram_shows_the_first_frames_on_one_scale():
     values = np.linspace(-4, 4, 2 * (N_FRAMES + 7)).reshape(-1, 2)
-    tile, = pictures([Segment("speech", latents=values)], None)
+    (tile,) = pictures([Segment("speech", latents=values)], None)
     assert tile.shape == (2, N_FRAMES) and tile[1, 0] == tile[0, 0] == 0
-    tile, = pictures([Segment("speech", latents=np.array([[-3.0, 0.0], [3.0, 9.0]]))], None)
+    (tile,) = pictures([Segment("speech", latents=np.array([[-3.0, 0.0], [3.0, 9.0]]))], None)
     np.testing.assert_array_equal(tile, [[128, 255], [0, 255]])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_hidden_values_of_pixels_are_white(channels):
-    """The frames of pixels are values, colours apart: those shown are the picture's, the others 255."""
+    """The frames of pixels are values, colours apart: those shown are the picture's, the others
+    255.
+    """
     tokenizer = Pixels(PixelsConfig(4, 2, channels, 256))
-    picture = np.arange(8 * channels, dtype=np.uint8).reshape((4, 2, 3) if channels == 3 else (4, 2))
+    picture = np.arange(8 * channels, dtype=np.uint8).reshape(
+        (4, 2, 3) if channels == 3 else (4, 2)
+    )
     hidden = np.random.default_rng(0).random(8 * channels) < 0.5
     codes = tokenizer.encode(picture).codes[:, 0]
     assert np.array_equal(blanked(picture, hidden).ravel(), np.where(hidden, 255, codes))

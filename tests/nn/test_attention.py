@@ -1,4 +1,6 @@
-"""Packed rows: both ways of attending agree with each other, and with every document alone, gradients too."""
+"""Packed rows: both ways of attending agree with each other, and with every document alone,
+gradients too.
+"""
 
 import shutil
 
@@ -26,7 +28,9 @@ def trunk(generator):
 
 @pytest.fixture(params=[False, True], ids=["dense", "fused"])
 def fused(request, monkeypatch):
-    """Either way on a CPU, where FlexAttention refuses gradients, though its uncompiled form has them."""
+    """Either way on a CPU, where FlexAttention refuses gradients, though its uncompiled form has
+    them.
+    """
     monkeypatch.setattr(attention, "FUSED", request.param)
     monkeypatch.setattr(flex, "_validate_device", lambda *tensors: None)
     return request.param
@@ -79,13 +83,17 @@ def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeyp
     document = torch.tensor([[0] * 24, [0] * 20 + [-1] * 4])
     q, k, v = heads(4, 24, generator), heads(2, 24, generator), heads(2, 24, generator)
     assert document_mask(document, 16) is None
-    apart = torch.cat([document, torch.arange(24)[None]])  # a third row that needs a mask, so that all three get one
+    apart = torch.cat(
+        [document, torch.arange(24)[None]]
+    )  # a third row that needs a mask, so that all three get one
     mask = document_mask(apart, 16)[:2]
     away = torch.randn(q.shape, generator=generator) * (document >= 0)[:, None, :, None]
     made = []
     for seen in (None, mask):
         y = attend(q, k, v, seen)
-        made.append([y * (document >= 0)[:, None, :, None], *torch.autograd.grad(y, (q, k, v), away)])
+        made.append(
+            [y * (document >= 0)[:, None, :, None], *torch.autograd.grad(y, (q, k, v), away)]
+        )
     for causal, masked in zip(*made):
         assert torch.allclose(causal, masked, rtol=0, atol=1e-5)
 
@@ -101,12 +109,25 @@ def test_what_is_chosen_where(monkeypatch):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_as_on_a_gpu_no_pack_compiles_anew(generator):
     """Forward only: what a CPU can compile of it."""
-    compiled = [attention._compiled(function) for function in (flex.create_block_mask, flex.flex_attention)]
+    compiled = [
+        attention._compiled(function) for function in (flex.create_block_mask, flex.flex_attention)
+    ]
     q, k, v = (heads(n, 256, generator).detach() for n in (4, 2, 2))
     for i, lengths in enumerate([(100, 150, 6), (256,), (1, 2, 3, 50, 200)]):
-        document = torch.cat([torch.full((n,), j) for j, n in enumerate(lengths)]).expand(2, 256).contiguous()
+        document = (
+            torch.cat([torch.full((n,), j) for j, n in enumerate(lengths)])
+            .expand(2, 256)
+            .contiguous()
+        )
         with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
-            seen = compiled[0](lambda b, h, x, y: (x >= y) & (document[b, x] == document[b, y]), 2, None, 256, 256, device="cpu")
+            seen = compiled[0](
+                lambda b, h, x, y: (x >= y) & (document[b, x] == document[b, y]),
+                2,
+                None,
+                256,
+                256,
+                device="cpu",
+            )
             y = compiled[1](q, k, v, block_mask=seen, enable_gqa=True)
         assert torch.allclose(y, attend(q, k, v, document_mask(document, 16)), rtol=0, atol=1e-5)
 

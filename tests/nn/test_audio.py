@@ -1,4 +1,6 @@
-"""Framing, mel filters, log-mel and the way back: parity with librosa and torch, independence of the batch, exact lengths."""
+"""Framing, mel filters, log-mel and the way back: parity with librosa and torch, independence of
+the batch, exact lengths.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from mmtok.nn.audio import (
 )
 
 CENTRED = MelSpec()
-CAUSAL = MelSpec(n_fft=1600, window_samples=1600, hop_samples=800, fmin_hz=0.0, fmax_hz=8000.0, causal=True)
+CAUSAL = MelSpec(
+    n_fft=1600, window_samples=1600, hop_samples=800, fmin_hz=0.0, fmax_hz=8000.0, causal=True
+)
 SPECS = [CENTRED, MelSpec(hop_samples=400), CAUSAL]
 
 
@@ -25,14 +29,18 @@ def vowel(n_samples: int, seed: int = 0) -> torch.Tensor:
     """A gliding harmonic tone with a little noise."""
     t = torch.arange(n_samples) / 16_000
     generator = torch.Generator().manual_seed(seed)
-    tone = sum(torch.sin(2 * torch.pi * k * (120 + 10 * seed + 20 * t) * t) / k for k in range(1, 20))
+    tone = sum(
+        torch.sin(2 * torch.pi * k * (120 + 10 * seed + 20 * t) * t) / k for k in range(1, 20)
+    )
     return 0.1 * tone + 0.003 * torch.randn(n_samples, generator=generator)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_filters_equal_librosas(spec):
     librosa = pytest.importorskip("librosa")
-    theirs = librosa.filters.mel(sr=spec.rate_hz, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin_hz, fmax=spec.fmax_hz)
+    theirs = librosa.filters.mel(
+        sr=spec.rate_hz, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.fmin_hz, fmax=spec.fmax_hz
+    )
     assert np.abs(mel_filters(spec).numpy() - theirs.T).max() <= 2**-23 * theirs.max()
 
 
@@ -66,7 +74,9 @@ def test_mel_and_sound_in_full_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(log_mel([x], CENTRED)[0], plain)
         under = griffin_lim([invert_mel(10**plain, CENTRED)], [4000], CENTRED, n_iterations=2)[0]
-    assert torch.equal(under, griffin_lim([invert_mel(10**plain, CENTRED)], [4000], CENTRED, n_iterations=2)[0])
+    assert torch.equal(
+        under, griffin_lim([invert_mel(10**plain, CENTRED)], [4000], CENTRED, n_iterations=2)[0]
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -87,16 +97,25 @@ def test_griffin_lim_alone_and_in_a_batch(spec):
     together = griffin_lim(magnitudes, lengths, spec, n_iterations=4)
     for n, m, clip in zip(lengths, magnitudes, together):
         assert clip.shape == (n,)
-        torch.testing.assert_close(griffin_lim([m], [n], spec, n_iterations=4)[0], clip, atol=1e-3 * clip.abs().max().item(), rtol=0)
+        torch.testing.assert_close(
+            griffin_lim([m], [n], spec, n_iterations=4)[0],
+            clip,
+            atol=1e-3 * clip.abs().max().item(),
+            rtol=0,
+        )
 
 
 def test_griffin_lim_converges_faster_with_momentum():
     x = vowel(8000)
-    spectra = torch.stft(x, 1024, 200, 1024, analysis_window(CENTRED), center=True, return_complex=True).T.abs()
+    spectra = torch.stft(
+        x, 1024, 200, 1024, analysis_window(CENTRED), center=True, return_complex=True
+    ).T.abs()
 
     def misfit(momentum):
         y = griffin_lim([spectra], [8000], CENTRED, momentum=momentum)[0]
-        again = torch.stft(y, 1024, 200, 1024, analysis_window(CENTRED), center=True, return_complex=True).T.abs()
+        again = torch.stft(
+            y, 1024, 200, 1024, analysis_window(CENTRED), center=True, return_complex=True
+        ).T.abs()
         return ((again - spectra).norm() / spectra.norm()).item()
 
     fast, plain = misfit(0.99), misfit(0.0)
@@ -119,7 +138,10 @@ def test_stoi_of_itself_of_noise_and_of_nothing():
         stoi(x, x[1:], 16_000)
 
 
-@pytest.mark.parametrize("wrong", [{"hop_samples": 0}, {"window_samples": 2000}, {"fmax_hz": 9000.0}, {"fmin_hz": 7700.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"hop_samples": 0}, {"window_samples": 2000}, {"fmax_hz": 9000.0}, {"fmin_hz": 7700.0}],
+)
 def test_impossible_specs_are_refused(wrong):
     with pytest.raises(ValueError):
         MelSpec(**wrong).check()

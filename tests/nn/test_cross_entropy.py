@@ -1,4 +1,6 @@
-"""Nats of classes are those of the whole table of logits, with its gradients, at a fraction of what it holds."""
+"""Nats of classes are those of the whole table of logits, with its gradients, at a fraction of what
+it holds.
+"""
 
 import pytest
 import torch
@@ -23,7 +25,9 @@ def given():
 
 def as_user_error(h, weight, target, last):
     logits = F.linear(h, weight)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).index_fill(1, torch.tensor(BANNED), float("-inf"))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).index_fill(
+        1, torch.tensor(BANNED), float("-inf")
+    )
     never = torch.zeros_like(logits, dtype=torch.bool)
     never[:, -1] = ~last
     return F.cross_entropy(logits.masked_fill(never, float("-inf")), target, reduction="none")
@@ -40,14 +44,18 @@ def with_gradients(way, h, weight, *rest):
 
 @pytest.mark.parametrize("chunk", [1, 7 * K, N * K, 10**9, None])
 def test_nats_and_gradients_are_those_of_the_whole_table(given, chunk):
-    for ours, theirs in zip(with_gradients(in_chunks(chunk), *given), with_gradients(as_user_error, *given)):
+    for ours, theirs in zip(
+        with_gradients(in_chunks(chunk), *given), with_gradients(as_user_error, *given)
+    ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_gradients_are_those_of_finite_differences(given):
     h, weight, target, last = given
     some = lambda h, weight: class_nats(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
-    assert torch.autograd.gradcheck(some, (h[:4].detach().requires_grad_(), weight[:12].detach().requires_grad_()))
+    assert torch.autograd.gradcheck(
+        some, (h[:4].detach().requires_grad_(), weight[:12].detach().requires_grad_())
+    )
 
 
 def test_no_rows_give_no_nats_and_a_gradient_of_zeros(given):
@@ -62,14 +70,18 @@ def test_under_autocast_they_are_as_near_to_the_truth_as_the_whole_table_is(give
     truth = with_gradients(as_user_error, *given)
     halves = [x.detach().float().requires_grad_() for x in (h, weight)]
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = (with_gradients(way, *halves, *rest) for way in (in_chunks(chunk), as_user_error))
+        ours, theirs = (
+            with_gradients(way, *halves, *rest) for way in (in_chunks(chunk), as_user_error)
+        )
     assert [x.dtype for x in ours] == [torch.float32] * 3
     for x, y, exact in zip(ours, theirs, truth):
         assert 0 < (x - exact).norm() < 1.1 * (y - exact).norm() < 0.02 * exact.norm()
 
 
 def saved_bytes(work):
-    """Of all tensors that autograd keeps for the backward pass, views of the same memory counted once."""
+    """Of all tensors that autograd keeps for the backward pass, views of the same memory counted
+    once.
+    """
     kept = {}
 
     def pack(x):
@@ -94,14 +106,25 @@ def test_no_table_of_logits_is_kept_for_the_backward_pass(given):
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_no_table_of_logits_is_ever_made(given, gradients):
-    """In the forward and in the backward pass, and in scoring: the largest tensor that any operation returns is a chunk."""
+    """In the forward and in the backward pass, and in scoring: the largest tensor that any
+    operation returns is a chunk.
+    """
 
     class Watch(TorchDispatchMode):
         largest = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             made = func(*args, **kwargs or {})
-            self.largest = max([self.largest, *(x.numel() for x in torch.utils._pytree.tree_leaves(made) if isinstance(x, torch.Tensor))])
+            self.largest = max(
+                [
+                    self.largest,
+                    *(
+                        x.numel()
+                        for x in torch.utils._pytree.tree_leaves(made)
+                        if isinstance(x, torch.Tensor)
+                    ),
+                ]
+            )
             return made
 
     with Watch() as watch, torch.set_grad_enabled(gradients):

@@ -1,4 +1,6 @@
-"""Laws that every denoiser obeys: silent at the start, reached by every gradient, blind to its neighbours in the batch, able to learn."""
+"""Laws that every denoiser obeys: silent at the start, reached by every gradient, blind to its
+neighbours in the batch, able to learn.
+"""
 
 from functools import partial
 
@@ -33,22 +35,45 @@ def conditioning(condition):
     return {"condition": condition, "dropped": torch.tensor([False, True, False, True])}
 
 
-# name -> (network, shape of a row, everything else that it is told). Without random numbers of their own: each caller seeds.
+# name -> (network, shape of a row, everything else that it is told). Without random numbers of
+# their own: each caller seeds.
 KINDS = {
     "grid": lambda: (GridDenoiser(SMALL, (2, 4, 6), 2), (2, 4, 6), {}),
-    "grid of a class": lambda: (GridDenoiser(SMALL, (1, 4, 4), 1, Labels(3)), (1, 4, 4), conditioning(torch.tensor([0, 1, 2, 0]))),
-    "set": lambda: (SetDenoiser(SMALL, 3), (5, 3), {"mask": torch.arange(5) < torch.tensor([[5], [3], [1], [4]])}),
-    "set of a vector": lambda: (SetDenoiser(SMALL, 3, Vectors(6)), (5, 3), {"mask": torch.ones(B, 5).bool(), **conditioning(torch.randn(B, 6))}),
+    "grid of a class": lambda: (
+        GridDenoiser(SMALL, (1, 4, 4), 1, Labels(3)),
+        (1, 4, 4),
+        conditioning(torch.tensor([0, 1, 2, 0])),
+    ),
+    "set": lambda: (
+        SetDenoiser(SMALL, 3),
+        (5, 3),
+        {"mask": torch.arange(5) < torch.tensor([[5], [3], [1], [4]])},
+    ),
+    "set of a vector": lambda: (
+        SetDenoiser(SMALL, 3, Vectors(6)),
+        (5, 3),
+        {"mask": torch.ones(B, 5).bool(), **conditioning(torch.randn(B, 6))},
+    ),
     "u-net": lambda: (UNet(SMALL_UNET, 2), (2, 6, 4), {}),
-    "u-net of a class": lambda: (UNet(SMALL_UNET, 1, Labels(3)), (1, 5, 3), conditioning(torch.tensor([0, 1, 2, 0]))),
-    "u-net, super-resolution": lambda: (UNet(SMALL_UNET, 1, None, 1), (1, 6, 6),
-                                        {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)}),
+    "u-net of a class": lambda: (
+        UNet(SMALL_UNET, 1, Labels(3)),
+        (1, 5, 3),
+        conditioning(torch.tensor([0, 1, 2, 0])),
+    ),
+    "u-net, super-resolution": lambda: (
+        UNet(SMALL_UNET, 1, None, 1),
+        (1, 6, 6),
+        {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)},
+    ),
     "token": lambda: (TokenDenoiser(TokenMLPConfig(2, 32), 5, 7), (5,), {"h": torch.randn(B, 7)}),
 }
 
 
 def made(kind, dtype=torch.float64, perturbed=False):
-    """Network, states x (B, ...), c_noise (B,), keywords. perturbed: no parameter is at its start."""
+    """Network, states x (B, ...), c_noise (B,), keywords.
+
+    perturbed: no parameter is at its start.
+    """
     torch.manual_seed(0)
     network, shape, extra = KINDS[kind]()
     if perturbed:
@@ -87,7 +112,11 @@ def test_so_an_untrained_denoiser_only_shrinks(kind, schedule):
 def test_gradient_reaches_every_parameter(kind):
     network, x, c_noise, extra = made(kind, perturbed=True)
     network(x, c_noise, **extra).square().sum().backward()
-    assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-9]
+    assert not [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().max() > 1e-9
+    ]
 
 
 @every_kind
@@ -121,17 +150,32 @@ def test_what_it_is_told_matters(kind):
     for name in set(extra) - {"mask", "dropped", "condition"}:
         assert changed(network(x, c_noise, **{**extra, name: extra[name] + 0.3})).all(), name
     if "condition" in extra:
-        other = extra["condition"].flip(0) if extra["condition"].is_floating_point() else (extra["condition"] + 1) % 3
-        assert changed(network(x, c_noise, **{**extra, "condition": other})).tolist() == [True, False, True, False]  # else it was dropped
-        torch.testing.assert_close(network(x, c_noise, **{**extra, "condition": None, "dropped": None})[1::2], before[1::2])
+        other = (
+            extra["condition"].flip(0)
+            if extra["condition"].is_floating_point()
+            else (extra["condition"] + 1) % 3
+        )
+        assert changed(network(x, c_noise, **{**extra, "condition": other})).tolist() == [
+            True,
+            False,
+            True,
+            False,
+        ]  # else it was dropped
+        torch.testing.assert_close(
+            network(x, c_noise, **{**extra, "condition": None, "dropped": None})[1::2], before[1::2]
+        )
 
 
 @every_kind
 def test_the_likelihoods_trace_can_be_taken(kind):
     network, x, c_noise, extra = made(kind, perturbed=True)
     _, trace = exact_trace(lambda z: network(z, c_noise, **extra), x)
-    jacobian = torch.autograd.functional.jacobian(lambda z: network(z, c_noise, **extra), x).reshape(B, x[0].numel(), B, -1)
-    torch.testing.assert_close(trace, torch.einsum("biBi->bB", jacobian).diagonal(), rtol=1e-9, atol=1e-9)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: network(z, c_noise, **extra), x
+    ).reshape(B, x[0].numel(), B, -1)
+    torch.testing.assert_close(
+        trace, torch.einsum("biBi->bB", jacobian).diagonal(), rtol=1e-9, atol=1e-9
+    )
     assert jacobian[0, :, 1:].abs().max() == 0  # rows apart, to every order that an ODE asks for
 
 
@@ -139,7 +183,10 @@ def test_the_likelihoods_trace_can_be_taken(kind):
 def test_learns_two_points(kind):
     """Two data points, the same for any noise: a network that says 0 has loss 1."""
     network, x, _, extra = made(kind, torch.float32)
-    points = torch.where(torch.arange(B).view(B, *[1] * (x.dim() - 1)) % 2 == 0, 1.0, -1.0) * x[:1].sign()
+    points = (
+        torch.where(torch.arange(B).view(B, *[1] * (x.dim() - 1)) % 2 == 0, 1.0, -1.0)
+        * x[:1].sign()
+    )
     real = extra["mask"][..., None] if "mask" in extra else torch.ones_like(x, dtype=torch.bool)
     schedule, generator = EDM(sigma_data=1.0), torch.Generator().manual_seed(1)
     repeat = 8
@@ -148,8 +195,12 @@ def test_learns_two_points(kind):
     kept = real.expand_as(x).flatten(1).float().mean(1).repeat(repeat)
 
     def loss():
-        sigma = schedule.training_sigma(torch.rand(len(y), generator=generator, dtype=torch.float64).clamp(1e-3, 1 - 1e-3))
-        noise = torch.randn(y.shape, generator=generator) * real.repeat(repeat, *[1] * (x.dim() - 1))
+        sigma = schedule.training_sigma(
+            torch.rand(len(y), generator=generator, dtype=torch.float64).clamp(1e-3, 1 - 1e-3)
+        )
+        noise = torch.randn(y.shape, generator=generator) * real.repeat(
+            repeat, *[1] * (x.dim() - 1)
+        )
         return (network_loss(partial(network, **many), schedule, y, noise, sigma) / kept).mean()
 
     with torch.no_grad():
@@ -177,9 +228,15 @@ def test_padding_is_not_seen_and_says_nothing():
     network, x, c_noise, extra = made("set", perturbed=True)
     mask = extra["mask"]
     before = network(x, c_noise, mask)
-    assert torch.equal(network(x.masked_fill(~mask[..., None], float("nan")), c_noise, mask), before)
+    assert torch.equal(
+        network(x.masked_fill(~mask[..., None], float("nan")), c_noise, mask), before
+    )
     assert not before[~mask].any()
-    longer = network(torch.cat([x, torch.randn(B, 7, 3)], 1).double(), c_noise, torch.cat([mask, torch.zeros(B, 7).bool()], 1))
+    longer = network(
+        torch.cat([x, torch.randn(B, 7, 3)], 1).double(),
+        c_noise,
+        torch.cat([mask, torch.zeros(B, 7).bool()], 1),
+    )
     torch.testing.assert_close(longer[:, :5], before, rtol=0, atol=1e-11)
 
 
@@ -195,7 +252,9 @@ def test_an_empty_set_is_no_accident():
     network, x, c_noise, _ = made("set", perturbed=True)
     y = network(x, c_noise, torch.zeros(B, 5).bool())
     y.sum().backward()
-    assert not y.any() and all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    assert not y.any() and all(
+        p.grad.isfinite().all() for p in network.parameters() if p.grad is not None
+    )
 
 
 def test_a_grids_positions_are_told_apart():
@@ -215,13 +274,20 @@ def test_patches_return_to_their_places():
     blocks = x.unflatten(2, (2, 2)).unflatten(4, (3, 2))  # (B, C, Y/p, p, X/p, p)
     inside = {"dim": (1, 3, 5), "keepdim": True}
     expected = (blocks - blocks.mean(**inside)) / (blocks.var(**inside, correction=0) + 1e-6).sqrt()
-    torch.testing.assert_close(network(x, torch.zeros(3, dtype=torch.float64)), expected.flatten(4).flatten(2, 3))
+    torch.testing.assert_close(
+        network(x, torch.zeros(3, dtype=torch.float64)), expected.flatten(4).flatten(2, 3)
+    )
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 28])
 def test_a_u_net_takes_any_size(side):
     network = UNet(UNetConfig(widths=(8, 8, 8), blocks=1, n_heads=2), 1)
-    assert network(torch.randn(2, 1, side, side + 1), torch.zeros(2)).shape == (2, 1, side, side + 1)
+    assert network(torch.randn(2, 1, side, side + 1), torch.zeros(2)).shape == (
+        2,
+        1,
+        side,
+        side + 1,
+    )
 
 
 def test_what_does_not_fit_is_refused():
@@ -232,26 +298,44 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="built for grids of"):
         GridDenoiser(SMALL, (1, 8, 8))(torch.zeros(1, 1, 4, 4), torch.zeros(1))
     with pytest.raises(ValueError, match="without a condition"):
-        GridDenoiser(SMALL, (1, 4, 4))(torch.zeros(1, 1, 4, 4), torch.zeros(1), torch.zeros(1).long())
+        GridDenoiser(SMALL, (1, 4, 4))(
+            torch.zeros(1, 1, 4, 4), torch.zeros(1), torch.zeros(1).long()
+        )
     with pytest.raises(ValueError, match="low-resolution picture"):
-        UNet(SMALL_UNET, 1)(torch.zeros(1, 1, 4, 4), torch.zeros(1), low=torch.zeros(1, 1, 2, 2), low_level=torch.zeros(1))
+        UNet(SMALL_UNET, 1)(
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(1),
+            low=torch.zeros(1, 1, 2, 2),
+            low_level=torch.zeros(1),
+        )
     with pytest.raises(ValueError, match="low-resolution picture"):
-        UNet(SMALL_UNET, 1, None, 1)(torch.zeros(1, 1, 4, 4), torch.zeros(1), low=torch.zeros(1, 1, 2, 2))
+        UNet(SMALL_UNET, 1, None, 1)(
+            torch.zeros(1, 1, 4, 4), torch.zeros(1), low=torch.zeros(1, 1, 2, 2)
+        )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_noise_levels_are_told_apart_at_any_scale(scale):
     """Columns differ in c_noise: about one unit wide, or a thousand steps."""
     features = fourier_features(torch.linspace(0, scale, 200), 64)
-    assert features.shape == (200, 64) and torch.cdist(features, features).fill_diagonal_(9).min() > 0.05
+    assert (
+        features.shape == (200, 64)
+        and torch.cdist(features, features).fill_diagonal_(9).min() > 0.05
+    )
 
 
 def test_a_gelu_with_its_slope_kept_is_pytorchs_own():
-    x = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(3).requires_grad_()
+    x = (
+        torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        .mul(3)
+        .requires_grad_()
+    )
     weights, ours, theirs = torch.arange(50.0), KeptGELU()(x), torch.nn.GELU(approximate="tanh")(x)
     assert torch.equal(ours, theirs)
     for _ in range(2):  # as a trace goes backward again and again
-        (mine,), (reference,) = (torch.autograd.grad(y, x, weights.double(), retain_graph=True) for y in (ours, theirs))
+        (mine,), (reference,) = (
+            torch.autograd.grad(y, x, weights.double(), retain_graph=True) for y in (ours, theirs)
+        )
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
     assert torch.equal(KeptGELU()(x.detach()), theirs)
 
@@ -262,16 +346,25 @@ def test_a_gelu_with_its_slope_kept_refuses_second_derivatives():
     with pytest.raises(RuntimeError, match="differentiate twice"):
         slope.sum().backward()
 
+
 @pytest.mark.parametrize("grid, head_size", [((3, 5), 8), ((8, 8), 24)])
 def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
-    """A product of a turned query and key hangs on the rows and columns between them alone (Su et al. 2021, eq. 16, on two axes)."""
+    """A product of a turned query and key hangs on the rows and columns between them alone (Su et
+    al. 2021, eq. 16, on two axes).
+    """
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, head_size, generator=g)
-    turned = lambda x: rotate(x.expand(*grid, -1).flatten(0, 1), *grid_turns(*grid, head_size)).unflatten(0, grid)
+    turned = lambda x: rotate(
+        x.expand(*grid, -1).flatten(0, 1), *grid_turns(*grid, head_size)
+    ).unflatten(0, grid)
     products = torch.einsum("yxd,vud->yxvu", turned(q), turned(k))
-    torch.testing.assert_close(products[1:, 1:, 1:, 1:], products[:-1, :-1, :-1, :-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        products[1:, 1:, 1:, 1:], products[:-1, :-1, :-1, :-1], atol=1e-4, rtol=1e-4
+    )
     torch.testing.assert_close(products[0, 0, 0, 0], q @ k)
-    assert not torch.allclose(products[0, 0, 0, 1], products[0, 0, 1, 0])  # rows and columns are told apart
+    assert not torch.allclose(
+        products[0, 0, 0, 1], products[0, 0, 1, 0]
+    )  # rows and columns are told apart
 
 
 def test_turns_by_row_and_column_need_heads_that_hold_a_pair_for_each():

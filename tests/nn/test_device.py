@@ -18,14 +18,22 @@ ASKS = re.compile(r"(cuda|mps)\.(is_available|device_count)\(")
 
 
 def test_nothing_else_asks_which_devices_there_are():
-    asking = {path.relative_to(ROOT).as_posix() for room in ("mmtok", "scripts", "recipes") for path in (ROOT / room).rglob("*.py")
-              if ASKS.search(path.read_text())}
-    assert asking <= {"mmtok/nn/device.py", "scripts/reference.py"}  # the second names the GPUs of a machine
+    asking = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("mmtok", "scripts", "recipes")
+        for path in (ROOT / room).rglob("*.py")
+        if ASKS.search(path.read_text())
+    }
+    assert asking <= {
+        "mmtok/nn/device.py",
+        "scripts/reference.py",
+    }  # the second names the GPUs of a machine
 
 
 @pytest.fixture
 def gpus(monkeypatch):
     """gpus(n): from now on torch finds so many."""
+
     def there(n):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
@@ -35,19 +43,38 @@ def gpus(monkeypatch):
 
 
 def test_names(gpus):
-    assert resolve_device() == resolve_device("cpu") == resolve_device("cpu:0") == torch.device("cpu")
+    assert (
+        resolve_device() == resolve_device("cpu") == resolve_device("cpu:0") == torch.device("cpu")
+    )
     gpus(2)
     assert resolve_device() == resolve_device("cuda") == torch.device("cuda")
-    assert resolve_device("cuda:1") == torch.device("cuda:1") and resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("cuda:1") == torch.device("cuda:1") and resolve_device(
+        "cpu"
+    ) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("n_gpus, name, parts", [
-    (0, "cuda", ["--device cuda", "CUDA", "leave --device out"]), (0, "cuda:1", ["--device cuda:1"]), (0, "mps", ["Apple"]),
-    (1, "cuda:1", ["there is one GPU here", "cuda:0"]), (2, "cuda:2", ["there are 2 GPUs"]), (2, "cpu:1", ["one cpu only"]),
-    (0, "cdua", ["did you mean cuda?"]), (0, "CPU", ["did you mean cpu?"]), (0, "gpu", ["did you mean cuda?"]), (0, "mpu", ["did you mean"]),
-    (2, "cuda:", ["did you mean cuda?"]), (2, "cuda:x", ["no such device"]), (2, "cuda:-1", ["no such device"]), (2, "cuda:²", ["no such"]),
-    (2, "", ["it is cpu, cuda, cuda:1"]), (2, "0", ["it is cpu, cuda, cuda:1"]), (2, "xpu", ["no such device"]),
-])
+@pytest.mark.parametrize(
+    "n_gpus, name, parts",
+    [
+        (0, "cuda", ["--device cuda", "CUDA", "leave --device out"]),
+        (0, "cuda:1", ["--device cuda:1"]),
+        (0, "mps", ["Apple"]),
+        (1, "cuda:1", ["there is one GPU here", "cuda:0"]),
+        (2, "cuda:2", ["there are 2 GPUs"]),
+        (2, "cpu:1", ["one cpu only"]),
+        (0, "cdua", ["did you mean cuda?"]),
+        (0, "CPU", ["did you mean cpu?"]),
+        (0, "gpu", ["did you mean cuda?"]),
+        (0, "mpu", ["did you mean"]),
+        (2, "cuda:", ["did you mean cuda?"]),
+        (2, "cuda:x", ["no such device"]),
+        (2, "cuda:-1", ["no such device"]),
+        (2, "cuda:²", ["no such"]),
+        (2, "", ["it is cpu, cuda, cuda:1"]),
+        (2, "0", ["it is cpu, cuda, cuda:1"]),
+        (2, "xpu", ["no such device"]),
+    ],
+)
 def test_what_is_not_there_is_refused(gpus, monkeypatch, n_gpus, name, parts):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     gpus(n_gpus)
@@ -59,8 +86,12 @@ def test_what_is_not_there_is_refused(gpus, monkeypatch, n_gpus, name, parts):
 def test_several_processes_have_a_gpu_each_or_share_the_cpu(gpus):
     assert own_device(resolve_shared(None), 3) == torch.device("cpu")
     gpus(2)
-    assert own_device(resolve_shared("cuda"), 1) == torch.device("cuda:1") and own_device(resolve_shared("cpu"), 5) == torch.device("cpu")
-    with pytest.raises(UserError, match="process 2 .* there are 2: lower --nproc-per-node, or say --device cpu"):
+    assert own_device(resolve_shared("cuda"), 1) == torch.device("cuda:1") and own_device(
+        resolve_shared("cpu"), 5
+    ) == torch.device("cpu")
+    with pytest.raises(
+        UserError, match="process 2 .* there are 2: lower --nproc-per-node, or say --device cpu"
+    ):
         own_device(resolve_shared(None), 2)
     with pytest.raises(UserError, match="cuda:1: several processes cannot share it"):
         resolve_shared("cuda:1")
@@ -75,39 +106,68 @@ def test_what_stays_on_the_cpu_says_so(gpus, recwarn):
         stay_on_cpu("cuda", "tokenizers work")
 
 
-@pytest.mark.parametrize("words", [
-    ["fit", "RECIPE"], ["train", "RECIPE"], ["sample", "RUN", "--to", "image"], ["score", "RUN", "x"], ["evaluate", "RUN"], ["report", "RUN"],
-    ["export", "RUN", "-o", "OUT"], ["tokenize", "text", "x", "-o", "OUT"], ["detokenize", "x", "-o", "OUT"],
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "RECIPE"],
+        ["train", "RECIPE"],
+        ["sample", "RUN", "--to", "image"],
+        ["score", "RUN", "x"],
+        ["evaluate", "RUN"],
+        ["report", "RUN"],
+        ["export", "RUN", "-o", "OUT"],
+        ["tokenize", "text", "x", "-o", "OUT"],
+        ["detokenize", "x", "-o", "OUT"],
+    ],
+)
 def test_every_verb_that_computes_takes_a_device(said, gpus, tiny_words, tiny_run, tmp_path, words):
     there = {"RECIPE": tiny_words, "RUN": [str(tiny_run)], "OUT": [str(tmp_path / "out")]}
     asked = [part for word in words for part in there.get(word, [word])]
-    assert said([*asked, "--device", "coda"]).startswith("mmtok: --device coda: no such device; did you mean cuda?")
+    assert said([*asked, "--device", "coda"]).startswith(
+        "mmtok: --device coda: no such device; did you mean cuda?"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_computes_where_it_is_told(tiny_run):
     from mmtok.run.run import open_run
 
-    assert open_run(tiny_run, device=torch.device("meta")).untrained().device == torch.device("meta")
+    assert open_run(tiny_run, device=torch.device("meta")).untrained().device == torch.device(
+        "meta"
+    )
     assert open_run(tiny_run, device=torch.device("cpu")).lm.device == torch.device("cpu")
 
 
 def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
-    code = ("import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 2\n"
-            "from mmtok.train.distributed import joined\n"
-            "with joined(device='cpu') as p: print(p.device, torch.distributed.get_backend(), p.total(1.0), flush=True)")
+    code = (
+        "import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count ="
+        " lambda: 2\nfrom mmtok.train.distributed import joined\nwith joined(device='cpu') as p:"
+        " print(p.device, torch.distributed.get_backend(), p.total(1.0), flush=True)"
+    )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
-                                env=os.environ | settings | {"RANK": str(k), "LOCAL_RANK": str(k)}) for k in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings | {"RANK": str(k), "LOCAL_RANK": str(k)},
+        )
+        for k in range(2)
+    ]
     assert [process.communicate()[0] for process in started] == ["cpu gloo [2.0]\n"] * 2
 
 
 def test_what_needs_float64_is_refused_where_there_is_none(latent_run):
     from mmtok.run.run import open_run
 
-    with pytest.raises(UserError, match="--device mps: image is drawn by diffusion, which needs float64, and MPS has none; say --device cpu"):
+    with pytest.raises(
+        UserError,
+        match=(
+            "--device mps: image is drawn by diffusion, which needs float64, and MPS has none; say"
+            " --device cpu"
+        ),
+    ):
         open_run(latent_run("cascade"), device=torch.device("mps")).untrained()

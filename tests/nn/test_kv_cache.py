@@ -15,7 +15,10 @@ from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.train.trainer import TrainConfig, make_optimizer
 
 SIZES = dict(depth=3, width=32, n_heads=4, feed_forward=48)
-CONFIGS = [TransformerConfig(**SIZES, n_kv_heads=2), TransformerConfig(**SIZES, n_kv_heads=4, rope_scaling=Llama3Scaling(original_positions=64))]
+CONFIGS = [
+    TransformerConfig(**SIZES, n_kv_heads=2),
+    TransformerConfig(**SIZES, n_kv_heads=4, rope_scaling=Llama3Scaling(original_positions=64)),
+]
 
 
 @pytest.fixture(params=CONFIGS, ids=["grouped", "scaled"])
@@ -46,7 +49,9 @@ def test_read_in_parts_equals_read_at_once_and_the_cache_grows(trunk):
 
 
 def test_rows_of_different_lengths_some_dropped(trunk):
-    """Rows end together: what stands before the shorter ones is never seen; dropped rows leave the others alone."""
+    """Rows end together: what stands before the shorter ones is never seen; dropped rows leave the
+    others alone.
+    """
     lengths, total = [3, 9, 6, 1], 80
     x = states(4, total)
     expected = whole(trunk, x)
@@ -76,7 +81,9 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
     trunk = Transformer(TransformerConfig(3, 64, 4, 2, 96), 7).eval().requires_grad_(False)
     x = torch.randn(rows, 20, 64)
     expected, reader = whole(trunk, x), KVCacheDecoder(trunk, precision, n_rows=rows)
-    read = torch.cat([reader.read(x[:, :12]), *(reader.read(x[:, t : t + 1]) for t in range(12, 20))], 1)
+    read = torch.cat(
+        [reader.read(x[:, :12]), *(reader.read(x[:, t : t + 1]) for t in range(12, 20))], 1
+    )
     assert read.dtype == torch.float32 and (read - expected).norm() < error * expected.norm()
 
 
@@ -84,9 +91,15 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
 @pytest.mark.parametrize("n_inputs, n_outputs", [(64, 37), (24, 5), (7, 128), (1, 1)])
 def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
     torch.manual_seed(0)
-    linear, other = torch.nn.Linear(n_inputs, n_outputs).requires_grad_(False), torch.randn(3, 2, n_outputs)
+    linear, other = (
+        torch.nn.Linear(n_inputs, n_outputs).requires_grad_(False),
+        torch.randn(3, 2, n_outputs),
+    )
     with torch.no_grad():
-        made, x = prepare_linear(linear.weight, linear.bias, precision, 6), torch.randn(3, 2, n_inputs)
+        made, x = (
+            prepare_linear(linear.weight, linear.bias, precision, 6),
+            torch.randn(3, 2, n_inputs),
+        )
         y = linear(x)
         close = lambda a, b: a.shape == b.shape and (a - b).norm() < error * b.norm()
         assert close(made(x), y) and close(made.silu(x), torch.nn.functional.silu(y))
@@ -95,10 +108,15 @@ def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
 
 
 def test_a_module_with_its_linears_laid_out_stays_as_it_was():
-    module = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "b": torch.nn.Embedding(3, 4)})
+    module = torch.nn.ModuleDict(
+        {"a": torch.nn.ModuleList([torch.nn.Linear(4, 4)]), "b": torch.nn.Embedding(3, 4)}
+    )
     made = with_prepared_linears(module, "bf16", 1)
     assert made["a"][0](torch.ones(1, 4)).dtype == torch.bfloat16 and made["b"] is not None
-    assert isinstance(module["a"][0], torch.nn.Linear) and with_prepared_linears(module, "float32", 1) is module
+    assert (
+        isinstance(module["a"][0], torch.nn.Linear)
+        and with_prepared_linears(module, "float32", 1) is module
+    )
 
 
 @pytest.mark.slow
@@ -107,18 +125,25 @@ def test_a_module_with_its_linears_laid_out_stays_as_it_was():
 def test_a_compiled_step_reads_the_same(trunk, start):
     x = states(2, 60).float()
     trunk.float()
-    plain, compiled = KVCacheDecoder(trunk, start=start, n_rows=2), KVCacheDecoder(trunk, start=start, n_rows=2, compile_slots=60)
+    plain, compiled = (
+        KVCacheDecoder(trunk, start=start, n_rows=2),
+        KVCacheDecoder(trunk, start=start, n_rows=2, compile_slots=60),
+    )
     with torch.inference_mode():
         for here in (slice(0, 6), *(slice(t, t + 1) for t in range(6, 60))):
             a, b = plain.read(x[:, here]), compiled.read(x[:, here])
             assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
-    assert KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is compiled.static  # compiled once
+    assert (
+        KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is compiled.static
+    )  # compiled once
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiling_says_nothing(tmp_path):
-    """In a process and a cache of its own: what is compiled already or was said once is not said again."""
+    """In a process and a cache of its own: what is compiled already or was said once is not said
+    again.
+    """
     code = """
 import sys, torch, warnings
 from mmtok.nn.kv_cache import Reader
@@ -131,12 +156,20 @@ with torch.inference_mode():
 print(any(sys.argv[1] in line for line in open("/proc/self/maps")))
 """
     how = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=how, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=how,
+        check=True,
+    )
     assert done.stderr == "" and done.stdout == "True\n"
 
 
 def learn(trunk):
-    """A step of the optimiser that training takes: what torch counts of a weight's changes may not tell of it."""
+    """A step of the optimiser that training takes: what torch counts of a weight's changes may not
+    tell of it.
+    """
     trunk.requires_grad_(True)
     optimizer = make_optimizer(trunk, TrainConfig(learning_rate=0.05))
     for parameter in trunk.parameters():
@@ -153,11 +186,18 @@ def uncompiled(monkeypatch):
 
 
 def reads_as_it_is(trunk, x, **how):
-    """Whether a Reader of the trunk as it is now reads as the trunk itself does; returns its step too."""
+    """Whether a Reader of the trunk as it is now reads as the trunk itself does; returns its step
+    too.
+    """
     reader = KVCacheDecoder(trunk, n_rows=len(x), **how)
     with torch.inference_mode():
         read = torch.cat([reader.read(x[:, t : t + 1]) for t in range(x.shape[1])], 1)
-    return torch.allclose(read, whole(trunk, x), rtol=0, atol=1e-4 if x.dtype == torch.float32 else 1e-10), reader.static
+    return (
+        torch.allclose(
+            read, whole(trunk, x), rtol=0, atol=1e-4 if x.dtype == torch.float32 else 1e-10
+        ),
+        reader.static,
+    )
 
 
 @pytest.mark.slow
@@ -172,20 +212,31 @@ def test_a_trunk_that_learned_is_compiled_anew(trunk):
 def test_a_step_is_kept_while_sizes_and_weights_stay(trunk, uncompiled):
     x = states(2, 5)
     right, first = reads_as_it_is(trunk, x, compile_slots=50)
-    assert right and KVCacheDecoder(trunk, n_rows=2, compile_slots=60).static is first  # a cache of as many slots
+    assert (
+        right and KVCacheDecoder(trunk, n_rows=2, compile_slots=60).static is first
+    )  # a cache of as many slots
     assert KVCacheDecoder(trunk, n_rows=2, compile_slots=70).static is not first
-    for change in (lambda: learn(trunk), lambda: trunk.layers[1].mlp.down_proj.weight.data[3, 4].mul_(1 + 1e-9)):
+    for change in (
+        lambda: learn(trunk),
+        lambda: trunk.layers[1].mlp.down_proj.weight.data[3, 4].mul_(1 + 1e-9),
+    ):
         before = KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static
         change()
         right, after = reads_as_it_is(trunk, x, compile_slots=50)
-        assert right and after is not before and KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is after
+        assert (
+            right
+            and after is not before
+            and KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is after
+        )
 
 
 def test_each_weight_that_a_step_holds_is_looked_at(trunk, uncompiled):
     for name, parameter in trunk.named_parameters():
         before = KVCacheDecoder(trunk, n_rows=1, compile_slots=50).static
         parameter.data.view(-1)[-1] += 1e-6
-        assert (KVCacheDecoder(trunk, n_rows=1, compile_slots=50).static is before) == (name == "embed_tokens.weight"), name
+        assert (KVCacheDecoder(trunk, n_rows=1, compile_slots=50).static is before) == (
+            name == "embed_tokens.weight"
+        ), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
@@ -193,8 +244,14 @@ def test_a_reader_made_after_learning_has_what_was_learned(trunk, precision):
     trunk.float()
     KVCacheDecoder(trunk, precision).read(states(1, 3).float())
     learn(trunk)
-    read, fresh = (KVCacheDecoder(t, precision).read(states(1, 3).float()) for t in (trunk, copy.deepcopy(trunk)))
-    assert torch.equal(read, fresh) and (read - whole(trunk, states(1, 3).float())).norm() < 0.1 * read.norm()
+    read, fresh = (
+        KVCacheDecoder(t, precision).read(states(1, 3).float())
+        for t in (trunk, copy.deepcopy(trunk))
+    )
+    assert (
+        torch.equal(read, fresh)
+        and (read - whole(trunk, states(1, 3).float())).norm() < 0.1 * read.norm()
+    )
 
 
 def test_steps_are_compiled_any_number_of_times(trunk, monkeypatch):
@@ -210,7 +267,9 @@ def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="needs a C.. compiler"):
         reader = KVCacheDecoder(trunk, n_rows=1, compile_slots=50)
-    assert reader.static is None and torch.allclose(reader.read(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10)
+    assert reader.static is None and torch.allclose(
+        reader.read(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10
+    )
 
 
 def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk, monkeypatch):
@@ -218,13 +277,18 @@ def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk
     modes = []
     monkeypatch.setattr(torch, "compile", lambda step, mode, **options: modes.append(mode) or step)
     monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
-    plain, captured = KVCacheDecoder(trunk, n_rows=2), KVCacheDecoder(trunk, n_rows=2, compile_slots=50)
+    plain, captured = (
+        KVCacheDecoder(trunk, n_rows=2),
+        KVCacheDecoder(trunk, n_rows=2, compile_slots=50),
+    )
     with torch.inference_mode():
         for reader in (plain, captured):
             reader.read(states(2, 40))
         cache = [x.data_ptr() for x in captured.stored]
         for x in states(10, 2, 1):
             assert torch.allclose(captured.read(x), plain.read(x), atol=1e-10)
-    assert [x.data_ptr() for x in captured.stored] == cache and all(x._dynamo_static_input_type == "unguarded" for x in captured.stored)
+    assert [x.data_ptr() for x in captured.stored] == cache and all(
+        x._dynamo_static_input_type == "unguarded" for x in captured.stored
+    )
     KVCacheDecoder(trunk.to("meta"), n_rows=2, compile_slots=50)
     assert modes == [None, "reduce-overhead"]

@@ -58,4 +58,6 @@ def test_the_probe_is_quick_made_once_and_leaves_no_trace():
     assert time.process_time() - start < 0.6  # 0.14 s on a quiet machine
     assert matmul_rates(CPU) is rates
     assert min(rates.float32, rates.bf16) > 1e7
-    assert torch.equal(before, torch.random.get_rng_state()) and torch.get_num_threads() == n_threads
+    assert (
+        torch.equal(before, torch.random.get_rng_state()) and torch.get_num_threads() == n_threads
+    )

@@ -10,8 +10,18 @@ import pytest
 from mmtok.errors import UserError
 from mmtok.nn.resample import n_resampled, resample
 
-PAIRS = [(22_050, 16_000), (44_100, 16_000), (48_000, 16_000), (8_000, 16_000), (16_000, 24_000),
-         (44_099, 16_000), (22_254, 16_000), (24_000, 44_100), (1_000, 768_000), (768_000, 1_000)]
+PAIRS = [
+    (22_050, 16_000),
+    (44_100, 16_000),
+    (48_000, 16_000),
+    (8_000, 16_000),
+    (16_000, 24_000),
+    (44_099, 16_000),
+    (22_254, 16_000),
+    (24_000, 44_100),
+    (1_000, 768_000),
+    (768_000, 1_000),
+]
 DECIBEL = 10 ** (1 / 20)
 
 
@@ -54,7 +64,9 @@ def test_the_length_is_exact_for_any_two_rates():
         n = rng.choice([1, 2, 3, rng.randint(1, 2_000)])
         out = resample(np.ones(n), from_hz, to_hz)
         assert len(out) == n_resampled(n, from_hz, to_hz)
-        assert (len(out) - 1) * from_hz < n * to_hz <= len(out) * from_hz  # each sample before the end
+        assert (
+            (len(out) - 1) * from_hz < n * to_hz <= len(out) * from_hz
+        )  # each sample before the end
         assert np.isfinite(out).all()
 
 
@@ -83,4 +95,8 @@ for from_hz, to_hz in [(44_099, 16_000), (22_254, 16_000), (767_999, 1_000), (1_
 
 
 def test_rates_without_a_common_factor_take_little_memory():
-    subprocess.run([sys.executable, "-c", AWKWARD], check=True, env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)})
+    subprocess.run(
+        [sys.executable, "-c", AWKWARD],
+        check=True,
+        env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+    )

@@ -47,7 +47,13 @@ def test_rotary_turns_pairs_by_position_times_frequency():
 
 def test_a_position_sees_itself_and_its_own_documents_past():
     mask = document_mask(torch.tensor([[0, 0, 1, 1, -1]]), 16)[0, 0].int().tolist()
-    assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    assert mask == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
 
 
 def test_a_later_input_changes_no_earlier_output_bit_for_bit(trunk):
@@ -71,8 +77,14 @@ def test_packed_documents_equal_each_alone(trunk):
 
 
 def test_every_weight_has_a_llamas_name():
-    names = {n for n, _ in Transformer(CONFIG, 7).named_parameters() if "layers.0." in n or "layers" not in n}
-    block = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+    names = {
+        n
+        for n, _ in Transformer(CONFIG, 7).named_parameters()
+        if "layers.0." in n or "layers" not in n
+    }
+    block = [f"self_attn.{x}_proj" for x in "qkvo"] + [
+        f"mlp.{x}_proj" for x in ("gate", "up", "down")
+    ]
     block += ["input_layernorm", "post_attention_layernorm"]
     assert names == {"embed_tokens.weight", "norm.weight", *(f"layers.0.{x}.weight" for x in block)}
 
@@ -89,18 +101,26 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize("depth", [1, 2, 4, 6])
 def test_one_dial_gives_sizes_that_fit_together(depth):
     config = TransformerConfig.from_depth(depth, dropout=0.1)
-    assert config.width % config.n_heads == 0 and config.feed_forward >= config.width * 8 / 3 and config.dropout == 0.1
+    assert (
+        config.width % config.n_heads == 0
+        and config.feed_forward >= config.width * 8 / 3
+        and config.dropout == 0.1
+    )
     assert Transformer(config, 5).config.depth == depth == len(Transformer(config, 5).layers)
 
 
-@pytest.mark.parametrize("sizes", [{"width": 30}, {"n_kv_heads": 3}, {"width": 12}, {"dropout": 1.5}])
+@pytest.mark.parametrize(
+    "sizes", [{"width": 30}, {"n_kv_heads": 3}, {"width": 12}, {"dropout": 1.5}]
+)
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError):
         TransformerConfig(**{"width": 32, "n_heads": 4, "n_kv_heads": 4, **sizes})
 
 
 @pytest.mark.parametrize("size", [0, -4])
-@pytest.mark.parametrize("name", ["depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions"])
+@pytest.mark.parametrize(
+    "name", ["depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions"]
+)
 def test_sizes_below_one_are_refused_by_name(name, size):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
         TransformerConfig(**{name: size})
@@ -110,7 +130,9 @@ def test_sizes_below_one_are_refused_by_name(name, size):
 
 
 def kept_bytes(trunk, n, x):
-    """Of all tensors that the backward pass finds, weights aside, views of the same memory counted once; and the gradients."""
+    """Of all tensors that the backward pass finds, weights aside, views of the same memory counted
+    once; and the gradients.
+    """
     trunk.recompute_blocks(n)
     trunk.zero_grad()
     weights, kept = {p.untyped_storage().data_ptr() for p in trunk.parameters()}, {}
@@ -134,7 +156,9 @@ def test_blocks_that_are_computed_again_keep_less_and_give_the_same_gradients_bi
     torch.manual_seed(0)
     trunk = Transformer(replace(CONFIG, dropout=0.3), 7).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        (most, plain), *others = [kept_bytes(trunk, n, states(3, 40).float()) for n in (0, 1, 2, 3, 9)]
+        (most, plain), *others = [
+            kept_bytes(trunk, n, states(3, 40).float()) for n in (0, 1, 2, 3, 9)
+        ]
     assert len(plain) == 1 + sum(1 for _ in trunk.layers.parameters()) + 1
     for _, made in others:
         assert len(made) == len(plain) and all(torch.equal(a, b) for a, b in zip(made, plain))
@@ -144,7 +168,10 @@ def test_blocks_that_are_computed_again_keep_less_and_give_the_same_gradients_bi
 
 def test_the_norm_and_its_gradients_are_those_of_its_formula():
     torch.manual_seed(3)
-    x, norm = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True), RMSNorm(8, 1e-2).double()
+    x, norm = (
+        torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True),
+        RMSNorm(8, 1e-2).double(),
+    )
     torch.nn.init.normal_(norm.weight)
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm.weight
     torch.testing.assert_close(norm(x), expected)

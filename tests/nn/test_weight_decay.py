@@ -18,7 +18,8 @@ from mmtok.run.recipe import load_recipe
 from mmtok.run.signatures import planned_signatures
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
-# every parameter of the recipes' models that has two axes or more and is no matrix: tables, and where a patch stands
+# every parameter of the recipes' models that has two axes or more and is no matrix: tables, and
+# where a patch stands
 TABLES = ("model.embed_tokens.weight", "frame_in.*.table.weight", "frame_in.*.share.weight", "heads.jets.conditioning.*.weight",
           "heads.image.network.enter.weight", "*position_embed")  # fmt: skip
 
@@ -47,11 +48,15 @@ def test_of_every_recipes_models_the_matrices_decay(path):
         lm = LM(recipe.model, Vocabulary(list(planned_signatures(recipe).values())))
     check(lm)
     many_axes = {name: p for name, p in lm.named_parameters() if p.ndim > 1}
-    tables = {p for name, p in many_axes.items() if any(fnmatch(name, pattern) for pattern in TABLES)}
+    tables = {
+        p for name, p in many_axes.items() if any(fnmatch(name, pattern) for pattern in TABLES)
+    }
     if path.stem == "any_order":
         assert lm.heads["image"].network.enter.weight in tables
     else:
-        tables -= {m.weight for m in lm.modules() if isinstance(m, nn.Linear)}  # a denoiser of latents enters by a map
+        tables -= {
+            m.weight for m in lm.modules() if isinstance(m, nn.Linear)
+        }  # a denoiser of latents enters by a map
     assert decaying(lm) == set(many_axes.values()) - tables
     for config in recipe.tokenizers.values():
         if hasattr(config, "network"):
@@ -66,7 +71,11 @@ def test_of_judges_and_other_denoisers_the_matrices_decay():
     check(network)
     level = network.conditioning.level
     assert {level.enter.weight, level.out.weight} <= decaying(network) == set(matrices(network))
-    assert not {network.conditioning.condition.null, network.conditioning.condition.read.weight, network.position_embed} & decaying(network)
+    assert not {
+        network.conditioning.condition.null,
+        network.conditioning.condition.read.weight,
+        network.position_embed,
+    } & decaying(network)
 
 
 def test_a_tied_head_is_an_embedding_and_counts_once():
@@ -90,8 +99,16 @@ def test_a_module_may_say_what_of_its_own_decays():
     assert decaying(module) == {module.mix}
 
 
-@pytest.mark.parametrize("module, n", [(nn.MultiheadAttention(4, 2), 2), (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), 4),
-                                       (nn.LSTM(3, 4, num_layers=2), 4), (nn.GRUCell(3, 4), 2), (nn.TransformerEncoderLayer(4, 2, 8), 4)])
+@pytest.mark.parametrize(
+    "module, n",
+    [
+        (nn.MultiheadAttention(4, 2), 2),
+        (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), 4),
+        (nn.LSTM(3, 4, num_layers=2), 4),
+        (nn.GRUCell(3, 4), 2),
+        (nn.TransformerEncoderLayer(4, 2, 8), 4),
+    ],
+)
 def test_torchs_own_matrices_decay(module, n):
     matrices = {p for p in module.parameters() if p.ndim > 1}
     assert len(matrices) == n and decaying(module) == matrices

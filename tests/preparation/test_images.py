@@ -1,4 +1,6 @@
-"""Pictures get the tokenizer's size and colours: stretched, cropped or padded, over a stated background."""
+"""Pictures get the tokenizer's size and colours: stretched, cropped or padded, over a stated
+background.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ HALVES = np.repeat([[0] * 4 + [255] * 4], 4, 0).astype(np.uint8)  # (4, 8): left
 
 def prepared(pixels, how=(), **takes):
     tally = Tally("images")
-    return ImagePreparation(**dict(how)).prepare(pixels, "a.png", tally, **takes), list(tally.counts)
+    return ImagePreparation(**dict(how)).prepare(pixels, "a.png", tally, **takes), list(
+        tally.counts
+    )
 
 
 def test_what_fits_is_taken_as_it_is():
@@ -24,13 +28,19 @@ def test_what_fits_is_taken_as_it_is():
 
 def test_stretched_both_halves_stay():
     out, said = prepared(HALVES, height=4, width=4)
-    assert out[0, 0] < 20 and out[0, 3] > 235 and said == ["resized to 4 x 4 (height x width), its proportions changed"]
+    assert (
+        out[0, 0] < 20
+        and out[0, 3] > 235
+        and said == ["resized to 4 x 4 (height x width), its proportions changed"]
+    )
     assert prepared(HALVES, height=2, width=4)[1] == ["resized to 2 x 4 (height x width)"]
 
 
 def test_cropped_the_middle_stays():
     out, said = prepared(HALVES, {"fit": "crop"}, height=4, width=4)
-    assert np.array_equal(out, HALVES[:, 2:6]) and said == ["resized to 4 x 4 (height x width), its edges cut off"]
+    assert np.array_equal(out, HALVES[:, 2:6]) and said == [
+        "resized to 4 x 4 (height x width), its edges cut off"
+    ]
 
 
 def test_padded_everything_stays_on_the_background():
@@ -45,8 +55,12 @@ def test_transparency_shows_the_background():
     clear = np.zeros((1, 2, 4), np.uint8)
     clear[0, 1] = (10, 20, 30, 255)
     out, said = prepared(clear, {"background": "red"})
-    assert out.tolist() == [[[255, 0, 0], [10, 20, 30]]] and said == ["laid over red where there is transparency"]
-    assert prepared(np.full((1, 1, 2), 128, np.uint8))[0].tolist() == [[191]]  # half of grey 128 over white
+    assert out.tolist() == [[[255, 0, 0], [10, 20, 30]]] and said == [
+        "laid over red where there is transparency"
+    ]
+    assert prepared(np.full((1, 1, 2), 128, np.uint8))[0].tolist() == [
+        [191]
+    ]  # half of grey 128 over white
     assert prepared(np.full((1, 1, 4), 255, np.uint8))[1] == []  # opaque
 
 

@@ -13,7 +13,9 @@ OTHER = (0.5 * np.sin(2 * np.pi * 613 * np.arange(16_000) / 16_000)).astype(np.f
 
 def prepared(samples, rate_hz=16_000, **how):
     tally = Tally("clips")
-    return SpeechPreparation(**how).prepare(Sound(samples, rate_hz), "a.wav", tally, rate_hz=16_000), list(tally.counts)
+    return SpeechPreparation(**how).prepare(
+        Sound(samples, rate_hz), "a.wav", tally, rate_hz=16_000
+    ), list(tally.counts)
 
 
 def stereo(left, right):
@@ -26,16 +28,26 @@ def test_mono_at_the_rate_is_taken_as_it_is():
         assert np.array_equal(out, TONE) and said == []
 
 
-@pytest.mark.parametrize("right, lost_db, warned", [
-    (TONE, 0, False), (0.5 * TONE, 0.45, False), (OTHER, 3.01, False), (0 * TONE, 3.01, False),
-    (-TONE, 200, True), (-0.9 * TONE, 25.59, True), (-0.3 * TONE, 6.49, True),
-])
+@pytest.mark.parametrize(
+    "right, lost_db, warned",
+    [
+        (TONE, 0, False),
+        (0.5 * TONE, 0.45, False),
+        (OTHER, 3.01, False),
+        (0 * TONE, 3.01, False),
+        (-TONE, 200, True),
+        (-0.9 * TONE, 25.59, True),
+        (-0.3 * TONE, 6.49, True),
+    ],
+)
 def test_a_mix_is_the_average_and_what_cancels_is_said(right, lost_db, warned):
     out, said = prepared(stereo(TONE, right))
     assert np.allclose(out, (TONE + right) / 2, atol=1e-6)
     assert mix_loss_db(stereo(TONE, right), out) == pytest.approx(lost_db, abs=0.02)
     assert said[0] == "mixed down from 2 channels"
-    assert any("more than 3 dB weaker" in what and "channel, left" in what for what in said) == warned
+    assert (
+        any("more than 3 dB weaker" in what and "channel, left" in what for what in said) == warned
+    )
 
 
 def test_silence_and_many_channels_that_agree_are_no_loss():
@@ -56,13 +68,16 @@ def test_a_rate_is_made_the_tokenizers():
     assert len(out) == 16_000 and said == ["resampled from 8,000 to 16,000 Hz"]
 
 
-@pytest.mark.parametrize("samples, how, reason", [
-    (np.zeros((10, 2)), {"channel": 2}, "it has 2 channels"),
-    (np.zeros((2, 16_000)), {}, r"expected samples of shape .*got \(2, 16000\)"),
-    (np.zeros((10, 2, 2)), {}, "expected samples of shape"),
-    (np.zeros((10, 2), np.int16), {}, "divide 16-bit samples by 32768"),
-    (np.zeros(10), {"channel": -1}, "channel is -1"),
-])
+@pytest.mark.parametrize(
+    "samples, how, reason",
+    [
+        (np.zeros((10, 2)), {"channel": 2}, "it has 2 channels"),
+        (np.zeros((2, 16_000)), {}, r"expected samples of shape .*got \(2, 16000\)"),
+        (np.zeros((10, 2, 2)), {}, "expected samples of shape"),
+        (np.zeros((10, 2), np.int16), {}, "divide 16-bit samples by 32768"),
+        (np.zeros(10), {"channel": -1}, "channel is -1"),
+    ],
+)
 def test_what_is_no_clip_is_refused(samples, how, reason):
     with pytest.raises(UserError, match=reason):
         prepared(samples, **how)

@@ -8,12 +8,15 @@ from mmtok.preparation.text import TextPreparation
 CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
 
 
-@pytest.mark.parametrize("how, expected", [
-    ({}, CAFE),
-    ({"normal_form": "NFC"}, "  Caf\u00e9 ﬁne\n"),
-    ({"normal_form": "NFKC", "lower_case": True}, "  caf\u00e9 fine\n"),
-    ({"strip": True}, "Cafe\u0301 ﬁne"),
-])
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        ({}, CAFE),
+        ({"normal_form": "NFC"}, "  Caf\u00e9 ﬁne\n"),
+        ({"normal_form": "NFKC", "lower_case": True}, "  caf\u00e9 fine\n"),
+        ({"strip": True}, "Cafe\u0301 ﬁne"),
+    ],
+)
 def test_texts_are_prepared_as_said_and_twice_is_as_once(how, expected):
     prepare, tally = TextPreparation(**how).prepare, Tally("texts")
     assert prepare(CAFE, "a", tally) == expected
@@ -28,4 +31,6 @@ def test_twice_is_as_once_for_every_character(form):
     for code in range(0x110000):
         once = prepare(chr(code), "a", Tally())
         assert once == once.lower() == prepare(once, "a", Tally())
-    assert prepare("\U0001d400", "a", Tally()) == ("a" if "K" in form else "\U0001d400")  # a bold A is one by its form only
+    assert prepare("\U0001d400", "a", Tally()) == (
+        "a" if "K" in form else "\U0001d400"
+    )  # a bold A is one by its form only

@@ -1,4 +1,6 @@
-"""Laws of the report: it needs nothing but itself, shows what the run has, says what is missing, and escapes what others wrote."""
+"""Laws of the report: it needs nothing but itself, shows what the run has, says what is missing,
+and escapes what others wrote.
+"""
 
 import base64
 import html
@@ -33,7 +35,9 @@ from mmtok.tokenizers.text import BytesConfig
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
 EVIL = "<b>7 & 8"  # a caption, so part of file names too
-DMEL = DMelConfig(mel=MelSpec(hop_samples=400), vocoder=GriffinLimConfig(n_iterations=2, inversion_iterations=2))
+DMEL = DMelConfig(
+    mel=MelSpec(hop_samples=400), vocoder=GriffinLimConfig(n_iterations=2, inversion_iterations=2)
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Spoken:
 
 
 def particles(rng, n=12):
-    return np.column_stack((-np.sort(-rng.exponential(50, n)), rng.normal(0, 0.2, (n, 2)))).astype(np.float32)
+    return np.column_stack((-np.sort(-rng.exponential(50, n)), rng.normal(0, 0.2, (n, 2)))).astype(
+        np.float32
+    )
 
 
 def write_json(path, value):
@@ -80,7 +86,12 @@ def pictures(folder):
 def fresh_run(folder):
     """A run of which only the recipe stands."""
     tasks = (Task(("caption",), ("image",)), Task(("image",), ("caption",)))
-    recipe = Recipe("<i>tiny", {"text": BytesConfig(), "image": PixelsConfig(8, 8)}, (pictures(folder / "pictures"),), tasks)
+    recipe = Recipe(
+        "<i>tiny",
+        {"text": BytesConfig(), "image": PixelsConfig(8, 8)},
+        (pictures(folder / "pictures"),),
+        tasks,
+    )
     return made_run(folder / "run", recipe)
 
 
@@ -91,20 +102,43 @@ def made_run(folder, recipe):
 
 
 def finished_run(folder):
-    """The same run with a log, figures, samples (each a training image itself) and readings, none of them by a model."""
+    """The same run with a log, figures, samples (each a training image itself) and readings, none
+    of them by a model.
+    """
     fresh = fresh_run(folder)
     train = list(fresh.examples("train"))
-    log = [{"step": s, "loss": 9 / s, "nats": {"text": 2 / s, "image": 5.0, "jets": None}, "positions_per_s": 10.0} for s in (1, 2, 3)]
-    (fresh.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + '{"step": 4, "lo')
-    score = {"image": {"bits_per_code": 3.25, "bits_per_code_untrained": 8.0, "bits_per_code_unigram": 7.5}}
+    log = [
+        {
+            "step": s,
+            "loss": 9 / s,
+            "nats": {"text": 2 / s, "image": 5.0, "jets": None},
+            "positions_per_s": 10.0,
+        }
+        for s in (1, 2, 3)
+    ]
+    (fresh.folder / "log.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in log) + '{"step": 4, "lo'
+    )
+    score = {
+        "image": {
+            "bits_per_code": 3.25,
+            "bits_per_code_untrained": 8.0,
+            "bits_per_code_unigram": 7.5,
+        }
+    }
     write_json(fresh.folder / "evaluation.json", {"image_from_text": {"judge_accuracy": 0.125, "odd_<key>": float("nan")}, "score": score,
                                                  "by_class": {"a": {"accuracy": 1}, "b": {"n": 12345}}, "zero_shot": {}})  # fmt: skip
     samples = fresh.folder / "samples" / "image_from_text"
     names = [f"{e['caption'].replace(' ', '_')}-{i:03d}.png" for i, e in enumerate(train[:4])]
-    write_json(samples / "index.json", [{"file": name, "frames": 64, "stop": "end"} for name in names])
+    write_json(
+        samples / "index.json", [{"file": name, "frames": 64, "stop": "end"} for name in names]
+    )
     for name, example in zip(names, train):
         write_image(samples / name, example["image"])
-    write_json(samples.with_name("text_from_image.json"), [{"truth": "nine", "read": "nine"}, {"truth": "nine", "read": "<u>\f" + "z" * 40}])
+    write_json(
+        samples.with_name("text_from_image.json"),
+        [{"truth": "nine", "read": "nine"}, {"truth": "nine", "read": "<u>\f" + "z" * 40}],
+    )
     (fresh.folder / "tokenizers").mkdir()
     write_json(fresh.folder / "tokenizers" / "image" / "fidelity.json", {"psnr_db": 31.4})
     return fresh
@@ -138,10 +172,29 @@ def test_the_page_needs_nothing_but_itself(finished_page):
 
 
 def test_every_part_of_a_finished_run_is_shown(finished_page):
-    for title in ("Training", "Figures", "Tokenizers", "Image from text", "Text from image", "Recipe"):
+    for title in (
+        "Training",
+        "Figures",
+        "Tokenizers",
+        "Image from text",
+        "Text from image",
+        "Recipe",
+    ):
         assert f"<h2>{title}</h2>" in finished_page
-    assert finished_page.count('class="chart"') == 3  # loss, text, image; jets have no figures in this log
-    for words in ("0.125", "bits/code", "3.25", "7.5", "12,345", "psnr db 31.4", "1 of 2 held-out signals", "z × 40", "&lt;u&gt;\\x0c"):
+    assert (
+        finished_page.count('class="chart"') == 3
+    )  # loss, text, image; jets have no figures in this log
+    for words in (
+        "0.125",
+        "bits/code",
+        "3.25",
+        "7.5",
+        "12,345",
+        "psnr db 31.4",
+        "1 of 2 held-out signals",
+        "z × 40",
+        "&lt;u&gt;\\x0c",
+    ):
         assert words in finished_page, words
     assert finished_page.count('class="wrong"') == 1
     assert "mmtok evaluate" not in finished_page
@@ -149,11 +202,27 @@ def test_every_part_of_a_finished_run_is_shown(finished_page):
 
 def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
     run, drawn = finished_run(tmp_path), {}
-    monkeypatch.setattr("mmtok.report.plots.curve", lambda title, unit, steps, values, held_out: drawn.update({title: (unit, values, list(held_out))}))
-    line = {"loss": 1, "nats": {"text": 0.7, "speech": None}, "customary": {"text": {"bits/byte": 2}}, "training_loss": {"image": 5}}
-    (run.folder / "log.jsonl").write_text("".join(json.dumps({"step": s, **line, "positions_per_s": 9.0}) + "\n" for s in (1, 2)))
+    monkeypatch.setattr(
+        "mmtok.report.plots.curve",
+        lambda title, unit, steps, values, held_out: drawn.update(
+            {title: (unit, values, list(held_out))}
+        ),
+    )
+    line = {
+        "loss": 1,
+        "nats": {"text": 0.7, "speech": None},
+        "customary": {"text": {"bits/byte": 2}},
+        "training_loss": {"image": 5},
+    }
+    (run.folder / "log.jsonl").write_text(
+        "".join(json.dumps({"step": s, **line, "positions_per_s": 9.0}) + "\n" for s in (1, 2))
+    )
     written(run)
-    assert drawn == {"loss": ("weighted", [1, 1], []), "text": ("bits/byte", [2, 2], []), "image": ("denoising loss", [5, 5], [])}
+    assert drawn == {
+        "loss": ("weighted", [1, 1], []),
+        "text": ("bits/byte", [2, 2], []),
+        "image": ("denoising loss", [5, 5], []),
+    }
 
 
 def test_below_a_sample_lies_its_nearest_training_image(finished_page):
@@ -172,7 +241,12 @@ def test_what_others_wrote_is_escaped(finished_page):
 def test_what_is_missing_is_said(tmp_path):
     fresh = fresh_run(tmp_path)
     text = written(fresh)
-    for words in ("not trained to the end yet", "not trained yet", "not evaluated yet", "not fitted yet"):
+    for words in (
+        "not trained to the end yet",
+        "not trained yet",
+        "not evaluated yet",
+        "not fitted yet",
+    ):
         assert words in text
     assert text.count("no samples yet") == 2 and text.count(f"mmtok evaluate {fresh.folder}") == 3
 
@@ -181,14 +255,22 @@ def test_training_data_that_is_gone_costs_only_the_nearest_images(tmp_path):
     run = finished_run(tmp_path)
     (tmp_path / "pictures").rename(tmp_path / "elsewhere")
     text = written(run)
-    assert text.count("<figure>") == 4 and "no such folder" in text and "1 of 2 held-out signals" in text
+    assert (
+        text.count("<figure>") == 4
+        and "no such folder" in text
+        and "1 of 2 held-out signals" in text
+    )
 
 
 def test_a_damaged_file_costs_its_section(tmp_path):
     run = finished_run(tmp_path)
     (run.folder / "evaluation.json").write_text('{"image')
     text = written(run)
-    assert text.count("evaluation.json is not valid JSON") == 1 and text.count("<figure>") == 4 and text.count('class="chart"') == 3
+    assert (
+        text.count("evaluation.json is not valid JSON") == 1
+        and text.count("<figure>") == 4
+        and text.count('class="chart"') == 3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -198,16 +280,29 @@ def sounding_page(sounding_run):
 
 @pytest.fixture(scope="module")
 def sounding_run(tmp_path_factory):
-    """A run with speech and jets whose samples no model made: of two words one has a clip, of two names one has jets."""
+    """A run with speech and jets whose samples no model made: of two words one has a clip, of two
+    names one has jets.
+    """
     tasks = (Task(("caption",), ("speech",)), Task(("caption",), ("jets",)))
-    recipe = Recipe("tones", {"text": BytesConfig(), "speech": DMEL, "jets": JetGridConfig()}, (Spoken(),), tasks)
+    recipe = Recipe(
+        "tones",
+        {"text": BytesConfig(), "speech": DMEL, "jets": JetGridConfig()},
+        (Spoken(),),
+        tasks,
+    )
     run = made_run(tmp_path_factory.mktemp("sounding") / "run", recipe)
     for m, config in run.recipe.tokenizers.items():
         config.build().save(run.folder / "tokenizers" / m)
     rng = np.random.default_rng(1)
-    sounds, jets = run.folder / "samples" / "speech_from_text", run.folder / "samples" / "jets_from_text"
+    sounds, jets = (
+        run.folder / "samples" / "speech_from_text",
+        run.folder / "samples" / "jets_from_text",
+    )
     sounds.mkdir(parents=True), jets.mkdir()
-    write_json(sounds / "index.json", [{"file": f"low-00{i}.wav", "frames": 9, "stop": s} for i, s in enumerate(("cap", "end"))])
+    write_json(
+        sounds / "index.json",
+        [{"file": f"low-00{i}.wav", "frames": 9, "stop": s} for i, s in enumerate(("cap", "end"))],
+    )
     write_sound(sounds / "low-000.wav", rng.normal(0, 0.1, 3000).astype(np.float32))
     soundfile.write(sounds / "low-001.wav", np.zeros(0), 16_000)  # nothing was drawn
     write_jets(jets / "high.npz", [particles(rng), np.zeros((0, 3), np.float32)])
@@ -216,15 +311,32 @@ def sounding_run(tmp_path_factory):
 
 
 def test_sounds_have_players_beside_real_ones(sounding_page):
-    players = [soundfile.read(io.BytesIO(data)) for kind, data in uris(sounding_page) if kind == "audio/wav"]
-    assert [(len(x), rate) for x, rate in players] == [(3000, 16_000), (8000, 16_000), (8000, 16_000)]
-    for words in ("sample 1, cut at the cap", "real, through the tokenizer", "0.19 s", "0.50 s", "7.6 kHz", "80 Hz"):
+    players = [
+        soundfile.read(io.BytesIO(data))
+        for kind, data in uris(sounding_page)
+        if kind == "audio/wav"
+    ]
+    assert [(len(x), rate) for x, rate in players] == [
+        (3000, 16_000),
+        (8000, 16_000),
+        (8000, 16_000),
+    ]
+    for words in (
+        "sample 1, cut at the cap",
+        "real, through the tokenizer",
+        "0.19 s",
+        "0.50 s",
+        "7.6 kHz",
+        "80 Hz",
+    ):
         assert words in sounding_page
     assert "sample 2" not in sounding_page
 
 
 def test_jets_have_charts_beside_real_ones(sounding_page):
-    assert sounding_page.count('class="chart"') == 1 + 4  # one picture and four observables, of the name that has real jets
+    assert (
+        sounding_page.count('class="chart"') == 1 + 4
+    )  # one picture and four observables, of the name that has real jets
     assert "never seen: 1 jet, and 0 real held-out ones" in sounding_page
 
 
@@ -236,14 +348,29 @@ def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run)
     write_jets(asked / "nothing.npz", [particles(rng)] * 2)
     for i in range(2):  # as an older index has them, one a file
         write_jets(asked / f"low-00{i}.npz", [particles(rng)])
-    rows = [("high.npz", "cap"), ("high.npz", "end"), ("high.npz", "cap"), ("nothing.npz", "end"), ("nothing.npz", "end")]
+    rows = [
+        ("high.npz", "cap"),
+        ("high.npz", "end"),
+        ("high.npz", "cap"),
+        ("nothing.npz", "end"),
+        ("nothing.npz", "end"),
+    ]
     rows += [("low-000.npz", "end"), ("low-001.npz", "cap"), ("gone.npz", "end")]
-    write_json(asked / "index.json", [{"file": file, "frames": 12, "stop": stop} for file, stop in rows])
+    write_json(
+        asked / "index.json", [{"file": file, "frames": 12, "stop": stop} for file, stop in rows]
+    )
     assert {k: (len(v), v[0].stops) for k, v in grouped(asked).items()} == {
         "high": (1, ("cap", "end", "cap")), "nothing": (1, ("end", "end")), "low": (2, ("end",))}  # fmt: skip
-    section = re.search(r'<section id="asked-for-with-mmtok-sample">.*?</section>', written(run), re.DOTALL)[0]
-    assert section.count('class="chart"') == 3 * (1 + 4)  # nothing, too, has real jets beside it: all of them
-    assert "high, 2 cut at the cap: mean jet images" in section and "low, 1 cut at the cap: mean jet images" in section
+    section = re.search(
+        r'<section id="asked-for-with-mmtok-sample">.*?</section>', written(run), re.DOTALL
+    )[0]
+    assert section.count('class="chart"') == 3 * (
+        1 + 4
+    )  # nothing, too, has real jets beside it: all of them
+    assert (
+        "high, 2 cut at the cap: mean jet images" in section
+        and "low, 1 cut at the cap: mean jet images" in section
+    )
     assert "nothing: mean jet images" in section
 
 
@@ -279,7 +406,13 @@ def test_small_pictures_are_exact_and_large_ones_small(tmp_path, rng):
     assert kind == "image/jpeg" and Image.open(io.BytesIO(data)).size == (48, 96)
 
 
-VISIBLE = [("seven", "seven"), ("", "(nothing)"), (" " * 64, "space × 64"), ("a\nb", "a\\nb"), ("ab" * 99, "ab" * 39 + "a…")]
+VISIBLE = [
+    ("seven", "seven"),
+    ("", "(nothing)"),
+    (" " * 64, "space × 64"),
+    ("a\nb", "a\\nb"),
+    ("ab" * 99, "ab" * 39 + "a…"),
+]
 
 
 @pytest.mark.parametrize("text, shown", VISIBLE)

@@ -1,4 +1,6 @@
-"""Several processes answer as one does: the same files, lines and figures, written once; what goes wrong is said in one line."""
+"""Several processes answer as one does: the same files, lines and figures, written once; what goes
+wrong is said in one line.
+"""
 
 import json
 import os
@@ -18,7 +20,11 @@ from mmtok.train.distributed import ALONE
 def home(tiny_run, tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     script = Path(__file__).parents[1] / "asked_together.py"
-    subprocess.run([sys.executable, script, folder, tiny_run, tiny_data / "images"], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, script, folder, tiny_run, tiny_data / "images"],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     return folder
 
 
@@ -27,7 +33,9 @@ def codes(home):
 
 
 def printed(home, name, rank=0, kind="out"):
-    return (home / name / f"{rank}.{kind}").read_text().replace(str(home / name), "HOME").splitlines()
+    return (
+        (home / name / f"{rank}.{kind}").read_text().replace(str(home / name), "HOME").splitlines()
+    )
 
 
 def files(home, name):
@@ -35,6 +43,7 @@ def files(home, name):
 
 
 # ---- the same answers
+
 
 @pytest.mark.parametrize("name", ["sample-2", "sample-3", "score-2", "evaluate-2"])
 def test_the_first_process_prints_what_one_does_and_the_others_nothing(home, name):
@@ -66,34 +75,49 @@ def test_parts_were_really_shared(home):
 
 # ---- what goes wrong
 
+
 def lines(home, name):
-    return [line for rank in (0, 1) for line in printed(home, name, rank, "err") if line.startswith("mmtok")]
+    return [
+        line
+        for rank in (0, 1)
+        for line in printed(home, name, rank, "err")
+        if line.startswith("mmtok")
+    ]
 
 
-@pytest.mark.parametrize("name, part", [
-    ("refused", "mmtok: --to video: this run makes text"),
-    ("nowhere", "nowhere is not a run folder"),
-    ("wrong-there", "mmtok: what cannot be drawn"),
-])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("refused", "mmtok: --to video: this run makes text"),
+        ("nowhere", "nowhere is not a run folder"),
+        ("wrong-there", "mmtok: what cannot be drawn"),
+    ],
+)
 def test_an_error_in_any_process_ends_all_with_one_line(home, name, part):
     assert codes(home)[name] == [2, 2] and printed(home, name) == []
-    line, = lines(home, name)
+    (line,) = lines(home, name)
     assert part in line and not any("Traceback" in line for line in printed(home, name, 1, "err"))
     assert not (home / name / "files").exists()
 
 
 def test_a_fault_in_another_process_is_the_firsts(home):
     assert codes(home)["broken-there"] == [1, 2] and printed(home, "broken-there", 1, "err") == []
-    assert printed(home, "broken-there", 0, "err")[-1].endswith("RuntimeError: in process 1: ZeroDivisionError('by nothing')")
+    assert printed(home, "broken-there", 0, "err")[-1].endswith(
+        "RuntimeError: in process 1: ZeroDivisionError('by nothing')"
+    )
 
 
 def test_when_another_process_dies_the_first_says_so(home):
     assert codes(home)["dies-there"] == [2, 9]
-    line, = lines(home, "dies-there")
-    assert "another process is gone or does not answer" in line and not (home / "dies-there" / "files").exists()
+    (line,) = lines(home, "dies-there")
+    assert (
+        "another process is gone or does not answer" in line
+        and not (home / "dies-there" / "files").exists()
+    )
 
 
 # ---- alone
+
 
 def test_alone_a_run_is_asked_as_ever(tiny_run):
     assert type(together(tiny_run, None, lambda run: run)).__name__ == "Run"
@@ -101,7 +125,12 @@ def test_alone_a_run_is_asked_as_ever(tiny_run):
 
 def test_seeds_of_batches():
     seeds = [seed_of(7, k) for k in range(100)]
-    assert seeds[0] == 7 and len(set(seeds)) == 100 and all(0 <= s < 2**63 for s in seeds) and seed_of(8, 1) != seeds[1]
+    assert (
+        seeds[0] == 7
+        and len(set(seeds)) == 100
+        and all(0 <= s < 2**63 for s in seeds)
+        and seed_of(8, 1) != seeds[1]
+    )
 
 
 def test_a_call_of_one_batch_is_one_process_s(tiny_run):
@@ -113,13 +142,50 @@ def test_a_call_of_one_batch_is_one_process_s(tiny_run):
 
 # ---- torchrun
 
+
 @pytest.mark.slow
 def test_under_torchrun(tiny_run, tmp_path):
     words = ["score", str(tiny_run), "dark", "light", "--condition"]
     image = tmp_path / "image"
-    assert main(["sample", str(tiny_run), "--prompt", "dark", "--to", "image", "-n", "1", "--out", str(image)]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(tiny_run),
+                "--prompt",
+                "dark",
+                "--to",
+                "image",
+                "-n",
+                "1",
+                "--out",
+                str(image),
+            ]
+        )
+        == 0
+    )
     words.append(str(image / "dark-000.png"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mmtok", *words]
-    several = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    one = subprocess.run([sys.executable, "-m", "mmtok", *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert several.returncode == one.returncode == 0 and several.stdout == one.stdout and len(one.stdout.splitlines()) == 3
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mmtok",
+        *words,
+    ]
+    several = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    one = subprocess.run(
+        [sys.executable, "-m", "mmtok", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert (
+        several.returncode == one.returncode == 0
+        and several.stdout == one.stdout
+        and len(one.stdout.splitlines()) == 3
+    )

@@ -14,13 +14,21 @@ def test_a_tokenizer_learns_from_all_of_a_sorted_source(tiny_recipe, tmp_path, m
     seen = {}
 
     def spy(config, signals, seed, precision):
-        seen[type(config).__name__] = Counter(signals) if config.__class__ is SentencePieceConfig else len(signals)
+        seen[type(config).__name__] = (
+            Counter(signals) if config.__class__ is SentencePieceConfig else len(signals)
+        )
         raise KeyboardInterrupt
 
     monkeypatch.setattr(room, "fit_tokenizer", spy)
     monkeypatch.setattr(room, "N_FIT", 20)
     monkeypatch.setattr(room, "_signals", lambda run, split, names: iter(["a"] * 100 + ["b"] * 100))
-    recipe = replace(tiny_recipe, tokenizers={"text": SentencePieceConfig(), **{m: c for m, c in tiny_recipe.tokenizers.items() if m != "text"}})
+    recipe = replace(
+        tiny_recipe,
+        tokenizers={
+            "text": SentencePieceConfig(),
+            **{m: c for m, c in tiny_recipe.tokenizers.items() if m != "text"},
+        },
+    )
     try:
         fit(recipe, tmp_path / "run")
     except KeyboardInterrupt:
@@ -35,7 +43,15 @@ def test_held_out_scores_are_of_all_of_a_sorted_source(tiny_copy, monkeypatch):
     images = [e["image"] for e in run.examples("heldout", "image")]
     tokenizer = run.tokenizers["image"]
     encode_batch = tokenizer.encode_batch
-    monkeypatch.setattr(tokenizer, "encode_batch", lambda signals: [read.append(x.tobytes()) for x in signals] and encode_batch(signals))
-    monkeypatch.setattr(run, "examples", lambda split, *names, all=run.examples: (e for _ in range(40) for e in all(split, *names)))
+    monkeypatch.setattr(
+        tokenizer,
+        "encode_batch",
+        lambda signals: [read.append(x.tobytes()) for x in signals] and encode_batch(signals),
+    )
+    monkeypatch.setattr(
+        run,
+        "examples",
+        lambda split, *names, all=run.examples: (e for _ in range(40) for e in all(split, *names)),
+    )
     likelihoods.held_out_scores(run)
     assert len(read) and len(images) > 2 and set(read) - {x.tobytes() for x in images[:2]}

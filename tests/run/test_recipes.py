@@ -1,4 +1,6 @@
-"""Every recipe loads, survives JSON and takes a step; single fields are overridden, or refused, by name."""
+"""Every recipe loads, survives JSON and takes a step; single fields are overridden, or refused, by
+name.
+"""
 
 import dataclasses
 import json
@@ -21,26 +23,50 @@ from mmtok.train.log import read_log
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 DIGITS, IMAGE, TEXT = (RECIPES[0].with_name(f"{name}.py") for name in ("digits", "image", "text"))
-SMALL = "--trunk.depth 1 --trunk.width 32 --n_heads 2 --n_kv_heads 2 --feed_forward 32 --train.steps 2 --batch_size 2 --log_every 1".split()
-TINY_DIGITS = ("--n_per_class 4 --n_heldout 2 --processes 1 --n_utterances 30 --copies 1 --tokenizers.image.steps 2 --train.steps 2 --batch_size 2 "
-               "--trunk.depth 1 --trunk.width 32 --n_heads 2 --n_kv_heads 2 --feed_forward 32 --n_samples 4 --speech.max_frames 8 "
-               "--sampling.jets.max_frames 8").split()  # fmt: skip
+SMALL = [
+    "--trunk.depth",
+    "1",
+    "--trunk.width",
+    "32",
+    "--n_heads",
+    "2",
+    "--n_kv_heads",
+    "2",
+    "--feed_forward",
+    "32",
+    "--train.steps",
+    "2",
+    "--batch_size",
+    "2",
+    "--log_every",
+    "1",
+]
+TINY_DIGITS = ["--n_per_class", "4", "--n_heldout", "2", "--processes", "1", "--n_utterances", "30", "--copies", "1", "--tokenizers.image.steps", "2", "--train.steps", "2", "--batch_size", "2", "--trunk.depth", "1", "--trunk.width", "32", "--n_heads", "2", "--n_kv_heads", "2", "--feed_forward", "32", "--n_samples", "4", "--speech.max_frames", "8", "--sampling.jets.max_frames", "8"]  # fmt: skip
 
 
 # ---- every recipe
+
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_loads_and_survives_json(path):
     recipe = load_recipe(path)
     assert recipe.name == path.stem and path.read_text().startswith('"""')
     assert Recipe.from_json(recipe.to_json()) == recipe
-    assert override(recipe, ["--train.steps", "7"]) == dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=7))
+    assert override(recipe, ["--train.steps", "7"]) == dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, steps=7)
+    )
 
 
 @pytest.mark.parametrize("kind", get_args(SourceConfig), ids=lambda kind: kind.__name__)
 def test_its_sources_keep_the_contract(kind, tmp_path):
-    source = kind("owner/name", columns={"caption": "label"}, modalities={"caption": "text"}) if kind is HubTable else kind()
-    assert isinstance(source, Source) and source.fields and {"train", "heldout"} <= set(source.splits)
+    source = (
+        kind("owner/name", columns={"caption": "label"}, modalities={"caption": "text"})
+        if kind is HubTable
+        else kind()
+    )
+    assert (
+        isinstance(source, Source) and source.fields and {"train", "heldout"} <= set(source.splits)
+    )
     with pytest.raises(UserError, match="split"):
         next(iter(source.examples("validation", tmp_path)))
 
@@ -50,16 +76,25 @@ def small_data(modality, folder):
     rng = np.random.default_rng(0)
     folder.mkdir()
     if modality == "text":
-        (folder / "a.txt").write_text("".join(f"line {i}: {'abcde'[i % 5] * 5} été ▁ and so on\n" for i in range(60)))
+        (folder / "a.txt").write_text(
+            "".join(f"line {i}: {'abcde'[i % 5] * 5} été ▁ and so on\n" for i in range(60))
+        )
         return folder / "a.txt"
     if modality == "jets":
-        jets = [np.stack([np.sort(rng.uniform(1, 90, n))[::-1], *rng.normal(0, 0.2, (2, n))], 1).astype(np.float32) for n in (3, 9, 5, 7)]
+        jets = [
+            np.stack([np.sort(rng.uniform(1, 90, n))[::-1], *rng.normal(0, 0.2, (2, n))], 1).astype(
+                np.float32
+            )
+            for n in (3, 9, 5, 7)
+        ]
         write_jets(folder / "a.npz", jets)
         return folder / "a.npz"
     for i in range(4):
         if modality == "image":
             (folder / "red fox").mkdir(exist_ok=True)
-            write_image(folder / "red fox" / f"{i}.png", rng.integers(0, 256, (20, 24, 3), np.uint8))
+            write_image(
+                folder / "red fox" / f"{i}.png", rng.integers(0, 256, (20, 24, 3), np.uint8)
+            )
         else:
             from mmtok.sources.speech import write_sound
 
@@ -68,19 +103,27 @@ def small_data(modality, folder):
     return folder
 
 
-@pytest.mark.parametrize("modality, extra", [
-    ("text", "--chunk_chars 64 --n_pieces 300 --seq_len 256"),
-    ("speech", "--seq_len 128"),
-    ("image", "--tokenizers.image.steps 2 --hidden 16 --n_codes 16 --seq_len 128"),
-    ("jets", "--seq_len 64"),
-])
+@pytest.mark.parametrize(
+    "modality, extra",
+    [
+        ("text", "--chunk_chars 64 --n_pieces 300 --seq_len 256"),
+        ("speech", "--seq_len 128"),
+        ("image", "--tokenizers.image.steps 2 --hidden 16 --n_codes 16 --seq_len 128"),
+        ("jets", "--seq_len 64"),
+    ],
+)
 def test_it_takes_a_step_on_ones_own_data_and_answers(modality, extra, tmp_path, capsys):
-    """Train by the command line with a path, then sample and score what the recipe's docstring shows."""
+    """Train by the command line with a path, then sample and score what the recipe's docstring
+    shows.
+    """
     if modality == "image":
         pytest.importorskip("vector_quantize_pytorch")
     data, run = small_data(modality, tmp_path / "data"), tmp_path / "run"
     recipe = next(path for path in RECIPES if path.stem == modality)
-    assert main(["train", str(recipe), "--out", str(run), "--path", str(data), *SMALL, *extra.split()]) == 0
+    assert (
+        main(["train", str(recipe), "--out", str(run), "--path", str(data), *SMALL, *extra.split()])
+        == 0
+    )
     losses = [line["loss"] for line in read_log(run / "log.jsonl")]
     assert len(losses) == 2 and np.isfinite(losses).all()
 
@@ -95,18 +138,35 @@ def test_it_takes_a_step_on_ones_own_data_and_answers(modality, extra, tmp_path,
     file = {"text": data, "jets": data, "speech": data / "0.wav"}.get(modality, paths[0])
     assert main(["score", str(run), str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    unit = {"text": "bits/byte", "speech": "nats/frame", "image": "bits/code", "jets": "nats/particle"}[modality]
+    unit = {
+        "text": "bits/byte",
+        "speech": "nats/frame",
+        "image": "bits/code",
+        "jets": "nats/particle",
+    }[modality]
     kind = "(bound" if modality == "text" else "(exact"
     if modality in ("text", "jets"):  # many passages, many jets: their sum comes last
         total = lines.pop()
-        assert total.startswith(f"all {len(lines)}: ") and f" {unit} over " in total and kind in total
+        assert (
+            total.startswith(f"all {len(lines)}: ") and f" {unit} over " in total and kind in total
+        )
     assert all(f" {unit}" in line and line.endswith(f"{kind})") for line in lines)
 
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
-    """The folder of a run of recipes/digits.py, all modalities, after two steps on a handful of examples."""
-    for name in ("sklearn", "pythia8mc", "fastjet", "awkward", "vector", "espeakng_loader", "vector_quantize_pytorch"):
+    """The folder of a run of recipes/digits.py, all modalities, after two steps on a handful of
+    examples.
+    """
+    for name in (
+        "sklearn",
+        "pythia8mc",
+        "fastjet",
+        "awkward",
+        "vector",
+        "espeakng_loader",
+        "vector_quantize_pytorch",
+    ):
         pytest.importorskip(name)
     recipe = load_recipe(DIGITS, TINY_DIGITS)
     return train(recipe, tmp_path_factory.mktemp("digits") / "run").folder
@@ -115,16 +175,45 @@ def digits_run(tmp_path_factory):
 def test_the_quickstart_takes_a_step(digits_run):
     run = open_run(digits_run)
     nats = read_log(run.folder / "log.jsonl")[-1]["nats"]
-    assert set(nats) == {"text", "speech", "image", "jets"} and np.isfinite([x for x in nats.values() if x is not None]).all()
+    assert (
+        set(nats) == {"text", "speech", "image", "jets"}
+        and np.isfinite([x for x in nats.values() if x is not None]).all()
+    )
     assert run.recipe == Recipe.from_json(run.recipe.to_json())
 
 
 def test_a_text_goes_on_from_a_beginning(tmp_path, capsys):
     data, run = small_data("text", tmp_path / "data"), tmp_path / "run"
-    words = ["--path", str(data), *SMALL, "--chunk_chars", "64", "--n_pieces", "300", "--seq_len", "256"]
+    words = [
+        "--path",
+        str(data),
+        *SMALL,
+        "--chunk_chars",
+        "64",
+        "--n_pieces",
+        "300",
+        "--seq_len",
+        "256",
+    ]
     assert main(["train", str(TEXT), "-o", str(run), *words]) == 0
     capsys.readouterr()
-    assert main(["sample", str(run), "--prompt", "line 7: a/b", "--to", "text", "-n", "1", "--max-frames", "4"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(run),
+                "--prompt",
+                "line 7: a/b",
+                "--to",
+                "text",
+                "-n",
+                "1",
+                "--max-frames",
+                "4",
+            ]
+        )
+        == 0
+    )
     path = Path(capsys.readouterr().out.strip())
     assert path.read_text().startswith("line 7: a/b") and path.parent == run / "samples" / "asked"
     assert main(["score", str(run), "a", "--condition", "b"]) == 2
@@ -143,41 +232,61 @@ def test_without_a_path_it_says_what_to_pass_and_leaves_nothing(modality, tmp_pa
 
 # ---- overrides
 
+
 @pytest.fixture
 def recipe():
     return load_recipe(IMAGE)
 
 
 def test_names_may_be_shortened_while_they_stay_unique(recipe):
-    for words in (["--train.learning_rate", "0.5"], ["--learning_rate", "0.5"], ["--learning-rate=0.5"]):
+    for words in (
+        ["--train.learning_rate", "0.5"],
+        ["--learning_rate", "0.5"],
+        ["--learning-rate=0.5"],
+    ):
         assert override(recipe, words).train.learning_rate == 0.5
     assert override(recipe, ["--loss_weights", '{"image": 2}']).train.loss_weights == {"image": 2.0}
-    assert override(recipe, ["--tasks.1.inputs", '["image", "image"]']).tasks[1].inputs == ("image", "image")
+    assert override(recipe, ["--tasks.1.inputs", '["image", "image"]']).tasks[1].inputs == (
+        "image",
+        "image",
+    )
     assert override(recipe, ["--name", "7"]).name == "7"
     assert override(recipe, ["--sampling.image.guidance", "2"]).sampling["image"].guidance == 2.0
 
 
-@pytest.mark.parametrize("words, parts", [
-    (["--train.stepz", "3"], ["no field --train.stepz", "--train.steps"]),
-    (["--lerning_rate", "3"], ["--lerning_rate", "--train.learning_rate"]),
-    (["--qqqq", "3"], ["--qqqq", "mmtok show RECIPE"]),
-    (["--steps", "3"], ["--steps is ambiguous", "--tokenizers.image.steps", "--train.steps"]),
-    (["--train.steps", "many"], ["train.steps must be int", "'many'"]),
-    (["--train.steps", "1.5"], ["train.steps must be int", "1.5"]),
-    (["--train.steps", "true"], ["train.steps must be int"]),
-    (["--learning_rate", "fast"], ["train.learning_rate must be float"]),
-    (["--train.steps"], ["--train.steps needs a value"]),
-    (["train.steps", "3"], ["expected --field value"]),
-    (["--tasks.0.inputs", '"caption"'], ["tasks.0.inputs must be a list"]),
-    (["--tasks.0.inputs", '["title"]'], ["field 'title'", "caption, image"]),
-    (["--sources", '[{"kind": "ImageFoldr"}]'], ["unknown kind 'ImageFoldr'", "ImageFolder"]),
-    (["--sources", '[{"kind": "ImageFolder", "pth": 3}]'], ["no field 'pth'", "'path'"]),
-    (["--sources.0.height", "8"], ["no field --sources.0.height"]),  # the tokenizer's size is the only one
-    (["--preparation.image.fit", "squeeze"], ["preparation.image.fit must be one of", "'crop'"]),
-    (["--preparation.image.background", "wite"], ["background is 'wite'"]),
-    (["--preparation", '{"image": {"kind": "SpeechPreparation"}}'], ["preparation.image is SpeechPreparation, of speech"]),
-    (["--preparation", '{"jets": {"kind": "TextPreparation"}}'], ["preparation.jets"]),
-])
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--train.stepz", "3"], ["no field --train.stepz", "--train.steps"]),
+        (["--lerning_rate", "3"], ["--lerning_rate", "--train.learning_rate"]),
+        (["--qqqq", "3"], ["--qqqq", "mmtok show RECIPE"]),
+        (["--steps", "3"], ["--steps is ambiguous", "--tokenizers.image.steps", "--train.steps"]),
+        (["--train.steps", "many"], ["train.steps must be int", "'many'"]),
+        (["--train.steps", "1.5"], ["train.steps must be int", "1.5"]),
+        (["--train.steps", "true"], ["train.steps must be int"]),
+        (["--learning_rate", "fast"], ["train.learning_rate must be float"]),
+        (["--train.steps"], ["--train.steps needs a value"]),
+        (["train.steps", "3"], ["expected --field value"]),
+        (["--tasks.0.inputs", '"caption"'], ["tasks.0.inputs must be a list"]),
+        (["--tasks.0.inputs", '["title"]'], ["field 'title'", "caption, image"]),
+        (["--sources", '[{"kind": "ImageFoldr"}]'], ["unknown kind 'ImageFoldr'", "ImageFolder"]),
+        (["--sources", '[{"kind": "ImageFolder", "pth": 3}]'], ["no field 'pth'", "'path'"]),
+        (
+            ["--sources.0.height", "8"],
+            ["no field --sources.0.height"],
+        ),  # the tokenizer's size is the only one
+        (
+            ["--preparation.image.fit", "squeeze"],
+            ["preparation.image.fit must be one of", "'crop'"],
+        ),
+        (["--preparation.image.background", "wite"], ["background is 'wite'"]),
+        (
+            ["--preparation", '{"image": {"kind": "SpeechPreparation"}}'],
+            ["preparation.image is SpeechPreparation, of speech"],
+        ),
+        (["--preparation", '{"jets": {"kind": "TextPreparation"}}'], ["preparation.jets"]),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(recipe, words, parts):
     with pytest.raises(UserError) as told:
         override(recipe, words)
@@ -194,20 +303,29 @@ def test_a_source_is_exchanged_for_a_table_by_id(recipe):
 
 # ---- recipe files
 
+
 def test_a_variant_changes_fields_of_its_parent(tmp_path):
     parent = IMAGE
     (tmp_path / "wide.py").write_text(f"from dataclasses import replace\nfrom mmtok.run.recipe import load_recipe\n"
                                       f"recipe = replace(load_recipe({str(parent)!r}), name='wide')\n")  # fmt: skip
-    assert load_recipe(tmp_path / "wide.py") == dataclasses.replace(load_recipe(parent), name="wide")
+    assert load_recipe(tmp_path / "wide.py") == dataclasses.replace(
+        load_recipe(parent), name="wide"
+    )
 
 
-@pytest.mark.parametrize("content, part", [
-    ("recipe = 3", "no value named 'recipe'"),
-    ("other = 3", "no value named 'recipe'"),
-    ("a = 1\nb = a / 0\n", "line 2: the recipe cannot be run: ZeroDivisionError"),
-    ("recipe = (", "the recipe cannot be run: SyntaxError"),
-    ("from mmtok.sources.text import TextFileConfig\nTextFileConfig(chunk_chars=0)", "chunk_chars is 0"),
-])
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        ("recipe = 3", "no value named 'recipe'"),
+        ("other = 3", "no value named 'recipe'"),
+        ("a = 1\nb = a / 0\n", "line 2: the recipe cannot be run: ZeroDivisionError"),
+        ("recipe = (", "the recipe cannot be run: SyntaxError"),
+        (
+            "from mmtok.sources.text import TextFileConfig\nTextFileConfig(chunk_chars=0)",
+            "chunk_chars is 0",
+        ),
+    ],
+)
 def test_a_file_that_is_no_recipe_is_refused_in_one_line(content, part, tmp_path):
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(UserError) as told:
@@ -218,11 +336,11 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(content, part, tmp_path
 def test_a_recipe_may_define_classes_of_its_own(tmp_path):
     """Also with hints as strings, which Python resolves in the module they stand in."""
     (tmp_path / "mine.py").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass, replace\nfrom pathlib import Path\n"
-        "from mmtok.run.recipe import load_recipe\n"
-        "@dataclass(frozen=True)\nclass Fake:\n    path: Path = Path('x')\n"
-        "    fields = {'caption': 'text', 'image': 'image'}\n    splits = ('train', 'heldout')\n"
-        f"recipe = replace(load_recipe({str(IMAGE)!r}), sources=(Fake(),))\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass, replace\nfrom"
+        " pathlib import Path\nfrom mmtok.run.recipe import"
+        " load_recipe\n@dataclass(frozen=True)\nclass Fake:\n    path: Path = Path('x')\n   "
+        " fields = {'caption': 'text', 'image': 'image'}\n    splits = ('train',"
+        f" 'heldout')\nrecipe = replace(load_recipe({str(IMAGE)!r}), sources=(Fake(),))\n"
     )
     changed = load_recipe(tmp_path / "mine.py", ["--sources.0.path", "elsewhere"])
     assert changed.sources[0].path == Path("elsewhere")

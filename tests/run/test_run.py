@@ -15,21 +15,48 @@ from mmtok.run.run import Run, open_run
 def test_orders_that_were_trained(tiny_run):
     run = open_run(tiny_run)
     assert str(run.task_for(["text"], "image")) == "caption -> image"
-    assert str(run.task_for([], "image")) == "caption -> image", "without its condition, as cond_dropout allows"
-    for given, to in ((["image"], "speech"), ([], "speech"), (["text", "text"], "image"), (["text"], "text")):
+    assert str(run.task_for([], "image")) == "caption -> image", (
+        "without its condition, as cond_dropout allows"
+    )
+    for given, to in (
+        (["image"], "speech"),
+        ([], "speech"),
+        (["text", "text"], "image"),
+        (["text"], "text"),
+    ):
         with pytest.raises(UserError) as error:
             run.task_for(given, to)
-        for order in ("text -> image", "image -> text", "text -> jets", "speech -> text", "nothing -> image", "nothing -> jets"):
+        for order in (
+            "text -> image",
+            "image -> text",
+            "text -> jets",
+            "speech -> text",
+            "nothing -> image",
+            "nothing -> jets",
+        ):
             assert order in str(error.value)
         assert f"never trained on {' + '.join(given) or 'nothing'} -> {to}" in str(error.value)
 
 
-def test_a_task_that_makes_several_fields_was_trained_on_each_given_those_before(tiny_run, tiny_recipe):
-    run = Run(tiny_run, replace(tiny_recipe, tasks=(Task((), ("caption", "image")), Task(("caption",), ("image", "jets"), cond_dropout=0.1))))
+def test_a_task_that_makes_several_fields_was_trained_on_each_given_those_before(
+    tiny_run, tiny_recipe
+):
+    run = Run(
+        tiny_run,
+        replace(
+            tiny_recipe,
+            tasks=(
+                Task((), ("caption", "image")),
+                Task(("caption",), ("image", "jets"), cond_dropout=0.1),
+            ),
+        ),
+    )
     asked = lambda given, to: str(run.task_for(given, to))
     assert asked([], "text") == asked(["text"], "image") == "nothing -> caption + image"
     assert asked(["text", "image"], "jets") == asked([], "image") == "caption -> image + jets"
-    with pytest.raises(UserError, match="nothing -> text, text -> image, text [+] image -> jets, nothing -> image$"):
+    with pytest.raises(
+        UserError, match="nothing -> text, text -> image, text [+] image -> jets, nothing -> image$"
+    ):
         run.task_for(["text"], "jets")
 
 
@@ -37,7 +64,10 @@ def test_prompts_carry_the_null_mark_where_the_condition_is_left_out(tiny_run):
     run = open_run(tiny_run)
     assert run.prompt([], "jets").segments[0] is None and run.prompt([], "jets").open_end
     text = run.tokenizers["text"].encode("dark")
-    assert run.prompt([text], "image").segments[0] is text and len(run.prompt([text], "image").segments[1]) == 0
+    assert (
+        run.prompt([text], "image").segments[0] is text
+        and len(run.prompt([text], "image").segments[1]) == 0
+    )
 
 
 def test_the_untrained_decoder_is_the_recipes_whatever_was_drawn_before(tiny_run):
@@ -56,14 +86,22 @@ def test_nothing_to_draw(tiny_run):
 def test_draws_do_not_depend_on_the_batches_other_prompts_only_on_the_seed(tiny_run):
     run = open_run(tiny_run)
     prompts = [run.prompt([run.tokenizers["text"].encode("dark")], "image")] * 4
-    codes = lambda seed: np.stack([d.segment.codes for d in run.draw(prompts, run.sampling("image"), seed)])
+    codes = lambda seed: np.stack(
+        [d.segment.codes for d in run.draw(prompts, run.sampling("image"), seed)]
+    )
     assert np.array_equal(codes(1), codes(1)) and not np.array_equal(codes(1), codes(2))
     assert isinstance(run.draw(prompts, run.sampling("image"), 1)[0].segment, Segment)
 
 
 def test_what_is_streamed_is_what_is_drawn(tiny_run):
     run = open_run(tiny_run)
-    prompts, way = [run.prompt([run.tokenizers["text"].encode(word)], "speech") for word in ("low", "high", "low")], run.sampling("speech")
+    prompts, way = (
+        [
+            run.prompt([run.tokenizers["text"].encode(word)], "speech")
+            for word in ("low", "high", "low")
+        ],
+        run.sampling("speech"),
+    )
     steps, got = run.stream(prompts, way, 7), [[] for _ in prompts]
     while True:
         try:
@@ -75,16 +113,27 @@ def test_what_is_streamed_is_what_is_drawn(tiny_run):
             got[row].append(frame)
     for row, sampled, drawn in zip(got, streamed, run.draw(prompts, way, 7)):
         assert np.array_equal(np.array(row).reshape(-1, 80), drawn.segment.codes)
-        assert np.array_equal(sampled.segment.codes, drawn.segment.codes) and sampled.stop == drawn.stop
+        assert (
+            np.array_equal(sampled.segment.codes, drawn.segment.codes)
+            and sampled.stop == drawn.stop
+        )
     with pytest.raises(UserError, match="guidance 2.0 needs a run trained with cond_dropout"):
         next(run.stream(prompts, run.sampling("speech", guidance=2.0), 0))
 
 
 def test_guidance_is_off_where_nothing_is_given(tiny_run, monkeypatch):
-    """It would change nothing, and cost twice as much; one prompt that gives something turns it on for all."""
+    """It would change nothing, and cost twice as much; one prompt that gives something turns it on
+    for all.
+    """
     run, used = open_run(tiny_run), []
-    monkeypatch.setattr("mmtok.run.run.generate", lambda lm, prompts, sampling, *_, **__: used.append(sampling.guidance) or [])
-    nothing, dark = run.prompt([], "image"), run.prompt([run.tokenizers["text"].encode("dark")], "image")
+    monkeypatch.setattr(
+        "mmtok.run.run.generate",
+        lambda lm, prompts, sampling, *_, **__: used.append(sampling.guidance) or [],
+    )
+    nothing, dark = (
+        run.prompt([], "image"),
+        run.prompt([run.tokenizers["text"].encode("dark")], "image"),
+    )
     for prompts in ([nothing] * 2, [dark], [nothing, dark]):
         run.draw(prompts, run.sampling("image", guidance=2.0), 0)
     assert used == [1.0, 2.0, 2.0]
@@ -93,10 +142,20 @@ def test_guidance_is_off_where_nothing_is_given(tiny_run, monkeypatch):
 def test_guidance_needs_a_run_trained_with_the_null_condition(tiny_run):
     run = open_run(tiny_run)
     prompt = [run.prompt([run.tokenizers["text"].encode("low")], "speech")]
-    with pytest.raises(UserError, match="guidance 2.0 needs a run trained with cond_dropout > 0 on a task text -> speech"):
+    with pytest.raises(
+        UserError,
+        match="guidance 2.0 needs a run trained with cond_dropout > 0 on a task text -> speech",
+    ):
         run.draw(prompt, run.sampling("speech", guidance=2.0), 0)
-    assert run.draw([run.prompt([run.tokenizers["text"].encode("dark")], "image")], run.sampling("image", guidance=2.0), 0)
+    assert run.draw(
+        [run.prompt([run.tokenizers["text"].encode("dark")], "image")],
+        run.sampling("image", guidance=2.0),
+        0,
+    )
 
 
 def test_tasks_are_named(tiny_recipe):
-    assert str(Task((), ("text",))) == "nothing -> text" and str(tiny_recipe.tasks[0]) == "caption -> image"
+    assert (
+        str(Task((), ("text",))) == "nothing -> text"
+        and str(tiny_recipe.tasks[0]) == "caption -> image"
+    )

@@ -1,4 +1,6 @@
-"""Runs that are not trained to their end are asked all the same: by the weights of a checkpoint, which is said."""
+"""Runs that are not trained to their end are asked all the same: by the weights of a checkpoint,
+which is said.
+"""
 
 import json
 import shutil
@@ -35,7 +37,9 @@ LINE = "is not trained to its end: these are the weights of its checkpoint at st
 def test_the_weights_are_what_the_run_would_keep_if_it_ended_there(unfinished, capsys):
     run = open_run(unfinished)
     average = load_file(unfinished / "checkpoints" / "step-000020" / "ema.safetensors")
-    assert all(torch.equal(x, average[name]) for name, x in run.lm.named_parameters()) and run.trained == {"step": 20, "of": 24}
+    assert all(
+        torch.equal(x, average[name]) for name, x in run.lm.named_parameters()
+    ) and run.trained == {"step": 20, "of": 24}
     assert capsys.readouterr().err.count(LINE) == 1
 
 
@@ -46,14 +50,24 @@ def test_the_last_checkpoint_holds_the_finished_runs_weights(tiny_run, capsys):
     assert capsys.readouterr().err == "these are the weights of its checkpoint at step 24 of 24\n"
 
 
-@pytest.mark.parametrize("words", [
-    ["sample", "RUN", "--prompt", "dark", "--to", "image", "-n", "1", "-o", "OUT"], ["score", "RUN", "IMAGE", "--condition", "dark"],
-    ["report", "RUN"],
-])
-def test_every_question_is_answered_with_one_line_about_it(unfinished, tiny_data, tmp_path, capsys, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "RUN", "--prompt", "dark", "--to", "image", "-n", "1", "-o", "OUT"],
+        ["score", "RUN", "IMAGE", "--condition", "dark"],
+        ["report", "RUN"],
+    ],
+)
+def test_every_question_is_answered_with_one_line_about_it(
+    unfinished, tiny_data, tmp_path, capsys, words
+):
     if words[0] == "report":
         pytest.importorskip("matplotlib")
-    there = {"RUN": str(unfinished), "IMAGE": str(tiny_data / "images" / "dark" / "0.png"), "OUT": str(tmp_path / "out")}
+    there = {
+        "RUN": str(unfinished),
+        "IMAGE": str(tiny_data / "images" / "dark" / "0.png"),
+        "OUT": str(tmp_path / "out"),
+    }
     assert main([there.get(word, word) for word in words]) == 0
     err = capsys.readouterr().err
     assert err.count(LINE) == 1 and "Traceback" not in err
@@ -73,10 +87,14 @@ def test_a_wrong_step_lists_those_that_stand(said, tiny_copy, shown):
     line = said(["score", tiny_copy, *shown, "--checkpoint", "21"])
     where = f"{tiny_copy / 'checkpoints'} holds no checkpoint of that step"
     assert line.endswith(f"--checkpoint 21: {where}; those of these steps stand: 20, 24")
-    assert said(["score", tiny_copy, *shown, "--checkpoint", "-1"]).endswith(f"--checkpoint -1: {where}; those of these steps stand: 20, 24")
+    assert said(["score", tiny_copy, *shown, "--checkpoint", "-1"]).endswith(
+        f"--checkpoint -1: {where}; those of these steps stand: 20, 24"
+    )
     for step in range(30, 45):
         (tiny_copy / "checkpoints" / f"step-{step:06d}").mkdir()
-    assert said(["score", tiny_copy, *shown, "--checkpoint", "1"]).endswith("35, 36, 37, 38, 39, 40, 41, 42, 43, 44 (the newest 10 of 17)")
+    assert said(["score", tiny_copy, *shown, "--checkpoint", "1"]).endswith(
+        "35, 36, 37, 38, 39, 40, 41, 42, 43, 44 (the newest 10 of 17)"
+    )
     shutil.rmtree(tiny_copy / "checkpoints")
     assert "no other one stands" in said(["score", tiny_copy, *shown, "--checkpoint", "20"])
     assert "'x'" in said(["score", tiny_copy, *shown, "--checkpoint", "x"])
@@ -86,7 +104,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(said, tiny_copy, notes, sh
     (tiny_copy / "model.safetensors").unlink()
     weights = tiny_copy / "checkpoints" / "step-000024" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    note, = notes(["score", tiny_copy, *shown])
+    (note,) = notes(["score", tiny_copy, *shown])
     assert "step-000024 is damaged" in note and "using the one before it" in note
     assert "step-000024 is damaged" in said(["score", tiny_copy, *shown, "--checkpoint", "24"])
     (tiny_copy / "checkpoints" / "step-000020" / "state.json").write_text("{")
@@ -98,7 +116,9 @@ def test_a_damaged_optimizer_is_nobodys_business_here(unfinished, recwarn):
     assert open_run(unfinished).trained["step"] == 20 and not recwarn
 
 
-def test_a_checkpoint_that_is_taken_away_under_the_reader_leads_to_a_newer_one(unfinished, monkeypatch, recwarn):
+def test_a_checkpoint_that_is_taken_away_under_the_reader_leads_to_a_newer_one(
+    unfinished, monkeypatch, recwarn
+):
     folder, read = unfinished / "checkpoints", checkpoints._read
 
     def slow(path, stems=None):
@@ -113,7 +133,11 @@ def test_a_checkpoint_that_is_taken_away_under_the_reader_leads_to_a_newer_one(u
 
 
 def test_asking_while_a_training_writes_and_removes(tiny_run, tmp_path):
-    source, folder, done = tiny_run / "checkpoints" / "step-000020", tmp_path / "checkpoints", threading.Event()
+    source, folder, done = (
+        tiny_run / "checkpoints" / "step-000020",
+        tmp_path / "checkpoints",
+        threading.Event(),
+    )
     shutil.copytree(source, folder / "step-000001")
 
     def train():
@@ -138,14 +162,20 @@ def test_an_evaluation_of_a_checkpoint_says_so_and_is_made_again(tiny_copy, monk
 
     monkeypatch.setattr(room, "QUESTIONS", {})
     monkeypatch.setattr(room, "zero_shot", lambda s: {})
-    monkeypatch.setattr(room, "held_out_scores", lambda run: {"image": {"bits_per_code": next(run.lm.parameters()).sum().item()}})
+    monkeypatch.setattr(
+        room,
+        "held_out_scores",
+        lambda run: {"image": {"bits_per_code": next(run.lm.parameters()).sum().item()}},
+    )
     weights = lambda: json.loads((tiny_copy / "evaluation.json").read_text())["weights"]
     finished = room.evaluate(open_run(tiny_copy))
     assert weights() == {"step": 24, "of": 24} and room.evaluate(open_run(tiny_copy)) == finished
     older = room.evaluate(open_run(tiny_copy, step=20))
     assert weights() == {"step": 20, "of": 24} and older["score"] != finished["score"]
     assert "is of other weights" in capsys.readouterr().err
-    assert room.evaluate(open_run(tiny_copy, step=20)) == older and "stands" in capsys.readouterr().err
+    assert (
+        room.evaluate(open_run(tiny_copy, step=20)) == older and "stands" in capsys.readouterr().err
+    )
     assert room.evaluate(open_run(tiny_copy)) == finished and weights() == {"step": 24, "of": 24}
 
 
@@ -156,9 +186,15 @@ def test_a_report_says_which_weights_its_figures_are_of(tiny_copy):
     figures = {"weights": {"step": 20, "of": 24}, "score": {"image": {"bits_per_code": 3.0}}}
     (tiny_copy / "evaluation.json").write_text(json.dumps(figures))
     page = write_report(open_run(tiny_copy)).read_text()
-    assert "after step 20 of 24, which are not those of this page" in page and "of the checkpoint" not in page
+    assert (
+        "after step 20 of 24, which are not those of this page" in page
+        and "of the checkpoint" not in page
+    )
     page = write_report(open_run(tiny_copy, step=20)).read_text()
-    assert "the checkpoint at step 20 of 24" in page and "after step 20 of 24: the run is not trained to its end." in page
+    assert (
+        "the checkpoint at step 20 of 24" in page
+        and "after step 20 of 24: the run is not trained to its end." in page
+    )
     assert "the checkpoint at step 20" not in write_report(open_run(tiny_copy)).read_text()
     with pytest.raises(UserError, match="--checkpoint 7"):
         write_report(open_run(tiny_copy, step=7))
@@ -166,5 +202,7 @@ def test_a_report_says_which_weights_its_figures_are_of(tiny_copy):
 
 def test_a_checkpoint_of_other_sizes_is_refused(said, unfinished, shown):
     text = (unfinished / "recipe.json").read_text()
-    (unfinished / "recipe.json").write_text(text.replace('"feed_forward": 48', '"feed_forward": 64'))
+    (unfinished / "recipe.json").write_text(
+        text.replace('"feed_forward": 48', '"feed_forward": 64')
+    )
     assert "it was not made from the recipe.json beside it" in said(["score", unfinished, *shown])

@@ -10,36 +10,77 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "bars.py"
 
 def printed(figures, folder):
     (folder / "evaluation.json").write_text(json.dumps(figures))
-    done = subprocess.run([sys.executable, SCRIPT, folder / "evaluation.json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, folder / "evaluation.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.splitlines()[2:]
 
 
 def jets(mass):
-    keys = [f"{key}_w1{end}" for key in ("mass", "multiplicity", "pt") for end in ("", "_raw", "_unscaled")]
+    keys = [
+        f"{key}_w1{end}"
+        for key in ("mass", "multiplicity", "pt")
+        for end in ("", "_raw", "_unscaled")
+    ]
     return dict.fromkeys(keys, 1.0) | {"mass_w1": mass}
 
 
 def test_what_lies_beyond_its_bar_is_marked_and_what_lies_on_it_is_not(tmp_path):
-    figures = {"text_from_image": {"accuracy": 0.9, "n": 7}, "zero_shot": {"accuracy": 0.899, "n": 7},
-               "jets_from_text": {"top": jets(4.5), "quark": jets(4.5)},
-               "score": {"text": {"bits_per_byte": 2.0, "bits_per_byte_untrained": 8.0, "bits_per_byte_unigram": 1.9}}}
-    rows = {line.split(" | ")[0].strip("| "): "missed" in line for line in printed(figures, tmp_path)}
-    assert rows == {"text from image: accuracy": False, "zero-shot digit by ten scores": True, "score of text: bits/byte": True,
-                    "top jets, W1 ratios: mass / multiplicity / pt": False, "quark jets, W1 ratios: mass / multiplicity / pt": True}
+    figures = {
+        "text_from_image": {"accuracy": 0.9, "n": 7},
+        "zero_shot": {"accuracy": 0.899, "n": 7},
+        "jets_from_text": {"top": jets(4.5), "quark": jets(4.5)},
+        "score": {
+            "text": {
+                "bits_per_byte": 2.0,
+                "bits_per_byte_untrained": 8.0,
+                "bits_per_byte_unigram": 1.9,
+            }
+        },
+    }
+    rows = {
+        line.split(" | ")[0].strip("| "): "missed" in line for line in printed(figures, tmp_path)
+    }
+    assert rows == {
+        "text from image: accuracy": False,
+        "zero-shot digit by ten scores": True,
+        "score of text: bits/byte": True,
+        "top jets, W1 ratios: mass / multiplicity / pt": False,
+        "quark jets, W1 ratios: mass / multiplicity / pt": True,
+    }
 
 
 def test_a_judge_that_errs_on_real_signals_is_marked(tmp_path):
-    figures = {"judge_accuracy": 1.0, "judge_heldout": 0.969, "judge_round_trip": 0.9, "stopped": 1.0,
-               "copies": 0.0, "copies_heldout": 0.0, "frechet": 1.0, "frechet_real": 1.0}
-    for field, name in (("image_from_text", "judge of images on real held-out scans"), ("speech_from_text", "judge of words on real held-out words")):
+    figures = {
+        "judge_accuracy": 1.0,
+        "judge_heldout": 0.969,
+        "judge_round_trip": 0.9,
+        "stopped": 1.0,
+        "copies": 0.0,
+        "copies_heldout": 0.0,
+        "frechet": 1.0,
+        "frechet_real": 1.0,
+    }
+    for field, name in (
+        ("image_from_text", "judge of images on real held-out scans"),
+        ("speech_from_text", "judge of words on real held-out words"),
+    ):
         for accuracy, missed in ((0.969, True), (0.97, False)):
             rows = printed({field: figures | {"judge_heldout": accuracy}}, tmp_path)
-            assert [("missed" in row) for row in rows if name in row] == [missed] and sum("missed" in row for row in rows) == missed
+            assert [("missed" in row) for row in rows if name in row] == [missed] and sum(
+                "missed" in row for row in rows
+            ) == missed
 
 
 def test_string_errors_are_held_against_real_clips(tmp_path):
     for errors, missed in ((0.13, False), (0.14, True)):
-        (line,) = printed({"speech_from_text": {"string_word_error": errors, "string_word_error_real": 0.035}}, tmp_path)
+        (line,) = printed(
+            {"speech_from_text": {"string_word_error": errors, "string_word_error_real": 0.035}},
+            tmp_path,
+        )
         assert ("missed" in line) is missed
 
 

@@ -1,4 +1,6 @@
-"""A short share of scripts/fuzz.py: damaged files of every kind are read, or refused in one line that names them."""
+"""A short share of scripts/fuzz.py: damaged files of every kind are read, or refused in one line
+that names them.
+"""
 
 import sys
 from pathlib import Path

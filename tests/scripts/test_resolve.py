@@ -1,4 +1,6 @@
-"""What each Python version is asked to install: conditions are read for that version, and no pin is left without a wheel for it."""
+"""What each Python version is asked to install: conditions are read for that version, and no pin is
+left without a wheel for it.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -19,9 +21,16 @@ def resolve():
 
 def test_each_python_gets_one_pythia_and_the_pins_agree(resolve):
     parts = resolve.parts_of(HOUSE / "pyproject.toml")
-    for python, pythia in (("3.11", "8.317.2"), ("3.12", "8.317.2"), ("3.13", "8.317.2"), ("3.14", "8.318.2")):
+    for python, pythia in (
+        ("3.11", "8.317.2"),
+        ("3.12", "8.317.2"),
+        ("3.13", "8.317.2"),
+        ("3.14", "8.318.2"),
+    ):
         for lines in (parts["jets"], resolve.pins(HOUSE / "constraints.txt")):
-            assert [line for line in resolve.for_python(lines, python) if line.startswith("pythia8mc")] == [f"pythia8mc=={pythia}"]
+            assert [
+                line for line in resolve.for_python(lines, python) if line.startswith("pythia8mc")
+            ] == [f"pythia8mc=={pythia}"]
 
 
 def test_a_part_is_the_core_and_the_extra(resolve):
@@ -30,7 +39,15 @@ def test_a_part_is_the_core_and_the_extra(resolve):
 
 
 def test_an_answer_is_one_line(resolve, monkeypatch):
-    answers = iter([(0, ""), (1, "WARNING: x\nERROR: no wheel of a\nERROR: more"), (1, "pip is broken")])
-    run = lambda command, **_: (lambda code, said: type("Done", (), {"returncode": code, "stderr": said}))(*next(answers))
+    answers = iter(
+        [(0, ""), (1, "WARNING: x\nERROR: no wheel of a\nERROR: more"), (1, "pip is broken")]
+    )
+    run = lambda command, **_: (
+        lambda code, said: type("Done", (), {"returncode": code, "stderr": said})
+    )(*next(answers))
     monkeypatch.setattr(resolve.subprocess, "run", run)
-    assert [resolve.refusal("3.14", ["a"]) for _ in range(3)] == ["", "no wheel of a", "pip is broken"]
+    assert [resolve.refusal("3.14", ["a"]) for _ in range(3)] == [
+        "",
+        "no wheel of a",
+        "pip is broken",
+    ]

@@ -31,7 +31,9 @@ def test_a_bar_is_met_on_it_and_missed_beyond_it_or_when_something_went_wrong(si
     assert not wrong.met and str(wrong).endswith("MISSED (codes differ)")
 
 
-def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_warms_up(side_by_side, monkeypatch):
+def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_warms_up(
+    side_by_side, monkeypatch
+):
     calls = []
     took = {"a": iter((100.0, 1.0, 3.0, 2.0)), "b": iter((100.0, 5.0, 5.0, 7.0))}
     monkeypatch.setattr(side_by_side, "seconds", lambda side: side())
@@ -40,20 +42,34 @@ def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_w
 
 
 def bench(*words, script="bench.py"):
-    return subprocess.run([sys.executable, SCRIPTS / script, *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_row_of_the_benchmark_prints_its_lines_and_writes_them(tmp_path):
     done = bench("jets", "--repeats", 1, "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out.json").read_text())
-    assert [line["what"] for line in written["lines"]] == ["jets, encode", "jets, decode"] and written["machine"]["threads"] == 1
+    assert [line["what"] for line in written["lines"]] == [
+        "jets, encode",
+        "jets, decode",
+    ] and written["machine"]["threads"] == 1
     printed = done.stdout.splitlines()
     assert printed[0].startswith("machine: processor ") and len(printed) == 3
-    assert all(("met" if line["met"] else "MISSED") in text for line, text in zip(written["lines"], printed[1:]))
+    assert all(
+        ("met" if line["met"] else "MISSED") in text
+        for line, text in zip(written["lines"], printed[1:])
+    )
 
 
-@pytest.mark.parametrize("script, words", [("bench.py", ["jest"]), ("bench.py", ["--repeats", 0]), ("bench_engine.py", ["--threads", 0])])
+@pytest.mark.parametrize(
+    "script, words",
+    [("bench.py", ["jest"]), ("bench.py", ["--repeats", 0]), ("bench_engine.py", ["--threads", 0])],
+)
 def test_wrong_words_are_refused_with_the_rows_there_are(script, words):
     done = bench(*words, script=script)
     assert done.returncode == 2 and "rows are " in done.stderr.splitlines()[-1]
@@ -61,5 +77,9 @@ def test_wrong_words_are_refused_with_the_rows_there_are(script, words):
 
 def test_a_wrong_folder_is_answered_in_one_line(tmp_path):
     done = bench(tmp_path / "nowhere", "--out", tmp_path / "out", script="bench_fashion.py")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("bench_fashion.py: "), done.stderr
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and done.stderr.startswith("bench_fashion.py: ")
+    ), done.stderr
     assert str(tmp_path / "nowhere") in done.stderr and not (tmp_path / "out").exists()

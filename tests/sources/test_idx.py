@@ -14,7 +14,11 @@ PACKED = {"": lambda data: data, ".gz": gzip.compress, ".xz": lzma.compress}
 
 
 def idx(values: np.ndarray, kind: int = 8) -> bytes:
-    return bytes((0, 0, kind, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+    return (
+        bytes((0, 0, kind, values.ndim))
+        + struct.pack(f">{values.ndim}I", *values.shape)
+        + values.tobytes()
+    )
 
 
 @pytest.fixture
@@ -32,25 +36,35 @@ def folder(tmp_path):
 def test_what_was_written_is_read(tmp_path, suffix, shape):
     values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     (tmp_path / f"a{suffix}").write_bytes(PACKED[suffix](idx(values)))
-    assert np.array_equal(read_idx(tmp_path / f"a{suffix}"), values) and read_idx(tmp_path / f"a{suffix}").shape == shape
+    assert (
+        np.array_equal(read_idx(tmp_path / f"a{suffix}"), values)
+        and read_idx(tmp_path / f"a{suffix}").shape == shape
+    )
 
 
 def test_examples_carry_their_labels_names(folder):
     source = IdxImages(str(folder), ("bag", "coat"))
     images, labels = source.load("train")
     train = list(source.examples("train"))
-    assert [e["caption"] for e in train] == [("bag", "coat")[k] for k in labels] == ["bag", "coat", "bag", "coat", "bag"]
+    assert (
+        [e["caption"] for e in train]
+        == [("bag", "coat")[k] for k in labels]
+        == ["bag", "coat", "bag", "coat", "bag"]
+    )
     assert all(np.array_equal(e["image"], image) for e, image in zip(train, images))
     assert len(list(source.examples("heldout"))) == 3
 
 
-@pytest.mark.parametrize("data, said", [
-    (b"\0\0", "not a file of MNIST's format"),
-    (b"PK\3\4" + b"\0" * 20, "not a file of MNIST's format"),
-    (idx(np.zeros(4, np.uint8), kind=0x0D), "type 0x0d"),
-    (idx(np.zeros((2, 3), np.uint8))[:-1], "header says 2 x 3, but 17 bytes"),
-    (b"\0\0\x08\x03\0\0", "header says 3 axes, of which 0 are there"),
-])
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"\0\0", "not a file of MNIST's format"),
+        (b"PK\3\4" + b"\0" * 20, "not a file of MNIST's format"),
+        (idx(np.zeros(4, np.uint8), kind=0x0D), "type 0x0d"),
+        (idx(np.zeros((2, 3), np.uint8))[:-1], "header says 2 x 3, but 17 bytes"),
+        (b"\0\0\x08\x03\0\0", "header says 3 axes, of which 0 are there"),
+    ],
+)
 def test_damaged_files_are_named(tmp_path, data, said):
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(UserError, match=said):

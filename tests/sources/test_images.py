@@ -1,4 +1,6 @@
-"""Picture files of every kind become uint8 values, and what was converted is said; sources repeat with their seed."""
+"""Picture files of every kind become uint8 values, and what was converted is said; sources repeat
+with their seed.
+"""
 
 import io
 import struct
@@ -37,6 +39,7 @@ def read_silently(path) -> np.ndarray:
 
 # ---- files
 
+
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1)])
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tif"])
 def test_what_is_written_is_read(tmp_path, shape, suffix):
@@ -60,11 +63,17 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 def test_sixteen_bit_colour_is_said(tmp_path):
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # 1 x 1, 16 bits, RGB; Pillow cannot write it
+    header = struct.pack(
+        ">IIBBBBB", 1, 1, 16, 2, 0, 0, 0
+    )  # 1 x 1, 16 bits, RGB; Pillow cannot write it
     pixels = zlib.compress(b"\0" + struct.pack(">3H", 0, 257, 65535))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
     with pytest.warns(UserWarning, match="reduced from 16 bits to 8"):
         assert read_image(tmp_path / "a.png").tolist() == [[[0, 1, 255]]]
 
@@ -120,7 +129,16 @@ def test_unusable_files_are_refused(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "none.pgm").write_bytes(b"P5 0 4 255\n")
     Image.fromarray(np.ones((2, 2), np.float32)).save(tmp_path / "float.tif")
-    names = ["truncated.png", "head.png", "text.png", "empty.png", "none.pgm", "float.tif", "missing.png", "."]
+    names = [
+        "truncated.png",
+        "head.png",
+        "text.png",
+        "empty.png",
+        "none.pgm",
+        "float.tif",
+        "missing.png",
+        ".",
+    ]
     for name in names:
         with pytest.raises(UserError) as error:
             read_image(tmp_path / name)
@@ -145,8 +163,13 @@ def test_damaged_files_read_or_are_refused(tmp_path, kind):
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    for name, image in [("a.png", np.zeros((0, 3), np.uint8)), ("a.png", np.zeros((2, 2))), ("a.xyz", random_image(2, 2)),
-                        ("a", random_image(2, 2)), ("nowhere/a.png", random_image(2, 2))]:
+    for name, image in [
+        ("a.png", np.zeros((0, 3), np.uint8)),
+        ("a.png", np.zeros((2, 2))),
+        ("a.xyz", random_image(2, 2)),
+        ("a", random_image(2, 2)),
+        ("nowhere/a.png", random_image(2, 2)),
+    ]:
         with pytest.raises(UserError):
             write_image(tmp_path / name, image)
     assert not list(tmp_path.iterdir())
@@ -154,10 +177,13 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
 
 # ---- sources
 
+
 def test_split_is_a_partition_and_repeats():
     for n in (2, 3, 10, 1797):
         split = split_order(n, 0.2, 0)
-        assert sorted([*split["train"], *split["heldout"]]) == list(range(n)) and len(split["heldout"]) == max(1, round(n * 0.2))
+        assert sorted([*split["train"], *split["heldout"]]) == list(range(n)) and len(
+            split["heldout"]
+        ) == max(1, round(n * 0.2))
         assert np.array_equal(split["train"], split_order(n, 0.2, 0)["train"])
 
 
@@ -182,17 +208,30 @@ def test_scans():
     assert all(example["view_caption"] == example["caption"] for example in clean)
     scans, labels = load_scans("train")
     train = list(source.examples("train"))
-    assert len(train) == 2 * 1438 and [example["caption"] for example in train[:1438]] == [DIGIT_NAMES[label] for label in labels]
+    assert len(train) == 2 * 1438 and [example["caption"] for example in train[:1438]] == [
+        DIGIT_NAMES[label] for label in labels
+    ]
     images = np.stack([example["image"] for example in train])
     assert not np.array_equal(images[:1438], images[1438:])
     moved = np.abs(images[:1438].astype(int) - scans)
     assert 0 < moved.mean() < source.noise and moved.max() < 6 * source.noise
     again = next(source.examples("train"))
     assert np.array_equal(again["view"], train[0]["view"])
-    by = {"": (0, 0), ", up 1": (-1, 0), ", down 1, left 1": (1, -1)}  # the caption says how the view was moved
-    moved = {e["view_caption"].removeprefix(e["caption"]): e for e in ScannedDigits(noise=0).examples("train")}
-    assert len(moved) == 9 and all(np.array_equal(moved[said]["view"], shifted(moved[said]["image"], *by[said])) for said in by)
-    assert not np.array_equal(next(ScannedDigits(seed=1).examples("train"))["image"], train[0]["image"])
+    by = {
+        "": (0, 0),
+        ", up 1": (-1, 0),
+        ", down 1, left 1": (1, -1),
+    }  # the caption says how the view was moved
+    moved = {
+        e["view_caption"].removeprefix(e["caption"]): e
+        for e in ScannedDigits(noise=0).examples("train")
+    }
+    assert len(moved) == 9 and all(
+        np.array_equal(moved[said]["view"], shifted(moved[said]["image"], *by[said])) for said in by
+    )
+    assert not np.array_equal(
+        next(ScannedDigits(seed=1).examples("train"))["image"], train[0]["image"]
+    )
     assert set(train[0]) == set(source.fields)
     with pytest.raises(UserError, match="no split"):
         next(source.examples("test"))
@@ -211,11 +250,22 @@ def test_folder_of_pictures(tmp_path):
     parts = {split: list(source.examples(split)) for split in source.splits}
     assert [len(parts[split]) for split in ("train", "heldout")] == [6, 2]
     everything = parts["train"] + parts["heldout"]
-    assert sorted(example["caption"] for example in everything) == ["green pear", "plum tree"] + ["red apple"] * 6
+    assert (
+        sorted(example["caption"] for example in everything)
+        == ["green pear", "plum tree"] + ["red apple"] * 6
+    )
     sizes = sorted(example["image"].pixels.shape for example in everything)
-    assert sizes == [(9, 9)] * 2 + [(20, 30, 3)] * 6  # as they are: what the tokenizer takes it says itself
-    assert {Path(example["image"].name).stem for example in everything} == {*"012345", "green pear", "plum_tree"}
-    assert [e["caption"] for e in source.examples("heldout")] == [e["caption"] for e in parts["heldout"]]
+    assert (
+        sizes == [(9, 9)] * 2 + [(20, 30, 3)] * 6
+    )  # as they are: what the tokenizer takes it says itself
+    assert {Path(example["image"].name).stem for example in everything} == {
+        *"012345",
+        "green pear",
+        "plum_tree",
+    }
+    assert [e["caption"] for e in source.examples("heldout")] == [
+        e["caption"] for e in parts["heldout"]
+    ]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -232,7 +282,10 @@ def test_hidden_pictures_are_left_out_and_said(tmp_path):
     for name in ("a.JPG", "b.avif", "._a.jpg", ".ipynb_checkpoints/b.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / name, "JPEG")
-    with pytest.warns(UserWarning, match=r"left out 2 hidden or system files and folders \(first ._a.jpg\), 1 .txt files"):
+    with pytest.warns(
+        UserWarning,
+        match=r"left out 2 hidden or system files and folders \(first ._a.jpg\), 1 .txt files",
+    ):
         files = ImageFolder(str(tmp_path)).files()
     assert [file.name for file in files] == ["a.JPG", "b.avif"]
 
@@ -254,8 +307,14 @@ def test_one_broken_picture_in_a_hundred_stops_nothing(tmp_path, monkeypatch):
     assert sorted(left) == [f"{i:03}" for i in range(200) if i not in (20, 30)]
     for name in ("040", "050"):
         (tmp_path / f"{name}.png").write_bytes(b"")
-    monkeypatch.setattr("mmtok.sources.images.read_image", lambda *_: pytest.fail("nothing is read before all were looked at"))
-    with pytest.raises(UserError, match="020.png: not an image .*; likewise .*040.png, .*050.png: 3 of 200 pictures"):
+    monkeypatch.setattr(
+        "mmtok.sources.images.read_image",
+        lambda *_: pytest.fail("nothing is read before all were looked at"),
+    )
+    with pytest.raises(
+        UserError,
+        match="020.png: not an image .*; likewise .*040.png, .*050.png: 3 of 200 pictures",
+    ):
         next(source.examples("train"))
 
 

@@ -1,4 +1,6 @@
-"""Files of jets come back as they were; what is no jet is refused in one line; a tiny Pythia run keeps its promises."""
+"""Files of jets come back as they were; what is no jet is refused in one line; a tiny Pythia run
+keeps its promises.
+"""
 
 import gzip
 
@@ -12,7 +14,9 @@ from mmtok.sources.pythia import PythiaJets, make_chunk, versions
 
 def make_jets(n=5, seed=0, n_features=3):
     rng = np.random.default_rng(seed)
-    jets = [rng.uniform(0.1, 1, (rng.integers(1, 12), n_features)).astype(np.float32) for _ in range(n)]
+    jets = [
+        rng.uniform(0.1, 1, (rng.integers(1, 12), n_features)).astype(np.float32) for _ in range(n)
+    ]
     return [jet[np.argsort(-jet[:, 0])] for jet in jets]
 
 
@@ -103,21 +107,31 @@ def test_bad_jets_name_file_and_jet(tmp_path, jets, said, suffix):
 def test_a_jet_without_constituents_is_called_by_its_number_in_the_file(tmp_path):
     jets = make_jets(200)
     jets[7], jets[20] = np.full((1, 3), np.nan, np.float32), np.zeros((0, 3), np.float32)
-    np.savez(tmp_path / "j.npz", values=np.concatenate(jets), offsets=np.cumsum([0, *map(len, jets)]))
+    np.savez(
+        tmp_path / "j.npz", values=np.concatenate(jets), offsets=np.cumsum([0, *map(len, jets)])
+    )
     with pytest.warns(UserWarning) as said:
         list(JetFile(str(tmp_path / "j.npz")).examples("train", tmp_path))
     lines = [str(w.message) for w in said]
     assert any("passed over" in line and "jet 7 has a NaN" in line for line in lines)
-    assert any(line.endswith("1 of 199 jets have no constituents, the first is jet 20") for line in lines)
+    assert any(
+        line.endswith("1 of 199 jets have no constituents, the first is jet 20") for line in lines
+    )
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
 def test_jets_without_constituents_come_back_in_their_places_with_a_note(tmp_path, suffix):
     """A model may draw them; the file stays readable, and every other jet keeps its number."""
     path, empty = tmp_path / f"jets{suffix}", np.zeros((0, 3), np.float32)
-    for jets, first in (([empty, *make_jets(2), empty, *make_jets(1)], 0), ([*make_jets(2), empty], 2), ([empty, empty], 0)):
+    for jets, first in (
+        ([empty, *make_jets(2), empty, *make_jets(1)], 0),
+        ([*make_jets(2), empty], 2),
+        ([empty, empty], 0),
+    ):
         write_jets(path, jets)
-        with pytest.warns(UserWarning, match=f"of {len(jets)} jets have no constituents, the first is jet {first}"):
+        with pytest.warns(
+            UserWarning, match=f"of {len(jets)} jets have no constituents, the first is jet {first}"
+        ):
             again = read_jets(path)
         assert_same(again, jets)
         assert [jet.shape for jet in again] == [jet.shape for jet in jets]
@@ -191,26 +205,42 @@ def test_pythia_jets(tmp_path, capfd):
     assert [example["caption"] for example in heldout[:3]] == ["gluon jet", "quark jet", "top jet"]
     assert (len(train), len(heldout)) == (18, 9)
     said = capfd.readouterr()
-    assert said.out == "" and "27/27" in said.err and len(said.err.splitlines()) < 5  # progress, once, and no banners
+    assert (
+        said.out == "" and "27/27" in said.err and len(said.err.splitlines()) < 5
+    )  # progress, once, and no banners
     for example in train + heldout:
         jet = example["jets"]
         assert jet.dtype == np.float32 and jet.shape[1] == 3 and len(jet) > 5
-        assert (np.diff(jet[:, 0]) <= 0).all() and (jet[:, 0] > 0).all() and np.abs(jet[:, 1:]).max() < 2.5
+        assert (
+            (np.diff(jet[:, 0]) <= 0).all()
+            and (jet[:, 0] > 0).all()
+            and np.abs(jet[:, 1:]).max() < 2.5
+        )
         assert summed_pts([jet])[0] > 499
         # the axis is the jet's own: transverse momentum across it, and boost along the beam, vanish
         pt, eta, phi = jet.astype(np.float64).T
         assert abs(pt @ np.sin(phi)) < 0.01 and abs(pt @ np.sinh(eta)) < 0.01
     mass = masses([example["jets"] for example in train if example["caption"] == "top jet"])
     assert 140 < np.median(mass) < 210
-    made, = tmp_path.glob("*.npz")
-    assert all(f"{name}-{made_by}" in made.name for name, made_by in versions().items()) and "pythia8mc-8." in source.described(tmp_path)
+    (made,) = tmp_path.glob("*.npz")
+    assert all(
+        f"{name}-{made_by}" in made.name for name, made_by in versions().items()
+    ) and "pythia8mc-8." in source.described(tmp_path)
 
 
-@pytest.mark.parametrize("fields, said", [
-    ({"pt_hat_min_gev": 7000}, "pt_hat_min_gev is 7000.*below 6500"), ({"pt_hat_min_gev": -5}, "pt_hat_min_gev"), ({"radius": 0}, "radius"),
-    ({"pt_hat_min_gev": float("nan")}, "pt_hat_min_gev"), ({"pt_min_gev": 0}, "pt_min_gev"), ({"n_heldout": 6500}, "n_heldout"),
-    ({"seed": -1}, "seed"), ({"processes": 0}, "processes"),
-])
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"pt_hat_min_gev": 7000}, "pt_hat_min_gev is 7000.*below 6500"),
+        ({"pt_hat_min_gev": -5}, "pt_hat_min_gev"),
+        ({"radius": 0}, "radius"),
+        ({"pt_hat_min_gev": float("nan")}, "pt_hat_min_gev"),
+        ({"pt_min_gev": 0}, "pt_min_gev"),
+        ({"n_heldout": 6500}, "n_heldout"),
+        ({"seed": -1}, "seed"),
+        ({"processes": 0}, "processes"),
+    ],
+)
 def test_settings_that_no_collision_meets_are_refused_before_any_work(fields, said, tmp_path):
     source = PythiaJets(**fields)
     for ask in (source.check, lambda: source.make(tmp_path)):
@@ -228,13 +258,28 @@ def test_events_without_a_jet_are_not_made_for_ever(monkeypatch):
         make_chunk(job)
 
 
-def test_jets_of_other_versions_are_made_anew_or_taken_where_none_can_be_made(tmp_path, monkeypatch):
+def test_jets_of_other_versions_are_made_anew_or_taken_where_none_can_be_made(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("mmtok.sources.pythia.need_generators", lambda: None)
-    monkeypatch.setattr("mmtok.sources.pythia._run", lambda source, chunks: ([np.ones((1, 3), np.float32)] * n for *_, n, _ in chunks))
-    source, installed = PythiaJets(n_per_class=2, n_heldout=1), {"pythia8mc": "8.317.2", "fastjet": "3.5.2.0"}
+    monkeypatch.setattr(
+        "mmtok.sources.pythia._run",
+        lambda source, chunks: ([np.ones((1, 3), np.float32)] * n for *_, n, _ in chunks),
+    )
+    source, installed = (
+        PythiaJets(n_per_class=2, n_heldout=1),
+        {
+            "pythia8mc": "8.317.2",
+            "fastjet": "3.5.2.0",
+        },
+    )
     monkeypatch.setattr("mmtok.sources.pythia.versions", lambda: installed)
     first = source.make(tmp_path)
-    assert source.described(tmp_path) == source.described() == "made by pythia8mc-8.317.2, fastjet-3.5.2.0"
+    assert (
+        source.described(tmp_path)
+        == source.described()
+        == "made by pythia8mc-8.317.2, fastjet-3.5.2.0"
+    )
     assert source.make(tmp_path) == first and "8.317.2" in first.name
     installed["pythia8mc"] = "8.318.2"
     with pytest.warns(UserWarning, match="made anew.*8.317.2"):
@@ -251,7 +296,12 @@ def test_jets_of_other_versions_are_made_anew_or_taken_where_none_can_be_made(tm
 def test_pythia_jets_do_not_depend_on_the_number_of_processes(tmp_path):
     for name in ("pythia8mc", "fastjet", "awkward", "vector"):
         pytest.importorskip(name)
-    one, two = (list(PythiaJets(n_per_class=6, n_heldout=2, processes=n).examples("train", tmp_path / str(n))) for n in (1, 2))
+    one, two = (
+        list(
+            PythiaJets(n_per_class=6, n_heldout=2, processes=n).examples("train", tmp_path / str(n))
+        )
+        for n in (1, 2)
+    )
     assert len(one) == 12
     for a, b in zip(one, two):
         np.testing.assert_array_equal(a["jets"], b["jets"])
@@ -262,34 +312,54 @@ def test_a_few_bad_jets_are_passed_over_with_their_captions(tmp_path):
     jets[5][0, 1] = np.nan
     jets[7][0, 0] = -1
     write_jets(tmp_path / "jets.npz", jets)
-    (tmp_path / "labels.txt").write_text("\ufeff" + "".join(f"jet {i}\u2028\r\n" for i in range(300)))
+    (tmp_path / "labels.txt").write_text(
+        "\ufeff" + "".join(f"jet {i}\u2028\r\n" for i in range(300))
+    )
     source = JetFile(str(tmp_path / "jets.npz"), str(tmp_path / "labels.txt"))
-    with pytest.warns(UserWarning, match="2 of 300 jets were passed over as unusable .first: .*jet 5 has a NaN"):
+    with pytest.warns(
+        UserWarning, match="2 of 300 jets were passed over as unusable .first: .*jet 5 has a NaN"
+    ):
         examples = [e for split in source.splits for e in source.examples(split, tmp_path)]
-    assert len(examples) == 298 and all(e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}\u2028" for e in examples)
+    assert len(examples) == 298 and all(
+        e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}\u2028" for e in examples
+    )
     with pytest.raises(UserError, match="jets.npz: jet 5 has a NaN"):
         JetFile(str(tmp_path / "jets.npz"), on_error="raise").check()
-    with pytest.raises(UserError, match="jet 5 has a NaN .*; likewise jet 7: 2 of 300 jets cannot be used"):
+    with pytest.raises(
+        UserError, match="jet 5 has a NaN .*; likewise jet 7: 2 of 300 jets cannot be used"
+    ):
         JetFile(str(tmp_path / "jets.npz"), max_error_share=0.001).check()
     with pytest.warns(UserWarning, match="were left out: fewer particles than 2"):
-        kept = [e["jets"] for split in source.splits for e in JetFile(source.path, min_particles=2).examples(split, tmp_path)]
+        kept = [
+            e["jets"]
+            for split in source.splits
+            for e in JetFile(source.path, min_particles=2).examples(split, tmp_path)
+        ]
     assert len(kept) == 198 and min(map(len, kept)) == 2
 
 
 def test_a_jet_whose_line_of_labels_is_empty_has_no_caption(tmp_path):
-    write_jets(tmp_path / "jets.npz", [np.array([[50.0 + i, 0, 0]], np.float32) for i in range(200)])
+    write_jets(
+        tmp_path / "jets.npz", [np.array([[50.0 + i, 0, 0]], np.float32) for i in range(200)]
+    )
     lines = [f"jet {i}\n" for i in range(200)]
     lines[6] = "\n"
     labels = tmp_path / "labels.txt.gz"
     labels.write_bytes(gzip.compress("".join(lines).encode()))
     source = JetFile(str(tmp_path / "jets.npz"), str(labels))
     line = "labels.txt.gz: line 7 is empty; write the caption of jet 6, or remove both"
-    with pytest.warns(UserWarning, match=f"1 of 200 jets was passed over as unusable .first: .*{line}"):
+    with pytest.warns(
+        UserWarning, match=f"1 of 200 jets was passed over as unusable .first: .*{line}"
+    ):
         examples = [e for split in source.splits for e in source.examples(split, tmp_path)]
-    assert len(examples) == 199 and all(e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}" for e in examples)
+    assert len(examples) == 199 and all(
+        e["caption"] == f"jet {int(e['jets'][0, 0]) - 50}" for e in examples
+    )
     lines[8] = lines[9] = " \n"
     labels.write_bytes(gzip.compress("".join(lines).encode()))
-    with pytest.raises(UserError, match=f"{line}; likewise jet 8, jet 9: 3 of 200 jets cannot be used"):
+    with pytest.raises(
+        UserError, match=f"{line}; likewise jet 8, jet 9: 3 of 200 jets cannot be used"
+    ):
         source.check()
 
 
@@ -309,11 +379,19 @@ def test_files_of_other_columns_and_nests_are_refused_in_a_short_line(tmp_path):
     nested = {name: [[[1.0, 2.0], [3.0]]] for name in ("pt_gev", "eta_rel", "phi_rel")}
     pq.write_table(pa.table(nested), deep)
     records = pa.array([[{f"x{i}": 1.0 for i in range(800)}]])
-    pq.write_table(pa.table({"pt_gev": records, "eta_rel": records, "phi_rel": records}), tmp_path / "records.parquet")
+    pq.write_table(
+        pa.table({"pt_gev": records, "eta_rel": records, "phi_rel": records}),
+        tmp_path / "records.parquet",
+    )
     np.save(tmp_path / "four.npy", np.ones((2, 3, 4, 3), np.float32))
     np.savez(tmp_path / "many.npz", **{f"a{i}": np.ones(2) for i in range(300)})
-    said = {"nano.parquet": "Electron_branch_9 and 1,490 more", "deep.parquet": "expected a list of numbers for each jet",
-            "records.parquet": "expected a list of numbers for each jet", "four.npy": "shape", "many.npz": "a9 and 290 more"}
+    said = {
+        "nano.parquet": "Electron_branch_9 and 1,490 more",
+        "deep.parquet": "expected a list of numbers for each jet",
+        "records.parquet": "expected a list of numbers for each jet",
+        "four.npy": "shape",
+        "many.npz": "a9 and 290 more",
+    }
     for name, words in said.items():
         with pytest.raises(UserError, match=words) as refusal:
             read_jets(tmp_path / name)

@@ -27,15 +27,20 @@ def test_one_in_a_hundred_is_passed_over_and_counted_once():
     with pytest.warns(UserWarning) as said:
         screen = Screen(range(200), look({7, 9}), Source(), "clips")
     assert screen.items == [i for i in range(200) if i not in (7, 9)]
-    assert [str(w.message) for w in said] == ["2 of 200 clips were passed over as unusable (first: 7: is broken)"]
+    assert [str(w.message) for w in said] == [
+        "2 of 200 clips were passed over as unusable (first: 7: is broken)"
+    ]
 
 
 def test_more_stop_the_run_with_the_first_ten():
     with pytest.raises(UserError) as error:
         Screen(range(200), look(set(range(10, 25))), Source(), "clips")
-    assert str(error.value) == (
-        "10: is broken; likewise 11, 12, 13, 14, 15, 16, 17, 18, 19 and 5 more: 15 of 200 clips cannot be used, and "
-        "at most 0.01 of all are passed over; mend or remove them, or set max_error_share")
+    assert (
+        str(error.value)
+        == "10: is broken; likewise 11, 12, 13, 14, 15, 16, 17, 18, 19 and 5 more: 15 of 200 clips"
+        " cannot be used, and at most 0.01 of all are passed over; mend or remove them, or set"
+        " max_error_share"
+    )
     assert len(Screen(range(4), look({1, 2}), Source(max_error_share=0.5), "clips").items) == 2
 
 
@@ -47,11 +52,19 @@ def test_the_first_is_raised_where_that_is_asked():
 def test_limits_count_what_they_leave_out():
     limits = (Limit("duration_s", 1, 5), Limit("chars", 0, 3))
     with pytest.warns(UserWarning) as said:
-        screen = Screen(range(9), look((), lambda i: {"duration_s": i, "chars": 8 - i}), Source(), "clips", limits)
+        screen = Screen(
+            range(9),
+            look((), lambda i: {"duration_s": i, "chars": 8 - i}),
+            Source(),
+            "clips",
+            limits,
+        )
     assert screen.items == [5]
-    assert {str(w.message) for w in said} == {"1 of 9 clips was left out: fewer seconds than 1 (first: 0)",
-                                              "3 of 9 clips were left out: more seconds than 5 (first: 6)",
-                                              "4 of 9 clips were left out: more characters than 3 (first: 1)"}
+    assert {str(w.message) for w in said} == {
+        "1 of 9 clips was left out: fewer seconds than 1 (first: 0)",
+        "3 of 9 clips were left out: more seconds than 5 (first: 6)",
+        "4 of 9 clips were left out: more characters than 3 (first: 1)",
+    }
 
 
 def test_what_cannot_be_read_after_all_counts_with_what_was_seen_before():

@@ -6,7 +6,9 @@ from mmtok.errors import UserError
 from mmtok.sources.text import TextFileConfig, passages, read_text, write_text
 
 
-@pytest.mark.parametrize("text", ["seven", " \r\n\t\0\u2581 \U0001f469 e\u0301", "\ufeffwith a mark"])
+@pytest.mark.parametrize(
+    "text", ["seven", " \r\n\t\0\u2581 \U0001f469 e\u0301", "\ufeffwith a mark"]
+)
 def test_what_is_written_is_read(tmp_path, text):
     write_text(tmp_path / "a.txt", text)
     assert read_text(tmp_path / "a.txt") == text
@@ -16,7 +18,12 @@ def test_what_is_written_is_read(tmp_path, text):
 def test_unusable_files_are_refused(tmp_path):
     (tmp_path / "latin1.txt").write_bytes("caf\u00e9 noir".encode("latin1"))
     (tmp_path / "empty.txt").write_bytes(b"")
-    reasons = {"latin1.txt": "0xE9 at offset 3", "empty.txt": "empty", "missing.txt": "no such file", ".": "cannot be read"}
+    reasons = {
+        "latin1.txt": "0xE9 at offset 3",
+        "empty.txt": "empty",
+        "missing.txt": "no such file",
+        ".": "cannot be read",
+    }
     for name, says in reasons.items():
         with pytest.raises(UserError, match=says) as error:
             read_text(tmp_path / name)
@@ -36,7 +43,10 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("text", ["", "a", "x" * 100, "one two three four five six seven " * 9, "line\nline\n\n  line\n" * 20])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a", "x" * 100, "one two three four five six seven " * 9, "line\nline\n\n  line\n" * 20],
+)
 @pytest.mark.parametrize("chunk_chars", [1, 2, 7, 40, 1000])
 def test_passages_join_to_the_text(text, chunk_chars):
     cut = list(passages(text, chunk_chars))
@@ -51,7 +61,10 @@ def test_source_holds_out_the_end(tmp_path):
     text = "one two three four five six seven eight nine ten " * 40
     write_text(tmp_path / "a.txt", text)
     source = TextFileConfig(tmp_path / "a.txt", chunk_chars=50, heldout_share=0.25)
-    parts = {split: [example["text"] for example in source.examples(split, tmp_path)] for split in source.splits}
+    parts = {
+        split: [example["text"] for example in source.examples(split, tmp_path)]
+        for split in source.splits
+    }
     assert "".join(parts["train"] + parts["heldout"]) == text
     assert len("".join(parts["heldout"])) == len(text) // 4
     assert source.fields == {"text": "text"} and set(source.splits) == {"train", "heldout"}
@@ -75,7 +88,12 @@ def test_source_refuses_what_it_cannot_split(tmp_path):
 
 
 def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
-    for name, text in (("b.txt", "b" * 50), ("a.TXT", "a" * 50), ("._c.txt", "c"), ("d/e.txt", "e" * 20)):
+    for name, text in (
+        ("b.txt", "b" * 50),
+        ("a.TXT", "a" * 50),
+        ("._c.txt", "c"),
+        ("d/e.txt", "e" * 20),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     source = TextFileConfig(str(tmp_path), chunk_chars=40, heldout_share=0.25)
@@ -83,14 +101,25 @@ def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
         parts = [[e["text"] for e in source.examples(split)] for split in source.splits]
     assert parts == [["a" * 40, "a" * 10, "b" * 40], ["b" * 10, "e" * 20]]
     with pytest.warns(UserWarning, match="1 of 3 passages was left out: fewer characters than 20"):
-        assert len(list(TextFileConfig(str(tmp_path), chunk_chars=40, heldout_share=0.25, min_chars=20).examples("train"))) == 2
+        assert (
+            len(
+                list(
+                    TextFileConfig(
+                        str(tmp_path), chunk_chars=40, heldout_share=0.25, min_chars=20
+                    ).examples("train")
+                )
+            )
+            == 2
+        )
 
 
 def test_one_broken_text_in_a_hundred_is_passed_over(tmp_path):
     for i in range(100):
         (tmp_path / f"{i:02}.txt").write_text(f"text {i}")
     (tmp_path / "50.txt").write_bytes(b"\xff")
-    with pytest.warns(UserWarning, match="1 of 100 files was passed over as unusable .*50.txt: not UTF-8"):
+    with pytest.warns(
+        UserWarning, match="1 of 100 files was passed over as unusable .*50.txt: not UTF-8"
+    ):
         TextFileConfig(str(tmp_path)).check()
     (tmp_path / "60.txt").write_bytes(b"")
     with pytest.raises(UserError, match="60.txt: 2 of 100 files cannot be used"):

@@ -1,4 +1,6 @@
-"""The tiny recipe's pictures only, drawn by diffusion: `recipe` as pixels on an axis, and variants with other heads."""
+"""The tiny recipe's pictures only, drawn by diffusion: `recipe` as pixels on an axis, and variants
+with other heads.
+"""
 
 from dataclasses import replace
 
@@ -27,8 +29,19 @@ recipe = Recipe(
     sources=(ImageFolder("images", heldout_share=0.3),),
     tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
     tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
-    model=DecoderConfig(trunk=TRUNK, heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)}),
-    train=TrainConfig(steps=12, batch_size=4, seq_len=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=4),
+    model=DecoderConfig(
+        trunk=TRUNK,
+        heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)},
+    ),
+    train=TrainConfig(
+        steps=12,
+        batch_size=4,
+        seq_len=64,
+        learning_rate=1e-2,
+        warmup=4,
+        checkpoint_every=10,
+        log_every=4,
+    ),
     n_samples=6,
 )
 
@@ -38,7 +51,10 @@ def variant(name, head, **more):
     return replace(recipe, name=name, model=replace(recipe.model, heads={"image": head}), **more)
 
 
-KL = {"text": BytesConfig(), "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4)}
+KL = {
+    "text": BytesConfig(),
+    "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4),
+}
 CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=4)}
 VARIANTS = {x.name: x for x in (
     recipe,

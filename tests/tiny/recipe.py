@@ -1,4 +1,6 @@
-"""A run of seconds over all four modalities, on files that tests make (tests/conftest.py, `tiny_data`)."""
+"""A run of seconds over all four modalities, on files that tests make (tests/conftest.py,
+`tiny_data`).
+"""
 
 from mmtok.data.loader import InputMasking, Task
 from mmtok.heads.categorical import Chained, Parallel
@@ -40,7 +42,19 @@ recipe = Recipe(
         trunk=TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=48),
         heads={"speech": Parallel(), "jets": Chained(16)},
     ),
-    train=TrainConfig(steps=24, batch_size=4, seq_len=64, learning_rate=1e-2, warmup=4, checkpoint_every=10, log_every=8),
-    sampling={"text": Sampling(temperature=0.0, max_frames=8), "speech": Sampling(max_frames=12), "jets": Sampling(max_frames=9)},
+    train=TrainConfig(
+        steps=24,
+        batch_size=4,
+        seq_len=64,
+        learning_rate=1e-2,
+        warmup=4,
+        checkpoint_every=10,
+        log_every=8,
+    ),
+    sampling={
+        "text": Sampling(temperature=0.0, max_frames=8),
+        "speech": Sampling(max_frames=12),
+        "jets": Sampling(max_frames=9),
+    },
     n_samples=6,
 )

@@ -28,7 +28,10 @@ RNG = np.random.default_rng(0)
 TEXTS = ["seven", "", " two  spaces ", "日本 \u2581 é", "a\nb\0", "seven" * 50]
 GREY = [RNG.integers(0, 256, (4, 4), np.uint8) for _ in range(5)]
 ANY_SIZE = [RNG.integers(0, 256, shape, np.uint8) for shape in ((4, 4), (3, 5, 3), (1, 1), (7, 2))]
-CLIPS = [RNG.uniform(-0.5, 0.5, n).astype(kind) for n, kind in ((4000, np.float32), (900, np.float64), (1, np.float32), (7000, np.float16))]
+CLIPS = [
+    RNG.uniform(-0.5, 0.5, n).astype(kind)
+    for n, kind in ((4000, np.float32), (900, np.float64), (1, np.float32), (7000, np.float16))
+]
 JETS = [np.concatenate([RNG.uniform(1, 300, (n, 1)), RNG.normal(0, 0.2, (n, 2))], 1).astype(kind)
         for n, kind in ((5, np.float32), (0, np.float64), (40, np.float64), (40, np.float32), (3, np.int64))]  # fmt: skip
 MEL = dict(mel=MelSpec(n_mels=20), vocoder=GriffinLimConfig(n_iterations=2))
@@ -44,12 +47,28 @@ def of_images(make, signals=GREY):
 
 
 def of_clips(make):
-    wrong = [np.zeros(0, np.float32), np.zeros((2, 9), np.float32), np.arange(9), np.full(9, np.nan), np.full(9, 1e4), "x", None]
+    wrong = [
+        np.zeros(0, np.float32),
+        np.zeros((2, 9), np.float32),
+        np.arange(9),
+        np.full(9, np.nan),
+        np.full(9, 1e4),
+        "x",
+        None,
+    ]
     return make, CLIPS, wrong
 
 
 def of_jets(make):
-    wrong = [np.zeros((3, 2)), np.zeros(3), np.full((2, 3), np.nan), np.array([[-1.0, 0, 0]]), "x", None, [["a", "b", "c"]]]
+    wrong = [
+        np.zeros((3, 2)),
+        np.zeros(3),
+        np.full((2, 3), np.nan),
+        np.array([[-1.0, 0, 0]]),
+        "x",
+        None,
+        [["a", "b", "c"]],
+    ]
     return make, JETS, wrong
 
 
@@ -77,14 +96,22 @@ KINDS = {
     "PretrainedText": of_texts(pretrained),
     "Pixels, any size": of_images(lambda home, llama: PixelsConfig(levels=256).build(), ANY_SIZE),
     "Pixels": of_images(lambda home, llama: PixelsConfig(4, 4).build()),
-    "VQPatches": of_images(lambda home, llama: learned(VQPatches, VQPatchesConfig(**SMALL, n_codes=4, code_size=2))),
+    "VQPatches": of_images(
+        lambda home, llama: learned(VQPatches, VQPatchesConfig(**SMALL, n_codes=4, code_size=2))
+    ),
     "PixelLatents": of_images(lambda home, llama: PixelLatentsConfig(4, 4).build()),
-    "KLPatches": of_images(lambda home, llama: learned(KLPatches, KLPatchesConfig(**SMALL, latent_size=2))),
+    "KLPatches": of_images(
+        lambda home, llama: learned(KLPatches, KLPatchesConfig(**SMALL, latent_size=2))
+    ),
     "DMel": of_clips(lambda home, llama: DMelConfig(**MEL).build()),
     "DMel, causal": of_clips(lambda home, llama: DMelConfig.inkling_20hz().build()),
     "LogMel": of_clips(lambda home, llama: LogMelConfig(**MEL).fit(CLIPS)),
     "JetGrid": of_jets(lambda home, llama: JetGridConfig().build()),
-    "JetGrid, totals": of_jets(lambda home, llama: JetGridConfig(totals=("pt_gev", "mass_gev"), max_constituents=20).build()),
+    "JetGrid, totals": of_jets(
+        lambda home, llama: JetGridConfig(
+            totals=("pt_gev", "mass_gev"), max_constituents=20
+        ).build()
+    ),
 }
 
 
@@ -122,7 +149,9 @@ def test_batches_encode_as_single_calls(case):
 def test_batches_decode_as_single_calls(case):
     tokenizer, signals, _ = case
     segments = tokenizer.encode_batch(signals)
-    rounding = 5e-3 if segments[0].modality == "speech" else 0  # which the vocoder's iterations carry on
+    rounding = (
+        5e-3 if segments[0].modality == "speech" else 0
+    )  # which the vocoder's iterations carry on
     for segment, signal in zip(segments, tokenizer.decode_batch(segments), strict=True):
         alone = tokenizer.decode(segment)
         if isinstance(signal, str):
@@ -136,7 +165,9 @@ def test_batches_decode_as_single_calls(case):
 def test_a_jets_codes_do_not_hang_on_the_numbers_of_the_jet_beside_it():
     """At the edges of bins the logarithms of float32 and of float64 fall to different sides."""
     config = JetGridConfig(max_constituents=500, allow_clipping=True)
-    edges = np.exp(np.linspace(config.low[0], config.high[0], config.bins[0] - 1)).astype(np.float32)
+    edges = np.exp(np.linspace(config.low[0], config.high[0], config.bins[0] - 1)).astype(
+        np.float32
+    )
     jet = np.stack([edges, 0 * edges, 0 * edges], 1)
     tokenizer = config.build()
     same(tokenizer.encode(jet), tokenizer.encode_batch([np.ones((1, 3)), jet])[1])
@@ -157,7 +188,11 @@ def test_batches_refuse_segments_that_single_calls_refuse(case):
     m, n = signature.modality, len(good)
     if signature.latent_size:
         broken = np.where(np.arange(n)[:, None] == 0, np.nan, good.latents)
-        wrong = [Segment(m, latents=good.latents[:, 1:]), Segment(m, latents=broken), Segment(m, codes=np.zeros((n, 1), int))]
+        wrong = [
+            Segment(m, latents=good.latents[:, 1:]),
+            Segment(m, latents=broken),
+            Segment(m, codes=np.zeros((n, 1), int)),
+        ]
     else:
         levels = np.array(signature.levels)
         wrong = [Segment(m, codes=np.zeros((n, len(levels) + 1), int)), Segment(m, codes=np.tile(levels, (n, 1))),

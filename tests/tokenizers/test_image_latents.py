@@ -1,5 +1,6 @@
-"""Images as latents: pixels come back exactly, level by level, in the order in which a diffusion head lays out its picture; an
-autoencoder's latents are standardised, survive their folder, and decode whatever is drawn."""
+"""Images as latents: pixels come back exactly, level by level, in the order in which a diffusion
+head lays out its picture; an autoencoder's latents are standardised, survive their folder, and
+decode whatever is drawn."""
 
 import numpy as np
 import pytest
@@ -20,7 +21,13 @@ from mmtok.tokenizers.image_latents import (
 )
 from mmtok.tokenizers.images import PixelsConfig
 
-SIZES = [(8, 8, 1, 2), (4, 6, 3, 2), (6, 9, 3, 3), (5, 3, 1, 1), (4, 4, 3, 4)]  # height, width, channels, patch
+SIZES = [
+    (8, 8, 1, 2),
+    (4, 6, 3, 2),
+    (6, 9, 3, 3),
+    (5, 3, 1, 1),
+    (4, 4, 3, 4),
+]  # height, width, channels, patch
 
 
 def images(n, height=8, width=8, channels=1, seed=0):
@@ -33,12 +40,16 @@ def pixels(height=8, width=8, channels=1, patch=2, levels=17):
 
 
 def patches(height=8, width=8, channels=1, patch=2, latent_size=3, blocks=1):
-    """An untrained autoencoder, standardised over random images: the laws of its format do not need training."""
+    """An untrained autoencoder, standardised over random images: the laws of its format do not need
+    training.
+    """
     config = KLPatchesConfig(height, width, channels, patch, latent_size, hidden=8, blocks=blocks)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network = config.network()
-        network.standardise_over(network.posterior(torch.rand(200, channels, height, width) * 2 - 1).mean)
+        network.standardise_over(
+            network.posterior(torch.rand(200, channels, height, width) * 2 - 1).mean
+        )
     return KLPatches(config, network)
 
 
@@ -47,21 +58,31 @@ BOTH = pytest.mark.parametrize("tokenizer", [pixels(), patches()], ids=["pixels"
 
 # ---- pixels
 
+
 @pytest.mark.parametrize("size", SIZES)
 def test_any_bytes_come_back_from_256_levels(size):
     height, width, channels, patch = size
     tokenizer = pixels(*size, levels=256)
     signature = tokenizer.signature
-    assert (signature.latent_size, signature.frames, signature.cells) == (channels * patch**2, height * width // patch**2, 256)
+    assert (signature.latent_size, signature.frames, signature.cells) == (
+        channels * patch**2,
+        height * width // patch**2,
+        256,
+    )
     for image in images(5, height, width, channels):
         segment = tokenizer.encode(image)
-        assert segment.latents.dtype == np.float32 and segment.latents.shape == (signature.frames, signature.latent_size)
+        assert segment.latents.dtype == np.float32 and segment.latents.shape == (
+            signature.frames,
+            signature.latent_size,
+        )
         assert np.array_equal(tokenizer.decode(segment), image)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 16, 17, 100, 255, 256])
 def test_the_levels_are_those_of_pixel_codes(levels):
-    """Same grey values as `Pixels`, so what is drawn by either compares; images of so many levels come back exactly."""
+    """Same grey values as `Pixels`, so what is drawn by either compares; images of so many levels
+    come back exactly.
+    """
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
     tokenizer, codes = pixels(16, 16, levels=levels), PixelsConfig(16, 16, levels=levels).build()
     decoded = tokenizer.decode(tokenizer.encode(every_value))
@@ -73,23 +94,44 @@ def test_the_levels_are_those_of_pixel_codes(levels):
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(levels):
     tokenizer, cells = pixels(16, 16, patch=1, levels=levels), Levels(levels)
-    latents = torch.from_numpy(tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents)
-    codes = torch.from_numpy(PixelsConfig(16, 16, levels=levels).build().encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).codes)
+    latents = torch.from_numpy(
+        tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents
+    )
+    codes = torch.from_numpy(
+        PixelsConfig(16, 16, levels=levels)
+        .build()
+        .encode(np.arange(256, dtype=np.uint8).reshape(16, 16))
+        .codes
+    )
     torch.testing.assert_close(latents.double(), cells.centres(codes), atol=1e-7, rtol=0)
     assert torch.equal(cells.codes(latents), codes.long())
 
 
 def test_what_is_drawn_goes_to_the_nearest_level():
     tokenizer = pixels(2, 2, patch=1, levels=4)  # cells of 0.5: centres -0.75, -0.25, 0.25, 0.75
-    for drawn, level in ((-7.0, 0), (-0.51, 0), (-0.49, 1), (0.01, 2), (0.26, 2), (0.99, 3), (1.0, 3), (1e9, 3)):
-        assert (tokenizer.decode(Segment("image", latents=np.full((4, 1), drawn, np.float32))) == level * 85).all()
+    for drawn, level in (
+        (-7.0, 0),
+        (-0.51, 0),
+        (-0.49, 1),
+        (0.01, 2),
+        (0.26, 2),
+        (0.99, 3),
+        (1.0, 3),
+        (1e9, 3),
+    ):
+        assert (
+            tokenizer.decode(Segment("image", latents=np.full((4, 1), drawn, np.float32)))
+            == level * 85
+        ).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_head_lays_its_picture_out_as_the_image(size):
     height, width, channels, patch = size
     tokenizer = pixels(*size, levels=256)
-    head = GridDiffusion(network=DiTConfig(1, 16, 2), grid=tokenizer.config.grid, patch=patch).build(8, tokenizer.signature)
+    head = GridDiffusion(
+        network=DiTConfig(1, 16, 2), grid=tokenizer.config.grid, patch=patch
+    ).build(8, tokenizer.signature)
     image = images(1, height, width, channels)[0]
     picture = head.picture(torch.from_numpy(tokenizer.encode(image).latents)[None])[0]
     levels = ((picture + 1) * 128 - 0.5).permute(1, 2, 0).numpy()
@@ -98,25 +140,34 @@ def test_a_head_lays_its_picture_out_as_the_image(size):
 
 # ---- an autoencoder's
 
+
 @pytest.mark.parametrize("size", SIZES)
 def test_patches_have_one_frame_per_patch(size):
     height, width, channels, patch = size
     tokenizer = patches(*size, latent_size=5)
     signature = tokenizer.signature
-    assert (signature.latent_size, signature.frames, signature.cells) == (5, height * width // patch**2, 0)
+    assert (signature.latent_size, signature.frames, signature.cells) == (
+        5,
+        height * width // patch**2,
+        0,
+    )
     image = images(1, height, width, channels)[0]
     assert tokenizer.encode(image).latents.shape == (signature.frames, 5)
     assert tokenizer.decode(tokenizer.encode(image)).shape == image.shape
 
 
 def test_frames_are_the_patches_in_raster_order():
-    """Without residual blocks a frame sees a pixel beyond its patch and no more, so a pixel inside one changes that frame alone."""
+    """Without residual blocks a frame sees a pixel beyond its patch and no more, so a pixel inside
+    one changes that frame alone.
+    """
     tokenizer, dark = patches(height=16, width=24, patch=4, blocks=0), np.zeros((16, 24), np.uint8)
     before = tokenizer.encode(dark).latents
     for row, column in ((0, 0), (0, 5), (3, 0), (2, 3)):
         light = dark.copy()
         light[4 * row + 1, 4 * column + 2] = 255
-        assert np.flatnonzero((tokenizer.encode(light).latents != before).any(1)).tolist() == [6 * row + column]
+        assert np.flatnonzero((tokenizer.encode(light).latents != before).any(1)).tolist() == [
+            6 * row + column
+        ]
 
 
 def test_figures_of_an_autoencoder():
@@ -127,24 +178,39 @@ def test_figures_of_an_autoencoder():
 
 # ---- common to all
 
+
 @BOTH
 def test_batch_equals_single(tokenizer):
     some = images(300)
     batch = tokenizer.encode_batch(some)
-    assert all(np.array_equal(segment.latents, tokenizer.encode(image).latents) for segment, image in zip(batch, some, strict=True))
-    assert all(np.array_equal(a, tokenizer.decode(segment)) for a, segment in zip(tokenizer.decode_batch(batch), batch, strict=True))
-    assert tokenizer.encode_batch([]) == [] and tokenizer.decode_batch([]) == [] and tokenizer.fidelity([]) == {}
+    assert all(
+        np.array_equal(segment.latents, tokenizer.encode(image).latents)
+        for segment, image in zip(batch, some, strict=True)
+    )
+    assert all(
+        np.array_equal(a, tokenizer.decode(segment))
+        for a, segment in zip(tokenizer.decode_batch(batch), batch, strict=True)
+    )
+    assert (
+        tokenizer.encode_batch([]) == []
+        and tokenizer.decode_batch([]) == []
+        and tokenizer.fidelity([]) == {}
+    )
 
 
 @BOTH
 def test_any_latents_decode_to_an_image(tokenizer, rng):
     shape = tokenizer.signature.frames, tokenizer.signature.latent_size
     for scale in (0, 1, 100, 1e30):
-        image = tokenizer.decode(Segment("image", latents=(scale * rng.normal(size=shape)).astype(np.float32)))
+        image = tokenizer.decode(
+            Segment("image", latents=(scale * rng.normal(size=shape)).astype(np.float32))
+        )
         assert image.dtype == np.uint8 and image.shape == (8, 8)
 
 
-@pytest.mark.parametrize("tokenizer", [pixels(), pixels(channels=3), patches(), patches(channels=3)])
+@pytest.mark.parametrize(
+    "tokenizer", [pixels(), pixels(channels=3), patches(), patches(channels=3)]
+)
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "t")
     again = load(tmp_path / "t")
@@ -155,38 +221,79 @@ def test_save_and_load(tokenizer, tmp_path):
 
 @BOTH
 def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
-    """The verbs with --tokenizer FOLDER: what comes out of the files is what the tokenizer makes of its own round trip."""
+    """The verbs with --tokenizer FOLDER: what comes out of the files is what the tokenizer makes of
+    its own round trip.
+    """
     tokenizer.save(tmp_path / "t")
     paths, tokens = [str(tmp_path / f"{i}.png") for i in range(2)], str(tmp_path / "t.parquet")
     for path, image in zip(paths, images(2)):
         write_image(path, image)
-    assert main(["tokenize", "image", *paths, "-o", tokens, "--tokenizer", str(tmp_path / "t"), "--check"]) == 0
-    assert main(["detokenize", tokens, "-o", str(tmp_path / "again"), "--tokenizer", str(tmp_path / "t")]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                "image",
+                *paths,
+                "-o",
+                tokens,
+                "--tokenizer",
+                str(tmp_path / "t"),
+                "--check",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "detokenize",
+                tokens,
+                "-o",
+                str(tmp_path / "again"),
+                "--tokenizer",
+                str(tmp_path / "t"),
+            ]
+        )
+        == 0
+    )
     found = [read_image(path) for path in sorted((tmp_path / "again").glob("*.png"))]
     assert np.array_equal(found, tokenizer.decode_batch(tokenizer.encode_batch(images(2))))
     capsys.readouterr()
     assert main(["show", tokens]) == 0 == main(["show", str(tmp_path / "t")])
     assert capsys.readouterr().out.count(f"{tokenizer.signature.latent_size} floats a frame") == 2
-    assert main(["detokenize", tokens, "-o", str(tmp_path / "wrong")]) == 2  # by the default tokenizer, whose codes these are not
+    assert (
+        main(["detokenize", tokens, "-o", str(tmp_path / "wrong")]) == 2
+    )  # by the default tokenizer, whose codes these are not
 
 
 def test_fingerprint_follows_weights_and_settings():
-    assert len({pixels(patch=p, levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)}) == 4
+    assert (
+        len({pixels(patch=p, levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)})
+        == 4
+    )
     a, b, other = patches(), patches(), KLPatches(patches().config, patches().config.network())
     assert a.signature == b.signature and a.signature.fingerprint != other.signature.fingerprint
-    assert pixels().fidelity(images(3))["psnr_db"] < pixels(levels=256).fidelity(images(3))["psnr_db"] == 100.0
+    assert (
+        pixels().fidelity(images(3))["psnr_db"]
+        < pixels(levels=256).fidelity(images(3))["psnr_db"]
+        == 100.0
+    )
 
 
 # ---- bad input
 
+
 @BOTH
-@pytest.mark.parametrize(("image", "says"), [
-    (images(1, 8, 9)[0], "takes 8 x 8"),
-    (images(1, channels=3)[0], "convert\\('L'\\)"),
-    (images(1)[0].astype(np.float32), "float32"),
-    (np.zeros(64, np.uint8), "uint8 values"),
-    (np.zeros((0, 8), np.uint8), "no pixels"),
-])
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (images(1, 8, 9)[0], "takes 8 x 8"),
+        (images(1, channels=3)[0], "convert\\('L'\\)"),
+        (images(1)[0].astype(np.float32), "float32"),
+        (np.zeros(64, np.uint8), "uint8 values"),
+        (np.zeros((0, 8), np.uint8), "no pixels"),
+    ],
+)
 def test_wrong_images_are_refused(tokenizer, image, says):
     with pytest.raises(UserError, match=says):
         tokenizer.encode(image)

@@ -1,4 +1,6 @@
-"""Pixel levels come back to within half a level; patch codes have one size, survive their folder, and decode whatever is drawn."""
+"""Pixel levels come back to within half a level; patch codes have one size, survive their folder,
+and decode whatever is drawn.
+"""
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ def patches(**settings) -> VQPatches:
 
 # ---- pixel levels
 
+
 @pytest.mark.parametrize("levels", [2, 3, 16, 17, 100, 255, 256])
 def test_pixels_error_is_at_most_half_a_level(levels):
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -32,14 +35,18 @@ def test_pixels_error_is_at_most_half_a_level(levels):
     segment = tokenizer.encode(every_value)
     assert segment.codes.min() == 0 and segment.codes.max() == levels - 1
     error = np.abs(tokenizer.decode(segment).astype(int) - every_value).max()
-    assert error <= 255 / (levels - 1) / 2 + 0.5  # + 0.5: the decoded value is rounded to a whole grey value
+    assert (
+        error <= 255 / (levels - 1) / 2 + 0.5
+    )  # + 0.5: the decoded value is rounded to a whole grey value
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_pixel_codes_come_back_from_their_image(levels):
     tokenizer = PixelsConfig(16, 16, levels=levels).build()
     codes = (np.arange(256) % levels)[:, None]
-    assert np.array_equal(tokenizer.encode(tokenizer.decode(Segment("image", codes=codes))).codes, codes)
+    assert np.array_equal(
+        tokenizer.encode(tokenizer.decode(Segment("image", codes=codes))).codes, codes
+    )
 
 
 def test_seventeen_levels_hold_the_scans_exactly():
@@ -56,7 +63,10 @@ def test_pixels_of_fixed_size():
     assert (grey.signature.levels, grey.signature.frames) == ((17,), 24)
     assert (colour.signature.levels, colour.signature.frames) == ((256,), 72)
     image = random_images(4, 6, 3)
-    assert colour.encode(image).codes[:6, 0].tolist() == [*image[0, 0], *image[0, 1]]  # red, green, blue of one pixel, then the next
+    assert colour.encode(image).codes[:6, 0].tolist() == [
+        *image[0, 0],
+        *image[0, 1],
+    ]  # red, green, blue of one pixel, then the next
     assert np.array_equal(colour.decode(colour.encode(image)), image)
     assert colour.decode(Segment("image", codes=np.zeros((72, 1), int))).shape == (4, 6, 3)
 
@@ -81,6 +91,7 @@ def test_sampled_pixels_make_the_nearest_square(n):
 
 # ---- patch codes
 
+
 def test_patches_have_one_frame_per_patch():
     tokenizer = patches()
     assert (tokenizer.signature.levels, tokenizer.signature.frames) == ((64,), 16)
@@ -95,16 +106,26 @@ def test_grey_axis_may_be_given():
     assert np.array_equal(tokenizer.encode(image[:, :, None]).codes, tokenizer.encode(image).codes)
 
 
-@pytest.mark.parametrize("tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"])
+@pytest.mark.parametrize(
+    "tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"]
+)
 def test_batch_equals_single(tokenizer):
     images = list(random_images(300, 8, 8))
     batch = tokenizer.encode_batch(images)
-    assert all(np.array_equal(segment.codes, tokenizer.encode(image).codes) for segment, image in zip(batch, images, strict=True))
-    assert all(np.array_equal(a, tokenizer.decode(segment)) for a, segment in zip(tokenizer.decode_batch(batch), batch, strict=True))
+    assert all(
+        np.array_equal(segment.codes, tokenizer.encode(image).codes)
+        for segment, image in zip(batch, images, strict=True)
+    )
+    assert all(
+        np.array_equal(a, tokenizer.decode(segment))
+        for a, segment in zip(tokenizer.decode_batch(batch), batch, strict=True)
+    )
     assert tokenizer.encode_batch([]) == [] and tokenizer.decode_batch([]) == []
 
 
-@pytest.mark.parametrize("tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"])
+@pytest.mark.parametrize(
+    "tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"]
+)
 def test_any_codes_decode_to_an_image(tokenizer):
     (levels,) = tokenizer.signature.levels
     for codes in np.random.default_rng(0).integers(0, levels, (50, tokenizer.signature.frames, 1)):
@@ -112,7 +133,10 @@ def test_any_codes_decode_to_an_image(tokenizer):
         assert image.dtype == np.uint8 and image.shape == (8, 8)
 
 
-@pytest.mark.parametrize("tokenizer", [patches(), patches(channels=3), PixelsConfig(8, 8).build(), PixelsConfig().build()])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [patches(), patches(channels=3), PixelsConfig(8, 8).build(), PixelsConfig().build()],
+)
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "t")
     again = type(tokenizer).load(tmp_path / "t")
@@ -125,8 +149,14 @@ def test_fingerprint_follows_weights_and_settings():
     a, b = patches(), patches()
     assert a.signature.fingerprint == b.signature.fingerprint
     network = VQPatchesConfig(hidden=8).network()
-    assert VQPatches(VQPatchesConfig(hidden=8), network).signature.fingerprint != a.signature.fingerprint
-    assert PixelsConfig(8, 8).build().signature.fingerprint != PixelsConfig(8, 8, levels=16).build().signature.fingerprint
+    assert (
+        VQPatches(VQPatchesConfig(hidden=8), network).signature.fingerprint
+        != a.signature.fingerprint
+    )
+    assert (
+        PixelsConfig(8, 8).build().signature.fingerprint
+        != PixelsConfig(8, 8, levels=16).build().signature.fingerprint
+    )
 
 
 def test_fidelity():
@@ -141,32 +171,48 @@ def test_fidelity():
 
 # ---- bad input
 
-@pytest.mark.parametrize("tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"])
-@pytest.mark.parametrize(("image", "says"), [
-    (random_images(8, 9), "takes 8 x 8"),
-    (random_images(8, 8, 3), "convert\\('L'\\)"),
-    (random_images(8, 8, 4), "uint8 values"),
-    (random_images(8, 8).astype(np.float32), "float32"),
-    (random_images(64), "uint8 values"),
-    (np.zeros((0, 8), np.uint8), "no pixels"),
-])
+
+@pytest.mark.parametrize(
+    "tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"]
+)
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (random_images(8, 9), "takes 8 x 8"),
+        (random_images(8, 8, 3), "convert\\('L'\\)"),
+        (random_images(8, 8, 4), "uint8 values"),
+        (random_images(8, 8).astype(np.float32), "float32"),
+        (random_images(64), "uint8 values"),
+        (np.zeros((0, 8), np.uint8), "no pixels"),
+    ],
+)
 def test_wrong_images_are_refused(tokenizer, image, says):
     with pytest.raises(UserError, match=says):
         tokenizer.encode(image)
 
 
-@pytest.mark.parametrize("codes", [np.full((16, 1), 64), np.full((16, 1), -1), np.zeros((15, 1), int), np.zeros((16, 2), int)])
+@pytest.mark.parametrize(
+    "codes",
+    [np.full((16, 1), 64), np.full((16, 1), -1), np.zeros((15, 1), int), np.zeros((16, 2), int)],
+)
 def test_wrong_codes_are_refused(codes):
     with pytest.raises(UserError):
         patches().decode(Segment("image", codes=codes))
 
 
-@pytest.mark.parametrize(("config", "settings"), [
-    (PixelsConfig, {"height": 8}), (PixelsConfig, {"levels": 1}), (PixelsConfig, {"channels": 2}),
-    (PixelsConfig, {"height": 0, "width": 8}),
-    (VQPatchesConfig, {"patch": 3}), (VQPatchesConfig, {"n_codes": 1}), (VQPatchesConfig, {"channels": 4}),
-    (VQPatchesConfig, {"height": None}),
-])
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (PixelsConfig, {"height": 8}),
+        (PixelsConfig, {"levels": 1}),
+        (PixelsConfig, {"channels": 2}),
+        (PixelsConfig, {"height": 0, "width": 8}),
+        (VQPatchesConfig, {"patch": 3}),
+        (VQPatchesConfig, {"n_codes": 1}),
+        (VQPatchesConfig, {"channels": 4}),
+        (VQPatchesConfig, {"height": None}),
+    ],
+)
 def test_wrong_settings_are_refused(config, settings):
     with pytest.raises(UserError, match=config.__name__):
         config(**settings)

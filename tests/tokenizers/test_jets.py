@@ -42,7 +42,9 @@ def test_round_trip_is_within_half_a_bin():
     grid = config.build()
     for jet in jets:
         back, jet = grid.decode(grid.encode(jet)), in_order(grid, jet)
-        inside = (np.abs(jet[:, 1:]) < 0.8).all(1) & (np.log(jet[:, 0]) > -2) & (np.log(jet[:, 0]) < 6.9)
+        inside = (
+            (np.abs(jet[:, 1:]) < 0.8).all(1) & (np.log(jet[:, 0]) > -2) & (np.log(jet[:, 0]) < 6.9)
+        )
         error = np.abs(back - jet)
         error[:, 0] = np.abs(np.log(back[:, 0]) - np.log(jet[:, 0]))
         assert inside.sum() > 0.9 * len(jet) - 1 and back.dtype == np.float32
@@ -74,7 +76,11 @@ def test_codes_decode_to_themselves_and_every_legal_code_decodes():
 
 def test_signature_and_codes_agree():
     grid, jets = JetGridConfig().build(), make_jets(30, most=300)
-    assert grid.signature.levels == (41, 31, 31) and grid.signature.frames is None and grid.signature.descending
+    assert (
+        grid.signature.levels == (41, 31, 31)
+        and grid.signature.frames is None
+        and grid.signature.descending
+    )
     for jet, segment in zip(jets, grid.encode_batch(jets)):
         assert (segment.codes >= 0).all() and (segment.codes < grid.signature.levels).all()
         assert falling(segment.codes)
@@ -102,9 +108,17 @@ def test_batch_equals_single_calls_with_empty_unsorted_and_padded_jets_among_the
 @pytest.mark.parametrize("totals", [(), ("pt_gev", "mass_gev")])
 @pytest.mark.parametrize("most", [128, 20])
 def test_all_orders_of_a_jet_are_encoded_alike_also_where_the_cap_cuts(totals, most):
-    grid, rng = JetGridConfig(totals=totals, max_constituents=most).build(), np.random.default_rng(0)
-    jets = [*make_jets(20, most=60), np.repeat(make_jets(1, most=30)[0], 3, 0)]  # many share a bin of pt, some all three, some are equal
-    jets += [np.stack((rng.uniform(5, 5.5, 40), *rng.uniform(-0.1, 0.1, (2, 40))), 1).astype(np.float32)]
+    grid, rng = (
+        JetGridConfig(totals=totals, max_constituents=most).build(),
+        np.random.default_rng(0),
+    )
+    jets = [
+        *make_jets(20, most=60),
+        np.repeat(make_jets(1, most=30)[0], 3, 0),
+    ]  # many share a bin of pt, some all three, some are equal
+    jets += [
+        np.stack((rng.uniform(5, 5.5, 40), *rng.uniform(-0.1, 0.1, (2, 40))), 1).astype(np.float32)
+    ]
     for jet in jets:
         segment = grid.encode(jet)
         assert falling(segment.codes[len(totals) :])
@@ -116,7 +130,9 @@ def test_all_orders_of_a_jet_are_encoded_alike_also_where_the_cap_cuts(totals, m
 
 def test_more_features_than_one_number_holds_are_ordered_too():
     names = ("pt_gev", *(f"x{i}" for i in range(13)))
-    grid = JetGridConfig(features=names, bins=(41,) * 14, low=(-2,) + (-1,) * 13, high=(6.9,) + (1,) * 13).build()
+    grid = JetGridConfig(
+        features=names, bins=(41,) * 14, low=(-2,) + (-1,) * 13, high=(6.9,) + (1,) * 13
+    ).build()
     jet = np.random.default_rng(0).uniform(1, 1.01, (50, 14)).astype(np.float32)
     jet[:, 1:] = np.random.default_rng(1).choice([-0.5, 0.0, 0.5], (50, 13))
     codes = grid.encode(jet).codes
@@ -128,7 +144,9 @@ def test_phi_wraps_at_pi():
     jet = np.array([[5.0, 0.1, 3.0], [4.0, 0.1, -3.1]])
     turned = jet + [0, 0, 2 * np.pi]
     np.testing.assert_array_equal(grid.encode(jet).codes, grid.encode(turned).codes)
-    np.testing.assert_array_equal(grid.encode(jet).codes, grid.encode(turned - [0, 0, 4 * np.pi]).codes)
+    np.testing.assert_array_equal(
+        grid.encode(jet).codes, grid.encode(turned - [0, 0, 4 * np.pi]).codes
+    )
 
 
 def test_what_lies_outside_is_clipped_and_counted():
@@ -151,13 +169,18 @@ def test_finer_bins_keep_the_mass_better():
 
 def test_features_are_the_configs_own():
     config = JetGridConfig(
-        features=("pt_gev", "eta_rel", "phi_rel", "charge"), bins=(41, 31, 31, 5), low=(-2, -0.8, -0.8, -1.5), high=(6.9, 0.8, 0.8, 1.5)
+        features=("pt_gev", "eta_rel", "phi_rel", "charge"),
+        bins=(41, 31, 31, 5),
+        low=(-2, -0.8, -0.8, -1.5),
+        high=(6.9, 0.8, 0.8, 1.5),
     )
     grid = config.build()
     jet = np.concatenate((make_jets(1, most=30)[0][:3], np.array([[-1], [0], [1]], np.float32)), 1)
     np.testing.assert_array_equal(grid.decode(grid.encode(jet))[:, 3], in_order(grid, jet)[:, 3])
     only_pt = JetGridConfig(features=("pt_gev",), bins=(41,), low=(-2,), high=(6.9,)).build()
-    assert not only_pt.signature.one_channel and "mass_width_gev" not in only_pt.fidelity([jet[:, :1]])
+    assert not only_pt.signature.one_channel and "mass_width_gev" not in only_pt.fidelity(
+        [jet[:, :1]]
+    )
 
 
 def test_save_load_and_fingerprint(tmp_path):
@@ -191,7 +214,12 @@ def test_bad_jets_are_refused_by_number(signal, said):
 
 
 def test_bad_configs_are_refused():
-    for fields in ({"bins": (41, 31)}, {"features": ("eta_rel", "pt_gev", "phi_rel")}, {"bins": (2, 31, 31)}, {"low": (7.0, -0.8, -0.8)}):
+    for fields in (
+        {"bins": (41, 31)},
+        {"features": ("eta_rel", "pt_gev", "phi_rel")},
+        {"bins": (2, 31, 31)},
+        {"low": (7.0, -0.8, -0.8)},
+    ):
         with pytest.raises(UserError, match="JetGridConfig"):
             JetGridConfig(**fields)
 
@@ -213,28 +241,47 @@ def test_totals_come_back_to_half_a_step_of_their_own():
     grid, plain = config.build(), JetGridConfig().build()
     jets = [jet[:128] for jet in make_jets(300, seed=3, most=300)]
     (pt, mass), half = _pt_and_mass(jets), np.log(20_000) / (31 * 31) / 2 + 1e-5
-    back, bare = grid.decode_batch(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))
+    back, bare = (
+        grid.decode_batch(grid.encode_batch(jets)),
+        plain.decode_batch(plain.encode_batch(jets)),
+    )
     pt_back, mass_back = _pt_and_mass(back)
     assert (np.abs(np.log(pt_back / pt))[pt > 1] <= half).all()
     heavy = np.array([len(jet) > 4 for jet in jets]) & (mass > 1.02) & (pt > 1)
     assert heavy.sum() > 200 and (np.abs(np.log(mass_back[heavy] / mass[heavy])) <= half).all()
     for again, jet in zip(back, bare):  # one factor for all pt, one for all angles, both near one
-        for columns, most in ((slice(0, 1), widths(config)[0] / 2 + half), (slice(1, 3), np.log(2))):
+        for columns, most in (
+            (slice(0, 1), widths(config)[0] / 2 + half),
+            (slice(1, 3), np.log(2)),
+        ):
             factor = np.abs(again[:, columns]).sum() / max(np.abs(jet[:, columns]).sum(), 1e-9)
-            np.testing.assert_allclose(again[:, columns], factor * jet[:, columns], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                again[:, columns], factor * jet[:, columns], rtol=1e-4, atol=1e-6
+            )
             assert factor == 0 or abs(np.log(factor)) <= most + 1e-5 or jet[:, 0].sum() < 1
 
 
 def test_totals_outside_their_range_are_counted_by_jet():
-    pair = lambda pt, angle: np.array([[pt, 0, angle], [pt, 0, -angle]], np.float32)  # massless: m = 2 pt sin(angle)
+    pair = lambda pt, angle: np.array(
+        [[pt, 0, angle], [pt, 0, -angle]], np.float32
+    )  # massless: m = 2 pt sin(angle)
     inside, none = pair(50, 0.3), np.zeros((0, 3), np.float32)
     light, soft, hard = pair(50, 0.001), pair(0.4, 0.3), pair(12_000, 0.3)
-    share = lambda totals, *jets, **fields: JetGridConfig(totals=totals, **fields).build().fidelity(jets)["clipped_totals_share"]
+    share = lambda totals, *jets, **fields: (
+        JetGridConfig(totals=totals, **fields).build().fidelity(jets)["clipped_totals_share"]
+    )
     for jets, by_pt, by_mass, by_both in [
-        ([inside], 0, 0, 0), ([inside, none], 0, 0, 0), ([inside, light], 0, 1 / 2, 1 / 2), ([soft, none, inside], 1 / 2, 1 / 2, 1 / 2),
-        ([hard, inside, light, none], 1 / 3, 1 / 3, 2 / 3), ([hard, soft, light], 2 / 3, 2 / 3, 1),
+        ([inside], 0, 0, 0),
+        ([inside, none], 0, 0, 0),
+        ([inside, light], 0, 1 / 2, 1 / 2),
+        ([soft, none, inside], 1 / 2, 1 / 2, 1 / 2),
+        ([hard, inside, light, none], 1 / 3, 1 / 3, 2 / 3),
+        ([hard, soft, light], 2 / 3, 2 / 3, 1),
     ]:
-        assert np.allclose([share(("pt_gev",), *jets), share(("mass_gev",), *jets), share(BOTH, *jets)], [by_pt, by_mass, by_both])
+        assert np.allclose(
+            [share(("pt_gev",), *jets), share(("mass_gev",), *jets), share(BOTH, *jets)],
+            [by_pt, by_mass, by_both],
+        )
     edges = [np.array([[pt, 0, 0]], np.float32) for pt in (1, 19_999, 20_000)]
     assert [share(("pt_gev",), jet) for jet in edges] == [0, 0, 1]
     assert share(("pt_gev",), hard, max_constituents=1) == 0, "of what is kept"
@@ -245,8 +292,15 @@ def test_the_default_grid_is_the_one_that_stored_tokens_were_made_with():
     grid, jets = JetGridConfig().build(), make_jets(20, most=300)
     assert grid.signature.fingerprint == "2b4e3b44c4a5"
     assert grid.encode(jets[0]).codes[:3].tolist() == [[30, 13, 16], [27, 16, 13], [26, 12, 15]]
-    assert set(grid.fidelity(jets)) == {"pt_ratio_width", "pt_ratio_median", "clipped_share", "clipped_pt_share", "truncated_share",
-                                        "mass_width_gev", "mass_shift_gev"}
+    assert set(grid.fidelity(jets)) == {
+        "pt_ratio_width",
+        "pt_ratio_median",
+        "clipped_share",
+        "clipped_pt_share",
+        "truncated_share",
+        "mass_width_gev",
+        "mass_shift_gev",
+    }
 
 
 def test_totals_are_frames_of_their_own_and_keep_the_grammar():
@@ -256,10 +310,17 @@ def test_totals_are_frames_of_their_own_and_keep_the_grammar():
     for totals in (("pt_gev",), ("mass_gev",), BOTH, BOTH[::-1]):
         grid = JetGridConfig(totals=totals).build()
         for jet, segment in zip(jets, grid.encode_batch(jets)):
-            assert len(segment) == min(len(jet), 128) + len(totals) * (len(jet) > 0) and segment.truncated == (len(jet) > 128)
-            assert falling(segment.codes[len(totals) :]) and (segment.codes < grid.signature.levels).all()
+            assert len(segment) == min(len(jet), 128) + len(totals) * (
+                len(jet) > 0
+            ) and segment.truncated == (len(jet) > 128)
+            assert (
+                falling(segment.codes[len(totals) :])
+                and (segment.codes < grid.signature.levels).all()
+            )
             np.testing.assert_array_equal(segment.codes, grid.encode(jet).codes)
-            np.testing.assert_array_equal(segment.codes[len(totals):][: len(jet)], JetGridConfig().build().encode(jet).codes)
+            np.testing.assert_array_equal(
+                segment.codes[len(totals) :][: len(jet)], JetGridConfig().build().encode(jet).codes
+            )
         prints.add(grid.signature.fingerprint)
     assert len(prints) == 5
 
@@ -274,15 +335,31 @@ def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_e
         assert np.isfinite(jet).all() and (jet[:, 0] > 0).all() and (np.abs(jet[:, 1:]) < 2).all()
         np.testing.assert_array_equal(jet, grid.decode(segment))
     lone = lambda pt: np.array([[pt, 0, 0]], np.float32)
-    assert np.isclose(grid.decode(grid.encode(lone(1e5)))[0, 0], 20_000, rtol=0.006)  # above the range: the last step
+    assert np.isclose(
+        grid.decode(grid.encode(lone(1e5)))[0, 0], 20_000, rtol=0.006
+    )  # above the range: the last step
     plain = JetGridConfig(allow_clipping=True).build()
-    np.testing.assert_array_equal(grid.decode(grid.encode(lone(0.5))), plain.decode(plain.encode(lone(0.5))))  # below: as it is
+    np.testing.assert_array_equal(
+        grid.decode(grid.encode(lone(0.5))), plain.decode(plain.encode(lone(0.5)))
+    )  # below: as it is
     wild = grid.encode(np.array([[1, 900, 0], [0.5, -900, 0]], np.float32))
     assert (wild.codes >= 0).all() and (wild.codes < (41, 31, 31)).all()
 
 
-@pytest.mark.parametrize("fields", [{"totals": ("energy",)}, {"totals": ("pt_gev", "pt_gev")},
-                                    {"totals": ("pt_gev",), "features": ("pt_gev", "eta_rel"), "bins": (41, 31), "low": (-2, -1), "high": (6, 1)}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"totals": ("energy",)},
+        {"totals": ("pt_gev", "pt_gev")},
+        {
+            "totals": ("pt_gev",),
+            "features": ("pt_gev", "eta_rel"),
+            "bins": (41, 31),
+            "low": (-2, -1),
+            "high": (6, 1),
+        },
+    ],
+)
 def test_totals_that_cannot_be_are_refused(fields):
     with pytest.raises(UserError, match="totals"):
         JetGridConfig(**fields)
@@ -291,13 +368,20 @@ def test_totals_that_cannot_be_are_refused(fields):
 def test_unscaled_is_what_the_plain_grid_says():
     jets = make_jets(20)
     grid, plain = JetGridConfig(totals=BOTH).build(), JetGridConfig().build()
-    for own, bare in zip(grid.unscaled(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))):
+    for own, bare in zip(
+        grid.unscaled(grid.encode_batch(jets)), plain.decode_batch(plain.encode_batch(jets))
+    ):
         np.testing.assert_array_equal(own, bare)
 
 
 def wide_jets(n=100):
     rng = np.random.default_rng(0)
-    return [np.stack((np.exp(rng.normal(2, 2.0, 60)), *rng.normal(0, 0.35, (2, 60))), 1).astype(np.float32) for _ in range(n)]
+    return [
+        np.stack((np.exp(rng.normal(2, 2.0, 60)), *rng.normal(0, 0.35, (2, 60))), 1).astype(
+            np.float32
+        )
+        for _ in range(n)
+    ]
 
 
 def test_what_lies_outside_comes_back_as_its_mean_once_it_was_seen(tmp_path):
@@ -311,8 +395,13 @@ def test_what_lies_outside_comes_back_as_its_mean_once_it_was_seen(tmp_path):
             assert np.isclose(back[out(back), c].sum(), raw[out(raw), c].sum(), rtol=1e-4)
     grid.save(tmp_path)
     again = JetGrid.load(tmp_path)
-    assert again.config == grid.config and again.signature == grid.signature != config.build().signature
-    np.testing.assert_array_equal(again.encode(again.decode(again.encode(jets[0]))).codes, grid.encode(jets[0]).codes)
+    assert (
+        again.config == grid.config
+        and again.signature == grid.signature != config.build().signature
+    )
+    np.testing.assert_array_equal(
+        again.encode(again.decode(again.encode(jets[0]))).codes, grid.encode(jets[0]).codes
+    )
 
 
 def test_means_at_the_very_edge_stay_outside_and_those_given_stay_as_they_are():
@@ -322,7 +411,12 @@ def test_means_at_the_very_edge_stay_outside_and_those_given_stay_as_they_are():
     np.testing.assert_array_equal(grid.encode(grid.decode(grid.encode(edge))).codes, codes)
     given = JetGridConfig(above=(5000.0, 1.0, 1.0), allow_clipping=True)
     assert given.fit([edge]).config.above == given.above
-    for wrong in ({"above": (900.0, 1, 1)}, {"above": (5000.0,)}, {"below": (-1.0, -1, -1)}, {"below": (0.01, -0.7, -1)}):
+    for wrong in (
+        {"above": (900.0, 1, 1)},
+        {"above": (5000.0,)},
+        {"below": (-1.0, -1, -1)},
+        {"below": (0.01, -0.7, -1)},
+    ):
         with pytest.raises(UserError, match="JetGridConfig"):
             JetGridConfig(**wrong)
 
@@ -330,16 +424,33 @@ def test_means_at_the_very_edge_stay_outside_and_those_given_stay_as_they_are():
 def real_jet(n=60, pt=500.0, eta=0.0, seed=0):
     rng = np.random.default_rng(seed)
     share = np.sort(rng.dirichlet(np.full(n, 0.5)))[::-1]
-    return np.stack((pt * np.maximum(share, 1e-3), *rng.normal(0, 0.1, (2, n))), 1).astype(np.float32) + np.array([0, eta, 0], np.float32)
+    return np.stack((pt * np.maximum(share, 1e-3), *rng.normal(0, 0.1, (2, n))), 1).astype(
+        np.float32
+    ) + np.array([0, eta, 0], np.float32)
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda jet: jet * np.array([1000, 1, 1], np.float32), "pt_gev, above 992.*is pt in MeV"),
-    (lambda jet: jet / np.array([500, 1, 1], np.float32), "pt_gev, below 0.135.*is pt relative to the jet's, or in TeV"),
-    (lambda jet: jet + np.array([0, 1.7, 0], np.float32), "eta_rel, above 0.8.*absolute, not relative"),
-    (lambda jet: jet + np.array([0, 0, -2], np.float32), "phi_rel, below -0.8.*absolute, not relative"),
-    (lambda jet: np.array([[4988, 0.01, 0], [4988, -0.01, 0]], np.float32), "pt_gev, above 992.*harder than the grid's range"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda jet: jet * np.array([1000, 1, 1], np.float32), "pt_gev, above 992.*is pt in MeV"),
+        (
+            lambda jet: jet / np.array([500, 1, 1], np.float32),
+            "pt_gev, below 0.135.*is pt relative to the jet's, or in TeV",
+        ),
+        (
+            lambda jet: jet + np.array([0, 1.7, 0], np.float32),
+            "eta_rel, above 0.8.*absolute, not relative",
+        ),
+        (
+            lambda jet: jet + np.array([0, 0, -2], np.float32),
+            "phi_rel, below -0.8.*absolute, not relative",
+        ),
+        (
+            lambda jet: np.array([[4988, 0.01, 0], [4988, -0.01, 0]], np.float32),
+            "pt_gev, above 992.*harder than the grid's range",
+        ),
+    ],
+)
 def test_jets_in_other_units_are_refused_with_the_likely_one_unless_allowed(change, said):
     jets = [change(real_jet(seed=i)) for i in range(5)]
     with pytest.raises(UserError, match=said) as refusal:
@@ -357,8 +468,10 @@ def test_a_few_particles_with_much_of_the_pt_are_said():
     jets[3][0, 0] = 1200
     with pytest.warns(UserWarning) as told:
         JetGridConfig().build().encode_batch(jets)
-    line, = [str(w.message) for w in told]
-    assert line.startswith("1 of 1,200 particles was clipped in pt_gev, above 992.3, 0.1% of them, with 1") and line.endswith("(first: jet 3)")
+    (line,) = [str(w.message) for w in told]
+    assert line.startswith(
+        "1 of 1,200 particles was clipped in pt_gev, above 992.3, 0.1% of them, with 1"
+    ) and line.endswith("(first: jet 3)")
 
 
 def test_what_is_clipped_and_cut_is_said_once_for_all_calls_together():
@@ -368,8 +481,12 @@ def test_what_is_clipped_and_cut_is_said_once_for_all_calls_together():
         for jet in jets:
             grid.encode(jet)
     cut, clipped = (str(w.message) for w in told)
-    assert cut.startswith("6 of 6 jets were cut to the 50 hardest particles: 60 more, with ") and cut.endswith("(first: jet 0)")
-    assert "of 360 particles were clipped in eta_rel, above 0.8" in clipped and clipped.endswith("(first: jet 2)")
+    assert cut.startswith(
+        "6 of 6 jets were cut to the 50 hardest particles: 60 more, with "
+    ) and cut.endswith("(first: jet 0)")
+    assert "of 360 particles were clipped in eta_rel, above 0.8" in clipped and clipped.endswith(
+        "(first: jet 2)"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with grid.counting(quiet=True):

@@ -1,4 +1,6 @@
-"""What a tokenizer's folder holds and what its fingerprint is must not change by itself: runs and token files name it."""
+"""What a tokenizer's folder holds and what its fingerprint is must not change by itself: runs and
+token files name it.
+"""
 
 import hashlib
 import json
@@ -24,7 +26,9 @@ def filled(network):
     with torch.no_grad():
         for i, (_, value) in enumerate(sorted(network.state_dict().items())):
             if value.is_floating_point():
-                value.copy_((((torch.arange(value.numel()) * 7 + i) % 17 - 8) / 64).view(value.shape))
+                value.copy_(
+                    (((torch.arange(value.numel()) * 7 + i) % 17 - 8) / 64).view(value.shape)
+                )
     return network
 
 
@@ -36,17 +40,41 @@ def learned(config, kind):
     return kind(config, filled(config.network()))
 
 
-# name -> what makes it, its fingerprint, the SHA-256 of its tokenizer.json and of its weights' names (the fingerprint is of their values)
+# name -> what makes it, its fingerprint, the SHA-256 of its tokenizer.json and of its weights'
+# names (the fingerprint is of their values)
 KEPT = {
     "Pixels": (lambda: PixelsConfig(4, 4).build(), "e5dfc6d57c9b", "145cfe5f33f3", None),
-    "VQPatches": (lambda: learned(VQPatchesConfig(4, 4, hidden=4, n_codes=4, code_size=2), VQPatches),
-                  "01a020e6f872", "7f4b2d28cb67", "db1b2b2a9315"),
-    "PixelLatents": (lambda: PixelLatentsConfig(4, 4).build(), "58dba9ebdbe9", "7f3a7eebf4d5", None),
-    "KLPatches": (lambda: learned(KLPatchesConfig(4, 4, hidden=4, latent_size=2), KLPatches),
-                  "9255ad84a661", "14de4adec372", "18fd5b9cba57"),
+    "VQPatches": (
+        lambda: learned(VQPatchesConfig(4, 4, hidden=4, n_codes=4, code_size=2), VQPatches),
+        "01a020e6f872",
+        "7f4b2d28cb67",
+        "db1b2b2a9315",
+    ),
+    "PixelLatents": (
+        lambda: PixelLatentsConfig(4, 4).build(),
+        "58dba9ebdbe9",
+        "7f3a7eebf4d5",
+        None,
+    ),
+    "KLPatches": (
+        lambda: learned(KLPatchesConfig(4, 4, hidden=4, latent_size=2), KLPatches),
+        "9255ad84a661",
+        "14de4adec372",
+        "18fd5b9cba57",
+    ),
     "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "74104b9200c2", None),
-    "DMel, causal": (lambda: DMelConfig.inkling_20hz().build(), "c7ed5f12fd67", "a9e855993e03", None),
-    "LogMel": (lambda: LogMel(LogMelConfig(), filled(Bands(80))), "0d8be23bcad4", "da6845dae07c", "1db797955efe"),
+    "DMel, causal": (
+        lambda: DMelConfig.inkling_20hz().build(),
+        "c7ed5f12fd67",
+        "a9e855993e03",
+        None,
+    ),
+    "LogMel": (
+        lambda: LogMel(LogMelConfig(), filled(Bands(80))),
+        "0d8be23bcad4",
+        "da6845dae07c",
+        "1db797955efe",
+    ),
 }
 
 
@@ -55,19 +83,35 @@ def test_fingerprint_and_folder_are_as_they_were(tmp_path, name):
     make, fingerprint, settings, weights = KEPT[name]
     tokenizer = make()
     tokenizer.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json"} | ({"weights.safetensors"} if weights else set())
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json"} | (
+        {"weights.safetensors"} if weights else set()
+    )
     assert digest((tmp_path / "tokenizer.json").read_bytes()) == settings
     if weights:
-        assert digest(json.dumps(sorted(load_file(tmp_path / "weights.safetensors"))).encode()) == weights
-    assert tokenizer.signature.fingerprint == fingerprint and load(tmp_path).signature == tokenizer.signature
+        assert (
+            digest(json.dumps(sorted(load_file(tmp_path / "weights.safetensors"))).encode())
+            == weights
+        )
+    assert (
+        tokenizer.signature.fingerprint == fingerprint
+        and load(tmp_path).signature == tokenizer.signature
+    )
 
 
 # the same for exact arithmetic on pixels: the frames themselves
-@pytest.mark.parametrize("name, frames", [("Pixels", "03aa9940ef49"), ("PixelLatents", "ce20530d66d8")])
+@pytest.mark.parametrize(
+    "name, frames", [("Pixels", "03aa9940ef49"), ("PixelLatents", "ce20530d66d8")]
+)
 def test_frames_are_as_they_were(name, frames):
     images = [((np.arange(16).reshape(4, 4) * 37 + i) % 256).astype(np.uint8) for i in range(3)]
     tokenizer = KEPT[name][0]()
     segments = tokenizer.encode_batch(images)
-    told = [(segment.values.tolist(), str(segment.values.dtype), dict(segment.info)) for segment in segments]
+    told = [
+        (segment.values.tolist(), str(segment.values.dtype), dict(segment.info))
+        for segment in segments
+    ]
     assert digest(json.dumps(told).encode()) == frames
-    assert all(np.array_equal(tokenizer.decode(s), image) for s, image in zip(segments, tokenizer.decode_batch(segments)))
+    assert all(
+        np.array_equal(tokenizer.decode(s), image)
+        for s, image in zip(segments, tokenizer.decode_batch(segments))
+    )

@@ -1,4 +1,6 @@
-"""dMel: parity with the two public front ends, exact quantisation, independence of batch and of pieces, length-exact decoding."""
+"""dMel: parity with the two public front ends, exact quantisation, independence of batch and of
+pieces, length-exact decoding.
+"""
 
 import numpy as np
 import pytest
@@ -27,7 +29,10 @@ def clips() -> list[np.ndarray]:
         "nine seven nine three two three",
         "eight four six two six four",
     )
-    return [resample(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000) for i, voice in enumerate(VOICES[:8])]
+    return [
+        resample(engine.say(words[i % 4], voice) / np.float32(32768), RATE_HZ, 16_000)
+        for i, voice in enumerate(VOICES[:8])
+    ]
 
 
 def noise(n: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
@@ -40,16 +45,23 @@ def test_parity_with_the_authors_package(config, stride_ms, clips):
     theirs = peer.DiscretizedLogMelFbank(peer.LogMelFbank(frame_stride_ms=stride_ms), n_bits=4)
     for clip in [*clips, noise(16_000), noise(515, 1), np.zeros(2000, np.float32)]:
         with torch.no_grad():
-            expected = theirs(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))[0][0, 1:-1].numpy()  # without bos and eos
+            expected = theirs(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))[0][
+                0, 1:-1
+            ].numpy()  # without bos and eos
         assert np.array_equal(config.build().encode(clip).codes, expected)
 
 
 def test_parity_with_inklings_front_end(clips):
-    inkling = pytest.importorskip("transformers.models.inkling.feature_extraction_inkling", reason="this transformers has no Inkling")
+    inkling = pytest.importorskip(
+        "transformers.models.inkling.feature_extraction_inkling",
+        reason="this transformers has no Inkling",
+    )
     extractor = inkling.InklingFeatureExtractor()
     levels = torch.linspace(-7, 2, 16, dtype=torch.float64).float()
     for clip in [*clips, noise(16_000), noise(3, 1)]:
-        mel = torch.as_tensor(extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"])[0]
+        mel = torch.as_tensor(
+            extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+        )[0]
         expected = (mel.clamp(-7, 2)[..., None] - levels).abs().argmin(-1).numpy()
         assert np.array_equal(PRESETS[2].build().encode(clip).codes, expected)
 
@@ -83,7 +95,9 @@ def test_gain_of_one_step_shifts_every_unclipped_code_by_one(clips):
     tokenizer = DMelConfig().build()
     quiet = [0.2 * clip for clip in clips]
     before = np.concatenate([s.codes for s in tokenizer.encode_batch(quiet)])
-    after = np.concatenate([s.codes for s in tokenizer.encode_batch([clip * np.float32(10**0.6) for clip in quiet])])
+    after = np.concatenate(
+        [s.codes for s in tokenizer.encode_batch([clip * np.float32(10**0.6) for clip in quiet])]
+    )
     inside = (before > 3) & (before < 15)  # above the floor of the magnitudes
     assert np.mean(after[inside] == before[inside] + 1) >= 0.999
 
@@ -95,7 +109,10 @@ def test_batch_equals_single(config, clips):
     together = tokenizer.encode_batch(mixed)
     for clip, segment in zip(mixed, together):
         alone = tokenizer.encode(clip)
-        assert np.array_equal(alone.codes, segment.codes) and alone.info == segment.info == {"n_samples": len(clip), "rate_hz": 16_000}
+        assert np.array_equal(alone.codes, segment.codes) and alone.info == segment.info == {
+            "n_samples": len(clip),
+            "rate_hz": 16_000,
+        }
         assert len(segment) == config.mel.n_frames(len(clip))
     for segment, sound in zip(together[6:], tokenizer.decode_batch(together[6:])):
         np.testing.assert_allclose(tokenizer.decode(segment), sound, atol=2e-3)
@@ -157,17 +174,26 @@ def test_intelligibility_of_the_round_trip(config, bar, worst, clips):
     from mmtok.nn.audio import stoi
 
     tokenizer = config.build()
-    scores = [stoi(clip, sound, 16_000) for clip, sound in zip(clips, tokenizer.decode_batch(tokenizer.encode_batch(clips)))]
+    scores = [
+        stoi(clip, sound, 16_000)
+        for clip, sound in zip(clips, tokenizer.decode_batch(tokenizer.encode_batch(clips)))
+    ]
     assert np.mean(scores) >= bar and min(scores) >= worst
     figures = tokenizer.fidelity(clips)
-    assert figures["stoi"] >= bar and figures["clipped_share"] == 0 and figures["kbps"] == config.kbps
+    assert (
+        figures["stoi"] >= bar and figures["clipped_share"] == 0 and figures["kbps"] == config.kbps
+    )
 
 
 def test_fidelity_of_short_clips_and_of_silence():
     pytest.importorskip("pystoi")
     tokenizer = DMelConfig().build()
     assert 0 < tokenizer.fidelity([noise(3000, i) for i in range(20)])["stoi"] < 1
-    assert set(tokenizer.fidelity([np.zeros(1000, np.float32)])) == {"stoi", "clipped_share", "kbps"}
+    assert set(tokenizer.fidelity([np.zeros(1000, np.float32)])) == {
+        "stoi",
+        "clipped_share",
+        "kbps",
+    }
 
 
 @pytest.mark.parametrize(
@@ -201,7 +227,10 @@ def test_codes_of_another_tokenizer_are_refused(segment):
         DMelConfig().build().decode(segment)
 
 
-@pytest.mark.parametrize("config", [*PRESETS, DMelConfig(mel=MelSpec(rate_hz=8000, n_mels=40, fmax_hz=4000.0), n_levels=32)])
+@pytest.mark.parametrize(
+    "config",
+    [*PRESETS, DMelConfig(mel=MelSpec(rate_hz=8000, n_mels=40, fmax_hz=4000.0), n_levels=32)],
+)
 def test_save_load(config, tmp_path):
     tokenizer = config.build()
     tokenizer.save(tmp_path / "speech")
@@ -215,13 +244,21 @@ def test_fingerprint_tells_codes_apart_but_not_vocoders(tmp_path):
     from mmtok.tokenizers.vocoders import GriffinLimConfig
 
     assert len({config.build().signature.fingerprint for config in PRESETS}) == 3
-    assert DMelConfig(vocoder=GriffinLimConfig(n_iterations=8)).build().signature == DMelConfig().build().signature
+    assert (
+        DMelConfig(vocoder=GriffinLimConfig(n_iterations=8)).build().signature
+        == DMelConfig().build().signature
+    )
     (tmp_path / "tokenizer.json").write_text('{"kind": "DMel", "mel": {"n_fft": 512}, "colour": 3}')
     with pytest.raises(UserError):
         DMel.load(tmp_path)
 
 
 def test_impossible_settings_are_refused():
-    for wrong in ({"mel": MelSpec(hop_samples=0)}, {"n_levels": 1}, {"low": 3.0}, {"high": float("nan")}):
+    for wrong in (
+        {"mel": MelSpec(hop_samples=0)},
+        {"n_levels": 1},
+        {"low": 3.0},
+        {"high": float("nan")},
+    ):
         with pytest.raises(UserError, match="DMelConfig"):
             DMelConfig(**wrong)

@@ -1,4 +1,6 @@
-"""Log-mel latents: standardised over the training clips, the spectrogram exact to rounding, sound no worse than from rounded levels."""
+"""Log-mel latents: standardised over the training clips, the spectrogram exact to rounding, sound
+no worse than from rounded levels.
+"""
 
 import numpy as np
 import pytest
@@ -22,11 +24,18 @@ def noise(n, seed=0, level=0.1):
 
 
 def vowels(n=24_000):
-    """Something like speech that needs no engine: a voice of changing pitch, its harmonics loud around three moving formants."""
+    """Something like speech that needs no engine: a voice of changing pitch, its harmonics loud
+    around three moving formants.
+    """
     t = np.arange(n) / 16_000
     phase = 2 * np.pi * np.cumsum(110 + 20 * np.sin(2 * np.pi * 1.3 * t)) / 16_000
-    formants = [(f + d * np.sin(2 * np.pi * r * t), w) for f, d, r, w in ((500, 250, 2.1, 90), (1500, 500, 1.7, 120), (2500, 200, 2.9, 160))]
-    tone = lambda k: np.sin(k * phase) / k * sum(np.exp(-(((110 * k - f) / w) ** 2) / 2) for f, w in formants)
+    formants = [
+        (f + d * np.sin(2 * np.pi * r * t), w)
+        for f, d, r, w in ((500, 250, 2.1, 90), (1500, 500, 1.7, 120), (2500, 200, 2.9, 160))
+    ]
+    tone = lambda k: (
+        np.sin(k * phase) / k * sum(np.exp(-(((110 * k - f) / w) ** 2) / 2) for f, w in formants)
+    )
     sound = sum(map(tone, range(1, 40))) * (0.6 + 0.4 * np.sin(2 * np.pi * 3.7 * t))
     return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
 
@@ -45,7 +54,10 @@ def test_latents_are_standardised_over_the_training_clips(tokenizer):
     np.testing.assert_allclose(latents.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(latents.var(0), 1, atol=1e-5)
     figures = tokenizer.fidelity(CLIPS)
-    assert figures["spread_least"] == pytest.approx(1) == figures["spread_most"] and tokenizer.fidelity([]) == {}
+    assert (
+        figures["spread_least"] == pytest.approx(1) == figures["spread_most"]
+        and tokenizer.fidelity([]) == {}
+    )
 
 
 def test_more_clips_than_are_read_at_once_count_alike(tokenizer):
@@ -65,7 +77,9 @@ def test_batch_equals_single(tokenizer):
     together = tokenizer.encode_batch(mixed)
     for clip, segment in zip(mixed, together):
         alone = tokenizer.encode(clip)
-        assert np.array_equal(alone.latents, segment.latents) and segment.latents.dtype == np.float32
+        assert (
+            np.array_equal(alone.latents, segment.latents) and segment.latents.dtype == np.float32
+        )
         assert alone.info == segment.info == {"n_samples": len(clip), "rate_hz": 16_000}
         assert len(segment) == tokenizer.config.mel.n_frames(len(clip))
     for segment, sound in zip(together[-4:], tokenizer.decode_batch(together[-4:])):
@@ -109,7 +123,10 @@ def test_speech_is_no_worse_than_from_rounded_levels():
     from mmtok.sources.speech import VOICES
 
     engine = Espeak()
-    clips = [resample(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000) for v in VOICES[:6]]
+    clips = [
+        resample(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000)
+        for v in VOICES[:6]
+    ]
     for ours, rounded in zip(PRESETS, (DMelConfig.apple_80hz(), DMelConfig.apple_40hz())):
         assert ours.fit(clips).fidelity(clips)["stoi"] >= rounded.build().fidelity(clips)["stoi"]
 
@@ -124,9 +141,15 @@ def test_silent_bands_stay_silent():
 def test_save_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "speech")
     again = load(tmp_path / "speech")
-    assert isinstance(again, LogMel) and again.config == tokenizer.config and again.signature == tokenizer.signature
+    assert (
+        isinstance(again, LogMel)
+        and again.config == tokenizer.config
+        and again.signature == tokenizer.signature
+    )
     assert np.array_equal(again.encode(CLIPS[0]).latents, tokenizer.encode(CLIPS[0]).latents)
-    assert np.array_equal(again.decode(again.encode(CLIPS[0])), tokenizer.decode(tokenizer.encode(CLIPS[0])))
+    assert np.array_equal(
+        again.decode(again.encode(CLIPS[0])), tokenizer.decode(tokenizer.encode(CLIPS[0]))
+    )
 
 
 def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
@@ -134,8 +157,24 @@ def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
     tokenizer.save(tmp_path / "t")
     write_sound(tmp_path / "a.wav", CLIPS[0])
     words = ["--tokenizer", str(tmp_path / "t")]
-    assert main(["tokenize", "speech", str(tmp_path / "a.wav"), "-o", str(tmp_path / "t.parquet"), *words, "--check"]) == 0
-    assert main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "again"), *words]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                "speech",
+                str(tmp_path / "a.wav"),
+                "-o",
+                str(tmp_path / "t.parquet"),
+                *words,
+                "--check",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(["detokenize", str(tmp_path / "t.parquet"), "-o", str(tmp_path / "again"), *words])
+        == 0
+    )
     (path,) = (tmp_path / "again").glob("*.wav")
     assert len(read_sound(path, 16_000)) == len(CLIPS[0])
     capsys.readouterr()
@@ -158,10 +197,16 @@ def test_other_spectrograms(tmp_path):
 
 # ---- bad input
 
-@pytest.mark.parametrize("signal, complaint", [
-    (np.zeros(0, np.float32), "no samples"), (np.zeros((2, 100), np.float32), "mono"), (np.zeros(100, np.int16), "32768"),
-    (np.array([0.0, np.nan, 0.0]), "sample 1 is NaN"),
-])
+
+@pytest.mark.parametrize(
+    "signal, complaint",
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.zeros((2, 100), np.float32), "mono"),
+        (np.zeros(100, np.int16), "32768"),
+        (np.array([0.0, np.nan, 0.0]), "sample 1 is NaN"),
+    ],
+)
 def test_bad_signals_are_refused(tokenizer, signal, complaint):
     for take in (tokenizer.encode, lambda clip: tokenizer.config.fit([clip])):
         with pytest.raises(UserError, match=complaint):

@@ -1,4 +1,6 @@
-"""Sound in blocks: as long as the whole clip's, as intelligible, and never further behind its frames than it says."""
+"""Sound in blocks: as long as the whole clip's, as intelligible, and never further behind its
+frames than it says.
+"""
 
 import numpy as np
 import pytest
@@ -12,20 +14,35 @@ from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
 
-PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_20hz(), DMelConfig(mel=MelSpec(hop_samples=800))]
+PRESETS = [
+    DMelConfig.apple_80hz(),
+    DMelConfig.apple_40hz(),
+    DMelConfig.inkling_20hz(),
+    DMelConfig(mel=MelSpec(hop_samples=800)),
+]
 
 
 def chirp(seconds: float, level: float = 0.3) -> np.ndarray:
-    """Three gliding tones with a swell of four a second, and some noise: something of each that speech has."""
+    """Three gliding tones with a swell of four a second, and some noise: something of each that
+    speech has.
+    """
     t = np.arange(int(16_000 * seconds)) / 16_000
-    tones = sum(np.sin(2 * np.pi * (f * t + 60 * np.sin(3 * t))) / k for k, f in enumerate((180, 700, 2300), 1))
+    tones = sum(
+        np.sin(2 * np.pi * (f * t + 60 * np.sin(3 * t))) / k
+        for k, f in enumerate((180, 700, 2300), 1)
+    )
     swell = 0.55 + 0.45 * np.sin(2 * np.pi * 4 * t)
-    return (level * swell * (tones / 2 + 0.05 * np.random.default_rng(0).standard_normal(len(t)))).astype(np.float32)
+    return (
+        level * swell * (tones / 2 + 0.05 * np.random.default_rng(0).standard_normal(len(t)))
+    ).astype(np.float32)
 
 
 def streamed(tokenizer, values, pieces=1):
     stream = SoundStream(tokenizer)
-    return np.concatenate([stream.push(values[a : a + pieces]) for a in range(0, len(values), pieces)] + [stream.finish()])
+    return np.concatenate(
+        [stream.push(values[a : a + pieces]) for a in range(0, len(values), pieces)]
+        + [stream.finish()]
+    )
 
 
 @pytest.mark.parametrize("config", PRESETS)
@@ -56,11 +73,17 @@ def test_the_pieces_in_which_frames_come_change_nothing():
 
 @pytest.mark.parametrize("config, least", [(PRESETS[0], 0.94), (PRESETS[1], 0.9)])
 def test_streamed_and_whole_are_alike_in_magnitude_also_at_the_seams(config, least):
-    """The share of the spectrum's energy that comes back; a click at a seam would fill the frames about it with what is not there."""
+    """The share of the spectrum's energy that comes back; a click at a seam would fill the frames
+    about it with what is not there.
+    """
     tokenizer, clip = config.build(), chirp(2.0)
     segment = tokenizer.encode(clip)
     wanted = 10 ** tokenizer.log_mel(segment).numpy()
-    share = lambda x: 1 - np.square(10 ** log_mel([torch.from_numpy(x)], config.mel)[0].numpy() - wanted).sum() / np.square(wanted).sum()
+    share = lambda x: (
+        1
+        - np.square(10 ** log_mel([torch.from_numpy(x)], config.mel)[0].numpy() - wanted).sum()
+        / np.square(wanted).sum()
+    )
     sound = streamed(tokenizer, segment.codes)
     whole = tokenizer.decode(Segment("speech", codes=segment.codes))
     assert share(sound) > min(least, share(whole) - 0.03)
@@ -75,7 +98,9 @@ def test_where_sound_is_too_loud_the_gain_falls():
 def test_latents_are_streamed_too():
     tokenizer = LogMelConfig.apple_40hz().fit([chirp(1.0)])
     latents = tokenizer.encode(chirp(1.0)).latents
-    assert len(streamed(tokenizer, latents)) == len(tokenizer.decode(Segment("speech", latents=latents)))
+    assert len(streamed(tokenizer, latents)) == len(
+        tokenizer.decode(Segment("speech", latents=latents))
+    )
 
 
 def test_what_is_no_griffin_lim_is_refused():
@@ -91,7 +116,9 @@ def test_streamed_speech_is_as_intelligible_as_the_whole_clip(config, least):
     pytest.importorskip("pystoi")
     from mmtok.sources.espeak import RATE_HZ, Espeak
 
-    clip = resample(Espeak().say("three one four one five nine", "en-us") / np.float32(32768), RATE_HZ, 16_000)
+    clip = resample(
+        Espeak().say("three one four one five nine", "en-us") / np.float32(32768), RATE_HZ, 16_000
+    )
     tokenizer = config.build()
     codes = tokenizer.encode(clip).codes
     whole, sound = tokenizer.decode(Segment("speech", codes=codes)), streamed(tokenizer, codes)

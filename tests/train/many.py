@@ -1,7 +1,9 @@
-"""What test_processes.py looks at: small trainings by one, two and three processes, forked so that torch is imported once.
+"""What test_processes.py looks at: small trainings by one, two and three processes, forked so that
+torch is imported once.
 
-    python many.py FOLDER             writes FOLDER/NAME.json: what process 0 saw of the training NAME, and what the others did
-    python many.py FOLDER compiled    then those whose blocks are compiled, which takes half a minute
+python many.py FOLDER             writes FOLDER/NAME.json: what process 0 saw of the training NAME,
+                                  and what the others did
+python many.py FOLDER compiled    then those whose blocks are compiled, which takes half a minute
 """
 
 import json
@@ -31,9 +33,22 @@ from mmtok.train.distributed import joined, whole  # noqa: E402
 from mmtok.train.trainer import TrainConfig, Trainer  # noqa: E402
 
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
-CONFIG = TrainConfig(steps=8, batch_size=4, seq_len=64, learning_rate=5e-3, warmup=3, precision="float32", grad_clip=0.7, log_every=1)
+CONFIG = TrainConfig(
+    steps=8,
+    batch_size=4,
+    seq_len=64,
+    learning_rate=5e-3,
+    warmup=3,
+    precision="float32",
+    grad_clip=0.7,
+    log_every=1,
+)
 TASKS = (Task(("caption",), ("speech",), cond_dropout=0.3), Task(("caption",), ("jets",)))
-COMPILED = {"two-compiled": {}, "two-sharded-compiled": {"fsdp": True}, "two-sharded-compiled-recomputed": {"fsdp": True, "activation_checkpointing": 1}}
+COMPILED = {
+    "two-compiled": {},
+    "two-sharded-compiled": {"fsdp": True},
+    "two-sharded-compiled-recomputed": {"fsdp": True, "activation_checkpointing": 1},
+}
 JETS = 1  # the number of their task
 CUT = 4
 
@@ -43,7 +58,9 @@ class Apart(Loader):
 
     def items(self, step):
         documents = [item for row in super().items(step) for item in row]
-        jets, others = ([x for x in documents if (x.task == JETS) is wanted] for wanted in (True, False))
+        jets, others = (
+            [x for x in documents if (x.task == JETS) is wanted] for wanted in (True, False)
+        )
         return [jets[:3], others[:3], jets[3:6], others[3:6]][: self.batch_size]
 
 
@@ -51,30 +68,62 @@ def trainer(home, name, processes, config=CONFIG):
     torch.manual_seed(0)
     vocabulary = Vocabulary(TOY)
     trunk = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
-    lm = LM(DecoderConfig(trunk, {"speech": Parallel(), "jets": Chained(8)}, channel_size=4, totals={"jets": 3}), vocabulary)
+    lm = LM(
+        DecoderConfig(
+            trunk, {"speech": Parallel(), "jets": Chained(8)}, channel_size=4, totals={"jets": 3}
+        ),
+        vocabulary,
+    )
     corrupt = {"speech": InputMasking(span_prob=0.5, n_freq_masks=1, freq_mask_width=3)}
-    loader = Apart([read_tokens(home / "toy.parquet")], TASKS, vocabulary, corrupt, config.batch_size, config.seq_len, config.seed)
+    loader = Apart(
+        [read_tokens(home / "toy.parquet")],
+        TASKS,
+        vocabulary,
+        corrupt,
+        config.batch_size,
+        config.seq_len,
+        config.seed,
+    )
     return Trainer(lm, loader, config, home / name, lambda line: None, processes)
 
 
 def write_data(home):
     rng = np.random.default_rng(0)
     signatures, segment = Vocabulary(TOY).signatures, segment_maker(Vocabulary(TOY), rng)
-    rows = [{"caption": segment("text", rng.integers(1, 5)), m: segment(m, rng.integers(1, 9))} for m in ["speech"] * 30 + ["jets"] * 30]
-    write_tokens(home / "toy.parquet", {"caption": signatures["text"], "speech": signatures["speech"], "jets": signatures["jets"]}, rows)
+    rows = [
+        {"caption": segment("text", rng.integers(1, 5)), m: segment(m, rng.integers(1, 9))}
+        for m in ["speech"] * 30 + ["jets"] * 30
+    ]
+    write_tokens(
+        home / "toy.parquet",
+        {"caption": signatures["text"], "speech": signatures["speech"], "jets": signatures["jets"]},
+        rows,
+    )
 
 
 def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
-    """Steps up to `until`, from the checkpoints of the training `resume` where one is named; FOLDER/NAME.json tells of them."""
+    """Steps up to `until`, from the checkpoints of the training `resume` where one is named;
+    FOLDER/NAME.json tells of them.
+    """
     if resume:
         processes.by_first(lambda: shutil.copytree(home / resume, home / name))
     it = trainer(home, name, processes, replace(CONFIG, **changes))
-    told = {"resumed": it.resume(), "steps": [], "sharded": it.sharded, "weights": sum(p.numel() for p in it.lm.parameters()),
-            "held": sum(getattr(p, "to_local", lambda: p)().numel() for p in it.lm.parameters())}
+    told = {
+        "resumed": it.resume(),
+        "steps": [],
+        "sharded": it.sharded,
+        "weights": sum(p.numel() for p in it.lm.parameters()),
+        "held": sum(getattr(p, "to_local", lambda: p)().numel() for p in it.lm.parameters()),
+    }
     while it.step < until:
         batch = it.loader.batch(it.step, processes.rank, processes.world)
-        counts = processes.everyones(len(batch.channels.get("jets", ()))), processes.everyones(len(batch.ids))
-        told["steps"].append({"step": it.step} | it.update() | {"jets": counts[0], "rows": counts[1]})
+        counts = (
+            processes.everyones(len(batch.channels.get("jets", ()))),
+            processes.everyones(len(batch.ids)),
+        )
+        told["steps"].append(
+            {"step": it.step} | it.update() | {"jets": counts[0], "rows": counts[1]}
+        )
     touched = sum(p in it.optimizer.state for p in it.names)
     told["untouched"] = sum(processes.everyones(len(it.names) - touched))
     it.save()
@@ -101,7 +150,15 @@ def by_two(home, processes):
     train(home, "two-muon", processes, 3, optimizer="muon")
     train(home, "two-sharded-muon", processes, 3, fsdp=True, optimizer="muon")
     train(home, "two-sharded-recomputed", processes, 3, fsdp=True, activation_checkpointing=2)
-    train(home, "two-sharded-bf16-recomputed", processes, 3, fsdp=True, precision="bf16", activation_checkpointing=1)
+    train(
+        home,
+        "two-sharded-bf16-recomputed",
+        processes,
+        3,
+        fsdp=True,
+        precision="bf16",
+        activation_checkpointing=1,
+    )
 
 
 def by_two_compiled(home, processes):
@@ -151,6 +208,7 @@ def note(home, name, processes, text):
 
 def by(n, work, home):
     """Run work(home, processes) in n processes; returns their exit codes."""
+
     def one(rank):
         try:
             with joined() as processes:
@@ -167,7 +225,17 @@ def main(home, compiled=False):
     torch.set_num_threads(1)
     if not compiled:
         write_data(home)
-    codes, plain = {}, [(1, by_one), (2, by_two), (3, by_three), (1, by_one_again), (2, first_fails), (2, one_dies)]
+    codes, plain = (
+        {},
+        [
+            (1, by_one),
+            (2, by_two),
+            (3, by_three),
+            (1, by_one_again),
+            (2, first_fails),
+            (2, one_dies),
+        ],
+    )
     for n, work in [(2, by_two_compiled)] if compiled else plain:
         start = time.monotonic()
         codes[work.__name__] = by(n, work, home)

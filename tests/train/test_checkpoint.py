@@ -23,15 +23,23 @@ from mmtok.train.checkpoint import (
 
 def of(step, **more):
     generator = torch.Generator().manual_seed(step)
-    weights = {"a.weight": torch.randn(4, 3, generator=generator), "b": torch.randn(5, generator=generator)}
-    return Checkpoint({"weights": weights, "optimizer": {"b:step": torch.tensor(float(step))}}, {"step": step, "vocabulary": "abc", **more})
+    weights = {
+        "a.weight": torch.randn(4, 3, generator=generator),
+        "b": torch.randn(5, generator=generator),
+    }
+    return Checkpoint(
+        {"weights": weights, "optimizer": {"b:step": torch.tensor(float(step))}},
+        {"step": step, "vocabulary": "abc", **more},
+    )
 
 
 def same(a, b):
     """Equal states, and tensors equal bit for bit."""
     assert a.state == b.state and a.tensors.keys() == b.tensors.keys()
     for stem, tensors in a.tensors.items():
-        assert tensors.keys() == b.tensors[stem].keys() and all(torch.equal(x, b.tensors[stem][k]) for k, x in tensors.items())
+        assert tensors.keys() == b.tensors[stem].keys() and all(
+            torch.equal(x, b.tensors[stem][k]) for k, x in tensors.items()
+        )
     return True
 
 
@@ -71,7 +79,11 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch, fail
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", crash) if fails == "rename" else patch.setattr(room, fails, crash)
+        (
+            patch.setattr(os, "rename", crash)
+            if fails == "rename"
+            else patch.setattr(room, fails, crash)
+        )
         with pytest.raises(OSError):
             save_checkpoint(tmp_path, of(2))
     assert names(tmp_path) == ["step-000001"] and same(load_checkpoint(tmp_path), of(1))
@@ -87,7 +99,9 @@ def test_what_a_killed_process_left_behind_is_ignored_and_swept_away(tmp_path):
     assert names(tmp_path) == ["step-000001", "step-000003"]
 
 
-def test_old_ones_that_a_killed_process_had_not_removed_go_with_the_next_and_damaged_later_ones_keep_no_sound_one_out(tmp_path):
+def test_old_ones_that_a_killed_process_had_not_removed_go_with_the_next_and_damaged_later_ones_keep_no_sound_one_out(
+    tmp_path,
+):
     for step in (1, 2, 3, 4, 5):
         save_checkpoint(tmp_path, of(step), keep=9)
     (tmp_path / "step-000001" / "weights.safetensors").unlink()
@@ -102,7 +116,11 @@ def test_old_ones_that_a_killed_process_had_not_removed_go_with_the_next_and_dam
 
 
 def damage(path, how):
-    files = {"cut": "weights.safetensors", "flip": "optimizer.safetensors", "gone": "weights.safetensors"}
+    files = {
+        "cut": "weights.safetensors",
+        "flip": "optimizer.safetensors",
+        "gone": "weights.safetensors",
+    }
     target = path / files.get(how, "state.json")
     content = target.read_bytes()
     match how:
@@ -126,7 +144,17 @@ def damage(path, how):
             target.write_text(json.dumps({"step": 2}))
 
 
-HOWS = ["cut", "flip", "gone", "no state", "empty state", "not JSON", "a list", "another step", "no files"]
+HOWS = [
+    "cut",
+    "flip",
+    "gone",
+    "no state",
+    "empty state",
+    "not JSON",
+    "a list",
+    "another step",
+    "no files",
+]
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -134,7 +162,9 @@ def test_a_damaged_one_is_said_and_the_one_before_is_used(tmp_path, how):
     for step in (1, 2):
         save_checkpoint(tmp_path, of(step))
     damage(tmp_path / "step-000002", how)
-    with pytest.warns(UserWarning, match=r"step-000002 is damaged .*; using the one before it") as said:
+    with pytest.warns(
+        UserWarning, match=r"step-000002 is damaged .*; using the one before it"
+    ) as said:
         assert same(load_checkpoint(tmp_path), of(1))
     assert len(said) == 1 and "\n" not in str(said[0].message)
     save_checkpoint(tmp_path, of(2))  # the resumed run reaches that step again
@@ -146,7 +176,9 @@ def test_none_readable_is_refused(tmp_path):
     for step, how in ((1, "cut"), (2, "no state")):
         save_checkpoint(tmp_path, of(step))
         damage(tmp_path / f"step-{step:06d}", how)
-    with pytest.raises(UserError, match="none of the checkpoints in .* can be read; remove the folder"):
+    with pytest.raises(
+        UserError, match="none of the checkpoints in .* can be read; remove the folder"
+    ):
         load_checkpoint(tmp_path)
 
 
@@ -154,22 +186,34 @@ def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
     def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError) as error:
         save_checkpoint(tmp_path, of(1))
-    assert error.value.errno == errno.ENOSPC and error.value.filename.endswith("weights.safetensors") and names(tmp_path) == []
+    assert (
+        error.value.errno == errno.ENOSPC
+        and error.value.filename.endswith("weights.safetensors")
+        and names(tmp_path) == []
+    )
 
 
 def test_an_optimiser_comes_back_bit_for_bit():
     def made():
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
-        return layer, torch.optim.AdamW(layer.parameters(), fused=True), {p: n for n, p in layer.named_parameters()}
+        return (
+            layer,
+            torch.optim.AdamW(layer.parameters(), fused=True),
+            {p: n for n, p in layer.named_parameters()},
+        )
 
     def step(layer, optimizer, seed):
-        layer(torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        layer(
+            torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+        ).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -177,7 +221,9 @@ def test_an_optimiser_comes_back_bit_for_bit():
     step(layer, optimizer, 1)
     other, fresh, names_of = made()
     other.load_state_dict(layer.state_dict())
-    restore_optimizer(fresh, names_of, {k: v.clone() for k, v in optimizer_tensors(optimizer, by).items()})
+    restore_optimizer(
+        fresh, names_of, {k: v.clone() for k, v in optimizer_tensors(optimizer, by).items()}
+    )
     step(layer, optimizer, 2)
     step(other, fresh, 2)
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), other.parameters()))

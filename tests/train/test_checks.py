@@ -1,4 +1,6 @@
-"""What heads take for granted is held against tasks and data before training: both numbers are told, and nothing where they fit."""
+"""What heads take for granted is held against tasks and data before training: both numbers are
+told, and nothing where they fit.
+"""
 
 import json
 import warnings
@@ -36,21 +38,39 @@ GRID = lambda column, **more: GridDiffusion(schedule=column, network=DiTConfig(1
 
 def lm_of(signature, head):
     trunk = TransformerConfig(1, 16, 2, 2, 24)
-    return LM(DecoderConfig(trunk, {signature.modality: head}), Vocabulary([Signature("text", (4,)), signature]))
+    return LM(
+        DecoderConfig(trunk, {signature.modality: head}),
+        Vocabulary([Signature("text", (4,)), signature]),
+    )
 
 
 def told(signature, head, latents, tmp_path):
-    """What is said of a head that is to learn these latents (N, T, D), which lie in one of two fields of that modality."""
+    """What is said of a head that is to learn these latents (N, T, D), which lie in one of two
+    fields of that modality.
+    """
     rows = [{"a": Segment(signature.modality, latents=x.astype(np.float32))} for x in latents]
-    rows += [{"b": Segment(signature.modality, latents=(99 * x).astype(np.float32))} for x in latents]  # is not made
+    rows += [
+        {"b": Segment(signature.modality, latents=(99 * x).astype(np.float32))} for x in latents
+    ]  # is not made
     write_tokens(tmp_path / "t.parquet", {"a": signature, "b": signature}, rows)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        note_spreads(lm_of(signature, head), lambda: [read_tokens(tmp_path / "t.parquet")], {"a": signature.modality}, 0)
+        note_spreads(
+            lm_of(signature, head),
+            lambda: [read_tokens(tmp_path / "t.parquet")],
+            {"a": signature.modality},
+            0,
+        )
     return [str(w.message) for w in caught]
 
 
-@pytest.mark.parametrize("make, signature", [(FRAMES, Signature("voice", latent_size=3)), (GRID, Signature("voice", latent_size=3, frames=4))])
+@pytest.mark.parametrize(
+    "make, signature",
+    [
+        (FRAMES, Signature("voice", latent_size=3)),
+        (GRID, Signature("voice", latent_size=3, frames=4)),
+    ],
+)
 def test_a_sigma_data_that_does_not_fit_is_told_with_both_numbers(make, signature, rng, tmp_path):
     latents = 2 * rng.normal(size=(50, 4, 3))
     rms = np.sqrt(np.square(latents).mean())
@@ -64,10 +84,14 @@ def test_a_sigma_data_that_does_not_fit_is_told_with_both_numbers(make, signatur
 
 
 def test_frames_of_a_few_segments_that_differ_in_loudness_count_as_few(tmp_path, rng):
-    """Five of 200 frames say little of the spread of all, and one says nothing; four hundred times too wide is told."""
+    """Five of 200 frames say little of the spread of all, and one says nothing; four hundred times
+    too wide is told.
+    """
     signature = Signature("voice", latent_size=3)
     latents = rng.normal(size=(5, 200, 3)) * np.array([0.3, 0.5, 1.0, 1.2, 1.6])[:, None, None]
-    heads = [FRAMES(EDM(sigma_data=1.15 * s * np.sqrt(np.square(latents).mean()))) for s in (1, 400)]
+    heads = [
+        FRAMES(EDM(sigma_data=1.15 * s * np.sqrt(np.square(latents).mean()))) for s in (1, 400)
+    ]
     assert [len(told(signature, head, latents, tmp_path)) for head in heads] == [0, 1]
     assert told(signature, heads[0], latents[:1], tmp_path) == []
 
@@ -76,14 +100,31 @@ def test_discrete_data_count_as_wide_as_training_spreads_them(tmp_path, rng):
     signature = Signature("image", latent_size=2, frames=2, cells=2)
     latents = rng.choice([-0.5, 0.5], (400, 2, 2))
     spread = np.sqrt(0.25 + 1 / 12)
-    for sigma_data, dequantise, n in ((spread, True, 0), (0.5, False, 0), (0.5, True, 1), (spread, False, 1)):
-        assert len(told(signature, GRID(EDM(sigma_data=sigma_data), dequantise=dequantise), latents, tmp_path)) == n
+    for sigma_data, dequantise, n in (
+        (spread, True, 0),
+        (0.5, False, 0),
+        (0.5, True, 1),
+        (spread, False, 1),
+    ):
+        assert (
+            len(
+                told(
+                    signature,
+                    GRID(EDM(sigma_data=sigma_data), dequantise=dequantise),
+                    latents,
+                    tmp_path,
+                )
+            )
+            == n
+        )
 
 
 def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
     """Means over squares of 2 x 2 independent numbers have half their spread."""
     signature, network = Signature("image", latent_size=4, frames=4), UNetConfig((4,), 1, 1)
-    stages = lambda *spreads: Cascade(tuple(Stage(schedule=EDM(sigma_data=s), network=network) for s in spreads), patch=2)
+    stages = lambda *spreads: Cascade(
+        tuple(Stage(schedule=EDM(sigma_data=s), network=network) for s in spreads), patch=2
+    )
     latents = rng.normal(size=(500, 4, 4))
     assert told(signature, stages(0.5, 1.0), latents, tmp_path) == []
     (text,) = told(signature, stages(1.0, 1.0), latents, tmp_path)
@@ -93,55 +134,139 @@ def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
 @pytest.mark.parametrize("dial", [{"infill": 0.5}, {"max_target_frames": 2}])
 def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
     fields, task = {"caption": "text", "image": "image"}, Task(("caption",), ("image",), **dial)
-    whole = [lm_of(Signature("image", latent_size=3, frames=4), GRID(CondOT())), lm_of(Signature("image", (5,), frames=4), MaskedDiffusion(DiTConfig(1, 8, 1)))]
+    whole = [
+        lm_of(Signature("image", latent_size=3, frames=4), GRID(CondOT())),
+        lm_of(Signature("image", (5,), frames=4), MaskedDiffusion(DiTConfig(1, 8, 1))),
+    ]
     for lm, head in zip(whole, ("GridDiffusion", "MaskedDiffusion")):
-        with pytest.raises(UserError, match=f"caption -> image: its {next(iter(dial))} is .*{head} draws image as a whole"):
+        with pytest.raises(
+            UserError,
+            match=f"caption -> image: its {next(iter(dial))} is .*{head} draws image as a whole",
+        ):
             check_cuts(lm, [task], fields)
-        check_cuts(lm, [Task(("caption",), ("image",)), Task(("image",), ("caption",), **dial)], fields)
+        check_cuts(
+            lm, [Task(("caption",), ("image",)), Task(("image",), ("caption",), **dial)], fields
+        )
     check_cuts(lm_of(Signature("image", latent_size=3, frames=4), FRAMES(CondOT())), [task], fields)
 
 
 def test_guidance_needs_what_it_leads_away_from():
     fields = {"caption": "text", "image": "image", "view": "image"}
-    given, left_out = Task(("caption",), ("image",)), Task(("caption",), ("image",), cond_dropout=0.1)
+    given, left_out = (
+        Task(("caption",), ("image",)),
+        Task(("caption",), ("image",), cond_dropout=0.1),
+    )
     guided = {"image": Sampling(guidance=1.5)}
     for tasks in ([given], [Task((), ("image",)), replace(given, targets=("view",)), left_out]):
-        with pytest.raises(UserError, match=rf"sampling.image.guidance is 1.5, .* set tasks.{len(tasks) // 2}.cond_dropout above 0"):
+        with pytest.raises(
+            UserError,
+            match=(
+                rf"sampling.image.guidance is 1.5, .* set tasks.{len(tasks) // 2}.cond_dropout"
+                r" above 0"
+            ),
+        ):
             check_guidance(tasks, fields, guided)
         check_guidance(tasks, fields, {"image": Sampling(), "text": Sampling(guidance=2.0)})
     # of equal orders prompts ask the first; one that is cut short is never asked
-    check_guidance([replace(given, max_target_frames=3), left_out, replace(given, targets=("view",)), Task(("image",), ("caption",))], fields, guided)
+    check_guidance(
+        [
+            replace(given, max_target_frames=3),
+            left_out,
+            replace(given, targets=("view",)),
+            Task(("image",), ("caption",)),
+        ],
+        fields,
+        guided,
+    )
 
 
 def test_pairing_under_a_condition_is_warned_of():
     pytest.importorskip("ot")
-    signature, fields = Signature("image", latent_size=3, frames=4), {"caption": "text", "image": "image"}
+    signature, fields = (
+        Signature("image", latent_size=3, frames=4),
+        {
+            "caption": "text",
+            "image": "image",
+        },
+    )
     given, alone = Task(("caption",), ("image",)), Task((), ("image",))
     paired, plain = lm_of(signature, GRID(CondOT(), pairing=True)), lm_of(signature, GRID(CondOT()))
-    with pytest.warns(UserWarning, match="image: pairing noise by optimal transport ties it to the condition of task caption -> image"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "image: pairing noise by optimal transport ties it to the condition of task caption ->"
+            " image"
+        ),
+    ):
         note_pairing(paired, [given], fields)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        note_pairing(paired, [alone, Task(("caption",), ("image",), cond_dropout=1.0), Task(("image",), ("caption",))], fields)
+        note_pairing(
+            paired,
+            [
+                alone,
+                Task(("caption",), ("image",), cond_dropout=1.0),
+                Task(("image",), ("caption",)),
+            ],
+            fields,
+        )
         note_pairing(plain, [given], fields)
 
 
 def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
-    words = [*tiny_words, "--tokenizers.image", '{"kind": "PixelLatentsConfig", "height": 4, "width": 4, "levels": 4}', "--input_masking", "{}",
-             "--train.steps", "1"]
+    words = [
+        *tiny_words,
+        "--tokenizers.image",
+        '{"kind": "PixelLatentsConfig", "height": 4, "width": 4, "levels": 4}',
+        "--input_masking",
+        "{}",
+        "--train.steps",
+        "1",
+    ]
     heads = {"speech": {"kind": "Parallel"}, "jets": {"kind": "Chained"}}
-    grid = {"kind": "GridDiffusion", "network": {"kind": "DiTConfig", "depth": 1, "width": 8, "n_heads": 1}, "patch": 2, "schedule": {"kind": "EDM"}}
-    asked = lambda out, heads, *more: main(["train", *words, "-o", str(tmp_path / out), "--model.heads", json.dumps(heads), *more])
+    grid = {
+        "kind": "GridDiffusion",
+        "network": {"kind": "DiTConfig", "depth": 1, "width": 8, "n_heads": 1},
+        "patch": 2,
+        "schedule": {"kind": "EDM"},
+    }
+    asked = lambda out, heads, *more: main(
+        ["train", *words, "-o", str(tmp_path / out), "--model.heads", json.dumps(heads), *more]
+    )
     assert asked("a", heads) == 2
-    assert "model.heads has no head for it: add FrameDiffusion(), GridDiffusion() or Cascade()" in capsys.readouterr().err
-    assert asked("b", {**heads, "image": grid}) == 2 and "its infill is 0.3, but GridDiffusion draws image as a whole" in capsys.readouterr().err
+    assert (
+        "model.heads has no head for it: add FrameDiffusion(), GridDiffusion() or Cascade()"
+        in capsys.readouterr().err
+    )
+    assert (
+        asked("b", {**heads, "image": grid}) == 2
+        and "its infill is 0.3, but GridDiffusion draws image as a whole" in capsys.readouterr().err
+    )
     assert asked("c", {**heads, "image": grid}, "--tasks.0.infill", "0") == 0
-    assert "mmtok: note: image: sigma_data is 0.5 but the data's root mean square is 0." in capsys.readouterr().err
+    assert (
+        "mmtok: note: image: sigma_data is 0.5 but the data's root mean square is 0."
+        in capsys.readouterr().err
+    )
 
 
 def test_bands_of_frames_that_have_one_channel_are_refused():
-    signatures = {"text": Signature("text", (4,)), "voice": Signature("voice", latent_size=3), "speech": Signature("speech", (2,) * 5)}
+    signatures = {
+        "text": Signature("text", (4,)),
+        "voice": Signature("voice", latent_size=3),
+        "speech": Signature("speech", (2,) * 5),
+    }
     fields = {"caption": "text", "clip": "voice", "said": "speech"}
-    check_bands({"clip": InputMasking(n_freq_masks=1), "said": InputMasking(n_freq_masks=1), "caption": InputMasking(drop_prob=0.1)}, fields, signatures)
-    with pytest.raises(UserError, match="input_masking.caption.n_freq_masks is 2, but a frame of text has one channel"):
+    check_bands(
+        {
+            "clip": InputMasking(n_freq_masks=1),
+            "said": InputMasking(n_freq_masks=1),
+            "caption": InputMasking(drop_prob=0.1),
+        },
+        fields,
+        signatures,
+    )
+    with pytest.raises(
+        UserError,
+        match="input_masking.caption.n_freq_masks is 2, but a frame of text has one channel",
+    ):
         check_bands({"caption": InputMasking(n_freq_masks=2)}, fields, signatures)

@@ -1,4 +1,6 @@
-"""Several processes make the steps that one makes, whole or sharded, and go on with any number of them (many.py trains them)."""
+"""Several processes make the steps that one makes, whole or sharded, and go on with any number of
+them (many.py trains them).
+"""
 
 import json
 import os
@@ -31,7 +33,11 @@ def home(tmp_path_factory):
 
 
 def many(*words):
-    subprocess.run([sys.executable, Path(__file__).with_name("many.py"), *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("many.py"), *words],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def told(home, name):
@@ -44,10 +50,14 @@ def same_steps(run, reference, within=1e-5):
     assert run["steps"] and run["untouched"] == 0
     for step in run["steps"]:
         other = steps[step["step"]]
-        assert step["loss"] == pytest.approx(other["loss"], rel=0, abs=within) and step["norm"] == pytest.approx(other["norm"], rel=within)
+        assert step["loss"] == pytest.approx(other["loss"], rel=0, abs=within) and step[
+            "norm"
+        ] == pytest.approx(other["norm"], rel=within)
         assert (step["positions"], step["rate"]) == (other["positions"], other["rate"])
         for m, (nats, n) in other["parts"].items():
-            assert step["parts"][m][1] == n and step["parts"][m][0] == pytest.approx(nats, rel=within)
+            assert step["parts"][m][1] == n and step["parts"][m][0] == pytest.approx(
+                nats, rel=within
+            )
     return True
 
 
@@ -57,26 +67,39 @@ def same_weights(run, reference, within=1e-5):
 
 # ---- the same steps
 
+
 @pytest.mark.parametrize("name", ["two", "two-sharded"])
 def test_two_processes_make_the_steps_of_one_and_the_second_never_sees_a_jet(home, name):
     run, one = told(home, name), told(home, "one")
     assert same_steps(run, one) and [step["step"] for step in run["steps"]] == [0, 1, 2, 3]
     assert all(step["jets"][0] > 0 and step["jets"][1] == 0 for step in run["steps"])
-    assert min(step["norm"] for step in one["steps"]) < 0.7 < max(step["norm"] for step in one["steps"]), "some steps are clipped, some not"
+    assert (
+        min(step["norm"] for step in one["steps"])
+        < 0.7
+        < max(step["norm"] for step in one["steps"])
+    ), "some steps are clipped, some not"
 
 
-@pytest.mark.parametrize("name", ["three", "three-sharded", "three-crossed", "one-again", "one-again-sharded"])
+@pytest.mark.parametrize(
+    "name", ["three", "three-sharded", "three-crossed", "one-again", "one-again-sharded"]
+)
 def test_stopped_at_two_processes_and_resumed_at_one_or_three(home, name):
     run, one = told(home, name), told(home, "one")
     assert run["resumed"] and [step["step"] for step in run["steps"]] == [4, 5, 6, 7]
     assert same_steps(run, one) and same_weights(run, one)
-    assert told(home, "two-sharded")["sharded"] and run["sharded"] == (name in ("three-sharded", "three-crossed"))
+    assert told(home, "two-sharded")["sharded"] and run["sharded"] == (
+        name in ("three-sharded", "three-crossed")
+    )
 
 
 @pytest.mark.parametrize("name", ["three-short", "three-short-sharded"])
 def test_a_process_without_rows_still_takes_part(home, name):
     run, one = told(home, name), told(home, "one-short")
-    assert same_steps(run, one) and same_weights(run, one) and all(step["rows"] == [1, 1, 0] for step in run["steps"])
+    assert (
+        same_steps(run, one)
+        and same_weights(run, one)
+        and all(step["rows"] == [1, 1, 0] for step in run["steps"])
+    )
 
 
 def test_in_bf16_sharded_weights_are_rounded_alike(home):
@@ -86,7 +109,11 @@ def test_in_bf16_sharded_weights_are_rounded_alike(home):
 @pytest.mark.parametrize("name", ["two-muon", "two-sharded-muon"])
 def test_muon_makes_the_steps_of_one_process_whole_and_sharded(home, name):
     run, one = told(home, name), told(home, "one-muon")
-    assert run["sharded"] == (name == "two-sharded-muon") and same_steps(run, one) and same_weights(run, one)
+    assert (
+        run["sharded"] == (name == "two-sharded-muon")
+        and same_steps(run, one)
+        and same_weights(run, one)
+    )
 
 
 @pytest.mark.parametrize("name", ["two-sharded", "two-sharded-bf16"])
@@ -100,10 +127,21 @@ def test_sharded_blocks_computed_again_make_the_same_steps_bit_for_bit(home, nam
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_blocks_make_the_same_steps_whole_and_sharded_by_one_graph(home):
     many(home, "compiled")
-    for name, sharded in (("two-compiled", False), ("two-sharded-compiled", True), ("two-sharded-compiled-recomputed", True)):
+    for name, sharded in (
+        ("two-compiled", False),
+        ("two-sharded-compiled", True),
+        ("two-sharded-compiled-recomputed", True),
+    ):
         run = told(home, name)
-        assert run["sharded"] == sharded and len(run["steps"]) == 3 and same_steps(run, told(home, "one"), within=1e-4)
-        assert all("'unique_graphs': 1}" in (home / f"{name}-graphs-{rank}.txt").read_text() for rank in (0, 1))
+        assert (
+            run["sharded"] == sharded
+            and len(run["steps"]) == 3
+            and same_steps(run, told(home, "one"), within=1e-4)
+        )
+        assert all(
+            "'unique_graphs': 1}" in (home / f"{name}-graphs-{rank}.txt").read_text()
+            for rank in (0, 1)
+        )
 
 
 def test_a_shard_is_a_share(home):
@@ -113,24 +151,40 @@ def test_a_shard_is_a_share(home):
 
 
 def test_checkpoints_are_the_same_files_whoever_wrote_them(home):
-    read = {name: {path.stem: load_file(path) for path in (home / name / "step-000004").glob("*.safetensors")} for name in ("two", "two-sharded")}
+    read = {
+        name: {
+            path.stem: load_file(path)
+            for path in (home / name / "step-000004").glob("*.safetensors")
+        }
+        for name in ("two", "two-sharded")
+    }
     whole, sharded = read.values()
     assert whole.keys() == sharded.keys() == {"weights", "optimizer", "ema"}
     for stem, tensors in whole.items():
         assert tensors.keys() == sharded[stem].keys()
-        assert all(x.shape == sharded[stem][k].shape and torch.allclose(x, sharded[stem][k], atol=1e-4) for k, x in tensors.items())
+        assert all(
+            x.shape == sharded[stem][k].shape and torch.allclose(x, sharded[stem][k], atol=1e-4)
+            for k, x in tensors.items()
+        )
 
 
 # ---- what goes wrong
 
+
 def test_when_the_first_fails_the_others_leave_and_say_nothing(home):
-    assert (home / "fails-0.txt").read_text() == "OSError('disk full')" and (home / "fails-1.txt").read_text() == "SystemExit(2)"
+    assert (home / "fails-0.txt").read_text() == "OSError('disk full')" and (
+        home / "fails-1.txt"
+    ).read_text() == "SystemExit(2)"
 
 
 def test_when_one_dies_the_others_stop_with_one_line(home):
     assert json.loads((home / "codes.json").read_text())["one_dies"] == [2, 9]
     line = (home / "lost-0.txt").read_text()
-    assert "another process of this training is gone" in line and "goes on from the last checkpoint" in line and "\n" not in line
+    assert (
+        "another process of this training is gone" in line
+        and "goes on from the last checkpoint" in line
+        and "\n" not in line
+    )
 
 
 def test_checkpoints_that_not_all_see_are_refused(tmp_path):
@@ -145,64 +199,128 @@ def test_checkpoints_that_not_all_see_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("rank, met, waits", [(0, False, []), (1, False, [""]), (1, True, [])])
-def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(rank, met, waits, monkeypatch, capsys):
-    """The others wait to be ended by torchrun, which ends all once one has ended, and speak only when nobody does."""
+def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(
+    rank, met, waits, monkeypatch, capsys
+):
+    """The others wait to be ended by torchrun, which ends all once one has ended, and speak only
+    when nobody does.
+    """
     monkeypatch.setattr("mmtok.train.distributed.met", met)
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     waited = []
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append(capsys.readouterr().err))
     assert main(["train", "nowhere.py"]) == 2 and waited == waits
-    line, = capsys.readouterr().err.splitlines()
-    assert line.startswith("mmtok: " if rank == 0 else "mmtok (process 1): ") and "nowhere.py" in line
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line.startswith("mmtok: " if rank == 0 else "mmtok (process 1): ") and "nowhere.py" in line
+    )
 
 
 # ---- alone
 
+
 def test_alone_everything_is_answered_at_once(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with joined(device="cpu") as processes:
-        assert processes == ALONE and processes.first and processes.total(3, 0.5) == [3, 0.5] and processes.everyones(7) == [7]
+        assert (
+            processes == ALONE
+            and processes.first
+            and processes.total(3, 0.5) == [3, 0.5]
+            and processes.everyones(7) == [7]
+        )
         assert processes.by_first(lambda: "done") == "done"
     gradient = torch.ones(3)
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = gradient
     processes.sum_gradients([parameter])
-    assert parameter.grad is gradient and not is_sharded(gradient) and not torch.distributed.is_initialized()
+    assert (
+        parameter.grad is gradient
+        and not is_sharded(gradient)
+        and not torch.distributed.is_initialized()
+    )
 
 
 # ---- torchrun
+
 
 @pytest.mark.slow
 def test_under_torchrun_a_wrong_field_is_said_once(tiny_words, tmp_path):
     words = ["-m", "mmtok", "train", *tiny_words, "--out", tmp_path / "run", "--train.stepz", "3"]
     command = [*TORCHRUN, "--nproc-per-node", "2", *words]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     said = [line for line in done.stderr.splitlines() if "stepz" in line]
-    assert done.returncode and len(said) == 1 and said[0].startswith("mmtok: the recipe has no field --train.stepz")
+    assert (
+        done.returncode
+        and len(said) == 1
+        and said[0].startswith("mmtok: the recipe has no field --train.stepz")
+    )
 
 
 @pytest.mark.slow
 def test_under_torchrun_killed_at_two_processes_and_resumed_at_three(tiny_words, tmp_path):
-    words = ["-m", "mmtok", "train", *tiny_words, "--train.precision", "float32", "--train.steps", "300", "--log_every", "10"]
+    words = [
+        "-m",
+        "mmtok",
+        "train",
+        *tiny_words,
+        "--train.precision",
+        "float32",
+        "--train.steps",
+        "300",
+        "--log_every",
+        "10",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *words, "--out", tmp_path / "one"], check=True, env=environment)
 
     out = tmp_path / "many"
-    command = lambda n: [*TORCHRUN, "--nproc-per-node", str(n), *words, "--out", out, "--train.fsdp", str(n == 3)]
+    command = lambda n: [
+        *TORCHRUN,
+        "--nproc-per-node",
+        str(n),
+        *words,
+        "--out",
+        out,
+        "--train.fsdp",
+        str(n == 3),
+    ]
     two = subprocess.Popen(command(2), stderr=subprocess.PIPE, text=True, env=environment)
     while not (out / "checkpoints" / "step-000020").exists():
         assert two.poll() is None
         time.sleep(0.02)
-    again = subprocess.run([sys.executable, *words, "--out", out], stderr=subprocess.PIPE, text=True, env=environment)
-    assert again.returncode == 2 and "is being written by process" in again.stderr and len(again.stderr.splitlines()) == 1
+    again = subprocess.run(
+        [sys.executable, *words, "--out", out], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert (
+        again.returncode == 2
+        and "is being written by process" in again.stderr
+        and len(again.stderr.splitlines()) == 1
+    )
     os.kill(int(re.search(r"process (\d+)", again.stderr)[1]), signal.SIGKILL)
-    assert "another process of this training is gone" in two.communicate(timeout=60)[1] and two.returncode
+    assert (
+        "another process of this training is gone" in two.communicate(timeout=60)[1]
+        and two.returncode
+    )
     assert not (out / "model.safetensors").exists()
 
     three = subprocess.run(command(3), stderr=subprocess.PIPE, text=True, env=environment)
-    assert three.returncode == 0 and "sharded over 3 processes" in three.stderr and "resuming at step" in three.stderr
+    assert (
+        three.returncode == 0
+        and "sharded over 3 processes" in three.stderr
+        and "resuming at step" in three.stderr
+    )
     log = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "many")]
-    assert [line["step"] for line in log[0]] == [line["step"] for line in log[1]] == list(range(10, 301, 10))
-    assert [line["loss"] for line in log[1]] == pytest.approx([line["loss"] for line in log[0]], rel=1e-2)  # sums in another order, 300 steps long
-    assert [line["loss"] for line in log[1][:5]] == pytest.approx([line["loss"] for line in log[0][:5]], abs=1e-5)
+    assert (
+        [line["step"] for line in log[0]]
+        == [line["step"] for line in log[1]]
+        == list(range(10, 301, 10))
+    )
+    assert [line["loss"] for line in log[1]] == pytest.approx(
+        [line["loss"] for line in log[0]], rel=1e-2
+    )  # sums in another order, 300 steps long
+    assert [line["loss"] for line in log[1][:5]] == pytest.approx(
+        [line["loss"] for line in log[0][:5]], abs=1e-5
+    )

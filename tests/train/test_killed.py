@@ -1,4 +1,6 @@
-"""Training killed with SIGKILL, at random moments and between any two changes of its folder: the same call goes on, and nothing shows."""
+"""Training killed with SIGKILL, at random moments and between any two changes of its folder: the
+same call goes on, and nothing shows.
+"""
 
 import json
 import math
@@ -46,14 +48,22 @@ recipe = Recipe(
 
 @pytest.fixture
 def words(tmp_path):
-    """words(out, *overrides) -> what follows `mmtok` in a training of seconds into the folder `out`."""
+    """words(out, *overrides) -> what follows `mmtok` in a training of seconds into the folder
+    `out`.
+    """
     rng = np.random.default_rng(0)
     for i in range(12):
         path = tmp_path / "images" / f"name {i % 3}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (4, 4)).astype(np.uint8)).save(path)
     (tmp_path / "recipe.py").write_text(RECIPE.format(folder=str(tmp_path / "images")))
-    return lambda out, *overrides: ["train", str(tmp_path / "recipe.py"), "--out", str(out), *overrides]
+    return lambda out, *overrides: [
+        "train",
+        str(tmp_path / "recipe.py"),
+        "--out",
+        str(out),
+        *overrides,
+    ]
 
 
 def assert_sound(out):
@@ -75,8 +85,17 @@ def assert_same(contents, cut, whole):
     """The same files with the same bytes, but for the seconds that steps took."""
     timed = lambda name: name == "log.jsonl" or name.endswith("/state.json")
     a, b = contents(cut), contents(whole)
-    assert a.keys() == b.keys() and [name for name in a if a[name] != b[name] and not timed(name)] == []
-    logs = [[{k: v for k, v in line.items() if k not in MEASURED} for line in read_log(out / "log.jsonl")] for out in (cut, whole)]
+    assert (
+        a.keys() == b.keys()
+        and [name for name in a if a[name] != b[name] and not timed(name)] == []
+    )
+    logs = [
+        [
+            {k: v for k, v in line.items() if k not in MEASURED}
+            for line in read_log(out / "log.jsonl")
+        ]
+        for out in (cut, whole)
+    ]
     assert logs[0] == logs[1]
 
 
@@ -86,8 +105,13 @@ def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, content
 
     def start(out):
         """The process, once it has taken the folder."""
-        command, one_thread = [sys.executable, "-m", "mmtok", *words(out)], os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread)
+        command, one_thread = (
+            [sys.executable, "-m", "mmtok", *words(out)],
+            os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread
+        )
         while process.poll() is None and f"process {process.pid} on" not in lock(out):
             time.sleep(0.002)
         return process
@@ -95,7 +119,11 @@ def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, content
     def wait(process, out, step, seconds=math.inf):
         """Until a checkpoint of that step stands, but so many seconds at most."""
         until = time.monotonic() + seconds
-        while process.poll() is None and newest(out / "checkpoints") < step and time.monotonic() < until:
+        while (
+            process.poll() is None
+            and newest(out / "checkpoints") < step
+            and time.monotonic() < until
+        ):
             time.sleep(0.002)
 
     process, taken = start(whole), time.monotonic()
@@ -136,10 +164,16 @@ def newest(folder):
 @pytest.fixture
 def life():
     """(words, folder, last) -> exit status and number of changes, as in lives.py."""
-    with subprocess.Popen([sys.executable, LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, LIVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
 
         def one(words, out, last=None):
-            print(json.dumps([[str(word) for word in words], str(out), last]), file=process.stdin, flush=True)
+            print(
+                json.dumps([[str(word) for word in words], str(out), last]),
+                file=process.stdin,
+                flush=True,
+            )
             return json.loads(process.stdout.readline())
 
         yield one
@@ -147,9 +181,13 @@ def life():
 
 
 @pytest.mark.slow
-def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(words, contents, life, tmp_path):
+def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(
+    words, contents, life, tmp_path
+):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    few = lambda out: words(out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2")
+    few = lambda out: words(
+        out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2"
+    )
     code, n_changes = life(few(whole), whole)
     assert code == 0 and n_changes > 40
     for last in range(n_changes):

@@ -1,4 +1,6 @@
-"""Muon: steps of matrices are orthogonal, of one size whatever their gradient's, and all else steps as under AdamW."""
+"""Muon: steps of matrices are orthogonal, of one size whatever their gradient's, and all else steps
+as under AdamW.
+"""
 
 import copy
 
@@ -13,14 +15,18 @@ from mmtok.train.muon import BETAS, RMS, Muon, orthogonal
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    block = nn.Sequential(nn.Linear(12, 20), nn.SiLU(), nn.Linear(20, 12, bias=False), nn.LayerNorm(12))
+    block = nn.Sequential(
+        nn.Linear(12, 20), nn.SiLU(), nn.Linear(20, 12, bias=False), nn.LayerNorm(12)
+    )
     return nn.ModuleDict({"embed": nn.Embedding(30, 12), "block": block, "out": nn.Linear(12, 30)})
 
 
 def descend(model, optimizer, steps=1):
     ids = torch.arange(30)
     for _ in range(steps):
-        loss = nn.functional.cross_entropy(model["out"](model["block"](model["embed"](ids))), ids.roll(1))
+        loss = nn.functional.cross_entropy(
+            model["out"](model["block"](model["embed"](ids))), ids.roll(1)
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

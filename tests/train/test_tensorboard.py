@@ -9,7 +9,12 @@ from mmtok.train.log import read_log
 from mmtok.train.tensorboard import Board, scalars
 from mmtok.train.trainer import Trainer
 
-LINE = {"step": 3, "loss": 0.5, "nats": {"text": 1.0, "jets": None}, "customary": {"text": {"bits/byte": 2.0}}}
+LINE = {
+    "step": 3,
+    "loss": 0.5,
+    "nats": {"text": 1.0, "jets": None},
+    "customary": {"text": {"bits/byte": 2.0}},
+}
 
 
 def read_back(folder):
@@ -19,7 +24,9 @@ def read_back(folder):
     assert len(files) == 1 and len(list(folder.iterdir())) == 1
     events = reader.EventAccumulator(str(files[0]), size_guidance={"scalars": 0})
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
 
 
 def test_numbers_are_named_by_their_place_in_the_line():
@@ -30,14 +37,29 @@ def test_a_line_is_on_the_disk_at_once_and_a_new_board_begins_anew(tmp_path):
     pytest.importorskip("tensorboard")
     with Board(tmp_path / "b") as board:
         board.add(LINE)
-        assert read_back(tmp_path / "b") == {"loss": [(3, 0.5)], "nats/text": [(3, 1.0)], "customary/text/bits/byte": [(3, 2.0)]}
+        assert read_back(tmp_path / "b") == {
+            "loss": [(3, 0.5)],
+            "nats/text": [(3, 1.0)],
+            "customary/text/bits/byte": [(3, 2.0)],
+        }
     with Board(tmp_path / "b", [LINE, {"step": 4, "loss": 0.25}]):
         assert read_back(tmp_path / "b")["loss"] == [(3, 0.5), (4, 0.25)]
 
 
-def test_a_run_that_was_cut_and_goes_on_has_every_step_once(tiny_words, tmp_path, monkeypatch, capsys):
+def test_a_run_that_was_cut_and_goes_on_has_every_step_once(
+    tiny_words, tmp_path, monkeypatch, capsys
+):
     pytest.importorskip("tensorboard")
-    words, whole_save = ["train", *tiny_words, "--out", str(tmp_path / "run"), "--tensorboard"], Trainer.save
+    words, whole_save = (
+        [
+            "train",
+            *tiny_words,
+            "--out",
+            str(tmp_path / "run"),
+            "--tensorboard",
+        ],
+        Trainer.save,
+    )
 
     def save(trainer):
         if trainer.step == 20:
@@ -57,7 +79,13 @@ def test_a_run_that_was_cut_and_goes_on_has_every_step_once(tiny_words, tmp_path
             expected.setdefault(name, []).append((line["step"], pytest.approx(value, rel=1e-6)))
     found = read_back(tmp_path / "run" / "tensorboard")
     assert found == expected
-    assert {"customary/image/bits/code", "customary/jets/nats/particle", "matrix_share", "gradient_norm", "learning_rate"} < found.keys()
+    assert {
+        "customary/image/bits/code",
+        "customary/jets/nats/particle",
+        "matrix_share",
+        "gradient_norm",
+        "learning_rate",
+    } < found.keys()
 
     for file in (tmp_path / "run" / "tensorboard").iterdir():
         file.unlink()
@@ -65,7 +93,9 @@ def test_a_run_that_was_cut_and_goes_on_has_every_step_once(tiny_words, tmp_path
     assert read_back(tmp_path / "run" / "tensorboard") == expected
 
 
-def test_without_the_package_one_line_names_the_extra_and_nothing_is_written(tiny_words, tmp_path, monkeypatch, said):
+def test_without_the_package_one_line_names_the_extra_and_nothing_is_written(
+    tiny_words, tmp_path, monkeypatch, said
+):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     line = said(["train", *tiny_words, "--out", str(tmp_path / "run"), "--tensorboard"])
     assert "needs the extra" in line and "[tensorboard]" in line and not (tmp_path / "run").exists()

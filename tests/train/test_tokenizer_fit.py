@@ -1,4 +1,6 @@
-"""One door for all tokenizers' learning; patches learn, repeat with the seed, and leave the global generator alone."""
+"""One door for all tokenizers' learning; patches learn, repeat with the seed, and leave the global
+generator alone.
+"""
 
 from dataclasses import replace
 
@@ -21,7 +23,10 @@ def blobs(n: int, *shape: int, seed: int = 0) -> list[np.ndarray]:
     height, width = shape[:2]
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    spots = [np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / 4) for _ in range(n)]
+    spots = [
+        np.exp(-((y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2) / 4)
+        for _ in range(n)
+    ]
     images = [np.round(255 * spot).astype(np.uint8) for spot in spots]
     return images if len(shape) == 2 else [np.stack([image] * 3, axis=2) for image in images]
 
@@ -37,12 +42,18 @@ def test_configs_that_build_or_fit():
 def test_patches_learn_from_the_seed_alone(config):
     images, calls = blobs(200, 8, 8), []
     before = torch.get_rng_state()
-    tokenizer = fit_tokenizer(config, images, seed=1, progress=lambda done, total, note: calls.append((done, total)))
+    tokenizer = fit_tokenizer(
+        config, images, seed=1, progress=lambda done, total, note: calls.append((done, total))
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert calls[0] == (1, 150) and calls[-1] == (150, 150)
     torch.rand(3)
     again, other = (fit_tokenizer(config, images, seed=seed) for seed in (1, 2))
-    assert again.signature.fingerprint == tokenizer.signature.fingerprint != other.signature.fingerprint
+    assert (
+        again.signature.fingerprint
+        == tokenizer.signature.fingerprint
+        != other.signature.fingerprint
+    )
     figures = tokenizer.fidelity(blobs(100, 8, 8, seed=1))
     constant = 20 * np.log10(255 / np.std(images))
     assert figures["psnr_db"] > constant + 3 and figures.get("codebook_use", 1) > 0.9
@@ -51,23 +62,33 @@ def test_patches_learn_from_the_seed_alone(config):
 def test_latents_are_standardised_over_what_they_were_learned_from():
     images = blobs(600, 8, 8)  # more than are encoded at once
     tokenizer = fit_tokenizer(LATENTS, images)
-    latents = np.concatenate([segment.latents for segment in tokenizer.encode_batch(images)]).astype(np.float64)
+    latents = np.concatenate(
+        [segment.latents for segment in tokenizer.encode_batch(images)]
+    ).astype(np.float64)
     np.testing.assert_allclose(latents.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(latents.var(0), 1, atol=1e-5)
 
 
 def test_the_kl_term_costs_error_and_latents_that_say_nothing_are_refused():
     images = blobs(200, 8, 8)
-    error = lambda weight: fit_tokenizer(replace(LATENTS, kl_weight=weight, steps=80), images).fidelity(images)["rms_error_grey"]
+    error = lambda weight: fit_tokenizer(
+        replace(LATENTS, kl_weight=weight, steps=80), images
+    ).fidelity(images)["rms_error_grey"]
     assert error(0.0) < error(0.3)
     with pytest.raises(UserError, match="never vary: lower the weight of the KL term"):
-        fit_tokenizer(replace(LATENTS, height=4, width=4, steps=2), [np.zeros((4, 4), np.uint8)] * 4)
+        fit_tokenizer(
+            replace(LATENTS, height=4, width=4, steps=2), [np.zeros((4, 4), np.uint8)] * 4
+        )
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (6, 9, 3)])
-@pytest.mark.parametrize("kind, more", [(VQPatchesConfig, {"n_codes": 16}), (KLPatchesConfig, {"latent_size": 2})])
+@pytest.mark.parametrize(
+    "kind, more", [(VQPatchesConfig, {"n_codes": 16}), (KLPatchesConfig, {"latent_size": 2})]
+)
 def test_any_size_and_colour(kind, more, shape):
-    config = kind(*shape[:2], channels=3 if len(shape) == 3 else 1, patch=3, hidden=8, steps=5, **more)
+    config = kind(
+        *shape[:2], channels=3 if len(shape) == 3 else 1, patch=3, hidden=8, steps=5, **more
+    )
     images = blobs(3, *shape)  # fewer patches than codes
     tokenizer = fit_tokenizer(config, images)
     assert tokenizer.decode(tokenizer.encode(images[0])).shape == shape
@@ -82,7 +103,10 @@ def test_images_without_content_do_not_break_training():
 @pytest.mark.parametrize("config", [QUICK, LATENTS], ids=["codes", "latents"])
 def test_products_in_bf16_learn_nearly_the_same(config):
     images = blobs(200, 8, 8)
-    exact, rounded = (fit_tokenizer(config, images, precision=p).fidelity(images)["rms_error_grey"] for p in ("float32", "bf16"))
+    exact, rounded = (
+        fit_tokenizer(config, images, precision=p).fidelity(images)["rms_error_grey"]
+        for p in ("float32", "bf16")
+    )
     assert exact != rounded and rounded == pytest.approx(exact, rel=0.1)
 
 
