@@ -560,7 +560,7 @@ def _let_the_first_say_it() -> None:
     Who is still here then speaks too.
     """
     processes = sys.modules.get("mmtok.train.distributed")
-    if os.environ.get("LOCAL_RANK", "0") != "0" and not (processes and processes.met):
+    if os.environ.get("LOCAL_RANK", "0") != "0" and not (processes and processes.initialized):
         with suppress(KeyboardInterrupt):
             time.sleep(FIRST_SPEAKS)
 

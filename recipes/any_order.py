@@ -24,7 +24,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="any_order",

@@ -24,7 +24,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="continuous_speech",

@@ -17,7 +17,7 @@ from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="digits",

@@ -14,7 +14,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 SIZE = {
     "height": 32,

@@ -18,7 +18,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.jets import JetFile
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="jets",

@@ -23,7 +23,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="latent_diffusion",

@@ -16,7 +16,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="speech",

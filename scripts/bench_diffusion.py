@@ -252,7 +252,7 @@ def likelihood(setting: Setting) -> Iterator[Line]:
     """-log P of discrete digits by the probability-flow ODE: so many digits are timed as --digits
     says, and 1,000 reckoned from them.
 
-    Rows go through in pieces of ROWS_AT_ONCE, one after the other, so that the time is
+    Rows go through in pieces of CHUNK_ROWS, one after the other, so that the time is
     proportional. By the exact trace at two sizes of the network, then by Hutchinson's probes.
     """
     for what, dit, exact in (

@@ -43,7 +43,7 @@ from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import write_image
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 NAMES = (
     "t-shirt",

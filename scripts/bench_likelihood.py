@@ -48,7 +48,7 @@ from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 LEVELS, SIDE = 17, 8
 DIMENSIONS = SIDE * SIDE

@@ -120,7 +120,7 @@ def _recipe():
     from mmtok.run.recipe import Recipe
     from mmtok.sources.text import TextFileConfig
     from mmtok.tokenizers.text import BytesConfig
-    from mmtok.train.trainer import TrainConfig
+    from mmtok.train.config import TrainConfig
 
     trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=16)
     return Recipe("tiny", {"text": BytesConfig()}, (TextFileConfig("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),

@@ -115,7 +115,7 @@ def backward() -> Iterator[str]:
         shares = []
         for again in (0, 1):
             model, n = Transformer(config, n_ids=1), 1024
-            model.recompute_blocks(again)
+            model.checkpoint_activations(again)
             for p in model.parameters():
                 p.grad = torch.zeros_like(p)
             x, position, document = (

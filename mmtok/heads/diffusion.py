@@ -52,13 +52,13 @@ from mmtok.nn.denoisers import (
     GridDenoiser,
     TokenDenoiser,
     TokenMLPConfig,
-    by_rows,
+    in_chunks,
 )
 from mmtok.nn.unet import UNet, UNetConfig
 
 # of a likelihood, whose graphs are kept for every dimension; more are slower on a CPU, out of its
 # caches
-ROWS_AT_ONCE = 128
+CHUNK_ROWS = 128
 # steps of a likelihood's walk: on six digits 17 traces gave the nats of 129 to within 0.05 of 55
 TRACE_EVERY = 2
 
@@ -197,7 +197,7 @@ class DiffusionHead(nn.Module):
 
         sigma: y is no data, but data with noise of this deviation: the density of that.
         """
-        parts = zip(h.split(ROWS_AT_ONCE), y.double().split(ROWS_AT_ONCE))
+        parts = zip(h.split(CHUNK_ROWS), y.double().split(CHUNK_ROWS))
         return (
             torch.cat([self._nats(a, b, generator, sigma) for a, b in parts])
             if len(y)
@@ -308,7 +308,7 @@ class DiffusionHead(nn.Module):
 
     def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         network = (
-            partial(by_rows, self.network) if self.whole else self.network
+            partial(in_chunks, self.network) if self.whole else self.network
         )  # a frame's small one is quicker at once
         return lambda x, c_noise: network(x, c_noise, h.to(x.dtype))
 

@@ -21,7 +21,7 @@ from mmtok.diffusion.random import stratified
 from mmtok.errors import UserError
 from mmtok.heads.diffusion import as_user_error
 from mmtok.heads.patchify import grid_of
-from mmtok.nn.denoisers import CodeDenoiser, DiTConfig, by_rows
+from mmtok.nn.denoisers import CodeDenoiser, DiTConfig, in_chunks
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class MaskedDiffusionHead(nn.Module):
         scores.
         """
         if len(hs) == 1:
-            return lambda tokens: by_rows(self.network, tokens, hs[0])
+            return lambda tokens: in_chunks(self.network, tokens, hs[0])
 
         def joined(tokens: Tensor) -> Tensor:
-            given, null = (by_rows(self.network, tokens, h).log_softmax(-1) for h in hs)
+            given, null = (in_chunks(self.network, tokens, h).log_softmax(-1) for h in hs)
             return null + guidance * (given - null)
 
         return joined

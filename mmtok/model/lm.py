@@ -24,7 +24,7 @@ from mmtok.heads.categorical import Chained, Parallel, upcast
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.model.frame_embedding import FrameEmbedding
-from mmtok.nn.cross_entropy import class_nats
+from mmtok.nn.cross_entropy import class_nll
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
@@ -241,7 +241,7 @@ class LM(nn.Module):
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
         span = self.vocabulary.span(m)
         index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
-        return class_nats(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
+        return class_nll(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
 
     def _frame_nats(
         self, m: str, h: Tensor, target: Tensor, batch: Batch, seed: int | None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
-from mmtok.nn.device import widest
+from mmtok.nn.device import sum_dtype
 from mmtok.nn.inference_linear import WeightPrecision
 from mmtok.nn.precision import resolve_precision
 
@@ -136,7 +136,7 @@ def draw(p: Tensor, generator: torch.Generator) -> Tensor:
     One random number per row, where torch.multinomial takes one per probability: nine tenths of a
     small model's step.
     """
-    wide = widest(p.device)
+    wide = sum_dtype(p.device)
     below = p.to(wide).cumsum(-1)
     u = torch.rand(
         len(p), 1, dtype=wide, device=p.device, generator=generator

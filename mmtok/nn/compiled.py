@@ -56,7 +56,7 @@ def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: 
     kept = _made.get(trunk)
     if kept is not None and kept[0] == sizes and kept[1].static.holds(trunk):
         return kept[1]
-    lacks = lacking(device)
+    lacks = missing_for_compile(device)
     if lacks:
         warnings.warn(
             f"compiled sampling needs {lacks}, which is not installed: sampling goes on uncompiled",
@@ -67,7 +67,7 @@ def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: 
     return _made[trunk][1]
 
 
-def lacking(device: torch.device) -> str:
+def missing_for_compile(device: torch.device) -> str:
     """What compiling needs and this machine does not have; empty where nothing is missing."""
     if device.type == "cpu":
         header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper

@@ -23,7 +23,7 @@ WHOLE = (
 CHUNK = 2**24  # logits held at once beyond that
 
 
-def class_nats(
+def class_nll(
     h: Tensor,
     weight: Tensor,
     target: Tensor,

@@ -23,7 +23,7 @@ def resolve_device(name: str | None = None) -> torch.device:
     None: a CUDA GPU where there is one, else the CPU.
 
     mps is taken only where it is named: no test has run on one, and it has no float64, see
-    `widest`. Raises UserError, in one line, for a device that is not there and for what is no
+    `sum_dtype`. Raises UserError, in one line, for a device that is not there and for what is no
     device's name.
     """
     if name is None:
@@ -64,7 +64,7 @@ def _gpu(name: str, index: int) -> torch.device:
     return torch.device("cuda", index) if ":" in name else torch.device("cuda")
 
 
-def resolve_shared(name: str | None) -> torch.device:
+def resolve_distributed_device(name: str | None) -> torch.device:
     """As `resolve_device`, for several processes.
 
     Raises UserError too for a device that they cannot share.
@@ -78,8 +78,8 @@ def resolve_shared(name: str | None) -> torch.device:
     return device
 
 
-def own_device(shared: torch.device, local_rank: int) -> torch.device:
-    """Of what `resolve_shared` gave, process number `local_rank` of this machine's part: a GPU
+def local_device(shared: torch.device, local_rank: int) -> torch.device:
+    """Of what `resolve_distributed_device` gave, process number `local_rank` of this machine's part: a GPU
     each, or the CPU.
 
     Raises UserError for fewer GPUs than processes.
@@ -106,7 +106,7 @@ def stay_on_cpu(name: str | None, what: str) -> None:
         )
 
 
-def widest(device: torch.device) -> torch.dtype:
+def sum_dtype(device: torch.device) -> torch.dtype:
     """What sums that must not drift are made in on a device: float64; on MPS, which has none,
     float32.
     """

@@ -199,7 +199,7 @@ class Transformer(nn.Module):
             for out in (block.self_attn.o_proj, block.mlp.down_proj):
                 nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
 
-    def recompute_blocks(self, n: int) -> None:
+    def checkpoint_activations(self, n: int) -> None:
         """Let n blocks, or all where there are fewer, compute their activations again in the
         backward pass: less memory, more time.
 

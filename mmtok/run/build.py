@@ -55,11 +55,13 @@ from mmtok.train.checks import (
     note_pairing,
     note_spreads,
 )
-from mmtok.train.distributed import Processes, joined
+from mmtok.train.config import TrainConfig
+from mmtok.train.distributed import Processes, init_distributed
 from mmtok.train.log import read_log
+from mmtok.train.schedule import schedule_text
 from mmtok.train.tensorboard import Board, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer, learns
-from mmtok.train.trainer import TrainConfig, Trainer, schedule_text
+from mmtok.train.trainer import Trainer
 
 __all__ = ["Run", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
 
@@ -209,8 +211,8 @@ def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
     """
     stay_on_cpu(device, "tokenizers learn")
     recipe = settled(recipe, out)
-    with joined(device="cpu") as processes, ExitStack() as stack:
-        processes.by_first(
+    with init_distributed(device="cpu") as processes, ExitStack() as stack:
+        processes.on_rank0(
             lambda: (
                 stack.enter_context(held(out)),
                 stack.enter_context(noted(out)),
@@ -321,8 +323,8 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
     UserError while another one fits or trains in `out`.
     """
     recipe = settled(recipe, out)
-    with joined(device=device) as processes, ExitStack() as stack:
-        processes.by_first(
+    with init_distributed(device=device) as processes, ExitStack() as stack:
+        processes.on_rank0(
             lambda: (
                 need_tensorboard() if tensorboard else None,
                 stack.enter_context(held(out)),
@@ -337,24 +339,24 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         )
         board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():
-            processes.by_first(lambda: (board(), say(f"{out} is trained: nothing to do")))
+            processes.on_rank0(lambda: (board(), say(f"{out} is trained: nothing to do")))
             return run
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not
         # fit into one GPU
         lm = run.untrained(
-            torch.device("cpu") if recipe.train.fsdp and processes.world > 1 else None
+            torch.device("cpu") if recipe.train.fsdp and processes.world_size > 1 else None
         )
         check_cuts(lm, recipe.tasks, recipe.fields)
-        processes.by_first(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
+        processes.on_rank0(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
         check_bands(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
         if (
             recipe.start and load_checkpoint(out / "checkpoints") is None
         ):  # else training goes on from there
             load_start(lm, recipe)
-        processes.by_first(lambda: (tokenise(run), _note_spreads(run, lm)))
+        processes.on_rank0(lambda: (tokenise(run), _note_spreads(run, lm)))
         weights = _trained(run, lm, processes, board)
-        processes.by_first(lambda: save_model(run, weights))
+        processes.on_rank0(lambda: save_model(run, weights))
     return run
 
 
@@ -399,8 +401,8 @@ def _trained(
         write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
         told.append(board())
         among = (
-            f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world} processes"
-            * (processes.world > 1)
+            f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world_size} processes"
+            * (processes.world_size > 1)
         )
         n_parameters = sum(p.numel() for p in lm.parameters())
         size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
@@ -409,8 +411,8 @@ def _trained(
             f" {config.seq_len} positions{among}"
         )
 
-    processes.by_first(begin)
-    if processes.first:
+    processes.on_rank0(begin)
+    if processes.is_rank0:
         progress.done = first = trainer.step
         with progress:
             trainer.run(lambda step: _stepped(progress, first, config))
@@ -442,7 +444,7 @@ def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
     """The run's token files, first opened by the first process, which writes what all map; it alone
     says where that cannot be written.
     """
-    files = processes.by_first(run.token_files)
+    files = processes.on_rank0(run.token_files)
     if files is None:
         with warnings.catch_warnings(action="ignore"):
             files = run.token_files()

@@ -31,7 +31,7 @@ from mmtok.model.likelihood import Score
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled, Sampling
 from mmtok.run.run import Run, open_run
-from mmtok.train.distributed import Processes, joined
+from mmtok.train.distributed import Processes, init_distributed
 
 T = TypeVar("T")
 LOST = "another process is gone or does not answer; nothing is wrong with the run, ask again"
@@ -51,11 +51,11 @@ def together(
     checkpoint whose weights are taken, as `Run` says; all take the first one's. Where something
     goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
     """
-    with joined(LOST, device) as processes:
+    with init_distributed(LOST, device) as processes:
         opened = lambda step: open_run(folder, recipe_file, processes.device, step)
-        if processes.world == 1:
+        if processes.world_size == 1:
             return ask(opened(step))
-        if not processes.first:
+        if not processes.is_rank0:
             return _serve(opened, processes)
         try:
             answer = ask(SharedRun(opened(step), processes))
@@ -86,7 +86,7 @@ class Draw:
         """This process's samples by the number of their prompt."""
         drawn: dict[int, Sampled] = {}
         for k in range(
-            run.processes.rank, -(-len(self.prompts) // self.batch), run.processes.world
+            run.processes.rank, -(-len(self.prompts) // self.batch), run.processes.world_size
         ):
             start = k * self.batch
             with redirect_stderr(io.StringIO()):  # how far all are is said elsewhere
@@ -118,7 +118,7 @@ class Rate:
         scored = run.score_part(
             self.documents,
             run.processes.rank,
-            run.processes.world,
+            run.processes.world_size,
             run.before_training if self.untrained else None,
         )
         done(len(scored))
@@ -136,7 +136,7 @@ class SharedRun(Run):
 
     def note(self, line: str) -> None:
         """Say it, in the first process."""
-        if self.processes.first:
+        if self.processes.is_rank0:
             super().note(line)
 
     @cached_property
@@ -174,7 +174,7 @@ class SharedRun(Run):
         Raises what went wrong in any of them.
         """
         _tell(self.processes, task, None if self._checkpoint is None else self.trained["step"])
-        with Progress(f"{label} ({self.processes.world} processes)", n, unit) as progress:
+        with Progress(f"{label} ({self.processes.world_size} processes)", n, unit) as progress:
             parts = _gathered(self.processes, lambda: task.part(self, progress.advance))
             progress.advance(n - progress.done)
         return [x for _, x in sorted({i: x for part in parts for i, x in part.items()}.items())]
@@ -200,7 +200,7 @@ def seed_of(seed: int, k: int) -> int:
 
 
 def _tell(processes: Processes, task: Draw | Rate | Leave, step: int | None = None) -> None:
-    dist.broadcast_object_list([task, step], 0, group=processes.waiting)
+    dist.broadcast_object_list([task, step], 0, group=processes.wait_group)
 
 
 def _serve(opened: Callable[[int | None], Run], processes: Processes) -> None:
@@ -213,7 +213,7 @@ def _serve(opened: Callable[[int | None], Run], processes: Processes) -> None:
     shared = cache(lambda step: SharedRun(opened(step), processes))
     while True:
         told: list[Any] = [None, None]
-        dist.broadcast_object_list(told, 0, group=processes.waiting)
+        dist.broadcast_object_list(told, 0, group=processes.wait_group)
         task, step = told
         if isinstance(task, Leave):
             if task.code:
@@ -239,11 +239,11 @@ def _gathered(processes: Processes, part: Callable[[], dict[int, Any]]) -> list[
             str(wrong) if isinstance(wrong, UserError) else repr(wrong),
         )
     )
-    answers: list[Any] = [None] * processes.world
+    answers: list[Any] = [None] * processes.world_size
     dist.gather_object(
-        (mine, told), answers if processes.first else None, 0, group=processes.waiting
+        (mine, told), answers if processes.is_rank0 else None, 0, group=processes.wait_group
     )
-    if not processes.first:
+    if not processes.is_rank0:
         return []
     if wrong is not None:
         raise wrong

@@ -41,7 +41,7 @@ from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 TokenizerConfig = (
     BytesConfig

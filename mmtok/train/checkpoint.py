@@ -37,7 +37,7 @@ from mmtok.io.files import save_tensors
 from mmtok.io.names import inside
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict import read_json
-from mmtok.train.distributed import part_of
+from mmtok.train.distributed import shard_like
 
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
@@ -309,4 +309,4 @@ def restore_optimizer(
         p = parameters[
             name
         ]  # its step count is no part of anything: where the parameter is, as the fused update wants it
-        optimizer.state[p][entry] = value.to(p.device) if entry == "step" else part_of(value, p)
+        optimizer.state[p][entry] = value.to(p.device) if entry == "step" else shard_like(value, p)

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmtok.nn.device import own_device, resolve_device, resolve_shared
+from mmtok.nn.device import local_device, resolve_device, resolve_distributed_device
 
 T = TypeVar("T")
 STEP_TIMEOUT = timedelta(
@@ -46,35 +46,35 @@ BUCKET = (
 class Processes:
     """Process `rank` of `world`.
 
-    waiting: the group in which the others wait for the first one's work.
+    wait_group: the group in which the others wait for the first one's work.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     device: torch.device = torch.device("cpu")
-    waiting: dist.ProcessGroup | None = None
+    wait_group: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
+    def is_rank0(self) -> bool:
         """It alone writes: files, the log, progress."""
         return self.rank == 0
 
-    def by_first(self, work: Callable[[], T]) -> T | None:
+    def on_rank0(self, work: Callable[[], T]) -> T | None:
         """Do `work` in the first process while the others wait for its end.
 
         When it fails, it raises and the others leave with SystemExit(2): one message is enough.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return work()
         result, error = None, None
-        if self.first:
+        if self.is_rank0:
             try:
                 result = work()
             except BaseException as raised:
                 error = raised
         failed = torch.tensor([error is not None])
         try:
-            dist.broadcast(failed, 0, group=self.waiting)
+            dist.broadcast(failed, 0, group=self.wait_group)
         finally:
             if error is not None:
                 raise error
@@ -82,24 +82,26 @@ class Processes:
             raise SystemExit(2)
         return result
 
-    def total(self, *numbers: float) -> list[float]:
+    def all_reduce(self, *numbers: float) -> list[float]:
         """Sums over the processes, in float64: whole numbers stay exact up to 2^53."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(numbers)
         x = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(x)
         return x.tolist()
 
-    def everyones(self, number: float) -> list[float]:
+    def all_gather(self, number: float) -> list[float]:
         """The number that each process gave, by rank."""
-        return self.total(*(number if rank == self.rank else 0 for rank in range(self.world)))
+        return self.all_reduce(
+            *(number if rank == self.rank else 0 for rank in range(self.world_size))
+        )
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes.
 
         Each parameter must have one, in all of them.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return
         buckets: list[list[Tensor]] = [[]]
         for gradient in [p.grad for p in parameters]:
@@ -115,10 +117,10 @@ class Processes:
             )
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 # whether this process has begun to meet others; before that they all do the same, and what is wrong
 # is wrong for all
-met = False
+initialized = False
 
 
 LOST = (
@@ -128,7 +130,7 @@ LOST = (
 
 
 @contextmanager
-def joined(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
+def init_distributed(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
     """Meet the other processes that torchrun started, if it did; part from them at the end. lost:
     what to say where one is.
 
@@ -141,10 +143,10 @@ def joined(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
     if world == 1 or "RANK" not in os.environ:
         yield Processes(device=resolve_device(device))
         return
-    global met
-    rank, shared = int(os.environ["RANK"]), resolve_shared(device)
-    met = True
-    home = own_device(shared, int(os.environ.get("LOCAL_RANK", rank)))
+    global initialized
+    rank, shared = int(os.environ["RANK"]), resolve_distributed_device(device)
+    initialized = True
+    home = local_device(shared, int(os.environ.get("LOCAL_RANK", rank)))
     if home.type == "cuda":
         torch.cuda.set_device(home)
     dist.init_process_group("nccl" if home.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
@@ -161,7 +163,9 @@ def joined(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
 # ---- sharding
 
 
-def shard(lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, precision: str) -> None:
+def shard_model(
+    lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, precision: str
+) -> None:
     """Split the weights over the processes, in place: block by block, and all the rest as one.
 
     They move to the processes' devices.
@@ -172,7 +176,7 @@ def shard(lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, prec
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = dist.init_device_mesh(processes.device.type, (processes.world,))
+    mesh = dist.init_device_mesh(processes.device.type, (processes.world_size,))
     half = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -185,7 +189,7 @@ def shard(lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, prec
         module.set_gradient_divide_factor(1.0)
 
 
-def whole(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+def full_tensors(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
     """Named tensors with the sharded ones gathered, one after the other, in the first process's
     main memory; elsewhere they are left out.
 
@@ -195,14 +199,14 @@ def whole(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tens
     for name, x in tensors.items():
         if is_sharded(x):
             x = x.full_tensor()
-            if not processes.first:
+            if not processes.is_rank0:
                 continue
             x = x.cpu()
         gathered[name] = x
     return gathered
 
 
-def part_of(x: Tensor, like: Tensor) -> Tensor:
+def shard_like(x: Tensor, like: Tensor) -> Tensor:
     """A whole tensor as `like` lies in this process: on its device, and only this process's rows
     where it is sharded.
     """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtok.nn.weight_decay import decay_groups, matrices
-from mmtok.train.distributed import is_sharded, part_of
+from mmtok.train.distributed import is_sharded, shard_like
 
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
@@ -62,7 +62,7 @@ class Muon(torch.optim.AdamW):
             size = group["lr"] * RMS * max(shape) ** 0.5
             for p, direction in zip(alike, directions):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(part_of(direction, p), alpha=size)
+                p.sub_(shard_like(direction, p), alpha=size)
                 p.grad = None  # AdamW passes over what has none
         super().step(closure)
 

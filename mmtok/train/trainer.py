@@ -6,11 +6,10 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.loader import Loader
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, loss_sums
-from mmtok.nn.compiled import lacking
+from mmtok.nn.compiled import missing_for_compile
 from mmtok.nn.ema import ema_update, exponential, power
 from mmtok.nn.precision import PRECISIONS, Precision, matmul_rates, resolve_precision
 from mmtok.nn.weight_decay import decay_groups
@@ -33,148 +32,22 @@ from mmtok.train.checkpoint import (
     save_checkpoint,
     tidy,
 )
-from mmtok.train.distributed import ALONE, Processes, is_sharded, part_of, shard, whole
+from mmtok.train.config import TrainConfig
+from mmtok.train.distributed import (
+    SINGLE_PROCESS,
+    Processes,
+    full_tensors,
+    is_sharded,
+    shard_like,
+    shard_model,
+)
 from mmtok.train.log import Gauge, matrix_rate
 from mmtok.train.muon import Muon
-
-OPTIMIZERS = ("adamw", "muon")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The budget is stated in steps of rows x seq_len positions.
-
-    optimizer      "adamw", or "muon": the trunk's matrices by Muon, all else by AdamW, at one
-                   learning rate
-    learning_rate  the peak: linear warm-up over `warmup` steps, then linear decay to zero at
-                   `steps`
-    loss_weights   modality -> weight of its nats in the loss (on top of 1 / sqrt(C) per channel)
-    ema_decay      decay of the moving average of the weights, which is what the run keeps; 0 is off
-    ema_power      above 0: step t counts by t to this power instead (6.94: spread over a tenth of
-                   the training, however long it is)
-    precision      of matrix products: "auto" is bfloat16 where this machine multiplies it faster,
-                   else float32; or "bf16", "float32". Weights and optimiser stay in float32; a
-                   resumed training keeps what it began with
-    grad_accum_steps  micro-batches per step; the sum over positions is exact, whatever the number
-    fsdp           on several processes, split weights, gradients and optimiser over them: for a
-                   model that one device cannot hold
-    activation_checkpointing  so many of the trunk's blocks keep no activations for the backward
-                              pass, which computes them again: less memory, more
-                   time, the same weights; as many as there are at most
-    compile        run the trunk's blocks by one compiled graph, which takes a minute at the first
-                   step and draws dropout by other numbers
-    """
-
-    steps: int = 1000
-    batch_size: int = 16
-    seq_len: int = 256
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 2e-3
-    warmup: int = 50
-    weight_decay: float = 0.05
-    grad_clip: float = 1.0
-    ema_decay: float = 0.99
-    ema_power: float = 0.0
-    precision: Precision = "auto"
-    loss_weights: Mapping[str, float] = field(default_factory=dict)
-    grad_accum_steps: int = 1
-    fsdp: bool = False
-    activation_checkpointing: int = 0
-    compile: bool = False
-    checkpoint_every: int = 200
-    log_every: int = 20
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in (
-            "steps",
-            "batch_size",
-            "seq_len",
-            "grad_accum_steps",
-            "checkpoint_every",
-            "log_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"TrainConfig: {name} is {getattr(self, name)}; it must be at least 1"
-                )
-        for name in ("learning_rate", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(
-                    f"TrainConfig: {name} is {getattr(self, name)}; it must be above 0, and finite"
-                )
-        if (
-            min(self.warmup, self.seed, self.activation_checkpointing) < 0
-            or not 0 <= self.weight_decay < math.inf
-        ):
-            raise UserError(
-                "TrainConfig: warmup, seed, activation_checkpointing and weight_decay must not be"
-                " negative"
-            )
-        for modality, weight in self.loss_weights.items():
-            if not 0 <= weight < math.inf:
-                raise UserError(
-                    f"TrainConfig: loss_weights of {modality} is {weight}; it must not be negative,"
-                    " and finite"
-                )
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(
-                f"TrainConfig: ema_decay is {self.ema_decay}; it must be at least 0 and below 1"
-            )
-        if not 0 <= self.ema_power < math.inf or self.ema_power and not self.ema_decay:
-            raise UserError(
-                f"TrainConfig: ema_power is {self.ema_power} and ema_decay {self.ema_decay}; the"
-                " power must be finite and not negative, and an average of 0 is none at all"
-            )
-        if self.optimizer not in OPTIMIZERS:
-            raise UserError(
-                f"TrainConfig: optimizer is {self.optimizer!r}; it must be one of"
-                f" {', '.join(OPTIMIZERS)}"
-            )
-        if self.precision not in PRECISIONS:
-            raise UserError(
-                f"TrainConfig: precision is {self.precision!r}; it must be one of"
-                f" {', '.join(PRECISIONS)}"
-            )
-        if self.grad_accum_steps > self.batch_size:
-            raise UserError(
-                f"TrainConfig: {self.batch_size} rows cannot be shared out over"
-                f" {self.grad_accum_steps} micro-batches; lower grad_accum_steps"
-            )
+from mmtok.train.schedule import learning_rate, replan
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during training, raised after the checkpoint of the current step stands."""
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of the update number `step`, counted from 0: linear warm-up, linear decay to 0 at
-    `config.steps`.
-
-    It follows from the step and the number of steps alone. So a training whose number of steps is
-    changed on the way goes on at the rate that the new number plans for the step it is at, and
-    decays from there to 0 at the new end; a warm-up that is over is not repeated. The steps before
-    were made at the rates of the old plan: the weights are not those of the new number planned from
-    the start.
-    """
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    return config.learning_rate * warm * (1 - step / config.steps)
-
-
-def schedule_text(config: TrainConfig, planned: Sequence[Sequence[int]]) -> str:
-    """What the learning rate did and will do in a training whose number of steps was changed.
-
-    planned: as `Trainer.planned`; two at least.
-    """
-    (_, before), (step, steps) = planned[-2:]
-    was = learning_rate(replace(config, steps=before), step - 1)
-    goes_on = f"goes on at {learning_rate(config, step):.3g} and falls" if step < steps else "ends"
-    return (
-        f"trained on from step {step}: {before} steps were planned before, now {steps}; the"
-        f" learning rate, {was:.3g} at step {step}, {goes_on} linearly to 0 at step {steps},"
-        f" without a second warm-up, so this is not what {steps} steps planned from the start would"
-        " give"
-    )
 
 
 def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -205,7 +78,7 @@ class Trainer:
         config: TrainConfig,
         folder: Path,
         log: Callable[[dict], None],
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
         units_per_frame: Mapping[str, float] = MappingProxyType({}),
     ):
         self.lm, self.loader, self.config, self.folder, self.log, self.processes = (
@@ -217,19 +90,21 @@ class Trainer:
             processes,
         )
         self.gauge = Gauge(lm, config.seq_len, units_per_frame)
-        self.precision = self._precision(processes.device if processes.world > 1 else lm.device)
-        lm.model.recompute_blocks(config.activation_checkpointing)
+        self.precision = self._precision(
+            processes.device if processes.world_size > 1 else lm.device
+        )
+        lm.model.checkpoint_activations(config.activation_checkpointing)
         if config.compile:
-            missing = lacking(lm.device)
+            missing = missing_for_compile(lm.device)
             if missing:
                 raise UserError(
                     f"--train.compile true needs {missing}, which is not installed: install it, or"
                     " train uncompiled"
                 )
             lm.model.compile_blocks()
-        self.sharded = config.fsdp and processes.world > 1
+        self.sharded = config.fsdp and processes.world_size > 1
         if self.sharded:
-            shard(lm, list(lm.model.layers), processes, self.precision)
+            shard_model(lm, list(lm.model.layers), processes, self.precision)
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.ema = (
@@ -249,13 +124,13 @@ class Trainer:
         """
         began = precision_of(self.folder)
         chosen = resolve_precision(self.config.precision, device)
-        if began is not None and chosen != began and self.processes.first:
+        if began is not None and chosen != began and self.processes.is_rank0:
             warnings.warn(
                 f"this training began in {began} and stays with it; this machine would choose"
                 f" {chosen} ({matmul_rates(device)})",
                 stacklevel=2,
             )
-        by_rank = self.processes.everyones(PRECISIONS.index(began or chosen))
+        by_rank = self.processes.all_gather(PRECISIONS.index(began or chosen))
         return PRECISIONS[int(by_rank[0])]
 
     def header(self) -> dict:
@@ -265,7 +140,7 @@ class Trainer:
             "asked": self.config.precision,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
-            "processes": self.processes.world,
+            "processes": self.processes.world_size,
             "torch": torch.__version__,
         }
 
@@ -277,11 +152,11 @@ class Trainer:
         torch.manual_seed(
             _mix(config.seed, self.step) ^ (processes.rank << 40)
         )  # dropout is a function of (seed, step, rank)
-        batch = self.loader.batch(self.step, processes.rank, processes.world)
+        batch = self.loader.batch(self.step, processes.rank, processes.world_size)
         frames = predicted_frames(batch, self.loader.vocabulary)
         n_predicted, positions, *n_frames = map(
             int,
-            processes.total(
+            processes.all_reduce(
                 int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()
             ),
         )
@@ -317,7 +192,7 @@ class Trainer:
     ) -> tuple[float, dict[str, tuple[float, int]]]:
         loss, totals = 0.0, {}
         if (
-            self.processes.world > 1
+            self.processes.world_size > 1
         ):  # a share may be short of rows, but each process makes every backward pass
             batch = with_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
         for part in split_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps):
@@ -336,9 +211,9 @@ class Trainer:
         self, loss: float, parts: dict[str, tuple[float, int]]
     ) -> tuple[float, dict[str, tuple[float, int]]]:
         """What `_accumulate` gave, summed over the processes."""
-        if self.processes.world == 1:
+        if self.processes.world_size == 1:
             return loss, parts
-        loss, *rest = self.processes.total(loss, *(x for pair in parts.values() for x in pair))
+        loss, *rest = self.processes.all_reduce(loss, *(x for pair in parts.values() for x in pair))
         return loss, {m: (nats, int(n)) for m, nats, n in zip(parts, rest[::2], rest[1::2])}
 
     # ---- many steps
@@ -349,7 +224,7 @@ class Trainer:
         Ctrl-C or SIGTERM in any process: checkpoint, then Interrupted in all.
         """
         peak = (
-            self.processes.total(matrix_rate(self.device))[0]
+            self.processes.all_reduce(matrix_rate(self.device))[0]
             if self.step < self.config.steps
             else 0.0
         )
@@ -370,10 +245,10 @@ class Trainer:
                 self.window.append(done | {"seconds": time.perf_counter() - start})
                 on_step(self.step)
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    if self.processes.first:
+                    if self.processes.is_rank0:
                         self.log(self.gauge.line(self.step, self.window, peak))
                     self.window = []
-                stop = self.processes.total(len(asked)) != [0]
+                stop = self.processes.all_reduce(len(asked)) != [0]
                 if (
                     stop
                     or self.step % self.config.checkpoint_every == 0
@@ -396,7 +271,7 @@ class Trainer:
         }
         if self.ema:
             tensors["ema"] = self.ema
-        tensors = {stem: whole(named, self.processes) for stem, named in tensors.items()}
+        tensors = {stem: full_tensors(named, self.processes) for stem, named in tensors.items()}
         state = {
             "step": self.step,
             "vocabulary": self.loader.vocabulary.fingerprint,
@@ -404,7 +279,7 @@ class Trainer:
             "planned": self.planned,
             "window": self.window,
         }
-        self.processes.by_first(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
+        self.processes.on_rank0(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:
         """Go on from the newest sound checkpoint, if there is one.
@@ -412,7 +287,7 @@ class Trainer:
         What a process that was killed left beside it is removed.
         """
         checkpoint = load_checkpoint(self.folder)
-        seen = self.processes.everyones(checkpoint.state["step"] if checkpoint else -1)
+        seen = self.processes.all_gather(checkpoint.state["step"] if checkpoint else -1)
         if len(set(seen)) > 1:
             raise UserError(
                 f"the processes see different checkpoints in {self.folder}: it must be on a file"
@@ -426,18 +301,18 @@ class Trainer:
         like = self.lm.state_dict()
         self.lm.load_state_dict(
             {
-                k: part_of(x, like[k]) if k in like else x
+                k: shard_like(x, like[k]) if k in like else x
                 for k, x in checkpoint.tensors["weights"].items()
             }
         )
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
         for name, value in checkpoint.tensors.get("ema", {}).items():
-            self.ema[name].copy_(part_of(value, self.ema[name]))
+            self.ema[name].copy_(shard_like(value, self.ema[name]))
         self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
-        self.planned = replanned(
+        self.planned = replan(
             checkpoint.state.get("planned", self.planned), self.step, self.config.steps
         )
-        self.processes.by_first(lambda: tidy(self.folder, self.step))
+        self.processes.on_rank0(lambda: tidy(self.folder, self.step))
         return True
 
     def weights(self) -> dict[str, Tensor]:
@@ -445,15 +320,7 @@ class Trainer:
 
         Sharded, it is gathered in the first process.
         """
-        return whole({**self.lm.state_dict(), **self.ema}, self.processes)
-
-
-def replanned(planned: list[list[int]], step: int, steps: int) -> list[list[int]]:
-    """`Trainer.planned` where `steps` are planned from `step` on; a plan by which no step was made
-    is forgotten.
-    """
-    kept = [plan for plan in planned if plan[0] < step] or [[0, steps]]
-    return kept if kept[-1][1] == steps else [*kept, [step, steps]]
+        return full_tensors({**self.lm.state_dict(), **self.ema}, self.processes)
 
 
 def predicted_frames(batch: Batch, vocabulary: Vocabulary) -> dict[str, int]:

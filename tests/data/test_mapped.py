@@ -370,16 +370,16 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(
 def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):
     from mmtok.run.build import _token_files
     from mmtok.run.run import open_run
-    from mmtok.train.distributed import ALONE
+    from mmtok.train.distributed import SINGLE_PROCESS
 
     class Other:
-        def by_first(self, work):
+        def on_rank0(self, work):
             return None
 
     monkeypatch.setattr("mmtok.run.run.MAP_FROM", 0)
     (tiny_copy / "tokens" / ".flat").write_text("in the way")
     with pytest.warns(UserWarning, match="main memory"):
-        first = _token_files(open_run(tiny_copy), ALONE)
+        first = _token_files(open_run(tiny_copy), SINGLE_PROCESS)
     with warnings.catch_warnings(action="error"):
         other = _token_files(open_run(tiny_copy), Other())
     assert len(first) == len(other) == 3 and all(same(a, b) for a, b in zip(first, other))

@@ -9,7 +9,7 @@ from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="protein",

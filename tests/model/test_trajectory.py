@@ -26,7 +26,7 @@ from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.images import Pixels, PixelsConfig
 from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 STEPS, BANDS, SEED = 5, 6, 11  # a seed by which the first clip does not end at once
 MEL = LogMelConfig(MelSpec(hop_samples=400, n_mels=BANDS))

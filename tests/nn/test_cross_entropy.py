@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtok.nn.cross_entropy import class_nats
+from mmtok.nn.cross_entropy import class_nll
 
 BANNED = (0, 7)
 N, M, K = 60, 8, 500
@@ -34,7 +34,7 @@ def as_user_error(h, weight, target, last):
 
 
 def in_chunks(chunk):
-    return lambda *given: class_nats(*given, BANNED, chunk)
+    return lambda *given: class_nll(*given, BANNED, chunk)
 
 
 def with_gradients(way, h, weight, *rest):
@@ -52,7 +52,7 @@ def test_nats_and_gradients_are_those_of_the_whole_table(given, chunk):
 
 def test_gradients_are_those_of_finite_differences(given):
     h, weight, target, last = given
-    some = lambda h, weight: class_nats(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
+    some = lambda h, weight: class_nll(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
     assert torch.autograd.gradcheck(
         some, (h[:4].detach().requires_grad_(), weight[:12].detach().requires_grad_())
     )
@@ -100,8 +100,8 @@ def test_no_table_of_logits_is_kept_for_the_backward_pass(given):
     assert saved_bytes(lambda: as_user_error(*given)) > table
     halves = [x.detach().float().requires_grad_() for x in given[:2]]
     with torch.autocast("cpu", torch.bfloat16):
-        assert N * K * 2 < saved_bytes(lambda: class_nats(*halves, *given[2:], BANNED)) < N * K * 3
-    assert saved_bytes(lambda: class_nats(*given, BANNED, 5 * K)) < (N + K) * M * 8 + 4 * N * 8
+        assert N * K * 2 < saved_bytes(lambda: class_nll(*halves, *given[2:], BANNED)) < N * K * 3
+    assert saved_bytes(lambda: class_nll(*given, BANNED, 5 * K)) < (N + K) * M * 8 + 4 * N * 8
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -128,7 +128,7 @@ def test_no_table_of_logits_is_ever_made(given, gradients):
             return made
 
     with Watch() as watch, torch.set_grad_enabled(gradients):
-        nats = class_nats(*given, BANNED, 9 * K)
+        nats = class_nll(*given, BANNED, 9 * K)
         if gradients:
             nats.sum().backward()
     assert watch.largest == 9 * K and nats.requires_grad == gradients

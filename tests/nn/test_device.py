@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmtok.errors import UserError
-from mmtok.nn.device import own_device, resolve_device, resolve_shared, stay_on_cpu
+from mmtok.nn.device import local_device, resolve_device, resolve_distributed_device, stay_on_cpu
 
 ROOT = Path(__file__).parents[2]
 ASKS = re.compile(r"(cuda|mps)\.(is_available|device_count)\(")
@@ -84,17 +84,17 @@ def test_what_is_not_there_is_refused(gpus, monkeypatch, n_gpus, name, parts):
 
 
 def test_several_processes_have_a_gpu_each_or_share_the_cpu(gpus):
-    assert own_device(resolve_shared(None), 3) == torch.device("cpu")
+    assert local_device(resolve_distributed_device(None), 3) == torch.device("cpu")
     gpus(2)
-    assert own_device(resolve_shared("cuda"), 1) == torch.device("cuda:1") and own_device(
-        resolve_shared("cpu"), 5
-    ) == torch.device("cpu")
+    assert local_device(resolve_distributed_device("cuda"), 1) == torch.device(
+        "cuda:1"
+    ) and local_device(resolve_distributed_device("cpu"), 5) == torch.device("cpu")
     with pytest.raises(
         UserError, match="process 2 .* there are 2: lower --nproc-per-node, or say --device cpu"
     ):
-        own_device(resolve_shared(None), 2)
+        local_device(resolve_distributed_device(None), 2)
     with pytest.raises(UserError, match="cuda:1: several processes cannot share it"):
-        resolve_shared("cuda:1")
+        resolve_distributed_device("cuda:1")
 
 
 def test_what_stays_on_the_cpu_says_so(gpus, recwarn):
@@ -141,7 +141,7 @@ def test_a_run_computes_where_it_is_told(tiny_run):
 def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
     code = (
         "import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count ="
-        " lambda: 2\nfrom mmtok.train.distributed import joined\nwith joined(device='cpu') as p:"
+        " lambda: 2\nfrom mmtok.train.distributed import init_distributed\nwith init_distributed(device='cpu') as p:"
         " print(p.device, torch.distributed.get_backend(), p.total(1.0), flush=True)"
     )
     with socket.socket() as free:

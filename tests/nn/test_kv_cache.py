@@ -12,7 +12,8 @@ from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.inference_linear import prepare_linear, with_prepared_linears
 from mmtok.nn.kv_cache import KVCacheDecoder
 from mmtok.nn.transformer import Transformer, TransformerConfig
-from mmtok.train.trainer import TrainConfig, make_optimizer
+from mmtok.train.config import TrainConfig
+from mmtok.train.trainer import make_optimizer
 
 SIZES = dict(depth=3, width=32, n_heads=4, feed_forward=48)
 CONFIGS = [
@@ -182,7 +183,7 @@ def learn(trunk):
 def uncompiled(monkeypatch):
     """The steps that would be compiled run as they are."""
     monkeypatch.setattr(torch, "compile", lambda step, **options: step)
-    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+    monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
 
 
 def reads_as_it_is(trunk, x, **how):
@@ -257,7 +258,7 @@ def test_a_reader_made_after_learning_has_what_was_learned(trunk, precision):
 def test_steps_are_compiled_any_number_of_times(trunk, monkeypatch):
     """torch refuses the ninth of what shares one code."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+    monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
     for _ in range(10):
         assert reads_as_it_is(trunk, states(1, 2), compile_slots=50)[0]
         learn(trunk)
@@ -276,7 +277,7 @@ def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk
     """What can be told of it without one."""
     modes = []
     monkeypatch.setattr(torch, "compile", lambda step, mode, **options: modes.append(mode) or step)
-    monkeypatch.setattr("mmtok.nn.compiled.lacking", lambda device: "")
+    monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
     plain, captured = (
         KVCacheDecoder(trunk, n_rows=2),
         KVCacheDecoder(trunk, n_rows=2, compile_slots=50),

@@ -133,7 +133,7 @@ def kept_bytes(trunk, n, x):
     """Of all tensors that the backward pass finds, weights aside, views of the same memory counted
     once; and the gradients.
     """
-    trunk.recompute_blocks(n)
+    trunk.checkpoint_activations(n)
     trunk.zero_grad()
     weights, kept = {p.untyped_storage().data_ptr() for p in trunk.parameters()}, {}
 

@@ -13,7 +13,7 @@ import pytest
 from mmtok.cli import main
 from mmtok.run.distributed import SharedRun, seed_of, together
 from mmtok.run.run import open_run
-from mmtok.train.distributed import ALONE
+from mmtok.train.distributed import SINGLE_PROCESS
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_seeds_of_batches():
 
 
 def test_a_call_of_one_batch_is_one_process_s(tiny_run):
-    run = SharedRun(open_run(tiny_run), ALONE)
+    run = SharedRun(open_run(tiny_run), SINGLE_PROCESS)
     prompts = [run.prompt([run.tokenizers["text"].encode("dark")], "image")] * 3
     drawn, alone = (it.draw(prompts, run.sampling("image"), 5) for it in (run, open_run(tiny_run)))
     assert [d.segment.codes.tolist() for d in drawn] == [d.segment.codes.tolist() for d in alone]

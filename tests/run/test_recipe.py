@@ -77,7 +77,7 @@ def test_overrides_reach_every_kind_of_field(tiny_words):
         ("x = 3", ["holds no value named 'recipe'"]),
         ("recipe = 3", ["holds no value named 'recipe'"]),
         ("import nowhere_to_be_found", ["line 1", "ModuleNotFoundError"]),
-        ("from mmtok.train.trainer import TrainConfig\nTrainConfig(stepz=3)", ["line 2", "stepz"]),
+        ("from mmtok.train.config import TrainConfig\nTrainConfig(stepz=3)", ["line 2", "stepz"]),
         ("\n\n1 / 0", ["line 3", "ZeroDivisionError"]),
     ],
 )

@@ -14,8 +14,9 @@ from mmtok.errors import UserError
 from mmtok.run.build import train
 from mmtok.run.run import open_run
 from mmtok.train.checkpoint import load_weights, planned_steps
+from mmtok.train.config import TrainConfig
 from mmtok.train.log import read_log
-from mmtok.train.trainer import TrainConfig, learning_rate, replanned, schedule_text
+from mmtok.train.schedule import learning_rate, replan, schedule_text
 
 
 def with_steps(recipe, steps, **changes):
@@ -47,15 +48,15 @@ def test_the_rate_follows_from_the_step_and_the_number_of_steps_alone():
 
 
 def test_plans():
-    assert replanned([[0, 24]], 20, 24) == [[0, 24]]
-    assert replanned([[0, 24]], 20, 48) == [[0, 24], [20, 48]]
-    assert replanned([[0, 24], [20, 48]], 20, 60) == [
+    assert replan([[0, 24]], 20, 24) == [[0, 24]]
+    assert replan([[0, 24]], 20, 48) == [[0, 24], [20, 48]]
+    assert replan([[0, 24], [20, 48]], 20, 60) == [
         [0, 24],
         [20, 60],
     ]  # no step was made by the plan of 48
-    assert replanned([[0, 24], [20, 48]], 20, 24) == [[0, 24]]
-    assert replanned([[0, 24], [20, 48]], 30, 30) == [[0, 24], [20, 48], [30, 30]]
-    assert replanned([[0, 24]], 0, 48) == [[0, 48]]
+    assert replan([[0, 24], [20, 48]], 20, 24) == [[0, 24]]
+    assert replan([[0, 24], [20, 48]], 30, 30) == [[0, 24], [20, 48], [30, 30]]
+    assert replan([[0, 24]], 0, 48) == [[0, 48]]
 
 
 def test_the_schedule_is_stated():

@@ -21,8 +21,9 @@ from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn import cross_entropy as crossentropy
 from mmtok.nn.transformer import TransformerConfig
+from mmtok.train.config import TrainConfig
 from mmtok.train.tokenizer_fit import products_in
-from mmtok.train.trainer import TrainConfig, make_optimizer
+from mmtok.train.trainer import make_optimizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +61,7 @@ def real(plan):
         plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward
     )
     lm = LM(DecoderConfig(trunk), Vocabulary([Signature("text", (plan.text_pieces,))]))
-    lm.model.recompute_blocks(plan.activation_checkpointing)
+    lm.model.checkpoint_activations(plan.activation_checkpointing)
     return lm
 
 

@@ -18,7 +18,7 @@ from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 DIT, UNET = DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
 TRUNK = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)

@@ -15,7 +15,7 @@ from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="tiny",

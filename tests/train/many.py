@@ -29,8 +29,9 @@ from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
 from mmtok.heads.categorical import Chained, Parallel  # noqa: E402
 from mmtok.model.lm import LM, DecoderConfig  # noqa: E402
 from mmtok.nn.transformer import TransformerConfig  # noqa: E402
-from mmtok.train.distributed import joined, whole  # noqa: E402
-from mmtok.train.trainer import TrainConfig, Trainer  # noqa: E402
+from mmtok.train.config import TrainConfig  # noqa: E402
+from mmtok.train.distributed import full_tensors, init_distributed  # noqa: E402
+from mmtok.train.trainer import Trainer  # noqa: E402
 
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
 CONFIG = TrainConfig(
@@ -106,7 +107,7 @@ def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
     FOLDER/NAME.json tells of them.
     """
     if resume:
-        processes.by_first(lambda: shutil.copytree(home / resume, home / name))
+        processes.on_rank0(lambda: shutil.copytree(home / resume, home / name))
     it = trainer(home, name, processes, replace(CONFIG, **changes))
     told = {
         "resumed": it.resume(),
@@ -116,19 +117,19 @@ def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
         "held": sum(getattr(p, "to_local", lambda: p)().numel() for p in it.lm.parameters()),
     }
     while it.step < until:
-        batch = it.loader.batch(it.step, processes.rank, processes.world)
+        batch = it.loader.batch(it.step, processes.rank, processes.world_size)
         counts = (
-            processes.everyones(len(batch.channels.get("jets", ()))),
-            processes.everyones(len(batch.ids)),
+            processes.all_gather(len(batch.channels.get("jets", ()))),
+            processes.all_gather(len(batch.ids)),
         )
         told["steps"].append(
             {"step": it.step} | it.update() | {"jets": counts[0], "rows": counts[1]}
         )
     touched = sum(p in it.optimizer.state for p in it.names)
-    told["untouched"] = sum(processes.everyones(len(it.names) - touched))
+    told["untouched"] = sum(processes.all_gather(len(it.names) - touched))
     it.save()
-    weights = whole(it.lm.state_dict(), processes)
-    if processes.first:
+    weights = full_tensors(it.lm.state_dict(), processes)
+    if processes.is_rank0:
         told["sum"] = {k: float(x.double().abs().sum()) for k, x in weights.items()}
         (home / f"{name}.json").write_text(json.dumps(told))
 
@@ -187,7 +188,7 @@ def first_fails(home, processes):
         raise OSError("disk full")
 
     try:
-        processes.by_first(fail)
+        processes.on_rank0(fail)
     except BaseException as error:
         note(home, "fails", processes, repr(error))
 
@@ -211,7 +212,7 @@ def by(n, work, home):
 
     def one(rank):
         try:
-            with joined() as processes:
+            with init_distributed() as processes:
                 work(home, processes)
         except ConnectionError as error:
             (home / f"lost-{rank}.txt").write_text(str(error))

@@ -14,7 +14,8 @@ from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.train.trainer import TrainConfig, Trainer
+from mmtok.train.config import TrainConfig
+from mmtok.train.trainer import Trainer
 
 CONFIG = TrainConfig(
     steps=6,

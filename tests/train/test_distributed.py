@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from mmtok.cli import main
 from mmtok.errors import UserError
-from mmtok.train.distributed import ALONE, Processes, is_sharded, joined
+from mmtok.train.distributed import SINGLE_PROCESS, Processes, init_distributed, is_sharded
 from mmtok.train.log import read_log
 from mmtok.train.trainer import Trainer
 
@@ -189,7 +189,7 @@ def test_when_one_dies_the_others_stop_with_one_line(home):
 
 def test_checkpoints_that_not_all_see_are_refused(tmp_path):
     class Split(Processes):
-        def everyones(self, number):
+        def all_gather(self, number):
             return [number, 400]
 
     it = object.__new__(Trainer)
@@ -205,7 +205,7 @@ def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(
     """The others wait to be ended by torchrun, which ends all once one has ended, and speak only
     when nobody does.
     """
-    monkeypatch.setattr("mmtok.train.distributed.met", met)
+    monkeypatch.setattr("mmtok.train.distributed.initialized", met)
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     waited = []
@@ -222,14 +222,14 @@ def test_before_they_meet_a_machine_s_first_process_says_what_is_wrong(
 
 def test_alone_everything_is_answered_at_once(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined(device="cpu") as processes:
+    with init_distributed(device="cpu") as processes:
         assert (
-            processes == ALONE
-            and processes.first
-            and processes.total(3, 0.5) == [3, 0.5]
-            and processes.everyones(7) == [7]
+            processes == SINGLE_PROCESS
+            and processes.is_rank0
+            and processes.all_reduce(3, 0.5) == [3, 0.5]
+            and processes.all_gather(7) == [7]
         )
-        assert processes.by_first(lambda: "done") == "done"
+        assert processes.on_rank0(lambda: "done") == "done"
     gradient = torch.ones(3)
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = gradient

@@ -32,7 +32,7 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="killed",

@@ -20,15 +20,10 @@ from mmtok.nn import precision
 from mmtok.nn.precision import MatmulRates
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.train import trainer as fit_lm
+from mmtok.train.config import TrainConfig
 from mmtok.train.log import MEASURED
-from mmtok.train.trainer import (
-    Interrupted,
-    TrainConfig,
-    Trainer,
-    learning_rate,
-    make_optimizer,
-    split_rows,
-)
+from mmtok.train.schedule import learning_rate
+from mmtok.train.trainer import Interrupted, Trainer, make_optimizer, split_rows
 
 CONFIG = TrainConfig(
     steps=12,
