@@ -148,6 +148,7 @@ def sampling(repeats: int) -> Iterator[Line]:
     import torch
 
     from mmtok.core.batch import pack
+    from mmtok.core.grammar import to_stream
     from mmtok.core.segment import Document, Segment, Signature
     from mmtok.core.vocabulary import Vocabulary
     from mmtok.model.generate import generate
@@ -173,7 +174,7 @@ def sampling(repeats: int) -> Iterator[Line]:
         codes, generator = np.zeros((n_streams, 0), np.int64), torch.Generator().manual_seed(0)
         for _ in range(n_frames):
             batch = pack(
-                lm.vocabulary, [[lm.vocabulary.stream(prompt(row[:, None]))] for row in codes]
+                lm.vocabulary, [[to_stream(lm.vocabulary, prompt(row[:, None]))] for row in codes]
             )
             logits = lm.id_logits(lm.hidden(batch)[:, -1], "image")[
                 :, :-1

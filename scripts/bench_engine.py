@@ -35,6 +35,7 @@ from side_by_side import (
 )
 
 from mmtok.core.batch import Batch, pack, plan_rows
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.heads.categorical import Parallel
@@ -163,7 +164,7 @@ def full_rows(lm: LM) -> tuple[Batch, dict]:
     """8 documents of 256 positions, as each side takes them; theirs without a mask, since there is
     no padding.
     """
-    streams = [lm.vocabulary.stream(d) for d in documents([256] * 8)]
+    streams = [to_stream(lm.vocabulary, d) for d in documents([256] * 8)]
     theirs = padded(streams, 8)[0]
     del theirs["attention_mask"]
     return pack(lm.vocabulary, [[s] for s in streams]), theirs
@@ -211,7 +212,7 @@ def train_ragged(setting: Setting) -> Iterator[Line]:
     lengths = (
         np.exp(np.random.default_rng(1).uniform(np.log(16), np.log(513), 64)).astype(int).tolist()
     )
-    streams = [lm.vocabulary.stream(d) for d in documents(lengths)]
+    streams = [to_stream(lm.vocabulary, d) for d in documents(lengths)]
     random, bucketed = padded(streams, 8), padded(sorted(streams, key=len), 8)
     rows = [[streams[i] for i in row] for row in plan_rows(lengths, 512)]
     ours = [
@@ -256,7 +257,7 @@ def train_auto(setting: Setting) -> Iterator[Line]:
     """
     chosen = resolve_precision("auto", torch.device("cpu"))
     lm = our_model()
-    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d) for d in documents([256])]])
+    batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d) for d in documents([256])]])
     steppers = [our_stepper(our_model(), precision) for precision in (chosen, "float32", "bf16")]
     auto, float32, bf16 = turn_about(
         [lambda step=step: step(batch) for step in steppers], max(1, setting.repeats // 3)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mmtok.core.batch import Batch, pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.model.frame_decoder import FrameDecoder
 from mmtok.model.lm import LM
@@ -51,7 +52,7 @@ def learn(
     rng = np.random.default_rng(0)
     for _ in range(n_steps):
         chosen = rng.choice(len(documents), n_rows, replace=False)
-        step(pack(lm.vocabulary, [[lm.vocabulary.stream(documents[i])] for i in chosen]))
+        step(pack(lm.vocabulary, [[to_stream(lm.vocabulary, documents[i])] for i in chosen]))
     lm.eval()
 
 
@@ -62,7 +63,7 @@ def log_probs(
     """Of every code, log p of what stands there (N, n + 1), as sampling reckons it in this
     precision of weights.
     """
-    batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)] for d in documents])
+    batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)] for d in documents])
     h = (
         KVCacheDecoder(lm.model, precision, n_rows=len(documents))
         .read(lm.embed(batch))[:, 1 : 1 + PIECES]

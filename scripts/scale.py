@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmtok.core.layout import N_CONTROLS
 from mmtok.core.segment import Signature
-from mmtok.core.vocabulary import Vocabulary
+from mmtok.core.vocabulary import N_CONTROLS, Vocabulary
 from mmtok.data.mapped import ROW_BYTES, number_of, width_of
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig

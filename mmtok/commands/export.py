@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmtok.core.layout import NAMED
-from mmtok.core.vocabulary import Vocabulary
+from mmtok.core.vocabulary import NAMED_CONTROLS, Vocabulary
 from mmtok.errors import UserError
 from mmtok.io.files import (
     bring_back,
@@ -179,7 +178,8 @@ def id_names(vocabulary: Vocabulary, taken: Iterable[str] = ()) -> list[str]:
     """
     first = len(vocabulary.span("text"))
     named = {
-        getattr(vocabulary, "document_mark" if mark == "document" else mark): mark for mark in NAMED
+        getattr(vocabulary, "document_mark" if mark == "document" else mark): mark
+        for mark in NAMED_CONTROLS
     }
     for m in vocabulary.signatures:
         named |= {vocabulary.begin(m): f"begin_{m}", vocabulary.end(m): f"end_{m}"}

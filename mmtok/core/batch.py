@@ -1,39 +1,42 @@
-"""Batch: documents packed into rows of torch tensors, and taken out again.
+"""Documents packed into rows of torch tensors, and taken out again.
 
-Rows never mix documents: `document` tells them apart, `position` restarts at 0 in each, and
-attention stays within one.
+Several documents may share a row. `document` tells them apart, `position` restarts at 0 in each,
+and attention stays within one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.core.vocabulary import Stream, Vocabulary
+from mmtok.core.grammar import Stream
+from mmtok.core.vocabulary import Vocabulary
 
-FULL = 8  # positions: what is left in a row is not sought for after that
+FULL = 8  # a row with fewer free positions than this counts as full
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B rows of L positions. Padding has document -1 and is never predicted.
 
-    ids, document, segment, modality, position  (B, L) int64; modality is the signature's index, -1
-    between segments
+    ids, document, segment, modality, position  (B, L) int64; modality is the index of the
+                  signature, -1 for the marks between segments
     inputs        (B, L) ids as the model reads them; they differ from `ids` only where training
                   corrupts its input
     predict       (B, L) bool: p of this position is part of the loss
     may_end       (B, L) bool: the end mark is legal here
-    channels      modality -> (N_m, C) int64, in row-major stream order of the positions whose id is
-                  m's frame id
-    channel_mask  modality -> (N_m, C) or (N_m, D) bool: channel values and latents that the model
-                  may not read (corrupted input)
-    ceiling       modality -> (N_m, C) highest legal frame, where frames are a set in falling order
-    latents       modality -> (N_m, D) float32
+
+    The others map a modality m to one row per position that has m's frame id, in row-major order:
+
+    channels      (N_m, C) int64
+    latents       (N_m, D) float32
+    channel_mask  (N_m, C) or (N_m, D) bool: values that the model may not read (corrupted input)
+    ceiling       (N_m, C) highest legal frame, of modalities whose frames are a set
     """
 
     ids: Tensor
@@ -51,16 +54,22 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        move = lambda x: (
-            {k: v.to(device) for k, v in x.items()} if isinstance(x, dict) else x.to(device)
-        )
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, dict):
+                moved[f.name] = {m: x.to(device) for m, x in value.items()}
+            else:
+                moved[f.name] = value.to(device)
+        return Batch(**moved)
 
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """What the model may not read of one stream: `ids` (L,) bool, `channels` modality -> (N_m, C)
-    or (N_m, D) bool.
+    """What the model may not read of one stream.
+
+    ids       (L,) bool
+    channels  modality -> (N_m, C) or (N_m, D) bool
     """
 
     ids: np.ndarray
@@ -76,16 +85,19 @@ def plan_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
     rows: list[list[int]] = []
     n_leaves = 1 << max(0, len(order) - 1).bit_length()
-    # a tree over the rows, those not yet opened too: node k holds the most room under nodes 2k and
-    # 2k + 1; row r is node n_leaves + r
+    # a binary tree over all rows there may be: row r is node n_leaves + r, and node k holds the
+    # most room under its children 2k and 2k + 1
     room = [seq_len] * (2 * n_leaves)
-    n_full = 0  # rows in front that count as full
+    n_full = 0  # the first rows, which count as full
     for i in order:
-        n, k = int(lengths[i]), 1
+        n = int(lengths[i])
         if n > seq_len:
             raise ValueError(f"a document of {n} positions does not fit into a row of {seq_len}")
+        k = 1
         while k < n_leaves:  # to the first row with room
-            k = 2 * k if room[2 * k] >= n else 2 * k + 1
+            k = 2 * k
+            if room[k] < n:
+                k += 1
         if k == n_leaves + len(rows):
             rows.append([])
         rows[k - n_leaves].append(i)
@@ -97,7 +109,7 @@ def plan_rows(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 
 
 def _set_room(room: list[int], k: int, value: int) -> None:
-    """Change a leaf of the tree of `plan_rows`, and the nodes above it as far as they change."""
+    """Set a leaf of the tree of `plan_rows`, and update the nodes above it."""
     room[k] = value
     while k > 1:
         k //= 2
@@ -113,104 +125,121 @@ def pack(
     seq_len: int | None = None,
     corruptions: Sequence[Sequence[Corruption | None]] | None = None,
 ) -> Batch:
-    """Lay streams side by side in rows, padded to `seq_len` (default: the longest row).
+    """Put streams one after another into rows, padded to `seq_len` (default: the longest row).
 
-    corruptions: as `rows`, what the model may not read of each stream; masked ids read as the MASK
-    mark.
+    corruptions: in the shape of `rows`, what the model may not read of each stream; it reads masked
+    ids as the MASK mark.
     """
-    length = seq_len or max((sum(len(s) for s in row) for row in rows), default=1)
+    length = seq_len or max((sum(map(len, row)) for row in rows), default=1)
     shape = (len(rows), length)
-    ids, document, modality = np.full(shape, vocabulary.pad), np.full(shape, -1), np.full(shape, -1)
-    segment, position = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    predict, may_end, masked = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
-    values: dict[str, list] = {}
-    ceiling: dict[str, list] = {}
-    channel_mask: dict[str, list] = {}
+    filled = {
+        "ids": np.full(shape, vocabulary.pad),
+        "document": np.full(shape, -1),
+        "segment": np.zeros(shape, np.int64),
+        "modality": np.full(shape, -1),
+        "position": np.zeros(shape, np.int64),
+        "predict": np.zeros(shape, bool),
+        "may_end": np.zeros(shape, bool),
+    }
+    masked = np.zeros(shape, bool)
     for r, row in enumerate(rows):
         start = 0
         for d, stream in enumerate(row):
-            here = (r, slice(start, start := start + len(stream)))
-            ids[here], document[here], segment[here], modality[here] = (
-                stream.ids,
-                d,
-                stream.segment,
-                stream.modality,
-            )
-            position[here], predict[here], may_end[here] = (
-                np.arange(len(stream)),
-                stream.predict,
-                stream.may_end,
-            )
+            stop = start + len(stream)
+            here = (r, slice(start, stop))
+            start = stop
+            for name in ("ids", "segment", "modality", "predict", "may_end"):
+                filled[name][here] = getattr(stream, name)
+            filled["document"][here] = d
+            filled["position"][here] = np.arange(len(stream))
             corruption = corruptions[r][d] if corruptions else None
             if corruption is not None:
                 masked[here] = corruption.ids
+    filled["inputs"] = np.where(masked, vocabulary.mask, filled["ids"])
+    tensors: dict[str, Any] = {name: torch.from_numpy(x) for name, x in filled.items()}
+    return Batch(**tensors, **_packed_values(vocabulary, rows, corruptions))
+
+
+def _packed_values(
+    vocabulary: Vocabulary,
+    rows: Sequence[Sequence[Stream]],
+    corruptions: Sequence[Sequence[Corruption | None]] | None,
+) -> dict[str, Any]:
+    """The fields of `Batch` that hold values by modality."""
+    values: dict[str, list[np.ndarray]] = {}
+    hidden: dict[str, list[np.ndarray]] = {}
+    ceiling: dict[str, list[np.ndarray]] = {}
+    for r, row in enumerate(rows):
+        for d, stream in enumerate(row):
+            corruption = corruptions[r][d] if corruptions else None
+            masks = {} if corruption is None else corruption.channels
             for m, x in stream.values.items():
                 values.setdefault(m, []).append(x)
-                hidden = None if corruption is None else corruption.channels.get(m)
-                channel_mask.setdefault(m, []).append(
-                    np.zeros(x.shape, bool) if hidden is None else hidden
-                )
+                hidden.setdefault(m, []).append(masks.get(m, np.zeros(x.shape, bool)))
             for m, x in stream.ceiling.items():
                 ceiling.setdefault(m, []).append(x)
-    tensor = lambda x: torch.from_numpy(np.ascontiguousarray(x))
-    joined = {m: np.concatenate(x) for m, x in values.items()}
-    is_code = {m: bool(vocabulary.signatures[m].levels) for m in joined}
-    return Batch(
-        ids=tensor(ids),
-        document=tensor(document),
-        segment=tensor(segment),
-        modality=tensor(modality),
-        position=tensor(position),
-        inputs=tensor(np.where(masked, vocabulary.mask, ids)),
-        predict=tensor(predict),
-        may_end=tensor(may_end),
-        channels={m: tensor(x.astype(np.int64)) for m, x in joined.items() if is_code[m]},
-        channel_mask={m: tensor(np.concatenate(channel_mask[m])) for m in joined},
-        ceiling={m: tensor(np.concatenate(x)) for m, x in ceiling.items()},
-        latents={m: tensor(x.astype(np.float32)) for m, x in joined.items() if not is_code[m]},
-    )
+    channels: dict[str, Tensor] = {}
+    latents: dict[str, Tensor] = {}
+    for m, pieces in values.items():
+        joined = np.concatenate(pieces)
+        if vocabulary.signatures[m].levels:
+            channels[m] = torch.from_numpy(joined.astype(np.int64))
+        else:
+            latents[m] = torch.from_numpy(joined.astype(np.float32))
+    return {
+        "channels": channels,
+        "latents": latents,
+        "channel_mask": _joined(hidden),
+        "ceiling": _joined(ceiling),
+    }
+
+
+def _joined(pieces: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
+    return {m: torch.from_numpy(np.concatenate(x)) for m, x in pieces.items()}
 
 
 def unpack(vocabulary: Vocabulary, batch: Batch) -> list[list[Stream]]:
     """The inverse of `pack`: per row, the streams in it (as they were before corruption)."""
-    rows: list[list[Stream]] = []
-    used: dict[str, int] = {}
-    whole = {k: v.numpy() for k, v in (batch.channels | batch.latents).items()}
-    arrays = {
-        k: getattr(batch, k).numpy() for k in ("ids", "segment", "modality", "predict", "may_end")
-    }
+    values = {m: x.numpy() for m, x in (batch.channels | batch.latents).items()}
+    ceilings = {m: x.numpy() for m, x in batch.ceiling.items()}
+    names = ("ids", "segment", "modality", "predict", "may_end")
+    arrays = {name: getattr(batch, name).numpy() for name in names}
     document = batch.document.numpy()
+    n_used = dict.fromkeys(values, 0)
+    rows: list[list[Stream]] = []
     for r in range(len(document)):
         rows.append([])
         for d in range(document[r].max() + 1):
             where = document[r] == d
-            stream = Stream(**{k: x[r][where] for k, x in arrays.items()})
-            values, ceiling = {}, {}
-            for m, x in whole.items():
+            stream = Stream(**{name: x[r][where] for name, x in arrays.items()})
+            frames: dict[str, slice] = {}
+            for m in values:
                 n = int((stream.ids == vocabulary.span(m)[0]).sum())
-                a = used.get(m, 0)
-                used[m] = a + n
                 if n:
-                    values[m] = x[a : a + n]
-                    if m in batch.ceiling:
-                        ceiling[m] = batch.ceiling[m][a : a + n].numpy()
-            rows[-1].append(replace(stream, values=values, ceiling=ceiling))
+                    frames[m] = slice(n_used[m], n_used[m] + n)
+                n_used[m] += n
+            stream = replace(
+                stream,
+                values={m: values[m][some] for m, some in frames.items()},
+                ceiling={m: ceilings[m][some] for m, some in frames.items() if m in ceilings},
+            )
+            rows[-1].append(stream)
     return rows
 
 
 def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
     """Some rows of a batch, with the channel values that belong to them."""
     index = torch.arange(len(batch.ids), device=batch.ids.device)[rows]
-    chosen = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
-    chosen[index] = True
-
-    def select(name: str):
-        value = getattr(batch, name)
+    is_chosen = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
+    is_chosen[index] = True
+    chosen: dict[str, Any] = {}
+    for f in fields(batch):
+        value = getattr(batch, f.name)
         if not isinstance(value, dict):
-            return value[index]
-        owner = {
-            m: (batch.ids == vocabulary.span(m)[0]).nonzero()[:, 0] for m in value
-        }  # the row of every frame
-        return {m: x[chosen[owner[m]]] for m, x in value.items()}
-
-    return Batch(**{f.name: select(f.name) for f in fields(batch)})
+            chosen[f.name] = value[index]
+            continue
+        chosen[f.name] = {}
+        for m, x in value.items():
+            row_of_frame = (batch.ids == vocabulary.span(m)[0]).nonzero()[:, 0]
+            chosen[f.name][m] = x[is_chosen[row_of_frame]]
+    return Batch(**chosen)

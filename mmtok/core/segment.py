@@ -1,5 +1,4 @@
-"""The values that rooms exchange: what a tokenizer makes, what a vocabulary lays out, what a model
-reads.
+"""The values that rooms exchange: signatures, segments, documents.
 
 The legend of letters, for the whole package: B rows, L stream positions, T frames, C channels, K
 levels, D latent size, M model width, H heads, P particles.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +24,18 @@ class Signature:
     """All that a vocabulary and a model know of a tokenizer.
 
     modality     its name, e.g. "speech"
-    levels       sizes of the channels, (16,) * 80; () when the frames are latents
+    levels       number of codes of each channel, (16,) * 80; () when the frames are latents
     latent_size  D; 0 when the frames are codes
-    frames       a fixed count of frames (a 4x4 grid: 16), or None: the segment runs until its end
-                 mark
+    frames       fixed number of frames (a 4x4 grid: 16), or None: a segment runs until its end mark
     fingerprint  of the tokenizer's own file
     banned       one-channel codes that never occur in data (a text model's own unknown, start and
                  stop pieces)
     descending   the frames are a set, written in falling lexicographic order of their channels
-                 (jets: pt, then eta, then phi): the grammar allows no other list of them, so p of
-                 the list is p of the set (of a multiset: equal frames may follow each other)
-    headers      so many first frames stand before that order (a jet's totals)
-    cells        latents only: they are the centres of so many even cells of the axis -1 to 1, so
-                 the data is discrete; 0: continuous
+                 (jets: pt, then eta, then phi). The grammar allows no other order, so p of the list
+                 is p of the set; equal frames may follow each other, so it is a multiset
+    headers      number of first frames that stand outside that order (a jet's totals)
+    cells        of latents that are discrete: each is the centre of one of so many equal cells of
+                 the axis from -1 to 1; 0: continuous
     """
 
     modality: str
@@ -49,7 +48,7 @@ class Signature:
     headers: int = 0
     cells: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
             raise ValueError(
                 f"signature of {self.modality!r}: exactly one of levels and latent_size must be set"
@@ -94,18 +93,17 @@ class Signature:
 
     @property
     def one_channel(self) -> bool:
-        """Whether a frame is a single id of the stream (else its values travel beside the stream,
-        as those of a set always do).
+        """Whether a frame is a single id of the stream.
+
+        Otherwise its values are kept apart from the ids, as those of a set always are.
         """
         return len(self.levels) == 1 and not self.descending
 
     def ceilings(self, frames: np.ndarray) -> np.ndarray:
-        """The highest frame that the order allows at each place of frames (T, C), and behind them:
-        (T + 1, C).
-        """
-        found = np.tile(np.array(self.levels) - 1, (len(frames) + 1, 1))
-        found[self.headers + 1 :] = frames[self.headers :]
-        return found
+        """The highest legal frame at each place of frames (T, C) and after them: (T + 1, C)."""
+        ceilings = np.tile(np.array(self.levels) - 1, (len(frames) + 1, 1))
+        ceilings[self.headers + 1 :] = frames[self.headers :]
+        return ceilings
 
     def as_dict(self) -> dict:
         """JSON-able fields."""
@@ -120,9 +118,8 @@ class Segment:
 
     info       what decoding needs beyond the frames (n_samples, rate_hz, height, width, jet axis);
                scalars only
-    truncated  frames were cut off at a cap: the segment does not end here, so it carries no end
-               mark
-    holes      spans [start, stop) of frames that the stream gives last, after a hole mark in their
+    truncated  frames were cut off at a cap: the signal goes on, so there is no end mark
+    holes      spans [start, stop) of frames that the stream gives last, with a hole mark in their
                place
     """
 
@@ -133,7 +130,7 @@ class Segment:
     truncated: bool = False
     holes: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.codes is None) == (self.latents is None):
             raise ValueError(
                 f"segment of {self.modality!r}: exactly one of codes and latents must be set"
@@ -148,11 +145,7 @@ class Segment:
 
     def _check_holes(self) -> None:
         edges = [edge for hole in self.holes for edge in hole]
-        if (
-            edges != sorted(edges)
-            or any(a > b for a, b in self.holes)
-            or (edges and not 0 <= edges[0] <= edges[-1] <= len(self))
-        ):
+        if edges != sorted(edges) or edges[0] < 0 or edges[-1] > len(self):
             raise ValueError(
                 f"segment of {self.modality!r}: holes {self.holes} are not ordered spans within"
                 f" {len(self)} frames"
@@ -162,31 +155,38 @@ class Segment:
 
     @property
     def values(self) -> np.ndarray:
-        """The frames, whichever kind they are: (T, C) or (T, D)."""
-        return self.codes if self.codes is not None else self.latents
+        """The frames, of either kind: codes (T, C) or latents (T, D)."""
+        if self.codes is not None:
+            return self.codes
+        assert self.latents is not None
+        return self.latents
 
     def __len__(self) -> int:
         return len(self.values)
 
 
-def segment_of(signature: Signature, values: np.ndarray | None = None, **more: object) -> Segment:
-    """A segment of this signature's kind with these frames, codes (T, C) or latents (T, D); None:
-    without any.
+def segment_of(signature: Signature, values: np.ndarray | None = None, **more: Any) -> Segment:
+    """A segment of these frames, codes (T, C) or latents (T, D) as the signature says.
+
+    None: a segment without frames. more: further fields of `Segment`.
     """
     if values is None:
         values = np.zeros((0, len(signature.levels) or signature.latent_size))
-    kind, dtype = ("latents", np.float32) if signature.latent_size else ("codes", np.int64)
-    return Segment(signature.modality, **{kind: values.astype(dtype)}, **more)
+    if signature.latent_size:
+        return Segment(signature.modality, latents=values.astype(np.float32), **more)
+    return Segment(signature.modality, codes=values.astype(np.int64), **more)
 
 
 @dataclass(frozen=True, eq=False)
 class Document:
     """Segments in the order of a task, and which of them the task predicts.
 
-    A `None` among the segments is a condition left out: the stream carries the null mark in its
-    place. The last segment may be open (`open_end`), which makes the document a prompt: its stream
-    stops after the frames known so far, or, in a segment with holes, after the fill mark of the
-    first hole that is not among the `n_filled` given ones.
+    segments  None stands for a condition that is left out: the stream has the null mark there
+    predict   of each segment, whether p of its frames is asked for
+    open_end  the last segment is not finished, so the document is a prompt: its stream stops after
+              the frames known so far or, where there are holes, after the fill mark of the first
+              hole that is still empty
+    n_filled  of an open segment, the number of holes whose frames are known
     """
 
     segments: tuple[Segment | None, ...]
@@ -194,10 +194,10 @@ class Document:
     open_end: bool = False
     n_filled: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.segments) != len(self.predict):
             raise ValueError(
                 f"document: {len(self.segments)} segments but {len(self.predict)} predict flags"
             )
-        if any(p and s is None for s, p in zip(self.segments, self.predict)):
+        if any(p and s is None for s, p in zip(self.segments, self.predict, strict=True)):
             raise ValueError("document: a condition left out cannot be predicted")

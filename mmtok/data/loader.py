@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from mmtok.core.batch import Batch, Corruption, pack, plan_rows
+from mmtok.core.grammar import Stream, to_stream
 from mmtok.core.segment import Document, Segment
-from mmtok.core.vocabulary import Stream, Vocabulary
+from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
 
@@ -319,7 +320,7 @@ class Loader:
         if rng.random() < task.infill and not segments[-1].truncated:
             a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
             segments[-1] = replace(segments[-1], holes=((int(a), int(b)),))
-        stream = self.vocabulary.stream(Document(tuple(segments), tuple(predict)))
+        stream = to_stream(self.vocabulary, Document(tuple(segments), tuple(predict)))
         return stream, self._corruption(stream, names, rng)
 
     def _corruption(

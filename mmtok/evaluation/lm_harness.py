@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
@@ -43,7 +44,7 @@ class Harness:
         prompt = run.prompt([], "text")
         self.head = prompt.segments[:-1]
         self.longest = longest or max(
-            1, run.recipe.train.seq_len - len(run.vocabulary.stream(prompt))
+            1, run.recipe.train.seq_len - len(to_stream(run.vocabulary, prompt))
         )
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
@@ -176,7 +177,7 @@ class Harness:
         segments = [
             Segment("text", codes=np.concatenate(row)[:, None], truncated=True) for row in rows
         ]
-        streams = [v.stream(Document((*self.head, segment), predict)) for segment in segments]
+        streams = [to_stream(v, Document((*self.head, segment), predict)) for segment in segments]
         at = [
             np.arange(len(s) - len(row[1]), len(s)) for s, row in zip(streams, rows)
         ]  # without an end mark the codes come last

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
 from mmtok.heads.cascade import CascadeHead
@@ -237,7 +238,7 @@ class _Walk:
 
     def _prefill(self, documents: Sequence[Document]) -> None:
         """Read all prompts at once; they end together, so that shorter ones begin later."""
-        streams = [self.lm.vocabulary.stream(d) for d in documents]
+        streams = [to_stream(self.lm.vocabulary, d) for d in documents]
         batch = pack(self.lm.vocabulary, [[s] for s in streams]).to(self.lm.device)
         x = self.lm.embed(batch)
         start = x.shape[1] - torch.tensor([len(s) for s in streams], device=x.device)

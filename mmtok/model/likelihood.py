@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmtok.core.batch import pack, plan_rows
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, evaluating
@@ -76,7 +77,7 @@ def score_part(
                 f"document {i} of {len(documents)}, counted from 0, has no segments: there is"
                 " nothing to score; leave it out"
             )
-    streams = [lm.vocabulary.stream(d) for d in documents]
+    streams = [to_stream(lm.vocabulary, d) for d in documents]
     lengths = [len(s) for s in streams]
     seq_len = max(lengths, default=1)
     rows = plan_rows(lengths, seq_len)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, evaluating
@@ -76,7 +77,7 @@ def draw_whole(
 
 def states_at_end(lm: LM, documents: Sequence[Document]) -> Tensor:
     """(N, M): the hidden state at the last position of each document's stream."""
-    streams = [lm.vocabulary.stream(d) for d in documents]
+    streams = [to_stream(lm.vocabulary, d) for d in documents]
     batch = pack(lm.vocabulary, [[s] for s in streams]).to(lm.device)
     last = torch.tensor([len(s) - 1 for s in streams], device=lm.device)
     return lm.hidden(batch)[torch.arange(len(streams), device=lm.device), last]

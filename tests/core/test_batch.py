@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mmtok.core.batch import FULL, Corruption, pack, plan_rows, rows_of, unpack
+from mmtok.core.grammar import to_document, to_stream
 
 
 def rows_of_streams(vocabulary, corpus):
-    s = [vocabulary.stream(d) for d in corpus]
+    s = [to_stream(vocabulary, d) for d in corpus]
     return [[s[0], s[3]], [s[1]], [s[4], s[2], s[5]], [s[6], s[7], s[0]]]
 
 
@@ -17,9 +18,11 @@ def assert_same_stream(a, b):
     for name in ("ids", "segment", "modality", "predict", "may_end"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
     for x, y in ((a.values, b.values), (a.ceiling, b.ceiling)):
-        full = lambda z: {
-            m: v for m, v in z.items() if len(v)
-        }  # a modality without frames leaves no trace in a batch
+
+        def full(z):
+            # a modality without frames leaves no trace in a batch
+            return {m: v for m, v in z.items() if len(v)}
+
         x, y = full(x), full(y)
         assert x.keys() == y.keys() and all(np.array_equal(x[m], y[m]) for m in x)
 
@@ -31,14 +34,14 @@ def test_unpack_inverts_pack(vocabulary, corpus, seq_len):
     assert batch.ids.shape[1] == (seq_len or max(sum(map(len, row)) for row in rows))
     back = unpack(vocabulary, batch)
     assert [len(r) for r in back] == [len(r) for r in rows]
-    for row, again in zip(rows, back):
-        for a, b in zip(row, again):
+    for row, again in zip(rows, back, strict=True):
+        for a, b in zip(row, again, strict=True):
             assert_same_stream(a, b)
 
 
 def test_what_comes_out_is_the_document_that_went_in(vocabulary, trap):
-    stream = unpack(vocabulary, pack(vocabulary, [[vocabulary.stream(trap)]]))[0][0]
-    for a, b in zip(trap.segments, vocabulary.document(stream).segments):
+    stream = unpack(vocabulary, pack(vocabulary, [[to_stream(vocabulary, trap)]]))[0][0]
+    for a, b in zip(trap.segments, to_document(vocabulary, stream).segments, strict=True):
         assert np.array_equal(a.values, b.values) and a.holes == b.holes
 
 
@@ -70,9 +73,12 @@ def test_channels_come_in_the_order_of_their_frame_ids(vocabulary, corpus):
 
 def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
     rows = rows_of_streams(vocabulary, corpus)
-    damage = lambda s: Corruption(
-        rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()}
-    )
+
+    def damage(s):
+        return Corruption(
+            rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()}
+        )
+
     corruptions = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
     clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, corruptions=corruptions)
     for f in fields(clean):
@@ -95,8 +101,8 @@ def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
         )
         assert dirty.channel_mask[m].sum() == wanted.sum() > 0
     assert not any(x.any() for x in clean.channel_mask.values())
-    for row, again in zip(rows, unpack(vocabulary, dirty)):
-        for a, b in zip(row, again):
+    for row, again in zip(rows, unpack(vocabulary, dirty), strict=True):
+        for a, b in zip(row, again, strict=True):
             assert_same_stream(a, b)
 
 

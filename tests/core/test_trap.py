@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from mmtok.core.batch import pack, unpack
+from mmtok.core.grammar import START, advance, to_document, to_stream
 from mmtok.core.segment import Document, Segment
-from mmtok.core.vocabulary import START
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.likelihood import score
 from mmtok.model.lm import loss_sums
@@ -16,7 +16,7 @@ from mmtok.model.sampling import Sampling
 
 def assert_same(a, b):
     assert a.predict == b.predict and len(a.segments) == len(b.segments)
-    for x, y in zip(a.segments, b.segments):
+    for x, y in zip(a.segments, b.segments, strict=True):
         assert (
             x.modality == y.modality
             and np.array_equal(x.codes, y.codes)
@@ -34,9 +34,9 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
         "jets",
     ] and trap.segments[2].holes
 
-    stream, state = vocabulary.stream(trap), START
+    stream, state = to_stream(vocabulary, trap), START
     for id in stream.ids:
-        state = vocabulary.advance(state, int(id))
+        state = advance(vocabulary, state, int(id))
     assert state.modality is None and not state.due
 
     batch = pack(vocabulary, [[stream]])
@@ -58,7 +58,7 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
         nats.total.sum(), torch.tensor(scored.total, dtype=torch.float64)
     ) and all(n > 0 for n in scored.nats)
 
-    assert_same(vocabulary.document(unpack(vocabulary, batch)[0][0]), trap)
+    assert_same(to_document(vocabulary, unpack(vocabulary, batch)[0][0]), trap)
 
 
 def test_every_segment_of_the_trap_document_can_be_drawn_anew(vocabulary, lm, trap, generator):
@@ -87,4 +87,4 @@ def test_every_segment_of_the_trap_document_can_be_drawn_anew(vocabulary, lm, tr
             drawn.append(generate(lm, [prompt], Sampling(max_frames=8), generator)[0].segment)
     again = Document(tuple(drawn), (True,) * 5)
     assert all(n is not None and np.isfinite(n) for n in score(lm, [again])[0].nats)
-    assert_same(vocabulary.document(vocabulary.stream(again)), again)
+    assert_same(to_document(vocabulary, to_stream(vocabulary, again)), again)

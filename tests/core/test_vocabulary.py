@@ -1,202 +1,75 @@
-import time
+import json
 
-import numpy as np
 import pytest
 
-from mmtok.core.segment import Document, Segment, Signature
-from mmtok.core.vocabulary import START, Vocabulary
+from mmtok.core.segment import Signature
+from mmtok.core.vocabulary import MAX_MODALITIES, N_CONTROLS, Vocabulary
 from mmtok.errors import UserError
+from mmtok.io.serialize import from_plain
 
 
-def same_segment(a, b):
-    if a is None or b is None:
-        return a is b
-    return (
-        a.modality == b.modality
-        and np.array_equal(a.values, b.values)
-        and a.holes == b.holes
-        and a.truncated == b.truncated
+def test_text_keeps_its_ids_and_spans_tile_the_space(vocabulary):
+    assert vocabulary.span("text") == range(9)
+    assert (vocabulary.pad, vocabulary.document_mark, vocabulary.mask) == (9, 10, 14)
+    spans = [vocabulary.span(m) for m in vocabulary.signatures if m != "text"]
+    assert spans[0][0] == 9 + N_CONTROLS and spans[-1][-1] == vocabulary.size - 1
+    assert all(a[-1] + 1 == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert [len(s) for s in spans] == [1, 7, 1, 1, 1, 1]
+    marks = [f(m) for m in vocabulary.signatures for f in (vocabulary.begin, vocabulary.end)]
+    assert (
+        len(set(marks)) == len(marks)
+        and min(marks) > vocabulary.mask
+        and max(marks) < 9 + N_CONTROLS
     )
 
 
-# ---- the grammar
-
-
-def test_every_predicted_id_is_legal_and_may_end_says_whether_the_end_is(vocabulary, corpus):
-    for document in corpus:
-        stream, state = vocabulary.stream(document), START
-        for i, id in enumerate(stream.ids):
-            legal = vocabulary.legal(state)
-            if stream.predict[i]:
-                assert id in legal
-                assert (vocabulary.end(state.modality) in legal) == stream.may_end[i]
-                assert (
-                    len(legal) > 1 or len(vocabulary.span(state.modality)) == 1
-                )  # what is certain is not predicted
-            state = vocabulary.advance(state, int(id))
-
-
-def test_what_is_not_predicted_is_given_or_certain(vocabulary, segment):
-    """In a fully predicted document without holes only marks between segments and certain ends go
-    without p.
-    """
-    stream = vocabulary.stream(
-        Document((segment("text", 3), segment("image", 9), segment("tiles", 2)), (True,) * 3)
+def test_without_text_the_controls_come_first():
+    layout = Vocabulary(
+        [Signature("image", (4,)), Signature("text", (3, 3))]
+    )  # a text of two channels has no span of ids
+    assert (
+        layout.pad == 0 and layout.span("image")[0] == N_CONTROLS and len(layout.span("text")) == 1
     )
-    given = stream.ids[~stream.predict].tolist()
-    begin, end = vocabulary.begin, vocabulary.end
-    assert given == [
-        vocabulary.document_mark,
-        begin("text"),
-        begin("image"),
-        end("image"),
-        begin("tiles"),
-        end("tiles"),
+
+
+def test_repeated_or_too_many_modalities_are_refused():
+    with pytest.raises(ValueError, match="share"):
+        Vocabulary([Signature("a", (2,)), Signature("a", (3,))])
+    Vocabulary([Signature(f"m{i}", (2,)) for i in range(MAX_MODALITIES)])
+    with pytest.raises(ValueError, match="room"):
+        Vocabulary([Signature(f"m{i}", (2,)) for i in range(MAX_MODALITIES + 1)])
+
+
+def test_the_fingerprint_tells_vocabularies_apart_and_names_both_sides():
+    signatures = [Signature("text", (9,)), Signature("image", (4,))]
+    others = [
+        signatures[::-1],
+        signatures[:1],
+        [Signature("text", (9,), fingerprint="x"), signatures[1]],
+        [Signature("text", (9,), banned=(1,)), signatures[1]],
+        [signatures[0], Signature("image", (5,))],
+        [signatures[0], Signature("image", (4,), frames=3)],
     ]
+    prints = [Vocabulary(s).fingerprint for s in (signatures, *others)]
+    assert len(set(prints)) == len(prints)
+    with pytest.raises(UserError, match=f"tokens.parquet.*{prints[1]}.*{prints[0]}"):
+        Vocabulary(signatures).check(prints[1], "tokens.parquet")
 
 
-def test_illegal_ids_are_refused_in_every_state(vocabulary, corpus):
-    every = set(range(vocabulary.size))
-    states = {}
-    for document in corpus:
-        state = START
-        for id in vocabulary.stream(document).ids:
-            states[state] = None
-            state = vocabulary.advance(state, int(id))
-    for state in states:
-        inside = state.modality is not None and not state.due
-        given = {vocabulary.hole} if inside and not state.filling else set()
-        if inside and not state.holes:  # a truncated segment: the next begins without its end mark
-            given |= {vocabulary.null, *map(vocabulary.begin, vocabulary.signatures)}
-        legal = set(vocabulary.legal(state).tolist())
-        assert legal, state
-        for id in every:
-            if id in legal | given:
-                vocabulary.advance(state, id)
-            else:
-                with pytest.raises(ValueError, match="cannot follow"):
-                    vocabulary.advance(state, id)
-
-
-def test_banned_codes_and_marks_are_never_legal(vocabulary):
-    state = vocabulary.advance(
-        vocabulary.advance(START, vocabulary.document_mark), vocabulary.begin("text")
+def test_a_vocabulary_is_made_again_from_its_json(vocabulary):
+    stored = json.loads(json.dumps(vocabulary.as_dict()))
+    signatures = [from_plain(s, Signature, "signatures") for s in stored["signatures"]]
+    assert (
+        type(vocabulary)(signatures).fingerprint == vocabulary.fingerprint == stored["fingerprint"]
     )
-    assert vocabulary.legal(state).tolist() == [1, 2, 3, 5, 6, 7, 8, vocabulary.end("text")]
 
 
-def test_a_truncated_segment_carries_no_end_mark(vocabulary, segment):
-    for m, n in (("text", 4), ("jets", 4), ("image", 4)):
-        cut = vocabulary.stream(Document((segment(m, n, truncated=True),), (True,)))
-        assert vocabulary.end(m) not in cut.ids and cut.predict.sum() == n
-
-
-def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
-    """Checking an id must not list the ids it is one of: 30,000 ids times 2,000 positions would
-    take minutes.
+def test_a_fingerprint_stays_what_it_is():
+    """Runs and token files carry it: whoever changes what it is made of makes them unreadable, and
+    should know.
     """
-    vocabulary = Vocabulary([Signature("text", (30_000,))])
-    stream = vocabulary.stream(
-        Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))
+    assert Vocabulary([Signature("text", (9,))]).fingerprint == "59f010fcd9c4"
+    assert (
+        Vocabulary([Signature("image", latent_size=4)]).fingerprint
+        != Vocabulary([Signature("image", latent_size=4, cells=17)]).fingerprint
     )
-    state, start = START, time.perf_counter()
-    for id in stream.ids:
-        state = vocabulary.advance(state, int(id))
-    assert time.perf_counter() - start < 1
-
-
-# ---- documents to streams and back
-
-
-def test_document_inverts_stream(vocabulary, corpus):
-    for document in corpus:
-        back = vocabulary.document(vocabulary.stream(document))
-        assert len(back.segments) == len(document.segments) and all(
-            map(same_segment, back.segments, document.segments)
-        )
-        predictable = [
-            p and not (s.truncated and len(s) == 0)
-            for s, p in zip(document.segments, document.predict)
-        ]
-        assert list(back.predict) == predictable
-
-
-def test_a_prompt_stops_at_its_open_end(vocabulary, segment):
-    begin, hole, fill, end = (
-        vocabulary.begin("image"),
-        vocabulary.hole,
-        vocabulary.fill,
-        vocabulary.end("image"),
-    )
-    text = segment("text", 2)
-    ids = lambda *a, **k: vocabulary.stream(Document(*a, open_end=True, **k)).ids.tolist()
-    known = segment("image", 3)
-    x = (known.codes[:, 0] + vocabulary.span("image")[0]).tolist()
-    assert ids((text, known), (False, True))[-4:] == [begin, *x]
-    two = Segment("image", codes=known.codes, holes=((0, 1), (3, 3)))
-    assert ids((two,), (True,), n_filled=0)[1:] == [begin, hole, x[1], x[2], hole, end, fill]
-    assert ids((two,), (True,), n_filled=1)[1:] == [
-        begin,
-        hole,
-        x[1],
-        x[2],
-        hole,
-        end,
-        fill,
-        x[0],
-        end,
-        fill,
-    ]
-
-
-def test_the_ceiling_is_the_frame_before(vocabulary):
-    jets = Segment("jets", codes=np.array([[4, 1, 1], [4, 0, 2], [1, 3, 0]]))
-    other = Segment("jets", codes=np.array([[5, 0, 0]]))
-    stream = vocabulary.stream(Document((jets, other), (True, True)))
-    top = [5, 3, 2]
-    assert stream.ceiling["jets"].tolist() == [top, [4, 1, 1], [4, 0, 2], top]
-    for rising, channel in (
-        ([[1, 3, 0], [4, 0, 2]], 0),
-        ([[4, 0, 2], [4, 1, 1]], 1),
-        ([[4, 1, 1], [4, 1, 2]], 2),
-    ):
-        with pytest.raises(UserError, match=f"channel {channel} rises"):
-            vocabulary.stream(Document((Segment("jets", codes=np.array(rising)),), (True,)))
-    twice = Segment("jets", codes=np.array([[4, 1, 1], [4, 1, 1]]))
-    assert len(vocabulary.stream(Document((twice,), (True,)))) == 5, "equal frames are a multiset's"
-
-
-def test_headers_stand_before_the_order():
-    vocabulary = Vocabulary([Signature("jets", (6, 4, 3), descending=True, headers=2)])
-    ceiling = lambda codes: (
-        vocabulary.stream(Document((Segment("jets", codes=np.array(codes)),), (True,)))
-        .ceiling["jets"]
-        .tolist()
-    )
-    top = [5, 3, 2]
-    assert ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 0, 2]]) == [top, top, top, [4, 1, 1]]
-    assert ceiling([[1, 0, 0], [5, 3, 0]]) == [top, top] and ceiling([[1, 0, 0]]) == [top]
-    with pytest.raises(UserError, match="channel 2 rises"):
-        ceiling([[1, 0, 0], [5, 3, 0], [4, 1, 1], [4, 1, 2]])
-
-
-@pytest.mark.parametrize(
-    "wrong, says",
-    [
-        (Segment("smell", codes=np.zeros((1, 1), int)), "not in this vocabulary"),
-        (Segment("text", codes=np.array([[9]])), "outside its levels"),
-        (Segment("text", codes=np.array([[-1]])), "outside its levels"),
-        (Segment("text", codes=np.array([[4]])), "banned"),
-        (Segment("speech", codes=np.zeros((2, 5), int)), "does not fit"),
-        (Segment("voice", codes=np.zeros((2, 3), int)), "does not fit"),
-        (Segment("speech", latents=np.zeros((2, 6), np.float32)), "does not fit"),
-        (Segment("jets", codes=np.zeros((3, 3), int), holes=((0, 1),)), "holes"),
-        (Segment("image", codes=np.zeros((8, 1), int)), "8 frames"),
-        (Segment("image", codes=np.zeros((10, 1), int), truncated=True), "10 frames"),
-        (Segment("image", codes=np.zeros((8, 1), int), holes=((0, 2),)), "8 frames"),
-    ],
-)
-def test_segments_that_do_not_fit_are_refused_in_one_line(vocabulary, wrong, says):
-    with pytest.raises(UserError, match=says) as refusal:
-        vocabulary.stream(Document((wrong,), (True,)))
-    assert "\n" not in str(refusal.value)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmtok.core.batch import unpack
+from mmtok.core.grammar import to_document
 from mmtok.core.segment import Segment
 from mmtok.data.loader import InputMasking, Loader, Task
 from mmtok.data.tokens import read_tokens, write_tokens
@@ -80,7 +81,7 @@ def documents(loader, steps, **settings):
     """All documents of these steps, read back from the batches."""
     batches = [loader.batch(step) for step in steps]
     return [
-        loader.vocabulary.document(s)
+        to_document(loader.vocabulary, s)
         for b in batches
         for row in unpack(loader.vocabulary, b)
         for s in row
@@ -391,7 +392,7 @@ def test_first_reads_no_further_and_tells_no_end_there(loader, vocabulary):
     streams = [
         stream for step in range(4) for row in unpack(vocabulary, one.batch(step)) for stream in row
     ]
-    segments = [vocabulary.document(stream).segments[0] for stream in streams]
+    segments = [to_document(vocabulary, stream).segments[0] for stream in streams]
     assert {len(s) for s in segments} <= {1, 2, 3, 4, 5}
     assert any(len(s) < 5 for s in segments) and any(len(s) == 5 for s in segments)
     assert all(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun
@@ -173,13 +174,13 @@ def test_the_cells_of_discrete_data_share_no_more_than_one(likelihood):
 @pytest.mark.parametrize("name", HEADS)
 def test_every_parameter_gets_a_gradient_and_batches_without_the_modality_pass(name):
     lm, signature = lm_of(name)
-    stream = lm.vocabulary.stream(Document((GIVEN, real(signature)), (False, True)))
+    stream = to_stream(lm.vocabulary, Document((GIVEN, real(signature)), (False, True)))
     nats = lm.train()(pack(lm.vocabulary, [[stream, stream]]))
     assert nats.frames.shape == (1, 2 * len(stream)) and torch.isfinite(nats.total).all()
     nats.total.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in lm.heads.parameters())
     lm.zero_grad()
-    text = lm.vocabulary.stream(Document((GIVEN,), (True,)))
+    text = to_stream(lm.vocabulary, Document((GIVEN,), (True,)))
     nats = lm(pack(lm.vocabulary, [[text]])).total.sum()
     nats.backward()
     assert all(p.grad is None or not p.grad.any() for p in lm.heads.parameters()) and nats > 0
@@ -210,7 +211,7 @@ def test_draws_are_segments_of_the_signature_and_follow_the_seed(name, guidance)
     a, b, other = draw(0), draw(0), draw(1)
     for x, y in zip(a, b):
         np.testing.assert_array_equal(x.segment.values, y.segment.values)
-        lm.vocabulary.stream(Document((GIVEN, x.segment), (False, True)))  # fits the grammar
+        to_stream(lm.vocabulary, Document((GIVEN, x.segment), (False, True)))  # fits the grammar
         assert len(x.segment) == (signature.frames or len(x.segment)) <= 5
     assert any(
         len(x.segment) != len(y.segment) or not np.array_equal(x.segment.values, y.segment.values)
@@ -271,7 +272,8 @@ def test_a_head_learns_what_its_condition_means():
     torch.manual_seed(0)
     for _ in range(300):
         batch = pack(
-            lm.vocabulary, [[lm.vocabulary.stream(document(k)) for k in (0, 1)] for _ in range(8)]
+            lm.vocabulary,
+            [[to_stream(lm.vocabulary, document(k)) for k in (0, 1)] for _ in range(8)],
         )
         optimizer.zero_grad()
         lm(batch).total.mean().backward()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mmtok.core.grammar import START, advance, legal_ids, to_document, to_stream
 from mmtok.core.segment import Document, Segment
-from mmtok.core.vocabulary import START
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def assert_valid():
 def valid(vocabulary, sampled, given=()):
     """The segment lays out as a stream that the grammar accepts, and comes back out of it."""
     document = Document((*given, sampled.segment), (False,) * len(given) + (True,))
-    stream, state = vocabulary.stream(document), START
+    stream, state = to_stream(vocabulary, document), START
     for i, id in enumerate(stream.ids):
-        assert not stream.predict[i] or id in vocabulary.legal(state)
-        state = vocabulary.advance(state, int(id))
-    back = vocabulary.document(stream).segments[-1]
+        assert not stream.predict[i] or id in legal_ids(vocabulary, state)
+        state = advance(vocabulary, state, int(id))
+    back = to_document(vocabulary, stream).segments[-1]
     assert np.array_equal(back.codes, sampled.segment.codes) and back.holes == sampled.segment.holes
     assert sampled.stop in ("end", "cap") and sampled.segment.truncated == (
         sampled.stop == "cap" and not sampled.segment.holes

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Segment
 from mmtok.model.generate import generate
 from mmtok.model.sampling import Sampling, mix_guidance
@@ -25,7 +26,7 @@ def reference(lm, document, way):
         hs = []
         for d in (document, null):
             d = replace(d, segments=(*d.segments[:-1], Segment(m, codes=codes)))
-            hs.append(lm.hidden(pack(lm.vocabulary, [[lm.vocabulary.stream(d)]]))[:, -1])
+            hs.append(lm.hidden(pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)]]))[:, -1])
         logits = mix_guidance([lm.id_logits(h, m) for h in hs], way.guidance)
         signature = lm.vocabulary.signatures[m]
         if signature.frames is not None:

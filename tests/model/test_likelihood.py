@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
@@ -172,7 +173,9 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
         total = 0.0
         for segment in fillings(known, [0, 1][: len(sizes)], sizes, signature):
             nats = lm(
-                pack(vocabulary, [[vocabulary.stream(Document((GIVEN, segment), (False, True)))]])
+                pack(
+                    vocabulary, [[to_stream(vocabulary, Document((GIVEN, segment), (False, True)))]]
+                )
             ).total[0]
             total += math.exp(-nats[:-1].sum().item())
         return total
@@ -187,7 +190,7 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
         ) + going_on((n, 2))
         outer = 0.0
         for segment in fillings(known, at, (n, 0), signature):
-            stream = vocabulary.stream(Document((GIVEN, segment), (False, True)))
+            stream = to_stream(vocabulary, Document((GIVEN, segment), (False, True)))
             last_fill = int((stream.ids == vocabulary.fill).nonzero()[0][-1])
             outer += math.exp(-lm(pack(vocabulary, [[stream]])).total[0][:last_fill].sum().item())
         assert abs(inner - outer) < 1e-12 and outer > 1e-4
@@ -204,7 +207,7 @@ def test_scores_are_per_segment_and_do_not_depend_on_how_documents_are_batched(l
                 assert (x is None) == (y is None) == (not predicted)
                 assert x is None or abs(x - y) < 1e-10
     for d, s in zip(corpus, one_by_one):
-        batch = pack(lm.vocabulary, [[lm.vocabulary.stream(d)]])
+        batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)]])
         assert abs(s.total - lm(batch).total.sum().item()) < 1e-10 and s.kind == "exact"
     assert one_by_one[0].frames == (5, 7, 3, 3, 6)  # of the image only those in its hole
     assert one_by_one[2].frames == (0, 4)

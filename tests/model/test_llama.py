@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
@@ -58,7 +59,7 @@ def batch():
         (Segment("text", codes=codes(20, 9)), Segment("image", codes=codes(8, 4))), (True, True)
     )
     short = Document((Segment("text", codes=codes(20, 3)),), (True,))
-    return pack(ONE_CHANNEL, [[ONE_CHANNEL.stream(d)] for d in (long, short)])
+    return pack(ONE_CHANNEL, [[to_stream(ONE_CHANNEL, d)] for d in (long, short)])
 
 
 def assert_same_logits(lm, llama):

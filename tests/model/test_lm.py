@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmtok.core.batch import Corruption, pack
+from mmtok.core.grammar import START, advance, legal_ids, to_stream
 from mmtok.core.segment import Document
-from mmtok.core.vocabulary import START
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained
 from mmtok.model.frame_embedding import FrameEmbedding
@@ -17,13 +17,13 @@ from mmtok.nn.kv_cache import KVCacheDecoder
 
 
 def batch_of(vocabulary, *rows):
-    return pack(vocabulary, [[vocabulary.stream(d) for d in row] for row in rows])
+    return pack(vocabulary, [[to_stream(vocabulary, d) for d in row] for row in rows])
 
 
 def test_packed_equals_alone(lm, vocabulary, corpus):
     """Rows, neighbours and padding change nothing about a document's nats."""
     alone = [lm(batch_of(vocabulary, [d])).total[0] for d in corpus]
-    streams = [vocabulary.stream(d) for d in corpus]
+    streams = [to_stream(vocabulary, d) for d in corpus]
     order = [[0, 3], [1, 2, 4], [7, 6, 5]]
     packed = lm(pack(vocabulary, [[streams[i] for i in row] for row in order], 160)).total
     for r, row in enumerate(order):
@@ -135,13 +135,13 @@ def legal_nats(vocabulary, document):
     grammar.
     """
     stream, state, found, used = (
-        vocabulary.stream(document),
+        to_stream(vocabulary, document),
         START,
         [],
         {m: 0 for m in vocabulary.signatures},
     )
     for i, id in enumerate(stream.ids):
-        nats = math.log(len(vocabulary.legal(state))) if stream.predict[i] else 0.0
+        nats = math.log(len(legal_ids(vocabulary, state))) if stream.predict[i] else 0.0
         for m, signature in vocabulary.signatures.items():
             if len(vocabulary.span(m)) == 1 and id == vocabulary.span(m)[0]:
                 n, used[m] = used[m], used[m] + 1
@@ -151,7 +151,7 @@ def legal_nats(vocabulary, document):
                 n_frames = 1 + int(np.ravel_multi_index(highest, signature.levels))
                 nats += math.log(n_frames) if stream.predict[i] and signature.levels else 0.0
         found.append(nats)
-        state = vocabulary.advance(state, int(id))
+        state = advance(vocabulary, state, int(id))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -237,7 +237,7 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
     from later ones.
     """
     document = Document((segment("text", 4), segment("jets", 5)), (True, True))
-    stream = vocabulary.stream(document)
+    stream = to_stream(vocabulary, document)
     jets = (stream.ids == vocabulary.span("jets")[0]).nonzero()[0]
     for t, ids, hidden in ((2, True, False), (jets[1], True, False), (jets[1], False, True)):
         id_mask, channel_mask = np.zeros(len(stream), bool), np.zeros((5, 3), bool)
@@ -263,7 +263,9 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
 
 
 def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabulary, segment):
-    stream = vocabulary.stream(Document((segment("voice", 4), segment("text", 3)), (False, True)))
+    stream = to_stream(
+        vocabulary, Document((segment("voice", 4), segment("text", 3)), (False, True))
+    )
     hidden = np.zeros((4, 3), bool)
     hidden[:, 1] = True  # a band
     dirty = pack(

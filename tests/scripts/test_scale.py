@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.loader import Loader, Task
@@ -75,7 +76,7 @@ def saved_bytes(plan, n_rows):
         0, plan.text_pieces, (n_rows, 2, plan.seq_len // 2 - 3, 1)
     )
     rows = [
-        [lm.vocabulary.stream(Document((Segment("text", codes=x),), (True,))) for x in row]
+        [to_stream(lm.vocabulary, Document((Segment("text", codes=x),), (True,))) for x in row]
         for row in codes
     ]
     batch = pack(lm.vocabulary, rows, plan.seq_len)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.heads.categorical import Parallel
@@ -99,7 +100,8 @@ def test_model_flop_are_the_products_that_torch_counts():
     lm = LM(DecoderConfig(TRUNK), Vocabulary([Signature("image", (50,))]))
     codes = np.random.default_rng(0).integers(0, 50, (40, 1))
     batch = pack(
-        lm.vocabulary, [[lm.vocabulary.stream(Document((Segment("image", codes=codes),), (True,)))]]
+        lm.vocabulary,
+        [[to_stream(lm.vocabulary, Document((Segment("image", codes=codes),), (True,)))]],
     )
     assert batch.ids.shape == (1, 43) and batch.predict.sum() == 41
     with FlopCounterMode(display=False) as counter:
