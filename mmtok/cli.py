@@ -17,10 +17,10 @@ from typing import Annotated, Any
 from mmtok import __version__
 from mmtok.commands.arguments import Arg, nearest, parse
 from mmtok.errors import UserError
-from mmtok.io import budget, terminal
+from mmtok.io import memory_budget, terminal
 from mmtok.io.interrupt import raise_after_imports
-from mmtok.io.serialize import counted
-from mmtok.io.terminal import drop, say, tell, tell_lines
+from mmtok.io.messages import counted
+from mmtok.io.terminal import drop, print_answer, print_answer_lines, print_status
 
 Recipe = Annotated[
     Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")
@@ -84,7 +84,7 @@ def fit(
 
     Any field of the recipe can be set, as with train; mmtok show RECIPE lists them.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.run import build
     from mmtok.run.recipe import load_recipe
 
@@ -111,7 +111,7 @@ def train(
     and tokens were made that stand. One may change at any time: with more (or fewer) --train.steps
     a run is trained on, finished or not; what becomes of the learning rate is said.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.run import build
     from mmtok.run.recipe import load_recipe
 
@@ -190,7 +190,7 @@ def sample(
     max_memory: MaxMemory = None,
 ) -> None:
     """Draw from the model: mmtok sample RUN --prompt seven --to image"""
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     if n is not None and n < 1:
         raise UserError(f"sample: -n is {n}; it must be at least 1")
     if not 0 <= seed < 2**63:
@@ -221,7 +221,7 @@ def sample(
         )
         or ()
     ):
-        tell(path)
+        print_answer(path)
 
 
 def score(
@@ -240,7 +240,7 @@ def score(
     Of continuous latents the nats are of a density over their standardised values, and may be below
     0.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.commands.score import score as score_files
     from mmtok.commands.score import totals
     from mmtok.run.distributed import together
@@ -252,7 +252,7 @@ def score(
         or []
     )
     for row in [*rows, *totals(rows)]:
-        tell(row)
+        print_answer(row)
 
 
 def evaluate(
@@ -265,7 +265,7 @@ def evaluate(
     max_memory: MaxMemory = None,
 ) -> None:
     """Compute every metric that the recipe's tasks have -> RUN/evaluation.json"""
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.run.distributed import together
 
@@ -273,7 +273,9 @@ def evaluate(
         together(run, recipe, lambda opened: evaluate_run(opened, force=force), device, checkpoint)
         or {}
     ):
-        tell(f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}")
+        print_answer(
+            f"{name:<56} {value:.4g}" if isinstance(value, float) else f"{name:<56} {value}"
+        )
 
 
 def report(
@@ -288,13 +290,13 @@ def report(
     """Write one self-contained page, RUN/report.html: curves, pictures, players, histograms, the
     metrics.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.report.report import write_report
     from mmtok.run.run import open_run
 
     stay_on_cpu(device, "tokenizers work")
-    tell(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
+    print_answer(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
 
 
 def export(
@@ -318,13 +320,13 @@ def export(
     """Write a run of one-channel modalities as a folder that AutoModelForCausalLM and AutoTokenizer
     open.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.commands.export import export as export_run
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.run.run import open_run
 
     stay_on_cpu(device, "weights are written")
-    tell(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out, to))
+    print_answer(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out, to))
 
 
 def tokenize(
@@ -362,13 +364,13 @@ def tokenize(
     max_memory: MaxMemory = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet"""
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.commands.tokenize import tokenize_files
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
     done = tokenize_files(modality, files, out, tokenizer, shard, check, prepare, allow_clipping)
-    tell_lines(done.summary())
+    print_answer_lines(done.summary())
 
 
 def detokenize(
@@ -382,13 +384,13 @@ def detokenize(
     """Turn tokens back into files, under the names of those that they were made from; of others
     named by field and row.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     from mmtok.commands.tokenize import detokenize_file
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
     paths = detokenize_file(tokens, out, tokenizer)
-    tell(f"{counted(len(paths), 'file')} in {out}")
+    print_answer(f"{counted(len(paths), 'file')} in {out}")
 
 
 def show(
@@ -412,7 +414,7 @@ def show(
     with train, to see what comes of it. What only the data tells is said once the tokenizers are
     fitted.
     """
-    budget.allow(max_memory)
+    memory_budget.set_limit(max_memory)
     if not path.exists():
         raise UserError(f"show: {path} does not exist")
     from mmtok.commands.show import (
@@ -425,7 +427,7 @@ def show(
     if path.suffix in (".py", ".json"):
         from mmtok.run.recipe import load_recipe
 
-        tell_lines(describe(load_recipe(path, overrides)))
+        print_answer_lines(describe(load_recipe(path, overrides)))
     elif overrides:
         raise UserError(
             f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields"
@@ -435,11 +437,11 @@ def show(
         from mmtok.nn.device import resolve_device
         from mmtok.run.run import open_run
 
-        tell_lines(describe_run(open_run(path, recipe, resolve_device("cpu"))))
+        print_answer_lines(describe_run(open_run(path, recipe, resolve_device("cpu"))))
     elif (path / "tokenizer.json").exists() or path.suffix == ".model":
-        tell_lines(describe_tokenizer(path))
+        print_answer_lines(describe_tokenizer(path))
     else:
-        tell_lines(describe_tokens(path))
+        print_answer_lines(describe_tokens(path))
 
 
 VERBS = {
@@ -482,9 +484,9 @@ def dispatch(words: list[str]) -> int:
     Raises UserError for an unknown one.
     """
     if not words or words[0] in ("-h", "--help", "help"):
-        tell_lines(overview())
+        print_answer_lines(overview())
     elif words[0] == "--version":
-        tell(f"mmtok {__version__}")
+        print_answer(f"mmtok {__version__}")
     elif words[0] not in VERBS:
         raise UserError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
     else:
@@ -568,4 +570,6 @@ def _let_the_first_say_it() -> None:
 def _say(text: str) -> None:
     """One line on stderr."""
     rank = os.environ.get("RANK", "0")  # torchrun's: of several processes it says which one speaks
-    say(f"{'mmtok' if rank == '0' else f'mmtok (process {rank})'}: {' '.join(text.split())}")
+    print_status(
+        f"{'mmtok' if rank == '0' else f'mmtok (process {rank})'}: {' '.join(text.split())}"
+    )

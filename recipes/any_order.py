@@ -14,7 +14,7 @@ so parts of a picture can be drawn anew. By default scikit-learn's digits.
         "patch": 4, "n_codes": 512, "steps": 4000}'
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

@@ -15,7 +15,7 @@ its samples are.
     mmtok sample runs/cascade --prompt "ankle boot" --to image --guidance 2
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

@@ -13,7 +13,7 @@ transcripts takes one flag:
     1024
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.diffusion.schedules import CondOT
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.lm import DecoderConfig

@@ -4,7 +4,7 @@ makes for itself.
 What decided its quality is written beside the fields; budgets are stated in steps.
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

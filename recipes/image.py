@@ -6,7 +6,7 @@ A picture is named by its sub-folder, or, beside others, by its own file name.
     mmtok sample runs/image --prompt photo.png --to text
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig

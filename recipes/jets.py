@@ -9,7 +9,7 @@ With captions (--labels FILE, a line per jet) the tasks can be conditional: --ta
 '["caption"]', and a text tokenizer is there.
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.heads.categorical import Chained
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

@@ -11,7 +11,7 @@ latent_images.py, whose two flags are the same.
     mmtok sample runs/latent_diffusion --to image
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM
 from mmtok.heads.diffusion import GridDiffusion

@@ -13,7 +13,7 @@ it runs as it is; a folder of pictures takes two more flags:
         "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.diffusion.schedules import CondOT
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.lm import DecoderConfig

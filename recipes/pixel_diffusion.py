@@ -14,7 +14,7 @@ have 17 levels; other pictures have 256.
         "levels": 256, "patch": 2}'
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import CondOT
 from mmtok.heads.diffusion import GridDiffusion

@@ -7,7 +7,7 @@ NAME.txt beside NAME.wav, or one transcripts.csv with the columns file and text.
     mmtok sample runs/speech --prompt clip.wav --to text
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Parallel
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

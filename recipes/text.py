@@ -5,7 +5,7 @@ mmtok sample runs/text --to text --prompt "Once upon a time"      text that goes
 mmtok score runs/text other.txt                                   bits per byte, passage by passage
 """
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig

@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 from timed import SPENT, called, timed_train
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.io.files import write_text
-from mmtok.io.terminal import say
+from mmtok.io.terminal import print_status
 from mmtok.metrics.images import ImageJudge, flat_pixels, frechet, train_image_judge
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
@@ -226,7 +226,7 @@ def measured(run: Run, judged: Judged, sheet: Path) -> dict:
                     taken(),
                 ]
                 again[n] = judged.resampled(judged.features(images))
-                say(
+                print_status(
                     f"{solver}, {n} evaluations ({taken():g} counted):"
                     f" {figures['distance'][solver][str(n)][0]:.3f}"
                 )

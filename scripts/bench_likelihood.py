@@ -29,14 +29,14 @@ from likelihood_baselines import baselines
 from timed import SPENT, called, timed_train
 
 from mmtok.core.segment import Document
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.likelihood import Levels
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.io.files import write_text
-from mmtok.io.terminal import say
+from mmtok.io.terminal import print_status
 from mmtok.metrics.images import frechet, train_image_judge
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
@@ -322,7 +322,7 @@ def main() -> None:
     for name in asked.only:
         for seed in asked.seeds:
             results.setdefault(name, []).append(figures_of(name, seed, asked.out, asked.scale))
-            say(
+            print_status(
                 f"{name}, seed {seed}: "
                 + ", ".join(f"{k} {v:.3f}" for k, v in results[name][-1].items())
             )

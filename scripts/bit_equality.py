@@ -40,13 +40,13 @@ import numpy as np
 import torch
 
 from mmtok.core.segment import Document, Segment
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.io.files import write_text
-from mmtok.io.strict import read_json
+from mmtok.io.strict_json import read_json
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.run.build import train

@@ -90,10 +90,10 @@ def work(pipe, home: str) -> None:
     """Answer (kind, seed, i, folder) with what became of it, until the pipe closes."""
     from fuzz_kinds import warm_up
 
-    from mmtok.io import budget
+    from mmtok.io import memory_budget
 
     warnings.simplefilter("ignore")
-    budget.allow(str(BUDGET))
+    memory_budget.set_limit(str(BUDGET))
     with contextlib.redirect_stderr(io.StringIO()) as told:
         try:
             warm_up(Path(home))

@@ -114,7 +114,7 @@ def load_tokenizer(path: Path) -> None:
 
 
 def _recipe():
-    from mmtok.data.loader import Task
+    from mmtok.data.tasks import Task
     from mmtok.model.lm import DecoderConfig
     from mmtok.nn.transformer import TransformerConfig
     from mmtok.run.recipe import Recipe

@@ -27,8 +27,8 @@ import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
-from mmtok.io.serialize import leaves
-from mmtok.io.strict import read_json
+from mmtok.io.overrides import leaves
+from mmtok.io.strict_json import read_json
 from mmtok.run.build import HOW
 from mmtok.run.recipe import Recipe
 from mmtok.train.checkpoint import planned_steps

@@ -369,7 +369,7 @@ def latent_run(tiny_data, tmp_path_factory):
 @pytest.fixture(scope="session")
 def one_channel(tiny_recipe, tmp_path_factory):
     """The folder of a trained run over text and images, a code a frame. Do not write into it."""
-    from mmtok.data.loader import Task
+    from mmtok.data.tasks import Task
     from mmtok.run.build import train
     from mmtok.sources.images import ImageFolder
 

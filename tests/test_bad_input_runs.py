@@ -14,8 +14,8 @@ import soundfile
 
 from mmtok import cli
 from mmtok.cli import main
+from mmtok.io import files as files_room
 from mmtok.run import build as run_room
-from mmtok.run import folder as folder_room
 from mmtok.tokenizers.text import SentencePieceConfig
 
 # ---- sources of a recipe
@@ -199,7 +199,7 @@ def test_a_full_disk_names_the_file_and_training_goes_on_when_there_is_room(
     monkeypatch.setattr(run_room, "read_log", lambda path: [])
     with monkeypatch.context() as patch:
         patch.setattr(
-            folder_room.os, "replace", lambda a, b: None
+            files_room.os, "replace", lambda a, b: None
         )  # so that the log stays the full one
         line = said(["train", *tiny_words, "--out", tiny_copy])
     assert "No space left on device" in line and "log.jsonl" in line

@@ -18,7 +18,7 @@ from mmtok.cli import main
 from mmtok.core.segment import Segment
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.tables import read_table
 from mmtok.tokenizers import default
 
@@ -239,11 +239,11 @@ def many_cells(path):
 )
 def test_tables_are_held_against_the_budget(tmp_path, name, make, part):
     make(tmp_path / name)
-    budget.allow("20MB")
+    memory_budget.set_limit("20MB")
     tracemalloc.start()
     with pytest.raises(UserError, match=part) as caught:
         read_table(tmp_path / name)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    budget.allow(None)
+    memory_budget.set_limit(None)
     assert str(tmp_path / name) in str(caught.value) and peak < FEW

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from mmtok.errors import UserError
-from mmtok.io.habits import option_habit
+from mmtok.io.option_hints import option_hint
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _refuse_habits(words: list[str], parser: _Parser) -> None:
     for word in words[:end]:
         name = word.partition("=")[0]
         known = name in options or name.replace("_", "-") in options
-        habit = option_habit(name, options) if word.startswith("--") and not known else None
+        habit = option_hint(name, options) if word.startswith("--") and not known else None
         if habit:
             raise UserError(
                 f"{parser.prog}: there is no {name} here; it is {habit} ({parser.command} --help)"

@@ -13,16 +13,16 @@ from pathlib import Path
 from mmtok.core.vocabulary import NAMED_CONTROLS, Vocabulary
 from mmtok.errors import UserError
 from mmtok.io.files import (
-    bring_back,
-    folder_in_place_when_whole,
+    atomic_folder,
     is_temporary,
-    temporary_of,
+    recover_folder,
+    temporary_path,
     write_text,
 )
-from mmtok.io.strict import read_json
+from mmtok.io.locks import LOCK, folder_lock
+from mmtok.io.strict_json import read_json
 from mmtok.model.llama import CONFIG, FINGERPRINT, WEIGHTS, check_one_channel, to_llama
 from mmtok.preparation.text import TextPreparation
-from mmtok.run.folder import LOCK, held
 from mmtok.run.run import Run
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 
@@ -56,14 +56,14 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
     place = Path(folder).resolve()  # what a link leads to is exchanged, not the link
     if not place.name:
         raise UserError(f"{folder} is the root of the file system: choose another -o")
-    bring_back(place)
+    recover_folder(place)
     _check_place(place, folder)
     check_one_channel(run.vocabulary)
     written = _written(run, to)
     with (
-        held(place),
+        folder_lock(place),
         _named_as_asked(place, folder),
-        folder_in_place_when_whole(place, OURS) as temporary,
+        atomic_folder(place, OURS) as temporary,
     ):
         _write(run, temporary, written)
     return Path(folder)
@@ -132,7 +132,7 @@ def _named_as_asked(place: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        temporary = temporary_of(place)
+        temporary = temporary_path(place)
         if error.filename is None or not Path(error.filename).is_relative_to(temporary):
             raise
         raise OSError(

@@ -21,7 +21,7 @@ from mmtok.commands.sample import sample as sample_to_files
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
 from mmtok.io import terminal
-from mmtok.io.terminal import say
+from mmtok.io.terminal import print_status
 from mmtok.model.sampling import Sampled, Sampling
 from mmtok.run.run import Run
 from mmtok.tokenizers.streaming import SoundStream
@@ -185,7 +185,7 @@ def _played(
             heard = time.monotonic() - begun, n_frames, row
     if heard is not None:
         seconds, n_frames, row = heard
-        say(
+        print_status(
             f"first sound {seconds:.2f} s after drawing began, at frame {n_frames} of"
             f" {len(drawn[row].segment)}"
         )
@@ -306,7 +306,7 @@ def stdout_of_samples(modality: str) -> Callable[[bytes], None]:
             "sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a"
             " file or a pipe, or take --play"
         )
-    return lambda piece: terminal.tell_piece(piece.decode())
+    return lambda piece: terminal.print_answer_piece(piece.decode())
 
 
 def written(tokenizer: Any, turns: Iterator[tuple[int, np.ndarray]]) -> Iterator[str]:

@@ -17,10 +17,10 @@ from mmtok.commands.strips import named_prompt, prompt_of, write_strips
 from mmtok.commands.tokenize import named_signal, write_signal
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
-from mmtok.io.files import sweep_beside, write_text
-from mmtok.io.names import file_names, inside
+from mmtok.io.filenames import file_names, inside
+from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.serialize import Within, check_known
-from mmtok.io.strict import read_json
+from mmtok.io.strict_json import read_json
 from mmtok.io.tally import Tally
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
@@ -128,11 +128,10 @@ def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
     """Whether the last prompt is the beginning of what is asked for: the modality is the same, and
     no task makes one from another.
     """
-    fields, modalities = run.recipe.fields, [s.modality for s in given]
-    read = [
-        [fields[f] for f in t.inputs] for t in run.recipe.tasks if fields[t.targets[0]] == modality
-    ]
-    return modalities[-1:] == [modality] and modalities not in read
+    modalities = tuple(s.modality for s in given)
+    orders = [task.modalities(run.recipe.fields) for task in run.recipe.tasks]
+    read = [inputs for inputs, targets in orders if targets[0] == modality]
+    return modalities[-1:] == (modality,) and modalities not in read
 
 
 def _holed(run: Run, modality: str, infill: str) -> Segment:
@@ -221,7 +220,7 @@ def write_samples(
     groups: dict[str, list[int]] = {}
     for i, stem in enumerate(stems):
         groups.setdefault(stem, []).append(i)
-    sweep_beside(
+    remove_leftovers_of(
         [folder / INDEX, *(named_signal(folder / stem, modality, signals[0]) for stem in groups)]
     )
     rows, paths = _rows_there(folder), []
@@ -246,7 +245,7 @@ def write_samples(
 def note_empty(stems: Sequence[str], drawn: Sequence[Sampled]) -> None:
     """Say, once, how many samples ended before their first frame, and which was the first."""
     with Tally("samples") as tally:
-        tally.seen(len(drawn))
+        tally.count(len(drawn))
         for stem, sampled in zip(stems, drawn):
             if not len(sampled.segment):
                 tally.add("drawn without a frame: nothing is in it", stem)

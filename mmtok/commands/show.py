@@ -18,8 +18,10 @@ from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
-from mmtok.io.serialize import counted, field_groups, to_plain
-from mmtok.io.strict import read_json
+from mmtok.io.messages import counted
+from mmtok.io.overrides import field_groups
+from mmtok.io.serialize import to_plain
+from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import lines_text
 from mmtok.preparation import load_preparation
 from mmtok.run.folder import NOTES, read_fidelity, read_notes

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.core.segment import Segment
-from mmtok.io.names import inside
+from mmtok.io.filenames import inside
 from mmtok.model.sampling import Sampled
 from mmtok.sources.images import write_image
 

@@ -17,10 +17,10 @@ from mmtok.core.segment import Segment
 from mmtok.data.mapped import width_of
 from mmtok.data.tokens import TokenFile, groups, is_tokens, read_tokens, write_tokens
 from mmtok.errors import UserError
-from mmtok.io.files import in_place_when_whole, sweep_beside
-from mmtok.io.names import file_names, inside, is_name, tree_names
+from mmtok.io.filenames import file_names, inside, is_name, tree_names
+from mmtok.io.files import atomic_write, remove_leftovers_of
+from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
-from mmtok.io.serialize import counted
 from mmtok.io.tally import Tally
 from mmtok.io.terminal import lines_text
 from mmtok.io.walk import files_among
@@ -120,7 +120,7 @@ def tokenize_files(
         look_at(modality, files[index::count])
     done = Tokenised(path, used.signature.fingerprint)
     kept: list[Any] = []
-    sweep_beside([path])
+    remove_leftovers_of([path])
 
     def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
         """The rows to write, each with its file's name, BATCH signals at a time, which counts their
@@ -138,7 +138,7 @@ def tokenize_files(
                     kept.extend(signal for _, signal in batch)
                 for (file, _), segment in zip(batch, encode_named(used, batch)):
                     done.frames += len(segment)
-                    tally.seen()
+                    tally.count()
                     if modality == "image" and len(segment) > MANY_FRAMES:
                         tally.add(LONG_IMAGE, f"{file}, {len(segment):,} tokens")
                     yield names[file], {modality: segment}
@@ -175,7 +175,7 @@ def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
         for place in places:
             above = f"{place.resolve().name}/" if len(places) > 1 else ""
             for file in files_among([place], SUFFIXES.get(modality, ())):
-                tally.seen()
+                tally.count()
                 if file in names:
                     tally.add("named more than once and taken once", file)
                     continue
@@ -338,7 +338,7 @@ def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
                 f"{target} is there already, and may be what the tokens were made from: choose"
                 " another -o"
             )
-    sweep_beside(set(targets))
+    remove_leftovers_of(set(targets))
     return stems
 
 
@@ -450,6 +450,6 @@ def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Tokenizer) -
 
             write_jets(path, signal, tokenizer.config.features)
         case _:
-            with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, signal, allow_pickle=False)
     return path

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,142 +17,9 @@ from mmtok.core.batch import Batch, Corruption, pack, plan_rows
 from mmtok.core.grammar import Stream, to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
-
-
-@dataclass(frozen=True)
-class Task:
-    """An order of fields: the inputs, then the targets, which the model learns to make.
-
-    weight           the share of training positions, relative to the other tasks
-    cond_dropout     how often the condition is left out (the null mark stands for it); guidance
-                     needs it
-    loss_on_inputs   learn the given fields too (a joint distribution), else they carry no loss
-    infill           how often a span of the last field is cut out and given last, so that holes can
-                     be filled
-    max_target_frames  read no more than the first so many frames of the last field, as a truncated
-                       segment; 0 reads all. Where
-                     what matters comes first (jets by falling pt), more examples are seen for the
-                     same positions
-    """
-
-    inputs: tuple[str, ...]
-    targets: tuple[str, ...]
-    weight: float = 1.0
-    cond_dropout: float = 0.0
-    loss_on_inputs: bool = False
-    infill: float = 0.0
-    max_target_frames: int = 0
-
-    def __post_init__(self):
-        if (
-            not isinstance(self.inputs, tuple)
-            or not isinstance(self.targets, tuple)
-            or not self.targets
-        ):
-            raise UserError(
-                "Task: inputs and targets are tuples of field names, targets of at least one; got"
-                f" {self.inputs!r} and {self.targets!r}"
-            )
-        if not 0 < self.weight < np.inf:
-            raise UserError(f"task {self}: weight is {self.weight}; it must be above 0, and finite")
-        if not (0 <= self.cond_dropout <= 1 and 0 <= self.infill <= 1):
-            raise UserError(
-                f"task {self}: cond_dropout is {self.cond_dropout} and infill {self.infill}; both"
-                " are shares, from 0 to 1"
-            )
-        if self.max_target_frames < 0 or (self.max_target_frames and self.infill):
-            raise UserError(
-                f"task {self}: max_target_frames is {self.max_target_frames}; it counts frames, 0"
-                " for all of them, and has no holes"
-            )
-
-    def positions(self, n_frames: Sequence[Any]) -> Any:
-        """Of a document in a row: n_frames per field, whole, numbers or arrays (n,) of them."""
-        shown = [
-            *n_frames[:-1],
-            (
-                np.minimum(n_frames[-1], self.max_target_frames)
-                if self.max_target_frames
-                else n_frames[-1]
-            ),
-        ]
-        return sum(shown) + 1 + 2 * len(shown) + 3 * bool(self.infill)
-
-    def leaves_out(self, n_given: int) -> bool:
-        """Whether training left out just the first so many fields, as guidance by them needs."""
-        return self.cond_dropout > 0 and n_given == len(self.inputs)
-
-    def __str__(self) -> str:
-        return f"{' + '.join(self.inputs) or 'nothing'} -> {' + '.join(self.targets)}"
-
-
-def orders(
-    tasks: Sequence[Task], modality_of: Mapping[str, str]
-) -> list[tuple[tuple[str, ...], str, Task]]:
-    """What prompts can ask: modalities read, modality made, and its task; of equal ones the first
-    counts. modality_of: of each field.
-
-    Of several fields made, each is made from those before it too. Tasks that are cut short never
-    saw an end, so they are not asked.
-    """
-    whole = [t for t in tasks if not t.max_target_frames]
-    read = [
-        (tuple(modality_of[f] for f in (*t.inputs, *t.targets[:k])), modality_of[made], t)
-        for t in whole
-        for k, made in enumerate(t.targets)
-    ]
-    return read + [
-        ((), modality_of[t.targets[0]], t) for t in whole if t.cond_dropout > 0 and t.inputs
-    ]
-
-
-@dataclass(frozen=True)
-class InputMasking:
-    """What training hides of a field's input; targets are never touched.
-
-    drop_prob        share of frames hidden one by one
-    span_prob        share of frames hidden in spans of about `span_length` frames (dMel, section
-                     3.3.1: 0.5 with spans of 3)
-    apply_prob       in which share of the documents the spans are cut
-    n_freq_masks     how many bands of up to `freq_mask_width` neighbouring channels are hidden
-                     (SpecAugment's frequency masks); hidden latents read as 0, the mean of those
-                     that are standardised (Park et al. 2019, section 2)
-    """
-
-    drop_prob: float = 0.0
-    span_prob: float = 0.0
-    span_length: int = 3
-    apply_prob: float = 1.0
-    n_freq_masks: int = 0
-    freq_mask_width: int = 10
-
-    def __post_init__(self):
-        for name in ("drop_prob", "span_prob", "apply_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"InputMasking: {name} is {getattr(self, name)}; it is a share, from 0 to 1"
-                )
-        for name, least in (("span_length", 1), ("n_freq_masks", 0), ("freq_mask_width", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"InputMasking: {name} is {getattr(self, name)}; it must be at least {least}"
-                )
-
-
-def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int]) -> None:
-    """Raise UserError for a task of which no document fits into a row.
-
-    n_frames: of each field, the least that are known before any is made.
-    """
-    for task in tasks:
-        least = task.positions([n_frames[name] for name in (*task.inputs, *task.targets)])
-        if least > seq_len:
-            raise UserError(
-                f"task {task}: a document takes {least} positions or more, but rows are {seq_len}"
-                f" long: raise --train.seq_len to at least {least}"
-            )
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ import pyarrow.parquet as pq
 
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError, reason_of
-from mmtok.io import budget
-from mmtok.io.files import in_place_when_whole
-from mmtok.io.names import file_names
+from mmtok.io import memory_budget
+from mmtok.io.filenames import file_names
+from mmtok.io.files import atomic_write
+from mmtok.io.messages import listed
 from mmtok.io.progress import Progress
-from mmtok.io.serialize import listed
-from mmtok.io.strict import parse_json
+from mmtok.io.strict_json import parse_json
 
 MAP_FROM = (
     2**26
@@ -113,7 +113,7 @@ def read_columns(
     """
     n_bytes = sum(part.n_bytes + part.n_rows * ROW_BYTES * len(signatures) for part in parts)
     if map_from is None or n_bytes < map_from:
-        budget.need(COPIES * n_bytes, path, "its frames")
+        memory_budget.check(COPIES * n_bytes, path, "its frames")
         return {name: _in_memory(parts, name, signature) for name, signature in signatures.items()}
     stems = file_names(list(signatures))
     return {
@@ -172,7 +172,7 @@ def _write(flat: Path, key: str, parts: Sequence[Part], name: str, signature: Si
         end = _aligned(end + (n_rows + 1) * np.dtype(kind).itemsize)
     stop = dict(start)
     with (
-        in_place_when_whole(flat) as temporary,
+        atomic_write(flat) as temporary,
         open(temporary, "w+b") as file,
         Progress(f"map {name}", n_rows, "rows") as progress,
     ):

@@ -38,9 +38,10 @@ from mmtok.data.mapped import (
     within,
 )
 from mmtok.errors import UserError
-from mmtok.io.files import in_place_when_whole
-from mmtok.io.serialize import Within, check_known, from_plain, listed, shown
-from mmtok.io.strict import parse_json
+from mmtok.io.files import atomic_write
+from mmtok.io.messages import listed, shown
+from mmtok.io.serialize import Within, check_known, from_plain
+from mmtok.io.strict_json import parse_json
 
 FORMAT = 1
 INFO = {  # what this package's own tokenizers say there; another's may say more
@@ -104,7 +105,7 @@ def write_tokens(
     """
     schema, n_rows = schema_of(signatures, named), 0
     with (
-        in_place_when_whole(Path(path)) as temporary,
+        atomic_write(Path(path)) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for group in groups(rows, row_group, _size_of_named if named else _size_of):

@@ -10,8 +10,8 @@ from typing import Any
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.questions import QUESTIONS
 from mmtok.evaluation.task import Setting
-from mmtok.io.files import sweep_beside, write_text
-from mmtok.io.terminal import say
+from mmtok.io.files import remove_leftovers_of, write_text
+from mmtok.io.terminal import print_status
 from mmtok.run.folder import read_figures
 from mmtok.run.run import Run
 from mmtok.tokenizers.base import counting
@@ -24,13 +24,13 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     "weights" in it says after which step of how many these are, as `Run.trained` does.
     """
     path = run.folder / "evaluation.json"
-    sweep_beside([path])
+    remove_leftovers_of([path])
     if path.exists() and not force:
         figures = read_figures(path)
         if figures.get("weights") == run.trained:
-            say(f"{path} stands")
+            print_status(f"{path} stands")
             return figures
-        say(f"{path} is of other weights, so it is made again")
+        print_status(f"{path} is of other weights, so it is made again")
     run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
     with counting(
         run.tokenizers.values(), quiet=True
@@ -45,11 +45,11 @@ def _figures(run: Run) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames):
         if s.pair in QUESTIONS and s.name in figures:
-            say(f"not evaluating {s.task}: another task's figures have the name {s.name}")
+            print_status(f"not evaluating {s.task}: another task's figures have the name {s.name}")
         elif s.pair in QUESTIONS:
-            say(f"evaluating {s.task}")
+            print_status(f"evaluating {s.task}")
             figures[s.name] = QUESTIONS[s.pair](s)
-    say("scoring held-out documents")
+    print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)
     drawing = next(
         (

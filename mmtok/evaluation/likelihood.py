@@ -41,7 +41,7 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
     without: dict[str, list[Document]] = defaultdict(list)
     for task in (t for t in run.recipe.tasks if not t.max_target_frames):
         m = fields[task.targets[-1]]
-        names = (*task.inputs, *task.targets)
+        names = task.fields
         n_scored = (
             N_SLOW if any(run.lm.kind(fields[f]) == "estimate" for f in task.targets) else N_SCORED
         )

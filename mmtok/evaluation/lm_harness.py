@@ -71,7 +71,7 @@ class Harness:
         parts = [[(np.zeros(0, int), part) for part in cut(self._codes(text))] for text in texts]
         with Tally("texts") as tally:
             for text, pieces in zip(texts, parts):
-                tally.seen()
+                tally.count()
                 if len(pieces) > 1:
                     tally.add(
                         f"longer than {self.longest} codes and scored in parts of which none sees"
@@ -116,7 +116,7 @@ class Harness:
 
     def _room_for(self, context: str, settings: Mapping[str, Any], tally: Tally) -> np.ndarray:
         """The codes (n,) of a context that leave room for what is to be generated."""
-        tally.seen()
+        tally.count()
         for name in settings.keys() - HEEDED:
             tally.add(
                 f"asked with a setting that is not heeded here, {name}", repr(context[-SHOWN:])
@@ -141,7 +141,7 @@ class Harness:
         self, context: str, continuation: str, tally: Tally | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         tally = tally or Tally()
-        tally.seen()
+        tally.count()
         whole, alone = self._codes(context + continuation), self._codes(context)
         n = min(len(whole), len(alone))
         differ = np.flatnonzero(whole[:n] != alone[:n])

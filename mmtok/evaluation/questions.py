@@ -19,9 +19,9 @@ import numpy as np
 from mmtok.commands.sample import NOTHING
 from mmtok.data.subset import random_subset
 from mmtok.evaluation.task import Setting, labelled
+from mmtok.io.filenames import file_names
 from mmtok.io.files import write_text
-from mmtok.io.names import file_names
-from mmtok.io.terminal import say
+from mmtok.io.terminal import print_status
 from mmtok.metrics.images import (
     FITTED_ROWS,
     copied,
@@ -62,7 +62,7 @@ def image_from_text(s: Setting) -> dict[str, float]:
     figures, samples, round_trip = _novelty(s, images, held, drawn)
     chosen = _spread(len(images), MAX_JUDGED)
     if _can_be_judged(s, all_names, judged := [names[i] for i in chosen]):
-        say("training the judge of images on real ones")
+        print_status("training the judge of images on real ones")
         judge = train_image_judge([images[i] for i in chosen], judged)
         figures = {
             "judge_accuracy": judge.accuracy(samples, asked),
@@ -124,7 +124,7 @@ def _can_be_judged(s: Setting, names: Iterable[str], learnt: Iterable[str]) -> b
     """
     n, n_learnt = len(set(names)), len(set(learnt))
     if not 2 <= n_learnt <= n <= MAX_CLASSES:
-        say(
+        print_status(
             f"no judge for {s.task}: its training examples have {n} names ({n_learnt} where they"
             f" are sampled), a judge takes 2 to {MAX_CLASSES}"
         )
@@ -173,7 +173,7 @@ def speech_from_text(s: Setting) -> dict[str, float]:
     tokenizer, figures = s.tokenizer(s.made), {}
     if held_words and _can_be_judged(s, all_words, words):
         rate_hz = tokenizer.config.mel.rate_hz
-        say("training the judge of words on real clips")
+        print_status("training the judge of words on real clips")
         judge = train_speech_judge(clips, words, rate_hz, s.seed)
         classes = sorted(all_words)[:MAX_CLASSES]
         asked = [classes[i % len(classes)] for i in range(s.run.recipe.n_samples)]
@@ -225,7 +225,7 @@ def _voices(s: Setting, samples: Sequence[np.ndarray], rate_hz: int) -> dict[str
         )
         return [clip for clip, _ in rows], [voice for _, voice in rows]
 
-    say("training the judge of voices on real clips")
+    print_status("training the judge of voices on real clips")
     judge = train_voice_judge(*voiced("train", N_VOICED), rate_hz)
     held, held_voices = voiced("heldout", N_HEARD)
     n = len({u.voice for u in source.utterances("train", s.run.folder / "data")})
@@ -242,11 +242,7 @@ def _strings(s: Setting, n: int = 100) -> dict[str, float]:
     """
     fields = s.run.recipe.fields
     back = next(
-        (
-            t
-            for t in s.run.recipe.tasks
-            if [fields[f] for f in (*t.inputs, *t.targets)] == ["speech", "text"]
-        ),
+        (t for t in s.run.recipe.tasks if t.modalities(fields) == (("speech",), ("text",))),
         None,
     )
     strings = list(

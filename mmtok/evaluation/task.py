@@ -12,9 +12,9 @@ import numpy as np
 
 from mmtok.commands.sample import NOTHING, note_empty, write_samples
 from mmtok.core.segment import Document, Segment
-from mmtok.data.loader import Task
 from mmtok.data.subset import random_subset
-from mmtok.io.names import file_names, inside
+from mmtok.data.tasks import Task
+from mmtok.io.filenames import file_names, inside
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
@@ -31,11 +31,8 @@ class Setting:
         """The modalities of what is given (NOTHING, where it is nothing) and of what is made; more
         than two where fields are joined.
         """
-        fields = self.run.recipe.fields
-        return (
-            *([fields[f] for f in self.task.inputs] or [NOTHING]),
-            *(fields[f] for f in self.task.targets),
-        )
+        inputs, targets = self.task.modalities(self.run.recipe.fields)
+        return (*(inputs or (NOTHING,)), *targets)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mmtok.errors import UserError, reading
-from mmtok.io import budget
+from mmtok.io import memory_budget
 
 KINDS = "fiubU"  # of dtypes: numbers, and names
 NO_NUMBERS = "not a numpy file of numbers, or a truncated one"
@@ -67,9 +67,9 @@ def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
     if n_bytes > there:
         raise UserError(
             f"{name}: cannot be read as {what} (truncated: its header promises"
-            f" {budget.text_of(n_bytes)}, and {budget.text_of(there)} are there)"
+            f" {memory_budget.format_size(n_bytes)}, and {memory_budget.format_size(there)} are there)"
         )
-    budget.need(2 * n_bytes, name)
+    memory_budget.check(2 * n_bytes, name)
     data = bytearray(file.read(n_bytes))
     if (
         dtype.kind == "U"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmtok.errors import reading
-from mmtok.io import budget
+from mmtok.io import memory_budget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,16 +28,16 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 @contextmanager
-def in_place_when_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name to write under; the file appears under its own when it is whole, or nothing
     is left.
 
     Raises OSError that names the file also where the writer's own error named none, as on a full
     disk. Only a process that is killed
-    leaves its temporary file behind: see `sweep`.
+    leaves its temporary file behind: see `remove_leftovers`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -52,20 +52,20 @@ def in_place_when_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def temporary_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The name of a file or folder while this process writes it, beside its own."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all."""
-    with in_place_when_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
-    with in_place_when_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -73,7 +73,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file, whole or not at all."""
-    with in_place_when_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_tensors(temporary, tensors, metadata)
 
 
@@ -109,7 +109,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if path.exists():
-        budget.need(path.stat().st_size, path)
+        memory_budget.check(path.stat().st_size, path)
     with reading(path, "weights"):
         return load_file(path)
 
@@ -119,7 +119,7 @@ def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder` and below; for whoever alone
     writes there, before it does.
 
@@ -131,7 +131,7 @@ def sweep(folder: Path) -> None:
             _remove_unless_written(path)
 
 
-def sweep_beside(paths: Iterable[Path]) -> None:
+def remove_leftovers_of(paths: Iterable[Path]) -> None:
     """Remove what killed processes left half-written of these files and folders; for whoever writes
     them next, wherever they lie.
     """
@@ -177,17 +177,17 @@ def _lives(process: int) -> bool:
 
 
 @contextmanager
-def folder_in_place_when_whole(folder: Path, ours: Collection[str]) -> Iterator[Path]:
+def atomic_folder(folder: Path, ours: Collection[str]) -> Iterator[Path]:
     """A temporary folder to write into; when it is whole it takes the place of `folder`, or nothing
     changes.
 
     It is made beside, and the two are exchanged by one renaming. What else lies in the former
     folder goes along: all but the files of the names `ours`, of which it holds those that were
     written now. Where a system cannot exchange folders the former one is set aside for a moment;
-    `bring_back` brings it back if that is when the process is killed.
+    `recover_folder` brings it back if that is when the process is killed.
     """
-    temporary = temporary_of(folder)
-    sweep_beside([folder])
+    temporary = temporary_path(folder)
+    remove_leftovers_of([folder])
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -200,7 +200,7 @@ def folder_in_place_when_whole(folder: Path, ours: Collection[str]) -> Iterator[
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def bring_back(folder: Path) -> None:
+def recover_folder(folder: Path) -> None:
     """Undo the first half of an exchange that was cut: where a former folder is set aside, it takes
     its place again.
     """

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from typing import Self, TypeVar
 
-from mmtok.io.terminal import printable, say
+from mmtok.io.terminal import print_status, printable
 
 T = TypeVar("T")
 WINDOW = 100  # the pace is that of so many advances, the last ones
@@ -122,7 +122,7 @@ class Progress:
         self._last = time.monotonic()
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
         times = ", ".join(part for part in (f"{self._last - self._start:.0f} s", self.left) if part)
-        say(
+        print_status(
             " ".join(
                 part
                 for part in (f"{self.label}:", count, self.unit, f"({times})", self.note)

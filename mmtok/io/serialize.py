@@ -1,13 +1,11 @@
-"""A dataclass as plain JSON values, and back; its fields listed, and set by name from the command
-line.
+"""A dataclass as plain JSON values, and back.
 
 This is the one schema check of the package: a recipe, a tokenizer's settings, a vocabulary, a row
-of a log are dataclasses, and `from_plain` holds JSON against their types, `Within` against their
+of a log are dataclasses. `from_plain` checks JSON against their types, `Within` against their
 ranges, and each class against its own rules.
 
 Where a field offers a choice (which tokenizer, which source, which head) the plain value carries
-`kind`, the class's own name, looked up among the members of that field's union only. A field's name
-is the dotted way to it: `train.steps`, `tasks.0.weight`.
+`kind`, the name of the class, which is looked up among the members of that field's union only.
 """
 
 from __future__ import annotations
@@ -19,23 +17,21 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
-from mmtok.io.habits import field_habit
-from mmtok.io.strict import parse_json, read_json
+from mmtok.io.messages import MOST_CHARS, shown
+from mmtok.io.strict_json import parse_json, read_json
 
-SHOWN = 80  # characters of a wrong value that a message quotes
-NUMBER = re.compile(
-    r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
-)  # also as JSON does not write them: .5, 5., +5
+# also as JSON does not write them: .5, 5., +5
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 UNIONS = (typing.Union, types.UnionType)
 
 
-class Word(str):
-    """A value in the words of the command line: the type of its field says how they are read."""
+class CommandLineText(str):
+    """A value as it was typed: the type of its field says how it is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,181 +43,30 @@ class Within:
 
     def check(self, value: float, where: str) -> None:
         """Raise UserError for a value outside, which `where` names."""
-        if not self.least <= value <= self.most:
-            allowed = (
-                f"at least {self.least:g}"
-                if self.most == math.inf
-                else f"from {self.least:g} to {self.most:g}"
-            )
-            raise UserError(f"{where} is {shown(value)}; it must be {allowed}")
-
-
-def shown(value: Any) -> str:
-    """A wrong value as a message quotes it: cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def listed(names: Sequence[object], most: int = 10) -> str:
-    """Names as a message lists them: a, b, c and 7 more, each cut where it is long."""
-    text = ", ".join(
-        str(name) if len(str(name)) <= SHOWN else f"{str(name)[:SHOWN]}..." for name in names[:most]
-    )
-    return text + f" and {len(names) - most:,} more" * (len(names) > most)
-
-
-def counted(n: int, what: str) -> str:
-    """How many of what, a noun in the singular that takes an s: 1 row, 2,000 rows."""
-    return f"{n:,} {what}" + ("s" if n != 1 else "")
+        if self.least <= value <= self.most:
+            return
+        allowed = f"from {self.least:g} to {self.most:g}"
+        if self.most == math.inf:
+            allowed = f"at least {self.least:g}"
+        raise UserError(f"{where} is {shown(value)}; it must be {allowed}")
 
 
 def to_plain(value: Any) -> Any:
     """A dataclass (with its kind), mapping, sequence, path or JSON value as what JSON can say."""
     if dataclasses.is_dataclass(value):
-        return {"kind": type(value).__name__} | {
-            f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)
-        }
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__} | fields
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return [to_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value
 
 
-def leaves(plain: Any, way: str = "") -> dict[str, Any]:
-    """The single values in a plain one, by the dotted way to each: {"train.steps": 30}.
-
-    Two plain values are compared by them.
-    """
-    if isinstance(plain, dict):
-        return {
-            k: v
-            for key, child in plain.items()
-            for k, v in leaves(child, _joined(way, key)).items()
-        }
-    if isinstance(plain, list):
-        return {
-            k: v for i, child in enumerate(plain) for k, v in leaves(child, _joined(way, i)).items()
-        }
-    return {way: plain}
-
-
-# ---- fields by name
-
-
-def set_fields(plain: Any, overrides: Sequence[str]) -> None:
-    """Set fields of a plain value in place: ["--train.steps", "30", "--width=128"]; a name may be
-    shortened while it stays unique.
-
-    A field that holds more than one value is set as JSON. Raises UserError for an unknown or
-    ambiguous name and a missing value; whether values are of the right type, `from_plain` finds
-    out.
-    """
-    for name, text in _pairs(overrides):
-        *way, last = _way(name, plain)
-        node = plain
-        for step in way:
-            node = node[step]
-        value = text if isinstance(node[last], str) else _json(text)
-        node[last] = value if isinstance(value, (dict, list)) else Word(text)
-
-
-def field_groups(plain: Any, name: str = "") -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(name, kind, {a field's name: its value, in the words that set it}) of every dataclass in a
-    plain value.
-    """
-    own = {}
-    for key, child in _children(plain):
-        if not _holds_kinds(child):
-            own[_joined(name, key)] = (
-                child if isinstance(child, str) else json.dumps(child, ensure_ascii=False)
-            )
-    if isinstance(plain, dict) and "kind" in plain:
-        yield name, plain["kind"], own
-    for key, child in _children(plain):
-        if _holds_kinds(child):
-            yield from field_groups(child, _joined(name, key))
-
-
-def _children(node: Any) -> list[tuple[str | int, Any]]:
-    items = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
-    return [(key, child) for key, child in items if key != "kind"]
-
-
-def _holds_kinds(node: Any) -> bool:
-    return (isinstance(node, dict) and "kind" in node) or any(
-        _holds_kinds(child) for _, child in _children(node)
-    )
-
-
-def _joined(*parts: str | int) -> str:
-    return ".".join(str(part) for part in parts if part != "")
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    pairs, words = [], list(overrides)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise UserError(f"expected --field value, got {word!r}")
-        name, equals, text = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                _refuse_habit(name)
-                raise UserError(f"--{name} needs a value")
-            text = words.pop(0)
-        pairs.append((name, text))
-    return pairs
-
-
-def _ways(node: Any, way: tuple = ()) -> Iterator[tuple]:
-    """The way to every value in a plain one, whatever it holds."""
-    for key, child in _children(node):
-        yield (*way, key)
-        yield from _ways(child, (*way, key))
-
-
-def _way(name: str, plain: Any) -> tuple:
-    """The way to the field of this name: spelled out, or shortened from the left."""
-    ways = {_joined(*way): way for way in _ways(plain)}
-    for spelled in (name, name.replace("-", "_")):
-        fits = (
-            [spelled]
-            if spelled in ways
-            else [known for known in ways if known.endswith(f".{spelled}")]
-        )
-        if len(fits) == 1:
-            return ways[fits[0]]
-        if fits:
-            raise UserError(f"--{name} is ambiguous: {', '.join('--' + known for known in fits)}")
-    _refuse_habit(name)
-    n_parts = name.count(".") + 1
-    likeness = lambda known: difflib.SequenceMatcher(
-        None, name, ".".join(known.split(".")[-n_parts:])
-    ).ratio()
-    best = sorted(ways, key=likeness, reverse=True)[:3]
-    near = [known for known in best if likeness(known) > max(0.6, likeness(best[0]) - 0.1)]
-    hint = f"nearest: {', '.join('--' + known for known in near)}; " if near else ""
-    raise UserError(f"the recipe has no field --{name}; {hint}`mmtok show RECIPE` lists them all")
-
-
-def _refuse_habit(name: str) -> None:
-    """Raise UserError for a name that other programs have for a field, with ours."""
-    habit = field_habit(name)
-    if habit:
-        raise UserError(f"the recipe has no field --{name}; here it is {habit}")
-
-
-def _json(text: str) -> Any:
-    """The value that a text writes in JSON, or as Python or people write constants and numbers;
-    else the text.
-    """
+def parse_value(text: str) -> Any:
+    """The value of a text: JSON, a constant as Python writes it, a number; else the text."""
     try:
         return parse_json(text, "the value")
     except UserError:
@@ -230,19 +75,16 @@ def _json(text: str) -> Any:
         return {"True": True, "False": False, "None": None}.get(text, str(text))
 
 
-# ---- from plain values
-
-
-def read_as(path: Path, hint: Any, nan: bool = False) -> Any:
-    """The JSON in a file as what the type `hint` asks for.
+def read_json_as(path: Path, hint: Any, nan: bool = False) -> Any:
+    """The JSON in a file as the type `hint`.
 
     Raises UserError that names file and field; OSError where there is no file.
     """
-    return as_word(read_json(path, nan), hint, path)
+    return json_as(read_json(path, nan), hint, path)
 
 
-def as_word(value: Any, hint: Any, path: Path | str) -> Any:
-    """A plain value out of the file `path` as what the type `hint` asks for.
+def json_as(value: Any, hint: Any, path: Path | str) -> Any:
+    """A plain value that was read from the file `path` as the type `hint`.
 
     Raises UserError that names file and field.
     """
@@ -253,15 +95,21 @@ def as_word(value: Any, hint: Any, path: Path | str) -> Any:
 
 
 def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) -> Any:
-    """A plain value -> what the type `hint` asks for; the inverse of `to_plain`.
+    """A plain value as the type `hint`; the inverse of `to_plain`.
 
-    where: the place that errors name. kinds: classes that may stand for a member of any union.
+    Args:
+        value: what JSON can say.
+        hint: a type, as a dataclass annotates its fields.
+        where: how errors name the value.
+        kinds: classes that may stand for a member of any union.
+
     Raises UserError for a wrong type, an unknown kind or field, and for what a dataclass itself
     refuses.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, Word):
-        return _from_told(value, hint, where, kinds)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
+    if isinstance(value, CommandLineText):
+        return _from_command_line(value, hint, where, kinds)
     if origin is typing.Annotated:
         built = from_plain(value, args[0], where, kinds)
         args[1].check(built, where)
@@ -273,41 +121,24 @@ def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) ->
     if origin is tuple:
         return _from_list(value, args, where, kinds)
     if origin in (dict, Mapping):
-        if not isinstance(value, dict):
-            raise UserError(
-                f'{where} must be a mapping such as {{"name": ...}}, got {shown(value)}'
-            )
-        return {k: from_plain(v, args[1], f"{where}.{k}", kinds) for k, v in value.items()}
+        return _from_mapping(value, args[1], where, kinds)
     if origin is typing.Literal:
         if value not in args:
-            raise UserError(
-                f"{where} must be one of {', '.join(map(repr, args))}, got {shown(value)}"
-            )
+            options = ", ".join(map(repr, args))
+            raise UserError(f"{where} must be one of {options}, got {shown(value)}")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if (
-        hint is not Any
-        and isinstance(hint, type)
-        and (not isinstance(value, hint) or (hint is int and isinstance(value, bool)))
-    ):
-        raise UserError(
-            f"{where} must be {'true or false' if hint is bool else hint.__name__}, got"
-            f" {shown(value)}"
-        )
-    return value
+    return _from_scalar(value, hint, where)
 
 
 def check_known(
     value: Any, hints: Mapping[str, Any], where: str, needed: Sequence[str] = ()
 ) -> None:
-    """Raise UserError, naming the field, unless a plain value is an object that has the `needed`
-    fields, and those of `hints` as they say.
+    """Check the known fields of an object in JSON.
 
-    Other fields may hold anything: a foreign file's own, or those of a class from outside the
-    package.
+    Other fields may hold anything: those of a foreign file, or of a class from outside the package.
+
+    Raises UserError, naming the field, unless the value is an object that has the `needed` fields,
+    and those of `hints` with their types.
     """
     if not isinstance(value, dict):
         raise UserError(f'{where} must be an object such as {{"name": ...}}, got {shown(value)}')
@@ -318,43 +149,64 @@ def check_known(
         from_plain(value[name], hints[name], f"{where}.{name}")
 
 
-def _from_told(told: Word, hint: Any, where: str, kinds: Sequence[type]) -> Any:
-    """As the field's type reads the words: as they stand where it is text, else as the JSON in
-    them.
-    """
+def _from_command_line(text: CommandLineText, hint: Any, where: str, kinds: Sequence[type]) -> Any:
+    """The text itself where the field holds text, else the JSON in it."""
     if hint is str:
-        return str(told)
-    value = str(told) if hint is Path else _json(told)
+        return str(text)
+    value = str(text) if hint is Path else parse_value(text)
     try:
         return from_plain(value, hint, where, kinds)
     except UserError:
         if typing.get_origin(hint) not in UNIONS or str not in typing.get_args(hint):
             raise
-        return str(told)  # a name such as 2024 in a field of text or nothing
+        return str(text)  # a name such as 2024 in a field of text or nothing
+
+
+def _from_scalar(value: Any, hint: Any, where: str) -> Any:
+    is_bool = isinstance(value, bool)
+    if hint is float and isinstance(value, int) and not is_bool:
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is Any or not isinstance(hint, type):
+        return value
+    if not isinstance(value, hint) or (hint is int and is_bool):
+        expected = "true or false" if hint is bool else hint.__name__
+        raise UserError(f"{where} must be {expected}, got {shown(value)}")
+    return value
+
+
+def _from_mapping(value: Any, hint: Any, where: str, kinds: Sequence[type]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f'{where} must be a mapping such as {{"name": ...}}, got {shown(value)}')
+    return {k: from_plain(v, hint, f"{where}.{k}", kinds) for k, v in value.items()}
 
 
 def _from_list(value: Any, args: tuple, where: str, kinds: Sequence[type]) -> tuple:
     if not isinstance(value, list):
-        raise UserError(
-            f"{where} must be a list such as {json.dumps([value])[:SHOWN]}, got {shown(value)}"
-        )
-    each = [args[0]] * len(value) if args[1:] == (...,) else args
-    if len(value) != len(each):
-        raise UserError(f"{where} must be a list of {len(each)}, got {shown(value)}")
+        example = json.dumps([value])[:MOST_CHARS]
+        raise UserError(f"{where} must be a list such as {example}, got {shown(value)}")
+    hints = args
+    if args[1:] == (...,):
+        hints = args[:1] * len(value)
+    if len(value) != len(hints):
+        raise UserError(f"{where} must be a list of {len(hints)}, got {shown(value)}")
     return tuple(
-        from_plain(v, h, f"{where}.{i}", kinds) for i, (v, h) in enumerate(zip(value, each))
+        from_plain(v, hint, f"{where}.{i}", kinds)
+        for i, (v, hint) in enumerate(zip(value, hints, strict=True))
     )
 
 
 def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -> Any:
     known = {c.__name__: c for c in (*kinds, *members) if dataclasses.is_dataclass(c)}
     if isinstance(value, dict) and "kind" in value:
-        if not isinstance(value["kind"], str) or value["kind"] not in known:
+        kind = value["kind"]
+        if not isinstance(kind, str) or kind not in known:
             raise UserError(
-                f"{where}: unknown kind {shown(value['kind'])}; known are {', '.join(known)} (a"
+                f"{where}: unknown kind {shown(kind)}; known are {', '.join(known)} (a"
                 " recipe's own classes come with --recipe FILE)"
             )
-        return _from_fields(value, known[value["kind"]], where, kinds)
+        return _from_fields(value, known[kind], where, kinds)
     if value is None and type(None) in members:
         return None
     choices = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
@@ -372,29 +224,25 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
     raise UserError(errors[-1])
 
 
-def _from_fields(value: Any, hint: type, where: str, kinds: Sequence[type]) -> Any:
+def _from_fields(value: Any, cls: Any, where: str, kinds: Sequence[type]) -> Any:
+    """An instance of the dataclass `cls`."""
     if not isinstance(value, dict):
-        raise UserError(f"{where} must be a {hint.__name__}, got {shown(value)}")
-    hints = typing.get_type_hints(hint, include_extras=True)
-    names = [f.name for f in dataclasses.fields(hint)]
+        raise UserError(f"{where} must be a {cls.__name__}, got {shown(value)}")
+    fields = dataclasses.fields(cls)
+    names = [f.name for f in fields]
     for name in value:
         if name != "kind" and name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            raise UserError(
-                f"{where}: {hint.__name__} has no field {shown(name)}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    needed = [
-        f.name
-        for f in dataclasses.fields(hint)
-        if f.default is f.default_factory is dataclasses.MISSING
-    ]
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{where}: {cls.__name__} has no field {shown(name)}{hint}")
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in value]
     if missing:
-        raise UserError(f"{where}: {hint.__name__} needs the field(s) {', '.join(missing)}")
+        raise UserError(f"{where}: {cls.__name__} needs the field(s) {', '.join(missing)}")
+    hints = typing.get_type_hints(cls, include_extras=True)
     built = {n: from_plain(value[n], hints[n], f"{where}.{n}", kinds) for n in names if n in value}
     try:
-        return hint(**built)
+        return cls(**built)
     except UserError:
         raise
     except ValueError as error:  # sizes that do not fit together

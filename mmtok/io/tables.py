@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io import budget
-from mmtok.io.serialize import listed
+from mmtok.io import memory_budget
+from mmtok.io.messages import listed
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 OTHERS = (
@@ -158,7 +158,7 @@ def _content(path: Path) -> bytes:
     try:
         if path.suffix.lower() == PACKED:
             return _unpacked(path)
-        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
+        memory_budget.check(CHARACTER_BYTES * path.stat().st_size, path)
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -173,7 +173,7 @@ def _unpacked(path: Path) -> bytes:
         try:
             while piece := file.read(UNPACKED_BYTES):
                 content += piece
-                budget.need(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
+                memory_budget.check(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(
                 f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}"
@@ -213,7 +213,9 @@ def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
     lines = list(io.StringIO(text, newline=""))
     separator = _separator(path, lines)
     n_cells = len(lines) + text.count(separator)
-    budget.need(CHARACTER_BYTES * len(text) + CELL_BYTES * n_cells, path, f"its {n_cells:,} cells")
+    memory_budget.check(
+        CHARACTER_BYTES * len(text) + CELL_BYTES * n_cells, path, f"its {n_cells:,} cells"
+    )
     records = _records(path, lines, separator)
     if not columns:
         first, _, columns = next(records, (1, 1, []))
@@ -404,11 +406,11 @@ def _columns(file: Any, path: Path) -> list[list[Any]]:
     """
     about = file.metadata
     n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
-    budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+    memory_budget.check(n_bytes, path, f"its {about.num_rows:,} rows")
     columns: list[list[Any]] = [[] for _ in file.schema_arrow.names]
     for batch in file.iter_batches(ROWS):
         n_bytes += 2 * batch.nbytes  # once as Arrow has it
-        budget.need(n_bytes, path, f"its {about.num_rows:,} rows")
+        memory_budget.check(n_bytes, path, f"its {about.num_rows:,} rows")
         for cells, column in zip(columns, batch.columns):
             cells += column.to_pylist()
     return columns

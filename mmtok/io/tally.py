@@ -6,7 +6,7 @@ goes through the signals opens one, and it speaks when the going is over:
 
     with Tally("clips") as tally:
         for path in files:
-            tally.seen()
+            tally.count()
             tally.add("resampled from 22,050 to 16,000 Hz", path)
 
     13,100 of 13,100 clips were resampled from 22,050 to 16,000 Hz (first: clips/LJ001-0001.wav)
@@ -38,7 +38,7 @@ class Tally:
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
 
-    def seen(self, n: int = 1) -> None:
+    def count(self, n: int = 1) -> None:
         """`n` more signals were looked at, whether or not anything is done to them."""
         self.total += n
 
@@ -51,7 +51,7 @@ class Tally:
         self.counts[what] = self.counts.get(what, 0) + n
         self.first.setdefault(what, str(example))
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Say what was counted since the last time, as one warning for each kind of thing, and
         begin anew.
         """
@@ -87,4 +87,4 @@ class Tally:
         return self
 
     def __exit__(self, *_) -> None:
-        self.tell()
+        self.report()

@@ -42,12 +42,12 @@ def lines_text(lines: Iterable[str]) -> str:
     return "\n".join(map(printable, lines))
 
 
-def tell(line: object) -> None:
+def print_answer(line: object) -> None:
     """One line of an answer, on standard output."""
     _answer(printable(str(line)) + "\n")
 
 
-def tell_lines(text: str) -> None:
+def print_answer_lines(text: str) -> None:
     """An answer of several lines, on standard output."""
     _answer(printable(text, keep="\n") + "\n")
 
@@ -65,7 +65,7 @@ def _answer(text: str) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from None
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """One line about the work, on standard error.
 
     Where that takes no more (a full disk) the work goes on without a word.
@@ -78,7 +78,7 @@ def say(line: str) -> None:
         drop(sys.stderr)
 
 
-def tell_piece(text: str) -> None:
+def print_answer_piece(text: str) -> None:
     """A piece of a text, on standard output at once; newlines and tabs stay as they are."""
     _answer(printable(text, keep="\n\t"))
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
+from mmtok.io.filenames import inside
 from mmtok.io.files import write_tensors, write_text
-from mmtok.io.names import inside
-from mmtok.io.strict import read_json
+from mmtok.io.strict_json import read_json
 from mmtok.model.llama_reach import (
     READ,
     WRITE,

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
-from mmtok.io.serialize import from_plain, read_as, set_fields, to_plain
+from mmtok.io.overrides import set_fields
+from mmtok.io.serialize import from_plain, read_json_as, to_plain
 from mmtok.io.tally import Tally
 from mmtok.preparation.images import ImagePreparation
 from mmtok.preparation.speech import SpeechPreparation
@@ -65,7 +66,7 @@ class Preparer:
         if tally is None:
             with Tally(self.unit) as tally:
                 return self(signal, name, tally)
-        tally.seen()
+        tally.count()
         name = getattr(signal, "name", "") or name
         try:
             return self.preparation.prepare(
@@ -130,7 +131,7 @@ def load_preparation(folder: Path | None, modality: str) -> Preparation | None:
     path = None if folder is None else Path(folder) / FILE
     if path is None or not path.exists():
         return DEFAULTS.get(modality)
-    found = read_as(path, PreparationConfig)
+    found = read_json_as(path, PreparationConfig)
     if found.modality != modality:
         raise UserError(f"{path} prepares {found.modality}, not {modality}")
     return found

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.tally import Tally
 from mmtok.nn.resample import n_resampled, resample
 
@@ -69,7 +69,9 @@ class SpeechPreparation:
         if sound.rate_hz == rate_hz:
             return samples
         n_samples = n_resampled(len(samples), sound.rate_hz, rate_hz)
-        budget.need(SAMPLE_BYTES * n_samples, "sound", f"{n_samples:,} samples at {rate_hz:,} Hz")
+        memory_budget.check(
+            SAMPLE_BYTES * n_samples, "sound", f"{n_samples:,} samples at {rate_hz:,} Hz"
+        )
         out = resample(samples, sound.rate_hz, rate_hz)
         tally.add(f"resampled from {sound.rate_hz:,} to {rate_hz:,} Hz", name)
         return out

@@ -25,8 +25,9 @@ from mmtok.data.subset import random_subset
 from mmtok.errors import UserError
 from mmtok.evaluation.questions import N_JETS, QUESTIONS
 from mmtok.evaluation.task import Setting
-from mmtok.io.names import inside
-from mmtok.io.serialize import counted, read_as
+from mmtok.io.filenames import inside
+from mmtok.io.messages import counted
+from mmtok.io.serialize import read_json_as
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
 from mmtok.model.trajectory import N_TILES
@@ -104,7 +105,7 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     """
     folder, readings = (inside(run.folder / "samples", file) for file in (name, f"{name}.json"))
     if readings.exists():
-        return _readings(run, name, read_as(readings, tuple[Reading, ...]))
+        return _readings(run, name, read_json_as(readings, tuple[Reading, ...]))
     groups: dict[str, dict[str, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in _kept(folder):
         groups[modality_of(sample.path)][sample.prompt].append(sample)
@@ -142,7 +143,7 @@ def _made(run: Run, modality: str) -> tuple[str | None, str]:
     tasks = [t for t in run.recipe.tasks if fields[t.targets[0]] == modality]
     if not tasks:
         raise UserError(f"no task of this run makes {modality}")
-    from_text = [t for t in tasks if [fields[f] for f in t.inputs] == ["text"]]
+    from_text = [t for t in tasks if t.modalities(fields)[0] == ("text",)]
     return (
         (from_text[0].inputs[0], from_text[0].targets[0])
         if from_text
@@ -219,19 +220,11 @@ def _heldout_images(run: Run, n: int) -> list[np.ndarray]:
     """
     fields = run.recipe.fields
     task = next(
-        (
-            t
-            for t in run.recipe.tasks
-            if [fields[f] for f in (*t.inputs, *t.targets)] == ["image", "text"]
-        ),
+        (t for t in run.recipe.tasks if t.modalities(fields) == (("image",), ("text",))),
         None,
     )
     try:
-        images = (
-            [e[task.inputs[0]] for e in run.examples("heldout", *task.inputs, *task.targets)]
-            if task
-            else []
-        )
+        images = [e[task.inputs[0]] for e in run.examples("heldout", *task.fields)] if task else []
     except UserError:
         return []
     return images if len(images) == n else []

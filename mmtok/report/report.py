@@ -18,8 +18,8 @@ from mmtok.commands.show import n_numbers
 from mmtok.core.units import customary
 from mmtok.errors import UserError
 from mmtok.heads.masked_diffusion import MaskedDiffusion
-from mmtok.io.files import sweep_beside, write_text
-from mmtok.io.terminal import say
+from mmtok.io.files import remove_leftovers_of, write_text
+from mmtok.io.terminal import print_status
 from mmtok.report import html as page
 from mmtok.report import plots
 from mmtok.report.gallery import missing, sample_names, sample_section, title_of
@@ -65,11 +65,11 @@ def write_report(run: Run, force: bool = False) -> Path:
     there.
     """
     path = run.folder / "report.html"
-    sweep_beside([path])
+    remove_leftovers_of([path])
     if run.step is not None:
         run.trained  # noqa: B018 - is it there?
     if not force and _stands(run, path):
-        say(f"{path} stands")
+        print_status(f"{path} stands")
         return path
     plots.need_matplotlib()
     parts: list[tuple[str, Callable[[], Sequence[object]]]] = [

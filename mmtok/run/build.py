@@ -22,26 +22,29 @@ import torch
 
 from mmtok.core.segment import Segment
 from mmtok.core.units import units_of
-from mmtok.data.loader import Loader, check_rows
+from mmtok.data.loader import Loader
 from mmtok.data.subset import random_subset
+from mmtok.data.tasks import check_rows
 from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.errors import UserError
 from mmtok.heads.categorical import fitting_heads
 from mmtok.io.files import (
-    in_place_when_whole,
+    atomic_write,
     is_temporary,
+    remove_leftovers,
     save_tensors,
-    sweep,
     write_text,
 )
+from mmtok.io.locks import LOCK, folder_lock
+from mmtok.io.messages import counted
+from mmtok.io.overrides import leaves
 from mmtok.io.progress import Progress, span_text
-from mmtok.io.serialize import counted, leaves
-from mmtok.io.strict import read_json
-from mmtok.io.terminal import say
+from mmtok.io.strict_json import read_json
+from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.preparation import save_preparation
-from mmtok.run.folder import LOCK, held, is_begun, noted
+from mmtok.run.folder import is_begun, noted
 from mmtok.run.pretrained import load_start, settled
 from mmtok.run.recipe import Recipe, kinds_of
 from mmtok.run.run import Run, open_run
@@ -109,7 +112,9 @@ def start_run(recipe: Recipe, out: Path) -> Run:
             _check_sources(recipe)
         if changed:
             write_text(path, recipe.to_json())
-            say(f"nothing is trained in {out} yet, so its recipe is changed ({_told(changed)})")
+            print_status(
+                f"nothing is trained in {out} yet, so its recipe is changed ({_told(changed)})"
+            )
     else:
         if out.exists() and any(
             file.name != LOCK and not is_temporary(file) for file in out.iterdir()
@@ -122,7 +127,7 @@ def start_run(recipe: Recipe, out: Path) -> Run:
             if hasattr(config, "check"):
                 config.check()
         write_text(path, recipe.to_json())
-    sweep(out)
+    remove_leftovers(out)
     return Run(out, recipe)
 
 
@@ -214,7 +219,7 @@ def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
     with init_distributed(device="cpu") as processes, ExitStack() as stack:
         processes.on_rank0(
             lambda: (
-                stack.enter_context(held(out)),
+                stack.enter_context(folder_lock(out)),
                 stack.enter_context(noted(out)),
                 _fit(recipe, out),
             )
@@ -228,7 +233,7 @@ def _fit(recipe: Recipe, out: Path) -> None:
     for m, config in recipe.tokenizers.items():
         folder = out / "tokenizers" / m
         if (folder / "tokenizer.json").exists():
-            say(f"{m} tokenizer stands")
+            print_status(f"{m} tokenizer stands")
             continue
         names = [f for f, modality in fields.items() if modality == m]
         some = lambda split, n, names=names: random_subset(
@@ -250,7 +255,7 @@ def _fit(recipe: Recipe, out: Path) -> None:
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        say(
+        print_status(
             f"{m} tokenizer {tokenizer.signature.fingerprint}: "
             + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
         )
@@ -273,14 +278,14 @@ def tokenise(run: Run) -> None:
     for i, source in enumerate(run.recipe.sources):
         path = run.token_path(i)
         if path.exists():
-            say(f"{path.name} stands")
+            print_status(f"{path.name} stands")
             continue
         mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
         n = source.count("train", run.folder / "data") if hasattr(source, "count") else None
         with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
             rows = _encoded(run.examples_of(source, "train"), mine, progress)
             n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
-        say(f"{path.name}: {counted(n, 'example')}")
+        print_status(f"{path.name}: {counted(n, 'example')}")
 
 
 def _encoded(
@@ -327,7 +332,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         processes.on_rank0(
             lambda: (
                 need_tensorboard() if tensorboard else None,
-                stack.enter_context(held(out)),
+                stack.enter_context(folder_lock(out)),
                 stack.enter_context(noted(out)),
                 _plan_more(recipe, out),
                 _fit(recipe, out),
@@ -339,7 +344,8 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         )
         board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():
-            processes.on_rank0(lambda: (board(), say(f"{out} is trained: nothing to do")))
+            message = f"{out} is trained: nothing to do"
+            processes.on_rank0(lambda: (board(), print_status(message)))
             return run
         _check_heads(run)
         # before the long work: sizes that do not fit are found here. What will be sharded need not
@@ -394,9 +400,9 @@ def _trained(
 
     def begin() -> None:
         if resumed:
-            say(f"resuming at step {trainer.step}")
+            print_status(f"resuming at step {trainer.step}")
         if len(trainer.planned) > 1:
-            say(schedule_text(config, trainer.planned))
+            print_status(schedule_text(config, trainer.planned))
         kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
         write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
         told.append(board())
@@ -406,7 +412,7 @@ def _trained(
         )
         n_parameters = sum(p.numel() for p in lm.parameters())
         size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
-        say(
+        print_status(
             f"training {size}, {counted(config.steps, 'step')} of {config.batch_size} x"
             f" {config.seq_len} positions{among}"
         )
@@ -437,7 +443,7 @@ def _stepped(progress: Progress, first: int, config: TrainConfig) -> None:
         if config.checkpoint_every < config.steps
         else ""
     )
-    say(f"about {span_text(pace * n)} for {what} at {pace:.2g} s a step{saved}")
+    print_status(f"about {span_text(pace * n)} for {what} at {pace:.2g} s a step{saved}")
 
 
 def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
@@ -458,11 +464,7 @@ def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
     Counted on segments spread evenly over the token files, so that it is the same when the training
     goes on.
     """
-    made = {
-        f
-        for task in run.recipe.tasks
-        for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))
-    }
+    made = {f for task in run.recipe.tasks for f in task.predicted}
     counts: dict[str, np.ndarray] = {}
     for file, f in ((file, f) for file in files for f in file.fields if f in made):
         m, having = file.signatures[f].modality, np.flatnonzero(file.has(f))
@@ -477,7 +479,7 @@ def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
 def _check_heads(run: Run) -> None:
     """Raise UserError when a task makes many-channel or latent frames that no head fills in."""
     for task in run.recipe.tasks:
-        for name in (*task.targets, *(task.inputs if task.loss_on_inputs else ())):
+        for name in task.predicted:
             m = run.recipe.fields[name]
             signature = run.vocabulary.signatures[m]
             if not signature.one_channel and m not in run.recipe.model.heads:
@@ -488,11 +490,7 @@ def _check_heads(run: Run) -> None:
 
 
 def _note_spreads(run: Run, lm: LM) -> None:
-    made = {
-        f: run.recipe.fields[f]
-        for task in run.recipe.tasks
-        for f in (*task.targets, *(task.inputs if task.loss_on_inputs else ()))
-    }
+    made = {f: run.recipe.fields[f] for task in run.recipe.tasks for f in task.predicted}
     note_spreads(lm, run.token_files, made, run.recipe.train.seed)
 
 
@@ -513,7 +511,7 @@ def _log(path: Path, line: dict, left: str) -> None:
         for name, key in (("nats", "nats"), ("training loss", "training_loss"))
         if listed(key)
     )
-    say(
+    print_status(
         f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f}"
         " positions/s" + f", {left}" * bool(left)
     )
@@ -523,7 +521,7 @@ def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
     """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no
     loader drops the heads silently.
     """
-    with in_place_when_whole(run.folder / "model.safetensors") as temporary:
+    with atomic_write(run.folder / "model.safetensors") as temporary:
         save_tensors(temporary, weights)
         config = {
             "model_type": "mmtok",

@@ -4,12 +4,9 @@ line.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,72 +14,10 @@ from typing import Any
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
-from mmtok.io.serialize import check_known, read_as
-from mmtok.io.strict import read_json
+from mmtok.io.serialize import check_known, read_json_as
+from mmtok.io.strict_json import read_json
 
-LOCK = ".lock"
 NOTES = "notes.txt"
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Be the only one that writes into a folder, which is made if need be; what is still empty at
-    the end is removed again.
-
-    The lock goes with the process that holds it, however that ends: a file that was left behind
-    locks nobody out. Raises UserError, naming the holder, when another process holds it.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _locked(folder / LOCK):
-            yield
-    finally:
-        for path in made:
-            if path.is_dir() and any(path.iterdir()):
-                break
-            with suppress(
-                FileNotFoundError
-            ):  # an exchange of folders that was cut has set it aside
-                path.rmdir()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    while True:
-        with open(path, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{path.parent} is being written by {file.read() or 'another process'}: wait"
-                    " for its end, or choose another --out"
-                ) from None
-            except OSError as error:
-                warnings.warn(
-                    f"{path.parent} cannot be locked ({error.strerror}): do not train it twice at"
-                    " once",
-                    stacklevel=4,
-                )
-            if not _is(file, path):  # the one who held it has just removed it
-                continue
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is(file: Any, path: Path) -> bool:
-    """Whether the file that is open is still the one under this name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
@@ -137,7 +72,7 @@ def read_fingerprint(path: Path) -> str:
     Raises UserError, naming file and field, when it is not as it should be.
     """
     try:
-        return read_as(path, VocabularyFile).fingerprint
+        return read_json_as(path, VocabularyFile).fingerprint
     except UserError as error:
         raise UserError(
             f"{path} is damaged: {str(error).removeprefix(f'{path}: ')}; remove it if the"
@@ -161,7 +96,7 @@ def read_fidelity(folder: Path) -> dict[str, float]:
     Raises UserError for what is no such table.
     """
     path = folder / "fidelity.json"
-    return read_as(path, dict[str, float], nan=True) if path.exists() else {}
+    return read_json_as(path, dict[str, float], nan=True) if path.exists() else {}
 
 
 def read_figures(path: Path) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
-from mmtok.io.names import is_name
-from mmtok.io.serialize import from_plain, set_fields, to_plain
-from mmtok.io.strict import parse_json
+from mmtok.io.filenames import is_name
+from mmtok.io.overrides import set_fields
+from mmtok.io.serialize import from_plain, to_plain
+from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
 from mmtok.preparation import DEFAULTS, PreparationConfig
@@ -123,7 +124,7 @@ class Recipe:
         self._prepare()
         fields = self.fields
         for task in self.tasks:
-            for name in (*task.inputs, *task.targets):
+            for name in task.fields:
                 if name not in fields:
                     raise UserError(
                         f"recipe {self.name!r}: task {task} names the field {name!r}, but the"

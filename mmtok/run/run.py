@@ -21,14 +21,14 @@ from torch import Tensor
 from mmtok import tokenizers as tokenizer_room
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.loader import Task, orders
 from mmtok.data.mapped import MAP_FROM
+from mmtok.data.tasks import Task, orders
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
 from mmtok.io.files import read_tensors
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
-from mmtok.io.terminal import say
+from mmtok.io.terminal import print_status
 from mmtok.model.generate import fill_holes, generate, stream
 from mmtok.model.likelihood import Score, score, score_part
 from mmtok.model.lm import LM
@@ -173,7 +173,7 @@ class Run:
 
     def note(self, line: str) -> None:
         """Say what whoever asks should know; of several processes the first does."""
-        say(line)
+        print_status(line)
 
     def untrained(self, device: torch.device | None = None) -> LM:
         """A freshly initialised decoder of this run, from the recipe's seed, on this device or the

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError, missing_extra
-from mmtok.io.names import inside
-from mmtok.io.serialize import counted, listed
+from mmtok.io.filenames import inside
+from mmtok.io.messages import counted, listed
 from mmtok.io.tables import SUFFIXES, as_text, suffix_of
 from mmtok.sources.base import Example
 from mmtok.sources.images import decode_image, size_of, split_order

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.walk import folder_at
 from mmtok.sources.images import DIGIT_NAMES, check_split
 
@@ -34,7 +34,7 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "rb") as file:
             shape = _shape(path, file.read(4), file)
-            budget.need(2 * math.prod(shape), path)
+            memory_budget.check(2 * math.prod(shape), path)
             data = file.read(math.prod(shape) + 1)  # one more: there must be none
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

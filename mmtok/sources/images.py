@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtok.errors import UserError, missing_extra
-from mmtok.io import budget
-from mmtok.io.files import in_place_when_whole
-from mmtok.io.serialize import counted
+from mmtok.io import memory_budget
+from mmtok.io.files import atomic_write
+from mmtok.io.messages import counted
 from mmtok.io.walk import folder_at, walk
 from mmtok.preparation import Preparer
 from mmtok.preparation.images import ImagePreparation, Picture
@@ -84,7 +84,7 @@ def decode_image(file: Path | BinaryIO, name: str) -> Picture:
     """As `open_image`, of a path or an open file, which messages call `name`."""
     said: list[str] = []
     with _opened(file, name) as picture:
-        budget.need(
+        memory_budget.check(
             PIXEL_BYTES * picture.width * picture.height,
             "picture",
             f"{picture.width:,} x {picture.height:,} pixels",
@@ -198,7 +198,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written: there is no folder {path.parent}")
     try:
-        with in_place_when_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             Image.fromarray(image).save(temporary, format=kind)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError, missing_extra, reading
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.arrays import names_in, read_npy, read_npz
-from mmtok.io.files import in_place_when_whole
-from mmtok.io.serialize import counted, listed, shown
+from mmtok.io.files import atomic_write
+from mmtok.io.messages import counted, listed, shown
 from mmtok.io.tables import decoded
 from mmtok.io.walk import file_at
 from mmtok.sources.base import Example
@@ -387,7 +387,7 @@ def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np
                 f"{path}: the column {name} holds {shown(str(types[name]))}, expected a list of"
                 " numbers for each jet"
             )
-    budget.need(VALUE_BYTES * n_values, path, "its columns")
+    memory_budget.check(VALUE_BYTES * n_values, path, "its columns")
     with reading(path, "jets"):
         table = pq.read_table(path, columns=list(features))
         columns = [
@@ -420,7 +420,9 @@ def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.
         for table in tables:
             if table.dtype.kind not in "fiu":
                 raise UserError(f"{path}: {table.name} holds {table.dtype}, no numbers")
-            budget.need(VALUE_BYTES * math.prod(table.shape or ()), path, f"its {table.name[1:]}")
+            memory_budget.check(
+                VALUE_BYTES * math.prod(table.shape or ()), path, f"its {table.name[1:]}"
+            )
         particles, jets = (np.asarray(table, np.float64) for table in tables)
     if (
         particles.ndim != 3
@@ -522,7 +524,7 @@ def _replace(path: Path, write) -> None:
     Raises UserError for what cannot be written.
     """
     try:
-        with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             write(file)
     except OSError as error:
         raise UserError(

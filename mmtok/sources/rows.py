@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmtok.errors import UserError
-from mmtok.io.serialize import listed
+from mmtok.io.messages import listed
 from mmtok.io.tables import Table, read_table
 from mmtok.io.tally import Tally
 
@@ -55,7 +55,7 @@ class TextRows:
                 )
         self._places = [(table, i) for table in self._tables for i in range(len(table.rows))]
         with Tally("rows") as tally:
-            tally.seen(len(self))
+            tally.count(len(self))
             for table in self._tables:
                 _count_broken(table, tally)
 

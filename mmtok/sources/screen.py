@@ -148,7 +148,7 @@ class Screen(Generic[T]):
         self.items: list[T] = []
         tally = Tally(unit)
         for item in track(items, f"checking {unit}", unit) if len(items) >= MANY else items:
-            tally.seen()
+            tally.count()
             try:
                 sizes = look(item)
             except UserError as error:
@@ -160,7 +160,7 @@ class Screen(Generic[T]):
             else:
                 self.items.append(item)
         self._broken.stop_if_many()
-        tally.tell()
+        tally.report()
         if len(items) and not self.items:
             raise UserError(
                 f"none of {len(items):,} {unit} is left, such as {name(items[0])}; widen the limits"
@@ -175,7 +175,7 @@ class Screen(Generic[T]):
         broken = copy.deepcopy(self._broken)
         tally = Tally(broken.unit)
         for item in items:
-            tally.seen()
+            tally.count()
             try:
                 made = read(item)
             except UserError as error:
@@ -183,7 +183,7 @@ class Screen(Generic[T]):
                 broken.stop_if_many()
                 continue
             yield made
-        tally.tell()
+        tally.report()
 
 
 def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:

@@ -18,9 +18,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.arrays import read_npz
-from mmtok.io.files import in_place_when_whole, write_bytes
+from mmtok.io.files import atomic_write, write_bytes
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.walk import folder_at, walk
@@ -138,7 +138,7 @@ def _check_size(name: str, frames: int, channels: int) -> None:
             f"{name}: its header does not say how long it is; convert it first, e.g. ffmpeg -i IN"
             " OUT.wav"
         )
-    budget.need(
+    memory_budget.check(
         SAMPLE_BYTES * frames * (channels + 2),
         name,
         f"a sound of {frames:,} samples in {channels} channels",
@@ -424,7 +424,7 @@ class SpokenDigits:
                 clips.append(np.round(set_level(clip) * 32767).astype(np.int16))
                 progress.advance()
         try:
-            with in_place_when_whole(path) as temporary, temporary.open("wb") as file:
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.savez(
                     file,
                     samples=np.concatenate(clips),

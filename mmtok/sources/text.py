@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.files import write_bytes
 from mmtok.io.walk import file_at, files_among
 from mmtok.sources.base import Example
@@ -23,7 +23,7 @@ def read_text(path: Path) -> str:
     """
     path = Path(path)
     try:
-        budget.need(CHARACTER_BYTES * path.stat().st_size, path)
+        memory_budget.check(CHARACTER_BYTES * path.stat().st_size, path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

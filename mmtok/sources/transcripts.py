@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mmtok.errors import UserError
-from mmtok.io.serialize import listed
+from mmtok.io.messages import listed
 from mmtok.io.tables import SUFFIXES, Table, as_text, decoded, read_table
 from mmtok.io.tally import Tally
 from mmtok.io.walk import Found

@@ -26,7 +26,7 @@ def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
     known: classes from outside this package (a new modality's) that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.io.serialize import shown
+    from mmtok.io.messages import shown
     from mmtok.tokenizers.base import is_published, read_config
 
     if Path(folder).suffix == ".model" and not Path(folder).is_dir():

@@ -14,8 +14,9 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io.files import read_tensors, write_tensors, write_text
-from mmtok.io.serialize import as_word, check_known, shown
-from mmtok.io.strict import read_json
+from mmtok.io.messages import shown
+from mmtok.io.serialize import check_known, json_as
+from mmtok.io.strict_json import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -142,7 +143,7 @@ def load_config(folder: Path, kind: str, config_type: type[T]) -> T:
 
     Raises UserError, naming the field, for what they cannot be.
     """
-    return as_word(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
+    return json_as(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
 
 
 def checked_latents(segment: Segment, latent_size: int, n_frames: int | None = None) -> np.ndarray:

@@ -102,7 +102,7 @@ class Clipping:
         self.refuse()
         said = set() if said is None else said
         with Tally("jets") as tally:
-            tally.seen(self.n_jets)
+            tally.count(self.n_jets)
             if self.n_cut and "cut" not in said:
                 rest = f"{self.left_out.n:,} more, with {self._of_pt(self.left_out)}, are left out"
                 tally.add(
@@ -111,7 +111,7 @@ class Clipping:
                     self.n_cut,
                 )
         with Tally("particles") as tally:
-            tally.seen(self.all.n)
+            tally.count(self.all.n)
             told = [
                 (c, s)
                 for c, sides in self._much(SAID)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.tokenizers.base import fingerprint
 from mmtok.tokenizers.patches import (
     ImageTokenizer,
@@ -123,7 +123,7 @@ class Pixels(ImageTokenizer):
         Raises UserError on another size, kind or type.
         """
         image = checked_image(signal, self.config.height, self.config.width, self._channels)
-        budget.need(
+        memory_budget.check(
             PIXEL_BYTES * image.size, "image", f"a picture of {image.size:,} values as codes"
         )
         codes = to_levels(image.reshape(-1, 1), self.config.levels)
@@ -138,7 +138,7 @@ class Pixels(ImageTokenizer):
         """
         codes = checked_codes(segment, self.config.levels)
         shape = self._shape(len(codes), segment.info)
-        budget.need(
+        memory_budget.check(
             PIXEL_BYTES * math.prod(shape),
             "image",
             f"a picture of {' x '.join(map(str, shape))} values",

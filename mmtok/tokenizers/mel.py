@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.nn.audio import MelSpec, log_mel, stoi
 from mmtok.tokenizers.base import Batched
 from mmtok.tokenizers.vocoders import GriffinLim, GriffinLimConfig
@@ -74,7 +74,7 @@ class MelTokenizer(Batched):
 
     def __init__(self, config: MelConfig):
         self.config = config
-        budget.need(
+        memory_budget.check(
             6 * 8 * config.mel.n_fft // 2 * config.mel.n_mels,
             type(config).__name__,
             "the filters of mel bands",

@@ -20,8 +20,9 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError, missing_extra, reading
 from mmtok.io.files import write_text
-from mmtok.io.serialize import Within, shown
-from mmtok.io.strict import read_json
+from mmtok.io.messages import shown
+from mmtok.io.serialize import Within
+from mmtok.io.strict_json import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
 from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
 

@@ -33,10 +33,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtok.errors import UserError
+from mmtok.io.filenames import inside
 from mmtok.io.files import save_tensors
-from mmtok.io.names import inside
 from mmtok.io.serialize import Within, check_known
-from mmtok.io.strict import read_json
+from mmtok.io.strict_json import read_json
 from mmtok.train.distributed import shard_like
 
 KEEP = 2

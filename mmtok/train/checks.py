@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mmtok.core.segment import Signature
-from mmtok.data.loader import InputMasking, Task, orders
 from mmtok.data.subset import random_subset
+from mmtok.data.tasks import InputMasking, Task, orders
 from mmtok.data.tokens import TokenFile
 from mmtok.diffusion.losses import check_sigma_data
 from mmtok.diffusion.schedules import EDM

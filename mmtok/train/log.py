@@ -31,8 +31,9 @@ from torch import nn
 
 from mmtok.core.units import customary
 from mmtok.errors import UserError
-from mmtok.io.serialize import Within, check_known, counted
-from mmtok.io.strict import parse_json
+from mmtok.io.messages import counted
+from mmtok.io.serialize import Within, check_known
+from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import LM
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
 from mmtok.nn.weight_decay import matrices

@@ -17,11 +17,11 @@ from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.io.locks import folder_lock
 from mmtok.model.likelihood import score
 from mmtok.model.llama import from_llama
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.run.build import train
-from mmtok.run.folder import held
 from mmtok.run.run import open_run
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
@@ -251,7 +251,7 @@ def test_a_refused_export_leaves_everything_as_it_was(one_channel, refused, tmp_
     for place in (folder, tmp_path / "empty", tmp_path / "new" / "deeper"):
         with pytest.raises(UserError, match="no counterpart"):
             export(refused, place)
-    with held(folder), pytest.raises(UserError, match="is being written by process"):
+    with folder_lock(folder), pytest.raises(UserError, match="is being written by process"):
         export(open_run(one_channel), folder)
     assert (
         contents(folder) == before

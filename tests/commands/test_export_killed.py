@@ -13,7 +13,7 @@ import pytest
 from mmtok.commands.export import export
 from mmtok.errors import UserError
 from mmtok.io import files
-from mmtok.io.files import bring_back
+from mmtok.io.files import recover_folder
 from mmtok.run.run import open_run
 
 pytest.importorskip("transformers")
@@ -62,7 +62,7 @@ def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(
         (folder / "README.md").write_text("mine")
     before = contents(tmp_path)
     for n_cuts in cuts(run, folder, monkeypatch):
-        bring_back(
+        recover_folder(
             folder
         )  # as the next call does: here the renaming that undoes the first half is cut too
         left = {
@@ -128,7 +128,7 @@ def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(
             break
         assert code == -signal.SIGKILL
         if aside.exists() and not folder.exists():
-            bring_back(folder)
+            recover_folder(folder)
         found = {name: what for name, what in contents(folder).items() if name != ".lock"}
         assert found == former or (
             found.keys() == former.keys() and found["tokenizer_config.json"] != b"{}"

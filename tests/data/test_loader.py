@@ -13,7 +13,8 @@ import torch
 from mmtok.core.batch import unpack
 from mmtok.core.grammar import to_document
 from mmtok.core.segment import Segment
-from mmtok.data.loader import InputMasking, Loader, Task
+from mmtok.data.loader import Loader
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 

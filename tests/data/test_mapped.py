@@ -22,7 +22,7 @@ from mmtok.core.segment import Segment, Signature
 from mmtok.data import mapped
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
-from mmtok.io.files import sweep
+from mmtok.io.files import remove_leftovers
 
 SIGNATURES = {
     "caption": Signature("text", (256,), fingerprint="a"),
@@ -342,7 +342,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path):
         == -signal.SIGKILL
     )
     assert len(list(tmp_path.rglob("*.tmp"))) == 1 and not flats(tmp_path)
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert not list(tmp_path.rglob("*.tmp")) and same(
         read_tokens(path, map_from=0), read_tokens(path)
     )

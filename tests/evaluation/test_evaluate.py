@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation import evaluate as room
 from mmtok.evaluation import questions

@@ -15,7 +15,7 @@ import pytest
 
 from mmtok.commands.arguments import parse
 from mmtok.core.segment import Document, Segment
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation.lm_harness import Harness
 from mmtok.model.sampling import Sampling

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmtok.commands.sample import NOTHING
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.evaluation import questions
 from mmtok.evaluation.questions import QUESTIONS
 from mmtok.evaluation.task import Setting, labelled

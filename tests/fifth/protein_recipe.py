@@ -3,7 +3,7 @@
 from protein_reader import FastaFile
 from protein_tokenizer import ProteinConfig
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig

@@ -18,9 +18,9 @@ from mmtok.commands.tokenize import write_signal
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.io.files import (
-    in_place_when_whole,
+    atomic_write,
     is_temporary,
-    sweep,
+    remove_leftovers,
     write_bytes,
     write_tensors,
     write_text,
@@ -155,7 +155,7 @@ def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(
 def test_any_end_of_the_writer_leaves_the_old_file(tmp_path, contents):
     write_text(tmp_path / "a", "old")
     for kind in (KeyboardInterrupt, ZeroDivisionError, SystemExit):
-        with pytest.raises(kind), in_place_when_whole(tmp_path / "a") as temporary:
+        with pytest.raises(kind), atomic_write(tmp_path / "a") as temporary:
             temporary.write_text("new")
             raise kind
     assert contents(tmp_path) == {"a": b"old"}
@@ -163,8 +163,8 @@ def test_any_end_of_the_writer_leaves_the_old_file(tmp_path, contents):
 
 KILLED = """
 import os, pathlib, signal, sys
-from mmtok.io.files import in_place_when_whole
-with in_place_when_whole(pathlib.Path(sys.argv[1])) as temporary:
+from mmtok.io.files import atomic_write
+with atomic_write(pathlib.Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     if sys.argv[2] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -215,7 +215,7 @@ def test_what_writers_of_data_leave_when_they_are_killed_is_swept_away(tmp_path,
         )
     killed = subprocess.run([sys.executable, "-c", f"{code}\n{WRITES[what]}", tmp_path])
     assert killed.returncode == -9 and len(list(tmp_path.iterdir())) == 1
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -238,7 +238,7 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
         (path.parent / name).write_text("mine")
     (path.parent / ".a.txt.99999999999999999999.tmp").write_text("of no process")
     (tmp_path / f".b.txt.{os.getpid()}.tmp").write_text("of a process that had this one's number")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert {p.name for p in path.parent.iterdir()} == {live, *others} and [
         p.name for p in tmp_path.iterdir()
     ] == ["deep"]

@@ -11,7 +11,9 @@ import pytest
 
 from mmtok.cli import main
 from mmtok.errors import UserError
-from mmtok.io.serialize import counted, field_groups, set_fields, to_plain
+from mmtok.io.messages import counted
+from mmtok.io.overrides import field_groups, set_fields
+from mmtok.io.serialize import to_plain
 from mmtok.run.recipe import load_recipe, override
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 from mmtok.io.tables import as_text, read_table
 
 WORDS = [
@@ -207,7 +207,7 @@ def test_what_is_wrong_in_a_packed_table_is_said_as_in_a_plain_one(tmp_path, con
 def test_a_small_file_of_a_large_table_is_refused_while_it_is_unpacked(tmp_path):
     path = put(tmp_path, gzip.compress(b"a\n" + b"\n" * 100_000_000, 1), "t.csv.gz")
     assert path.stat().st_size < 1_000_000
-    budget.allow("30MB")
+    memory_budget.set_limit("30MB")
     tracemalloc.start()
     try:
         with pytest.raises(
@@ -221,4 +221,4 @@ def test_a_small_file_of_a_large_table_is_refused_while_it_is_unpacked(tmp_path)
         assert tracemalloc.get_traced_memory()[1] < 30e6
     finally:
         tracemalloc.stop()
-        budget.allow(None)
+        memory_budget.set_limit(None)

@@ -19,7 +19,7 @@ def clips(n, every=1, said=None):
     def work():
         with Tally("clips", said) as tally:
             for i in range(n):
-                tally.seen()
+                tally.count()
                 if i % every == 0:
                     tally.add(RESAMPLED, f"{i}.wav")
 
@@ -35,7 +35,7 @@ def test_a_corpus_is_one_line_with_the_count_and_the_first():
 def test_one_signal_is_one_line_whatever_was_done():
     def work():
         with Tally("clips") as tally:
-            tally.seen()
+            tally.count()
             tally.add("mixed down from 2 channels", "a.wav")
             tally.add(RESAMPLED, "a.wav")
 
@@ -52,7 +52,7 @@ def test_what_was_counted_is_said_when_the_work_breaks_off():
     def work():
         try:
             with Tally("clips") as tally:
-                tally.seen(3)
+                tally.count(3)
                 tally.add("dropped: no transcript", "b.wav", 2)
                 raise KeyError
         except KeyError:
@@ -65,7 +65,7 @@ def test_what_differs_from_file_to_file_does_not_fill_the_screen():
     def work():
         with Tally("clips") as tally:
             for i in range(100):
-                tally.seen()
+                tally.count()
                 tally.add(f"resampled from {i} to 16,000 Hz", f"{i}.wav")
 
     lines = told(work)

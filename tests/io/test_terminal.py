@@ -108,11 +108,15 @@ HOSTILE = "a\tb\r\n\x1b[31mé"
 
 
 def test_a_text_is_exact_in_a_pipe_and_shown_on_a_terminal():
-    code = f"from mmtok import terminal; terminal.%s; terminal.write_raw({HOSTILE!r}.encode())"
+    code = f"from mmtok.io import terminal; terminal.%s; terminal.write_raw({HOSTILE!r}.encode())"
     piped = subprocess.run([sys.executable, "-c", code % "open_streams()"], stdout=subprocess.PIPE)
     assert piped.stdout == HOSTILE.encode()
     _, seen = on_terminal(
-        [sys.executable, "-c", f"from mmtok import terminal; terminal.tell_piece({HOSTILE!r})"]
+        [
+            sys.executable,
+            "-c",
+            f"from mmtok.io import terminal; terminal.print_answer_piece({HOSTILE!r})",
+        ]
     )
     assert b"\x1b" not in seen and rb"\x1b[31m" in seen and rb"b\r" in seen and "é".encode() in seen
 

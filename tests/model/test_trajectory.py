@@ -7,7 +7,7 @@ import torch
 from mmtok.commands.sample import write_samples
 from mmtok.commands.strips import N_FRAMES, blanked, pictures, strip_of
 from mmtok.core.segment import Document, Segment, Signature, segment_of
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Euler
 from mmtok.heads.categorical import Chained
 from mmtok.heads.diffusion import FrameDiffusion

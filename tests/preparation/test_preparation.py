@@ -14,7 +14,7 @@ from PIL import Image
 from mmtok.commands import score as scoring
 from mmtok.commands.prompts import first_segment
 from mmtok.commands.tokenize import tokenize_files
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.data.tokens import read_tokens
 from mmtok.errors import UserError
 from mmtok.preparation import DEFAULTS, chosen_preparation, load_preparation

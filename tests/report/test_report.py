@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
 from mmtok.report import gallery, plots

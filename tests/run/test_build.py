@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from mmtok.commands.show import describe_run
 from mmtok.errors import UserError
+from mmtok.io import files as files_room
 from mmtok.io.progress import Progress
 from mmtok.run import build as room
-from mmtok.run import folder as folder_room
 from mmtok.run.build import fit, train
 from mmtok.run.recipe import load_recipe
 from mmtok.run.run import open_run
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     with monkeypatch.context() as patch, pytest.raises(OSError):
         match owner:
             case "replace":
-                patch.setattr(folder_room.os, "replace", broken_off)
+                patch.setattr(files_room.os, "replace", broken_off)
             case "save":
                 patch.setattr(
                     "mmtok.tokenizers.text.Bytes.save",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmtok.core.segment import Segment
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.run.run import Run, open_run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtok.io import budget
+from mmtok.io import memory_budget
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SMALL = ("text", "csv", "csv.gz", "jsonl", "wav", "flac", "png", "jpg", "tif", "npy", "npz", "h5", "parquet", "idx.gz", "tokens", "recipe",
@@ -19,9 +19,9 @@ def fuzz():
     sys.path.insert(0, str(SCRIPTS))
     import fuzz
 
-    budget.allow(str(fuzz.BUDGET))
+    memory_budget.set_limit(str(fuzz.BUDGET))
     yield fuzz
-    budget.allow(None)
+    memory_budget.set_limit(None)
     sys.path.remove(str(SCRIPTS))
 
 

@@ -17,7 +17,8 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.loader import Loader, Task
+from mmtok.data.loader import Loader
+from mmtok.data.tasks import Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn import cross_entropy as crossentropy

@@ -4,7 +4,7 @@ with other heads.
 
 from dataclasses import replace
 
-from mmtok.data.loader import Task
+from mmtok.data.tasks import Task
 from mmtok.diffusion.schedules import EDM
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion

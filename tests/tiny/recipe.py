@@ -2,7 +2,7 @@
 `tiny_data`).
 """
 
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling

@@ -24,7 +24,8 @@ from forked import fork  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 
 from mmtok.core.vocabulary import Vocabulary  # noqa: E402
-from mmtok.data.loader import InputMasking, Loader, Task  # noqa: E402
+from mmtok.data.loader import Loader  # noqa: E402
+from mmtok.data.tasks import InputMasking, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
 from mmtok.heads.categorical import Chained, Parallel  # noqa: E402
 from mmtok.model.lm import LM, DecoderConfig  # noqa: E402

@@ -12,7 +12,7 @@ import pytest
 from mmtok.cli import main
 from mmtok.core.segment import Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.errors import UserError

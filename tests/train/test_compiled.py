@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from mmtok.data.loader import Loader, Task
+from mmtok.data.loader import Loader
+from mmtok.data.tasks import Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, DecoderConfig

@@ -26,7 +26,7 @@ from mmtok.train.log import MEASURED, read_log
 LIVES = Path(__file__).parent.parent / "lives.py"
 RECIPE = """
 from mmtok.sources.images import ImageFolder
-from mmtok.data.loader import InputMasking, Task
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe

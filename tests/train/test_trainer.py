@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mmtok.core.segment import Segment
-from mmtok.data.loader import InputMasking, Loader, Task
+from mmtok.data.loader import Loader
+from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel

@@ -1,7 +1,7 @@
 """How much main memory a file may take: the sizes that it declares are held against it before
 anything is allocated.
 
-A header of a few bytes may declare any size. So readers ask `need` with the declared one, which is
+A header of a few bytes may declare any size. So readers ask `check` with the declared one, which is
 cheap to know, and the file is refused in one line where it would not fit. The budget is for one
 file at a time; `--max-memory` sets it.
 """
@@ -30,13 +30,13 @@ SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?) *([KMGT]I?)?B?", re.IGNORECASE)
 _given: int | None = None
 
 
-def allow(size: str | None) -> None:
+def set_limit(size: str | None) -> None:
     """Set the budget to a size such as "8GB" or "500 MiB"; None: half of what is free.
 
     Raises UserError for what is no size.
     """
     global _given
-    _given = None if size is None else bytes_of(size)
+    _given = None if size is None else parse_size(size)
 
 
 def limit_bytes() -> int:
@@ -44,7 +44,7 @@ def limit_bytes() -> int:
     return _half_of_what_is_free() if _given is None else _given
 
 
-def need(n_bytes: float, name: object, what: str = "it") -> None:
+def check(n_bytes: float, name: object, what: str = "it") -> None:
     """Raise UserError where reading the file `name` would take more than the budget.
 
     what: the part of it that takes so much.
@@ -52,13 +52,13 @@ def need(n_bytes: float, name: object, what: str = "it") -> None:
     if n_bytes > limit_bytes():
         whose = "half of what is free" if _given is None else "--max-memory"
         raise UserError(
-            f"{name}: {what} would take {text_of(n_bytes)} of memory, and {text_of(limit_bytes())}"
+            f"{name}: {what} would take {format_size(n_bytes)} of memory, and {format_size(limit_bytes())}"
             f" are allowed ({whose}); if its header is right, split or shrink it, or allow more"
             " with --max-memory"
         )
 
 
-def bytes_of(size: str) -> int:
+def parse_size(size: str) -> int:
     """The bytes that "8GB", "500 MiB" or "1000000" are. Raises UserError for anything else."""
     match = SIZE.fullmatch(size.strip())
     n_bytes = int(float(match[1]) * UNITS[(match[2] or "").upper()]) if match else 0
@@ -67,7 +67,7 @@ def bytes_of(size: str) -> int:
     return n_bytes
 
 
-def text_of(n_bytes: float) -> str:
+def format_size(n_bytes: float) -> str:
     """Bytes as people read them: 1.5 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= size:

@@ -7,8 +7,9 @@ import pytest
 
 from mmtok.cli import VERBS
 from mmtok.commands.arguments import parse, parser_of
-from mmtok.io.habits import FIELDS, OPTIONS
-from mmtok.io.serialize import _way, to_plain
+from mmtok.io.option_hints import FIELDS, OPTIONS
+from mmtok.io.overrides import _path
+from mmtok.io.serialize import to_plain
 from mmtok.run.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "text.py"
@@ -66,7 +67,7 @@ def test_other_verbs(said, verb, words, ours):
 
 def test_a_recipes_own_field_of_such_a_name_is_set():
     plain = {"kind": "Recipe", "mine": {"kind": "Mine", "batch_size": 3}}
-    assert _way("batch_size", plain) == ("mine", "batch_size")
+    assert _path("batch_size", plain) == ("mine", "batch_size")
 
 
 def test_what_follows_two_dashes_is_no_option():
@@ -77,7 +78,7 @@ def test_every_answer_names_what_there_is():
     plain = to_plain(load_recipe(RECIPE))
     for habit, answer in FIELDS.items():
         for name in re.findall(r"--([a-z_.]+)", answer):
-            assert _way(name, plain), habit
+            assert _path(name, plain), habit
     options = {
         option
         for name, verb in VERBS.items()

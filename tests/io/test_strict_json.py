@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io.strict import parse_json, read_json
+from mmtok.io.strict_json import parse_json, read_json
 
 WRONG = {
     "digits": (

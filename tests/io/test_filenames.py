@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io.names import MOST_BYTES, file_names, inside, is_name
+from mmtok.io.filenames import MOST_BYTES, file_names, inside, is_name
 
 HOSTILE = [
     "../x",

@@ -55,7 +55,7 @@ def _name(option: str) -> str:
     return option.partition("=")[0].lstrip("-").replace("-", "_").lower()
 
 
-def option_habit(option: str, options: Collection[str]) -> str | None:
+def option_hint(option: str, options: Collection[str]) -> str | None:
     """What to say instead of an option that a verb with these options does not have; None where
     nobody says such a thing.
     """
@@ -63,6 +63,6 @@ def option_habit(option: str, options: Collection[str]) -> str | None:
     return answer if answer and answer.split()[0].rstrip(",") in options else None
 
 
-def field_habit(name: str) -> str | None:
+def field_hint(name: str) -> str | None:
     """What to say instead of a field that no recipe has, where fields are set."""
     return FIELDS.get(_name(name))

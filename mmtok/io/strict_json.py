@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
-from mmtok.io import budget
+from mmtok.io import memory_budget
 
 DEEPEST = 64  # levels; our own files have less than ten
 MOST_DIGITS = 19  # of a whole number: what 64 bits hold
@@ -31,7 +31,7 @@ def read_json(path: Path, nan: bool = False) -> Any:
     Raises UserError, naming file and field, as `parse_json` does.
     """
     path = Path(path)
-    budget.need(path.stat().st_size * BYTES_PER_BYTE, path)
+    memory_budget.check(path.stat().st_size * BYTES_PER_BYTE, path)
     return parse_json(path.read_bytes(), str(path), nan)
 
 
