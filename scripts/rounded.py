@@ -65,8 +65,8 @@ def log_probs(
     """
     batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)] for d in documents])
     h = (
-        KVCacheDecoder(lm.model, precision, n_rows=len(documents))
-        .read(lm.embed(batch))[:, 1 : 1 + PIECES]
+        KVCacheDecoder(lm.model, precision, batch_size=len(documents))
+        .forward(lm.embed(batch))[:, 1 : 1 + PIECES]
         .flatten(0, 1)
     )  # from the begin mark on
     return (

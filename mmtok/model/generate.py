@@ -246,7 +246,7 @@ class _Walk:
         most = self.signature.frames or self.sampling.max_frames
         slots = x.shape[1] + most if self.sampling.compiled else None
         self.reader = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), slots)
-        self.h = self.reader.read(x[torch.arange(len(x), device=x.device)[:, None], slot])[:, -1]
+        self.h = self.reader.forward(x[torch.arange(len(x), device=x.device)[:, None], slot])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Draw one id, and its frame, for every alive row; returns the prompts' rows that got a
@@ -346,7 +346,7 @@ class _Walk:
         self.alive = alive
         kept = alive.nonzero()[0]
         if (
-            len(kept) > 7 / 8 * len(alive) or self.reader.static is not None and len(kept)
+            len(kept) > 7 / 8 * len(alive) or self.reader.compiled is not None and len(kept)
         ):  # a compiled step has one size
             return None
         self.rows, self.left, self.endless, self.alive = (
@@ -369,7 +369,7 @@ class _Walk:
             values = values.masked_fill(~torch.from_numpy(self.alive).to(values.device)[:, None], 0)
         x, self.totals = self.writer.embed(values, self.totals)
         x = x.repeat(self.n_streams, 1) if self.n_streams > 1 else x
-        self.h = self.reader.read(x[:, None])[:, 0]
+        self.h = self.reader.forward(x[:, None])[:, 0]
 
     def results(self) -> list[Sampled]:
         """One sampled segment per prompt.

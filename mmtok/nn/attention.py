@@ -1,4 +1,4 @@
-"""Attention over packed rows. Knows documents only as integers that must agree."""
+"""Causal attention with rotary positions over rows that hold several documents each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,19 @@ from torch.nn.attention.flex_attention import (
     flex_attention,
 )
 
-# True or False has `packing` choose FlexAttention or the dense mask on every device: to compare the
-# two
-FUSED: bool | None = None
+# True: `document_mask` makes masks of FlexAttention on every device; False: dense masks on every
+# device; None: as fits the device. Tests set it to compare the two.
+USE_FLEX_ATTENTION: bool | None = None
+MIN_FLEX_HEAD_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """How Llama 3.1 stretches its rotary positions (Llama Team 2024, section 3.4.2 and the released
-    code).
+    """Scaled rotary positions of Llama 3.1 (Llama Team 2024, section 3.4.2, and the released code).
 
-    Waves that turn less than `low_freq_factor` times in `original_positions` are slowed down by
-    `factor`, those that turn more than `high_freq_factor` times are left alone, and between the two
-    the frequency is interpolated.
+    Frequencies that make fewer than `low_freq_factor` turns within `original_positions` are divided
+    by `factor`. Those that make more than `high_freq_factor` turns are kept. Those between are
+    interpolated.
     """
 
     factor: float = 8.0
@@ -37,7 +38,7 @@ class Llama3Scaling:
     high_freq_factor: float = 4.0
     original_positions: int = 8192
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (
             self.factor >= 1
             and 0 < self.low_freq_factor < self.high_freq_factor
@@ -50,107 +51,113 @@ class Llama3Scaling:
             )
 
     def __call__(self, frequency: Tensor) -> Tensor:
-        turns = self.original_positions * frequency / (2 * math.pi)
-        kept = (
-            (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        ).clamp(0, 1)
-        return frequency * (kept + (1 - kept) / self.factor)
+        """The scaled frequencies, in radians per position."""
+        n_turns = self.original_positions * frequency / (2 * math.pi)
+        smooth = (n_turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        smooth = smooth.clamp(0, 1)
+        return frequency * (smooth + (1 - smooth) / self.factor)
 
 
 def rotary(
     position: Tensor, head_size: int, theta: float, scaling: Llama3Scaling | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions (Su et al.
+    """Cosines and sines of rotary positions (Su et al. 2021, eq. 34).
 
-    2021, eq. 34), halves layout: two (B, 1, L, head_size) in float32.
+    position (B, L) -> two of (B, 1, L, head_size), float32, in the layout of halves that Llama has.
     """
-    frequency = theta ** (
-        -torch.arange(0, head_size, 2, device=position.device, dtype=torch.float32) / head_size
-    )
-    frequency = scaling(frequency) if scaling else frequency
+    exponent = -torch.arange(0, head_size, 2, device=position.device, dtype=torch.float32)
+    frequency = theta ** (exponent / head_size)
+    if scaling is not None:
+        frequency = scaling(frequency)
     angle = position[..., None].float() * frequency
     angle = torch.cat([angle, angle], -1)[:, None]
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn (B, H, L, head_size) queries or keys by their positions."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    if torch.compiler.is_compiling():  # a compiler fuses this by itself
+    """Apply rotary positions to queries or keys (B, H, L, head_size)."""
+    cos = cos.to(x.dtype)
+    sin = sin.to(x.dtype)
+    if torch.compiler.is_compiling():  # the compiler fuses this by itself
         a, b = x.chunk(2, -1)
         return x * cos + torch.cat([-b, a], -1) * sin
     return _Rotation.apply(x, cos, sin)
 
 
 class _Rotation(torch.autograd.Function):
-    """`rotate` in half of the passes over memory: y_a = a cos - b sin, y_b = b cos + a sin.
+    """`rotate` with half as many passes over memory: y_a = a cos - b sin, y_b = b cos + a sin.
 
-    Its gradient turns back.
+    Its gradient is the rotation by the negative angle.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1)
+        return _rotated(x, cos, sin, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        return _turned(grad, *ctx.saved_tensors, -1), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, sin, -1), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     y = x * cos
-    (a, b), (y_a, y_b), (sin_a, sin_b) = x.chunk(2, -1), y.chunk(2, -1), sin.chunk(2, -1)
+    a, b = x.chunk(2, -1)
+    y_a, y_b = y.chunk(2, -1)
+    sin_a, sin_b = sin.chunk(2, -1)
     y_a.addcmul_(b, sin_a, value=-direction)
     y_b.addcmul_(a, sin_b, value=direction)
     return y
 
 
 def document_mask(document: Tensor, head_size: int) -> Tensor | BlockMask | None:
-    """What packed rows see, made once per batch from their document numbers (B, L): each position
-    itself and its own document's past.
+    """The attention mask of packed rows: each position attends to its own document's past.
 
-    On a GPU the blocks of positions that FlexAttention visits (Dong et al. 2024), whose cost goes
-    with documents, not rows; its kernel takes heads of 16 and more. Elsewhere a dense mask (B, 1,
-    L, L) bool: FlexAttention has no backward on a CPU, nor has the variable-length kernel, and
-    calls for each document by itself were no faster there. None where each row is one document,
-    padding behind it: then the past is all that counts, and half of the pairs need not be looked
-    at.
+    Made once per batch from the documents' numbers (B, L).
+
+    On a GPU it is a block mask of FlexAttention (Dong et al. 2024), whose cost grows with the
+    documents, not with the rows; its kernel takes heads of 16 and more. Elsewhere it is a dense
+    mask (B, 1, L, L) bool: on a CPU neither FlexAttention nor the variable-length kernel has a
+    backward pass, and one call per document was no faster. It is None where each row is one
+    document followed by padding: plain causal attention is enough there, and skips half of the
+    pairs.
     """
-    if not (document.is_cuda and head_size >= 16 if FUSED is None else FUSED):
+    use_flex = USE_FLEX_ATTENTION
+    if use_flex is None:
+        use_flex = document.is_cuda and head_size >= MIN_FLEX_HEAD_SIZE
+    if not use_flex:
         if not (document > 0).any():
             return None
         same = document[:, :, None] == document[:, None, :]
         return same.tril()[:, None]
-    seen = lambda row, head, query, key: (
-        (query >= key) & (document[row, query] == document[row, key])
-    )
-    make = (
-        _compiled(create_block_mask) if document.is_cuda else create_block_mask
-    )  # uncompiled it goes over all pairs of positions
-    return make(
-        seen, len(document), None, document.shape[1], document.shape[1], device=document.device
-    )
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (document[row, query] == document[row, key])
+
+    make: Callable = create_block_mask
+    if document.is_cuda:  # uncompiled it makes the whole table of pairs first
+        make = _compiled(create_block_mask)
+    n_rows, length = document.shape
+    return make(visible, n_rows, None, length, length, device=document.device)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | BlockMask | None) -> Tensor:
-    """softmax(q k^T / sqrt(head_size)) v over what `packing` lets be seen: q (B, H, L, head_size),
-    k and v (B, KV, L, head_size) -> as q.
+def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | BlockMask | None) -> Tensor:
+    """Scaled dot-product attention, softmax(q k^T / sqrt(head_size)) v.
 
-    Heads share keys in groups of H / KV. Queries, keys and values are of one type.
+    q (B, H, L, head_size), k and v (B, KV, L, head_size), all of one type -> as q. Heads share keys
+    in groups of H / KV. attn_mask: of `document_mask`; None is plain causal attention.
     """
     grouped = q.shape[1] != k.shape[1]
-    if seen is None or isinstance(seen, Tensor):
+    if attn_mask is None or isinstance(attn_mask, Tensor):
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped
+            q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None, enable_gqa=grouped
         )
-    fused = (
-        _compiled(flex_attention)
-        if q.is_cuda and not torch.compiler.is_compiling()
-        else flex_attention
-    )
-    return fused(q, k, v, block_mask=seen, enable_gqa=grouped)
+    attention: Callable = flex_attention
+    if q.is_cuda and not torch.compiler.is_compiling():
+        attention = _compiled(flex_attention)
+    return attention(q, k, v, block_mask=attn_mask, enable_gqa=grouped)
 
 
 @cache
@@ -159,28 +166,30 @@ def _compiled(function: Callable) -> Callable:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions (Ainslie et al.
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023).
 
-    2023); weights named as in a Llama.
+    Its weights are named as in a Llama.
     """
 
     def __init__(self, width: int, n_heads: int, n_kv_heads: int):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_size = n_heads, n_kv_heads, width // n_heads
+        self.n_heads = n_heads
+        self.n_kv_heads = n_kv_heads
+        self.head_size = width // n_heads
         self.q_proj = nn.Linear(width, n_heads * self.head_size, bias=False)
         self.k_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
         self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
     ) -> Tensor:
-        """X (B, L, M), cosines and sines of `rotary`, what `packing` made -> (B, L, M)."""
-        split = lambda y, n: y.unflatten(-1, (n, self.head_size)).transpose(1, 2)
-        q, k, v = (
-            split(self.q_proj(x), self.n_heads),
-            split(self.k_proj(x), self.n_kv_heads),
-            split(self.v_proj(x), self.n_kv_heads),
-        )
-        q, k = rotate(q, *turn), rotate(k, *turn)
-        return self.o_proj(attend(q, k, v, seen).transpose(1, 2).flatten(2))
+        """States x (B, L, M) -> (B, L, M). rope: cosines and sines of `rotary`."""
+        q = self._heads(self.q_proj(x), self.n_heads)
+        k = self._heads(self.k_proj(x), self.n_kv_heads)
+        v = self._heads(self.v_proj(x), self.n_kv_heads)
+        y = attend(rotate(q, *rope), rotate(k, *rope), v, attn_mask)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, n: int) -> Tensor:
+        return x.unflatten(-1, (n, self.head_size)).transpose(1, 2)

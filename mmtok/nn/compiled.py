@@ -1,8 +1,9 @@
-"""One step of the trunk, compiled: asked for where many frames are drawn alike, as compiling takes
-half a minute.
+"""One step of the trunk, compiled.
 
-On a GPU its kernels are captured as a CUDA graph and replayed. The cache is written where it lies,
-so every new cache is captured anew. That path follows torch's documentation and source; it has not
+Compiling takes half a minute, so it pays where many frames are drawn alike.
+
+On a GPU the kernels are captured as a CUDA graph and replayed. The graph writes the cache in place,
+so every new cache is captured anew. This path follows torch's documentation and source; it has not
 been run on a GPU yet.
 """
 
@@ -12,10 +13,11 @@ import logging
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,101 +27,104 @@ from torch.nn import functional as F
 from mmtok.nn.attention import rotate
 from mmtok.nn.transformer import Block, Transformer
 
-# weights as constants in the layout that each product likes, no interpreter between the products,
-# and products written for their shape
+# inductor's options: weights are constants in the layout that each product prefers, products are
+# tuned for their shape, and no Python runs between them
 OPTIONS = {
     "freezing": True,
     "cpp_wrapper": True,
     "max_autotune": True,
     "max_autotune_gemm_backends": "CPP,ATEN",
 }
-QUIET = {
+QUIET = {  # else it prints how fast each product tried was
     "autotune_num_choices_displayed": 0,
     "max_autotune_report_choices_stats": False,
-}  # else it prints how fast each product tried was
-Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]], Tensor]
-_made: WeakKeyDictionary[Transformer, tuple[tuple, _Compiled]] = (
-    WeakKeyDictionary()
-)  # of each trunk the last step compiled
+}
 
 
-def compiled_step(trunk: Transformer, dtype: torch.dtype, n_rows: int, n_slots: int) -> Step | None:
-    """The trunk's step for `n_rows` over a cache of `n_slots`, of which every slot is read; see
-    `StaticStep.forward`.
+def compiled_step(
+    trunk: Transformer, dtype: torch.dtype, n_rows: int, cache_length: int
+) -> CompiledStep | None:
+    """The trunk's step for `n_rows` over a cache of `cache_length` positions, all of them read.
 
-    Kept for the next call with equal sizes and weights: these are compared bit for bit, as neither
-    what torch counts of their changes nor where they lie tells of a fused optimiser's step. None,
-    with a warning of one line, where a compiler or Python's headers are missing.
+    See `StaticStep.forward`. The last step of each trunk is kept for the next call with equal sizes
+    and weights. Weights are compared by value: fused optimisers change neither version counter nor
+    data_ptr. The result is None, with a warning, where a compiler or Python's headers are missing.
     """
     device = trunk.norm.weight.device
-    sizes = (device, dtype, n_rows, n_slots, torch.get_num_threads())
-    kept = _made.get(trunk)
-    if kept is not None and kept[0] == sizes and kept[1].static.holds(trunk):
-        return kept[1]
-    lacks = missing_for_compile(device)
-    if lacks:
+    sizes = (device, dtype, n_rows, cache_length, torch.get_num_threads())
+    last = _last_compiled.get(trunk)
+    if last is not None and last[0] == sizes and last[1].static.has_weights_of(trunk):
+        return last[1]
+    missing = missing_for_compile(device)
+    if missing:
         warnings.warn(
-            f"compiled sampling needs {lacks}, which is not installed: sampling goes on uncompiled",
+            f"compiled sampling needs {missing}, which is not installed: sampling goes on"
+            " uncompiled",
             stacklevel=2,
         )
         return None
-    _made[trunk] = sizes, _Compiled(StaticStep(trunk, dtype))
-    return _made[trunk][1]
+    step = CompiledStep(StaticStep(trunk, dtype))
+    _last_compiled[trunk] = sizes, step
+    return step
 
 
 def missing_for_compile(device: torch.device) -> str:
     """What compiling needs and this machine does not have; empty where nothing is missing."""
-    if device.type == "cpu":
-        header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper
-        return (
-            "a C++ compiler (g++)"
-            if not shutil.which("g++")
-            else "Python's headers (python3-dev)"
-            if not header.exists()
-            else ""
-        )
-    return (
-        "" if shutil.which("gcc") or shutil.which("cc") else "a C compiler (gcc)"
-    )  # for Triton's launchers
+    if device.type != "cpu":  # Triton's launchers are C
+        if shutil.which("gcc") or shutil.which("cc"):
+            return ""
+        return "a C compiler (gcc)"
+    if not shutil.which("g++"):
+        return "a C++ compiler (g++)"
+    header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper
+    if not header.exists():
+        return "Python's headers (python3-dev)"
+    return ""
 
 
-class _Compiled:
-    """A step that is compiled when first called, and again for other shapes of its inputs."""
+class CompiledStep:
+    """A step that is compiled when it is first called, and again for other shapes of its inputs."""
 
     def __init__(self, static: StaticStep):
-        self.static, self.on_cpu, self.seen = static, static.last.device.type == "cpu", set()
-        # torch keeps what it compiled with the code, for good, and refuses the ninth: each step has
-        # code of its own, and both go together
+        self.static = static
+        self.on_cpu = static.last_norm.device.type == "cpu"
+        self.seen_shapes: set[tuple[torch.Size, ...]] = set()
+        # torch keeps compiled code with the function's code object for good, and refuses the ninth
+        # version: each step has a code object of its own, so that both are freed together
         own = FunctionType(StaticStep.forward.__code__.replace(), StaticStep.forward.__globals__)
-        self.compiled = torch.compile(
-            own, dynamic=False, fullgraph=True, mode=None if self.on_cpu else "reduce-overhead"
-        )
+        mode = None if self.on_cpu else "reduce-overhead"
+        self.forward = torch.compile(own, dynamic=False, fullgraph=True, mode=mode)
 
     def __call__(
-        self, x: Tensor, cos: Tensor, sin: Tensor, slot: Tensor, mask: Tensor, stored: list[Tensor]
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_position: Tensor,
+        attn_mask: Tensor,
+        cache: list[Tensor],
     ) -> Tensor:
-        shapes = x.shape, cos.shape, mask.shape
+        """As `StaticStep.forward`."""
+        inputs = (self.static, x, cos, sin, cache_position, attn_mask, cache)
         if not self.on_cpu:
-            return self.compiled(
-                self.static, x, cos, sin, slot, mask, stored
-            ).clone()  # a replay of the graph writes over what it returned
-        if shapes in self.seen:
-            return self.compiled(self.static, x, cos, sin, slot, mask, stored)
+            return self.forward(*inputs).clone()  # a replay overwrites its last result
+        shapes = (x.shape, cos.shape, attn_mask.shape)
+        if shapes in self.seen_shapes:
+            return self.forward(*inputs)
         from torch._inductor import config
 
-        self.seen.add(shapes)
-        with (
-            config.patch(OPTIONS | QUIET),
-            _without_asides(),
-        ):  # not as torch.compile's options: freezing would not hear of it
-            return self.compiled(self.static, x, cos, sin, slot, mask, stored)
+        self.seen_shapes.add(shapes)
+        # patched, not passed to torch.compile: freezing is decided before its options are read
+        with config.patch(OPTIONS | QUIET), _without_torch_notices():
+            return self.forward(*inputs)
+
+
+_last_compiled: WeakKeyDictionary[Transformer, tuple[tuple, CompiledStep]] = WeakKeyDictionary()
 
 
 @contextmanager
-def _without_asides() -> Iterator[None]:
-    """Without torch's word that CUDA is installed but no GPU is there, or that torch uses what it
-    deprecates. All else passes.
-    """
+def _without_torch_notices() -> Iterator[None]:
+    """Hide two notices of torch: CUDA without a GPU, and its own use of deprecated storage."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     with warnings.catch_warnings():
@@ -132,80 +137,90 @@ def _without_asides() -> Iterator[None]:
 
 
 class StaticStep(nn.Module):
-    """As `Reader.read` for one position, all shapes fixed; copies of the weights, those side by
-    side that read the same.
+    """`KVCacheDecoder.forward` for one position, with all shapes fixed.
+
+    It holds copies of the weights; those that read the same input are joined.
     """
 
     def __init__(self, trunk: Transformer, dtype: torch.dtype):
         super().__init__()
-        self.config, self.dtype = trunk.config, dtype
-        self.layers = nn.ModuleList(
-            [
-                nn.ParameterDict(
-                    {name: self._copy(weights) for name, weights in _weights(block).items()}
-                )
-                for block in trunk.layers
-            ]
-        )
-        self.last = self._copy((trunk.norm.weight,))
+        self.config = trunk.config
+        self.dtype = dtype
+        layers = [
+            nn.ParameterDict({name: self._copy(w) for name, w in _weights(block).items()})
+            for block in trunk.blocks()
+        ]
+        self.layers = cast(Sequence[nn.ParameterDict], nn.ModuleList(layers))
+        self.last_norm = self._copy((trunk.norm.weight,))
 
     def _copy(self, weights: tuple[Tensor, ...]) -> nn.Parameter:
-        return nn.Parameter(torch.cat([self._rounded(w) for w in weights]), requires_grad=False)
+        return nn.Parameter(torch.cat([self._cast(w) for w in weights]), requires_grad=False)
 
-    def _rounded(self, weight: Tensor) -> Tensor:
-        """Matrices as the products take them; norms, which cost nothing, as they are."""
-        return weight.detach().to(self.dtype if weight.ndim == 2 else weight.dtype)
+    def _cast(self, weight: Tensor) -> Tensor:
+        """Matrices in the type of the products; norms, which cost nothing, as they are."""
+        weight = weight.detach()
+        if weight.ndim == 2:
+            return weight.to(self.dtype)
+        return weight
 
-    def holds(self, trunk: Transformer) -> bool:
-        """Whether these copies are what would be copied now.
+    def has_weights_of(self, trunk: Transformer) -> bool:
+        """Whether the copies equal the trunk's weights.
 
         At width 384 and depth 6 it took as long as two frames.
         """
-        pairs = [
-            (own[name], weights)
-            for own, block in zip(self.layers, trunk.layers)
-            for name, weights in _weights(block).items()
-        ]
+        pairs: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+        for own, block in zip(self.layers, trunk.blocks(), strict=True):
+            pairs += [(own[name], weights) for name, weights in _weights(block).items()]
+        pairs.append((self.last_norm, (trunk.norm.weight,)))
         return all(
-            _equal(self._rounded(w), part)
-            for copy, weights in [*pairs, (self.last, (trunk.norm.weight,))]
-            for w, part in zip(weights, copy.split([len(w) for w in weights]))
+            _equal(self._cast(weight), part)
+            for copied, weights in pairs
+            for weight, part in zip(weights, copied.split([len(w) for w in weights]), strict=True)
         )
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, slot: Tensor, mask: Tensor, stored: list[Tensor]
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_position: Tensor,
+        attn_mask: Tensor,
+        cache: list[Tensor],
     ) -> Tensor:
-        """X (B, M), cosines and sines (B or 1, 1, head_size), slot (1,), additive mask (B or 1, 1,
-        1, slots) -> hidden (B, M).
-        """
-        n, n_kv = self.config.n_heads, self.config.n_kv_heads
-        b, size = len(x), self.config.width // n
-        for own, kv in zip(self.layers, stored):
-            q_k, v = (
-                F.linear(self._normed(x, own["before_attention"]), own["qkv"])
-                .view(b, n + 2 * n_kv, size)
-                .split([n + n_kv, n_kv], 1)
-            )
-            q, k = rotate(q_k, cos, sin).split([n, n_kv], 1)
-            kv.index_copy_(2, slot, torch.cat([k, v], 1)[:, :, None])
-            keys, values = kv.split(n_kv, 1)
-            y = F.scaled_dot_product_attention(
-                q.reshape(b, n_kv, n // n_kv, size), keys, values, attn_mask=mask
-            )
-            x = x + F.linear(y.reshape(b, n * size), own["out"]).to(x.dtype)
-            gate, up = F.linear(self._normed(x, own["before_mlp"]), own["gate_up"]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, own["down"]).to(x.dtype)
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config.norm_eps) * self.last
+        """One position x (B, M) -> hidden states (B, M); the cache is written in place.
 
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return (
-            x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config.norm_eps) * weight
-        ).to(self.dtype)
+        cos, sin (B or 1, 1, head_size); cache_position (1,); attn_mask (B or 1, 1, 1, length), to
+        be added; cache: as of `KVCacheDecoder`.
+        """
+        n = self.config.n_heads
+        n_kv = self.config.n_kv_heads
+        size = self.config.head_size
+        n_rows = len(x)
+        for own, cached in zip(self.layers, cache, strict=True):
+            qkv = F.linear(self._norm(x, own["before_attention"]), own["qkv"])
+            q_k, v = qkv.view(n_rows, n + 2 * n_kv, size).split([n + n_kv, n_kv], 1)
+            q, k = rotate(q_k, cos, sin).split([n, n_kv], 1)
+            cached.index_copy_(2, cache_position, torch.cat([k, v], 1)[:, :, None])
+            keys, values = cached.split(n_kv, 1)
+            y = F.scaled_dot_product_attention(
+                q.reshape(n_rows, n_kv, n // n_kv, size), keys, values, attn_mask=attn_mask
+            )
+            x = x + F.linear(y.reshape(n_rows, n * size), own["out"]).to(x.dtype)
+            gate, up = F.linear(self._norm(x, own["before_mlp"]), own["gate_up"]).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, own["down"]).to(x.dtype)
+        return self._rms_norm(x, self.last_norm)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._rms_norm(x, weight).to(self.dtype)
+
+    def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config.norm_eps) * weight
 
 
 def _weights(block: Block) -> dict[str, tuple[Tensor, ...]]:
-    """A block's weights as a step lays them out: side by side those that read the same."""
-    attention, mlp = block.self_attn, block.mlp
+    """The weights of a block by their place in a step; those that read the same input together."""
+    attention = block.self_attn
+    mlp = block.mlp
     return {
         "before_attention": (block.input_layernorm.weight,),
         "qkv": (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
@@ -217,9 +232,12 @@ def _weights(block: Block) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one type are equal; eight bytes at a time where rows hold whole ones,
-    in a quarter of the time.
+    """Whether two tensors of one type are equal.
+
+    Where rows hold a multiple of eight bytes, eight are compared at a time, in a quarter of the
+    time.
     """
     if a.is_contiguous() and a.shape[-1] * a.element_size() % 8 == 0:
-        a, b = a.view(torch.int64), b.view(torch.int64)
+        a = a.view(torch.int64)
+        b = b.view(torch.int64)
     return torch.equal(a, b)

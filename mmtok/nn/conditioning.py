@@ -1,6 +1,4 @@
-"""What a denoiser is told beside its state: the noise level, and a class or a vector, or that there
-is none.
-"""
+"""Conditions of a denoiser: the noise level, and a class, a vector or the null in its place."""
 
 from __future__ import annotations
 
@@ -10,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SLOWEST, FASTEST = (
-    1e-3,
-    30.0,
-)  # radians per unit: c_noise spans a thousand steps in some columns and about one unit in others
+# Frequencies in radians per unit. c_noise spans a thousand units in some noise schedules and about
+# one unit in others.
+MIN_FREQUENCY = 1e-3
+MAX_FREQUENCY = 30.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Labels:
 class Vectors:
     """The condition is a vector, e.g. a text's hidden state: (B, size) floats.
 
-    droppable: False where what is without a condition has a vector of its own, so that the network
-    needs no null.
+    droppable: False where a missing condition has a vector of its own, so that the network needs
+    no null.
     """
 
     size: int
@@ -39,15 +37,14 @@ ConditionConfig = Labels | Vectors
 
 
 def fourier_features(c: Tensor, n_features: int) -> Tensor:
-    """Cosines and sines of c (B,) at n_features / 2 frequencies, evenly spaced in their logarithm:
-    (B, n_features).
+    """Cosines and sines of c (B,) at n_features / 2 log-spaced frequencies: (B, n_features).
 
-    Fixed and not too fast, as the derivative of a denoiser along the noise level is what solvers
-    step on; random frequencies (Tancik et al. 2020; Karras et al. 2022 draw them with a deviation
-    of 16 turns) would make it rough.
+    The frequencies are fixed and not too high, as solvers step along the denoiser's derivative with
+    respect to the noise level. Random ones (Tancik et al. 2020; Karras et al. 2022 draw them with a
+    deviation of 16 turns) would make it rough.
     """
     ratio = torch.linspace(0, 1, n_features // 2, dtype=c.dtype, device=c.device)
-    angle = c[:, None] * (SLOWEST * (FASTEST / SLOWEST) ** ratio)
+    angle = c[:, None] * (MIN_FREQUENCY * (MAX_FREQUENCY / MIN_FREQUENCY) ** ratio)
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
@@ -62,22 +59,22 @@ class TimestepEmbedding(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, c: Tensor) -> Tensor:
-        features = fourier_features(
-            c if c.dtype == torch.float64 else c.float(), self.n_features
-        )  # angles of 1e4 need float32
+        """(B,) -> (B, M)."""
+        if c.dtype != torch.float64:
+            c = c.float()  # angles of 1e4 need float32
+        features = fourier_features(c, self.n_features)
         return self.out(F.silu(self.enter(features.to(self.enter.weight.dtype))))
 
 
 class ConditionEmbedding(nn.Module):
-    """A condition as a vector (B, M), or the learned null in its place where a row has none."""
+    """A condition as a vector (B, M), or the learned null where a row has none."""
 
     def __init__(self, config: ConditionConfig, width: int):
         super().__init__()
-        self.null = (
-            nn.Parameter(torch.zeros(width))
-            if isinstance(config, Labels) or config.droppable
-            else None
-        )
+        self.null: nn.Parameter | None = None
+        if isinstance(config, Labels) or config.droppable:
+            self.null = nn.Parameter(torch.zeros(width))
+        self.read: nn.Module
         if isinstance(config, Labels):
             self.read = nn.Embedding(config.n_classes, width)
             nn.init.normal_(self.read.weight, std=0.1)
@@ -85,56 +82,57 @@ class ConditionEmbedding(nn.Module):
             self.read = nn.Linear(config.size, width)
 
     def forward(self, condition: Tensor, dropped: Tensor | None) -> Tensor:
-        read = self.read(condition)
-        return (
-            read
-            if dropped is None
-            else torch.where(dropped[:, None], self.null.to(read.dtype), read)
-        )
+        """Conditions (B,) or (B, size) -> (B, M). dropped (B,) bool: rows that get the null."""
+        embedded = self.read(condition)
+        if dropped is None or self.null is None:
+            return embedded
+        return torch.where(dropped[:, None], self.null.to(embedded.dtype), embedded)
 
 
 class Conditioning(nn.Module):
-    """Noise level and condition in one vector (B, M), which every layer of a denoiser is modulate
-    by.
+    """Noise level and condition as one vector (B, M), by which every layer is modulated.
 
     condition: None makes a network without one. A network with one reads a missing condition as its
-    null, and so learns what guidance needs when rows are `dropped` in training.
+    null. It learns what classifier-free guidance needs when rows are `dropped` in training.
     """
 
     def __init__(self, width: int, condition: ConditionConfig | None):
         super().__init__()
-        self.level = TimestepEmbedding(width)
+        self.timestep = TimestepEmbedding(width)
         self.condition = ConditionEmbedding(condition, width) if condition else None
 
     def forward(self, c_noise: Tensor, condition: Tensor | None, dropped: Tensor | None) -> Tensor:
-        """c_noise (B,); condition (B,) labels, (B, size) vectors or None; dropped (B,) bool, rows
-        whose condition is hidden -> (B, M).
+        """Embed the noise level and the condition -> (B, M).
+
+        c_noise (B,); condition (B,) labels, (B, size) vectors or None; dropped (B,) bool: rows
+        whose condition is hidden. Raises ValueError for a condition that the network was not built
+        for, and for a missing one where it has no null.
         """
+        embedded = self.timestep(c_noise)
         if self.condition is None:
             if condition is not None or dropped is not None:
                 raise ValueError(
                     "this denoiser was built without a condition and cannot be given or denied one"
                 )
-            return self.level(c_noise)
+            return embedded
         if self.condition.null is None and (condition is None or dropped is not None):
             raise ValueError(
                 "this denoiser always has a condition: it was built without a null in its place"
             )
         if condition is None:
-            return self.level(c_noise) + self.condition.null
-        return self.level(c_noise) + self.condition(condition, dropped)
+            return embedded + self.condition.null
+        return embedded + self.condition(condition, dropped)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """X (B, ..., M) scaled and shifted by its row: shift, scale (B, M)."""
+    """Scale and shift x (B, ..., M) by its row's shift and scale (B, M)."""
     middle = (slice(None), *[None] * (x.dim() - 2))
     return x * (1 + scale[middle]) + shift[middle]
 
 
-def zero_module(layer: nn.Module) -> nn.Module:
-    """The layer with weight and bias 0: what it leads to is silent until the first steps of
-    training.
-    """
+def zero_module(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Set a layer's weight and bias to 0, so that its branch adds nothing before training."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -1,6 +1,4 @@
-"""The trunk as sampling uses it: reads on from what it has read, one position for all rows at a
-time.
-"""
+"""The trunk as sampling runs it: one position of all rows at a time, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -9,218 +7,243 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.nn.attention import rotary
-from mmtok.nn.compiled import compiled_step
-from mmtok.nn.inference_linear import WeightPrecision, prepare_linear
+from mmtok.nn.compiled import CompiledStep, compiled_step
+from mmtok.nn.inference_linear import Linear, WeightPrecision, prepare_linear
 from mmtok.nn.precision import DTYPES, matmul_rates
 from mmtok.nn.transformer import Block, Transformer
 
-FIRST_SLOTS = 64  # of a cache; it doubles as it fills
+MIN_CACHE_LENGTH = 64  # positions that a cache holds at first; it doubles as it fills
 Product = Callable[[Tensor], Tensor]
 
 
 class Layer(NamedTuple):
-    """A block's products; the norms' weights are folded into those that read their output."""
+    """The linear maps of a block. Each norm's weights are folded into the maps that follow it."""
 
     qkv: Product
     out: Product
-    gate: Product
+    gate: Product  # then SiLU
     up: Callable[[Tensor, Tensor], Tensor]  # times the gate
     down: Product
 
 
 class KVCacheDecoder:
-    """A trunk laid out for few positions at a time, with the keys and values of all that it has
-    read; to be made anew once the trunk learned.
+    """A trunk prepared for few positions at a time, with the cached keys and values of all before.
 
-    All rows write the same slot in a step, so a row shorter than the longest starts at a later
-    slot; nobody sees the slots before it.
-    precision: of weights, and of keys and values; the residual stream stays in float32 at least, as
-    in training. Beside int8 weights keys and values are bfloat16 where this machine is fast at it:
-    on one that is not, attention took nine times as long.
+    It holds copies of the weights: make it anew once the trunk has learned.
+
+    All rows write the same cache position in a step, so shorter rows are padded on the left, and
+    the padding is masked.
+
+    precision: of the weights, and of the cached keys and values. The residual stream stays in
+    float32 at least, as in training. With int8 weights keys and values are bfloat16 where this
+    machine is fast at it; on one that is not, attention took nine times as long.
     """
+
+    # for all positions that the cache has room for
+    cos: Tensor
+    sin: Tensor  # its first half negative
+    future_mask: Tensor
+    padding_mask: Tensor
 
     def __init__(
         self,
         trunk: Transformer,
         precision: WeightPrecision = "float32",
-        start: Tensor | None = None,
-        n_rows: int = 1,
-        compile_slots: int | None = None,
+        left_padding: Tensor | None = None,
+        batch_size: int = 1,
+        compile_length: int | None = None,
     ):
-        """Start (B,): each row's first slot; None where all begin at 0. n_rows: how many are
-        expected.
+        """Prepare the trunk's weights.
 
-        compile_slots: compile the step for so many slots at most, all rows staying along.
+        left_padding: (B,), how many positions of padding each row begins with; None is no padding.
+        batch_size: how many rows are expected.
+        compile_length: compile the step for a cache of that many positions at most. All rows must
+        then stay to the end.
         """
-        self.config, weight = trunk.config, trunk.norm.weight
+        weight = trunk.norm.weight
+        self.config = trunk.config
         self.dtype = _cache_dtype(weight, precision)
-        self.stream = torch.promote_types(weight.dtype, torch.float32)
-        self.layers = [_layer(block, precision, n_rows) for block in trunk.layers]
-        self.last_norm = weight.to(self.stream) * self.config.width**0.5
-        self.least = torch.tensor(
+        self.stream_dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.layers = [_layer(block, precision, batch_size) for block in trunk.blocks()]
+        self.last_norm = weight.to(self.stream_dtype) * self.config.width**0.5
+        self.root_eps = torch.tensor(
             (self.config.width * self.config.norm_eps) ** 0.5,
-            dtype=self.stream,
+            dtype=self.stream_dtype,
             device=weight.device,
         )
-        self.start = start if start is not None and bool(start.any()) else None
-        self.used = self.capacity = 0
-        self.static = (
-            None
-            if compile_slots is None
-            else compiled_step(trunk, self.dtype, n_rows, self._capacity_for(compile_slots))
-        )
-        self.compile_slots = 0 if self.static is None else compile_slots
-        self.stored: list[
-            Tensor
-        ] = []  # per layer keys, then values: (B, 2 n_kv_heads, capacity, head_size)
+        self.left_padding: Tensor | None = None
+        if left_padding is not None and bool(left_padding.any()):
+            self.left_padding = left_padding
+        self.length = 0  # positions in the cache
+        self.capacity = 0  # positions that it has room for
+        self.compiled: CompiledStep | None = None
+        if compile_length is not None:
+            capacity = _capacity_for(compile_length)
+            self.compiled = compiled_step(trunk, self.dtype, batch_size, capacity)
+        self.compile_length = 0
+        if compile_length is not None and self.compiled is not None:
+            self.compile_length = compile_length
+        # per layer the keys, then the values: (B, 2 n_kv_heads, capacity, head_size)
+        self.cache: list[Tensor] = []
 
-    def read(self, x: Tensor) -> Tensor:
-        """Embedded frames (B, L, M) for the next L slots -> hidden states (B, L, M).
+    def forward(self, x: Tensor) -> Tensor:
+        """Embedded frames (B, L, M) at the next L positions -> hidden states (B, L, M).
 
-        Before a row's start both are meaningless.
+        At a row's padding both are meaningless.
         """
-        first, self.used = self.used, self.used + x.shape[1]
-        if self.used > self.capacity:
+        cache_position = self.length
+        self.length += x.shape[1]
+        if self.length > self.capacity:
             self._grow(len(x), x.device)
-        x = x.to(self.stream)
-        if self.static is not None and x.shape[1] == 1:
-            return self._read_static(x, first)
-        turn, mask = self._turn(first), self._mask(first)
-        for layer, stored in zip(self.layers, self.stored):
-            x = x + self._attend(layer.qkv(self._normed(x)), stored, first, turn, mask, layer.out)
-            y = self._normed(x).to(self.dtype)
+        x = x.to(self.stream_dtype)
+        if self.compiled is not None and x.shape[1] == 1:
+            return self._compiled_forward(self.compiled, x, cache_position)
+        rope = self._rope(cache_position)
+        attn_mask = self._attn_mask(cache_position)
+        for layer, cached in zip(self.layers, self.cache, strict=True):
+            qkv = layer.qkv(self._norm(x))
+            x = x + layer.out(self._attend(qkv, cached, cache_position, rope, attn_mask))
+            y = self._norm(x).to(self.dtype)
             x = x + layer.down(layer.up(y, layer.gate(y)))
-        return self._normed(x) * self.last_norm
-
-    def _read_static(self, x: Tensor, first: int) -> Tensor:
-        """The compiled step, which sees every slot of the cache but those that the mask hides."""
-        self.ahead[..., : self.used] = 0
-        cos, sin = self._turn(first)
-        mask = self.ahead if self.start is None else self.ahead + self.unseen
-        half = cos.shape[-1] // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # unsigned, as `rotate` takes them
-        flat = lambda t: t.reshape(-1, 1, t.shape[-1])
-        return self.static(
-            x[:, 0], flat(cos), flat(sin), torch.tensor([first], device=x.device), mask, self.stored
-        )[:, None]
+        return self._norm(x) * self.last_norm
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows."""
-        self.stored = [x[rows] for x in self.stored]
-        if self.start is not None:
-            self.start, self.unseen = self.start[rows], self.unseen[rows]
+        self.cache = [x[rows] for x in self.cache]
+        if self.left_padding is not None:
+            self.left_padding = self.left_padding[rows]
+            self.padding_mask = self.padding_mask[rows]
 
-    def _normed(self, x: Tensor) -> Tensor:
-        """X / sqrt(|x|^2 + M eps): the root-mean-square norm but for the factor sqrt(M) and the
-        weights, which are folded elsewhere.
+    def _compiled_forward(self, step: CompiledStep, x: Tensor, cache_position: int) -> Tensor:
+        """The compiled step, which attends to the whole cache under an additive mask."""
+        self.future_mask[..., : self.length] = 0
+        cos, sin = self._rope(cache_position)
+        attn_mask = self.future_mask
+        if self.left_padding is not None:
+            attn_mask = attn_mask + self.padding_mask
+        half = cos.shape[-1] // 2
+        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # unsigned, as `rotate` takes them
+        head_size = cos.shape[-1]
+        hidden = step(
+            x[:, 0],
+            cos.reshape(-1, 1, head_size),
+            sin.reshape(-1, 1, head_size),
+            torch.tensor([cache_position], device=x.device),
+            attn_mask,
+            self.cache,
+        )
+        return hidden[:, None]
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """X / sqrt(|x|^2 + M eps): RMSNorm without its weights and the factor sqrt(M).
+
+        These are folded into the maps that follow.
         """
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.root_eps)
 
     def _attend(
         self,
         qkv: Tensor,
-        stored: Tensor,
-        first: int,
-        turn: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        out: Product,
+        cached: Tensor,
+        cache_position: int,
+        rope: tuple[Tensor, Tensor],
+        attn_mask: Tensor | None,
     ) -> Tensor:
-        """Queries, keys and values side by side (B, L, N) -> what the layer adds (B, L, M)."""
-        n, n_kv = self.config.n_heads, self.config.n_kv_heads
-        b, length, size = len(qkv), qkv.shape[1], self.config.width // n
-        qkv = qkv.to(self.dtype).view(b, length, n + 2 * n_kv, size)
-        cos, sin = turn
-        turned = qkv.narrow(2, 0, n + n_kv)
-        swapped = turned.unflatten(-1, (2, size // 2)).flip(-2).flatten(-2)
-        turned.mul_(cos).addcmul_(swapped, sin)
-        stored.narrow(2, first, length).copy_(qkv.narrow(2, n, 2 * n_kv).transpose(1, 2))
-        k, v = stored.narrow(2, 0, self.used).split(n_kv, 1)
+        """Queries, keys and values in one (B, L, N) -> the heads' results (B, L, H head_size).
+
+        The keys and values are written into the cache.
+        """
+        n = self.config.n_heads
+        n_kv = self.config.n_kv_heads
+        size = self.config.head_size
+        n_rows, length = qkv.shape[:2]
+        qkv = qkv.to(self.dtype).view(n_rows, length, n + 2 * n_kv, size)
+        cos, sin = rope
+        q_k = qkv.narrow(2, 0, n + n_kv)
+        halves_swapped = q_k.unflatten(-1, (2, size // 2)).flip(-2).flatten(-2)
+        q_k.mul_(cos).addcmul_(halves_swapped, sin)
+        cached.narrow(2, cache_position, length).copy_(qkv.narrow(2, n, 2 * n_kv).transpose(1, 2))
+        k, v = cached.narrow(2, 0, self.length).split(n_kv, 1)
         q = qkv.narrow(2, 0, n).transpose(1, 2)
-        if length == 1:  # heads that share keys are as many queries of one head
-            y = F.scaled_dot_product_attention(
-                q.reshape(b, n_kv, n // n_kv, size), k, v, attn_mask=mask
-            ).reshape(b, 1, n * size)
-        else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=n != n_kv
-            )
-            y = y.transpose(1, 2).flatten(2)
-        return out(y)
+        if length == 1:  # heads that share keys are queries of one head
+            q = q.reshape(n_rows, n_kv, n // n_kv, size)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+            return y.reshape(n_rows, 1, n * size)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None, enable_gqa=n != n_kv
+        )
+        return y.transpose(1, 2).flatten(2)
 
-    def _mask(self, first: int) -> Tensor | None:
-        """What may be seen from slots first..used: None where that is all, or all before; else (B
-        or 1, 1, L or 1, used).
+    def _attn_mask(self, cache_position: int) -> Tensor | None:
+        """The mask of the positions from `cache_position` on: (B or 1, 1, L or 1, length).
+
+        None: one position attends to all, or several attend causally to themselves alone.
         """
-        length = self.used - first
-        if length == 1:
-            return None if self.start is None else self.unseen.narrow(3, 0, self.used)
-        if self.start is None and first == 0:
+        n_new = self.length - cache_position
+        if n_new == 1:
+            if self.left_padding is None:
+                return None
+            return self.padding_mask.narrow(3, 0, self.length)
+        if self.left_padding is None and cache_position == 0:
             return None
-        slot = torch.arange(self.used, device=self.least.device)
-        own = slot[first:, None]
-        seen = slot <= own
-        if (
-            self.start is not None
-        ):  # what stands before the start sees itself: seeing nothing is not a number
-            seen = seen & ((slot >= self.start[:, None, None]) | (slot == own))
-            return seen[:, None]
-        return seen
+        key = torch.arange(self.length, device=self.root_eps.device)
+        query = key[cache_position:, None]
+        visible = key <= query
+        if self.left_padding is None:
+            return visible
+        # padding attends to itself, as a softmax over nothing is NaN
+        visible = visible & ((key >= self.left_padding[:, None, None]) | (key == query))
+        return visible[:, None]
 
-    def _turn(self, first: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of the slots first..used, (L, 1, head_size) or (B, L, 1,
-        head_size).
-        """
-        if self.start is None:
-            return self.cos[first : self.used], self.sin[first : self.used]
-        position = (
-            torch.arange(first, self.used, device=self.least.device) - self.start[:, None]
-        ).clamp(min=0)
+    def _rope(self, cache_position: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of the new positions: (L, 1, head_size) or (B, L, 1, ...)."""
+        if self.left_padding is None:
+            return self.cos[cache_position : self.length], self.sin[cache_position : self.length]
+        slots = torch.arange(cache_position, self.length, device=self.root_eps.device)
+        position = (slots - self.left_padding[:, None]).clamp(min=0)
         return self.cos[position], self.sin[position]
 
     def _grow(self, n_rows: int, device: torch.device) -> None:
-        """Room for the slots used; what is stored is copied over."""
-        before, self.capacity = (
-            self.capacity,
-            self._capacity_for(max(self.used, self.compile_slots)),
-        )
-        c = self.config
-        size = c.width // c.n_heads
-        shape = (n_rows, 2 * c.n_kv_heads, self.capacity, size)
+        """Make room for the current length, and copy what is cached."""
+        config = self.config
+        size = config.head_size
+        old_capacity = self.capacity
+        self.capacity = _capacity_for(max(self.length, self.compile_length))
+        shape = (n_rows, 2 * config.n_kv_heads, self.capacity, size)
         grown = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
-        for old, new in zip(self.stored, grown):
-            new[:, :, :before] = old
-        if self.static is not None:  # a captured graph may write to what does not move
+        for old, new in zip(self.cache, grown, strict=False):  # the first time there is none
+            new[:, :, :old_capacity] = old
+        if self.compiled is not None:  # a captured graph writes to fixed addresses
             for new in grown:
                 torch._dynamo.mark_static_address(new)
-        self.stored = grown
+        self.cache = grown
         slot = torch.arange(self.capacity, device=device)
-        cos, sin = (
-            x[0, 0, :, None].to(self.dtype)
-            for x in rotary(slot[None], size, c.rope_theta, c.rope_scaling)
-        )
+        cos, sin = rotary(slot[None], size, config.rope_theta, config.rope_scaling)
         sign = torch.ones(size, dtype=self.dtype, device=device)
         sign[: size // 2] = -1
-        self.cos, self.sin = cos, sin * sign
-        self.ahead = torch.full(
+        self.cos = cos[0, 0, :, None].to(self.dtype)
+        self.sin = sin[0, 0, :, None].to(self.dtype) * sign
+        # additive masks: -inf at positions after the current one, and at padding
+        self.future_mask = torch.full(
             (1, 1, 1, self.capacity), -math.inf, dtype=self.dtype, device=device
         )
-        if self.start is not None:
-            unseen = (slot < self.start[:, None])[:, None, None]
-            self.unseen = torch.zeros(unseen.shape, dtype=self.dtype, device=device).masked_fill_(
-                unseen, -math.inf
-            )
+        if self.left_padding is not None:
+            padding = (slot < self.left_padding[:, None])[:, None, None]
+            zeros = torch.zeros(padding.shape, dtype=self.dtype, device=device)
+            self.padding_mask = zeros.masked_fill_(padding, -math.inf)
 
-    @staticmethod
-    def _capacity_for(n_slots: int) -> int:
-        return max(FIRST_SLOTS, 1 << (n_slots - 1).bit_length())
+
+def _capacity_for(length: int) -> int:
+    """The next power of two."""
+    return max(MIN_CACHE_LENGTH, 1 << (length - 1).bit_length())
 
 
 def _cache_dtype(weight: Tensor, precision: WeightPrecision) -> torch.dtype:
-    """The type of keys and values beside weights of this precision."""
+    """The type of keys and values that goes with weights of this precision."""
     if precision == "float32":
         return weight.dtype
     if precision == "bf16":
@@ -229,18 +252,23 @@ def _cache_dtype(weight: Tensor, precision: WeightPrecision) -> torch.dtype:
 
 
 def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
-    attention, mlp = block.self_attn, block.mlp
-    root = block.input_layernorm.weight.shape[0] ** 0.5
-    folded = lambda norm, *linears: prepare_linear(
-        torch.cat([x.weight for x in linears]) * (norm.weight * root), None, precision, n_rows
-    )
-    plain = lambda linear: prepare_linear(linear.weight, None, precision, n_rows).forward
+    attention = block.self_attn
+    mlp = block.mlp
+    root_width = block.input_layernorm.weight.shape[0] ** 0.5
+
+    def folded(norm: nn.Module, *linears: nn.Linear) -> Linear:
+        """One map of the linears' outputs, with the norm's weights folded in."""
+        weight = torch.cat([x.weight for x in linears]) * (norm.weight * root_width)
+        return prepare_linear(weight, None, precision, n_rows)
+
+    def prepared(linear: nn.Linear) -> Linear:
+        return prepare_linear(linear.weight, None, precision, n_rows)
+
+    qkv = folded(block.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj)
     return Layer(
-        qkv=folded(
-            block.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj
-        ).forward,
-        out=plain(attention.o_proj),
+        qkv=qkv.forward,
+        out=prepared(attention.o_proj).forward,
         gate=folded(block.post_attention_layernorm, mlp.gate_proj).silu,
         up=folded(block.post_attention_layernorm, mlp.up_proj).times,
-        down=plain(mlp.down_proj),
+        down=prepared(mlp.down_proj).forward,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from mmtok.nn.attention import Attention, Llama3Scaling, document_mask, rotary
 
+SIZES = ("depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions")
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the trunk.
+    """Sizes of the trunk; `from_depth` derives them from one number.
 
-    `from_depth` derives them all from one dial. Raises ValueError for sizes below 1 or that do not
-    fit together.
+    max_positions: the context length that a pretrained trunk was made for. It is kept for export
+    and limits nothing here.
 
-    max_positions: the context length that a pretrained trunk says it was made for, kept for who
-    asks; it limits nothing here.
+    Raises ValueError for sizes below 1 or sizes that do not fit together.
     """
 
     depth: int = 4
@@ -38,10 +40,11 @@ class TransformerConfig:
     rope_scaling: Llama3Scaling | None = None
     max_positions: int | None = None
 
-    def __post_init__(self):
-        for name in ("depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"a trunk's {name} must be at least 1, got {getattr(self, name)}")
+    def __post_init__(self) -> None:
+        for name in SIZES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"a trunk's {name} must be at least 1, got {size}")
         if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
             raise ValueError(
                 "a trunk's width must hold its heads in an even size each, and its heads share"
@@ -53,27 +56,36 @@ class TransformerConfig:
 
     @classmethod
     def from_depth(cls, depth: int, dropout: float = 0.0) -> TransformerConfig:
-        """Width 64 per layer, heads of 64, a SwiGLU of 8/3 the width rounded up to 64: the usual
-        proportions.
+        """The usual proportions: width 64 per layer, heads of 64, feed-forward of 8/3 the width.
+
+        The feed-forward's size is rounded up to a multiple of 64.
         """
         width = 64 * depth
-        return cls(depth, width, depth, depth, -(-width * 8 // 3 // 64) * 64, dropout=dropout)
+        feed_forward = -(-width * 8 // 3 // 64) * 64
+        return cls(depth, width, depth, depth, feed_forward, dropout=dropout)
+
+    @property
+    def head_size(self) -> int:
+        """Numbers per head of attention."""
+        return self.width // self.n_heads
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019, eq.
+    """Root-mean-square norm (Zhang and Sennrich 2019, eq. 4).
 
-    4): y = g x / rms(x), rms(x)^2 = mean x^2 + eps.
+    y = g x / rms(x), where rms(x)^2 = mean x^2 + eps.
     """
 
     def __init__(self, width: int, eps: float):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # a compiler fuses this by itself
+        """(..., M) -> (..., M)."""
+        if torch.compiler.is_compiling():  # the compiler fuses this by itself
             return x * _inverse_rms(x, self.eps) * self.weight
-        return _Normed.apply(x, self.weight, self.eps)
+        return _RMSNormFunction.apply(x, self.weight, self.eps)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -81,23 +93,24 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(square / x.shape[-1] + eps)
 
 
-class _Normed(torch.autograd.Function):
-    """RMSNorm with few passes over memory: on a CPU torch's own took 2 to 2.8 times as long, the
-    plain formula 1.8 to 1.9 times.
+class _RMSNormFunction(torch.autograd.Function):
+    """RMSNorm with few passes over memory.
 
-    With r = 1 / rms(x): dL/dx = r g dL/dy - x r^3 (x . g dL/dy) / M, and dL/dg sums r x dL/dy over
-    the positions.
+    On a CPU torch's own took 2 to 2.8 times as long, the plain formula 1.8 to 1.9 times.
+
+    With r = 1 / rms(x): dL/dx = r g dL/dy - x r^3 (x . g dL/dy) / M, and dL/dg is the sum of
+    r x dL/dy over the positions.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         r = _inverse_rms(x, eps)
         ctx.save_for_backward(x, gain, r)
         return (x * r) * gain
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, gain, r = ctx.saved_tensors
         products = (grad * x).flatten(0, -2)  # (N, M), for both gradients
         r_flat = r.flatten()
@@ -108,11 +121,10 @@ class _Normed(torch.autograd.Function):
 
 
 def drop(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout with one mask per row and channel, shared by the positions (B, L, M) (Gal and
-    Ghahramani 2016, section 4).
+    """Dropout with one mask per row and channel (Gal and Ghahramani 2016, section 4).
 
-    Chosen for its cost: drawing a number per activation took a tenth of a CPU's step. How well it
-    regularises beside that one was not compared.
+    x (B, L, M); all positions of a row share the mask. Drawing a number per activation took a tenth
+    of a training step on a CPU. How well the two regularise was not compared.
     """
     if not training or p == 0:
         return x
@@ -129,18 +141,21 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., M) -> (..., M)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
     """x + attention(norm x), then x + feed-forward(norm x).
 
-    recompute: keep only x for the backward pass, which computes the rest again (Chen et al. 2016),
-    with the same dropout.
-    compiled: in training, by one graph that all blocks of equal sizes share, whatever the documents
-    and the number of rows beyond one. A second number of rows compiles once more under
-    FlexAttention, whose block masks carry it. Neither changes the weights' names; checkpointing and
-    the hooks of sharding stay around the graph.
+    Attributes:
+        activation_checkpointing: keep only x for the backward pass, which computes the rest again
+            with the same dropout (Chen et al. 2016).
+        compiled: in training, run one compiled graph that all blocks of equal sizes share. It holds
+            for any documents and any number of rows above one. Under FlexAttention a second number
+            of rows compiles once more, as the block mask carries it.
+
+    Neither changes the weights' names. Checkpointing and the hooks of FSDP stay outside the graph.
     """
 
     def __init__(self, config: TransformerConfig):
@@ -149,29 +164,28 @@ class Block(nn.Module):
         self.mlp = FeedForward(config.width, config.feed_forward)
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.dropout, self.activation_checkpointing, self.compiled = config.dropout, False, False
+        self.dropout = config.dropout
+        self.activation_checkpointing = False
+        self.compiled = False
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
     ) -> Tensor:
-        """X (B, L, M) -> (B, L, M); turn and seen as in `Attention.forward`."""
+        """States x (B, L, M) -> (B, L, M); rope and attn_mask as in `Attention.forward`."""
         run = Block._run
         if self.compiled and self.training:  # scoring has rows of any length
             run = _compiled_run()
-            for t in (x, *turn, *([seen] if isinstance(seen, Tensor) else ())):
-                torch._dynamo.maybe_mark_dynamic(
-                    t, 0
-                )  # rows that do not fill a step are spread over others, so their number varies
+            _mark_rows_dynamic(x, rope, attn_mask)
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(run, self, x, turn, seen, use_reentrant=False)
-        return run(self, x, turn, seen)
+            return checkpoint(run, self, x, rope, attn_mask, use_reentrant=False)
+        return run(self, x, rope, attn_mask)
 
     def _run(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | BlockMask | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
     ) -> Tensor:
-        y = self.self_attn(_narrowed(self.input_layernorm(x)), turn, seen)
+        y = self.self_attn(_to_autocast_dtype(self.input_layernorm(x)), rope, attn_mask)
         x = x + drop(y, self.dropout, self.training)
-        y = self.mlp(_narrowed(self.post_attention_layernorm(x)))
+        y = self.mlp(_to_autocast_dtype(self.post_attention_layernorm(x)))
         return x + drop(y, self.dropout, self.training)
 
 
@@ -180,11 +194,24 @@ def _compiled_run() -> Callable:
     return torch.compile(Block._run, fullgraph=True)
 
 
+def _mark_rows_dynamic(
+    x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
+) -> None:
+    """Tell the compiler that the number of rows varies between steps."""
+    inputs = [x, *rope]
+    if isinstance(attn_mask, Tensor):
+        inputs.append(attn_mask)
+    for tensor in inputs:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
 class Transformer(nn.Module):
     """Token embedding, blocks, final norm.
 
-    Reads embedded frames, so it knows no modality. `Reader` reads on from a cache.
+    It reads embedded frames, so it knows no modality. `KVCacheDecoder` runs it with a cache.
     """
+
+    layers: nn.ModuleList
 
     def __init__(self, config: TransformerConfig, n_ids: int):
         super().__init__()
@@ -193,46 +220,49 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.apply(_initialise)
-        for block in (
-            self.layers
-        ):  # residual branches start small, so that depth does not change the output's scale
+        # residual branches start small, so that depth does not change the scale of the output
+        for block in self.blocks():
             for out in (block.self_attn.o_proj, block.mlp.down_proj):
                 nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
 
-    def checkpoint_activations(self, n: int) -> None:
-        """Let n blocks, or all where there are fewer, compute their activations again in the
-        backward pass: less memory, more time.
+    def blocks(self) -> list[Block]:
+        """The blocks, from the input on."""
+        return cast(list[Block], list(self.layers))
 
-        The first ones: when their turn comes, what the others keep is free again.
+    def checkpoint_activations(self, n: int) -> None:
+        """Let the first n blocks compute their activations again in the backward pass.
+
+        This takes less memory and more time. n above the number of blocks means all. It is the
+        first blocks because the backward pass has freed the other blocks' activations when it
+        reaches them.
         """
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self.blocks()):
             block.activation_checkpointing = i < n
 
     def compile_blocks(self) -> None:
-        """Let training run its blocks compiled (see `Block`): the first step takes longer, and
-        dropout draws other numbers.
+        """Run the blocks compiled in training, see `Block`.
+
+        The first step takes longer, and dropout draws other numbers.
         """
-        for block in self.layers:
+        for block in self.blocks():
             block.compiled = True
 
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
-        head_size = self.config.width // self.config.n_heads
-        turn, seen = (
-            rotary(position, head_size, self.config.rope_theta, self.config.rope_scaling),
-            document_mask(document, head_size),
-        )
+        config = self.config
+        rope = rotary(position, config.head_size, config.rope_theta, config.rope_scaling)
+        attn_mask = document_mask(document, config.head_size)
         for block in self.layers:
-            x = block(x, turn, seen)
+            x = block(x, rope, attn_mask)
         return self.norm(x)
 
 
-def _narrowed(x: Tensor) -> Tensor:
-    """Autocast's type, once for all projections that read x: autocast itself would convert x for
-    each of them.
-    """
+def _to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast x to autocast's type once; autocast itself would cast it for each projection."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    if torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
 
 
 def _initialise(module: nn.Module) -> None:

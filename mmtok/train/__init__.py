@@ -1,0 +1,1 @@
+"""Training: the loop and its settings, checkpoints, several processes, fitting of tokenizers."""

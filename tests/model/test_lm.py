@@ -122,7 +122,7 @@ def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
     whole, x = lm.hidden(batch), lm.embed(batch)
     reader = KVCacheDecoder(lm.model)
     with torch.no_grad():
-        parts = [reader.read(x[:, t : t + 1]) for t in range(x.shape[1])]
+        parts = [reader.forward(x[:, t : t + 1]) for t in range(x.shape[1])]
     inside = batch.document == 0
     assert torch.allclose(torch.cat(parts, 1)[inside], whole[inside], rtol=0, atol=1e-10)
 

@@ -31,7 +31,7 @@ def fused(request, monkeypatch):
     """Either way on a CPU, where FlexAttention refuses gradients, though its uncompiled form has
     them.
     """
-    monkeypatch.setattr(attention, "FUSED", request.param)
+    monkeypatch.setattr(attention, "USE_FLEX_ATTENTION", request.param)
     monkeypatch.setattr(flex, "_validate_device", lambda *tensors: None)
     return request.param
 
@@ -54,7 +54,7 @@ def test_both_ways_attend_alike_and_have_equal_gradients(n_kv, generator, monkey
     q, k, v = heads(4, 24, generator), heads(n_kv, 24, generator), heads(n_kv, 24, generator)
     away, made = torch.randn(q.shape, generator=generator), {}
     for way in (False, True):
-        monkeypatch.setattr(attention, "FUSED", way)
+        monkeypatch.setattr(attention, "USE_FLEX_ATTENTION", way)
         seen = document_mask(document, 16)
         assert isinstance(seen, flex.BlockMask) == way
         y = attend(q, k, v, seen)
@@ -101,7 +101,7 @@ def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeyp
 def test_what_is_chosen_where(monkeypatch):
     document = documents()[0]
     assert document_mask(document, 64).dtype == torch.bool
-    monkeypatch.setattr(attention, "FUSED", True)
+    monkeypatch.setattr(attention, "USE_FLEX_ATTENTION", True)
     assert document_mask(document, 64).shape == (1, 1, 24, 24)
 
 

@@ -41,11 +41,14 @@ def whole(trunk, x):
 
 
 def test_read_in_parts_equals_read_at_once_and_the_cache_grows(trunk):
-    x, reader, parts, start = states(2, 150), KVCacheDecoder(trunk), [], 0
+    x = states(2, 150)
+    decoder = KVCacheDecoder(trunk)
+    parts = []
+    start = 0
     for n in (60, 1, 1, 10, 1, 70, 7):
-        parts.append(reader.read(x[:, start : start + n]))
+        parts.append(decoder.forward(x[:, start : start + n]))
         start += n
-    assert start == 150 and reader.capacity == 256
+    assert start == 150 and decoder.capacity == 256
     assert torch.allclose(torch.cat(parts, 1), whole(trunk, x), rtol=0, atol=1e-10)
 
 
@@ -60,17 +63,20 @@ def test_rows_of_different_lengths_some_dropped(trunk):
     prompt = torch.full((4, 9, 32), 100.0, dtype=torch.float64)
     for row, n in enumerate(lengths):
         prompt[row, 9 - n :] = x[row, :n]
-    reader, rows, at = KVCacheDecoder(trunk, start=start), torch.arange(4), torch.tensor(lengths)
-    first, second = reader.read(prompt[:, :7]), reader.read(prompt[:, 7:])
+    decoder = KVCacheDecoder(trunk, left_padding=start)
+    rows = torch.arange(4)
+    at = torch.tensor(lengths)
+    first = decoder.forward(prompt[:, :7])
+    second = decoder.forward(prompt[:, 7:])
     for row, n in enumerate(lengths):
         read = torch.cat([first, second], 1)[row, 9 - n :]
         assert torch.allclose(read, expected[row, :n], rtol=0, atol=1e-10)
     for step in range(70):
         if step in (1, 3):  # first the longest row, then another, with the order changed
             keep = torch.tensor([0, 2, 3] if step == 1 else [2, 0])
-            reader.select(keep)
+            decoder.select(keep)
             rows, at = rows[keep], at[keep]
-        hidden = reader.read(x[rows, at][:, None])[:, 0]
+        hidden = decoder.forward(x[rows, at][:, None])[:, 0]
         assert torch.allclose(hidden, expected[rows, at], rtol=0, atol=1e-10), step
         at = at + 1
 
@@ -81,9 +87,10 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
     torch.manual_seed(0)
     trunk = Transformer(TransformerConfig(3, 64, 4, 2, 96), 7).eval().requires_grad_(False)
     x = torch.randn(rows, 20, 64)
-    expected, reader = whole(trunk, x), KVCacheDecoder(trunk, precision, n_rows=rows)
+    expected = whole(trunk, x)
+    decoder = KVCacheDecoder(trunk, precision, batch_size=rows)
     read = torch.cat(
-        [reader.read(x[:, :12]), *(reader.read(x[:, t : t + 1]) for t in range(12, 20))], 1
+        [decoder.forward(x[:, :12]), *(decoder.forward(x[:, t : t + 1]) for t in range(12, 20))], 1
     )
     assert read.dtype == torch.float32 and (read - expected).norm() < error * expected.norm()
 
@@ -92,17 +99,16 @@ def test_a_rounded_trunk_reads_nearly_the_same(precision, error, rows):
 @pytest.mark.parametrize("n_inputs, n_outputs", [(64, 37), (24, 5), (7, 128), (1, 1)])
 def test_products_in_every_layout(precision, error, n_inputs, n_outputs):
     torch.manual_seed(0)
-    linear, other = (
-        torch.nn.Linear(n_inputs, n_outputs).requires_grad_(False),
-        torch.randn(3, 2, n_outputs),
-    )
+    linear = torch.nn.Linear(n_inputs, n_outputs).requires_grad_(False)
+    other = torch.randn(3, 2, n_outputs)
     with torch.no_grad():
-        made, x = (
-            prepare_linear(linear.weight, linear.bias, precision, 6),
-            torch.randn(3, 2, n_inputs),
-        )
+        made = prepare_linear(linear.weight, linear.bias, precision, 6)
+        x = torch.randn(3, 2, n_inputs)
         y = linear(x)
-        close = lambda a, b: a.shape == b.shape and (a - b).norm() < error * b.norm()
+
+        def close(a, b):
+            return a.shape == b.shape and (a - b).norm() < error * b.norm()
+
         assert close(made(x), y) and close(made.silu(x), torch.nn.functional.silu(y))
         assert close(made.times(x, other.to(made.dtype)), y * other)
         assert close(made(x[0, :1]), y[0, :1])
@@ -126,16 +132,14 @@ def test_a_module_with_its_linears_laid_out_stays_as_it_was():
 def test_a_compiled_step_reads_the_same(trunk, start):
     x = states(2, 60).float()
     trunk.float()
-    plain, compiled = (
-        KVCacheDecoder(trunk, start=start, n_rows=2),
-        KVCacheDecoder(trunk, start=start, n_rows=2, compile_slots=60),
-    )
+    plain = KVCacheDecoder(trunk, left_padding=start, batch_size=2)
+    compiled = KVCacheDecoder(trunk, left_padding=start, batch_size=2, compile_length=60)
     with torch.inference_mode():
         for here in (slice(0, 6), *(slice(t, t + 1) for t in range(6, 60))):
-            a, b = plain.read(x[:, here]), compiled.read(x[:, here])
+            a, b = plain.forward(x[:, here]), compiled.forward(x[:, here])
             assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
     assert (
-        KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is compiled.static
+        KVCacheDecoder(trunk, batch_size=2, compile_length=50).compiled is compiled.compiled
     )  # compiled once
 
 
@@ -147,13 +151,17 @@ def test_compiling_says_nothing(tmp_path):
     """
     code = """
 import sys, torch, warnings
-from mmtok.nn.kv_cache import Reader
+from mmtok.nn.kv_cache import KVCacheDecoder
 from mmtok.nn.transformer import Transformer, TransformerConfig
 warnings.simplefilter("default", UserWarning)
-warnings.showwarning = lambda message, category, *_: issubclass(category, UserWarning) and print(message, file=sys.stderr)
-reader = Reader(Transformer(TransformerConfig(1, 64, 2, 2, 96), 7).eval().requires_grad_(False), compile_slots=20)
+def show(message, category, *_):
+    if issubclass(category, UserWarning):
+        print(message, file=sys.stderr)
+warnings.showwarning = show
+trunk = Transformer(TransformerConfig(1, 64, 2, 2, 96), 7).eval().requires_grad_(False)
+decoder = KVCacheDecoder(trunk, compile_length=20)
 with torch.inference_mode():
-    reader.read(torch.ones(1, 1, 64))
+    decoder.forward(torch.ones(1, 1, 64))
 print(any(sys.argv[1] in line for line in open("/proc/self/maps")))
 """
     how = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
@@ -187,17 +195,17 @@ def uncompiled(monkeypatch):
 
 
 def reads_as_it_is(trunk, x, **how):
-    """Whether a Reader of the trunk as it is now reads as the trunk itself does; returns its step
+    """Whether a decoder of the trunk as it is now reads as the trunk itself does; returns its step
     too.
     """
-    reader = KVCacheDecoder(trunk, n_rows=len(x), **how)
+    decoder = KVCacheDecoder(trunk, batch_size=len(x), **how)
     with torch.inference_mode():
-        read = torch.cat([reader.read(x[:, t : t + 1]) for t in range(x.shape[1])], 1)
+        read = torch.cat([decoder.forward(x[:, t : t + 1]) for t in range(x.shape[1])], 1)
     return (
         torch.allclose(
             read, whole(trunk, x), rtol=0, atol=1e-4 if x.dtype == torch.float32 else 1e-10
         ),
-        reader.static,
+        decoder.compiled,
     )
 
 
@@ -206,47 +214,47 @@ def reads_as_it_is(trunk, x, **how):
 def test_a_trunk_that_learned_is_compiled_anew(trunk):
     trunk.float()
     for _ in range(2):
-        assert reads_as_it_is(trunk, states(2, 5).float(), compile_slots=50)[0]
+        assert reads_as_it_is(trunk, states(2, 5).float(), compile_length=50)[0]
         learn(trunk)
 
 
 def test_a_step_is_kept_while_sizes_and_weights_stay(trunk, uncompiled):
     x = states(2, 5)
-    right, first = reads_as_it_is(trunk, x, compile_slots=50)
+    right, first = reads_as_it_is(trunk, x, compile_length=50)
     assert (
-        right and KVCacheDecoder(trunk, n_rows=2, compile_slots=60).static is first
-    )  # a cache of as many slots
-    assert KVCacheDecoder(trunk, n_rows=2, compile_slots=70).static is not first
+        right and KVCacheDecoder(trunk, batch_size=2, compile_length=60).compiled is first
+    )  # a cache of as many positions
+    assert KVCacheDecoder(trunk, batch_size=2, compile_length=70).compiled is not first
     for change in (
         lambda: learn(trunk),
         lambda: trunk.layers[1].mlp.down_proj.weight.data[3, 4].mul_(1 + 1e-9),
     ):
-        before = KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static
+        before = KVCacheDecoder(trunk, batch_size=2, compile_length=50).compiled
         change()
-        right, after = reads_as_it_is(trunk, x, compile_slots=50)
+        right, after = reads_as_it_is(trunk, x, compile_length=50)
         assert (
             right
             and after is not before
-            and KVCacheDecoder(trunk, n_rows=2, compile_slots=50).static is after
+            and KVCacheDecoder(trunk, batch_size=2, compile_length=50).compiled is after
         )
 
 
 def test_each_weight_that_a_step_holds_is_looked_at(trunk, uncompiled):
     for name, parameter in trunk.named_parameters():
-        before = KVCacheDecoder(trunk, n_rows=1, compile_slots=50).static
+        before = KVCacheDecoder(trunk, batch_size=1, compile_length=50).compiled
         parameter.data.view(-1)[-1] += 1e-6
-        assert (KVCacheDecoder(trunk, n_rows=1, compile_slots=50).static is before) == (
+        assert (KVCacheDecoder(trunk, batch_size=1, compile_length=50).compiled is before) == (
             name == "embed_tokens.weight"
         ), name
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
-def test_a_reader_made_after_learning_has_what_was_learned(trunk, precision):
+def test_a_decoder_made_after_learning_has_what_was_learned(trunk, precision):
     trunk.float()
-    KVCacheDecoder(trunk, precision).read(states(1, 3).float())
+    KVCacheDecoder(trunk, precision).forward(states(1, 3).float())
     learn(trunk)
     read, fresh = (
-        KVCacheDecoder(t, precision).read(states(1, 3).float())
+        KVCacheDecoder(t, precision).forward(states(1, 3).float())
         for t in (trunk, copy.deepcopy(trunk))
     )
     assert (
@@ -260,16 +268,16 @@ def test_steps_are_compiled_any_number_of_times(trunk, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
     for _ in range(10):
-        assert reads_as_it_is(trunk, states(1, 2), compile_slots=50)[0]
+        assert reads_as_it_is(trunk, states(1, 2), compile_length=50)[0]
         learn(trunk)
 
 
 def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="needs a C.. compiler"):
-        reader = KVCacheDecoder(trunk, n_rows=1, compile_slots=50)
-    assert reader.static is None and torch.allclose(
-        reader.read(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10
+        decoder = KVCacheDecoder(trunk, batch_size=1, compile_length=50)
+    assert decoder.compiled is None and torch.allclose(
+        decoder.forward(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10
     )
 
 
@@ -278,18 +286,16 @@ def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk
     modes = []
     monkeypatch.setattr(torch, "compile", lambda step, mode, **options: modes.append(mode) or step)
     monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
-    plain, captured = (
-        KVCacheDecoder(trunk, n_rows=2),
-        KVCacheDecoder(trunk, n_rows=2, compile_slots=50),
-    )
+    plain = KVCacheDecoder(trunk, batch_size=2)
+    captured = KVCacheDecoder(trunk, batch_size=2, compile_length=50)
     with torch.inference_mode():
-        for reader in (plain, captured):
-            reader.read(states(2, 40))
-        cache = [x.data_ptr() for x in captured.stored]
+        for decoder in (plain, captured):
+            decoder.forward(states(2, 40))
+        cache = [x.data_ptr() for x in captured.cache]
         for x in states(10, 2, 1):
-            assert torch.allclose(captured.read(x), plain.read(x), atol=1e-10)
-    assert [x.data_ptr() for x in captured.stored] == cache and all(
-        x._dynamo_static_input_type == "unguarded" for x in captured.stored
+            assert torch.allclose(captured.forward(x), plain.forward(x), atol=1e-10)
+    assert [x.data_ptr() for x in captured.cache] == cache and all(
+        x._dynamo_static_input_type == "unguarded" for x in captured.cache
     )
-    KVCacheDecoder(trunk.to("meta"), n_rows=2, compile_slots=50)
+    KVCacheDecoder(trunk.to("meta"), batch_size=2, compile_length=50)
     assert modes == [None, "reduce-overhead"]

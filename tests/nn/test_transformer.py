@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmtok.nn.attention import document_mask, rotary, rotate
-from mmtok.nn.transformer import RMSNorm, Transformer, TransformerConfig, _Normed
+from mmtok.nn.transformer import RMSNorm, Transformer, TransformerConfig, _RMSNormFunction
 
 CONFIG = TransformerConfig(depth=3, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
 
@@ -175,4 +175,6 @@ def test_the_norm_and_its_gradients_are_those_of_its_formula():
     torch.nn.init.normal_(norm.weight)
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm.weight
     torch.testing.assert_close(norm(x), expected)
-    assert torch.autograd.gradcheck(lambda x, g: _Normed.apply(x, g, 1e-2), (x, norm.weight))
+    assert torch.autograd.gradcheck(
+        lambda x, g: _RMSNormFunction.apply(x, g, 1e-2), (x, norm.weight)
+    )

@@ -69,7 +69,7 @@ def test_of_judges_and_other_denoisers_the_matrices_decay():
     check(SetDenoiser(DiTConfig(1, 16, 2), 3, Vectors(5)))
     network = GridDenoiser(DiTConfig(1, 16, 2), (1, 4, 4), 2, Labels(3))
     check(network)
-    level = network.conditioning.level
+    level = network.conditioning.timestep
     assert {level.enter.weight, level.out.weight} <= decaying(network) == set(matrices(network))
     assert not {
         network.conditioning.condition.null,
