@@ -17,8 +17,8 @@ from mmtok.commands import sample as ask
 from mmtok.commands.strips import named_prompt
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
-from mmtok.evaluation.questions import N_JETS, jets_from_text
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.jets import N_JETS, jets_from_text
+from mmtok.evaluation.task import TaskEvaluation
 from mmtok.model.llama import _read_files
 from mmtok.report.gallery import sample_section
 from mmtok.run.recipe import Recipe
@@ -126,13 +126,13 @@ def test_sample_writes_through_no_link(tiny_run, guarded):
 
 def test_evaluation_names_samples_after_captions(tiny_run, guarded):
     run = open_run(shutil.copytree(tiny_run, guarded / "run"))
-    setting = Setting(run, run.recipe.tasks[0])
+    task = TaskEvaluation(run, run.recipe.tasks[0])
     drawn = run.draw(
         [run.prompt([run.tokenizers["text"].encode("dark")], "image")] * len(HOSTILE),
         run.sampling("image"),
         0,
     )
-    setting.keep("image_from_text", HOSTILE, drawn)
+    task.save_samples("image_from_text", HOSTILE, drawn)
     folder = guarded / "run" / "samples" / "image_from_text"
     assert len(list(folder.glob("*.png"))) == len(HOSTILE)
     assert [
@@ -144,17 +144,19 @@ def test_evaluation_names_samples_after_captions(tiny_run, guarded):
 
 def test_evaluation_keeps_jets_of_every_caption_apart(tiny_copy, monkeypatch):
     run = open_run(tiny_copy)
-    setting = Setting(
+    task = TaskEvaluation(
         run,
         next(t for t in run.recipe.tasks if run.recipe.fields[t.targets[0]] == "jets" and t.inputs),
     )
     names = ["a/b", "a_b", "a b", "../x", "x" * 320]
     jet = np.array([[50.0, 0.1, 0.1], [20.0, -0.1, 0.2]], np.float32)
     monkeypatch.setattr(
-        Setting, "rows", lambda self, split: ((name, jet) for name in names for _ in range(2))
+        TaskEvaluation,
+        "rows",
+        lambda self, split: ((name, jet) for name in names for _ in range(2)),
     )
-    figures = jets_from_text(setting)
-    folder = tiny_copy / "samples" / setting.name
+    figures = jets_from_text(task)
+    folder = tiny_copy / "samples" / task.name
     assert len(figures) == len(list(folder.glob("*.npz"))) == len(names) <= N_JETS
 
 

@@ -1,0 +1,1 @@
+"""Figures of a trained run, per task, and likelihoods of held-out data."""

@@ -1,27 +1,65 @@
-"""What a run can do, as figures: RUN/evaluation.json, with the samples it was judged by under
-RUN/samples/.
+"""What a run can do, in figures: RUN/evaluation.json, and the samples behind them in RUN/samples/.
+
+TASK_FIGURES is the table of what is measured of a task, by the modalities of its input and target.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from mmtok.commands.sample import NOTHING
+from mmtok.evaluation import images, jets, speech, text
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
-from mmtok.evaluation.questions import QUESTIONS
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.task import TaskEvaluation
 from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.terminal import print_status
 from mmtok.run.folder import read_figures
 from mmtok.run.run import Run
 from mmtok.tokenizers.base import counting
 
+TaskFigures = Callable[[TaskEvaluation], dict[str, Any]]
+
+# (input modality, target modality) -> its figures. A tokenizer's config from outside the package
+# may bring a table for its own modality: the method `task_figures`.
+TASK_FIGURES: dict[tuple[str, ...], TaskFigures] = {
+    ("text", "image"): images.image_from_text,
+    ("image", "text"): text.text_from_image,
+    ("text", "speech"): speech.speech_from_text,
+    ("speech", "text"): text.text_from_speech,
+    ("text", "jets"): jets.jets_from_text,
+    (NOTHING, "image"): images.image_from_nothing,
+    (NOTHING, "speech"): speech.speech_from_nothing,
+    (NOTHING, "jets"): jets.jets_from_nothing,
+}
+
+
+def task_figures(run: Run) -> dict[tuple[str, ...], TaskFigures]:
+    """TASK_FIGURES, with what the configs of the run's tokenizers bring along."""
+    table = dict(TASK_FIGURES)
+    for config in run.recipe.tokenizers.values():
+        if hasattr(config, "task_figures"):
+            table.update(config.task_figures())
+    return table
+
+
+def evaluated_tasks(run: Run) -> Iterator[tuple[TaskEvaluation, TaskFigures]]:
+    """The recipe's tasks that have figures, each with the function that computes them."""
+    table = task_figures(run)
+    for task in run.recipe.tasks:
+        evaluation = TaskEvaluation(run, task)
+        # a task that trains on the first frames of its targets alone never learns how they end
+        if evaluation.modalities in table and not task.max_target_frames:
+            yield evaluation, table[evaluation.modalities]
+
 
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
-    """Every metric that the recipe's tasks have, written to RUN/evaluation.json; one of the same
-    weights that stands is kept unless `force`.
+    """Compute every figure that the recipe's tasks have and write RUN/evaluation.json.
 
-    "weights" in it says after which step of how many these are, as `Run.trained` does.
+    One of the same weights is kept unless `force`. Its entry "weights" says after which step of how
+    many the weights are, as `Run.trained` does.
     """
     path = run.folder / "evaluation.json"
     remove_leftovers_of([path])
@@ -31,34 +69,27 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
             print_status(f"{path} stands")
             return figures
         print_status(f"{path} is of other weights, so it is made again")
-    run.lm  # noqa: B018 - before the judges are trained: is there a model at all?
-    with counting(
-        run.tokenizers.values(), quiet=True
-    ):  # what is clipped was said when the sources were tokenised
+    run.lm  # noqa: B018 - fails here, not after the judges are trained, where there is no model
+    # what is clipped was said when the sources were tokenised
+    with counting(run.tokenizers.values(), quiet=True):
         figures = {"weights": run.trained, **_figures(run)}
     write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures
 
 
 def _figures(run: Run) -> dict[str, Any]:
-    """Question or "score" -> its figures."""
+    """A task's name, "score" or "zero_shot" -> its figures."""
     figures: dict[str, Any] = {}
-    for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames):
-        if s.pair in QUESTIONS and s.name in figures:
-            print_status(f"not evaluating {s.task}: another task's figures have the name {s.name}")
-        elif s.pair in QUESTIONS:
-            print_status(f"evaluating {s.task}")
-            figures[s.name] = QUESTIONS[s.pair](s)
+    for task, compute in evaluated_tasks(run):
+        if task.name in figures:
+            print_status(f"not evaluating {task}: another task's figures have the name {task.name}")
+            continue
+        print_status(f"evaluating {task}")
+        figures[task.name] = compute(task)
     print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)
-    drawing = next(
-        (
-            s
-            for s in (Setting(run, task) for task in run.recipe.tasks)
-            if s.pair == ("text", "image")
-        ),
-        None,
-    )
-    if drawing is not None:
-        figures["zero_shot"] = zero_shot(drawing)
+    for task in map(partial(TaskEvaluation, run), run.recipe.tasks):
+        if task.modalities == ("text", "image"):
+            figures["zero_shot"] = zero_shot(task)
+            break
     return figures

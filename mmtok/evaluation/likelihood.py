@@ -1,199 +1,232 @@
-"""How likely a run finds what is real: held-out scores beside those of models that know less, and
-naming by likelihood.
-"""
+"""Likelihoods of held-out signals, also under simpler models; zero-shot classification."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from mmtok.commands.score import kind_text, n_units
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.units import counted, customary, is_density
+from mmtok.data.tasks import Task
 from mmtok.data.subset import random_subset
-from mmtok.evaluation.questions import MAX_CLASSES
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.task import MAX_CLASSES, TaskEvaluation
+from mmtok.model.lm import LM
 from mmtok.run.run import Run
 
 N_SCORED = 300  # held-out documents per modality
-N_SLOW, N_NAMED_SLOW = (
-    64,
-    20,
-)  # the same, and images to be named, where a likelihood is an ODE to be solved ("estimate")
+# the same, and images to be classified, where each likelihood is an ODE to be solved ("estimate")
+N_SCORED_SLOW = 64
+N_CLASSIFIED_SLOW = 20
 
 
 def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
-    """Per modality: held-out nats in the customary unit, given what the task gives (a caption, a
-    signal to read).
+    """-log p of held-out signals per modality, in the customary unit, given the task's inputs.
 
-    Beside them an untrained decoder's, a unigram model's of the training codes or latents (which is
-    given nothing), and, where the task was trained without its condition too, the decoder's own
-    without it: that one is fair beside the unigram. Then how many units (`n_bytes`, `n_particles`)
-    the nats were divided by; those of a jet's totals are shared out over its particles. Where the
-    nats are not exact, what they are (`kind`), and of how many documents (`n`): of estimates, which
-    take long, of fewer.
+    Keys, for a unit of bits/byte:
+
+    - bits_per_byte: the trained decoder.
+    - bits_per_byte_untrained: the same decoder before training.
+    - bits_per_byte_unigram: a unigram model of the training codes or latents, without the inputs.
+    - bits_per_byte_without_condition: the trained decoder without the inputs, where training
+      dropped them at times. This is the figure that compares fairly with the unigram model.
+    - n_bytes: the number of units that the sums were divided by. A jet's totals are shared out
+      over its particles.
+    - kind, n: where p is not exact, what it is, and of how many documents. Estimates are slow, so
+      they are of fewer documents.
     """
-    fields, untrained, figures = run.recipe.fields, run.untrained(), {}
-    documents: dict[str, list[Document]] = defaultdict(list)
-    without: dict[str, list[Document]] = defaultdict(list)
-    for task in (t for t in run.recipe.tasks if not t.max_target_frames):
-        m = fields[task.targets[-1]]
-        names = task.fields
-        n_scored = (
-            N_SLOW if any(run.lm.kind(fields[f]) == "estimate" for f in task.targets) else N_SCORED
-        )
-        rows = random_subset(run.examples("heldout", *names), n_scored, run.recipe.train.seed)
-        columns = [run.tokenizers[fields[f]].encode_batch([e[f] for e in rows]) for f in names]
-        predict = (False,) * len(task.inputs) + (True,) * len(task.targets)
-        documents[m] += [Document(segments, predict) for segments in zip(*columns)]
-        if task.cond_dropout and not task.loss_on_inputs:
-            n = len(task.inputs)
-            without[m] += [
-                Document((None,) * n + segments[n:], predict) for segments in zip(*columns)
-            ]
+    documents, unconditional = _held_out_documents(run)
+    untrained = run.untrained()
+    figures = {}
     for m, docs in documents.items():
-        last = [d.segments[-1] for d in docs]
-        total = sum(n_units(run, segment) for segment in last)
+        targets = [document.segments[-1] for document in docs]
+        total = sum(n_units(run, segment) for segment in targets)
         if not total:
             continue
         signature = run.vocabulary.signatures[m]
-        per_unit = lambda lm, docs=docs: (
-            sum(x.nats[-1] for x in run.score_documents(docs, lm)) / total
-        )
-        key = customary(signature, 0.0, 1)[1].replace("/", "_per_")
-        values = {
-            "": per_unit(None),
-            "_untrained": per_unit(untrained),
-            "_unigram": unigram_nats(run, m, last) / total,
-        }
-        if len(without[m]) == len(docs):
-            values["_without_condition"] = per_unit(None, without[m])
-        figures[m] = {key + suffix: customary(signature, x, 1)[0] for suffix, x in values.items()}
-        figures[m][f"n_{counted(customary(signature, 0.0, 1)[1])}"] = total
-        if run.lm.kind(m) != "exact":
-            figures[m] |= {"kind": kind_text(run.lm.kind(m), is_density(signature)), "n": len(docs)}
+        nll = {"": _nll(run, docs), "_untrained": _nll(run, docs, untrained)}
+        nll["_unigram"] = unigram_nll(run, m, targets)
+        if len(unconditional[m]) == len(docs):
+            nll["_without_condition"] = _nll(run, unconditional[m])
+        unit = customary(signature, 0.0, 1)[1]
+        key = unit.replace("/", "_per_")
+        figures[m] = {key + of: customary(signature, x / total, 1)[0] for of, x in nll.items()}
+        figures[m][f"n_{counted(unit)}"] = total
+        kind = run.lm.kind(m)
+        if kind != "exact":
+            figures[m]["kind"] = kind_text(kind, is_density(signature))
+            figures[m]["n"] = len(docs)
     return figures
 
 
-def unigram_nats(run: Run, modality: str, segments: Sequence[Segment]) -> float:
-    """-log p of segments when every channel of every frame, and every end, is drawn on its own at
-    its training frequency.
+def _held_out_documents(
+    run: Run,
+) -> tuple[Mapping[str, list[Document]], Mapping[str, list[Document]]]:
+    """Held-out documents by the modality of their last target: with inputs, and without."""
+    fields = run.recipe.fields
+    documents: dict[str, list[Document]] = defaultdict(list)
+    unconditional: dict[str, list[Document]] = defaultdict(list)
+    for task in run.recipe.tasks:
+        if task.max_target_frames:
+            continue
+        names = task.fields
+        rows = random_subset(
+            run.examples("heldout", *names), _n_scored(run, task), run.recipe.train.seed
+        )
+        segments_of = [run.tokenizers[fields[f]].encode_batch([e[f] for e in rows]) for f in names]
+        n_inputs = len(task.inputs)
+        predict = (False,) * n_inputs + (True,) * len(task.targets)
+        no_inputs = (None,) * n_inputs
+        m = fields[task.targets[-1]]
+        for segments in zip(*segments_of, strict=True):
+            documents[m].append(Document(segments, predict))
+            if task.cond_dropout and not task.loss_on_inputs:
+                unconditional[m].append(Document(no_inputs + segments[n_inputs:], predict))
+    return documents, unconditional
 
-    Where the frames are a set, that of the set: such frames come in all orders, of which its list
-    is one, and p is their sum. (Of a set
-    cut at a cap it stays that of the list: what was left out decides which orders were possible.)
-    Of latents every dimension is drawn on its own: of those that are cells of an axis, the cell at
-    its frequency; of continuous ones from the Gaussian of its training mean and variance.
+
+def _n_scored(run: Run, task: Task) -> int:
+    slow = any(run.lm.kind(run.recipe.fields[f]) == "estimate" for f in task.targets)
+    return N_SCORED_SLOW if slow else N_SCORED
+
+
+def _nll(run: Run, documents: Sequence[Document], lm: LM | None = None) -> float:
+    """-log p of the documents' last segments, in nats. lm: by default the run's own."""
+    return sum(scored.nats[-1] for scored in run.score_documents(documents, lm))
+
+
+# ---- the unigram model
+
+
+def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
+    """-log p of segments, in nats, under a unigram model of the training tokens.
+
+    It draws every channel of every frame independently, at its training frequency, and after every
+    frame the end mark. Of latents it draws every dimension independently: from cells at their
+    frequencies where the latents are cells of an axis, else from a Gaussian.
+
+    Where frames are a set, p is that of the set: the sum over all orders of its frames. (Of a set
+    that was cut at a cap it is that of the one list: what was left out decides which orders were
+    possible.)
     """
     signature = run.vocabulary.signatures[modality]
-    frames = _Gaussians(signature.latent_size) if is_density(signature) else _Counts(signature)
+    frames: _Histograms | _Gaussians
+    frames = _Gaussians(signature.latent_size) if is_density(signature) else _Histograms(signature)
     n_ends = n_frames = 1
-    made = {f for task in run.recipe.tasks for f in task.targets}
-    for file in run.token_files():
-        for f in file.fields:
-            if file.signatures[f].modality == modality and f in made:
-                for i in np.flatnonzero(file.has(f)):
-                    segment = file.segment(f, i)
-                    n_frames, n_ends = n_frames + len(segment), n_ends + (not segment.truncated)
-                    frames.add(segment.values)
-    nats = sum(frames.nats(s.values) for s in segments)
+    for segment in _training_targets(run, modality):
+        n_frames += len(segment)
+        n_ends += not segment.truncated
+        frames.add(segment.values)
+    nll = sum(frames.nll(segment.values) for segment in segments)
     if signature.descending:
-        nats -= sum(log_orders(s.values[signature.headers :]) for s in segments if not s.truncated)
+        complete = [segment for segment in segments if not segment.truncated]
+        nll -= sum(log_orders(segment.values[signature.headers :]) for segment in complete)
     if signature.frames is None:
         end = n_ends / (n_ends + n_frames)
-        nats -= sum(len(s) * np.log(1 - end) + (not s.truncated) * np.log(end) for s in segments)
-    return nats
+        nll -= sum(
+            len(segment) * np.log(1 - end) + (not segment.truncated) * np.log(end)
+            for segment in segments
+        )
+    return nll
+
+
+def _training_targets(run: Run, modality: str) -> Iterator[Segment]:
+    """The training segments of a modality, of fields that some task predicts."""
+    targets = {field for task in run.recipe.tasks for field in task.targets}
+    for file in run.token_files():
+        for field in file.fields:
+            if file.signatures[field].modality == modality and field in targets:
+                for i in np.flatnonzero(file.has(field)):
+                    yield file.segment(field, i)
 
 
 def log_orders(frames: np.ndarray) -> float:
-    """The logarithm of the number of different orders of frames (T, C): T! over the factorial of
-    every frame's count.
-    """
-    same = np.unique(frames, axis=0, return_counts=True)[1]
-    return math.lgamma(len(frames) + 1) - sum(math.lgamma(n + 1) for n in same.tolist())
+    """Log of the number of different orders of frames (T, C): T! / product of multiplicities!."""
+    counts = np.unique(frames, axis=0, return_counts=True)[1]
+    return math.lgamma(len(frames) + 1) - sum(math.lgamma(n + 1) for n in counts.tolist())
 
 
-class _Counts:
-    """How often each value of each channel of a frame came, or each cell of each of its dimensions,
-    and once more.
-    """
+class _Histograms:
+    """Counts of each value of each channel, or of each cell of each dimension, plus one."""
 
     def __init__(self, signature: Signature):
         self.cells = signature.cells
-        self.counts = [
-            np.ones(k) for k in signature.levels or (signature.cells,) * signature.latent_size
-        ]
+        sizes = signature.levels or (signature.cells,) * signature.latent_size
+        self.counts = [np.ones(size) for size in sizes]
 
     def add(self, values: np.ndarray) -> None:
-        """Count frames (T, C), or (T, D)."""
-        for counts, column in zip(self.counts, self._codes(values).T):
-            counts += np.bincount(column, minlength=len(counts))
+        """Count frames: codes (T, C) or latents (T, D)."""
+        for counts, channel in zip(self.counts, self._codes(values).T, strict=True):
+            counts += np.bincount(channel, minlength=len(counts))
 
-    def nats(self, values: np.ndarray) -> float:
-        """-log p of frames, the ends not counted."""
+    def nll(self, values: np.ndarray) -> float:
+        """-log p of frames (T, C) or (T, D), in nats, without end marks."""
         return -sum(
-            float(np.log(k[column] / k.sum()).sum())
-            for k, column in zip(self.counts, self._codes(values).T)
+            float(np.log(counts[channel] / counts.sum()).sum())
+            for counts, channel in zip(self.counts, self._codes(values).T, strict=True)
         )
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
-        """Latents are the centres of so many even cells from -1 to 1."""
-        return (
-            np.floor((values + 1) / 2 * self.cells).astype(np.int64).clip(0, self.cells - 1)
-            if self.cells
-            else values
-        )
+        """Codes as they are; latents, cell centres of an even grid on [-1, 1], as cells."""
+        if not self.cells:
+            return values
+        cells = np.floor((values + 1) / 2 * self.cells).astype(np.int64)
+        return cells.clip(0, self.cells - 1)
 
 
 class _Gaussians:
-    """Mean and variance of each dimension (D,) over all frames and one more pair at -1 and 1, as
-    standardised ones are.
+    """Mean and variance of each dimension (D,) over all frames, and over one pair at -1 and 1.
+
+    The pair keeps the variance positive. It is what two standardised frames would be.
     """
 
     def __init__(self, size: int):
-        self.n, self.total, self.squares = 2, np.zeros(size), np.full(size, 2.0)
+        self.n = 2
+        self.total = np.zeros(size)
+        self.squares = np.full(size, 2.0)
 
     def add(self, values: np.ndarray) -> None:
-        """Count frames (T, D)."""
+        """Add frames (T, D)."""
         values = values.astype(np.float64)
-        self.n, self.total, self.squares = (
-            self.n + len(values),
-            self.total + values.sum(0),
-            self.squares + np.square(values).sum(0),
-        )
+        self.n += len(values)
+        self.total += values.sum(0)
+        self.squares += np.square(values).sum(0)
 
-    def nats(self, values: np.ndarray) -> float:
-        """-log of the density of frames, the ends not counted."""
+    def nll(self, values: np.ndarray) -> float:
+        """-log of the density of frames (T, D), in nats, without end marks."""
         mean = self.total / self.n
         variance = self.squares / self.n - mean**2
         return float((np.square(values - mean) / variance + np.log(2 * np.pi * variance)).sum() / 2)
 
 
-def zero_shot(s: Setting) -> dict[str, float]:
-    """Name held-out images by the caption under which they are likeliest; of slow likelihoods only
-    some images, drawn by the seed.
+# ---- zero-shot classification
 
-    What is random in an estimate or a bound is the same under all captions.
+
+def zero_shot(task: TaskEvaluation) -> dict[str, float]:
+    """Classify held-out images by the caption under which they are likeliest.
+
+    Where a likelihood is slow (an estimate), some random images only. What is random in an estimate
+    or a bound is the same under all captions. {} where there are too many captions.
     """
-    classes = sorted(set(s.examples("train")[0]))
-    if len(classes) > MAX_CLASSES:
+    captions = sorted(set(task.examples("train")[0]))
+    if len(captions) > MAX_CLASSES:
         return {}
-    slow = s.run.lm.kind(s.pair[-1]) == "estimate"
-    rows = (
-        random_subset(s.rows("heldout"), N_NAMED_SLOW, s.seed) if slow else list(s.rows("heldout"))
-    )
-    names, images = [name for name, _ in rows], [image for _, image in rows]
-    captions = s.tokenizer(s.given).encode_batch(classes)
-    encoded = s.tokenizer(s.made).encode_batch(images)
+    heldout = task.rows("heldout")
+    if task.run.lm.kind(task.modalities[-1]) == "estimate":
+        rows = random_subset(heldout, N_CLASSIFIED_SLOW, task.seed)
+    else:
+        rows = list(heldout)
+    encoded_captions = task.input_tokenizer.encode_batch(captions)
+    encoded_images = task.target_tokenizer.encode_batch([image for _, image in rows])
     documents = [
-        Document((caption, image), (False, True)) for caption in captions for image in encoded
+        Document((caption, image), (False, True))
+        for caption in encoded_captions
+        for image in encoded_images
     ]
-    scores = s.run.score_documents(documents, at_once=max(1, len(images)))
-    nats = np.array([x.nats[-1] for x in scores]).reshape(len(classes), len(images))
-    return {
-        "accuracy": float(np.mean([classes[k] == name for k, name in zip(nats.argmin(0), names)])),
-        "n": len(images),
-    }
+    scores = task.run.score_documents(documents, at_once=max(1, len(rows)))
+    nll = np.array([score.nats[-1] for score in scores]).reshape(len(captions), len(rows))
+    right = [captions[k] == true for k, (true, _) in zip(nll.argmin(0), rows, strict=True)]
+    return {"accuracy": float(np.mean(right)), "n": len(rows)}

@@ -1,152 +1,209 @@
-"""One task of a run, asked as a question: its examples, its draws, and where its samples are kept."""
+"""One task of a run under evaluation, and what the evaluations of all modalities share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from mmtok.commands.sample import NOTHING, note_empty, write_samples
 from mmtok.core.segment import Document, Segment
-from mmtok.data.subset import random_subset
 from mmtok.data.tasks import Task
+from mmtok.data.subset import random_subset
 from mmtok.io.filenames import file_names, inside
+from mmtok.io.terminal import print_status
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
+MAX_CLASSES = 100  # a classifier of captions makes sense up to about this many
+ENCODE_BATCH = 256  # training signals that are encoded at once
+
 
 @dataclass(frozen=True)
-class Setting:
-    """A task of a run that makes one field, from one given or from nothing."""
+class TaskEvaluation:
+    """One task under evaluation: its examples, samples and output folder.
+
+    The task has one target field, and one input field or none.
+    """
 
     run: Run
     task: Task
 
+    def __str__(self) -> str:
+        return str(self.task)
+
     @property
-    def pair(self) -> tuple[str, ...]:
-        """The modalities of what is given (NOTHING, where it is nothing) and of what is made; more
-        than two where fields are joined.
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the inputs (NOTHING where there are none), then those of the targets.
+
+        A pair, except where a task joins several fields.
         """
         inputs, targets = self.task.modalities(self.run.recipe.fields)
         return (*(inputs or (NOTHING,)), *targets)
 
     @property
     def name(self) -> str:
-        """Of the figures and of the folder of samples: image_from_text, jets_from_nothing."""
-        *given, made = self.pair
-        return f"{made}_from_{'_and_'.join(given)}"
+        """The key of the figures and the name of the samples' folder: image_from_text."""
+        *inputs, target = self.modalities
+        return f"{target}_from_{'_and_'.join(inputs)}"
 
     @property
-    def given(self) -> str:
-        """The given field, of a task that has one."""
+    def input_field(self) -> str:
+        """The input field, of a task that has one."""
         return self.task.inputs[0]
 
     @property
-    def made(self) -> str:
-        """The field that is made."""
+    def target_field(self) -> str:
+        """The field that is sampled."""
         return self.task.targets[0]
 
+    @property
+    def seed(self) -> int:
+        """The recipe's seed, for whatever is random in an evaluation."""
+        return self.run.recipe.train.seed
+
+    @property
+    def input_tokenizer(self) -> Any:
+        """The tokenizer of the input field."""
+        return self.run.tokenizers[self.run.recipe.fields[self.input_field]]
+
+    @property
+    def target_tokenizer(self) -> Any:
+        """The tokenizer of the target field."""
+        return self.run.tokenizers[self.run.recipe.fields[self.target_field]]
+
+    # ---- examples
+
     def rows(self, split: str) -> Iterator[tuple[Any, Any]]:
-        """(given signal, made signal) of the examples of a split, one at a time; None is given
-        where the task gives nothing.
-        """
-        for example in self.run.examples(split, *self.task.inputs, self.made):
-            yield example[self.given] if self.task.inputs else None, example[self.made]
+        """(input, target) signals of a split's examples; the input is None where there is none."""
+        for example in self.run.examples(split, *self.task.inputs, self.target_field):
+            yield self._row(example)
 
     def examples(self, split: str) -> tuple[list, list]:
-        """All (given signals, made signals) of a split."""
+        """All inputs and all targets of a split."""
         rows = list(self.rows(split))
-        return [a for a, _ in rows], [b for _, b in rows]
+        return [x for x, _ in rows], [y for _, y in rows]
 
     def clean_rows(self) -> Iterator[tuple[Any, Any]]:
-        """The rows of "train"; of a source that augments its signals, those of its clean twin, each
-        once.
-        """
+        """The rows of "train" without augmentation, each once."""
+        needed = {*self.task.inputs, self.target_field}
         for source in self.run.recipe.sources:
-            if {*self.task.inputs, self.made} <= set(source.fields):
-                for example in self.run.examples_of(
-                    source.clean() if hasattr(source, "clean") else source, "train"
-                ):
-                    yield example[self.given] if self.task.inputs else None, example[self.made]
+            if needed <= set(source.fields):
+                clean = source.clean() if hasattr(source, "clean") else source
+                for example in self.run.examples_of(clean, "train"):
+                    yield self._row(example)
 
     def training_codes(self) -> Iterator[np.ndarray]:
-        """Codes (T, C) of every signal that is made in training, as trained on and, where a source
-        augments it, clean too.
-        """
+        """Codes (T, C) of every training target, and of their unaugmented originals."""
         for segments in self._training_segments():
             yield from (segment.codes for segment in segments)
 
     def training_round_trips(self) -> Iterator[Any]:
-        """The same signals, encoded and decoded again: what they are to a decoder that draws
-        latents.
-        """
+        """The same targets, encoded and decoded: what a decoder of latents could copy."""
         for segments in self._training_segments():
-            yield from self.tokenizer(self.made).decode_batch(segments)
+            yield from self.target_tokenizer.decode_batch(segments)
 
     def _training_segments(self) -> Iterator[list[Segment]]:
-        twins = (
-            self.clean_rows()
-            if any(hasattr(source, "clean") for source in self.run.recipe.sources)
-            else ()
-        )
-        signals = (made for _, made in chain(self.rows("train"), twins))
-        while batch := list(islice(signals, 256)):
-            yield self.tokenizer(self.made).encode_batch(batch)
+        targets = self._training_targets()
+        while batch := list(islice(targets, ENCODE_BATCH)):
+            yield self.target_tokenizer.encode_batch(batch)
 
-    def tokenizer(self, field: str) -> Any:
-        """The tokenizer of a field's modality."""
-        return self.run.tokenizers[self.run.recipe.fields[field]]
+    def _training_targets(self) -> Iterator[Any]:
+        for _, target in self.rows("train"):
+            yield target
+        if any(hasattr(source, "clean") for source in self.run.recipe.sources):
+            for _, target in self.clean_rows():
+                yield target
 
-    @property
-    def seed(self) -> int:
-        """The recipe's, of all that is drawn."""
-        return self.run.recipe.train.seed
+    def _row(self, example: dict[str, Any]) -> tuple[Any, Any]:
+        inputs = example[self.input_field] if self.task.inputs else None
+        return inputs, example[self.target_field]
 
-    def draw(self, signals: Sequence[Any]) -> list[Sampled]:
-        """Sample the made field for each given signal, the recipe's way, from the recipe's seed."""
-        to = self.run.recipe.fields[self.made]
-        return self._drawn(
-            [self.run.prompt([s], to) for s in self.tokenizer(self.given).encode_batch(signals)]
-        )
+    # ---- samples
 
-    def draw_from_nothing(self, n: int) -> list[Sampled]:
-        """Sample the made field n times, likewise, where the task gives nothing."""
-        return self._drawn([self.run.prompt([], self.run.recipe.fields[self.made])] * n)
+    def sample(self, inputs: Sequence[Any]) -> list[Sampled]:
+        """One sample for each input signal, with the recipe's sampling and seed."""
+        modality = self.run.recipe.fields[self.target_field]
+        segments = self.input_tokenizer.encode_batch(inputs)
+        return self._sampled([self.run.prompt([segment], modality) for segment in segments])
 
-    def _drawn(self, prompts: Sequence[Document]) -> list[Sampled]:
-        return self.run.draw(
-            prompts, self.run.sampling(self.run.recipe.fields[self.made]), self.seed
-        )
+    def sample_unconditional(self, n: int) -> list[Sampled]:
+        """`n` samples of a task without inputs, with the recipe's sampling and seed."""
+        modality = self.run.recipe.fields[self.target_field]
+        return self._sampled([self.run.prompt([], modality)] * n)
 
-    def keep(
-        self, name: str, words: Sequence[str], drawn: Sequence[Sampled], stems: Sequence[str] = ()
+    def _sampled(self, prompts: Sequence[Document]) -> list[Sampled]:
+        sampling = self.run.sampling(self.run.recipe.fields[self.target_field])
+        return self.run.draw(prompts, sampling, self.seed)
+
+    def decode(self, samples: Sequence[Sampled]) -> list[Any]:
+        """Samples as signals."""
+        return self.target_tokenizer.decode_batch([sampled.segment for sampled in samples])
+
+    def save_samples(
+        self,
+        name: str,
+        prompts: Sequence[str],
+        samples: Sequence[Sampled],
+        stems: Sequence[str] = (),
     ) -> None:
-        """Write the samples to RUN/samples/NAME, where others can judge them.
+        """Write samples to RUN/samples/NAME, where people and other programs can judge them.
 
-        words: what each was asked for by. stems: names of their files, made by `file_names`; by
-        default the words and a number.
+        Args:
+            name: The folder's name.
+            prompts: What each sample was asked for with.
+            samples: As many.
+            stems: File names without suffix, made by `file_names`. Default: prompt and number.
         """
-        stems = stems or [f"{stem}-{i:03d}" for i, stem in enumerate(file_names(words, space="_"))]
-        note_empty(stems, drawn)
-        write_samples(self.run, inside(self.run.folder / "samples", name), stems, drawn, words)
+        if not stems:
+            names = file_names(prompts, space="_")
+            stems = [f"{stem}-{i:03d}" for i, stem in enumerate(names)]
+        note_empty(stems, samples)
+        folder = inside(self.run.folder / "samples", name)
+        write_samples(self.run, folder, stems, samples, prompts)
 
 
-def labelled(
-    rows: Iterable[tuple[Any, Any]], most: float = math.inf, seed: int = 0
+# ---- what several modalities need
+
+
+def share_ended(samples: Sequence[Sampled]) -> float:
+    """Share of samples that end by their own end mark, not at a cap."""
+    return float(np.mean([sampled.stop == "end" for sampled in samples]))
+
+
+def random_labelled(
+    rows: Iterable[tuple[Any, Any]], n_max: float = math.inf, seed: int = 0
 ) -> tuple[list, list, set]:
-    """Labels and signals of at most so many rows of a stream, drawn by the seed, in its order; and
-    the labels of all of them.
-    """
-    labels = set()
+    """At most `n_max` random rows of a stream of (label, signal), in the stream's order.
 
-    def passing() -> Iterator[tuple[Any, Any]]:
+    Returns:
+        Their labels, their signals, and the set of the labels of all rows.
+    """
+    all_labels = set()
+
+    def noting_labels() -> Iterator[tuple[Any, Any]]:
         for label, signal in rows:
-            labels.add(label)
+            all_labels.add(label)
             yield label, signal
 
-    kept = random_subset(passing(), most, seed)
-    return [label for label, _ in kept], [signal for _, signal in kept], labels
+    chosen = random_subset(noting_labels(), n_max, seed)
+    return [label for label, _ in chosen], [signal for _, signal in chosen], all_labels
+
+
+def can_be_classified(
+    task: TaskEvaluation, all_labels: Iterable[str], training_labels: Iterable[str]
+) -> bool:
+    """Whether a classifier can be trained: 2 to MAX_CLASSES labels. Says so where it cannot."""
+    n = len(set(all_labels))
+    n_training = len(set(training_labels))
+    if 2 <= n_training <= n <= MAX_CLASSES:
+        return True
+    print_status(
+        f"no judge for {task}: its training examples have {n} names ({n_training} where they"
+        f" are sampled), a judge takes 2 to {MAX_CLASSES}"
+    )
+    return False

@@ -23,8 +23,8 @@ from mmtok.commands.sample import INDEX, NOTHING, read_index
 from mmtok.commands.strips import N_FRAMES, RANGE, named_prompt, strip_of
 from mmtok.data.subset import random_subset
 from mmtok.errors import UserError
-from mmtok.evaluation.questions import N_JETS, QUESTIONS
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.evaluate import evaluated_tasks
+from mmtok.evaluation.jets import N_JETS
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted
 from mmtok.io.serialize import read_json_as
@@ -92,9 +92,8 @@ def sample_names(run: Run) -> list[str]:
         else []
     )
     names: list[str] = []
-    for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames):
-        if s.pair in QUESTIONS:
-            names += [s.name, *(x for x in there if x.startswith(f"{s.name}_"))]
+    for task, _ in evaluated_tasks(run):
+        names += [task.name, *(x for x in there if x.startswith(f"{task.name}_"))]
     return list(dict.fromkeys([*names, *there]))
 
 

@@ -14,10 +14,11 @@ from mmtok.cli import main
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation import evaluate as room
-from mmtok.evaluation import questions
+from mmtok.evaluation import images, speech
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import held_out_scores
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.task import TaskEvaluation
+from mmtok.evaluation.text import text_from_image
 from mmtok.report.report import write_report
 from mmtok.run.build import train
 from mmtok.run.run import Run, open_run
@@ -28,9 +29,9 @@ def quick():
     """The judge of speech in a tenth of a second: what it learns is its own tests' matter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            questions,
+            speech,
             "train_speech_judge",
-            functools.partial(questions.train_speech_judge, n_steps=2),
+            functools.partial(speech.train_speech_judge, n_steps=2),
         )
         yield
 
@@ -143,13 +144,13 @@ def test_the_same_run_gives_the_same_figures(evaluated):
     again = Run(run.folder, run.recipe)
     assert held_out_scores(again) == figures["score"]
     task = run.recipe.tasks[1]
-    assert questions.text_from_image(Setting(again, task)) == figures["text_from_image"]
+    assert text_from_image(TaskEvaluation(again, task)) == figures["text_from_image"]
 
 
 def test_an_evaluation_that_stands_is_kept_unless_forced(evaluated, monkeypatch, capsys):
     run, figures = evaluated
     monkeypatch.setattr(room, "held_out_scores", lambda run: {"again": True})
-    monkeypatch.setattr(room, "QUESTIONS", {})
+    monkeypatch.setattr(room, "TASK_FIGURES", {})
     assert evaluate(run) == figures and "stands" in capsys.readouterr().err
     before = (run.folder / "evaluation.json").read_bytes()
     assert evaluate(run, force=True)["score"] == {"again": True}
@@ -214,7 +215,7 @@ def test_a_damaged_vocabulary_is_named_by_a_report_as_by_the_run(tiny_copy, cont
 
 
 def test_an_untrained_run_is_refused_before_any_judge_is_trained(tiny_copy, monkeypatch):
-    monkeypatch.setattr(questions, "train_image_judge", None)
+    monkeypatch.setattr(images, "train_image_judge", None)
     (tiny_copy / "model.safetensors").unlink()
     shutil.rmtree(tiny_copy / "checkpoints")
     with pytest.raises(UserError, match="holds no trained model yet"):

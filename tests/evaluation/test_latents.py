@@ -15,7 +15,7 @@ from mmtok.cli import main
 from mmtok.evaluation import likelihood as likelihoods
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
-from mmtok.evaluation.task import Setting
+from mmtok.evaluation.task import TaskEvaluation
 from mmtok.report import report
 from mmtok.run.run import open_run
 from mmtok.sources.images import read_image
@@ -101,12 +101,12 @@ def test_the_same_run_gives_the_same_estimates(evaluated):
 
 
 def test_slow_likelihoods_are_taken_of_fewer_documents(evaluated, monkeypatch, capsys):
-    monkeypatch.setattr(likelihoods, "N_SLOW", 2)
-    monkeypatch.setattr(likelihoods, "N_NAMED_SLOW", 3)
+    monkeypatch.setattr(likelihoods, "N_SCORED_SLOW", 2)
+    monkeypatch.setattr(likelihoods, "N_CLASSIFIED_SLOW", 3)
     run, _ = evaluated("pixels")
     scores = held_out_scores(run)
     assert scores["image"]["n"] == 2 and "score image: 2/2 documents" in capsys.readouterr().err
-    assert zero_shot(Setting(run, run.recipe.tasks[0]))["n"] == 3
+    assert zero_shot(TaskEvaluation(run, run.recipe.tasks[0]))["n"] == 3
     assert (
         "score image: 6/6 documents" in capsys.readouterr().err
     )  # two captions of three pictures each

@@ -10,12 +10,12 @@ from scipy.stats import norm
 
 from mmtok.core.segment import Segment
 from mmtok.data.tokens import read_tokens, write_tokens
-from mmtok.evaluation.likelihood import unigram_nats
+from mmtok.evaluation.likelihood import unigram_nll
 from mmtok.run.run import open_run
 
 
 def baseline(tiny_copy, modality, signature, rows, segments):
-    """unigram_nats of a run whose training tokens are these rows of one field."""
+    """unigram_nll of a run whose training tokens are these rows of one field."""
     run = open_run(tiny_copy)
     run.vocabulary.signatures[modality] = signature
     name = next(
@@ -27,7 +27,7 @@ def baseline(tiny_copy, modality, signature, rows, segments):
         [{name: row, "other": rows[0]} for row in rows],
     )
     run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
-    return unigram_nats(run, modality, segments)
+    return unigram_nll(run, modality, segments)
 
 
 def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):

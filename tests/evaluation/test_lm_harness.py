@@ -17,7 +17,8 @@ from mmtok.commands.arguments import parse
 from mmtok.core.segment import Document, Segment
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
-from mmtok.evaluation.lm_harness import Harness
+from mmtok.evaluation.lm_harness import Harness, _Codes
+from mmtok.io.tally import Tally
 from mmtok.model.sampling import Sampling
 from mmtok.run.build import train
 from mmtok.sources.text import TextFileConfig
@@ -70,10 +71,10 @@ def test_probabilities_of_what_may_come_next_sum_to_one(run):
     harness = Harness(run)
     v = run.vocabulary
     codes = np.setdiff1d(np.arange(v.signatures["text"].levels[0]), v.signatures["text"].banned)
-    known = harness._codes("light")
+    known = harness._encode("light")
     total = sum(
         np.exp(log_p.sum())
-        for log_p, _ in harness._codes_log_p([(known, np.array([c])) for c in codes])
+        for log_p, _ in harness._log_p([_Codes(known, np.array([c])) for c in codes])
     )
     whole, cut = (
         [Document((Segment("text", codes=known[:, None], truncated=t),), (True,))]
@@ -94,8 +95,8 @@ def test_greedy_is_what_generate_gives(run):
     assert "light is" + said == run.tokenizers["text"].decode(drawn.segment) and said
     codes = drawn.segment.codes[:, 0]
     n = len(run.tokenizers["text"].encode("light is"))
-    (_, greedy), (_, other) = harness._codes_log_p(
-        [(codes[:n], codes[n:]), (codes[:n], (codes[n:] + 5) % 256)]
+    (_, greedy), (_, other) = harness._log_p(
+        [_Codes(codes[:n], codes[n:]), _Codes(codes[:n], (codes[n:] + 5) % 256)]
     )
     assert greedy.all() and not other.all()
 
@@ -117,29 +118,28 @@ def test_generation_stops_before_the_first_stop_string(run):
     )
 
 
-def test_long_questions_lose_their_front_and_long_texts_are_scored_in_parts(run):
-    harness = Harness(run, longest=8)
-    codes = harness._codes("light is 1\n" * 4)
-    known, asked = harness._pair("light is 1\n" * 4, "dark")
-    assert (
-        len(known) + len(asked) == 8
-        and (asked == harness._codes("light is 1\n" * 4 + "dark")[-len(asked) :]).all()
-    )
+def test_long_requests_lose_their_beginning_and_long_texts_are_scored_in_parts(run):
+    harness = Harness(run, max_length=8)
+    codes = harness._encode("light is 1\n" * 4)
+    request = harness._split("light is 1\n" * 4, "dark", Tally())
+    whole = harness._encode("light is 1\n" * 4 + "dark")
+    assert len(request) == 8
+    assert (request.continuation == whole[-len(request.continuation) :]).all()
     parts = [
         Segment("text", codes=codes[a : a + 8, None], truncated=True)
         for a in range(0, len(codes), 8)
     ]
     wanted = -sum(x.total for x in run.score_documents([Document((p,), (True,)) for p in parts]))
     assert harness.loglikelihood_rolling(["light is 1\n" * 4]) == pytest.approx([wanted], abs=1e-4)
-    assert Harness(run).longest == 126
+    assert Harness(run).max_length == 126
 
 
-def test_what_is_cut_or_not_heeded_is_said_once_with_the_count(run):
-    harness = Harness(run, longest=8)
+def test_what_is_cut_or_not_supported_is_said_once_with_the_count(run):
+    harness = Harness(run, max_length=8)
     long = "light is 1\n" * 4
     with pytest.warns(
         UserWarning,
-        match=r"2 of 3 questions were cut to the end of its context.* \(first: 'ht is 1",
+        match=r"2 of 3 requests were cut to the end of its context.* \(first: 'ht is 1",
     ) as said:
         harness.loglikelihood([(long, "a"), ("d", "a"), (long, "b")])
     assert len(said) == 1
@@ -156,8 +156,8 @@ def test_what_is_cut_or_not_heeded_is_said_once_with_the_count(run):
             ]
         )
     assert sorted(re.sub(r" \(first.*| no more.*", "", str(w.message)) for w in said) == [
-        "1 of 3 questions was cut to the end of its context:",
-        "2 of 3 questions were asked with a setting that is not heeded here, num_beams",
+        "1 of 3 requests was cut to the end of its context:",
+        "2 of 3 requests were asked with a setting that is not supported, num_beams",
     ]
 
 

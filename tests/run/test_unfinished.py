@@ -160,7 +160,7 @@ def test_asking_while_a_training_writes_and_removes(tiny_run, tmp_path):
 def test_an_evaluation_of_a_checkpoint_says_so_and_is_made_again(tiny_copy, monkeypatch, capsys):
     from mmtok.evaluation import evaluate as room
 
-    monkeypatch.setattr(room, "QUESTIONS", {})
+    monkeypatch.setattr(room, "TASK_FIGURES", {})
     monkeypatch.setattr(room, "zero_shot", lambda s: {})
     monkeypatch.setattr(
         room,

@@ -1,6 +1,4 @@
-"""Each pair's question where a source has next to nothing, or very much; the figures of a whole run
-are in test_evaluate.py.
-"""
+"""A task's figures where its source is tiny, huge or sorted; test_evaluate.py has a whole run's."""
 
 import functools
 import weakref
@@ -12,9 +10,11 @@ import pytest
 
 from mmtok.commands.sample import NOTHING
 from mmtok.data.tasks import Task
-from mmtok.evaluation import questions
-from mmtok.evaluation.questions import QUESTIONS
-from mmtok.evaluation.task import Setting, labelled
+from mmtok.evaluation import images as image_figures
+from mmtok.evaluation import speech as speech_figures
+from mmtok.evaluation import text as text_figures
+from mmtok.evaluation.evaluate import TASK_FIGURES, evaluated_tasks
+from mmtok.evaluation.task import TaskEvaluation, random_labelled
 from mmtok.metrics.images import frechet_pixels
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run, open_run
@@ -22,8 +22,9 @@ from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 
 
-def setting_of(run, *pair):
-    return next(s for s in (Setting(run, task) for task in run.recipe.tasks) if s.pair == pair)
+def task_of(run, *pair):
+    tasks = [TaskEvaluation(run, task) for task in run.recipe.tasks]
+    return next(task for task in tasks if task.modalities == pair)
 
 
 def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, monkeypatch):
@@ -36,14 +37,13 @@ def test_few_examples_leave_figures_out_instead_of_failing(tiny_copy, monkeypatc
 
     monkeypatch.setattr(Run, "examples", few)
     monkeypatch.setattr(
-        questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2)
+        speech_figures,
+        "train_speech_judge",
+        functools.partial(speech_figures.train_speech_judge, n_steps=2),
     )
     run = open_run(tiny_copy)
-    figures = {
-        s.pair: QUESTIONS[s.pair](s)
-        for s in (Setting(run, task) for task in run.recipe.tasks if not task.max_target_frames)
-    }
-    assert figures.keys() == {pair for pair in QUESTIONS if pair[0] != NOTHING}
+    figures = {task.modalities: compute(task) for task, compute in evaluated_tasks(run)}
+    assert figures.keys() == {pair for pair in TASK_FIGURES if pair[0] != NOTHING}
     assert (
         "frechet" not in figures["text", "image"] and "judge_accuracy" in figures["text", "image"]
     )
@@ -57,7 +57,7 @@ def test_pictures_of_one_name_have_no_judge_but_keep_their_other_figures(tiny_co
         "examples",
         lambda self, *a: (e for e in examples(self, *a) if e["caption"] == "dark"),
     )
-    figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
+    figures = image_figures.image_from_text(task_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" not in figures and "copies" in figures
 
 
@@ -73,7 +73,7 @@ def test_nothing_held_out_is_no_perfect_reading(tiny_copy, monkeypatch):
     run = open_run(tiny_copy)
     for pair in (("image", "text"), ("speech", "text")):
         assert not any(
-            "accuracy" in key or "error" in key for key in QUESTIONS[pair](setting_of(run, *pair))
+            "accuracy" in key or "error" in key for key in TASK_FIGURES[pair](task_of(run, *pair))
         )
 
 
@@ -91,7 +91,7 @@ def test_real_images_are_compared_across_classes_where_they_come_sorted(
     monkeypatch.setattr(ImageFolder, "examples", lambda self, split, cache: iter(rows))
     run = open_run(tiny_copy)
     run.recipe = replace(run.recipe, n_samples=40)
-    figures = questions.image_from_text(setting_of(run, "text", "image"))
+    figures = image_figures.image_from_text(task_of(run, "text", "image"))
     apart = frechet_pixels([*images["dark"], *images["light"]], images["dark"], images["light"])
     assert figures["frechet_real"] < 0.1 * apart
 
@@ -116,17 +116,20 @@ class Sorted:
 
 
 def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monkeypatch):
-    monkeypatch.setattr(questions, "N_VOICED", 50), monkeypatch.setattr(questions, "N_HEARD", 50)
+    (
+        monkeypatch.setattr(speech_figures, "N_VOICE_CLIPS", 50),
+        monkeypatch.setattr(speech_figures, "N_HEARD", 50),
+    )
     recipe = SimpleNamespace(
         sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0)
     )
     examples_of = lambda source, split: source.examples(split, tmp_path)
-    s = Setting(
+    task = TaskEvaluation(
         SimpleNamespace(recipe=recipe, folder=tmp_path, examples_of=examples_of),
         Task(("caption",), ("speech",)),
     )
     clips = [example["speech"] for example in Sorted().examples("other", tmp_path)]
-    figures = questions._voices(s, clips, 16_000)
+    figures = speech_figures.voice_figures(task, clips, 16_000)
     assert (
         figures["voice_judge_heldout"] == 1.0
         and figures["voice_entropy"] == 1.0
@@ -181,33 +184,35 @@ def many(monkeypatch):
 
 def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
     many("image")
-    monkeypatch.setattr(questions, "FITTED_ROWS", 20)
-    figures = questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))
+    monkeypatch.setattr(image_figures, "FITTED_ROWS", 20)
+    figures = image_figures.image_from_text(task_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" in figures and "frechet" in figures
     assert 256 <= Counted.most < 600  # 5,600 images; a batch of them is encoded at once
 
 
 def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
     many("speech")
-    monkeypatch.setattr(questions, "MAX_CLIPS", 20)
+    monkeypatch.setattr(speech_figures, "MAX_CLIPS", 20)
     monkeypatch.setattr(
-        questions, "train_speech_judge", functools.partial(questions.train_speech_judge, n_steps=2)
+        speech_figures,
+        "train_speech_judge",
+        functools.partial(speech_figures.train_speech_judge, n_steps=2),
     )
     run = open_run(tiny_copy)
-    assert "judge_accuracy" in questions.speech_from_text(setting_of(run, "text", "speech"))
-    assert "word_error_rate" in questions.text_from_speech(setting_of(run, "speech", "text"))
+    assert "judge_accuracy" in speech_figures.speech_from_text(task_of(run, "text", "speech"))
+    assert "word_error_rate" in text_figures.text_from_speech(task_of(run, "speech", "text"))
     assert 20 <= Counted.most < 60  # of 7,200
 
 
 def test_copies_are_sought_among_all_training_images(tiny_copy, monkeypatch):
     """Also among those that no judge is shown."""
-    monkeypatch.setattr(questions, "FITTED_ROWS", 3)
+    monkeypatch.setattr(image_figures, "FITTED_ROWS", 3)
     examples = ImageFolder.examples
     monkeypatch.setattr(
         ImageFolder, "examples", lambda self, split, cache: examples(self, "train", cache)
     )
     assert (
-        questions.image_from_text(setting_of(open_run(tiny_copy), "text", "image"))[
+        image_figures.image_from_text(task_of(open_run(tiny_copy), "text", "image"))[
             "copies_heldout"
         ]
         == 1.0
@@ -215,14 +220,14 @@ def test_copies_are_sought_among_all_training_images(tiny_copy, monkeypatch):
 
 
 def test_labels_are_those_of_all_rows():
-    labels, signals, all_labels = labelled(((i % 7, i) for i in range(100)), 5, seed=1)
+    labels, signals, all_labels = random_labelled(((i % 7, i) for i in range(100)), 5, seed=1)
     assert (
         len(signals) == 5
         and signals == sorted(signals)
         and labels == [i % 7 for i in signals]
         and all_labels == set(range(7))
     )
-    assert labelled(iter([("a", 1), ("b", 2)])) == (["a", "b"], [1, 2], {"a", "b"})
+    assert random_labelled(iter([("a", 1), ("b", 2)])) == (["a", "b"], [1, 2], {"a", "b"})
 
 
 def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, rng):
@@ -232,7 +237,7 @@ def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, 
     )
     recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
     examples = lambda split, field: ({field: image} for image in images[2:7])
-    s = Setting(
+    task = TaskEvaluation(
         SimpleNamespace(
             recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples
         ),
@@ -241,7 +246,9 @@ def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, 
     near = [
         replace(x, latents=x.latents + np.float32(1e-3)) for x in tokenizer.encode_batch(images[:4])
     ]  # other latents, the same pixels
-    figures, samples, _ = questions._novelty(s, images, images, [Sampled(x, "end") for x in near])
+    figures, samples, _ = image_figures.novelty(
+        task, images, images, [Sampled(x, "end") for x in near]
+    )
     assert figures.keys() == {
         "round_trip_psnr_db",
         "frechet",

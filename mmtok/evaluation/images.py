@@ -1,0 +1,107 @@
+"""Figures of images: does a classifier see what was asked for, and are the samples new?
+
+The classifier is trained on real training images only and shares nothing with the tokenizer. Its
+accuracy on real held-out images, raw and after the tokenizer's round trip, is given too: a figure
+of samples is read against these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmtok.commands.sample import NOTHING
+from mmtok.evaluation.task import (
+    MAX_CLASSES,
+    TaskEvaluation,
+    can_be_classified,
+    random_labelled,
+)
+from mmtok.io.terminal import print_status
+from mmtok.metrics.images import (
+    FITTED_ROWS,
+    copied,
+    frechet_pixels,
+    psnr_db,
+    train_image_judge,
+)
+from mmtok.model.sampling import Sampled
+
+MAX_JUDGED = 5_000  # images that the classifier learns from; an SVM takes the square of them
+
+
+def image_from_text(task: TaskEvaluation) -> dict[str, float]:
+    """Do samples show what was asked for, and are they new?"""
+    names, images, all_names = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
+    heldout_names, heldout = task.examples("heldout")
+    classes = sorted(all_names)[:MAX_CLASSES]
+    prompts = [classes[i % len(classes)] for i in range(task.run.recipe.n_samples)]
+    sampled = task.sample(prompts)
+    task.save_samples(task.name, prompts, sampled)
+    figures, samples, round_trip = novelty(task, images, heldout, sampled)
+    chosen = _evenly_spread(len(images), MAX_JUDGED)
+    judged_names = [names[i] for i in chosen]
+    if not can_be_classified(task, all_names, judged_names):
+        return figures
+    print_status("training the judge of images on real ones")
+    judge = train_image_judge([images[i] for i in chosen], judged_names)
+    return {
+        "judge_accuracy": judge.accuracy(samples, prompts),
+        "judge_heldout": judge.accuracy(heldout, heldout_names),
+        "judge_round_trip": judge.accuracy(round_trip, heldout_names),
+        **figures,
+    }
+
+
+def image_from_nothing(task: TaskEvaluation) -> dict[str, float]:
+    """Are samples new, and distributed as real images are?"""
+    sampled = task.sample_unconditional(task.run.recipe.n_samples)
+    task.save_samples(task.name, [NOTHING] * len(sampled), sampled)
+    _, images, _ = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
+    _, heldout = task.examples("heldout")
+    figures, _, _ = novelty(task, images, heldout, sampled)
+    return figures
+
+
+def novelty(
+    task: TaskEvaluation, training: Sequence, heldout: Sequence, sampled: Sequence[Sampled]
+) -> tuple[dict[str, float], list, list]:
+    """Share of copies, Fréchet distances to held-out images, and the tokenizer's own error.
+
+    Args:
+        task: Copies are sought among all of its training images.
+        training: Real training images, (Y, X) or (Y, X, 3), for the axes of the Fréchet distance.
+        heldout: Real held-out images.
+        sampled: What was drawn.
+
+    Returns:
+        The figures, the samples as images, and the held-out images after the round trip.
+    """
+    tokenizer = task.target_tokenizer
+    encoded = tokenizer.encode_batch(heldout)
+    samples = task.decode(sampled)
+    round_trip = tokenizer.decode_batch(encoded)
+    n = len(sampled)
+    figures = {"round_trip_psnr_db": psnr_db(heldout, round_trip)}
+    if tokenizer.signature.levels:
+        codes = np.stack([s.codes for s in [*(d.segment for d in sampled), *encoded]])
+        copies = copied(codes, task.training_codes())
+        figures["codebook_use"] = len(np.unique(codes[n:])) / tokenizer.signature.levels[0]
+    else:  # equal images may have latents that differ in their last bits, so images are compared
+        copies = copied(np.stack([*samples, *round_trip]), task.training_round_trips())
+    figures["copies"] = float(copies[:n].mean())
+    figures["copies_heldout"] = float(copies[n:].mean())
+    n_compared = min(n, len(heldout) // 2)
+    if n_compared >= 2:  # a covariance needs two
+        order = np.random.default_rng(task.seed).permutation(len(heldout))  # folders come sorted
+        real = [heldout[i] for i in order[:n_compared]]
+        other_real = [heldout[i] for i in order[n_compared : 2 * n_compared]]
+        figures["frechet"] = frechet_pixels(training, samples[:n_compared], real)
+        figures["frechet_real"] = frechet_pixels(training, other_real, real)
+    return figures, samples, round_trip
+
+
+def _evenly_spread(n: int, n_max: int) -> np.ndarray:
+    """At most `n_max` of n indices, evenly spread: a sorted folder has some of every class."""
+    return np.unique(np.linspace(0, n - 1, min(n, n_max)).astype(int))
