@@ -4,21 +4,19 @@ import signal
 import sys
 
 
-def quiet() -> None:
-    """Let Ctrl-C end the process without a word: while `main` is not there yet, and when it is
-    done.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # nohup's
+def let_interrupts_end() -> None:
+    """Let Ctrl-C end the process without a traceback, before `main` is imported and after it."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup sets it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run() -> int:
-    """Run the command line of this process; its exit code."""
-    quiet()
+    """Run the command line of this process and return its exit code."""
+    let_interrupts_end()
     from mmtok.cli import main
 
     code = main()
-    quiet()
+    let_interrupts_end()
     return code
 
 

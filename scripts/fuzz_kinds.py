@@ -232,7 +232,7 @@ def _tokens(folder: Path) -> Path:
 
 def _load_tokens(path: Path) -> None:
     from mmtok.commands.show import describe_tokens
-    from mmtok.commands.tokenize import detokenize_file
+    from mmtok.commands.detokenize import detokenize_file
 
     describe_tokens(path)
     detokenize_file(path, path.parent / "out")

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save_file
 
 from mmtok.cli import main
-from mmtok.commands import sample as ask
+from mmtok.commands import sample as sampling
 from mmtok.commands.strips import named_prompt
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
@@ -110,17 +110,17 @@ def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
     here.mkdir(parents=True)
     monkeypatch.chdir(here)  # where words like ../x are neither files nor folders
     paths = [
-        path for words in HOSTILE[:8] for path in ask.sample(run, [words or "x"], "image", 1, out)
+        path for words in HOSTILE[:8] for path in sampling.sample(run, [words or "x"], "image", 1, out)
     ]
     assert len(set(paths)) == 8 and {path.parent for path in paths} == {out}
-    prompts = [row.get("prompt") for row in ask.read_index(out)]
+    prompts = [row.get("prompt") for row in sampling.read_index(out)]
     assert prompts == HOSTILE[:8]
 
 
 def test_sample_writes_through_no_link(tiny_run, guarded):
     (guarded / "out").mkdir()
     (guarded / "out" / "dark-000.png").symlink_to(guarded.parent / "x")
-    (path,) = ask.sample(open_run(tiny_run), ["dark"], "image", 1, guarded / "out")
+    (path,) = sampling.sample(open_run(tiny_run), ["dark"], "image", 1, guarded / "out")
     assert path.is_symlink() is False and path.read_bytes()[:4] == b"\x89PNG"
 
 
@@ -136,7 +136,7 @@ def test_evaluation_names_samples_after_captions(tiny_run, guarded):
     folder = guarded / "run" / "samples" / "image_from_text"
     assert len(list(folder.glob("*.png"))) == len(HOSTILE)
     assert [
-        row.get("prompt", named_prompt(Path(row["file"]))) for row in ask.read_index(folder)
+        row.get("prompt", named_prompt(Path(row["file"]))) for row in sampling.read_index(folder)
     ] == HOSTILE
     page = "".join(map(str, sample_section(run, "image_from_text")))
     assert "/etc/x" in page
@@ -185,8 +185,8 @@ def test_samples_beside_a_hostile_index_begin_it_anew(tiny_run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "index.json").write_text(json.dumps([{"file": "../x"}]))
     with pytest.warns(UserWarning, match="begun anew"):
-        ask.sample(open_run(tiny_run), ["dark"], "image", 1, tmp_path / "out")
-    assert [row["file"] for row in ask.read_index(tmp_path / "out")] == ["dark-000.png"]
+        sampling.sample(open_run(tiny_run), ["dark"], "image", 1, tmp_path / "out")
+    assert [row["file"] for row in sampling.read_index(tmp_path / "out")] == ["dark-000.png"]
 
 
 def test_a_recipes_modalities_are_plain_names(tiny_recipe):

@@ -1,15 +1,17 @@
-"""The command line as typed functions: a verb's parameters are its arguments, `Annotated` with
-their help.
+"""The command line as typed functions: a verb's parameters are its arguments.
 
-argparse, not tyro: a misspelt option must come out as ONE line with the nearest names, and tyro
-prints its errors as boxes itself, with no hook for them outside its private modules. (A recipe's
-fields are overridden by name, `--train.steps 200`: these are handed on as they stand, and checked
-against the recipe once it is loaded.)
+`Annotated` types carry their help:
 
     positional parameter               an argument that must be given; list[...]: one or more
     keyword-only parameter             an option `--name`; bool: a switch; list[...]: may be given
                                        several times
-    parameter named `overrides`        takes whatever options are left over
+    parameter named `overrides`        takes all options that are left over
+
+A recipe's fields are set by name (`--train.steps 200`). They are passed on as they are, and checked
+against the recipe once it is loaded.
+
+This is argparse, not tyro: a misspelt option must give ONE line with the nearest names. tyro prints
+its errors as boxes, and has no public hook to change that.
 """
 
 from __future__ import annotations
@@ -28,9 +30,14 @@ from mmtok.io.option_hints import option_hint
 
 @dataclass(frozen=True)
 class Arg:
-    """What a parameter's type does not say: its help, its name in the usage line, a short option,
-    the legal values, and what an option means that is given without a value (None: it needs
-    one).
+    """What a parameter's type does not say.
+
+    Attributes:
+        help: one phrase for `--help`.
+        metavar: the value's name in the usage line.
+        short: a short option, such as "-n".
+        choices: the legal values; () for all.
+        alone: the value of an option that is given without one; None if it needs one.
     """
 
     help: str
@@ -41,12 +48,12 @@ class Arg:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean a or b?' for the names of `known` that look like `name`, else '; one of a, b,
-    c'.
-    """
+    """', did you mean a or b?' if names of `known` resemble `name`, else '; one of a, b, c'."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(close)}?" if close else f"; one of {', '.join(known)}"
+    if close:
+        return f", did you mean {' or '.join(close)}?"
+    return f"; one of {', '.join(known)}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,22 +62,33 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message} ({self.command} --help)")
 
+    @property
+    def option_names(self) -> list[str]:
+        """The verb's own options, short and long."""
+        return [option for action in self._actions for option in action.option_strings]
+
 
 def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[str, Any]:
     """The arguments for `verb` from the words after it.
 
-    Raises UserError in one line; `--help` prints and raises SystemExit.
+    `--help` prints and raises SystemExit. Raises UserError, in one line, for wrong words.
 
-    command: what one types before these words, where it is not `mmtok VERB`.
+    Args:
+        verb: a function as the module's docstring describes it.
+        words: the words after the verb.
+        command: what one types before these words, if it is not `mmtok VERB`.
     """
     command = command or f"mmtok {verb.__name__}"
     parser = parser_of(verb, command)
-    hints = _parameters(verb)
+    takes_fields = "overrides" in _parameters(verb)
     _refuse_habits(words, parser)
-    read = parser.parse_known_args if "overrides" in hints else parser.parse_known_intermixed_args
-    given, left = read(_spelled(words, parser))
-    values = vars(given)
-    if "overrides" in hints:
+    words = _spelled(words, parser)
+    if takes_fields:
+        namespace, left = parser.parse_known_args(words)
+    else:
+        namespace, left = parser.parse_known_intermixed_args(words)
+    values = vars(namespace)
+    if takes_fields:
         if left and not left[0].startswith("--"):
             raise UserError(
                 f"{parser.prog}: did not expect {left[0]!r}; fields are set as --field value"
@@ -78,27 +96,24 @@ def parse(verb: Callable, words: list[str], command: str | None = None) -> dict[
             )
         values["overrides"] = left
     elif left:
-        options = [
-            option
-            for action in parser._actions
-            for option in action.option_strings
-            if option.startswith("--")
-        ]
-        if left[0].startswith("-"):
-            raise UserError(
-                f"{parser.prog}: unknown option {left[0]}{nearest(left[0].split('=')[0], options)}"
-            )
-        raise UserError(f"{parser.prog}: did not expect {left[0]!r} ({command} --help)")
+        _refuse_left_over(left[0], parser)
     return values
 
 
+def _refuse_left_over(word: str, parser: _Parser) -> NoReturn:
+    """Raise UserError for a word that no parameter takes."""
+    if word.startswith("-"):
+        options = [option for option in parser.option_names if option.startswith("--")]
+        raise UserError(
+            f"{parser.prog}: unknown option {word}{nearest(word.split('=')[0], options)}"
+        )
+    raise UserError(f"{parser.prog}: did not expect {word!r} ({parser.command} --help)")
+
+
 def _refuse_habits(words: list[str], parser: _Parser) -> None:
-    """Raise UserError for the first option that other programs have and this verb does not, with
-    ours.
-    """
-    options = {option for action in parser._actions for option in action.option_strings}
-    end = words.index("--") if "--" in words else len(words)
-    for word in words[:end]:
+    """Raise UserError for the first option that only other programs have; name ours."""
+    options = set(parser.option_names)
+    for word in _before_dashes(words):
         name = word.partition("=")[0]
         known = name in options or name.replace("_", "-") in options
         habit = option_hint(name, options) if word.startswith("--") and not known else None
@@ -108,25 +123,34 @@ def _refuse_habits(words: list[str], parser: _Parser) -> None:
             )
 
 
-def _spelled(words: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """The words with a verb's own options spelled as argparse knows them: --max_frames is
-    --max-frames, as in a recipe's fields.
+def _spelled(words: list[str], parser: _Parser) -> list[str]:
+    """The words with the verb's own options as argparse knows them.
+
+    --max_frames becomes --max-frames, as a recipe's fields may be written either way.
     """
-    options = [option for action in parser._actions for option in action.option_strings]
-    known = {option.replace("-", "_"): option for option in options if option.startswith("--")}
-    end = words.index("--") if "--" in words else len(words)
-    parts = [word.partition("=") for word in words[:end]]
-    spelled = lambda name: (
-        known.get(name.replace("-", "_"), name) if name.startswith("--") else name
-    )
-    return ["".join((spelled(name), equals, value)) for name, equals, value in parts] + words[end:]
+    known = {option.replace("-", "_"): option for option in parser.option_names}
+    spelled = []
+    before = _before_dashes(words)
+    for word in before:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = known.get(name.replace("-", "_"), name)
+        spelled.append(name + equals + value)
+    return spelled + words[len(before) :]
+
+
+def _before_dashes(words: list[str]) -> list[str]:
+    """The words before `--`, after which none is an option."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 def parser_of(verb: Callable, command: str) -> _Parser:
     """The argparse parser of one verb; its docstring is the help."""
-    layout = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
-        verb.__name__, allow_abbrev=False, description=inspect.getdoc(verb), formatter_class=layout
+        verb.__name__,
+        allow_abbrev=False,
+        description=inspect.getdoc(verb),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.command = command
     for parameter, kind, about in _parameters(verb).values():
@@ -137,17 +161,27 @@ def parser_of(verb: Callable, command: str) -> _Parser:
 
 
 def _usage(parser: _Parser, verb: Callable) -> str:
-    """Arguments first, then options: an option with several values would swallow an argument after
-    it.
+    """The usage line: arguments first, then options.
+
+    An option with several values would swallow an argument after it.
     """
     words = [parser.command]
     for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
-        if action.dest != "help":
-            shown = {0: "", "+": f"{action.metavar}...", "?": f"[{action.metavar}]"}
-            value = shown.get(action.nargs, action.metavar)
-            text = " ".join(part for part in (*action.option_strings[:1], value) if part)
-            words.append(text if action.required else f"[{text}]")
-    return " ".join(words + ["[--field value ...]"] * ("overrides" in _parameters(verb)))
+        if action.dest == "help":
+            continue
+        value = str(action.metavar or "")
+        match action.nargs:
+            case 0:
+                value = ""
+            case "+":
+                value = f"{value}..."
+            case "?":
+                value = f"[{value}]"
+        text = " ".join(part for part in (*action.option_strings[:1], value) if part)
+        words.append(text if action.required else f"[{text}]")
+    if "overrides" in _parameters(verb):
+        words.append("[--field value ...]")
+    return " ".join(words)
 
 
 def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]:
@@ -155,11 +189,9 @@ def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]
     hints = get_type_hints(verb, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(verb).parameters.items():
-        kind, about = (
-            get_args(hints[name])
-            if get_origin(hints[name]) is Annotated
-            else (hints[name], Arg(""))
-        )
+        kind, about = hints[name], Arg("")
+        if get_origin(kind) is Annotated:
+            kind, about = get_args(kind)
         found[name] = parameter, kind, about
     return found
 
@@ -167,42 +199,33 @@ def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]
 def _add(
     parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: Any, about: Arg
 ) -> None:
+    """Add a parameter to the parser, as an argument or an option."""
     if get_origin(kind) in (Union, types.UnionType):  # X | None: an option that may be left out
         kind = next(part for part in get_args(kind) if part is not type(None))
     many = get_origin(kind) is list
-    scalar = get_args(kind)[0] if many else kind
     settings: dict[str, Any] = {
         "help": about.help,
         "choices": about.choices or None,
         "metavar": about.metavar,
+        "type": get_args(kind)[0] if many else kind,
     }
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        settings |= {
-            "nargs": "+" if many else None,
-            "metavar": about.metavar or parameter.name.upper(),
-        }
-        parser.add_argument(parameter.name, type=scalar, **settings)
+        settings["metavar"] = about.metavar or parameter.name.upper()
+        parser.add_argument(parameter.name, nargs="+" if many else None, **settings)
         return
-    names = ([about.short] if about.short else []) + (
-        ["--" + parameter.name.replace("_", "-")] if len(parameter.name) > 1 else []
-    )
-    required = parameter.default is inspect.Parameter.empty
-    default = None if required else parameter.default
+    names = [about.short] if about.short else []
+    if len(parameter.name) > 1:
+        names.append("--" + parameter.name.replace("_", "-"))
     if kind is bool:
         parser.add_argument(*names, action="store_true", help=about.help)
-    elif many:
+        return
+    required = parameter.default is inspect.Parameter.empty
+    default = None if required else parameter.default
+    if many:
         settings |= {"nargs": "+", "action": "extend"}
-        parser.add_argument(
-            *names,
-            dest=parameter.name,
-            type=scalar,
-            required=required,
-            default=list(default or ()),
-            **settings,
-        )
-    else:
-        settings["help"] += f" (default: {default})" if default is not None else ""
-        settings |= {} if about.alone is None else {"nargs": "?", "const": about.alone}
-        parser.add_argument(
-            *names, dest=parameter.name, type=scalar, required=required, default=default, **settings
-        )
+        default = list(default or ())
+    elif default is not None:
+        settings["help"] += f" (default: {default})"
+    if about.alone is not None:
+        settings |= {"nargs": "?", "const": about.alone}
+    parser.add_argument(*names, dest=parameter.name, required=required, default=default, **settings)

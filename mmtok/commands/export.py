@@ -1,5 +1,6 @@
-"""A run as a folder that `transformers` opens: AutoModelForCausalLM with equal logits,
-AutoTokenizer with equal ids.
+"""A run as a folder that `transformers` opens.
+
+AutoModelForCausalLM gives equal logits, AutoTokenizer equal ids.
 """
 
 from __future__ import annotations
@@ -26,53 +27,60 @@ from mmtok.preparation.text import TextPreparation
 from mmtok.run.run import Run
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 
-OURS = (
+OURS = (  # all files that an export may write
     CONFIG,
     "generation_config.json",
     WEIGHTS,
     "tokenizer.json",
     "tokenizer_config.json",
-)  # all that an export may write
+)
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def export(run: Run, folder: Path, to: str | None = None) -> Path:
-    """Write config.json, generation_config.json, model.safetensors, tokenizer.json and
-    tokenizer_config.json; returns the folder.
+    """Write a run as a folder that `transformers` opens; return the folder.
 
-    to: the modality that the folder's model writes, which it may read along with all others; by
-    default text where a task makes text, else what the first task makes last. All other ids but its
-    end mark are out of the model's reach, and generation_config.json suppresses them too. For them
-    the logits are not the run's. Without text there is no tokenizer to write. The folder is made
-    whole beside a former one and takes its place by one renaming, with
-    whatever else lay in that: an export that is refused, interrupted or killed leaves a former one
-    byte for byte, and of a new folder nothing that counts. What a killed one left beside it is
-    swept by the next. Raises UserError for a run with many-channel modalities, which a Llama has no
-    place for, for a modality that no task makes or that is drawn by a head, which a Llama has no
-    place for either, for a text tokenizer that AutoTokenizer could not have, for a folder that
-    holds anything but a former export, for the one that this process is in, and while another
-    process writes it.
+    The files are config.json, generation_config.json, model.safetensors, and, if the run has text,
+    tokenizer.json and tokenizer_config.json.
+
+    The exported model may read all modalities, but writes one. Its other ids, except its end mark,
+    are suppressed in generation_config.json, and the weights put them out of reach: for them the
+    logits are not the run's.
+
+    The folder is made under a temporary name and takes its place by one renaming; other files of a
+    former export's folder are kept. So a refused, interrupted or killed export leaves a former one
+    byte for byte, and no half-written folder. The next export removes what a killed one left.
+
+    Args:
+        run: the opened run.
+        folder: new, empty, or a former export.
+        to: the modality that the exported model writes; by default text if a task has it as its
+            target, else the last target of the first task.
+
+    Raises:
+        UserError: the run has modalities with several channels or latents, which a Llama has no
+            place for; no task makes `to`, or a head of its own draws it; AutoTokenizer cannot hold
+            the text tokenizer; the folder holds anything but a former export, is the current one,
+            or is being written by another process.
     """
-    place = Path(folder).resolve()  # what a link leads to is exchanged, not the link
+    place = Path(folder).resolve()  # the target of a link is exchanged, not the link
     if not place.name:
         raise UserError(f"{folder} is the root of the file system: choose another -o")
     recover_folder(place)
     _check_place(place, folder)
     check_one_channel(run.vocabulary)
-    written = _written(run, to)
+    written = _written_modality(run, to)
     with (
         folder_lock(place),
-        _named_as_asked(place, folder),
+        _errors_name(folder, place),
         atomic_folder(place, OURS) as temporary,
     ):
         _write(run, temporary, written)
     return Path(folder)
 
 
-def _written(run: Run, to: str | None) -> str:
-    """The modality that an exported model writes; says what it does not, where tasks make more than
-    one.
-    """
+def _written_modality(run: Run, to: str | None) -> str:
+    """The modality that an exported model writes; warns of others that tasks make."""
     made = list(dict.fromkeys(run.recipe.fields[task.targets[-1]] for task in run.recipe.tasks))
     written = to or ("text" if "text" in made else made[0])
     if written not in made:
@@ -95,54 +103,65 @@ def _written(run: Run, to: str | None) -> str:
 
 
 def unreachable(vocabulary: Vocabulary, written: str) -> list[int]:
-    """The ids that no segment of a modality has: all but its codes that are not banned, and its end
-    mark.
-    """
-    span, banned = vocabulary.span(written), vocabulary.signatures[written].banned
-    reached = {*span, vocabulary.end(written)} - {span[code] for code in banned}
+    """The ids that no segment of a modality has: all but its allowed codes and its end mark."""
+    span = vocabulary.span(written)
+    banned = {span[code] for code in vocabulary.signatures[written].banned}
+    reached = {*span, vocabulary.end(written)} - banned
     return [id for id in range(vocabulary.size) if id not in reached]
 
 
 def _write(run: Run, folder: Path, written: str) -> None:
-    vocabulary, out_of_reach = run.vocabulary, unreachable(run.vocabulary, written)
+    vocabulary = run.vocabulary
+    suppressed = unreachable(vocabulary, written)
     if "text" in run.tokenizers:
-        if run.recipe.preparation["text"] != TextPreparation():
-            warnings.warn(
-                "the run's texts were prepared (recipe.json: preparation.text), which the exported"
-                " tokenizer does not do: prepare what it is given alike",
-                stacklevel=2,
-            )
-        names = id_names(vocabulary, taken_names(run.tokenizers["text"]))
-        name = lambda id: names[id - len(vocabulary.span("text"))]
-        document, begin, end = map(
-            name, (vocabulary.document_mark, vocabulary.begin("text"), vocabulary.end("text"))
-        )
-        special = {"bos_token": document, "eos_token": end, "pad_token": name(vocabulary.pad)}
-        write_autotokenizer(run.tokenizers["text"], folder, names, [document, begin], special)
-    to_llama(run.lm, folder, out_of_reach)
+        _write_tokenizer(run, folder)
+    to_llama(run.lm, folder, suppressed)
     config = read_json(folder / CONFIG)
-    # where `generate` stops: transformers reads it from the config only where this file is missing
-    settings = {key: config[key] for key in SPECIAL} | {"suppress_tokens": out_of_reach}
+    # `generate` stops at these ids: transformers reads them from config.json only if there is no
+    # generation_config.json
+    settings = {key: config[key] for key in SPECIAL} | {"suppress_tokens": suppressed}
     write_text(folder / "generation_config.json", json.dumps(settings, indent=2) + "\n")
 
 
+def _write_tokenizer(run: Run, folder: Path) -> None:
+    vocabulary = run.vocabulary
+    tokenizer = run.tokenizers["text"]
+    if run.recipe.preparation["text"] != TextPreparation():
+        warnings.warn(
+            "the run's texts were prepared (recipe.json: preparation.text), which the exported"
+            " tokenizer does not do: prepare its input in the same way",
+            stacklevel=2,
+        )
+    names = id_names(vocabulary, taken_names(tokenizer))
+    n_text = len(vocabulary.span("text"))
+    document = names[vocabulary.document_mark - n_text]
+    begin = names[vocabulary.begin("text") - n_text]
+    special = {
+        "bos_token": document,
+        "eos_token": names[vocabulary.end("text") - n_text],
+        "pad_token": names[vocabulary.pad - n_text],
+    }
+    write_autotokenizer(tokenizer, folder, names, [document, begin], special)
+
+
 @contextmanager
-def _named_as_asked(place: Path, folder: Path) -> Iterator[None]:
-    """What finds no room in the temporary folder is told by the name that it was to have."""
+def _errors_name(folder: Path, place: Path) -> Iterator[None]:
+    """Make an OSError in the temporary folder name the file that the user asked for."""
     try:
         yield
     except OSError as error:
         temporary = temporary_path(place)
         if error.filename is None or not Path(error.filename).is_relative_to(temporary):
             raise
-        raise OSError(
-            error.errno, error.strerror, str(folder / Path(error.filename).relative_to(temporary))
-        ) from error
+        named = folder / Path(error.filename).relative_to(temporary)
+        raise OSError(error.errno, error.strerror, str(named)) from error
 
 
 def _check_place(place: Path, folder: Path) -> None:
-    """Raise UserError for a folder with anything in it, unless `export` wrote it: what transformers
-    saves names its version.
+    """Raise UserError unless the folder is new, empty or a former export.
+
+    An export's config.json has the vocabulary's fingerprint. A folder that transformers saved again
+    has it too, but also the version of transformers.
     """
     if not place.exists():
         return
@@ -158,34 +177,32 @@ def _check_place(place: Path, folder: Path) -> None:
         config = read_json(place / CONFIG) if CONFIG in names else {}
     except UserError:
         config = {}
-    if names and not (
+    is_export = (
         isinstance(config, dict) and FINGERPRINT in config and "transformers_version" not in config
-    ):
-        what = (
-            "holds a model that is no export of a run"
-            if CONFIG in names
-            else "is not empty and no export of a run"
-        )
+    )
+    if names and not is_export:
+        what = "is not empty and no export of a run"
+        if CONFIG in names:
+            what = "holds a model that is no export of a run"
         raise UserError(f"{folder} {what}, and an export would overwrite it: choose another -o")
 
 
 def id_names(vocabulary: Vocabulary, taken: Iterable[str] = ()) -> list[str]:
-    """A name for every id after the text's: marks, then the codes of the other modalities; reserved
-    ids are numbered.
+    """A name for every id after the text's: marks, then the codes of the other modalities.
 
-    taken: names of the text's own pieces, such as a pretrained model's <|pad|>: before these ours
-    give way, as <|mmtok_pad|>.
+    Reserved ids are numbered. `taken` are names of the text's own pieces, such as a pretrained
+    model's <|pad|>; ours then is <|mmtok_pad|>.
     """
     first = len(vocabulary.span("text"))
-    named = {
-        getattr(vocabulary, "document_mark" if mark == "document" else mark): mark
-        for mark in NAMED_CONTROLS
-    }
+    named = {}
+    for mark in NAMED_CONTROLS:
+        attribute = "document_mark" if mark == "document" else mark
+        named[getattr(vocabulary, attribute)] = mark
     for m in vocabulary.signatures:
         named |= {vocabulary.begin(m): f"begin_{m}", vocabulary.end(m): f"end_{m}"}
         if m != "text":
             named |= {id: f"{m}_{code}" for code, id in enumerate(vocabulary.span(m))}
     used = dict.fromkeys(taken)
-    for id in range(first, vocabulary.size):  # nor may a modality's name make two alike
+    for id in range(first, vocabulary.size):  # a modality's name must not give two ids one name
         used[free_name(named.get(id, f"reserved_{id - first}"), used)] = None
     return list(used)[first - vocabulary.size :]

@@ -1,4 +1,4 @@
-"""Samples while they are drawn: speech to a player or as a WAV stream, text as it is written."""
+"""Samples streamed while they are drawn: speech to a player or as WAV, text to stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.commands.sample import asked, modality_to
+from mmtok.commands.sample import prompt_document, target_modality
 from mmtok.commands.sample import sample as sample_to_files
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
@@ -28,15 +28,17 @@ from mmtok.tokenizers.streaming import SoundStream
 
 STDOUT = Path("-")
 PAUSE_S = 0.3  # between two samples
-PLAYERS = {  # what to call it with, so that it plays raw samples from its standard input
+PLAYERS = {  # program -> arguments with which it plays raw samples from its standard input
     "ffplay": "-loglevel error -nodisp -autoexit -f s16le -sample_rate {rate} -i -",
     "aplay": "-q -t raw -f S16_LE -c 1 -r {rate} -",
     "play": "-q -t raw -e signed -b 16 -L -c 1 -r {rate} -",
 }
-UNKNOWN = 0xFFFFFFFF  # the length of a WAV stream that is still being made
+UNKNOWN = 0xFFFFFFFF  # the length in the header of a WAV stream
 
-Steps = Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]  # what `Run.stream` gives
-Turns = Generator[tuple[int, np.ndarray], None, list[Sampled]]
+# (rows, frames (len(rows), C)) after each step, as `Run.stream` yields them
+Steps = Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]
+# (row, its next frames (k, C)), all of a row before the next row
+RowFrames = Generator[tuple[int, np.ndarray], None, list[Sampled]]
 
 
 def sample(
@@ -50,19 +52,29 @@ def sample(
     play: str | None = None,
     **changes: float | int | str | None,
 ) -> list[Path]:
-    """As `mmtok.commands.sample.sample`, and, where asked, while it is drawn.
+    """As `mmtok.commands.sample.sample`, and optionally streamed.
 
-    play: speech is played too, one sample after the other, from before the first is whole: "" by a
-    player that is found, else by this command, which takes raw 16-bit mono samples, low byte first;
-    {rate} in it is their rate in Hz. out: "-" writes nothing but one sample to standard output,
-    speech as WAV, text as it is. n: 8 where it is None, 1 with either. Raises UserError for what is
-    no such thing.
+    Raises UserError for what cannot be streamed.
+
+    Args:
+        run: as there.
+        prompt: as there.
+        to: as there.
+        n: None is 8, or 1 when streaming.
+        out: as there; "-" writes one sample to standard output and no file, speech as WAV, text as
+            it is.
+        play: play speech too, one sample after the other, as it is drawn. "" takes a player that is
+            found. Else it is a command that reads raw 16-bit mono samples, low byte first; {rate}
+            in it becomes their rate in Hz.
+        seed: as there.
+        infill: as there; cannot be streamed.
+        changes: as there.
     """
-    alone = play is not None or out == STDOUT
-    n = n or (1 if alone else 8)
-    if not alone:
+    streamed = play is not None or out == STDOUT
+    n = n or (1 if streamed else 8)
+    if not streamed:
         return sample_to_files(run, prompt, to, n, out, seed, infill, **changes)
-    modality = modality_to(run, to)
+    modality = target_modality(run, to)
     if infill is not None:
         raise UserError(
             "sample: what fills a hole is not drawn from front to back, so it comes as files only;"
@@ -74,13 +86,17 @@ def sample(
                 "sample: --out - is for one sample, which is not played too; leave out -n and"
                 " --play"
             )
-        to_stdout(run, asked(run, prompt, modality), run.sampling(modality, **changes), seed)
+        document = prompt_document(run, prompt, modality)
+        to_stdout(run, document, run.sampling(modality, **changes), seed)
         return []
     if modality != "speech":
         raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
     with Player(play, SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
-        heard = lambda prompts, sampling, seed: _played(run, prompts, sampling, seed, player)
-        return sample_to_files(run, prompt, to, n, out, seed, draw=heard, **changes)
+
+        def draw(prompts: Sequence[Document], sampling: Sampling, seed: int) -> list[Sampled]:
+            return draw_and_play(run, prompts, sampling, seed, player)
+
+        return sample_to_files(run, prompt, to, n, out, seed, draw=draw, **changes)
 
 
 # ---- a player
@@ -89,16 +105,18 @@ def sample(
 class Player:
     """A program that plays what is written to it, started with the first samples.
 
-    It is waited for at the end, and stopped where something goes wrong; one that goes away early,
-    or fails, costs only the sound: a warning. Raises UserError where there is no such program.
+    At the end it is waited for; after an error it is stopped. If it exits early, or fails, only the
+    sound is lost: that is a warning. Raises UserError if there is no such program.
     """
 
-    def __init__(self, command: str, rate_hz: int):
-        self.words, self.process, self.gone = _player_words(command, rate_hz), None, False
+    def __init__(self, command: str, rate_hz: int) -> None:
+        self.words = _player_words(command, rate_hz)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.exited_early = False
 
     def write(self, samples: np.ndarray) -> None:
-        """Samples (n,) within [-1, 1]. Waits while the player has more than it takes."""
-        if self.gone or not len(samples):
+        """Play samples (n,) within [-1, 1]; blocks while the player's buffer is full."""
+        if self.exited_early or not len(samples):
             return
         try:
             if self.process is None:
@@ -106,7 +124,7 @@ class Player:
             self.process.stdin.write(pcm(samples))
             self.process.stdin.flush()
         except BrokenPipeError:
-            self.gone = True
+            self.exited_early = True
 
     def __enter__(self) -> Player:
         return self
@@ -116,7 +134,7 @@ class Player:
             return
         try:
             if kind is None:
-                self._end()
+                self._finish(self.process)
         finally:
             if self.process.poll() is None:  # Ctrl-C, or an error of our own
                 self.process.kill()
@@ -124,19 +142,20 @@ class Player:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
 
-    def _end(self) -> None:
+    def _finish(self, process: subprocess.Popen[bytes]) -> None:
         try:
-            self.process.stdin.close()
+            process.stdin.close()
         except BrokenPipeError:
-            self.gone = True
-        code = self.process.wait()
-        if code or self.gone:
-            how = f"failed with exit code {code}" if code else "ended before the sound did"
-            warnings.warn(
-                f"the player {how} ({shlex.join(self.words)}); the samples are in their files all"
-                " the same",
-                stacklevel=3,
-            )
+            self.exited_early = True
+        code = process.wait()
+        if not code and not self.exited_early:
+            return
+        how = f"failed with exit code {code}" if code else "ended before the sound did"
+        warnings.warn(
+            f"the player {how} ({shlex.join(self.words)}); the samples are in their files all the"
+            " same",
+            stacklevel=3,
+        )
 
 
 def _player_words(command: str, rate_hz: int) -> list[str]:
@@ -166,124 +185,137 @@ def pcm(samples: np.ndarray) -> bytes:
     return (samples * 32767).round().astype("<i2").tobytes()
 
 
-def _played(
+def draw_and_play(
     run: Run, prompts: Sequence[Document], sampling: Sampling, seed: int, player: Player
 ) -> list[Sampled]:
-    """What `run.draw` draws, played while it is drawn; says when the first sound came."""
-    run.lm  # noqa: B018 - opening it is not part of the drawing
-    begun, heard = time.monotonic(), None
-    turns = in_turn(run.stream(prompts, sampling, seed), [p.segments[-1].values for p in prompts])
-    pieces = sounds(run.tokenizers["speech"], turns)
+    """The samples that `run.draw` returns, played while they are drawn.
+
+    Says when the first sound came.
+    """
+    run.lm  # noqa: B018 - loads the decoder, so that the time below is that of drawing
+    start = time.monotonic()
+    first_sound: tuple[float, int, int] | None = None  # seconds, frames, row
+    steps = run.stream(prompts, sampling, seed)
+    pieces = sounds(
+        run.tokenizers["speech"], in_turn(steps, [p.segments[-1].values for p in prompts])
+    )
     while True:
         try:
             row, n_frames, piece = next(pieces)
         except StopIteration as end:
-            drawn = end.value
+            samples: list[Sampled] = end.value
             break
         player.write(piece)
-        if heard is None and piece.any():  # not the pause after a sample of no frames
-            heard = time.monotonic() - begun, n_frames, row
-    if heard is not None:
-        seconds, n_frames, row = heard
+        if first_sound is None and piece.any():  # not the pause after a sample of no frames
+            first_sound = time.monotonic() - start, n_frames, row
+    if first_sound is not None:
+        seconds, n_frames, row = first_sound
         print_status(
             f"first sound {seconds:.2f} s after drawing began, at frame {n_frames} of"
-            f" {len(drawn[row].segment)}"
+            f" {len(samples[row].segment)}"
         )
-    elif not any(len(d.segment) for d in drawn):
-        what = "the sample ends" if len(drawn) == 1 else f"all {len(drawn)} samples end"
+    elif not any(len(s.segment) for s in samples):
+        what = "the sample ends" if len(samples) == 1 else f"all {len(samples)} samples end"
         warnings.warn(
             f"there was nothing to play: {what} before the first sound; draw again with another"
             " --seed",
             stacklevel=3,
         )
-    return drawn
+    return samples
 
 
 # ---- from steps of a batch to one signal after the other
 
 
-def in_turn(steps: Steps, known: Sequence[np.ndarray]) -> Turns:
-    """Rows drawn together, one after the other: (row, its next frames (k, C)), the first row's
-    while they are drawn.
+def in_turn(steps: Steps, known: Sequence[np.ndarray]) -> RowFrames:
+    """Rows drawn together, one after the other: (row, its next frames (k, C)).
 
-    known: per row the frames (k, C) that its prompt has of it, which come first. Each row comes up
-    at least once, and a later one once those before it are done; at the end the samples are
-    returned.
+    The first row's frames come while they are drawn; a later row's are kept until those before it
+    are done. Each row comes at least once. The generator returns the samples.
+
+    Args:
+        steps: what `Run.stream` gives.
+        known: the frames (k, C) that each row's prompt has of it. They come first.
     """
-    waiting, now = [[frames] for frames in known], 0
+    kept = [[frames] for frames in known]
+    current = 0
 
-    def taken(row: int) -> tuple[int, np.ndarray]:
-        frames, waiting[row] = np.concatenate(waiting[row]), [known[row][:0]]
+    def take(row: int) -> tuple[int, np.ndarray]:
+        frames = np.concatenate(kept[row])
+        kept[row] = [known[row][:0]]
         return row, frames
 
     while True:
         try:
             rows, frames = next(steps)
         except StopIteration as end:
-            drawn = end.value
+            samples: list[Sampled] = end.value
             break
-        for row, frame in zip(rows, frames):
-            waiting[row].append(frame[None])
-        yield taken(now)
-        while now + 1 < len(known) and now not in rows:  # a row that got no frame is done
-            now += 1
-            yield taken(now)
-    for row in range(now, len(known)):
-        yield taken(row)
-    return drawn
+        for row, frame in zip(rows, frames, strict=True):
+            kept[row].append(frame[None])
+        yield take(current)
+        while current + 1 < len(known) and current not in rows:  # a row without a frame is done
+            current += 1
+            yield take(current)
+    for row in range(current, len(known)):
+        yield take(row)
+    return samples
 
 
 def sounds(
-    tokenizer: Any, turns: Turns
+    tokenizer: Any, row_frames: RowFrames
 ) -> Generator[tuple[int, int, np.ndarray], None, list[Sampled]]:
-    """The samples of each row, with a pause between two: (row, how many frames of it are there,
-    samples (n,)); n may be 0.
+    """The sound of each row, with a pause between two rows.
+
+    Yields (row, how many of its frames are decoded, samples (n,)); n may be 0. Returns what
+    `row_frames` does.
     """
-    now, sound = 0, SoundStream(tokenizer)
+    current = 0
+    sound = SoundStream(tokenizer)
     pause = np.zeros(int(PAUSE_S * sound.spec.rate_hz), np.float32)
     while True:
         try:
-            row, frames = next(turns)
+            row, frames = next(row_frames)
         except StopIteration as end:
-            yield now, sound.n_frames, sound.finish()
+            yield current, sound.n_frames, sound.finish()
             return end.value
-        if row != now:
-            yield now, sound.n_frames, np.concatenate([sound.finish(), pause])
-            now, sound = row, SoundStream(tokenizer)
+        if row != current:
+            yield current, sound.n_frames, np.concatenate([sound.finish(), pause])
+            current = row
+            sound = SoundStream(tokenizer)
         piece = sound.push(frames)
-        yield now, sound.n_frames, piece
+        yield current, sound.n_frames, piece
 
 
 # ---- to standard output
 
 
 def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> None:
-    """Draw what a prompt asks and write it to standard output as it comes: a text in UTF-8 and a
-    newline, or speech as WAV.
+    """Draw the continuation of a document and write it to standard output as it comes.
 
-    Into a pipe or a file that is exact; on a terminal a text's characters of control are shown as
-    escapes, but newlines and tabs. Raises UserError for what is neither, for speech on a terminal,
-    and where there is no standard output.
+    A text is UTF-8 and ends with a newline; speech is WAV. On a terminal control characters of a
+    text are shown as escapes, except newlines and tabs. Raises UserError for other modalities, for
+    speech on a terminal, and if standard output is closed.
     """
     known = document.segments[-1]
     if known.modality not in ("speech", "text"):
         raise UserError(
             f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder"
         )
-    out = stdout_of_samples(known.modality)
+    write = stdout_writer(known.modality)
     tokenizer = run.tokenizers[known.modality]
-    turns = in_turn(run.stream([document], sampling, seed), [known.values])
+    row_frames = in_turn(run.stream([document], sampling, seed), [known.values])
     n_written = 0
     if known.modality == "text":
-        for piece in written(tokenizer, turns):
-            out(piece.encode())
+        for piece in text_pieces(tokenizer, row_frames):
+            write(piece.encode())
             n_written += len(piece)
-        out(b"\n")
+        write(b"\n")
     else:
-        out(wav_header(SoundStream(tokenizer).spec.rate_hz))
-        for _, _, piece in sounds(tokenizer, turns):
-            out(pcm(piece))
-            n_written += len(piece)
+        write(wav_header(SoundStream(tokenizer).spec.rate_hz))
+        for _, _, samples in sounds(tokenizer, row_frames):
+            write(pcm(samples))
+            n_written += len(samples)
     if not n_written:
         warnings.warn(
             f"the sample ended before its first frame, so that this {known.modality} is empty; draw"
@@ -292,10 +324,10 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
         )
 
 
-def stdout_of_samples(modality: str) -> Callable[[bytes], None]:
-    """What writes a sample's next bytes.
+def stdout_writer(modality: str) -> Callable[[bytes], None]:
+    """The function that writes a sample's next bytes to standard output.
 
-    Raises UserError where standard output cannot take them.
+    Raises UserError if standard output cannot take them.
     """
     if "stdout" in terminal.closed:
         raise UserError("sample: --out - writes to standard output, which is closed; name a folder")
@@ -306,16 +338,21 @@ def stdout_of_samples(modality: str) -> Callable[[bytes], None]:
             "sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a"
             " file or a pipe, or take --play"
         )
-    return lambda piece: terminal.print_answer_piece(piece.decode())
+
+    def write_text(piece: bytes) -> None:
+        terminal.print_answer_piece(piece.decode())
+
+    return write_text
 
 
-def written(tokenizer: Any, turns: Iterator[tuple[int, np.ndarray]]) -> Iterator[str]:
-    """A text, piece by piece; a letter of several bytes comes once it is whole."""
-    values, shown = [], ""
-    for _, frames in turns:
+def text_pieces(tokenizer: Any, row_frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[str]:
+    """A text, piece by piece; a letter of several bytes comes once all of them are there."""
+    values: list[np.ndarray] = []
+    shown = ""
+    for _, frames in row_frames:
         values.append(frames)
         text = tokenizer.decode(segment_of(tokenizer.signature, np.concatenate(values)))
-        ready = text.rstrip("\ufffd")  # what the next code may complete
+        ready = text.rstrip("\ufffd")  # the next code may complete it
         if ready.startswith(shown):
             yield ready[len(shown) :]
             shown = ready
@@ -324,10 +361,10 @@ def written(tokenizer: Any, turns: Iterator[tuple[int, np.ndarray]]) -> Iterator
 
 
 def wav_header(rate_hz: int) -> bytes:
-    """Of a stream of 16-bit mono samples that ends where it ends, with the longest lengths that a
-    header can say.
+    """The header of a WAV stream of 16-bit mono samples.
+
+    Its length is not known yet, so the header has the largest that it can hold.
     """
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
-    return (
-        b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVE" + form + b"data" + struct.pack("<I", UNKNOWN)
-    )
+    length = struct.pack("<I", UNKNOWN)
+    return b"RIFF" + length + b"WAVE" + form + b"data" + length

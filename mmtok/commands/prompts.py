@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtok.commands.tokenize import SUFFIXES, signals_of
+from mmtok.commands.signal_files import SUFFIXES, signals_of
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
@@ -20,34 +20,40 @@ from mmtok.tokenizers.base import counting
 
 
 def modality_of(path: Path) -> str:
-    """By the file's suffix. Raises UserError for one that belongs to no modality."""
+    """The modality of a file, by its suffix. Raises UserError for an unknown suffix."""
     for modality, suffixes in SUFFIXES.items():
         if path.suffix.lower() in suffixes:
             return modality
     raise UserError(
         f"{path}: the suffix {path.suffix!r} belongs to no modality; known are"
-        f" {', '.join(s for x in SUFFIXES.values() for s in x)}"
+        f" {', '.join(_known_suffixes())}"
     )
 
 
-def spread(words: Sequence[str]) -> list[str]:
-    """The words; a folder, written as a path, stands for the files below it of all modalities."""
-    known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
-    spread: list[str] = []
+def _known_suffixes() -> list[str]:
+    return [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+
+
+def expand_folders(words: Sequence[str]) -> list[str]:
+    """The words, with a folder (written as a path) replaced by the files below it."""
+    expanded: list[str] = []
     for word in words:
-        spread += map(str, files_among([Path(word)], known)) if _is_folder(word) else [word]
-    return spread
+        if _is_folder(word):
+            expanded += map(str, files_among([Path(word)], _known_suffixes()))
+        else:
+            expanded.append(word)
+    return expanded
 
 
 def read_segments(run: Run, word: str) -> list[Segment]:
     """A prompt's word as segments: a file of any modality, else text.
 
-    A file of jets gives one segment per jet, and a text longer than the passages that the run was
-    trained on one per passage.
+    A file of jets gives one segment per jet. A text file longer than the chunks that the run was
+    trained on gives one per chunk.
     """
     path = Path(word)
     if not is_file(word):
-        if path.suffix.lower() in [s for suffixes in SUFFIXES.values() for s in suffixes]:
+        if path.suffix.lower() in _known_suffixes():
             raise UserError(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise UserError(f"{word} is a folder; name a file in it, or give words")
@@ -62,25 +68,23 @@ def read_segments(run: Run, word: str) -> list[Segment]:
 
 
 def _signals(run: Run, modality: str, path: Path) -> list[Any]:
-    """The prepared signals of a file; a text in the passages that the run was trained on, each
-    prepared by itself as they were, or, where it was on captions only, as one of these.
+    """The prepared signals of a file.
+
+    A text is cut into chunks as in training, and each is prepared by itself. If the run was trained
+    on captions only, the text is read as one caption.
     """
     prepare = run.preparer(modality)
-    longest = max(
-        (s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)), default=None
-    )
     if modality != "text":
         return [signal for _, signal in signals_of([path], prepare)]
-    if longest is None:
+    sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)]
+    if not sizes:
         return [_caption(path, prepare)]
-    with Tally("passages") as tally:
-        return [
-            prepare(passage, str(path), tally) for passage in passages(read_text(path), longest)
-        ]
+    with Tally("chunks") as tally:
+        return [prepare(chunk, str(path), tally) for chunk in passages(read_text(path), max(sizes))]
 
 
 def _caption(path: Path, prepare: Preparer) -> str:
-    """A file's text as the captions and transcripts of the training were read."""
+    """A file's text, read as captions and transcripts are in training."""
     text = read_text(path)
     caption = caption_of(text)
     if not caption:
@@ -92,17 +96,14 @@ def _caption(path: Path, prepare: Preparer) -> str:
 
 
 def first_segment(run: Run, word: str) -> Segment:
-    """The segment that a prompt's word stands for.
+    """The segment that a prompt's word stands for; the first jet of a file of jets, with a note.
 
-    Of a file of jets the first is taken, with a note.
-
-    Raises UserError for a text longer than the passages that the run was trained on: what follows
-    the first would be lost.
+    Raises UserError for a text of several chunks, of which all but the first would be lost.
     """
     segments = read_segments(run, word)
     if len(segments) > 1 and segments[0].modality == "text":
         raise UserError(
-            f"{word} makes {len(segments)} passages of the length that this run was trained on;"
+            f"{word} makes {len(segments)} chunks of the length that this run was trained on;"
             " give a text of one"
         )
     if len(segments) > 1:
@@ -117,8 +118,8 @@ def first_segment(run: Run, word: str) -> Segment:
 def is_file(word: str) -> bool:
     """Whether a word names a file.
 
-    Words may happen to name one too (`seven`): without a suffix only what is written as a path
-    counts.
+    A text may happen to name one too (`seven`), so a word without a suffix counts only if it is
+    written as a path.
     """
     try:
         return ("/" in word or Path(word).suffix != "") and Path(word).is_file()
@@ -127,7 +128,7 @@ def is_file(word: str) -> bool:
 
 
 def _is_folder(word: str) -> bool:
-    """Words may happen to name a folder too (`digits`): only what is written as a path counts."""
+    """Whether a word names a folder; it counts only if it is written as a path."""
     try:
         return "/" in word and Path(word).is_dir()
     except OSError:
@@ -135,10 +136,7 @@ def _is_folder(word: str) -> bool:
 
 
 def tokenizer_of(run: Run, modality: str) -> Any:
-    """The run's tokenizer of a modality.
-
-    Raises UserError, naming those there are, where there is none.
-    """
+    """The run's tokenizer of a modality. Raises UserError if there is none."""
     if modality not in run.tokenizers:
         raise UserError(f"this run knows no {modality}, only {', '.join(run.tokenizers)}")
     return run.tokenizers[modality]

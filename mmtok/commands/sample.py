@@ -7,14 +7,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from mmtok.commands.prompts import first_segment, is_file
+from mmtok.commands.signal_files import named_signal, write_signal
 from mmtok.commands.strips import named_prompt, prompt_of, write_strips
-from mmtok.commands.tokenize import named_signal, write_signal
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside
@@ -25,26 +26,15 @@ from mmtok.io.tally import Tally
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
-NOTHING = "nothing"  # what samples that nothing was given for are named after
-ROW = {
+NOTHING = "nothing"  # the name of samples without a prompt
+INDEX = "index.json"  # of a folder of samples
+ROW = {  # of the index
     "file": str,
     "frames": Annotated[int, Within(0)],
     "stop": str,
     "prompt": str,
-}  # of a folder's index
-INDEX = "index.json"  # of a folder of samples
+}
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
-
-
-def modality_to(run: Run, to: str) -> str:
-    """The modality of what is asked for: a modality's or a field's name."""
-    modality = run.recipe.fields.get(to, to)
-    if modality not in run.tokenizers:
-        raise UserError(f"--to {to}: this run makes {', '.join(run.tokenizers)}")
-    return modality
-
-
-# ---- sampling
 
 
 def sample(
@@ -58,130 +48,158 @@ def sample(
     draw: Callable[..., list[Sampled]] | None = None,
     **changes: float | int | str | None,
 ) -> list[Path]:
-    """Draw n samples and write them to `out` (default RUN/samples/asked); returns the paths: n
-    files, of jets one file of n jets.
+    """Draw n samples and write them to files; return the paths.
 
-    Files are named after the prompt, and listed in index.json (see `write_samples`). Asking for the
-    same again replaces files of the same names; of an earlier call with a larger n the files with
-    higher numbers stay, and stay listed. Take another `out` to keep them apart.
+    That is n files, or for jets one file of n jets. They are named after the prompt and listed in
+    index.json (see `write_samples`). The same call again replaces files of the same names. Files of
+    an earlier call with a larger n stay, and stay listed.
 
-    prompt: words or files, in the order of a trained task; of a file of jets the first is taken.
-    One more, of the modality asked for,
-    is its beginning: "Once upon a time" of a text, the upper rows of a picture's codes.
-    infill: "FILE:START:STOP", frames START to STOP of FILE are drawn anew instead. The run must
-    have been trained with holes, or draw codes in any order (MaskedDiffusion), which needs no such
-    training and takes several spans, "FILE:0:3,8:12".
-    draw: is asked instead of `run.draw`, with the same arguments, for the same result.
-    changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps, level
-    instead of the recipe's.
+    Args:
+        run: the opened run.
+        prompt: words or files, in the order of a trained task. Of a file of jets the first is
+            taken. One more, of the modality `to`, is the beginning of each sample: "Once upon a
+            time" of a text, the upper rows of a picture's codes.
+        to: a modality or a field of the recipe.
+        n: how many samples.
+        out: the folder, by default RUN/samples/asked.
+        seed: of all random numbers.
+        infill: "FILE:START:STOP" draws frames START to STOP of FILE anew instead. The run must have
+            been trained with infilling, or draw codes in any order (MaskedDiffusion), which also
+            takes several spans, "FILE:0:3,8:12".
+        draw: called instead of `run.draw`, with the same arguments and result.
+        changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps,
+            aug_noise instead of the recipe's.
     """
-    modality = modality_to(run, to)
+    modality = target_modality(run, to)
     folder = out or run.folder / "samples" / "asked"
     stem = _stem(prompt, {prompt_of(path.stem) for path in folder.glob("*")})
-    stems = [stem] * n if modality == "jets" else [f"{stem}-{i:03d}" for i in range(n)]
-    _keep_prompts(prompt, stems, folder)
-    document = asked(run, prompt, modality, infill)
-    drawn = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
-    told = draw is not None and not any(len(d.segment) for d in drawn)  # by the player
-    if not told:
-        note_empty(stems, drawn)
-    return write_samples(run, folder, stems, drawn, [_words(prompt)] * n)
+    stems = [stem] * n
+    if modality != "jets":
+        stems = [f"{stem}-{i:03d}" for i in range(n)]
+    _check_prompts_stay(prompt, stems, folder)
+    document = prompt_document(run, prompt, modality, infill)
+    samples = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
+    noted_by_player = draw is not None and not any(len(s.segment) for s in samples)
+    if not noted_by_player:
+        note_empty(stems, samples)
+    return write_samples(run, folder, stems, samples, [_prompt_text(prompt)] * n)
 
 
-def _words(prompt: Sequence[str]) -> str:
-    """What samples are asked for by, in words: those of the prompt, and the names of its files."""
-    return "-".join(Path(w).stem if is_file(w) else w for w in prompt) if prompt else NOTHING
+def target_modality(run: Run, to: str) -> str:
+    """The modality that `to` names, itself or by a field of the recipe."""
+    modality = run.recipe.fields.get(to, to)
+    if modality not in run.tokenizers:
+        raise UserError(f"--to {to}: this run makes {', '.join(run.tokenizers)}")
+    return modality
 
 
-def _stem(prompt: Sequence[str], there: Iterable[str] = ()) -> str:
-    """What samples of a prompt are named after; there: names in the folder already."""
-    return file_names([_words(prompt)], there)[0]
+def _prompt_text(prompt: Sequence[str]) -> str:
+    """The prompt's words and the names of its files, joined."""
+    if not prompt:
+        return NOTHING
+    return "-".join(Path(word).stem if is_file(word) else word for word in prompt)
 
 
-def _keep_prompts(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:
-    """Raise UserError for a file among the words that samples of these names would replace."""
+def _stem(prompt: Sequence[str], taken: Iterable[str] = ()) -> str:
+    """What samples of a prompt are named after; `taken` are names in the folder already."""
+    return file_names([_prompt_text(prompt)], taken)[0]
+
+
+def _check_prompts_stay(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:
+    """Raise UserError if samples of these names would replace a file of the prompt."""
     for word in prompt:
-        if (
-            is_file(word)
-            and Path(word).resolve().parent == folder.resolve()
-            and Path(word).stem in stems
-        ):
+        if not is_file(word):
+            continue
+        path = Path(word)
+        if path.resolve().parent == folder.resolve() and path.stem in stems:
             raise UserError(
                 f"sample: {word} lies where a sample of that name goes, and might be replaced:"
                 " choose another --out"
             )
 
 
-def asked(run: Run, prompt: Sequence[str], modality: str, infill: str | None = None) -> Document:
-    """The open document that words or files ask for, as `sample` takes them."""
-    given = [first_segment(run, word) for word in prompt]
-    begun = given.pop() if _goes_on(run, given, modality) else None
-    if begun is not None and len(begun) == run.vocabulary.signatures[modality].frames:
-        raise UserError(
-            f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw; give a"
-            " part of it, or --infill FILE:START:STOP"
-        )
-    return run.prompt(given, modality, _holed(run, modality, infill) if infill else begun)
+# ---- the document to continue
 
 
-def _goes_on(run: Run, given: Sequence[Segment], modality: str) -> bool:
-    """Whether the last prompt is the beginning of what is asked for: the modality is the same, and
-    no task makes one from another.
+def prompt_document(
+    run: Run, prompt: Sequence[str], modality: str, infill: str | None = None
+) -> Document:
+    """The open document that `sample` continues, from the same arguments."""
+    condition = [first_segment(run, word) for word in prompt]
+    known = None
+    if _is_beginning(run, condition, modality):
+        known = condition.pop()
+        if len(known) == run.vocabulary.signatures[modality].frames:
+            raise UserError(
+                f"sample: {prompt[-1]} is a whole {modality}, of which nothing is left to draw;"
+                " give a part of it, or --infill FILE:START:STOP"
+            )
+    if infill:
+        known = _with_holes(run, modality, infill)
+    return run.prompt(condition, modality, known)
+
+
+def _is_beginning(run: Run, segments: Sequence[Segment], modality: str) -> bool:
+    """Whether the last segment is the beginning of the sample, not part of its condition.
+
+    So it is if it has the sample's modality and no task reads all these segments as its input.
     """
-    modalities = tuple(s.modality for s in given)
+    modalities = tuple(s.modality for s in segments)
     orders = [task.modalities(run.recipe.fields) for task in run.recipe.tasks]
-    read = [inputs for inputs, targets in orders if targets[0] == modality]
-    return modalities[-1:] == (modality,) and modalities not in read
+    trained = [inputs for inputs, targets in orders if targets[0] == modality]
+    return modalities[-1:] == (modality,) and modalities not in trained
 
 
-def _holed(run: Run, modality: str, infill: str) -> Segment:
-    """The file's segment with a span of its frames taken out; where codes are drawn in any order,
-    with the spans to draw anew.
+def _with_holes(run: Run, modality: str, infill: str) -> Segment:
+    """The segment of "FILE:START:STOP" with a hole.
+
+    The hole's frames are taken out. A head that draws codes in any order needs their number, so for
+    it they stay and are marked as holes.
     """
-    parts = re.fullmatch(rf"(.+):({SPAN}(?:,{SPAN})*)", infill, re.DOTALL)
-    if not parts:
-        raise UserError(
-            f"--infill {infill!r} must be FILE:START:STOP, frames counted from 0; several spans are"
-            " START:STOP,START:STOP"
-        )
-    file, spans = (
-        parts[1],
-        tuple(
-            sorted((int(a), int(b)) for a, b in (span.split(":") for span in parts[2].split(",")))
-        ),
-    )
+    file, spans = _parsed_infill(infill)
+    signature = run.vocabulary.signatures[modality]
     in_any_order = run.lm.draws_whole(modality)
-    if in_any_order and run.vocabulary.signatures[modality].latent_size:
+    if in_any_order and signature.latent_size:
         raise UserError(
             f"--infill: {modality} is drawn by a diffusion over whole segments of latents, of which"
             " no part can be kept; a head of MaskedDiffusion over codes can fill holes in"
         )
     if not in_any_order:
-        _need_holes_trained(run, modality, spans)
+        _check_infill_trained(run, modality, spans)
     segment = first_segment(run, file)
     if segment.modality != modality or not all(0 <= a < b <= len(segment) for a, b in spans):
         raise UserError(
             f"--infill {infill!r}: {file} is {segment.modality} of {len(segment)} frames"
         )
-    if any(b > a for (_, b), (a, _) in zip(spans, spans[1:])):
+    if any(stop > start for (_, stop), (start, _) in pairwise(spans)):
         raise UserError(f"--infill {infill!r}: the spans overlap")
     if in_any_order:
         return replace(segment, holes=spans)
-    ((a, b),) = spans
-    return segment_of(
-        run.vocabulary.signatures[modality],
-        np.delete(segment.values, slice(a, b), 0),
-        info=segment.info,
-        holes=((a, a),),
-    )
+    ((start, stop),) = spans
+    values = np.delete(segment.values, slice(start, stop), 0)
+    return segment_of(signature, values, info=segment.info, holes=((start, start),))
 
 
-def _need_holes_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
-    """Raise UserError unless the decoder, which draws frames one after another, has learned to fill
-    one hole in.
-    """
+def _parsed_infill(infill: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The file and the sorted spans of "FILE:START:STOP,START:STOP"."""
+    match = re.fullmatch(rf"(.+):({SPAN}(?:,{SPAN})*)", infill, re.DOTALL)
+    if not match:
+        raise UserError(
+            f"--infill {infill!r} must be FILE:START:STOP, frames counted from 0; several spans are"
+            " START:STOP,START:STOP"
+        )
+    spans = []
+    for span in match[2].split(","):
+        start, stop = span.split(":")
+        spans.append((int(start), int(stop)))
+    return match[1], tuple(sorted(spans))
+
+
+def _check_infill_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
+    """Raise UserError unless an autoregressive decoder was trained to fill one hole."""
     fields = run.recipe.fields
-    if not any(t.infill > 0 and fields[t.targets[-1]] == modality for t in run.recipe.tasks):
+    tasks = [task for task in run.recipe.tasks if fields[task.targets[-1]] == modality]
+    if not any(task.infill > 0 for task in tasks):
         raise UserError(
             f"holes in {modality} need a run trained with infill > 0 on a task that makes"
             f" {modality}"
@@ -193,68 +211,76 @@ def _need_holes_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]
         )
 
 
+# ---- a folder of samples
+
+
 def write_samples(
     run: Run,
     folder: Path,
     stems: Sequence[str],
-    drawn: Sequence[Sampled],
-    words: Sequence[str] = (),
+    samples: Sequence[Sampled],
+    prompts: Sequence[str] = (),
 ) -> list[Path]:
-    """Decode and write samples, a file per stem; jets of one stem share its file.
+    """Decode samples and write a file per stem; jets of one stem share its file.
 
-    Returns the files.
+    If samples have trajectories, steps/ in the folder shows that of each prompt's first sample
+    (`mmtok.model.trajectory`). index.json in the folder has a row for each sample: its file, its
+    frames, how it stopped ("end" or "cap"), and the prompt unless the name says it. Rows of jets in
+    one file keep their order. Rows of other files that are still there stay.
 
-    stems: names that `file_names` made. words: what each sample was asked for by, where the stem
-    does not say it.
+    Args:
+        run: the opened run.
+        folder: made if need be.
+        stems: one per sample, names that `file_names` made.
+        samples: what `Run.draw` returned, of one modality.
+        prompts: one per sample, for the index.
 
-    Where states on the way were gathered, steps/ in the folder shows those of the first sample of
-    each prompt (`mmtok.model.trajectory`). index.json in the folder has a row for each sample: its
-    file, its frames, how it stopped ("end" or "cap"), and, where the name does not say it, the
-    prompt; of the jets in one file the rows stand in their order. Rows of files that were there
-    before, and still are, stay, unless the file is written anew.
+    Returns:
+        The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    modality = drawn[0].segment.modality
+    modality = samples[0].segment.modality
     tokenizer = run.tokenizers[modality]
-    signals = tokenizer.decode_batch([d.segment for d in drawn])
+    signals = tokenizer.decode_batch([s.segment for s in samples])
     groups: dict[str, list[int]] = {}
     for i, stem in enumerate(stems):
         groups.setdefault(stem, []).append(i)
-    remove_leftovers_of(
-        [folder / INDEX, *(named_signal(folder / stem, modality, signals[0]) for stem in groups)]
-    )
-    rows, paths = _rows_there(folder), []
+    targets = [named_signal(folder / stem, modality, signals[0]) for stem in groups]
+    remove_leftovers_of([folder / INDEX, *targets])
+    rows = _kept_rows(folder)
+    file_of: dict[str, Path] = {}
     for stem, group in groups.items():
-        signal = [signals[i] for i in group] if modality == "jets" else signals[group[0]]
-        paths.append(path := write_signal(inside(folder, stem), modality, signal, tokenizer))
-        said = (
-            {"prompt": words[group[0]]} if words and words[group[0]] != named_prompt(path) else {}
-        )
+        signal = signals[group[0]]
+        if modality == "jets":
+            signal = [signals[i] for i in group]
+        path = write_signal(inside(folder, stem), modality, signal, tokenizer)
+        file_of[stem] = path
+        prompt = {}
+        if prompts and prompts[group[0]] != named_prompt(path):
+            prompt["prompt"] = prompts[group[0]]
         rows[path.name] = [
-            {"file": path.name, "frames": len(drawn[i].segment), "stop": drawn[i].stop} | said
+            {"file": path.name, "frames": len(samples[i].segment), "stop": samples[i].stop} | prompt
             for i in group
         ]
-    file_of = dict(zip(groups, paths))
-    write_strips([file_of[stem] for stem in stems], drawn, tokenizer)
-    write_text(
-        folder / INDEX, json.dumps([row for mine in rows.values() for row in mine], indent=1)
-    )
-    return paths
+    write_strips([file_of[stem] for stem in stems], samples, tokenizer)
+    all_rows = [row for of_file in rows.values() for row in of_file]
+    write_text(folder / INDEX, json.dumps(all_rows, indent=1))
+    return list(file_of.values())
 
 
-def note_empty(stems: Sequence[str], drawn: Sequence[Sampled]) -> None:
-    """Say, once, how many samples ended before their first frame, and which was the first."""
+def note_empty(stems: Sequence[str], samples: Sequence[Sampled]) -> None:
+    """Say, once, how many samples have no frame, and which is the first."""
     with Tally("samples") as tally:
-        tally.count(len(drawn))
-        for stem, sampled in zip(stems, drawn):
+        tally.count(len(samples))
+        for stem, sampled in zip(stems, samples, strict=True):
             if not len(sampled.segment):
                 tally.add("drawn without a frame: nothing is in it", stem)
 
 
-def _rows_there(folder: Path) -> dict[str, list[dict]]:
-    """The index's rows of files that are there, by file.
+def _kept_rows(folder: Path) -> dict[str, list[dict]]:
+    """The index's rows by file, of files that still exist.
 
-    A damaged index costs no samples just drawn: it is begun anew, with a warning.
+    A damaged index is begun anew, with a warning: it must not cost the samples just drawn.
     """
     try:
         rows = read_index(folder)
@@ -263,14 +289,15 @@ def _rows_there(folder: Path) -> dict[str, list[dict]]:
         rows = []
     found: dict[str, list[dict]] = {}
     for row in rows:
-        found.setdefault(row["file"], []).append(row)
-    return {file: mine for file, mine in found.items() if (folder / file).is_file()}
+        if (folder / row["file"]).is_file():
+            found.setdefault(row["file"], []).append(row)
+    return found
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
     """The rows of a folder's index.json, which `write_samples` describes; [] without one.
 
-    Raises UserError for what is no such list, and for a file that is none of this folder.
+    Raises UserError if the file is no such list, or names a file outside the folder.
     """
     path = folder / INDEX
     rows = read_json(path) if path.exists() else []

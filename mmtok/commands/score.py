@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmtok.commands.prompts import first_segment, read_segments, spread
+from mmtok.commands.prompts import expand_folders, first_segment, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density, units_of
+from mmtok.model.likelihood import Score
 from mmtok.run.run import Run
 from mmtok.tokenizers.text import Bytes
+
+WEAKEST_FIRST = ("estimate", "bound", "exact")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One line of `mmtok score`: nats of a segment, its frames and how many of its unit (bytes of a
-    text) these are, the kind, and the customary unit; whether the segment is only a passage of a
-    longer text, scored without the passages before it; whether the nats are of a density (of
-    standardised latents), and so may be below 0.
+    """One line of `mmtok score`.
 
-    headers  of the frames, those that the unit does not count: their nats (of a jet's totals) are
-             shared out over the others' units
-    cut      segments that were cut off at a cap: scored is how they begin, and neither their rest
-             nor their end
+    Attributes:
+        name: of the file, or the words.
+        modality: of the segment.
+        nats: -log p of the segment, its end included.
+        frames: how many frames it has.
+        units: how many of the customary unit it has, such as the bytes of a text.
+        kind: "exact", "bound" or "estimate".
+        value: -log p in the customary unit.
+        unit: its name, such as "bits/byte".
+        chunk: the segment is a chunk of a longer text, scored without the chunks before it.
+        density: p is a density (of standardised latents), so nats may be negative.
+        headers: how many frames the unit does not count (a jet's totals). Their nats are shared out
+            over the others.
+        cut: how many segments were cut off at a cap. Only their beginning is scored: neither the
+            rest nor the end.
     """
 
     name: str
@@ -33,118 +44,125 @@ class Scored:
     kind: str
     value: float
     unit: str
-    passage: bool = False
+    chunk: bool = False
     density: bool = False
     headers: int = 0
     cut: int = 0
 
     def __str__(self) -> str:
-        frames = f"{self.frames} frames" + f" ({self.headers} of them totals)" * bool(self.headers)
-        units = f" over {self.units} {counted(self.unit)}" * (self.units != self.frames)
-        value = f"{self.value:.4f} {self.unit}{units}" if self.units else f"no {counted(self.unit)}"
-        kind = kind_text(
-            self.kind, self.density
-        ) + f", {self.cut} cut at the cap: scored as what begins so" * bool(self.cut)
+        frames = f"{self.frames} frames"
+        if self.headers:
+            frames += f" ({self.headers} of them totals)"
+        units = counted(self.unit)
+        if not self.units:
+            value = f"no {units}"
+        elif self.units == self.frames:
+            value = f"{self.value:.4f} {self.unit}"
+        else:
+            value = f"{self.value:.4f} {self.unit} over {self.units} {units}"
+        kind = kind_text(self.kind, self.density)
+        if self.cut:
+            kind += f", {self.cut} cut at the cap: scored as what begins so"
         return f"{self.name}: {self.nats:.4f} nats over {frames}, {value} ({kind})"
 
 
 def kind_text(kind: str, density: bool) -> str:
-    """What nats are, in words."""
+    """The kind of a likelihood in words."""
     return f"{kind}, density" if density else kind
 
 
 def totals(rows: Sequence[Scored]) -> list[Scored]:
-    """One line for each modality that has several rows: their sum, in the customary unit over all
-    of them.
+    """One line for each modality with several rows: their sum, in the customary unit over all.
 
-    The sum is -log p of the rows as separate documents, which is what several files are, and the
-    jets of one file. The passages of a
-    longer text are no such thing: the decoder gave the text as a whole no probability, and their
-    sum is no bound on one, since each was scored without what comes before it. So where passages
-    are among the rows the kind says that it holds of them one by one.
+    The sum is -log p of the rows as separate documents, as several files and the jets of one file
+    are. It is no bound for the chunks of a longer text: each was scored without the text before it.
+    If there are chunks among the rows, the kind says that it holds for each by itself.
     """
     lines = []
     for modality in dict.fromkeys(row.modality for row in rows):
         mine = [row for row in rows if row.modality == modality]
         if len(mine) > 1:
-            nats, units = sum(row.nats for row in mine), sum(row.units for row in mine)
-            kinds = {row.kind for row in mine}
-            kind = next(
-                kind for kind in ("estimate", "bound", "exact") if kind in kinds
-            )  # a sum is what the weakest of its terms is
-            kind += " for each passage by itself, not for the text" * any(
-                row.passage for row in mine
-            )
-            value = sum(row.value * max(1, row.units) for row in mine) / max(1, units)
-            frames, headers, cut = (
-                sum(getattr(row, name) for row in mine) for name in ("frames", "headers", "cut")
-            )
-            lines.append(
-                replace(
-                    mine[0],
-                    name=f"all {len(mine)}",
-                    nats=nats,
-                    frames=frames,
-                    units=units,
-                    kind=kind,
-                    value=value,
-                    passage=False,
-                    headers=headers,
-                    cut=cut,
-                )
-            )
+            lines.append(_total(mine))
     return lines
 
 
+def _total(rows: Sequence[Scored]) -> Scored:
+    kinds = {row.kind for row in rows}
+    kind = next(kind for kind in WEAKEST_FIRST if kind in kinds)
+    if any(row.chunk for row in rows):
+        kind += " for each chunk by itself, not for the text"
+    units = sum(row.units for row in rows)
+    value = sum(row.value * max(1, row.units) for row in rows) / max(1, units)
+    return replace(
+        rows[0],
+        name=f"all {len(rows)}",
+        nats=sum(row.nats for row in rows),
+        frames=sum(row.frames for row in rows),
+        units=units,
+        kind=kind,
+        value=value,
+        chunk=False,
+        headers=sum(row.headers for row in rows),
+        cut=sum(row.cut for row in rows),
+    )
+
+
 def n_units(run: Run, segment: Segment) -> int:
-    """How many of what the customary unit counts a segment has, as `units_of` says."""
+    """How many of the customary unit a segment has (see `units_of`)."""
     return units_of(run.tokenizers[segment.modality], segment)
 
 
-def score(run: Run, files: Sequence[str], given: Sequence[str] = ()) -> list[Scored]:
-    """-log p of every file (or word; or file below a folder), each given the condition, under the
-    run's decoder.
+def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list[Scored]:
+    """-log p of every file or word, each given the condition.
 
-    Raises UserError for an order that was never trained: a condition left out needs a run trained
-    with the null condition.
+    A folder stands for the files below it. Raises UserError for an order of modalities that was
+    never trained. No condition needs a run trained with the null condition.
     """
-    condition = [first_segment(run, word) for word in given]
-    names, documents, passage = [], [], []
-    for word in spread(files):
+    before = [first_segment(run, word) for word in condition]
+    names: list[str] = []
+    documents: list[Document] = []
+    is_chunk: list[bool] = []
+    for word in expand_folders(files):
         segments = read_segments(run, word)
+        several = len(segments) > 1
         for i, segment in enumerate(segments):
-            task = run.task_for([s.modality for s in condition], segment.modality)
-            head = tuple(condition) or (None,) * len(task.inputs)
-            documents.append(Document((*head, segment), (False,) * len(head) + (True,)))
-            names.append(word if len(segments) == 1 else f"{word}[{i}]")
-            passage.append(segment.modality == "text" and len(segments) > 1)
-    rows = []
-    for name, document, part, scored in zip(
-        names, documents, passage, run.score_documents(documents)
-    ):
-        segment = document.segments[-1]
-        nats, units = scored.nats[-1], n_units(run, segment)
-        # text is scored under its tokenizer's own segmentation: with pieces, other segmentations of
-        # the string add to its probability
-        kind = (
-            "bound"
-            if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes)
-            else scored.kind
-        )
-        signature = run.vocabulary.signatures[segment.modality]
-        rows.append(
-            Scored(
-                name,
-                segment.modality,
-                nats,
-                len(segment),
-                units,
-                kind,
-                *customary(signature, nats, units),
-                part,
-                is_density(signature),
-                min(signature.headers, len(segment)),
-                int(segment.truncated),
-            )
-        )
-    return rows
+            documents.append(_document(run, before, segment))
+            names.append(f"{word}[{i}]" if several else word)
+            is_chunk.append(several and segment.modality == "text")
+    scores = run.score_documents(documents)
+    return [
+        _scored(run, name, document.segments[-1], chunk, found)
+        for name, document, chunk, found in zip(names, documents, is_chunk, scores, strict=True)
+    ]
+
+
+def _document(run: Run, condition: Sequence[Segment], segment: Segment) -> Document:
+    """The condition, of which p is not asked, then the segment."""
+    task = run.task_for([s.modality for s in condition], segment.modality)
+    head = tuple(condition) or (None,) * len(task.inputs)
+    return Document((*head, segment), (False,) * len(head) + (True,))
+
+
+def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: Score) -> Scored:
+    signature = run.vocabulary.signatures[segment.modality]
+    nats = found.nats[-1]
+    units = n_units(run, segment)
+    value, unit = customary(signature, nats, units)
+    kind = found.kind
+    if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes):
+        # scored in the tokenizer's own pieces: other segmentations add to the string's probability
+        kind = "bound"
+    return Scored(
+        name=name,
+        modality=segment.modality,
+        nats=nats,
+        frames=len(segment),
+        units=units,
+        kind=kind,
+        value=value,
+        unit=unit,
+        chunk=chunk,
+        density=is_density(signature),
+        headers=min(signature.headers, len(segment)),
+        cut=int(segment.truncated),
+    )

@@ -1,13 +1,12 @@
-"""What `mmtok show` says of a recipe, a run, a token file and a tokenizer's folder: sizes,
-parameters, bitrates, fingerprints.
-"""
+"""What `mmtok show` prints of a recipe, a run, a token file or a tokenizer's folder."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import lines_text
 from mmtok.preparation import load_preparation
 from mmtok.run.folder import NOTES, read_fidelity, read_notes
-from mmtok.run.recipe import Recipe
-from mmtok.run.run import Run
+from mmtok.run.recipe import Recipe, load_recipe
+from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.tokenizers import load
 from mmtok.tokenizers.published import PublishedPieces
@@ -36,82 +35,103 @@ from mmtok.train.log import read_header, read_log
 
 MOST_NOTES = 10
 
+
+def describe_path(
+    path: Path, recipe_file: Path | None = None, overrides: Sequence[str] = ()
+) -> str:
+    """Whatever is at a path, as lines of text.
+
+    Raises UserError if nothing is there.
+
+    Args:
+        path: a recipe, a run's folder, a token file, a tokenizer's folder or a .model file.
+        recipe_file: of a run, its recipe file if it defines classes of its own.
+        overrides: of a recipe, fields to set: ["--train.steps", "30"].
+    """
+    if not path.exists():
+        raise UserError(f"show: {path} does not exist")
+    if path.suffix in (".py", ".json"):
+        return describe(load_recipe(path, overrides))
+    if overrides:
+        raise UserError(
+            f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields"
+            " that it was made with"
+        )
+    if (path / "recipe.json").exists():
+        from mmtok.nn.device import resolve_device
+
+        return describe_run(open_run(path, recipe_file, resolve_device("cpu")))
+    if (path / "tokenizer.json").exists() or path.suffix == ".model":
+        return describe_tokenizer(path)
+    return describe_tokens(path)
+
+
 # ---- recipes and runs
 
 
 def describe(recipe: Recipe) -> str:
-    """A recipe as text: its parts, its sizes as far as they hang on no data, and every field by the
-    name that sets it.
+    """A recipe as lines of text: its parts, their sizes, and every field by its name.
+
+    Sizes that depend on the data are left out.
     """
-    return lines_text(
-        [*_parts(recipe, planned_signatures(recipe), {}), *_decoder(recipe, None), *_fields(recipe)]
-    )
+    parts = _parts(recipe, planned_signatures(recipe), {})
+    return lines_text([*parts, *_decoder(recipe, None), *_fields(recipe)])
 
 
 def describe_run(run: Run) -> str:
-    """A run as text, as far as it is made: its tokenizers may not be fitted, its training not be
-    through.
-    """
+    """A run as lines of text, as far as it is made: fitted or not, trained or not."""
     folder, recipe = run.folder, run.recipe
-    fitted = all((folder / "tokenizers" / m / "tokenizer.json").exists() for m in recipe.tokenizers)
+    if all((folder / "tokenizers" / m / "tokenizer.json").exists() for m in recipe.tokenizers):
+        vocabulary = run.vocabulary
+        signatures = vocabulary.signatures
+        fidelity = {m: read_fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers}
+        of_vocabulary = f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids"
+    else:
+        vocabulary = None
+        signatures = planned_signatures(recipe)
+        fidelity = {}
+        of_vocabulary = "  tokenizers not fitted"
     trained = (folder / "model.safetensors").exists()
-    vocabulary = run.vocabulary if fitted else None
-    n_parameters = sum(p.numel() for p in run.lm.parameters()) if trained else None
-    fidelity = (
-        {m: read_fidelity(folder / "tokenizers" / m) for m in recipe.tokenizers}
-        if vocabulary
-        else {}
+    if trained:
+        n_parameters = sum(p.numel() for p in run.lm.parameters())
+        decoder = [f"  decoder: {n_parameters:,} parameters"]
+    else:
+        decoder = _decoder(recipe, vocabulary)
+    return lines_text(
+        [
+            *_parts(recipe, signatures, fidelity, folder / "data"),
+            f"run {folder}",
+            *decoder,
+            of_vocabulary,
+            _training(folder, recipe, trained),
+            *_notes(folder),
+            *_fields(recipe),
+        ]
     )
-    lines = _parts(
-        recipe,
-        vocabulary.signatures if vocabulary else planned_signatures(recipe),
-        fidelity,
-        folder / "data",
-    )
-    lines.append(f"run {folder}")
-    lines += (
-        _decoder(recipe, vocabulary)
-        if n_parameters is None
-        else [f"  decoder: {n_parameters:,} parameters"]
-    )
-    lines.append(
-        f"  vocabulary {vocabulary.fingerprint}: {vocabulary.size:,} ids"
-        if vocabulary
-        else "  tokenizers not fitted"
-    )
-    steps = read_log(folder / "log.jsonl")
-    at = f"step {steps[-1]['step']} of {recipe.train.steps}" if steps else "not started"
-    planned = planned_steps(folder / "checkpoints")
-    plans = "".join(
-        f", until step {until} planned for {steps}"
-        for (_, steps), (until, _) in zip(planned, planned[1:])
-    )
+
+
+def _training(folder: Path, recipe: Recipe, trained: bool) -> str:
+    """How far the training is."""
+    text = "  training: " + ("done, " if trained else "")
+    log = read_log(folder / "log.jsonl")
+    text += f"step {log[-1]['step']} of {recipe.train.steps}" if log else "not started"
+    for (_, steps), (until, _) in pairwise(planned_steps(folder / "checkpoints")):
+        text += f", until step {until} planned for {steps}"
     header = read_header(folder / "log.jsonl")
-    products = f", in {header['precision']} on {header['device']}" if header else ""
-    lines.append(f"  training: {'done, ' if n_parameters is not None else ''}{at}{plans}{products}")
-    return lines_text([*lines, *_notes(folder), *_fields(recipe)])
+    if header:
+        text += f", in {header['precision']} on {header['device']}"
+    return text
 
 
 def _notes(folder: Path) -> list[str]:
-    """What was done to the data, as far as it was said: the first lines of it."""
+    """The first notes on what was done to the data."""
     notes = read_notes(folder)
-    more = (
-        [f"    and {len(notes) - MOST_NOTES} more in {folder / NOTES}"]
-        if len(notes) > MOST_NOTES
-        else []
-    )
-    return (
-        ["  said while it was made:" for _ in notes[:1]]
-        + [f"    {note}" for note in notes[:MOST_NOTES]]
-        + more
-    )
-
-
-def _source_text(source: Any, data: Path | None) -> str:
-    fields = ", ".join(f"{field} ({modality})" for field, modality in source.fields.items())
-    return f"  source {type(source).__name__}: {fields}" + (
-        f", {source.described(data)}" if hasattr(source, "described") else ""
-    )
+    if not notes:
+        return []
+    lines = ["  said while it was made:", *(f"    {note}" for note in notes[:MOST_NOTES])]
+    if len(notes) > MOST_NOTES:
+        lines.append(f"    and {len(notes) - MOST_NOTES} more in {folder / NOTES}")
+    return lines
 
 
 def _parts(
@@ -120,137 +140,140 @@ def _parts(
     fidelity: Mapping[str, Mapping[str, float]],
     data: Path | None = None,
 ) -> list[str]:
-    lines = [f"recipe {recipe.name}" + (f", starting from {recipe.start}" if recipe.start else "")]
+    """The recipe's name, tokenizers, sources and tasks.
+
+    Args:
+        recipe: the recipe.
+        signatures: of the modalities whose tokenizers' are known.
+        fidelity: of fitted tokenizers, by modality.
+        data: the run's folder of cached data, if there is one.
+    """
+    start = f", starting from {recipe.start}" if recipe.start else ""
+    lines = [f"recipe {recipe.name}{start}"]
     for m, config in recipe.tokenizers.items():
         facts = [type(config).__name__]
         if m in signatures:
-            s, measured = signatures[m], fidelity.get(m, {})
-            most = "at most " * (
-                isinstance(config, SentencePieceConfig) and not s.fingerprint
-            )  # few texts give fewer pieces
-            facts += [
-                most + frame_text(s),
-                *rate_texts(s, config, measured),
-                f"tokenizer {s.fingerprint}" if s.fingerprint else "not fitted",
-            ]
-            facts[-1] += _fidelity_text(measured)
+            facts += _tokenizer_facts(config, signatures[m], fidelity.get(m, {}))
         else:
             facts.append("sizes known once it is fitted")
         lines.append(f"  {m}: {', '.join(facts)}")
-    lines += [_source_text(source, data) for source in recipe.sources]
-    lines += [
-        f"  task {task}, weight {task.weight:g}"
-        + f", first {task.max_target_frames} frames" * bool(task.max_target_frames)
-        for task in recipe.tasks
-    ]
+    for source in recipe.sources:
+        fields = ", ".join(f"{field} ({modality})" for field, modality in source.fields.items())
+        more = f", {source.described(data)}" if hasattr(source, "described") else ""
+        lines.append(f"  source {type(source).__name__}: {fields}{more}")
+    for task in recipe.tasks:
+        first = f", first {task.max_target_frames} frames" if task.max_target_frames else ""
+        lines.append(f"  task {task}, weight {task.weight:g}{first}")
     return lines
 
 
+def _tokenizer_facts(
+    config: Any, signature: Signature, fidelity: Mapping[str, float]
+) -> Iterator[str]:
+    # few texts give fewer pieces than a config asks for
+    at_most = isinstance(config, SentencePieceConfig) and not signature.fingerprint
+    yield ("at most " if at_most else "") + frame_text(signature)
+    yield from rate_texts(signature, config, fidelity)
+    fitted = f"tokenizer {signature.fingerprint}" if signature.fingerprint else "not fitted"
+    yield fitted + _fidelity_text(fidelity)
+
+
 def _fields(recipe: Recipe) -> Iterator[str]:
-    """Every field by the name and with the words that set it, under the part it belongs to."""
+    """Every field by the name and with the value that sets it, under its part of the recipe."""
     yield (
         "fields, set with fit and train by --NAME VALUE (shortened while the name stays unique;"
         " whole parts as JSON, --input_masking '{...}'):"
     )
     for name, kind, fields in field_groups(to_plain(recipe)):
-        indent = "    " if name else "  "
+        indent = "  "
         if name:
             yield f"  {name}: {kind}"
+            indent = "    "
         width = max(map(len, fields), default=0)
-        yield from (
-            f"{indent}--{field:<{width}} {shlex.quote(value)}" for field, value in fields.items()
-        )
+        for field, value in fields.items():
+            yield f"{indent}--{field:<{width}} {shlex.quote(value)}"
 
 
 # ---- sizes
 
 
 def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
-    """Parameters and ids of the decoder that a recipe makes; vocabulary: None before the tokenizers
-    are fitted.
+    """Parameters and ids of the decoder that a recipe makes.
+
+    The vocabulary is None before the tokenizers are fitted.
     """
-    planned = {} if vocabulary else planned_signatures(recipe)
-    if vocabulary is None and (recipe.start or len(planned) < len(recipe.tokenizers)):
-        return ["  decoder: parameters known once the tokenizers are fitted"]
-    most = (
-        "at most "
-        if vocabulary is None
-        and any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values())
-        else ""
-    )
+    at_most = ""
     try:
-        vocabulary = vocabulary or Vocabulary(list(planned.values()))
+        if vocabulary is None:
+            planned = planned_signatures(recipe)
+            if recipe.start or len(planned) < len(recipe.tokenizers):
+                return ["  decoder: parameters known once the tokenizers are fitted"]
+            if any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values()):
+                at_most = "at most "
+            vocabulary = Vocabulary(list(planned.values()))
         n_parameters = size_of_decoder(recipe.model, vocabulary)
-    except (
-        UserError
-    ) as error:  # a head for a modality that is not there: training would say the same
+    except UserError as error:  # such as a head for a missing modality; training says the same
         return [f"  decoder: cannot be made: {error}"]
-    return [f"  decoder: {most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
+    return [f"  decoder: {at_most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
 
 
 def frame_bits(signature: Signature) -> float:
-    """log2 of how many different frames there are; 0 for continuous latents."""
-    if signature.latent_size:
-        return signature.latent_size * math.log2(signature.cells) if signature.cells else 0.0
-    return sum(map(math.log2, signature.levels))
+    """log2 of the number of different frames; 0 for continuous latents."""
+    if not signature.latent_size:
+        return sum(map(math.log2, signature.levels))
+    if not signature.cells:
+        return 0.0
+    return signature.latent_size * math.log2(signature.cells)
 
 
 def frame_text(signature: Signature) -> str:
     """A frame's make-up and its size in bits."""
+    bits = f"{frame_bits(signature):.4g} bits a frame"
     if signature.latent_size:
         shape = f"{signature.latent_size} floats a frame"
-        return (
-            f"{shape} of {signature.cells} cells each, {frame_bits(signature):.4g} bits a frame"
-            if signature.cells
-            else shape
-        )
-    levels = [str(k) for k in signature.levels]
-    shape = (
-        f"{len(levels)} x {levels[0]}"
-        if len(set(levels)) == 1 and len(levels) > 1
-        else " x ".join(levels)
-    )
-    return f"{shape} levels, {frame_bits(signature):.4g} bits a frame"
+        return f"{shape} of {signature.cells} cells each, {bits}" if signature.cells else shape
+    sizes = [str(k) for k in signature.levels]
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        shape = f"{len(sizes)} x {sizes[0]}"
+    else:
+        shape = " x ".join(sizes)
+    return f"{shape} levels, {bits}"
 
 
 def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float]) -> list[str]:
-    """What the bits come to in the modality's own measure, as far as a tokenizer's config and its
-    measured fidelity say it.
-    """
+    """The bits in the modality's own measure, as far as config and measured fidelity tell it."""
     bits = frame_bits(signature)
     match signature.modality:
         case "speech" if hasattr(config, "mel"):
             per_s = config.mel.rate_hz / config.mel.hop_samples
-            return [f"{per_s:.4g} frames/s", *[f"{bits * per_s:.5g} bit/s"] * bool(bits)]
+            rates = [f"{per_s:.4g} frames/s"]
+            if bits:
+                rates.append(f"{bits * per_s:.5g} bit/s")
+            return rates
         case "image" if signature.frames and getattr(config, "height", None):
-            total, n_pixels = bits * signature.frames, config.height * config.width
-            count = (
-                f"{signature.frames} {'patches' if hasattr(config, 'patch') else 'values'} an image"
-            )
-            return (
-                [count, f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"]
-                if bits
-                else [count]
-            )
+            noun = "patches" if hasattr(config, "patch") else "values"
+            rates = [f"{signature.frames} {noun} an image"]
+            if bits:
+                total = bits * signature.frames
+                n_pixels = config.height * config.width
+                rates += [f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"]
+            return rates
         case "image" if hasattr(config, "levels"):
             return [f"{bits:.4g} bits a value of a pixel"]
         case "jets" if hasattr(config, "features"):
-            n_totals = len(config.totals)
-            return [
-                f"{bits:.4g} bits a particle"
-                + f", the jet's totals before them: {n_totals}" * bool(n_totals)
-            ]
+            rate = f"{bits:.4g} bits a particle"
+            if config.totals:
+                rate += f", the jet's totals before them: {len(config.totals)}"
+            return [rate]
         case "text" if fidelity.get("bytes_per_code"):
             return [f"{bits / fidelity['bytes_per_code']:.4g} bits a byte"]
     return []
 
 
 def _fidelity_text(fidelity: Mapping[str, float]) -> str:
-    return (
-        "; held-out round trip: " + ", ".join(f"{k} {x:.4g}" for k, x in fidelity.items())
-        if fidelity
-        else ""
-    )
+    if not fidelity:
+        return ""
+    return "; held-out round trip: " + ", ".join(f"{k} {x:.4g}" for k, x in fidelity.items())
 
 
 # ---- tokenizers and token files
@@ -281,11 +304,12 @@ def describe_tokenizer(folder: Path) -> str:
 def n_numbers(weights: Path) -> int:
     """How many numbers a safetensors file holds, without reading them.
 
-    Raises UserError when it cannot be opened.
+    Raises UserError if it cannot be opened.
     """
     try:
         with safe_open(weights, "np") as file:
-            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+            names = file.keys()
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except SafetensorError as error:
         raise UserError(f"{weights} cannot be read: {error}") from None
 
@@ -295,36 +319,37 @@ def describe_tokens(path: Path) -> str:
     file = read_tokens(path)
     lines = [f"{path}: token file, {counted(len(file), 'row')}"]
     for name in file.fields:
-        signature, lengths, there = file.signatures[name], file.lengths(name), file.has(name)
-        n = int(lengths.sum())
-        spread = (
-            f"{counted(n, 'frame')} ({lengths[there].min()} to {lengths[there].max()} a row)"
-            if there.any()
-            else "no frames"
-        )
+        signature, there = file.signatures[name], file.has(name)
+        frames = "no frames"
+        if there.any():
+            lengths = file.lengths(name)[there]
+            n_frames = counted(int(lengths.sum()), "frame")
+            frames = f"{n_frames} ({lengths.min()} to {lengths.max()} a row)"
         n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
         cut = f", {n_truncated} truncated" if n_truncated else ""
+        rows = counted(int(there.sum()), "row")
         lines += [
-            f"  {name}: {signature.modality}, in {counted(int(there.sum()), 'row')}, {spread}{cut}",
-            f"    {', '.join([frame_text(signature), *_spent(file, name)])}",
+            f"  {name}: {signature.modality}, in {rows}, {frames}{cut}",
+            f"    {', '.join([frame_text(signature), *_bit_rates(file, name)])}",
             f"    tokenizer {signature.fingerprint}",
         ]
     return lines_text(lines)
 
 
-def _spent(file: TokenFile, name: str) -> list[str]:
-    """Bits a row; beside them bits a second where the info holds durations, bits a pixel where it
-    holds sizes.
-    """
+def _bit_rates(file: TokenFile, name: str) -> list[str]:
+    """Bits a row; also bits a second or a pixel if the segments' info has durations or sizes."""
     segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
     bits = sum(map(len, segments)) * frame_bits(file.signatures[name])
     if not bits:
         return []
-    mean, infos = f"{bits / len(segments):.4g} bits a row", [segment.info for segment in segments]
+    rates = [f"{bits / len(segments):.4g} bits a row"]
+    infos = [segment.info for segment in segments]
     if all("n_samples" in info and "rate_hz" in info for info in infos):
         seconds = sum(info["n_samples"] / info["rate_hz"] for info in infos)
-        return [mean, f"{bits / seconds:.4g} bit/s over {seconds:.4g} s"] if seconds else [mean]
-    if all("height" in info and "width" in info for info in infos):
+        if seconds:
+            rates.append(f"{bits / seconds:.4g} bit/s over {seconds:.4g} s")
+    elif all("height" in info and "width" in info for info in infos):
         n_pixels = sum(info["height"] * info["width"] for info in infos)
-        return [mean, f"{bits / n_pixels:.4g} bits a pixel"] if n_pixels else [mean]
-    return [mean]
+        if n_pixels:
+            rates.append(f"{bits / n_pixels:.4g} bits a pixel")
+    return rates

@@ -1,0 +1,1 @@
+"""Recipes and run folders: making a run, opening it, asking its model."""

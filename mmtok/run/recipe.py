@@ -239,6 +239,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return override(recipe, overrides)
 
 
+def run_folder(path: Path, recipe: Recipe) -> Path:
+    """The run folder of a recipe at a path: a run's own recipe.json means that run."""
+    return path.parent if path.name == "recipe.json" else Path("runs") / recipe.name
+
+
 def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:
     """A recipe.json; `kinds` as in `Recipe.from_json`.
 

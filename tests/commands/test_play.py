@@ -337,11 +337,11 @@ def test_text_to_stdout_is_the_text(run, tmp_path, capsys, tiny_data):
 def test_letters_of_several_bytes_come_whole(run):
     text = "été ▁ 語\ufffd!"
     codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64)[:, None]
-    pieces = list(live.written(run.tokenizers["text"], ((0, code[None]) for code in codes)))
+    pieces = list(live.text_pieces(run.tokenizers["text"], ((0, code[None]) for code in codes)))
     assert (
         "".join(pieces) == text
         and all("\ufffd" not in piece or "!" in piece for piece in pieces)
         and "語" in pieces
     )
-    cut = list(live.written(run.tokenizers["text"], ((0, code[None]) for code in codes[:1])))
+    cut = list(live.text_pieces(run.tokenizers["text"], ((0, code[None]) for code in codes[:1])))
     assert cut == ["", "\ufffd"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmtok.commands import prompts as words
-from mmtok.commands import sample as ask
+from mmtok.commands import sample as sampling
 from mmtok.commands import score as scoring
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
@@ -50,36 +50,36 @@ def test_a_folder_stands_for_the_files_in_it(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("low")
     with pytest.warns(UserWarning, match="left out 1 hidden"):
-        spread = words.spread([f"{tmp_path}/", "low"])
+        spread = words.expand_folders([f"{tmp_path}/", "low"])
     assert spread == [str(tmp_path / name) for name in ("a.TXT", "b.txt", "deep/c.txt")] + ["low"]
 
 
-def test_a_text_of_several_passages_is_not_cut_in_silence(tiny_run, tmp_path, monkeypatch):
+def test_a_text_of_several_chunks_is_not_cut_in_silence(tiny_run, tmp_path, monkeypatch):
     run = open_run(tiny_run)
     monkeypatch.setattr(
         words,
         "read_segments",
         lambda run, word: [run.tokenizers["text"].encode(x) for x in ("one", "two")],
     )
-    with pytest.raises(UserError, match="makes 2 passages"):
+    with pytest.raises(UserError, match="makes 2 chunks"):
         words.first_segment(run, "story.txt")
 
 
 def test_samples_never_take_the_place_of_their_prompt(tiny_run, tmp_path):
     run = open_run(tiny_run)
-    (jets,) = ask.sample(run, ["low"], "jets", 2, tmp_path)
+    (jets,) = sampling.sample(run, ["low"], "jets", 2, tmp_path)
     before = jets.read_bytes()
     with pytest.raises(UserError, match="might be replaced"):
-        ask.sample(run, [str(jets)], "jets", 1, tmp_path)
+        sampling.sample(run, [str(jets)], "jets", 1, tmp_path)
     assert jets.read_bytes() == before
 
 
 def test_prompts_that_differ_have_names_that_differ():
     long = "the cat sat on the mat and then the dog ran over a hill"
     prompts = ([], [""], ["a/b"], ["a_b"], [f"{long} A"], [f"{long} B"], ["seven"], [".."])
-    assert len({ask._stem(p) for p in prompts}) == len(prompts)
-    assert ask._stem(["seven"]) == "seven" and ask._stem([]) == "nothing"
-    assert not any("/" in ask._stem(p) or set(ask._stem(p)) <= {"."} for p in prompts)
+    assert len({sampling._stem(p) for p in prompts}) == len(prompts)
+    assert sampling._stem(["seven"]) == "seven" and sampling._stem([]) == "nothing"
+    assert not any("/" in sampling._stem(p) or set(sampling._stem(p)) <= {"."} for p in prompts)
 
 
 def test_suffixes_name_one_modality_each():
@@ -93,7 +93,7 @@ def test_a_drawn_jet_without_constituents_leaves_its_file_readable(tiny_run, tmp
         Sampled(Segment("jets", codes=np.array(codes, int).reshape(-1, 3)), "end")
         for codes in ([], [[5, 1, 1]], [])
     ]
-    (path,) = ask.write_samples(run, tmp_path, ["fat jet"] * 3, drawn)
+    (path,) = sampling.write_samples(run, tmp_path, ["fat jet"] * 3, drawn)
     with pytest.warns(UserWarning, match="2 of 3 jets have no constituents"):
         rows = scoring.score(run, [str(path)], ["fat jet"])
     assert [row.frames for row in rows] == [0, 1, 0] and all(row.nats > 0 for row in rows)

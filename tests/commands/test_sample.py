@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mmtok.commands import prompts as words
-from mmtok.commands import sample as ask
+from mmtok.commands import sample as sampling
 from mmtok.commands import score as scoring
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
@@ -55,39 +55,39 @@ def index(folder):
 
 
 def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path):
-    image = ask.sample(run, ["dark"], "image", 2, tmp_path / "image")
+    image = sampling.sample(run, ["dark"], "image", 2, tmp_path / "image")
     assert [p.name for p in image] == ["dark-000.png", "dark-001.png"] and read_image(
         image[0]
     ).shape == (4, 4)
-    for path in ask.sample(run, ["low"], "speech", 4, tmp_path / "speech"):
+    for path in sampling.sample(run, ["low"], "speech", 4, tmp_path / "speech"):
         n_frames = {row["file"]: row["frames"] for row in index(tmp_path / "speech")}[path.name]
         assert path.suffix == ".wav" and (
             n_frames == 0 or len(read_sound(path, 16_000)) > 0
         )  # it may end before it began
-    jets = ask.sample(run, ["thin jet"], "jets", 3, tmp_path / "jets")
+    jets = sampling.sample(run, ["thin jet"], "jets", 3, tmp_path / "jets")
     assert [p.name for p in jets] == ["thin jet.npz"] and len(np.load(jets[0])["offsets"]) == 3 + 1
-    text = ask.sample(run, [str(signals["image"])], "text", 1, tmp_path / "text")
+    text = sampling.sample(run, [str(signals["image"])], "text", 1, tmp_path / "text")
     assert text[0].name == "0-000.txt" and text[0].exists()
 
 
 def test_a_whole_picture_is_no_beginning(run, signals, tmp_path):
     with pytest.raises(UserError, match="nothing is left to draw"):
-        ask.sample(run, ["dark", str(signals["image"])], "image", 1, tmp_path)
+        sampling.sample(run, ["dark", str(signals["image"])], "image", 1, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_samples_of_rounded_weights_are_asked_for_by_name(run, tmp_path, precision):
-    exact = ask.sample(run, ["dark"], "image", 4, tmp_path / "float32", precision="float32")
-    paths = ask.sample(run, ["dark"], "image", 4, tmp_path / "rounded", precision=precision)
+    exact = sampling.sample(run, ["dark"], "image", 4, tmp_path / "float32", precision="float32")
+    paths = sampling.sample(run, ["dark"], "image", 4, tmp_path / "rounded", precision=precision)
     assert len(paths) == 4 and all(read_image(p).shape == (4, 4) for p in [*exact, *paths])
     with pytest.raises(UserError, match="precision"):
-        ask.sample(run, ["dark"], "image", 1, tmp_path, precision="int3")
+        sampling.sample(run, ["dark"], "image", 1, tmp_path, precision="int3")
 
 
 @pytest.mark.filterwarnings("ignore:.*have no constituents")
 def test_drawn_jets_share_a_file_that_says_how_each_stopped(run, tmp_path):
-    (path,) = ask.sample(run, ["fat jet"], "jets", 6, tmp_path, max_frames=4)
+    (path,) = sampling.sample(run, ["fat jet"], "jets", 6, tmp_path, max_frames=4)
     rows = index(tmp_path)
     assert {row["file"] for row in rows} == {"fat jet.npz"} and len(rows) == 6
     assert np.diff(np.load(path)["offsets"]).tolist() == [row["frames"] for row in rows]
@@ -98,33 +98,40 @@ def test_drawn_jets_share_a_file_that_says_how_each_stopped(run, tmp_path):
 
 
 def test_words_and_files_with_the_same_content_are_the_same_prompt(run, signals, tmp_path):
-    by_word = ask.sample(run, ["dark"], "image", 3, tmp_path / "a")
-    by_file = ask.sample(run, [str(signals["text"])], "image", 3, tmp_path / "b")
+    by_word = sampling.sample(run, ["dark"], "image", 3, tmp_path / "a")
+    by_file = sampling.sample(run, [str(signals["text"])], "image", 3, tmp_path / "b")
     assert contents(by_word) == contents(by_file) and by_file[0].name == "word-000.png"
 
 
 def test_fields_may_be_asked_for_by_name(run, signals, tmp_path):
-    assert ask.modality_to(run, "caption") == ask.modality_to(run, "text") == "text"
+    assert (
+        sampling.target_modality(run, "caption") == sampling.target_modality(run, "text") == "text"
+    )
     with pytest.raises(UserError, match="--to video: this run makes text, speech, image, jets"):
-        ask.sample(run, ["dark"], "video", 1, tmp_path)
+        sampling.sample(run, ["dark"], "video", 1, tmp_path)
 
 
 def test_seeds_repeat_and_differ(run, tmp_path):
-    draw = lambda seed, name: contents(ask.sample(run, ["dark"], "image", 4, tmp_path / name, seed))
+    draw = lambda seed, name: contents(
+        sampling.sample(run, ["dark"], "image", 4, tmp_path / name, seed)
+    )
     first = draw(1, "a")
     assert first == draw(1, "b") and first != draw(2, "c") and len(set(first)) > 1
 
 
 def test_greedy_draws_are_all_the_same(run, tmp_path):
-    assert len(set(contents(ask.sample(run, ["dark"], "image", 4, tmp_path, temperature=0.0)))) == 1
+    assert (
+        len(set(contents(sampling.sample(run, ["dark"], "image", 4, tmp_path, temperature=0.0))))
+        == 1
+    )
 
 
 def test_the_index_says_how_each_stopped(run, tmp_path):
-    paths = ask.sample(run, ["low"], "speech", 3, tmp_path / "a", max_frames=2)
+    paths = sampling.sample(run, ["low"], "speech", 3, tmp_path / "a", max_frames=2)
     assert [row["file"] for row in index(tmp_path / "a")] == [p.name for p in paths]
     stops = {(row["frames"], row["stop"]) for row in index(tmp_path / "a")}
     assert (2, "cap") in stops and all((stop == "cap") == (n == 2) for n, stop in stops)
-    ask.sample(run, ["dark"], "image", 2, tmp_path / "b")
+    sampling.sample(run, ["dark"], "image", 2, tmp_path / "b")
     assert [(row["frames"], row["stop"]) for row in index(tmp_path / "b")] == [
         (16, "end"),
         (16, "end"),
@@ -132,16 +139,16 @@ def test_the_index_says_how_each_stopped(run, tmp_path):
 
 
 def test_the_index_keeps_what_was_asked_before(run, tmp_path):
-    first = ask.sample(run, ["dark"], "image", 3, tmp_path) + ask.sample(
+    first = sampling.sample(run, ["dark"], "image", 3, tmp_path) + sampling.sample(
         run, ["fat jet"], "jets", 2, tmp_path
     )
     before = index(tmp_path)
-    then = ask.sample(run, ["low"], "speech", 2, tmp_path, max_frames=2)
+    then = sampling.sample(run, ["low"], "speech", 2, tmp_path, max_frames=2)
     assert index(tmp_path)[:5] == before and [row["file"] for row in index(tmp_path)[5:]] == [
         p.name for p in then
     ]
     first[1].unlink()
-    again = ask.sample(run, ["dark"], "image", 1, tmp_path, seed=1)
+    again = sampling.sample(run, ["dark"], "image", 1, tmp_path, seed=1)
     assert again == first[:1]  # replaced, and the third, of the larger call, stays
     names = [
         "dark-000.png",
@@ -152,7 +159,7 @@ def test_the_index_keeps_what_was_asked_before(run, tmp_path):
         "low-001.wav",
     ]
     assert [row["file"] for row in index(tmp_path)] == names
-    ask.sample(run, ["fat jet"], "jets", 1, tmp_path)
+    sampling.sample(run, ["fat jet"], "jets", 1, tmp_path)
     assert [row["file"] for row in index(tmp_path)] == names[:3] + names[4:]
     assert {p.name for p in tmp_path.iterdir()} == {*names, "index.json"}
 
@@ -161,18 +168,18 @@ def test_the_index_keeps_what_was_asked_before(run, tmp_path):
 def test_a_damaged_index_costs_no_samples(run, tmp_path, content):
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UserError, match="index.json is"):
-        ask.read_index(tmp_path)
+        sampling.read_index(tmp_path)
     with pytest.warns(UserWarning, match="index.json is .*; it is begun anew"):
-        ask.sample(run, ["dark"], "image", 1, tmp_path)
-    assert [row["file"] for row in ask.read_index(tmp_path)] == ["dark-000.png"]
+        sampling.sample(run, ["dark"], "image", 1, tmp_path)
+    assert [row["file"] for row in sampling.read_index(tmp_path)] == ["dark-000.png"]
 
 
 def test_without_a_prompt_only_what_was_trained_so(run, tmp_path):
-    assert [p.name for p in ask.sample(run, [], "image", 1, tmp_path)] == ["nothing-000.png"]
+    assert [p.name for p in sampling.sample(run, [], "image", 1, tmp_path)] == ["nothing-000.png"]
     with pytest.raises(
         UserError, match="never trained on nothing -> speech; it was on: .*nothing -> image"
     ):
-        ask.sample(run, [], "speech", 1, tmp_path)
+        sampling.sample(run, [], "speech", 1, tmp_path)
 
 
 def test_orders_never_trained_are_refused_with_those_that_were(run, signals, tmp_path):
@@ -186,13 +193,13 @@ def test_orders_never_trained_are_refused_with_those_that_were(run, signals, tmp
         (["dark", "light"], "image"),
     ):
         with pytest.raises(UserError, match=f"never trained on .*; it was on: {were}"):
-            ask.sample(run, prompt, to, 1, tmp_path / "none")
+            sampling.sample(run, prompt, to, 1, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_guidance_where_it_was_trained_and_where_not(run, tmp_path):
     plain, strong = (
-        contents(ask.sample(run, ["dark"], "image", 6, tmp_path / str(g), guidance=g))
+        contents(sampling.sample(run, ["dark"], "image", 6, tmp_path / str(g), guidance=g))
         for g in (1.0, 4.0)
     )
     assert plain != strong
@@ -200,7 +207,7 @@ def test_guidance_where_it_was_trained_and_where_not(run, tmp_path):
         UserError,
         match="guidance 3.0 needs a run trained with cond_dropout > 0 on a task text -> speech",
     ):
-        ask.sample(run, ["low"], "speech", 1, tmp_path, guidance=3.0)
+        sampling.sample(run, ["low"], "speech", 1, tmp_path, guidance=3.0)
 
 
 @pytest.mark.parametrize(
@@ -215,14 +222,14 @@ def test_guidance_where_it_was_trained_and_where_not(run, tmp_path):
 )
 def test_nonsense_is_refused(run, tmp_path, wrong):
     with pytest.raises(UserError, match=f"sampling: {next(iter(wrong))} is "):
-        ask.sample(run, ["dark"], "image", 1, tmp_path / "none", **wrong)
+        sampling.sample(run, ["dark"], "image", 1, tmp_path / "none", **wrong)
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("to", ["image", "jets"])
 @pytest.mark.parametrize("prompt", ["x" * 5000, "a/b", ".", "..", "été ▁", "two\nlines", ""])
 def test_any_words_are_a_prompt_and_a_name(run, tmp_path, prompt, to):
-    (path,) = ask.sample(run, [prompt], to, 1, tmp_path / "out")
+    (path,) = sampling.sample(run, [prompt], to, 1, tmp_path / "out")
     assert path.parent == tmp_path / "out" and sorted(tmp_path.rglob("*.*")) == sorted(
         [path, tmp_path / "out" / "index.json"]
     )
@@ -236,13 +243,13 @@ def test_a_beginning_of_what_is_asked_for_is_kept(run, signals, tmp_path):
     two of them neither.
     """
     with pytest.raises(UserError, match="never trained"):
-        ask.sample(run, ["da"], "text", 1, tmp_path)
-    (path,) = ask.sample(run, [str(signals["image"]), "da"], "text", 1, tmp_path)
+        sampling.sample(run, ["da"], "text", 1, tmp_path)
+    (path,) = sampling.sample(run, [str(signals["image"]), "da"], "text", 1, tmp_path)
     assert path.read_bytes().startswith(b"da")
 
 
 def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
-    paths = ask.sample(
+    paths = sampling.sample(
         run, ["dark"], "image", 5, tmp_path, infill=f"{signals['image']}:4:8", temperature=2.0
     )
     encode = run.tokenizers["image"].encode
@@ -270,13 +277,13 @@ def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
 )
 def test_wrong_holes_are_refused(run, signals, tmp_path, hole, said):
     with pytest.raises(UserError) as error:
-        ask.sample(run, ["dark"], "image", 1, tmp_path, infill=hole.format(**signals))
+        sampling.sample(run, ["dark"], "image", 1, tmp_path, infill=hole.format(**signals))
     assert said in str(error.value)
 
 
 def test_holes_need_to_be_trained(run, signals, tmp_path):
     with pytest.raises(UserError, match="holes in speech need a run trained with infill > 0"):
-        ask.sample(run, ["low"], "speech", 1, tmp_path, infill=f"{signals['speech']}:0:2")
+        sampling.sample(run, ["low"], "speech", 1, tmp_path, infill=f"{signals['speech']}:0:2")
 
 
 # ---- scoring
@@ -342,8 +349,8 @@ def test_a_file_of_jets_gives_a_line_per_jet_and_their_sum(run, signals):
     )  # jets are documents of their own
 
 
-def test_a_sum_over_passages_is_not_the_texts(run, signals, tmp_path):
-    """Each passage is scored without those before it, so nothing exact, nor a bound, is known of
+def test_a_sum_over_chunks_is_not_the_texts(run, signals, tmp_path):
+    """Each chunk is scored without those before it, so nothing exact, nor a bound, is known of
     the text as a whole.
     """
     few = open_run(run.folder)
@@ -358,16 +365,16 @@ def test_a_sum_over_passages_is_not_the_texts(run, signals, tmp_path):
         and {row.kind for row in rows} == {"exact"}
         and total.nats == pytest.approx(sum(row.nats for row in rows))
     )
-    assert total.kind == "exact for each passage by itself, not for the text" and str(
-        total
-    ).endswith(f"({total.kind})")
+    assert total.kind == "exact for each chunk by itself, not for the text" and str(total).endswith(
+        f"({total.kind})"
+    )
     files = scoring.score(few, [str(signals["text"]), "low"], [str(signals["image"])])
     assert [line.kind for line in scoring.totals(files)] == ["exact"]
     assert scoring.totals([*rows, *files])[0].kind == total.kind
     for weakest in ("bound", "estimate"):  # a sum is what the weakest of its terms is
         assert (
             scoring.totals([*files, replace(rows[0], kind=weakest)])[0].kind
-            == f"{weakest} for each passage by itself, not for the text"
+            == f"{weakest} for each chunk by itself, not for the text"
         )
 
 
@@ -421,12 +428,12 @@ def test_wrong_words_are_refused(run, signals, tiny_data, tmp_path):
     }
     for word, said in cases.items():
         with pytest.raises(UserError) as error:
-            ask.sample(run, [word], "text", 1, tmp_path / "none")
+            sampling.sample(run, [word], "text", 1, tmp_path / "none")
         assert said in str(error.value)
         with pytest.raises(UserError):
             scoring.score(run, [word], ["dark"])
     with pytest.raises(UserError, match="is a folder"):
-        ask.sample(run, [f"{tiny_data}/images"], "text", 1, tmp_path / "none")
+        sampling.sample(run, [f"{tiny_data}/images"], "text", 1, tmp_path / "none")
 
 
 def test_a_picture_of_another_size_is_prepared_as_the_training_pictures_were(run, tmp_path):
@@ -451,7 +458,7 @@ def test_samples_of_no_frames_are_said_once(run):
         UserWarning,
         match="2 of 3 samples were drawn without a frame: nothing is in it \\(first: low-000",
     ):
-        ask.note_empty([f"low-{i:03d}" for i in range(3)], drawn)
+        sampling.note_empty([f"low-{i:03d}" for i in range(3)], drawn)
 
 
 def test_a_run_without_the_modality_says_which_it_has(run, signals):

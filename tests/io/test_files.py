@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.commands.tokenize import write_signal
+from mmtok.commands.signal_files import write_signal
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.io.files import (

@@ -1,0 +1,165 @@
+"""From a token file to files: what `mmtok detokenize` does, as functions."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmtok.commands.signal_files import SUFFIXES, WRITTEN, tokenizer_in, write_signal
+from mmtok.data.mapped import width_of
+from mmtok.data.tokens import TokenFile, groups, read_tokens
+from mmtok.errors import UserError
+from mmtok.io.filenames import file_names, inside, is_name, tree_names
+from mmtok.io.files import remove_leftovers_of
+from mmtok.io.progress import Progress
+
+if TYPE_CHECKING:
+    from mmtok.tokenizers.base import Tokenizer
+
+BATCH = 64  # the most signals that are decoded at once
+MOST_FOLDERS = 8  # one in another, of what is written: paths have a longest length too
+
+
+def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> list[Path]:
+    """Decode every field of a token file into `out`, a file for each row; return the paths.
+
+    A file gets the name of the one that its tokens were made from, with the suffix of what is
+    written; if the token file does not hold it, FIELD-000000.png and so on. The jets of one file
+    are one file again. Names are made safe and distinct (`file_names`), and nothing is written
+    outside `out`.
+
+    Raises UserError if a field was made by another tokenizer, and if a file of such a name exists:
+    it may be the one that the tokens were made from.
+
+    Args:
+        tokens: the token file.
+        out: the folder.
+        tokenizer: a tokenizer's folder, or a folder that holds one for each field or modality; None
+            is the training-free default of each field's modality.
+    """
+    file = read_tokens(tokens)
+    tokenizers = {name: _tokenizer_of(file, name, tokenizer) for name in file.fields}
+    stems = {name: _stems(file, name, out) for name in file.fields}
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in file.fields:
+        with Progress(f"detokenize {name}", len(file), "rows") as progress:
+            paths += _decode_field(file, name, tokenizers[name], stems[name], progress)
+    return paths
+
+
+def _tokenizer_of(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
+    """The tokenizer that made a field. Raises UserError if it is not the one in the folder."""
+    signature = file.signatures[name]
+    if folder is not None and not (folder / "tokenizer.json").exists():
+        # a run's tokenizers/ has a folder for each modality
+        for sub in (name, signature.modality):
+            if is_name(sub) and (folder / sub).is_dir():
+                folder = folder / sub
+                break
+    tokenizer = tokenizer_in(folder, signature.modality)
+    found = tokenizer.signature.fingerprint
+    if found != signature.fingerprint:
+        hint = "use the tokenizer it was made with"
+        if folder is None:
+            hint = "name its folder with --tokenizer"
+        raise UserError(
+            f"{file.path}: field {name!r} was made by the {signature.modality} tokenizer"
+            f" {signature.fingerprint}, but {folder or 'the training-free default'} is {found};"
+            f" {hint}"
+        )
+    return tokenizer
+
+
+def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
+    """Where each row of a field goes, without suffix; jets of one file share one."""
+    modality = file.signatures[field].modality
+    suffix = WRITTEN.get(modality, "")
+    names = file.files(field)
+    words = _words(file, field, names)
+    stems = [out.joinpath(*parts) for parts in tree_names(words)]
+    targets = []
+    for name, stem in zip(names, stems, strict=True):
+        written = stem.with_name(stem.name + suffix)
+        target = inside(out, written.relative_to(out).as_posix())
+        targets.append(target)
+        if name is not None and os.path.lexists(target):
+            raise UserError(
+                f"{target} is there already, and may be what the tokens were made from: choose"
+                " another -o"
+            )
+    remove_leftovers_of(set(targets))
+    return stems
+
+
+def _words(file: TokenFile, field: str, names: Sequence[str | None]) -> list[list[str]]:
+    """The folders and the stem of each row's file, before they are made safe."""
+    modality = file.signatures[field].modality
+    own = file_names(file.fields)[file.fields.index(field)]
+    above = [own] if len(file.fields) > 1 else []
+    many_rows_a_file = modality == "jets"
+    words: list[list[str]] = []
+    for row, name in enumerate(names):
+        if name is not None:
+            parts = _parts(name, SUFFIXES.get(modality, ()), WRITTEN.get(modality, ""))
+            words.append([*above, *parts])
+        elif many_rows_a_file:
+            words.append([own])
+        else:
+            words.append([f"{own}-{row:06d}"])
+    # two files, such as a.jpg and a.png, may come to the same words
+    origins = [name if many_rows_a_file else row for row, name in enumerate(names)]
+    pairs = {(tuple(parts), origin) for parts, origin in zip(words, origins, strict=True)}
+    n_origins = Counter(parts for parts, _ in pairs)
+    for parts, origin in zip(words, origins, strict=True):
+        if n_origins[tuple(parts)] > 1:
+            parts[-1] += f"/{origin}"  # no file's name has a slash
+    return words
+
+
+def _parts(name: str, suffixes: Sequence[str], written: str) -> list[str]:
+    """The folders and the stem of a file's name.
+
+    Args:
+        name: of the file, as a path with slashes.
+        suffixes: of files that are read; they are left out.
+        written: the suffix of what is written, which no folder may have.
+    """
+    *folders, stem = [part for part in name.split("/") if part] or [""]
+    suffix = next((suffix for suffix in suffixes if stem.lower().endswith(suffix)), "")
+    if len(folders) > MOST_FOLDERS:
+        folders = ["/".join(folders[:-MOST_FOLDERS]), *folders[-MOST_FOLDERS:]]
+    for i, folder in enumerate(folders):
+        if written and folder.lower().endswith(written):
+            folders[i] = folder + "/"
+    return [*folders, stem[: len(stem) - len(suffix)]]
+
+
+def _decode_field(
+    file: TokenFile, name: str, tokenizer: Tokenizer, stems: Sequence[Path], progress: Progress
+) -> list[Path]:
+    modality = file.signatures[name].modality
+    paths: list[Path] = []
+    jets: dict[Path, list[np.ndarray]] = {}
+    sizes = file.lengths(name) * width_of(file.signatures[name])
+    for rows in groups(np.flatnonzero(file.has(name)).tolist(), BATCH, lambda row: sizes[row]):
+        segments = [file.segment(name, row) for row in rows]
+        try:
+            signals = tokenizer.decode_batch(segments)
+        except UserError as error:
+            raise UserError(
+                f"{file.path}: field {name!r}, rows {rows[0]} to {rows[-1]}: {error}"
+            ) from None
+        for row, signal in zip(rows, signals, strict=True):
+            stems[row].parent.mkdir(parents=True, exist_ok=True)
+            if modality == "jets":
+                jets.setdefault(stems[row], []).append(signal)
+            else:
+                paths.append(write_signal(stems[row], modality, signal, tokenizer))
+        progress.advance(len(rows))
+    return paths + [write_signal(stem, modality, mine, tokenizer) for stem, mine in jets.items()]
