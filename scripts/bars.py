@@ -1,175 +1,173 @@
-"""The quickstart's figures beside their bars: python scripts/bars.py runs/digits/evaluation.json
+"""The quickstart's figures and their bars.
 
-A Markdown table. `missed` marks what lies beyond its bar; rows without one are reported only.
+    python scripts/bars.py runs/digits/evaluation.json
+
+Prints a Markdown table. `missed` marks what lies beyond its bar; rows without a bar are only
+reported.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-JUDGE = 0.97  # what a judge must get right of real signals, for its word on samples to count
+JUDGE = 0.97  # accuracy on real signals that a judge needs, for its word on samples to count
 JETS = ("mass_w1", "multiplicity_w1", "pt_w1")
 
+# figure, bar, whether it is met, value, a note
+Row = tuple[str, str, bool, str, str]
 
-def rows(f: dict) -> Iterator[tuple[str, str, bool, str, str]]:
-    """(figure, bar, whether it is met, value, what stands beside it) of an evaluation.json of
-    recipes/digits.py; what a shortened run has no figure for is left out.
+
+def rows(figures: dict[str, Any]) -> Iterator[Row]:
+    """The rows of an evaluation.json of recipes/digits.py.
+
+    What a shortened run has no figures for is left out.
     """
-    for row in (
+    tables: list[Callable[[dict[str, Any]], Iterator[Row]]] = [
         pictures,
         readings,
         speech,
         strings,
-        ears,
-        *(jets(name) for name in f.get("jets_from_text", {})),
+        recognition,
+        *(partial(jets, name) for name in figures.get("jets_from_text", {})),
         zero_shot,
-        *(score(m) for m in f.get("score", {})),
-    ):
+        *(partial(score, modality) for modality in figures.get("score", {})),
+    ]
+    for table in tables:
         try:
-            yield from row(f)
+            yield from table(figures)
         except KeyError:
             continue
 
 
-def pictures(f: dict):
-    image = f["image_from_text"]
-    yield least("image from text: judge", 0.93, image["judge_accuracy"], judged(image, "scans"))
-    yield least("judge of images on real held-out scans", JUDGE, image["judge_heldout"], "")
-    yield most(
-        "copies of training codes",
-        0.05,
-        image["copies"],
-        f"held-out real scans {image['copies_heldout']:.3f}",
-    )
-    yield reported(
-        "Fréchet distance, 16 principal components",
-        image["frechet"],
-        f"real against real {image['frechet_real']:.3f}",
-    )
+def pictures(figures: dict[str, Any]) -> Iterator[Row]:
+    """Images from text."""
+    f = figures["image_from_text"]
+    yield least("image from text: judge", 0.93, f["judge_accuracy"], judged(f, "scans"))
+    yield least("judge of images on real held-out scans", JUDGE, f["judge_heldout"], "")
+    note = f"held-out real scans {f['copies_heldout']:.3f}"
+    yield most("copies of training codes", 0.05, f["copies"], note)
+    note = f"real against real {f['frechet_real']:.3f}"
+    yield reported("Fréchet distance, 16 principal components", f["frechet"], note)
 
 
-def readings(f: dict):
-    yield least(
-        "text from image: accuracy",
-        0.90,
-        f["text_from_image"]["accuracy"],
-        f"{f['text_from_image']['n']} held-out scans",
-    )
+def readings(figures: dict[str, Any]) -> Iterator[Row]:
+    """Text from images."""
+    f = figures["text_from_image"]
+    yield least("text from image: accuracy", 0.90, f["accuracy"], f"{f['n']} held-out scans")
 
 
-def speech(f: dict):
-    figures = f["speech_from_text"]
-    yield least(
-        "speech from text: judge", 0.95, figures["judge_accuracy"], judged(figures, "words")
-    )
-    yield least("judge of words on real held-out words", JUDGE, figures["judge_heldout"], "")
-    yield least("stopped by itself", 0.97, figures["stopped"], "")
-    beside = (
-        f"real {figures['voice_entropy_real']:.3f}, voice judge"
-        f" {figures['voice_judge_heldout']:.3f}"
-    )
-    yield reported("entropy of the samples' voices", figures["voice_entropy"], beside)
+def speech(figures: dict[str, Any]) -> Iterator[Row]:
+    """Speech from text."""
+    f = figures["speech_from_text"]
+    yield least("speech from text: judge", 0.95, f["judge_accuracy"], judged(f, "words"))
+    yield least("judge of words on real held-out words", JUDGE, f["judge_heldout"], "")
+    yield least("stopped by itself", 0.97, f["stopped"], "")
+    note = f"real {f['voice_entropy_real']:.3f}, voice judge {f['voice_judge_heldout']:.3f}"
+    yield reported("entropy of the samples' voices", f["voice_entropy"], note)
 
 
-def strings(f: dict):
-    figures = f["speech_from_text"]
-    name, _, met, value, beside = most(
+def strings(figures: dict[str, Any]) -> Iterator[Row]:
+    """Speech of three words, read back."""
+    f = figures["speech_from_text"]
+    real = f["string_word_error_real"]
+    name, _, met, value, note = most(
         "three-word strings read back: word errors",
-        figures["string_word_error_real"] + 0.10,
-        figures["string_word_error"],
-        f"real clips {figures['string_word_error_real']:.3f}",
+        real + 0.10,
+        f["string_word_error"],
+        f"real clips {real:.3f}",
     )
-    yield name, "≤ real + 0.10", met, value, beside
+    yield name, "≤ real + 0.10", met, value, note
 
 
-def ears(f: dict):
-    figures = f["text_from_speech"]
-    beside = f"unseen voices {figures['unseen_voice_word_error_rate']:.3f}"
-    yield most(
-        "text from speech: word errors, unseen strings", 0.10, figures["word_error_rate"], beside
+def recognition(figures: dict[str, Any]) -> Iterator[Row]:
+    """Text from speech."""
+    f = figures["text_from_speech"]
+    note = f"unseen voices {f['unseen_voice_word_error_rate']:.3f}"
+    yield most("text from speech: word errors, unseen strings", 0.10, f["word_error_rate"], note)
+
+
+def zero_shot(figures: dict[str, Any]) -> Iterator[Row]:
+    """Which of ten names is the likeliest for a scan."""
+    f = figures["zero_shot"]
+    note = f"{f['n']} held-out scans"
+    yield least("zero-shot digit by ten scores", 0.90, f["accuracy"], note)
+
+
+def jets(name: str, figures: dict[str, Any]) -> Iterator[Row]:
+    """Jets of one class from text."""
+    f = figures["jets_from_text"][name]
+    bars = (5 if name == "top" else 4, 4, 4)
+    unscaled = " / ".join(f"{f[key + '_unscaled']:.2f}" for key in ("mass_w1", "pt_w1"))
+    raw = " / ".join(f"{f[key + '_raw']:.2f}" for key in JETS)
+    yield (
+        f"{name} jets, W1 ratios: mass / multiplicity / pt",
+        f"≤ {' / '.join(map(str, bars))}",
+        all(f[key] <= bar for key, bar in zip(JETS, bars, strict=True)),
+        " / ".join(f"{f[key]:.2f}" for key in JETS),
+        f"against raw jets {raw}; unscaled mass / pt {unscaled}",
     )
 
 
-def zero_shot(f: dict):
-    yield least(
-        "zero-shot digit by ten scores",
-        0.90,
-        f["zero_shot"]["accuracy"],
-        f"{f['zero_shot']['n']} held-out scans",
+def score(modality: str, figures: dict[str, Any]) -> Iterator[Row]:
+    """The score of one modality, which must be below two baselines'."""
+    f = figures["score"][modality]
+    key = next(iter(f))
+    baselines = {
+        name: f[f"{key}_{name}"]
+        for name in ("untrained", "unigram", "without_condition")
+        if f"{key}_{name}" in f
+    }
+    notes = [
+        f"{name.replace('without_', 'without the ')} {value:.3f}"
+        for name, value in baselines.items()
+    ]
+    yield (
+        f"score of {modality}: {key.replace('_per_', '/').replace('_', ' ')}",
+        "below both",
+        f[key] < min(baselines["untrained"], baselines["unigram"]),
+        f"{f[key]:.3f}",
+        ", ".join(notes),
     )
 
 
-def jets(name: str):
-    def row(everything: dict):
-        f, bars = everything["jets_from_text"][name], (5 if name == "top" else 4, 4, 4)
-        joined = lambda end: " / ".join(f"{f[key + end]:.2f}" for key in JETS)
-        unscaled = " / ".join(f"{f[key + '_unscaled']:.2f}" for key in ("mass_w1", "pt_w1"))
-        yield (
-            f"{name} jets, W1 ratios: mass / multiplicity / pt",
-            f"≤ {' / '.join(map(str, bars))}",
-            all(f[key] <= bar for key, bar in zip(JETS, bars)),
-            joined(""),
-            f"against raw jets {joined('_raw')}; unscaled mass / pt {unscaled}",
-        )
-
-    return row
+def least(name: str, bar: float, value: float, note: str) -> Row:
+    """A row whose value must be at least the bar."""
+    return name, f"≥ {bar:.2f}", value >= bar, f"{value:.3f}", note
 
 
-def score(modality: str):
-    def row(everything: dict):
-        f = everything["score"][modality]
-        key = next(iter(f))
-        beside = {
-            end: f[f"{key}_{end}"]
-            for end in ("untrained", "unigram", "without_condition")
-            if f"{key}_{end}" in f
-        }
-        text = ", ".join(
-            f"{end.replace('without_', 'without the ')} {x:.3f}" for end, x in beside.items()
-        )
-        name = f"score of {modality}: {key.replace('_per_', '/').replace('_', ' ')}"
-        yield (
-            name,
-            "below both",
-            f[key] < min(beside["untrained"], beside["unigram"]),
-            f"{f[key]:.3f}",
-            text,
-        )
-
-    return row
+def most(name: str, bar: float, value: float, note: str) -> Row:
+    """A row whose value must be at most the bar."""
+    return name, f"≤ {bar:.2f}", value <= bar, f"{value:.3f}", note
 
 
-def least(name: str, bar: float, value: float, beside: str):
-    return name, f"≥ {bar:.2f}", value >= bar, f"{value:.3f}", beside
+def reported(name: str, value: float, note: str) -> Row:
+    """A row without a bar."""
+    return name, "reported", True, f"{value:.3f}", note
 
 
-def most(name: str, bar: float, value: float, beside: str):
-    return name, f"≤ {bar:.2f}", value <= bar, f"{value:.3f}", beside
-
-
-def reported(name: str, value: float, beside: str):
-    return name, "reported", True, f"{value:.3f}", beside
-
-
-def judged(figures: dict, of: str) -> str:
+def judged(figures: dict[str, Any], signals: str) -> str:
+    """A note: how right the judge is about real signals."""
     return (
-        f"judge on real held-out {of} {figures['judge_heldout']:.3f}, after the round trip"
+        f"judge on real held-out {signals} {figures['judge_heldout']:.3f}, after the round trip"
         f" {figures['judge_round_trip']:.3f}"
     )
 
 
 def main() -> None:
+    """Prints the table of the file that the command line names."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     try:
         figures = json.loads(Path(sys.argv[1]).read_text())
     except (OSError, ValueError) as error:
         sys.exit(f"{sys.argv[1]} is no evaluation.json ({error}): make one with mmtok evaluate RUN")
-    lines = ["| figure | bar | here | beside |", "|---|---|---|---|"]
-    for name, bar, met, value, beside in rows(figures):
-        lines.append(f"| {name} | {bar} | {value}{'' if met else ' missed'} | {beside} |")
-    print("\n".join(lines))
+    print("| figure | bar | here | beside |")
+    print("|---|---|---|---|")
+    for name, bar, met, value, note in rows(figures):
+        print(f"| {name} | {bar} | {value}{'' if met else ' missed'} | {note} |")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
-"""What held-out digits cost under models that anyone can write down, in bits per dimension: read
-beside bench_likelihood.py's table.
+"""Simple baselines for bench_likelihood.py: held-out digits in bits per dimension.
 
-Their constants are near the best for the held-out scans, so that nothing is gained by beating a
-poor baseline.
+Their constants are near the best for the held-out scans, so that beating them means something.
 """
 
 from __future__ import annotations
@@ -16,64 +14,76 @@ from scipy.stats import multivariate_normal
 from mmtok.sources.images import load_scans
 
 LEVELS = 17
+N_PIXELS = 64
 WIDTH = 2 / LEVELS  # of a level on the axis -1..1
-ADDED = 0.5  # to every count of a pixel's levels
-BEHIND = 20.0  # counts that a pixel's own levels are worth where the pixel before it is known too
-RIDGE = 1e-3  # to the variance of every pixel: some never vary
+PSEUDOCOUNT = 0.5  # of each level of a pixel
+PRIOR_COUNT = 20.0  # weight of a pixel's own distribution, where the pixel before it is known
+RIDGE = 1e-3  # added to the variance of every pixel: some never vary
 
-_PLACE = np.arange(64)
+_PIXELS = np.arange(N_PIXELS)
 
 
 def baselines() -> dict[str, float]:
     """Name -> bits per dimension of the held-out scans."""
-    (train, labels), (test, _) = (_codes(split) for split in ("train", "heldout"))
+    train, labels = _levels("train")
+    test, _ = _levels("heldout")
+    independent = np.log(_marginals(train))[_PIXELS, test].sum(1)
     return {
         "uniform": math.log2(LEVELS),
-        "each pixel on its own": _bits(np.log(_alone(train))[_PLACE, test].sum(1)),
-        "each pixel given the one before": _bits(_given_the_one_before(train, test)),
+        "each pixel on its own": _bits(independent),
+        "each pixel given the one before": _bits(_first_order(train, test)),
         "one Gaussian": _bits(_gaussians(train, np.zeros_like(labels), test)),
         "a Gaussian per digit": _bits(_gaussians(train, labels, test)),
     }
 
 
-def _codes(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 64) levels and (N,) labels of a split."""
+def _levels(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The levels (N, 64) and labels (N,) of a split."""
     scans, labels = load_scans(split)
-    return (
-        np.stack(scans).reshape(len(scans), -1).astype(int) * (2 * LEVELS - 2) + 255
-    ) // 510, np.asarray(labels)
+    grey = np.stack(scans).reshape(len(scans), -1).astype(int)
+    return (grey * (2 * LEVELS - 2) + 255) // 510, np.asarray(labels)
 
 
 def _bits(log_p: np.ndarray) -> float:
-    """Nats of whole scans (N,) -> mean bits per dimension."""
-    return float(-log_p.mean() / 64 / math.log(2))
+    """Log-probabilities of scans (N,) in nats -> mean bits per dimension."""
+    return float(-log_p.mean() / N_PIXELS / math.log(2))
 
 
-def _alone(train: np.ndarray) -> np.ndarray:
+def _marginals(train: np.ndarray) -> np.ndarray:
     """P (64, LEVELS) of each pixel's levels, by counts."""
-    counts = np.stack([np.bincount(column, minlength=LEVELS) for column in train.T]) + ADDED
+    counts = np.stack([np.bincount(pixel, minlength=LEVELS) for pixel in train.T]) + PSEUDOCOUNT
     return counts / counts.sum(1, keepdims=True)
 
 
-def _given_the_one_before(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Log p (N,) by counts per pixel, given the pixel before it in raster order (0 before the
-    first).
-    """
-    before = lambda x: np.concatenate([np.zeros((len(x), 1), int), x[:, :-1]], 1)
-    counts = BEHIND * np.repeat(_alone(train)[:, None], LEVELS, 1)
-    np.add.at(counts, (_PLACE, before(train), train), 1)
-    return np.log(counts / counts.sum(2, keepdims=True))[_PLACE, before(test), test].sum(1)
+def _first_order(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Log p (N,) by counts per pixel, given the pixel before it in row-major order."""
+    counts = PRIOR_COUNT * np.repeat(_marginals(train)[:, None], LEVELS, 1)
+    np.add.at(counts, (_PIXELS, _previous(train), train), 1)
+    p = counts / counts.sum(2, keepdims=True)
+    return np.log(p)[_PIXELS, _previous(test), test].sum(1)
+
+
+def _previous(x: np.ndarray) -> np.ndarray:
+    """The pixel before each one (N, 64); 0 before the first."""
+    return np.concatenate([np.zeros((len(x), 1), int), x[:, :-1]], 1)
 
 
 def _gaussians(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Log p (N,) of levels spread evenly over their cells (a bound), under one full-covariance
-    Gaussian per label.
+    """Log p (N,) under one full-covariance Gaussian per label.
+
+    Levels are spread evenly over their cells, so this is a bound.
     """
     rng = np.random.default_rng(0)
-    spread = lambda x: -1 + WIDTH * (x + rng.random(x.shape))
-    x, y, terms = spread(train), spread(test), []
+    x = _dequantised(train, rng)
+    y = _dequantised(test, rng)
+    terms = []
     for label in np.unique(labels):
         mine = x[labels == label]
-        normal = multivariate_normal(mine.mean(0), np.cov(mine.T) + RIDGE * np.eye(x.shape[1]))
+        normal = multivariate_normal(mine.mean(0), np.cov(mine.T) + RIDGE * np.eye(N_PIXELS))
         terms.append(normal.logpdf(y) + math.log(len(mine) / len(x)))
-    return logsumexp(terms, axis=0) + y.shape[1] * math.log(WIDTH)
+    return logsumexp(terms, axis=0) + N_PIXELS * math.log(WIDTH)
+
+
+def _dequantised(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Levels on the axis -1..1, spread evenly over their cells."""
+    return -1 + WIDTH * (levels + rng.random(levels.shape))

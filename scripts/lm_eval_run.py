@@ -1,7 +1,8 @@
-"""lm-eval on a run: .venv/bin/python scripts/lm_eval_run.py RUN --tasks lambada_openai --limit 100
---out results.json
+"""lm-eval on a run.
 
-Needs the extra `harness`. `run_model(run)` is the model for one's own calls of
+    .venv/bin/python scripts/lm_eval_run.py RUN --tasks lambada_openai --limit 100 --out out.json
+
+Needs the extra `harness`. `run_model(run)` is the model for your own calls of
 `lm_eval.simple_evaluate`.
 """
 
@@ -34,25 +35,20 @@ def run_model(run: Any, longest: int | None = None) -> Any:
             self.harness = Harness(run, longest)
 
         def loglikelihood(self, requests: list) -> list[tuple[float, bool]]:
-            return self._kept(
-                "loglikelihood", requests, self.harness.loglikelihood([r.args for r in requests])
-            )
+            answers = self.harness.loglikelihood([r.args for r in requests])
+            return self._cached("loglikelihood", requests, answers)
 
         def loglikelihood_rolling(self, requests: list) -> list[float]:
-            return self._kept(
-                "loglikelihood_rolling",
-                requests,
-                self.harness.loglikelihood_rolling([r.args[0] for r in requests]),
-            )
+            answers = self.harness.loglikelihood_rolling([r.args[0] for r in requests])
+            return self._cached("loglikelihood_rolling", requests, answers)
 
         def generate_until(self, requests: list) -> list[str]:
-            return self._kept(
-                "generate_until", requests, self.harness.generate_until([r.args for r in requests])
-            )
+            answers = self.harness.generate_until([r.args for r in requests])
+            return self._cached("generate_until", requests, answers)
 
-        def _kept(self, what: str, requests: list, answers: list) -> list:
-            """Answers go into lm-eval's cache, where it keeps one."""
-            for request, answer in zip(requests, answers):
+        def _cached(self, what: str, requests: list, answers: list) -> list:
+            """Adds the answers to lm-eval's cache, where it keeps one."""
+            for request, answer in zip(requests, answers, strict=True):
                 self.cache_hook.add_partial(what, request.args, answer)
             return answers
 
@@ -71,7 +67,7 @@ def lm_eval_run(
     ] = None,
     out: Annotated[Path | None, Arg("where the results go as JSON", "FILE", "-o")] = None,
 ) -> None:
-    """Ask a run what lm-eval asks, and print the figures of each task."""
+    """Evaluates a run on tasks of lm-eval, and prints the figures of each."""
     from mmtok.run.run import open_run
 
     model = run_model(open_run(run), longest)
@@ -92,15 +88,8 @@ def lm_eval_run(
             if isinstance(value, float):
                 print(f"{task:<28} {name:<32} {value:.4f}")
     if out is not None:
-        write_text(
-            out,
-            json.dumps(
-                {key: results[key] for key in ("results", "versions", "n-shot")},
-                indent=1,
-                default=str,
-            )
-            + "\n",
-        )
+        shown = {key: results[key] for key in ("results", "versions", "n-shot")}
+        write_text(out, json.dumps(shown, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Which Python versions can install mmtok and each of its extras, from wheels alone: a dry run of
-pip's resolver for each.
+"""Which Python versions can install mmtok and each of its extras from wheels alone.
 
-    python scripts/resolve.py [--python 3.14] [--extra jets]     needs a network, pip 24 or newer,
-    and `packaging`; installs nothing
+    python scripts/resolve.py [--python 3.14] [--extra jets]
 
-Versions are those of constraints.txt. What a package asks of its own dependencies by Python version
-is read as on this Python. Exits with 1 where something of what README promises does not install.
+A dry run of pip's resolver for each, with the versions of constraints.txt. It needs a network, pip
+24 or newer and `packaging`, and installs nothing. Conditions that a dependency sets by Python
+version are evaluated on this Python. Exits with 1 where a promised extra does not install.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ UNPROMISED = {"harness"}  # some of what it brings has no wheels on any Python
 
 
 def main() -> int:
-    """Print a line for each Python version and part. Returns the exit code."""
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("--python", action="append", choices=PYTHONS)
-    asked.add_argument("--extra", action="append")
-    words = asked.parse_args()
+    """Prints a line for each Python version and part. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", action="append", choices=PYTHONS)
+    parser.add_argument("--extra", action="append")
+    words = parser.parse_args()
     parts = {
         name: lines
         for name, lines in parts_of(HOUSE / "pyproject.toml").items()
@@ -55,25 +54,21 @@ def parts_of(pyproject: Path) -> dict[str, list[str]]:
 
 
 def for_python(lines: list[str], python: str) -> list[str]:
-    """The requirements among these lines that hold on a version of Python, without their
-    conditions.
-    """
-    held = []
+    """The requirements that hold on a version of Python, without their conditions."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    found = []
     for line in lines:
         requirement = Requirement(line)
-        marker, requirement.marker = requirement.marker, None
-        if marker is None or marker.evaluate(
-            {"python_version": python, "python_full_version": f"{python}.0"}
-        ):
-            held.append(str(requirement))
-    return held
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            requirement.marker = None
+            found.append(str(requirement))
+    return found
 
 
 def pins(path: Path) -> list[str]:
-    """The lines of a constraints file that are no remarks."""
-    return [
-        line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")
-    ]
+    """The lines of a constraints file, without comments."""
+    lines = path.read_text().splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def refusal(python: str, requirements: list[str]) -> str:
@@ -81,30 +76,17 @@ def refusal(python: str, requirements: list[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join(for_python(pins(HOUSE / "constraints.txt"), python)))
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--dry-run",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--target",
-            folder,
-            "--python-version",
-            python,
-            "--only-binary=:all:",
-            "-c",
-            str(constraints),
-            *for_python(requirements, python),
-        ]
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"]
+        command += ["--disable-pip-version-check", "--target", folder]
+        command += ["--python-version", python, "--only-binary=:all:", "-c", str(constraints)]
+        command += for_python(requirements, python)
         done = subprocess.run(command, capture_output=True, text=True)
-    errors = [
-        line.removeprefix("ERROR: ")
-        for line in done.stderr.splitlines()
-        if line.startswith("ERROR: ")
-    ]
-    return "" if done.returncode == 0 else (errors or [done.stderr.strip()[-200:]])[0][:200]
+    if done.returncode == 0:
+        return ""
+    for line in done.stderr.splitlines():
+        if line.startswith("ERROR: "):
+            return line.removeprefix("ERROR: ")[:200]
+    return done.stderr.strip()[-200:]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A large training on paper: python scripts/scale.py [1B] [7B] [--devices 16 --row-length 8192 ...]
+"""A large training on paper, without a run or a GPU.
+
+    python scripts/scale.py [1B] [7B] [--devices 16 --seq-len 8192 ...]
 
 Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files,
-checkpoints, traffic. Every line says
-where it comes from: exact (counted by our own classes), measured, cited, chosen; `reckoned` is
-arithmetic of such. Without a run or a GPU.
+checkpoints, traffic. Every line says where it comes from: exact (counted by the package's own
+classes), measured, cited or chosen; `reckoned` is arithmetic of such.
 """
 
 from __future__ import annotations
@@ -21,37 +22,39 @@ from mmtok.core.vocabulary import N_CONTROLS, Vocabulary
 from mmtok.data.mapped import ROW_BYTES, number_of, width_of
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.nn import cross_entropy as crossentropy
+from mmtok.nn import cross_entropy
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.train.log import Gauge
 
-DAY_S, GB = 86_400, 1e9
+DAY_S = 86_400
+GB = 1e9
 
 # measured on one core by scripts/scale_measured.py; docs/scale.md says on what
 TEXT_POSITIONS_PER_S = 8.8e6
 SPEECH_FRAMES_PER_S = 2_110 * 80  # dMel: 2,110 times real time, at 80 Hz
 PARTICLES_PER_S = 16e6
-DISK_BYTES = {
-    "text": 1.7,
-    "speech": 20.2,
-    "image": 0.7,
-    "jets": 2.1,
-}  # per frame, in our token files
+# per frame, in our token files
+DISK_BYTES = {"text": 1.7, "speech": 20.2, "image": 0.7, "jets": 2.1}
 LOADED_POSITIONS_PER_S = 12e6
 UNPACKED_POSITIONS_PER_S = 75e6  # of text, by the processor's time
-# of an example and a task, in every process: file, row, length, place in the order; exact: the
-# types in data/loader.py
+# Per example and task, in every process: file, row, length, place in the order. Exact: the types
+# in data/loader.py.
 LOADER_BYTES = 16
+MAY_BE_ZERO = ("activation_checkpointing", "ema_decay", "untied", "precision")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training: the trunk's sizes first.
+    """A training; the trunk's sizes come first.
 
-    rows, seq_len  of one device at once; accumulate: so many times a step
-    document_length   positions of a document, on average
-    utilisation       share of the matrix rate, over all products made, those computed again too
-    over              positions a parameter of the over-trained variant
+    Attributes:
+        activation_checkpointing: How many blocks compute their activations again.
+        batch_size: Rows of one device at once; a step takes grad_accum_steps times as many.
+        document_length: Positions of a document, on average.
+        matrix_rate: FLOP per second of one device.
+        over: Positions per parameter of the over-trained variant.
+        seq_len: Positions of a row.
+        utilisation: Share of the matrix rate over all products, recomputed ones included.
     """
 
     depth: int
@@ -81,17 +84,15 @@ class Plan:
 
     def __post_init__(self):
         for field in fields(self):
-            if (
-                field.name not in ("activation_checkpointing", "ema_decay", "untied", "precision")
-                and getattr(self, field.name) <= 0
-            ):
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be above 0")
+            value = getattr(self, field.name)
+            if field.name not in MAY_BE_ZERO and value <= 0:
+                raise ValueError(f"{field.name} is {value}; it must be above 0")
         if self.devices < 2:
             raise ValueError("weights are shared out over two devices or more")
 
     @property
     def size(self) -> int:
-        """Bytes of a number that matrices are multiplied in."""
+        """Bytes of a factor of matrix products."""
         return 2 if self.precision == "bf16" else 4
 
 
@@ -117,63 +118,63 @@ PLANS = {
 
 
 def decoder(plan: Plan) -> LM:
-    """The decoder over text, speech (80 mel bins), images and jets, on the meta device: all its
-    shapes, none of its numbers.
+    """The decoder over text, speech (80 mel bins), images and jets.
+
+    On the meta device: it has all shapes, but no numbers.
     """
-    image, jets = (
-        Signature("image", (plan.image_codes,), frames=256),
-        Signature("jets", (41, 31, 31), descending=True),
-    )
     vocabulary = Vocabulary(
-        [Signature("text", (plan.text_pieces,)), Signature("speech", (16,) * 80), image, jets]
+        [
+            Signature("text", (plan.text_pieces,)),
+            Signature("speech", (16,) * 80),
+            Signature("image", (plan.image_codes,), frames=256),
+            Signature("jets", (41, 31, 31), descending=True),
+        ]
     )
     trunk = TransformerConfig(
         plan.depth, plan.width, plan.n_heads, plan.n_kv_heads, plan.feed_forward
     )
-    config = DecoderConfig(
-        trunk, {"speech": Parallel(), "jets": Chained()}, totals={"jets": 64}, untied=plan.untied
-    )
+    heads = {"speech": Parallel(), "jets": Chained()}
+    config = DecoderConfig(trunk, heads, totals={"jets": 64}, untied=plan.untied)
     with torch.device("meta"):
         return LM(config, vocabulary)
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Numbers that are learned."""
+    """How many numbers are learned."""
     return sum(p.numel() for p in module.parameters())
 
 
-# ---- activations: what is kept for the backward pass, bytes per position
+# ---- activations that the backward pass needs
 
 
 def block_bytes(plan: Plan) -> int:
-    """Of a block: M width, F feed-forward, K width of the keys, H heads, L row length, e bytes of a
-    product's number.
+    """Bytes per position that one block keeps for the backward pass.
 
-    norms      2 (4 M + 4): the float32 stream and its inverse norm; 2 e M: the normed stream as
-               products read it
-    attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each pair;
-               4 H: log-sum-exp
-    rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
-    SwiGLU     4 e F: gate, its SiLU, up, their product
+    With width M, width of the keys K, feed-forward F, heads H, sequence length L, and e bytes per
+    factor of a product:
+
+        norms      2 (4 M + 4): the float32 stream and its inverse norm; 2 e M: the normed stream
+                   as products read it
+        attention  e (2 M + 2 K): queries, output, keys, values; e L: the mask, a number for each
+                   pair; 4 H: log-sum-exp
+        rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
+        SwiGLU     4 e F: gate, its SiLU, up, their product
     """
     m, e = plan.width, plan.size
     keys = m // plan.n_heads * plan.n_kv_heads
-    narrow = 4 * e * m // plan.n_heads if e < 4 else 0  # in float32 all blocks share one
-    return (
-        8 * m
-        + 8
-        + 2 * e * m
-        + e * (2 * m + 2 * keys)
-        + e * plan.seq_len
-        + 4 * plan.n_heads
-        + narrow
-        + 4 * e * plan.feed_forward
-    )
+    norms = 8 * m + 8 + 2 * e * m
+    attention = e * (2 * m + 2 * keys) + e * plan.seq_len + 4 * plan.n_heads
+    rotary = 0
+    if e < 4:  # in float32 all blocks share one
+        rotary = 4 * e * m // plan.n_heads
+    return norms + attention + rotary + 4 * e * plan.feed_forward
 
 
 def kept_bytes(plan: Plan) -> int:
-    """Of all: blocks (one that computes its own again keeps its input alone), final norm, states
-    that ids are read from, mask, rotary.
+    """Bytes per position that the whole trunk keeps for the backward pass.
+
+    A checkpointed block keeps only its input. Besides the blocks: the final norm, the states that
+    logits are computed from, the mask, the rotary tables.
     """
     n = min(plan.activation_checkpointing, plan.depth)
     blocks = n * 4 * plan.width + (plan.depth - n) * block_bytes(plan)
@@ -181,14 +182,16 @@ def kept_bytes(plan: Plan) -> int:
 
 
 def logits_bytes(plan: Plan) -> int:
-    """Of the ids' cross-entropy, in all: logits in a product's type, in float32, their gradients;
-    the rows of the classes, in both types, and the gradients of these.
+    """Bytes of the cross-entropy over ids, in all.
+
+    Logits in a product's type and in float32, and their gradients; the weights of the classes in
+    both types, and their gradients.
     """
-    n_classes, positions = plan.text_pieces + 1, plan.batch_size * plan.seq_len
-    held = (
-        crossentropy.CHUNK if positions * n_classes > crossentropy.WHOLE else positions * n_classes
-    )
-    return held * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
+    n_classes = plan.text_pieces + 1
+    n_logits = plan.batch_size * plan.seq_len * n_classes
+    if n_logits > cross_entropy.WHOLE:
+        n_logits = cross_entropy.CHUNK
+    return n_logits * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
 
 
 # ---- the table
@@ -199,7 +202,8 @@ Row = tuple[str, str, str]  # what, value, where it comes from
 def rows_of(plan: Plan) -> Iterator[Row]:
     """All lines of one training."""
     lm = decoder(plan)
-    n, blocks = n_parameters(lm), n_parameters(lm.model.layers)
+    n = n_parameters(lm)
+    blocks = n_parameters(lm.model.layers)
     yield (
         "**shape**: layers, width, heads, key-value heads, feed-forward",
         f"{plan.depth}, {plan.width:,}, {plan.n_heads}, {plan.n_kv_heads}, {plan.feed_forward:,}",
@@ -222,16 +226,21 @@ def rows_of(plan: Plan) -> Iterator[Row]:
 
 
 def flop_per_position(plan: Plan, lm: LM) -> tuple[float, float]:
-    """What a position of text needs, as the log counts it (6 N + 12 layers width length); and what
-    is made, with what is computed again.
+    """FLOP per position of text.
+
+    Returns:
+        What is needed, as the log counts it (6 N + 12 layers width length); and what is computed,
+        recomputed blocks and logits included.
     """
     gauge = Gauge(lm, plan.seq_len, {})
-    needed = gauge.flop_per_position + gauge.flop_per_predicted["text"]
-    blocks_again = (
+    of_logits = gauge.flop_per_predicted["text"]
+    needed = gauge.flop_per_position + of_logits
+    again = (
         gauge.flop_per_position / 3 * min(plan.activation_checkpointing, plan.depth) / plan.depth
     )
-    chunked = plan.batch_size * plan.seq_len * (plan.text_pieces + 1) > crossentropy.WHOLE
-    return needed, needed + blocks_again + (gauge.flop_per_predicted["text"] / 3 if chunked else 0)
+    if plan.batch_size * plan.seq_len * (plan.text_pieces + 1) > cross_entropy.WHOLE:
+        again += of_logits / 3
+    return needed, needed + again
 
 
 def positions_per_s(plan: Plan, lm: LM) -> float:
@@ -271,7 +280,9 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
 
 def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     """Bytes on one device at the fullest moment, part by part."""
-    block, rest, tokens = blocks / plan.depth, n - blocks, plan.batch_size * plan.seq_len
+    block = blocks / plan.depth
+    rest = n - blocks
+    tokens = plan.batch_size * plan.seq_len
     states = 20 if plan.ema_decay else 16
     again = min(plan.activation_checkpointing, plan.depth)
     chosen = f"{plan.batch_size}, {plan.seq_len:,}, {again}"
@@ -317,7 +328,8 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
 def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     """Token files and tokenizers."""
     per_node = min(plan.per_node, plan.devices)
-    tokens, node = plan.tokens_per_parameter * n, positions_per_s(plan, lm) * per_node
+    tokens = plan.tokens_per_parameter * n
+    node = positions_per_s(plan, lm) * per_node
     yield (
         "**data**: bytes a frame on disk: text, speech, image, jets",
         ", ".join(f"{x:g}" for x in DISK_BYTES.values()),
@@ -338,7 +350,8 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
         "exact [12]",
     )
     documents = tokens / plan.document_length
-    copy, own = tokens * flat["text"] + documents * ROW_BYTES, documents * LOADER_BYTES
+    copy = tokens * flat["text"] + documents * ROW_BYTES
+    own = documents * LOADER_BYTES
     yield "the same positions so, once for all processes", f"{copy / GB:,.0f} GB", "exact [12]"
     yield (
         "made by the first process, at the first opening",
@@ -396,15 +409,16 @@ def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
 
 
 def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
-    """What a device receives for each of its micro-batches, beside the time that it computes."""
+    """What a device receives per micro-batch, beside the time that it computes."""
     n_bytes = (plan.devices - 1) / plan.devices * ((2 * plan.size + 4) * blocks + 8 * rest)
     seconds = plan.batch_size * plan.seq_len / positions_per_s(plan, lm)
-    one_node = plan.devices <= plan.per_node
-    rate = plan.node_bytes_per_s if one_node else plan.network_bytes_per_s
+    rate, where = plan.network_bytes_per_s, "between nodes"
+    if plan.devices <= plan.per_node:
+        rate, where = plan.node_bytes_per_s, "within a node"
     yield "**traffic** of a device a micro-batch", f"{n_bytes / GB:.1f} GB", "reckoned [17]"
     yield (
         "rate of the link",
-        f"{rate / GB:g} GB/s, {'within a node' if one_node else 'between nodes'}",
+        f"{rate / GB:g} GB/s, {where}",
         "cited [18]",
     )
     yield (
@@ -419,42 +433,38 @@ def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
 def table(plans: dict[str, Plan]) -> str:
     """All plans side by side, in Markdown."""
     lines = [f"| | {' | '.join(plans)} | from |", "|---|" + "---|" * (len(plans) + 1)]
-    for rows in zip(*(rows_of(plan) for plan in plans.values())):
+    for rows in zip(*(rows_of(plan) for plan in plans.values()), strict=True):
         lines.append(f"| {rows[0][0]} | {' | '.join(row[1] for row in rows)} | {rows[0][2]} |")
     return "\n".join(lines)
 
 
 def main() -> None:
+    """Prints the table of the plans that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "plans", nargs="*", metavar="PLAN", help=f"{', '.join(PLANS)} (default: all)"
     )
+    kinds = {"int": int, "float": float, "str": str, "bool": is_true}
     for field in fields(Plan):
-        kind = {
-            "int": int,
-            "float": float,
-            "str": str,
-            "bool": lambda word: word.lower() in ("true", "1", "yes"),
-        }[field.type]
         choices = ("bf16", "float32") if field.name == "precision" else None
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, choices=choices)
-    given = vars(parser.parse_args())
-    names = given.pop("plans") or list(PLANS)
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=kinds[field.type], choices=choices)
+    options = vars(parser.parse_args())
+    names = options.pop("plans") or list(PLANS)
     if set(names) - set(PLANS):
         parser.error(f"plans are {', '.join(PLANS)}")
+    changes = {name: value for name, value in options.items() if value is not None}
     try:
-        print(
-            table(
-                {
-                    name: replace(PLANS[name], **{k: v for k, v in given.items() if v is not None})
-                    for name in names
-                }
-            )
-        )
+        print(table({name: replace(PLANS[name], **changes) for name in names}))
     except (ValueError, ZeroDivisionError) as error:
         parser.error(str(error))
+
+
+def is_true(word: str) -> bool:
+    """Whether a word of the command line says yes."""
+    return word.lower() in ("true", "1", "yes")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""What the benchmarks measure and print with: turns of ours and a peer's in one run, figures beside
-a bar, the machine and its limits.
-"""
+"""What the benchmarks share: alternating timings, figures with bars, facts about the machine."""
 
 from __future__ import annotations
 
@@ -22,11 +20,20 @@ from mmtok.io.files import write_text
 
 @dataclass(frozen=True)
 class Line:
-    """One figure: ours and the peer's in the same unit (None where there is no peer), what is held
-    against the bar, and the bar.
+    """One figure of a benchmark.
 
-    least: the bar is the least value; else the most. wrong: what went wrong; the bar is then
-    missed, however good the figure.
+    Attributes:
+        what: What was measured.
+        unit: Of `ours` and `theirs`.
+        ours: This package's figure.
+        peer: The name of what it is compared with.
+        theirs: The peer's figure; None where there is none.
+        held: The name of `value`.
+        value: What is compared with the bar.
+        bar: The least value that is good enough, or the greatest where `least` is False.
+        stretch: A bar that would be nice to meet.
+        least: Whether more is better.
+        wrong: What went wrong. The bar is then missed, however good the figure.
     """
 
     what: str
@@ -41,23 +48,46 @@ class Line:
     least: bool = True
     wrong: str = ""
 
+    @classmethod
+    def ratio(
+        cls,
+        what: str,
+        unit: str,
+        ours: float,
+        peer: str,
+        theirs: float,
+        bar: float,
+        stretch: float | None = None,
+        least: bool = True,
+        wrong: str = "",
+    ) -> Line:
+        """A figure whose ratio to the peer's is compared with the bar."""
+        return cls(
+            what, unit, ours, peer, theirs, "ratio", ours / theirs, bar, stretch, least, wrong
+        )
+
     @property
     def met(self) -> bool:
-        """Whether the value keeps to the bar, and nothing went wrong."""
-        return not self.wrong and (self.value >= self.bar if self.least else self.value <= self.bar)
+        """Whether the value meets the bar and nothing went wrong."""
+        if self.wrong:
+            return False
+        if self.least:
+            return self.value >= self.bar
+        return self.value <= self.bar
 
     def __str__(self) -> str:
-        theirs = f"{self.peer} {self.theirs:.4g}" if self.theirs is not None else self.peer or "-"
-        sign, stretch = (
-            ">=" if self.least else "<=",
-            (f" (stretch {self.stretch:g})" if self.stretch else ""),
-        )
-        held = f"{self.held} {self.value:.3g}"
-        return (
-            f"{self.what:<44}{self.ours:>10.4g} {self.unit:<13}{theirs:<36}{held:<20}bar {sign}"
-            f" {self.bar:g}{stretch}:"
-            f" {'met' if self.met else 'MISSED'}{self.wrong and f' ({self.wrong})'}"
-        )
+        peer = self.peer or "-"
+        if self.theirs is not None:
+            peer = f"{self.peer} {self.theirs:.4g}"
+        bar = f"bar {'>=' if self.least else '<='} {self.bar:g}"
+        if self.stretch:
+            bar += f" (stretch {self.stretch:g})"
+        verdict = "met" if self.met else "MISSED"
+        if self.wrong:
+            verdict += f" ({self.wrong})"
+        ours = f"{self.what:<44}{self.ours:>10.4g} {self.unit:<13}"
+        value = f"{self.held} {self.value:.3g}"
+        return f"{ours}{peer:<36}{value:<20}{bar}: {verdict}"
 
 
 # ---- time
@@ -70,74 +100,85 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def turn_about(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each side, which take turns, backwards in every other one, as who goes
-    after whom counts too.
+def median_seconds(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each side.
 
-    The first turn only warms up.
+    The sides alternate, in reverse order every other time, so that they see the same machine. The
+    first round only warms up.
     """
     took: list[list[float]] = [[] for _ in sides]
-    for turn in range(repeats + 1):
-        for i in range(len(sides))[:: 1 if turn % 2 else -1]:
+    order = list(range(len(sides)))
+    for _ in range(repeats + 1):
+        order.reverse()
+        for i in order:
             took[i].append(seconds(sides[i]))
-    return [statistics.median(x[1:]) for x in took]
+    return [statistics.median(times[1:]) for times in took]
 
 
 # ---- the machine
 
-TELLING = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "amx_bf16")
-LIMITS = (
-    "ONEDNN_MAX_CPU_ISA",
-    "ATEN_CPU_CAPABILITY",
-    "MKL_ENABLE_INSTRUCTIONS",
-)  # make a machine behave like an older one
+SIMD_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "amx_bf16")
+# These make a machine behave like an older one.
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def machine(packages: Sequence[str]) -> dict:
-    """What the figures were measured on, with the versions of `packages`."""
-    model = next(
-        (
-            x.split(":")[1].strip()
-            for x in Path("/proc/cpuinfo").read_text().splitlines()
-            if x.startswith("model name")
-        ),
-        "",
-    )
-    return {"processor": model or platform.machine(), "flags": cpu_flags(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "load": round(os.getloadavg()[0], 1), "python": platform.python_version(), **{name: version(name) for name in packages}}  # fmt: skip
+    """The machine that figures are measured on, with the versions of `packages`."""
+    facts = {
+        "processor": _cpu_info("model name") or platform.machine(),
+        "flags": cpu_flags(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    }
+    return facts | {name: version(name) for name in packages}
 
 
 def cpu_flags() -> str:
-    """The instructions that decide how fast a CPU multiplies, as far as it and the environment let
-    them be used.
-    """
-    text = Path("/proc/cpuinfo").read_text()
-    flags = next(
-        (line.split(":")[1].split() for line in text.splitlines() if line.startswith("flags")), []
-    )
-    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
-    return " ".join([*(flag for flag in TELLING if flag in flags), *limits])
+    """The SIMD instructions that matter here, and the environment's limits on them."""
+    have = _cpu_info("flags").split()
+    flags = [flag for flag in SIMD_FLAGS if flag in have]
+    limits = [f"{name}={os.environ[name]}" for name in ISA_LIMITS if name in os.environ]
+    return " ".join([*flags, *limits])
+
+
+def _cpu_info(key: str) -> str:
+    """The first value of a key in /proc/cpuinfo; "" where there is none."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(key):
+            return line.split(":")[1].strip()
+    return ""
 
 
 def matrix_products(
     n: int, shapes: list[tuple[int, int]], dtype: torch.dtype
 ) -> tuple[Callable[[], object], float]:
-    """The products of one training step of `n` positions with weights of these shapes, forward and
-    both backward; and their FLOP.
+    """The matrix products of one training step of `n` positions, forward and backward.
+
+    Args:
+        n: Positions of the step.
+        shapes: Shapes of the weights.
+        dtype: Of all factors.
+
+    Returns:
+        A function that computes them all, and their FLOP.
     """
-    made = [
+    factors = [
         [torch.randn(*shape).to(dtype) for shape in ((n, a), (a, b), (n, b))] for a, b in shapes
     ]
-    return lambda: [(x @ w, y @ w.T, x.T @ y) for x, w, y in made], 6 * n * sum(
-        a * b for a, b in shapes
-    )
+    n_flop = 6 * n * sum(a * b for a, b in shapes)
+    return lambda: [(x @ w, y @ w.T, x.T @ y) for x, w, y in factors], n_flop
 
 
 def reading(n_bytes: int) -> tuple[Callable[[], object], float]:
-    """Reading so many bytes 10 times, by products of a float32 matrix with a vector; and the bytes
-    read in all.
+    """Reads `n_bytes` of memory 10 times, by products of a float32 matrix with a vector.
+
+    Returns:
+        A function that does it, and the bytes read in all.
     """
-    weights, x = torch.randn(n_bytes // 4 // 1024, 1024), torch.randn(1024)
+    weights = torch.randn(n_bytes // 4 // 1024, 1024)
+    x = torch.randn(1024)
     return lambda: [weights @ x for _ in range(10)], 10 * 4 * weights.numel()
 
 
@@ -145,49 +186,43 @@ def reading(n_bytes: int) -> tuple[Callable[[], object], float]:
 
 
 def parser(about: str, rows: Iterable[str], threads: int) -> argparse.ArgumentParser:
-    """The words that all benchmarks take: which rows, repeats, torch's threads (`threads` unless
-    given), a file.
-    """
+    """The options of all benchmarks; `threads` is torch's number by default."""
     made = argparse.ArgumentParser(description=about)
-    made.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(rows)} (default: all)")
-    made.add_argument("--only", nargs="+", default=[], metavar="ROW", help="the same, as an option")
-    made.add_argument("--json", type=Path, help="write the figures to this file too")
-    made.add_argument(
-        "--repeats",
-        type=int,
-        default=9,
-        help="turns that the medians are over; long rows take fewer",
-    )
-    made.add_argument("--threads", type=int, default=threads, help="of torch, on both sides")
+    add = made.add_argument
+    add("rows", nargs="*", metavar="ROW", help=f"{', '.join(rows)} (default: all)")
+    add("--only", nargs="+", default=[], metavar="ROW", help="the same, as an option")
+    add("--json", type=Path, help="write the figures to this file too")
+    add("--repeats", type=int, default=9, help="timings per median; long rows take fewer")
+    add("--threads", type=int, default=threads, help="of torch, on both sides")
     return made
 
 
 def parsed(parser: argparse.ArgumentParser, rows: Iterable[str]) -> argparse.Namespace:
-    """The command line's words, with all `rows` where none is named; torch gets its threads.
+    """Parses the command line and sets torch's threads; all `rows` where none is named.
 
-    Exits with 2 for wrong words.
+    Exits with status 2 for unknown rows.
     """
-    words, rows = parser.parse_args(), list(rows)
-    words.rows += words.only
-    if set(words.rows) - set(rows) or words.repeats < 1 or words.threads < 1:
-        parser.error(f"rows are {', '.join(rows)}; repeats and threads at least 1")
-    torch.set_num_threads(words.threads)
-    words.rows = words.rows or rows
-    return words
+    options = parser.parse_args()
+    known = list(rows)
+    options.rows += options.only
+    if set(options.rows) - set(known) or options.repeats < 1 or options.threads < 1:
+        parser.error(f"rows are {', '.join(known)}; repeats and threads at least 1")
+    torch.set_num_threads(options.threads)
+    options.rows = options.rows or known
+    return options
 
 
 def report(lines: Iterable[Line], path: Path | None, **about: dict) -> None:
-    """Print each table of `about`, then each line as it comes; to `path`, all of them as JSON."""
+    """Prints the tables `about`, then each line as it comes; writes all as JSON to `path`."""
     for name, table in about.items():
-        print(
-            f"{name}: "
-            + ", ".join(
-                f"{k} {x:.4g}" if isinstance(x, float) else f"{k} {x}" for k, x in table.items()
-            )
-        )
+        print(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in table.items()))
     made = []
     for line in lines:
         print(line, flush=True)
         made.append(asdict(line) | {"met": line.met})
     if path:
         write_text(path, json.dumps({**about, "lines": made}, indent=1) + "\n")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

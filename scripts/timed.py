@@ -1,6 +1,4 @@
-"""What the benchmarks that train share: a run is trained where it does not stand, what that cost is
-noted; wrong input gets one line.
-"""
+"""What the benchmarks that train share: training with its cost noted, and one-line errors."""
 
 from __future__ import annotations
 
@@ -21,24 +19,28 @@ SPENT = "cpu_minutes.json"
 
 
 def timed_train(recipe: Recipe, folder: Path) -> Run:
-    """The trained run; FOLDER/cpu_minutes.json holds the CPU minutes, tokenizers included, or NaN
-    where it was not trained in one go.
+    """Trains a run, or opens it where it is trained already.
+
+    FOLDER/cpu_minutes.json gets the CPU minutes, tokenizers included; NaN where the training was
+    not done in one go.
     """
-    before, begun = cpu_minutes(), (folder / "recipe.json").exists()
+    before = cpu_minutes()
+    begun = (folder / "recipe.json").exists()
     run = train(recipe, folder)
     if not (folder / SPENT).exists():
-        write_text(folder / SPENT, json.dumps(math.nan if begun else cpu_minutes() - before))
+        spent = math.nan if begun else cpu_minutes() - before
+        write_text(folder / SPENT, json.dumps(spent))
     return run
 
 
 def cpu_minutes() -> float:
-    """Of this process, over all its threads."""
+    """CPU minutes of this process so far, over all its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return (usage.ru_utime + usage.ru_stime) / 60
 
 
 def called(main: Callable[[], None]) -> None:
-    """Call a script's main; wrong input is answered in one line, with exit status 2."""
+    """Calls a script's main; wrong input is answered in one line, with exit status 2."""
     try:
         main()
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What the benchmark of samplers and likelihoods reckons with, and that its peers walk as ours do."""
+"""What the benchmark of samplers and likelihoods computes, and that its peers sample as ours do."""
 
 import importlib.util
 import sys
@@ -25,20 +25,22 @@ def bench():
     del sys.modules[spec.name], sys.modules["side_by_side"]
 
 
-def test_a_watched_network_is_told_apart_from_what_calls_it(bench):
+def test_the_time_of_a_network_is_split_from_its_callers(bench):
     class Slow(torch.nn.Module):
         def forward(self, x):
             time.sleep(0.02)
             return x
 
     network = Slow()
-    watched = bench.Watched(network)
+    timer = bench.NetworkTimer(network)
 
     def work():
-        network(1), time.sleep(0.05), network(2)
+        network(1)
+        time.sleep(0.05)
+        network(2)
 
     for _ in range(2):  # anew each time
-        its_own, the_rest = watched.apart(work)
+        its_own, the_rest = timer.split(work)
         assert its_own >= 0.04 and the_rest >= 0.05
 
 
@@ -48,26 +50,24 @@ def test_differences_are_relative_to_the_second_ones_scale(bench):
 
 
 @pytest.mark.parametrize("n_steps", [2, 12, 20])
-def test_ours_and_diffusers_walk_alike(bench, n_steps):
+def test_ours_and_diffusers_draw_alike(bench, n_steps):
     """Both of their schedulers against ours, as an independent reference: first and last steps
     included.
     """
     pytest.importorskip("diffusers")
-    network = bench.shaken(GridDenoiser(DiTConfig(1, 16, 2), (1, 4, 4), 2))
+    network = bench.with_noisy_weights(GridDenoiser(DiTConfig(1, 16, 2), (1, 4, 4), 2))
     noise = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for name, ours, theirs in bench.pairs(network, noise, n_steps):
         a, b = ours(), theirs()
         assert a.shape == b.shape == noise.shape and bench.difference(a, b) < 1e-4, name
-        torch.testing.assert_close(theirs(), b, rtol=0, atol=0)  # a walk can be walked again
+        torch.testing.assert_close(theirs(), b, rtol=0, atol=0)  # it can be drawn again
 
 
 def test_a_likelihoods_time_is_reckoned_from_the_digits_timed(bench, monkeypatch):
     monkeypatch.setattr(bench, "DIT", DiTConfig(1, 16, 2))
     monkeypatch.setattr(bench, "DiTConfig", lambda: DiTConfig(1, 16, 2))
     monkeypatch.setattr(bench, "seconds", lambda work: 6.0)
-    lines = list(bench.likelihood(bench.Setting(1, 20)))
-    assert (
-        [line.ours for line in lines] == [300.0] * 3
-        and [line.value for line in lines] == [5.0] * 3
-        and all(line.met for line in lines)
-    )
+    lines = list(bench.likelihood(bench.Options(1, 20)))
+    assert [line.ours for line in lines] == [300.0] * 3
+    assert [line.value for line in lines] == [5.0] * 3
+    assert all(line.met for line in lines)

@@ -38,7 +38,7 @@ def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_w
     took = {"a": iter((100.0, 1.0, 3.0, 2.0)), "b": iter((100.0, 5.0, 5.0, 7.0))}
     monkeypatch.setattr(side_by_side, "seconds", lambda side: side())
     sides = [lambda name=name: calls.append(name) or next(took[name]) for name in "ab"]
-    assert side_by_side.turn_about(sides, 3) == [2.0, 5.0] and calls == list("baabbaab")
+    assert side_by_side.median_seconds(sides, 3) == [2.0, 5.0] and calls == list("baabbaab")
 
 
 def bench(*words, script="bench.py"):
