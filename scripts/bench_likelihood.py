@@ -1,17 +1,15 @@
-"""Families of generators in one table: bits per dimension of held-out digits, and how their samples
-look.
+"""Families of generators in one table: bits per dimension of held-out digits, and sample quality.
 
-    python scripts/bench_likelihood.py                        all families, three seeds, into
-    runs/likelihood python scripts/bench_likelihood.py --only flow --seeds 0
+    python scripts/bench_likelihood.py           all families, three seeds, into runs/likelihood
+    python scripts/bench_likelihood.py --only flow --seeds 0
 
-scikit-learn's digits, 8 x 8 pixels of 17 levels, the split of seed 0; training scans may be shifted
-by a pixel. Each family is a
-recipe of its own: the decoder's verbs train, draw and score it. Names are left out of a share of
-the unshifted training documents, so that one run gives p(x), whose bits stand in the table, and
-samples by name under guidance, which are judged. A run that stands is not repeated.
-Budgets are stated in steps; the CPU time that they took is printed beside the eight minutes that
-each may take. There is no third split: sizes, steps and shares were chosen by looking at the
-held-out scans, and the baselines' constants too.
+The data are scikit-learn's digits, 8 x 8 pixels of 17 levels, with the split of seed 0; training
+scans may be shifted by a pixel. Each family is a recipe: the package's own verbs train, sample and
+score it. A share of the unshifted training documents has no name, so that one run gives p(x), whose
+bits are in the table, and samples by name under guidance, which are judged. A finished run is not
+repeated. Budgets are in steps; the CPU time is printed next to the eight minutes that each may
+take. There is no third split: sizes, steps and shares, and the baselines' constants, were chosen by
+looking at the held-out scans.
 """
 
 from __future__ import annotations
@@ -21,8 +19,10 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from likelihood_baselines import baselines
@@ -50,66 +50,94 @@ from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.config import TrainConfig
 
-LEVELS, SIDE = 17, 8
+LEVELS = 17
+SIDE = 8
 DIMENSIONS = SIDE * SIDE
 N_SAMPLES = 500
 GUIDANCE = 2.0
 SEEDS = (0, 1, 2)
 N_HALVINGS = 20
-JUDGED, CPU_MINUTES = 0.90, 8.0  # bars of every family: the judge's accuracy, the training's time
+# bars of every family
+JUDGED = 0.90  # the judge's accuracy
+CPU_MINUTES = 8.0  # of training
 PIXELS = PixelsConfig(SIDE, SIDE, 1, LEVELS)
 PATCHES = PixelLatentsConfig(SIDE, SIDE, 1, LEVELS, patch=2)
 SMALL = TransformerConfig(2, 64, 2, 2, 176)  # reads the name where a head draws
 
 
 def family(
-    image, head=None, trunk=SMALL, text=BytesConfig(), unnamed=0.5, **train_config
+    image: Any,
+    head: Any = None,
+    trunk: TransformerConfig = SMALL,
+    text: Any = None,
+    unnamed: float = 0.5,
+    **settings: Any,
 ) -> Recipe:
-    """A recipe that draws digits by name and without: `image`, `text` the tokenizers, `head` what
-    draws (None: the decoder itself).
+    """A recipe for digits with and without a name.
 
-    unnamed: share of the unshifted scans that are learned without their names.
+    Args:
+        image: The tokenizer of the scans.
+        head: What samples them; None: the decoder itself.
+        trunk: The decoder's transformer.
+        text: The tokenizer of the names; bytes where it is None.
+        unnamed: The share of unshifted scans that are trained on without their names.
+        settings: Fields of the training that differ from this script's own.
     """
+    defaults = {
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "ema_decay": 0.995,
+        "log_every": 100,
+    }
     return Recipe(
         name="likelihood",
-        sources=(
-            ScannedDigits(copies=18, noise=0.0, shift=1),
-        ),  # noise would add to the bits; every shift comes about twice
-        tokenizers={"text": text, "image": image},
-        # shifted scans teach more than there are; they are told apart by their captions, or shifted
-        # ones would be drawn, and cost bits
+        # Noise would add to the bits; every shift comes about twice.
+        sources=(ScannedDigits(copies=18, noise=0.0, shift=1),),
+        tokenizers={"text": text or BytesConfig(), "image": image},
+        # Shifted scans add training data. Captions mark them as shifted: otherwise they would be
+        # sampled too, and cost bits.
         tasks=(
             Task(("caption",), ("image",), cond_dropout=unnamed),
             Task(("view_caption",), ("view",)),
         ),
         model=DecoderConfig(trunk=trunk, heads={"image": head} if head else {}),
-        train=TrainConfig(
-            **(
-                {
-                    "batch_size": 16,
-                    "learning_rate": 2e-3,
-                    "warmup": 100,
-                    "ema_decay": 0.995,
-                    "log_every": 100,
-                }
-                | train_config
-            )
-        ),
+        train=TrainConfig(**(defaults | settings)),
         n_samples=N_SAMPLES,
     )
 
 
 DIT = DiTConfig(6, 128, 4)
 DENOISED = {"sampler": Heun(), "steps": 25, "network": DIT, "patch": 2}
-TWO_BARS = {"dequantised": (2.50, None), "decoder": (2.28, 2.10)}
 WIDE = TransformerConfig(4, 96, 4, 4, 256, dropout=0.1)
 CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=2000)
-# name -> (recipe, bar and stretch in bits per dimension of its figures)
-FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]] = {
-    "autoregression": (family(PIXELS, None, WIDE, steps=1700), {"exact": (1.85, 1.75)}),
-    # a name is one piece, and more often told: this head, which rarely needs its condition, learns
-    # late to heed it
-    "masked": (
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of generator.
+
+    Attributes:
+        title: Its name in the table.
+        recipe: Its recipe.
+        bars: By kind of bits: what is good enough, and what would be nice, in bits per dimension.
+    """
+
+    title: str
+    recipe: Recipe
+    bars: dict[str, tuple[float | None, float | None]]
+
+
+# Two ways to turn a density into a probability of levels.
+TWO_BARS = {"dequantised": (2.50, None), "decoder": (2.28, 2.10)}
+FAMILIES = {
+    "autoregression": Family(
+        "autoregression", family(PIXELS, None, WIDE, steps=1700), {"exact": (1.85, 1.75)}
+    ),
+    # This head rarely needs its condition, and learns late to use it. So the name is one piece, and
+    # left out less often.
+    "masked": Family(
+        "masked diffusion",
         family(
             PIXELS,
             MaskedDiffusion(DiTConfig(4, 96, 4)),
@@ -119,7 +147,8 @@ FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]]
         ),
         {"bound": (2.00, 1.85)},
     ),
-    "edm": (
+    "edm": Family(
+        "EDM",
         family(
             PATCHES,
             GridDiffusion(schedule=EDM(sigma_data=0.80, p_mean=-0.7, p_std=1.4), **DENOISED),
@@ -127,17 +156,24 @@ FAMILIES: dict[str, tuple[Recipe, dict[str, tuple[float | None, float | None]]]]
         ),
         TWO_BARS,
     ),
-    "flow": (family(PATCHES, GridDiffusion(schedule=CondOT(), **DENOISED), steps=850), TWO_BARS),
-    "vq": (family(CODES, None, WIDE, steps=1000), {"bound": (None, None)}),
+    "flow": Family(
+        "flow matching",
+        family(PATCHES, GridDiffusion(schedule=CondOT(), **DENOISED), steps=850),
+        TWO_BARS,
+    ),
+    "vq": Family(
+        "VQ and autoregression", family(CODES, None, WIDE, steps=1000), {"bound": (None, None)}
+    ),
 }
 
-
-TITLES = {"autoregression": "autoregression", "masked": "masked diffusion", "edm": "EDM", "flow": "flow matching",
-          "vq": "VQ and autoregression"}  # fmt: skip
-# a figure's name -> what a row adds to its title, and what its bits are: the ODE's divergence is
-# taken by one random probe per scan
-KINDS = {"exact": ("", "exact"), "bound": ("", "bound"), "dequantised": (", dequantised", "estimate of a bound"),
-         "decoder": (", decoder term", "estimate of a bound")}  # fmt: skip
+# Kind of bits -> what a row adds to its title, and what its bits are. The ODE's divergence is
+# estimated by one random probe per scan.
+KINDS = {
+    "exact": ("", "exact"),
+    "bound": ("", "bound"),
+    "dequantised": (", dequantised", "estimate of a bound"),
+    "decoder": (", decoder term", "estimate of a bound"),
+}
 
 
 # ---- bits per dimension of held-out scans
@@ -150,185 +186,208 @@ def held_out(run: Run) -> tuple[list[np.ndarray], list[str]]:
 
 
 def stream_bits(run: Run, images: Sequence[np.ndarray]) -> float:
-    """-log2 p(x) per dimension, x given nothing, as `score` says it."""
-    documents = [
-        Document((None, segment), (False, True))
-        for segment in run.tokenizers["image"].encode_batch(images)
-    ]
-    return (
-        float(np.mean([s.nats[1] for s in run.score_documents(documents)]))
-        / DIMENSIONS
-        / math.log(2)
-    )
+    """-log2 p(x) per dimension without a condition, as `mmtok score` computes it."""
+    segments = run.tokenizers["image"].encode_batch(images)
+    documents = [Document((None, segment), (False, True)) for segment in segments]
+    nats = np.mean([scored.nats[1] for scored in run.score_documents(documents)])
+    return float(nats) / DIMENSIONS / math.log(2)
+
+
+def discrete_bits(kind: str, run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
+    """The bits of a family whose likelihood is its decoder's or head's own."""
+    return {kind: stream_bits(run, images)}
 
 
 def diffusion_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
-    """Both ways to make a density a probability of levels, by one random probe per scan: the exact
-    trace takes 64 backward passes.
+    """Both ways to turn a density into a probability of levels, by one random probe per scan.
 
-    Both are bounds with a draw of noise per scan, which by itself moves their mean over 359 scans
-    by some 0.006.
+    The exact trace would take 64 backward passes. Both are bounds with one draw of noise per scan,
+    which by itself moves their mean over 359 scans by some 0.006.
     """
-    head, figures = run.lm.heads["image"], {}
+    head = run.lm.heads["image"]
+    figures = {}
     for kind in ("dequantised", "decoder"):
         head.config = replace(head.config, likelihood=kind, exact_dimensions=0)
         figures[kind] = stream_bits(run, images)
     return figures
 
 
-def vq_bits(run: Run, images: Sequence[np.ndarray]) -> float:
-    """The bound log p(x) >= log p(z(x)) + log p(x | z(x)): the codes' bits, and those of levels
-    around the decoded picture.
+def vq_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
+    """The bound log p(x) >= log p(z(x)) + log p(x | z(x)) with the codes z.
 
-    The decoder term is a discretised Gaussian with one deviation per pixel, fitted to the training
-    scans' residuals.
+    The decoder term is a discretised Gaussian around the decoded picture, with one deviation per
+    pixel, fitted to the residuals of the training scans.
     """
     import torch
 
-    tokenizer, levels = run.tokenizers["image"], Levels(LEVELS)
-    code = lambda xs: (
-        torch.from_numpy(np.stack(xs).astype(np.int64) * (2 * LEVELS - 2) + 255) // 510
-    )
+    tokenizer = run.tokenizers["image"]
+    levels = Levels(LEVELS)
     first, last = levels.centres(torch.tensor([0, LEVELS - 1])).tolist()
 
-    def again(xs):
-        grey = np.stack(tokenizer.decode_batch(tokenizer.encode_batch(xs))).astype(np.float64)
+    def to_levels(scans: Sequence[np.ndarray]) -> torch.Tensor:
+        grey = np.stack(scans).astype(np.int64)
+        return torch.from_numpy(grey * (2 * LEVELS - 2) + 255) // 510
+
+    def reconstructed(scans: Sequence[np.ndarray]) -> torch.Tensor:
+        grey = np.stack(tokenizer.decode_batch(tokenizer.encode_batch(scans))).astype(np.float64)
         return torch.from_numpy(first + grey / 255 * (last - first))
 
     training = [e["view"] for e in run.examples("train", "view")][: 4 * 1437]
-    std = (levels.centres(code(training)) - again(training)).square().mean(0).add(1e-6).sqrt()
-    decoder = -levels.log_mass(code(images), again(images), std).flatten(1).sum(1).mean().item()
-    return stream_bits(run, images) + decoder / DIMENSIONS / math.log(2)
+    residuals = levels.centres(to_levels(training)) - reconstructed(training)
+    std = residuals.square().mean(0).add(1e-6).sqrt()
+    log_p = levels.log_mass(to_levels(images), reconstructed(images), std)
+    decoder = -log_p.flatten(1).sum(1).mean().item()
+    return {"bound": stream_bits(run, images) + decoder / DIMENSIONS / math.log(2)}
 
 
-BITS: dict[str, Callable] = {
-    "autoregression": lambda run, x: {"exact": stream_bits(run, x)}, "masked": lambda run, x: {"bound": stream_bits(run, x)},
-    "edm": diffusion_bits, "flow": diffusion_bits, "vq": lambda run, x: {"bound": vq_bits(run, x)},
-}  # fmt: skip
+BITS: dict[str, Callable[[Run, Sequence[np.ndarray]], dict[str, float]]] = {
+    "autoregression": partial(discrete_bits, "exact"),
+    "masked": partial(discrete_bits, "bound"),
+    "edm": diffusion_bits,
+    "flow": diffusion_bits,
+    "vq": vq_bits,
+}
 
 
 # ---- samples
 
 
 def judged(run: Run) -> dict[str, float]:
-    """Samples by name under a judge of real scans, and Frechet distances on the judge's decision
-    values.
+    """Samples by name under a judge of real scans, and Fréchet distances on its decision values.
 
-    "frechet" is between as many samples as half the held-out scans and one half of those,
-    "frechet_real" between both halves: distances shrink with the numbers that they are taken of, so
-    both are of the same numbers, each a mean over ways to halve.
+    "frechet" is between half the held-out scans and as many samples, "frechet_real" between both
+    halves. Distances shrink with the number of scans, so both take equally many, and each is a mean
+    over random halves.
     """
-    clean = [(e["image"], e["caption"]) for e in ScannedDigits().clean().examples("train")]
-    judge = train_image_judge(*map(list, zip(*clean)))
-    features = lambda images: judge._classifier.decision_function(
-        np.stack(images).reshape(len(images), -1) / 255
-    )
+    clean = list(ScannedDigits().clean().examples("train"))
+    judge = train_image_judge([e["image"] for e in clean], [e["caption"] for e in clean])
+
+    def features(scans: Sequence[np.ndarray]) -> np.ndarray:
+        flat = np.stack(scans).reshape(len(scans), -1) / 255
+        return judge._classifier.decision_function(flat)
+
     images, names = held_out(run)
     classes = sorted(set(names))
     asked = [classes[i % len(classes)] for i in range(N_SAMPLES)]
-    drawn = run.draw(
-        [run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)],
-        Sampling(guidance=GUIDANCE),
-        run.recipe.train.seed,
-    )
+    prompts = [run.prompt([s], "image") for s in run.tokenizers["text"].encode_batch(asked)]
+    drawn = run.draw(prompts, Sampling(guidance=GUIDANCE), run.recipe.train.seed)
     samples = run.tokenizers["image"].decode_batch([d.segment for d in drawn])
-    real, made, rng = features(images), features(samples), np.random.default_rng(0)
-    apart: dict[str, list[float]] = {"frechet": [], "frechet_real": []}
+    real = features(images)
+    made = features(samples)
+    rng = np.random.default_rng(0)
+    distances: dict[str, list[float]] = {"frechet": [], "frechet_real": []}
     for _ in range(N_HALVINGS):
         order = rng.permutation(len(real))
         a, b = order[: len(order) // 2], order[len(order) // 2 :]
-        apart["frechet_real"].append(frechet(real[a], real[b]))
-        apart["frechet"].append(frechet(made[rng.permutation(len(made))[: len(a)]], real[b]))
+        distances["frechet_real"].append(frechet(real[a], real[b]))
+        distances["frechet"].append(frechet(made[rng.permutation(len(made))[: len(a)]], real[b]))
     return {
         "judge": judge.accuracy(samples, asked),
         "judge_real": judge.accuracy(images, names),
-    } | {k: float(np.mean(v)) for k, v in apart.items()}
+        **{name: float(np.mean(values)) for name, values in distances.items()},
+    }
 
 
 # ---- the table
 
 
 def figures_of(name: str, seed: int, out: Path, scale: float) -> dict[str, float]:
-    """Train one family with one seed, where it does not stand, and measure it."""
-    folder, recipe = out / f"{name}-{seed}", FAMILIES[name][0]
-    recipe = replace(
-        recipe,
-        train=replace(recipe.train, seed=seed, steps=max(1, round(scale * recipe.train.steps))),
-    )
-    run = timed_train(
-        recipe, folder
-    )  # refuses a folder of another recipe; what stands is not trained again
+    """Trains and measures one family with one seed, unless its figures are there already.
+
+    Refuses a folder that holds another recipe's run.
+    """
+    folder = out / f"{name}-{seed}"
+    recipe = FAMILIES[name].recipe
+    steps = max(1, round(scale * recipe.train.steps))
+    run = timed_train(replace(recipe, train=replace(recipe.train, seed=seed, steps=steps)), folder)
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
-    figures = (
-        BITS[name](run, held_out(run)[0])
-        | judged(run)
-        | {"cpu_minutes": json.loads((folder / SPENT).read_text())}
-    )
+    images, _ = held_out(run)
+    figures = {
+        **BITS[name](run, images),
+        **judged(run),
+        "cpu_minutes": json.loads((folder / SPENT).read_text()),
+    }
     write_text(path, json.dumps(figures, indent=1))
     return figures
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: a row per family and kind of bits; mean over the seeds, and each seed."""
-    judge = f"judge ≥ {JUDGED:g}, by seed"
-    lines = [
-        (
-            f"| family | bits per dimension | kind | bar | by seed | {judge} | Fréchet (real) | CPU"
-            " minutes, at most |"
-        ),
-        "|" + "---|" * 8,
-    ]
-    kinds = {"one Gaussian": "bound", "a Gaussian per digit": "bound"}
-    lines += [
-        f"| {name} | {value:.3f} | {kinds.get(name, 'exact')} | baseline | | | | |"
-        for name, value in baselines().items()
-    ]
+    """Markdown with a row per family and kind of bits: mean over the seeds, and each seed."""
+    columns = (
+        "family",
+        "bits per dimension",
+        "kind",
+        "bar",
+        "by seed",
+        f"judge ≥ {JUDGED:g}, by seed",
+        "Fréchet (real)",
+        "CPU minutes, at most",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name, value in baselines().items():
+        kind = "bound" if "Gaussian" in name else "exact"
+        lines.append(f"| {name} | {value:.3f} | {kind} | baseline | | | | |")
     for name, runs in results.items():
-        for kind, (bar, stretch) in FAMILIES[name][1].items():
-            values = [r[kind] for r in runs]
-            mean = statistics.mean(values)
-            verdict = lambda good: "met" if good else "MISSED"
-            held = "reported" if bar is None else f"<= {bar:g}: {verdict(mean <= bar)}"
-            held += f" (stretch {stretch:g})" if stretch else ""
-            of = lambda key, runs=runs: [r[key] for r in runs]
-            judge, minutes, average = (
-                min(of("judge")),
-                max(of("cpu_minutes")),
-                lambda key, of=of: statistics.mean(of(key)),
-            )
-            lines.append(
-                f"| {TITLES[name]}{KINDS[kind][0]} | {mean:.3f} | {KINDS[kind][1]} | {held} |"
-                f" {', '.join(f'{v:.3f}' for v in values)} |"
-                f" {', '.join(f'{v:.3f}' for v in of('judge'))}: {verdict(judge >= JUDGED)} |"
-                f" {average('frechet'):.2f} ({average('frechet_real'):.2f}) | {minutes:.1f}:"
-                f" {verdict(minutes <= CPU_MINUTES)} |"
-            )
+        lines += [row(name, kind, runs) for kind in FAMILIES[name].bars]
     return "\n".join(lines)
 
 
+def row(name: str, kind: str, runs: list[dict[str, float]]) -> str:
+    """The row of one family and kind of bits, over the runs of its seeds."""
+    by_figure = {key: [run[key] for run in runs] for key in runs[0]}
+    bits = statistics.mean(by_figure[kind])
+    bar, stretch = FAMILIES[name].bars[kind]
+    bar_text = "reported"
+    if bar is not None:
+        bar_text = f"<= {bar:g}: {verdict(bits <= bar)}"
+    if stretch:
+        bar_text += f" (stretch {stretch:g})"
+    minutes = max(by_figure["cpu_minutes"])
+    distance, real = (statistics.mean(by_figure[key]) for key in ("frechet", "frechet_real"))
+    suffix, meaning = KINDS[kind]
+    cells = (
+        f"{FAMILIES[name].title}{suffix}",
+        f"{bits:.3f}",
+        meaning,
+        bar_text,
+        ", ".join(f"{x:.3f}" for x in by_figure[kind]),
+        ", ".join(f"{x:.3f}" for x in by_figure["judge"])
+        + f": {verdict(min(by_figure['judge']) >= JUDGED)}",
+        f"{distance:.2f} ({real:.2f})",
+        f"{minutes:.1f}: {verdict(minutes <= CPU_MINUTES)}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def verdict(met: bool) -> str:
+    """A bar's verdict in one word."""
+    return "met" if met else "MISSED"
+
+
 def main() -> None:
+    """Trains and measures the families that the command line names, and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--out", type=Path, default=Path("runs/likelihood"))
-    parser.add_argument("--scale", type=float, default=1.0, help="times the steps: a quick look")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    asked = parser.parse_args()
-    results: dict[str, list[dict[str, float]]] = {}
-    for name in asked.only:
-        for seed in asked.seeds:
-            results.setdefault(name, []).append(figures_of(name, seed, asked.out, asked.scale))
-            print_status(
-                f"{name}, seed {seed}: "
-                + ", ".join(f"{k} {v:.3f}" for k, v in results[name][-1].items())
-            )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    add("--seeds", nargs="+", type=int, default=SEEDS)
+    add("--out", type=Path, default=Path("runs/likelihood"))
+    add("--scale", type=float, default=1.0, help="times the steps: a quick look")
+    add("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
+    for name, runs in results.items():
+        for seed in options.seeds:
+            figures = figures_of(name, seed, options.out, options.scale)
+            runs.append(figures)
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            print_status(f"{name}, seed {seed}: {shown}")
     print(table(results))
-    if asked.json:
-        write_text(asked.json, json.dumps(results, indent=1))
+    if options.json:
+        write_text(options.json, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def log_probs(
     """
     n_rows = len(documents)
     batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)] for d in documents])
-    h = KVCacheDecoder(lm.model, precision, n_rows=n_rows).read(lm.embed(batch))
+    h = KVCacheDecoder(lm.model, precision, batch_size=n_rows).forward(lm.embed(batch))
     h = h[:, 1 : 1 + CHUNK_PIECES].flatten(0, 1)  # from the begin mark on
     return FrameDecoder(lm, modality, precision, n_rows).id_logits(h).float().log_softmax(-1)
 
