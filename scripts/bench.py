@@ -140,9 +140,9 @@ def sampling(repeats: int) -> Iterator[Line]:
     from mmtok.core.grammar import to_stream
     from mmtok.core.segment import Document, Segment, Signature
     from mmtok.core.vocabulary import Vocabulary
+    from mmtok.heads.sampling import Sampling, pick
     from mmtok.model.generate import generate
     from mmtok.model.lm import LM, DecoderConfig
-    from mmtok.model.sampling import Sampling, pick
     from mmtok.nn.transformer import TransformerConfig
 
     n_streams, n_frames = 16, 256

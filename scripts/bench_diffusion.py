@@ -26,6 +26,7 @@ from mmtok.diffusion.predictions import preconditioned
 from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun, Sampler
 from mmtok.diffusion.schedules import VP
 from mmtok.heads.diffusion import GridDiffusion, GridDiffusionHead
+from mmtok.heads.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig, GridDenoiser
 
 WIDTH = 64  # of the decoder's hidden states, which condition the head
@@ -61,9 +62,8 @@ def digits_head(sampler: Sampler, dit: DiTConfig) -> GridDiffusionHead:
 
 def draw(head: GridDiffusionHead, n: int) -> Tensor:
     """N pictures (n, 1, 8, 8)."""
-    return head.draw(
-        [torch.zeros(n, WIDTH)], (1, 8, 8), 0, 1.0, 1.0, torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    return head.draw([torch.zeros(n, WIDTH)], (1, 8, 8), Sampling(), generator)
 
 
 class NetworkTimer:
@@ -313,7 +313,7 @@ def likelihood(options: Options) -> Iterator[Line]:
 
 def _score(head: GridDiffusionHead, values: Tensor, n: int) -> Tensor:
     """The head's figures for the first n digits."""
-    return head.nats(torch.zeros(n, WIDTH), values[:n], torch.Generator().manual_seed(0))
+    return head.log_prob(torch.zeros(n, WIDTH), values[:n], torch.Generator().manual_seed(0))
 
 
 ROWS = {row.__name__: row for row in (overhead, batches, diffusers, likelihood)}

@@ -30,7 +30,7 @@ from timed import SPENT, called, timed_train
 
 from mmtok.core.segment import Document
 from mmtok.data.tasks import Task
-from mmtok.diffusion.likelihood import Levels
+from mmtok.diffusion.likelihood import Bins
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.heads.diffusion import GridDiffusion
@@ -221,7 +221,7 @@ def vq_bits(run: Run, images: Sequence[np.ndarray]) -> dict[str, float]:
     import torch
 
     tokenizer = run.tokenizers["image"]
-    levels = Levels(LEVELS)
+    levels = Bins(LEVELS)
     first, last = levels.centres(torch.tensor([0, LEVELS - 1])).tolist()
 
     def to_levels(scans: Sequence[np.ndarray]) -> torch.Tensor:

@@ -158,7 +158,7 @@ def _with_holes(run: Run, modality: str, infill: str) -> Segment:
     """
     file, spans = _parsed_infill(infill)
     signature = run.vocabulary.signatures[modality]
-    in_any_order = run.lm.draws_whole(modality)
+    in_any_order = not run.lm.autoregressive(modality)
     if in_any_order and signature.latent_size:
         raise UserError(
             f"--infill: {modality} is drawn by a diffusion over whole segments of latents, of which"

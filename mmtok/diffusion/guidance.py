@@ -1,6 +1,4 @@
-"""What a denoiser is told beside the noise: guidance by a condition, and the noisy low-resolution
-picture of a cascade.
-"""
+"""Classifier-free guidance, and the noisy low-resolution condition of a cascade."""
 
 from __future__ import annotations
 
@@ -11,13 +9,17 @@ from mmtok.diffusion.predictions import Denoiser, append_dims
 from mmtok.diffusion.random import normal_like
 
 
-def guided(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
-    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, on denoised states):
-    D_u + w (D_c - D_u).
+def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """u + w (c - u): Ho and Salimans 2022 (arXiv 2207.12598), eq. 6, with their w = ours - 1.
 
-    w = 1 is the conditional denoiser and w = 0 the unconditional one, each then called alone.
-    Papers that write (1 + w) D_c - w D_u mean our w less 1.
+    c and u may be denoised states or log-probabilities. Weight 1 is the conditional one, 0 the
+    unconditional one.
     """
+    return unconditional + weight * (conditional - unconditional)
+
+
+def guided(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Denoiser:
+    """`guide` for denoisers. At weight 1 or 0 only the denoiser that counts is called."""
     if weight == 1:
         return conditional
     if weight == 0:
@@ -25,26 +27,40 @@ def guided(conditional: Denoiser, unconditional: Denoiser, weight: float) -> Den
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         without = unconditional(x, sigma)
-        return without + weight * (conditional(x, sigma) - without)
+        return guide(conditional(x, sigma), without, weight)
 
     return denoise
 
 
-def noise_condition(
-    low: Tensor, level: Tensor | float, generator: torch.Generator | None = None
-) -> Tensor:
-    """Noise-conditioning augmentation of a cascade (Ho et al. 2022, arXiv 2106.15282, section 4):
-    sqrt(1 - level) c + sqrt(level) n.
+def guided_logits(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """`guide` for logits (..., K), by their log-probabilities.
 
-    low (B, ...): the low-resolution picture c, of variance near 1. level: (B,) or a number in [0,
-    1], 0 leaves c as it is and 1 leaves nothing of it; the super-resolution network must be told
-    it. Drawn at random in training, chosen in sampling.
+    What the conditional logits rule out (-inf) stays ruled out.
     """
-    level = torch.as_tensor(level, dtype=torch.float64)
-    if not bool(((level >= 0) & (level <= 1)).all()):
-        raise ValueError(
-            f"a noise-conditioning level is a variance between 0 and 1, got {level.tolist()}"
-        )
-    return append_dims((1 - level).sqrt(), low) * low + append_dims(
-        level.sqrt(), low
-    ) * normal_like(low, generator)
+    c = conditional.log_softmax(-1)
+    u = unconditional.log_softmax(-1)
+    return torch.where(c == float("-inf"), c, guide(c, u, weight))
+
+
+def noise_condition(
+    low: Tensor, aug_noise: Tensor | float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise-conditioning augmentation: sqrt(1 - a) c + sqrt(a) n, for a = aug_noise.
+
+    Source: Ho et al. 2022 (arXiv 2106.15282), section 4. aug_noise is drawn at random in training
+    and chosen in sampling; the super-resolution network needs it as an input.
+
+    Args:
+        low: The low-resolution picture c (B, ...), of variance near 1.
+        aug_noise: The noise's share of the variance, (B,) or a number in [0, 1]. 0 leaves c as it
+            is, 1 leaves nothing of it.
+        generator: Of the noise n; None is torch's global one.
+
+    Raises:
+        ValueError: For a share outside [0, 1].
+    """
+    share = torch.as_tensor(aug_noise, dtype=torch.float64)
+    if not bool(((share >= 0) & (share <= 1)).all()):
+        raise ValueError(f"aug_noise is a variance between 0 and 1, got {share.tolist()}")
+    noise = normal_like(low, generator)
+    return append_dims((1 - share).sqrt(), low) * low + append_dims(share.sqrt(), low) * noise

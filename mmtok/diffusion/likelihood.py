@@ -205,59 +205,65 @@ class GaussianPrior:
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Whole numbers 0 ... n_levels - 1 on an axis from low to high: level k fills [low + k w, low +
-    (k + 1) w).
+class Bins:
+    """Whole numbers 0 ... n_bins - 1 on an axis from low to high.
+
+    Bin k is [low + k w, low + (k + 1) w).
     """
 
-    n_levels: int
+    n_bins: int
     low: float = -1.0
     high: float = 1.0
 
-    def __post_init__(self):
-        if self.n_levels < 1 or not self.low < self.high:
+    def __post_init__(self) -> None:
+        if self.n_bins < 1 or not self.low < self.high:
             raise ValueError(
-                "levels must be at least 1 in number, on an axis that rises from low to high, got "
-                f"{self.n_levels} from {self.low} to {self.high}"
+                "bins must be at least 1 in number, on an axis that rises from low to high, got"
+                f" {self.n_bins} from {self.low} to {self.high}"
             )
 
     @property
     def width(self) -> float:
-        """w, the room of one level."""
-        return (self.high - self.low) / self.n_levels
+        """w, the width of one bin."""
+        return (self.high - self.low) / self.n_bins
 
     def dequantised(self, codes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Codes + u, u uniform in [0, 1), on the axis: float64.
+        """codes + u on the axis, u uniform in [0, 1): float64.
 
         Then log P(codes) >= E log p + d ln w, over u (Theis et al. 2016, arXiv 1511.01844).
         """
         return self.low + self.width * (codes + uniform(codes.shape, codes, generator))
 
     def centres(self, codes: Tensor) -> Tensor:
-        """The middle of each level's room: float64."""
+        """The centre of each bin: float64."""
         return self.low + self.width * (codes.double() + 0.5)
 
     def codes(self, x: Tensor) -> Tensor:
-        """The level whose room x is in; the outer ones are open outwards: long."""
-        return ((x - self.low) / self.width).floor().long().clamp(0, self.n_levels - 1)
+        """The bin that x lies in: long. The outer bins are open outwards."""
+        return ((x - self.low) / self.width).floor().long().clamp(0, self.n_bins - 1)
 
     def log_mass(self, codes: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
-        """Log P(code) nats of N(mean, std^2) cut into levels, the outer ones open outwards:
-        elementwise (Ho et al. 2020, eq. 13).
+        """log P(code) of N(mean, std^2) cut into bins, elementwise.
+
+        The outer bins are open outwards (Ho et al. 2020, eq. 13).
         """
         std = torch.as_tensor(std, dtype=torch.float64, device=codes.device)
         below = (self.low + self.width * codes.double() - mean) / std
         above = below + self.width / std
         below = below.masked_fill(codes == 0, -math.inf)
-        above = above.masked_fill(codes == self.n_levels - 1, math.inf)
-        flip = below > 0  # the lower tail keeps its digits
-        below, above = torch.where(flip, -above, below), torch.where(flip, -below, above)
-        high, low = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
+        above = above.masked_fill(codes == self.n_bins - 1, math.inf)
+        # mirrored above the mean, as the lower tail keeps its digits
+        mirrored = below > 0
+        lower = torch.where(mirrored, -above, below)
+        upper = torch.where(mirrored, -below, above)
+        high = torch.special.log_ndtr(upper)
+        low = torch.special.log_ndtr(lower)
         return high + torch.log(-torch.expm1(low - high))
 
     def bits_per_dim(self, log_density: Tensor, n_dims: int) -> Tensor:
-        """Nats of a density on this axis, per example, -> bits per dimension of the levels: -log p
-        / (d ln 2) - log2 w.
+        """log p of a density on this axis, per example -> bits per dimension of the bins.
+
+        -log p / (d ln 2) - log2 w.
         """
         return -log_density / (n_dims * math.log(2)) - math.log2(self.width)
 
@@ -271,7 +277,7 @@ def latent_bound(
     A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum
     over z holds its own code's term.
     Discrete data through a little noise: z = x + sigma n, log p(z) by the ODE, log p(x | z) by
-    `Levels.log_mass`, log q by `log_normal`; that replaces dequantisation (the L_0 term of Ho et
+    `Bins.log_mass`, log q by `log_normal`; that replaces dequantisation (the L_0 term of Ho et
     al. 2020).
     """
     return log_prior + log_decoder - log_encoder

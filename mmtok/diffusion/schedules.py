@@ -74,9 +74,10 @@ LINEAR = Path()
 
 
 class NoiseSchedule(Path):
-    """A column of table 1: a path with its time steps, its preconditioning and its training
-    distribution.
-    """
+    """A path with its time steps, its preconditioning and its training distribution."""
+
+    sigma_data = 1.0
+    """The root mean square that it takes the data to have, per dimension."""
 
     def times(self, n_steps: int) -> Tensor:
         """t_0 > ... > t_(n-1) > t_n = 0: (n_steps + 1,) float64."""
@@ -88,6 +89,17 @@ class NoiseSchedule(Path):
     def sigmas(self, n_steps: int) -> Tensor:
         """The noise levels of `times`: (n_steps + 1,) float64, the last 0."""
         return self.sigma(self.times(n_steps))
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The least noise level above 0 and the most that it steps through."""
+        sigmas = self.sigmas(self.most_steps)
+        return float(sigmas[-2]), float(sigmas[0])
+
+    @property
+    def most_steps(self) -> int:
+        """In how many steps `sigma_range` is found."""
+        return 1000
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Preconditioning at noise level sigma (section 5 of the paper)."""
@@ -254,10 +266,14 @@ class IDDPM(NoiseSchedule):
         """u_0 ... u_(m-1): (m,) float64. Not a field: built once from the constants."""
         return torch.tensor(_iddpm_levels(self.m, self.c_1, self.c_2), dtype=torch.float64)
 
+    @property
+    def most_steps(self):
+        return self.m - self.j_0
+
     def times(self, n_steps):
-        if n_steps > self.m - self.j_0:
+        if n_steps > self.most_steps:
             raise ValueError(
-                f"iDDPM has {self.m - self.j_0} noise levels to step through, got {n_steps} steps"
+                f"iDDPM has {self.most_steps} noise levels to step through, got {n_steps} steps"
             )
         return super().times(n_steps)
 

@@ -1,17 +1,17 @@
 """Diffusion heads: latents drawn by denoising, given the decoder's hidden state.
 
-`FrameDiffusion` fills one frame in, frame after frame (MAR, Li et al. 2024, arXiv 2406.11838);
-`GridDiffusion` fills all frames of a segment of fixed length in at once, given the state at its
+`FrameDiffusion` fills in one frame at a time (MAR, Li et al. 2024, arXiv 2406.11838);
+`GridDiffusion` fills in all frames of a segment of fixed length at once, given the state at its
 begin mark: class- and text-conditional latent diffusion (Rombach et al. 2022; Peebles and Xie
-2023), or diffusion in pixels. What a state says comes from the shared decoder, so the condition may
-be any modality. Letters: N frames or segments, D latent size, C, Y, X of a grid as an image.
+2023), or diffusion in pixels. The state comes from the shared decoder, so the condition may be of
+any modality. Letters: N frames or segments, D latent size, C, Y, X of a grid as a picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from mmtok.core.segment import Signature
 from mmtok.diffusion.guidance import guided
 from mmtok.diffusion.likelihood import (
-    Levels,
+    Bins,
+    Divergence,
     exact_trace,
     hutchinson,
     latent_bound,
@@ -30,22 +31,25 @@ from mmtok.diffusion.likelihood import (
     log_normal,
     log_spaced,
 )
-from mmtok.diffusion.losses import network_loss
+from mmtok.diffusion.losses import check_sigma_data, network_loss
 from mmtok.diffusion.pairing import optimal_pairing, pair_noise
 from mmtok.diffusion.predictions import Denoiser, preconditioned
 from mmtok.diffusion.random import normal_like, rademacher_like, stratified, uniform
-from mmtok.diffusion.samplers import (
-    DDIM,
-    Callback,
-    DPMSolver2M,
-    Euler,
-    Heun,
-    Midpoint,
-    RungeKutta4,
-)
+from mmtok.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, Midpoint, RungeKutta4
 from mmtok.diffusion.schedules import EDM, IDDPM, VE, VP, CondOT
 from mmtok.errors import UserError
+from mmtok.heads.base import (
+    Callback,
+    Head,
+    HeadConfig,
+    Known,
+    TrainingTask,
+    as_user_error,
+    check_fit,
+    with_frames,
+)
 from mmtok.heads.patchify import patchify_of
+from mmtok.heads.sampling import Sampling
 from mmtok.nn.conditioning import Vectors
 from mmtok.nn.denoisers import (
     DiTConfig,
@@ -56,27 +60,39 @@ from mmtok.nn.denoisers import (
 )
 from mmtok.nn.unet import UNet, UNetConfig
 
-# of a likelihood, whose graphs are kept for every dimension; more are slower on a CPU, out of its
-# caches
+# Rows of a likelihood computed together. Their graphs are kept for every dimension; more rows are
+# slower on a CPU, as they outgrow its caches.
 CHUNK_ROWS = 128
-# steps of a likelihood's walk: on six digits 17 traces gave the nats of 129 to within 0.05 of 55
+# A likelihood takes the trace at every second step: on six digits 17 traces gave the nats of 129 to
+# within 0.05 of 55.
 TRACE_EVERY = 2
 
 
+class LatentConfig(HeadConfig):
+    """Base of the settings of heads over latents, by diffusion."""
+
+    kind = "estimate"  # the ODE is solved in steps, with random probes in many dimensions
+    frames = "latents"
+
+    @classmethod
+    def fits(cls, signature: Signature) -> bool:
+        """Latents."""
+        return bool(signature.latent_size)
+
+
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(LatentConfig):
     """How to learn, draw and score latents by denoising.
 
-    column       noise levels, preconditioning and loss: CondOT for flow matching, or one of the
-                 design space; EDM's training levels
-                 are made for a sigma_data of 0.5: for another, p_mean and p_std are to be moved
-                 along
+    schedule     noise levels, preconditioning and loss: CondOT for flow matching, or one of
+                 Karras et al. 2022, table 1. EDM's training noise is made for a sigma_data of
+                 0.5: for another one, change p_mean and p_std too
     sampler      the solver that draws, in `steps` steps (Sampling.steps changes them)
     draws        noise levels per frame or segment in a training step
     ode_steps    fourth-order steps of the probability-flow ODE when scoring; the trace is taken at
                  every second
     exact_dimensions  up to which the trace is exact, by a backward pass for each; above, one random
-                      probe stands for them
+                      probe estimates it
     likelihood   of discrete data (`Signature.cells`): "decoder" adds a little noise and a
                  discretised decoder (the L_0 term of Ho et al. 2020), "dequantised" spreads each
                  value over its cell; both are bounds
@@ -95,7 +111,7 @@ class Diffusion:
     dequantise: bool = True
     decoder: tuple[float, float] = (0.5, 0.3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.draws < 1 or self.ode_steps < 1 or self.exact_dimensions < 0:
             raise ValueError(
                 "draws and ode_steps must be at least 1, exact_dimensions not negative; got"
@@ -123,304 +139,319 @@ class FrameDiffusion(Diffusion):
     network: TokenMLPConfig = TokenMLPConfig()
 
     def build(self, width: int, signature: Signature) -> FrameDiffusionHead:
-        """The head on hidden states of this width, for frames of this signature."""
+        """The head for hidden states of this width and frames of this signature."""
         return FrameDiffusionHead(self, width, signature)
 
 
 @dataclass(frozen=True)
 class GridDiffusion(Diffusion):
-    """All frames of a segment at once, as a grid in raster order, given the state at its begin
-    mark.
+    """All frames of a segment at once, as a grid, given the state at its begin mark.
 
     network  a diffusion transformer, whose tokens are the frames, or a U-Net over the picture that
              the frames make
-    grid     (rows, columns) of frames; None: a square
+    grid     (rows, columns) of frames, row after row; None: a square
     patch    a frame's latents are a patch x patch square of the picture's channels
-    pairing  each training step's noise is given out by minibatch optimal transport
-             (`mmtok.diffusion.pairing`): straighter paths, for flow matching without a condition;
-             with one it skews what is drawn, so that it is off unless asked for, and warned of
+    pairing  assign each training step's noise by minibatch optimal transport
+             (`mmtok.diffusion.pairing`): straighter paths, for flow matching without a condition.
+             With a condition it skews the samples, so it is off by default and warned of
     """
+
+    autoregressive = False
+    frames = "latents of segments of fixed length"
 
     network: DiTConfig | UNetConfig = DiTConfig()
     grid: tuple[int, int] | None = None
     patch: int = 1
     pairing: bool = False
 
+    @classmethod
+    def fits(cls, signature: Signature) -> bool:
+        """Latents of a fixed count of frames."""
+        return bool(signature.latent_size) and signature.frames is not None
+
     def build(self, width: int, signature: Signature) -> GridDiffusionHead:
-        """The head on hidden states of this width, for frames of this signature."""
+        """The head for hidden states of this width and segments of this signature."""
         return GridDiffusionHead(self, width, signature)
 
 
-class DiffusionHead(nn.Module):
-    """Common to both: loss, likelihood and drawing of states y (N, ...) given hidden states h (N,
-    M).
+class DiffusionHead(Head):
+    """Loss, likelihood and sampling of states y (N, ...) given hidden states h (N, M).
 
     network: F(c_in x, c_noise, h). Noise in training comes from torch's global generator, as
-    dropout does.
+    dropout's does.
     """
 
-    kind = (  # what its nats are: by an ODE, and by random probes where there are many dimensions
-        "estimate"
-    )
-    whole = True  # a state is a picture
+    settings = frozenset({"steps"})
 
     def __init__(self, config: Diffusion, network: nn.Module, signature: Signature):
-        super().__init__()
-        self.config, self.network = config, network
-        self.levels = Levels(signature.cells) if signature.cells else None
+        super().__init__(config, signature)
+        self.config: Diffusion = config
+        self.network = network
+        self.bins = Bins(signature.cells) if signature.cells else None
 
-    def loss(self, h: Tensor, y: Tensor) -> Tensor:
-        """The denoising loss (Karras et al.
+    def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
+        """The denoising loss, a mean over dimensions and noise draws: (N,).
 
-        2022, eq. 8), a mean over dimensions and draws: (N,). 1 for EDM before training.
+        Source: Karras et al. 2022, eq. 8. It is 1 for EDM before training.
         """
         k = self.config.draws
-        y, h = y.repeat_interleave(k, 0), h.repeat_interleave(k, 0)
-        if self.levels and self.config.dequantise:
+        y = y.repeat_interleave(k, 0)
+        h = h.repeat_interleave(k, 0)
+        if self.bins and self.config.dequantise:
             y = self._dequantised(y, None)
-        sigma = self.config.schedule.training_sigma(1 - stratified(len(y), y))
-        return (
-            network_loss(self._told(h), self.config.schedule, y, self._noise(y), sigma)
-            .view(-1, k)
-            .mean(1)
-        )
+        schedule = self.config.schedule
+        sigma = schedule.training_sigma(1 - stratified(len(y), y))
+        loss = network_loss(self._conditioned(h), schedule, y, self._noise(y), sigma)
+        return loss.view(-1, k).mean(1)
 
     def _noise(self, y: Tensor) -> Tensor:
         """The noise n (N, ...) that training mixes with y (N, ...)."""
         return normal_like(y)
 
-    def nats(
-        self, h: Tensor, y: Tensor, generator: torch.Generator, sigma: float | None = None
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+        sigma: float | None = None,
     ) -> Tensor:
-        """-log p(y | h) (N,): of a density for latents, of a probability (a bound) for discrete
-        data.
+        """Log p(y | h) (N,): a density for latents, a probability (a bound) for discrete data.
 
-        sigma: y is no data, but data with noise of this deviation: the density of that.
+        sigma: y is not data, but data with noise of this deviation: the density of that.
         """
-        parts = zip(h.split(CHUNK_ROWS), y.double().split(CHUNK_ROWS))
-        return (
-            torch.cat([self._nats(a, b, generator, sigma) for a, b in parts])
-            if len(y)
-            else y.new_zeros(0)
-        )
+        if not len(y):
+            return y.new_zeros(0, dtype=torch.float64)
+        parts = zip(h.split(CHUNK_ROWS), y.double().split(CHUNK_ROWS), strict=True)
+        return torch.cat([self._log_prob(a, b, generator, sigma) for a, b in parts])
 
-    def _nats(
-        self, h: Tensor, y: Tensor, generator: torch.Generator, sigma: float | None
+    def _log_prob(
+        self, h: Tensor, y: Tensor, generator: torch.Generator | None, sigma: float | None
     ) -> Tensor:
-        if self.levels is None or sigma:
-            return -self._log_density(h, y, sigma, generator)
+        if self.bins is None or sigma:
+            return self._log_density(h, y, sigma, generator)
         if self.config.likelihood == "dequantised":
-            n_dimensions = y[0].numel()
-            return -self._log_density(
-                h, self._dequantised(y, generator), None, generator
-            ) - n_dimensions * math.log(self.levels.width)
-        noise, std = (x * self.levels.width for x in self.config.decoder)
+            log_volume = y[0].numel() * math.log(self.bins.width)
+            spread = self._dequantised(y, generator)
+            return self._log_density(h, spread, None, generator) + log_volume
+        noise, std = (x * self.bins.width for x in self.config.decoder)
         z = y + noise * normal_like(y, generator)
         mean = self.denoiser(h)(z, z.new_full((len(z),), noise))
-        decoder = self.levels.log_mass(self.levels.codes(y), mean, std).flatten(1).sum(1)
-        return -latent_bound(
-            self._log_density(h, z, noise, generator), decoder, log_normal(z, y, noise)
-        )
+        decoder = self.bins.log_mass(self.bins.codes(y), mean, std).flatten(1).sum(1)
+        prior = self._log_density(h, z, noise, generator)
+        return latent_bound(prior, decoder, log_normal(z, y, noise))
 
     def _log_density(
-        self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator
+        self, h: Tensor, y: Tensor, sigma_min: float | None, generator: torch.Generator | None
     ) -> Tensor:
-        """Log p(y; sigma_min) (N,), by default at the column's least noise.
+        """Log p(y; sigma_min) (N,), by default at the schedule's least noise.
 
-        The prior is Gaussian, of the second moment that the column takes noisy data to have. At
+        The prior is Gaussian, of the second moment that the schedule takes noisy data to have. At
         sigma_max 80 that is within 0.005 nats a scanned digit of one with the data's own means and
         covariances (`GaussianPrior`), at 5 within 0.6: a low sigma_max costs.
         """
         with as_user_error():
-            least, sigma_max = self.sigma_range
-        divergence = (
-            exact_trace
-            if y[0].numel() <= self.config.exact_dimensions
-            else hutchinson(rademacher_like(y, generator))
-        )
-        prior = lambda x: log_normal(x, torch.zeros_like(x), math.hypot(sigma_max, self.spread))
+            least, sigma_max = self.config.schedule.sigma_range
+        divergence = self._divergence(y, generator)
+        deviation = math.hypot(sigma_max, self.config.schedule.sigma_data)
+
+        def log_prior(x: Tensor) -> Tensor:
+            return log_normal(x, torch.zeros_like(x), deviation)
+
         with as_user_error():
             sigmas = log_spaced(sigma_min or least, sigma_max, self.config.ode_steps)
-            return log_likelihood(self.denoiser(h), y, sigmas, prior, divergence, every=TRACE_EVERY)
+            return log_likelihood(
+                self.denoiser(h), y, sigmas, log_prior, divergence, every=TRACE_EVERY
+            )
 
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """The least and the most noise that the column walks through, above 0."""
-        schedule = self.config.schedule
-        sigmas = schedule.sigmas(schedule.m - schedule.j_0 if isinstance(schedule, IDDPM) else 1000)
-        return float(sigmas[-2]), float(sigmas[0])
-
-    @property
-    def spread(self) -> float:
-        """The root mean square that the column takes the data to have: EDM's sigma_data, 1 in the
-        others.
-        """
-        return getattr(self.config.schedule, "sigma_data", 1.0)
+    def _divergence(self, y: Tensor, generator: torch.Generator | None) -> Divergence:
+        if y[0].numel() <= self.config.exact_dimensions:
+            return exact_trace
+        return hutchinson(rademacher_like(y, generator))
 
     def _dequantised(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Centres of cells -> anywhere in their cells, evenly."""
-        return y + (self.levels.width * (uniform(y.shape, y, generator) - 0.5)).to(y.dtype)
+        """Centres of cells -> uniform over their cells."""
+        return y + (self.bins.width * (uniform(y.shape, y, generator) - 0.5)).to(y.dtype)
 
     def denoiser(self, h: Tensor) -> Denoiser:
-        """D(x, sigma) given h; the state keeps its type, the network computes in its own."""
-        return preconditioned(self._told(h), self.config.schedule, self._dtype)
+        """D(x, sigma) given h; the state keeps its dtype, the network computes in its own."""
+        dtype = next(self.network.parameters()).dtype
+        return preconditioned(self._conditioned(h), self.config.schedule, dtype)
 
     def draw(
         self,
-        hs: list[Tensor],
+        hs: Sequence[Tensor],
         shape: tuple[int, ...],
-        steps: int,
-        temperature: float,
-        guidance: float,
+        sampling: Sampling,
         generator: torch.Generator,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Draw states (N, *shape) in float64. hs: the hidden state (N, M), and under guidance the
-        one without the condition.
+        """Draw states (N, *shape) in float64; hs as of `Head.sample`.
 
-        temperature scales the noise that the walk starts from, and what the sampler adds on its way
-        (Li et al. 2024). Raises UserError for fewer steps than the solver needs, and when the
-        network returns what is no number, naming the step.
+        The temperature scales the noise at the start and what the sampler adds later (Li et al.
+        2024). Raises UserError for fewer steps than the solver needs, and when the network returns
+        NaN or infinity, naming the step.
         """
-        denoiser = (
-            self.denoiser(hs[0])
-            if len(hs) == 1
-            else guided(self.denoiser(hs[0]), self.denoiser(hs[1]), guidance)
-        )
-        schedule, sampler, n_steps = (
-            self.config.schedule,
-            self.config.sampler,
-            steps or self.config.steps,
-        )
-        if n_steps < sampler.least_steps:
+        denoiser = self.denoiser(hs[0])
+        if len(hs) > 1:
+            denoiser = guided(denoiser, self.denoiser(hs[1]), sampling.guidance)
+        schedule = self.config.schedule
+        sampler = self.config.sampler
+        steps = self.n_steps(sampling, 0)
+        if steps < sampler.least_steps:
             raise UserError(
-                f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got"
-                f" {n_steps}"
+                f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got {steps}"
             )
-        noise = temperature * normal_like(
-            hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64), generator
-        )
+        like = hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64)
+        noise = sampling.temperature * normal_like(like, generator)
         with as_user_error():
-            times = schedule.times(n_steps)
-            return sampler.tempered(temperature)(
-                denoiser, schedule.start(noise, times[0]), times, schedule, generator, callback
-            )
+            times = schedule.times(steps)
+            start = schedule.start(noise, times[0])
+            solve = sampler.tempered(sampling.temperature)
+            return solve(denoiser, start, times, schedule, generator, callback)
 
-    def _told(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        network = (
-            partial(in_chunks, self.network) if self.whole else self.network
-        )  # a frame's small one is quicker at once
-        return lambda x, c_noise: network(x, c_noise, h.to(x.dtype))
+    def n_steps(self, sampling: Sampling, n_missing: int) -> int:
+        """Those of the sampling settings, else the config's."""
+        return sampling.steps or self.config.steps
 
     @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+    def uses_sigma_data(self) -> bool:
+        """Whether its schedule takes the data to have a certain root mean square."""
+        return isinstance(self.config.schedule, EDM)
+
+    def data_notes(self, segments: Iterable[Tensor]) -> list[str]:
+        """A sigma_data that does not fit latents (T, D)."""
+        if not self.uses_sigma_data:
+            return []
+        parts = list(segments)
+        if not parts:
+            return []
+        groups = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(x) for x in parts]))
+        return self.sigma_data_notes(torch.cat(parts), groups)
+
+    def sigma_data_notes(self, y: Tensor, groups: Tensor) -> list[str]:
+        """What `check_sigma_data` warns of for states y (N, ...), rows of groups (N,).
+
+        Discrete data are spread over their cells as in training.
+        """
+        schedule = self.config.schedule
+        if not isinstance(schedule, EDM):
+            return []
+        if self.bins and self.config.dequantise:
+            u = torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
+            y = y + self.bins.width * (u - 0.5)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check_sigma_data(schedule, y, groups=groups)
+        return [str(warning.message) for warning in caught]
+
+    def _conditioned(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """F(x, c_noise) given h. The small network of single frames is faster all rows at once."""
+        network = self.network if self.autoregressive else partial(in_chunks, self.network)
+
+        def conditioned(x: Tensor, c_noise: Tensor) -> Tensor:
+            return network(x, c_noise, h.to(x.dtype))
+
+        return conditioned
 
 
 class FrameDiffusionHead(DiffusionHead):
     """Frames (N, D), one for each hidden state."""
 
-    whole = False
-
     def __init__(self, config: FrameDiffusion, width: int, signature: Signature):
-        need_latents(signature, config)
-        super().__init__(
-            config, TokenDenoiser(config.network, signature.latent_size, width), signature
-        )
-        self.size = signature.latent_size
+        check_fit(config, signature)
+        network = TokenDenoiser(config.network, signature.latent_size, width)
+        super().__init__(config, network, signature)
+
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Draw frames (N, D), in float64."""
+        return self.draw(hs, (self.signature.latent_size,), sampling, generator, callback)
 
 
 class GridDiffusionHead(DiffusionHead):
     """Segments (N, T, D), one for each hidden state at a begin mark."""
 
     def __init__(self, config: GridDiffusion, width: int, signature: Signature):
-        need_latents(signature, config)
-        raster = patchify_of(signature, config.grid, config.patch)
-        condition = Vectors(
-            width, droppable=False
-        )  # without a condition the decoder's state says so
-        network = (UNet(config.network, raster.n_channels, condition) if isinstance(config.network, UNetConfig)
-                   else GridDenoiser(config.network, raster.shape, config.patch, condition))  # fmt: skip
+        check_fit(config, signature)
+        patchify = patchify_of(signature, config.grid, config.patch)
+        # without a condition the decoder's state says so
+        condition = Vectors(width, droppable=False)
+        network: nn.Module
+        if isinstance(config.network, UNetConfig):
+            network = UNet(config.network, patchify.n_channels, condition)
+        else:
+            network = GridDenoiser(config.network, patchify.shape, config.patch, condition)
         super().__init__(config, network, signature)
-        self.raster = raster
+        self.patchify = patchify
+        self.pairing = config.pairing
         if config.pairing:
-            with as_user_error():
-                optimal_pairing(
-                    torch.zeros(2, 1), torch.zeros(2, 1)
-                )  # a missing package is told of before the long work
+            with as_user_error():  # a missing package is reported before the long work
+                optimal_pairing(torch.zeros(2, 1), torch.zeros(2, 1))
 
     def _noise(self, y: Tensor) -> Tensor:
         noise = super()._noise(y)
-        return pair_noise(y, noise) if self.config.pairing else noise
+        return pair_noise(y, noise) if self.pairing else noise
 
-    def loss(self, h: Tensor, values: Tensor) -> Tensor:
-        """(N,) for segments (N, T, D): the mean over dimensions, times T, so that a segment weighs
-        as its frames would.
+    def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
+        """(N,) for segments (N, T, D): the mean over dimensions, times T.
+
+        So a segment weighs as much as its frames would.
         """
-        return super().loss(h, self.picture(values)) * values.shape[1]
+        return super().loss(h, self.patchify.picture(y)) * y.shape[1]
 
-    def nats(
-        self, h: Tensor, values: Tensor, generator: torch.Generator, sigma: float | None = None
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+        sigma: float | None = None,
     ) -> Tensor:
-        """-log p(values | h) (N,) of segments (N, T, D)."""
-        return super().nats(h, self.picture(values), generator, sigma)
+        """Log p(y | h) (N,) of segments (N, T, D)."""
+        return super().log_prob(h, self.patchify.picture(y), generator, sigma=sigma)
 
     def sample(
         self,
-        hs: list[Tensor],
-        values: Tensor,
-        free: Tensor,
-        sampling,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
         generator: torch.Generator,
-        callback: Callable[[int, Tensor], None] | None = None,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
     ) -> Tensor:
-        """Draw segments (N, T, D) float32.
+        """Draw segments (N, T, D) float32. Raises UserError for known frames, which it cannot keep.
 
-        values (N, T, D), free (N, T) bool: the frames to draw. watch is given segments too.
+        callback: x is segments (N, T, D).
         """
-        need_all_free(free)
-        seen = None if callback is None else lambda step, x: callback(step, self.raster.frames(x))
-        picture = self.draw(
-            hs,
-            self.raster.shape,
-            sampling.steps,
-            sampling.temperature,
-            sampling.guidance,
-            generator,
-            seen,
-        )
-        return self.raster.frames(picture).float()
+        check_all_free(known)
+        show = with_frames(callback, self.patchify.frames)
+        picture = self.draw(hs, self.patchify.shape, sampling, generator, show)
+        return self.patchify.frames(picture).float()
 
-    def picture(self, values: Tensor) -> Tensor:
-        """Frames in raster order (N, T, D) -> (N, C, Y, X)."""
-        return self.raster.picture(values)
+    def task_notes(self, task: TrainingTask) -> list[str]:
+        """Pairing noise although the task has a condition."""
+        if not self.pairing or not task.inputs or task.cond_dropout == 1:
+            return []
+        modality = self.signature.modality
+        return [
+            f"pairing noise by optimal transport ties it to the condition of task {task}, which"
+            " sampling does not do: conditional samples will be skewed; set"
+            f" model.heads.{modality}.pairing to false"
+        ]
 
 
-def need_all_free(free: Tensor) -> None:
-    """Raise UserError where frames of a segment are to be kept: free (N, T) bool."""
-    if not bool(free.all()):
+def check_all_free(known: Known | None) -> None:
+    """Raise UserError where frames of a segment are to be kept."""
+    if known is not None and not bool(known.free.all()):
         raise UserError(
             "a diffusion over latents draws whole segments: parts of one cannot be kept;"
             " MaskedDiffusion can fill parts in"
         )
-
-
-def need_latents(signature: Signature, config: object) -> None:
-    """Raise UserError where a modality is made of codes. config: whose name the message gives."""
-    if not signature.latent_size:
-        raise UserError(
-            f"{type(config).__name__} draws latents, but {signature.modality} is made of codes"
-        )
-
-
-@contextmanager
-def as_user_error() -> Iterator[None]:
-    """What the diffusion room refuses is wrong input here: too few steps, noise levels that do not
-    fit, a network without numbers.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise UserError(str(error)) from None

@@ -1,5 +1,4 @@
-"""Frames of a segment of fixed length as a picture: which frame stands where, and what its latents
-are.
+"""Frames of a segment of fixed length as a picture: where each frame lies, and what it holds.
 
 Letters: N segments, T frames, D latent size, C, Y, X of a picture; Y = rows * patch, X = columns *
 patch, D = C * patch^2.
@@ -18,9 +17,12 @@ from mmtok.errors import UserError
 
 
 @dataclass(frozen=True)
-class Raster:
-    """grid (rows, columns) of frames, in raster order; a frame's latents are a patch x patch square
-    of the picture's channels.
+class Patchify:
+    """Between frames and pictures.
+
+    grid        (rows, columns) of frames, row after row
+    patch       a frame holds a patch x patch square of the picture's channels
+    n_channels  C
     """
 
     grid: tuple[int, int]
@@ -32,41 +34,43 @@ class Raster:
         """(C, Y, X)."""
         return self.n_channels, self.grid[0] * self.patch, self.grid[1] * self.patch
 
-    def picture(self, values: Tensor) -> Tensor:
+    def picture(self, frames: Tensor) -> Tensor:
         """Frames (N, T, D) -> (N, C, Y, X)."""
-        return F.pixel_shuffle(values.transpose(1, 2).unflatten(2, self.grid), self.patch)
+        return F.pixel_shuffle(frames.transpose(1, 2).unflatten(2, self.grid), self.patch)
 
     def frames(self, picture: Tensor) -> Tensor:
         """The inverse of `picture`."""
         return F.pixel_unshuffle(picture, self.patch).flatten(2).transpose(1, 2)
 
 
-def patchify_of(signature: Signature, grid: tuple[int, int] | None, patch: int) -> Raster:
-    """The picture that this signature's frames make. Raises UserError where they make none."""
+def patchify_of(signature: Signature, grid: tuple[int, int] | None, patch: int) -> Patchify:
+    """How this signature's frames make a picture. Raises UserError where they make none."""
     n_channels, rest = divmod(signature.latent_size, patch**2)
     if rest:
         raise UserError(
             f"{signature.modality}: {signature.latent_size} latents per frame are no patches of"
             f" {patch} x {patch}"
         )
-    return Raster(grid_of(signature, grid), patch, n_channels)
+    return Patchify(grid_of(signature, grid), patch, n_channels)
 
 
 def grid_of(signature: Signature, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """(rows, columns) of a segment's frames.
+    """(rows, columns) of a segment's frames; None: a square where possible, else one row.
 
-    Raises UserError unless there is a fixed count of them, which the grid has.
+    Raises UserError unless the signature has a fixed count of frames, as many as the grid.
     """
-    if signature.frames is None:
+    n_frames = signature.frames
+    if n_frames is None:
         raise UserError(
             f"{signature.modality} runs until its end mark: a head that draws whole segments needs"
             " a fixed count of frames"
         )
-    side = math.isqrt(signature.frames)
-    rows, columns = grid or ((side, side) if side**2 == signature.frames else (1, signature.frames))
-    if rows * columns != signature.frames:
+    if grid is None:
+        side = math.isqrt(n_frames)
+        return (side, side) if side**2 == n_frames else (1, n_frames)
+    rows, columns = grid
+    if rows * columns != n_frames:
         raise UserError(
-            f"{signature.modality} has {signature.frames} frames, which are no grid of {rows} x"
-            f" {columns}"
+            f"{signature.modality} has {n_frames} frames, which are no grid of {rows} x {columns}"
         )
-    return rows, columns
+    return grid

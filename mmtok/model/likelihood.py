@@ -17,7 +17,7 @@ from mmtok.model.lm import LM, evaluating
 
 
 @dataclass(frozen=True)
-class Score:
+class LogLikelihood:
     """-log p of a document's segments, each given those before it.
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
@@ -43,7 +43,7 @@ def score(
     positions_per_batch: int = 16_384,
     on_scored: Callable[[int], None] = lambda n: None,
     seed: int = 0,
-) -> list[Score]:
+) -> list[LogLikelihood]:
     """Score documents in packed rows.
 
     Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or an
@@ -67,7 +67,7 @@ def score_part(
     positions_per_batch: int = 16_384,
     on_scored: Callable[[int], None] = lambda n: None,
     seed: int = 0,
-) -> dict[int, Score]:
+) -> dict[int, LogLikelihood]:
     """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...;
     by the documents' numbers.
     """
@@ -97,7 +97,7 @@ def score_part(
                 _check_nats(documents[i], nats[i])
         on_scored(sum(map(len, chunk)))
     return {
-        i: Score(
+        i: LogLikelihood(
             tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)),
             tuple(map(_n_frames, documents[i].segments)),
             _kind(lm, documents[i]),

@@ -1,9 +1,8 @@
-"""The shared decoder: embed a batch, run the trunk, and give the nats of every position that is
-predicted.
+"""The shared decoder: embed a batch, run the trunk, and give -log p of every predicted position.
 
 One distribution serves training, scoring and sampling: at each position the softmax runs over the
-ids that the grammar allows there, and a head per modality fills many-channel frames in. The weights
-under `model.` are a Llama's.
+ids that the grammar allows there, and a head per modality fills in many-channel or latent frames.
+The weights under `model.` are a Llama's.
 """
 
 from __future__ import annotations
@@ -11,36 +10,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.core.batch import Batch
+from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
+from mmtok.heads.base import Head, Kind
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel, upcast
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, check_settings
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
+"""The package's own heads. A recipe may bring others: subclasses of heads.base.HeadConfig."""
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The trunk, and a head per many-channel or latent modality; such a modality without a head is
-    input-only.
+    """The trunk, and a head per many-channel or latent modality.
 
-    A one-channel modality needs no head, as its codes are ids of the stream; with MaskedDiffusion
-    they are drawn in any order instead.
-    channel_size: size of a channel value's embedding before the channels are joined and projected.
-    totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`; for
-    sets such as jets.
-    untied: ids are written with a table of their own, not the one that they are read with.
+    Such a modality without a head is input-only. A one-channel modality needs no head, as its codes
+    are ids of the stream; with MaskedDiffusion they are drawn in any order instead.
+
+    channel_size  size of a channel value's embedding before the channels are joined and projected
+    totals        modality -> how many running totals its frames carry along, see `FrameEmbedding`;
+                  for sets such as jets
+    untied        the output layer has a table of ids of its own, not the input embedding's
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -51,13 +55,13 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Nats:
-    """-log p per position (B, L): `ids` of the stream's id, `frames` of the frame's channels; 0
-    where not predicted.
+class PositionNLL:
+    """-log p per position (B, L), in nats; 0 where nothing is predicted.
 
-    Where a head has no exact likelihood, `frames` is what its training lowers (a denoising loss, a
-    bound), or an estimate when scoring; of a segment drawn as a whole, its T-th part at each of its
-    T frames.
+    ids     of the stream's id
+    frames  of the frame's channels or latents. In training it is the head's loss; in scoring what
+            the head's `kind` says. Of a head that fills in whole segments, each of the T frames has
+            a T-th part
     """
 
     ids: Tensor
@@ -72,29 +76,22 @@ class Nats:
 class LM(nn.Module):
     """One decoder over one vocabulary.
 
-    `forward(batch)` gives the `Nats` of every predicted position.
+    `forward(batch)` gives the `PositionNLL` of every predicted position.
     """
 
     def __init__(self, config: DecoderConfig, vocabulary: Vocabulary):
         super().__init__()
-        self.config, self.vocabulary = config, vocabulary
-        many = {m: s for m, s in vocabulary.signatures.items() if s.levels and not s.one_channel}
-        for what, named, known in (
-            ("heads", config.heads, vocabulary.signatures),
-            ("totals", config.totals, many),
-        ):
-            unknown = sorted(set(named) - set(known))
-            if unknown:
-                kind = "many-channel modalities" if known is many else "modalities"
-                raise UserError(
-                    f"{what} are given for {unknown}, which are not {kind} of this vocabulary"
-                )
+        self.config = config
+        self.vocabulary = vocabulary
+        signatures = vocabulary.signatures
+        many = {m: s for m, s in signatures.items() if s.levels and not s.one_channel}
+        _check_named("heads", config.heads, signatures, "modalities")
+        _check_named("totals", config.totals, many, "many-channel modalities")
         width = config.trunk.width
         self.model = Transformer(config.trunk, vocabulary.size)
-        self.lm_head = (
-            nn.Linear(width, vocabulary.size, bias=False) if config.untied else None
-        )  # named as in a Llama
-        if self.lm_head is not None:
+        self.lm_head: nn.Linear | None = None  # named as in a Llama
+        if config.untied:
+            self.lm_head = nn.Linear(width, vocabulary.size, bias=False)
             nn.init.normal_(self.lm_head.weight, std=0.02)
         self.frame_in = nn.ModuleDict(
             {
@@ -103,14 +100,10 @@ class LM(nn.Module):
             }
         )
         self.latent_in = nn.ModuleDict(
-            {
-                m: nn.Linear(s.latent_size, width)
-                for m, s in vocabulary.signatures.items()
-                if s.latent_size
-            }
+            {m: nn.Linear(s.latent_size, width) for m, s in signatures.items() if s.latent_size}
         )
         self.heads = nn.ModuleDict(
-            {m: c.build(width, vocabulary.signatures[m]) for m, c in config.heads.items()}
+            {m: build_head(c, width, signatures[m]) for m, c in config.heads.items()}
         )
 
     @property
@@ -120,189 +113,201 @@ class LM(nn.Module):
 
     @property
     def id_weight(self) -> Tensor:
-        """(n_ids, M): what a hidden state is compared with to give the next id."""
-        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight
+        """(n_ids, M): the output layer; logits are its products with a hidden state."""
+        layer = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return layer.weight
 
-    def kind(self, modality: str) -> str:
-        """What the nats of this modality are when scored: "exact", "bound" or "estimate"."""
-        return self.heads[modality].kind if modality in self.heads else "exact"
+    def head(self, modality: str) -> Head | None:
+        """What fills in this modality's frames; None where the ids alone do, or nothing can."""
+        if modality in self.heads:
+            return self.heads[modality]
+        return None
 
-    def draws_whole(self, modality: str) -> bool:
-        """Whether segments of this modality are drawn as a whole, not frame after frame."""
-        return modality in self.heads and getattr(self.heads[modality], "whole", False)
+    def kind(self, modality: str) -> Kind:
+        """What a score of this modality is: "exact", "bound" or "estimate"."""
+        head = self.head(modality)
+        if head is None:
+            return "exact"
+        return head.kind
+
+    def autoregressive(self, modality: str) -> bool:
+        """Whether segments of this modality are drawn frame after frame, not all frames at once."""
+        head = self.head(modality)
+        return head is None or head.autoregressive
+
+    def validate(self, modality: str, sampling: Sampling) -> None:
+        """Raise UserError for settings that what draws this modality does not know."""
+        head = self.head(modality)
+        if head is None:
+            check_settings(sampling, LOGIT_SETTINGS, modality)
+        else:
+            head.validate(sampling)
 
     # ---- reading
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, L, M): the id's embedding; at a frame id its channels or latents too, unless
-        corrupted away.
+        """(B, L, M): the id's embedding, plus that of its frame's channels or latents.
+
+        Frames that training hides are left out.
         """
         x = self.model.embed_tokens(batch.inputs)
-        # a number per segment of the batch
-        segment = (
-            torch.arange(len(x), device=x.device)[:, None] * batch.ids.shape[1] + batch.document
-        ) * batch.ids.shape[1] + batch.segment
-        for m, inner in [*self.frame_in.items(), *self.latent_in.items()]:
-            frame = self.vocabulary.span(m)[0]
-            where = batch.ids == frame
-            kept = (batch.inputs[where] == frame)[:, None]
-            if (
-                m in self.frame_in
-            ):  # a batch without this modality still touches its weights, so that every rank reduces the same gradients
-                codes = batch.channels.get(m, batch.ids.new_zeros(0, len(inner.levels)))
-                frames = inner(codes, batch.channel_mask.get(m), kept, segment[where])
+        length = batch.ids.shape[1]
+        row = torch.arange(len(x), device=x.device)[:, None]
+        segment_number = (row * length + batch.document) * length + batch.segment
+        for m in [*self.frame_in, *self.latent_in]:
+            frame_id = self.vocabulary.span(m)[0]
+            where = batch.ids == frame_id
+            kept = (batch.inputs[where] == frame_id)[:, None]
+            # A batch without this modality still uses the weights, so that every rank reduces the
+            # same gradients.
+            if m in self.frame_in:
+                frames = self._embed_codes(m, batch, kept, segment_number[where])
             else:
-                latents, hidden = (
-                    batch.latents.get(m, x.new_zeros(0, inner.in_features)),
-                    batch.channel_mask.get(m),
-                )
-                frames = (
-                    inner(
-                        (latents if hidden is None else latents.masked_fill(hidden, 0)).to(x.dtype)
-                    )
-                    * kept
-                )
-            x = (
-                x.flatten(0, 1)
-                .index_add(0, where.flatten().nonzero()[:, 0], frames.to(x.dtype))
-                .view(x.shape)
-            )
+                frames = self._embed_latents(m, batch, x.dtype) * kept
+            places = where.flatten().nonzero()[:, 0]
+            x = x.flatten(0, 1).index_add(0, places, frames.to(x.dtype)).view(x.shape)
         return x
+
+    def _embed_codes(self, m: str, batch: Batch, kept: Tensor, segment: Tensor) -> Tensor:
+        """(N, M) of all frames of a many-channel modality."""
+        embedding = self.frame_in[m]
+        codes = batch.channels.get(m, batch.ids.new_zeros(0, len(embedding.levels)))
+        return embedding(codes, batch.channel_mask.get(m), kept, segment)
+
+    def _embed_latents(self, m: str, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """(N, M) of all frames of a latent modality; hidden numbers are read as 0."""
+        project = self.latent_in[m]
+        latents = batch.latents.get(m, self.id_weight.new_zeros(0, project.in_features))
+        hidden = batch.channel_mask.get(m)
+        if hidden is not None:
+            latents = latents.masked_fill(hidden, 0)
+        return project(latents.to(dtype))
 
     def hidden(self, batch: Batch) -> Tensor:
         """(B, L, M): the state at l has read positions up to l of its document."""
         return self.model(self.embed(batch), batch.position, batch.document)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., n_ids) over the whole vocabulary, the grammar not applied: what a Llama returns."""
+        """(..., n_ids) over the whole vocabulary, without the grammar: what a Llama returns."""
         return hidden @ self.id_weight.T
 
     # ---- the distribution
 
     def id_logits(self, h: Tensor, modality: str) -> Tensor:
-        """Logits of a segment's next id, (N, n + 1): the codes of `modality` (one frame id if it
-        has many channels), then its end.
-        """
-        logits = upcast(F.linear(h, self._id_rows(modality)))
-        banned = self.vocabulary.signatures[modality].banned
-        return (
-            logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf"))
-            if banned
-            else logits
-        )
+        """Logits of a segment's next id, (N, n + 1): the codes of `modality`, then its end.
 
-    def _id_rows(self, modality: str) -> Tensor:
+        A modality of many channels or of latents has one code, its frame id.
+        """
+        logits = upcast(F.linear(h, self.id_rows(modality)))
+        banned = self.vocabulary.signatures[modality].banned
+        if not banned:
+            return logits
+        return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf"))
+
+    def id_rows(self, modality: str) -> Tensor:
         """(n + 1, M): the rows of `id_weight` of a segment's next id."""
-        span, weight, end = (
-            self.vocabulary.span(modality),
-            self.id_weight,
-            self.vocabulary.end(modality),
-        )
+        span = self.vocabulary.span(modality)
+        end = self.vocabulary.end(modality)
+        weight = self.id_weight
         return torch.cat([weight[span[0] : span[-1] + 1], weight[end : end + 1]])
 
-    def forward(self, batch: Batch, seed: int | None = None) -> Nats:
-        """Nats of every predicted position. seed: of the random draws that some heads' likelihoods
-        take; None is training, in which the heads' losses stand for them.
+    def forward(self, batch: Batch, seed: int | None = None) -> PositionNLL:
+        """-log p of every predicted position.
 
-        Raises UserError when a modality without a head is asked for its frames.
+        seed: None in training, where heads give their losses. In scoring the seed of the random
+        draws that bounds and estimates take.
+
+        Raises UserError for frames of a modality without a head.
         """
-        asked = [
+        signatures = self.vocabulary.signatures
+        predicted = [
             (batch.predict & (batch.modality == i)).flatten().nonzero()[:, 0]
-            for i in range(len(self.vocabulary.signatures))
+            for i in range(len(signatures))
         ]
-        at = torch.cat(asked)
-        # one gather for all modalities: each of its own would cost a gradient of the whole (B, L,
-        # M)
-        states = (
-            self.hidden(batch).flatten(0, 1).index_select(0, at - 1).split([len(x) for x in asked])
-        )
-        ids, frames = [], []
-        for m, x, state in zip(self.vocabulary.signatures, asked, states):
-            target, one_channel = batch.ids.flatten()[x], self.vocabulary.signatures[m].one_channel
-            if one_channel and self.draws_whole(m):
-                ids.append(upcast(state.new_zeros(len(x))))
+        places = torch.cat(predicted)
+        # One gather for all modalities: each of its own would cost a gradient of the whole (B, L,
+        # M).
+        states = self.hidden(batch).flatten(0, 1).index_select(0, places - 1)
+        states = states.split([len(x) for x in predicted])
+        ids = []
+        frames = []
+        for m, at, h in zip(signatures, predicted, states, strict=True):
+            target = batch.ids.flatten()[at]
+            no_ids = signatures[m].one_channel and not self.autoregressive(m)
+            if no_ids:
+                ids.append(upcast(h.new_zeros(len(at))))
             else:
-                ids.append(self._id_nats(m, state, target, batch.may_end.flatten()[x]))
-            if one_channel and not self.draws_whole(m):
+                ids.append(self._id_nll(m, h, target, batch.may_end.flatten()[at]))
+            if not self.autoregressive(m):
+                frames.append(self._segment_nll(m, at, h, target, batch, seed))
+            elif signatures[m].one_channel:
                 frames.append(torch.zeros_like(ids[-1]))
-            elif self.draws_whole(m):
-                frames.append(self._segment_nats(m, x, state, target, batch, seed))
             else:
-                frames.append(self._frame_nats(m, state, target, batch, seed))
-        spread = lambda parts: (
-            parts[0]
-            .new_zeros(batch.ids.numel())
-            .index_put((at,), torch.cat(parts))
-            .view(batch.ids.shape)
-        )
-        return Nats(spread(ids), spread(frames))
+                frames.append(self._frame_nll(m, h, target, batch, seed))
 
-    def _id_nats(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
+        def spread(parts: list[Tensor]) -> Tensor:
+            flat = parts[0].new_zeros(batch.ids.numel())
+            return flat.index_put((places,), torch.cat(parts)).view(batch.ids.shape)
+
+        return PositionNLL(spread(ids), spread(frames))
+
+    def _id_nll(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
         span = self.vocabulary.span(m)
         index = torch.where(target == self.vocabulary.end(m), len(span), target - span[0])
-        return class_nll(h, self._id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
+        return class_nll(h, self.id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
 
-    def _frame_nats(
+    def _frame_nll(
         self, m: str, h: Tensor, target: Tensor, batch: Batch, seed: int | None
     ) -> Tensor:
-        """(N,) of the frame's values where the target is a frame of modality m, 0 where it is the
-        end.
-        """
+        """(N,) of the frame's values where the target is a frame, 0 where it is the end mark."""
         is_frame = target == self.vocabulary.span(m)[0]
-        if m not in self.heads:
+        head = self.head(m)
+        if head is None:
             if is_frame.any():
                 raise UserError(
                     f"{m} frames are predicted, but the model has no head for them: {m} is"
                     " input-only here"
                 )
             return upcast(h.sum(-1) * 0)
-        head, values = self.heads[m], self._values(m, batch)
-        if self.vocabulary.signatures[m].latent_size:
-            nats = (
-                head.nats(h[is_frame], values, _dice(h, seed))
-                if seed is not None
-                else head.loss(h[is_frame], values)
-            )
-        else:
-            nats = head.nats(
-                h[is_frame],
-                values,
-                batch.ceiling[m][self._chosen(m, batch)] if m in batch.ceiling else None,
-            )
-        nats = nats.to(upcast(h).dtype)
-        return nats.new_zeros(len(target)).index_put((is_frame,), nats)
+        ceiling = None
+        if m in batch.ceiling:
+            ceiling = batch.ceiling[m][self._is_predicted(m, batch)]
+        nll = _head_nll(head, h[is_frame], self._values(m, batch), seed, ceiling)
+        nll = nll.to(upcast(h).dtype)
+        return nll.new_zeros(len(target)).index_put((is_frame,), nll)
 
-    def _segment_nats(
+    def _segment_nll(
         self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, seed: int | None
     ) -> Tensor:
-        """(N T,) of N whole segments of modality m, spread over their T frames; h (N T, M), of
-        which the first of each is read.
+        """(N T,) of N segments of modality m, each spread evenly over its T frames.
 
-        at (N T,): their places in the flattened batch. Raises UserError unless each segment's T
-        frames follow its begin mark.
+        at (N T,): places in the flattened batch; h (N T, M), of which the first of each segment is
+        read. Raises UserError unless each segment's T frames follow its begin mark.
         """
-        head, n_frames = self.heads[m], self.vocabulary.signatures[m].frames
+        head = self.heads[m]
+        n_frames = self.vocabulary.signatures[m].frames
         if not self._are_whole(m, at, batch):
             raise UserError(
                 f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short"
                 " nor have holes"
             )
-        codes = self.vocabulary.signatures[m].one_channel
-        values = (target - self.vocabulary.span(m)[0])[:, None] if codes else self._values(m, batch)
-        first, values = h.unflatten(0, (-1, n_frames))[:, 0], values.unflatten(0, (-1, n_frames))
-        if not len(first):  # no picture has no shape, but every process reduces the same gradients
+        if not len(at):
+            # Empty batch: keep the head's parameters in the graph so that all ranks reduce the same
+            # gradients.
             return upcast(sum(p.sum() for p in head.parameters())).expand(0)
-        nats = (
-            head.nats(first, values, _dice(h, seed))
-            if seed is not None
-            else head.loss(first, values)
-        )
-        return (nats / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
+        if self.vocabulary.signatures[m].one_channel:
+            values = (target - self.vocabulary.span(m)[0])[:, None]
+        else:
+            values = self._values(m, batch)
+        first = h.unflatten(0, (-1, n_frames))[:, 0]
+        nll = _head_nll(head, first, values.unflatten(0, (-1, n_frames)), seed)
+        return (nll / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
 
     def _are_whole(self, m: str, at: Tensor, batch: Batch) -> bool:
-        """Whether places (N,) of the flattened batch are runs of as many as a segment of modality m
-        has frames, each behind a begin mark.
+        """Whether places (N,) of the flattened batch are whole segments of modality m.
+
+        These are runs of as many places as a segment has frames, each behind a begin mark.
         """
         n_frames = self.vocabulary.signatures[m].frames
         if len(at) % n_frames:
@@ -311,7 +316,7 @@ class LM(nn.Module):
         begun = batch.ids.flatten()[runs[:, 0] - 1] == self.vocabulary.begin(m)
         return bool(begun.all() and (runs.diff(dim=1) == 1).all())
 
-    def _chosen(self, m: str, batch: Batch) -> Tensor:
+    def _is_predicted(self, m: str, batch: Batch) -> Tensor:
         """(N_m,) bool: which rows of m's values are predicted."""
         return batch.predict[batch.ids == self.vocabulary.span(m)[0]]
 
@@ -319,24 +324,54 @@ class LM(nn.Module):
         """The predicted frames' channel values (N, C) or latents (N, D)."""
         signature = self.vocabulary.signatures[m]
         if signature.latent_size:
-            return batch.latents.get(m, self.id_weight.new_zeros(0, signature.latent_size))[
-                self._chosen(m, batch)
-            ]
-        return batch.channels.get(m, batch.ids.new_zeros(0, len(signature.levels)))[
-            self._chosen(m, batch)
-        ]
+            nothing = self.id_weight.new_zeros(0, signature.latent_size)
+            values = batch.latents.get(m, nothing)
+        else:
+            nothing = batch.ids.new_zeros(0, len(signature.levels))
+            values = batch.channels.get(m, nothing)
+        return values[self._is_predicted(m, batch)]
 
 
-def _dice(h: Tensor, seed: int) -> torch.Generator:
-    """What a likelihood's random draws come from, where h lies."""
-    return torch.Generator(h.device).manual_seed(seed)
+def fitting_heads(signature: Signature) -> str:
+    """The package's heads that can fill in frames of this signature, in words; "": none."""
+    names = [f"{kind.__name__}()" for kind in get_args(HeadConfig) if kind.fits(signature)]
+    return " or ".join(part for part in (", ".join(names[:-1]), "".join(names[-1:])) if part)
+
+
+def build_head(config: HeadConfig, width: int, signature: Signature) -> Head:
+    """`config.build`; what it refuses for the signature names the heads that would fit."""
+    try:
+        return config.build(width, signature)
+    except UserError as error:
+        if config.fits(signature):
+            raise
+        names = fitting_heads(signature)
+        remedy = f"give it {names}" if names else "it needs no head"
+        if names and signature.one_channel:
+            remedy = f"it needs no head, or {names}"
+        raise UserError(f"{error}; {remedy}") from None
+
+
+def _check_named(what: str, named: Mapping, known: Mapping, kind: str) -> None:
+    """Raise UserError for keys that are not modalities of this kind."""
+    unknown = sorted(set(named) - set(known))
+    if unknown:
+        raise UserError(f"{what} are given for {unknown}, which are not {kind} of this vocabulary")
+
+
+def _head_nll(
+    head: Head, h: Tensor, y: Tensor, seed: int | None, ceiling: Tensor | None = None
+) -> Tensor:
+    """(N,): the head's loss in training, where the seed is None; else -log p."""
+    if seed is None:
+        return head.loss(h, y, ceiling)
+    generator = torch.Generator(h.device).manual_seed(seed)
+    return -head.log_prob(h, y, generator, ceiling)
 
 
 @contextmanager
 def evaluating(lm: LM) -> Iterator[None]:
-    """Without dropout and gradients; the mode that the model was in comes back, whatever happens
-    inside.
-    """
+    """Without dropout and gradients; afterwards the model is in the mode that it was in."""
     training = lm.training
     lm.eval()
     try:
@@ -347,20 +382,22 @@ def evaluating(lm: LM) -> Iterator[None]:
 
 
 def loss_sums(
-    nats: Nats, batch: Batch, vocabulary: Vocabulary, weights: Mapping[str, float]
+    nll: PositionNLL, batch: Batch, vocabulary: Vocabulary, weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
-    """The training loss's numerator, sum over modalities of weight * nats / sqrt(C), and per
-    modality (nats, frames and ends).
+    """The training loss's numerator, and per modality (nats, number of frames and end marks).
 
-    Divide by the number of predicted positions of the whole global batch. The square root keeps a
-    frame of 80 channels from drowning a letter; it applies to the channels, while the frame-or-end
-    decision weighs as any other id.
+    The numerator is the sum over modalities of weight * nats / sqrt(C). Divide it by the number of
+    predicted positions of the whole global batch. The square root keeps a frame of 80 channels from
+    drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any
+    other id.
     """
-    total = nats.ids.new_zeros(())
+    total = nll.ids.new_zeros(())
     parts = {}
     for i, (m, signature) in enumerate(vocabulary.signatures.items()):
         here = batch.predict & (batch.modality == i)
-        ids, frames = (nats.ids * here).sum(), (nats.frames * here).sum()
-        total = total + weights.get(m, 1.0) * (ids + frames / max(1, len(signature.levels)) ** 0.5)
+        ids = (nll.ids * here).sum()
+        frames = (nll.frames * here).sum()
+        n_channels = max(1, len(signature.levels))
+        total = total + weights.get(m, 1.0) * (ids + frames / n_channels**0.5)
         parts[m] = ((ids + frames).detach(), int(here.sum()))
     return total, parts

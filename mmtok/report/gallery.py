@@ -30,7 +30,7 @@ from mmtok.io.messages import counted
 from mmtok.io.serialize import read_json_as
 from mmtok.metrics.images import nearest
 from mmtok.metrics.jets import OBSERVABLES, jet_image
-from mmtok.model.trajectory import N_TILES
+from mmtok.model.trajectory import N_STATES
 from mmtok.report import html as page
 from mmtok.report import plots
 from mmtok.report.html import Markup, table, tag, thumbnail
@@ -470,7 +470,7 @@ def trajectories(samples: Sequence[Path], more: str = "") -> list[Markup]:
     more: is said of them too.
     """
     there = [p for p in samples if strip_of(p).is_file()]
-    strip = lambda p: thumbnail(read_image(strip_of(p)), f"{p.stem} on the way", "walk", N_TILES)
+    strip = lambda p: thumbnail(read_image(strip_of(p)), f"{p.stem} on the way", "walk", N_STATES)
     figures = [tag("figure", strip(p), tag("figcaption", named_prompt(p))) for p in there]
     words = (
         "After evenly spaced steps, from the first on the left to the sample on the right. Codes"

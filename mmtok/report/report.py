@@ -17,7 +17,6 @@ from typing import Any
 from mmtok.commands.show import n_numbers
 from mmtok.core.units import customary
 from mmtok.errors import UserError
-from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.terminal import print_status
 from mmtok.report import html as page
@@ -215,7 +214,7 @@ def _lowered(
     are those of the likelihood that it bounds; a denoising loss has a unit of its own, beside which
     held-out nats cannot stand.
     """
-    if isinstance(run.recipe.model.heads.get(m), MaskedDiffusion):
+    if m in run.recipe.model.heads and run.recipe.model.heads[m].kind == "bound":
         return (
             f"bound, {customary(m, 0.0, 1)[1]}",
             [None if v is None else customary(m, v, 1)[0] for v in values],

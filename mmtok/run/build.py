@@ -27,7 +27,6 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
 from mmtok.data.tokens import TokenFile, write_tokens
 from mmtok.errors import UserError
-from mmtok.heads.categorical import fitting_heads
 from mmtok.io.files import (
     atomic_write,
     is_temporary,
@@ -41,7 +40,7 @@ from mmtok.io.overrides import leaves
 from mmtok.io.progress import Progress, span_text
 from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import print_status
-from mmtok.model.lm import LM
+from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.preparation import save_preparation
 from mmtok.run.folder import is_begun, noted

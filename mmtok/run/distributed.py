@@ -27,7 +27,7 @@ import torch.distributed as dist
 from mmtok.core.segment import Document
 from mmtok.errors import UserError
 from mmtok.io.progress import Progress
-from mmtok.model.likelihood import Score
+from mmtok.model.likelihood import LogLikelihood
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled, Sampling
 from mmtok.run.run import Run, open_run
@@ -113,7 +113,7 @@ class Rate:
     documents: Sequence[Document]
     untrained: bool
 
-    def part(self, run: SharedRun, done: Callable[[int], None]) -> dict[int, Score]:
+    def part(self, run: SharedRun, done: Callable[[int], None]) -> dict[int, LogLikelihood]:
         """This process's scores by the number of their document."""
         scored = run.score_part(
             self.documents,
@@ -159,7 +159,7 @@ class SharedRun(Run):
 
     def score_documents(
         self, documents: Sequence[Document], lm: LM | None = None, **how: int
-    ) -> list[Score]:
+    ) -> list[LogLikelihood]:
         """As `Run.score_documents`; by the trained decoder, and by one whose weights are the
         untrained one's, it is shared.
         """

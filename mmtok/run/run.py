@@ -30,10 +30,10 @@ from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.terminal import print_status
 from mmtok.model.generate import fill_holes, generate, stream
-from mmtok.model.likelihood import Score, score, score_part
+from mmtok.model.likelihood import LogLikelihood, score, score_part
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled, Sampling
-from mmtok.model.trajectory import strips_of
+from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.device import resolve_device
 from mmtok.preparation import (
     DEFAULTS,
@@ -307,7 +307,7 @@ class Run:
         modality = prompts[0].segments[-1].modality
         fill, strips = (
             fill_holes if holes else generate,
-            strips_of(self.lm, prompts[:batch], sampling),
+            trajectory_recorder(self.lm, prompts[:batch], sampling),
         )
         with Progress(f"draw {modality}", len(prompts), "samples") as progress:
 
@@ -325,7 +325,7 @@ class Run:
                     self.lm, prompts[start : start + batch], sampling, generator, callback=callback
                 )
                 progress.advance(len(drawn) - start, "")
-        return drawn if strips is None else strips.beside(drawn)
+        return drawn if strips is None else strips.attach(drawn)
 
     def stream(
         self, prompts: Sequence[Document], sampling: Sampling, seed: int
@@ -363,7 +363,7 @@ class Run:
 
     def score_documents(
         self, documents: Sequence[Document], lm: LM | None = None, at_once: int | None = None
-    ) -> list[Score]:
+    ) -> list[LogLikelihood]:
         """Score documents under the trained decoder (or another one, such as an untrained one).
 
         at_once: where a likelihood is drawn ("estimate", "bound"), every so many documents have the
@@ -376,7 +376,7 @@ class Run:
         if not any(lm.kind(m) in random for m in asked):
             with Progress("score", len(documents), "documents") as progress:
                 return score(lm, documents, on_scored=progress.advance)
-        scored: list[Score] = []
+        scored: list[LogLikelihood] = []
         with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
             while (start := len(scored)) < len(documents):
                 first = start % (at_once or len(documents))  # of its lot: by this the draws go
@@ -387,12 +387,12 @@ class Run:
 
     def score_part(
         self, documents: Sequence[Document], k: int, n: int, lm: LM | None = None
-    ) -> dict[int, Score]:
+    ) -> dict[int, LogLikelihood]:
         """Part k of n of what `score_documents` gives, by the documents' numbers."""
         lm = lm or self.lm
         if not any(lm.kind(m) == "estimate" for m in _asked(documents)):
             return score_part(lm, documents, k, n)
-        scored: dict[int, Score] = {}
+        scored: dict[int, LogLikelihood] = {}
         for start in range(k * SLOW_AT_ONCE, len(documents), n * SLOW_AT_ONCE):
             scored |= enumerate(
                 score(lm, documents[start : start + SLOW_AT_ONCE], seed=start), start

@@ -15,13 +15,9 @@ from mmtok.core.segment import Signature
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import InputMasking, Task, orders
 from mmtok.data.tokens import TokenFile
-from mmtok.diffusion.losses import check_sigma_data
-from mmtok.diffusion.schedules import EDM
 from mmtok.errors import UserError
-from mmtok.heads.cascade import CascadeHead
-from mmtok.heads.diffusion import DiffusionHead
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import LM
-from mmtok.model.sampling import Sampling
 
 N_SEGMENTS = 2_000  # whose spread is measured
 
@@ -32,14 +28,9 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
     modality_of: of each field.
     """
     for task in tasks:
-        m = modality_of[task.targets[-1]]
-        for dial, value in (("infill", task.infill), ("max_target_frames", task.max_target_frames)):
-            if value and lm.draws_whole(m):
-                raise UserError(
-                    f"task {task}: its {dial} is {value}, but {type(lm.config.heads[m]).__name__}"
-                    f" draws {m} as a whole: in training such segments can neither be cut short nor"
-                    f" have holes; set {dial} to 0"
-                )
+        head = lm.head(modality_of[task.targets[-1]])
+        if head is not None:
+            head.validate(task=task)
 
 
 def check_guidance(
@@ -66,19 +57,9 @@ def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) 
     """
     for task in tasks:
         m = modality_of[task.targets[-1]]
-        if (
-            getattr(
-                getattr(lm.heads[m], "config", None) if m in lm.heads else None, "pairing", False
-            )
-            and task.cond_dropout < 1
-            and task.inputs
-        ):
-            warnings.warn(
-                f"{m}: pairing noise by optimal transport ties it to the condition of task {task},"
-                " which sampling does not do: conditional samples will be skewed; set"
-                f" model.heads.{m}.pairing to false",
-                stacklevel=2,
-            )
+        head = lm.head(m)
+        for note in [] if head is None else head.task_notes(task):
+            warnings.warn(f"{m}: {note}", stacklevel=2)
 
 
 def check_bands(
@@ -109,60 +90,22 @@ def note_spreads(
     that are made.
     """
     for m, head in lm.heads.items():
-        stages = (
-            list(head.stages)
-            if isinstance(head, CascadeHead)
-            else [head] * isinstance(head, DiffusionHead)
-        )
-        if not any(isinstance(stage.config.schedule, EDM) for stage in stages):
-            continue
-        segments = list(
-            _segments(files(), [f for f, modality in made.items() if modality == m], seed)
-        )
-        if not segments:
-            continue
-        if isinstance(head, CascadeHead):
-            learned, groups = (
-                head.pictures(torch.from_numpy(np.stack(segments))),
-                torch.arange(len(segments)),
-            )
-        else:
-            learned = [torch.from_numpy(np.concatenate(segments))]
-            groups = torch.arange(len(segments)).repeat_interleave(
-                torch.tensor([len(x) for x in segments])
-            )
-        for i, (stage, y) in enumerate(zip(stages, learned)):
-            for text in (
-                _complaints(stage, y, groups) if isinstance(stage.config.schedule, EDM) else ()
-            ):
-                warnings.warn(
-                    f"{m}, stage {i}: {text}" if len(stages) > 1 else f"{m}: {text}", stacklevel=2
-                )
+        learned = [f for f, modality in made.items() if modality == m]
+        for note in head.data_notes(_segments(files, learned, seed)):
+            warnings.warn(f"{m}: {note}", stacklevel=2)
 
 
-def _segments(files: Sequence[TokenFile], fields: Sequence[str], seed: int) -> Iterator[np.ndarray]:
-    """The latents (T, D) of random segments of these fields, whole ones."""
+def _segments(
+    files: Callable[[], Sequence[TokenFile]], fields: Sequence[str], seed: int
+) -> Iterator[Tensor]:
+    """The latents (T, D) of random whole segments of these fields; files: opens the token files."""
 
     def places() -> Iterator[tuple[TokenFile, str, int]]:
-        for file in files:
+        for file in files():
             for field in (f for f in file.fields if f in fields):
                 yield from ((file, field, int(i)) for i in np.flatnonzero(file.has(field)))
 
     for file, field, i in random_subset(places(), N_SEGMENTS, seed):
         segment = file.segment(field, i)
         if not segment.truncated:
-            yield segment.latents
-
-
-def _complaints(head: DiffusionHead, y: Tensor, groups: Tensor) -> list[str]:
-    """What `check_sigma_data` says of latents y (N, ...), rows of groups (N,); discrete ones spread
-    as in training over their cells.
-    """
-    if head.levels and head.config.dequantise:
-        y = y + head.levels.width * (
-            torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) - 0.5
-        )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_sigma_data(head.config.schedule, y, groups=groups)
-    return [str(warning.message) for warning in caught]
+            yield torch.from_numpy(segment.latents)

@@ -126,7 +126,7 @@ def _n_weights(module: nn.Module) -> int:
 def _n_head_weights(lm: LM, m: str) -> int:
     n_ids = (
         0
-        if lm.vocabulary.signatures[m].one_channel and lm.draws_whole(m)
+        if lm.vocabulary.signatures[m].one_channel and not lm.autoregressive(m)
         else len(lm.vocabulary.span(m)) + 1
     )
     return lm.config.trunk.width * n_ids + (_n_weights(lm.heads[m]) if m in lm.heads else 0)

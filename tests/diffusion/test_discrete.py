@@ -9,11 +9,11 @@ import torch
 from mmtok.diffusion.discrete import (
     Corruption,
     CosineKeep,
+    Masked,
     PowerKeep,
     log_probs,
     reverse_rate,
 )
-from mmtok.diffusion.masked import Masked
 from mmtok.diffusion.random import choose
 
 KEEPS = [PowerKeep(), PowerKeep(3), CosineKeep()]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmtok.diffusion.likelihood import (
+    Bins,
     GaussianPrior,
-    Levels,
     exact_trace,
     hutchinson,
     latent_bound,
@@ -199,15 +199,15 @@ class TestPrior:
         assert (drawn[:, 0].T.cov() - wanted).abs().max() < 0.02
 
 
-class TestLevels:
+class TestBins:
     """Row 32: what a density on a scaled axis is worth in bits per dimension of the levels."""
 
     @pytest.mark.parametrize(
         "levels, offset",
         [
-            (Levels(256), 7.0),
-            (Levels(256, -1, -1 + 256 / 127.5), 6.994353436858858),
-            (Levels(256, 0, 1), 8.0),
+            (Bins(256), 7.0),
+            (Bins(256, -1, -1 + 256 / 127.5), 6.994353436858858),
+            (Bins(256, 0, 1), 8.0),
         ],
     )
     def test_offsets(self, levels, offset):
@@ -215,18 +215,16 @@ class TestLevels:
             offset, abs=1e-9
         )
 
-    @pytest.mark.parametrize(
-        "levels", [Levels(256), Levels(17), Levels(17, 0, 1), Levels(3, -5, 40)]
-    )
+    @pytest.mark.parametrize("levels", [Bins(256), Bins(17), Bins(17, 0, 1), Bins(3, -5, 40)])
     def test_the_uniform_density_costs_log2_of_the_levels(self, levels):
         d = 64
         uniform = torch.full((1,), -d * math.log(levels.high - levels.low), dtype=torch.float64)
         assert levels.bits_per_dim(uniform, d).item() == pytest.approx(
-            math.log2(levels.n_levels), abs=1e-9
+            math.log2(levels.n_bins), abs=1e-9
         )
 
     def test_dequantised_codes_come_back(self, generator):
-        levels = Levels(17)
+        levels = Bins(17)
         codes = torch.arange(17).repeat(50)
         x = levels.dequantised(codes, generator)
         assert (
@@ -239,11 +237,11 @@ class TestLevels:
     def test_impossible_levels_are_refused(self):
         for n_levels, low, high in ((0, -1, 1), (4, 1, 1)):
             with pytest.raises(ValueError, match="at least 1"):
-                Levels(n_levels, low, high)
+                Bins(n_levels, low, high)
 
     @pytest.mark.parametrize("std", [1e-3, 0.1, 5.0])
     def test_masses_sum_to_one(self, std):
-        levels, mean = Levels(17), torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+        levels, mean = Bins(17), torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
         log_mass = levels.log_mass(torch.arange(17), mean, std)
         torch.testing.assert_close(
             log_mass.logsumexp(1), torch.zeros(41, dtype=torch.float64), rtol=0, atol=1e-12
@@ -252,7 +250,7 @@ class TestLevels:
 
     def test_dequantisation_bounds_from_below(self, generator):
         """log P(code) >= E log p(code + u) + ln w for a Gaussian cut into levels."""
-        levels, codes = Levels(8, -2, 2), torch.arange(1, 7)
+        levels, codes = Bins(8, -2, 2), torch.arange(1, 7)
         x = levels.dequantised(codes.expand(20_000, -1), generator)
         inside = torch.distributions.Normal(0.0, 0.7).log_prob(x).mean(0) + math.log(levels.width)
         assert (inside < levels.log_mass(codes, torch.zeros(1, dtype=torch.float64), 0.7)).all()
@@ -279,7 +277,7 @@ class TestLatentBound:
         """With the true p(z) and the true p(x | z) the term is log P(x) whatever the noise: the
         bound is tight.
         """
-        levels, sigma = Levels(5), 0.15
+        levels, sigma = Bins(5), 0.15
         log_p = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(0)
         codes = torch.arange(5).repeat_interleave(100)
         centre = levels.centres(codes)[:, None]

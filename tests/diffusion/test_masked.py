@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.diffusion.discrete import CosineKeep, PowerKeep
-from mmtok.diffusion.masked import Masked, concrete_score, score_entropy, subset_weights
+from mmtok.diffusion.discrete import (
+    CosineKeep,
+    Masked,
+    PowerKeep,
+    concrete_score,
+    score_entropy,
+    subset_weights,
+)
 from mmtok.diffusion.random import stratified
 
 KEEPS = [PowerKeep(), CosineKeep(), PowerKeep(3)]

@@ -13,6 +13,7 @@ from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.diffusion.schedules import EDM
 from mmtok.errors import UserError
+from mmtok.heads.base import Known
 from mmtok.heads.cascade import Cascade, Stage, joined
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.model.generate import generate
@@ -105,11 +106,9 @@ def sampled(head, n, generator=None, hs=None, callback=None, **dials):
     with torch.no_grad():
         return head.sample(
             hs or [torch.zeros(n, H)],
-            torch.zeros(n, 4, head.raster.n_channels),
-            torch.ones(n, 4, dtype=torch.bool),
             Sampling(**dials),
             generator or dice(),
-            callback,
+            callback=callback,
         )
 
 
@@ -126,7 +125,7 @@ def test_with_ideal_denoisers_every_draw_of_the_bound_is_the_density(level):
     noisier = replace(
         COLUMN, sigma_max=1e4
     )  # the prior at sigma_max is centred at 0: wrong by the mean / sigma_max
-    nats = ideal(level, noisier, ode_steps=100).nats(torch.zeros(6, H), x[..., None], dice())
+    nats = -ideal(level, noisier, ode_steps=100).log_prob(torch.zeros(6, H), x[..., None], dice())
     torch.testing.assert_close(nats, exact, atol=2e-3, rtol=0)
 
 
@@ -161,8 +160,8 @@ def test_of_any_networks_it_is_the_bound_that_the_integral_over_the_picture_belo
     sigma = COLUMN.sigma_data * math.sqrt(level / (1 - level))
     v = torch.linspace(-4, 4, 201, dtype=torch.float64)
     z, many = v * math.sqrt(1 - level) / COLUMN.sigma_data, h.expand(len(v), -1)
-    log_low = -head.stages[0].nats(many, v.view(-1, 1, 1, 1), dice(), sigma)
-    log_high = -head.stages[1].nats(
+    log_low = head.stages[0].log_prob(many, v.view(-1, 1, 1, 1), dice(), sigma=sigma)
+    log_high = head.stages[1].log_prob(
         joined(many, z[:, None], torch.full_like(z, level)),
         x.expand(len(v), 4, 1).view(-1, 1, 2, 2),
         dice(),
@@ -172,7 +171,7 @@ def test_of_any_networks_it_is_the_bound_that_the_integral_over_the_picture_belo
     assert float(log_high.std()) > 0.01  # the finer stage heeds the picture below
     log_p = (log_low + log_high).logsumexp(0) + step.log()
     bound = ((log_low + log_high - q) * q.exp()).sum() * step
-    drawn = -head.nats(h.expand(n, -1), x.expand(n, 4, 1), dice())
+    drawn = head.log_prob(h.expand(n, -1), x.expand(n, 4, 1), dice())
     assert bound < log_p - 0.01 and abs(float(log_low.exp().sum() * step) - 1) < 0.02
     torch.testing.assert_close(drawn.mean(), bound, atol=4 * float(drawn.std()) / n**0.5, rtol=0)
     weight = (drawn - log_p).exp()
@@ -193,7 +192,7 @@ def test_of_three_stages_every_picture_below_costs_its_divergence():
     for part in head.stages:
         part.network = Silent()
     x = torch.randn(1, 4, 4, generator=dice(), dtype=torch.float64)
-    nats = head.nats(torch.zeros(n, H), x.expand(n, 4, 4), dice())
+    nats = -head.log_prob(torch.zeros(n, H), x.expand(n, 4, 4), dice())
     r2, sigma2 = COLUMN.sigma_data**2, COLUMN.sigma_data**2 * level / (1 - level)
     expected = (x.square() / r2 / 2 + math.log(2 * math.pi * r2) / 2).sum()
     for picture in head.pictures(x)[:-1]:
@@ -228,7 +227,7 @@ def test_pictures_below_are_means_over_squares():
     head = Cascade((Stage(network=TINY),) * 3, patch=2).build(H, SIXTEEN)
     values = torch.arange(32.0).view(2, 4, 4)
     smallest, small, full = head.pictures(values)
-    assert full.shape == (2, 1, 4, 4) and torch.equal(head.raster.frames(full), values)
+    assert full.shape == (2, 1, 4, 4) and torch.equal(head.patchify.frames(full), values)
     torch.testing.assert_close(
         small[:, 0].flatten(1), values.mean(2)
     )  # a frame is a square of 2 x 2
@@ -274,7 +273,7 @@ def test_cascades_that_do_not_fit_are_refused_in_one_line():
     for signature, changes, message in (
         (Signature("picture", latent_size=1, frames=36), {}, "6 x 6 does not halve so often"),
         (Signature("picture", latent_size=1, frames=8), {"grid": (8, 1)}, "8 x 1 does not halve"),
-        (Signature("picture", latent_size=1), {}, "fixed count"), (Signature("picture", (5,), frames=4), {}, "Cascade draws latents"),
+        (Signature("picture", latent_size=1), {}, "until an end mark"), (Signature("picture", (5,), frames=4), {}, "picture has single codes"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message) as told:
             Cascade((Stage(network=TINY),) * 3, **changes).build(H, signature)
@@ -282,10 +281,9 @@ def test_cascades_that_do_not_fit_are_refused_in_one_line():
     with pytest.raises(UserError, match="parts of one cannot be kept"):
         shaken().sample(
             [torch.zeros(1, H)],
-            torch.zeros(1, 4, 1),
-            torch.zeros(1, 4, dtype=torch.bool),
             Sampling(),
             dice(),
+            Known(torch.zeros(1, 4, 1), torch.zeros(1, 4, dtype=torch.bool)),
         )
 
 
@@ -295,7 +293,7 @@ def test_a_level_is_refused_where_there_is_no_cascade():
     )
     lm = LM(config, Vocabulary([Signature("text", (4,)), FOUR]))
     for empty in (segment_of(FOUR), Segment("text", codes=torch.zeros(0, 1).numpy().astype(int))):
-        with pytest.raises(UserError, match="not drawn by a cascade; leave out level"):
+        with pytest.raises(UserError, match="not drawn by a cascade; leave out aug_noise"):
             generate(
                 lm, [Document((empty,), (True,), open_end=True)], Sampling(aug_noise=0.2), dice()
             )

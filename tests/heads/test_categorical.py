@@ -7,9 +7,9 @@ import torch
 
 from mmtok.core.segment import Signature
 from mmtok.errors import UserError
-from mmtok.heads.categorical import Chained, Parallel, fitting_heads
-from mmtok.model.lm import HeadConfig
-from mmtok.model.sampling import Sampling, mix_guidance, pick
+from mmtok.heads.categorical import Chained, Parallel
+from mmtok.heads.sampling import Sampling, mix_guidance
+from mmtok.model.lm import HeadConfig, build_head, fitting_heads
 
 WIDTH = 8
 KINDS = [Parallel(), Chained(6)]
@@ -37,7 +37,7 @@ def test_an_untrained_head_is_uniform_over_its_levels():
     for config in KINDS:
         torch.manual_seed(0)
         head = config.build(WIDTH, FREE)
-        nats = head.nats(torch.randn(24, WIDTH), every_frame(FREE))
+        nats = head.loss(torch.randn(24, WIDTH), every_frame(FREE))
         assert torch.allclose(nats, torch.full((24,), math.log(4 * 3 * 2)), atol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_an_untrained_head_is_uniform_over_all_frames_up_to_the_ceiling(config):
     torch.manual_seed(0)
     head, frames = config.build(WIDTH, SET).double(), every_frame(SET)  # in lexicographic order
     for n, ceiling in enumerate(frames):
-        nats = head.nats(hidden(n + 1), frames[: n + 1], ceiling.expand(n + 1, -1))
+        nats = head.loss(hidden(n + 1), frames[: n + 1], ceiling.expand(n + 1, -1))
         assert torch.allclose(nats, torch.full_like(nats, math.log(n + 1)), rtol=0, atol=1e-12)
 
 
@@ -56,9 +56,8 @@ def test_the_probabilities_of_all_frames_sum_to_one_under_any_ceiling(config):
         head, frames = head_of(config, signature), every_frame(signature)
         h = hidden(1).expand(len(frames), -1)
         for n, ceiling in enumerate(frames if signature.descending else [None]):
-            p = (
-                -head.nats(h, frames, None if ceiling is None else ceiling.expand_as(frames))
-            ).exp()
+            bound = None if ceiling is None else ceiling.expand_as(frames)
+            p = head.log_prob(h, frames, ceiling=bound).exp()
             assert abs(p.sum() - 1) < 1e-12
             assert n == 0 or p.std() > 1e-4
             if ceiling is not None:
@@ -92,11 +91,10 @@ def test_samples_come_as_often_as_their_nats_say(config, generator):
     frames = every_frame(SET)
     for ceiling in ((1, 3, 2), (1, 1, 1)):
         top = torch.tensor(ceiling).expand(n, -1)
-        drawn = head.sample(
-            [hidden(1).expand(n, -1)], lambda x: x[0], lambda x: pick(x, Sampling(), generator), top
-        )
+        drawn = head.sample([hidden(1).expand(n, -1)], Sampling(), generator, ceiling=top)
         assert drawn.shape == (n, 3)
-        p = (-head.nats(hidden(1).expand(len(frames), -1), frames, top[: len(frames)])).exp()
+        h = hidden(1).expand(len(frames), -1)
+        p = head.log_prob(h, frames, ceiling=top[: len(frames)]).exp()
         share = (drawn[:, None] == frames).all(-1).double().mean(0)
         assert ((share - p).abs() <= 5 * (p * (1 - p) / n).sqrt() + 1e-12).all()
 
@@ -105,12 +103,11 @@ def test_samples_come_as_often_as_their_nats_say(config, generator):
 def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
     head, h = head_of(config, SET), hidden(600)
     top = every_frame(SET)[torch.arange(600) % 24]
-    draw = lambda hs, g: head.sample(
-        hs,
-        lambda x: mix_guidance(x, g),
-        lambda x: pick(x, Sampling(), torch.Generator().manual_seed(5)),
-        top,
-    )
+
+    def draw(hs, g):
+        generator = torch.Generator().manual_seed(5)
+        return head.sample(hs, Sampling(guidance=g), generator, ceiling=top)
+
     alone = draw([h], 1.0)
     assert torch.equal(alone, draw([h, hidden(600).flip(0)], 1.0))
     guided = draw([h, hidden(600).flip(0)], 4.0)
@@ -133,21 +130,21 @@ def test_guidance_moves_along_the_difference_of_log_probabilities():
 @pytest.mark.parametrize("config", KINDS)
 def test_no_frames_at_all_still_touch_every_weight(config):
     head = head_of(config)
-    head.nats(hidden(0), torch.zeros(0, 3, dtype=torch.long)).sum().backward()
+    head.loss(hidden(0), torch.zeros(0, 3, dtype=torch.long)).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
 
 
 @pytest.mark.parametrize("config", KINDS)
 def test_every_weight_gets_a_gradient(config):
     head = head_of(config)
-    head.nats(hidden(24), every_frame(FREE)).sum().backward()
+    head.loss(hidden(24), every_frame(FREE)).sum().backward()
     assert all(p.grad.any() for p in head.parameters())
 
 
 def test_half_precision_does_not_reach_the_nats():
     head = Chained(6).build(WIDTH, FREE).bfloat16()
     assert (
-        head.nats(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype
+        head.loss(torch.randn(2, WIDTH).bfloat16(), torch.zeros(2, 3, dtype=torch.long)).dtype
         == torch.float32
     )
 
@@ -170,8 +167,8 @@ def test_the_heads_that_fit_are_named_all_and_can_be_built(signature, names):
     kinds = {f"{kind.__name__}()": kind for kind in get_args(HeadConfig)}
     for name, kind in kinds.items():
         if name in names:
-            assert kind().build(8, signature)
+            assert build_head(kind(), 8, signature)
         else:
             with pytest.raises(UserError) as error:
-                kind().build(8, signature)
-            assert kind not in (Parallel, Chained) or names in str(error.value)
+                build_head(kind(), 8, signature)
+            assert names in str(error.value) and "\n" not in str(error.value)

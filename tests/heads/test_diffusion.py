@@ -102,7 +102,7 @@ def test_before_training_the_density_is_the_one_that_preconditioning_implies(sch
     y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * getattr(
         schedule, "sigma_data", 1.0
     )
-    nats = head.nats(torch.zeros(4, 8), y, torch.Generator().manual_seed(0))
+    nats = -head.log_prob(torch.zeros(4, 8), y, torch.Generator().manual_seed(0))
     if isinstance(schedule, EDM):
         variance = schedule.sigma_data**2 + schedule.sigma_min**2
         exact = (y.double().square() / variance / 2 + math.log(2 * math.pi * variance) / 2).sum(1)
@@ -114,9 +114,9 @@ def test_before_training_the_density_is_the_one_that_preconditioning_implies(sch
 def test_likelihoods_walk_through_all_levels_that_iddpm_has(m, j_0):
     schedule = IDDPM(m=m, j_0=j_0)
     head = FrameDiffusion(schedule=schedule, network=MLP, ode_steps=8).build(8, SOUND)
-    assert head.sigma_range == (float(schedule.levels[-1]), float(schedule.levels[j_0]))
+    assert schedule.sigma_range == (float(schedule.levels[-1]), float(schedule.levels[j_0]))
     assert torch.isfinite(
-        head.nats(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))
+        head.log_prob(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))
     ).all()
 
 
@@ -136,8 +136,10 @@ def test_before_training_draws_are_as_wide_as_the_data(sampler):
         schedule=EDM(sigma_data=0.5), sampler=sampler, network=MLP, steps=200
     ).build(8, SOUND)
     with torch.no_grad():
-        y = head.draw([torch.zeros(4000, 8)], (3,), 0, 1.0, 1.0, torch.Generator().manual_seed(0))
-        still = head.draw([torch.zeros(4, 8)], (3,), 0, 0.0, 1.0, torch.Generator().manual_seed(0))
+        y = head.sample([torch.zeros(4000, 8)], Sampling(), torch.Generator().manual_seed(0))
+        still = head.sample(
+            [torch.zeros(4, 8)], Sampling(temperature=0), torch.Generator().manual_seed(0)
+        )
     assert abs(float(y.std()) / 0.5 - 1) < 0.03 and not still.any()
 
 
@@ -158,13 +160,13 @@ def test_the_cells_of_discrete_data_share_no_more_than_one(likelihood):
         schedule=schedule, network=DIT, likelihood=likelihood, ode_steps=48, decoder=(0.5, 0.3)
     ).build(8, signature)
     centres = torch.tensor([-0.75, -0.25, 0.25, 0.75]).repeat_interleave(800).view(-1, 1, 1)
-    nats = (
-        head.nats(torch.zeros(len(centres), 8), centres, torch.Generator().manual_seed(0))
+    log_prob = (
+        head.log_prob(torch.zeros(len(centres), 8), centres, torch.Generator().manual_seed(0))
         .detach()
         .view(4, 800)
         .mean(1)
     )
-    total = float((-nats).exp().sum())
+    total = float(log_prob.exp().sum())
     assert 0.5 < total < 1.005
 
 
@@ -333,7 +335,7 @@ def test_too_few_steps_and_dials_without_a_meaning_are_refused():
 def test_a_likelihood_with_one_noise_level_only_is_refused():
     head = FrameDiffusion(schedule=IDDPM(m=9, j_0=8), network=MLP).build(8, SOUND)
     with pytest.raises(UserError, match="sigma_min"):
-        head.nats(torch.zeros(2, 8), torch.zeros(2, 3), torch.Generator())
+        head.log_prob(torch.zeros(2, 8), torch.zeros(2, 3), torch.Generator())
 
 
 def test_a_network_without_numbers_is_refused_with_the_step():
@@ -372,7 +374,7 @@ def test_every_step_can_be_watched_and_the_last_state_is_the_sample(name, n_step
 
 def test_heads_that_do_not_fit_their_frames_are_refused():
     for head, signature, message in (
-        (FrameDiffusion(), CODES, "made of codes"), (GridDiffusion(), SOUND, "fixed count"), (MaskedDiffusion(), PICTURE, "latents"),
+        (FrameDiffusion(), CODES, "has single codes"), (GridDiffusion(), SOUND, "until an end mark"), (MaskedDiffusion(), PICTURE, "has latents"),
         (MaskedDiffusion(grid=(3, 2)), CODES, "no grid of 3 x 2"), (GridDiffusion(patch=3), PICTURE, "no patches"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -404,7 +406,7 @@ def test_paired_noise_is_the_same_noise_given_out_at_the_least_cost():
     cost = lambda order: (y - noise[list(order)]).square().sum().item()
     best = min(permutations(range(6)), key=cost)
     assert torch.equal(given, noise[list(best)]) and cost(best) < cost(range(6))
-    values, h = plain.raster.frames(y), torch.zeros(6, 16)
+    values, h = plain.patchify.frames(y), torch.zeros(6, 16)
     losses = []
     for head in (plain, paired):
         torch.manual_seed(0)

@@ -9,8 +9,8 @@ import torch
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Segment
+from mmtok.heads.sampling import Sampling, mix_guidance
 from mmtok.model.generate import generate
-from mmtok.model.sampling import Sampling, mix_guidance
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 
@@ -41,9 +41,7 @@ def reference(lm, document, way):
             ceiling = (
                 torch.from_numpy(signature.ceilings(codes)[-1:]) if signature.descending else None
             )
-            frame = lm.heads[m].sample(
-                hs, lambda x: mix_guidance(x, way.guidance), lambda x: x.argmax(-1), ceiling
-            )
+            frame = lm.heads[m].sample(hs, way, torch.Generator(), ceiling=ceiling)
         codes = np.concatenate([codes, frame.numpy()])
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 
 from mmtok.errors import UserError
-from mmtok.model.sampling import Sampling, draw, pick
+from mmtok.heads.sampling import Sampling, draw, pick
 
 
 def test_pick_keeps_to_what_top_k_top_p_and_the_grammar_leave(generator):

@@ -92,11 +92,13 @@ def test_between_frames_the_world_is_as_it_was(lm, vocabulary, nothing, prompt):
 
 
 def test_a_step_is_made_when_it_is_asked_for(lm, vocabulary, nothing, prompt, monkeypatch):
-    from mmtok.model import generate as room
+    from mmtok.model.autoregressive import AutoregressiveSampler
 
     made = []
     monkeypatch.setattr(
-        room._Walk, "step", lambda self, step=room._Walk.step: made.append(1) or step(self)
+        AutoregressiveSampler,
+        "step",
+        lambda self, step=AutoregressiveSampler.step: made.append(1) or step(self),
     )
     steps = stream(
         lm, [prompt(to=nothing(vocabulary, "image"))], Sampling(), torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ import torch
 from mmtok.core.segment import Signature
 from mmtok.diffusion.samplers import DDIM, Churn, Heun
 from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.nn.denoisers import TokenMLPConfig
 
 
@@ -23,9 +24,13 @@ def test_at_temperature_0_nothing_is_random(sampler):
     )
     for p in head.parameters():
         p.data.add_(0.1 * torch.randn(p.shape))
-    draw = lambda temperature: head.draw(
-        [torch.ones(2, 8)], (3,), 0, temperature, 1.0, torch.Generator().manual_seed(0)
-    ).detach()
+
+    def draw(temperature):
+        generator = torch.Generator().manual_seed(0)
+        return head.sample(
+            [torch.ones(2, 8)], Sampling(temperature=temperature), generator
+        ).detach()
+
     cold, warm = draw(0.0), draw(1.0)
     torch.testing.assert_close(cold[0], cold[1], rtol=0, atol=0)
     assert (warm[0] - warm[1]).abs().max() > 0.1

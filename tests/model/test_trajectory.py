@@ -14,7 +14,7 @@ from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
-from mmtok.model.trajectory import N_STRIPS, N_TILES, strips_of
+from mmtok.model.trajectory import N_RECORDED, N_STATES, trajectory_recorder
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
@@ -90,7 +90,9 @@ def test_what_is_drawn_is_the_same_whether_it_is_watched_or_not(latent_run, spok
     for a, b in zip(plain, watched, strict=True):
         same(a.segment, b.segment)
         assert a.stop == b.stop
-    assert any(d.trajectory for d in watched) and not any(d.trajectory for d in watched[N_STRIPS:])
+    assert any(d.trajectory for d in watched) and not any(
+        d.trajectory for d in watched[N_RECORDED:]
+    )
     for ways in (d.trajectory for d in watched if d.trajectory):
         assert (
             len(ways) == {"pixels": 8, "cascade": 5, "frames": 4, "codes": 8, "speech": STEPS}[name]
@@ -99,8 +101,8 @@ def test_what_is_drawn_is_the_same_whether_it_is_watched_or_not(latent_run, spok
 
 def test_frames_end_at_the_sample_whoever_else_has_ended(spoken):
     drawn = spoken.draw(speech(spoken, 40, known=1), Sampling(max_frames=6), 0)
-    assert len({len(d.segment) for d in drawn[:N_STRIPS]}) > 2
-    for d in drawn[:N_STRIPS]:
+    assert len({len(d.segment) for d in drawn[:N_RECORDED]}) > 2
+    for d in drawn[:N_RECORDED]:
         assert len(d.trajectory) == (
             STEPS if len(d.segment) > 1 else 0
         )  # of a clip that ended at once nothing was drawn
@@ -116,15 +118,19 @@ def test_a_state_shows_every_frame_after_as_many_steps_of_its_own(spoken, monkey
     head, walks = spoken.lm.heads["speech"], []
     draw = type(head).draw
 
-    def noted(self, hs, shape, steps, temperature, guidance, generator, callback):
+    def noted(self, hs, shape, sampling, generator, callback):
         walks.append([])
-        both = lambda step, x: (walks[-1].append(x[0].numpy().copy()), callback(step, x))
-        return draw(self, hs, shape, steps, temperature, guidance, generator, both)
+
+        def both(step, x):
+            walks[-1].append(x[0].numpy().copy())
+            callback(step, x)
+
+        return draw(self, hs, shape, sampling, generator, both)
 
     monkeypatch.setattr(type(head), "draw", noted)
     (d,) = spoken.draw(speech(spoken), Sampling(max_frames=6, steps=20), SEED)
-    assert len(d.segment) > 1 and len(d.trajectory) == N_TILES
-    for step, (state, _) in zip(np.linspace(0, 19, N_TILES).round().astype(int), d.trajectory):
+    assert len(d.segment) > 1 and len(d.trajectory) == N_STATES
+    for step, (state, _) in zip(np.linspace(0, 19, N_STATES).round().astype(int), d.trajectory):
         np.testing.assert_array_equal(
             state.values, np.float32([walk[step] for walk in walks[: len(d.segment)]])
         )
@@ -196,7 +202,9 @@ def test_what_is_drawn_in_one_go_has_no_strips(toy_lm):
     )
     for signature in lm.vocabulary.signatures.values():
         assert (
-            strips_of(lm, [Document((segment_of(signature),), (True,), open_end=True)], Sampling())
+            trajectory_recorder(
+                lm, [Document((segment_of(signature),), (True,), open_end=True)], Sampling()
+            )
             is None
         )
 

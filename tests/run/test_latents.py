@@ -132,7 +132,7 @@ def test_states_of_samples_that_were_replaced_go(latent_run, tmp_path, monkeypat
     asked(latent_run("pixels"), tmp_path, n=1)
     asked(latent_run("pixels"), tmp_path, prompt="light", n=1)
     monkeypatch.setattr(
-        "mmtok.run.run.strips_of", lambda *_: None
+        "mmtok.run.run.trajectory_recorder", lambda *_: None
     )  # as of a run whose pictures have no states
     asked(latent_run("codes"), tmp_path, n=1)
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["light-000.png"]

@@ -8,7 +8,7 @@ import torch
 
 from mmtok.cli import main
 from mmtok.core.segment import Segment
-from mmtok.diffusion.likelihood import Levels
+from mmtok.diffusion.likelihood import Bins
 from mmtok.errors import UserError
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.nn.denoisers import DiTConfig
@@ -93,7 +93,7 @@ def test_the_levels_are_those_of_pixel_codes(levels):
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(levels):
-    tokenizer, cells = pixels(16, 16, patch=1, levels=levels), Levels(levels)
+    tokenizer, cells = pixels(16, 16, patch=1, levels=levels), Bins(levels)
     latents = torch.from_numpy(
         tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents
     )

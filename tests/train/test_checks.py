@@ -128,7 +128,7 @@ def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
     latents = rng.normal(size=(500, 4, 4))
     assert told(signature, stages(0.5, 1.0), latents, tmp_path) == []
     (text,) = told(signature, stages(1.0, 1.0), latents, tmp_path)
-    assert text.startswith("image, stage 0: sigma_data is 1 but the data's root mean square is 0.")
+    assert text.startswith("image: stage 0: sigma_data is 1 but the data's root mean square is 0.")
 
 
 @pytest.mark.parametrize("dial", [{"infill": 0.5}, {"max_target_frames": 2}])
@@ -141,7 +141,7 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
     for lm, head in zip(whole, ("GridDiffusion", "MaskedDiffusion")):
         with pytest.raises(
             UserError,
-            match=f"caption -> image: its {next(iter(dial))} is .*{head} draws image as a whole",
+            match=f"caption -> image: its {next(iter(dial))} is .*{head} fills in all frames of image at once",
         ):
             check_cuts(lm, [task], fields)
         check_cuts(
@@ -240,7 +240,7 @@ def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
     )
     assert (
         asked("b", {**heads, "image": grid}) == 2
-        and "its infill is 0.3, but GridDiffusion draws image as a whole" in capsys.readouterr().err
+        and "its infill is 0.3, but GridDiffusion fills in all frames of image at once" in capsys.readouterr().err
     )
     assert asked("c", {**heads, "image": grid}, "--tasks.0.infill", "0") == 0
     assert (

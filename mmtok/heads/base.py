@@ -1,0 +1,235 @@
+"""The contract of heads: what fills in a frame or a segment, given the decoder's hidden state.
+
+A modality whose frames are single codes needs no head: the decoder's softmax over ids is enough.
+All other modalities need one to be written, and are input-only without it. Letters: N frames, or
+segments for non-autoregressive heads; M model width; T frames of a segment; C channels; D latent
+size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmtok.core.segment import Signature
+from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling, check_settings
+
+Kind = Literal["exact", "bound", "estimate"]
+"""What -log_prob is: the exact -log p, an upper bound on it (in expectation), or an estimate."""
+
+Callback = Callable[[int, Tensor], None]
+"""callback(step, x) after each denoising step; steps count from 0.
+
+x is the next frame (N, D) for autoregressive heads, all frames (N, T, C or D) for the others.
+"""
+
+
+class TrainingTask(Protocol):
+    """What a head needs to know of a task that it is trained for (`mmtok.data.loader.Task`)."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Fields that the task conditions on."""
+
+    @property
+    def cond_dropout(self) -> float:
+        """Share of documents trained without their condition."""
+
+    @property
+    def infill(self) -> float:
+        """Share of documents trained with a hole to fill in."""
+
+    @property
+    def max_target_frames(self) -> int:
+        """Where targets are cut off; 0: nowhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Segments of which some frames are known: values (N, T, C or D), free (N, T) bool.
+
+    The free frames are to be drawn; their values are not read.
+    """
+
+    values: Tensor
+    free: Tensor
+
+
+class HeadConfig:
+    """Base of a head's settings, which are a frozen dataclass.
+
+    kind            what the head's log-probabilities are
+    autoregressive  True: the head fills in one frame from the state before it. False: it fills in
+                    all frames of a segment of fixed length from the state at its begin mark
+    frames          the frames that the head can fill in, in words
+    """
+
+    kind: ClassVar[Kind] = "exact"
+    autoregressive: ClassVar[bool] = True
+    frames: ClassVar[str] = "any frames"
+
+    @classmethod
+    def fits(cls, signature: Signature) -> bool:
+        """Whether the head can fill in frames of this signature."""
+        return True
+
+    def build(self, width: int, signature: Signature) -> Head:
+        """The head for hidden states of this width and frames of this signature.
+
+        Raises UserError for a signature that does not fit.
+        """
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """A distribution over frames y given hidden states h (N, M).
+
+    y is (N, C) long or (N, D) for autoregressive heads, (N, T, C) or (N, T, D) for the others.
+
+    ceiling: only where frames are a set (`Signature.descending`): the frame before each (N, C),
+    which the next one may not exceed in lexicographic order.
+    """
+
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """The special sampling settings that it knows, of those in `mmtok.heads.sampling.REFUSALS`."""
+
+    def __init__(self, config: HeadConfig, signature: Signature):
+        super().__init__()
+        check_fit(config, signature)
+        self.config = config
+        self.signature = signature
+
+    @property
+    def kind(self) -> Kind:
+        """What -log_prob is."""
+        return self.config.kind
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether it fills in one frame at a time; else all frames of a segment."""
+        return self.config.autoregressive
+
+    def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
+        """What training lowers, (N,): -log p where the head is exact, a bound or another loss else.
+
+        Random draws come from torch's global generator. With N = 0 every parameter must still be
+        in the graph.
+        """
+        raise NotImplementedError
+
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Log p(y | h) in nats, or what `kind` says: (N,).
+
+        generator: of the random draws of bounds and estimates.
+        """
+        raise NotImplementedError
+
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Draw y, shaped as above.
+
+        Args:
+            hs: Hidden states (N, M): one tensor, or under guidance two, with the condition and
+                without it.
+            sampling: The settings; `validate` has seen them.
+            generator: Of all random draws.
+            known: For non-autoregressive heads the segments to fill in; None: all is free.
+            callback: Called after each denoising step; heads that take no steps ignore it.
+            ceiling: As in the class's docstring.
+
+        Raises:
+            UserError: For known frames that the head cannot keep, and for a network that returns
+                NaN or infinity.
+        """
+        raise NotImplementedError
+
+    def validate(self, sampling: Sampling | None = None, task: TrainingTask | None = None) -> None:
+        """Raise UserError, in one line, for settings or for a task that the head cannot serve."""
+        modality = self.signature.modality
+        if sampling is not None:
+            check_settings(sampling, self.settings, modality)
+        if task is None or self.autoregressive:
+            return
+        for name in ("infill", "max_target_frames"):
+            value = getattr(task, name)
+            if value:
+                raise UserError(
+                    f"task {task}: its {name} is {value}, but {type(self.config).__name__} fills"
+                    f" in all frames of {modality} at once: in training such segments can neither"
+                    f" be cut short nor have holes; set {name} to 0"
+                )
+
+    def n_steps(self, sampling: Sampling, n_missing: int) -> int:
+        """How often `sample` calls back, when n_missing frames are to be drawn; 0: never."""
+        return 0
+
+    def task_notes(self, task: TrainingTask) -> list[str]:
+        """What a user should know of training this head for the task, in one line each."""
+        return []
+
+    def data_notes(self, segments: Iterable[Tensor]) -> list[str]:
+        """What does not fit in latents (T, D) that it is to learn, in one line each.
+
+        The segments are read only by heads that have something to check.
+        """
+        return []
+
+
+def check_fit(config: HeadConfig, signature: Signature) -> None:
+    """Raise UserError for a signature whose frames the head cannot fill in."""
+    if config.fits(signature):
+        return
+    if signature.latent_size:
+        frames = "latents"
+    elif signature.one_channel:
+        frames = "single codes"
+    else:
+        frames = f"codes of {len(signature.levels)} channels"
+    if signature.frames is None:
+        frames += " until an end mark"
+    raise UserError(
+        f"{type(config).__name__} fills in {config.frames}, but {signature.modality} has {frames}"
+    )
+
+
+def with_frames(
+    callback: Callback | None, to_frames: Callable[[Tensor], Tensor], first_step: int = 0
+) -> Callback | None:
+    """A callback that is given to_frames(x), and steps that count from first_step; None: None."""
+    if callback is None:
+        return None
+
+    def called(step: int, x: Tensor) -> None:
+        callback(first_step + step, to_frames(x))
+
+    return called
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Raise the diffusion room's ValueError and FloatingPointError as UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, FloatingPointError) as error:
+        raise UserError(str(error)) from None

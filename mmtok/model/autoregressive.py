@@ -1,0 +1,318 @@
+"""Autoregressive sampling: frame after frame with a cache, under the grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
+from mmtok.core.segment import Document, segment_of
+from mmtok.errors import UserError
+from mmtok.heads.base import Callback
+from mmtok.heads.categorical import upcast
+from mmtok.heads.sampling import Sampling, mix_guidance, pick
+from mmtok.model.lm import LM
+from mmtok.model.sampling import Sampled
+from mmtok.nn.inference_linear import WeightPrecision, prepare_linear, with_prepared_linears
+from mmtok.nn.kv_cache import KVCacheDecoder
+from mmtok.nn.precision import resolve_precision
+
+
+class FrameDecoder:
+    """The parts of an LM that draw one modality: logits of ids, the head, embeddings of new frames.
+
+    Its weights are laid out once for inference: make it anew after the LM's weights have changed.
+    """
+
+    def __init__(self, lm: LM, modality: str, precision: WeightPrecision, n_rows: int):
+        signature = lm.vocabulary.signatures[modality]
+        self.ids = prepare_linear(lm.id_rows(modality), None, precision, n_rows)
+        self.banned: Tensor | None = None
+        if signature.banned:
+            self.banned = torch.tensor(signature.banned, dtype=torch.long, device=lm.device)
+        self.first_id = lm.vocabulary.span(modality)[0]
+        self.table = lm.model.embed_tokens.weight
+        self.latents = bool(signature.latent_size)
+        self.head = lm.head(modality)
+        self.frame_in = None
+        if self.latents:
+            self.frame_in = lm.latent_in[modality]
+        elif not signature.one_channel:
+            self.head = with_prepared_linears(self.head, precision, n_rows)
+            self.frame_in = lm.frame_in[modality].folded()
+
+    def id_logits(self, h: Tensor) -> Tensor:
+        """(N, n + 1): as `LM.id_logits` of this modality."""
+        logits = upcast(self.ids(h))
+        if self.banned is None:
+            return logits
+        return logits.index_fill_(1, self.banned, float("-inf"))
+
+    def embed(self, values: Tensor, totals: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (N, M) of new frames, and the running totals with them.
+
+        values (N, C) or (N, D): the new frames; totals: those of the frames before.
+        """
+        if self.frame_in is None:
+            return F.embedding(values[:, 0] + self.first_id, self.table), totals
+        if self.latents:
+            return self.frame_in(values) + self.table[self.first_id], totals
+        x, totals = self.frame_in.step(values, totals)
+        return x + self.table[self.first_id], totals
+
+
+class AutoregressiveSampler:
+    """The state of one batch of streams being drawn: N rows, and under guidance N null rows.
+
+    Bookkeeping is on the host, in numpy, so that a step waits for the device once. Finished rows
+    stay in the batch, ignored, until an eighth of all are finished: dropping rows copies the whole
+    cache.
+
+    rows       (N,) the prompt that each row continues
+    alive      (N,) bool: which rows go on
+    left       (N,) how many frames are still to come; -1: open-ended
+    endless    (N,) bool: the end is certain, so it is not drawn
+    ceiling    (N, C) the highest legal next frame, where frames are a set in falling order
+    totals     (N, n_totals) running totals of the frames before, where the modality has them
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        prompts: Sequence[Document],
+        sampling: Sampling,
+        generator: torch.Generator,
+        callback: Callback | None = None,
+    ):
+        self.lm = lm
+        self.prompts = prompts
+        self.sampling = sampling
+        self.generator = generator
+        self.callback = callback
+        known = [p.segments[-1] for p in prompts]
+        self.modality = known[0].modality
+        self.signature = lm.vocabulary.signatures[self.modality]
+        self.n_streams = 1 if sampling.guidance == 1 else 2
+        documents = list(prompts)
+        if self.n_streams == 2:
+            documents += [without_condition(p) for p in prompts]
+        self.precision: WeightPrecision = "float32"
+        if not self.signature.latent_size:
+            self.precision = weight_precision(sampling.precision, lm.model.norm.weight)
+        self.decoder = FrameDecoder(lm, self.modality, self.precision, len(documents))
+        self._prefill(documents)
+        self.rows = np.arange(len(prompts))
+        n_frames = self.signature.frames
+        self.left = np.array([-1 if n_frames is None else n_frames - len(s) for s in known])
+        later_holes = [len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known, strict=True)]
+        self.endless = (self.left >= 0) & ~np.array(later_holes)
+        # per step the prompts that got a frame, and the frames
+        self.drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        # of the last frame, the state (N, D) after each denoising step
+        self.states: list[Tensor] = []
+        self.stop = ["end"] * len(prompts)
+        self.n_known = np.array([len(s) for s in known])
+        self.ceiling: Tensor | None = None
+        if self.signature.descending:
+            ceilings = [self.signature.ceilings(s.codes)[-1] for s in known]
+            self.ceiling = torch.from_numpy(np.stack(ceilings)).to(lm.device)
+        self.totals: Tensor | None = None
+        if self.modality in lm.frame_in:
+            totals_of = lm.frame_in[self.modality].totals
+            codes = [torch.as_tensor(s.codes, device=lm.device).long() for s in known]
+            self.totals = torch.stack([totals_of(x) for x in codes])
+        self._keep(self.left != 0)
+
+    def _prefill(self, documents: Sequence[Document]) -> None:
+        """Read all prompts at once, aligned at their ends: shorter ones start later."""
+        streams = [to_stream(self.lm.vocabulary, d) for d in documents]
+        batch = pack(self.lm.vocabulary, [[s] for s in streams]).to(self.lm.device)
+        x = self.lm.embed(batch)
+        length = x.shape[1]
+        start = length - torch.tensor([len(s) for s in streams], device=x.device)
+        source = (torch.arange(length, device=x.device) - start[:, None]).clamp(min=0)
+        row = torch.arange(len(x), device=x.device)[:, None]
+        size = None
+        if self.sampling.compiled:
+            size = length + (self.signature.frames or self.sampling.max_frames)
+        self.reader = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
+        self.h = self.reader.forward(x[row, source])[:, -1]
+
+    def step(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draw one id, and its frame, for every row that is alive.
+
+        Returns the prompts (n,) that got a frame, and the frames (n, C).
+        """
+        goes_on, values, frames = self._draw()
+        rows = self.rows[goes_on]
+        frames = frames[goes_on]
+        self.drawn.append((rows, frames))
+        if self.states and len(rows):
+            self._call_back(rows, goes_on)
+        self.left = self.left - (self.left > 0)
+        alive = goes_on & (self.left != 0)
+        if self.signature.frames is None and len(self.drawn) == self.sampling.max_frames:
+            for r in rows:
+                self.stop[r] = "cap"
+            alive[:] = False
+        if self.ceiling is not None:
+            self.ceiling = self._next_ceiling(values)
+        if alive.any():
+            kept = self._keep(alive)
+            self._read(values if kept is None else values[kept])
+        else:
+            self.rows = self.rows[:0]
+        return rows, frames
+
+    def _draw(self) -> tuple[np.ndarray, Tensor, np.ndarray]:
+        """Which rows go on (N,), and the frames (N, C), on the device and on the host.
+
+        Frames of rows that do not go on are meaningless.
+        """
+        end = len(self.lm.vocabulary.span(self.modality))
+        sampling = self.sampling
+        logits = mix_guidance(
+            self.decoder.id_logits(self.h).chunk(self.n_streams), sampling.guidance
+        )
+        if self.endless.all():
+            logits = logits[:, :end]
+        elif self.endless.any():
+            endless = torch.from_numpy(self.endless).to(logits.device)
+            logits[:, end].masked_fill_(endless, float("-inf"))
+        ids = pick(logits, sampling, self.generator)[:, None]
+        values = ids if self.decoder.head is None else self._draw_frames()
+        # both in one copy, so that the device is waited for once
+        if values is ids:
+            on_host = ids.cpu().numpy()
+        elif self.decoder.latents:
+            on_host = torch.cat([ids.double(), values], 1).cpu().numpy()
+        else:
+            on_host = torch.cat([ids, values], 1).cpu().numpy()
+        limits = [logits.shape[1]]
+        if values is not ids:
+            limits += self.signature.levels
+        if (on_host[:, : len(limits)] >= limits).any():
+            raise UserError(
+                f"the model's {self.modality} logits are not numbers: its weights have overflowed;"
+                " train with a lower learning rate"
+            )
+        goes_on = (on_host[:, 0] != end) & self.alive
+        return goes_on, values, on_host[:, -values.shape[1] :]
+
+    def _draw_frames(self) -> Tensor:
+        """Frames (N, C) or (N, D) by the head."""
+        self.states = []
+        values = self.decoder.head.sample(
+            self.h.chunk(self.n_streams),
+            self.sampling,
+            self.generator,
+            callback=None if self.callback is None else self._record,
+            ceiling=self.ceiling,
+        )
+        return values.to(self.h.dtype) if self.decoder.latents else values
+
+    def _record(self, step: int, x: Tensor) -> None:
+        self.states.append(x)
+
+    def _next_ceiling(self, values: Tensor) -> Tensor:
+        """The frames just drawn (N, C), without a bound in rows whose order begins later."""
+        before = self.n_known[self.rows] + len(self.drawn) <= self.signature.headers
+        if not before.any():
+            return values
+        highest = torch.tensor(self.signature.levels, device=values.device) - 1
+        return torch.where(torch.from_numpy(before).to(values.device)[:, None], highest, values)
+
+    def _call_back(self, rows: np.ndarray, goes_on: np.ndarray) -> None:
+        """Pass on the states of the frame just drawn; only now it is known which rows got one."""
+        states = torch.stack(self.states)  # (steps, N, D)
+        shape = (len(states), len(self.prompts), 1, states.shape[-1])
+        by_prompt = states.new_full(shape, float("nan"))
+        to = torch.from_numpy(rows).to(states.device)
+        source = torch.from_numpy(goes_on).to(states.device)
+        by_prompt[:, to, 0] = states[:, source]
+        for step, frames in enumerate(by_prompt):
+            self.callback(step, frames)
+
+    def _keep(self, alive: np.ndarray) -> Tensor | None:
+        """Note which rows go on; drop the others, and their null rows, once it is worth it.
+
+        Returns the rows kept if any were dropped.
+        """
+        self.alive = alive
+        kept = alive.nonzero()[0]
+        few_finished = len(kept) > 7 / 8 * len(alive)
+        one_size = self.reader.compiled is not None  # of a compiled step
+        if few_finished or one_size and len(kept):
+            return None
+        self.rows = self.rows[kept]
+        self.left = self.left[kept]
+        self.endless = self.endless[kept]
+        self.alive = alive[kept]
+        on_device = torch.from_numpy(kept).to(self.h.device)
+        streams = torch.cat([on_device + k * len(alive) for k in range(self.n_streams)])
+        self.reader.select(streams)
+        self.h = self.h[streams]
+        if self.ceiling is not None:
+            self.ceiling = self.ceiling[on_device]
+        if self.totals is not None:
+            self.totals = self.totals[on_device]
+        return on_device
+
+    def _read(self, values: Tensor) -> None:
+        """Read the frames just drawn (N, C) in both streams."""
+        if not self.alive.all():
+            finished = torch.from_numpy(~self.alive).to(values.device)
+            values = values.masked_fill(finished[:, None], 0)
+        x, self.totals = self.decoder.embed(values, self.totals)
+        if self.n_streams > 1:
+            x = x.repeat(self.n_streams, 1)
+        self.h = self.reader.forward(x[:, None])[:, 0]
+
+    def results(self) -> list[Sampled]:
+        """One sampled segment per prompt; in a prompt with holes, new frames go into the next."""
+        done = []
+        for prompt, new, stop in zip(self.prompts, self._frames(), self.stop, strict=True):
+            known = prompt.segments[-1]
+            k = prompt.n_filled
+            at = known.holes[k][0] if known.holes else len(known)
+            # the hole itself grows at its end, those behind it move
+            holes = tuple(
+                (a + len(new) * (i > k), b + len(new) * (i >= k))
+                for i, (a, b) in enumerate(known.holes)
+            )
+            values = np.concatenate([known.values[:at], new, known.values[at:]])
+            truncated = stop == "cap" and not holes
+            segment = segment_of(self.signature, values, truncated=truncated, holes=holes)
+            done.append(Sampled(segment, stop))
+        return done
+
+    def _frames(self) -> list[np.ndarray]:
+        """Per prompt the frames drawn for it (T, C)."""
+        nothing = (np.zeros(0, np.int64), segment_of(self.signature).values)
+        rows, frames = (np.concatenate(x) for x in zip(nothing, *self.drawn, strict=True))
+        counts = np.bincount(rows, minlength=len(self.prompts))
+        return np.split(frames[rows.argsort(kind="stable")], counts.cumsum()[:-1])
+
+
+def without_condition(prompt: Document) -> Document:
+    """The prompt with the null mark in place of its conditions."""
+    nulls = (None,) * (len(prompt.segments) - 1)
+    return replace(prompt, segments=nulls + prompt.segments[-1:])
+
+
+def weight_precision(asked: str, weight: Tensor) -> WeightPrecision:
+    """The precision of the weights while drawing, for `Sampling.precision`.
+
+    Under "auto", weights that are not float32 stay as they are.
+    """
+    if asked == "int8":
+        return "int8"
+    if asked == "auto" and weight.dtype != torch.float32:
+        return "float32"
+    return resolve_precision(asked, weight.device)
