@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mmtok.commands.prompts import expand_folders, first_segment, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density, units_of
-from mmtok.model.likelihood import Score
+from mmtok.model.likelihood import LogLikelihood
 from mmtok.run.run import Run
 from mmtok.tokenizers.text import Bytes
 
@@ -143,7 +143,7 @@ def _document(run: Run, condition: Sequence[Segment], segment: Segment) -> Docum
     return Document((*head, segment), (False,) * len(head) + (True,))
 
 
-def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: Score) -> Scored:
+def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: LogLikelihood) -> Scored:
     signature = run.vocabulary.signatures[segment.modality]
     nats = found.nats[-1]
     units = n_units(run, segment)
