@@ -5,4 +5,4 @@ Importing this package imports no torch; each room (`mmtok.tokenizers`, `mmtok.m
 imported by name.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

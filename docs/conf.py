@@ -1,0 +1,97 @@
+"""How Sphinx builds the site: `python -m sphinx -W --keep-going docs build/docs`."""
+
+import ast
+import re
+from pathlib import Path
+
+import mmtok
+
+project = "mmtok"
+author = "The mmtok authors"
+copyright = "The mmtok authors"
+version = release = mmtok.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
+html_theme = "furo"
+html_title = f"mmtok {version}"
+
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+default_role = "code"  # docstrings name things in single backquotes
+suppress_warnings = ["ref.python"]  # two classes may have an attribute of one name
+
+
+def write_rooms() -> None:
+    """A page of the reference per room, so that a new file needs no edit here."""
+    house = Path(mmtok.__file__).parent
+    folder = Path(__file__).parent / "reference" / "rooms"
+    folder.mkdir(exist_ok=True)
+    rooms = sorted(path.parent for path in house.glob("*/__init__.py"))
+    for stale in folder.glob("*.rst"):
+        if stale.stem not in {room.name for room in rooms}:
+            stale.unlink()
+    for room in rooms:
+        summary = (ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or "").strip()
+        lines = [room.name, "=" * len(room.name), "", *escaped(summary.splitlines()), ""]
+        for path in sorted(room.rglob("*.py")):
+            parts = path.relative_to(house.parent).with_suffix("").parts
+            if parts[-1] == "__init__":
+                continue
+            name = ".".join(parts)
+            lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
+        page = folder / f"{room.name}.rst"
+        text = "\n".join(lines)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
+
+
+# ---- docstrings are plain English, not reStructuredText
+
+
+SECTION = re.compile(r"(Args|Returns|Yields|Raises|Example|Examples|Note|Notes|Attributes):$")
+COLUMNS = re.compile(r"\s*\S.*?\S?\s{2,}\S")  # aligned columns: a name, spaces, what it is
+
+
+def escaped(lines: list[str]) -> list[str]:
+    """The lines, with nothing in them that reStructuredText reads as markup, but backquotes."""
+    found = []
+    for line in lines:
+        parts = re.split(r"(``[^`]*``|`[^`]*`)", line)
+        parts[::2] = [re.sub(r"([*|\\]|_(?=\W|$)|`)", r"\\\1", part) for part in parts[::2]]
+        found.append("".join(parts))
+    return found
+
+
+def paragraphs(lines: list[str]) -> list[list[str]]:
+    """Runs of lines without an empty one between them."""
+    found: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip():
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return [part for part in found if part]
+
+
+def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keep the layout of tables and indented lines of a docstring; escape the rest."""
+    made = []
+    for part in paragraphs(lines):
+        if SECTION.match(part[0]):  # napoleon reads these
+            made += [*escaped(part), ""]
+        elif any(COLUMNS.match(line) or line.startswith(" ") for line in part):
+            made += ["::", "", *(f"    {line}" for line in part), ""]
+        else:
+            made += [*escaped(part), ""]
+    lines[:] = made
+
+
+def setup(app) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", as_rst, priority=100)
+
+
+write_rooms()

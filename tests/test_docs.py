@@ -1,0 +1,220 @@
+"""What the README and the site show is run: each page from top to bottom, on tiny runs and data."""
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmtok.cli import VERBS, main
+from mmtok.commands.arguments import parse
+from mmtok.run.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+)
+SLOW_PAGES = {  # pages that train runs of their own
+    "docs/tutorials/your_speech.md",
+    "docs/tutorials/your_pictures.md",
+    "docs/tutorials/your_jets.md",
+    "docs/tutorials/new_modality.md",
+    "docs/tutorials/pretrained_llama.md",
+    "docs/howto/recipes.md",
+    "docs/howto/training.md",
+}
+# These are only parsed. The quickstart itself runs in .ci/run, and evaluation, report and several
+# processes have tests of their own.
+NOT_RUN = {
+    ("mmtok", "train", "recipes/digits.py"),
+    ("mmtok", "evaluate"),
+    ("mmtok", "report"),
+    ("torchrun",),
+    ("bash",),
+    ("pip",),
+    ("python",),
+    ("git",),
+    ("ruff",),
+    ("mypy",),
+}
+NOT_RUN_FLAGS = {"--play", "--tensorboard"}
+# What the tests add to training commands: few steps of a small model.
+SMALL_TRAIN = {"steps": 4, "batch_size": 2, "log_every": 2, "warmup": 1}
+SMALL_TRUNK = {"depth": 1, "width": 32, "n_heads": 2, "n_kv_heads": 2, "feed_forward": 48}
+SMALL_TOKENIZERS = {
+    "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
+    "recipes/text.py": {"text.n_pieces": 300},
+}
+
+
+@functools.cache
+def blocks(page):
+    """(language, text) of a page's fenced blocks, in order."""
+    text = (ROOT / page).read_text()
+    return re.findall(r"^```([\w{}-]*).*?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def shell_lines(page):
+    """The words of every command in a page's shell blocks."""
+    lines = [line for name, text in blocks(page) if name == "bash" for line in text.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def commands(page):
+    """The words after `mmtok` of every command of a page, those in running text too."""
+    inline = re.findall(
+        r"`(mmtok \w+ [^-\s][^`]+)`", (ROOT / page).read_text()
+    )  # not a verb's name
+    words = shell_lines(page) + [shlex.split(line) for line in inline]
+    return [w[w.index("mmtok") + 1 :] for w in words if "mmtok" in w]
+
+
+def small(words):
+    """The command, and what makes it one of seconds."""
+    if words[0] == "sample" and "--max-frames" not in words:
+        return [*words, "--max-frames", "8"]
+    if words[0] not in ("train", "fit"):
+        return words
+    fields = {f"train.{name}": value for name, value in SMALL_TRAIN.items()}
+    if "--start" not in words:  # a checkpoint has its own sizes
+        fields |= {f"model.trunk.{name}": value for name, value in SMALL_TRUNK.items()}
+        of_recipe = SMALL_TOKENIZERS.get(words[1], {})
+        fields |= {f"tokenizers.{name}": value for name, value in of_recipe.items()}
+    added = [(f"--{k}", str(v)) for k, v in fields.items() if f"--{k}" not in words]
+    return words + [word for pair in added for word in pair]
+
+
+@pytest.fixture
+def home(tiny_data, tiny_copy, tmp_path, monkeypatch):
+    """A folder with the project's recipes, data under the names that the pages use, and the tiny
+    run as runs/digits.
+    """
+    home = tmp_path / "home"
+    (home / "runs").mkdir(parents=True)
+    tiny_copy.rename(home / "runs" / "digits")
+    (home / "recipes").symlink_to(ROOT / "recipes")
+    shutil.copytree(tiny_data / "sounds", home / "clips")
+    shutil.copytree(tiny_data / "images", home / "pictures")
+    (home / "pictures" / "dark").rename(home / "pictures" / "red fox")
+    for name in ("jets.npz", "labels.txt"):
+        shutil.copy(tiny_data / name, home)
+    lines = [f"line {i}: {'abcde'[i % 5] * (i % 7)} and so on\n" for i in range(300)]
+    (home / "my.txt").write_text("".join(lines))
+    for path in (ROOT / "tests" / "fifth").glob("*.py"):
+        shutil.copy(path, home)
+    records = [f">p{i} {('helix', 'sheet')[i % 2]}\n{'AELKMVIYFT' * 2}\n" for i in range(40)]
+    (home / "proteins.fasta").write_text("".join(records))
+    monkeypatch.chdir(home)
+    return home
+
+
+def bring(page, home, make_llama):
+    """Add what only some pages need."""
+    text = (ROOT / page).read_text()
+    if "checkpoints/llama" in text:
+        (home / "checkpoints").mkdir()
+        make_llama(home / "checkpoints" / "llama")
+    if "tokenizer.model" in text:
+        import sentencepiece
+
+        sentencepiece.SentencePieceTrainer.train(
+            input="my.txt", model_prefix="tokenizer", vocab_size=300, byte_fallback=True
+        )
+    if "tokens.parquet" in text and not any("tokenize" in words for words in shell_lines(page)):
+        pictures = map(str, sorted((home / "pictures").rglob("*.png")))
+        assert main(["tokenize", "image", *pictures, "-o", "tokens.parquet"]) == 0
+
+
+def run_line(words, home):
+    """Run a line of a shell block, unless it is one that is only parsed."""
+    if any(tuple(words[: len(start)]) == start for start in NOT_RUN) or NOT_RUN_FLAGS & {*words}:
+        return
+    assert words[0] == "mmtok", f"a page shows {words[0]}, which no test runs"
+    found = []
+    for word in small(words[1:]):
+        found += sorted(map(str, home.glob(word))) if "*" in word else [word]
+    assert main(found) == 0, words
+
+
+def test_there_is_something_to_test():
+    assert {words[0] for page in PAGES for words in commands(page)} == set(VERBS) - {"fit"}
+    assert sum(name == "python" for page in PAGES for name, _ in blocks(page)) >= 7
+    assert set(PAGES) >= SLOW_PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_of_a_kind_that_is_run_or_said_to_be_none(page):
+    assert {name for name, _ in blocks(page)} <= {"bash", "python", "text", "bibtex", *DIRECTIVES}
+
+
+DIRECTIVES = ("{toctree}", "{include}", "{eval-rst}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page):
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:scripts|tests|recipes|mmtok|docs|examples)/[\w./-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    scripts = [word for words in shell_lines(page) for word in words if word.startswith("scripts/")]
+    assert [name for name in scripts if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_parses_and_its_fields_exist(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(page):
+        given = parse(VERBS[words[0]], words[1:])
+        path = given.get("recipe") or given.get("path")
+        if given.get("overrides") and path.is_file():
+            assert isinstance(load_recipe(path, given["overrides"]), Recipe)
+
+
+def test_torchrun_knows_its_options():
+    from torch.distributed.run import parse_args
+
+    lines = [words for page in PAGES for words in shell_lines(page) if words[0] == "torchrun"]
+    given = [parse_args(words[1:]) for words in lines]
+    assert given
+    assert all(args.module and args.training_script == "mmtok" for args in given)
+    assert all(int(args.nproc_per_node) > 1 for args in given)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW_PAGES else []) for p in PAGES],
+)
+def test_a_page_runs_from_top_to_bottom(page, home, make_llama):
+    if not {name for name, _ in blocks(page)} & {"bash", "python"}:
+        pytest.skip("a page without commands")
+    bring(page, home, make_llama)
+    for language, text in blocks(page):
+        if language == "bash":
+            for line in text.splitlines():
+                run_line(shlex.split(line, comments=True), home)
+        elif language == "python":
+            names = {}
+            exec(compile(text, page, "exec"), names)
+            if isinstance(names.get("recipe"), Recipe):
+                assert Recipe.from_json(names["recipe"].to_json()) == names["recipe"]
+
+
+def test_the_floor_plan_is_the_house():
+    result = subprocess.run([sys.executable, ROOT / "docs" / "floor_plan.py", "--check"])
+    assert result.returncode == 0, "write it again by python docs/floor_plan.py"
+
+
+def test_the_readme_can_be_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_the_site_is_built_without_warnings(tmp_path):
+    words = ["-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path)]
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "index.html").is_file()
