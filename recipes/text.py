@@ -10,13 +10,13 @@ from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="text",
-    sources=(TextFileConfig(path="", chunk_chars=512),),
+    sources=(TextFile(path="", chunk_chars=512),),
     tokenizers={"text": SentencePieceConfig(n_pieces=2048)},
     tasks=(Task((), ("text",)),),
     model=DecoderConfig(trunk=TransformerConfig.from_depth(4, dropout=0.1)),

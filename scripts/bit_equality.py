@@ -53,10 +53,11 @@ from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
 from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
-from mmtok.sources.jets import JetFile, write_jets
+from mmtok.sources.jet_formats import write_jets
+from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpeechFolder, SpokenDigits, write_sound
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import SentencePieceConfig
@@ -145,7 +146,7 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, n_utterances=30)
     if isinstance(source, PythiaJets):
         return replace(source, n_per_class=6, n_heldout=2, processes=1)
-    if isinstance(source, TextFileConfig):
+    if isinstance(source, TextFile):
         return replace(source, path=str(make_text(data)), chunk_chars=64)
     if isinstance(source, ImageFolder):
         return replace(source, path=str(make_pictures(data)))

@@ -118,12 +118,12 @@ def _recipe():
     from mmtok.model.lm import DecoderConfig
     from mmtok.nn.transformer import TransformerConfig
     from mmtok.run.recipe import Recipe
-    from mmtok.sources.text import TextFileConfig
+    from mmtok.sources.text import TextFile
     from mmtok.tokenizers.text import BytesConfig
     from mmtok.train.config import TrainConfig
 
     trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=16)
-    return Recipe("tiny", {"text": BytesConfig()}, (TextFileConfig("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),
+    return Recipe("tiny", {"text": BytesConfig()}, (TextFile("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),
                   TrainConfig(steps=2, batch_size=2, seq_len=512, checkpoint_every=1, log_every=1))  # fmt: skip
 
 
@@ -147,11 +147,11 @@ def make_run(folder: Path) -> Path:
     from dataclasses import replace
 
     from mmtok.run.build import train
-    from mmtok.sources.text import TextFileConfig
+    from mmtok.sources.text import TextFile
 
     text = ways.written(folder / "a.txt", b"seven eight nine " * 40)
     with contextlib.redirect_stderr(io.StringIO()):
-        train(replace(_recipe(), sources=(TextFileConfig(str(text)),)), folder / "run")
+        train(replace(_recipe(), sources=(TextFile(str(text)),)), folder / "run")
     figures = {
         "score": {"text": {"n": 3, "bits_per_byte": 4.5, "kind": "exact"}},
         "text_from_nothing": {"share": 0.5},

@@ -118,7 +118,7 @@ def _sound(suffix: str, **settings: str) -> Callable[[Path], Path]:
 
 
 def _load_sound(path: Path) -> None:
-    from mmtok.sources.speech import read_sound
+    from mmtok.data.speech_preparation import read_sound
     from mmtok.tokenizers import default
 
     samples = read_sound(path)
@@ -138,7 +138,7 @@ def _image(suffix: str) -> Callable[[Path], Path]:
 
 
 def _load_image(path: Path) -> None:
-    from mmtok.sources.images import read_image
+    from mmtok.data.image_preparation import read_image
     from mmtok.tokenizers import default
 
     default("image").encode(read_image(path))
@@ -146,7 +146,7 @@ def _load_image(path: Path) -> None:
 
 def _jets(suffix: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        from mmtok.sources.jets import write_jets
+        from mmtok.sources.jet_formats import write_jets
 
         write_jets(folder / f"a{suffix}", JETS)
         return folder / f"a{suffix}"
@@ -231,8 +231,8 @@ def _tokens(folder: Path) -> Path:
 
 
 def _load_tokens(path: Path) -> None:
-    from mmtok.commands.show import describe_tokens
     from mmtok.commands.detokenize import detokenize_file
+    from mmtok.commands.show import describe_tokens
 
     describe_tokens(path)
     detokenize_file(path, path.parent / "out")

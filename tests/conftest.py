@@ -273,7 +273,7 @@ def make_tiny_data(home):
     each.
     """
     from mmtok.sources.images import write_image
-    from mmtok.sources.jets import write_jets
+    from mmtok.sources.jet_formats import write_jets
     from mmtok.sources.speech import write_sound
 
     rng = np.random.default_rng(0)

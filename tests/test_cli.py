@@ -174,7 +174,8 @@ def test_images_go_and_come_back(tmp_path):
 
 
 def test_speech_comes_back_with_its_length(tmp_path):
-    from mmtok.sources.speech import read_sound, write_sound
+    from mmtok.data.speech_preparation import read_sound
+    from mmtok.sources.speech import write_sound
 
     clip = (0.3 * np.sin(np.arange(9001) / 5)).astype(np.float32)
     write_sound(tmp_path / "clip.wav", clip, 16_000)
@@ -194,7 +195,8 @@ def some_jets(n):
 
 
 def test_jets_come_back_jet_by_jet(tmp_path):
-    from mmtok.sources.jets import read_jets, write_jets
+    from mmtok.sources.jet_formats import write_jets
+    from mmtok.sources.jets import read_jets
 
     jets = some_jets(5)
     write_jets(tmp_path / "jets.npz", jets)

@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent / "mmtok"
 # room -> the rooms it may import (its own files always). A new room gets a line here.
 VALUES = {"errors", "io", "core", "nn"}  # what parts are made of
 PARTS = VALUES | {"diffusion", "tokenizers", "heads", "metrics"}
-STAGES = PARTS | {"model", "preparation", "sources", "data", "train", "run"}
+STAGES = PARTS | {"model", "sources", "data", "train", "run"}
 MAY_IMPORT = {
     "errors": set(),
     "io": {"errors"},
@@ -23,11 +23,10 @@ MAY_IMPORT = {
     "heads": VALUES | {"diffusion"},
     "metrics": VALUES | {"diffusion"},
     "model": VALUES | {"heads"},  # never tokenizers, never sources
-    "preparation": {"errors", "io", "nn"},  # nn: resampling
-    "sources": {"errors", "io", "nn", "preparation"},  # signals are prepared as they are read
-    "data": VALUES | {"tokenizers", "preparation", "sources"},
-    "train": PARTS | {"model", "data", "preparation", "sources"},
-    "run": PARTS | {"model", "data", "preparation", "sources", "train"},
+    "sources": {"errors", "io", "nn"},  # nn: which rates can be resampled
+    "data": VALUES | {"tokenizers", "sources"},
+    "train": PARTS | {"model", "data", "sources"},
+    "run": PARTS | {"model", "data", "sources", "train"},
     "commands": STAGES,
     "evaluation": STAGES | {"commands"},
     "report": STAGES | {"commands", "evaluation"},

@@ -5,15 +5,16 @@ came from.
 import numpy as np
 import pytest
 
+from mmtok.data.preparation import prepared_examples, preparer
 from mmtok.errors import UserError
 from mmtok.io.progress import Progress
-from mmtok.preparation import prepared_examples, preparer
 from mmtok.run.build import _encoded
 from mmtok.sources.hub import HubTable
 from mmtok.sources.images import ImageFolder, write_image
-from mmtok.sources.jets import JetFile, write_jets
+from mmtok.sources.jet_formats import write_jets
+from mmtok.sources.jets import JetFile
 from mmtok.sources.speech import SpeechFolder, write_sound
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers.text import Bytes
 
 
@@ -42,7 +43,7 @@ def words(i):
 def texts(home):
     for i in range(9):
         (home / f"{i}.txt").write_text(words(i))
-    return TextFileConfig(str(home)), f"text of {home / '5.txt'}"
+    return TextFile(str(home)), f"text of {home / '5.txt'}"
 
 
 def clips(home):

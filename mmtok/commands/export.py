@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmtok.core.vocabulary import NAMED_CONTROLS, Vocabulary
+from mmtok.data.text_preparation import TextPreparation
 from mmtok.errors import UserError
 from mmtok.io.files import (
     atomic_folder,
@@ -23,7 +24,6 @@ from mmtok.io.files import (
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.io.strict_json import read_json
 from mmtok.model.llama import CONFIG, FINGERPRINT, WEIGHTS, check_one_channel, to_llama
-from mmtok.preparation.text import TextPreparation
 from mmtok.run.run import Run
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 

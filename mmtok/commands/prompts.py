@@ -9,12 +9,12 @@ from typing import Any
 
 from mmtok.commands.signal_files import SUFFIXES, signals_of
 from mmtok.core.segment import Segment
+from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
-from mmtok.preparation import Preparer
 from mmtok.run.run import Run
-from mmtok.sources.text import TextFileConfig, passages, read_text
+from mmtok.sources.text import TextFile, chunks, read_text
 from mmtok.sources.transcripts import caption_of
 from mmtok.tokenizers.base import counting
 
@@ -76,11 +76,11 @@ def _signals(run: Run, modality: str, path: Path) -> list[Any]:
     prepare = run.preparer(modality)
     if modality != "text":
         return [signal for _, signal in signals_of([path], prepare)]
-    sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFileConfig)]
+    sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFile)]
     if not sizes:
         return [_caption(path, prepare)]
     with Tally("chunks") as tally:
-        return [prepare(chunk, str(path), tally) for chunk in passages(read_text(path), max(sizes))]
+        return [prepare(chunk, str(path), tally) for chunk in chunks(read_text(path), max(sizes))]
 
 
 def _caption(path: Path, prepare: Preparer) -> str:

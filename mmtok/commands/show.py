@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.data.preparation import load_preparation
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
 from mmtok.io.messages import counted
@@ -22,7 +23,6 @@ from mmtok.io.overrides import field_groups
 from mmtok.io.serialize import to_plain
 from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import lines_text
-from mmtok.preparation import load_preparation
 from mmtok.run.folder import NOTES, read_fidelity, read_notes
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
@@ -158,9 +158,10 @@ def _parts(
             facts.append("sizes known once it is fitted")
         lines.append(f"  {m}: {', '.join(facts)}")
     for source in recipe.sources:
-        fields = ", ".join(f"{field} ({modality})" for field, modality in source.fields.items())
-        more = f", {source.described(data)}" if hasattr(source, "described") else ""
-        lines.append(f"  source {type(source).__name__}: {fields}{more}")
+        facts = [f"{field} ({modality})" for field, modality in source.fields.items()]
+        if description := source.description(data):
+            facts.append(description)
+        lines.append(f"  source {type(source).__name__}: {', '.join(facts)}")
     for task in recipe.tasks:
         first = f", first {task.max_target_frames} frames" if task.max_target_frames else ""
         lines.append(f"  task {task}, weight {task.weight:g}{first}")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
 from mmtok.io.files import atomic_write
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
-from mmtok.preparation import Preparer
 from mmtok.sources import images, speech
-from mmtok.sources.screen import Screen, Screened, remembered
+from mmtok.sources.screen import Screen, ScreenedSource, remembered
 from mmtok.tokenizers import MODALITIES, default, load
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def check_headers(modality: str, files: Sequence[Path]) -> None:
         size_of(path)
         return {}
 
-    Screen(files, sizes, Screened(max_error_share=0.0), "files")
+    Screen(files, sizes, ScreenedSource(max_error_share=0.0), "files")
 
 
 def signals_of(
@@ -159,7 +159,7 @@ def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Any) -> Path
         case ".png":
             images.write_image(path, signal)
         case ".npz":
-            from mmtok.sources.jets import write_jets
+            from mmtok.sources.jet_formats import write_jets
 
             write_jets(path, signal, tokenizer.config.features)
         case _:

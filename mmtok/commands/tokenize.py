@@ -12,6 +12,7 @@ import numpy as np
 
 from mmtok.commands.signal_files import check_headers, named_files, signals_of, tokenizer_in
 from mmtok.core.segment import Segment
+from mmtok.data.preparation import chosen_preparation, preparer
 from mmtok.data.tokens import groups, is_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.io.files import remove_leftovers_of
@@ -19,7 +20,6 @@ from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.terminal import lines_text
-from mmtok.preparation import chosen_preparation, preparer
 from mmtok.tokenizers.base import counting, encode_named
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Tasks, preparation of raw signals, token files, batches."""

@@ -11,8 +11,8 @@ import numpy as np
 from mmtok.commands.score import kind_text, n_units
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.units import counted, customary, is_density
-from mmtok.data.tasks import Task
 from mmtok.data.subset import random_subset
+from mmtok.data.tasks import Task
 from mmtok.evaluation.task import MAX_CLASSES, TaskEvaluation
 from mmtok.model.lm import LM
 from mmtok.run.run import Run

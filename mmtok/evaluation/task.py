@@ -12,8 +12,8 @@ import numpy as np
 
 from mmtok.commands.sample import NOTHING, note_empty, write_samples
 from mmtok.core.segment import Document, Segment
-from mmtok.data.tasks import Task
 from mmtok.data.subset import random_subset
+from mmtok.data.tasks import Task
 from mmtok.io.filenames import file_names, inside
 from mmtok.io.terminal import print_status
 from mmtok.model.sampling import Sampled
@@ -93,8 +93,7 @@ class TaskEvaluation:
         needed = {*self.task.inputs, self.target_field}
         for source in self.run.recipe.sources:
             if needed <= set(source.fields):
-                clean = source.clean() if hasattr(source, "clean") else source
-                for example in self.run.examples_of(clean, "train"):
+                for example in self.run.examples_of(source.clean(), "train"):
                     yield self._row(example)
 
     def training_codes(self) -> Iterator[np.ndarray]:
@@ -115,7 +114,7 @@ class TaskEvaluation:
     def _training_targets(self) -> Iterator[Any]:
         for _, target in self.rows("train"):
             yield target
-        if any(hasattr(source, "clean") for source in self.run.recipe.sources):
+        if any(source.clean() is not source for source in self.run.recipe.sources):
             for _, target in self.clean_rows():
                 yield target
 

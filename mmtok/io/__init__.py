@@ -1,0 +1,1 @@
+"""Files: atomic writes, strict readers, names, progress, messages."""

@@ -23,6 +23,7 @@ from typing import Any
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.messages import listed
+from mmtok.io.tally import Tally
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 OTHERS = (
@@ -76,6 +77,12 @@ class Table:
                         f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the"
                         " quote before it"
                     )
+
+    def count_broken(self, tally: Tally) -> None:
+        """Count the rows of several lines, which an open quote may have made."""
+        if self.broken:
+            first = self.where(self.broken[0])
+            tally.add("of several lines: is a quote left open there?", first, len(self.broken))
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column: strings; of JSON and Parquet also None, lists and the like.

@@ -34,13 +34,13 @@ class Found:
     """What a walk found.
 
     files     those with a wanted suffix, ordered by their names, folder by folder
-    beside    those with a suffix of what goes with them (transcripts), likewise
+    companions  those with a suffix of what goes with them (transcripts), likewise
     left_out  kind -> how many, and the first of them as it is called below the folder
     """
 
     folder: Path
     files: list[Path] = field(default_factory=list)
-    beside: list[Path] = field(default_factory=list)
+    companions: list[Path] = field(default_factory=list)
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def leave_out(self, kind: str, path: Path) -> None:
@@ -66,9 +66,9 @@ class _Entry:
     identity: tuple[int, int]
 
 
-def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) -> Found:
+def walk(folder: Path, suffixes: Collection[str], companions: Collection[str] = ()) -> Found:
     """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is
-    one too), or of `beside`.
+    one too), or of `companions`.
 
     Raises UserError when the folder itself cannot be opened; what cannot be opened below it is left
     out and counted.
@@ -79,15 +79,15 @@ def walk(folder: Path, suffixes: Collection[str], beside: Collection[str] = ()) 
     for entry in entries:
         name, suffix = entry.path.name.lower(), entry.path.suffix.lower()
         wanted = name.endswith(tuple(suffixes))
-        if not wanted and not name.endswith(tuple(beside)):
+        if not wanted and not name.endswith(tuple(companions)):
             found.leave_out(f"{suffix} files" if suffix else "files without a suffix", entry.path)
         elif entry.identity in seen:
             found.leave_out("second names of one file", entry.path)
         else:
             seen.add(entry.identity)
-            (found.files if wanted else found.beside).append(entry.path)
+            (found.files if wanted else found.companions).append(entry.path)
     found.files.sort(key=lambda path: path.parts)
-    found.beside.sort(key=lambda path: path.parts)
+    found.companions.sort(key=lambda path: path.parts)
     return found
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from mmtok.commands.prompts import modality_of
 from mmtok.commands.sample import INDEX, NOTHING, read_index
 from mmtok.commands.strips import N_FRAMES, RANGE, named_prompt, strip_of
+from mmtok.data.image_preparation import read_image
 from mmtok.data.subset import random_subset
 from mmtok.errors import UserError
 from mmtok.evaluation.evaluate import evaluated_tasks
@@ -35,7 +36,6 @@ from mmtok.report import html as page
 from mmtok.report import plots
 from mmtok.report.html import Markup, table, tag, thumbnail
 from mmtok.run.run import Run
-from mmtok.sources.images import read_image
 from mmtok.sources.jets import read_jets
 from mmtok.tokenizers.base import counting
 
@@ -160,7 +160,7 @@ def _left_out(prompts: Mapping, n: int) -> list[Markup]:
 
 def _images(run: Run, prompts: Mapping[str, list[_Sample]]) -> list[Markup]:
     """Samples by prompt, each above the training image nearest to it."""
-    from mmtok.sources.images import read_image
+    from mmtok.data.image_preparation import read_image
 
     shown = {
         p: [read_image(s.path) for s in samples[:N_IMAGES]]
@@ -199,9 +199,7 @@ def _nearest(run: Run, images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], 
     them; and a remark that says so.
     """
     _, made = _made(run, "image")
-    sources = [
-        x.clean() if hasattr(x, "clean") else x for x in run.recipe.sources if made in x.fields
-    ]
+    sources = [x.clean() for x in run.recipe.sources if made in x.fields]
     rows = (e[made] for x in sources for e in run.examples_of(x, "train") if made in e)
     training = list(islice(rows, max(1, TRAINING_VALUES // images[0].size)))
     if len({x.shape for x in (*images, *training)}) != 1:
@@ -336,8 +334,8 @@ def _clips(run: Run, samples: Sequence[_Sample], real: np.ndarray | None) -> lis
     """What is shown of one prompt; a sample without sound is left out."""
     import torch
 
+    from mmtok.data.speech_preparation import read_sound
     from mmtok.nn.audio import log_mel
-    from mmtok.sources.speech import read_sound
 
     tokenizer = run.tokenizers["speech"]
     found: list[tuple[str, np.ndarray]] = []

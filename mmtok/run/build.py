@@ -23,6 +23,7 @@ import torch
 from mmtok.core.segment import Segment
 from mmtok.core.units import units_of
 from mmtok.data.loader import Loader
+from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
 from mmtok.data.tokens import TokenFile, write_tokens
@@ -42,7 +43,6 @@ from mmtok.io.strict_json import read_json
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
-from mmtok.preparation import save_preparation
 from mmtok.run.folder import is_begun, noted
 from mmtok.run.pretrained import load_start, settled
 from mmtok.run.recipe import Recipe, kinds_of
@@ -192,8 +192,7 @@ def _made_by(key: str, out: Path) -> bool:
 
 def _check_sources(recipe: Recipe) -> None:
     for source in recipe.sources:
-        if hasattr(source, "check"):
-            source.check()
+        source.check()
 
 
 def _filled_in(stored: Any, recipe: Recipe) -> Any:
@@ -280,7 +279,7 @@ def tokenise(run: Run) -> None:
             print_status(f"{path.name} stands")
             continue
         mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
-        n = source.count("train", run.folder / "data") if hasattr(source, "count") else None
+        n = source.count("train", run.folder / "data")
         with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
             rows = _encoded(run.examples_of(source, "train"), mine, progress)
             n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)

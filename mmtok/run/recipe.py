@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
 from mmtok.io.filenames import is_name
@@ -26,14 +27,13 @@ from mmtok.io.serialize import from_plain, to_plain
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.sampling import Sampling
-from mmtok.preparation import DEFAULTS, PreparationConfig
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -58,7 +58,7 @@ TokenizerConfig = (
     | JetGridConfig
 )
 SourceConfig = (
-    TextFileConfig
+    TextFile
     | ScannedDigits
     | ImageFolder
     | IdxImages

@@ -22,6 +22,7 @@ from mmtok import tokenizers as tokenizer_room
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.mapped import MAP_FROM
+from mmtok.data.preparation import DEFAULTS, Preparer, load_preparation, prepared_examples, preparer
 from mmtok.data.tasks import Task, orders
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
@@ -35,13 +36,6 @@ from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled, Sampling
 from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.device import resolve_device
-from mmtok.preparation import (
-    DEFAULTS,
-    Preparer,
-    load_preparation,
-    prepared_examples,
-    preparer,
-)
 from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.tokenizers.base import Tokenizer

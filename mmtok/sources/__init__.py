@@ -1,0 +1,1 @@
+"""Raw signals from files, folders, tables, hubs and generators."""

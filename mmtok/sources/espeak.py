@@ -1,8 +1,7 @@
-"""The espeak-ng engine through ctypes: text -> samples, synchronously, half a millisecond a word;
-clips cut and levelled.
+"""The espeak-ng engine through ctypes, text -> samples, half a millisecond a word.
 
-espeak-ng is a GPL-3 engine: it is loaded as a tool, from the optional package `espeakng-loader`,
-and nothing of it is kept.
+espeak-ng is under the GPL-3: it is loaded as a tool, from the optional package `espeakng-loader`,
+and no part of it is in this package.
 """
 
 from __future__ import annotations
@@ -11,35 +10,32 @@ import ctypes
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmtok.errors import UserError, missing_extra
 
 RATE_HZ = 22_050
-RETRIEVE_SYNCHRONOUSLY, RATE, PITCH, CHARS_UTF8 = (
-    2,
-    1,
-    3,
-    1,
-)  # names and numbers of espeak-ng's speak_lib.h
+# constants of espeak-ng's speak_lib.h
+RETRIEVE_SYNCHRONOUSLY = 2
+RATE = 1
+PITCH = 3
+CHARS_UTF8 = 1
 CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
 
 
 class Espeak:
-    """One engine of one's own.
+    """An engine of its own: the same calls in the same order give the same samples.
 
-    The same calls in the same order give the same samples, in any process.
-
-    The engine's state carries over from call to call (a second "one" differs from the first by some
-    milliseconds), also through its own terminate and initialise, and its random numbers start from
-    the clock. So each instance loads a fresh copy of the library, which starts from the beginning,
-    and seeds it.
+    The engine keeps state from call to call (a second "one" differs from the first by some
+    milliseconds), even through its own terminate and initialise, and its random numbers start from
+    the clock. So each instance loads a fresh copy of the library and seeds it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             import espeakng_loader
         except ImportError:
@@ -48,10 +44,8 @@ class Espeak:
         library = Path(espeakng_loader.get_library_path())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self._engine = ctypes.CDLL(shutil.copy(library, folder))
-        if (
-            self._engine.espeak_Initialize(RETRIEVE_SYNCHRONOUSLY, 0, str(data).encode(), 0)
-            != RATE_HZ
-        ):
+        rate_hz = self._engine.espeak_Initialize(RETRIEVE_SYNCHRONOUSLY, 0, str(data).encode(), 0)
+        if rate_hz != RATE_HZ:
             raise UserError(
                 f"espeak-ng does not start with the data in {data}; install espeakng-loader again"
             )
@@ -62,7 +56,7 @@ class Espeak:
         self.languages = {p.name.lower() for p in (data / "lang").rglob("*") if p.is_file()}
         self.variants = {p.name for p in (data / "voices" / "!v").iterdir()}
 
-    def _receive(self, wave, n_samples: int, events) -> int:
+    def _receive(self, wave: Any, n_samples: int, events: Any) -> int:
         if wave and n_samples > 0:
             self._pieces.append(np.ctypeslib.as_array(wave, (n_samples,)).copy())
         return 0
@@ -70,10 +64,11 @@ class Espeak:
     def say(
         self, text: str, voice: str, words_per_minute: int = 170, pitch: int = 50
     ) -> np.ndarray:
-        """Text -> int16 (N,) at 22,050 Hz. voice: LANGUAGE or LANGUAGE+VARIANT; pitch 0 to 99.
+        """Text -> int16 (N,) at 22,050 Hz.
 
-        Raises UserError for a voice that is not there: the engine itself would speak with another
-        one.
+        voice: LANGUAGE or LANGUAGE+VARIANT. pitch: from 0 to 99.
+
+        Raises UserError for an unknown voice, for which the engine would take another one.
         """
         language, _, variant = voice.partition("+")
         if language not in self.languages or (variant and variant not in self.variants):
@@ -89,13 +84,13 @@ class Espeak:
         encoded = text.encode()
         self._engine.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, CHARS_UTF8, None, None)
         self._engine.espeak_Synchronize()
-        return np.concatenate(self._pieces) if self._pieces else np.zeros(0, np.int16)
+        return np.concatenate([np.zeros(0, np.int16), *self._pieces])
 
 
 def trim(
     samples: np.ndarray, rate_hz: int, keep_s: float = 0.05, threshold: float = 0.02
 ) -> np.ndarray:
-    """Cut silence (below `threshold` of the peak) before and after, but for keep_s seconds."""
+    """Cut silence, below `threshold` times the peak, at both ends to keep_s seconds."""
     loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
     if not len(loud):
         return samples
@@ -104,6 +99,6 @@ def trim(
 
 
 def set_level(samples: np.ndarray, rms: float = 0.1, peak: float = 0.9) -> np.ndarray:
-    """Scale to a root mean square, or to a peak where that is less."""
+    """Scale to a root mean square of `rms`, or less where the peak would pass `peak`."""
     gain = min(rms / max(samples.std(), 1e-9), peak / max(np.abs(samples).max(initial=0), 1e-9))
     return samples * np.float32(gain)

@@ -1,8 +1,7 @@
-"""Tables by hub id, or in a local file or folder: text files are read strictly, all others through
-`datasets`.
+"""Tables on the Hugging Face hub, or in a local file or folder.
 
-Columns of sound and pictures are taken as the bytes that the table holds and decoded by this room's
-own readers: decoding inside `datasets` would need FFmpeg for sound.
+Tables of text are read strictly by this package, all others through `datasets`. Sounds and pictures
+are read as bytes and decoded here: decoding inside `datasets` would need FFmpeg for sound.
 """
 
 from __future__ import annotations
@@ -19,47 +18,44 @@ from mmtok.errors import UserError, missing_extra
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed
 from mmtok.io.tables import SUFFIXES, as_text, suffix_of
-from mmtok.sources.base import Example
-from mmtok.sources.images import decode_image, size_of, split_order
-from mmtok.sources.jets import FEATURES, checked_jet
+from mmtok.sources.base import Example, check_heldout_share, split_order
+from mmtok.sources.images import decode_image, size_of
+from mmtok.sources.jet_formats import FEATURES
+from mmtok.sources.jets import checked_jet
 from mmtok.sources.rows import DatasetRows, Rows, TextRows, grouped
-from mmtok.sources.screen import Limit, Screen, Screened
+from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.speech import decode_sound, seconds_of
 
 KINDS = {".parquet": "parquet", ".arrow": "arrow"}
-UNITS = {
-    "text": "chars",
-    "speech": "duration_s",
-    "image": "pixels",
-    "jets": "particles",
-}  # that limits count
+# what the limits of a field count
+UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}
 MODALITIES = tuple(UNITS)
 FILLED = Limit("filled cells", 1)  # a row without any is no example
 
 
 @dataclass(frozen=True)
-class HubTable(Screened):
-    """A table whose columns are the fields of the examples: HubTable("ylecun/mnist", {"caption":
-    "label", "image": "image"}, ...).
+class HubTable(ScreenedSource):
+    """A table whose columns are the fields of the examples.
+
+    HubTable("ylecun/mnist", {"caption": "label", "image": "image"}, ...). An example lacks the
+    fields whose cells are empty; a row of empty cells is left out and counted. In a csv an empty
+    text is a text.
 
     id          on the Hugging Face hub; or a file (parquet; csv or json lines, also .gz), or a
-                folder that `datasets` can read (a folder of loose
-                sound files it reads only with torchcodec: `SpeechFolder` needs none)
+                folder that `datasets` can read (a folder of loose sound files it reads only with
+                torchcodec: `SpeechFolder` needs none)
     columns     field -> column of the table
-    modalities  field -> text, speech, image or jets. Text columns hold strings, or classes, whose
-                names are then the text; sound and pictures their bytes, files, or file names beside
-                the table; jets a list of constituents per row
+    modalities  field -> text, speech, image or jets. A text is a string, or a class, whose name is
+                then the text; a sound or picture its bytes, a file, or the name of a file in the
+                table's folder; a jet a list of constituents
     subset      the hub's name of a part of the table
     train       the table's own split to train on
     heldout     the table's own split to hold out; "": a share of `train`, chosen by `seed`
+    heldout_share  that share
     limit       at most so many rows of each split; 0: all
     features    of the jets' constituents, in the order of the table
-    limits      field -> the least and the most that it may have: characters of a text, seconds of
-                speech, pixels of an image, particles of a jet; other rows are left out and counted.
-                A most of 0: any
-
-    A cell without a value is a field that the example lacks, and a row of such cells alone is left
-    out and counted; in a csv an empty text is a text.
+    limits      field -> (least, most): characters of a text, seconds of speech, pixels of an image,
+                particles of a jet; other rows are left out and counted. A most of 0: any
     """
 
     id: str
@@ -74,7 +70,7 @@ class HubTable(Screened):
     features: tuple[str, ...] = FEATURES
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.columns or set(self.columns) != set(self.modalities):
             raise UserError(
@@ -87,11 +83,9 @@ class HubTable(Screened):
                     f"HubTable {self.id!r}: field {name!r} is {modality!r}; a table's columns are"
                     f" {', '.join(MODALITIES)}"
                 )
-        if not 0 < self.heldout_share < 1 or self.limit < 0:
-            raise UserError(
-                f"HubTable {self.id!r}: heldout_share is {self.heldout_share}, limit {self.limit}; "
-                "the share must be between 0 and 1, the limit not negative"
-            )
+        check_heldout_share(self, self.heldout_share)
+        if self.limit < 0:
+            raise UserError(f"HubTable {self.id!r}: limit is {self.limit}; it must not be negative")
         if unknown := set(self.limits) - set(self.columns):
             raise UserError(
                 f"HubTable {self.id!r}: limits names {', '.join(sorted(unknown))}; its fields are"
@@ -101,14 +95,11 @@ class HubTable(Screened):
 
     @property
     def fields(self) -> dict[str, str]:
+        """As `modalities` says."""
         return dict(self.modalities)
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "heldout")
-
     def check(self) -> None:
-        """Raise UserError when there is no id, or nothing to read it with."""
+        """Raise UserError where there is no id, or `datasets` is needed and not installed."""
         if not self.id:
             raise UserError(
                 "HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder"
@@ -122,13 +113,14 @@ class HubTable(Screened):
             _datasets()
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
-        """The rows of "train" or "heldout".
+        """The rows of a split.
 
-        Raises UserError, naming the rows, where more than `on_error` passes over cannot be read.
+        Raises UserError, naming the rows, where more than `max_error_share` cannot be read.
         """
-        if split not in self.splits:
-            raise UserError(f"HubTable has no split {split!r}; one of {', '.join(self.splits)}")
-        own = self.train if split == "train" or not self.heldout else self.heldout
+        self.check_split(split)
+        own = self.train
+        if split == "heldout" and self.heldout:
+            own = self.heldout
         rows = self._load(own, Path(cache))
         missing = [c for c in self.columns.values() if c not in rows.columns]
         if missing:
@@ -136,7 +128,9 @@ class HubTable(Screened):
                 f"{self.id}, split {own!r}: has no column {listed(missing)}; its columns are"
                 f" {listed(rows.columns)}"
             )
-        parts = {split: range(len(rows))} if self.heldout else self._shares(rows, own)
+        parts = {split: list(range(len(rows)))}
+        if not self.heldout:
+            parts = self._shares(rows, own)
         parts = {name: part[: self.limit or None] for name, part in parts.items()}
         screen = Screen(
             sorted(i for part in parts.values() for i in part),
@@ -146,20 +140,21 @@ class HubTable(Screened):
             self._limits(),
             rows.where,
         )
-        mine = set(parts[split])
-        yield from screen.read([i for i in screen.items if i in mine], partial(self._example, rows))
+        chosen = set(parts[split])
+        yield from screen.read(
+            [i for i in screen.items if i in chosen], partial(self._example, rows)
+        )
 
     def _place(self) -> Path:
-        return Path(self.id).expanduser() if self.id.startswith("~") else Path(self.id)
+        """The file or folder that the id names, if it is one."""
+        if self.id.startswith("~"):
+            return Path(self.id).expanduser()
+        return Path(self.id)
 
     def _shares(self, rows: Rows, own: str) -> dict[str, list[int]]:
-        """The rows of each split, where a share is held out; those that name one file stay
-        together.
-        """
-        groups = grouped(
-            rows,
-            [self.columns[name] for name, m in self.modalities.items() if m in ("speech", "image")],
-        )
+        """The rows of each split where a share is held out; those of one file stay together."""
+        of_files = [name for name, m in self.modalities.items() if m in ("speech", "image")]
+        groups = grouped(rows, [self.columns[name] for name in of_files])
         if len(groups) < 2:
             raise UserError(
                 f"{self.id}, split {own!r}: {counted(len(groups), 'row')} cannot be split into"
@@ -167,26 +162,24 @@ class HubTable(Screened):
             )
         order = split_order(len(groups), self.heldout_share, self.seed)
         return {
-            split: sorted(i for k in taken for i in groups[k]) for split, taken in order.items()
+            split: sorted(i for k in chosen for i in groups[k]) for split, chosen in order.items()
         }
 
     def _example(self, rows: Rows, i: int) -> dict[str, Any]:
-        return Example(
-            {
-                name: self._reader(rows, name)(cell, where)
-                for name, cell, where in self._cells(rows, i)
-            },
-            rows.where(i),
-        )
+        fields = {
+            name: self._reader(rows, name)(cell, where)
+            for name, cell, where in self._cells(rows, i)
+        }
+        return Example(fields, rows.where(i))
 
     def _cells(self, rows: Rows, i: int) -> Iterator[tuple[str, Any, str]]:
-        """(field, cell, where it is) of a row's cells that hold something."""
+        """(field, cell, where it is) of the cells of a row that are not empty."""
         cells = rows.row(i)
         for name, column in self.columns.items():
-            if cells[column] is not None and (
-                cells[column] != "" or self.modalities[name] == "text"
-            ):
-                yield name, cells[column], f"{rows.where(i)}, column {column!r}"
+            cell = cells[column]
+            is_text = self.modalities[name] == "text"
+            if cell is not None and (cell != "" or is_text):
+                yield name, cell, f"{rows.where(i)}, column {column!r}"
 
     def _limits(self) -> tuple[Limit, ...]:
         return FILLED, *(
@@ -195,7 +188,7 @@ class HubTable(Screened):
         )
 
     def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
-        """How much each field of a row has of its unit, and how many have any.
+        """The size of each field of a row in its unit, and how many fields are not empty.
 
         Raises UserError for a broken file.
         """
@@ -222,45 +215,49 @@ class HubTable(Screened):
             return TextRows([path])
         datasets = _datasets()
         try:
-            if path.is_file():
-                kind = KINDS.get(path.suffix.lower())
-                if kind is None:
-                    raise UserError(
-                        f"{path}: not a table that can be read; known are"
-                        f" {', '.join(dict.fromkeys((*KINDS, *SUFFIXES)))}"
-                    )
-                builder = datasets.load_dataset_builder(
-                    kind, data_files={split: str(path)}, cache_dir=str(cache / "datasets")
-                )
-            elif path.is_dir():
-                builder = datasets.load_dataset_builder(
-                    str(path), self.subset or None, cache_dir=str(cache / "datasets")
-                )
-            else:  # what the hub gives is kept where huggingface keeps it, for all runs
-                builder = datasets.load_dataset_builder(self.id, self.subset or None)
+            builder = self._builder(datasets, split, cache)
             if texts := _text_files(datasets, builder, split):
                 return TextRows(texts)
             builder.download_and_prepare()
             table = builder.as_dataset(split=split)
         except UserError:
             raise
-        except Exception as error:  # `datasets` raises some thirty types, its own, fsspec's, pyarrow's and requests'
+        # `datasets` raises some thirty types: its own, fsspec's, pyarrow's and requests'
+        except Exception as error:
             raise UserError(
                 f"{self.id}, split {split!r}: `datasets` cannot read it: {_first_line(error)}"
             ) from None
-        table = table.select_columns(
-            [c for c in dict.fromkeys(self.columns.values()) if c in table.column_names]
-            or table.column_names
-        )
+        wanted = dict.fromkeys(self.columns.values())
+        there = [column for column in wanted if column in table.column_names]
+        table = table.select_columns(there or table.column_names)
         for column, feature in table.features.items():
             if isinstance(feature, (datasets.Audio, datasets.Image)):
                 table = table.cast_column(column, type(feature)(decode=False))
         return DatasetRows(table, self.id)
 
+    def _builder(self, datasets: Any, split: str, cache: Path) -> Any:
+        """What `datasets` builds the table with."""
+        path = self._place()
+        subset = self.subset or None
+        if path.is_file():
+            kind = KINDS.get(path.suffix.lower())
+            if kind is None:
+                raise UserError(
+                    f"{path}: not a table that can be read; known are"
+                    f" {', '.join(dict.fromkeys((*KINDS, *SUFFIXES)))}"
+                )
+            return datasets.load_dataset_builder(
+                kind, data_files={split: str(path)}, cache_dir=str(cache / "datasets")
+            )
+        if path.is_dir():
+            return datasets.load_dataset_builder(
+                str(path), subset, cache_dir=str(cache / "datasets")
+            )
+        # what comes from the hub stays in Hugging Face's own cache, for all runs
+        return datasets.load_dataset_builder(self.id, subset)
+
     def _reader(self, rows: Rows, name: str) -> Callable[[Any, str], Any]:
-        """What turns a cell of this field's column into a signal; its second argument says where
-        the cell is.
-        """
+        """A function (cell, where it is) -> signal, for the column of this field."""
         column = self.columns[name]
         match self.modalities[name]:
             case "text":
@@ -273,7 +270,7 @@ class HubTable(Screened):
                 return lambda cell, where: checked_jet(cell, where, self.features)
 
     def _file(self, cell: Any, where: str) -> io.BytesIO | Path:
-        """A cell of sound or picture as something to read: its bytes, or the file it names."""
+        """The bytes that a cell of sound or picture holds, or the file that it names."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
         if isinstance(cell, bytes) and cell:
@@ -291,7 +288,7 @@ class HubTable(Screened):
         )
 
     def _names_file(self, cell: str) -> bool:
-        """Whether a cell would be the name of a file that the table may name."""
+        """Whether a cell could be the name of a sound or picture of this table."""
         if not {"speech", "image"} & set(self.modalities.values()):
             return False
         try:
@@ -300,41 +297,42 @@ class HubTable(Screened):
             return False
 
     def _home(self) -> Path:
-        """The folder of the files that the table may name: where it lies itself, and of the hub's
-        what `datasets` has fetched.
+        """The folder of the files that the table may name.
+
+        That is the table's own folder; of a table on the hub, what `datasets` has downloaded.
         """
         place = self._place()
+        if place.is_dir():
+            return place
         if place.exists():
-            return place if place.is_dir() else place.parent
+            return place.parent
         return Path(_datasets().config.HF_CACHE_HOME)
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file is a table of text, packed or not, by its name."""
+    """Whether a file is a table of text by its suffix, packed or not."""
     return suffix_of(path) not in (None, ".parquet")
 
 
-def _text(classes: Sequence[str], cell: Any, where: str) -> str:
-    """A cell as text: the class's name where it is the number of one."""
+def _text(classes: Sequence[str], cell: Any, where: str) -> str | None:
+    """A cell as text: the name of its class where it is the index of one."""
     if classes and isinstance(cell, int) and 0 <= cell < len(classes):
         return classes[cell]
     return as_text(cell, where)
 
 
 def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:
-    """The files of a split that hold text, which `datasets` would guess types for: numbers, dates,
-    what is missing.
+    """The files of a split that are tables of text; [] where it is of another kind.
+
+    They are not read through `datasets`, which would guess types: numbers, dates, missing values.
     """
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.json.json import Json
 
     files = builder.config.data_files or {}
     if not isinstance(builder, (Csv, Json)):
-        if any(
-            Path(str(file)).name.lower() == "metadata.csv"
-            for mine in files.values()
-            for file in mine
-        ):
+        names = {Path(str(file)).name.lower() for of_split in files.values() for file in of_split}
+        if "metadata.csv" in names:
             raise UserError(
                 f"{builder.base_path}: `datasets` would read the texts of metadata.csv as numbers"
                 " where they look like some; name the table itself: --id FOLDER/metadata.csv"
@@ -348,10 +346,11 @@ def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of what began it."""
+    """The first line of the error that caused this one."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    lines = str(error).splitlines()
+    return (lines and lines[0]) or type(error).__name__
 
 
 def _datasets() -> Any:

@@ -1,4 +1,4 @@
-"""Sets of labelled pictures in MNIST's file format: MNIST, Fashion-MNIST, Kuzushiji-MNIST, EMNIST."""
+"""Labelled pictures in MNIST's file format: MNIST, Fashion-MNIST, Kuzushiji-MNIST, EMNIST."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.walk import folder_at
-from mmtok.sources.images import DIGIT_NAMES, check_split
+from mmtok.sources.base import Source
+from mmtok.sources.images import DIGIT_NAMES
 
 OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 PREFIXES = {"train": "train", "heldout": "t10k"}
 MOST_AXES = 4
-UINT8 = 0x08  # the format's word for the type
+UINT8 = 0x08  # the format's code of the type
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of uint8 from a file of MNIST's format (two zero bytes, a type, the count of axes,
-    sizes as big-endian 32 bits, values), as it is or packed by gzip or xz. Raises UserError, naming
-    the file, for what is missing, damaged, or of another type.
+    """An array of uint8 from a file of MNIST's format, plain or packed by gzip or xz.
+
+    The format: two zero bytes, a type, the count of axes, sizes as big-endian 32 bits, values.
+
+    Raises UserError, naming the file, for one that is missing, damaged, or of another type.
     """
     path = Path(path)
     try:
-        with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "rb") as file:
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
             shape = _shape(path, file.read(4), file)
-            memory_budget.check(2 * math.prod(shape), path)
-            data = file.read(math.prod(shape) + 1)  # one more: there must be none
+            n_values = math.prod(shape)
+            memory_budget.check(2 * n_values, path)
+            data = file.read(n_values + 1)  # one more: there must be none
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UserError:
@@ -44,10 +48,10 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(
             f"{path}: cannot be read, it may be truncated: {reason_of(error)}"
         ) from None
-    if len(data) != math.prod(shape):
-        there = f"{4 + 4 * len(shape) + len(data):,} bytes" + " or more" * (
-            len(data) > math.prod(shape)
-        )
+    if len(data) != n_values:
+        there = f"{4 + 4 * len(shape) + len(data):,} bytes"
+        if len(data) > n_values:
+            there += " or more"
         raise UserError(
             f"{path}: its header says {' x '.join(map(str, shape))}, but {there} are there"
         )
@@ -55,7 +59,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _shape(path: Path, head: bytes, file: BinaryIO) -> tuple[int, ...]:
-    """The sizes of the axes, by the first four bytes and those that follow them."""
+    """The sizes of the axes, from the first four bytes, `head`, and those that follow them."""
     if len(head) < 4 or head[:2] != b"\0\0":
         raise UserError(f"{path}: not a file of MNIST's format")
     if head[2] != UINT8:
@@ -71,15 +75,14 @@ def _shape(path: Path, head: bytes, file: BinaryIO) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class IdxImages:
-    """A folder with MNIST's four files: examples {"caption": name of the label, "image": image},
-    grey, uint8.
+class IdxImages(Source):
+    """A folder with MNIST's four files: examples {"caption": name of the label, "image": image}.
 
     The files are train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, which are
-    held out; plain, .gz or .xz.
+    held out; plain, .gz or .xz. Images are grey, uint8.
 
-    path    of the folder
-    names   captions of the labels 0, 1, ...
+    path   of the folder
+    names  captions of the labels 0, 1, ...
     """
 
     path: str = ""
@@ -87,27 +90,23 @@ class IdxImages:
 
     @property
     def fields(self) -> dict[str, str]:
+        """An image and the name of its label."""
         return {"caption": "text", "image": "image"}
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(PREFIXES)
-
     def check(self) -> None:
-        """Raise UserError when one of the files is not there."""
+        """Raise UserError where one of the files is missing."""
         for split in PREFIXES:
-            self._file(split, "images-idx3"), self._file(split, "labels-idx1")
+            self._file(split, "images-idx3")
+            self._file(split, "labels-idx1")
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images (N, Y, X) uint8 and labels (N,) of a split.
 
         Raises UserError for damaged files and for labels without a name.
         """
-        check_split(self, split)
-        images, labels = (
-            read_idx(self._file(split, "images-idx3")),
-            read_idx(self._file(split, "labels-idx1")),
-        )
+        self.check_split(split)
+        images = read_idx(self._file(split, "images-idx3"))
+        labels = read_idx(self._file(split, "labels-idx1"))
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise UserError(
                 f"{self.path}: {split} images are {images.shape} and labels {labels.shape};"
@@ -119,26 +118,18 @@ class IdxImages:
             )
         return images, labels
 
-    def examples(
-        self, split: str, cache: Path | None = None
-    ) -> Iterator[dict[str, str | np.ndarray]]:
-        """The pictures of a split in the files' order."""
-        for image, label in zip(*self.load(split)):
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+        """The images of a split, in the order of the files."""
+        for image, label in zip(*self.load(split), strict=True):
             yield {"caption": self.names[label], "image": image}
 
     def _file(self, split: str, what: str) -> Path:
         """The file of a split's images or labels, packed or not."""
-        stem = (
-            folder_at(self.path, "IdxImages", "MNIST's four files")
-            / f"{PREFIXES[split]}-{what}-ubyte"
-        )
-        found = [
-            file
-            for file in (stem.with_name(stem.name + suffix) for suffix in OPENERS)
-            if file.is_file()
-        ]
-        if not found:
-            raise UserError(
-                f"{stem}: no such file, nor one packed as {' or '.join(s for s in OPENERS if s)}"
-            )
-        return found[0]
+        folder = folder_at(self.path, "IdxImages", "MNIST's four files")
+        name = f"{PREFIXES[split]}-{what}-ubyte"
+        for suffix in OPENERS:
+            file = folder / f"{name}{suffix}"
+            if file.is_file():
+                return file
+        packed = " or ".join(suffix for suffix in OPENERS if suffix)
+        raise UserError(f"{folder / name}: no such file, nor one packed as {packed}")

@@ -1,6 +1,4 @@
-"""Rows of a table from anywhere, asked in one way: tables of text, read strictly, or what
-`datasets` opened.
-"""
+"""One contract for the rows of a table: of text files, read strictly, or of `datasets`."""
 
 from __future__ import annotations
 
@@ -10,42 +8,41 @@ from typing import Any, Protocol
 
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
-from mmtok.io.tables import Table, read_table
+from mmtok.io.tables import read_table
 from mmtok.io.tally import Tally
 
 
 class Rows(Protocol):
-    """A table: `columns`, and cells by row and column."""
+    """A table: the names of its columns, and cells by row and column."""
 
-    columns: Sequence[str]
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the columns."""
 
     def __len__(self) -> int: ...
 
     def row(self, i: int) -> Mapping[str, Any]:
-        """The cells of a row; None where there is none."""
+        """The cells of a row by column; None for an empty one."""
 
     def where(self, i: int) -> str:
-        """Row i, as messages call it."""
+        """The name of row i in messages."""
 
     def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Raise UserError where row i has swallowed another one, as `Table.check_whole` finds it."""
+        """Raise UserError where an open quote lets row i hold another one; see `Table`."""
 
     def classes(self, column: str) -> Sequence[str]:
-        """The names of a column's classes, of which its cells are the numbers; () where it has
-        none.
-        """
+        """The class names of a column whose cells are class indices; () for any other column."""
 
 
 class TextRows:
-    """The rows of tables with the same columns, one after another, every cell in the words of its
-    file.
+    """The rows of several tables of text with the same columns; every cell is text.
 
     Raises UserError for a table that cannot be read, and for one with other columns than the first.
     """
 
-    def __init__(self, paths: Sequence[Path]):
+    def __init__(self, paths: Sequence[Path]) -> None:
         self._tables = [read_table(path) for path in paths]
-        self.columns = self._tables[0].columns
+        self.columns: Sequence[str] = self._tables[0].columns
         for table in self._tables[1:]:
             if set(table.columns) != set(self.columns):
                 raise UserError(
@@ -57,7 +54,7 @@ class TextRows:
         with Tally("rows") as tally:
             tally.count(len(self))
             for table in self._tables:
-                _count_broken(table, tally)
+                table.count_broken(tally)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -65,7 +62,7 @@ class TextRows:
     def row(self, i: int) -> Mapping[str, Any]:
         """The cells of a row."""
         table, k = self._places[i]
-        return dict(zip(table.columns, table.rows[k]))
+        return dict(zip(table.columns, table.rows[k], strict=True))
 
     def where(self, i: int) -> str:
         """File and line."""
@@ -78,16 +75,17 @@ class TextRows:
         table.check_whole(k, names_file)
 
     def classes(self, column: str) -> Sequence[str]:
-        """None: text is text."""
+        """No column has classes."""
         return ()
 
 
 class DatasetRows:
     """The rows of a `datasets` table, its sounds and pictures left undecoded."""
 
-    def __init__(self, table: Any, name: str):
-        self._table, self._name = table, name
-        self.columns = table.column_names
+    def __init__(self, table: Any, name: str) -> None:
+        self._table = table
+        self._name = name
+        self.columns: Sequence[str] = table.column_names
 
     def __len__(self) -> int:
         return len(self._table)
@@ -109,8 +107,9 @@ class DatasetRows:
 
 
 def grouped(rows: Rows, columns: Sequence[str]) -> list[list[int]]:
-    """Indices of rows, those together that name the same files in these columns: they belong into
-    one split.
+    """Indices of rows, grouped by the files that they name in these columns.
+
+    Rows of one group belong to one split.
     """
     groups: dict[Any, list[int]] = {}
     for i in range(len(rows)):
@@ -120,12 +119,3 @@ def grouped(rows: Rows, columns: Sequence[str]) -> list[list[int]]:
         )
         groups.setdefault(names or i, []).append(i)
     return list(groups.values())
-
-
-def _count_broken(table: Table, tally: Tally) -> None:
-    if table.broken:
-        tally.add(
-            "of several lines: is a quote left open there?",
-            table.where(table.broken[0]),
-            len(table.broken),
-        )

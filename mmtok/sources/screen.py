@@ -1,15 +1,14 @@
-"""What cannot be used of many things, found before the long work: broken files, and what is too
-short or too long.
+"""Screening of a user's files before the long work: what is broken, too short or too long.
 
-A source looks at each of its files (their headers, no more), and again copes when one that looked
-well cannot be read after all. A few broken ones are passed over and counted; more stop the run, by
-name.
+A source looks at the header of each of its files. A few broken ones are skipped and counted; more
+stop the run, by name. A file that looked well and cannot be read later is treated likewise.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -18,28 +17,29 @@ from typing import Generic, TypeVar
 from mmtok.errors import UserError
 from mmtok.io.progress import track
 from mmtok.io.tally import Tally
+from mmtok.sources.base import Source
 
 T = TypeVar("T")
 R = TypeVar("R")
-Sizes = Mapping[str, float]  # unit, or field -> how large a thing is in it
-WORDS = {"duration_s": "seconds", "chars": "characters"}
-N_NAMED = 10
-MANY = 1_000  # from here on looking at them takes long enough to show its progress
+Sizes = Mapping[str, float]  # unit, or field -> size
+WORDS = {"duration_s": "seconds", "chars": "characters"}  # of units, in messages
+N_NAMED = 10  # broken items that an error names
+SHOW_PROGRESS_FROM = 1_000  # items
 
 
 @dataclass(frozen=True, kw_only=True)
-class Screened:
-    """Settings that every source of a user's files has.
+class ScreenedSource(Source):
+    """A source of a user's files, some of which may be unusable.
 
-    on_error         skip: pass over what cannot be read, count it, and stop where it is more than a
-                     share; raise: stop at the first
+    on_error         skip: pass over what cannot be read, count it, and stop where it is more than
+                     `max_error_share`; raise: stop at the first
     max_error_share  that share of all files (or rows, or jets)
     """
 
     on_error: str = "skip"
     max_error_share: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.on_error not in ("skip", "raise"):
             raise UserError(
                 f"{type(self).__name__}: on_error is {self.on_error!r}; it is skip or raise"
@@ -53,10 +53,12 @@ class Screened:
 
 @dataclass(frozen=True)
 class Limit:
-    """How much of a unit a thing may have; most 0: any number.
+    """The range of sizes that a source uses.
 
-    unit  as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles
-    of    the field whose size it is, where a thing has several
+    unit   as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles
+    least  the smallest size
+    most   the largest size; 0: any
+    of     the field whose size it is, where examples have several
     """
 
     unit: str
@@ -64,59 +66,69 @@ class Limit:
     most: float = 0
     of: str = ""
 
-    def __post_init__(self):
-        if (
-            not 0 <= self.least < float("inf")
-            or not 0 <= self.most < float("inf")
-            or 0 < self.most < self.least
-        ):
+    def __post_init__(self) -> None:
+        are_finite = 0 <= self.least < math.inf and 0 <= self.most < math.inf
+        if not are_finite or 0 < self.most < self.least:
             raise UserError(
                 f"min_{self.unit} is {self.least:g} and max_{self.unit} {self.most:g}; the greatest"
                 " must be at least the least, or 0 for none, and neither negative"
             )
 
     @property
-    def _what(self) -> str:
-        unit = WORDS.get(self.unit, self.unit)
-        return f"{unit} of {self.of}" if self.of else unit
+    def key(self) -> str:
+        """Where an item's sizes hold this one."""
+        return self.of or self.unit
 
-    def broken_by(self, size: float) -> str:
-        """What is said of a size out of bounds; "" of one within."""
+    def violation(self, size: float) -> str:
+        """What is reported of a size outside the range; "" of one within."""
+        what = WORDS.get(self.unit, self.unit)
+        if self.of:
+            what += f" of {self.of}"
         if size < self.least:
-            return f"left out: fewer {self._what} than {self.least:g}"
-        return f"left out: more {self._what} than {self.most:g}" if 0 < self.most < size else ""
+            return f"left out: fewer {what} than {self.least:g}"
+        if 0 < self.most < size:
+            return f"left out: more {what} than {self.most:g}"
+        return ""
 
 
 class Broken:
-    """Things that cannot be used, of n in all: passed over while they are few, else refused with
-    the first ten.
+    """The unusable ones of n items: skipped while they are few, else an error names the first ten.
 
     Raises UserError for the first one under `on_error="raise"`.
     """
 
-    def __init__(self, n: int, unit: str, settings: Screened):
-        self.n, self.unit, self.settings = n, unit, settings
+    def __init__(self, n: int, unit: str, settings: ScreenedSource) -> None:
+        self.n = n
+        self.unit = unit
+        self.settings = settings
         self.errors: dict[str, UserError] = {}
 
     def add(self, name: str, error: UserError, tally: Tally) -> None:
-        """One more."""
+        """Count one more."""
         if self.settings.on_error == "raise":
             raise error
         self.errors[name] = error
         tally.add("passed over as unusable", error)
 
     def stop_if_many(self) -> None:
-        """Raise UserError when they are more than the share that is passed over."""
-        share, names = self.settings.max_error_share, list(self.errors)
+        """Raise UserError when they are more than the share that may be skipped."""
+        share = self.settings.max_error_share
+        names = list(self.errors)
         if len(names) <= share * self.n:
             return
         first = self.errors[names[0]]
         if self.n == 1:
             raise first
-        others = f"; likewise {', '.join(names[1:N_NAMED])}" if names[1:] else ""
-        others += f" and {len(names) - N_NAMED:,} more" if len(names) > N_NAMED else ""
-        passed_over = f", and at most {share:.3g} of all are passed over" if share else ""
-        remedy = "mend or remove them" + ", or set max_error_share" * bool(share)
+        others = ""
+        if len(names) > 1:
+            others += f"; likewise {', '.join(names[1:N_NAMED])}"
+        if len(names) > N_NAMED:
+            others += f" and {len(names) - N_NAMED:,} more"
+        passed_over = ""
+        remedy = "mend or remove them"
+        if share:
+            passed_over = f", and at most {share:.3g} of all are passed over"
+            remedy += ", or set max_error_share"
         raise UserError(
             f"{first}{others}: {len(names):,} of {self.n:,} {self.unit} cannot be"
             f" used{passed_over}; {remedy}"
@@ -126,37 +138,42 @@ class Broken:
 class Screen(Generic[T]):
     """The usable ones of `items`, in their order.
 
-    look    the sizes of an item, by unit, found quickly (a file's header); raises UserError for a
-            broken one
-    unit    what items are called, in the plural
-    limits  of the sizes: what is out of bounds is left out and counted
-    name    of an item, in messages
+    look      gives the sizes of an item, found quickly (from a file's header); raises UserError for
+              a broken one
+    settings  what to do with broken ones
+    unit      what items are called, in the plural
+    limits    of the sizes; items outside are left out and counted
+    name      gives the name of an item, in messages
 
-    Raises UserError as `Broken` does, and where none is left.
+    Raises UserError as `Broken` does, and where no item is left.
     """
 
     def __init__(
         self,
         items: Sequence[T],
         look: Callable[[T], Sizes],
-        settings: Screened,
+        settings: ScreenedSource,
         unit: str,
         limits: Sequence[Limit] = (),
         name: Callable[[T], str] = str,
-    ):
-        self._name, self._broken = name, Broken(len(items), unit, settings)
+    ) -> None:
+        self._name = name
+        self._broken = Broken(len(items), unit, settings)
         self.items: list[T] = []
         tally = Tally(unit)
-        for item in track(items, f"checking {unit}", unit) if len(items) >= MANY else items:
+        looked_at: Iterable[T] = items
+        if len(items) >= SHOW_PROGRESS_FROM:
+            looked_at = track(items, f"checking {unit}", unit)
+        for item in looked_at:
             tally.count()
             try:
                 sizes = look(item)
             except UserError as error:
                 self._broken.add(name(item), error, tally)
                 continue
-            out = _out_of_bounds(sizes, limits)
-            if out:
-                tally.add(out, name(item))
+            violation = _violation(sizes, limits)
+            if violation:
+                tally.add(violation, name(item))
             else:
                 self.items.append(item)
         self._broken.stop_if_many()
@@ -167,10 +184,9 @@ class Screen(Generic[T]):
             )
 
     def read(self, items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
-        """What `read` makes of some of the items, in this pass over them.
+        """What `read` makes of some of the items, one by one.
 
-        Those that looked well and cannot be read are passed over too, and count with the broken
-        ones.
+        Those that looked well and cannot be read are skipped too, and count with the broken ones.
         """
         broken = copy.deepcopy(self._broken)
         tally = Tally(broken.unit)
@@ -187,8 +203,9 @@ class Screen(Generic[T]):
 
 
 def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
-    """A function of a file that looks at each state of a file once; a missing or empty file is
-    refused without a look.
+    """Cache a function of a file, by the file's size and time of change.
+
+    A missing or empty file is refused without a look.
     """
 
     @lru_cache(maxsize=1_000_000)
@@ -213,10 +230,10 @@ def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
     return of_file
 
 
-def _out_of_bounds(sizes: Sizes, limits: Sequence[Limit]) -> str:
-    said = (
-        limit.broken_by(sizes[limit.of or limit.unit])
-        for limit in limits
-        if (limit.of or limit.unit) in sizes
-    )
-    return next(filter(None, said), "")
+def _violation(sizes: Sizes, limits: Sequence[Limit]) -> str:
+    """The first violation of the limits; "" for none."""
+    for limit in limits:
+        violation = limit.violation(sizes[limit.key]) if limit.key in sizes else ""
+        if violation:
+            return violation
+    return ""

@@ -1,25 +1,26 @@
-"""Text files: reading, writing, and a source that cuts a file, or a folder of them, into passages."""
+"""Text files: reading, writing, and a source that cuts them into chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.files import write_bytes
 from mmtok.io.walk import file_at, files_among
-from mmtok.sources.base import Example
-from mmtok.sources.screen import Limit, Screen, Screened
+from mmtok.sources.base import Example, check_heldout_share
+from mmtok.sources.screen import Limit, Screen, ScreenedSource
 
 CHARACTER_BYTES = 6  # of memory per byte of a file, as bytes and as characters of up to four
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, line ends as they are.
+    """The text of a UTF-8 file; line ends stay as they are.
 
-    Raises UserError when it is missing, empty or not UTF-8.
+    Raises UserError for a file that is missing, empty or not UTF-8.
     """
     path = Path(path)
     try:
@@ -41,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all. Raises UserError when it cannot be written."""
+    """Write a UTF-8 file atomically. Raises UserError when it cannot be written."""
     path = Path(path)
     if not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written: there is no folder {path.parent}")
@@ -56,36 +57,31 @@ def write_text(path: Path, text: str) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def passages(text: str, chunk_chars: int) -> Iterator[str]:
-    """Cut a text into pieces of at most `chunk_chars` characters, behind white space where there is
-    some; joined they are the text.
+def chunks(text: str, chunk_chars: int) -> Iterator[str]:
+    """Cut a text into chunks of at most `chunk_chars` characters; joined they are the text.
+
+    The cut is after the last white space in the second half of a chunk, where there is some.
     """
     start = 0
     while start < len(text):
         stop = min(start + chunk_chars, len(text))
         if stop < len(text):
-            stop = max(
-                (
-                    end
-                    for end in range(stop, start + chunk_chars // 2, -1)
-                    if text[end - 1].isspace()
-                ),
-                default=stop,
-            )
+            ends = range(stop, start + chunk_chars // 2, -1)
+            stop = next((end for end in ends if text[end - 1].isspace()), stop)
         yield text[start:stop]
         start = stop
 
 
 @dataclass(frozen=True)
-class TextFileConfig(Screened):
-    """A UTF-8 file, or a folder of .txt files, cut into passages: examples {"text": passage}.
+class TextFile(ScreenedSource):
+    """A UTF-8 file, or a folder of .txt files, cut into chunks: examples {"text": chunk}.
 
     The end of the file is held out, or the end of all files, in the order of their names.
 
     path           of the file or folder
-    chunk_chars  a passage has at most so many characters
+    chunk_chars    a chunk has at most so many characters
     heldout_share  share of the characters, from the end
-    min_chars      of a passage; shorter ones are left out and counted. 0: any
+    min_chars      of a chunk; shorter ones are left out and counted. 0: any
     """
 
     path: str = ""
@@ -93,65 +89,54 @@ class TextFileConfig(Screened):
     heldout_share: float = 0.1
     min_chars: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.chunk_chars < 1:
-            raise UserError(
-                f"TextFileConfig: chunk_chars is {self.chunk_chars}; it must be at least 1"
-            )
-        if not 0 < self.heldout_share < 1:
-            raise UserError(
-                f"TextFileConfig: heldout_share is {self.heldout_share}; it must be between 0 and 1"
-            )
+            raise UserError(f"TextFile: chunk_chars is {self.chunk_chars}; it must be at least 1")
+        check_heldout_share(self, self.heldout_share)
         if not 0 <= self.min_chars <= self.chunk_chars:
             raise UserError(
-                f"TextFileConfig: min_chars is {self.min_chars}; it is from 0 to chunk_chars,"
+                f"TextFile: min_chars is {self.min_chars}; it is from 0 to chunk_chars,"
                 f" {self.chunk_chars}"
             )
 
     @property
     def fields(self) -> dict[str, str]:
+        """The text alone."""
         return {"text": "text"}
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "heldout")
-
     def check(self) -> None:
-        """Raise UserError when the text is not there or cannot be split."""
+        """Raise UserError where the text is missing or cannot be split."""
         self._texts()
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, str]]:
-        """The passages of "train" or "heldout", in the order of the files.
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+        """The chunks of a split, in the order of the files.
 
         Raises UserError on unusable files.
         """
-        if split not in self.splits:
-            raise UserError(f"TextFileConfig: no split {split!r}; one of {', '.join(self.splits)}")
+        self.check_split(split)
         texts = self._texts()
         n_chars = sum(map(len, texts.values()))
         cut = min(n_chars - 1, max(1, round(n_chars * (1 - self.heldout_share))))
         found = [
-            (path, p)
+            (path, chunk)
             for path, text in _side(texts, cut, split)
-            for p in passages(text, self.chunk_chars)
+            for chunk in chunks(text, self.chunk_chars)
         ]
-        screen = Screen(
-            range(len(found)),
-            lambda i: {"chars": len(found[i][1])},
-            self,
-            "passages",
-            (Limit("chars", self.min_chars),),
-        )
-        yield from (
-            Example({"text": text}, path) for path, text in (found[i] for i in screen.items)
-        )
+
+        def look(i: int) -> dict[str, float]:
+            return {"chars": len(found[i][1])}
+
+        limits = (Limit("chars", self.min_chars),)
+        for i in Screen(range(len(found)), look, self, "chunks", limits).items:
+            path, chunk = found[i]
+            yield Example({"text": chunk}, path)
 
     def _texts(self) -> dict[Path, str]:
-        """The texts that can be used, by their files."""
+        """The texts that can be used, by file."""
         found: dict[Path, str] = {}
 
-        def look(path: Path) -> dict[str, int]:
+        def look(path: Path) -> dict[str, float]:
             found[path] = read_text(path)
             return {"chars": len(found[path])}
 
@@ -165,14 +150,18 @@ class TextFileConfig(Screened):
         return texts
 
     def _files(self) -> list[Path]:
-        place = Path(self.path).expanduser() if str(self.path) else None
-        if place is None or not place.is_dir():
-            return [file_at(self.path, "TextFileConfig", "a UTF-8 text, or a folder of them")]
-        return files_among([place], (".txt",))
+        if self.path:
+            place = Path(self.path).expanduser()
+            if place.is_dir():
+                return files_among([place], (".txt",))
+        return [file_at(self.path, "TextFile", "a UTF-8 text, or a folder of them")]
 
 
 def _side(texts: dict[Path, str], cut: int, split: str) -> Iterator[tuple[Path, str]]:
-    """(file, text) of what lies before the cut, a character of all texts together, or from it on."""
+    """(file, its text) on one side of the cut, which is an index into all texts joined.
+
+    "train" is what comes before the cut.
+    """
     for path, text in texts.items():
         side = text[:cut] if split == "train" else text[cut:]
         cut = max(0, cut - len(text))

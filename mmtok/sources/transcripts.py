@@ -1,8 +1,7 @@
-"""Sound files and their transcripts brought together: NAME.txt beside NAME.wav, or one table for
-the folder.
+"""Finds the transcript of each sound file: NAME.txt next to NAME.wav, or a row of one table.
 
-Both ways around: files without a transcript, transcripts without a file, and what two of them
-claim.
+Files without a transcript, transcripts without a file, and files that two transcripts claim are
+reported.
 """
 
 from __future__ import annotations
@@ -21,35 +20,34 @@ from mmtok.io.walk import Found
 NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "caption")
-PIPED = (
-    "file",
-    "text",
-    "normalized",
-)  # of a table between pipes without a header, as LJSpeech has it
-BESIDE = (".txt", *SUFFIXES)
+PIPED = ("file", "text", "normalized")  # columns between pipes without a header, as in LJSpeech
+COMPANIONS = (".txt", *SUFFIXES)
 
 
 def caption_of(text: str) -> str:
-    """What a text says that stands for something else: without a byte order mark and white space
-    around it, which editors put there.
-    """
+    """A caption without a byte order mark and white space around it, which editors put there."""
     return text.removeprefix("\ufeff").strip()
 
 
 class Transcripts:
-    """The text of every sound file that a walk found.
+    """The transcripts of the sound files that a walk found.
 
-    What has no sound file, or comes second to a row of the table, is counted by `tally`. Raises
-    UserError for a table that cannot be used, and for two rows of one file.
+    Transcripts without a sound file, and those of files that have a row of the table, are counted
+    in `tally`.
+
+    Raises UserError for a table that cannot be used, and for two rows of one file.
     """
 
-    def __init__(self, found: Found, tally: Tally):
+    def __init__(self, found: Found, tally: Tally) -> None:
         self.folder = found.folder
         self.table = _table_in(found)
         self._names = _Names(found)
-        self._of_rows = {} if self.table is None else self._rows(self.table, tally)
+        self._row_of: dict[Path, int] = {}
+        if self.table is not None:
+            self.table, file_column, self._text_column = _columns(self.table, self._names)
+            self._row_of = self._rows(self.table, file_column, tally)
         self._texts = {
-            path.with_suffix(""): path for path in found.beside if path.suffix.lower() == ".txt"
+            path.with_suffix(""): path for path in found.companions if path.suffix.lower() == ".txt"
         }
         self._count(found, tally)
 
@@ -58,13 +56,14 @@ class Transcripts:
 
         Raises UserError where there is none, where it is empty or not UTF-8.
         """
-        beside = self._texts.get(path.with_suffix(""))
-        if path in self._of_rows:
-            row = self._of_rows[path]
+        text_file = self._texts.get(path.with_suffix(""))
+        if self.table is not None and path in self._row_of:
+            row = self._row_of[path]
             where = self.table.where(row)
             text = as_text(self.table.column(self._text_column)[row], where) or ""
-        elif beside is not None:
-            where, text = str(beside), decoded(beside)
+        elif text_file is not None:
+            where = str(text_file)
+            text = decoded(text_file)
         else:
             raise UserError(self._missing(path))
         if not text.strip():
@@ -73,60 +72,53 @@ class Transcripts:
             )
         return caption_of(text)
 
-    def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
+    def _rows(self, table: Table, file_column: str, tally: Tally) -> dict[Path, int]:
         """File -> the row that names it."""
-        self.table, file_column, self._text_column = _columns(table, self._names)
         rows: dict[Path, int] = {}
-        for i, cell in enumerate(self.table.column(file_column)):
-            where = self.table.where(i)
+        for i, cell in enumerate(table.column(file_column)):
+            where = table.where(i)
             path = self._names.file(as_text(cell, where) or "", where)
             if path is None:
                 tally.add("left out: they name no sound file that is there", f"{where}, {cell}")
             elif path in rows:
-                first = f"{self.table.unit} {self.table.numbers[rows[path]]}"
+                first = f"{table.unit} {table.numbers[rows[path]]}"
                 raise UserError(
                     f"{where}: names {cell} a second time, after {first}; remove one of them"
                 )
             else:
                 rows[path] = i
-        for i in self.table.broken:
-            self.table.check_whole(i, self._names.known)
-        if self.table.broken:
-            n = len(self.table.broken)
-            tally.add(
-                "of several lines: is a quote left open there?",
-                self.table.where(self.table.broken[0]),
-                n,
-            )
+        for i in table.broken:
+            table.check_whole(i, self._names.is_known)
+        table.count_broken(tally)
         return rows
 
     def _count(self, found: Found, tally: Tally) -> None:
+        """Count the transcripts that are not used."""
         sounds = defaultdict(list)
         for path in found.files:
             sounds[path.with_suffix("")].append(path)
         for stem, path in self._texts.items():
             if stem not in sounds:
                 tally.add("left out: no sound file has that name", path)
-            elif any(sound in self._of_rows for sound in sounds[stem]):
+            elif any(sound in self._row_of for sound in sounds[stem]):
                 tally.add("passed over: the table has a row for that file", path)
             elif len(sounds[stem]) > 1:
                 tally.add("shared by several sound files of one name", path)
-        for path in found.beside:
+        for path in found.companions:
             if path.suffix.lower() != ".txt" and (self.table is None or path != self.table.path):
                 tally.add("left out: not the folder's own table of transcripts", path)
 
     def _missing(self, path: Path) -> str:
-        """What to say of a file without a transcript; a row with a quote left open may have
-        swallowed it.
-        """
-        table = self.table
-        for i in table.broken if table is not None else ():
-            if any(path.stem in str(cell) for cell in table.rows[i]):
-                return (
-                    f"{path}: no transcript of its own; {table.where(i)} holds its name: is a quote"
-                    " left open there?"
-                )
-        listed = self.folder / "transcripts.csv" if table is None else table.path
+        """The message for a file without a transcript: a row with an open quote may hold it."""
+        listed = self.folder / "transcripts.csv"
+        if self.table is not None:
+            listed = self.table.path
+            for i in self.table.broken:
+                if any(path.stem in str(cell) for cell in self.table.rows[i]):
+                    return (
+                        f"{path}: no transcript of its own; {self.table.where(i)} holds its name:"
+                        " is a quote left open there?"
+                    )
         return (
             f"{path}: no transcript; put {path.with_suffix('.txt').name} beside it, or name it in"
             f" {listed}"
@@ -134,42 +126,41 @@ class Transcripts:
 
 
 class _Names:
-    """The ways to name the sound files of a folder: below the folder, by name, by the name without
-    suffix.
-    """
+    """The names of the sound files of a folder: path below it, file name, name without suffix."""
 
-    def __init__(self, found: Found):
+    def __init__(self, found: Found) -> None:
         self.folder = found.folder
-        self.whole = {path.relative_to(found.folder).as_posix(): path for path in found.files}
+        self.by_path = {path.relative_to(found.folder).as_posix(): path for path in found.files}
         self.short: dict[str, list[Path]] = defaultdict(list)
         for path in found.files:
             for name in {path.name, path.stem}:
                 self.short[name].append(path)
 
     def file(self, cell: str, where: str) -> Path | None:
-        """The file that a cell names, None where there is none.
+        """The file that a cell names; None where there is none.
 
-        Raises UserError where it may be several.
+        Raises UserError where it may be one of several.
         """
         name = cell.strip().replace("\\", "/").removeprefix("./")
-        if name in self.whole:
-            return self.whole[name]
+        if name in self.by_path:
+            return self.by_path[name]
         parts = PurePosixPath(posixpath.normpath(name)).parts
-        named = self.short.get(name) or self.short.get(parts[-1] if parts else "", [])
-        fitting = [path for path in named if self._lies_so(path, parts[:-1])]
-        if len(fitting) > 1:
+        last = parts[-1] if parts else ""
+        named = self.short.get(name) or self.short.get(last, [])
+        matches = [path for path in named if self._is_in(path, parts[:-1])]
+        if len(matches) > 1:
             raise UserError(
-                f"{where}: {cell} may be {fitting[0]} or {fitting[1]}; name it with its folder and"
+                f"{where}: {cell} may be {matches[0]} or {matches[1]}; name it with its folder and"
                 " suffix"
             )
-        return fitting[0] if fitting else None
+        return next(iter(matches), None)
 
-    def known(self, name: str) -> bool:
+    def is_known(self, name: str) -> bool:
         """Whether a file, or several, have this name."""
-        return name in self.whole or name in self.short
+        return name in self.by_path or name in self.short
 
-    def _lies_so(self, path: Path, folders: tuple[str, ...]) -> bool:
-        """Whether a file lies in folders of these names, as far up as both are known."""
+    def _is_in(self, path: Path, folders: tuple[str, ...]) -> bool:
+        """Whether a file is in folders of these names, as far up as both are known."""
         own = path.relative_to(self.folder).parent.parts
         known = min(len(own), len(folders))
         return own[len(own) - known :] == folders[len(folders) - known :]
@@ -177,13 +168,15 @@ class _Names:
 
 def _table_in(found: Found) -> Table | None:
     """The folder's own table. Raises UserError where there are two."""
-    tables = [path for path in found.beside if path.parent == found.folder]
+    tables = [path for path in found.companions if path.parent == found.folder]
     tables = [path for path in tables if path.name.lower() in NAMES]
+    if not tables:
+        return None
     if len(tables) > 1:
         raise UserError(
             f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts"
         )
-    return read_table(tables[0]) if tables else None
+    return read_table(tables[0])
 
 
 def _columns(table: Table, names: _Names) -> tuple[Table, str, str]:

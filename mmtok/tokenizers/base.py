@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
     train/fit_tokenizer.py.
 
     Its config may have `takes`, the signals that it takes ({"rate_hz": 16000}; {"height": 8, ...}):
-    raw signals are prepared to be such (mmtok.preparation), and nothing else says their rate or
+    raw signals are prepared to be such (mmtok.data.preparation), and nothing else says their rate or
     size.
     """
 

@@ -142,7 +142,7 @@ def checked_samples(signal) -> Tensor:
     if samples.ndim != 1:
         raise UserError(
             f"speech: expected mono samples of shape (n,), got {samples.shape}; "
-            "mmtok.preparation.speech.SpeechPreparation takes one channel or mixes them"
+            "mmtok.data.speech_preparation.SpeechPreparation takes one channel or mixes them"
         )
     if samples.dtype.kind != "f":
         raise UserError(

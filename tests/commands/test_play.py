@@ -16,8 +16,8 @@ import pytest
 
 from mmtok.cli import main
 from mmtok.commands import play as live
+from mmtok.data.speech_preparation import read_sound
 from mmtok.run.run import Run, open_run
-from mmtok.sources.speech import read_sound
 from mmtok.tokenizers.streaming import SoundStream
 
 # a player that marks its first bytes, keeps all, and says what it was called with

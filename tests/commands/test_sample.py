@@ -14,14 +14,15 @@ from mmtok.commands import prompts as words
 from mmtok.commands import sample as sampling
 from mmtok.commands import score as scoring
 from mmtok.core.segment import Document, segment_of
+from mmtok.data.image_preparation import read_image
+from mmtok.data.speech_preparation import read_sound
 from mmtok.errors import UserError
 from mmtok.model import likelihood
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import open_run
-from mmtok.sources.images import read_image, write_image
+from mmtok.sources.images import write_image
 from mmtok.sources.jets import read_jets
-from mmtok.sources.speech import read_sound
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +356,7 @@ def test_a_sum_over_chunks_is_not_the_texts(run, signals, tmp_path):
     """
     few = open_run(run.folder)
     few.recipe = replace(
-        run.recipe, sources=(*run.recipe.sources, TextFileConfig("x", chunk_chars=4))
+        run.recipe, sources=(*run.recipe.sources, TextFile("x", chunk_chars=4))
     )
     (tmp_path / "long.txt").write_text("dark light")
     rows = scoring.score(few, [str(tmp_path / "long.txt")], [str(signals["image"])])

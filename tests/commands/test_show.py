@@ -203,7 +203,7 @@ def test_latents_have_bits_only_where_they_are_discrete():
 
 
 def test_a_token_file_tells_bits_a_row(tmp_path, said):
-    from mmtok.sources.jets import write_jets
+    from mmtok.sources.jet_formats import write_jets
 
     write_jets(
         tmp_path / "jets.npz",

@@ -16,7 +16,8 @@ from mmtok.commands.tokenize import tokenize_files
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.sources.images import write_image
-from mmtok.sources.jets import read_jets, write_jets
+from mmtok.sources.jet_formats import write_jets
+from mmtok.sources.jets import read_jets
 from mmtok.tokenizers import default
 
 KILLED = (

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from mmtok.cli import main
+from mmtok.data.image_preparation import read_image
 from mmtok.evaluation import likelihood as likelihoods
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.report import report
 from mmtok.run.run import open_run
-from mmtok.sources.images import read_image
 from mmtok.train.log import read_log
 
 UNITS = {

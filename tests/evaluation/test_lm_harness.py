@@ -21,7 +21,7 @@ from mmtok.evaluation.lm_harness import Harness, _Codes
 from mmtok.io.tally import Tally
 from mmtok.model.sampling import Sampling
 from mmtok.run.build import train
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "lm_eval_run.py"
 
@@ -39,7 +39,7 @@ def run(request, tiny_recipe, tmp_path_factory, make_llama):
         make_llama(home / "llama")
         start = str(home / "llama")
     recipe = replace(
-        tiny_recipe, tokenizers={"text": tiny_recipe.tokenizers["text"]}, sources=(TextFileConfig(str(home / "a.txt"), chunk_chars=64),),
+        tiny_recipe, tokenizers={"text": tiny_recipe.tokenizers["text"]}, sources=(TextFile(str(home / "a.txt"), chunk_chars=64),),
         tasks=(Task((), ("text",)),), input_masking={}, sampling={}, model=replace(tiny_recipe.model, heads={}), start=start,
         train=replace(tiny_recipe.train, steps=30, seq_len=128))  # fmt: skip
     return train(recipe, home / "run")

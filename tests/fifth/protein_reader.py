@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtok.errors import UserError
+from mmtok.sources.base import Source
 
 
 def read_fasta(path: Path) -> list[tuple[str, str]]:
@@ -23,7 +24,7 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class FastaFile:
+class FastaFile(Source):
     """Examples {"family": text, "protein": residues}; every tenth record is held out."""
 
     path: str = ""
@@ -31,10 +32,6 @@ class FastaFile:
     @property
     def fields(self) -> dict[str, str]:
         return {"family": "text", "protein": "protein"}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return ("train", "heldout")
 
     def examples(self, split: str, cache: Path) -> Iterator[dict]:
         for i, (family, protein) in enumerate(read_fasta(Path(self.path))):

@@ -187,11 +187,11 @@ WRITES = {
         "from mmtok.sources.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')"
     ),
     "jets": (
-        "from mmtok.sources.jets import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2,"
+        "from mmtok.sources.jet_formats import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2,"
         " 3))])"
     ),
     "made jets": (
-        "from mmtok.sources.jets import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))],"
+        "from mmtok.sources.jet_formats import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))],"
         " numpy.array(['a']))"
     ),
     "picture": (

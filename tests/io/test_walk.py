@@ -7,7 +7,7 @@ import pytest
 from mmtok.errors import UserError
 from mmtok.io.walk import file_at, files_among, folder_at, walk
 from mmtok.sources.jets import JetFile
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 
 
 def put(folder, *names):
@@ -94,9 +94,9 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 def test_what_goes_with_the_files_is_kept_apart(tmp_path):
     put(tmp_path, "a.wav", "a.TXT", "b.md")
-    found = walk(tmp_path, (".wav",), beside=(".txt",))
+    found = walk(tmp_path, (".wav",), companions=(".txt",))
     assert (
-        [path.name for path in found.beside] == ["a.TXT"]
+        [path.name for path in found.companions] == ["a.TXT"]
         and names(found) == ["a.wav"]
         and ".txt files" not in found.left_out
     )
@@ -136,6 +136,6 @@ def test_places_are_found_or_what_to_name_is_said(tmp_path, monkeypatch):
 def test_a_pipe_is_no_file_of_a_source(tmp_path):
     """It would be waited for without end, and holds what it says once."""
     os.mkfifo(tmp_path / "p.txt")
-    for source in (TextFileConfig(str(tmp_path / "p.txt")), JetFile(str(tmp_path / "p.txt"))):
+    for source in (TextFile(str(tmp_path / "p.txt")), JetFile(str(tmp_path / "p.txt"))):
         with pytest.raises(UserError, match="p.txt: is a pipe or a device"):
             source.check()

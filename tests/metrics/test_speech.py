@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmtok.data.preparation import Preparer
+from mmtok.data.speech_preparation import SpeechPreparation
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
 from mmtok.metrics.speech import (
@@ -17,8 +19,6 @@ from mmtok.metrics.speech import (
     train_voice_judge,
     word_error_rate,
 )
-from mmtok.preparation import Preparer
-from mmtok.preparation.speech import SpeechPreparation
 from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.speech import DMelConfig
 

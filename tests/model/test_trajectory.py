@@ -7,6 +7,7 @@ import torch
 from mmtok.commands.sample import write_samples
 from mmtok.commands.strips import N_FRAMES, blanked, pictures, strip_of
 from mmtok.core.segment import Document, Segment, Signature, segment_of
+from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Euler
 from mmtok.heads.categorical import Chained
@@ -21,7 +22,6 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.report.gallery import OF_SOUND, trajectories
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
-from mmtok.sources.images import read_image
 from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.images import Pixels, PixelsConfig
 from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig

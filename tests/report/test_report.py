@@ -17,6 +17,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
@@ -25,8 +26,9 @@ from mmtok.report import html as page
 from mmtok.report.report import write_report
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run
-from mmtok.sources.images import ImageFolder, read_image, write_image
-from mmtok.sources.jets import write_jets
+from mmtok.sources.base import Source
+from mmtok.sources.images import ImageFolder, write_image
+from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.speech import write_sound
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -41,7 +43,7 @@ DMEL = DMelConfig(
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Spoken(Source):
     """Two tones with words, and bunches of particles with names."""
 
     rate_hz: int = 16_000
@@ -49,10 +51,6 @@ class Spoken:
     @property
     def fields(self):
         return {"caption": "text", "speech": "speech", "jets": "jets"}
-
-    @property
-    def splits(self):
-        return ("train", "heldout")
 
     def examples(self, split, cache):
         rng = np.random.default_rng(0)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from mmtok.cli import main
 from mmtok.core.segment import Document
 from mmtok.core.units import counted
+from mmtok.data.image_preparation import read_image
 from mmtok.run.run import open_run
-from mmtok.sources.images import read_image
 
 NAMES = ("pixels", "cascade", "frames", "codes")
 LATENTS = Path(__file__).parents[1] / "tiny" / "latents.py"

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mmtok.cli import main
-from mmtok.sources.images import read_image, write_image
+from mmtok.data.image_preparation import read_image
+from mmtok.sources.images import write_image
 from mmtok.train.log import read_log
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cascade.py"

@@ -18,7 +18,7 @@ from mmtok.run.run import open_run
 from mmtok.sources.base import Source
 from mmtok.sources.hub import HubTable
 from mmtok.sources.images import ImageFolder, write_image
-from mmtok.sources.jets import write_jets
+from mmtok.sources.jet_formats import write_jets
 from mmtok.train.log import read_log
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
@@ -321,7 +321,7 @@ def test_a_variant_changes_fields_of_its_parent(tmp_path):
         ("a = 1\nb = a / 0\n", "line 2: the recipe cannot be run: ZeroDivisionError"),
         ("recipe = (", "the recipe cannot be run: SyntaxError"),
         (
-            "from mmtok.sources.text import TextFileConfig\nTextFileConfig(chunk_chars=0)",
+            "from mmtok.sources.text import TextFile\nTextFileConfig(chunk_chars=0)",
             "chunk_chars is 0",
         ),
     ],

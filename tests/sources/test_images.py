@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmtok.data.image_preparation import read_image
 from mmtok.errors import UserError
+from mmtok.sources.base import split_order
 from mmtok.sources.images import (
     DIGIT_NAMES,
     SUFFIXES,
@@ -20,9 +22,7 @@ from mmtok.sources.images import (
     ScannedDigits,
     load_scans,
     noisy,
-    read_image,
     shifted,
-    split_order,
     write_image,
 )
 
@@ -308,7 +308,7 @@ def test_one_broken_picture_in_a_hundred_stops_nothing(tmp_path, monkeypatch):
     for name in ("040", "050"):
         (tmp_path / f"{name}.png").write_bytes(b"")
     monkeypatch.setattr(
-        "mmtok.sources.images.read_image",
+        "mmtok.sources.images.open_image",
         lambda *_: pytest.fail("nothing is read before all were looked at"),
     )
     with pytest.raises(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.sources.jets import JetFile, checked_jet, read_jets, write_jets
+from mmtok.sources.jet_formats import write_jets
+from mmtok.sources.jets import JetFile, checked_jet, read_jets
 from mmtok.sources.pythia import PythiaJets, make_chunk, versions
 
 
@@ -224,8 +225,8 @@ def test_pythia_jets(tmp_path, capfd):
     assert 140 < np.median(mass) < 210
     (made,) = tmp_path.glob("*.npz")
     assert all(
-        f"{name}-{made_by}" in made.name for name, made_by in versions().items()
-    ) and "pythia8mc-8." in source.described(tmp_path)
+        made_by in made.name for made_by in versions()
+    ) and "pythia8mc-8." in source.description(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -266,28 +267,23 @@ def test_jets_of_other_versions_are_made_anew_or_taken_where_none_can_be_made(
         "mmtok.sources.pythia._run",
         lambda source, chunks: ([np.ones((1, 3), np.float32)] * n for *_, n, _ in chunks),
     )
-    source, installed = (
-        PythiaJets(n_per_class=2, n_heldout=1),
-        {
-            "pythia8mc": "8.317.2",
-            "fastjet": "3.5.2.0",
-        },
-    )
+    source = PythiaJets(n_per_class=2, n_heldout=1)
+    installed = ["pythia8mc-8.317.2", "fastjet-3.5.2.0"]
     monkeypatch.setattr("mmtok.sources.pythia.versions", lambda: installed)
     first = source.make(tmp_path)
     assert (
-        source.described(tmp_path)
-        == source.described()
+        source.description(tmp_path)
+        == source.description()
         == "made by pythia8mc-8.317.2, fastjet-3.5.2.0"
     )
     assert source.make(tmp_path) == first and "8.317.2" in first.name
-    installed["pythia8mc"] = "8.318.2"
+    installed[0] = "pythia8mc-8.318.2"
     with pytest.warns(UserWarning, match="made anew.*8.317.2"):
         second = source.make(tmp_path)
     assert second != first and "8.318.2" in second.name
     first.unlink()
     installed.clear()
-    assert "8.318.2" in source.described(tmp_path) and "not installed" in source.described()
+    assert "8.318.2" in source.description(tmp_path) and "not installed" in source.description()
     with pytest.warns(UserWarning, match="8.318.2.* taken as they are"):
         assert source.make(tmp_path) == second
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.sources.screen import Limit, Screen, Screened
+from mmtok.sources.screen import Limit, Screen, ScreenedSource
 
 
 @dataclass(frozen=True)
-class Source(Screened):
+class Source(ScreenedSource):
     path: str = ""
 
 

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
+from mmtok.data.speech_preparation import read_sound
 from mmtok.errors import UserError
 from mmtok.sources.espeak import trim
 from mmtok.sources.speech import (
@@ -19,7 +20,6 @@ from mmtok.sources.speech import (
     SpeechFolder,
     SpokenDigits,
     heldout_strings,
-    read_sound,
     write_sound,
 )
 
@@ -345,7 +345,7 @@ def test_one_broken_file_in_a_hundred_stops_nothing_and_two_stop_before_the_work
         assert sum(len(list(source.examples(split, tmp_path))) for split in source.splits) == 99
     (tmp_path / "060.wav").write_bytes(b"")
     monkeypatch.setattr(
-        "mmtok.sources.speech.read_sound",
+        "mmtok.sources.speech.open_sound",
         lambda *_: pytest.fail("nothing is read before all were looked at"),
     )
     with pytest.raises(UserError, match="060.wav: 2 of 100 clips cannot be used"):

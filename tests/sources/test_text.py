@@ -1,9 +1,9 @@
-"""Text files: strict UTF-8, whole or not at all; passages that join to the file."""
+"""Text files: strict UTF-8, whole or not at all; chunks that join to the file."""
 
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.sources.text import TextFileConfig, passages, read_text, write_text
+from mmtok.sources.text import TextFile, chunks, read_text, write_text
 
 
 @pytest.mark.parametrize(
@@ -48,19 +48,19 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     ["", "a", "x" * 100, "one two three four five six seven " * 9, "line\nline\n\n  line\n" * 20],
 )
 @pytest.mark.parametrize("chunk_chars", [1, 2, 7, 40, 1000])
-def test_passages_join_to_the_text(text, chunk_chars):
-    cut = list(passages(text, chunk_chars))
+def test_chunks_join_to_the_text(text, chunk_chars):
+    cut = list(chunks(text, chunk_chars))
     assert "".join(cut) == text and all(0 < len(passage) <= chunk_chars for passage in cut)
 
 
-def test_passages_end_behind_white_space():
-    assert list(passages("seven eight nine", 12)) == ["seven eight ", "nine"]
+def test_chunks_end_behind_white_space():
+    assert list(chunks("seven eight nine", 12)) == ["seven eight ", "nine"]
 
 
 def test_source_holds_out_the_end(tmp_path):
     text = "one two three four five six seven eight nine ten " * 40
     write_text(tmp_path / "a.txt", text)
-    source = TextFileConfig(tmp_path / "a.txt", chunk_chars=50, heldout_share=0.25)
+    source = TextFile(tmp_path / "a.txt", chunk_chars=50, heldout_share=0.25)
     parts = {
         split: [example["text"] for example in source.examples(split, tmp_path)]
         for split in source.splits
@@ -72,7 +72,7 @@ def test_source_holds_out_the_end(tmp_path):
 
 def test_source_refuses_what_it_cannot_split(tmp_path):
     write_text(tmp_path / "a.txt", "ab")
-    source = TextFileConfig(tmp_path / "a.txt")
+    source = TextFile(tmp_path / "a.txt")
     assert [next(source.examples(split))["text"] for split in source.splits] == ["a", "b"]
     write_text(tmp_path / "a.txt", "a")
     with pytest.raises(UserError, match="longer"):
@@ -80,11 +80,11 @@ def test_source_refuses_what_it_cannot_split(tmp_path):
     with pytest.raises(UserError, match="no split 'test'"):
         next(source.examples("test"))
     with pytest.raises(UserError, match="no such file"):
-        next(TextFileConfig(tmp_path / "missing.txt").examples("train"))
+        next(TextFile(tmp_path / "missing.txt").examples("train"))
     with pytest.raises(UserError, match="chunk_chars"):
-        TextFileConfig(tmp_path / "a.txt", chunk_chars=0)
+        TextFile(tmp_path / "a.txt", chunk_chars=0)
     with pytest.raises(UserError, match="heldout_share"):
-        TextFileConfig(tmp_path / "a.txt", heldout_share=1.0)
+        TextFile(tmp_path / "a.txt", heldout_share=1.0)
 
 
 def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
@@ -96,15 +96,15 @@ def test_a_folder_of_texts_is_cut_at_the_end_of_all(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    source = TextFileConfig(str(tmp_path), chunk_chars=40, heldout_share=0.25)
+    source = TextFile(str(tmp_path), chunk_chars=40, heldout_share=0.25)
     with pytest.warns(UserWarning, match="left out 1 hidden"):
         parts = [[e["text"] for e in source.examples(split)] for split in source.splits]
     assert parts == [["a" * 40, "a" * 10, "b" * 40], ["b" * 10, "e" * 20]]
-    with pytest.warns(UserWarning, match="1 of 3 passages was left out: fewer characters than 20"):
+    with pytest.warns(UserWarning, match="1 of 3 chunks was left out: fewer characters than 20"):
         assert (
             len(
                 list(
-                    TextFileConfig(
+                    TextFile(
                         str(tmp_path), chunk_chars=40, heldout_share=0.25, min_chars=20
                     ).examples("train")
                 )
@@ -120,7 +120,7 @@ def test_one_broken_text_in_a_hundred_is_passed_over(tmp_path):
     with pytest.warns(
         UserWarning, match="1 of 100 files was passed over as unusable .*50.txt: not UTF-8"
     ):
-        TextFileConfig(str(tmp_path)).check()
+        TextFile(str(tmp_path)).check()
     (tmp_path / "60.txt").write_bytes(b"")
     with pytest.raises(UserError, match="60.txt: 2 of 100 files cannot be used"):
-        TextFileConfig(str(tmp_path)).check()
+        TextFile(str(tmp_path)).check()

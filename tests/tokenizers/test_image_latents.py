@@ -8,11 +8,12 @@ import torch
 
 from mmtok.cli import main
 from mmtok.core.segment import Segment
+from mmtok.data.image_preparation import read_image
 from mmtok.diffusion.likelihood import Bins
 from mmtok.errors import UserError
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.nn.denoisers import DiTConfig
-from mmtok.sources.images import read_image, write_image
+from mmtok.sources.images import write_image
 from mmtok.tokenizers import load
 from mmtok.tokenizers.image_latents import (
     KLPatches,

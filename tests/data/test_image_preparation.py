@@ -5,9 +5,10 @@ background.
 import numpy as np
 import pytest
 
+from mmtok.data.image_preparation import ImagePreparation
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
-from mmtok.preparation.images import ImagePreparation, Picture
+from mmtok.sources.base import Picture
 
 HALVES = np.repeat([[0] * 4 + [255] * 4], 4, 0).astype(np.uint8)  # (4, 8): left black, right white
 

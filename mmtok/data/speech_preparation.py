@@ -5,6 +5,7 @@ tokenizer takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.tally import Tally
 from mmtok.nn.resample import n_resampled, resample
+from mmtok.sources.base import Sound
+from mmtok.sources.speech import open_sound
 
 NAMED = {"left": 0, "right": 1}
 SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made
@@ -21,17 +24,6 @@ MOST_CHANNELS = 64  # more columns than that are samples that lie the wrong way 
 # one;
 # whatever loses more cancels out in part.
 LOSS_DB = 3.1
-
-
-@dataclass(frozen=True, eq=False)
-class Sound:
-    """A raw clip: float samples (N,) or (N, channels) within [-1, 1], their rate, and what the clip
-    is called.
-    """
-
-    samples: np.ndarray
-    rate_hz: int
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,3 +120,21 @@ def _checked(samples: np.ndarray) -> np.ndarray:
             "divide 16-bit samples by 32768"
         )
     return samples.reshape(len(samples), -1) if len(samples) else samples.reshape(0, 1)
+
+
+def read_sound(
+    path: str | Path, rate_hz: int = 16_000, channel: int | Literal["mix", "left", "right"] = "mix"
+) -> np.ndarray:
+    """A sound file -> float32 (N,) at rate_hz: the mix of its channels, or one of them.
+
+    Whatever was done to it is said in one warning.
+
+    Raises UserError as `open_sound` does, and for a channel that is not there.
+    """
+    sound = open_sound(path)
+    with Tally("clips") as tally:
+        tally.count()
+        try:
+            return SpeechPreparation(channel).prepare(sound, str(path), tally, rate_hz)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None

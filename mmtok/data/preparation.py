@@ -19,14 +19,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmtok.data.image_preparation import ImagePreparation
+from mmtok.data.speech_preparation import SpeechPreparation
+from mmtok.data.text_preparation import TextPreparation
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, read_json_as, to_plain
 from mmtok.io.tally import Tally
-from mmtok.preparation.images import ImagePreparation
-from mmtok.preparation.speech import SpeechPreparation
-from mmtok.preparation.text import TextPreparation
 
 PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
 DEFAULTS = {"text": TextPreparation(), "speech": SpeechPreparation(), "image": ImagePreparation()}

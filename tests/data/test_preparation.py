@@ -14,18 +14,18 @@ from PIL import Image
 from mmtok.commands import score as scoring
 from mmtok.commands.prompts import first_segment
 from mmtok.commands.tokenize import tokenize_files
+from mmtok.data.image_preparation import ImagePreparation
+from mmtok.data.preparation import DEFAULTS, chosen_preparation, load_preparation
+from mmtok.data.speech_preparation import SpeechPreparation
 from mmtok.data.tasks import Task
+from mmtok.data.text_preparation import TextPreparation
 from mmtok.data.tokens import read_tokens
 from mmtok.errors import UserError
-from mmtok.preparation import DEFAULTS, chosen_preparation, load_preparation
-from mmtok.preparation.images import ImagePreparation
-from mmtok.preparation.speech import SpeechPreparation
-from mmtok.preparation.text import TextPreparation
 from mmtok.run.build import fit, tokenise
 from mmtok.run.run import open_run
 from mmtok.sources.images import ImageFolder
 from mmtok.sources.speech import SpeechFolder
-from mmtok.sources.text import TextFileConfig
+from mmtok.sources.text import TextFile
 
 RNG = np.random.default_rng(0)
 FIELDS = {"text": "text", "speech": "speech", "image": "image"}
@@ -34,7 +34,7 @@ FIELDS = {"text": "text", "speech": "speech", "image": "image"}
 def make_text(folder):
     path = folder / "book.txt"
     path.write_text("CAFE\u0301 au lait\n", encoding="utf-8")
-    return TextFileConfig(str(path), chunk_chars=64, heldout_share=0.4), path
+    return TextFile(str(path), chunk_chars=64, heldout_share=0.4), path
 
 
 def make_speech(folder):

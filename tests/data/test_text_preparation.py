@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmtok.data.text_preparation import TextPreparation
 from mmtok.io.tally import Tally
-from mmtok.preparation.text import TextPreparation
 
 CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
 

@@ -7,6 +7,7 @@ opacity.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,20 +15,11 @@ from PIL import Image, ImageColor
 
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
+from mmtok.sources.base import Picture
+from mmtok.sources.images import open_image
 
 SAME_ASPECT = 0.01  # sides whose ratios differ by less look alike
 SMOOTH = Image.Resampling.BICUBIC  # with smoothing where a picture shrinks
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A raw picture: its pixels, what it is called, and what its reader had to do to it, as a
-    `Tally` says it.
-    """
-
-    pixels: np.ndarray
-    name: str = ""
-    done: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,3 +123,15 @@ class ImagePreparation:
             tuple((want - new) // 2 for want, new in zip(size, inside)),
         )
         return padded
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as uint8 (Y, X) or (Y, X, 3); what is transparent is laid over white.
+
+    Whatever was done to it is said in one warning.
+
+    Raises UserError as `open_image` does.
+    """
+    with Tally("images") as tally:
+        tally.count()
+        return ImagePreparation().prepare(open_image(path), str(path), tally)

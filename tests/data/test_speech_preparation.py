@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from mmtok.data.speech_preparation import SpeechPreparation, mix_loss_db
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
-from mmtok.preparation.speech import Sound, SpeechPreparation, mix_loss_db
+from mmtok.sources.base import Sound
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
 OTHER = (0.5 * np.sin(2 * np.pi * 613 * np.arange(16_000) / 16_000)).astype(np.float32)
