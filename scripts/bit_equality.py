@@ -178,8 +178,8 @@ def tiny_head(head: Any) -> Any:
         return replace(head, bound_draws=4, network=DiTConfig(depth=1, width=16, n_heads=2))
     if isinstance(head, Cascade):
         network = UNetConfig(widths=(8, 8), blocks=1, n_heads=2)
-        small = lambda stage: replace(stage, steps=2, ode_steps=1, network=network)
-        return replace(head, stages=tuple(map(small, head.stages)))
+        stages = [replace(stage, steps=2, ode_steps=1, network=network) for stage in head.stages]
+        return replace(head, stages=tuple(stages))
     return head
 
 
@@ -235,8 +235,11 @@ def held_out(run: Run, task: Task) -> list[tuple[Segment, ...]]:
     """A few held-out documents of a task: segments in the order of its fields."""
     names = (*task.inputs, *task.targets)
     rows = list(islice(run.examples("heldout", *names), N_DOCUMENTS))
-    encode = lambda f: run.tokenizers[run.recipe.fields[f]].encode_batch([row[f] for row in rows])
-    return list(zip(*map(encode, names)))
+    columns = []
+    for name in names:
+        tokenizer = run.tokenizers[run.recipe.fields[name]]
+        columns.append(tokenizer.encode_batch([row[name] for row in rows]))
+    return list(zip(*columns, strict=True))
 
 
 def sample_digest(run: Run, seed: int) -> str:
@@ -280,9 +283,12 @@ def made_by(families: Sequence[str], work: Path, seed: int) -> Iterator[tuple[st
         folder, start = work / family, time.perf_counter()
         folder.mkdir(parents=True)
         try:
-            with open(folder / "said.txt", "w") as said, redirect_stderr(said):
-                with warnings.catch_warnings(action="ignore"):  # such sketches fit nothing well
-                    found = figures(family, folder, seed)
+            with (
+                open(folder / "said.txt", "w") as said,
+                redirect_stderr(said),
+                warnings.catch_warnings(action="ignore"),  # such sketches fit nothing well
+            ):
+                found = figures(family, folder, seed)
         except Exception as error:
             traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -308,11 +314,12 @@ def verdict(before: Any, now: Any) -> str:
         return "equal"
     if not isinstance(before, list):
         return "DIFFERS"
-    first = 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now)))
+    first = 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
     return f"DIFFERS from number {first} on, of {len(now)}"
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Saves or compares as the command line says. Returns the exit status."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)}")

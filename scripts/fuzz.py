@@ -1,12 +1,13 @@
-"""Damaged files of every kind, fed to whatever opens them: python scripts/fuzz.py KIND N [--seed S]
-[--keep DIR]
+"""Damaged files of every kind, given to whatever opens them.
 
-KIND is one of those that `--list` names, or `all`, among which N inputs are shared out. Each input
-is a sound file, made here, that was damaged in one way; it must be read, or be refused in one line
-that names it. Anything else is a fault: a traceback, a process that dies, 20 seconds without an
-answer, more memory than the budget, a line that names nothing. A worker process of limited memory
-takes one input after another. The table counts them; of each fault the first input is kept in DIR,
-and the exit status is 1.
+    python scripts/fuzz.py KIND N [--seed S] [--keep DIR]
+
+KIND is one that `--list` names, or `all`, which get N inputs in turn. Each input is a sound file,
+made here, that was damaged in one way. It must be read, or be refused in one line that names it.
+Anything else is a fault: a traceback, a process that dies, 20 seconds without an answer, more
+memory than the budget, a line that names nothing. A worker process of limited memory takes one
+input after another. The table counts the outcomes. The first input of each fault is kept in DIR,
+and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 BUDGET = 256 * 10**6  # bytes that reading one file may take
-SLACK = 64 * 10**6  # that it may take beyond: libraries' caches, the allocator
-SPACE = 4 * 10**9  # of addresses beyond what the imports took
-HANGS = 20.0  # seconds
+SLACK = 64 * 10**6  # bytes beyond the budget: libraries' caches, the allocator
+ADDRESS_SPACE = 4 * 10**9  # bytes beyond what the imports took
+TIMEOUT_S = 20.0
 FAULTS = ("traceback", "died", "hang", "memory", "unnamed")
 
 
 def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[str, str]:
-    """What becomes of input i of a kind: ("read" | "refused" | a fault, what was said).
+    """Makes input i of a kind in `folder`, and opens it.
 
-    The input lies in `folder` afterwards.
+    Returns:
+        "read", "refused" or a fault; and the message.
     """
     from fuzz_kinds import KINDS, damage
-
-    from mmtok.errors import UserError
 
     try:
         path = damage(kind, [seed, i], home, folder)
@@ -51,25 +52,40 @@ def outcome_of(kind: str, seed: int, i: int, home: Path, folder: Path) -> tuple[
         return "died", f"the input cannot be made: {traceback.format_exc()}"
     before = _memory("VmRSS")
     _reset_peak()
+    outcome, message = _load(KINDS[kind].load, path)
+    grown = _memory("VmHWM") - before
+    if grown > BUDGET + SLACK or "more memory than there is" in message:
+        return "memory", f"{grown / 1e6:.0f} MB; {message}"
+    message = _escaped(message)
+    if outcome == "refused" and not _is_one_line_about(folder.name, message):
+        return "unnamed", message
+    return outcome, message
+
+
+def _load(load: Callable[[Path], object], path: Path) -> tuple[str, str]:
+    """Opens an input. Returns "read", "refused" or "traceback", and the message."""
+    from mmtok.errors import UserError
+
     try:
-        KINDS[kind].load(path)
-        said, what = "", "read"
+        load(path)
     except UserError as error:
-        said, what = str(error), "refused"
+        return "refused", str(error)
     except OSError as error:
-        said, what = f"{error.filename}: {error.strerror}", "refused"
         if error.filename is None:
-            said, what = traceback.format_exc(), "traceback"
+            return "traceback", traceback.format_exc()
+        return "refused", f"{error.filename}: {error.strerror}"
     except BaseException:
-        said, what = traceback.format_exc(), "traceback"
-    if _memory("VmHWM") - before > BUDGET + SLACK or "more memory than there is" in said:
-        return "memory", f"{(_memory('VmHWM') - before) / 1e6:.0f} MB; {said}"
-    said = said.encode("utf-8", "backslashreplace").decode()
-    if what == "refused" and not (
-        folder.name in said and len(said.splitlines()) == 1 and len(said) < 1000
-    ):
-        return "unnamed", said
-    return what, said
+        return "traceback", traceback.format_exc()
+    return "read", ""
+
+
+def _escaped(message: str) -> str:
+    """The message without lone surrogates, which no pipe takes."""
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_one_line_about(name: str, message: str) -> bool:
+    return name in message and len(message.splitlines()) == 1 and len(message) < 1000
 
 
 def _memory(name: str) -> int:
@@ -86,24 +102,24 @@ def _reset_peak() -> None:
 # ---- the worker
 
 
-def work(pipe, home: str) -> None:
-    """Answer (kind, seed, i, folder) with what became of it, until the pipe closes."""
+def work(pipe: Connection, home: str) -> None:
+    """Answers (kind, seed, i, folder) with `outcome_of` it, until the pipe closes."""
     from fuzz_kinds import warm_up
 
     from mmtok.io import memory_budget
 
     warnings.simplefilter("ignore")
     memory_budget.set_limit(str(BUDGET))
-    with contextlib.redirect_stderr(io.StringIO()) as told:
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             warm_up(Path(home))
         except BaseException:
-            sys.__stderr__.write(told.getvalue())
+            sys.__stderr__.write(errors.getvalue())
             raise
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    limit = _memory("VmSize") + SPACE
+    limit = _memory("VmSize") + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send("ready")
@@ -112,25 +128,26 @@ def work(pipe, home: str) -> None:
             kind, seed, i, folder = pipe.recv()
         except EOFError:
             return
-        what, said = outcome_of(kind, seed, i, Path(home), Path(folder))
-        pipe.send((what, said.encode("utf-8", "backslashreplace").decode()))
+        outcome, message = outcome_of(kind, seed, i, Path(home), Path(folder))
+        pipe.send((outcome, _escaped(message)))
 
 
 class Worker:
     """A process that is started again when it died or hung."""
 
     def __init__(self, home: Path):
-        self.home, self._process = home, None
+        self.home = home
+        self._process: multiprocessing.process.BaseProcess | None = None
 
     def ask(self, kind: str, seed: int, i: int, folder: Path) -> tuple[str, str]:
-        """What became of an input, death and hanging included."""
+        """The outcome of an input, death and hanging included."""
         if self._process is None:
             self._start()
         self._pipe.send((kind, seed, i, str(folder)))
         try:
-            if self._pipe.poll(HANGS):
+            if self._pipe.poll(TIMEOUT_S):
                 return self._pipe.recv()
-            found = ("hang", f"no answer in {HANGS:.0f} s")
+            found = ("hang", f"no answer in {TIMEOUT_S:.0f} s")
         except (EOFError, OSError):
             self._process.join()
             found = ("died", f"exit code {self._process.exitcode}")
@@ -146,7 +163,7 @@ class Worker:
         self._pipe.recv()
 
     def stop(self) -> None:
-        """End the process; the next question starts another."""
+        """Ends the process; the next input starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -157,20 +174,20 @@ class Worker:
 
 
 def shares(kinds: list[str], n: int) -> Iterator[tuple[str, int]]:
-    """(kind, number of the input) of n inputs, shared out evenly."""
+    """Yields n times (kind, number of the input); kinds take turns."""
     for i in range(n):
         yield kinds[i % len(kinds)], i // len(kinds)
 
 
 def run(kinds: list[str], n: int, seed: int, keep: Path) -> dict[str, Counter]:
-    """Kind -> how often which outcome.
+    """Tries n inputs, and counts the outcomes by kind.
 
-    The first input of each fault is kept, with what was said.
+    The first input of each fault is kept in `keep`, with its message.
     """
     from fuzz_kinds import make_sound
 
     counts: dict[str, Counter] = {kind: Counter() for kind in kinds}
-    seen: set[tuple[str, str, str]] = set()
+    known: set[tuple[str, str, str]] = set()
     with tempfile.TemporaryDirectory(prefix="mmtok-fuzz-") as home:
         make_sound(Path(home))
         worker = Worker(Path(home))
@@ -178,19 +195,17 @@ def run(kinds: list[str], n: int, seed: int, keep: Path) -> dict[str, Counter]:
             for kind, i in shares(kinds, n):
                 folder = Path(home) / "damaged" / f"{kind}-{seed}-{i}"
                 start = time.perf_counter()
-                what, said = worker.ask(kind, seed, i, folder)
-                counts[kind][what] += 1
-                counts[kind]["slowest"] = max(counts[kind]["slowest"], time.perf_counter() - start)
-                cause = (kind, what, said.strip().splitlines()[-1][:60] if said else "")
-                if what in FAULTS and cause not in seen:
-                    seen.add(cause)
-                    print(
-                        f"{what}: {folder.name}:"
-                        f" {said.strip().splitlines()[-1][:300] if said else ''}",
-                        flush=True,
-                    )
+                outcome, message = worker.ask(kind, seed, i, folder)
+                took = time.perf_counter() - start
+                counts[kind][outcome] += 1
+                counts[kind]["slowest"] = max(counts[kind]["slowest"], took)
+                last_line = message.strip().splitlines()[-1] if message else ""
+                fault = (kind, outcome, last_line[:60])
+                if outcome in FAULTS and fault not in known:
+                    known.add(fault)
+                    print(f"{outcome}: {folder.name}: {last_line[:300]}", flush=True)
                     shutil.copytree(folder, keep / folder.name, dirs_exist_ok=True)
-                    (keep / f"{folder.name}.txt").write_text(f"{what}\n{said}\n")
+                    (keep / f"{folder.name}.txt").write_text(f"{outcome}\n{message}\n")
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             worker.stop()
@@ -198,63 +213,52 @@ def run(kinds: list[str], n: int, seed: int, keep: Path) -> dict[str, Counter]:
 
 
 def table(counts: dict[str, Counter]) -> str:
-    """The counts as a table, a row per kind."""
-    columns = ("inputs", "read", "refused", *FAULTS, "slowest")
-    rows = [("kind", *columns)]
-    for kind, counted in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        n = sum(counted[what] for what in ("read", "refused", *FAULTS))
-        slowest = (
-            max((c["slowest"] for c in counts.values()), default=0)
-            if kind == "all"
-            else counted["slowest"]
-        )
-        rows.append(
-            (kind, str(n), *(str(counted[what]) for what in columns[1:-1]), f"{slowest:.1f} s")
-        )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if k == 0 else cell.rjust(w)
-            for k, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    )
+    """The counts as a table, a row per kind and one for all."""
+    outcomes = ("read", "refused", *FAULTS)
+    total = sum(counts.values(), Counter())
+    total["slowest"] = max((counted["slowest"] for counted in counts.values()), default=0)
+    rows = [("kind", "inputs", *outcomes, "slowest")]
+    for kind, counted in [*counts.items(), ("all", total)]:
+        numbers = [counted[outcome] for outcome in outcomes]
+        cells = [str(number) for number in (sum(numbers), *numbers)]
+        rows.append((kind, *cells, f"{counted['slowest']:.1f} s"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        shown = [cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *shown]))
+    return "\n".join(lines)
 
 
 def main() -> int:
+    """Tries the kinds that the command line names. Returns the exit status."""
     from fuzz_kinds import KINDS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "kind",
-        nargs="?",
-        default="all",
-        help="what is damaged, several joined by commas (default: all)",
-    )
-    parser.add_argument(
-        "n", nargs="?", type=int, default=1000, help="how many inputs (default: 1000)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
+    add = parser.add_argument
+    add("kind", nargs="?", default="all", help="kinds to damage, joined by commas (default: all)")
+    add("n", nargs="?", type=int, default=1000, help="how many inputs (default: 1000)")
+    add("--seed", type=int, default=0)
+    add(
         "--keep",
         type=Path,
         default=Path("fuzz"),
         help="where the first input of each fault goes (default: fuzz/)",
     )
-    parser.add_argument("--list", action="store_true", help="name the kinds")
-    asked = parser.parse_args()
-    kinds = list(KINDS) if asked.kind == "all" else asked.kind.split(",")
+    add("--list", action="store_true", help="name the kinds")
+    options = parser.parse_args()
+    kinds = list(KINDS) if options.kind == "all" else options.kind.split(",")
     unknown = [kind for kind in kinds if kind not in KINDS]
-    if asked.list or unknown:
-        print(
-            *([f"unknown: {', '.join(unknown)}; known are:"] if unknown else []), *KINDS, sep="\n"
-        )
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}; known are:")
+    if unknown or options.list:
+        print(*KINDS, sep="\n")
         return 2 if unknown else 0
-    counts = run(kinds, asked.n, asked.seed, asked.keep)
+    counts = run(kinds, options.n, options.seed, options.keep)
     print(table(counts))
-    return int(any(counted[what] for counted in counts.values() for what in FAULTS))
+    return int(any(counted[fault] for counted in counts.values() for fault in FAULTS))
 
 
 if __name__ == "__main__":

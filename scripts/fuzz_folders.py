@@ -1,9 +1,9 @@
-"""The folders among the inputs of scripts/fuzz.py: tokenizers, recipes, runs and exports, made and
-opened.
-"""
+"""The folders among the inputs of scripts/fuzz.py: tokenizers, recipes, runs and exports."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,8 @@ import numpy as np
 
 
 def tokenizer_maker(kind: str) -> Callable[[Path], Path]:
+    """A function that saves a tokenizer of MAKERS in a folder."""
+
     def make(folder: Path) -> Path:
         MAKERS[kind]().save(folder / "t")
         ways.write_folder(folder / "t", {"fidelity.json": b'{"exact_share": 1.0}'})
@@ -82,12 +84,21 @@ def _default(modality: str) -> Callable[[], object]:
 
 
 MAKERS = {
-    "bytes": _default("text"), "sentencepiece": _sentencepiece, "pretrained": _pretrained, "dmel": _default("speech"), "logmel": _log_mel,
-    "pixels": _default("image"), "vqpatches": _vq, "pixellatents": _pixel_latents, "klpatches": _kl, "jetgrid": _default("jets"),
-}  # fmt: skip
+    "bytes": _default("text"),
+    "sentencepiece": _sentencepiece,
+    "pretrained": _pretrained,
+    "dmel": _default("speech"),
+    "logmel": _log_mel,
+    "pixels": _default("image"),
+    "vqpatches": _vq,
+    "pixellatents": _pixel_latents,
+    "klpatches": _kl,
+    "jetgrid": _default("jets"),
+}
 
 
 def load_tokenizer(path: Path) -> None:
+    """Describes a tokenizer's folder, loads it and encodes a signal, if that is a small one."""
     from mmtok.commands.show import describe_tokenizer
     from mmtok.errors import UserError
     from mmtok.tokenizers import load
@@ -95,19 +106,18 @@ def load_tokenizer(path: Path) -> None:
     describe_tokenizer(path)
     tokenizer = load(path)
     config = tokenizer.config
-    small = getattr(config, "height", None) or 4, getattr(config, "width", None) or 4
-    if max(small) > 64 or getattr(getattr(config, "mel", None), "n_fft", 0) > 2**14:
+    size = (getattr(config, "height", None) or 4, getattr(config, "width", None) or 4)
+    n_fft = getattr(getattr(config, "mel", None), "n_fft", 0)
+    if max(size) > 64 or n_fft > 2**14:
         return
     signal = {
         "text": "seven",
         "speech": ways.SINE,
         "jets": ways.JETS[0],
-        "image": np.zeros(small, np.uint8),
+        "image": np.zeros(size, np.uint8),
     }[tokenizer.signature.modality]
-    try:
+    with contextlib.suppress(UserError):  # it takes other signals; that is no fault of the folder
         tokenizer.encode(signal)
-    except UserError:  # it takes other signals, which it says of the signal and not of the folder
-        return
 
 
 # ---- recipes and runs
@@ -123,11 +133,18 @@ def _recipe():
     from mmtok.train.config import TrainConfig
 
     trunk = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=16)
-    return Recipe("tiny", {"text": BytesConfig()}, (TextFile("a.txt"),), (Task((), ("text",)),), DecoderConfig(trunk),
-                  TrainConfig(steps=2, batch_size=2, seq_len=512, checkpoint_every=1, log_every=1))  # fmt: skip
+    return Recipe(
+        "tiny",
+        {"text": BytesConfig()},
+        (TextFile("a.txt"),),
+        (Task((), ("text",)),),
+        DecoderConfig(trunk),
+        TrainConfig(steps=2, batch_size=2, seq_len=512, checkpoint_every=1, log_every=1),
+    )
 
 
 def recipe_json(folder: Path) -> Path:
+    """Writes the quickstart's recipe as JSON."""
     from mmtok.run.recipe import load_recipe
 
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "digits.py")
@@ -135,6 +152,7 @@ def recipe_json(folder: Path) -> Path:
 
 
 def load_recipe_file(path: Path) -> None:
+    """Loads a recipe and describes it."""
     from mmtok.commands.show import describe
     from mmtok.run.recipe import load_recipe
 
@@ -142,8 +160,7 @@ def load_recipe_file(path: Path) -> None:
 
 
 def make_run(folder: Path) -> Path:
-    import contextlib
-    import io
+    """Trains a tiny run of text, and adds an evaluation and samples."""
     from dataclasses import replace
 
     from mmtok.run.build import train
@@ -157,15 +174,18 @@ def make_run(folder: Path) -> Path:
         "text_from_nothing": {"share": 0.5},
     }
     index = [{"file": "nothing-000.txt", "frames": 5, "stop": "end"}]
-    ways.write_folder(folder / "run", {
-        "evaluation.json": json.dumps(figures).encode(), "samples/asked/index.json": json.dumps(index).encode(),
-        "samples/text_from_nothing.json": b'[{"truth": "seven", "read": "even"}]', "samples/asked/nothing-000.txt": b"seven",
-    })  # fmt: skip
+    files = {
+        "evaluation.json": json.dumps(figures).encode(),
+        "samples/asked/index.json": json.dumps(index).encode(),
+        "samples/text_from_nothing.json": b'[{"truth": "seven", "read": "even"}]',
+        "samples/asked/nothing-000.txt": b"seven",
+    }
+    ways.write_folder(folder / "run", files)
     return folder / "run"
 
 
 def load_run(path: Path) -> None:
-    """Every JSON of a run by what reads it, its tokens, weights and checkpoints."""
+    """Reads every file of a run: its JSON, tokens, weights and checkpoints."""
     from mmtok.commands.export import export
     from mmtok.commands.sample import read_index
     from mmtok.evaluation.evaluate import evaluate
@@ -194,6 +214,7 @@ def load_run(path: Path) -> None:
 
 
 def make_llama(folder: Path) -> Path:
+    """Exports a tiny run as a Llama of transformers."""
     from mmtok.commands.export import export
     from mmtok.run.run import open_run
 
@@ -202,6 +223,7 @@ def make_llama(folder: Path) -> Path:
 
 
 def load_llama_folder(path: Path) -> None:
+    """Reads an exported folder as training from it does."""
     from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes
     from mmtok.tokenizers.pretrained import PretrainedTextConfig
 

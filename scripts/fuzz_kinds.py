@@ -1,10 +1,9 @@
-"""The kinds of input of scripts/fuzz.py: how a sound one is made, what of it is damaged and how,
-and what opens it.
-"""
+"""The kinds of input of scripts/fuzz.py: how a sound one is made, damaged and opened."""
 
 from __future__ import annotations
 
 import gzip
+import lzma
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,18 +12,21 @@ from pathlib import Path
 import fuzz_files as ways
 import fuzz_folders as folders
 import numpy as np
-from fuzz_files import ANY, JETS, SINE, Change, written
+from fuzz_files import ANY, JETS, SINE, Change, choice, written
 
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Kind:
-    """make(folder): write a sound input, return its path. load(path): open it as the package does.
+    """One kind of input.
 
-    own    changes that know the format, by the suffix or name of the file that they are for; half
-           of the inputs get one of them
-    among  of a folder: patterns of the files that are damaged
+    Attributes:
+        make: Writes a sound input into a folder, and returns its path.
+        load: Opens an input as the package does.
+        own: Changes that know the format, by suffix or name of the file that they are for. Half
+            of the inputs get one of them.
+        among: Of an input that is a folder: patterns of the files that are damaged.
     """
 
     make: Callable[[Path], Path]
@@ -34,43 +36,45 @@ class Kind:
 
 
 def damage(kind: str, seed: list[int], home: Path, folder: Path) -> Path:
-    """Write a damaged input of a kind into `folder`; the same for the same seed.
+    """Writes a damaged input into `folder`; the same for the same seed.
 
-    home: as `make_sound` left it.
+    home: The folder that `make_sound` filled.
     """
-    dice = np.random.default_rng([*seed, list(KINDS).index(kind)])
-    about, place = KINDS[kind], home / "sound" / kind
+    generator = np.random.default_rng([*seed, list(KINDS).index(kind)])
+    about = KINDS[kind]
+    place = home / "sound" / kind
     shutil.copytree(place, folder)
     path = folder / (place / ".path").read_text()
     (folder / ".path").unlink()
     target = path
     if path.is_dir():
         files = sorted(p for pattern in about.among for p in path.glob(pattern))
-        target = files[dice.integers(len(files))]
+        target = choice(files, generator)
     sound = target.read_bytes()
     own = about.own.get(target.name) or about.own.get(target.suffix)
-    if dice.random() < 0.03:
-        changed = _another(home, dice)
-    elif own is not None and dice.random() < 0.6:
-        changed = own(sound, dice)
+    if generator.random() < 0.03:
+        changed = _another(home, generator)
+    elif own is not None and generator.random() < 0.6:
+        changed = own(sound, generator)
     else:
-        changed = ANY[dice.integers(len(ANY))](sound, dice) if sound else b"\0"
-        while dice.random() < 0.3 and changed:
-            changed = ANY[dice.integers(len(ANY))](changed, dice)
+        changed = choice(ANY, generator)(sound, generator) if sound else b"\0"
+        while generator.random() < 0.3 and changed:
+            changed = choice(ANY, generator)(changed, generator)
     target.write_bytes(changed)
     return path
 
 
-def _another(home: Path, dice: np.random.Generator) -> bytes:
-    """A sound file of whatever kind, in the place of this one; or none at all."""
-    files = sorted(
-        p for p in (home / "sound").rglob("*") if p.is_file() and p.stat().st_size < 10**6
-    )
-    return files[dice.integers(len(files))].read_bytes() if dice.random() < 0.9 else b""
+def _another(home: Path, generator: np.random.Generator) -> bytes:
+    """A sound file of any kind in the place of this one; or an empty one."""
+    if generator.random() < 0.1:
+        return b""
+    paths = (home / "sound").rglob("*")
+    files = sorted(p for p in paths if p.is_file() and p.stat().st_size < 10**6)
+    return choice(files, generator).read_bytes()
 
 
 def make_sound(home: Path, kinds: Iterable[str] | None = None) -> None:
-    """Write a sound input of every kind (or of these) into HOME/sound/KIND; `.path` names it there."""
+    """Writes sound inputs (of all kinds by default) into HOME/sound/KIND; `.path` names them."""
     for name in KINDS if kinds is None else kinds:
         kind = KINDS[name]
         folder = home / "sound" / name
@@ -80,9 +84,7 @@ def make_sound(home: Path, kinds: Iterable[str] | None = None) -> None:
 
 
 def warm_up(home: Path) -> None:
-    """Open every sound input once, so that imports and caches are no part of what a damaged one
-    takes.
-    """
+    """Opens every sound input once: memory of imports and caches must not count later."""
     for name, kind in KINDS.items():
         copy = home / "warm" / name
         if copy.exists():
@@ -171,10 +173,12 @@ def _load_jets(path: Path) -> None:
 
 
 def _idx(suffix: str, pack: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
-    return lambda folder: written(
-        folder / f"a{suffix}",
-        pack(bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(range(18))),
-    )
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3])
+
+    def make(folder: Path) -> Path:
+        return written(folder / f"a{suffix}", pack(header + bytes(range(18))))
+
+    return make
 
 
 def _load_idx(path: Path) -> None:
@@ -192,10 +196,8 @@ def _transcripts(
     def make(folder: Path) -> Path:
         _sound(".wav")(folder)
         rows = [("file", "text"), ("a.wav", '"seven, eight"')]
-        return written(
-            folder / f"transcripts{suffix}",
-            packed("\n".join(separator.join(row) for row in rows).encode() + b"\n"),
-        )
+        text = "".join(separator.join(row) + "\n" for row in rows)
+        return written(folder / f"transcripts{suffix}", packed(text.encode()))
 
     return make
 
@@ -254,28 +256,46 @@ RUN_FILES = (
     "tokens/*.parquet",
     "tokenizers/*/*.json",
 )
-KINDS: dict[str, Kind] = {
+SIGNALS = {
     "text": Kind(_text, _load_text),
-    "csv": Kind(_transcripts(".csv", ","), _load_transcripts, {".csv": ways.table_changed}),
-    "tsv": Kind(_transcripts(".tsv", "\t"), _load_transcripts, {".tsv": ways.table_changed}),
-    "csv.gz": Kind(_transcripts(".csv.gz", ",", gzip.compress), _load_transcripts, {".gz": ways.packed_table}),
-    "jsonl": Kind(_json_table, _load_transcripts, JSONS),
     "wav": Kind(_sound(".wav"), _load_sound, {".wav": ways.wav_changed}),
     "flac": Kind(_sound(".flac"), _load_sound, {".flac": ways.flac_changed}),
     "ogg": Kind(_sound(".ogg"), _load_sound),
     "mp3": Kind(_sound(".mp3"), _load_sound),
     "png": Kind(_image(".png"), _load_image, {".png": ways.png_changed}),
-    **{name: Kind(_image(f".{name}"), _load_image) for name in ("jpg", "gif", "bmp", "tif", "webp", "ppm")},
     "npy": Kind(_jets(".npy"), _load_jets, {".npy": ways.npy_changed}),
     "npz": Kind(_jets(".npz"), _load_jets, {".npz": ways.npz_changed}),
     "h5": Kind(_jetnet, _load_jets, {".h5": ways.h5_changed}),
     "parquet": Kind(_jets(".parquet"), _load_jets, {".parquet": ways.parquet_changed}),
     "idx": Kind(_idx("", bytes), _load_idx, {"a": ways.idx_changed}),
     "idx.gz": Kind(_idx(".gz", gzip.compress), _load_idx, {".gz": ways.packed_idx}),
-    "idx.xz": Kind(_idx(".xz", ways.xz), _load_idx),
+    "idx.xz": Kind(_idx(".xz", lzma.compress), _load_idx),
+}
+OTHER_PICTURES = {
+    name: Kind(_image(f".{name}"), _load_image)
+    for name in ("jpg", "gif", "bmp", "tif", "webp", "ppm")
+}
+TABLES = {
+    "csv": Kind(_transcripts(".csv", ","), _load_transcripts, {".csv": ways.table_changed}),
+    "tsv": Kind(_transcripts(".tsv", "\t"), _load_transcripts, {".tsv": ways.table_changed}),
+    "csv.gz": Kind(
+        _transcripts(".csv.gz", ",", gzip.compress), _load_transcripts, {".gz": ways.packed_table}
+    ),
+    "jsonl": Kind(_json_table, _load_transcripts, JSONS),
+}
+TOKENIZERS = {
+    f"tokenizer-{name}": Kind(
+        folders.tokenizer_maker(name), folders.load_tokenizer, JSONS, among=("*",)
+    )
+    for name in folders.MAKERS
+}
+KINDS: dict[str, Kind] = {
+    **SIGNALS,
+    **OTHER_PICTURES,
+    **TABLES,
     "tokens": Kind(_tokens, _load_tokens, {".parquet": ways.parquet_changed}),
-    **{f"tokenizer-{name}": Kind(folders.tokenizer_maker(name), folders.load_tokenizer, JSONS, ("*",)) for name in folders.MAKERS},
+    **TOKENIZERS,
     "recipe": Kind(folders.recipe_json, folders.load_recipe_file, JSONS),
     "run": Kind(folders.make_run, folders.load_run, JSONS, RUN_FILES),
-    "llama": Kind(folders.make_llama, folders.load_llama_folder, JSONS, ("*",)),
-}  # fmt: skip
+    "llama": Kind(folders.make_llama, folders.load_llama_folder, JSONS, among=("*",)),
+}

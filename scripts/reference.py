@@ -156,8 +156,8 @@ def band(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> Band
     """The band around the curves (S, K) of S seeds: from least to greatest, widened.
 
     It is widened by LEAST of the mean, or by SPREADS standard deviations between the seeds where
-    that is more. A step's deviation is pooled over the steps from half of it to twice it, because three
-    numbers give a poor estimate.
+    that is more. A step's deviation is pooled over the steps from half of it to twice it, because
+    three numbers give a poor estimate.
     """
     x = np.array(curves, float)  # None becomes nan
     at = np.array(steps)
