@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ LATE = {
 
 
 LONGEST_FILE = 600
+# What is left of an older style. These only shrink.
+WIDE_LINES = 200
+NAMED_LAMBDAS = 110
+CONDITIONALS = 14.5
+UNDOCUMENTED = 16
+OLD_NAMES_LEFT = 16
 
 # Words of the first edition, each with the one that the field has for it.
 OLD_NAMES = {
@@ -70,7 +77,6 @@ OLD_NAMES = {
     "everyones": "all_gather",
     "lay_out": "prepare_linear",
     "LevelEmbedding": "TimestepEmbedding",
-    "links": "channel_logits",
     "MaskedCodes": "MaskedDiffusion",
     "modulated": "modulate",
     "Nats": "LogLikelihood",
@@ -132,6 +138,7 @@ def is_type_checking(node):
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
+@cache
 def parsed():
     trees = {path: ast.parse(path.read_text(), str(path)) for path in files()}
     modules = {module_of(path) for path in trees}
@@ -197,6 +204,7 @@ def test_heavy_and_optional_packages_are_imported_late():
 # ---- how code is written
 
 
+@cache
 def sources(*rooms):
     """Path from the root -> text, of all Python files in these folders."""
     root = HOUSE.parent
