@@ -189,7 +189,7 @@ def load_run(path: Path) -> None:
     from mmtok.commands.export import export
     from mmtok.commands.sample import read_index
     from mmtok.evaluation.evaluate import evaluate
-    from mmtok.report.gallery import sample_section
+    from mmtok.report.report import sample_section
     from mmtok.run.run import open_run
     from mmtok.train.checkpoint import (
         load_checkpoint,

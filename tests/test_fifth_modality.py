@@ -3,6 +3,7 @@
 """
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from mmtok.cli import main
 from mmtok.core.segment import Document
 from mmtok.errors import UserError
+from mmtok.evaluation.evaluate import evaluate
+from mmtok.report.report import write_report
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe
 from mmtok.run.run import open_run
@@ -86,6 +89,22 @@ def test_the_command_line_serves_it(folder, capsys, tmp_path):
     assert "protein: ProteinConfig, 20 levels" in capsys.readouterr().out
     assert main(["evaluate", str(folder), "--recipe", str(RECIPE)]) == 0
     assert "score.protein.nats_per_frame" in capsys.readouterr().out
+
+
+def test_it_may_bring_figures_and_a_section_of_the_report(folder):
+    pytest.importorskip("matplotlib")
+    run = open_run(folder, RECIPE)
+    figures = evaluate(run, force=True)["protein_from_text"]
+    assert figures["own_residues"] > 0.7 and 0 <= figures["stopped"] <= 1
+    files = list((folder / "samples" / "protein_from_text").glob("*.txt"))
+    assert len(files) == run.recipe.n_samples == 8
+    page = write_report(run, force=True).read_text()
+    assert "<code>own_residues</code>" in page
+    section = re.search(r'<section id="protein-from-text">.*?</section>', page, re.DOTALL)[0]
+    assert "Residues by family." in section
+    for family in FAMILIES:
+        residues = "".join(path.read_text() for path in files if family in path.name)
+        assert f"{residues[0]} {residues.count(residues[0])}" in section
 
 
 def test_what_is_no_protein_is_refused(folder):

@@ -20,7 +20,7 @@ from mmtok.errors import UserError
 from mmtok.evaluation.jets import N_JETS, jets_from_text
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.model.llama import _read_files
-from mmtok.report.gallery import sample_section
+from mmtok.report.report import sample_section
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import open_run
 from mmtok.sources.hub import HubTable

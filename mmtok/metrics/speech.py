@@ -1,8 +1,8 @@
-"""What is said, how well, and by whom: word error rate, a judge of spoken words, a judge of voices.
+"""Metrics of speech: word error rate, intelligibility, classifiers of words and of voices.
 
-The judges are trained on real clips only and hear them through features of their own (40 mel bands
-up to 3.9 kHz every 10 ms), which no tokenizer of the package uses, so that they do not share its
-blind spots.
+The classifiers ("judges") are trained on real clips only. Their features (40 mel bands up to
+3.9 kHz every 10 ms) are those of no tokenizer of the package, so that they do not share its blind
+spots. Letters: T frames, N_i samples of clip i.
 """
 
 from __future__ import annotations
@@ -23,34 +23,40 @@ from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.nn.weight_decay import decay_groups
 
 JUDGE_FRAMES = 120  # 1.2 s, room for one word
-JUDGE_DEPTH = 3.0  # log10: what is more than 60 dB below the clip's loudest value counts as silence
+JUDGE_DEPTH = 3.0  # log10 of magnitude: more than 60 dB below the clip's loudest value is silence
+NOISY_COPIES = 3  # of each training clip
+JUDGE_BATCH = 64
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Substitutions, insertions and deletions of words over the words of the references, summed
-    over all pairs before dividing.
+    """Substitutions, insertions and deletions of words per word of the references.
 
-    Without any reference word: 0 when nothing was heard either, else infinity.
+    Both are summed over all pairs before dividing. Without any reference word it is 0 where nothing
+    was heard either, else infinity.
     """
-    edits = sum(_edits(r.split(), h.split()) for r, h in zip(references, hypotheses, strict=True))
-    n_words = sum(len(r.split()) for r in references)
-    return edits / n_words if n_words else (math.inf if edits else 0.0)
+    pairs = zip(references, hypotheses, strict=True)
+    n_edits = sum(_edits(reference.split(), heard.split()) for reference, heard in pairs)
+    n_words = sum(len(reference.split()) for reference in references)
+    if not n_words:
+        return math.inf if n_edits else 0.0
+    return n_edits / n_words
 
 
 def _edits(a: Sequence[str], b: Sequence[str]) -> int:
-    """Levenshtein distance, row by row (Wagner & Fischer 1974)."""
+    """Levenshtein distance, row by row. Source: Wagner and Fischer 1974."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
+        above = row
+        row = [i]
         for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y)))
     return row[-1]
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Intelligibility of `degraded` against `reference`, see nn/audio.py.
+    """Short-time objective intelligibility of `degraded` (N,) against `reference` (N,), up to 1.
 
-    Raises UserError without pystoi, or when the shapes differ.
+    Source: Taal et al. 2011. Raises UserError without pystoi, or when the shapes differ.
     """
     try:
         return audio.stoi(reference, degraded, rate_hz)
@@ -61,50 +67,56 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
 
 
 def entropy_share(labels: Sequence, n: int) -> float:
-    """Entropy of the labels' histogram over log n: 1 when n labels occur equally often, 0 when one
-    does alone. NaN without labels.
+    """Entropy of the labels' histogram over log n, from 0 to 1.
+
+    It is 1 when n labels occur equally often and 0 when one occurs alone. NaN without labels.
     """
     if n < 2:
         raise ValueError(f"entropy_share: needs n >= 2 possible labels, got {n}")
-    p = (
-        np.array(list(Counter(labels).values())) / len(labels)
-        if len(labels)
-        else np.array([np.nan])
-    )
-    return float(-(p * np.log(p)).sum() / math.log(n)) + 0.0
+    if not len(labels):
+        return math.nan
+    p = np.array(list(Counter(labels).values())) / len(labels)
+    return float(-(p * np.log(p)).sum() / math.log(n)) + 0.0  # + 0.0: never -0.0
 
 
 def judge_spec(rate_hz: int) -> MelSpec:
-    """The judges' own spectrogram: 25 ms windows every 10 ms, 40 bands from 60 Hz to 3.9 kHz (or
-    the Nyquist frequency).
+    """The judges' own spectrogram: 25 ms windows every 10 ms, 40 bands from 60 Hz to 3.9 kHz.
+
+    At low rates the bands end at the Nyquist frequency.
     """
-    window = round(0.025 * rate_hz)
-    n_fft = 2 ** math.ceil(math.log2(window))
+    window_samples = round(0.025 * rate_hz)
     return MelSpec(
-        rate_hz, n_fft, window, round(0.01 * rate_hz), 40, 60.0, min(3900.0, rate_hz / 2)
+        rate_hz,
+        n_fft=2 ** math.ceil(math.log2(window_samples)),
+        window_samples=window_samples,
+        hop_samples=round(0.01 * rate_hz),
+        n_mels=40,
+        fmin_hz=60.0,
+        fmax_hz=min(3900.0, rate_hz / 2),
     )
 
 
 def judge_features(clips: Sequence[np.ndarray], rate_hz: int) -> list[Tensor]:
-    """Clips (N_i,) -> (T_i, 40) in [0, 1]: log10 mel relative to the clip's own maximum, so that
-    level does not matter.
+    """Log10 mel of clips (N_i,), relative to each clip's own maximum: (T_i, 40) from 0 to 1.
+
+    So the level of a clip does not matter. An empty clip counts as one sample of silence.
     """
+    silence = np.zeros(1)
     sounds = [
-        torch.from_numpy(np.ascontiguousarray(clip if len(clip) else np.zeros(1), dtype=np.float32))
+        torch.from_numpy(np.ascontiguousarray(clip if len(clip) else silence, dtype=np.float32))
         for clip in clips
     ]
-    return [
-        ((mel - mel.max()) / JUDGE_DEPTH + 1).clamp_min(0)
-        for mel in log_mel(sounds, judge_spec(rate_hz))
-    ]
+    mels = log_mel(sounds, judge_spec(rate_hz))
+    return [((mel - mel.max()) / JUDGE_DEPTH + 1).clamp_min(0) for mel in mels]
 
 
-# The judge of words
+# ---- the judge of words
 
 
 def _window(features: Tensor) -> Tensor:
-    """(T, 40) -> (JUDGE_FRAMES, 40): zeros around a short clip, the middle of the sound of a long
-    one.
+    """Features (T, 40) as (JUDGE_FRAMES, 40): a short clip among zeros, the middle of a long one.
+
+    The middle is the centre of the sound's energy.
     """
     energy = features.sum(1) + 1e-6
     centre = int((energy * torch.arange(len(features))).sum() / energy.sum())
@@ -118,32 +130,33 @@ class _Convnet(nn.Module):
 
     def __init__(self, n_classes: int, widths: tuple[int, ...] = (16, 32, 48)):
         super().__init__()
-        layers, c = [], 1
+        layers: list[nn.Module] = []
+        n_channels = 1
         for width in widths:
-            layers += [
-                nn.Conv2d(c, width, 3, stride=2, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
-            c = width
+            convolution = nn.Conv2d(n_channels, width, 3, stride=2, padding=1)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            n_channels = width
+        n_bands = 5  # 40 after three strides of 2
         self.body = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * 5 * c, n_classes))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_bands * n_channels, n_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.body(x[:, None]).flatten(1, 1).permute(0, 2, 1, 3).flatten(2)  # (B, T / 8, C * 5)
+        """Logits (B, n_classes) of features (B, T, 40)."""
+        h = self.body(x[:, None])  # (B, C, T / 8, 5)
+        h = h.permute(0, 2, 1, 3).flatten(2)  # (B, T / 8, C * 5)
         return self.head(torch.cat([h.mean(1), h.amax(1)], 1))
 
 
 @dataclass(frozen=True, eq=False)
 class SpeechJudge:
-    """Which of the classes a clip says. Made by `train_speech_judge`."""
+    """A classifier of single spoken words. Made by `train_speech_judge`."""
 
     classes: tuple[str, ...]
     rate_hz: int
     net: nn.Module
 
     def probabilities(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Clips (N_i,) -> (n, classes) float32."""
+        """Probabilities (n, classes) in float32 of n clips (N_i,)."""
         if not len(clips):
             return np.zeros((0, len(self.classes)), np.float32)
         x = torch.stack([_window(f) for f in judge_features(clips, self.rate_hz)])
@@ -151,7 +164,7 @@ class SpeechJudge:
             return torch.cat([self.net(part).softmax(1) for part in x.split(256)]).numpy()
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Clips (N_i,) -> the likeliest class of each."""
+        """The likeliest class of each clip (N_i,)."""
         return [self.classes[i] for i in self.probabilities(clips).argmax(1)]
 
     def accuracy(self, clips: Sequence[np.ndarray], labels: Sequence[str]) -> float:
@@ -159,9 +172,8 @@ class SpeechJudge:
 
         Raises ValueError when there are not as many labels.
         """
-        return float(
-            np.mean([p == label for p, label in zip(self.predict(clips), labels, strict=True)])
-        )
+        heard = self.predict(clips)
+        return float(np.mean([a == b for a, b in zip(heard, labels, strict=True)]))
 
 
 def train_speech_judge(
@@ -171,12 +183,13 @@ def train_speech_judge(
     seed: int = 0,
     n_steps: int = 300,
 ) -> SpeechJudge:
-    """A small convnet that names the word of a clip, trained on real clips (N_i,) and their labels;
-    half a minute on one core.
+    """Train a small convnet on real clips (N_i,) and their words; half a minute on one core.
 
-    Augmented by what rooms and microphones do (noise at 10 to 40 dB, shifts, bands and moments
-    masked, a tilted spectrum), never by a tokenizer's round trip. Its own draws only: the global
+    Training clips are augmented by what rooms and microphones do (noise at 10 to 40 dB, shifts,
+    bands and moments masked, a tilted spectrum), never by a tokenizer's round trip. The global
     random state is left as it was.
+
+    Raises UserError for other than one label a clip, or fewer than two labels.
     """
     if len(clips) != len(labels) or len(set(labels)) < 2:
         raise UserError(
@@ -187,19 +200,16 @@ def train_speech_judge(
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
-        x = torch.stack(
-            [
-                _window(f)
-                for copy in (clips, *(_noisy(clips, rng) for _ in range(3)))
-                for f in judge_features(copy, rate_hz)
-            ]
-        )
-        y = torch.tensor([classes.index(label) for label in labels]).repeat(4)
+        windows = []
+        for copy in (clips, *(_noisy(clips, rng) for _ in range(NOISY_COPIES))):
+            windows += [_window(features) for features in judge_features(copy, rate_hz)]
+        x = torch.stack(windows)
+        y = torch.tensor([classes.index(label) for label in labels]).repeat(1 + NOISY_COPIES)
         net = _Convnet(len(classes))
         optimiser = torch.optim.AdamW(decay_groups(0.02, net), 4e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, n_steps)
         for _ in range(n_steps):
-            rows = torch.randint(len(x), (64,))
+            rows = torch.randint(len(x), (JUDGE_BATCH,))
             loss = F.cross_entropy(net(_augment(x[rows])), y[rows], label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
@@ -209,59 +219,66 @@ def train_speech_judge(
 
 
 def _noisy(clips: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """White noise at 10 to 40 dB below each clip."""
-    return [
-        clip
-        + rng.standard_normal(len(clip)).astype(np.float32)
-        * clip.std()
-        * 10 ** -rng.uniform(0.5, 2)
-        for clip in clips
-    ]
+    """Clips with white noise 10 to 40 dB below each."""
+    noisy = []
+    for clip in clips:
+        noise = rng.standard_normal(len(clip)).astype(np.float32) * clip.std()
+        noisy.append(clip + noise * 10 ** -rng.uniform(0.5, 2))
+    return noisy
 
 
 def _augment(x: Tensor) -> Tensor:
-    """(B, T, 40): shift in time, tilt, jitter, mask a band and a moment; each row its own draw."""
+    """Features (B, T, 40) shifted in time, tilted, with noise, a band and a moment masked.
+
+    Each row has its own random draws.
+    """
     n_rows, n_frames, n_bands = x.shape
-    time, band = torch.arange(n_frames)[None, :, None], torch.arange(n_bands)[None, None, :]
-    draw = lambda low, high: low + (high - low) * torch.rand(n_rows, 1, 1)  # noqa: E731
-    x = x.gather(
-        1, (time - draw(-10, 11).floor().long()).remainder(n_frames).expand(-1, -1, n_bands)
-    )
+    time = torch.arange(n_frames)[None, :, None]
+    band = torch.arange(n_bands)[None, None, :]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n_rows, 1, 1)
+
+    shift = uniform(-10, 11).floor().long()
+    x = x.gather(1, (time - shift).remainder(n_frames).expand(-1, -1, n_bands))
     sound = x > 0
-    x = x + draw(-0.1, 0.1) * (band / n_bands - 0.5) + draw(0, 0.08) * torch.randn_like(x)
-    first_band, first_frame = draw(0, n_bands), draw(0, n_frames)
-    masked = ((band >= first_band) & (band < first_band + draw(0, 6))) | (
-        (time >= first_frame) & (time < first_frame + draw(0, 8))
-    )
-    return torch.where(sound & ~masked, x, 0).clamp(0, 1.2)
+    tilt = uniform(-0.1, 0.1) * (band / n_bands - 0.5)
+    x = x + tilt + uniform(0, 0.08) * torch.randn_like(x)
+    first_band = uniform(0, n_bands)
+    first_frame = uniform(0, n_frames)
+    masked_bands = (band >= first_band) & (band < first_band + uniform(0, 6))
+    masked_frames = (time >= first_frame) & (time < first_frame + uniform(0, 8))
+    return torch.where(sound & ~(masked_bands | masked_frames), x, 0).clamp(0, 1.2)
 
 
-# The judge of voices
+# ---- the judge of voices
 
 
 def voice_features(clips: Sequence[np.ndarray], rate_hz: int) -> np.ndarray:
-    """Clips (N_i,) -> (n, 82): mean and spread of each band over the loud half of the frames, and
-    the pitch (log Hz, and its spread).
+    """Features (n, 82) of n clips (N_i,): statistics of 40 bands, and of the pitch.
+
+    Mean and standard deviation of each band over the louder half of the frames, then the median of
+    the pitch in log Hz and its interquartile range.
     """
     rows = []
-    for clip, features in zip(clips, judge_features(clips, rate_hz)):
+    for clip, features in zip(clips, judge_features(clips, rate_hz), strict=True):
         loudness = features.mean(1)
         loud = features[loudness >= loudness.median()]
-        rows.append(
-            np.concatenate(
-                [loud.mean(0).numpy(), loud.std(0, correction=0).numpy(), _pitch(clip, rate_hz)]
-            )
-        )
+        mean = loud.mean(0).numpy()
+        spread = loud.std(0, correction=0).numpy()
+        rows.append(np.concatenate([mean, spread, _pitch(clip, rate_hz)]))
     return np.array(rows).reshape(len(rows), 82)
 
 
 def _pitch(
     clip: np.ndarray, rate_hz: int, low_hz: float = 50, high_hz: float = 400
 ) -> tuple[float, float]:
-    """Median and spread over the loud frames of log pitch, by the peak of the autocorrelation of 50
-    ms frames every 12.5 ms.
+    """Median and interquartile range of the log pitch of a clip (N,), over its louder half.
+
+    The pitch is the peak of the autocorrelation of 50 ms frames every 12.5 ms.
     """
-    size, hop = round(0.05 * rate_hz), round(0.0125 * rate_hz)
+    size = round(0.05 * rate_hz)
+    hop = round(0.0125 * rate_hz)
     if len(clip) < size:
         return math.log(low_hz), 0.0
     frames = np.lib.stride_tricks.sliding_window_view(clip, size)[::hop]
@@ -277,9 +294,7 @@ def _pitch(
 
 @dataclass(frozen=True, eq=False)
 class VoiceJudge:
-    """Which of the known voices a clip is nearest to: linear discriminant analysis of
-    `voice_features`. Made by `train_voice_judge`.
-    """
+    """A linear classifier of voices on `voice_features`. Made by `train_voice_judge`."""
 
     voices: tuple[str, ...]
     rate_hz: int
@@ -287,24 +302,19 @@ class VoiceJudge:
     bias: np.ndarray  # (voices,)
 
     def predict(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """Clips (N_i,) -> the nearest voice of each."""
-        return (
-            [
-                self.voices[i]
-                for i in (voice_features(clips, self.rate_hz) @ self.weight + self.bias).argmax(1)
-            ]
-            if len(clips)
-            else []
-        )
+        """The likeliest voice of each clip (N_i,)."""
+        if not len(clips):
+            return []
+        scores = voice_features(clips, self.rate_hz) @ self.weight + self.bias  # (n, voices)
+        return [self.voices[i] for i in scores.argmax(1)]
 
     def accuracy(self, clips: Sequence[np.ndarray], voices: Sequence[str]) -> float:
         """Share of clips (N_i,) taken for their own voice.
 
         Raises ValueError when there are not as many voices.
         """
-        return float(
-            np.mean([p == voice for p, voice in zip(self.predict(clips), voices, strict=True)])
-        )
+        heard = self.predict(clips)
+        return float(np.mean([a == b for a, b in zip(heard, voices, strict=True)]))
 
 
 def train_voice_judge(
@@ -313,8 +323,11 @@ def train_voice_judge(
     rate_hz: int = 16_000,
     shrinkage: float = 0.05,
 ) -> VoiceJudge:
-    """Fisher's discriminant in closed form, with a pooled covariance drawn towards its diagonal, on
-    real clips (N_i,).
+    """Linear discriminant analysis of real clips (N_i,), in closed form. Source: Fisher 1936.
+
+    shrinkage: How far the pooled covariance is drawn towards its diagonal, from 0 to 1.
+
+    Raises UserError for other than one voice a clip, or fewer than two voices.
     """
     if len(clips) != len(voices) or len(set(voices)) < 2:
         raise UserError(
@@ -322,7 +335,8 @@ def train_voice_judge(
             f" {len(set(voices))} voices"
         )
     names = tuple(sorted(set(voices)))
-    x, label = voice_features(clips, rate_hz), np.array([names.index(v) for v in voices])
+    x = voice_features(clips, rate_hz)  # (n, 82)
+    label = np.array([names.index(voice) for voice in voices])
     means = np.stack([x[label == k].mean(0) for k in range(len(names))])  # (voices, 82)
     within = np.cov((x - means[label]).T)
     within = (1 - shrinkage) * within + (shrinkage + 1e-3) * np.diag(np.diag(within) + 1e-6)

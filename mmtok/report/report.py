@@ -1,64 +1,58 @@
-"""A run's numbers and samples -> RUN/report.html: one page that needs nothing but itself.
+"""RUN/report.html: one page with a run's curves, figures and samples, which needs no other file.
 
-A section stands for what the run has: what its tasks promise and is not there yet is said in its
-place.
+SECTIONS is the table of how samples are shown, by modality. What a run's tasks promise and is not
+there yet has a section too, which says so.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from mmtok.commands.prompts import modality_of
 from mmtok.commands.show import n_numbers
-from mmtok.core.units import customary
 from mmtok.errors import UserError
+from mmtok.evaluation.evaluate import evaluated_tasks
+from mmtok.io.filenames import inside
 from mmtok.io.files import remove_leftovers_of, write_text
+from mmtok.io.serialize import read_json_as
 from mmtok.io.terminal import print_status
-from mmtok.report import html as page
-from mmtok.report import plots
-from mmtok.report.gallery import missing, sample_names, sample_section, title_of
-from mmtok.report.html import Markup, join, number, table, tag
-from mmtok.run.folder import read_fidelity, read_figures, read_fingerprint
+from mmtok.report import html, plots
+from mmtok.report.curves import training_section
+from mmtok.report.figures import figure_section, trained
+from mmtok.report.html import Markup, number, tag
+from mmtok.report.images import image_section
+from mmtok.report.jets import jet_section
+from mmtok.report.samples import Sample, find_samples, not_there_yet, title_of
+from mmtok.report.speech import speech_section
+from mmtok.report.text import Reading, reading_section, text_section
+from mmtok.run.folder import read_fidelity, read_fingerprint
 from mmtok.run.run import Run
-from mmtok.train.log import read_log
+from mmtok.tokenizers.base import counting
 
-LABELS = {
-    "judge_accuracy": "samples that the judge names as asked", "judge_heldout": "the judge on real held-out signals",
-    "judge_round_trip": "the judge on real ones through the tokenizer", "copies": "samples equal to a training image, in codes or decoded",
-    "copies_heldout": "the same for real held-out images", "frechet": "Fréchet distance to real held-out images",
-    "frechet_real": "the same between two real sets", "round_trip_psnr_db": "round trip PSNR [dB]", "codebook_use": "share of codes in use",
-    "accuracy": "read as their name says", "n": "number of signals", "stopped": "samples that end by themselves",
-    "voice_entropy": "spread over the voices (1: even)", "voice_entropy_real": "the same for real clips",
-    "voice_judge_heldout": "the judge of voices on real held-out clips", "string_word_error": "word errors on its own three-word strings",
-    "string_word_error_real": "the same on real clips", "string_stopped": "strings that end by themselves",
-    "unseen_voice_word_error_rate": "word error rate, unseen voices",
-    "at_cap": "samples cut at the cap", "at_cap_real": "real jets cut at the cap",
-    **{f"{key}_w1": f"W1 of {label}, to tokenised real" for key, (label, _) in plots.OBSERVED.items()},
-    **{f"{key}_w1_raw": f"W1 of {label}, to raw real" for key, (label, _) in plots.OBSERVED.items()},
-}  # fmt: skip
-REMARKS = {
-    **dict.fromkeys(
-        ("jets_from_text", "jets_from_nothing"),
-        "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets"
-        " differ by.",
-    ),
-    "score": (
-        "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents"
-        " is a Gaussian for each of a frame's numbers, or, where these are cells of an axis, a"
-        " table of them."
-    ),
-    "zero_shot": "Held-out images named by the caption under which they are likeliest.",
+# (run, prompt -> its samples) -> what is shown of them
+SampleSection = Callable[[Run, Mapping[str, list[Sample]]], Sequence[object]]
+
+# modality -> how its samples are shown. A tokenizer's config from outside the package may bring a
+# section for its own modality: the method `report_section`.
+SECTIONS: dict[str, SampleSection] = {
+    "text": text_section,
+    "speech": speech_section,
+    "image": image_section,
+    "jets": jet_section,
 }
 
 
 def write_report(run: Run, force: bool = False) -> Path:
-    """Write RUN/report.html and return its path; one of the same weights that is newer than all
-    else in the run stands, unless `force`.
+    """Write RUN/report.html and return its path.
+
+    One of the same weights that is newer than all else in the run is kept, unless `force`.
 
     Raises UserError without matplotlib, and where the run was opened at a checkpoint that is not
     there.
@@ -66,49 +60,50 @@ def write_report(run: Run, force: bool = False) -> Path:
     path = run.folder / "report.html"
     remove_leftovers_of([path])
     if run.step is not None:
-        run.trained  # noqa: B018 - is it there?
+        run.trained  # noqa: B018 - raises where the checkpoint is not there
     if not force and _stands(run, path):
         print_status(f"{path} stands")
         return path
     plots.need_matplotlib()
-    parts: list[tuple[str, Callable[[], Sequence[object]]]] = [
-        ("Training", lambda: _training(run)), ("Figures", lambda: _figures(run)), ("Tokenizers", lambda: _fidelity(run)),
-    ]  # fmt: skip
-    parts += [
-        (title_of(name), lambda name=name: sample_section(run, name)) for name in sample_names(run)
-    ]
-    parts += [
-        (
-            "Recipe",
-            lambda: [
-                tag("details", tag("summary", "recipe.json"), tag("pre", run.recipe.to_json()))
-            ],
-        )
-    ]
-    sections = [
-        tag("section", tag("h2", title), *_body(build), id=_anchor(title)) for title, build in parts
-    ]
-    links = tag("nav", *(tag("a", title, href=f"#{_anchor(title)}") for title, _ in parts))
-    write_text(path, page.page(f"{run.recipe.name}: report", [_header(run, links), *sections]))
+    sections = _sections(run)
+    links = [tag("a", title, href=f"#{_anchor(title)}") for title, _ in sections]
+    body = [_header(run, tag("nav", *links))]
+    for title, build in sections:
+        content = _content(build, run)
+        body.append(tag("section", tag("h2", title), *content, id=_anchor(title)))
+    write_text(path, html.page(f"{run.recipe.name}: report", body))
     os.utime(path)  # the renaming itself touched the folder
     return path
 
 
 def _stands(run: Run, path: Path) -> bool:
-    """Whether a report is newer than all else in the run, and of the weights that the run was
-    opened with.
-    """
-    if not path.exists() or path.stat().st_mtime_ns < max(
-        p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*"))
-    ):
+    """Whether a report is newer than all else in the run, and of the weights that are opened."""
+    if not path.exists():
+        return False
+    newest = max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*")))
+    if path.stat().st_mtime_ns < newest:
         return False
     return _weights_text(run) in path.read_text(encoding="utf-8", errors="replace")
 
 
-def _body(build: Callable[[], Sequence[object]]) -> Sequence[object]:
+# ---- sections
+
+
+def _sections(run: Run) -> list[tuple[str, Callable[[Run], Sequence[object]]]]:
+    """Titles, each with what builds its section's content."""
+    return [
+        ("Training", training_section),
+        ("Figures", figure_section),
+        ("Tokenizers", _tokenizer_section),
+        *((title_of(name), partial(sample_section, name=name)) for name in sample_names(run)),
+        ("Recipe", _recipe_section),
+    ]
+
+
+def _content(build: Callable[[Run], Sequence[object]], run: Run) -> Sequence[object]:
     """A section's content; where the run's files or data do not allow it, the reason."""
     try:
-        return build()
+        return build(run)
     except (UserError, OSError) as error:
         return [tag("p", str(error), cls="soft")]
 
@@ -117,11 +112,79 @@ def _anchor(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
-# ---- numbers
+def sample_names(run: Run) -> list[str]:
+    """Names of what is in samples/: those of the tasks, each with its variants, then all others.
+
+    The names of tasks are listed also where their samples are not there yet.
+    """
+    there = _names_there(run.folder / "samples")
+    names: list[str] = []
+    for task, _ in evaluated_tasks(run):
+        names += [task.name, *(name for name in there if name.startswith(f"{task.name}_"))]
+    return list(dict.fromkeys([*names, *there]))
+
+
+def _names_there(folder: Path) -> list[str]:
+    """The folders and the readings (NAME.json) in samples/."""
+    if not folder.is_dir():
+        return []
+    paths = [path for path in folder.iterdir() if path.is_dir() or path.suffix == ".json"]
+    return sorted({path.name.removesuffix(".json") for path in paths})
+
+
+def sample_section(run: Run, name: str) -> Sequence[object]:
+    """What is shown of samples/NAME or samples/NAME.json.
+
+    Raises UserError for what cannot be read.
+    """
+    folder = inside(run.folder / "samples", name)
+    readings = inside(run.folder / "samples", f"{name}.json")
+    if readings.exists():
+        return reading_section(run, name, read_json_as(readings, tuple[Reading, ...]))
+    prompts_of: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    own_sections = _own_sections(run)
+    target = name.partition("_from_")[0]
+    for sample in find_samples(folder):
+        modality = target if target in own_sections else modality_of(sample.path)
+        prompts_of[modality][sample.prompt].append(sample)
+    if not prompts_of:
+        return not_there_yet(run, "no samples yet")
+    sections = SECTIONS | own_sections
+    with ExitStack() as stack:
+        if prompts_of.keys() & {"speech", "jets"}:  # these sections encode real signals too
+            stack.enter_context(counting(run.tokenizers.values(), quiet=True))
+        return [part for m, prompts in prompts_of.items() for part in sections[m](run, prompts)]
+
+
+def _own_sections(run: Run) -> dict[str, SampleSection]:
+    """Modality -> the section that its tokenizer's config brings along."""
+    configs = run.recipe.tokenizers.items()
+    return {m: config.report_section for m, config in configs if hasattr(config, "report_section")}
+
+
+def _tokenizer_section(run: Run) -> list[Markup]:
+    """The fidelity of each tokenizer."""
+    facts = {}
+    for m, config in run.recipe.tokenizers.items():
+        fidelity = read_fidelity(run.folder / "tokenizers" / m)
+        words = [f"{key.replace('_', ' ')} {number(value)}" for key, value in fidelity.items()]
+        kind = type(config).__name__.removesuffix("Config")
+        facts[f"{m} ({kind})"] = ", ".join(words) or "not fitted yet"
+    return [tag("p", "The round trip of held-out signals, without the decoder:"), _facts(facts)]
+
+
+def _recipe_section(run: Run) -> list[Markup]:
+    summary = tag("summary", "recipe.json")
+    return [tag("details", summary, tag("pre", run.recipe.to_json()))]
+
+
+# ---- the header
 
 
 def _header(run: Run, links: Markup) -> Markup:
-    weights, vocabulary = run.folder / "model.safetensors", run.folder / "vocabulary.json"
+    """The run's name, what it is, and links to the sections."""
+    weights = run.folder / "model.safetensors"
+    vocabulary = run.folder / "vocabulary.json"
     facts = {
         "run": str(run.folder),
         "weights of": _weights_text(run),
@@ -136,190 +199,17 @@ def _header(run: Run, links: Markup) -> Markup:
 
 
 def _weights_text(run: Run) -> str:
-    """Which weights the run was opened with: when they were written, or of which checkpoint they
-    are.
-    """
+    """When the weights were written, or of which checkpoint they are."""
     weights = run.folder / "model.safetensors"
     if run.step is None and weights.exists():
         return f"{datetime.fromtimestamp(weights.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
-    trained = _trained(run)
-    return (
-        f"the checkpoint at step {trained['step']:,} of {trained['of']:,}"
-        if trained
-        else "not trained to the end yet"
-    )
-
-
-def _trained(run: Run) -> dict[str, int] | None:
-    """`Run.trained`; None where the run has no weights yet."""
-    try:
-        return run.trained
-    except (UserError, OSError):
-        return None
+    steps = trained(run)
+    if steps is None:
+        return "not trained to the end yet"
+    return f"the checkpoint at step {steps['step']:,} of {steps['of']:,}"
 
 
 def _facts(facts: Mapping[str, str]) -> Markup:
-    return tag(
-        "dl", *(tag(name, text) for pair in facts.items() for name, text in zip(("dt", "dd"), pair))
-    )
-
-
-def _training(run: Run) -> list[Markup]:
-    """The loss, and the nats of every modality in its customary unit, beside what held-out signals
-    cost.
-    """
-    lines = read_log(run.folder / "log.jsonl")
-    if not lines:
-        return [tag("p", "not trained yet: no log.jsonl", cls="soft")]
-    steps = [line["step"] for line in lines]
-    held_out = _scores(run)
-    lowered = dict.fromkeys(m for line in lines for m in line.get("training_loss", ()))
-    charts = [
-        plots.curve(
-            "loss",
-            "weighted" if lowered else "nats, weighted",
-            steps,
-            [line["loss"] for line in lines],
-            {},
-        )
-    ]
-    curves = {m: (customary(m, 0.0, 1)[1], [_customary(m, line) for line in lines], held_out.get(m, {}))
-              for m in dict.fromkeys(m for line in lines for m in line["nats"])}  # fmt: skip
-    curves |= {
-        m: _lowered(
-            run, m, [line.get("training_loss", {}).get(m) for line in lines], held_out.get(m, {})
-        )
-        for m in lowered
-    }
-    charts += [plots.curve(m, unit, steps, values, levels) for m, (unit, values, levels) in curves.items()
-               if any(v is not None and math.isfinite(v) for v in values)]  # fmt: skip
-    last = lines[-1]
-    words = (
-        f"Step {last['step']:,} of {run.recipe.train.steps:,}, {last['positions_per_s']:,.0f}"
-        " positions per second at the end. "
-    )
-    remark = (
-        "Dashed: held-out signals under a unigram model of the training codes, and under the"
-        " untrained decoder."
-        if held_out
-        else ""
-    )
-    return [tag("p", words + remark), tag("div", *charts, cls="charts")]
-
-
-def _lowered(
-    run: Run, m: str, values: Sequence[float | None], held_out: Mapping[str, float]
-) -> tuple[str, list[float | None], Mapping]:
-    """Unit, values and held-out levels of what training lowers where it is no likelihood: a bound's
-    are those of the likelihood that it bounds; a denoising loss has a unit of its own, beside which
-    held-out nats cannot stand.
-    """
-    if m in run.recipe.model.heads and run.recipe.model.heads[m].kind == "bound":
-        return (
-            f"bound, {customary(m, 0.0, 1)[1]}",
-            [None if v is None else customary(m, v, 1)[0] for v in values],
-            held_out,
-        )
-    return "denoising loss", list(values), {}
-
-
-def _customary(m: str, line: Mapping[str, Any]) -> float | None:
-    """A modality's nats in a line of the log, in the customary unit; a log that is older than these
-    has them per frame only.
-    """
-    if "customary" in line:
-        return next(iter(line["customary"].get(m, {}).values()), None)
-    return None if line["nats"].get(m) is None else customary(m, line["nats"][m], 1)[0]
-
-
-def _scores(run: Run) -> dict[str, dict[str, float]]:
-    """Modality -> what held-out signals cost under "model", "unigram" and "untrained", in the
-    customary unit; {} before evaluation.
-    """
-    try:
-        found = read_figures(run.folder / "evaluation.json").get("score", {})
-    except (UserError, OSError):  # the figures' own section says why
-        return {}
-    short = lambda key, values: (
-        key.removeprefix(min(values, key=len)).strip("_") or "model"
-    )  # bits_per_code_unigram -> unigram
-    costs = {
-        m: {key: x for key, x in values.items() if "_per_" in key} for m, values in found.items()
-    }  # not how many, and of what kind
-    return {m: {short(key, values): x for key, x in values.items()} for m, values in costs.items()}
-
-
-def _figures(run: Run) -> list[Markup]:
-    """evaluation.json as tables, one per question."""
-    path = run.folder / "evaluation.json"
-    if not path.exists():
-        return missing(run, "not evaluated yet")
-    figures = read_figures(path)
-    weights, blocks = figures.pop("weights", None), []
-    for name, values in figures.items():
-        remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
-        blocks.append(tag("div", tag("h3", title_of(name)), *remark, _question(run, name, values)))
-    return [*_made_of(run, weights), tag("div", *blocks, cls="columns")]
-
-
-def _made_of(run: Run, weights: object) -> list[Markup]:
-    """Which weights the figures are of, where these are not those of the finished run."""
-    if (
-        not isinstance(weights, Mapping)
-        or weights == _trained(run)
-        and weights["step"] == weights["of"]
-    ):
-        return []
-    words = (
-        f"These figures are of the weights after step {weights.get('step')} of {weights.get('of')}"
-    )
-    if weights == _trained(run):
-        return [tag("p", f"{words}: the run is not trained to its end.")]
-    return [
-        tag(
-            "p",
-            f"{words}, which are not those of this page; made again by ",
-            tag("code", f"mmtok evaluate {run.folder}"),
-        )
-    ]
-
-
-def _question(run: Run, name: str, values: object) -> Markup:
-    """The figures of one question: a column each where it has classes."""
-    if not isinstance(values, Mapping):
-        return tag("p", number(values))
-    if name == "score":
-        columns = ("model", "without_condition", "unigram", "untrained")
-        rows = [
-            (_cost_text(m, values[m]), *(number(x.get(k, math.nan)) for k in columns))
-            for m, x in _scores(run).items()
-        ]
-        return table(("", "this run", "without condition", *columns[2:]), rows)
-    classes = {k: x for k, x in values.items() if isinstance(x, Mapping)}
-    return _figure_table(classes or {"": values})
-
-
-def _cost_text(m: str, values: Mapping[str, object]) -> str:
-    """What a row of costs is of: the modality, the unit that the figures' keys name, and what they
-    are where they are not exact.
-    """
-    unit = min((key for key in values if "_per_" in key), key=len).replace("_per_", "/")
-    return f"{m}, {unit}" + (
-        f" ({values['kind']}; {values['n']} signals)" if "kind" in values else ""
-    )
-
-
-def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
-    keys = dict.fromkeys(key for values in columns.values() for key in values)
-    rows = [(join(LABELS.get(key, key.replace("_", " ")), " ", tag("code", key)), *(number(x.get(key, math.nan)) for x in columns.values()))
-            for key in keys]  # fmt: skip
-    return table(("", *columns), rows)
-
-
-def _fidelity(run: Run) -> list[Markup]:
-    facts = {}
-    for m, config in run.recipe.tokenizers.items():
-        figures = read_fidelity(run.folder / "tokenizers" / m)
-        words = ", ".join(f"{key.replace('_', ' ')} {number(x)}" for key, x in figures.items())
-        facts[f"{m} ({type(config).__name__.removesuffix('Config')})"] = words or "not fitted yet"
-    return [tag("p", "The round trip of held-out signals, without the decoder:"), _facts(facts)]
+    """Names and values, as a list of definitions."""
+    parts = [part for name, value in facts.items() for part in (tag("dt", name), tag("dd", value))]
+    return tag("dl", *parts)

@@ -17,7 +17,7 @@ from mmtok.evaluation import likelihood as likelihoods
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.task import TaskEvaluation
-from mmtok.report import report
+from mmtok.report import plots, report
 from mmtok.run.run import open_run
 from mmtok.train.log import read_log
 
@@ -123,7 +123,7 @@ def test_the_report_shows_what_they_are_and_how_they_came_to_be(evaluated, name)
     assert f"image, {UNITS[name].replace('_per_', '/')} ({KINDS[name]}; 6 signals)" in text
     assert not re.search(r'(?:src|srcset|href)="(?!data:|#)', text)
     strips = re.findall(
-        r'<figure><img src="data:image/png;base64,([^"]*)" alt="(\S+) on the way"', text
+        r'<figure><img src="data:image/png;base64,([^"]*)" alt="trajectory of (\S+)"', text
     )
     assert [name for _, name in strips] == ["dark-000", "light-001"] * bool(STEPS[name])
     for data, stem in strips:
@@ -150,7 +150,7 @@ def test_a_loss_curve_is_named_for_what_it_is(evaluated, monkeypatch, name, unit
     keep = lambda title, unit, steps, values, held_out: drawn.update(
         {title: (unit, values, list(held_out))}
     )
-    monkeypatch.setattr(report.plots, "curve", keep)
+    monkeypatch.setattr(plots, "curve", keep)
     run, _ = evaluated(name)
     report.write_report(run, force=True)
     assert (

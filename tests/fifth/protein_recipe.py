@@ -28,5 +28,6 @@ recipe = Recipe(
         ema_decay=0.0,
         precision="float32",
     ),
+    n_samples=8,
     sampling={"protein": Sampling(max_frames=40), "text": Sampling(temperature=0.0, max_frames=8)},
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from protein_figures import protein_from_text, protein_section
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
@@ -29,6 +30,14 @@ class ProteinConfig:
 
     def load(self, folder: Path) -> "Protein":
         return Protein.load(folder)
+
+    def task_figures(self):
+        """Optional: (input modality, target modality) -> what `mmtok evaluate` measures."""
+        return {("text", "protein"): protein_from_text}
+
+    def report_section(self, run, prompts):
+        """Optional: how `mmtok report` shows samples."""
+        return protein_section(run, prompts)
 
 
 class Protein:

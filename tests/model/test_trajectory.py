@@ -19,7 +19,8 @@ from mmtok.model.trajectory import N_RECORDED, N_STATES, trajectory_recorder
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.report.gallery import OF_SOUND, trajectories
+from mmtok.report.samples import trajectories
+from mmtok.report.speech import TRAJECTORY_REMARK
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.sources.speech import SpeechFolder
@@ -229,10 +230,10 @@ def test_spectrograms_lie_beside_speech_and_pictures_of_the_same_name(spoken, tm
         ::-1
     ]  # low ones at the bottom
     np.testing.assert_allclose(strip[:, -n:], bands, atol=0.51)
-    said = "".join(trajectories(paths, OF_SOUND))
+    said = "".join(trajectories(paths, TRAJECTORY_REMARK))
     assert (
         said.count("<img") == 1
-        and 'alt="low-000 on the way"' in said
+        and 'alt="trajectory of low-000"' in said
         and f"first {N_FRAMES} frames" in said
     )
 

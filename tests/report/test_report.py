@@ -21,9 +21,10 @@ from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
-from mmtok.report import gallery, plots
-from mmtok.report import html as page
+from mmtok.report import plots
+from mmtok.report.html import one_line, thumbnail
 from mmtok.report.report import write_report
+from mmtok.report.samples import find_samples
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run
 from mmtok.sources.base import Source
@@ -374,7 +375,7 @@ def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run)
 
 def grouped(folder):
     groups = {}
-    for sample in gallery._kept(folder):
+    for sample in find_samples(folder):
         groups.setdefault(sample.prompt, []).append(sample)
     return groups
 
@@ -397,14 +398,14 @@ def test_a_spectrogram_stands_upright():
 def test_small_pictures_are_exact_and_large_ones_small(tmp_path, rng):
     for shape in ((8, 8), (5, 7, 3)):
         image = rng.integers(0, 256, shape, np.uint8)
-        [(kind, data)] = uris(page.thumbnail(image, "x"))
+        [(kind, data)] = uris(thumbnail(image, "x"))
         (tmp_path / "x.png").write_bytes(data)
         np.testing.assert_array_equal(read_image(tmp_path / "x.png"), image)
-    [(kind, data)] = uris(page.thumbnail(rng.integers(0, 256, (400, 200, 3), np.uint8), "x"))
+    [(kind, data)] = uris(thumbnail(rng.integers(0, 256, (400, 200, 3), np.uint8), "x"))
     assert kind == "image/jpeg" and Image.open(io.BytesIO(data)).size == (48, 96)
 
 
-VISIBLE = [
+ONE_LINE = [
     ("seven", "seven"),
     ("", "(nothing)"),
     (" " * 64, "space × 64"),
@@ -413,9 +414,9 @@ VISIBLE = [
 ]
 
 
-@pytest.mark.parametrize("text, shown", VISIBLE)
-def test_visible(text, shown):
-    assert page.visible(text) == shown
+@pytest.mark.parametrize("text, line", ONE_LINE)
+def test_any_text_fits_on_one_line(text, line):
+    assert one_line(text) == line
 
 
 def test_labels_in_a_script_that_the_font_lacks_are_drawn_without_a_warning():

@@ -1,0 +1,122 @@
+"""The report's section of figures: evaluation.json as tables, one per task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mmtok.errors import UserError
+from mmtok.report import images, jets, speech, text
+from mmtok.report.curves import held_out_scores
+from mmtok.report.html import Markup, join, number, table, tag
+from mmtok.report.samples import not_there_yet, title_of
+from mmtok.run.folder import read_figures
+from mmtok.run.run import Run
+
+LABELS = {
+    "judge_accuracy": "samples that the judge names as asked",
+    "judge_heldout": "the judge on real held-out signals",
+    "judge_round_trip": "the judge on real ones through the tokenizer",
+    "n": "number of signals",
+    "stopped": "samples that end by themselves",
+    "at_cap": "samples cut at the cap",
+    **text.LABELS,
+    **speech.LABELS,
+    **images.LABELS,
+    **jets.LABELS,
+}
+REMARKS = {
+    "jets_from_text": jets.REMARK,
+    "jets_from_nothing": jets.REMARK,
+    "score": (
+        "Negative log-likelihood of held-out signals; lower is better. The unigram model of latents"
+        " is a Gaussian for each of a frame's numbers, or, where these are cells of an axis, a"
+        " table of them."
+    ),
+    "zero_shot": "Held-out images named by the caption under which they are likeliest.",
+}
+SCORE_COLUMNS = {  # key of the scores -> heading
+    "model": "this run",
+    "without_condition": "without condition",
+    "unigram": "unigram",
+    "untrained": "untrained",
+}
+
+
+def figure_section(run: Run) -> list[Markup]:
+    """evaluation.json as tables, one per task, and one of likelihoods."""
+    path = run.folder / "evaluation.json"
+    if not path.exists():
+        return not_there_yet(run, "not evaluated yet")
+    figures = read_figures(path)
+    weights = figures.pop("weights", None)
+    blocks = []
+    for name, values in figures.items():
+        remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
+        title = tag("h3", title_of(name))
+        blocks.append(tag("div", title, *remark, _figures_of(run, name, values)))
+    return [*_weights_remark(run, weights), tag("div", *blocks, cls="columns")]
+
+
+def trained(run: Run) -> dict[str, int] | None:
+    """`Run.trained`, or None where the run has no weights yet."""
+    try:
+        return run.trained
+    except (UserError, OSError):
+        return None
+
+
+def _weights_remark(run: Run, weights: object) -> list[Markup]:
+    """Which weights the figures are of, unless they are those of the finished run."""
+    if not isinstance(weights, Mapping):
+        return []
+    current = weights == trained(run)
+    if current and weights["step"] == weights["of"]:
+        return []
+    words = (
+        f"These figures are of the weights after step {weights.get('step')} of {weights.get('of')}"
+    )
+    if current:
+        return [tag("p", f"{words}: the run is not trained to its end.")]
+    command = tag("code", f"mmtok evaluate {run.folder}")
+    return [tag("p", f"{words}, which are not those of this page; made again by ", command)]
+
+
+def _figures_of(run: Run, name: str, values: object) -> Markup:
+    """The figures of one task, in a column for each class where it has classes."""
+    if not isinstance(values, Mapping):
+        return tag("p", number(values))
+    if name == "score":
+        return _score_table(held_out_scores(run), values)
+    classes = {key: figures for key, figures in values.items() if isinstance(figures, Mapping)}
+    return _figure_table(classes or {"": values})
+
+
+def _score_table(
+    scores: Mapping[str, Mapping[str, float]], values: Mapping[str, Mapping[str, object]]
+) -> Markup:
+    rows = []
+    for m, by_model in scores.items():
+        columns = [number(by_model.get(key, math.nan)) for key in SCORE_COLUMNS]
+        rows.append((_score_label(m, values[m]), *columns))
+    return table(("", *SCORE_COLUMNS.values()), rows)
+
+
+def _score_label(m: str, values: Mapping[str, object]) -> str:
+    """A modality with its unit and, where p is not exact, what it is and of how many signals."""
+    unit = min((key for key in values if "_per_" in key), key=len).replace("_per_", "/")
+    label = f"{m}, {unit}"
+    if "kind" in values:
+        label += f" ({values['kind']}; {values['n']} signals)"
+    return label
+
+
+def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
+    """Heading -> figures, as a table with a row per key of the figures."""
+    keys = dict.fromkeys(key for figures in columns.values() for key in figures)
+    rows = []
+    for key in keys:
+        label = LABELS.get(key, key.replace("_", " "))
+        cells = [number(figures.get(key, math.nan)) for figures in columns.values()]
+        rows.append((join(label, " ", tag("code", key)), *cells))
+    return table(("", *columns), rows)
