@@ -123,7 +123,7 @@ class SuperResolution(nn.Module):
         """x (N, C, Y, X), condition (N, M + C Y X / 4 + 1) -> (N, C, Y, X)."""
         h, low, aug_noise = condition.split(self.sizes, 1)
         low = low.unflatten(1, self.coarse)
-        return self.network(x, c_noise, h, low=low, low_level=aug_noise[:, 0])
+        return self.network(x, c_noise, h, low=low, aug_noise=aug_noise[:, 0])
 
 
 def joined(h: Tensor, low: Tensor, aug_noise: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid is Y/p by
 X/p; W hidden channels, D latent size.
-Every layer looks beyond its own patch: what a patch leaves out, its neighbours can tell.
+Every layer reads beyond its own patch, so neighbours can carry what a patch leaves out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class ResidualConv(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, W, Y, X) -> (B, W, Y, X)."""
         return x + self.second(F.gelu(self.first(F.gelu(x))))
 
 
@@ -39,6 +40,7 @@ class PatchEncoder(nn.Module):
         self.out = nn.Conv2d(hidden, latent_size, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(B, C, Y, X) -> (B, Y/p, X/p, D)."""
         x = self.shrink(F.gelu(self.stem(images)))
         return self.out(self.blocks(x)).permute(0, 2, 3, 1)
 
@@ -54,6 +56,7 @@ class PatchDecoder(nn.Module):
         self.out = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """(B, Y/p, X/p, D) -> (B, C, Y, X)."""
         x = self.blocks(self.stem(vectors.permute(0, 3, 1, 2)))
         return self.out(F.gelu(self.grow(F.gelu(x))))
 
@@ -78,13 +81,7 @@ class PatchAutoencoder(nn.Module):
         return self.decoder(self.codebook(codes))
 
 
-# ---- a Gaussian latent
-#
-# A KL autoencoder: images to standardised Gaussian latents and back (Kingma and Welling 2014;
-# Rombach et al. 2022, section 3.1).
-#
-# Letters beyond the package's: C image channels, Y, X pixels, p patch side, so the grid of latents
-# is Y/p by X/p.
+# ---- Gaussian latents (Kingma and Welling 2014; Rombach et al. 2022, section 3.1)
 
 
 class Posterior(NamedTuple):
@@ -94,10 +91,12 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Mean + deviation times noise, which is drawn where the generator lives: (B, Y/p, X/p, D)."""
-        home = self.mean.device if generator is None else generator.device
+        """Mean + standard deviation x noise: (B, Y/p, X/p, D)."""
+        device = self.mean.device
+        if generator is not None:
+            device = generator.device
         noise = torch.randn(
-            self.mean.shape, generator=generator, device=home, dtype=self.mean.dtype
+            self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype
         )
         return self.mean + (self.log_variance / 2).exp() * noise.to(self.mean.device)
 
@@ -108,15 +107,16 @@ class Posterior(NamedTuple):
 
 
 class KLAutoencoder(nn.Module):
-    """Encoder to a mean and a log variance per latent, decoder, and the constants that give the
-    latents mean 0 and variance 1.
+    """Images to standardised Gaussian latents and back.
 
-    Trained on `decode(posterior.sample())` against the image plus a weight times `posterior.kl()`;
-    then `standardise_over` the training set once. `latents` and `images` are for everyone after
-    that.
+    Training lowers the error of `decode(posterior.sample())` plus a weight times `posterior.kl()`.
+    After it, `standardise_over` is called once with the training set, so that the latents have mean
+    0 and variance 1. From then on `latents` and `images` can be used.
     """
 
     log_variance_bounds = (-30.0, 20.0)
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, channels: int, patch: int, hidden: int, blocks: int, latent_size: int):
         super().__init__()
@@ -126,12 +126,12 @@ class KLAutoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(latent_size))
 
     def posterior(self, images: Tensor) -> Posterior:
-        """Images (B, C, Y, X) -> q(z | image), not standardised."""
+        """Images (B, C, Y, X) -> q(z | image), z not standardised."""
         mean, log_variance = self.encoder(images).chunk(2, -1)
         return Posterior(mean, log_variance.clamp(*self.log_variance_bounds))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Z (B, Y/p, X/p, D), not standardised -> images (B, C, Y, X)."""
+        """Latents z (B, Y/p, X/p, D), not standardised -> images (B, C, Y, X)."""
         return self.decoder(z)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -148,9 +148,9 @@ class KLAutoencoder(nn.Module):
 
     @torch.no_grad()
     def standardise_over(self, means: Tensor) -> None:
-        """Set the constants from the means of q over the training set (..., D): then these have
-        mean 0 and variance 1 in each of the D channels. Refused where a channel never varies:
-        nothing is encoded in it.
+        """Set shift and scale so that these means of q (..., D) get mean 0 and variance 1.
+
+        Raises ValueError for channels that never vary: nothing is encoded in them.
         """
         rows = means.reshape(-1, means.shape[-1]).double()
         scale = rows.std(0, correction=0)

@@ -1,26 +1,27 @@
-"""-log p of classes under a linear layer and a softmax, without holding the logits until the
-backward pass.
+"""Cross-entropy of a linear layer and a softmax, without saving the logits for the backward pass.
 
-N rows, n classes, M width. What comes back through a softmax is known going forward, p - [k =
-target], so small tables of logits give way to it, in the products' type. Of large ones only each
-row's log-sum-exp is kept; the backward pass computes them again, chunk by chunk (as Wijmans et al.,
-arXiv 2411.09009, do within a kernel). That costs one more matrix product, and saves holding N n
-numbers.
+Letters: N rows, n classes, M width.
+
+The gradient with respect to the logits, p - [k = target], is known in the forward pass. For small
+tables it is saved in place of the logits, in the type of the products. For large ones only each
+row's log-sum-exp is saved, and the backward pass computes the logits again, chunk by chunk (as
+Wijmans et al., arXiv 2411.09009, do within a kernel). That costs one more matrix product and saves
+N n numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WHOLE = (
-    2**25
-)  # logits up to which holding their gradients costs less than computing them again: 64 MiB in bfloat16
-CHUNK = 2**24  # logits held at once beyond that
+# Up to so many logits (64 MiB in bfloat16) saving their gradients costs less than a second product.
+MAX_SAVED_LOGITS = 2**25
+CHUNK_LOGITS = 2**24  # logits in memory at once, beyond that
 
 
 def class_nll(
@@ -31,74 +32,74 @@ def class_nll(
     banned: Sequence[int] = (),
     chunk: int | None = None,
 ) -> Tensor:
-    """(N,) -log p of `target` (N,), the logits being h (N, M) times weight (n, M), transposed; in
-    float32 at least, as its sums are.
+    """-log p of the targets (N,), in nats, for the logits h weight^T: (N,), in float32 at least.
 
-    last_legal: (N,) bool, whether class n - 1 can occur in a row; banned: classes that can in none.
-    chunk: logits held at once; by default all of up to WHOLE, else CHUNK. Under autocast the
-    products are in its type.
+    h (N, M); weight (n, M); target (N,). last_legal (N,) bool: whether class n - 1 can occur in a
+    row. banned: classes that can occur in none. chunk: logits in memory at once; by default all of
+    up to MAX_SAVED_LOGITS, else CHUNK_LOGITS. Under autocast the products are in its type.
     """
     device = h.device.type
     if torch.is_autocast_enabled(device):
-        h, weight = (x.to(torch.get_autocast_dtype(device)) for x in (h, weight))
-    whole = chunk is None and len(h) * len(weight) <= WHOLE
-    n_rows = max(1, len(h)) if whole else max(1, (chunk or CHUNK) // len(weight))
-    out = torch.tensor(banned, dtype=torch.long, device=h.device)
-    return _Nats.apply(h, weight, target, last_legal, out, n_rows, whole)
+        h = h.to(torch.get_autocast_dtype(device))
+        weight = weight.to(torch.get_autocast_dtype(device))
+    save_grad = chunk is None and len(h) * len(weight) <= MAX_SAVED_LOGITS
+    n_rows = len(h)
+    if not save_grad:
+        n_rows = (chunk or CHUNK_LOGITS) // len(weight)
+    banned_ids = torch.tensor(banned, dtype=torch.long, device=h.device)
+    return _ClassNLL.apply(h, weight, target, last_legal, banned_ids, max(1, n_rows), save_grad)
 
 
-class _Nats(torch.autograd.Function):
-    """nats = lse - x_target, where x = h weight^T and lse = log sum_k exp x_k; d nats / d x_k =
-    exp(x_k - lse) - [k = target].
+class _ClassNLL(torch.autograd.Function):
+    """nll = lse - x_target, where x = h weight^T and lse = log sum_k exp x_k.
 
-    whole: all rows at once, and these derivatives are kept; else h, weight and lse are, to compute
-    them from.
+    d nll / d x_k = exp(x_k - lse) - [k = target]. save_grad: save these derivatives, of all rows at
+    once; else save h, weight and lse, from which the backward pass computes them.
     """
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         h: Tensor,
         weight: Tensor,
         target: Tensor,
         last_legal: Tensor,
         banned: Tensor,
         n_rows: int,
-        whole: bool,
+        save_grad: bool,
     ) -> Tensor:
         lse = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
-        nats, slopes = torch.empty_like(lse), None
+        nll = torch.empty_like(lse)
+        d_logits = None
         for rows in _slices(len(h), n_rows):
             x = _logits(h[rows], weight, last_legal[rows], banned)
             lse[rows] = x.logsumexp(1)
-            nats[rows] = lse[rows] - x.gather(1, target[rows, None])[:, 0]
-            if whole and any(ctx.needs_input_grad):
-                slopes = _slopes(x, lse, target).to(h.dtype)
-        ctx.save_for_backward(h, weight, target, last_legal, banned, lse, slopes)
+            nll[rows] = lse[rows] - x.gather(1, target[rows, None])[:, 0]
+            if save_grad and any(ctx.needs_input_grad):
+                d_logits = _d_logits(x, lse, target).to(h.dtype)
+        ctx.save_for_backward(h, weight, target, last_legal, banned, lse, d_logits)
         ctx.n_rows = n_rows
-        return nats
+        return nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        h, weight, target, last_legal, banned, lse, slopes = ctx.saved_tensors
-        d_h, d_weight = torch.empty_like(h), torch.zeros_like(weight, dtype=lse.dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, target, last_legal, banned, lse, d_logits = ctx.saved_tensors
+        d_h = torch.empty_like(h)
+        d_weight = torch.zeros_like(weight, dtype=lse.dtype)  # chunks are summed in float32
         for rows in _slices(len(h), ctx.n_rows):
-            d = slopes
+            d = d_logits
             if d is None:
-                d = _slopes(
-                    _logits(h[rows], weight, last_legal[rows], banned), lse[rows], target[rows]
-                ).to(h.dtype)
-            by = grad[rows, None]
-            d_h[rows] = d @ weight * by
-            d_weight += d.T @ (h[rows] * by).to(
-                h.dtype
-            )  # summed over the chunks in float32 at least
+                x = _logits(h[rows], weight, last_legal[rows], banned)
+                d = _d_logits(x, lse[rows], target[rows]).to(h.dtype)
+            row_grad = grad[rows, None]
+            d_h[rows] = d @ weight * row_grad
+            d_weight += d.T @ (h[rows] * row_grad).to(h.dtype)
         return d_h, d_weight.to(weight.dtype), None, None, None, None, None
 
 
-def _slopes(x: Tensor, lse: Tensor, target: Tensor) -> Tensor:
-    """D nats / d x (N, n), in the place of x."""
+def _d_logits(x: Tensor, lse: Tensor, target: Tensor) -> Tensor:
+    """The derivatives of the nll with respect to the logits x (N, n), written into x."""
     d = x.sub_(lse[:, None]).exp_()
     return d.scatter_add_(1, target[:, None], d.new_full((len(d), 1), -1.0))
 

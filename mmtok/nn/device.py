@@ -1,8 +1,7 @@
-"""Which device computes: decided here and nowhere else, from a name such as --device takes, and
-handed down as a value.
+"""The device to compute on, from a name as --device takes it; decided here and nowhere else.
 
-Tokenizers, vocoders and judges stay on the CPU whatever is named, so that their codes and figures
-are the same on every machine.
+Tokenizers, vocoders and judges stay on the CPU in any case, so that their codes and figures are the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -20,22 +19,21 @@ KINDS = ("cpu", "cuda", "mps")
 def resolve_device(name: str | None = None) -> torch.device:
     """The device of this name: cpu, cuda (the first GPU), cuda:1, mps.
 
-    None: a CUDA GPU where there is one, else the CPU.
+    None is a CUDA GPU where there is one, else the CPU. mps is used only where it is named: no test
+    has run on one, and it has no float64 (see `sum_dtype`).
 
-    mps is taken only where it is named: no test has run on one, and it has no float64, see
-    `sum_dtype`. Raises UserError, in one line, for a device that is not there and for what is no
-    device's name.
+    Raises UserError for a device that is not there, and for a name that is no device's.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("cpu")
     kind, colon, index = name.partition(":")
-    if kind not in KINDS or colon and not (index.isascii() and index.isdecimal()):
+    if kind not in KINDS or (colon and not (index.isascii() and index.isdecimal())):
         close = difflib.get_close_matches(kind.lower(), (*KINDS, "gpu"), 1)
-        hint = (
-            f"did you mean {close[0].replace('gpu', 'cuda')}?"
-            if close
-            else "it is cpu, cuda, cuda:1 (the second GPU) or mps"
-        )
+        hint = "it is cpu, cuda, cuda:1 (the second GPU) or mps"
+        if close:
+            hint = f"did you mean {close[0].replace('gpu', 'cuda')}?"
         raise UserError(f"--device {name}: no such device; {hint}")
     if kind == "cuda":
         return _gpu(name, int(index or 0))
@@ -51,23 +49,23 @@ def resolve_device(name: str | None = None) -> torch.device:
 
 def _gpu(name: str, index: int) -> torch.device:
     if not torch.cuda.is_available():
-        why = (
-            "torch finds no CUDA GPU" if torch.version.cuda else "this torch was built without CUDA"
-        )
+        why = "this torch was built without CUDA"
+        if torch.version.cuda:
+            why = "torch finds no CUDA GPU"
         raise UserError(f"--device {name}: {why} here; leave --device out for the best there is")
     count = torch.cuda.device_count()
     if index >= count:
-        raise UserError(
-            f"--device {name}: there {'is one GPU' if count == 1 else f'are {count} GPUs'} here,"
-            " counted from cuda:0"
-        )
-    return torch.device("cuda", index) if ":" in name else torch.device("cuda")
+        what = "is one GPU" if count == 1 else f"are {count} GPUs"
+        raise UserError(f"--device {name}: there {what} here, counted from cuda:0")
+    if ":" in name:
+        return torch.device("cuda", index)
+    return torch.device("cuda")
 
 
 def resolve_distributed_device(name: str | None) -> torch.device:
-    """As `resolve_device`, for several processes.
+    """As `resolve_device`, for several processes: the kind of device, of which each has its own.
 
-    Raises UserError too for a device that they cannot share.
+    Raises UserError also for a device that they cannot share.
     """
     device = resolve_device(name)
     if device.type == "mps" or device.index is not None:
@@ -79,10 +77,9 @@ def resolve_distributed_device(name: str | None) -> torch.device:
 
 
 def local_device(shared: torch.device, local_rank: int) -> torch.device:
-    """Of what `resolve_distributed_device` gave, process number `local_rank` of this machine's part: a GPU
-    each, or the CPU.
+    """The device of process `local_rank` of this machine: a GPU of its own, or the CPU.
 
-    Raises UserError for fewer GPUs than processes.
+    shared: of `resolve_distributed_device`. Raises UserError for fewer GPUs than processes.
     """
     if shared.type == "cpu":
         return shared
@@ -95,8 +92,9 @@ def local_device(shared: torch.device, local_rank: int) -> torch.device:
 
 
 def stay_on_cpu(name: str | None, what: str) -> None:
-    """For work that is done on the CPU whatever is asked: check the name all the same, and say so
-    where another device was named.
+    """Check the name of a device for work that is always done on the CPU.
+
+    Warns where another device is named. Raises UserError as `resolve_device` does.
     """
     if name is not None and resolve_device(name).type != "cpu":
         warnings.warn(
@@ -107,7 +105,7 @@ def stay_on_cpu(name: str | None, what: str) -> None:
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """What sums that must not drift are made in on a device: float64; on MPS, which has none,
-    float32.
-    """
-    return torch.float32 if device.type == "mps" else torch.float64
+    """The type of long sums on a device: float64, but float32 on MPS, which has no float64."""
+    if device.type == "mps":
+        return torch.float32
+    return torch.float64

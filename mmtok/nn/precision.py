@@ -1,8 +1,7 @@
-"""Which type matrix products run in: bfloat16 where this machine multiplies it faster than float32.
+"""The type of matrix products: bfloat16 where this machine multiplies it faster than float32.
 
 Many CPUs, laptops among them, have no bfloat16 products: there torch emulates them, 35 to 65 times
-slower than float32. Others have them, but slower than float32. So "auto" measures instead of
-guessing from the machine's name.
+slower than float32. Others have them, but slower than float32. So "auto" measures.
 """
 
 from __future__ import annotations
@@ -20,15 +19,10 @@ import torch
 Precision = Literal["auto", "float32", "bf16"]
 PRECISIONS = ("auto", "float32", "bf16")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-PROBE_SECONDS = (
-    0.04  # per type: the whole probe stays under 0.2 s, also where a product is emulated
-)
-PROBE_SIZES = {
-    "cpu": 256,
-    "cuda": 2048,
-    "mps": 1024,
-}  # of square matrices; an emulated product of 256 takes 20 ms
-GAIN = 1.15  # bfloat16 must be faster by this much: casting weights and activations costs time too
+PROBE_SECONDS = 0.04  # per type; the whole probe takes under 0.2 s, also where bf16 is emulated
+# sizes of the square matrices; an emulated product of size 256 takes 20 ms
+PROBE_SIZES = {"cpu": 256, "cuda": 2048, "mps": 1024}
+GAIN = 1.15  # bfloat16 must be faster by this factor, as casts cost time too
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,9 @@ class MatmulRates:
     @property
     def best(self) -> Precision:
         """The precision that "auto" stands for."""
-        return "bf16" if self.bf16 > GAIN * self.float32 else "float32"
+        if self.bf16 > GAIN * self.float32:
+            return "bf16"
+        return "float32"
 
     def __str__(self) -> str:
         return f"{self.float32 / 1e9:.3g} GFLOP/s in float32, {self.bf16 / 1e9:.3g} in bf16"
@@ -49,8 +45,9 @@ class MatmulRates:
 
 @lru_cache
 def matmul_rates(device: torch.device) -> MatmulRates:
-    """Measure a device once per process, on one thread of a CPU: both types gain alike from more,
-    and noise is less.
+    """Measure a device, once per process.
+
+    On a CPU one thread is measured: both types gain alike from more, and there is less noise.
     """
     with _one_thread(device):
         rates = {
@@ -61,9 +58,9 @@ def matmul_rates(device: torch.device) -> MatmulRates:
 
 
 def resolve_precision(asked: Precision, device: torch.device) -> Precision:
-    """ "float32" or "bf16": what is asked for, or for "auto" what this device multiplies faster.
+    """Replace "auto" by "bf16" or "float32", whichever this device multiplies faster.
 
-    Warns, with both rates, where bf16 is asked of a device that is slower at it.
+    Warns, with both rates, where bf16 is asked for and the device is slower at it.
     """
     if asked == "float32":
         return asked
@@ -79,15 +76,14 @@ def resolve_precision(asked: Precision, device: torch.device) -> Precision:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, n: int, seconds: float) -> float:
-    """FLOP per second of products of (n, n) matrices: the best of all that fit into `seconds`, of
-    two at least.
+    """FLOP per second of products of (n, n) matrices: the fastest of those within `seconds`.
+
+    At least two are made, one of them to warm up.
     """
-    generator = torch.Generator(device).manual_seed(
-        0
-    )  # of its own: other random numbers stay what they are
+    generator = torch.Generator(device).manual_seed(0)  # leaves torch's own generator alone
     a = torch.randn(n, n, generator=generator, device=device).to(dtype)
     b = torch.randn(n, n, generator=generator, device=device).to(dtype)
-    _timed_product(a, b)  # warms up
+    _timed_product(a, b)  # warm-up
     best = _timed_product(a, b)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -96,7 +92,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, n: int, seconds: float
 
 
 def _timed_product(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Seconds that one product takes, its end awaited."""
+    """Seconds until one product is finished."""
     start = time.perf_counter()
     torch.mm(a, b)
     if a.device.type != "cpu":

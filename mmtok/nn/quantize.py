@@ -1,6 +1,6 @@
-"""A codebook: vectors to the nearest code and back, and how much of the book is in use.
+"""Vector quantisation: vectors to the nearest code and back, and how much of a codebook is used.
 
-The look-up is ours so that a saved codebook needs no training library to be read.
+The look-up is our own, so that reading a saved codebook needs no training library.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CHUNK = 16_384  # rows per distance table, which bounds its memory at CHUNK x K numbers
+CHUNK = 16_384  # rows per table of distances, which bounds its memory to CHUNK x K numbers
 
 
 def nearest_code(vectors: Tensor, book: Tensor) -> Tensor:
@@ -19,11 +19,9 @@ def nearest_code(vectors: Tensor, book: Tensor) -> Tensor:
     rows = vectors.reshape(-1, vectors.shape[-1])
     half_norms = book.square().sum(1) / 2  # argmin |v - b|^2 = argmax v.b - |b|^2 / 2
     codes = [(part @ book.T - half_norms).argmax(1) for part in rows.split(CHUNK)]
-    return (
-        torch.cat(codes).reshape(vectors.shape[:-1])
-        if codes
-        else vectors.new_zeros(vectors.shape[:-1], dtype=torch.long)
-    )
+    if not codes:
+        return vectors.new_zeros(vectors.shape[:-1], dtype=torch.long)
+    return torch.cat(codes).reshape(vectors.shape[:-1])
 
 
 def code_counts(codes: Tensor, n_codes: int) -> Tensor:
@@ -49,7 +47,9 @@ def perplexity(counts: Tensor) -> float:
 
 
 class Codebook(nn.Module):
-    """K vectors of size D, as a buffer: learned elsewhere, kept with the weights."""
+    """K vectors of size D, as a buffer: learned elsewhere, saved with the weights."""
+
+    vectors: Tensor
 
     def __init__(self, n_codes: int, code_size: int):
         super().__init__()

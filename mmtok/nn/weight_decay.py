@@ -1,4 +1,4 @@
-"""Which weights decay: a question of what their module is, never of what it is called."""
+"""Which parameters decay, decided by the class of their module, never by their name."""
 
 from __future__ import annotations
 
@@ -14,39 +14,37 @@ CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-MATRICES = (nn.Linear, nn.Bilinear, *CONVOLUTIONS)  # modules whose `weight` mixes what they read
+MATRICES = (nn.Linear, nn.Bilinear, *CONVOLUTIONS)  # modules whose `weight` is a linear map
 
 
 def decay_groups(weight_decay: float, *modules: nn.Module) -> list[dict]:
-    """All parameters of the modules, each once, as an optimiser's two groups: those that decay, and
-    those that do not.
+    """All parameters of the modules, each once, as two groups of an optimiser.
 
-    The weights of linear maps and convolutions decay. Embeddings, the gains of norms, biases, and
-    whatever else a module holds by itself do not, unless its class names them in `decaying`, a
-    tuple of names, or it is one of torch's own attention and recurrent modules. A tensor that two
-    modules share decays where both say so: a head tied to an embedding is the embedding.
+    The first group decays: the weights of linear maps and convolutions, those of torch's own
+    attention and recurrent modules, and parameters that a module's class names in its attribute
+    `decaying`, a tuple of names. The second does not: embeddings, gains of norms, biases and all
+    else. A tensor that two modules share decays only if it does in both: a head tied to an
+    embedding is the embedding.
     """
     decays: dict[Tensor, bool] = {}
     for module in modules:
-        for parameter, says_so in _verdicts(module):
-            decays[parameter] = says_so and decays.get(parameter, True)
-    chosen = [p for p, says_so in decays.items() if says_so]
-    others = [p for p, says_so in decays.items() if not says_so]
+        for parameter, decays_here in _parameters(module):
+            decays[parameter] = decays_here and decays.get(parameter, True)
+    decaying = [p for p, decay in decays.items() if decay]
+    others = [p for p, decay in decays.items() if not decay]
     return [
-        {"params": chosen, "weight_decay": weight_decay},
+        {"params": decaying, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
 
 
 def matrices(module: nn.Module) -> list[Tensor]:
-    """What something is multiplied with inside: the parameters that decay by their module's kind,
-    each once.
-    """
+    """The weights of the linear maps inside a module, each once: the parameters that decay."""
     return decay_groups(0.0, module)[0]["params"]
 
 
-def _verdicts(root: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """(parameter, whether the module that holds it lets it decay), for every module that holds it."""
+def _parameters(root: nn.Module) -> Iterator[tuple[Tensor, bool]]:
+    """Each parameter with whether it decays, once for every module that holds it."""
     for module in root.modules():
         for name, parameter in module.named_parameters(recurse=False):
             yield parameter, name in getattr(module, "decaying", ()) or _is_matrix(module, name)

@@ -16,11 +16,11 @@ from mmtok.nn.conditioning import Labels, Vectors, fourier_features
 from mmtok.nn.denoisers import (
     DiTConfig,
     GridDenoiser,
-    KeptGELU,
+    GELU,
     SetDenoiser,
     TokenDenoiser,
     TokenMLPConfig,
-    grid_turns,
+    grid_rope,
     grid_waves,
 )
 from mmtok.nn.unet import UNet, UNetConfig
@@ -63,7 +63,7 @@ KINDS = {
     "u-net, super-resolution": lambda: (
         UNet(SMALL_UNET, 1, None, 1),
         (1, 6, 6),
-        {"low": torch.randn(B, 1, 3, 3), "low_level": torch.rand(B)},
+        {"low": torch.randn(B, 1, 3, 3), "aug_noise": torch.rand(B)},
     ),
     "token": lambda: (TokenDenoiser(TokenMLPConfig(2, 32), 5, 7), (5,), {"h": torch.randn(B, 7)}),
 }
@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused():
             torch.zeros(1, 1, 4, 4),
             torch.zeros(1),
             low=torch.zeros(1, 1, 2, 2),
-            low_level=torch.zeros(1),
+            aug_noise=torch.zeros(1),
         )
     with pytest.raises(ValueError, match="low-resolution picture"):
         UNet(SMALL_UNET, 1, None, 1)(
@@ -330,19 +330,19 @@ def test_a_gelu_with_its_slope_kept_is_pytorchs_own():
         .mul(3)
         .requires_grad_()
     )
-    weights, ours, theirs = torch.arange(50.0), KeptGELU()(x), torch.nn.GELU(approximate="tanh")(x)
+    weights, ours, theirs = torch.arange(50.0), GELU()(x), torch.nn.GELU(approximate="tanh")(x)
     assert torch.equal(ours, theirs)
     for _ in range(2):  # as a trace goes backward again and again
         (mine,), (reference,) = (
             torch.autograd.grad(y, x, weights.double(), retain_graph=True) for y in (ours, theirs)
         )
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-12)
-    assert torch.equal(KeptGELU()(x.detach()), theirs)
+    assert torch.equal(GELU()(x.detach()), theirs)
 
 
 def test_a_gelu_with_its_slope_kept_refuses_second_derivatives():
     x = torch.ones(3, requires_grad=True)
-    (slope,) = torch.autograd.grad(KeptGELU()(x).square().sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad(GELU()(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         slope.sum().backward()
 
@@ -355,7 +355,7 @@ def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, head_size, generator=g)
     turned = lambda x: rotate(
-        x.expand(*grid, -1).flatten(0, 1), *grid_turns(*grid, head_size)
+        x.expand(*grid, -1).flatten(0, 1), *grid_rope(*grid, head_size)
     ).unflatten(0, grid)
     products = torch.einsum("yxd,vud->yxvu", turned(q), turned(k))
     torch.testing.assert_close(
@@ -369,4 +369,4 @@ def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
 
 def test_turns_by_row_and_column_need_heads_that_hold_a_pair_for_each():
     with pytest.raises(ValueError, match="multiple of 4 numbers, got 6"):
-        grid_turns(2, 2, 6)
+        grid_rope(2, 2, 6)

@@ -140,9 +140,12 @@ def test_a_run_computes_where_it_is_told(tiny_run):
 
 def test_processes_share_the_cpu_when_told_so_where_there_are_gpus():
     code = (
-        "import sys, torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count ="
-        " lambda: 2\nfrom mmtok.train.distributed import init_distributed\nwith init_distributed(device='cpu') as p:"
-        " print(p.device, torch.distributed.get_backend(), p.total(1.0), flush=True)"
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.device_count = lambda: 2\n"
+        "from mmtok.train.distributed import init_distributed\n"
+        "with init_distributed(device='cpu') as p:\n"
+        "    print(p.device, torch.distributed.get_backend(), p.all_reduce(1.0), flush=True)\n"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
