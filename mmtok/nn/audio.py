@@ -24,9 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 MAGNITUDE_FLOOR = 1e-5  # sqrt of a power floor of 1e-10, as in both dMel front ends
 MEL_FLOOR = 1e-10
-# of inverted spectra: inaudible, and it keeps out denormal numbers, which are a hundred times slower
+# of inverted spectra: inaudible, and without denormal numbers, which are a hundred times slower
 SPECTRUM_FLOOR = 1e-12
-# Products are always of so many frames, so that a frame's value does not depend on the other frames.
+# Products are always of so many frames, so that a frame's value does not depend on the others.
 BLOCK_FRAMES = 32
 # Where the overlap-added squared window is below this, samples fade out instead of being amplified.
 WINDOW_FLOOR = 0.05
@@ -323,7 +323,7 @@ def griffin_lim(
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Short-time objective intelligibility, in [0, 1] (Taal et al. 2011), of two aligned clips (N,).
+    """Short-time objective intelligibility (Taal et al. 2011) of two aligned clips (N,): in [0, 1].
 
     It is NaN when less than some 0.4 s of the reference is sound. Never align by cross-correlation
     first: the random phase of Griffin-Lim gives false shifts.

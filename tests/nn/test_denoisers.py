@@ -22,6 +22,7 @@ from mmtok.nn.denoisers import (
     TokenMLPConfig,
     grid_rope,
     grid_waves,
+    in_chunks,
 )
 from mmtok.nn.unet import UNet, UNetConfig
 
@@ -370,3 +371,24 @@ def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
 def test_turns_by_row_and_column_need_heads_that_hold_a_pair_for_each():
     with pytest.raises(ValueError, match="multiple of 4 numbers, got 6"):
         grid_rope(2, 2, 6)
+
+
+# ---- rows in chunks
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9])
+def test_rows_in_chunks_are_rows_together(monkeypatch, n):
+    monkeypatch.setattr("mmtok.nn.denoisers.CHUNK_ROWS", 4)
+    torch.manual_seed(0)
+    network = GridDenoiser(DiTConfig(1, 8, 2), (1, 4, 4), 2)
+    sizes = []
+    for p in network.parameters():
+        p.data.add_(0.1 * torch.randn(p.shape))
+    network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    x = torch.randn(n, 1, 4, 4)
+    c_noise = torch.randn(n)
+    together = in_chunks(network, x, c_noise)
+    assert sizes == [n], "what is learned goes through at once"
+    with torch.no_grad():
+        torch.testing.assert_close(in_chunks(network, x, c_noise), together)
+    assert max(sizes[1:]) <= 4 and sum(sizes[1:]) == n
