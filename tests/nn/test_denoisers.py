@@ -14,9 +14,9 @@ from mmtok.diffusion.schedules import EDM, VP, CondOT
 from mmtok.nn.attention import rotate
 from mmtok.nn.conditioning import Labels, Vectors, fourier_features
 from mmtok.nn.denoisers import (
+    GELU,
     DiTConfig,
     GridDenoiser,
-    GELU,
     SetDenoiser,
     TokenDenoiser,
     TokenMLPConfig,
