@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: functions of tensors and callables."""

@@ -1,5 +1,4 @@
-"""Discrete noise: a token keeps its value with probability alpha_t, else it is redrawn from a
-stationary distribution pi.
+"""Discrete diffusion: a token keeps its value with probability alpha_t, else is redrawn from pi.
 
     q(x_t | x_0) = alpha_t [x_t = x_0] + (1 - alpha_t) pi(x_t)
 
@@ -7,6 +6,13 @@ pi uniform is D3PM's uniform noise, pi all on a mask token its absorbing one (Au
 arXiv 2107.03006, appendix A.2). As everywhere in this room noise grows with t, from data at t = 0
 to pi at t = 1; alpha falls from 1 to 0. Token ids are (B, L) long below V = len(pi); probabilities
 and their logs are (B, L, V). Models are callables tokens (B, L) -> logits (B, L, V) of x_0.
+
+`Masked` is the absorbing case in its own short forms: tokens are masked at random, and a model
+fills them in. Its model never predicts the mask, and its logits of tokens that are not masked are
+never read (Sahoo et al. 2024, arXiv 2406.07524: "SUBS"). Its bound on -log p is that of an
+any-order autoregressive model: the mean over all orders of the sum of -log p(x_i | those before it)
+(Ou et al. 2024, arXiv 2406.03736). So the bound does not depend on the schedule, and any subset can
+be filled in given the rest. All negative log-likelihoods are in nats, (B,), over whole rows.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,8 +30,9 @@ from mmtok.diffusion.random import choose, uniform
 from mmtok.diffusion.samplers import Callback
 
 Model = Callable[[Tensor], Tensor]
-"""Tokens (B, L) long -> logits (B, L, V) of their clean values; what it is told of the time or a
-condition is bound beforehand.
+"""Tokens (B, L) long -> logits (B, L, V) of their clean values.
+
+A condition, or the time, is bound beforehand.
 """
 
 
@@ -37,7 +45,7 @@ class PowerKeep:
 
     power: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.power <= 0:
             raise ValueError(f"the power must be above 0, got {self.power}")
 
@@ -46,13 +54,11 @@ class PowerKeep:
         return 1 - t**self.power
 
     def slope(self, t: Tensor) -> Tensor:
-        """D alpha / d t."""
+        """d alpha / d t."""
         return -self.power * t ** (self.power - 1)
 
     def rate(self, t: Tensor) -> Tensor:
-        """-alpha' / (1 - alpha): how fast noise turns back into data, and the weight of the
-        continuous-time bound.
-        """
+        """-alpha' / (1 - alpha), the weight of the continuous-time bound."""
         return self.power / t
 
 
@@ -61,17 +67,15 @@ class CosineKeep:
     """alpha_t = cos(pi t / 2)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """The share of tokens that keep their value at time t, as a sine, which is 0 at t = 1 to
-        the last bit.
-        """
+        """The share of tokens that keep their value at time t; as a sine it is exactly 0 at 1."""
         return (math.pi / 2 * (1 - t)).sin()
 
     def slope(self, t: Tensor) -> Tensor:
-        """D alpha / d t."""
+        """d alpha / d t."""
         return -math.pi / 2 * (math.pi / 2 * t).sin()
 
     def rate(self, t: Tensor) -> Tensor:
-        """-alpha' / (1 - alpha), in the form that keeps its digits near t = 0."""
+        """-alpha' / (1 - alpha), in a form that is accurate near t = 0."""
         return math.pi / 2 / (math.pi / 4 * t).tan()
 
 
@@ -80,11 +84,11 @@ Keep = PowerKeep | CosineKeep
 
 @dataclass(frozen=True)
 class Corruption:
-    """pi, as numbers that sum to 1."""
+    """Noise with stationary distribution pi, given as numbers that sum to 1."""
 
     stationary: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.stationary, default=-1.0) < 0 or abs(math.fsum(self.stationary) - 1) > 1e-9:
             raise ValueError(
                 "the stationary distribution must be numbers not below 0 that sum to 1, got"
@@ -98,17 +102,15 @@ class Corruption:
 
     @classmethod
     def absorbing(cls, n_levels: int) -> Corruption:
-        """The mask is the id after the last level: V = n_levels + 1."""
+        """The mask is the id n_levels: V = n_levels + 1."""
         return cls((0.0,) * n_levels + (1.0,))
 
     @property
     def mask(self) -> int | None:
-        """The id that pi is all on, beside others: data never hold it. None where there is none."""
-        return (
-            self.stationary.index(1.0)
-            if 1.0 in self.stationary and len(self.stationary) > 1
-            else None
-        )
+        """The id that pi is concentrated on, which data never hold. None where there is none."""
+        if 1.0 in self.stationary and len(self.stationary) > 1:
+            return self.stationary.index(1.0)
+        return None
 
     def matrix(self, alpha: float) -> Tensor:
         """Q[from, to] = alpha I + (1 - alpha) 1 pi^T: (V, V) float64.
@@ -116,9 +118,8 @@ class Corruption:
         Products multiply the alphas.
         """
         pi = torch.tensor(self.stationary, dtype=torch.float64)
-        return alpha * torch.eye(len(pi), dtype=torch.float64) + (1 - alpha) * pi.expand(
-            len(pi), -1
-        )
+        identity = torch.eye(len(pi), dtype=torch.float64)
+        return alpha * identity + (1 - alpha) * pi.expand(len(pi), -1)
 
     def corrupted(
         self, x: Tensor, alpha: Tensor, generator: torch.Generator | None = None
@@ -129,17 +130,21 @@ class Corruption:
         return torch.where(redraw, noise, x)
 
     def posterior(self, x_t: Tensor, p_0: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """q(x_s | x_t) for s < t when x_0 ~ p_0: sum over x_0 of p_0(x_0) q(x_s | x_t, x_0), (B, L,
-        V).
+        """q(x_s | x_t) for s < t when x_0 ~ p_0, (B, L, V).
 
-        x_t (B, L); p_0 (B, L, V), the belief about x_0 after seeing x_t: one-hot for the posterior
-        of a known x_0 (Austin et al. 2021, eq. 3). With the true p(x_0 | x_t) this is the true
-        reverse step; their eq. 4 mixes joints q(x_s, x_t | x_0) instead. A value that noise cannot
-        have made (where pi or 1 - alpha_t is 0) is its own x_0, whatever p_0 says. alphas (B,).
+        The sum over x_0 of p_0(x_0) q(x_s | x_t, x_0). With the true p(x_0 | x_t) this is the true
+        reverse step; Austin et al. 2021, eq. 4 mixes joints q(x_s, x_t | x_0) instead. A value that
+        noise cannot have made (where pi or 1 - alpha_t is 0) is its own x_0, whatever p_0 is.
+
+        Args:
+            x_t: (B, L).
+            p_0: (B, L, V), the distribution of x_0 given x_t; one-hot for the posterior of a known
+                x_0 (eq. 3).
+            alpha_s: (B,).
+            alpha_t: (B,).
         """
-        least = torch.finfo(
-            p_0.dtype
-        ).tiny  # in place of 0: near its limit from above, where values that noise cannot make stay
+        # in place of 0, the limit from above, where values that noise cannot make stay
+        least = torch.finfo(p_0.dtype).tiny
         a_s, a_t = (
             alpha[:, None, None].to(p_0.dtype).clamp(min=least) for alpha in (alpha_s, alpha_t)
         )
@@ -147,37 +152,33 @@ class Corruption:
         pi = self._pi(x_t).to(p_0.dtype)
         here = torch.nn.functional.one_hot(x_t, len(pi)).to(p_0.dtype)
         pi_here = pi[x_t][..., None]
-        seen = a_t * here + (1 - a_t) * pi_here  # q(x_t | x_0), over x_0
+        likelihood = a_t * here + (1 - a_t) * pi_here  # q(x_t | x_0), over x_0
         p_0 = torch.where((1 - a_t) * pi_here > 0, p_0, here)
-        share = torch.where(p_0 > 0, p_0 / seen, 0)
+        share = torch.where(p_0 > 0, p_0 / likelihood, 0)
         return (step * here + (1 - step) * pi_here) * (
             a_s * share + (1 - a_s) * pi * share.sum(-1, keepdim=True)
         )
 
-    def step_nats(
+    def step_kl(
         self, log_p_0: Tensor, x: Tensor, x_t: Tensor, alpha_s: Tensor, alpha_t: Tensor
     ) -> Tensor:
-        """KL(q(x_s | x_t, x_0 = x) || the model's q(x_s | x_t)): one term of the T-step bound, nats
-        (B,).
+        """One term of the T-step bound, in nats (B,).
 
-        log_p_0: the model's log p(x_0 | x_t) (B, L, V). At s = 0 (alpha_s = 1) this is -log p(x_0 =
-        x | x_t). A bound is the sum over all T steps of the mean over x_t, plus `prior_nats`.
+        KL(q(x_s | x_t, x_0 = x) || the model's q(x_s | x_t)). log_p_0: the model's log p(x_0 | x_t)
+        (B, L, V). At s = 0 (alpha_s = 1) this is -log p(x_0 = x | x_t). A bound is the sum over all
+        T steps of the mean over x_t, plus `prior_kl`.
         """
-        true = self.posterior(
-            x_t,
-            torch.nn.functional.one_hot(x, log_p_0.shape[-1]).to(log_p_0.dtype),
-            alpha_s,
-            alpha_t,
-        )
+        known = torch.nn.functional.one_hot(x, log_p_0.shape[-1]).to(log_p_0.dtype)
+        true = self.posterior(x_t, known, alpha_s, alpha_t)
         model = self.posterior(x_t, log_p_0.exp(), alpha_s, alpha_t)
-        possible = torch.where(
-            true > 0, model, 1
-        )  # chosen before the logarithm, whose gradient at 0 is no number
+        # selected before the logarithm, whose gradient at 0 is NaN
+        possible = torch.where(true > 0, model, 1)
         return (torch.xlogy(true, true) - true * possible.log()).sum((1, 2))
 
-    def prior_nats(self, x: Tensor, alpha_1: float) -> Tensor:
-        """KL(q(x_1 | x_0 = x) || pi), nats (B,): 0 where alpha_1 = 0."""
-        q, pi = self.matrix(alpha_1).to(x.device), self._pi(x)
+    def prior_kl(self, x: Tensor, alpha_1: float) -> Tensor:
+        """KL(q(x_1 | x_0 = x) || pi), in nats (B,): 0 where alpha_1 = 0."""
+        q = self.matrix(alpha_1).to(x.device)
+        pi = self._pi(x)
         return torch.where(q > 0, q * (q.log() - pi.log()), 0).sum(1)[x].sum(1)
 
     def step_bound(
@@ -189,16 +190,17 @@ class Corruption:
         keep: Keep,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One estimate of the T-step bound of -log p(x), nats (B,): T = n_steps times the term of
-        step `steps` (B,), in 1..T.
+        """One estimate of the T-step bound of -log p(x), in nats (B,).
+
+        T = n_steps times the term of step `steps` (B,), in 1..T.
         """
         t = steps.double() / n_steps
-        alpha_s, alpha_t = keep.alpha(t - 1 / n_steps), keep.alpha(t)
+        alpha_s = keep.alpha(t - 1 / n_steps)
+        alpha_t = keep.alpha(t)
         x_t = self.corrupted(x, alpha_t, generator)
         last = keep.alpha(torch.ones((), dtype=torch.float64)).item()
-        return n_steps * self.step_nats(
-            self._belief(model, x_t), x, x_t, alpha_s, alpha_t
-        ) + self.prior_nats(x, last)
+        log_p_0 = self._log_p_0(model, x_t)
+        return n_steps * self.step_kl(log_p_0, x, x_t, alpha_s, alpha_t) + self.prior_kl(x, last)
 
     def sample(
         self,
@@ -208,32 +210,29 @@ class Corruption:
         keep: Keep,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t, drawn
-        in float64.
+        """Noise x ~ pi (B, L) at t = 1 -> data (B, L), by n_steps ancestral steps even in t.
 
-        Under absorbing noise the masks are drawn, all of them; what else x holds stays.
-        Raises FloatingPointError at the first step at which the model says what is no number.
+        Drawn in float64. Under absorbing noise all masks are drawn; the other tokens stay. Raises
+        FloatingPointError at the first step at which the model returns NaN.
         """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        alphas = keep.alpha(
-            torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)
-        ).clamp(0, 1)
-        for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
-            p_0 = self._belief(model, x).double().exp()
+        times = torch.linspace(1, 0, n_steps + 1, dtype=torch.float64, device=x.device)
+        alphas = keep.alpha(times).clamp(0, 1)
+        for i, (alpha_t, alpha_s) in enumerate(pairwise(alphas)):
+            p_0 = self._log_p_0(model, x).double().exp()
             if bool(p_0.isnan().any()):
                 raise FloatingPointError(f"the model returned NaN at step {i + 1} of {n_steps}")
             step = self.posterior(x, p_0, alpha_s.expand(len(x)), alpha_t.expand(len(x)))
             x = choose(step.log(), uniform(x.shape, x, generator))
         return x
 
-    def _belief(self, model: Model, x_t: Tensor) -> Tensor:
-        """The model's log p(x_0 | x_t) (B, L, V); none of it is on the mask, which is not data."""
+    def _log_p_0(self, model: Model, x_t: Tensor) -> Tensor:
+        """The model's log p(x_0 | x_t) (B, L, V); -inf for the mask, which is not data."""
         logits = model(x_t)
         if self.mask is not None:
-            logits = logits.masked_fill(
-                torch.arange(logits.shape[-1], device=logits.device) == self.mask, -torch.inf
-            )
+            ids = torch.arange(logits.shape[-1], device=logits.device)
+            logits = logits.masked_fill(ids == self.mask, -torch.inf)
         return log_probs(logits)
 
     def _pi(self, x: Tensor) -> Tensor:
@@ -241,17 +240,17 @@ class Corruption:
 
 
 def reverse_rate(p_0: Tensor, x_t: Tensor, rate: Tensor | float) -> Tensor:
-    """Rates towards data of discrete flow matching's mixture path: -alpha'/(1 - alpha) (p(x_0 = y |
-    x_t) - [y = x_t]), (B, L, V).
+    """Rates towards data of discrete flow matching's mixture path, (B, L, V).
 
-    Gat et al. 2024 (arXiv 2407.15595), with kappa = alpha and their time running backwards. Each
-    row sums to 0, and along falling t they carry p_t (the Kolmogorov equation).
+    -alpha'/(1 - alpha) (p(x_0 = y | x_t) - [y = x_t]): Gat et al. 2024 (arXiv 2407.15595), with
+    kappa = alpha and their time running backwards. Each row sums to 0, and with falling t they
+    transport p_t (the Kolmogorov equation).
     """
     return rate * (p_0 - torch.nn.functional.one_hot(x_t, p_0.shape[-1]).to(p_0.dtype))
 
 
 def log_probs(logits: Tensor) -> Tensor:
-    """Log p, in float32 at least: half precision is for the layers."""
+    """log p, in float32 at least: half precision is for the layers."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
@@ -263,7 +262,7 @@ class Masked:
     keep: Keep = PowerKeep()
 
     def hide(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """X (B, L) with the mask where hidden (B, L) is true."""
+        """x (B, L) with the mask where hidden (B, L) is true."""
         return x.masked_fill(hidden, self.n_levels)
 
     def hidden_at(
@@ -273,15 +272,17 @@ class Masked:
         generator: torch.Generator | None = None,
         free: Tensor | None = None,
     ) -> Tensor:
-        """A draw of what is hidden at times t (B,): each token with probability 1 - alpha_t.
+        """Which tokens (B, L) are masked at times t (B,): each with probability 1 - alpha_t.
 
-        free (B, L): only those may be.
+        free (B, L): only those may be masked.
         """
         hidden = uniform(x.shape, x, generator) >= self.keep.alpha(t.double())[:, None]
-        return hidden if free is None else hidden & free
+        if free is not None:
+            hidden = hidden & free
+        return hidden
 
-    def nats_hidden(self, model: Model, x: Tensor, hidden: Tensor) -> Tensor:
-        """The sum over hidden tokens of -log p(x_i | those not hidden)."""
+    def hidden_nll(self, model: Model, x: Tensor, hidden: Tensor) -> Tensor:
+        """The sum over masked tokens of -log p(x_i | those not masked)."""
         log_p = log_probs(model(self.hide(x, hidden))).gather(-1, x[..., None])[..., 0]
         return -log_p.masked_fill(~hidden, 0).sum(1)
 
@@ -293,14 +294,14 @@ class Masked:
         generator: torch.Generator | None = None,
         free: Tensor | None = None,
     ) -> Tensor:
-        """One unbiased estimate of the continuous-time bound of -log p(x), at times t (B,) drawn
-        uniform in (0, 1].
+        """One unbiased estimate of the continuous-time bound of -log p(x), at random times t (B,).
 
-        Sahoo et al. 2024: -alpha' / (1 - alpha) times the hidden tokens' nats. With `free` it is
-        the bound of those tokens given the others. Draw t by 1 - `draws.stratified`.
+        Sahoo et al. 2024: -alpha' / (1 - alpha) times the masked tokens' nats, for t uniform in
+        (0, 1]; draw it by 1 - `random.stratified`. With `free` it is the bound of those tokens
+        given the others.
         """
-        nats = self.nats_hidden(model, x, self.hidden_at(x, t, generator, free))
-        return torch.where(nats > 0, self.keep.rate(t.double()).to(nats.dtype) * nats, nats)
+        nll = self.hidden_nll(model, x, self.hidden_at(x, t, generator, free))
+        return torch.where(nll > 0, self.keep.rate(t.double()).to(nll.dtype) * nll, nll)
 
     def step_bound(
         self,
@@ -311,51 +312,51 @@ class Masked:
         generator: torch.Generator | None = None,
         free: Tensor | None = None,
     ) -> Tensor:
-        """One unbiased estimate of the T-step bound (Sahoo et al. 2024), T = n_steps, at steps (B,)
-        drawn from 1..T.
+        """One unbiased estimate of the T-step bound, T = n_steps, at steps (B,) drawn from 1..T.
 
-        It bounds what `sample` with T steps draws, and falls to the continuous-time bound as T
-        grows.
+        Source: Sahoo et al. 2024. It holds for `sample` with T steps, and falls to the
+        continuous-time bound as T grows.
         """
         t = steps.double() / n_steps
-        alpha_s, alpha_t = self.keep.alpha(t - 1 / n_steps), self.keep.alpha(t)
-        nats = self.nats_hidden(model, x, self.hidden_at(x, t, generator, free))
-        return (n_steps * (alpha_s - alpha_t) / (1 - alpha_t)).to(nats.dtype) * nats
+        alpha_s = self.keep.alpha(t - 1 / n_steps)
+        alpha_t = self.keep.alpha(t)
+        nll = self.hidden_nll(model, x, self.hidden_at(x, t, generator, free))
+        return (n_steps * (alpha_s - alpha_t) / (1 - alpha_t)).to(nll.dtype) * nll
 
     def order_bound(
         self, model: Model, x: Tensor, n_hidden: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One unbiased estimate of the same continuous-time bound by counts: L / n times the nats
-        of n random hidden tokens.
+        """One unbiased estimate of the same continuous-time bound, with n tokens masked.
 
-        n_hidden (B,) drawn from 1..L. Its variance is below that of `bound`, which draws how many
-        are hidden as well.
+        L / n times the nats of n random masked tokens; n_hidden (B,) is drawn from 1..L. It varies
+        less than `bound`, where the number of masked tokens is random too.
         """
         rank = uniform(x.shape, x, generator).argsort(1).argsort(1)
-        return x.shape[1] / n_hidden * self.nats_hidden(model, x, rank < n_hidden[:, None])
+        return x.shape[1] / n_hidden * self.hidden_nll(model, x, rank < n_hidden[:, None])
 
     def enumerated_bound(self, model: Model, x: Tensor, weights: Tensor) -> Tensor:
-        """A bound without chance: the sum over all subsets M of positions of weights[|M|] times its
-        nats. For L up to a dozen.
+        """The bound without sampling, for L up to a dozen.
 
-        weights (L + 1,): `subset_weights` for continuous time and any order, `step_subset_weights`
-        for T steps.
+        The sum over all subsets M of positions of weights[|M|] times its nats. weights (L + 1,):
+        `subset_weights` for continuous time and any order, `step_subset_weights` for T steps.
         """
         total = 0
         for subset in itertools.product((False, True), repeat=x.shape[1]):
             hidden = torch.tensor(subset, device=x.device)
             if hidden.any():
-                total = total + weights[hidden.sum()].item() * self.nats_hidden(
-                    model, x, hidden.expand_as(x)
-                )
+                weight = weights[hidden.sum()].item()
+                total = total + weight * self.hidden_nll(model, x, hidden.expand_as(x))
         return total
 
     def step_subset_weights(self, n_tokens: int, n_steps: int) -> Tensor:
-        """The weight of a subset of m hidden tokens in the T-step bound: (n_tokens + 1,) float64,
-        index m.
+        """The weight of a subset of m masked tokens in the T-step bound, at index m.
+
+        (n_tokens + 1,) float64.
         """
         alpha = self.keep.alpha(torch.linspace(0, 1, n_steps + 1, dtype=torch.float64)).clamp(0, 1)
-        a_s, a_t, m = alpha[:-1, None], alpha[1:, None], torch.arange(n_tokens + 1)
+        a_s = alpha[:-1, None]
+        a_t = alpha[1:, None]
+        m = torch.arange(n_tokens + 1)
         weights = ((a_s - a_t) / (1 - a_t) * (1 - a_t) ** m * a_t ** (n_tokens - m)).sum(0)
         weights[0] = 0
         return weights
@@ -371,24 +372,18 @@ class Masked:
     ) -> Tensor:
         """Fill the masked tokens of (B, L) in n_steps steps even in t; the others stay.
 
-        Drawn in float64.
-
-        Tokens that appear in the same step are drawn apart from each other; `fill` does not make
-        that error. watch: as of samplers. Raises FloatingPointError at the first step at which the
-        model says what is no number.
+        Drawn in float64. Tokens of the same step are drawn independently, which is an error that
+        `fill` does not make. callback: as of samplers. Raises FloatingPointError at the first step
+        at which the model returns NaN or infinity.
         """
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        alphas = (
-            self.keep.alpha(torch.linspace(1, 0, n_steps + 1, dtype=torch.float64))
-            .clamp(0, 1)
-            .tolist()
-        )
-        for i, (alpha_t, alpha_s) in enumerate(zip(alphas, alphas[1:])):
+        times = torch.linspace(1, 0, n_steps + 1, dtype=torch.float64)
+        alphas = self.keep.alpha(times).clamp(0, 1).tolist()
+        for i, (alpha_t, alpha_s) in enumerate(pairwise(alphas)):
             shown = uniform(tokens.shape, tokens, generator) < (alpha_s - alpha_t) / (1 - alpha_t)
-            tokens = self._revealed(
-                model, tokens, shown, generator, temperature, f"step {i + 1} of {n_steps}"
-            )
+            at = f"step {i + 1} of {n_steps}"
+            tokens = self._revealed(model, tokens, shown, generator, temperature, at)
             if callback is not None:
                 callback(i, tokens)
         return tokens
@@ -402,23 +397,20 @@ class Masked:
         temperature: float = 1.0,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Fill the masked tokens of (B, L) one at a time: any-order infilling, exact for a
-        consistent model.
+        """Fill the masked tokens of (B, L) one at a time, exact for a consistent model.
 
-        order (B, L): a permutation of positions per row, in which the masked ones are met; random
-        by default. Raises as `sample`.
+        order (B, L): a permutation of positions per row, in which the masked ones are filled;
+        random by default. Raises as `sample`.
         """
         if order is None:
             order = uniform(tokens.shape, tokens, generator).argsort(1)
         masked_in_order = (tokens == self.n_levels).gather(1, order)
-        turn = torch.zeros_like(order).scatter(
-            1, order, masked_in_order.cumsum(1) - 1
-        )  # of a masked position: how many come before it
-        n_turns = int(masked_in_order.sum(1).max())
-        for i in range(n_turns):
-            tokens = self._revealed(
-                model, tokens, turn == i, generator, temperature, f"step {i + 1} of {n_turns}"
-            )
+        # of a masked position: how many are filled before it
+        n_before = torch.zeros_like(order).scatter(1, order, masked_in_order.cumsum(1) - 1)
+        n_steps = int(masked_in_order.sum(1).max())
+        for i in range(n_steps):
+            at = f"step {i + 1} of {n_steps}"
+            tokens = self._revealed(model, tokens, n_before == i, generator, temperature, at)
             if callback is not None:
                 callback(i, tokens)
         return tokens
@@ -434,27 +426,29 @@ class Masked:
     ) -> Tensor:
         """Tokens with the masked ones among `shown` drawn.
 
-        The numbers are drawn whatever is shown, so rows do not depend on each other.
+        Random numbers are drawn for all tokens, so that rows do not depend on each other. at: the
+        step, for errors.
         """
-        u, shown = uniform(tokens.shape, tokens, generator), shown & (tokens == self.n_levels)
+        u = uniform(tokens.shape, tokens, generator)
+        shown = shown & (tokens == self.n_levels)
         if not bool(shown.any()):
             return tokens
         logits = model(tokens)[shown].double()  # (n, n_levels)
         if not bool((logits < torch.inf).all()):
             raise FloatingPointError(f"the model returned NaN or infinity at {at}")
         tokens = tokens.clone()
-        tokens[shown] = (
-            logits.argmax(-1) if temperature == 0 else choose(logits / temperature, u[shown])
-        )
+        if temperature == 0:
+            tokens[shown] = logits.argmax(-1)
+        else:
+            tokens[shown] = choose(logits / temperature, u[shown])
         return tokens
 
 
 def subset_weights(n_tokens: int) -> Tensor:
-    """(m - 1)! (L - m)! / L!, the weight of a subset of m hidden tokens in the continuous-time
-    bound: (L + 1,) float64, index m.
+    """The weight of a subset of m masked tokens in the continuous-time bound, (L + 1,) float64.
 
-    It is the integral of -alpha' / (1 - alpha) (1 - alpha)^m alpha^(L - m) over t for every
-    schedule: Beta(m, L - m + 1).
+    (m - 1)! (L - m)! / L!, at index m. It is the integral of -alpha' / (1 - alpha) (1 - alpha)^m
+    alpha^(L - m) over t for every schedule: Beta(m, L - m + 1).
     """
     weights = [
         math.exp(math.lgamma(m) + math.lgamma(n_tokens - m + 1) - math.lgamma(n_tokens + 1))
@@ -464,8 +458,9 @@ def subset_weights(n_tokens: int) -> Tensor:
 
 
 def concrete_score(log_p: Tensor, alpha: Tensor | float) -> Tensor:
-    """p_t(x with value y at a hidden position) / p_t(x) = p(y | not hidden) alpha / (1 - alpha) (Ou
-    et al. 2024), elementwise.
+    """p_t(x with value y at a masked position) / p_t(x), elementwise (Ou et al. 2024).
+
+    It is p(y | not masked) alpha / (1 - alpha).
     """
     return log_p.exp() * alpha / (1 - alpha)
 

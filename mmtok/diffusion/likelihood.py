@@ -1,9 +1,8 @@
-"""log p of data: by the probability-flow ODE, by a variational bound, and the change of units to
-bits per dimension.
+"""log p of data: by the probability-flow ODE, by a variational bound, and in bits per dimension.
 
-A table that holds such numbers says which it is: the ODE's is the density at noise level sigma_min
-(exact up to the solver's error with `exact_trace`, an unbiased estimate with `hutchinson`), of
-dequantised data a lower bound of log P; `latent_bound` is a lower bound in expectation.
+The ODE gives the density at noise level sigma_min: exact up to the solver's error with
+`exact_trace`, an unbiased estimate with `hutchinson`, and for dequantised data a lower bound of
+log P. `latent_bound` is a lower bound in expectation.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.diffusion.ode import CLASSIC, Tableau, explicit_step
+from mmtok.diffusion.ode import CLASSIC, State, Tableau, explicit_step
 from mmtok.diffusion.predictions import Denoiser
 from mmtok.diffusion.random import normal_like, uniform
 
@@ -33,20 +33,20 @@ def exact_trace(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         y = f(x)
-        columns, trace = y.flatten(1).unbind(1), x.new_zeros(len(x))
-        for i, schedule in enumerate(columns):
-            (gradient,) = torch.autograd.grad(schedule.sum(), x, retain_graph=i + 1 < len(columns))
+        outputs = y.flatten(1).unbind(1)
+        trace = x.new_zeros(len(x))
+        for i, output in enumerate(outputs):
+            (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=i + 1 < len(outputs))
             trace += gradient.flatten(1)[:, i]
     return y.detach(), trace
 
 
 def hutchinson(probe: Tensor) -> Divergence:
-    """probe^T J probe, unbiased for E[probe probe^T] = I (Hutchinson 1990; Grathwohl et al. 2019,
-    arXiv 1810.01367).
+    """probe^T J probe, unbiased for E[probe probe^T] = I.
 
-    probe (B, ...) stays the same along a trajectory, so that the ODE has a right-hand side. Over
-    symmetric S = (J + J^T) / 2 the variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`),
-    and 2 |S|^2 for normal numbers.
+    Source: Hutchinson 1990; Grathwohl et al. 2019 (arXiv 1810.01367). probe (B, ...) stays the same
+    along a trajectory, so that the ODE has a right-hand side. Over symmetric S = (J + J^T) / 2 the
+    variance is 2 sum_(i != j) S_ij^2 for signs (`rademacher_like`), and 2 |S|^2 for normal numbers.
     """
 
     def divergence(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,22 +69,28 @@ def log_likelihood(
     tableau: Tableau = CLASSIC,
     every: int = 1,
 ) -> Tensor:
-    """Log p(x; sigmas[0]) in nats (B,), for unscaled states x (B, ...) at noise level sigmas[0]:
-    best in float64.
+    """log p(x; sigmas[0]) in nats (B,), for unscaled states x (B, ...) at noise level sigmas[0].
 
-    Song et al. 2021 (arXiv 2011.13456), eq. 39, in ln sigma: dx / dln sigma = x - D, so log p_0 =
-    log p_T + the integral of tr(I - J_D). sigmas: (n + 1,), rising from above 0; log_prior: nats
-    (B,) of states at sigmas[-1].
-    every: the trace is taken at each `every`-th level and at both ends. It costs far more than the
-    walk, which it does not steer, and
-    it is smooth in ln sigma: fewer levels do for its integral, which is the spline's through them,
-    of order 4 at any spacing.
+    Source: Song et al. 2021 (arXiv 2011.13456), eq. 39, in ln sigma: dx / dln sigma = x - D, so
+    log p_0 = log p_T + the integral of tr(I - J_D). Best in float64.
+
+    Args:
+        denoiser: D(x, sigma).
+        x: Data, or data with noise of deviation sigmas[0].
+        sigmas: (n + 1,), rising from above 0.
+        log_prior: Nats (B,) of states at sigmas[-1].
+        divergence: How the trace is computed.
+        tableau: Of the ODE's steps.
+        every: The trace is taken at each `every`-th noise level and at both ends. It costs far more
+            than the ODE's steps, which do not depend on it, and it is smooth in ln sigma: its
+            integral is that of the spline through these values, of order 4 at any spacing.
+
+    Raises:
+        ValueError: For noise levels that do not rise from above 0.
+        FloatingPointError: At the first step whose state is not finite.
     """
-    if (
-        sigmas.dim() != 1
-        or len(sigmas) < 2
-        or not bool((sigmas.diff() > 0).all() and sigmas[0] > 0)
-    ):
+    rising = sigmas.dim() == 1 and len(sigmas) > 1 and bool((sigmas.diff() > 0).all())
+    if not (rising and sigmas[0] > 0):
         raise ValueError(
             "a likelihood's noise levels must rise from above 0, at least two of them, got"
             f" {sigmas.tolist()}"
@@ -92,19 +98,21 @@ def log_likelihood(
     clock = sigmas.double().log().tolist()
     n_steps = len(clock) - 1
     nodes = sorted({*range(0, n_steps, every), n_steps})
-    weights = dict(zip(nodes, spline_weights([clock[i] for i in nodes])))
-    slope = lambda state, t: (_scaled_slope(denoiser, state[0], t),)
-    z, integral = x / _scale(clock[0]), x.new_zeros(len(x))
+    weights = dict(zip(nodes, spline_weights([clock[i] for i in nodes]), strict=True))
+
+    def slope(state: State, t: float) -> State:
+        return (_scaled_slope(denoiser, state[0], t),)
+
+    z = x / _scale(clock[0])
+    integral = x.new_zeros(len(x))
     for i, t in enumerate(clock):
         if i:
             (z,) = explicit_step(slope, (z,), clock[i - 1], t, tableau)
         x = z * _scale(t)
         if i in weights:
             sigma = x.new_full((len(x),), math.exp(t))
-            integral = (
-                integral
-                + weights[i] * divergence(lambda x, sigma=sigma: x - denoiser(x, sigma), x)[1]
-            )
+            _, trace = divergence(partial(_ode_slope, denoiser, sigma), x)
+            integral = integral + weights[i] * trace
         if not bool(torch.isfinite(x).all() and torch.isfinite(integral).all()):
             raise FloatingPointError(
                 f"the likelihood's state is not finite after step {max(i, 1)} of {n_steps} (sigma"
@@ -114,23 +122,29 @@ def log_likelihood(
     return log_prior(x) + integral
 
 
+def _ode_slope(denoiser: Denoiser, sigma: Tensor, x: Tensor) -> Tensor:
+    """dx / dln sigma = x - D(x, sigma)."""
+    return x - denoiser(x, sigma)
+
+
 def _scale(clock: float) -> float:
-    """sqrt(1 + sigma^2), about as large as a state is."""
+    """sqrt(1 + sigma^2), about the size of a state."""
     return math.hypot(1, math.exp(clock))
 
 
 def _scaled_slope(denoiser: Denoiser, z: Tensor, clock: float) -> Tensor:
-    """Dz / dln sigma of z = x / sqrt(1 + sigma^2).
+    """dz / dln sigma of z = x / sqrt(1 + sigma^2).
 
-    Where noise is all there is z stands still, while x grows and a solver errs on it.
+    At large noise z is nearly constant, while x grows and a solver errs on it.
     """
     scale = _scale(clock)
     return z / scale**2 - denoiser(z * scale, z.new_full((len(z),), math.exp(clock))) / scale
 
 
 def spline_weights(nodes: list[float]) -> list[float]:
-    """Weights that make, of values at these rising nodes, the integral of the cubic spline through
-    them (a line's for two nodes).
+    """Weights of values at these rising nodes for the integral of the cubic spline through them.
+
+    With two nodes the spline is a line.
     """
     from scipy.interpolate import CubicSpline
 
@@ -151,8 +165,7 @@ def log_spaced(sigma_min: float, sigma_max: float, n_steps: int) -> Tensor:
 
 @dataclass(frozen=True)
 class GaussianPrior:
-    """N(mean, covariance + sigma^2 I) over flattened states: what data looks like under noise
-    sigma, to second order.
+    """N(mean, covariance + sigma^2 I) over flattened states: noisy data to second order.
 
     With the data's own moments ("moment-matched") its error at sigma_max is of third order in data
     / sigma_max; that of N(0, sigma_max^2), of first order in the data's mean.
@@ -165,9 +178,7 @@ class GaussianPrior:
 
     @classmethod
     def matched(cls, data: Tensor, sigma: float, diagonal: bool = False) -> GaussianPrior:
-        """With the mean and covariance of data (N, ...); the diagonal alone where d x d is too
-        much.
-        """
+        """With the mean and covariance of data (N, ...), or its diagonal where d x d is too big."""
         flat = data.flatten(1).double()
         centred = flat - flat.mean(0)
         covariance = centred.square().mean(0) if diagonal else centred.T @ centred / len(flat)
@@ -178,23 +189,20 @@ class GaussianPrior:
         centred = x.flatten(1).double() - self.mean
         root = self._root()
         if root.dim() == 1:
-            whitened, log_volume = centred / root, root.log().sum()
+            whitened = centred / root
+            log_volume = root.log().sum()
         else:
-            whitened, log_volume = (
-                torch.linalg.solve_triangular(root, centred.T, upper=False).T,
-                root.diagonal().log().sum(),
-            )
-        return (
-            -whitened.square().sum(1) / 2 - log_volume - x[0].numel() / 2 * math.log(2 * math.pi)
-        ).to(x.dtype)
+            whitened = torch.linalg.solve_triangular(root, centred.T, upper=False).T
+            log_volume = root.diagonal().log().sum()
+        constant = x[0].numel() / 2 * math.log(2 * math.pi)
+        return (-whitened.square().sum(1) / 2 - log_volume - constant).to(x.dtype)
 
     def sample(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of `like`'s shape (B, ...), dtype and device: states to start a sampler from,
-        unscaled.
-        """
-        noise, root = normal_like(like, generator).flatten(1).double(), self._root()
-        moved = self.mean + (noise * root if root.dim() == 1 else noise @ root.T)
-        return moved.to(like.dtype).view_as(like)
+        """Unscaled states to start a sampler from, of `like`'s shape (B, ...), dtype and device."""
+        noise = normal_like(like, generator).flatten(1).double()
+        root = self._root()
+        scaled = noise * root if root.dim() == 1 else noise @ root.T
+        return (self.mean + scaled).to(like.dtype).view_as(like)
 
     def _root(self) -> Tensor:
         """Standard deviations (d,), or the Cholesky factor (d, d)."""
@@ -271,8 +279,10 @@ class Bins:
 def latent_bound(
     log_prior: Tensor, log_decoder: Tensor, log_encoder: Tensor | float = 0.0
 ) -> Tensor:
-    """Log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)]: the term to average over z ~ q,
-    nats. p(x) is the pair's own, the sum over z of p(z) p(x | z).
+    """The term to average over z ~ q, nats.
+
+    log p(x) >= E_q [log p(z) + log p(x | z) - log q(z | x)], where p(x) is the sum over z of
+    p(z) p(x | z).
 
     A deterministic encoder into codes (VQ, FSQ) has log q = 0 and then needs no average: the sum
     over z holds its own code's term.
@@ -284,6 +294,6 @@ def latent_bound(
 
 
 def log_normal(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Log N(x; mean, std^2 I) nats: (B, ...) -> (B,)."""
+    """log N(x; mean, std^2 I) nats: (B, ...) -> (B,)."""
     z = ((x - mean) / std).flatten(1)
     return -z.square().sum(1) / 2 - z.shape[1] * (math.log(std) + math.log(2 * math.pi) / 2)

@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta steps and the probability-flow ODE: what samplers and the likelihood share."""
+"""Explicit Runge-Kutta steps and the probability-flow ODE, for samplers and the likelihood."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Tableau:
-    """A Butcher tableau: nodes c, the strictly lower triangle of A by rows, weights b, and the
-    order it reaches.
+    """A Butcher tableau.
+
+    order    that it reaches
+    nodes    c
+    rows     the strictly lower triangle of A
+    weights  b
     """
 
     order: int
@@ -38,28 +42,26 @@ def explicit_step(
     slope: Callable[[State, float], State], state: State, t: float, t_next: float, tableau: Tableau
 ) -> State:
     """The state at t_next, from dstate/dt = slope(state, t): a tuple of tensors in, one out."""
-    h, slopes = t_next - t, []
-    for node, row in zip(tableau.nodes, tableau.rows):
-        now = (
-            t_next if node == 1 else t + node * h
-        )  # exact at the end, where the path is known already
+    h = t_next - t
+    slopes: list[State] = []
+    for node, row in zip(tableau.nodes, tableau.rows, strict=True):
+        # exact at the end, so that its point on the path is not computed twice
+        now = t_next if node == 1 else t + node * h
         slopes.append(slope(_moved(state, slopes, row, h), now))
     return _moved(state, slopes, tableau.weights, h)
 
 
 def _moved(state: State, slopes: list[State], weights: tuple[float, ...], h: float) -> State:
-    """State + h * sum of weight * slope."""
-    for slope, weight in zip(slopes, weights):
+    """state + h * sum of weight * slope."""
+    for slope, weight in zip(slopes, weights, strict=True):
         if weight:
-            state = tuple(x + (h * weight) * dx for x, dx in zip(state, slope))
+            state = tuple(x + (h * weight) * dx for x, dx in zip(state, slope, strict=True))
     return state
 
 
 @dataclass(frozen=True)
-class Here:
-    """A path at one time, in plain numbers: t, sigma(t), its slope dsigma/dt, s(sigma) and its
-    slope ds/dsigma.
-    """
+class PathPoint:
+    """A path at one time, in plain numbers: t, sigma(t), d sigma / d t, s(sigma), d s / d sigma."""
 
     t: float
     sigma: float
@@ -68,10 +70,10 @@ class Here:
     s_slope: float
 
 
-def along(path: Path, times: Tensor) -> list[Here]:
-    """The path's numbers at each of `times` (n,).
+def path_points(path: Path, times: Tensor) -> list[PathPoint]:
+    """The path at each of `times` (n,).
 
-    At sigma = 0 slopes may have no value; no step evaluates them there.
+    At sigma = 0 slopes may be infinite or NaN; no step uses them there.
     """
     times = times.double().cpu()
     sigma = path.sigma(times)
@@ -82,21 +84,22 @@ def along(path: Path, times: Tensor) -> list[Here]:
         path.scaling(sigma),
         path.scaling_slope(sigma),
     )
-    return [Here(*row) for row in zip(*(schedule.tolist() for schedule in columns))]
+    return [PathPoint(*row) for row in zip(*(x.tolist() for x in columns), strict=True)]
 
 
-def here(path: Path, t: float) -> Here:
-    """The path's numbers at time t."""
-    return along(path, torch.tensor([t], dtype=torch.float64))[0]
+def path_point(path: Path, t: float) -> PathPoint:
+    """The path at time t."""
+    return path_points(path, torch.tensor([t], dtype=torch.float64))[0]
 
 
-def denoised_at(denoiser: Denoiser, x: Tensor, at: Here) -> Tensor:
+def denoised_at(denoiser: Denoiser, x: Tensor, at: PathPoint) -> Tensor:
     """D(x / s; sigma) of a state x (B, ...) on a path."""
     return denoiser(x / at.s, x.new_full((len(x),), at.sigma))
 
 
-def drift(x: Tensor, denoised: Tensor, at: Here) -> Tensor:
-    """dx/dt of the probability-flow ODE: (sigma'/sigma + s'/s) x - (sigma' s / sigma) D (Karras et
-    al. 2022, algorithm 1, line 4).
+def drift(x: Tensor, denoised: Tensor, at: PathPoint) -> Tensor:
+    """dx/dt of the probability-flow ODE: (sigma'/sigma + s'/s) x - (sigma' s / sigma) D.
+
+    Source: Karras et al. 2022, algorithm 1, line 4; s' is ds/dt.
     """
     return at.sigma_slope * ((1 / at.sigma + at.s_slope / at.s) * x - (at.s / at.sigma) * denoised)

@@ -1,8 +1,8 @@
 """What a network may predict, and how one prediction becomes another.
 
-All predictions of one denoiser say the same thing about an unscaled state x = y + sigma n. Each is
-k (x - D) + m D with k and m functions of sigma alone, so that one pair of formulas converts them
-all. x and predictions: (B, ...); sigma: (B,) or a scalar.
+All predictions of one denoiser are the same information about an unscaled state x = y + sigma n.
+Each is k (x - D) + m D with k and m functions of sigma alone, so that one pair of formulas converts
+them all. x and predictions: (B, ...); sigma: (B,) or a scalar.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(x, sigma): unscaled states (B, ...) and their noise levels (B,) -> E[y | x], (B, ...)."""
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""F(c_in x, c_noise): scaled states (B, ...) and what they are told of the noise (B,) -> (B, ...).
+"""F(c_in x, c_noise): scaled states (B, ...) and a number for the noise (B,) -> (B, ...).
 
 Conditions are bound beforehand.
 """
@@ -45,15 +45,12 @@ class Prediction:
 
 
 DENOISED = Prediction("denoised", torch.zeros_like, torch.ones_like)
-NOISE = Prediction(
-    "noise", lambda sigma: 1 / sigma, torch.zeros_like
-)  # n, the eps of Ho et al. 2020
-SCORE = Prediction(
-    "score", lambda sigma: -1 / sigma**2, torch.zeros_like
-)  # grad log p(x; sigma): Karras et al. 2022, eq. 3
-VELOCITY = Prediction(
-    "velocity", lambda sigma: 1 / sigma, lambda sigma: -torch.ones_like(sigma)
-)  # n - y, along CondOT's path
+# n, the eps of Ho et al. 2020
+NOISE = Prediction("noise", lambda sigma: 1 / sigma, torch.zeros_like)
+# grad log p(x; sigma): Karras et al. 2022, eq. 3
+SCORE = Prediction("score", lambda sigma: -1 / sigma**2, torch.zeros_like)
+# n - y, along CondOT's path
+VELOCITY = Prediction("velocity", lambda sigma: 1 / sigma, lambda sigma: -torch.ones_like(sigma))
 
 
 def convert(
@@ -78,7 +75,7 @@ def preconditioned(
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        c = schedule.coefficients(levels(sigma, x))
+        c = schedule.coefficients(as_sigmas(sigma, x))
         inner = dtype or x.dtype
         f = network((append_dims(c.c_in, x) * x).to(inner), c.c_noise.to(inner)).to(x.dtype)
         return append_dims(c.c_skip, x) * x + append_dims(c.c_out, x) * f
@@ -86,7 +83,7 @@ def preconditioned(
     return denoise
 
 
-def levels(sigma: Tensor | float, x: Tensor) -> Tensor:
+def as_sigmas(sigma: Tensor | float, x: Tensor) -> Tensor:
     """Noise levels as (B,) float64 on x's device, from (B,) or a scalar."""
     return torch.as_tensor(sigma, dtype=torch.float64, device=x.device).expand(len(x))
 
@@ -94,4 +91,6 @@ def levels(sigma: Tensor | float, x: Tensor) -> Tensor:
 def append_dims(c: Tensor | float, x: Tensor) -> Tensor:
     """c, (B,) or a scalar, in x's dtype and shaped to multiply x (B, ...)."""
     c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
-    return c.view(-1, *[1] * (x.dim() - 1)) if c.dim() == 1 else c
+    if c.dim() == 0:
+        return c
+    return c.view(-1, *[1] * (x.dim() - 1))

@@ -271,6 +271,7 @@ class DiffusionHead(Head):
 
     def _dequantised(self, y: Tensor, generator: torch.Generator | None) -> Tensor:
         """Centres of cells -> uniform over their cells."""
+        assert self.bins is not None
         return y + (self.bins.width * (uniform(y.shape, y, generator) - 0.5)).to(y.dtype)
 
     def denoiser(self, h: Tensor) -> Denoiser:

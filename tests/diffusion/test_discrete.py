@@ -93,14 +93,14 @@ def test_bound_is_tight_for_the_true_reverse(noise, data, n_steps):
     for every x and every T.
     """
     keep, x = PowerKeep(2), torch.arange(4)[data > 0]
-    total = noise.prior_nats(x[:, None], 0.0)
+    total = noise.prior_kl(x[:, None], 0.0)
     for step in range(1, n_steps + 1):
         a_s, a_t = (keep.alpha(f64((step - i) / n_steps)) for i in (1, 0))
         q_t = noise.matrix(a_t.item())
         for x_t in range(4):
             seen = torch.full((len(x), 1), x_t)
             belief = bayes(data, q_t)[seen].log()
-            term = noise.step_nats(belief, x[:, None], seen, a_s.expand(len(x)), a_t.expand(len(x)))
+            term = noise.step_kl(belief, x[:, None], seen, a_s.expand(len(x)), a_t.expand(len(x)))
             total = total + torch.where(q_t[x, x_t] > 0, q_t[x, x_t] * term, 0)
     torch.testing.assert_close(total, -data[x].log(), rtol=0, atol=1e-12)
 
@@ -124,10 +124,10 @@ def test_absorbing_noise_is_masked_diffusion(generator):
     belief = torch.where(
         hidden[..., None], belief, torch.nn.functional.one_hot(x, 4).double().log()
     )  # what is seen is known
-    general = noise.step_nats(belief, x, x_t, keep.alpha(t - 0.2), keep.alpha(t))
+    general = noise.step_kl(belief, x, x_t, keep.alpha(t - 0.2), keep.alpha(t))
     a_s, a_t = keep.alpha(t - 0.2), keep.alpha(t)
     torch.testing.assert_close(
-        general, (a_s - a_t) / (1 - a_t) * masked.nats_hidden(model, x, hidden), rtol=0, atol=1e-12
+        general, (a_s - a_t) / (1 - a_t) * masked.hidden_nll(model, x, hidden), rtol=0, atol=1e-12
     )
 
 
@@ -180,7 +180,7 @@ class TestAbsorbing:
             hidden = torch.tensor([subset])
             share = torch.where(hidden, 1 - a_t, a_t).prod()
             x_t = masked.hide(x, hidden)
-            total = total + share * noise.step_nats(noise._belief(models[1], x_t), x, x_t, a_s, a_t)
+            total = total + share * noise.step_kl(noise._log_p_0(models[1], x_t), x, x_t, a_s, a_t)
         short = masked.enumerated_bound(models[0], x, masked.step_subset_weights(3, n_steps))
         torch.testing.assert_close(total, short, rtol=0, atol=1e-10)
 

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from mmtok.diffusion.ode import drift, here
+from mmtok.diffusion.ode import drift, path_point
 from mmtok.diffusion.predictions import (
     DENOISED,
     NOISE,
@@ -129,7 +129,7 @@ def test_velocity_and_score(mixture, generator, path, sigma):
 
     The score of x = s (y + sigma n) is that of x / s, over s.
     """
-    at = here(path, path.time(torch.tensor(sigma, dtype=torch.float64)).item())
+    at = path_point(path, path.time(torch.tensor(sigma, dtype=torch.float64)).item())
     x = at.s * (
         mixture.sample(20, generator)
         + sigma * torch.randn(20, 2, generator=generator, dtype=torch.float64)

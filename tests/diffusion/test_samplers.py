@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from mmtok.diffusion.ode import drift, here
+from mmtok.diffusion.ode import drift, path_point
 from mmtok.diffusion.samplers import (
     DDIM,
     Churn,
@@ -317,7 +317,7 @@ def test_drift_is_the_one_of_the_paper(mixture, generator):
     by x through x / s.
     """
     path, x = VP(), torch.randn(5, 2, generator=generator, dtype=torch.float64)
-    at = here(path, 0.4)
+    at = path_point(path, 0.4)
     z = (x / at.s).requires_grad_()
     (score,) = torch.autograd.grad(mixture.log_density(z, at.sigma).sum(), z)
     expected = at.s_slope * at.sigma_slope / at.s * x - at.s * at.sigma_slope * at.sigma * score

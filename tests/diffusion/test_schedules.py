@@ -88,12 +88,12 @@ def test_golden_constants():
         rtol=1e-7,
         atol=0,
     )
-    u = IDDPM().levels[[0, 1, 8, 500, 998, 999]]
+    u = IDDPM().noise_levels[[0, 1, 8, 500, 998, 999]]
     golden = f64(
         20291.16961, 641.662345118, 80.2037018455, 1.01238956395, 0.0093504928356, 0.00642541277113
     )
     torch.testing.assert_close(u, golden, rtol=1e-7, atol=0)
-    assert len(IDDPM().levels) == 1000 and IDDPM() == IDDPM(m=1000)
+    assert len(IDDPM().noise_levels) == 1000 and IDDPM() == IDDPM(m=1000)
 
 
 def test_flow_matching_steps_evenly_in_tau():
@@ -179,7 +179,11 @@ def test_what_the_networks_are_told_of_the_noise():
     assert CondOT().coefficients(sigma).c_noise[1] == pytest.approx(2 / 3)
     assert VP().coefficients(VP().sigma(f64(0.25))).c_noise.item() == pytest.approx(999 / 4)
     iddpm = IDDPM()
-    assert iddpm.coefficients(iddpm.levels[[0, 8, 999]] * 1.0001).c_noise.tolist() == [999, 991, 0]
+    assert iddpm.coefficients(iddpm.noise_levels[[0, 8, 999]] * 1.0001).c_noise.tolist() == [
+        999,
+        991,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,10 @@ def test_before_training_the_density_is_the_one_that_preconditioning_implies(sch
 def test_likelihoods_walk_through_all_levels_that_iddpm_has(m, j_0):
     schedule = IDDPM(m=m, j_0=j_0)
     head = FrameDiffusion(schedule=schedule, network=MLP, ode_steps=8).build(8, SOUND)
-    assert schedule.sigma_range == (float(schedule.levels[-1]), float(schedule.levels[j_0]))
+    assert schedule.sigma_range == (
+        float(schedule.noise_levels[-1]),
+        float(schedule.noise_levels[j_0]),
+    )
     assert torch.isfinite(
         head.log_prob(torch.zeros(2, 8), torch.randn(2, 3), torch.Generator().manual_seed(0))
     ).all()
