@@ -6,6 +6,7 @@ levels, D latent size, M model width, H heads, P particles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -98,6 +99,15 @@ class Signature:
         Otherwise its values are kept apart from the ids, as those of a set always are.
         """
         return len(self.levels) == 1 and not self.descending
+
+    @property
+    def bits_per_frame(self) -> float:
+        """log2 of the number of different frames; 0 for continuous latents."""
+        if not self.latent_size:
+            return sum(map(math.log2, self.levels))
+        if self.cells:
+            return self.latent_size * math.log2(self.cells)
+        return 0.0
 
     def ceilings(self, frames: np.ndarray) -> np.ndarray:
         """The highest legal frame at each place of frames (T, C) and after them: (T + 1, C)."""

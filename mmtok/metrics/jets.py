@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmtok.nn.angles import wrap
+
 TINY_GEV = 1e-12  # in the place of a sum of no pt at all
 
 
@@ -146,11 +148,6 @@ def jet_image(jets: Sequence[np.ndarray], bins: int = 32, half_width: float = 0.
         particles.eta, wrap(particles.phi), bins=(edges, edges), weights=particles.pt
     )
     return image / max(len(jets), 1)
-
-
-def wrap(phi: np.ndarray) -> np.ndarray:
-    """Angles in radians, brought into [-pi, pi)."""
-    return (phi + np.pi) % (2 * np.pi) - np.pi
 
 
 class _Particles:

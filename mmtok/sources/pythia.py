@@ -29,6 +29,7 @@ import numpy as np
 
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.progress import Progress
+from mmtok.nn.angles import wrap
 from mmtok.sources.base import Source
 from mmtok.sources.jet_formats import load_flat, save_flat, split_jets
 
@@ -411,8 +412,3 @@ def _pt_eta_phi(batch: dict, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     pt = np.hypot(px, py)
     eta = np.arcsinh(pz / np.maximum(pt, 1e-12))
     return pt, eta, np.arctan2(py, px)
-
-
-def wrap(phi: np.ndarray) -> np.ndarray:
-    """An angle in radians, into [-pi, pi)."""
-    return (phi + np.pi) % (2 * np.pi) - np.pi

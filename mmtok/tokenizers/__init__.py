@@ -1,13 +1,13 @@
-"""Tokenizers: one raw signal <-> one `Segment`.
+"""Tokenizers: one raw signal <-> one `Segment`. Each modality has its files.
 
-Each modality has its file; this page only finds them again.
-
-Nothing is imported here until it is asked for, so that text costs no torch.
+This page opens a saved tokenizer of any kind. It imports nothing until it is asked, so that a text
+tokenizer needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,82 +16,91 @@ from mmtok.errors import UserError
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
 
+# the class that tokenizer.json names as its kind -> its file
+KINDS = {
+    "Bytes": "text",
+    "SentencePiece": "text",
+    "PublishedPieces": "published",
+    "PretrainedText": "pretrained",
+    "DMel": "speech",
+    "LogMel": "speech_latents",
+    "Pixels": "images",
+    "VQPatches": "images",
+    "PixelLatents": "image_latents",
+    "KLPatches": "image_latents",
+    "JetGrid": "jets",
+}
 MODALITIES = ("text", "speech", "image", "jets")
 
 
-def load(folder: Path, known: Sequence[type] = ()) -> Tokenizer:
-    """Open a tokenizer's folder, of whichever class wrote it; or a sentencepiece `.model` file, or
-    the folder of a published text tokenizer, whose tokenizer.json is of the package `tokenizers`.
+def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
+    """Open a tokenizer: a folder, whichever class wrote it, or a published text tokenizer.
 
-    known: classes from outside this package (a new modality's) that the folder may also hold.
+    The latter is a sentencepiece `.model` file, or a folder whose tokenizer.json is of the package
+    `tokenizers`.
+
+    known: classes from outside this package that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.io.messages import shown
     from mmtok.tokenizers.base import is_published, read_config
 
-    if Path(folder).suffix == ".model" and not Path(folder).is_dir():
+    folder = Path(folder)
+    if folder.suffix == ".model" and not folder.is_dir():
         from mmtok.tokenizers.published import SentencePieceFile
 
         return SentencePieceFile(str(folder)).build()
-    if is_published(Path(folder)):
+    if is_published(folder):
         from mmtok.tokenizers.pretrained import PretrainedTextConfig
 
         return PretrainedTextConfig(str(folder)).build()
-    kind = read_config(Path(folder)).get("kind")
-    match kind:
-        case "Bytes":
-            from mmtok.tokenizers.text import Bytes as found
-        case "SentencePiece":
-            from mmtok.tokenizers.text import SentencePiece as found
-        case "PublishedPieces":
-            from mmtok.tokenizers.published import PublishedPieces as found
-        case "PretrainedText":
-            from mmtok.tokenizers.pretrained import PretrainedText as found
-        case "DMel":
-            from mmtok.tokenizers.speech import DMel as found
-        case "Pixels":
-            from mmtok.tokenizers.images import Pixels as found
-        case "VQPatches":
-            from mmtok.tokenizers.images import VQPatches as found
-        case "PixelLatents":
-            from mmtok.tokenizers.image_latents import PixelLatents as found
-        case "KLPatches":
-            from mmtok.tokenizers.image_latents import KLPatches as found
-        case "LogMel":
-            from mmtok.tokenizers.speech_latents import LogMel as found
-        case "JetGrid":
-            from mmtok.tokenizers.jets import JetGrid as found
-        case _:
-            found = next((cls for cls in known if cls.__name__ == kind), None)
-    if found is None:
-        raise UserError(
-            f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version"
-            " of mmtok or a class of your own"
-        )
+    found = _class_of_kind(read_config(folder).get("kind"), folder, known)
     try:
-        return found.load(Path(folder))
+        return found.load(folder)
     except UserError as error:  # of settings that do not fit together, too
-        raise error if str(folder) in str(error) else UserError(f"{folder}: {error}") from None
+        if str(folder) in str(error):
+            raise
+        raise UserError(f"{folder}: {error}") from None
+
+
+def _class_of_kind(kind: object, folder: Path, known: Sequence[type[Tokenizer]]) -> type[Tokenizer]:
+    from mmtok.io.messages import shown
+
+    if isinstance(kind, str) and kind in KINDS:
+        module = import_module(f"mmtok.tokenizers.{KINDS[kind]}")
+        found: type[Tokenizer] = getattr(module, kind)
+        return found
+    for outside in known:
+        if outside.__name__ == kind:
+            return outside
+    raise UserError(
+        f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version"
+        " of mmtok or a class of your own"
+    )
 
 
 def default(modality: str) -> Tokenizer:
-    """The tokenizer that needs no training: UTF-8 bytes, dMel at 80 Hz, pixel levels, the jet grid
+    """The tokenizer of a modality that needs no training.
+
+    UTF-8 bytes, dMel at 80 Hz, pixels of 256 levels (any picture, nothing lost), the jet grid
     41/31/31.
     """
     match modality:
         case "text":
-            from mmtok.tokenizers.text import BytesConfig as config
+            from mmtok.tokenizers.text import BytesConfig
+
+            return BytesConfig().build()
         case "speech":
-            from mmtok.tokenizers.speech import DMelConfig as config
+            from mmtok.tokenizers.speech import DMelConfig
+
+            return DMelConfig().build()
         case "image":
             from mmtok.tokenizers.images import PixelsConfig
 
-            return PixelsConfig(levels=256).build()  # any picture, nothing lost
+            return PixelsConfig(levels=256).build()
         case "jets":
-            from mmtok.tokenizers.jets import JetGridConfig as config
-        case _:
-            raise UserError(
-                f"no training-free tokenizer for modality {modality!r}; one of"
-                f" {', '.join(MODALITIES)}"
-            )
-    return config().build()
+            from mmtok.tokenizers.jets import JetGridConfig
+
+            return JetGridConfig().build()
+    raise UserError(
+        f"no training-free tokenizer for modality {modality!r}; one of {', '.join(MODALITIES)}"
+    )

@@ -1,7 +1,7 @@
 """Text tokenizers as files that `transformers.AutoTokenizer` opens, with the same ids.
 
-Known difference, of sentencepiece's `bpe` alone: where one piece can be merged in two overlapping
-places, the other library may take the other one. The string is the same either way.
+Known difference, of sentencepiece's `bpe` alone: where a piece can be merged in two overlapping
+places, `transformers` may choose the other one. The string is the same either way.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.tokenizers.pretrained import PretrainedText, byte_letters, library
 from mmtok.tokenizers.published import PublishedPieces
-from mmtok.tokenizers.text import Bytes, Pieces
+from mmtok.tokenizers.text import SPACE_MARK, Bytes, Pieces
 
-# what spells a piece that is no text must not be read as that piece: its first letter is kept apart
+# A text that spells the name of a byte or of an unused piece must not become that piece, so its
+# first letter is split off.
 SPELT_OUT = r"<(?=0x[0-9A-F]{2}>|\|unused_[0-9]+\|>)"
 
 
@@ -28,18 +29,17 @@ def write_autotokenizer(
     opening: Sequence[str],
     special: dict[str, str],
 ) -> None:
-    """Write tokenizer.json and tokenizer_config.json for the ids of a text tokenizer, followed by
-    `others`.
+    """Write tokenizer.json and tokenizer_config.json of a text tokenizer's ids and `others`.
 
     others   names of the ids after the text's, in order; they are special tokens, and never read
              from a text
-    opening  names that go before every text, unless `add_special_tokens=False`
+    opening  names that are put before every text, unless `add_special_tokens=False`
     special  "bos_token", "eos_token", "pad_token" -> name
     Raises UserError for a tokenizer of another class, or one whose ids have gaps, and for `others`
     that are `taken_names` already.
     """
     n_text = tokenizer.signature.levels[0]
-    tok = _made(tokenizer)
+    tok = _converted(tokenizer)
     _check_gaps(tok)
     tok.add_special_tokens([*_unused(tok, n_text), *others])
     for id, name in enumerate(others, n_text):
@@ -64,11 +64,11 @@ def write_autotokenizer(
 
 
 def taken_names(tokenizer: Any) -> set[str]:
-    """Names that the ids of a text tokenizer have there, so that no other id may have them.
+    """Names of the text tokenizer's ids in the written file; no other id may have them.
 
     Raises UserError as `write_autotokenizer`.
     """
-    tok = _made(tokenizer)
+    tok = _converted(tokenizer)
     return {*tok.get_vocab(with_added_tokens=True), *_unused(tok, tokenizer.signature.levels[0])}
 
 
@@ -80,14 +80,15 @@ def free_name(label: str, taken: Container[str]) -> str:
 
 
 def _unused(tok: Any, n_text: int) -> list[str]:
-    """Names for the rows that a model has beyond its tokenizer's pieces."""
+    """Names for the ids that a model has beyond its tokenizer's pieces."""
     pieces = tok.get_vocab(with_added_tokens=True)
     return [free_name(f"unused_{id}", pieces) for id in range(len(pieces), n_text)]
 
 
 def _check_gaps(tok: Any) -> None:
-    """Raise UserError, naming the first, where ids below the last piece's have none: the library
-    numbers what is added by their count.
+    """Raise UserError where an id below the last piece's has no piece.
+
+    The library numbers added pieces by the count of pieces, so they would get other ids.
     """
     known = set(tok.get_vocab(with_added_tokens=True).values())
     missing = next(id for id in range(len(known) + 1) if id not in known)
@@ -99,7 +100,8 @@ def _check_gaps(tok: Any) -> None:
         )
 
 
-def _made(tokenizer: Any) -> Any:
+def _converted(tokenizer: Any) -> Any:
+    """The tokenizer as one of the package `tokenizers`."""
     match tokenizer:
         case Bytes():
             return _bytes()
@@ -128,7 +130,7 @@ def _bytes() -> Any:
 
 
 def _check_pieces(tokenizer: Pieces) -> None:
-    """Raise UserError for pieces that the other library would find otherwise in a text."""
+    """Raise UserError for pieces with which the other library would cut a text otherwise."""
     if tokenizer.kind not in ("unigram", "bpe"):
         raise UserError(
             f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}"
@@ -138,7 +140,7 @@ def _check_pieces(tokenizer: Pieces) -> None:
             f"{tokenizer.config.path} has no piece for a space, which AutoTokenizer would spell in"
             " other bytes"
         )
-    users = tokenizer.users_pieces() if isinstance(tokenizer, PublishedPieces) else []
+    users = tokenizer.users_pieces()
     if users:
         raise UserError(
             f"{tokenizer.config.path} has {len(users)} pieces of its maker's choice (first:"
@@ -151,37 +153,54 @@ def _sentencepiece(tokenizer: Pieces) -> Any:
 
     Spaces stand in the pieces as spaces, so that U+2581 is a letter like any other.
     """
-    lib, pieces = library(), tokenizer.processor
-    ids = range(pieces.vocab_size())
-    normal = [i for i in ids if i not in tokenizer.signature.banned and not pieces.is_byte(i)]
-    names = [
-        f"<|unused_{i}|>" if i in tokenizer.signature.banned else pieces.id_to_piece(i) for i in ids
-    ]
-    for i in normal:
-        names[i] = names[i].replace("\u2581", " ")
+    lib = library()
     if tokenizer.kind == "unigram":
-        least = min(
-            pieces.get_score(i) for i in normal
-        )  # sentencepiece takes the least of the normal ones, the library of all
-        scores = [pieces.get_score(i) if i in set(normal) else least for i in ids]
-        tok = lib.Tokenizer(
-            lib.models.Unigram(
-                list(zip(names, scores)), unk_id=pieces.unk_id(), byte_fallback=tokenizer.has_bytes
-            )
-        )
+        tok = lib.Tokenizer(_unigram(tokenizer))
         tok.pre_tokenizer = lib.pre_tokenizers.Split(lib.Regex(SPELT_OUT), behavior="isolated")
     else:
-        merges = _merges({names[i]: pieces.get_score(i) for i in normal})
-        vocab = {name: i for i, name in enumerate(names)}
-        tok = lib.Tokenizer(
-            lib.models.BPE(vocab=vocab, merges=merges, byte_fallback=tokenizer.has_bytes)
-        )
+        tok = lib.Tokenizer(_bpe(tokenizer))
     steps = [lib.decoders.ByteFallback(), lib.decoders.Fuse()]
     if tokenizer.prefix:
         tok.normalizer = lib.normalizers.Prepend(tokenizer.prefix)
         steps.append(lib.decoders.Strip(tokenizer.prefix, len(tokenizer.prefix), 0))
     tok.decoder = lib.decoders.Sequence(steps)
     return tok
+
+
+def _normal_ids(tokenizer: Pieces) -> list[int]:
+    """The ids of pieces that are text: neither banned nor bytes."""
+    pieces, banned = tokenizer.processor, set(tokenizer.signature.banned)
+    return [i for i in range(pieces.vocab_size()) if i not in banned and not pieces.is_byte(i)]
+
+
+def _names(tokenizer: Pieces) -> list[str]:
+    """The name of every piece."""
+    pieces = tokenizer.processor
+    names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+    for i in tokenizer.signature.banned:
+        names[i] = f"<|unused_{i}|>"
+    for i in _normal_ids(tokenizer):
+        names[i] = names[i].replace(SPACE_MARK, " ")
+    return names
+
+
+def _unigram(tokenizer: Pieces) -> Any:
+    pieces, names = tokenizer.processor, _names(tokenizer)
+    scores = {i: pieces.get_score(i) for i in _normal_ids(tokenizer)}
+    # An unknown letter costs more than the least score: in sentencepiece that of the normal pieces,
+    # in the library that of all. So the others get the least score of the normal ones.
+    least = min(scores.values())
+    scored = [(name, scores.get(i, least)) for i, name in enumerate(names)]
+    return library().models.Unigram(
+        scored, unk_id=pieces.unk_id(), byte_fallback=tokenizer.has_bytes
+    )
+
+
+def _bpe(tokenizer: Pieces) -> Any:
+    pieces, names = tokenizer.processor, _names(tokenizer)
+    merges = _merges({names[i]: pieces.get_score(i) for i in _normal_ids(tokenizer)})
+    vocab = {name: i for i, name in enumerate(names)}
+    return library().models.BPE(vocab=vocab, merges=merges, byte_fallback=tokenizer.has_bytes)
 
 
 def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:

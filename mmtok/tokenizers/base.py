@@ -1,13 +1,15 @@
-"""The contract of a tokenizer: five verbs and a folder."""
+"""The contract of a tokenizer and of its config, and what tokenizer folders hold."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -26,48 +28,145 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Tokenizer(Protocol):
-    """Turns one raw signal into one `Segment` and back.
+class TokenizerConfig:
+    """The settings of a tokenizer: the base of a frozen dataclass that a recipe holds.
 
-    `encode` and `decode` are inverses, or the class states its error in units. What is learned in
-    closed form (text pieces, bin ranges) has `fit(signals)`; what needs gradients is trained by
-    train/fit_tokenizer.py.
+    How the tokenizer comes about:
 
-    Its config may have `takes`, the signals that it takes ({"rate_hz": 16000}; {"height": 8, ...}):
-    raw signals are prepared to be such (mmtok.data.preparation), and nothing else says their rate or
-    size.
+    - nothing is learned: the class has `build`;
+    - learned in closed form (text pieces, means of bands): `learns` is True, it has `fit`;
+    - trained by gradients: `learns` is True, and mmtok.train.tokenizer_fit has a trainer for it.
     """
 
-    signature: Signature
+    modality: ClassVar[str]
+    learns: ClassVar[bool] = False
+    # fitting may find fewer codes than `signature` says (few texts have few pieces)
+    signature_is_bound: ClassVar[bool] = False
 
+    @property
+    def takes(self) -> Mapping[str, Any]:
+        """What a signal must be like: {"rate_hz": 16000}, or {"height": 8, "width": 8, ...}.
+
+        Raw signals are prepared accordingly (mmtok.data.preparation).
+        """
+        return {}
+
+    def signature(self) -> Signature | None:
+        """The tokenizer's signature, as far as it is known before anything is fitted or fetched.
+
+        It has no fingerprint where that depends on what is learned. None: nothing is known.
+        """
+        if self.learns:
+            return None
+        return self.build().signature
+
+    def check(self) -> None:
+        """Raise UserError for files that the config names and that cannot be used."""
+
+    def build(self) -> Tokenizer:
+        """The tokenizer without anything learned."""
+        raise TypeError(f"{type(self).__name__} is learned: give it signals")
+
+    def fit(self, signals: Sequence[Any]) -> Tokenizer:
+        """The tokenizer, learned from signals in closed form.
+
+        Raises UserError when they cannot be learned from.
+        """
+        raise TypeError(f"{type(self).__name__} has no fit")
+
+    def load(self, folder: Path) -> Tokenizer:
+        """Open the tokenizer of this config that was saved in `folder`.
+
+        A config from outside the package overrides this with its own class's `load`.
+        """
+        from mmtok.tokenizers import load
+
+        return load(folder)
+
+    def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
+        """Bits in the modality's own measure, as short texts: "40 frames/s", "1.2 bits a pixel".
+
+        fidelity: of the fitted tokenizer, or empty.
+        """
+        return []
+
+
+class Tokenizer(ABC):
+    """Turns one raw signal into one `Segment` and back.
+
+    `encode` and `decode` are inverses, or the class states its error in units.
+    """
+
+    config: Any  # a TokenizerConfig
+    config_type: ClassVar[type]
+    signature: Signature
+    # several lists of codes decode to one signal, so p of one of them is a bound of p(signal)
+    is_ambiguous: ClassVar[bool] = False
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @abstractmethod
     def encode(self, signal: Any) -> Segment:
         """One signal -> one segment.
 
         Raises UserError when the signal is not one of this modality.
         """
 
+    @abstractmethod
     def decode(self, segment: Segment) -> Any:
         """One segment -> one signal.
 
-        A sampled segment has an empty `info`: decode then takes defaults.
+        A sampled segment has an empty `info`; decode then takes defaults.
         """
 
     def encode_batch(self, signals: Sequence[Any]) -> list[Segment]:
-        """Equal to the single calls, and faster."""
+        """Equal to the single calls; a class may be faster."""
+        return [self.encode(signal) for signal in signals]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[Any]:
-        """Equal to the single calls, and faster."""
+        """Equal to the single calls; a class may be faster."""
+        return [self.decode(segment) for segment in segments]
 
     def save(self, folder: Path) -> None:
-        """Write everything that `load` needs into `folder` (made if missing)."""
+        """Write all that `load` needs into `folder` (made if missing).
+
+        As it stands, that is the config.
+        """
+        write_config(Path(folder), type(self).__name__, asdict(self.config))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open what `save` wrote; same signature, same codes."""
+        """Open what `save` wrote; the same signature, the same codes.
+
+        Raises UserError for a folder of another class, or a damaged one.
+        """
+        return cls(load_config(folder, cls.__name__, cls.config_type))
+
+    def fidelity(self, signals: Sequence[Any]) -> dict[str, float]:
+        """Figures of the round trip of these signals, by name."""
+        return {}
+
+    def n_units(self, segment: Segment) -> int:
+        """How many of the customary unit a segment has: bytes of a text, particles of a jet.
+
+        By default the values of discrete latents, else frames.
+        """
+        if segment.latents is not None and self.signature.cells:
+            return segment.latents.size
+        return len(segment)
+
+    def remarks(self) -> list[str]:
+        """What a user should know of this very tokenizer, in lines."""
+        return []
+
+    def counting(self, quiet: bool = False) -> AbstractContextManager[None]:
+        """Within it, what encoding clips or cuts is reported once at the end; `quiet`: never."""
+        return nullcontext()
 
 
-class Batched:
-    """A tokenizer whose single calls are batches of one."""
+class BatchTokenizer(Tokenizer):
+    """A tokenizer that is written for batches; its single calls are batches of one."""
 
     def encode(self, signal: Any) -> Segment:
         """One signal -> one segment; see `encode_batch`."""
@@ -77,25 +176,33 @@ class Batched:
         """One segment -> one signal; see `decode_batch`."""
         return self.decode_batch([segment])[0]
 
+    @abstractmethod
+    def encode_batch(self, signals: Sequence[Any]) -> list[Segment]:
+        """Signals -> segments."""
+
+    @abstractmethod
+    def decode_batch(self, segments: Sequence[Segment]) -> list[Any]:
+        """Segments -> signals."""
+
 
 @contextmanager
-def counting(tokenizers: Iterable[Any], quiet: bool = False) -> Iterator[None]:
-    """What encoding has to say of signals (how many were clipped, or cut) is said once for all
-    calls inside, or `quiet` not at all: of signals of which it was said before. Tokenizers with
-    something to say have a method `counting`.
-    """
+def counting(tokenizers: Iterable[Tokenizer], quiet: bool = False) -> Iterator[None]:
+    """`Tokenizer.counting` of several tokenizers at once."""
     with ExitStack() as stack:
         for tokenizer in dict.fromkeys(tokenizers):
-            if hasattr(tokenizer, "counting"):
-                stack.enter_context(tokenizer.counting(quiet))
+            stack.enter_context(tokenizer.counting(quiet))
         yield
+
+
+# ---- a tokenizer's folder
 
 
 def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
     """Twelve hex digits that change whenever codes of this tokenizer could mean something else.
 
-    kind: the tokenizer's class name; config: its JSON-able settings; arrays: what it has learned,
-    as bytes.
+    kind    the tokenizer's class name
+    config  its settings, as JSON values
+    arrays  what it has learned, as bytes
     """
     digest = hashlib.sha256(json.dumps([kind, config], sort_keys=True).encode())
     for array in arrays:
@@ -104,16 +211,15 @@ def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
 
 
 def write_config(folder: Path, kind: str, config: dict) -> None:
-    """Write FOLDER/tokenizer.json, the human-readable part that every tokenizer folder has: last,
-    as it says that the folder is one.
+    """Write FOLDER/tokenizer.json, the readable file that every tokenizer folder has.
+
+    It marks the folder as a tokenizer's, so it is written last.
     """
     write_text(folder / "tokenizer.json", json.dumps({"kind": kind, **config}, indent=2) + "\n")
 
 
 def is_published(folder: Path) -> bool:
-    """Whether FOLDER/tokenizer.json is one of the package `tokenizers`, as published language
-    models have it.
-    """
+    """Whether FOLDER/tokenizer.json is a language model's, of the package `tokenizers`."""
     try:
         found = read_json(folder / "tokenizer.json")
     except (OSError, UserError):
@@ -122,7 +228,10 @@ def is_published(folder: Path) -> bool:
 
 
 def read_config(folder: Path, kind: str | None = None) -> dict:
-    """Read FOLDER/tokenizer.json; with `kind`, refuse another class's folder, and drop the field."""
+    """Read FOLDER/tokenizer.json.
+
+    kind: the class that it must be of; the field is then left out.
+    """
     path = Path(folder) / "tokenizer.json"
     try:
         config = read_json(path)
@@ -135,7 +244,9 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
         raise UserError(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")
-    return config if kind is None else {k: v for k, v in config.items() if k != "kind"}
+    if kind is not None:
+        del config["kind"]
+    return config
 
 
 def load_config(folder: Path, kind: str, config_type: type[T]) -> T:
@@ -146,47 +257,80 @@ def load_config(folder: Path, kind: str, config_type: type[T]) -> T:
     return json_as(read_config(folder, kind), config_type, Path(folder) / "tokenizer.json")
 
 
-def checked_latents(segment: Segment, latent_size: int, n_frames: int | None = None) -> np.ndarray:
+# ---- checks of segments
+
+
+def checked_codes(segment: Segment, signature: Signature) -> np.ndarray:
+    """The codes (T, C) of a segment.
+
+    Raises UserError when they are not codes of this signature's number of channels and range.
+    """
+    m, codes, levels = segment.modality, segment.codes, signature.levels
+    if codes is None or codes.shape[1] != len(levels):
+        raise UserError(
+            f"{m}: expected codes of shape (T, {len(levels)}), got {_kind(segment)} of shape"
+            f" {segment.values.shape}"
+        )
+    if not len(codes):
+        return codes
+    least, most = codes.min(0), codes.max(0)
+    wrong = np.flatnonzero((least < 0) | (most >= levels))
+    if len(wrong):
+        c = wrong[0]
+        which = f" of channel {c}" if len(levels) > 1 else ""
+        raise UserError(
+            f"{m}: codes{which} run from {least[c]} to {most[c]}, this tokenizer has 0 to"
+            f" {levels[c] - 1}"
+        )
+    return codes
+
+
+def checked_latents(segment: Segment, signature: Signature) -> np.ndarray:
     """The latents (T, D) of a segment.
 
-    Raises UserError when they have another shape (n_frames None: any T), or are no numbers.
+    Raises UserError when they do not have this signature's shape, or are NaN or infinite.
     """
-    latents, shape = segment.latents, (n_frames or len(segment), latent_size)
-    if latents is None or latents.shape != shape:
+    m, latents, n_frames = segment.modality, segment.latents, signature.frames
+    if latents is None or latents.shape != (n_frames or len(segment), signature.latent_size):
         raise UserError(
-            f"{segment.modality}: expected latents of shape ({n_frames or 'T'}, {latent_size}), got"
-            f" {'codes' if latents is None else 'latents'} of shape {segment.values.shape}"
+            f"{m}: expected latents of shape ({n_frames or 'T'}, {signature.latent_size}), got"
+            f" {_kind(segment)} of shape {segment.values.shape}"
         )
-    if not np.isfinite(latents).all():
-        raise UserError(
-            f"{segment.modality}: frame {int(np.argmin(np.isfinite(latents).all(1)))} has latents"
-            " that are NaN or infinite"
-        )
+    finite = np.isfinite(latents).all(1)
+    if not finite.all():
+        raise UserError(f"{m}: frame {np.argmin(finite)} has latents that are NaN or infinite")
     return latents
 
 
+def _kind(segment: Segment) -> str:
+    if segment.codes is None:
+        return "latents"
+    return "codes"
+
+
+# ---- what networks have learned
+
+
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """Everything that a network has learned, as float32: what a tokenizer saves, and its
-    fingerprint is of.
-    """
+    """All that a network has learned, as float32: what a tokenizer saves."""
     return {name: value.float().contiguous() for name, value in network.state_dict().items()}
 
 
 def learned(network: nn.Module) -> list[bytes]:
-    """The same as bytes, ordered by name: what `fingerprint` takes."""
+    """`weights_of` as bytes, ordered by name: what `fingerprint` takes."""
     return [value.numpy().tobytes() for _, value in sorted(weights_of(network).items())]
 
 
 def write_learned(folder: Path, kind: str, config: dict, network: nn.Module) -> None:
-    """Write FOLDER/weights.safetensors, then what `write_config` does."""
+    """Write FOLDER/weights.safetensors and tokenizer.json."""
     write_tensors(folder / "weights.safetensors", weights_of(network))
     write_config(folder, kind, config)
 
 
 def with_weights(folder: Path, make: Callable[[], N]) -> N:
-    """The network that `make` makes, filled from FOLDER/weights.safetensors.
+    """The network that `make` makes, with the weights in FOLDER/weights.safetensors.
 
-    Sizes are compared before there is memory for the network. Raises UserError when the file is
+    Sizes are compared before memory is taken for the network. Raises UserError when the file is
     missing, broken or of other sizes.
     """
     import torch
@@ -208,22 +352,20 @@ def with_weights(folder: Path, make: Callable[[], N]) -> N:
 
 
 def spreads(segments: Sequence[Segment]) -> dict[str, float]:
-    """`spread_least` and `spread_most`: of the D latents of all frames, the standard deviations of
-    the least and the most spread one.
-    """
-    spread = np.concatenate([segment.latents for segment in segments]).std(0, dtype=np.float64)
+    """The smallest and the largest standard deviation among the D latents, over all frames."""
+    spread = np.concatenate([segment.values for segment in segments]).std(0, dtype=np.float64)
     return {"spread_least": float(spread.min()), "spread_most": float(spread.max())}
 
 
 def encode_named(tokenizer: Tokenizer, batch: Sequence[tuple[object, Any]]) -> list[Segment]:
-    """The segments of signals that come with the names of their files or rows.
+    """The segments of signals that come as (name of the file or row, signal).
 
     Raises UserError, beginning with the name of the first signal that the tokenizer refuses.
     """
     try:
         return tokenizer.encode_batch([signal for _, signal in batch])
     except UserError:
-        for name, signal in batch:  # one by one, to name the one that is to blame
+        for name, signal in batch:  # one by one, to name the first that is refused
             try:
                 tokenizer.encode(signal)
             except UserError as error:

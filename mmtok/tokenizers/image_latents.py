@@ -1,9 +1,8 @@
-"""Images as latents, which diffusion heads draw: pixels on an axis of numbers, without training, or
-a learned autoencoder's.
+"""Images as latents, for diffusion heads: scaled pixels, or the latents of a learned autoencoder.
 
-A frame is a patch of the image, frames follow each other in raster order. An image is uint8, (Y, X)
-grey or (Y, X, 3) RGB. Letters beyond the package's: C image channels, Y, X pixels, p patch side, so
-an image has T = (Y/p)(X/p) frames. torch is imported only where a network is used.
+A frame is a patch of the image; frames follow each other row by row. An image is uint8, (Y, X) grey
+or (Y, X, 3) RGB. Letters beyond the package's: C image channels, Y, X pixels, p patch side, so an
+image has T = (Y/p)(X/p) frames. torch is imported only where a network is used.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from mmtok.errors import UserError
 from mmtok.tokenizers.base import checked_latents, fingerprint, spreads
 from mmtok.tokenizers.patches import (
     ImageTokenizer,
-    PatchGrid,
+    NetworkConfig,
+    PatchConfig,
     PatchNetwork,
     check_size,
     checked_image,
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PixelLatentsConfig(PatchGrid):
-    """Images of one size as pixels on the axis from -1 to 1: nothing to learn.
+class PixelLatentsConfig(PatchConfig):
+    """Images of one size as pixels scaled to -1..1: nothing to learn.
 
     height, width, patch  in pixels; the patch divides both; a frame has patch x patch x channels
                           latents
@@ -52,7 +52,7 @@ class PixelLatentsConfig(PatchGrid):
     levels: int = 17
     patch: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self, patch=1, levels=2)
         if self.levels > 256:
             raise UserError(f"PixelLatentsConfig: levels is {self.levels}; it must be 2 to 256")
@@ -63,23 +63,20 @@ class PixelLatentsConfig(PatchGrid):
 
 
 class PixelLatents(ImageTokenizer):
-    """Image <-> latents (T, C p p): level k stands at the centre of the k-th of `levels` even cells
-    of the axis.
+    """Image <-> latents (T, C p p): level k is the centre of the k-th of `levels` cells of -1..1.
 
-    Off by at most half a level: 255 / (levels - 1) / 2 grey values. Within a frame, the patch of
-    one image channel follows that of another, each row by row, as torch's pixel_unshuffle lays them
-    out.
+    Off by at most half a level: 255 / (levels - 1) / 2 grey values. Within a frame the image
+    channels follow each other, each row by row, as in torch's pixel_unshuffle.
     """
 
     config_type = PixelLatentsConfig
 
     def __init__(self, config: PixelLatentsConfig):
         self.config = config
-        rows, columns = config.grid
         self.signature = Signature(
             "image",
             latent_size=config.channels * config.patch**2,
-            frames=rows * columns,
+            frames=config.n_patches,
             cells=config.levels,
             fingerprint=fingerprint("PixelLatents", asdict(config)),
         )
@@ -93,19 +90,9 @@ class PixelLatents(ImageTokenizer):
         segments = []
         for signal in signals:
             image = checked_image(signal, c.height, c.width, c.channels)
-            patches = (
-                to_levels(image, c.levels)
-                .reshape(c.grid[0], c.patch, c.grid[1], c.patch, c.channels)
-                .transpose(0, 2, 4, 1, 3)
-            )
-            latents = (2 * patches + 1) / c.levels - 1
-            segments.append(
-                Segment(
-                    "image",
-                    latents=latents.reshape(self.signature.frames, -1).astype(np.float32),
-                    info=c.info,
-                )
-            )
+            levels = to_levels(image, c.levels)
+            latents = (2 * self._to_patches(levels) + 1) / c.levels - 1
+            segments.append(Segment("image", latents=latents.astype(np.float32), info=c.info))
         return segments
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
@@ -116,33 +103,39 @@ class PixelLatents(ImageTokenizer):
         c = self.config
         signals = []
         for segment in segments:
-            latents = checked_latents(
-                segment, self.signature.latent_size, self.signature.frames
-            ).astype(np.float64)
-            levels = (
-                np.floor((latents.clip(-1, 1) + 1) / 2 * c.levels)
-                .clip(0, c.levels - 1)
-                .astype(np.int64)
-            )
-            patches = levels.reshape(*c.grid, c.channels, c.patch, c.patch).transpose(0, 3, 1, 4, 2)
-            signals.append(
-                without_grey_axis(to_grey(patches.reshape(c.height, c.width, c.channels), c.levels))
-            )
+            latents = checked_latents(segment, self.signature).astype(np.float64)
+            cells = np.floor((latents.clip(-1, 1) + 1) / 2 * c.levels)
+            levels = cells.clip(0, c.levels - 1).astype(np.int64)
+            signals.append(without_grey_axis(to_grey(self._to_pixels(levels), c.levels)))
         return signals
+
+    def _to_patches(self, pixels: np.ndarray) -> np.ndarray:
+        """(Y, X, C) -> (T, C p p)."""
+        (rows, columns), p, n_channels = self.config.grid, self.config.patch, self.config.channels
+        split = pixels.reshape(rows, p, columns, p, n_channels)
+        return split.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)
+
+    def _to_pixels(self, patches: np.ndarray) -> np.ndarray:
+        """The inverse of `_to_patches`."""
+        c = self.config
+        split = patches.reshape(*c.grid, c.channels, c.patch, c.patch)
+        return split.transpose(0, 3, 1, 4, 2).reshape(c.height, c.width, c.channels)
 
 
 @dataclass(frozen=True)
-class KLPatchesConfig(PatchGrid):
-    """Images of one size as the latents of a KL autoencoder, one frame per patch; trained by
-    `mmtok.train.tokenizer_fit`.
+class KLPatchesConfig(NetworkConfig):
+    """Images of one size as the latents of a KL autoencoder, one frame per patch.
+
+    Trained by `mmtok.train.tokenizer_fit`.
 
     height, width, patch  in pixels; the patch divides both
     channels     1 grey, 3 RGB
     latent_size  numbers per patch
-    hidden       channels of the convolutions; blocks: residual blocks in encoder and decoder each
+    hidden       channels of the convolutions
+    blocks       residual blocks, in the encoder and in the decoder
     steps        of training
-    kl_weight    nats of KL per pixel value, beside the mean squared error of values in -1..1: 2 s^2
-                 stands for a decoder that is off by s
+    kl_weight    of the KL term, in nats per pixel value, next to the mean squared error of values
+                 in -1..1; 2 s^2 is right for a decoder that is off by s
     """
 
     height: int = 8
@@ -155,13 +148,17 @@ class KLPatchesConfig(PatchGrid):
     steps: int = 1400
     kl_weight: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self, patch=1, latent_size=1, hidden=1, blocks=0, steps=1, kl_weight=0)
         if not math.isfinite(self.kl_weight):
             raise UserError(
                 f"KLPatchesConfig: kl_weight is {self.kl_weight}; it must be a finite number, at"
                 " least 0"
             )
+
+    def signature(self) -> Signature:
+        """Without the fingerprint, which is of the weights."""
+        return Signature("image", latent_size=self.latent_size, frames=self.n_patches)
 
     def network(self) -> KLAutoencoder:
         """A new, untrained network of these sizes."""
@@ -173,9 +170,8 @@ class KLPatchesConfig(PatchGrid):
 class KLPatches(PatchNetwork):
     """Image <-> latents (T, D), each of the D with mean 0 and variance 1 over the training set.
 
-    Lossy: `fidelity` measures by how much, and also the `spreads` of the latents.
-
-    An image's latents are the means of what the encoder says of it, so they are always the same.
+    Lossy. `fidelity` adds the `spreads` of the latents. An image's latents are the means of the
+    encoder's posterior, so nothing is random.
     """
 
     config_type = KLPatchesConfig
@@ -183,11 +179,12 @@ class KLPatches(PatchNetwork):
     def __init__(self, config: KLPatchesConfig, network: KLAutoencoder):
         super().__init__(config, network, latent_size=config.latent_size)
 
-    def _frames(self, images: torch.Tensor) -> np.ndarray:
-        return self._network.latents(images).flatten(1, 2).float().numpy()
+    def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
+        latents: np.ndarray = self._network.latents(images).flatten(1, 2).float().numpy()
+        return latents
 
-    def _checked(self, segment: Segment) -> np.ndarray:
-        return checked_latents(segment, self.config.latent_size, self.signature.frames)
+    def _checked_frames(self, segment: Segment) -> np.ndarray:
+        return checked_latents(segment, self.signature)
 
     def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
         return frames.double().unflatten(1, self.config.grid)

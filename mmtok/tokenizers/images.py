@@ -1,28 +1,29 @@
-"""Images: pixel levels without training, or learned patch codes.
+"""Images as codes: pixel levels without training, or learned patch codes.
 
 An image is uint8, (Y, X) grey or (Y, X, 3) RGB.
 
-Both spend one id per frame, in raster order (left to right, then top to bottom). Colour pixels give
-three frames each: red, green, blue; so a colour image needs no head of its own and its likelihood
-is exact, value by value. torch is imported only where patch codes are used.
+Both spend one id per frame, row by row. A colour pixel is three frames: red, green, blue. So a
+colour image needs no head, and its likelihood is exact, value by value. torch is imported only
+where patch codes are used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
-from mmtok.tokenizers.base import fingerprint
+from mmtok.tokenizers.base import checked_codes, fingerprint
 from mmtok.tokenizers.patches import (
+    ImageConfig,
     ImageTokenizer,
-    PatchGrid,
+    NetworkConfig,
     PatchNetwork,
     check_size,
     checked_image,
@@ -37,32 +38,15 @@ if TYPE_CHECKING:
     from mmtok.nn.autoencoder import PatchAutoencoder
 
 
-PIXEL_BYTES = 24  # per value while pixels become codes and codes pixels
-
-
-def checked_codes(segment: Segment, levels: int) -> np.ndarray:
-    """The codes (T,) of an image segment.
-
-    Raises UserError when they are not (T, 1) codes in [0, levels).
-    """
-    codes = segment.codes
-    if codes is None or codes.shape[1] != 1:
-        raise UserError(f"image: expected codes of shape (T, 1), got {segment.values.shape}")
-    if codes.size and not (codes.min() >= 0 and codes.max() < levels):
-        raise UserError(
-            f"image: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to"
-            f" {levels - 1}"
-        )
-    return codes[:, 0]
+PIXEL_BYTES = 24  # of memory per value, in either direction
 
 
 @dataclass(frozen=True)
-class PixelsConfig:
+class PixelsConfig(ImageConfig):
     """Images as pixel levels: nothing to learn.
 
-    height, width  in pixels; both None: any size, kept in the segment's info
-    channels       1 grey, 3 RGB; None: grey where the size is fixed, and as each image comes where
-                   it is free
+    height, width  in pixels; both None: any size, which the segment's info keeps
+    channels       1 grey, 3 RGB; None: grey where the size is fixed, else as each image has them
     levels         a value v of 0..255 becomes level round(v (levels - 1) / 255); 256 loses nothing,
                    17 is what scikit-learn's digits have
     """
@@ -71,9 +55,8 @@ class PixelsConfig:
     width: int | None = None
     channels: int | None = None
     levels: int = 17
-    modality: ClassVar[str] = "image"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self)
         if (self.height is None) != (self.width is None):
             raise UserError(
@@ -85,12 +68,11 @@ class PixelsConfig:
 
     @property
     def takes(self) -> dict[str, int | None]:
-        """The images that its tokenizer takes; None: of any height and width, grey or RGB."""
-        return {
-            "height": self.height,
-            "width": self.width,
-            "channels": self.channels or (None if self.height is None else 1),
-        }
+        """The images that the tokenizer takes; None: of any size, grey or RGB."""
+        channels = self.channels
+        if self.height is not None:
+            channels = channels or 1
+        return {"height": self.height, "width": self.width, "channels": channels}
 
     def build(self) -> Pixels:
         """The tokenizer: nothing is to be learned."""
@@ -107,9 +89,11 @@ class Pixels(ImageTokenizer):
 
     def __init__(self, config: PixelsConfig):
         self.config = config
-        self._free = config.height is None
-        self._channels = config.takes["channels"]
-        frames = None if self._free else config.height * config.width * self._channels
+        # (Y, X, C); None: as each image has them
+        self._size = (config.height, config.width, config.takes["channels"])
+        frames = None
+        if config.height is not None:
+            frames = math.prod(n for n in self._size if n is not None)
         self.signature = Signature(
             "image",
             levels=(config.levels,),
@@ -122,56 +106,59 @@ class Pixels(ImageTokenizer):
 
         Raises UserError on another size, kind or type.
         """
-        image = checked_image(signal, self.config.height, self.config.width, self._channels)
-        memory_budget.check(
-            PIXEL_BYTES * image.size, "image", f"a picture of {image.size:,} values as codes"
-        )
+        image = checked_image(signal, *self._size)
+        what = f"a picture of {image.size:,} values as codes"
+        memory_budget.check(PIXEL_BYTES * image.size, "image", what)
         codes = to_levels(image.reshape(-1, 1), self.config.levels)
-        return Segment(
-            "image", codes=codes, info=dict(zip(("height", "width", "channels"), image.shape))
-        )
+        height, width, channels = image.shape
+        info = {"height": height, "width": width, "channels": channels}
+        return Segment("image", codes=codes, info=info)
 
     def decode(self, segment: Segment) -> np.ndarray:
         """Codes (T, 1) -> uint8 image.
 
-        Without a size: grey (unless channels is 3), the nearest square. Missing pixels are black.
+        Without a size: the nearest square, grey unless channels is 3. Missing pixels are black.
         """
-        codes = checked_codes(segment, self.config.levels)
+        codes = checked_codes(segment, self.signature)[:, 0]
         shape = self._shape(len(codes), segment.info)
-        memory_budget.check(
-            PIXEL_BYTES * math.prod(shape),
-            "image",
-            f"a picture of {' x '.join(map(str, shape))} values",
-        )
-        values, n = np.zeros(math.prod(shape), np.uint8), min(math.prod(shape), len(codes))
+        n_values = math.prod(shape)
+        what = f"a picture of {' x '.join(map(str, shape))} values"
+        memory_budget.check(PIXEL_BYTES * n_values, "image", what)
+        values = np.zeros(n_values, np.uint8)
+        n = min(n_values, len(codes))
         values[:n] = to_grey(codes[:n], self.config.levels)
         return without_grey_axis(values.reshape(shape))
 
-    def _shape(self, n_codes: int, info) -> tuple[int, int, int]:
+    def _shape(self, n_codes: int, info: Mapping[str, Any]) -> tuple[int, int, int]:
         """(Y, X, C) of the image that `n_codes` codes make."""
-        if not self._free:
-            return self.config.height, self.config.width, self._channels
-        channels = self._channels or int(info.get("channels", 1))
+        height, width, fixed_channels = self._size
+        channels = fixed_channels or int(info.get("channels", 1))
+        if height is not None and width is not None:
+            return height, width, channels
         if "height" in info and "width" in info:
             return int(info["height"]), int(info["width"]), channels
         side = max(1, round((n_codes / channels) ** 0.5))
         return side, side, channels
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
+        """The single calls, one after another: images may be large."""
         return [self.encode(image) for image in signals]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """The single calls, one after another."""
         return [self.decode(segment) for segment in segments]
 
 
 @dataclass(frozen=True)
-class VQPatchesConfig(PatchGrid):
+class VQPatchesConfig(NetworkConfig):
     """Images of one size as learned codes, one per patch; trained by `mmtok.train.tokenizer_fit`.
 
     height, width, patch  in pixels; the patch divides both; one frame per patch
     channels   1 grey, 3 RGB
-    n_codes    size of the codebook; code_size: numbers per code vector
-    hidden     channels of the convolutions; blocks: residual blocks in encoder and decoder each
+    n_codes    size of the codebook
+    code_size  numbers per code vector
+    hidden     channels of the convolutions
+    blocks     residual blocks, in the encoder and in the decoder
     steps      of training
     """
 
@@ -185,8 +172,12 @@ class VQPatchesConfig(PatchGrid):
     blocks: int = 1
     steps: int = 1400
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size(self, patch=1, n_codes=2, code_size=1, hidden=1, blocks=0, steps=1)
+
+    def signature(self) -> Signature:
+        """Without the fingerprint, which is of the weights."""
+        return Signature("image", (self.n_codes,), frames=self.n_patches)
 
     def network(self) -> PatchAutoencoder:
         """A new, untrained network of these sizes."""
@@ -198,10 +189,9 @@ class VQPatchesConfig(PatchGrid):
 
 
 class VQPatches(PatchNetwork):
-    """Image <-> codes (T, 1), T = patches in raster order.
+    """Image <-> codes (T, 1), one per patch, row by row.
 
-    Lossy: `fidelity` measures by how much, and also `codebook_use` (the share of codes that occur)
-    and `codebook_perplexity`.
+    Lossy. `fidelity` adds `codebook_use`, the share of codes that occur, and `codebook_perplexity`.
     """
 
     config_type = VQPatchesConfig
@@ -209,11 +199,12 @@ class VQPatches(PatchNetwork):
     def __init__(self, config: VQPatchesConfig, network: PatchAutoencoder):
         super().__init__(config, network, levels=(config.n_codes,))
 
-    def _frames(self, images: torch.Tensor) -> np.ndarray:
-        return self._network.codes(images).flatten(1).numpy().astype(np.int32)[:, :, None]
+    def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
+        codes: np.ndarray = self._network.codes(images).flatten(1).numpy()
+        return codes.astype(np.int32)[:, :, None]
 
-    def _checked(self, segment: Segment) -> np.ndarray:
-        codes = checked_codes(segment, self.config.n_codes)
+    def _checked_frames(self, segment: Segment) -> np.ndarray:
+        codes = checked_codes(segment, self.signature)[:, 0]
         if len(codes) != self.signature.frames:
             raise UserError(
                 f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for"
@@ -229,8 +220,6 @@ class VQPatches(PatchNetwork):
 
         from mmtok.nn.quantize import book_use, code_counts, perplexity
 
-        counts = code_counts(
-            torch.from_numpy(np.concatenate([segment.codes for segment in segments])),
-            self.config.n_codes,
-        )
+        codes = np.concatenate([segment.values for segment in segments])
+        counts = code_counts(torch.from_numpy(codes), self.config.n_codes)
         return {"codebook_use": book_use(counts), "codebook_perplexity": perplexity(counts)}

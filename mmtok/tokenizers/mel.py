@@ -1,11 +1,10 @@
-"""What all tokenizers of speech share: what a clip is, the spectrogram's settings, the way back to
-sound, the error of a round trip.
-"""
+"""What the tokenizers of speech share: checks of a clip, spectrogram, vocoder, round-trip error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
@@ -13,19 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok.core.segment import Segment
+from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.nn.audio import MelSpec, log_mel, stoi
-from mmtok.tokenizers.base import Batched
+from mmtok.tokenizers.base import BatchTokenizer, TokenizerConfig
 from mmtok.tokenizers.vocoders import GriffinLim, GriffinLimConfig
 
-PEAK_OF_NO_FLOAT = 100.0  # samples beyond this are integers that were cast, not scaled
+LARGEST_PEAK = 100.0  # samples beyond this are integers that were cast to float, not scaled
 
 
-class MelConfig:
-    """Of a config with `mel`, which spectrogram, and `vocoder`, how frames become sound again: what
-    follows from them.
+class MelConfig(TokenizerConfig):
+    """A config of frames of a log-mel spectrogram.
+
+    mel      which spectrogram
+    vocoder  how frames become sound again
     """
 
     modality: ClassVar[str] = "speech"
@@ -33,7 +34,7 @@ class MelConfig:
     mel: MelSpec
     vocoder: GriffinLimConfig
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             self.mel.check()
         except ValueError as error:
@@ -41,8 +42,16 @@ class MelConfig:
 
     @property
     def takes(self) -> dict[str, int]:
-        """The signals that its tokenizer takes: mono at this rate."""
+        """The signals that the tokenizer takes: mono at this rate."""
         return {"rate_hz": self.mel.rate_hz}
+
+    def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
+        """Frames and, of codes, bits per second."""
+        frames_per_s = self.mel.rate_hz / self.mel.hop_samples
+        texts = [f"{frames_per_s:.4g} frames/s"]
+        if signature.bits_per_frame:
+            texts.append(f"{signature.bits_per_frame * frames_per_s:.5g} bit/s")
+        return texts
 
     @classmethod
     def apple_80hz(cls) -> Self:
@@ -52,34 +61,46 @@ class MelConfig:
     @classmethod
     def apple_40hz(cls) -> Self:
         """The default of their package: a frame every 25 ms."""
-        return cls(mel=MelSpec(hop_samples=400))
+        config = cls()
+        return replace(config, mel=MelSpec(hop_samples=400))  # type: ignore[type-var]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """JSON-able fields, those of mel and vocoder as dicts of their own."""
-        return asdict(self)
+        return asdict(self)  # type: ignore[call-overload]
 
     @property
-    def meaning(self) -> dict:
-        """The part of `as_dict` that a fingerprint is of: the vocoder changes no frame."""
+    def meaning(self) -> dict[str, Any]:
+        """The fields that a fingerprint is of: the vocoder changes no frame."""
         return {name: value for name, value in self.as_dict().items() if name != "vocoder"}
 
 
-class MelTokenizer(Batched):
-    """np.float32 (N,) mono <-> the frames of a log-mel spectrogram: `_frame` makes them of it,
-    `log_mel` gives it back.
+class MelTokenizer(BatchTokenizer):
+    """np.float32 (N,) mono <-> frames of a log-mel spectrogram.
 
-    Sound comes back by the config's vocoder: N samples exactly, with the magnitudes but not the
-    phase of the original.
+    The config's vocoder makes exactly N samples again, with the magnitudes but not the phase of the
+    original.
     """
 
     def __init__(self, config: MelConfig):
         self.config = config
-        memory_budget.check(
-            6 * 8 * config.mel.n_fft // 2 * config.mel.n_mels,
-            type(config).__name__,
-            "the filters of mel bands",
-        )
+        n_bytes = 6 * 8 * config.mel.n_fft // 2 * config.mel.n_mels
+        memory_budget.check(n_bytes, type(config).__name__, "the filters of mel bands")
         self.vocoder = config.vocoder.build(config.mel)
+
+    @abstractmethod
+    def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
+        """log10 mel (T, C) -> the frames of a segment."""
+
+    @abstractmethod
+    def log_mel(self, segment: Segment) -> Tensor:
+        """A segment's frames -> log10 mel (T, C) float32.
+
+        Raises UserError for frames that are not of this tokenizer.
+        """
+
+    def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
+        """Figures of a class's own frames."""
+        return {}
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Samples (N,) each -> segments of T frames, equal to the single calls.
@@ -87,37 +108,22 @@ class MelTokenizer(Batched):
         Raises UserError, see `checked_samples`.
         """
         clips = [checked_samples(signal) for signal in signals]
-        rate_hz = self.config.mel.rate_hz
+        mels = log_mel(clips, self.config.mel)
         return [
-            Segment("speech", **self._frame(mel), info={"n_samples": len(clip), "rate_hz": rate_hz})
-            for clip, mel in zip(clips, log_mel(clips, self.config.mel))
+            self._segment(mel, {"n_samples": len(clip), "rate_hz": self.config.mel.rate_hz})
+            for clip, mel in zip(clips, mels, strict=True)
         ]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Segments -> samples: info's n_samples where that fits T frames, else (sampled, truncated)
-        as many as T frames give.
+        """Segments -> samples: info's n_samples where T frames fit it, else as many as T frames give.
 
-        As the single calls, to some 1e-3 of rounding (see vocoders.py), and faster. A clip whose
-        peak would exceed 1 is scaled down as a whole to a peak of 1, so that nothing clips in a
-        file.
+        Faster than the single calls, and equal to some 1e-3 of rounding (see vocoders.py). A clip
+        whose peak would exceed 1 is scaled down as a whole, so that a file holds it unclipped.
         """
         return sounds(self.vocoder, [self.log_mel(segment) for segment in segments], segments)
 
-    def _frame(self, mel: Tensor) -> dict[str, Any]:
-        """log10 mel (T, C) -> `codes` or `latents` of a segment."""
-        raise NotImplementedError
-
-    def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's frames -> log10 mel (T, C) float32.
-
-        Raises UserError on what is no frame of this tokenizer.
-        """
-        raise NotImplementedError
-
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
-        """Of the round trip: mean STOI over stretches of at least two seconds (short clips are
-        joined; left out without pystoi), and what the class adds; {} of no clips.
-        """
+        """`sound_error` of the round trip, and the class's own figures; {} of no clips."""
         clips = [checked_samples(signal) for signal in signals]
         if not clips:
             return {}
@@ -125,18 +131,12 @@ class MelTokenizer(Batched):
         error = sound_error(clips, lambda: self.decode_batch(segments), self.config.mel.rate_hz)
         return {**error, **self._figures(clips, segments)}
 
-    def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
-        """What a class says of its own frames."""
-        raise NotImplementedError
 
-
-def checked_samples(signal) -> Tensor:
+def checked_samples(signal: Any) -> Tensor:
     """A clip as float32 (N,).
 
-    Raises UserError unless it is one-dimensional, floating, finite and not empty.
-
-    Peaks above 1 pass as they are: nothing is clipped or rescaled, and the levels reach some 20 dB
-    beyond full scale.
+    Raises UserError unless it is one-dimensional, floating, finite and not empty. Peaks above 1 are
+    neither clipped nor rescaled: dMel's levels reach some 20 dB beyond full scale.
     """
     samples = np.asarray(signal)
     if samples.ndim != 1:
@@ -154,7 +154,7 @@ def checked_samples(signal) -> Tensor:
     peak = np.abs(samples).max()
     if not np.isfinite(peak):
         raise UserError(f"speech: sample {int(np.argmin(np.isfinite(samples)))} is NaN or infinite")
-    if peak > PEAK_OF_NO_FLOAT:
+    if peak > LARGEST_PEAK:
         raise UserError(
             f"speech: peak {peak:.0f}, expected samples within [-1, 1]; divide 16-bit samples by"
             " 32768"
@@ -165,11 +165,9 @@ def checked_samples(signal) -> Tensor:
 def sounds(
     vocoder: GriffinLim, mels: Sequence[Tensor], segments: Sequence[Segment]
 ) -> list[np.ndarray]:
-    """log10 mel spectrograms (T, C) of these segments -> samples: info's n_samples where that fits
-    T frames, else as many as T frames give.
+    """log10 mel spectrograms (T, C) of these segments -> samples, see `MelTokenizer.decode_batch`.
 
-    A clip whose peak would exceed 1 is scaled down as a whole. Raises UserError for a segment at
-    another rate than the vocoder's.
+    Raises UserError for a segment at another rate than the vocoder's.
     """
     spec = vocoder.spec
     for segment in segments:
@@ -178,15 +176,16 @@ def sounds(
                 f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at"
                 f" {spec.rate_hz} Hz"
             )
-    known = [int(segment.info.get("n_samples", 0)) for segment in segments]
-    lengths = [
-        n if n >= 1 and spec.n_frames(n) == len(mel) else spec.n_samples(len(mel))
-        for n, mel in zip(known, mels)
-    ]
+    lengths = []
+    for mel, segment in zip(mels, segments, strict=True):
+        n_samples = int(segment.info.get("n_samples", 0))
+        if n_samples < 1 or spec.n_frames(n_samples) != len(mel):  # sampled, or truncated
+            n_samples = spec.n_samples(len(mel))
+        lengths.append(n_samples)
     full = [i for i, mel in enumerate(mels) if len(mel)]
     clips = vocoder([mels[i] for i in full], [lengths[i] for i in full])
     signals = [np.zeros(0, np.float32)] * len(mels)
-    for i, clip in zip(full, clips):
+    for i, clip in zip(full, clips, strict=True):
         signals[i] = (clip / clip.abs().max().clamp_min(1)).numpy()
     return signals
 
@@ -194,8 +193,9 @@ def sounds(
 def sound_error(
     clips: Sequence[Tensor], again: Callable[[], list[np.ndarray]], rate_hz: int
 ) -> dict[str, float]:
-    """Mean STOI of clips that `again` gives back, over stretches of at least two seconds (short
-    clips are joined); {} without pystoi.
+    """Mean STOI of the clips that `again` decodes; {} without pystoi.
+
+    It is measured over at least two seconds at a time; shorter clips are joined.
     """
     if not find_spec("pystoi"):
         return {}
@@ -206,9 +206,7 @@ def sound_error(
 def _stretches(
     originals: list[np.ndarray], decoded: list[np.ndarray], n_least: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of clips joined in order until each is at least n_least samples; a short rest joins the
-    last.
-    """
+    """Pairs of clips, joined in order to at least n_least samples each; the last takes the rest."""
     groups: list[list[int]] = [[]]
     for i in range(len(originals)):
         if sum(len(originals[j]) for j in groups[-1]) >= n_least:

@@ -1,5 +1,4 @@
-"""What all tokenizers of images share: what an image is, its grey values as levels, the error of a
-round trip; networks of patches.
+"""What the tokenizers of images share: checks, grey values as levels, round-trip errors, patches.
 
 An image is uint8, (Y, X) grey or (Y, X, 3) RGB. Letters beyond the package's: C image channels, Y,
 X pixels, p patch side. torch is imported only where a network is used.
@@ -7,7 +6,8 @@ X pixels, p patch side. torch is imported only where a network is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,12 +17,12 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.tokenizers.base import (
-    Batched,
+    BatchTokenizer,
+    TokenizerConfig,
     fingerprint,
     learned,
     load_config,
     with_weights,
-    write_config,
     write_learned,
 )
 
@@ -31,13 +31,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGES_AT_ONCE = 256  # bounds the memory of a batch
-MOST = {
-    "blocks": 256,
-    "steps": 10**9,
-}  # of fields that are sizes; what a network takes is known only once it is laid out
-MOST_OF_ALL = 2**16
-# what stands for "no error at all" among signal-to-noise ratios: finite, so that it can be written
-# as JSON
+# The largest values of a config's fields. Those that are sizes are bounded so loosely because what
+# a network takes is known only once it is made.
+MOST = {"blocks": 256, "steps": 10**9}
+MOST_OF_OTHERS = 2**16
+# The signal-to-noise ratio of an exact round trip: finite, so that JSON can hold it.
 EXACT_DB = 100.0
 
 
@@ -49,16 +47,15 @@ def checked_image(
     Raises UserError unless it has the wanted size (None: any) and is uint8.
     """
     image = np.asarray(image)
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or (image.ndim == 3 and image.shape[2] not in (1, 3))
-    ):
+    is_grey = image.ndim == 2
+    is_rgb_or_grey = image.ndim == 3 and image.shape[2] in (1, 3)
+    if image.dtype != np.uint8 or not (is_grey or is_rgb_or_grey):
         raise UserError(
             "image: expected uint8 values 0..255 of shape (height, width) or (height, width, 3), "
             f"got {image.dtype} {image.shape}; scale to 0..255 and convert with .astype('uint8')"
         )
-    image = image[:, :, None] if image.ndim == 2 else image
+    if is_grey:
+        image = image[:, :, None]
     if 0 in image.shape:
         raise UserError(f"image: {image.shape[0]} x {image.shape[1]} has no pixels")
     if image.shape[:2] != (height or image.shape[0], width or image.shape[1]):
@@ -66,23 +63,30 @@ def checked_image(
             f"image: {image.shape[0]} x {image.shape[1]} (height x width), this tokenizer takes"
             f" {height} x {width}; resize it first, e.g. Pillow's Image.resize(({width}, {height}))"
         )
-    if image.shape[2] != (channels or image.shape[2]):
-        have, want, mode = ("RGB", "grey", "L") if channels == 1 else ("grey", "RGB", "RGB")
+    if channels == 1 and image.shape[2] == 3:
         raise UserError(
-            f"image: {have}, this tokenizer takes {want}; convert it first, e.g. Pillow's"
-            f" Image.convert('{mode}')"
+            "image: RGB, this tokenizer takes grey; convert it first, e.g. Pillow's"
+            " Image.convert('L')"
+        )
+    if channels == 3 and image.shape[2] == 1:
+        raise UserError(
+            "image: grey, this tokenizer takes RGB; convert it first, e.g. Pillow's"
+            " Image.convert('RGB')"
         )
     return image
 
 
 def without_grey_axis(image: np.ndarray) -> np.ndarray:
     """(Y, X, 1) -> (Y, X); (Y, X, 3) stays."""
-    return image[:, :, 0] if image.shape[2] == 1 else image
+    if image.shape[2] == 1:
+        return image[:, :, 0]
+    return image
 
 
 def to_levels(grey: np.ndarray, n_levels: int) -> np.ndarray:
-    """Grey values 0..255 -> int32 levels round(v (n_levels - 1) / 255), halves upwards, in
-    integers.
+    """Grey values 0..255 -> levels round(v (n_levels - 1) / 255), int32.
+
+    Integer arithmetic; halves are rounded up.
     """
     return (grey.astype(np.int32) * (2 * n_levels - 2) + 255) // 510
 
@@ -94,27 +98,31 @@ def to_grey(levels: np.ndarray, n_levels: int) -> np.ndarray:
 
 
 def image_error(images: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> dict[str, float]:
-    """Error over all values of all images: root mean square in grey values, and its peak
-    signal-to-noise ratio (peak 255).
+    """The error of decoded images over all values of all images.
+
+    rms_error_grey  root mean square, in grey values
+    psnr_db         peak signal-to-noise ratio, of a peak of 255; at most EXACT_DB
     """
-    squares = np.concatenate(
-        [
-            np.square(np.subtract(a, b, dtype=np.float64)).ravel()
-            for a, b in zip(images, again, strict=True)
-        ]
-    )
-    mse = float(squares.mean())
-    psnr_db = min(EXACT_DB, 10 * np.log10(255.0**2 / mse)) if mse > 0 else EXACT_DB
+    squares = [
+        np.square(np.subtract(a, b, dtype=np.float64)).ravel()
+        for a, b in zip(images, again, strict=True)
+    ]
+    mse = float(np.concatenate(squares).mean())
+    psnr_db = EXACT_DB
+    if mse > 0:
+        psnr_db = min(EXACT_DB, 10 * np.log10(255.0**2 / mse))
     return {"psnr_db": float(psnr_db), "rms_error_grey": mse**0.5}
 
 
 def check_size(config: Any, **least: int) -> None:
-    """Raise UserError for what no image has, and for fields below their `least` values; where
-    `patch` is one of these, also unless the images are of one size, which it divides.
+    """Raise UserError for sizes that no image has, and for fields below their `least` values.
+
+    Where `patch` is among these: also unless the images are of one size, which the patch divides.
     """
     name = type(config).__name__
     for field, low in {"height": 1, "width": 1, **least}.items():
-        value, most = getattr(config, field), MOST.get(field, MOST_OF_ALL)
+        value = getattr(config, field)
+        most = MOST.get(field, MOST_OF_OTHERS)
         if value is not None and value < low:
             raise UserError(f"{name}: {field} is {value}; it must be at least {low}")
         if value is not None and value > most:
@@ -148,19 +156,51 @@ def to_tensor(images: Sequence[np.ndarray], config: Any, dtype: torch.dtype) -> 
 
 
 def from_tensor(values: torch.Tensor) -> list[np.ndarray]:
-    """The inverse of `to_tensor`: (B, C, Y, X) -> images, whatever lies outside of -1..1 at the
-    nearer end.
-    """
+    """The inverse of `to_tensor`: (B, C, Y, X) -> images; values outside -1..1 are clipped."""
     import torch
 
     grey = ((values + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [without_grey_axis(image) for image in grey.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-class PatchGrid:
-    """Of a config with `height`, `width` and a `patch` that divides both: what follows from them."""
+class ImageConfig(TokenizerConfig):
+    """What the configs of image tokenizers share."""
 
     modality: ClassVar[str] = "image"
+
+    height: int | None
+    width: int | None
+    channels: int | None
+
+    @property
+    def takes(self) -> dict[str, int | None]:
+        """The images that the tokenizer takes."""
+        return {"height": self.height, "width": self.width, "channels": self.channels}
+
+    def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
+        """Frames and bits of an image of fixed size, else bits of a value."""
+        bits = signature.bits_per_frame
+        if not (signature.frames and self.height and self.width):
+            return [f"{bits:.4g} bits a value of a pixel"]
+        texts = [f"{signature.frames} {self._frame_name()} an image"]
+        if bits:
+            total = bits * signature.frames
+            texts.append(f"{total:.4g} bits an image")
+            texts.append(f"{total / (self.height * self.width):.4g} bits a pixel")
+        return texts
+
+    def _frame_name(self) -> str:
+        """What a frame is, in the plural."""
+        return "values"
+
+
+class PatchConfig(ImageConfig):
+    """The config of images of one size that are cut into square patches, one frame each."""
+
+    height: int
+    width: int
+    channels: int
+    patch: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -168,63 +208,74 @@ class PatchGrid:
         return self.height // self.patch, self.width // self.patch
 
     @property
-    def takes(self) -> dict[str, int | None]:
-        """The images that its tokenizer takes."""
-        return {"height": self.height, "width": self.width, "channels": self.channels}
+    def n_patches(self) -> int:
+        """Frames of an image."""
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def info(self) -> dict[str, int]:
         """What a segment says of its image."""
         return {"height": self.height, "width": self.width, "channels": self.channels}
 
+    def _frame_name(self) -> str:
+        return "patches"
 
-class ImageTokenizer(Batched):
-    """Image <-> segment.
 
-    A class gives the batch calls; as it stands, its folder holds its config alone.
-    """
+class NetworkConfig(PatchConfig):
+    """The config of a `PatchNetwork`, which mmtok.train.tokenizer_fit trains."""
 
-    config_type: ClassVar[type]
+    learns: ClassVar[bool] = True
+
+    def network(self) -> Any:
+        """A new, untrained network of these sizes."""
+        raise NotImplementedError(f"{type(self).__name__} names no network")
+
+
+class ImageTokenizer(BatchTokenizer):
+    """Image <-> segment."""
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
-        """Round trip: `psnr_db` and `rms_error_grey` over all values (100 dB stands for exact), and
-        what the class adds; {} of none.
-        """
+        """`image_error` of the round trip, and the class's own figures; {} of no images."""
         if not len(signals):
             return {}
         segments = self.encode_batch(signals)
         return {**image_error(signals, self.decode_batch(segments)), **self._figures(segments)}
 
     def _figures(self, segments: Sequence[Segment]) -> dict[str, float]:
-        """What a class says of its own frames."""
+        """Figures of a class's own frames."""
         return {}
-
-    def save(self, folder: Path) -> None:
-        write_config(Path(folder), type(self).__name__, asdict(self.config))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        return cls(load_config(folder, cls.__name__, cls.config_type))
 
 
 class PatchNetwork(ImageTokenizer):
-    """Image of one size <-> a frame per patch, in raster order, by a trained network.
+    """Image of one size <-> a frame per patch, row by row, by a trained network.
 
-    A class says what a frame is: `_frames` (B, C, Y, X) -> (B, T, n), `_checked` those of a
-    segment, and `_on_grid` how the network wants
-    them back. The networks run in float64: frames and pixels then do not depend on how many images
-    are done at once.
+    The network runs in float64, so that frames and pixels do not depend on how many images are done
+    at once.
     """
 
-    def __init__(self, config: PatchGrid, network: nn.Module, **frame: Any):
-        """network: as `config.network()` makes it, trained; it is taken over and changed to
-        float64. frame: the signature's part.
+    def __init__(self, config: NetworkConfig, network: nn.Module, **frame: Any):
+        """Take over a trained network, and change it to float64.
+
+        network  as `config.network()` makes it
+        frame    what the signature says of a frame: `levels` or `latent_size`
         """
         self.config = config
-        self._network = network.double().eval().requires_grad_(False)
-        rows, columns = config.grid
+        self._network: Any = network.double().eval().requires_grad_(False)
         mark = fingerprint(type(self).__name__, asdict(config), *learned(self._network))
-        self.signature = Signature("image", frames=rows * columns, fingerprint=mark, **frame)
+        self.signature = Signature("image", frames=config.n_patches, fingerprint=mark, **frame)
+
+    @abstractmethod
+    def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
+        """(B, C, Y, X) -> frames (B, T, n)."""
+
+    @abstractmethod
+    def _checked_frames(self, segment: Segment) -> np.ndarray:
+        """The frames of a segment. Raises UserError when they are not of this tokenizer."""
+
+    @abstractmethod
+    def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
+        """Checked frames of B segments, as the network's decoder takes them."""
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """uint8 images (Y, X) or (Y, X, 3) of the config's size -> segments.
@@ -233,39 +284,30 @@ class PatchNetwork(ImageTokenizer):
         """
         import torch
 
-        kind = "codes" if self.signature.levels else "latents"
         segments: list[Segment] = []
         for start in range(0, len(signals), IMAGES_AT_ONCE):
-            frames = self._frames(
-                to_tensor(signals[start : start + IMAGES_AT_ONCE], self.config, torch.float64)
-            )
-            segments += [Segment("image", **{kind: row}, info=self.config.info) for row in frames]
+            some = signals[start : start + IMAGES_AT_ONCE]
+            images = to_tensor(some, self.config, torch.float64)
+            for frames in self._encode_frames(images):
+                if self.signature.levels:
+                    segments.append(Segment("image", codes=frames, info=self.config.info))
+                else:
+                    segments.append(Segment("image", latents=frames, info=self.config.info))
         return segments
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Segments -> uint8 images.
 
-        Raises UserError where one has another number of frames, or what is no frame of this
-        tokenizer.
+        Raises UserError for another number of frames, or frames not of this tokenizer.
         """
         import torch
 
         signals: list[np.ndarray] = []
         for start in range(0, len(segments), IMAGES_AT_ONCE):
-            frames = np.stack(
-                [self._checked(segment) for segment in segments[start : start + IMAGES_AT_ONCE]]
-            )
+            some = segments[start : start + IMAGES_AT_ONCE]
+            frames = np.stack([self._checked_frames(segment) for segment in some])
             signals += from_tensor(self._network.images(self._on_grid(torch.from_numpy(frames))))
         return signals
-
-    def _frames(self, images: torch.Tensor) -> np.ndarray:
-        raise NotImplementedError
-
-    def _checked(self, segment: Segment) -> np.ndarray:
-        raise NotImplementedError
-
-    def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
     def save(self, folder: Path) -> None:
         write_learned(Path(folder), type(self).__name__, asdict(self.config), self._network)

@@ -1,9 +1,9 @@
-"""Text as a pretrained language model reads it: its own `tokenizers` file, kept with its ids.
+"""Text as a pretrained language model reads it: its own `tokenizers` file, with its ids.
 
 Every string comes back exactly, or is refused. The model's special pieces (`<|end_of_text|>`) are
-banned: in a text their letters are letters. What the file's own rules would not give back (they may
-normalise, or drop a space beside an added piece) is spelled in smaller parts, at worst in bytes;
-only a file without pieces for all bytes leaves strings that cannot be spelled.
+banned: in a text their letters are letters. The file's own rules may normalise a text, or drop a
+space next to an added piece. A text that they would change is spelled in smaller parts, at worst in
+bytes; only a file without pieces for all bytes leaves strings that cannot be spelled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -24,11 +24,10 @@ from mmtok.io.messages import shown
 from mmtok.io.serialize import Within
 from mmtok.io.strict_json import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
-from mmtok.tokenizers.text import TextTokenizer, as_segment, checked_codes, utf8
+from mmtok.tokenizers.text import TextConfig, TextTokenizer, as_segment, utf8
 
-PIECES = (  # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
-    "pieces.json"
-)
+# in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
+PIECES = "pieces.json"
 MOST_ROWS = 2**24  # of an embedding; the largest published ones have less than 2**19
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -43,10 +42,9 @@ def library() -> Any:
 
 
 def checkpoint_folder(start: str) -> Path:
-    """The folder of a checkpoint: `start` itself, or the copy of what it names on the Hugging Face
-    hub, fetched once.
+    """The folder of a checkpoint: `start`, or the local copy of that name on the Hugging Face hub.
 
-    Raises UserError when it is neither.
+    The copy is fetched once. Raises UserError when `start` is neither.
     """
     if Path(start).is_dir():
         return Path(start)
@@ -59,12 +57,10 @@ def checkpoint_folder(start: str) -> Path:
             f"fetching {start} from the hub, as there is no such folder,", "hub"
         ) from None
     try:
-        return Path(
-            huggingface_hub.snapshot_download(start, allow_patterns=["*.json", "*.safetensors"])
-        )
-    except (
-        Exception
-    ) as error:  # no network, no such model, no permission: each has its own type there
+        wanted = ["*.json", "*.safetensors"]
+        return Path(huggingface_hub.snapshot_download(start, allow_patterns=wanted))
+    # no network, no such model, no permission: each has its own type there
+    except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"there is no folder {start}, and the hub does not give it: {lines[0]}"
@@ -72,21 +68,25 @@ def checkpoint_folder(start: str) -> Path:
 
 
 @dataclass(frozen=True)
-class PretrainedTextConfig:
-    """The text tokenizer of a pretrained language model: a checkpoint's folder, or its id on the
-    Hugging Face hub.
+class PretrainedTextConfig(TextConfig):
+    """The text tokenizer of a pretrained language model.
+
+    start  a checkpoint's folder, or its id on the Hugging Face hub
     """
 
     start: str
-    modality: ClassVar[str] = "text"
+
+    def signature(self) -> None:
+        """Unknown before the checkpoint is there: it may have to be fetched."""
 
     def check(self) -> None:
         """Raise what `build` raises."""
         self.build()
 
     def build(self) -> PretrainedText:
-        """Open it. Raises UserError when the checkpoint has no tokenizer.json, or one with more ids
-        than its model has rows.
+        """Open the checkpoint's tokenizer.json.
+
+        Raises UserError where there is none, or one with more ids than the model has rows.
         """
         folder = checkpoint_folder(self.start)
         try:
@@ -99,7 +99,7 @@ class PretrainedTextConfig:
         try:
             n_rows = read_json(folder / "config.json", nan=True).get("vocab_size")
         except (OSError, UserError, AttributeError):
-            n_rows = None  # no model beside it
+            n_rows = None  # a tokenizer without a model
         if n_rows is not None and (type(n_rows) is not int or not 1 <= n_rows <= MOST_ROWS):
             raise UserError(
                 f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number"
@@ -118,14 +118,18 @@ class PretrainedText(TextTokenizer):
         n_rows: int | None = None,
         name: Path | str = "",
     ):
-        """pieces: the content of a tokenizer.json of the package `tokenizers`; n_rows: of the
-        model's embedding, if there is one; messages call the file `name`.
+        """Open the content of a tokenizer.json.
+
+        pieces  the content
+        n_rows  rows of the model's embedding, if there is a model
+        name    what messages call the file
         """
-        self.config, self.pieces = config, pieces
+        self.config = config
+        self.pieces = pieces
         lib = library()
         with reading(name or f"the tokenizer.json of {config.start}", "pieces of text"):
             self._tok = tok = lib.Tokenizer.from_str(pieces)
-        tok.encode_special_tokens = True  # what looks like a special piece in a text is letters
+        tok.encode_special_tokens = True  # the letters of a special piece in a text are letters
         tok.no_truncation()
         tok.no_padding()
         known = set(tok.get_vocab(with_added_tokens=True).values())
@@ -137,7 +141,8 @@ class PretrainedText(TextTokenizer):
             )
         special = {id for id, token in tok.get_added_tokens_decoder().items() if token.special}
         unknown = getattr(tok.model, "unk_token", None)
-        special |= {tok.token_to_id(unknown)} & known if unknown else set()
+        if unknown:
+            special |= {tok.token_to_id(unknown)} & known
         self._banned = special | (set(range(self.n_rows)) - known)
         self._bytes = _byte_codes(tok, self._banned)
         self.signature = Signature(
@@ -155,47 +160,35 @@ class PretrainedText(TextTokenizer):
         return self.encode_batch([signal])[0]
 
     def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
-        """Strings -> segments, by the library's own threads; each is read back, and spelled
-        otherwise where that differs.
+        """Strings -> segments, by the library's own threads.
+
+        Each is decoded again, and spelled in parts where the string differs.
         """
         signals = list(signals)
         for text in signals:
             utf8(text)
         rows = [e.ids for e in self._tok.encode_batch(signals, add_special_tokens=False)]
-        said = self._tok.decode_batch(rows, skip_special_tokens=False)
-        exact = [
-            back == text and self._banned.isdisjoint(ids)
-            for ids, back, text in zip(rows, said, signals)
-        ]
-        return [
-            as_segment(np.array(ids if same else self._spelled(text), np.int32))
-            for ids, same, text in zip(rows, exact, signals)
-        ]
+        decoded = self._tok.decode_batch(rows, skip_special_tokens=False)
+        segments = []
+        for ids, back, text in zip(rows, decoded, signals, strict=True):
+            if back != text or not self._banned.isdisjoint(ids):
+                ids = self._spell(text)
+            segments.append(as_segment(np.array(ids, np.int32)))
+        return segments
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
-        return self._tok.decode(
-            checked_codes(segment, self.n_rows).tolist(), skip_special_tokens=False
-        )
+        codes = self._checked_ids(segment).tolist()
+        return str(self._tok.decode(codes, skip_special_tokens=False))
 
-    def _says(self, ids: list[int], text: str) -> bool:
-        return (
-            self._banned.isdisjoint(ids)
-            and self._tok.decode(ids, skip_special_tokens=False) == text
-        )
-
-    def _spelled(self, text: str) -> list[int]:
-        """Codes of a string that the file's own rules do not give back: in parts that they do, else
-        in bytes.
-        """
-        for ids in (self._halved(text), [self._bytes.get(byte) for byte in text.encode()]):
-            if None not in ids and self._says(ids, text):
+    def _spell(self, text: str) -> list[int]:
+        """Codes of a string that the file's own rules change: in parts that they keep, or bytes."""
+        for ids in (self._spell_parts(text), self._spell_bytes(text)):
+            if ids is not None and self._is_exact(ids, text):
                 return ids
         for letter in text:
-            if not any(
-                None not in ids and self._says(ids, letter)
-                for ids in (self._plain(letter), self._halved(letter))
-            ):
+            spellings = (self._own_ids(letter), self._spell_parts(letter))
+            if not any(ids is not None and self._is_exact(ids, letter) for ids in spellings):
                 raise UserError(
                     f"text: the tokenizer of {self.config.start} has no pieces for {letter!r}"
                     f" (U+{ord(letter):04X}); remove it"
@@ -204,16 +197,40 @@ class PretrainedText(TextTokenizer):
             f"text: the tokenizer of {self.config.start} cannot give {text[:40]!r} back exactly"
         )
 
-    def _halved(self, text: str) -> list[int | None]:
-        ids = self._plain(text)
-        if self._says(ids, text):
+    def _spell_parts(self, text: str) -> list[int] | None:
+        """Codes by the file's own rules, of halves of halves where these change the text.
+
+        None: a letter cannot be spelled.
+        """
+        ids = self._own_ids(text)
+        if self._is_exact(ids, text):
             return ids
         if len(text) < 2:
-            return [self._bytes.get(byte) for byte in text.encode()]
-        return self._halved(text[: len(text) // 2]) + self._halved(text[len(text) // 2 :])
+            return self._spell_bytes(text)
+        half = len(text) // 2
+        left = self._spell_parts(text[:half])
+        right = self._spell_parts(text[half:])
+        if left is None or right is None:
+            return None
+        return left + right
 
-    def _plain(self, text: str) -> list[int]:
-        return self._tok.encode(text, add_special_tokens=False).ids
+    def _spell_bytes(self, text: str) -> list[int] | None:
+        """Codes of the bytes of a string; None: there are not pieces for all of them."""
+        content = text.encode()
+        if not all(byte in self._bytes for byte in content):
+            return None
+        return [self._bytes[byte] for byte in content]
+
+    def _own_ids(self, text: str) -> list[int]:
+        """Codes by the file's own rules."""
+        ids: list[int] = self._tok.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _is_exact(self, ids: list[int], text: str) -> bool:
+        """Whether codes give the string back, without special pieces."""
+        if not self._banned.isdisjoint(ids):
+            return False
+        return bool(self._tok.decode(ids, skip_special_tokens=False) == text)
 
     def save(self, folder: Path) -> None:
         write_text(Path(folder) / PIECES, self.pieces)
@@ -234,25 +251,30 @@ class PretrainedText(TextTokenizer):
 
 @dataclass(frozen=True)
 class _Kept:
-    """What tokenizer.json keeps of a checkpoint: where it was, and the rows of its embedding."""
+    """The content of tokenizer.json: where the checkpoint was, and the rows of its embedding."""
 
     start: str
     n_rows: Annotated[int, Within(1, MOST_ROWS)]
 
 
 def byte_letters() -> list[str]:
-    """The letter that stands for each byte in byte-level pieces (Radford et al.
+    """The letter that stands for each byte in byte-level pieces (Radford et al. 2019).
 
-    2019): itself where it can be seen.
+    A byte that prints as a letter stands for itself.
     """
-    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable}
+    letters |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return [letters[byte] for byte in range(256)]
 
 
 def _byte_codes(tok: Any, banned: set[int]) -> dict[int, int]:
-    """Byte -> the id of the piece that is this byte alone, for those there are."""
-    level = '"ByteLevel"' in json.dumps(json.loads(tok.to_str()).get("decoder"))
-    names = byte_letters() if level else [f"<0x{byte:02X}>" for byte in range(256)]
+    """Byte -> the id of the piece that is this byte alone, of the bytes that have one."""
+    decoder = json.dumps(json.loads(tok.to_str()).get("decoder"))
+    if '"ByteLevel"' in decoder:
+        names = byte_letters()
+    else:
+        names = [f"<0x{byte:02X}>" for byte in range(256)]
     ids = {byte: tok.token_to_id(name) for byte, name in enumerate(names)}
     return {byte: id for byte, id in ids.items() if id is not None and id not in banned}

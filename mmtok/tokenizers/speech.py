@@ -1,4 +1,4 @@
-"""Speech as dMel: a log-mel spectrogram of which every value is rounded to one of 16 levels.
+"""Speech as dMel: a log-mel spectrogram with every value rounded to one of 16 levels.
 
 Bai et al. 2024, "dMel: Speech Tokenization made Simple", arXiv 2407.15835; tokens equal those of
 the authors' PyPI package `dmel` (apple presets) and of the Inkling front end in `transformers`
@@ -11,10 +11,9 @@ accepted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,18 +22,20 @@ from torch import Tensor
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
-from mmtok.tokenizers.base import fingerprint, load_config, write_config
+from mmtok.tokenizers.base import checked_codes, fingerprint
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
 
 @dataclass(frozen=True)
 class DMelConfig(MelConfig):
-    """Which spectrogram, and the levels that its log10 values are rounded to (both ends included).
+    """Which spectrogram, and the levels that its log10 values are rounded to.
 
     The default is 80 Hz, 25.6 kbps.
 
-    vocoder  how codes become sound again; not part of the fingerprint, since it changes no code
+    low, high  the lowest and the highest level
+    n_levels   evenly spaced, both ends included
+    vocoder    how codes become sound again; not in the fingerprint, as it changes no code
     """
 
     mel: MelSpec = MelSpec()
@@ -43,7 +44,7 @@ class DMelConfig(MelConfig):
     n_levels: int = 16
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
@@ -53,33 +54,25 @@ class DMelConfig(MelConfig):
     @classmethod
     def inkling_20hz(cls) -> DMelConfig:
         """Causal, so it can be streamed: a frame every 50 ms, 6.4 kbps."""
-        return cls(
-            mel=MelSpec(
-                n_fft=1600,
-                window_samples=1600,
-                hop_samples=800,
-                fmin_hz=0.0,
-                fmax_hz=8000.0,
-                causal=True,
-            )
+        mel = MelSpec(
+            n_fft=1600,
+            window_samples=1600,
+            hop_samples=800,
+            fmin_hz=0.0,
+            fmax_hz=8000.0,
+            causal=True,
         )
+        return cls(mel=mel)
 
     @property
     def kbps(self) -> float:
         """Bits of the codes per millisecond, at log2(n_levels) bits each."""
-        return (
-            self.mel.n_mels
-            * math.log2(self.n_levels)
-            * self.mel.rate_hz
-            / self.mel.hop_samples
-            / 1000
-        )
+        bits_per_frame = self.mel.n_mels * math.log2(self.n_levels)
+        return bits_per_frame * self.mel.rate_hz / self.mel.hop_samples / 1000
 
     @property
     def levels(self) -> np.ndarray:
-        """log10 mel magnitude that each code stands for, (n_levels,) float64, from low to high
-        exactly.
-        """
+        """The log10 mel magnitude of each code: (n_levels,) float64, from low to high exactly."""
         return np.linspace(self.low, self.high, self.n_levels)
 
     def build(self) -> DMel:
@@ -93,81 +86,65 @@ class DMel(MelTokenizer):
     In range, a log10 mel value comes back within half a step (6 dB at 16 levels).
     """
 
+    config_type: ClassVar[type] = DMelConfig
+
     def __init__(self, config: DMelConfig):
         super().__init__(config)
         levels = config.levels
         self._levels = torch.from_numpy(levels.astype(np.float32))
-        self._borders = torch.from_numpy(
-            ((levels[:-1] + levels[1:]) / 2).astype(np.float32)
-        )  # the nearest level, ties downwards
+        # halfway between levels: a value goes to the nearest level, a tie to the lower one
+        midpoints = (levels[:-1] + levels[1:]) / 2
+        self._borders = torch.from_numpy(midpoints.astype(np.float32))
         mark = fingerprint("DMel", config.meaning)
-        self.signature = Signature(
-            "speech", (config.n_levels,) * config.mel.n_mels, fingerprint=mark
-        )
+        channels = (config.n_levels,) * config.mel.n_mels
+        self.signature = Signature("speech", channels, fingerprint=mark)
 
     def quantise(self, log_mels: Tensor) -> np.ndarray:
-        """log10 mel (T, C) -> codes (T, C) of the nearest levels; what lies outside goes to the end
-        levels.
-        """
-        return torch.bucketize(log_mels, self._borders, out_int32=True).numpy()
+        """log10 mel (T, C) -> codes (T, C) of the nearest levels, which clips at both ends."""
+        codes: np.ndarray = torch.bucketize(log_mels, self._borders, out_int32=True).numpy()
+        return codes
 
-    def _frame(self, mel: Tensor) -> dict[str, Any]:
-        return {"codes": self.quantise(mel)}
+    def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
+        return Segment("speech", codes=self.quantise(log_mel), info=info)
 
     def log_mel(self, segment: Segment) -> Tensor:
         """A segment's codes -> log10 mel (T, C) float32.
 
         Raises UserError on codes that are not of this tokenizer.
         """
-        codes, config = segment.codes, self.config
-        if codes is None or codes.shape[1] != config.mel.n_mels:
-            raise UserError(
-                f"speech: expected codes of shape (T, {config.mel.n_mels}), got"
-                f" {segment.values.shape}"
-            )
-        if codes.size and not (codes.min() >= 0 and codes.max() < config.n_levels):
-            raise UserError(
-                f"speech: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to"
-                f" {config.n_levels - 1}"
-            )
+        codes = checked_codes(segment, self.signature)
         return self._levels[torch.from_numpy(codes.astype(np.int64))]
 
     def stream(self) -> DMelStream:
         """An encoder for samples that arrive in pieces.
 
-        Raises UserError for a centred spectrogram, which would need the future.
+        Raises UserError for a centred spectrogram, which needs later samples.
         """
         return DMelStream(self)
 
     def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
-        """The share of mel values outside the levels' range, kilobits per second."""
+        """The share of mel values beyond the end levels, and kilobits per second."""
         values = torch.cat(log_mel(clips, self.config.mel))
         half = (self.config.high - self.config.low) / (self.config.n_levels - 1) / 2
         outside = (values < self.config.low - half) | (values > self.config.high + half)
         return {"clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
 
-    def save(self, folder: Path) -> None:
-        write_config(Path(folder), "DMel", self.config.as_dict())
-
-    @classmethod
-    def load(cls, folder: Path) -> DMel:
-        return cls(load_config(folder, "DMel", DMelConfig))
-
 
 class DMelStream:
-    """Codes as the samples come: `push` gives the frames that are complete, `finish` the last one.
+    """Codes of samples as they arrive: `push` returns complete frames, `finish` the last one.
 
-    Joined, they equal the codes of the whole clip, whatever the pieces.
+    Joined, they equal the codes of the whole clip, however it is cut.
     """
 
     def __init__(self, tokenizer: DMel):
-        self.tokenizer, self.spec = tokenizer, tokenizer.config.mel
+        self.tokenizer = tokenizer
+        self.spec = tokenizer.config.mel
         if not self.spec.causal:
             raise UserError(
                 "speech: a centred spectrogram cannot be streamed, it looks half a window ahead;"
                 " use the inkling_20hz preset"
             )
-        self.tail = torch.zeros(self.spec.left_samples)  # what the next frame still needs
+        self.tail = torch.zeros(self.spec.left_samples)  # samples of frames to come
         self.n_samples = 0
 
     def push(self, samples: np.ndarray) -> np.ndarray:
@@ -182,16 +159,16 @@ class DMelStream:
         return self._codes(torch.cat([self.tail, piece]))
 
     def finish(self) -> np.ndarray:
-        """Codes (0 or 1, C) of the last, unfilled frame."""
-        return self._codes(
-            torch.nn.functional.pad(self.tail, (0, -self.n_samples % self.spec.hop_samples))
-        )
+        """Codes (0 or 1, C) of the last frame, which is filled up with zeros."""
+        n_missing = -self.n_samples % self.spec.hop_samples
+        return self._codes(torch.nn.functional.pad(self.tail, (0, n_missing)))
 
-    def _codes(self, stretch: Tensor) -> np.ndarray:
-        n_frames = max(0, (len(stretch) - self.spec.n_fft) // self.spec.hop_samples + 1)
-        self.tail = stretch[n_frames * self.spec.hop_samples :]
+    def _codes(self, samples: Tensor) -> np.ndarray:
+        """Codes (t, C) of the frames that these samples complete; the tail is kept."""
+        hop = self.spec.hop_samples
+        n_frames = max(0, (len(samples) - self.spec.n_fft) // hop + 1)
+        self.tail = samples[n_frames * hop :]
         if not n_frames:
             return np.zeros((0, self.spec.n_mels), np.int32)
-        return self.tokenizer.quantise(
-            log_mel_of_frames(stretch, torch.arange(n_frames) * self.spec.hop_samples, self.spec)
-        )
+        starts = torch.arange(n_frames) * hop
+        return self.tokenizer.quantise(log_mel_of_frames(samples, starts, self.spec))

@@ -1,5 +1,4 @@
-"""Speech as latents, which diffusion heads draw: a log-mel spectrogram as it is, each band
-standardised over the training clips.
+"""Speech as latents, for diffusion heads: a log-mel spectrogram with each band standardised.
 
 The spectrograms are those of `DMel` (speech.py) without the rounding to levels, and sound comes
 back the same way.
@@ -7,10 +6,10 @@ back the same way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,10 +31,10 @@ from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
 CLIPS_AT_ONCE = 64  # bounds the memory of fitting
-# of log10 mel, 0.02 dB: a band that spreads less is silent, and its rounding errors are not blown
-# up
+# Standard deviation of log10 mel, 0.02 dB. A band that varies less is silent; dividing by its
+# spread would only enlarge rounding errors.
 LEAST_SPREAD = 1e-3
-# log10 mel; samples within [-1, 1] stay below 2, so this only keeps wild draws among the numbers
+# log10 mel. Samples within [-1, 1] stay below 2; this only keeps extreme draws finite.
 LOUDEST = 4.0
 
 
@@ -43,29 +42,36 @@ LOUDEST = 4.0
 class LogMelConfig(MelConfig):
     """Which spectrogram; `fit` learns what standardises it. The default is 80 Hz.
 
-    vocoder  how latents become sound again; not part of the fingerprint, since it changes no latent
+    vocoder  how latents become sound again; not in the fingerprint, as it changes no latent
     """
+
+    learns: ClassVar[bool] = True
 
     mel: MelSpec = field(default_factory=MelSpec)
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
+    def signature(self) -> Signature:
+        """Without the fingerprint, which is of the constants of the bands."""
+        return Signature("speech", latent_size=self.mel.n_mels)
+
     def fit(self, signals: Sequence[np.ndarray]) -> LogMel:
         """Learn each band's mean and spread over all frames of the clips.
 
-        Raises UserError where there is no clip, see `checked_samples`.
+        Raises UserError where there is no clip; see also `checked_samples`.
         """
-        n, total, squares = 0, 0.0, 0.0
+        n = 0
+        total = torch.zeros(self.mel.n_mels, dtype=torch.float64)
+        squares = torch.zeros(self.mel.n_mels, dtype=torch.float64)
         for start in range(0, len(signals), CLIPS_AT_ONCE):
             clips = [checked_samples(signal) for signal in signals[start : start + CLIPS_AT_ONCE]]
             frames = torch.cat(log_mel(clips, self.mel)).double()
-            n, total, squares = (
-                n + len(frames),
-                total + frames.sum(0),
-                squares + frames.square().sum(0),
-            )
+            n += len(frames)
+            total += frames.sum(0)
+            squares += frames.square().sum(0)
         if not n:
             raise UserError("LogMelConfig: no clips to learn from; give at least one")
-        bands, mean = Bands(self.mel.n_mels), total / n
+        bands = Bands(self.mel.n_mels)
+        mean = total / n
         bands.shift.copy_(mean)
         spread = (squares / n - mean.square()).clamp_min(0).sqrt()
         bands.scale.copy_(torch.where(spread > LEAST_SPREAD, spread, 1.0))
@@ -75,6 +81,9 @@ class LogMelConfig(MelConfig):
 class Bands(nn.Module):
     """The constants of C bands: latents are (log10 mel - shift) / scale."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, n_mels: int):
         super().__init__()
         self.register_buffer("shift", torch.zeros(n_mels))
@@ -82,10 +91,10 @@ class Bands(nn.Module):
 
 
 class LogMel(MelTokenizer):
-    """np.float32 (N,) mono <-> latents (T, n_mels), each band with mean 0 and variance 1 over the
-    training clips.
+    """np.float32 (N,) mono <-> latents (T, n_mels).
 
-    The spectrogram comes back to float32's rounding. `fidelity` adds the `spreads` of the bands.
+    Each band has mean 0 and variance 1 over the training clips. The spectrogram comes back to
+    float32's rounding. `fidelity` adds the `spreads` of the bands.
     """
 
     def __init__(self, config: LogMelConfig, bands: Bands):
@@ -94,19 +103,17 @@ class LogMel(MelTokenizer):
         mark = fingerprint("LogMel", config.meaning, *learned(bands))
         self.signature = Signature("speech", latent_size=config.mel.n_mels, fingerprint=mark)
 
-    def _frame(self, mel: Tensor) -> dict[str, Any]:
-        return {"latents": ((mel - self.bands.shift) / self.bands.scale).numpy()}
+    def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
+        latents = (log_mel - self.bands.shift) / self.bands.scale
+        return Segment("speech", latents=latents.numpy(), info=info)
 
     def log_mel(self, segment: Segment) -> Tensor:
         """A segment's latents -> log10 mel (T, C) float32.
 
-        Raises UserError on another shape, and on what is no number.
+        Raises UserError for another shape, and for NaN and infinities.
         """
-        latents = checked_latents(segment, self.config.mel.n_mels)
-        mel = (
-            torch.from_numpy(np.ascontiguousarray(latents, np.float32)) * self.bands.scale
-            + self.bands.shift
-        )
+        checked = np.ascontiguousarray(checked_latents(segment, self.signature), np.float32)
+        mel = torch.from_numpy(checked) * self.bands.scale + self.bands.shift
         return mel.clamp(float(np.log10(MEL_FLOOR)), LOUDEST)
 
     def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:

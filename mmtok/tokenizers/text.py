@@ -1,10 +1,7 @@
 """Text: UTF-8 bytes without training, or learned sentencepiece pieces.
 
-Both give every string back exactly.
-
-A string is what UTF-8 can encode; lone surrogates cannot be and are refused. Codes that no string
-gives (bytes that are not UTF-8, as a model may draw them) decode with U+FFFD in the place of the
-broken part.
+Both give every string back exactly. Lone surrogates, which UTF-8 cannot encode, are refused. A model
+may draw bytes that are not UTF-8; they decode to U+FFFD.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,21 +20,27 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError, reading
 from mmtok.io.files import write_bytes
-from mmtok.tokenizers.base import fingerprint, load_config, write_config
+from mmtok.tokenizers.base import (
+    Tokenizer,
+    TokenizerConfig,
+    checked_codes,
+    fingerprint,
+    load_config,
+    write_config,
+)
 
 # sentencepiece writes a space as this character, so the character itself must go in as bytes
 SPACE_MARK = "\u2581"
-NOT_LEARNED = "\u2581\u2585\0"  # sentencepiece drops every training passage that holds one of these
+NOT_LEARNED = "\u2581\u2585\0"  # sentencepiece drops every training text that holds one of these
 PIECES = "pieces.model"  # in a tokenizer's folder
 # pieces that are not learned: 256 bytes, 3 specials, and one that sentencepiece wants to spare
 N_OWN = 260
-# of the learned pieces so many are characters at most, where not all have room: three quarters gave
-# the shortest codes among 0.1 to 1,
-# for 1,900 and 3,025 characters and 600 to 3,000 pieces
+# Where there are more characters than learned pieces, at most this share of the pieces are single
+# characters. Three quarters gave the shortest codes among 0.1 to 1, for 1,900 and 3,025 characters
+# and 600 to 3,000 pieces.
 CHARACTERS_SHARE = 0.75
-LONGEST_PASSAGE_CHARS = (
-    4096  # longer ones are cut for learning only: sentencepiece's memory grows with the longest
-)
+# Longer texts are cut for learning only: sentencepiece's memory grows with the longest one.
+LONGEST_CHUNK_CHARS = 4096
 
 
 def utf8(text: str) -> bytes:
@@ -53,52 +56,52 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def checked_codes(segment: Segment, levels: int) -> np.ndarray:
-    """The codes (T,) of a text segment.
-
-    Raises UserError when they are not (T, 1) codes in [0, levels).
-    """
-    codes = segment.codes
-    if codes is None or codes.shape[1] != 1:
-        raise UserError(f"text: expected codes of shape (T, 1), got {segment.values.shape}")
-    if codes.size and not (codes.min() >= 0 and codes.max() < levels):
-        raise UserError(
-            f"text: codes run from {codes.min()} to {codes.max()}, this tokenizer has 0 to"
-            f" {levels - 1}"
-        )
-    return codes[:, 0]
-
-
 def as_segment(codes: np.ndarray) -> Segment:
     """Codes (T,) as a segment of one channel."""
     return Segment("text", codes=codes[:, None])
 
 
-class TextTokenizer:
-    """What the text tokenizers share: batches as loops, and their fidelity."""
+class TextConfig(TokenizerConfig):
+    """What the configs of text tokenizers share."""
 
-    def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
-        return [self.encode(text) for text in signals]
+    modality: ClassVar[str] = "text"
 
-    def decode_batch(self, segments: Sequence[Segment]) -> list[str]:
-        return [self.decode(segment) for segment in segments]
+    def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
+        """Bits a byte, where the fitted tokenizer's bytes per code were measured."""
+        if not fidelity.get("bytes_per_code"):
+            return []
+        return [f"{signature.bits_per_frame / fidelity['bytes_per_code']:.4g} bits a byte"]
+
+
+class TextTokenizer(Tokenizer):
+    """What the text tokenizers share: their fidelity and their unit."""
+
+    is_ambiguous: ClassVar[bool] = True  # a string can be cut into pieces in several ways
 
     def fidelity(self, signals: Sequence[str]) -> dict[str, float]:
-        """Share of strings that come back exactly (it is 1), and UTF-8 bytes spent per code."""
+        """Share of strings that come back exactly (1.0 of none), and bytes of UTF-8 per code."""
         segments = self.encode_batch(signals)
-        same = [self.decode(segment) == text for segment, text in zip(segments, signals)]
+        same = [
+            self.decode(segment) == text for segment, text in zip(segments, signals, strict=True)
+        ]
         n_bytes = sum(len(utf8(text)) for text in signals)
         return {
             "exact_share": float(np.mean(same)) if same else 1.0,
             "bytes_per_code": n_bytes / max(1, sum(map(len, segments))),
         }
 
+    def n_units(self, segment: Segment) -> int:
+        """Bytes of UTF-8."""
+        return len(self.decode(segment).encode())
+
+    def _checked_ids(self, segment: Segment) -> np.ndarray:
+        """The codes (T,) of a segment. Raises UserError when they are not this tokenizer's."""
+        return checked_codes(segment, self.signature)[:, 0]
+
 
 @dataclass(frozen=True)
-class BytesConfig:
+class BytesConfig(TextConfig):
     """Text as its UTF-8 bytes: 256 codes, nothing to learn."""
-
-    modality: ClassVar[str] = "text"
 
     def build(self) -> Bytes:
         """The tokenizer: nothing is to be learned."""
@@ -107,6 +110,9 @@ class BytesConfig:
 
 class Bytes(TextTokenizer):
     """str <-> codes (T, 1): the UTF-8 bytes."""
+
+    config_type: ClassVar[type] = BytesConfig
+    is_ambiguous: ClassVar[bool] = False
 
     def __init__(self, config: BytesConfig = BytesConfig()):
         self.config = config
@@ -123,20 +129,12 @@ class Bytes(TextTokenizer):
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
-        return (
-            checked_codes(segment, 256).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
-        )
-
-    def save(self, folder: Path) -> None:
-        write_config(Path(folder), "Bytes", asdict(self.config))
-
-    @classmethod
-    def load(cls, folder: Path) -> Bytes:
-        return cls(load_config(folder, "Bytes", BytesConfig))
+        content = self._checked_ids(segment).astype(np.uint8).tobytes()
+        return content.decode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
-class SentencePieceConfig:
+class SentencePieceConfig(TextConfig):
     """Learned text pieces: sentencepiece with byte fallback, no normalisation, nothing added in
     front.
 
@@ -145,11 +143,13 @@ class SentencePieceConfig:
     model     "unigram" or "bpe"
     """
 
+    learns: ClassVar[bool] = True
+    signature_is_bound: ClassVar[bool] = True
+
     n_pieces: int = 512
     model: Literal["unigram", "bpe"] = "unigram"
-    modality: ClassVar[str] = "text"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.n_pieces < N_OWN:
             raise UserError(
                 f"SentencePieceConfig: n_pieces is {self.n_pieces}; it must be at least 260: 256"
@@ -160,33 +160,37 @@ class SentencePieceConfig:
                 f"SentencePieceConfig: model is {self.model!r}; it must be 'unigram' or 'bpe'"
             )
 
+    def signature(self) -> Signature:
+        """Its number of pieces is an upper bound."""
+        return Signature("text", (self.n_pieces,))
+
     def fit(self, signals: Sequence[str]) -> SentencePiece:
         """Learn the pieces from strings. Raises UserError when they are empty.
 
-        Where they have more characters than pieces, the rarest are left to bytes, which is said.
+        Where there are more characters than pieces, the rarest are spelled in bytes, with a warning.
         """
         import sentencepiece
 
         counts = Counter[str]()
-        for passage in _passages(signals):
-            counts.update(passage)
+        for chunk in _chunks(signals):
+            counts.update(chunk)
         del counts["\n"]  # sentencepiece learns line by line
         if not counts:
             raise UserError(
                 "SentencePieceConfig: the training texts are empty; give at least one string with a"
                 " letter in it"
             )
-        passages = _passages(signals, self._rare(counts))
+        chunks = _chunks(signals, self._rare(counts))
         file = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=passages,
+            sentence_iterator=chunks,
             model_writer=file,
             model_type=self.model,
             vocab_size=self.n_pieces,
             hard_vocab_limit=False,  # a dozen captions hold fewer pieces than asked for
             byte_fallback=True,
             character_coverage=1.0,
-            max_sentence_length=4 * LONGEST_PASSAGE_CHARS + 4,
+            max_sentence_length=4 * LONGEST_CHUNK_CHARS + 4,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -197,14 +201,13 @@ class SentencePieceConfig:
     def _rare(self, counts: Counter[str]) -> list[str]:
         """The characters that get no piece of their own, the rarest first.
 
-        Says how many these are, and what share of the text the others make up.
+        Warns of how many these are, and what share of the text the others make up.
         """
         room = self.n_pieces - N_OWN
         if len(counts) <= room:
             return []
-        by_count = sorted(
-            counts, key=lambda c: (c == " ", counts[c], -ord(c))
-        )  # a space keeps its piece
+        # the space sorts last, so it keeps its piece
+        by_count = sorted(counts, key=lambda c: (c == " ", counts[c], -ord(c)))
         n_kept = max(1, int(CHARACTERS_SHARE * room))
         rare = by_count[:-n_kept]
         coverage = 1 - sum(counts[c] for c in rare) / counts.total()
@@ -218,29 +221,31 @@ class SentencePieceConfig:
         return rare
 
 
-def _passages(signals: Iterable[str], rare: Iterable[str] = ()) -> Iterator[str]:
-    """The training texts, cut to bounded length, without the rare characters and those that
-    sentencepiece would drop a whole passage for.
+def _chunks(signals: Iterable[str], rare: Iterable[str] = ()) -> Iterator[str]:
+    """The training texts in chunks of bounded length, cut at characters that get no piece.
+
+    These are the rare ones, and those for which sentencepiece would drop the whole text.
     """
     cut = re.compile(f"[{re.escape(''.join([*NOT_LEARNED, *rare]))}]")
     for text in signals:
         utf8(text)
         for part in cut.split(text):
-            for start in range(0, len(part), LONGEST_PASSAGE_CHARS):
-                yield part[start : start + LONGEST_PASSAGE_CHARS]
+            for start in range(0, len(part), LONGEST_CHUNK_CHARS):
+                yield part[start : start + LONGEST_CHUNK_CHARS]
 
 
 class Pieces(TextTokenizer):
-    """str <-> codes (T, 1): the pieces of a sentencepiece model that changes nothing of a text,
-    with bytes for what they cannot spell.
+    """str <-> codes (T, 1): the pieces of a sentencepiece model without a normaliser.
+
+    Bytes spell what the pieces cannot.
     """
 
-    kind: str  # "unigram" or "bpe", of published models also "word" or "char"
-    has_bytes = True  # so that nothing is left unspelled
-    prefix = ""  # stands before every text that is not empty, and is taken away again
+    kind: str  # "unigram" or "bpe"; of published models also "word" or "char"
+    has_bytes = True  # there are pieces for all bytes, so everything can be spelled
+    prefix = ""  # put before every text that is not empty, and taken away by `decode`
 
     def __init__(self, model: bytes):
-        """model: the content of a .model file without a normaliser.
+        """Open the content of a .model file.
 
         Raises UserError when it is damaged.
         """
@@ -272,35 +277,40 @@ class Pieces(TextTokenizer):
         """Strings -> segments, by sentencepiece's own threads."""
         texts = [self._prefixed(signal) for signal in signals]
         rows = self.processor.encode(texts, return_type="numpy") if texts else []
-        rows = [self._lossless(text, row) for text, row in zip(texts, rows)]
-        return [as_segment(self._checked(text, row)) for text, row in zip(texts, rows)]
+        rows = [self._lossless(text, row) for text, row in zip(texts, rows, strict=True)]
+        return [as_segment(self._checked(text, row)) for text, row in zip(texts, rows, strict=True)]
 
     def _prefixed(self, signal: str) -> str:
         return self.prefix + signal if utf8(signal) else signal
 
     def _checked(self, text: str, row: np.ndarray) -> np.ndarray:
-        """The codes (T,) of a text as they are: bytes spell whatever no piece does."""
+        """The codes (T,) of a text, if they give it back.
+
+        Here they always do: bytes spell whatever no piece does.
+        """
         return row
 
     def _row(self, text: str) -> np.ndarray:
-        """Codes (T,) of a string, nothing put before it."""
+        """Codes (T,) of a string, without the prefix."""
         return self._lossless(text, self.processor.encode(text, return_type="numpy"))
 
     def _lossless(self, text: str, row: np.ndarray) -> np.ndarray:
-        """Codes (T,) of a string of which the model makes `row`: for it U+2581 and a space are one."""
+        """Codes (T,) of a string, from the model's own `row`, which takes U+2581 for a space."""
         if SPACE_MARK in text:
             return self._spell_marks(text)
-        return row if self.has_space else self._spell_spaces(row)
+        if not self.has_space:
+            return self._spell_spaces(row)
+        return row
 
     def _spell_marks(self, text: str) -> np.ndarray:
-        """Codes (T,) of a string that holds U+2581: pieces between, three bytes for each."""
+        """Codes (T,) of a string that holds U+2581: its three bytes, and pieces between."""
         rows = []
         for part in text.split(SPACE_MARK):
             rows += [self._mark_codes, self._row(part)]
         return np.concatenate(rows[1:])
 
     def _spell_spaces(self, row: np.ndarray) -> np.ndarray:
-        """Codes (T,) in which a space that no piece holds is one byte, not the three of U+2581."""
+        """Codes (T,) with one byte for a space that no piece holds, not the three of U+2581."""
         first, second, third = self._mark_codes
         starts = np.flatnonzero((row[:-2] == first) & (row[1:-1] == second) & (row[2:] == third))
         row = row.copy()
@@ -308,27 +318,31 @@ class Pieces(TextTokenizer):
         return np.delete(row, np.concatenate([starts + 1, starts + 2]))
 
     def decode(self, segment: Segment) -> str:
-        """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD, start and stop pieces
-        nothing.
-        """
-        return self._says(checked_codes(segment, len(self._bytes))).removeprefix(self.prefix)
+        """Codes (T, 1) -> a string.
 
-    def _says(self, row: np.ndarray) -> str:
-        """What codes (T,) spell, with what stands before a text."""
-        return b"".join([self._bytes[code] for code in row.tolist()]).decode(
-            "utf-8", errors="replace"
-        )
+        Bytes that are not UTF-8 become U+FFFD; start and stop pieces become nothing.
+        """
+        return self._spelled(self._checked_ids(segment)).removeprefix(self.prefix)
+
+    def _spelled(self, row: np.ndarray) -> str:
+        """The string that codes (T,) spell, with the prefix."""
+        content = b"".join([self._bytes[code] for code in row.tolist()])
+        return content.decode("utf-8", errors="replace")
+
+    def users_pieces(self) -> list[str]:
+        """Pieces that the maker of the file named: they are found in a text before all others."""
+        return []
 
 
 class SentencePiece(Pieces):
     """str <-> codes (T, 1): learned pieces, with bytes for whatever the pieces cannot spell."""
 
     def __init__(self, config: SentencePieceConfig, model: bytes):
-        """model: the content of a sentencepiece .model file, trained as `SentencePieceConfig.fit`
-        does.
-        """
+        """model: the content of a .model file, trained as `SentencePieceConfig.fit` does."""
         super().__init__(model)
-        self.config, self._model, self.kind = config, model, config.model
+        self.config = config
+        self.kind = config.model
+        self._model = model
         self.signature = Signature(
             "text",
             levels=(len(self._bytes),),
@@ -365,13 +379,13 @@ def opened(model: bytes, name: Path | str = "the pieces") -> Any:
     """
     import sentencepiece
 
-    if not model:  # which the library would take for a processor that waits for its model
+    if not model:  # the library would take this for a processor without a model yet
         raise UserError(f"{name}: cannot be read as a sentencepiece model (it is empty)")
     with reading(name, "a sentencepiece model"):
         return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def _piece_bytes(pieces, code: int) -> bytes:
+def _piece_bytes(pieces: Any, code: int) -> bytes:
     """What one piece spells."""
     if pieces.is_byte(code):
         return bytes([int(pieces.id_to_piece(code)[3:5], 16)])

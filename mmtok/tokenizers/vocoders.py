@@ -1,11 +1,8 @@
-"""From a log-mel spectrogram back to samples.
-
-One way so far, which needs no training: mel inversion, then Griffin-Lim.
-"""
+"""From a log-mel spectrogram back to samples: mel inversion, then Griffin-Lim."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +11,17 @@ from torch import Tensor
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, griffin_lim, invert_mel
 
-FRAMES_AT_ONCE = (
-    256  # of a padded batch; more is slower on a processor, whose cache no longer holds them
-)
+FRAMES_AT_ONCE = 256  # of a padded batch; more is slower on a CPU, as they no longer fit its cache
 
 
 @dataclass(frozen=True)
 class GriffinLimConfig:
-    """Iterations of fast Griffin-Lim and of the mel inversion before it; `seed` draws the first
-    phase, the same for every clip.
+    """Settings of fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013).
+
+    n_iterations          of Griffin-Lim
+    momentum              of Griffin-Lim
+    inversion_iterations  of the mel inversion before it
+    seed                  of the first phase, which is the same for every clip
     """
 
     n_iterations: int = 32
@@ -30,13 +29,11 @@ class GriffinLimConfig:
     inversion_iterations: int = 100
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("n_iterations", "inversion_iterations"):
-            if not 0 <= getattr(self, name) <= 10**4:
-                raise UserError(
-                    f"GriffinLimConfig: {name} is {getattr(self, name)}; it must be from 0 to"
-                    " 10,000"
-                )
+            value = getattr(self, name)
+            if not 0 <= value <= 10**4:
+                raise UserError(f"GriffinLimConfig: {name} is {value}; it must be from 0 to 10,000")
         if not 0 <= self.momentum < 1:
             raise UserError(
                 f"GriffinLimConfig: momentum is {self.momentum}; it must be at least 0 and below 1"
@@ -54,36 +51,30 @@ class GriffinLim:
     """
 
     def __init__(self, config: GriffinLimConfig, spec: MelSpec):
-        self.config, self.spec = config, spec
+        self.config = config
+        self.spec = spec
 
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:
-        """A clip's samples are the same alone and in a batch but for rounding, which the iterations
-        carry to some 1e-3.
+        """The samples of each clip.
+
+        Alone and in a batch they are equal but for rounding, which the iterations enlarge to some
+        1e-3.
         """
+        c = self.config
         order = sorted(range(len(log_mels)), key=lambda i: n_samples[i])
         samples: list[Tensor] = [torch.empty(0)] * len(log_mels)
         for group in self._groups(order, log_mels):
             spectra = [
-                invert_mel(10 ** log_mels[i], self.spec, self.config.inversion_iterations)
-                for i in group
+                invert_mel(10 ** log_mels[i], self.spec, c.inversion_iterations) for i in group
             ]
-            c = self.config
-            clips = griffin_lim(
-                spectra,
-                [n_samples[i] for i in group],
-                self.spec,
-                c.n_iterations,
-                c.momentum,
-                c.seed,
-            )
-            for i, clip in zip(group, clips):
+            lengths = [n_samples[i] for i in group]
+            clips = griffin_lim(spectra, lengths, self.spec, c.n_iterations, c.momentum, c.seed)
+            for i, clip in zip(group, clips, strict=True):
                 samples[i] = clip
         return samples
 
-    def _groups(self, order: list[int], log_mels: Sequence[Tensor]):
-        """Clips of similar length together, at most FRAMES_AT_ONCE frames when padded to the
-        longest.
-        """
+    def _groups(self, order: list[int], log_mels: Sequence[Tensor]) -> Iterator[list[int]]:
+        """Groups of clips of similar length, of at most FRAMES_AT_ONCE frames once padded."""
         group: list[int] = []
         for i in order:
             if group and (len(group) + 1) * len(log_mels[i]) > FRAMES_AT_ONCE:

@@ -8,7 +8,7 @@ import pytest
 
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
-from mmtok.tokenizers.jets import JetGrid, JetGridConfig, _pt_and_mass
+from mmtok.tokenizers.jets import JetGrid, JetGridConfig, _of_jets
 
 
 def make_jets(n=20, seed=0, most=100):
@@ -228,7 +228,7 @@ def test_mass_of_the_tokenizer_is_that_of_the_metric():
     from mmtok.metrics.jets import masses, summed_pts
 
     jets = make_jets()
-    pt, mass = _pt_and_mass(jets)
+    pt, mass = _of_jets(jets)
     np.testing.assert_allclose(mass, masses(jets), rtol=1e-7, atol=1e-5)
     np.testing.assert_allclose(pt, summed_pts(jets))
 
@@ -240,12 +240,12 @@ def test_totals_come_back_to_half_a_step_of_their_own():
     config = JetGridConfig(totals=BOTH)
     grid, plain = config.build(), JetGridConfig().build()
     jets = [jet[:128] for jet in make_jets(300, seed=3, most=300)]
-    (pt, mass), half = _pt_and_mass(jets), np.log(20_000) / (31 * 31) / 2 + 1e-5
+    (pt, mass), half = _of_jets(jets), np.log(20_000) / (31 * 31) / 2 + 1e-5
     back, bare = (
         grid.decode_batch(grid.encode_batch(jets)),
         plain.decode_batch(plain.encode_batch(jets)),
     )
-    pt_back, mass_back = _pt_and_mass(back)
+    pt_back, mass_back = _of_jets(back)
     assert (np.abs(np.log(pt_back / pt))[pt > 1] <= half).all()
     heavy = np.array([len(jet) > 4 for jet in jets]) & (mass > 1.02) & (pt > 1)
     assert heavy.sum() > 200 and (np.abs(np.log(mass_back[heavy] / mass[heavy])) <= half).all()
