@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from mmtok.commands.prompts import expand_folders, first_segment, read_segments
 from mmtok.core.segment import Document, Segment
-from mmtok.core.units import counted, customary, is_density, units_of
+from mmtok.core.units import counted, customary, is_density
 from mmtok.model.likelihood import LogLikelihood
 from mmtok.run.run import Run
-from mmtok.tokenizers.text import Bytes
 
 WEAKEST_FIRST = ("estimate", "bound", "exact")
 
@@ -108,8 +107,8 @@ def _total(rows: Sequence[Scored]) -> Scored:
 
 
 def n_units(run: Run, segment: Segment) -> int:
-    """How many of the customary unit a segment has (see `units_of`)."""
-    return units_of(run.tokenizers[segment.modality], segment)
+    """How many of the customary unit a segment has as its tokenizer counts them."""
+    return run.tokenizers[segment.modality].n_units(segment)
 
 
 def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list[Scored]:
@@ -149,8 +148,8 @@ def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: LogLikeli
     units = n_units(run, segment)
     value, unit = customary(signature, nats, units)
     kind = found.kind
-    if segment.modality == "text" and not isinstance(run.tokenizers["text"], Bytes):
-        # scored in the tokenizer's own pieces: other segmentations add to the string's probability
+    if run.tokenizers[segment.modality].is_ambiguous:
+        # scored in the tokenizer's own codes; others for the same signal add to its probability
         kind = "bound"
     return Scored(
         name=name,

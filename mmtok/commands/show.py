@@ -28,8 +28,6 @@ from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.tokenizers import load
-from mmtok.tokenizers.published import PublishedPieces
-from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 
@@ -172,9 +170,9 @@ def _tokenizer_facts(
     config: Any, signature: Signature, fidelity: Mapping[str, float]
 ) -> Iterator[str]:
     # few texts give fewer pieces than a config asks for
-    at_most = isinstance(config, SentencePieceConfig) and not signature.fingerprint
+    at_most = config.signature_is_bound and not signature.fingerprint
     yield ("at most " if at_most else "") + frame_text(signature)
-    yield from rate_texts(signature, config, fidelity)
+    yield from config.rate_texts(signature, fidelity)
     fitted = f"tokenizer {signature.fingerprint}" if signature.fingerprint else "not fitted"
     yield fitted + _fidelity_text(fidelity)
 
@@ -209,7 +207,7 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
             planned = planned_signatures(recipe)
             if recipe.start or len(planned) < len(recipe.tokenizers):
                 return ["  decoder: parameters known once the tokenizers are fitted"]
-            if any(isinstance(c, SentencePieceConfig) for c in recipe.tokenizers.values()):
+            if any(config.signature_is_bound for config in recipe.tokenizers.values()):
                 at_most = "at most "
             vocabulary = Vocabulary(list(planned.values()))
         n_parameters = size_of_decoder(recipe.model, vocabulary)
@@ -218,18 +216,9 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
     return [f"  decoder: {at_most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
 
 
-def frame_bits(signature: Signature) -> float:
-    """log2 of the number of different frames; 0 for continuous latents."""
-    if not signature.latent_size:
-        return sum(map(math.log2, signature.levels))
-    if not signature.cells:
-        return 0.0
-    return signature.latent_size * math.log2(signature.cells)
-
-
 def frame_text(signature: Signature) -> str:
     """A frame's make-up and its size in bits."""
-    bits = f"{frame_bits(signature):.4g} bits a frame"
+    bits = f"{signature.bits_per_frame:.4g} bits a frame"
     if signature.latent_size:
         shape = f"{signature.latent_size} floats a frame"
         return f"{shape} of {signature.cells} cells each, {bits}" if signature.cells else shape
@@ -239,36 +228,6 @@ def frame_text(signature: Signature) -> str:
     else:
         shape = " x ".join(sizes)
     return f"{shape} levels, {bits}"
-
-
-def rate_texts(signature: Signature, config: Any, fidelity: Mapping[str, float]) -> list[str]:
-    """The bits in the modality's own measure, as far as config and measured fidelity tell it."""
-    bits = frame_bits(signature)
-    match signature.modality:
-        case "speech" if hasattr(config, "mel"):
-            per_s = config.mel.rate_hz / config.mel.hop_samples
-            rates = [f"{per_s:.4g} frames/s"]
-            if bits:
-                rates.append(f"{bits * per_s:.5g} bit/s")
-            return rates
-        case "image" if signature.frames and getattr(config, "height", None):
-            noun = "patches" if hasattr(config, "patch") else "values"
-            rates = [f"{signature.frames} {noun} an image"]
-            if bits:
-                total = bits * signature.frames
-                n_pixels = config.height * config.width
-                rates += [f"{total:.4g} bits an image", f"{total / n_pixels:.4g} bits a pixel"]
-            return rates
-        case "image" if hasattr(config, "levels"):
-            return [f"{bits:.4g} bits a value of a pixel"]
-        case "jets" if hasattr(config, "features"):
-            rate = f"{bits:.4g} bits a particle"
-            if config.totals:
-                rate += f", the jet's totals before them: {len(config.totals)}"
-            return [rate]
-        case "text" if fidelity.get("bytes_per_code"):
-            return [f"{bits / fidelity['bytes_per_code']:.4g} bits a byte"]
-    return []
 
 
 def _fidelity_text(fidelity: Mapping[str, float]) -> str:
@@ -284,7 +243,7 @@ def describe_tokenizer(folder: Path) -> str:
     """A tokenizer's folder, or a sentencepiece .model file, as lines of text."""
     tokenizer = load(folder)
     signature, fidelity = tokenizer.signature, read_fidelity(folder)
-    rates = rate_texts(signature, getattr(tokenizer, "config", None), fidelity)
+    rates = tokenizer.config.rate_texts(signature, fidelity)
     length = "until its end" if signature.frames is None else f"{signature.frames} frames"
     lines = [
         f"{folder}: {type(tokenizer).__name__} tokenizer of {signature.modality}, {length}",
@@ -293,8 +252,7 @@ def describe_tokenizer(folder: Path) -> str:
     ]
     if (weights := folder / "weights.safetensors").exists():
         lines.append(f"  {n_numbers(weights):,} numbers learned")
-    if isinstance(tokenizer, PublishedPieces):
-        lines += [f"  {line}" for line in tokenizer.remarks()]
+    lines += [f"  {line}" for line in tokenizer.remarks()]
     if folder.is_dir():
         lines.append(f"  {json.dumps(read_json(folder / 'tokenizer.json'))}")
     if preparation := load_preparation(folder, signature.modality):
@@ -340,7 +298,7 @@ def describe_tokens(path: Path) -> str:
 def _bit_rates(file: TokenFile, name: str) -> list[str]:
     """Bits a row; also bits a second or a pixel if the segments' info has durations or sizes."""
     segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
-    bits = sum(map(len, segments)) * frame_bits(file.signatures[name])
+    bits = sum(map(len, segments)) * file.signatures[name].bits_per_frame
     if not bits:
         return []
     rates = [f"{bits / len(segments):.4g} bits a row"]

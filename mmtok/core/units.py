@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from mmtok.core.segment import Segment, Signature
+from mmtok.core.segment import Signature
 
 # modality -> (unit, nats per bit or nat); of codes
 UNITS = {
@@ -47,15 +46,3 @@ def _unit(of: str | Signature) -> tuple[str, float]:
     if of.latent_size:
         return DEFAULT
     return UNITS.get(of.modality, DEFAULT)
-
-
-def units_of(tokenizer: Any, segment: Segment) -> int:
-    """How many of what the customary unit counts a segment of this tokenizer has."""
-    if segment.latents is not None:
-        return segment.latents.size if tokenizer.signature.cells else len(segment)
-    match segment.modality:
-        case "text":
-            return len(tokenizer.decode(segment).encode())
-        case "jets":
-            return len(tokenizer.decode(segment))
-    return len(segment)

@@ -40,8 +40,7 @@ def task_figures(run: Run) -> dict[tuple[str, ...], TaskFigures]:
     """TASK_FIGURES, with what the configs of the run's tokenizers bring along."""
     table = dict(TASK_FIGURES)
     for config in run.recipe.tokenizers.values():
-        if hasattr(config, "task_figures"):
-            table.update(config.task_figures())
+        table.update(config.task_figures())
     return table
 
 

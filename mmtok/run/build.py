@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from mmtok.core.segment import Segment
-from mmtok.core.units import units_of
 from mmtok.data.loader import Loader
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
@@ -62,7 +61,7 @@ from mmtok.train.distributed import Processes, init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.schedule import schedule_text
 from mmtok.train.tensorboard import Board, need_tensorboard
-from mmtok.train.tokenizer_fit import fit_tokenizer, learns
+from mmtok.train.tokenizer_fit import fit_tokenizer
 from mmtok.train.trainer import Trainer
 
 __all__ = ["Run", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
@@ -123,8 +122,7 @@ def start_run(recipe: Recipe, out: Path) -> Run:
             recipe
         )  # before anything is written: a mistyped path must not claim the folder
         for config in recipe.tokenizers.values():
-            if hasattr(config, "check"):
-                config.check()
+            config.check()
         write_text(path, recipe.to_json())
     remove_leftovers(out)
     return Run(out, recipe)
@@ -239,7 +237,7 @@ def _fit(recipe: Recipe, out: Path) -> None:
         )
         tokenizer = fit_tokenizer(
             config,
-            some("train", N_FIT) if learns(config) else (),
+            some("train", N_FIT) if config.learns else (),
             recipe.train.seed,
             precision=recipe.train.precision,
         )
@@ -469,7 +467,7 @@ def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
         for i in having[np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)]:
             segment = file.segment(f, i)
             counts[m] = counts.get(m, 0) + np.array(
-                [units_of(run.tokenizers[m], segment), len(segment)]
+                [run.tokenizers[m].n_units(segment), len(segment)]
             )
     return {m: float(n_units / n_frames) for m, (n_units, n_frames) in counts.items() if n_units}
 

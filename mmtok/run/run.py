@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtok import tokenizers as tokenizer_room
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.mapped import MAP_FROM
@@ -38,7 +37,7 @@ from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.device import resolve_device
 from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
-from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.base import Tokenizer, naming
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 
 # documents that are scored between two lines about it, where the likelihood is solved for in steps
@@ -77,10 +76,8 @@ class Run:
                     f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its"
                     " recipe"
                 )
-            # a tokenizer class from outside the package comes with its config
-            found[m] = (
-                config.load(folder) if hasattr(config, "load") else tokenizer_room.load(folder)
-            )
+            with naming(folder):
+                found[m] = config.load(folder)
             if found[m].signature.modality != m:
                 raise UserError(
                     f"{folder} holds a tokenizer of {found[m].signature.modality}, not of {m}: put"

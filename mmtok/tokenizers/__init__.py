@@ -42,7 +42,7 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
     known: classes from outside this package that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.tokenizers.base import is_published, read_config
+    from mmtok.tokenizers.base import is_published, naming, read_config
 
     folder = Path(folder)
     if folder.suffix == ".model" and not folder.is_dir():
@@ -54,12 +54,8 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
 
         return PretrainedTextConfig(str(folder)).build()
     found = _class_of_kind(read_config(folder).get("kind"), folder, known)
-    try:
+    with naming(folder):  # settings that do not fit together, too
         return found.load(folder)
-    except UserError as error:  # of settings that do not fit together, too
-        if str(folder) in str(error):
-            raise
-        raise UserError(f"{folder}: {error}") from None
 
 
 def _class_of_kind(kind: object, folder: Path, known: Sequence[type[Tokenizer]]) -> type[Tokenizer]:

@@ -75,13 +75,11 @@ class TokenizerConfig:
         raise TypeError(f"{type(self).__name__} has no fit")
 
     def load(self, folder: Path) -> Tokenizer:
-        """Open the tokenizer of this config that was saved in `folder`.
+        """Open the tokenizer that was saved in `folder`.
 
-        A config from outside the package overrides this with its own class's `load`.
+        Raises UserError for a folder of another class, or a damaged one.
         """
-        from mmtok.tokenizers import load
-
-        return load(folder)
+        raise NotImplementedError(f"{type(self).__name__} names no class of tokenizers")
 
     def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
         """Bits in the modality's own measure, as short texts: "40 frames/s", "1.2 bits a pixel".
@@ -89,6 +87,13 @@ class TokenizerConfig:
         fidelity: of the fitted tokenizer, or empty.
         """
         return []
+
+    def task_figures(self) -> Mapping[tuple[str, ...], Callable[..., Any]]:
+        """Figures of tasks that a modality from outside the package brings along.
+
+        As mmtok.evaluation.evaluate.TASK_FIGURES: a task's modalities -> what computes its figures.
+        """
+        return {}
 
 
 class Tokenizer(ABC):
@@ -195,6 +200,17 @@ def counting(tokenizers: Iterable[Tokenizer], quiet: bool = False) -> Iterator[N
 
 
 # ---- a tokenizer's folder
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """A UserError from within begins with the folder, unless it names it already."""
+    try:
+        yield
+    except UserError as error:
+        if str(folder) in str(error):
+            raise
+        raise UserError(f"{folder}: {error}") from None
 
 
 def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:

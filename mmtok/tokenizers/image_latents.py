@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,10 @@ class PixelLatentsConfig(PatchConfig):
     def build(self) -> PixelLatents:
         """The tokenizer: nothing is to be learned."""
         return PixelLatents(self)
+
+    def load(self, folder: Path) -> PixelLatents:
+        """Open the tokenizer that was saved in `folder`."""
+        return PixelLatents.load(folder)
 
 
 class PixelLatents(ImageTokenizer):
@@ -165,6 +170,10 @@ class KLPatchesConfig(NetworkConfig):
         from mmtok.nn.autoencoder import KLAutoencoder
 
         return KLAutoencoder(self.channels, self.patch, self.hidden, self.blocks, self.latent_size)
+
+    def load(self, folder: Path) -> KLPatches:
+        """Open the tokenizer that was saved in `folder`."""
+        return KLPatches.load(folder)
 
 
 class KLPatches(PatchNetwork):

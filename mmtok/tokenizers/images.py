@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class PixelsConfig(ImageConfig):
     def build(self) -> Pixels:
         """The tokenizer: nothing is to be learned."""
         return Pixels(self)
+
+    def load(self, folder: Path) -> Pixels:
+        """Open the tokenizer that was saved in `folder`."""
+        return Pixels.load(folder)
 
 
 class Pixels(ImageTokenizer):
@@ -186,6 +191,10 @@ class VQPatchesConfig(NetworkConfig):
         return PatchAutoencoder(
             self.channels, self.patch, self.hidden, self.blocks, self.code_size, self.n_codes
         )
+
+    def load(self, folder: Path) -> VQPatches:
+        """Open the tokenizer that was saved in `folder`."""
+        return VQPatches.load(folder)
 
 
 class VQPatches(PatchNetwork):

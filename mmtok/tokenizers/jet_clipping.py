@@ -113,7 +113,7 @@ class Clipping:
         if reported is None:
             reported = set()
         with Tally("jets") as tally:
-            tally.seen(self.n_jets)
+            tally.count(self.n_jets)
             if self.n_cut and "cut" not in reported:
                 rest = f"{self.left_out.n:,} more, with {self._of_pt(self.left_out)}, are left out"
                 tally.add(
@@ -123,7 +123,7 @@ class Clipping:
                 )
                 reported.add("cut")
         with Tally("particles") as tally:
-            tally.seen(self.all.n)
+            tally.count(self.all.n)
             for c, sides in self._much(REPORTED):
                 for side in sides:
                     # together they are above the share; one with less than half of it is not named
@@ -151,7 +151,7 @@ class Clipping:
             )
 
     def _much(self, share: float, least_pt: float = 0.0) -> Iterator[tuple[int, list[int]]]:
-        """Features with more than a share of the particles, or of the pt, outside; and the sides.
+        """Features with more than a share of the particles, or of their pt, outside; sides.
 
         Both sides count together, but for a side with no more than the share `least_pt` of the pt.
         """
@@ -165,7 +165,7 @@ class Clipping:
                 yield c, sides
 
     def _over(self, share: float, c: int, sides: Sequence[int]) -> bool:
-        """Whether these sides of a feature hold more than a share of the particles, or of the pt."""
+        """Whether these sides of a feature hold more than a share of the particles, or the pt."""
         counts = [self.clipped[c, side] for side in sides]
         n = sum(count.n for count in counts)
         pt = sum(count.pt for count in counts)

@@ -50,8 +50,7 @@ class Totals:
 
     def is_outside(self, measured: np.ndarray) -> np.ndarray:
         """Which jets have a total outside the range."""
-        outside: np.ndarray = ((measured < LOW_GEV) | (measured >= HIGH_GEV)).any(1)
-        return outside
+        return np.any((measured < LOW_GEV) | (measured >= HIGH_GEV), axis=1)
 
     def prepend(
         self, codes: np.ndarray, values: np.ndarray, n: np.ndarray

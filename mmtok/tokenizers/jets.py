@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -32,9 +33,9 @@ ROUNDING = 1e-6  # relative; more than float32 is off by
 class JetGridConfig(TokenizerConfig):
     """A uniform grid per feature; the tuples run in parallel.
 
-    features          names of the signal's columns. "pt_gev" comes first, as constituents are ordered
-                      by their codes from the first on. Features whose name begins with "phi" are
-                      wrapped into [-pi, pi) before they are binned
+    features          names of the signal's columns. "pt_gev" comes first, as constituents are
+                      ordered by their codes from the first on. Features whose name begins with
+                      "phi" are wrapped into [-pi, pi) before they are binned
     bins              codes per feature, K: K - 2 bins within [low, high), one code for what lies
                       below and one for what lies above
     low, high         range of each feature: of ln(pt_gev) for "pt_gev", radians for angles, (-1.5,
@@ -102,7 +103,7 @@ class JetGridConfig(TokenizerConfig):
             )
 
     def _check_ends(self, name: str, ends: tuple[float, ...], sign: int, edges: np.ndarray) -> None:
-        """Raise UserError unless `ends` is empty, or beyond the edges (F,) on the side of `sign`."""
+        """Raise UserError unless `ends` is empty, or beyond the edges (F,) towards `sign`."""
         if not ends:
             return
         if len(ends) == len(edges):
@@ -141,6 +142,10 @@ class JetGridConfig(TokenizerConfig):
         """
         below, above = self.build().mean_ends(signals)
         return JetGrid(replace(self, below=self.below or below, above=self.above or above))
+
+    def load(self, folder: Path) -> JetGrid:
+        """Open the tokenizer that was saved in `folder`."""
+        return JetGrid.load(folder)
 
     def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
         """Bits of a particle."""

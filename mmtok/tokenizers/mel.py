@@ -115,10 +115,11 @@ class MelTokenizer(BatchTokenizer):
         ]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Segments -> samples: info's n_samples where T frames fit it, else as many as T frames give.
+        """Segments -> samples.
 
-        Faster than the single calls, and equal to some 1e-3 of rounding (see vocoders.py). A clip
-        whose peak would exceed 1 is scaled down as a whole, so that a file holds it unclipped.
+        As many as info's n_samples, where T frames fit it, else as many as T frames give. Faster
+        than the single calls, and equal to some 1e-3 of rounding (see vocoders.py). A clip whose
+        peak would exceed 1 is scaled down as a whole, so that a file holds it unclipped.
         """
         return sounds(self.vocoder, [self.log_mel(segment) for segment in segments], segments)
 

@@ -227,6 +227,8 @@ class NetworkConfig(PatchConfig):
 
     learns: ClassVar[bool] = True
 
+    steps: int  # of training
+
     def network(self) -> Any:
         """A new, untrained network of these sizes."""
         raise NotImplementedError(f"{type(self).__name__} names no network")
@@ -254,9 +256,10 @@ class PatchNetwork(ImageTokenizer):
     at once.
     """
 
-    def __init__(self, config: NetworkConfig, network: nn.Module, **frame: Any):
+    def __init__(self, config: Any, network: nn.Module, **frame: Any):
         """Take over a trained network, and change it to float64.
 
+        config   a NetworkConfig
         network  as `config.network()` makes it
         frame    what the signature says of a frame: `levels` or `latent_size`
         """
@@ -310,6 +313,7 @@ class PatchNetwork(ImageTokenizer):
         return signals
 
     def save(self, folder: Path) -> None:
+        """Write the config and the weights."""
         write_learned(Path(folder), type(self).__name__, asdict(self.config), self._network)
 
     @classmethod
@@ -318,5 +322,5 @@ class PatchNetwork(ImageTokenizer):
 
         Raises UserError when the weights are missing, broken or of other sizes.
         """
-        config = load_config(folder, cls.__name__, cls.config_type)
+        config: Any = load_config(folder, cls.__name__, cls.config_type)
         return cls(config, with_weights(folder, config.network))

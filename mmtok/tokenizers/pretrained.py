@@ -107,6 +107,10 @@ class PretrainedTextConfig(TextConfig):
             )
         return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json")
 
+    def load(self, folder: Path) -> PretrainedText:
+        """Open the tokenizer that was saved in `folder`."""
+        return PretrainedText.load(folder)
+
 
 class PretrainedText(TextTokenizer):
     """str <-> codes (T, 1): a language model's own ids, one for each row of its embedding."""
@@ -233,6 +237,7 @@ class PretrainedText(TextTokenizer):
         return bool(self._tok.decode(ids, skip_special_tokens=False) == text)
 
     def save(self, folder: Path) -> None:
+        """Write the pieces and the config."""
         write_text(Path(folder) / PIECES, self.pieces)
         write_config(Path(folder), "PretrainedText", asdict(self.config) | {"n_rows": self.n_rows})
 

@@ -1,10 +1,10 @@
 """Text in the pieces of a published sentencepiece model, a `.model` file as of Llama 2 or T5.
 
 Such a file has rules for changing a text before it is cut into pieces: normalise it (full-width
-letters become narrow ones, a newline a space), put a space in front, merge spaces. Of these only the
-space in front is applied here, and taken away by `decode`. So every string comes back exactly, or is
-refused where the file has no pieces for its bytes. A text that the rules do not change has the ids
-that sentencepiece gives it; `fidelity` says how many texts do, and `show` which rules there are.
+letters become narrow ones, a newline a space), put a space in front, merge spaces. Of these only
+the space in front is applied here, and taken away by `decode`. So every string comes back exactly,
+or is refused where the file has no pieces for its bytes. A text that the rules do not change has
+the ids that sentencepiece gives it; `fidelity` says how many do, `show` which rules there are.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class SentencePieceFile(TextConfig):
         for line in tokenizer.cautions():
             warnings.warn(f"{self.path}: {line}", stacklevel=2)
         return tokenizer
+
+    def load(self, folder: Path) -> PublishedPieces:
+        """Open the tokenizer that was saved in `folder`."""
+        return PublishedPieces.load(folder)
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,7 @@ class PublishedPieces(Pieces):
         ]
 
     def fidelity(self, signals: Sequence[str]) -> dict[str, float]:
-        """Adds `own_ids_share`: the share of strings with the ids that the file's own rules give."""
+        """Adds `own_ids_share`: the share of strings with the ids of the file's own rules."""
         figures = super().fidelity(signals) | {"own_ids_share": 1.0}
         if len(signals):
             published = opened(self._model)
@@ -228,6 +232,7 @@ class PublishedPieces(Pieces):
         return figures
 
     def save(self, folder: Path) -> None:
+        """Write a copy of the file and the config."""
         write_bytes(Path(folder) / PIECES, self._model)
         write_config(Path(folder), "PublishedPieces", asdict(self.config))
 
@@ -255,7 +260,7 @@ def _messages(content: bytes, number: int) -> Iterator[Fields]:
 
 
 def _message(content: bytes, number: int) -> Fields:
-    """The fields of the message in field `number`; of several, later values replace earlier ones."""
+    """The fields of the message in field `number`; of several, later values count."""
     found: Fields = {}
     for fields in _messages(content, number):
         found |= fields

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -78,6 +79,10 @@ class DMelConfig(MelConfig):
     def build(self) -> DMel:
         """The tokenizer: nothing is to be learned."""
         return DMel(self)
+
+    def load(self, folder: Path) -> DMel:
+        """Open the tokenizer that was saved in `folder`."""
+        return DMel.load(folder)
 
 
 class DMel(MelTokenizer):

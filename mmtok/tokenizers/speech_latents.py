@@ -77,6 +77,10 @@ class LogMelConfig(MelConfig):
         bands.scale.copy_(torch.where(spread > LEAST_SPREAD, spread, 1.0))
         return LogMel(self, bands)
 
+    def load(self, folder: Path) -> LogMel:
+        """Open the tokenizer that was saved in `folder`."""
+        return LogMel.load(folder)
+
 
 class Bands(nn.Module):
     """The constants of C bands: latents are (log10 mel - shift) / scale."""
@@ -120,6 +124,7 @@ class LogMel(MelTokenizer):
         return spreads(segments)
 
     def save(self, folder: Path) -> None:
+        """Write the config and the constants of the bands."""
         write_learned(Path(folder), "LogMel", self.config.as_dict(), self.bands)
 
     @classmethod

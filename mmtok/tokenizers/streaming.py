@@ -1,11 +1,11 @@
 """Sound from the frames of a log-mel spectrogram as they arrive, with a bounded delay.
 
-Griffin-Lim runs over a block of frames at a time, and over some frames after it. Once the sound of a
-block is out, its frames are settled: what they add to later samples stays as it is. So the next
+Griffin-Lim runs over a block of frames at a time, and over some frames after it. Once the sound of
+a block is out, its frames are settled: what they add to later samples stays as it is. So the next
 block continues in the same phase, without a seam. Frames after the block are used as in RTISI-LA
-(Zhu, Beauregard & Wyse 2007, "Real-time signal estimation from modified short-time Fourier transform
-magnitude spectra"). Unlike there, whole blocks are settled, with the momentum of the whole-clip
-vocoder; as there, the first phase is random.
+(Zhu, Beauregard & Wyse 2007, "Real-time signal estimation from modified short-time Fourier
+transform magnitude spectra"). Unlike there, whole blocks are settled, with the momentum of the
+whole-clip vocoder; as there, the first phase is random.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Text: UTF-8 bytes without training, or learned sentencepiece pieces.
 
-Both give every string back exactly. Lone surrogates, which UTF-8 cannot encode, are refused. A model
-may draw bytes that are not UTF-8; they decode to U+FFFD.
+Both give every string back exactly. Lone surrogates, which UTF-8 cannot encode, are refused. A
+model may draw bytes that are not UTF-8; they decode to U+FFFD.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class BytesConfig(TextConfig):
         """The tokenizer: nothing is to be learned."""
         return Bytes(self)
 
+    def load(self, folder: Path) -> Bytes:
+        """Open the tokenizer that was saved in `folder`."""
+        return Bytes.load(folder)
+
 
 class Bytes(TextTokenizer):
     """str <-> codes (T, 1): the UTF-8 bytes."""
@@ -135,8 +139,7 @@ class Bytes(TextTokenizer):
 
 @dataclass(frozen=True)
 class SentencePieceConfig(TextConfig):
-    """Learned text pieces: sentencepiece with byte fallback, no normalisation, nothing added in
-    front.
+    """Learned text pieces: sentencepiece with byte fallback and no normalisation.
 
     n_pieces  at most so many pieces, the 256 bytes and 3 specials of sentencepiece included (few
               texts give fewer)
@@ -167,7 +170,8 @@ class SentencePieceConfig(TextConfig):
     def fit(self, signals: Sequence[str]) -> SentencePiece:
         """Learn the pieces from strings. Raises UserError when they are empty.
 
-        Where there are more characters than pieces, the rarest are spelled in bytes, with a warning.
+        Where there are more characters than pieces, the rarest are spelled in bytes, and a warning
+        says so.
         """
         import sentencepiece
 
@@ -197,6 +201,10 @@ class SentencePieceConfig(TextConfig):
             minloglevel=2,
         )
         return SentencePiece(self, file.getvalue())
+
+    def load(self, folder: Path) -> SentencePiece:
+        """Open the tokenizer that was saved in `folder`."""
+        return SentencePiece.load(folder)
 
     def _rare(self, counts: Counter[str]) -> list[str]:
         """The characters that get no piece of their own, the rarest first.
@@ -351,6 +359,7 @@ class SentencePiece(Pieces):
         )
 
     def save(self, folder: Path) -> None:
+        """Write the model and the config."""
         write_bytes(Path(folder) / PIECES, self._model)
         write_config(Path(folder), "SentencePiece", asdict(self.config))
 

@@ -24,10 +24,10 @@ from mmtok.io.progress import Progress
 from mmtok.nn.autoencoder import KLAutoencoder, PatchAutoencoder, Posterior
 from mmtok.nn.precision import Precision, resolve_precision
 from mmtok.nn.weight_decay import decay_groups
-from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
-from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
+from mmtok.tokenizers.patches import IMAGES_AT_ONCE, NetworkConfig, to_tensor
 
 CPU = torch.device("cpu")  # where tokenizers learn
 BATCH = 32  # images per step
@@ -66,26 +66,18 @@ def fit_tokenizer(
     are in float32 in any case Raises UserError when the signals cannot be learned from, TypeError
     for a config that is no tokenizer's.
     """
-    if not learns(config):
+    if not isinstance(config, TokenizerConfig):
+        raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
+    if not config.learns:
         return config.build()
-    if hasattr(config, "fit"):
+    if not isinstance(config, NetworkConfig):
         return config.fit(signals)
-    if type(config) in TRAINERS:
-        what, trained = TRAINERS[type(config)]
-        chosen = resolve_precision(precision, CPU)
-        if progress is not None:
-            return trained(config, signals, seed, progress, chosen)
-        with Progress(f"learning {what}", config.steps, "steps") as shown:
-            return trained(config, signals, seed, lambda done, total, note: shown.advance(), chosen)
-    raise TypeError(
-        f"{type(config).__name__} is not a tokenizer's config: it has neither build nor fit, and no"
-        " trainer is known for it"
-    )
-
-
-def learns(config: Any) -> bool:
-    """Whether a tokenizer is made from signals, and not from its config alone."""
-    return hasattr(config, "fit") or not hasattr(config, "build")
+    what, trained = TRAINERS[type(config)]
+    chosen = resolve_precision(precision, CPU)
+    if progress is not None:
+        return trained(config, signals, seed, progress, chosen)
+    with Progress(f"learning {what}", config.steps, "steps") as shown:
+        return trained(config, signals, seed, lambda done, total, note: shown.advance(), chosen)
 
 
 def _train_codes(
@@ -108,7 +100,7 @@ def _train_latents(
     return KLPatches(config, network)
 
 
-TRAINERS = {
+TRAINERS: dict[type[NetworkConfig], tuple[str, Callable[..., Tokenizer]]] = {
     VQPatchesConfig: ("patch codes", _train_codes),
     KLPatchesConfig: ("patch latents", _train_latents),
 }

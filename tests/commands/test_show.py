@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
-from mmtok.commands.show import describe, frame_bits, rate_texts
+from mmtok.commands.show import describe
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.heads.categorical import Chained, Parallel
@@ -191,15 +191,13 @@ def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
 
 
 def test_latents_have_bits_only_where_they_are_discrete():
-    assert rate_texts(Signature("voice", latent_size=3), None, {}) == []
-    assert rate_texts(Signature("image", latent_size=3, frames=4), PixelLatentsConfig(), {}) == [
+    image, speech = PixelLatentsConfig(), LogMelConfig()
+    assert image.rate_texts(Signature("image", latent_size=3, frames=4), {}) == [
         "4 patches an image"
     ]
-    assert rate_texts(Signature("speech", latent_size=80), LogMelConfig(), {}) == ["80 frames/s"]
-    assert (
-        frame_bits(Signature("voice", latent_size=3)) == 0
-        and frame_bits(Signature("voice", latent_size=3, cells=16)) == 12
-    )
+    assert speech.rate_texts(Signature("speech", latent_size=80), {}) == ["80 frames/s"]
+    assert Signature("voice", latent_size=3).bits_per_frame == 0
+    assert Signature("voice", latent_size=3, cells=16).bits_per_frame == 12
 
 
 def test_a_token_file_tells_bits_a_row(tmp_path, said):

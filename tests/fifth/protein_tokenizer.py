@@ -10,16 +10,16 @@ from protein_figures import protein_from_text, protein_section
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
-from mmtok.tokenizers.base import fingerprint, read_config, write_config
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, fingerprint
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 
 @dataclass(frozen=True)
-class ProteinConfig:
+class ProteinConfig(TokenizerConfig):
     """The residues that may occur.
 
-    A config from outside also has `load`, so that a run folder can be opened with its recipe alone.
+    Its own `load` opens a run's folder, with the recipe alone and no edit in the package.
     """
 
     modality: ClassVar[str] = "protein"
@@ -40,8 +40,10 @@ class ProteinConfig:
         return protein_section(run, prompts)
 
 
-class Protein:
+class Protein(Tokenizer):
     """str <-> codes (T, 1): the number of each residue."""
+
+    config_type = ProteinConfig
 
     def __init__(self, config: ProteinConfig = ProteinConfig()):
         self.config = config
@@ -57,21 +59,11 @@ class Protein:
             raise UserError(
                 f"protein: {''.join(sorted(wrong))!r} are no residues; use {self.config.residues}"
             )
-        return Segment(
-            "protein",
-            codes=np.array([self.config.residues.index(r) for r in signal], np.int32).reshape(
-                -1, 1
-            ),
-        )
+        codes = np.array([self.config.residues.index(r) for r in signal], np.int32)
+        return Segment("protein", codes=codes[:, None])
 
     def decode(self, segment: Segment) -> str:
         return "".join(self.config.residues[code] for code in segment.codes[:, 0])
-
-    def encode_batch(self, signals) -> list[Segment]:
-        return [self.encode(signal) for signal in signals]
-
-    def decode_batch(self, segments) -> list[str]:
-        return [self.decode(segment) for segment in segments]
 
     def fidelity(self, signals) -> dict[str, float]:
         counts = Counter("".join(signals))
@@ -79,10 +71,3 @@ class Protein:
             "exact_share": float(np.mean([self.decode(self.encode(s)) == s for s in signals])),
             "residues_used": len(counts),
         }
-
-    def save(self, folder: Path) -> None:
-        write_config(Path(folder), "Protein", asdict(self.config))
-
-    @classmethod
-    def load(cls, folder: Path) -> "Protein":
-        return cls(ProteinConfig(**read_config(Path(folder), "Protein")))

@@ -4,6 +4,7 @@ overwritten.
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -53,12 +54,16 @@ def test_what_is_no_run_is_refused(tmp_path):
             open_run(path)
 
 
+def swap_jets(run, tiny_recipe):
+    """Put a jets tokenizer of the same class and other settings into a run; returns it."""
+    config = replace(tiny_recipe.tokenizers["jets"], max_constituents=7)
+    config.build().save(run / "tokenizers" / "jets")
+    return config.build()
+
+
 def test_a_swapped_tokenizer_is_caught_naming_both(tiny_copy, tiny_recipe):
     stored = json.loads((tiny_copy / "vocabulary.json").read_text())["fingerprint"]
-    shutil.rmtree(tiny_copy / "tokenizers" / "text")
-    SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9).save(
-        tiny_copy / "tokenizers" / "text"
-    )
+    swap_jets(tiny_copy, tiny_recipe)
     for call in (
         lambda: open_run(tiny_copy).lm,
         lambda: describe_run(open_run(tiny_copy)),
@@ -66,22 +71,29 @@ def test_a_swapped_tokenizer_is_caught_naming_both(tiny_copy, tiny_recipe):
     ):
         with pytest.raises(UserError, match=f"{stored}, but this one is [0-9a-f]{{12}}"):
             call()
-    assert stored not in str(open_run(tiny_copy).tokenizers["text"].signature)
+    assert stored not in str(open_run(tiny_copy).tokenizers["jets"].signature)
 
 
 def test_tokens_of_other_tokenizers_are_caught_naming_both(tiny_copy, tiny_recipe):
     """As above, but the vocabulary's own record is gone too."""
     (tiny_copy / "vocabulary.json").unlink()
     (tiny_copy / "model.safetensors").unlink()
-    old = open_run(tiny_copy).tokenizers["text"].signature.fingerprint
-    shutil.rmtree(tiny_copy / "tokenizers" / "text")
-    new = SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9)
-    new.save(tiny_copy / "tokenizers" / "text")
+    old = open_run(tiny_copy).tokenizers["jets"].signature.fingerprint
+    new = swap_jets(tiny_copy, tiny_recipe)
     with pytest.raises(
         UserError,
-        match=f"made by the text tokenizers {old}, but {new.signature.fingerprint} is expected",
+        match=f"made by the jets tokenizers {old}, but {new.signature.fingerprint} is expected",
     ):
         train(tiny_recipe, tiny_copy)
+
+
+def test_a_tokenizer_of_another_class_than_the_recipes_is_refused(tiny_copy):
+    shutil.rmtree(tiny_copy / "tokenizers" / "text")
+    SentencePieceConfig(n_pieces=300).fit(["dark light low high"] * 9).save(
+        tiny_copy / "tokenizers" / "text"
+    )
+    with pytest.raises(UserError, match="text.* a 'SentencePiece' tokenizer, expected 'Bytes'"):
+        open_run(tiny_copy).vocabulary
 
 
 def test_a_missing_tokenizer_is_named(tiny_copy):

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,8 +33,17 @@ CLIPS = [
     RNG.uniform(-0.5, 0.5, n).astype(kind)
     for n, kind in ((4000, np.float32), (900, np.float64), (1, np.float32), (7000, np.float16))
 ]
-JETS = [np.concatenate([RNG.uniform(1, 300, (n, 1)), RNG.normal(0, 0.2, (n, 2))], 1).astype(kind)
-        for n, kind in ((5, np.float32), (0, np.float64), (40, np.float64), (40, np.float32), (3, np.int64))]  # fmt: skip
+JET_KINDS = [
+    (5, np.float32),
+    (0, np.float64),
+    (40, np.float64),
+    (40, np.float32),
+    (3, np.int64),
+]
+JETS = [
+    np.concatenate([RNG.uniform(1, 300, (n, 1)), RNG.normal(0, 0.2, (n, 2))], 1).astype(kind)
+    for n, kind in JET_KINDS
+]
 MEL = dict(mel=MelSpec(n_mels=20), vocoder=GriffinLimConfig(n_iterations=2))
 
 
@@ -135,6 +145,43 @@ def refusal(call):
     return re.sub(r"jet \d+", "jet", str(error.value))
 
 
+def test_a_config_knows_the_signature_before_fitting_or_nothing_of_it(case):
+    tokenizer, _, _ = case
+    config, found = tokenizer.config, tokenizer.signature
+    planned = config.signature()
+    if planned is None:
+        assert isinstance(config, PretrainedTextConfig)
+    elif config.signature_is_bound:
+        assert found.levels <= planned.levels and found.modality == planned.modality
+    elif config.learns:
+        assert planned == replace(found, fingerprint="")
+    else:
+        assert planned == found
+
+
+def test_a_config_loads_what_its_tokenizer_saved(case, tmp_path):
+    tokenizer, signals, _ = case
+    tokenizer.save(tmp_path)
+    again = tokenizer.config.load(tmp_path)
+    assert type(again) is type(tokenizer) and again.signature == tokenizer.signature
+    same(again.encode(signals[0]), tokenizer.encode(signals[0]))
+
+
+def test_units_are_bytes_particles_values_of_cells_and_frames():
+    text = "a café in the café in the café"
+    for tokenizer in (BytesConfig().build(), SentencePieceConfig(n_pieces=300).fit([text] * 9)):
+        assert tokenizer.n_units(tokenizer.encode(text)) == len(text.encode())
+    jet = np.array([[50.0, 0.1, 0.2], [20.0, -0.1, 0.3]], np.float32)
+    for totals in ((), ("pt_gev", "mass_gev")):  # frames of the jet itself are no particles
+        tokenizer = JetGridConfig(totals=totals).build()
+        segment = tokenizer.encode(jet)
+        assert len(segment) == 2 + len(totals) and tokenizer.n_units(segment) == 2
+    cells, pixels = PixelLatentsConfig(4, 4).build(), PixelsConfig(4, 4).build()
+    assert cells.n_units(cells.encode(GREY[0])) == pixels.n_units(pixels.encode(GREY[0])) == 16
+    floats = learned(KLPatches, KLPatchesConfig(**SMALL, latent_size=2))
+    assert floats.n_units(floats.encode(GREY[0])) == 4
+
+
 def test_batches_encode_as_single_calls(case):
     tokenizer, signals, _ = case
     alone = [tokenizer.encode(signal) for signal in signals]
@@ -195,8 +242,12 @@ def test_batches_refuse_segments_that_single_calls_refuse(case):
         ]
     else:
         levels = np.array(signature.levels)
-        wrong = [Segment(m, codes=np.zeros((n, len(levels) + 1), int)), Segment(m, codes=np.tile(levels, (n, 1))),
-                 Segment(m, codes=np.full((n, len(levels)), -1)), Segment(m, latents=np.zeros((n, 2), np.float32))]  # fmt: skip
+        wrong = [
+            Segment(m, codes=np.zeros((n, len(levels) + 1), int)),
+            Segment(m, codes=np.tile(levels, (n, 1))),
+            Segment(m, codes=np.full((n, len(levels)), -1)),
+            Segment(m, latents=np.zeros((n, 2), np.float32)),
+        ]
     for segment in wrong:
         alone = refusal(lambda: tokenizer.decode(segment))
         for batch in ([segment], [good, segment], [segment, good]):
