@@ -134,7 +134,7 @@ def test_a_head_lays_its_picture_out_as_the_image(size):
         network=DiTConfig(1, 16, 2), grid=tokenizer.config.grid, patch=patch
     ).build(8, tokenizer.signature)
     image = images(1, height, width, channels)[0]
-    picture = head.picture(torch.from_numpy(tokenizer.encode(image).latents)[None])[0]
+    picture = head.patchify.picture(torch.from_numpy(tokenizer.encode(image).latents)[None])[0]
     levels = ((picture + 1) * 128 - 0.5).permute(1, 2, 0).numpy()
     assert np.array_equal(levels.reshape(image.shape), image)
 
