@@ -16,9 +16,9 @@ CLAUSE_AT = 23  # the column at which clauses begin
 
 
 def summary(path: Path) -> str:
-    """The first sentence of a module's docstring."""
-    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
-    return re.split(r"\.(?= |$)", text)[0]
+    """The first paragraph of a module's docstring, on one line and without its full stop."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(text.split("\n\n")[0].split()).removesuffix(".")
 
 
 def known_clauses(tree: str) -> dict[str, str]:
