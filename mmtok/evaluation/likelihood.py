@@ -14,6 +14,7 @@ from mmtok.core.units import counted, customary, is_density
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import Task
 from mmtok.evaluation.task import MAX_CLASSES, TaskEvaluation
+from mmtok.model.likelihood import LogLikelihood
 from mmtok.model.lm import LM
 from mmtok.run.run import Run
 
@@ -40,9 +41,9 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
     """
     documents, unconditional = _held_out_documents(run)
     untrained = run.untrained()
-    figures = {}
+    figures: dict[str, dict[str, float | int | str]] = {}
     for m, docs in documents.items():
-        targets = [document.segments[-1] for document in docs]
+        targets = [target for d in docs if (target := d.segments[-1]) is not None]
         total = sum(n_units(run, segment) for segment in targets)
         if not total:
             continue
@@ -95,7 +96,14 @@ def _n_scored(run: Run, task: Task) -> int:
 
 def _nll(run: Run, documents: Sequence[Document], lm: LM | None = None) -> float:
     """-log p of the documents' last segments, in nats. lm: by default the run's own."""
-    return sum(scored.nats[-1] for scored in run.score_documents(documents, lm))
+    return sum(map(_last_nll, run.score_documents(documents, lm)))
+
+
+def _last_nll(scored: LogLikelihood) -> float:
+    """-log p of a document's last segment, in nats."""
+    nll = scored.nats[-1]
+    assert nll is not None, "the last segment is predicted"
+    return nll
 
 
 # ---- the unigram model
@@ -139,7 +147,7 @@ def _training_targets(run: Run, modality: str) -> Iterator[Segment]:
     for file in run.token_files():
         for field in file.fields:
             if file.signatures[field].modality == modality and field in targets:
-                for i in np.flatnonzero(file.has(field)):
+                for i in np.flatnonzero(file.has(field)).tolist():
                     yield file.segment(field, i)
 
 
@@ -227,6 +235,6 @@ def zero_shot(task: TaskEvaluation) -> dict[str, float]:
         for image in encoded_images
     ]
     scores = task.run.score_documents(documents, at_once=max(1, len(rows)))
-    nll = np.array([score.nats[-1] for score in scores]).reshape(len(captions), len(rows))
+    nll = np.array([_last_nll(scored) for scored in scores]).reshape(len(captions), len(rows))
     right = [captions[k] == true for k, (true, _) in zip(nll.argmin(0), rows, strict=True)]
     return {"accuracy": float(np.mean(right)), "n": len(rows)}

@@ -61,9 +61,9 @@ class Harness:
 
     def __init__(self, run: Run, max_length: int | None = None):
         self.run = run
-        self.tokenizer = run.tokenizers.get("text")
-        if self.tokenizer is None:
+        if "text" not in run.tokenizers:
             raise UserError(f"{run.folder} knows no text, so there is nothing to ask it")
+        self.tokenizer = run.tokenizers["text"]
         prompt = run.prompt([], "text")
         self.head = prompt.segments[:-1]
         n_marks = len(to_stream(run.vocabulary, prompt))
@@ -128,7 +128,7 @@ class Harness:
             prompts = [self.run.prompt([], "text", _text_segment(contexts[i])) for i in rows]
             samples = self.run.draw(prompts, sampling, seed, batch=GENERATION_BATCH)
             for i, sample in zip(rows, samples, strict=True):
-                text = self._new_text(contexts[i], sample.segment.codes[:, 0])
+                text = self._new_text(contexts[i], sample.segment.values[:, 0])
                 answers[i] = _cut(text, requests[i][1].get("until") or ())
         return answers
 
@@ -136,7 +136,7 @@ class Harness:
 
     def _encode(self, text: str) -> np.ndarray:
         """The codes (n,) of a text."""
-        return self.run.encode("text", [text])[0].codes[:, 0].astype(np.int64)
+        return self.run.encode("text", [text])[0].values[:, 0].astype(np.int64)
 
     def _decode(self, codes: np.ndarray) -> str:
         return self.tokenizer.decode(_text_segment(codes))
@@ -170,7 +170,7 @@ class Harness:
         context_codes = self._encode(context)
         n = min(len(codes), len(context_codes))
         differing = np.flatnonzero(codes[:n] != context_codes[:n])
-        start = int(differing[0]) if len(differing) else n
+        start = int(np.append(differing, n)[0])
         room = max(0, self.max_length - (len(codes) - start))
         return _Codes(self._last_codes(codes[:start], room, context, tally), codes[start:])
 

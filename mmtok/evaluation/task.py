@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -99,7 +99,7 @@ class TaskEvaluation:
     def training_codes(self) -> Iterator[np.ndarray]:
         """Codes (T, C) of every training target, and of their unaugmented originals."""
         for segments in self._training_segments():
-            yield from (segment.codes for segment in segments)
+            yield from (segment.values for segment in segments)
 
     def training_round_trips(self) -> Iterator[Any]:
         """The same targets, encoded and decoded: what a decoder of latents could copy."""
@@ -175,7 +175,7 @@ def share_ended(samples: Sequence[Sampled]) -> float:
 
 
 def random_labelled(
-    rows: Iterable[tuple[Any, Any]], n_max: float = math.inf, seed: int = 0
+    rows: Iterable[tuple[Any, Any]], n_max: int = sys.maxsize, seed: int = 0
 ) -> tuple[list, list, set]:
     """At most `n_max` random rows of a stream of (label, signal), in the stream's order.
 

@@ -47,7 +47,7 @@ def jet_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup]:
 
     Real ones are shown raw and after the tokenizer's round trip.
     """
-    tokenizer = run.tokenizers["jets"]
+    tokenizer: Any = run.tokenizers["jets"]
     if not set(AXES) <= set(tokenizer.config.features):
         raise UserError(
             f"Jets are shown by {', '.join(AXES)}; this run's have"

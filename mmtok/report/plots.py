@@ -138,8 +138,8 @@ def _rendered(
     return Image.open(file).convert("RGB")
 
 
-def _settings(theme: Theme) -> dict[str, Any]:
-    """Matplotlib's settings of a theme."""
+def _settings(theme: Theme) -> Any:
+    """Matplotlib's settings of a theme: their names are a type of its own."""
     return {
         "text.color": theme.ink,
         "axes.labelcolor": theme.ink,

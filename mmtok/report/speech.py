@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def speech_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup
 
     Beside them a real held-out clip of the same words, and its round trip through the tokenizer.
     """
-    spec = run.tokenizers["speech"].config.mel
+    tokenizer: Any = run.tokenizers["speech"]
+    spec = tokenizer.config.mel
     shown = _clips_within_budget(run, prompts)
     clips = [clip for some in shown.values() for clip in some]
     longest = max((len(clip.samples) for clip in clips), default=1)
@@ -114,7 +116,7 @@ def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list
     from mmtok.data.speech_preparation import read_sound
     from mmtok.nn.audio import log_mel
 
-    tokenizer = run.tokenizers["speech"]
+    tokenizer: Any = run.tokenizers["speech"]
     spec = tokenizer.config.mel
     found: list[tuple[str, np.ndarray]] = []
     for i, sample in enumerate(samples, 1):

@@ -147,9 +147,10 @@ def test_the_report_shows_what_they_are_and_how_they_came_to_be(evaluated, name)
 )
 def test_a_loss_curve_is_named_for_what_it_is(evaluated, monkeypatch, name, unit, levels):
     drawn = {}
-    keep = lambda title, unit, steps, values, held_out: drawn.update(
-        {title: (unit, values, list(held_out))}
-    )
+
+    def keep(title, unit, steps, values, held_out):
+        drawn[title] = (unit, values, list(held_out))
+
     monkeypatch.setattr(plots, "curve", keep)
     run, _ = evaluated(name)
     report.write_report(run, force=True)

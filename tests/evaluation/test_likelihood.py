@@ -32,7 +32,10 @@ def baseline(tiny_copy, modality, signature, rows, segments):
 
 def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
     signature = replace(open_run(tiny_copy).vocabulary.signatures["text"], levels=(3,))
-    text = lambda *codes, **more: Segment("text", codes=np.array(codes).reshape(-1, 1), **more)
+
+    def text(*codes, **more):
+        return Segment("text", codes=np.array(codes).reshape(-1, 1), **more)
+
     rows = [text(0, 0, 1), text(0, truncated=True), text()]
     # with one more of each: codes 4, 2, 1 of 7; frames 5, ends 3 of 8
     code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
@@ -46,11 +49,12 @@ def test_unigram_of_latents_by_hand(tiny_copy):
 
     Cells: their counts, and one more of each.
     """
-    latents = lambda *values: Segment("image", latents=np.array(values, np.float32))
-    rows, asked = (
-        [latents((1.0, -0.5), (3.0, 0.5)), latents((2.0, 0.5), (1.0, 0.5))],
-        [latents((1.5, 0.5), (0.0, -0.5))],
-    )
+
+    def latents(*values):
+        return Segment("image", latents=np.array(values, np.float32))
+
+    rows = [latents((1.0, -0.5), (3.0, 0.5)), latents((2.0, 0.5), (1.0, 0.5))]
+    asked = [latents((1.5, 0.5), (0.0, -0.5))]
     signature = replace(
         open_run(tiny_copy).vocabulary.signatures["image"], levels=(), latent_size=2, frames=2
     )
@@ -58,7 +62,8 @@ def test_unigram_of_latents_by_hand(tiny_copy):
     log_p = norm(seen.mean(0), seen.std(0)).logpdf(asked[0].latents)
     assert baseline(tiny_copy, "image", signature, rows, asked) == pytest.approx(-log_p.sum())
     shutil.rmtree(tiny_copy / "toy.parquet", ignore_errors=True)
-    rows, asked = [latents((-0.5, 0.5), (0.5, 0.5))], [latents((-0.5, -0.5), (0.5, 0.5))]
+    rows = [latents((-0.5, 0.5), (0.5, 0.5))]
+    asked = [latents((-0.5, -0.5), (0.5, 0.5))]
     p = np.log(np.array([[2, 1], [2, 3]]) / 4)  # of the first latent's cells, of the second's
     assert baseline(tiny_copy, "image", replace(signature, cells=2), rows, asked) == pytest.approx(
         -p.sum()
@@ -69,7 +74,10 @@ def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
     signature = replace(
         open_run(tiny_copy).vocabulary.signatures["jets"], levels=(2, 3), frames=2, descending=False
     )
-    tile = lambda *codes: Segment("jets", codes=np.array(codes))
+
+    def tile(*codes):
+        return Segment("jets", codes=np.array(codes))
+
     rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
     first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
     expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
@@ -86,7 +94,10 @@ def test_unigram_of_a_set_counts_all_orders_of_what_follows_the_headers(tiny_cop
         descending=True,
         headers=1,
     )
-    jet = lambda *codes, **more: Segment("jets", codes=np.array(codes).reshape(-1, 2), **more)
+
+    def jet(*codes, **more):
+        return Segment("jets", codes=np.array(codes).reshape(-1, 2), **more)
+
     plain = replace(signature, descending=False, headers=0)
     rows, asked = [jet((1, 0), (1, 2), (0, 1))], jet((0, 0), (1, 2), (1, 2), (0, 1), (0, 0))
     nats = {s.descending: baseline(tiny_copy, "jets", s, rows, [asked]) for s in (plain, signature)}

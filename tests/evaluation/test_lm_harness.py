@@ -39,9 +39,16 @@ def run(request, tiny_recipe, tmp_path_factory, make_llama):
         make_llama(home / "llama")
         start = str(home / "llama")
     recipe = replace(
-        tiny_recipe, tokenizers={"text": tiny_recipe.tokenizers["text"]}, sources=(TextFile(str(home / "a.txt"), chunk_chars=64),),
-        tasks=(Task((), ("text",)),), input_masking={}, sampling={}, model=replace(tiny_recipe.model, heads={}), start=start,
-        train=replace(tiny_recipe.train, steps=30, seq_len=128))  # fmt: skip
+        tiny_recipe,
+        tokenizers={"text": tiny_recipe.tokenizers["text"]},
+        sources=(TextFile(str(home / "a.txt"), chunk_chars=64),),
+        tasks=(Task((), ("text",)),),
+        input_masking={},
+        sampling={},
+        model=replace(tiny_recipe.model, heads={}),
+        start=start,
+        train=replace(tiny_recipe.train, steps=30, seq_len=128),
+    )
     return train(recipe, home / "run")
 
 
@@ -280,6 +287,6 @@ def test_lm_eval_runs_local_tasks(run, tmp_path, monkeypatch, capsys):
         [(f"{row['word']} is", {"until": ["\n"], "max_gen_toks": 4}) for row in rows]
     )
     assert found["saying"]["exact_match,none"] == pytest.approx(
-        np.mean([x == f" {row['label']}" for x, row in zip(said, rows)])
+        np.mean([x == f" {row['label']}" for x, row in zip(said, rows, strict=True)])
     )
     assert "brightness" in capsys.readouterr().out

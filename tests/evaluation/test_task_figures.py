@@ -123,7 +123,10 @@ def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monk
     recipe = SimpleNamespace(
         sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0)
     )
-    examples_of = lambda source, split: source.examples(split, tmp_path)
+
+    def examples_of(source, split):
+        return source.examples(split, tmp_path)
+
     task = TaskEvaluation(
         SimpleNamespace(recipe=recipe, folder=tmp_path, examples_of=examples_of),
         Task(("caption",), ("speech",)),
@@ -236,7 +239,10 @@ def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, 
         list(rng.integers(0, 256, (8, 4, 4), np.uint8)),
     )
     recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
-    examples = lambda split, field: ({field: image} for image in images[2:7])
+
+    def examples(split, field):
+        return ({field: image} for image in images[2:7])
+
     task = TaskEvaluation(
         SimpleNamespace(
             recipe=recipe, folder=tmp_path, tokenizers={"image": tokenizer}, examples=examples

@@ -139,7 +139,7 @@ def test_judge_on_real_held_out_scans():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
-    names = np.array(["d%d" % label for label in digits.target])
+    names = np.array([f"d{label}" for label in digits.target])
     judge = train_image_judge(images[order[:1438]], names[order[:1438]])
     assert judge.accuracy(images[order[1438:]], names[order[1438:]]) >= 0.97
     assert judge.predict(images[order[1438:1441]]).tolist() == names[order[1438:1441]].tolist()

@@ -74,7 +74,7 @@ def digits(tmp_path_factory):
     return {
         split: [
             (prepare(e["speech"], "", tally), u)
-            for e, u in zip(source.examples(split, cache), source.utterances(split))
+            for e, u in zip(source.examples(split, cache), source.utterances(split), strict=True)
         ]
         for split in source.splits
     }

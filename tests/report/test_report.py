@@ -57,8 +57,12 @@ class Spoken(Source):
         rng = np.random.default_rng(0)
         for i in range(20):
             time_s = np.arange(8000) / self.rate_hz
-            yield {"caption": ("low", "high")[i % 2], "speech": (0.1 * np.sin(2 * np.pi * (300, 3000)[i % 2] * time_s)).astype(np.float32),
-                   "jets": particles(rng)}  # fmt: skip
+            tone = 0.1 * np.sin(2 * np.pi * (300, 3000)[i % 2] * time_s)
+            yield {
+                "caption": ("low", "high")[i % 2],
+                "speech": tone.astype(np.float32),
+                "jets": particles(rng),
+            }
 
 
 def particles(rng, n=12):
@@ -125,14 +129,19 @@ def finished_run(folder):
             "bits_per_code_unigram": 7.5,
         }
     }
-    write_json(fresh.folder / "evaluation.json", {"image_from_text": {"judge_accuracy": 0.125, "odd_<key>": float("nan")}, "score": score,
-                                                 "by_class": {"a": {"accuracy": 1}, "b": {"n": 12345}}, "zero_shot": {}})  # fmt: skip
+    figures = {
+        "image_from_text": {"judge_accuracy": 0.125, "odd_<key>": float("nan")},
+        "score": score,
+        "by_class": {"a": {"accuracy": 1}, "b": {"n": 12345}},
+        "zero_shot": {},
+    }
+    write_json(fresh.folder / "evaluation.json", figures)
     samples = fresh.folder / "samples" / "image_from_text"
     names = [f"{e['caption'].replace(' ', '_')}-{i:03d}.png" for i, e in enumerate(train[:4])]
     write_json(
         samples / "index.json", [{"file": name, "frames": 64, "stop": "end"} for name in names]
     )
-    for name, example in zip(names, train):
+    for name, example in zip(names, train, strict=False):
         write_image(samples / name, example["image"])
     write_json(
         samples.with_name("text_from_image.json"),
@@ -359,7 +368,10 @@ def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run)
         asked / "index.json", [{"file": file, "frames": 12, "stop": stop} for file, stop in rows]
     )
     assert {k: (len(v), v[0].stops) for k, v in grouped(asked).items()} == {
-        "high": (1, ("cap", "end", "cap")), "nothing": (1, ("end", "end")), "low": (2, ("end",))}  # fmt: skip
+        "high": (1, ("cap", "end", "cap")),
+        "nothing": (1, ("end", "end")),
+        "low": (2, ("end",)),
+    }
     section = re.search(
         r'<section id="asked-for-with-mmtok-sample">.*?</section>', written(run), re.DOTALL
     )[0]
@@ -429,7 +441,10 @@ def test_labels_in_a_script_that_the_font_lacks_are_drawn_without_a_warning():
 def test_a_report_stands_until_something_in_the_run_changes(tmp_path):
     run = finished_run(tmp_path)
     path = write_report(run)
-    made = lambda: path.stat().st_mtime_ns
+
+    def made():
+        return path.stat().st_mtime_ns
+
     first = made()
     assert write_report(run) == path and made() == first
     write_report(run, force=True)
