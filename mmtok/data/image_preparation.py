@@ -1,8 +1,4 @@
-"""Pictures before they are tokenised: an opaque ground, the tokenizer's colours, its size.
-
-A raw picture is uint8: (Y, X) grey, (Y, X, 2) grey with opacity, (Y, X, 3) RGB, (Y, X, 4) RGB with
-opacity.
-"""
+"""Pictures before they are tokenised: opaque, in the colours and the size of the tokenizer."""
 
 from __future__ import annotations
 
@@ -18,20 +14,23 @@ from mmtok.io.tally import Tally
 from mmtok.sources.base import Picture
 from mmtok.sources.images import open_image
 
-SAME_ASPECT = 0.01  # sides whose ratios differ by less look alike
-SMOOTH = Image.Resampling.BICUBIC  # with smoothing where a picture shrinks
+SAME_ASPECT = 0.01  # a smaller relative change of the aspect ratio is not visible
+SMOOTH = Image.Resampling.BICUBIC  # antialiased where a picture shrinks
+# what each fit does to a picture of another aspect ratio, as it is reported
+EFFECTS = {
+    "stretch": ", its proportions changed",
+    "crop": ", its edges cut off",
+    "pad": ", padded",
+}
 
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """How a picture gets the size and the colours that the tokenizer takes; one that takes any is
-    given it as it is.
+    """How a picture gets the size and the colours that the tokenizer takes.
 
-    fit         stretch: both sides are scaled, each by itself; crop: scaled until it covers the
-                size, and cut to its middle; pad: scaled until it fits inside, and set on the
-                background
-    background  under what is transparent, and around what is padded: a colour by name, or as
-                #rrggbb
+    fit         stretch: scale both sides, each by itself; crop: scale until it covers the size, and
+                cut out the centre; pad: scale until it fits inside, and centre on the background
+    background  shown through transparency and around padded pictures: a colour by name, or #rrggbb
     """
 
     modality: ClassVar[str] = "image"
@@ -39,7 +38,7 @@ class ImagePreparation:
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     background: str = "white"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             opaque = len(ImageColor.getrgb(self.background)) == 3
         except ValueError:
@@ -59,68 +58,67 @@ class ImagePreparation:
         width: int | None = None,
         channels: int | None = None,
     ) -> np.ndarray:
-        """A picture -> uint8 (height, width) or (height, width, 3); None: as it is.
+        """A picture -> uint8 (height, width) or (height, width, 3); None keeps what it has.
 
-        What is no picture the tokenizer refuses.
+        What is no picture is returned as it is: the tokenizer refuses it.
         """
-        done = picture.done if isinstance(picture, Picture) else ()
-        pixels = picture.pixels if isinstance(picture, Picture) else np.asarray(picture)
-        for what in done:
-            tally.add(what, name)
-        if (
-            pixels.dtype != np.uint8
-            or 0 in pixels.shape
-            or not (pixels.ndim == 2 or pixels.ndim == 3 and 1 <= pixels.shape[2] <= 4)
-        ):
+        if isinstance(picture, Picture):
+            pixels = picture.pixels
+            for what in picture.done:
+                tally.add(what, name)
+        else:
+            pixels = np.asarray(picture)
+        has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and 1 <= pixels.shape[-1] <= 4)
+        if pixels.dtype != np.uint8 or 0 in pixels.shape or not has_shape:
             return pixels
-        image = Image.fromarray(
-            pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        )
-        image = self._opaque(image, name, tally)
+        if pixels.ndim == 3 and pixels.shape[-1] == 1:
+            pixels = pixels[:, :, 0]
+        image = self._opaque(Image.fromarray(pixels), name, tally)
         if channels == 1 and image.mode == "RGB":
             tally.add("turned grey", name)
         if channels is not None:
             image = image.convert("L" if channels == 1 else "RGB")
         if height is not None and width is not None and image.size != (width, height):
-            image = self._sized(image, (width, height), name, tally)
+            image = self._resized(image, (width, height), name, tally)
         return np.array(image)
 
     def _opaque(self, image: Image.Image, name: str, tally: Tally) -> Image.Image:
-        """Grey or RGB: what is transparent shows the background."""
+        """The picture as grey or RGB, over the background where it is transparent."""
         if image.mode not in ("LA", "RGBA"):
             return image
         layer = image.convert("RGBA")
-        if layer.getextrema()[3][0] < 255:
+        if np.asarray(layer.getchannel("A")).min() < 255:
             tally.add(f"laid over {self.background} where there is transparency", name)
         ground = Image.new("RGBA", layer.size, self.background)
         over = Image.alpha_composite(ground, layer)
         return over.convert("L" if image.mode == "LA" else "RGB")
 
-    def _sized(
+    def _resized(
         self, image: Image.Image, size: tuple[int, int], name: str, tally: Tally
     ) -> Image.Image:
         """The picture with (width, height) = size."""
-        x_scale, y_scale = size[0] / image.size[0], size[1] / image.size[1]
-        stretched = abs(x_scale / y_scale - 1) > SAME_ASPECT
-        way = {
-            "stretch": ", its proportions changed",
-            "crop": ", its edges cut off",
-            "pad": ", padded",
-        }[self.fit]
-        tally.add(f"resized to {size[1]} x {size[0]} (height x width){way * stretched}", name)
+        width, height = size
+        x_scale = width / image.width
+        y_scale = height / image.height
+        what = f"resized to {height} x {width} (height x width)"
+        if abs(x_scale / y_scale - 1) > SAME_ASPECT:
+            what += EFFECTS[self.fit]
+        tally.add(what, name)
         if self.fit == "stretch":
             return image.resize(size, SMOOTH)
         if self.fit == "crop":
             scale = max(x_scale, y_scale)
-            spare = [max(0.0, (have - want / scale) / 2) for have, want in zip(image.size, size)]
-            box = (spare[0], spare[1], image.size[0] - spare[0], image.size[1] - spare[1])
+            left = max(0.0, (image.width - width / scale) / 2)
+            top = max(0.0, (image.height - height / scale) / 2)
+            box = (left, top, image.width - left, image.height - top)
             return image.resize(size, SMOOTH, box=box)
         scale = min(x_scale, y_scale)
-        inside = [min(want, max(1, round(have * scale))) for have, want in zip(image.size, size)]
+        inner_width = min(width, max(1, round(image.width * scale)))
+        inner_height = min(height, max(1, round(image.height * scale)))
         padded = Image.new(image.mode, size, ImageColor.getcolor(self.background, image.mode))
         padded.paste(
-            image.resize(inside, SMOOTH),
-            tuple((want - new) // 2 for want, new in zip(size, inside)),
+            image.resize((inner_width, inner_height), SMOOTH),
+            ((width - inner_width) // 2, (height - inner_height) // 2),
         )
         return padded
 
@@ -128,7 +126,7 @@ class ImagePreparation:
 def read_image(path: Path) -> np.ndarray:
     """A picture as uint8 (Y, X) or (Y, X, 3); what is transparent is laid over white.
 
-    Whatever was done to it is said in one warning.
+    One warning reports what was done to it.
 
     Raises UserError as `open_image` does.
     """

@@ -1,9 +1,8 @@
-"""From token files to batches: which documents step k reads, and what the model may not read of
-them.
+"""From token files to batches: which documents a step reads, and what of them is masked.
 
 Everything here is a function of (seed, step): the order of documents of (seed, round), their
-packing of the order and the lengths, noise of (seed, step, document). So a run can be cut anywhere,
-and resumed on any number of processes.
+packing of that order and the lengths, noise of (seed, step, document). So a run can be interrupted
+at any step, and resumed on any number of processes.
 """
 
 from __future__ import annotations
@@ -21,6 +20,10 @@ from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
 
+# A round holds the positions of so many steps: enough to pack well, few enough to plan in
+# milliseconds.
+STEPS_PER_ROUND = 32
+
 
 @dataclass(frozen=True)
 class _Item:
@@ -34,8 +37,11 @@ class _Item:
 class Loader:
     """Batches by step.
 
-    files: token files of the training split; every task reads the rows that have all its fields.
-    rows, seq_len: B and L of a step's batch, over all processes.
+    files          token files of the training split; a task reads the rows that have all its fields
+    tasks          what is read of them
+    input_masking  field -> what training hides of its input
+    batch_size     B, rows of a step's batch, over all processes
+    seq_len        L, positions of a row
     """
 
     def __init__(
@@ -44,107 +50,108 @@ class Loader:
         tasks: Sequence[Task],
         vocabulary: Vocabulary,
         input_masking: Mapping[str, InputMasking],
-        rows: int,
+        batch_size: int,
         seq_len: int,
         seed: int,
-    ):
-        self.files, self.tasks, self.vocabulary, self.input_masking = (
-            files,
-            tasks,
-            vocabulary,
-            input_masking,
-        )
-        self.batch_size, self.seq_len, self.seed = rows, seq_len, seed
-        self.pools, self.lengths = zip(*(self._pool(task) for task in tasks))
+    ) -> None:
+        self.files = files
+        self.tasks = tasks
+        self.vocabulary = vocabulary
+        self.input_masking = input_masking
+        self.batch_size = batch_size
+        self.seq_len = seq_len
+        self.seed = seed
+        self.pools, self.lengths = zip(*(self._pool(task) for task in tasks), strict=True)
         self._check_lengths()
         mean = np.array([lengths.mean() for lengths in self.lengths])
-        share = np.array([t.weight for t in tasks]) / mean
-        # a round holds about 32 steps' worth of positions: long enough to pack well, short enough
-        # to plan in milliseconds
-        self.per_round = np.maximum(
-            1, np.round(share / (share @ mean) * 32 * rows * seq_len)
-        ).astype(int)
+        share = np.array([task.weight for task in tasks]) / mean
+        n_documents = share / (share @ mean) * STEPS_PER_ROUND * batch_size * seq_len
+        self.per_round = np.maximum(1, np.round(n_documents)).astype(int)
+        # the newest round, and its rows
         self._round: tuple[int, list[list[_Item]]] = (-1, [])
-        self._orders: dict[
-            int, tuple[int, np.ndarray]
-        ] = {}  # task -> its newest epoch and the order of that
-        self._first_step = [0]  # of every round planned so far
+        # task -> its newest epoch, and the order of examples in it
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        # of every round planned so far, and of the one after it
+        self._first_step = [0]
 
     def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 2) file and row of every example that has the task's fields, and (n,) its document's
-        length.
+        """The examples that have all fields of a task.
+
+        Returns (n, 2) file and row, and (n,) the length of the document.
         """
-        names, pool, lengths = (*task.inputs, *task.targets), [], []
+        pool = []
+        lengths = []
         for f, file in enumerate(self.files):
-            if set(names) <= set(file.fields):
-                rows = np.flatnonzero(np.all([file.has(name) for name in names], 0))
-                number = _number_below(len(file))
-                pool.append(np.stack([np.full(len(rows), f, number), rows.astype(number)], 1))
-                lengths.append(task.positions([file.lengths(name)[rows] for name in names]))
-        if not pool or not sum(map(len, pool)):
+            if set(task.fields) <= set(file.fields):
+                rows = np.flatnonzero(np.all([file.has(name) for name in task.fields], 0))
+                dtype = _int_type(len(file))
+                pool.append(np.stack([np.full(len(rows), f, dtype), rows.astype(dtype)], 1))
+                lengths.append(task.positions([file.lengths(name)[rows] for name in task.fields]))
+        if not any(map(len, pool)):
             raise UserError(f"no example has all fields of task {task}")
-        made = self.files[next(p for p in pool if len(p))[0, 0]].signatures[task.targets[-1]]
-        if task.infill and made.descending:
+        first_file = next(rows for rows in pool if len(rows))[0, 0]
+        target = self.files[first_file].signatures[task.targets[-1]]
+        if task.infill and target.descending:
             raise UserError(
-                f"task {task}: holes are not possible in {made.modality}, whose frames are ordered;"
-                " set its infill to 0"
+                f"task {task}: holes are not possible in {target.modality}, whose frames are"
+                " ordered; set its infill to 0"
             )
-        together = np.concatenate(lengths)
-        return np.concatenate(pool), together.astype(_number_below(together.max() + 1))
+        all_lengths = np.concatenate(lengths)
+        return np.concatenate(pool), all_lengths.astype(_int_type(all_lengths.max() + 1))
 
     def _check_lengths(self) -> None:
-        """Raise UserError, naming the field to blame, when the longest document of all tasks does
-        not fit into a row.
-        """
+        """Raise UserError, naming the longest field, where the longest document exceeds a row."""
         t = int(np.argmax([lengths.max() for lengths in self.lengths]))
-        task, longest = self.tasks[t], int(self.lengths[t].max())
-        if longest > self.seq_len:
-            f, row = self.pools[t][self.lengths[t].argmax()]
-            n_frames = {
-                name: int(self.files[f].lengths(name)[row])
-                for name in (*task.inputs, *task.targets)
-            }
-            field = max(n_frames, key=n_frames.get)
-            raise UserError(
-                f"task {task}: a document with {field!r} of {n_frames[field]} frames takes"
-                f" {longest} positions, but rows are {self.seq_len} long: raise --train.seq_len to"
-                f" at least {longest}, or shorten {field!r}"
-            )
+        task = self.tasks[t]
+        longest = int(self.lengths[t].max())
+        if longest <= self.seq_len:
+            return
+        f, row = self.pools[t][self.lengths[t].argmax()]
+        n_frames = {name: int(self.files[f].lengths(name)[row]) for name in task.fields}
+        field = max(n_frames, key=lambda name: n_frames[name])
+        raise UserError(
+            f"task {task}: a document with {field!r} of {n_frames[field]} frames takes"
+            f" {longest} positions, but rows are {self.seq_len} long: raise --train.seq_len to"
+            f" at least {longest}, or shorten {field!r}"
+        )
 
     def _plan(self, round: int) -> list[list[_Item]]:
         """The rows of a round, each a list of documents."""
-        if self._round[0] != round:
-            items, lengths = [], []
-            for t, (pool, pool_lengths, n) in enumerate(
-                zip(self.pools, self.lengths, self.per_round)
-            ):
-                for at in self._endless(t, len(pool), round * n, n):
-                    items.append(_Item(t, *map(int, pool[at])))
-                    lengths.append(int(pool_lengths[at]))
-            order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
-            rows = plan_rows([lengths[i] for i in order], self.seq_len)
-            shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
-            self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
+        if self._round[0] == round:
+            return self._round[1]
+        items = []
+        lengths = []
+        for t, n in enumerate(self.per_round):
+            pool = self.pools[t]
+            for i in self._examples(t, round * n, n):
+                file, row = pool[i]
+                items.append(_Item(t, int(file), int(row)))
+                lengths.append(int(self.lengths[t][i]))
+        order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
+        rows = plan_rows([lengths[i] for i in order], self.seq_len)
+        shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
+        self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
         return self._round[1]
 
-    def _endless(self, task: int, n_examples: int, start: int, n: int) -> np.ndarray:
-        """Examples start..start+n of the task's endless order: one permutation after another."""
-        first, last = start // n_examples, (start + n - 1) // n_examples
-        cut = lambda epoch: slice(
-            max(0, start - epoch * n_examples), start + n - epoch * n_examples
-        )
-        return np.concatenate(
-            [self._order(task, e, n_examples)[cut(e)] for e in range(first, last + 1)]
-        )
+    def _examples(self, task: int, start: int, n: int) -> np.ndarray:
+        """Examples start..start+n of a task's endless order: one permutation after another."""
+        n_examples = len(self.pools[task])
+        stop = start + n
+        pieces = []
+        for epoch in range(start // n_examples, (stop - 1) // n_examples + 1):
+            first = epoch * n_examples
+            pieces.append(self._order(task, epoch)[max(0, start - first) : stop - first])
+        return np.concatenate(pieces)
 
-    def _order(self, task: int, epoch: int, n_examples: int) -> np.ndarray:
+    def _order(self, task: int, epoch: int) -> np.ndarray:
         """(n_examples,) the order of one epoch.
 
         The newest is kept: an epoch has many rounds, and permuting 10^8 examples takes seconds.
         """
-        if self._orders.get(task, (-1,))[0] != epoch:
+        if task not in self._orders or self._orders[task][0] != epoch:
+            n_examples = len(self.pools[task])
             order = np.random.default_rng((self.seed, task, epoch, 3)).permutation(n_examples)
-            self._orders[task] = epoch, order.astype(_number_below(n_examples))
+            self._orders[task] = (epoch, order.astype(_int_type(n_examples)))
         return self._orders[task][1]
 
     def items(self, step: int) -> list[list[_Item]]:
@@ -153,82 +160,96 @@ class Loader:
             n_rows = len(self._plan(len(self._first_step) - 1))
             self._first_step.append(self._first_step[-1] + max(1, n_rows // self.batch_size))
         round = int(np.searchsorted(self._first_step, step, "right")) - 1
-        plan, n_steps = self._plan(round), self._first_step[round + 1] - self._first_step[round]
+        n_steps = self._first_step[round + 1] - self._first_step[round]
         # rows that do not fill a last step are spread over the steps of their round
-        return plan[step - self._first_step[round] :: n_steps]
+        return self._plan(round)[step - self._first_step[round] :: n_steps]
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of a step; this process's share of its rows."""
-        rows, corruptions = [], []
+        rows = []
+        corruptions = []
         for row in self.items(step)[rank::world]:
-            pairs = [
-                self._document(
-                    item, np.random.default_rng((self.seed, step, item.task, item.file, item.row))
-                )
-                for item in row
-            ]
-            rows.append([stream for stream, _ in pairs])
-            corruptions.append([corruption for _, corruption in pairs])
+            documents = [self._document(item, step) for item in row]
+            rows.append([stream for stream, _ in documents])
+            corruptions.append([corruption for _, corruption in documents])
         return pack(self.vocabulary, rows, self.seq_len, corruptions)
 
-    def _document(self, item: _Item, rng: np.random.Generator) -> tuple[Stream, Corruption]:
-        task, file = self.tasks[item.task], self.files[item.file]
-        names = (*task.inputs, *task.targets)
-        segments: list[Segment | None] = [file.segment(name, item.row) for name in names]
-        predict = [task.loss_on_inputs] * len(task.inputs) + [True] * len(task.targets)
+    def _document(self, item: _Item, step: int) -> tuple[Stream, Corruption]:
+        """A document of this step, and what is hidden of its input."""
+        rng = np.random.default_rng((self.seed, step, item.task, item.file, item.row))
+        task = self.tasks[item.task]
+        file = self.files[item.file]
+        n_inputs = len(task.inputs)
+        *others, last = (file.segment(name, item.row) for name in task.fields)
+        segments: list[Segment | None] = [*others]
+        predict = [task.loss_on_inputs] * n_inputs + [True] * len(task.targets)
         if task.inputs and rng.random() < task.cond_dropout:
-            segments[: len(task.inputs)] = [None] * len(task.inputs)
-            predict[: len(task.inputs)] = [False] * len(task.inputs)
-        if (
-            0 < task.max_target_frames <= len(segments[-1])
-        ):  # also at exactly so many: an end told only there would look certain
-            segments[-1] = cut(segments[-1], task.max_target_frames)
-        if rng.random() < task.infill and not segments[-1].truncated:
-            a, b = np.sort(rng.integers(0, len(segments[-1]) + 1, 2))
-            segments[-1] = replace(segments[-1], holes=((int(a), int(b)),))
-        stream = to_stream(self.vocabulary, Document(tuple(segments), tuple(predict)))
-        return stream, self._corruption(stream, names, rng)
+            segments[:n_inputs] = [None] * n_inputs
+            predict[:n_inputs] = [False] * n_inputs
+        # also at exactly so many frames: an end mark that is seen only there would look certain
+        if 0 < task.max_target_frames <= len(last):
+            last = cut(last, task.max_target_frames)
+        if rng.random() < task.infill and not last.truncated:
+            start, stop = np.sort(rng.integers(0, len(last) + 1, 2))
+            last = replace(last, holes=((int(start), int(stop)),))
+        stream = to_stream(self.vocabulary, Document((*segments, last), tuple(predict)))
+        return stream, self._corruption(stream, task.fields, rng)
 
     def _corruption(
         self, stream: Stream, names: Sequence[str], rng: np.random.Generator
     ) -> Corruption:
+        """What training hides of a document, by the masking of each field.
+
+        Returns which positions are hidden, and by modality which channels (T, C) of its frames.
+        """
         hidden = np.zeros(len(stream), bool)
         channels = {m: np.zeros(x.shape, bool) for m, x in stream.values.items()}
         for i, name in enumerate(names):
-            c = self.input_masking.get(name)
-            k = stream.modality[stream.segment == i][-1]
-            if c is None or k < 0:
+            masking = self.input_masking.get(name)
+            modality = stream.modality[stream.segment == i][-1]
+            if masking is None or modality < 0:  # below 0: the null mark in place of a segment
                 continue
-            m = list(self.vocabulary.signatures)[k]
+            m = list(self.vocabulary.signatures)[modality]
             span = self.vocabulary.span(m)
-            frames = np.flatnonzero(
-                (stream.segment == i) & (stream.ids >= span[0]) & (stream.ids <= span[-1])
-            )
-            hidden[frames] = _hide(len(frames), c, rng)
-            if c.n_freq_masks and m in channels:
-                mine = np.flatnonzero(np.isin(np.flatnonzero(stream.ids == span[0]), frames))
-                for _ in range(c.n_freq_masks):
-                    width = int(rng.integers(0, min(c.freq_mask_width, channels[m].shape[1]) + 1))
-                    start = int(rng.integers(0, channels[m].shape[1] - width + 1))
-                    channels[m][mine, start : start + width] = True
+            is_frame = (stream.ids >= span[0]) & (stream.ids <= span[-1])
+            positions = np.flatnonzero((stream.segment == i) & is_frame)
+            hidden[positions] = _hidden_frames(len(positions), masking, rng)
+            if masking.n_freq_masks and m in channels:
+                rows = np.isin(np.flatnonzero(stream.ids == span[0]), positions)
+                _mask_bands(channels[m], np.flatnonzero(rows), masking, rng)
         return Corruption(hidden, channels)
 
 
-def _number_below(n: int) -> type[np.integer]:
-    """What holds the numbers below n: there is one for every example of a task, in every process."""
-    return np.int32 if n <= 2**31 else np.int64
+def _int_type(n: int) -> type[np.integer]:
+    """An integer type for the numbers below n; every process has one number per example."""
+    if n <= 2**31:
+        return np.int32
+    return np.int64
 
 
 def cut(segment: Segment, n_frames: int) -> Segment:
     """The first frames of a segment, as one that was truncated there."""
-    kind = "codes" if segment.codes is not None else "latents"
-    return replace(segment, **{kind: segment.values[:n_frames]}, truncated=True)
+    if segment.codes is not None:
+        return replace(segment, codes=segment.codes[:n_frames], truncated=True)
+    return replace(segment, latents=segment.values[:n_frames], truncated=True)
 
 
-def _hide(n: int, c: InputMasking, rng: np.random.Generator) -> np.ndarray:
-    """(n,) bool: which frames of a field are hidden."""
-    hidden = rng.random(n) < c.drop_prob
-    if c.span_prob and rng.random() < c.apply_prob:
-        for start in np.flatnonzero(rng.random(n) < c.span_prob / c.span_length):
-            hidden[start : start + 1 + rng.poisson(c.span_length - 1)] = True
+def _hidden_frames(n_frames: int, masking: InputMasking, rng: np.random.Generator) -> np.ndarray:
+    """(n_frames,) bool: which frames of a field are hidden."""
+    hidden = rng.random(n_frames) < masking.drop_prob
+    if masking.span_prob and rng.random() < masking.apply_prob:
+        is_start = rng.random(n_frames) < masking.span_prob / masking.span_length
+        for start in np.flatnonzero(is_start):
+            hidden[start : start + 1 + rng.poisson(masking.span_length - 1)] = True
     return hidden
+
+
+def _mask_bands(
+    channels: np.ndarray, rows: np.ndarray, masking: InputMasking, rng: np.random.Generator
+) -> None:
+    """Set bands of neighbouring channels (T, C) to True in these rows."""
+    n_channels = channels.shape[1]
+    for _ in range(masking.n_freq_masks):
+        width = int(rng.integers(0, min(masking.freq_mask_width, n_channels) + 1))
+        start = int(rng.integers(0, n_channels - width + 1))
+        channels[rows, start : start + width] = True

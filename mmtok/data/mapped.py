@@ -1,17 +1,15 @@
-"""Fields of token files as flat arrays: in main memory where they are small, else mapped from a
-file beside them.
+"""Fields of token files as flat arrays: in memory where they are small, else memory-mapped.
 
-What is mapped is read through the system's page cache, which all processes of a machine share; of
-its own a process keeps next to
-nothing. The Parquet file stays the authority: it is read and checked once, when the flat file is
-written, batch by batch.
+A mapped file is read through the system's page cache, which all processes of a machine share. The
+Parquet file stays the authority: it is read and checked once, batch by batch, when the flat file is
+written.
 
-    FOLDER/t.parquet  ->  FOLDER/.flat/t.parquet/FIELD.flat       (for a folder of token files that
-                      is opened as one, likewise)
+    FOLDER/t.parquet  ->  FOLDER/.flat/t.parquet/FIELD.flat
 
-A flat file belongs to the names, sizes, times of change and numbers of rows of its Parquet files;
-it is written anew when one of these is another, or when it is not whole. So it may be deleted at
-any time. It begins with JSON in HEAD bytes, then come the arrays of a Column.
+A folder of token files that is opened as one has such a flat file too. A flat file belongs to the
+names, sizes, times of change and numbers of rows of its Parquet files; it is written anew when one
+of these changes, or when it is damaged. So it may be deleted at any time. It begins with JSON in
+HEAD bytes, then come the arrays of a Column.
 """
 
 from __future__ import annotations
@@ -41,19 +39,18 @@ from mmtok.io.messages import listed
 from mmtok.io.progress import Progress
 from mmtok.io.strict_json import parse_json
 
-MAP_FROM = (
-    2**26
-)  # bytes of all fields opened: token files that take less are read into memory, and nothing is written beside them
+MAP_FROM = 2**26  # bytes of all fields opened; smaller token files are read into memory
 FORMAT = 1
-HEAD, ALIGNED = 4096, 64  # bytes
-BATCH = (
-    2**20
-)  # bytes of frames at once, about, while a file is read: Arrow's reader takes many times that, some 90 MB for dMel
+HEAD = 4096  # bytes
+ALIGNMENT = 64  # bytes
+# Bytes of frames that are read at once, about. Arrow's reader takes many times as much memory, some
+# 90 MB for dMel.
+BATCH = 2**20
 COPIES = 3  # of the frames in memory, at most, while they are read and joined
-BLOCK, N_BLOCKS = (
-    4096,
-    64,
-)  # of a flat file, spread evenly: what its checksum is over, so that opening it reads no more
+# The checksum of a flat file is over so many blocks of so many bytes, spread evenly, so that
+# opening the file reads no more.
+N_BLOCKS = 64
+BLOCK = 4096
 PER_ROW = {
     "offsets": np.int64,
     "starts": np.int64,
@@ -69,7 +66,7 @@ class Column:
     """One field of n rows, N frames in all.
 
     offsets    (n + 1,): row i has the frames offsets[i] to offsets[i + 1]
-    starts, sizes  (n,): where in `texts` its info stands, and how many bytes of it; rows with the
+    starts, sizes  (n,): where in `texts` its info begins, and how many bytes it has; rows with the
                    same info share it, within a batch
     present    (n,): the row has the field
     truncated  (n,): its frames were cut off at a cap
@@ -92,8 +89,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file of tokens, as it was found: its size in bytes, its time of change, its rows,
-    the bytes that its frames take here.
+    """A Parquet file of tokens as it was found.
+
+    size      of the file, in bytes
+    mtime_ns  its time of change
+    n_rows    its rows
+    n_bytes   what its frames take in a flat array
     """
 
     path: Path
@@ -106,10 +107,11 @@ class Part:
 def read_columns(
     path: Path, parts: Sequence[Part], signatures: Mapping[str, Signature], map_from: int | None
 ) -> dict[str, Column]:
-    """The fields of all rows of `parts`, which were opened together as `path`; mapped where they
-    take `map_from` bytes or more.
+    """The fields of all rows of `parts`, which were opened together as `path`.
 
-    Raises UserError for rows that are no sound tokens: at the first opening where they are mapped.
+    map_from: fields that take so many bytes or more are mapped; None maps nothing.
+
+    Raises UserError for damaged rows; of mapped fields only when the flat file is written.
     """
     n_bytes = sum(part.n_bytes + part.n_rows * ROW_BYTES * len(signatures) for part in parts)
     if map_from is None or n_bytes < map_from:
@@ -118,7 +120,7 @@ def read_columns(
     stems = file_names(list(signatures))
     return {
         name: _mapped(path, parts, name, signature, stem)
-        for (name, signature), stem in zip(signatures.items(), stems)
+        for (name, signature), stem in zip(signatures.items(), stems, strict=True)
     }
 
 
@@ -135,7 +137,11 @@ def _in_memory(parts: Sequence[Part], name: str, signature: Signature) -> Column
 def _mapped(
     path: Path, parts: Sequence[Part], name: str, signature: Signature, stem: str
 ) -> Column:
-    """stem: of the flat file's name."""
+    """A field as a map of its flat file, which is written if need be.
+
+    Where it cannot be written, a warning says so and the field is read into memory.
+    stem: of the flat file's name.
+    """
     path = Path(os.path.abspath(path))
     flat = path.parent / ".flat" / path.name / f"{stem}.flat"
     about = [
@@ -145,7 +151,8 @@ def _mapped(
         [[part.path.name, part.size, part.mtime_ns, part.n_rows] for part in parts],
     ]
     key = sha256(json.dumps(about).encode()).hexdigest()
-    column, why = _open(flat, key, signature), "it is gone again"
+    column = _open(flat, key, signature)
+    why = "it is gone again"
     if column is None:
         try:
             _write(flat, key, parts, name, signature)
@@ -162,11 +169,13 @@ def _mapped(
 
 
 def _write(flat: Path, key: str, parts: Sequence[Part], name: str, signature: Signature) -> None:
-    """Write a field's flat file, which appears when it is whole and on the disk.
+    """Write the flat file of a field atomically.
 
-    What several write at once is the same.
+    Several processes may write it at once: they all write the same.
     """
-    n_rows, end, start = sum(part.n_rows for part in parts), HEAD, {}
+    n_rows = sum(part.n_rows for part in parts)
+    end = HEAD
+    start = {}
     for section, kind in PER_ROW.items():
         start[section] = end
         end = _aligned(end + (n_rows + 1) * np.dtype(kind).itemsize)
@@ -190,13 +199,12 @@ def _write(flat: Path, key: str, parts: Sequence[Part], name: str, signature: Si
         file.seek(0)
         file.write(json.dumps(head).encode().ljust(HEAD))
         file.flush()
-        os.fsync(
-            file.fileno()
-        )  # else a machine that stops could leave the name without all of the bytes
+        # else a machine that stops could leave the name without all of the bytes
+        os.fsync(file.fileno())
 
 
 def _open(flat: Path, key: str, signature: Signature) -> Column | None:
-    """A field's flat file as a read-only map, or None unless it is whole and has this key."""
+    """A read-only map of a field's flat file; None if it is damaged or has another key."""
     try:
         with open(flat, "rb") as file:
             head = parse_json(file.read(HEAD), str(flat))
@@ -208,7 +216,7 @@ def _open(flat: Path, key: str, signature: Signature) -> Column | None:
                 return None
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         kinds = PER_ROW | {"texts": np.uint8, "values": number_of(signature)}
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             section: data[slice(*head["sections"][section])].view(kind)
             for section, kind in kinds.items()
         }
@@ -218,7 +226,7 @@ def _open(flat: Path, key: str, signature: Signature) -> Column | None:
 
 
 def _checksum(file: BinaryIO, size: int) -> int:
-    """Over some blocks of what follows the head, the first and the last among them."""
+    """CRC-32 over some blocks after the head, the first and the last among them."""
     crc = 0
     for position in np.linspace(HEAD, max(HEAD, size - BLOCK), N_BLOCKS).astype(int).tolist():
         file.seek(position)
@@ -227,7 +235,7 @@ def _checksum(file: BinaryIO, size: int) -> int:
 
 
 def _aligned(position: int) -> int:
-    return -(-position // ALIGNED) * ALIGNED
+    return -(-position // ALIGNMENT) * ALIGNMENT
 
 
 # ---- reading Parquet
@@ -236,9 +244,9 @@ def _aligned(position: int) -> int:
 def _pieces(
     parts: Sequence[Part], name: str, signature: Signature
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a Column, piece by piece, each in its own order: all texts before all values.
+    """(section, values) of a Column's arrays, piece by piece; all texts come before all values.
 
-    Raises UserError for unsound ones.
+    Raises UserError for damaged rows.
     """
     _check_makers(parts, name, signature)
     yield "texts", np.empty(0, np.uint8)
@@ -246,7 +254,8 @@ def _pieces(
     for _, batch in _batches(parts, name + ".info"):
         coded = batch.column(name + ".info").fill_null("").dictionary_encode()
         texts = [text.encode() for text in coded.dictionary.to_pylist()]
-        sizes, of_row = np.array([len(text) for text in texts], np.int32), coded.indices.to_numpy()
+        sizes = np.array([len(text) for text in texts], np.int32)
+        of_row = coded.indices.to_numpy()
         yield "starts", (n_bytes + np.cumsum(sizes, dtype=np.int64) - sizes)[of_row]
         yield "sizes", sizes[of_row]
         yield "texts", np.frombuffer(b"".join(texts), np.uint8)
@@ -256,17 +265,14 @@ def _pieces(
     yield "offsets", np.zeros(1, np.int64)
     yield from ((section, np.empty(0, kind)) for section, kind in PER_ROW.items())
     for path, batch in _batches(parts, name, name + ".truncated"):
-        frames, truncated = (
-            batch.column(name),
-            batch.column(name + ".truncated").fill_null(False).to_numpy(zero_copy_only=False),
-        )
+        frames = batch.column(name)
+        truncated = batch.column(name + ".truncated").fill_null(False)
+        truncated = truncated.to_numpy(zero_copy_only=False)
         present = frames.is_valid().to_numpy(zero_copy_only=False)
         lengths = frames.value_lengths().fill_null(0).to_numpy().astype(np.int64)
         yield "values", _values(path, name, frames, signature)
-        if (
-            signature.frames is not None
-            and (lengths[present & ~truncated] != signature.frames).any()
-        ):
+        complete = lengths[present & ~truncated]
+        if signature.frames is not None and (complete != signature.frames).any():
             raise UserError(
                 f"{path}: field {name!r} has segments that are not of {signature.frames} frames;"
                 " the file is damaged"
@@ -278,7 +284,7 @@ def _pieces(
 
 
 def _batches(parts: Sequence[Part], *columns: str) -> Iterator[tuple[Path, pa.RecordBatch]]:
-    """Rows of some columns, of each file in turn; page checksums are verified."""
+    """(file, rows of some columns) of each file in turn; page checksums are verified."""
     for part in parts:
         n_rows = min(2**16, max(1, BATCH * part.n_rows // max(1, part.n_bytes)))
         with sound(part.path), pq.ParquetFile(part.path, page_checksum_verification=True) as file:
@@ -287,30 +293,26 @@ def _batches(parts: Sequence[Part], *columns: str) -> Iterator[tuple[Path, pa.Re
 
 
 def _check_makers(parts: Sequence[Part], name: str, signature: Signature) -> None:
+    """Raise UserError for rows that another tokenizer made."""
     for part in parts:
-        batches = (
-            batch.column(name + ".tokenizer") for _, batch in _batches([part], name + ".tokenizer")
-        )
-        made_by = sorted(
-            {
-                str(maker)
-                for made in batches
-                for maker in made.unique().to_pylist()
-                if maker is not None
-            }
-        )
-        if made_by and made_by != [signature.fingerprint]:
+        makers: set[str] = set()
+        for _, batch in _batches([part], name + ".tokenizer"):
+            fingerprints = batch.column(name + ".tokenizer").unique().to_pylist()
+            makers |= {str(maker) for maker in fingerprints if maker is not None}
+        if makers and makers != {signature.fingerprint}:
             raise UserError(
                 f"{part.path}: field {name!r} was made by the {signature.modality} tokenizers"
-                f" {listed(made_by)}, but {signature.fingerprint} is expected; tokenise again or"
-                " use the tokenizer it was made with"
+                f" {listed(sorted(makers))}, but {signature.fingerprint} is expected; tokenise"
+                " again or use the tokenizer it was made with"
             )
 
 
 def _values(path: Path, name: str, rows: pa.ListArray, signature: Signature) -> np.ndarray:
     """(N, C) or (N, D) frames of some rows, checked."""
     frames = rows.flatten()
-    numbers = frames.flatten() if pa.types.is_fixed_size_list(frames.type) else frames
+    numbers = frames
+    if pa.types.is_fixed_size_list(frames.type):
+        numbers = frames.flatten()
     if frames.null_count or numbers.null_count:
         raise UserError(f"{path}: field {name!r} has nulls among its frames; the file is damaged")
     values = numbers.to_numpy().reshape(-1, width_of(signature))
@@ -323,16 +325,16 @@ def _values(path: Path, name: str, rows: pa.ListArray, signature: Signature) -> 
 
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
-    """Around Arrow's calls alone: whatever it finds wrong with a Parquet file as UserError that
-    names it.
+    """Turn whatever Arrow raises for a damaged Parquet file into UserError that names it.
+
+    Only calls of Arrow belong inside.
     """
     try:
         yield
     except (UserError, PermissionError):
         raise
-    except (
-        Exception
-    ) as error:  # its own, OSError, UnicodeDecodeError of names, MemoryError of sizes
+    # Arrow's own, OSError, UnicodeDecodeError of names, MemoryError of sizes
+    except Exception as error:
         raise UserError(
             f"{path}: not a Parquet file, or a damaged one ({reason_of(error)})"
         ) from None
@@ -345,8 +347,12 @@ def number_of(signature: Signature) -> type[np.number]:
     """The narrowest type that holds every number of a frame."""
     if signature.latent_size:
         return np.float32
-    top = max(signature.levels)
-    return np.uint8 if top <= 2**8 else np.uint16 if top <= 2**16 else np.int32
+    most = max(signature.levels)
+    if most <= 2**8:
+        return np.uint8
+    if most <= 2**16:
+        return np.uint16
+    return np.int32
 
 
 def width_of(signature: Signature) -> int:
@@ -356,6 +362,6 @@ def width_of(signature: Signature) -> int:
 
 def within(codes: np.ndarray, signature: Signature) -> bool:
     """Whether all codes (T, C) are within their levels."""
-    return len(codes) == 0 or (
-        codes.min() >= 0 and bool((codes.max(axis=0) < np.array(signature.levels)).all())
-    )
+    if len(codes) == 0:
+        return True
+    return bool(codes.min() >= 0 and (codes.max(axis=0) < np.array(signature.levels)).all())

@@ -1,6 +1,4 @@
-"""Sound before it is tokenised: one channel of several, or their mix, at the rate that the
-tokenizer takes.
-"""
+"""Clips before they are tokenised: one channel, or the mix of all, at the tokenizer's rate."""
 
 from __future__ import annotations
 
@@ -17,12 +15,11 @@ from mmtok.nn.resample import n_resampled, resample
 from mmtok.sources.base import Sound
 from mmtok.sources.speech import open_sound
 
-NAMED = {"left": 0, "right": 1}
+NAMED: dict[int | str, int] = {"left": 0, "right": 1}
 SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made
-MOST_CHANNELS = 64  # more columns than that are samples that lie the wrong way round
-# Two unrelated channels lose 3.01 dB of their power when averaged, and so does one beside a silent
-# one;
-# whatever loses more cancels out in part.
+MOST_CHANNELS = 64  # an array with more columns is transposed by mistake
+# The mix of two unrelated channels loses 3.01 dB of their power, and so does that of a channel and
+# a silent one. A mix that loses more has channels that cancel each other.
 LOSS_DB = 3.1
 
 
@@ -30,15 +27,15 @@ LOSS_DB = 3.1
 class SpeechPreparation:
     """How a clip becomes one channel at the tokenizer's rate.
 
-    channel  mix: the average of all; left, right, or a number from 0: that one alone. A clip of one
-             channel is taken as it is
+    channel  mix: the mean of all; left, right, or a number from 0: that one alone. Does not matter
+             for clips of one channel
     """
 
     modality: ClassVar[str] = "speech"
 
     channel: int | Literal["mix", "left", "right"] = "mix"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.channel, int) and self.channel < 0:
             raise UserError(
                 f"SpeechPreparation: channel is {self.channel}; "
@@ -50,10 +47,10 @@ class SpeechPreparation:
     ) -> np.ndarray:
         """A clip -> float32 (N,) at rate_hz.
 
-        A bare array (N,) or (N, channels) is at that rate already.
+        An array (N,) or (N, channels) instead of a `Sound` is at that rate already.
 
-        Raises UserError for what is no clip, a channel that is not there, a rate of no sound, and
-        where it would take more memory than is allowed.
+        Raises UserError for what is no clip, a missing channel, a rate that cannot be resampled,
+        and more memory than the budget.
         """
         if not isinstance(sound, Sound):
             sound = Sound(np.asarray(sound), rate_hz)
@@ -74,7 +71,7 @@ class SpeechPreparation:
         if n_channels == 1:
             return samples[:, 0]
         if self.channel != "mix":
-            index = NAMED.get(self.channel, self.channel)
+            index = int(NAMED.get(self.channel, self.channel))
             if index >= n_channels:
                 raise UserError(
                     f"it has {n_channels} channels, numbered from 0, "
@@ -94,8 +91,9 @@ class SpeechPreparation:
 
 
 def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
-    """How much weaker a mix (N,) is than its channels (N, channels) on average, in dB of power; 0
-    of silence.
+    """The power that a mix (N,) loses against the mean of its channels (N, channels), in dB.
+
+    0 for silence.
     """
     power = float(np.square(samples, dtype=np.float64).mean())
     left = float(np.square(mix, dtype=np.float64).mean())
@@ -105,12 +103,9 @@ def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
 
 
 def _checked(samples: np.ndarray) -> np.ndarray:
-    """Samples as (N, channels). Raises UserError for another shape, and for what is no floats."""
-    if (
-        samples.ndim not in (1, 2)
-        or samples.ndim == 2
-        and not 1 <= samples.shape[1] <= MOST_CHANNELS
-    ):
+    """Samples as (N, channels). Raises UserError for another shape, and for integers."""
+    has_channels = samples.ndim == 2 and 1 <= samples.shape[1] <= MOST_CHANNELS
+    if samples.ndim != 1 and not has_channels:
         raise UserError(
             f"speech: expected samples of shape (n,) or (n, channels), got {samples.shape}"
         )
@@ -119,7 +114,9 @@ def _checked(samples: np.ndarray) -> np.ndarray:
             f"speech: expected floating samples within [-1, 1], got {samples.dtype}; "
             "divide 16-bit samples by 32768"
         )
-    return samples.reshape(len(samples), -1) if len(samples) else samples.reshape(0, 1)
+    if not len(samples):
+        return samples.reshape(0, 1)
+    return samples.reshape(len(samples), -1)
 
 
 def read_sound(
@@ -127,7 +124,7 @@ def read_sound(
 ) -> np.ndarray:
     """A sound file -> float32 (N,) at rate_hz: the mix of its channels, or one of them.
 
-    Whatever was done to it is said in one warning.
+    One warning reports what was done to it.
 
     Raises UserError as `open_sound` does, and for a channel that is not there.
     """

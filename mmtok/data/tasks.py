@@ -89,7 +89,7 @@ class Task:
         return sum([*n_frames[:-1], last]) + marks
 
     def leaves_out(self, n_given: int) -> bool:
-        """Whether training dropped exactly the first `n_given` fields, as guidance by them needs."""
+        """Whether training dropped exactly the first `n_given` fields; guidance needs it."""
         return self.cond_dropout > 0 and n_given == len(self.inputs)
 
     def __str__(self) -> str:

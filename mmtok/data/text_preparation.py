@@ -1,6 +1,4 @@
-"""Texts and transcripts before they are tokenised: normal forms, lower case, white space at the
-ends. Nothing by default.
-"""
+"""Texts before they are tokenised: normal forms, lower case, white space at the ends."""
 
 from __future__ import annotations
 
@@ -13,12 +11,11 @@ from mmtok.io.tally import Tally
 
 @dataclass(frozen=True)
 class TextPreparation:
-    """What is made of a text, in this order; by default nothing, since what is changed never comes
-    back.
+    """Changes of a text; by default none, since decoding cannot undo them.
 
+    lower_case   make all letters lower case
     normal_form  of Unicode: NFC, NFD, NFKC or NFKD; "" leaves the characters as they are
-    lower_case   all letters become small ones
-    strip        white space at both ends goes
+    strip        remove white space at both ends
     """
 
     modality: ClassVar[str] = "text"
@@ -28,14 +25,13 @@ class TextPreparation:
     strip: bool = False
 
     def prepare(self, text: str, name: str, tally: Tally) -> str:
-        """A text, prepared; doing it twice changes nothing more."""
+        """A text, prepared; to prepare it again changes nothing."""
         if not isinstance(text, str):
             return text  # the tokenizer refuses it
-        prepared, again = text, self._once(text)
-        while (
-            again != prepared
-        ):  # a normal form may bring capitals, and small letters ask for it anew
-            prepared, again = again, self._once(again)
+        prepared = self._once(text)
+        # a normal form may bring capitals, and lower case may need the normal form again
+        while (again := self._once(prepared)) != prepared:
+            prepared = again
         if prepared != text:
             tally.add("changed by the text's preparation", name)
         return prepared

@@ -1,7 +1,6 @@
 """Token files: tokenised signals as Parquet, one format for one file and for a billion.
 
-A row is an example, a field is a signal of it (`caption`, `image`). Per field F there are four
-columns:
+A row is an example, a field is a signal of it (`caption`, `image`). The columns of a field F:
 
     F            the frames: list<int32> (one channel), list<fixed_size_list<uint8 or uint16>[C]>
                  (channels), list<fixed_size_list<float>[D]> (latents); null where the row lacks the
@@ -11,8 +10,8 @@ columns:
     F.tokenizer  string: the fingerprint of the tokenizer that made them; the authority
     F.file       string: the file that the signal was read from; a column that may be missing
 
-The schema's metadata repeats each field's signature as JSON under `mmtok`. Anything that reads
-Parquet reads these.
+The schema's metadata holds each field's signature as JSON under `mmtok`. Any reader of Parquet
+reads these files.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,13 +43,17 @@ from mmtok.io.serialize import Within, check_known, from_plain
 from mmtok.io.strict_json import parse_json
 
 FORMAT = 1
-INFO = {  # what this package's own tokenizers say there; another's may say more
-    "n_samples": Annotated[int, Within(0)], "rate_hz": Annotated[int, Within(1)],
-    "height": Annotated[int, Within(1)], "width": Annotated[int, Within(1)], "channels": Annotated[int, Within(1)],
-}  # fmt: skip
+# the info of this package's own tokenizers; others may have more
+INFO = {
+    "n_samples": Annotated[int, Within(0)],
+    "rate_hz": Annotated[int, Within(1)],
+    "height": Annotated[int, Within(1)],
+    "width": Annotated[int, Within(1)],
+    "channels": Annotated[int, Within(1)],
+}
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 FILE = ".file"
-MOST_VALUES = 2**24  # numbers that are held together: in a group of rows, in a batch of signals
+MOST_VALUES = 2**24  # numbers in memory at once: of a group of rows, of a batch of signals
 
 T = TypeVar("T")
 
@@ -77,8 +80,11 @@ def schema_of(signatures: Mapping[str, Signature], named: bool = False) -> pa.Sc
             pa.bool_(),
             pa.dictionary(pa.int32(), pa.string()),
         )
-        columns += [pa.field(name + suffix, kind) for suffix, kind in zip(COLUMNS, types)]
-        columns += [pa.field(name + FILE, pa.string())] if named else []
+        columns += [
+            pa.field(name + suffix, kind) for suffix, kind in zip(COLUMNS, types, strict=True)
+        ]
+        if named:
+            columns.append(pa.field(name + FILE, pa.string()))
     about = {
         "format": FORMAT,
         "fields": {name: signature.as_dict() for name, signature in signatures.items()},
@@ -96,34 +102,43 @@ def write_tokens(
     row_group: int = 4096,
     named: bool = False,
 ) -> int:
-    """Write rows (field -> segment; a field may be missing) to `path`, `row_group` at a time, fewer
-    where they are long; returns how many.
+    """Write rows (field -> segment; a field may be missing) atomically; returns how many.
 
-    named: each row comes with the name of the file that it was read from, which is kept.
-    The file appears under its name only when it is whole. Raises ValueError for a segment that does
-    not fit its field's signature: that is a tokenizer's mistake, not the user's.
+    row_group: at most so many rows are written at a time, fewer where they are long. named: each
+    row comes with the name of the file that it was read from, which is written too.
+
+    Raises ValueError for a segment that does not fit its field's signature: that is a mistake of
+    the tokenizer, not of the user.
     """
-    schema, n_rows = schema_of(signatures, named), 0
+    schema = schema_of(signatures, named)
+    n_rows = 0
     with (
         atomic_write(Path(path)) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for group in groups(rows, row_group, _size_of_named if named else _size_of):
-            files, group = zip(*group) if named else (None, group)
-            writer.write_table(_table(group, signatures, schema, files))
+        for group in groups(_named(rows, named), row_group, lambda row: _size_of(row[1])):
+            files = [file for file, _ in group] if named else None
+            writer.write_table(_table([row for _, row in group], signatures, schema, files))
             n_rows += len(group)
     return n_rows
 
 
+def _named(rows: Iterable[Any], named: bool) -> Iterator[tuple[str, Mapping[str, Segment]]]:
+    """(file, row) of every row; "" where rows come without their files."""
+    for row in rows:
+        yield row if named else ("", row)
+
+
 def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Items in their order, so many together at most, fewer where their sizes pass MOST_VALUES."""
+    """Items in order, in groups of at most `most`, fewer where their sizes exceed MOST_VALUES."""
     group: list[T] = []
     total = 0
     for item in items:
         own = size(item)
         if group and (len(group) == most or total + own > MOST_VALUES):
             yield group
-            group, total = [], 0
+            group = []
+            total = 0
         group.append(item)
         total += own
     if group:
@@ -132,10 +147,6 @@ def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[
 
 def _size_of(row: Mapping[str, Segment]) -> int:
     return sum(segment.values.size for segment in row.values())
-
-
-def _size_of_named(row: tuple[str, Mapping[str, Segment]]) -> int:
-    return _size_of(row[1])
 
 
 def _table(
@@ -153,23 +164,18 @@ def _table(
     arrays = []
     for name, signature in signatures.items():
         segments = [row.get(name) for row in rows]
-        infos = [None if s is None else json.dumps(dict(s.info), default=_plain) for s in segments]
-        truncated = [None if s is None else bool(s.truncated) for s in segments]
-        made_by = pa.array(
-            [None if s is None else signature.fingerprint for s in segments], pa.string()
-        )
+        missing = np.array([s is None for s in segments], bool)
+        infos = [s if s is None else json.dumps(dict(s.info), default=_plain) for s in segments]
+        truncated = [s if s is None else bool(s.truncated) for s in segments]
+        makers = np.full(len(segments), signature.fingerprint, object)
         arrays += [
             _frames_column(name, segments, signature),
             pa.array(infos, pa.string()),
             pa.array(truncated, pa.bool_()),
+            pa.array(makers, pa.string(), mask=missing).dictionary_encode(),
         ]
-        arrays.append(made_by.dictionary_encode())
         if files is not None:
-            arrays.append(
-                pa.array(
-                    [None if s is None else file for s, file in zip(segments, files)], pa.string()
-                )
-            )
+            arrays.append(pa.array(np.array(files, object), pa.string(), mask=missing))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -205,8 +211,8 @@ def _checked(name: str, segment: Segment, signature: Signature, width: int) -> n
     return values
 
 
-def _plain(value):
-    """Numpy's scalars as JSON's."""
+def _plain(value: Any) -> Any:
+    """A numpy scalar as JSON's."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"info holds a {type(value).__name__}; only scalars can be stored")
@@ -216,7 +222,7 @@ def _plain(value):
 
 
 def is_tokens(path: Path) -> bool:
-    """Whether a file says of itself that it is one of tokens, whatever may be wrong with it."""
+    """Whether the metadata of a file are those of a token file; it may be damaged otherwise."""
     if not path.is_file():
         return False
     try:
@@ -242,8 +248,8 @@ def read_tokens(
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths:
         raise UserError(f"{path}: no token files (*.parquet) in this folder")
-    found, parts = zip(*(_look_at(p, expect) for p in paths))
-    for p, signatures in zip(paths, found):
+    found, parts = zip(*(_look_at(p, expect) for p in paths), strict=True)
+    for p, signatures in zip(paths, found, strict=True):
         if signatures != found[0]:
             raise UserError(
                 f"{p}: its fields or tokenizers differ from those of {paths[0]}; keep them in"
@@ -259,12 +265,13 @@ def read_tokens(
 def _look_at(
     path: Path, expect: Mapping[str, Signature] | None
 ) -> tuple[dict[str, Signature], Part]:
-    """What a Parquet file says of itself, without reading a row."""
+    """The signatures and sizes in a Parquet file's metadata; no row is read."""
     if not path.is_file():
         raise UserError(f"{path}: no such token file")
     with sound(path), pq.ParquetFile(path) as file:
         types = {column.name: column.type for column in file.schema_arrow}
-        about, metadata = file.metadata, file.schema_arrow.metadata or {}
+        about = file.metadata
+        metadata = file.schema_arrow.metadata or {}
     found = _signatures(path, metadata)
     wanted = found if expect is None else expect
     for name, signature in wanted.items():
@@ -303,10 +310,11 @@ def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signat
 def _check_columns(
     path: Path, name: str, signature: Signature, types: Mapping[str, pa.DataType]
 ) -> None:
-    """Raise UserError for a field whose columns are missing or of other types; who made its rows is
-    checked when they are read.
+    """Raise UserError for a field whose columns are missing or of other types.
+
+    The tokenizer that made its rows is checked when they are read.
     """
-    for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types):
+    for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types, strict=True):
         if name + suffix not in types:
             raise UserError(f"{path}: the column {name + suffix!r} is missing")
         if types[name + suffix] != kind:
@@ -317,9 +325,7 @@ def _check_columns(
 
 
 def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) -> int:
-    """What the numbers of all frames take in the narrowest types, in bytes; an empty segment counts
-    as one number.
-    """
+    """The bytes of all frames in the narrowest types; an empty segment counts as one number."""
     size = {
         f"{name}.list.": np.dtype(number_of(signature)).itemsize
         for name, signature in signatures.items()
@@ -351,11 +357,13 @@ class TokenFile:
         n: int,
         columns: Mapping[str, Column],
         parts: Sequence[Path] = (),
-    ):
-        self.path, self.parts = path, tuple(parts)
+    ) -> None:
+        self.path = path
+        self.parts = tuple(parts)
         self.signatures = dict(signatures)
         self.fields = tuple(self.signatures)
-        self._n, self._columns = n, columns
+        self._n = n
+        self._columns = columns
 
     def __len__(self) -> int:
         return self._n
@@ -372,28 +380,29 @@ class TokenFile:
         """Row i's segment of a field, a copy. Raises KeyError where the row lacks it."""
         if not -self._n <= i < self._n:
             raise IndexError(f"row {i} of {self._n}")
-        i, column, signature = i % self._n, self._columns[field], self.signatures[field]
+        i %= self._n
+        column = self._columns[field]
+        signature = self.signatures[field]
         if not column.present[i]:
             raise KeyError(f"row {i} has no field {field!r}")
         frames = column.values[column.offsets[i] : column.offsets[i + 1]]
-        # codes in a wide type, so that arithmetic on them cannot wrap
-        kind, wide = ("latents", np.float32) if signature.latent_size else ("codes", np.int32)
         try:
             info = _info(column.info(i))
         except UserError as error:
             raise UserError(f"{self.path}: field {field!r}, row {i}: {error}") from None
-        return Segment(
-            signature.modality,
-            **{kind: frames.astype(wide)},
-            info=info,
-            truncated=bool(column.truncated[i]),
-        )
+        truncated = bool(column.truncated[i])
+        if signature.latent_size:
+            latents = frames.astype(np.float32)
+            return Segment(signature.modality, latents=latents, info=info, truncated=truncated)
+        codes = frames.astype(np.int32)  # a wide type, so that arithmetic on codes cannot wrap
+        return Segment(signature.modality, codes=codes, info=info, truncated=truncated)
 
     def files(self, field: str) -> list[str | None]:
-        """The file that each row's signal of a field was read from; None where that is not noted.
+        """The file that each row's signal of a field was read from; None where it is unknown.
 
-        Names are as the file has them: they may be anything. Raises UserError for a damaged
-        file.
+        Names are not checked: they may be anything.
+
+        Raises UserError for a damaged file.
         """
         found: list[str | None] = []
         for part in self.parts:
@@ -414,11 +423,13 @@ class TokenFile:
 
 @lru_cache(maxsize=4096)
 def _info(text: bytes) -> Mapping:
-    """JSON once per distinct text; rows that share it share the mapping, which nobody writes to.
+    """The info in a JSON text, parsed once: rows with the same text share the mapping.
 
     Raises UserError for what is no info.
     """
-    found = parse_json(text, "info") if text else {}
+    found = {}
+    if text:
+        found = parse_json(text, "info")
     check_known(found, INFO, "info")
     for name, value in found.items():
         if isinstance(value, (dict, list)):
