@@ -30,7 +30,7 @@ from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.io.overrides import leaves
 from mmtok.io.strict_json import read_json
-from mmtok.run.build import HOW
+from mmtok.run.changes import FREE_FIELDS
 from mmtok.run.recipe import Recipe
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_log
@@ -47,7 +47,7 @@ OF_ONE = 0.1
 # Figures of the log that are kept by modality; a modality has one or the other.
 KINDS = ("nats", "training_loss")
 # Settings that may differ between a run and its reference.
-FREE = HOW | {
+FREE = FREE_FIELDS | {
     "train.seed",
     "train.grad_accum_steps",
     "train.checkpoint_every",

@@ -18,7 +18,7 @@ from forked import fork
 
 from mmtok.cli import main
 from mmtok.errors import UserError
-from mmtok.evaluation import questions
+from mmtok.evaluation import speech as speech_figures
 from mmtok.model import likelihood as score
 from mmtok.run.run import Run
 
@@ -62,7 +62,9 @@ def by_all(home, run, images):
     torch.set_num_threads(1)
     for function in (score.score, score.score_part):  # positions per batch: many batches to share
         function.__defaults__ = (64, *function.__defaults__[1:])
-    questions.train_speech_judge = functools.partial(questions.train_speech_judge, n_steps=2)
+    speech_figures.train_speech_judge = functools.partial(
+        speech_figures.train_speech_judge, n_steps=2
+    )
     codes, copy = {}, lambda to: shutil.copytree(run, to)
 
     def ask(n, name, words, before=None):

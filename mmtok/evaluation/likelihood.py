@@ -234,7 +234,7 @@ def zero_shot(task: TaskEvaluation) -> dict[str, float]:
         for caption in encoded_captions
         for image in encoded_images
     ]
-    scores = task.run.score_documents(documents, at_once=max(1, len(rows)))
+    scores = task.run.score_documents(documents, group_size=max(1, len(rows)))
     nll = np.array([_last_nll(scored) for scored in scores]).reshape(len(captions), len(rows))
     right = [captions[k] == true for k, (true, _) in zip(nll.argmin(0), rows, strict=True)]
     return {"accuracy": float(np.mean(right)), "n": len(rows)}

@@ -1,54 +1,43 @@
-"""Makes a run: starts its folder, fits its tokenizers, tokenises, trains.
+"""Makes a run: its folder, its tokenizers, its tokens, its decoder.
 
-What stands is kept, so the same call goes on.
-
-The only place that builds live objects from a recipe; what is opened again and asked afterwards is
-a `Run` (opened.py).
+What is already made is kept, so the same call goes on where the last one stopped. This is the only
+place that makes tokenizers and a trainer from a recipe; the finished parts are opened by `Run`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmtok.core.segment import Segment
-from mmtok.data.loader import Loader
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
-from mmtok.data.tokens import TokenFile, write_tokens
+from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
-from mmtok.io.files import (
-    atomic_write,
-    is_temporary,
-    remove_leftovers,
-    save_tensors,
-    write_text,
-)
+from mmtok.io.files import is_temporary, remove_leftovers, write_text
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.io.messages import counted
-from mmtok.io.overrides import leaves
-from mmtok.io.progress import Progress, span_text
-from mmtok.io.strict_json import read_json
+from mmtok.io.progress import Progress
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
-from mmtok.run.folder import is_begun, noted
-from mmtok.run.pretrained import load_start, settled
-from mmtok.run.recipe import Recipe, kinds_of
+from mmtok.run.changes import changed_fields, changes_text, extend_training, refused_changes
+from mmtok.run.folder import record_notes, training_has_begun
+from mmtok.run.pretrained import load_start, resolve_start
+from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures
+from mmtok.run.training import save_model, train_decoder
 from mmtok.tokenizers.base import Tokenizer, counting, encode_named
-from mmtok.train.checkpoint import digest, load_checkpoint, planned_steps
+from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
     check_bands,
     check_cuts,
@@ -56,474 +45,274 @@ from mmtok.train.checks import (
     note_pairing,
     note_spreads,
 )
-from mmtok.train.config import TrainConfig
-from mmtok.train.distributed import Processes, init_distributed
+from mmtok.train.distributed import init_distributed
 from mmtok.train.log import read_log
-from mmtok.train.schedule import schedule_text
 from mmtok.train.tensorboard import Board, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
-from mmtok.train.trainer import Trainer
 
-__all__ = ["Run", "fit", "open_run", "save_model", "start_run", "tokenise", "train"]
+__all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
 
-N_FIT = 4_000  # signals that a tokenizer is fitted to at most
+N_FIT = 4_000  # the most signals that a tokenizer is fitted to
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
-FORETOLD = 10  # steps after which it is said how long a training will take
-N_COUNTED = 200  # segments of a field whose customary units are counted
-HOW = {
-    "train.fsdp",
-    "train.activation_checkpointing",
-    "train.compile",
-}  # fields that say how a run is made, not what it is: they may change on the way
+CHUNK = 256  # examples that are tokenised at once
+
+
+# ---- the folder
 
 
 def start_run(recipe: Recipe, out: Path) -> Run:
     """Make the run folder, or open it again.
 
-    Raises UserError when it was made from another recipe, naming what differs.
-
-    While nothing is trained, a recipe by which all that stands would have been made too takes the
-    place of the one that is there: what is found wrong on the way can be set right by the same call
-    with other fields.
+    While nothing is trained, the recipe may replace the one in the folder, if all that is there
+    would have been made the same with it. So mistakes can be corrected by the same call with other
+    fields. Raises UserError if the folder was made from another recipe, naming the differences.
     """
-    path, signatures = out / "recipe.json", planned_signatures(recipe)
-    check_rows(
-        recipe.tasks,
-        recipe.train.seq_len,
-        {f: (m in signatures and signatures[m].frames) or 0 for f, m in recipe.fields.items()},
-    )
-    if not is_begun(out):  # a trained run keeps its recipe, and may be asked for another guidance
+    signatures = planned_signatures(recipe)
+    n_frames = {}
+    for field, m in recipe.fields.items():
+        n_frames[field] = (signatures[m].frames or 0) if m in signatures else 0
+    check_rows(recipe.tasks, recipe.train.seq_len, n_frames)
+    if not training_has_begun(out):  # a trained run may be sampled with another guidance
         check_guidance(recipe.tasks, recipe.fields, recipe.sampling)
-    if path.exists():
-        changed = _changed(path, recipe)
-        refused = (
-            changed
-            if is_begun(out)
-            else {k: pair for k, pair in changed.items() if _made_by(k, out)}
-        )
-        if refused:
-            raise UserError(
-                f"{out} was made from another recipe ({_told(refused)}): choose another --out, or"
-                " remove the folder"
-            )
-        if any(k.startswith("sources.") for k in changed):
-            _check_sources(recipe)
-        if changed:
-            write_text(path, recipe.to_json())
-            print_status(
-                f"nothing is trained in {out} yet, so its recipe is changed ({_told(changed)})"
-            )
+    if (out / "recipe.json").exists():
+        _update_recipe(recipe, out)
     else:
-        if out.exists() and any(
-            file.name != LOCK and not is_temporary(file) for file in out.iterdir()
-        ):
-            raise UserError(f"{out} is not empty and not a run folder: choose another --out")
-        _check_sources(
-            recipe
-        )  # before anything is written: a mistyped path must not claim the folder
-        for config in recipe.tokenizers.values():
-            config.check()
-        write_text(path, recipe.to_json())
+        _make_folder(recipe, out)
     remove_leftovers(out)
     return Run(out, recipe)
 
 
-def _plan_more(recipe: Recipe, out: Path) -> None:
-    """Where a run that is begun differs from the recipe in its number of steps alone, let it have
-    the recipe's: training goes on from there.
+def _make_folder(recipe: Recipe, out: Path) -> None:
+    if out.exists():
+        files = [f for f in out.iterdir() if f.name != LOCK and not is_temporary(f)]
+        if files:
+            raise UserError(f"{out} is not empty and not a run folder: choose another --out")
+    # before anything is written: a mistyped path must not claim the folder
+    _check_sources(recipe)
+    for config in recipe.tokenizers.values():
+        config.check()
+    write_text(out / "recipe.json", recipe.to_json())
 
-    A finished model is taken away, and then stands as its last checkpoint. Raises UserError for
-    fewer steps than were made, and for a run whose checkpoints are gone.
-    """
-    path, model = out / "recipe.json", out / "model.safetensors"
-    changed = _changed(path, recipe) if path.exists() and is_begun(out) else {}
-    if set(changed) != {"train.steps"}:
-        return
-    ((before, steps),) = changed.values()
-    checkpoint = load_checkpoint(out / "checkpoints")
-    if checkpoint is None:
+
+def _update_recipe(recipe: Recipe, out: Path) -> None:
+    changes = changed_fields(recipe, out)
+    refused = refused_changes(changes, out)
+    if refused:
         raise UserError(
-            f"{out} cannot be trained on, as its checkpoints are gone and with them the optimiser's"
-            " state: choose another --out"
+            f"{out} was made from another recipe ({changes_text(refused)}): choose another --out,"
+            " or remove the folder"
         )
-    done = before if model.exists() else checkpoint.state["step"]
-    if steps < done:
-        raise UserError(
-            f"{out} has made {done} steps, which --train.steps {steps} would have to undo: say at"
-            f" least {done}, or choose another --out"
+    if any(field.startswith("sources.") for field in changes):
+        _check_sources(recipe)
+    if changes:
+        write_text(out / "recipe.json", recipe.to_json())
+        print_status(
+            f"nothing is trained in {out} yet, so its recipe is changed ({changes_text(changes)})"
         )
-    model.unlink(
-        missing_ok=True
-    )  # before the recipe: cut here, the run is unfinished, and the same call goes on
-    (out / "config.json").unlink(missing_ok=True)
-    write_text(path, recipe.to_json())
-
-
-def _changed(path: Path, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Field -> its value in a run's recipe.json and in this recipe, of those that say what the run
-    is and differ.
-    """
-    old, new = leaves(_filled_in(read_json(path), recipe)), leaves(json.loads(recipe.to_json()))
-    differ = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in HOW]
-    return {k: (old.get(k, "absent"), new.get(k, "absent")) for k in differ}
-
-
-def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """The first differences in words."""
-    words = [f"{k}: {old} -> {new}" for k, (old, new) in changed.items()]
-    return "; ".join(words[:5] + [f"and {len(words) - 5} more"] * (len(words) > 5))
-
-
-def _made_by(key: str, out: Path) -> bool:
-    """Whether something stands in the folder of an untrained run that the field `key` of its recipe
-    had a part in.
-
-    A tokenizer is made by its own fields, its signals' preparation, the sources and the seed; the
-    vocabulary and the token files by all tokenizers too.
-    """
-    fitted = {path.parent.name for path in out.glob("tokenizers/*/tokenizer.json")}
-    of_all = (out / "vocabulary.json").exists() or any(out.glob("tokens/*.parquet"))
-    if key.startswith(("tokenizers.", "preparation.")):
-        return of_all or key.split(".")[1] in fitted
-    return key.startswith(("sources.", "train.seed")) and (of_all or bool(fitted))
 
 
 def _check_sources(recipe: Recipe) -> None:
+    """Let the sources raise UserError, for a missing file for example."""
     for source in recipe.sources:
         source.check()
 
 
-def _filled_in(stored: Any, recipe: Recipe) -> Any:
-    """A stored recipe with the defaults of fields that are younger than it, where it can be read at
-    all.
-    """
-    try:
-        return json.loads(Recipe.from_json(json.dumps(stored), tuple(kinds_of(recipe))).to_json())
-    except UserError:
-        return stored
+# ---- tokenizers
 
 
 def fit(recipe: Recipe, out: Path, device: str | None = None) -> Run:
-    """Fit what its tokenizers learn, print their fidelity on held-out signals, and lay out the
-    vocabulary; what stands is kept.
+    """Fit the tokenizers, print their fidelity on held-out signals, and make the vocabulary.
 
-    device: of the run that is returned, by name, as `resolve_device` takes it; tokenizers learn on
-    the CPU. Raises UserError while another process fits or trains in `out`.
+    What is already made is kept. Raises UserError while another process fits or trains in `out`.
+
+    Args:
+        recipe: the recipe.
+        out: the run folder.
+        device: of the run that is returned, by name, as `resolve_device` takes it. Tokenizers are
+            fitted on the CPU.
     """
     stay_on_cpu(device, "tokenizers learn")
-    recipe = settled(recipe, out)
+    recipe = resolve_start(recipe, out)
     with init_distributed(device="cpu") as processes, ExitStack() as stack:
-        processes.on_rank0(
-            lambda: (
-                stack.enter_context(folder_lock(out)),
-                stack.enter_context(noted(out)),
-                _fit(recipe, out),
-            )
-        )
+
+        def work() -> None:
+            stack.enter_context(folder_lock(out))
+            stack.enter_context(record_notes(out))
+            _fit(recipe, out)
+
+        processes.on_rank0(work)
     return Run(out, recipe, resolve_device(device))
 
 
 def _fit(recipe: Recipe, out: Path) -> None:
     run = start_run(recipe, out)
-    fields = recipe.fields
-    for m, config in recipe.tokenizers.items():
-        folder = out / "tokenizers" / m
-        if (folder / "tokenizer.json").exists():
+    for m in recipe.tokenizers:
+        if (out / "tokenizers" / m / "tokenizer.json").exists():
             print_status(f"{m} tokenizer stands")
-            continue
-        names = [f for f, modality in fields.items() if modality == m]
-        some = lambda split, n, names=names: random_subset(
-            _signals(run, split, names), n, recipe.train.seed
-        )
-        tokenizer = fit_tokenizer(
-            config,
-            some("train", N_FIT) if config.learns else (),
-            recipe.train.seed,
-            precision=recipe.train.precision,
-        )
-        fidelity = tokenizer.fidelity(some("heldout", N_FIDELITY))
-        temporary = folder.with_name(f".{m}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            tokenizer.save(temporary)
-            save_preparation(temporary, recipe.preparation.get(m))
-            write_text(temporary / "fidelity.json", json.dumps(fidelity, indent=1))
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        print_status(
-            f"{m} tokenizer {tokenizer.signature.fingerprint}: "
-            + ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
-        )
+        else:
+            _fit_one(run, m)
     vocabulary = run.vocabulary
     if not (out / "vocabulary.json").exists():
         write_text(out / "vocabulary.json", json.dumps(vocabulary.as_dict(), indent=1))
 
 
-def _signals(run: Run, split: str, names: Sequence[str]) -> Iterator[Any]:
+def _fit_one(run: Run, modality: str) -> None:
+    """Fit one tokenizer and save it, with its fidelity, by one renaming."""
+    recipe = run.recipe
+    config = recipe.tokenizers[modality]
+    signals = _some_signals(run, "train", modality, N_FIT) if config.learns else ()
+    tokenizer = fit_tokenizer(config, signals, recipe.train.seed, precision=recipe.train.precision)
+    fidelity = tokenizer.fidelity(_some_signals(run, "heldout", modality, N_FIDELITY))
+    folder = run.folder / "tokenizers" / modality
+    temporary = folder.with_name(f".{modality}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        tokenizer.save(temporary)
+        save_preparation(temporary, recipe.preparation.get(modality))
+        write_text(temporary / "fidelity.json", json.dumps(fidelity, indent=1))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
+    print_status(f"{modality} tokenizer {tokenizer.signature.fingerprint}: {figures}")
+
+
+def _some_signals(run: Run, split: str, modality: str, n: int) -> Sequence[Any]:
+    """At most n random signals of a modality, the same for a seed."""
+    return random_subset(_signals(run, split, modality), n, run.recipe.train.seed)
+
+
+def _signals(run: Run, split: str, modality: str) -> Iterator[Any]:
     for source in run.recipe.sources:
-        mine = [n for n in names if n in source.fields]
-        if mine and split in source.splits:
+        names = [f for f, m in run.recipe.fields.items() if m == modality and f in source.fields]
+        if names and split in source.splits:
             for example in run.examples_of(source, split):
-                yield from (example[n] for n in mine if n in example)
+                yield from (example[name] for name in names if name in example)
+
+
+# ---- tokens
 
 
 def tokenise(run: Run) -> None:
-    """Write the training split of every source as a token file; what stands is kept."""
+    """Write the training split of every source as a token file, unless it is already there."""
     fields = run.recipe.fields
     for i, source in enumerate(run.recipe.sources):
         path = run.token_path(i)
         if path.exists():
             print_status(f"{path.name} stands")
             continue
-        mine = {f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers}
+        tokenizers = {
+            f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers
+        }
         n = source.count("train", run.folder / "data")
         with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
-            rows = _encoded(run.examples_of(source, "train"), mine, progress)
-            n = write_tokens(path, {f: t.signature for f, t in mine.items()}, rows)
+            rows = _encoded(run.examples_of(source, "train"), tokenizers, progress)
+            n = write_tokens(path, {f: t.signature for f, t in tokenizers.items()}, rows)
         print_status(f"{path.name}: {counted(n, 'example')}")
 
 
 def _encoded(
-    examples: Iterator[Mapping[str, Any]], mine: Mapping[str, Tokenizer], progress: Progress
+    examples: Iterator[Mapping[str, Any]], tokenizers: Mapping[str, Tokenizer], progress: Progress
 ) -> Iterator[dict[str, Segment]]:
     """The examples as rows of segments.
 
-    Raises UserError for a signal that is refused, naming its field and where it came from.
+    Raises UserError for a signal that is refused, naming its field and its origin.
     """
     done = 0
-    with counting(mine.values()):
-        while chunk := list(islice(examples, 256)):
-            columns = {}
-            for f, tokenizer in mine.items():
-                having = [i for i, e in enumerate(chunk) if f in e]
-                named = [
-                    (f"{f} of {getattr(chunk[i], 'name', f'example {done + i}')}", chunk[i][f])
-                    for i in having
-                ]
-                columns[f] = dict(zip(having, encode_named(tokenizer, named)))
-            yield from (
-                {f: column[i] for f, column in columns.items() if i in column}
-                for i in range(len(chunk))
-            )
+    with counting(tokenizers.values()):
+        while chunk := list(islice(examples, CHUNK)):
+            rows: list[dict[str, Segment]] = [{} for _ in chunk]
+            for field, tokenizer in tokenizers.items():
+                having = [i for i, example in enumerate(chunk) if field in example]
+                named = []
+                for i in having:
+                    origin = getattr(chunk[i], "name", f"example {done + i}")
+                    named.append((f"{field} of {origin}", chunk[i][field]))
+                segments = encode_named(tokenizer, named)
+                for i, segment in zip(having, segments, strict=True):
+                    rows[i][field] = segment
+            yield from rows
             done += len(chunk)
             progress.advance(len(chunk))
 
 
+# ---- the decoder
+
+
 def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:
-    """Fit if needed, tokenise, train; the same call again resumes, and does nothing when all is
-    done.
+    """Fit if needed, tokenise, train.
 
-    With another number of steps a run that is begun, or finished, is trained on to it: the learning
-    rate goes on as `learning_rate` says.
+    The same call again resumes, and does nothing for a finished run. With another number of steps a
+    run is trained on, finished or not; `learning_rate` says how its learning rate goes on. Under
+    torchrun all processes share the training, and rank 0 does everything else. Raises UserError
+    while another process fits or trains in `out`.
 
-    tensorboard: write what the log says as TensorBoard's scalars too, to RUN/tensorboard; what was
-    logged before is there as well.
-    device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
-    Under torchrun all processes share the training, and the first does everything else. Raises
-    UserError while another one fits or trains in `out`.
+    Args:
+        recipe: the recipe.
+        out: the run folder.
+        tensorboard: write the log as TensorBoard's scalars too, to RUN/tensorboard, from the first
+            logged step on.
+        device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
     """
-    recipe = settled(recipe, out)
+    recipe = resolve_start(recipe, out)
     with init_distributed(device=device) as processes, ExitStack() as stack:
-        processes.on_rank0(
-            lambda: (
-                need_tensorboard() if tensorboard else None,
-                stack.enter_context(folder_lock(out)),
-                stack.enter_context(noted(out)),
-                _plan_more(recipe, out),
-                _fit(recipe, out),
-            )
-        )
+
+        def start() -> None:
+            if tensorboard:
+                need_tensorboard()
+            stack.enter_context(folder_lock(out))
+            stack.enter_context(record_notes(out))
+            extend_training(recipe, out)
+            _fit(recipe, out)
+
+        def open_board() -> Callable[[dict], None] | None:
+            if not tensorboard:
+                return None
+            board = Board(out / "tensorboard", read_log(out / "log.jsonl"))
+            return stack.enter_context(board).add
+
+        processes.on_rank0(start)
         run = Run(out, recipe, processes.device)
-        opened = lambda: (
-            stack.enter_context(Board(out / "tensorboard", read_log(out / "log.jsonl"))).add
-        )
-        board = opened if tensorboard else lambda: lambda line: None
         if (out / "model.safetensors").exists():
-            message = f"{out} is trained: nothing to do"
-            processes.on_rank0(lambda: (board(), print_status(message)))
+            processes.on_rank0(open_board)
+            processes.on_rank0(lambda: print_status(f"{out} is trained: nothing to do"))
             return run
-        _check_heads(run)
-        # before the long work: sizes that do not fit are found here. What will be sharded need not
-        # fit into one GPU
-        lm = run.untrained(
-            torch.device("cpu") if recipe.train.fsdp and processes.world_size > 1 else None
-        )
-        check_cuts(lm, recipe.tasks, recipe.fields)
+        # what will be sharded need not fit into one GPU
+        sharded = recipe.train.fsdp and processes.world_size > 1
+        lm = _checked_decoder(run, torch.device("cpu") if sharded else None)
         processes.on_rank0(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
-        check_bands(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
-        if (
-            recipe.start and load_checkpoint(out / "checkpoints") is None
-        ):  # else training goes on from there
+        if recipe.start and load_checkpoint(out / "checkpoints") is None:
             load_start(lm, recipe)
-        processes.on_rank0(lambda: (tokenise(run), _note_spreads(run, lm)))
-        weights = _trained(run, lm, processes, board)
+
+        def prepare() -> None:
+            tokenise(run)
+            predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
+            note_spreads(lm, run.token_files, predicted, recipe.train.seed)
+
+        processes.on_rank0(prepare)
+        weights = train_decoder(run, lm, processes, open_board)
         processes.on_rank0(lambda: save_model(run, weights))
     return run
 
 
-def _trained(
-    run: Run, lm: LM, processes: Processes, board: Callable[[], Callable[[dict], None]]
-) -> dict[str, torch.Tensor]:
-    """The weights to keep, after training from the newest checkpoint or from the start.
-
-    board(): opens what is told the log's lines too.
-    """
-    recipe, config, log_path = run.recipe, run.recipe.train, run.folder / "log.jsonl"
-    files = _token_files(run, processes)
-    loader = Loader(
-        files,
-        recipe.tasks,
-        run.vocabulary,
-        recipe.input_masking,
-        config.batch_size,
-        config.seq_len,
-        config.seed,
-    )
-    progress = Progress("train", config.steps, "steps")
-    told: list[Callable[[dict], None]] = [lambda line: _log(log_path, line, progress.left)]
-    tell = lambda line: [listener(line) for listener in told]
-    trainer = Trainer(
-        lm,
-        loader,
-        config,
-        run.folder / "checkpoints",
-        tell,
-        processes,
-        _units_per_frame(run, files),
-    )
-    resumed = trainer.resume()
-
-    def begin() -> None:
-        if resumed:
-            print_status(f"resuming at step {trainer.step}")
-        if len(trainer.planned) > 1:
-            print_status(schedule_text(config, trainer.planned))
-        kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
-        write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
-        told.append(board())
-        among = (
-            f", {'sharded over' if trainer.sharded else 'shared by'} {processes.world_size} processes"
-            * (processes.world_size > 1)
-        )
-        n_parameters = sum(p.numel() for p in lm.parameters())
-        size = f"{n_parameters / 1e6:.2f} M parameters in {trainer.precision}"
-        print_status(
-            f"training {size}, {counted(config.steps, 'step')} of {config.batch_size} x"
-            f" {config.seq_len} positions{among}"
-        )
-
-    processes.on_rank0(begin)
-    if processes.is_rank0:
-        progress.done = first = trainer.step
-        with progress:
-            trainer.run(lambda step: _stepped(progress, first, config))
-    else:
-        trainer.run()
-    return trainer.weights()
-
-
-def _stepped(progress: Progress, first: int, config: TrainConfig) -> None:
-    """Count a step; after some of them say how long the training will take.
-
-    first: the step that this call went on from.
-    """
-    progress.advance()
-    pace = progress.pace.seconds
-    if progress.done - first != FORETOLD or progress.done >= config.steps or pace is None:
-        return
-    n = config.steps - (first and progress.done)
-    what = f"the {n:,} steps that are left" if first else f"{n:,} steps"
-    saved = (
-        f"; checkpoints every {config.checkpoint_every}"
-        if config.checkpoint_every < config.steps
-        else ""
-    )
-    print_status(f"about {span_text(pace * n)} for {what} at {pace:.2g} s a step{saved}")
-
-
-def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
-    """The run's token files, first opened by the first process, which writes what all map; it alone
-    says where that cannot be written.
-    """
-    files = processes.on_rank0(run.token_files)
-    if files is None:
-        with warnings.catch_warnings(action="ignore"):
-            files = run.token_files()
-    return files
-
-
-def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
-    """Modality -> how many of its customary unit (bytes of a text, particles of a jet) a frame that
-    is learned holds on average.
-
-    Counted on segments spread evenly over the token files, so that it is the same when the training
-    goes on.
-    """
-    made = {f for task in run.recipe.tasks for f in task.predicted}
-    counts: dict[str, np.ndarray] = {}
-    for file, f in ((file, f) for file in files for f in file.fields if f in made):
-        m, having = file.signatures[f].modality, np.flatnonzero(file.has(f))
-        for i in having[np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)]:
-            segment = file.segment(f, i)
-            counts[m] = counts.get(m, 0) + np.array(
-                [run.tokenizers[m].n_units(segment), len(segment)]
-            )
-    return {m: float(n_units / n_frames) for m, (n_units, n_frames) in counts.items() if n_units}
+def _checked_decoder(run: Run, device: torch.device | None) -> LM:
+    """The untrained decoder, checked against tasks and data before the long work begins."""
+    recipe = run.recipe
+    _check_heads(run)
+    lm = run.untrained(device)
+    check_cuts(lm, recipe.tasks, recipe.fields)
+    check_bands(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
+    return lm
 
 
 def _check_heads(run: Run) -> None:
-    """Raise UserError when a task makes many-channel or latent frames that no head fills in."""
+    """Raise UserError if a predicted modality has several channels or latents, but no head."""
     for task in run.recipe.tasks:
-        for name in task.predicted:
-            m = run.recipe.fields[name]
+        for field in task.predicted:
+            m = run.recipe.fields[field]
             signature = run.vocabulary.signatures[m]
             if not signature.one_channel and m not in run.recipe.model.heads:
                 raise UserError(
                     f"{m} is made by the task {task}, but model.heads has no head for it: add"
                     f" {fitting_heads(signature)}"
                 )
-
-
-def _note_spreads(run: Run, lm: LM) -> None:
-    made = {f: run.recipe.fields[f] for task in run.recipe.tasks for f in task.predicted}
-    note_spreads(lm, run.token_files, made, run.recipe.train.seed)
-
-
-def _log(path: Path, line: dict, left: str) -> None:
-    """Add a line to the log, and say it. left: how long the training will take yet, or nothing."""
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise OSError(
-            error.errno, error.strerror, str(path)
-        ) from error  # a full disk names no file
-    listed = lambda key: " ".join(
-        f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None
-    )
-    losses = "".join(
-        f", {name} {listed(key)}"
-        for name, key in (("nats", "nats"), ("training loss", "training_loss"))
-        if listed(key)
-    )
-    print_status(
-        f"step {line['step']}: loss {line['loss']:.4f}{losses}, {line['positions_per_s']:.0f}"
-        " positions/s" + f", {left}" * bool(left)
-    )
-
-
-def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
-    """model.safetensors beside a config.json with its SHA-256, and a type of its own, so that no
-    loader drops the heads silently.
-    """
-    with atomic_write(run.folder / "model.safetensors") as temporary:
-        save_tensors(temporary, weights)
-        config = {
-            "model_type": "mmtok",
-            "vocabulary": run.vocabulary.fingerprint,
-            "recipe": "recipe.json",
-            "sha256": digest(temporary),
-            "planned": planned_steps(run.folder / "checkpoints"),
-        }
-        write_text(run.folder / "config.json", json.dumps(config, indent=1))

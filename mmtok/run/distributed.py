@@ -1,13 +1,13 @@
-"""Several processes that answer one question: `torchrun --nproc-per-node N -m mmtok sample`, or
-`score`, or `evaluate`.
+"""Sampling and scoring with several processes, as in `torchrun ... -m mmtok sample`.
 
-The first does all that one process does: it reads, judges, writes and prints. What it asks the
-decoder is shared: the others wait to be told of it, do their part and hand that back. A part is
-what one process would have done in one go, a batch of prompts or of documents, so that results do
-not depend on the number of processes, to the last bit. With one exception: beyond its first `batch`
-prompts a call of `draw` in one process goes on with the random numbers where the batch before
-stopped, which nobody knows before; here each of these batches has a seed of its own, made from the
-call's and the batch's number. Those draws are others, from the same distribution.
+Rank 0 does all that a single process does: it reads, decides, writes and prints. What it asks of
+the decoder is shared: the other ranks wait for it, do their part and send that back.
+
+A part is what one process would have done at once, a batch of prompts or of documents. So results
+do not depend on the number of processes, to the last bit, with one exception. In one process, the
+second batch of a call of `draw` goes on with the random numbers where the first one stopped, which
+is not known beforehand. Here each batch has a seed of its own, made from the call's seed and the
+batch's number. Those samples differ, but are from the same distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,42 +40,50 @@ LOST = "another process is gone or does not answer; nothing is wrong with the ru
 def together(
     folder: Path,
     recipe_file: Path | None,
-    ask: Callable[[Run], T],
+    work: Callable[[Run], T],
     device: str | None = None,
     step: int | None = None,
 ) -> T | None:
-    """Open a run and ask it something, in all the processes that torchrun started; the answer is
-    the first one's, None in the others.
+    """Open a run and call `work` with it, sharing the decoder's work among torchrun's processes.
 
-    device: where the decoder computes, by name, as `resolve_device` takes it. step: of the
-    checkpoint whose weights are taken, as `Run` says; all take the first one's. Where something
-    goes wrong, in whichever of them, the first raises it, and the others leave with SystemExit(2).
+    Returns the result on rank 0, None on the others. If something goes wrong on any rank, rank 0
+    raises it, and the others leave with SystemExit(2).
+
+    Args:
+        folder: of the run.
+        recipe_file: as for `open_run`.
+        work: called on rank 0 only.
+        device: of the decoder, by name, as `resolve_device` takes it.
+        step: of the checkpoint whose weights are used, as in `Run`; all ranks use rank 0's.
     """
     with init_distributed(LOST, device) as processes:
-        opened = lambda step: open_run(folder, recipe_file, processes.device, step)
+
+        def open_step(step: int | None) -> Run:
+            return open_run(folder, recipe_file, processes.device, step)
+
         if processes.world_size == 1:
-            return ask(opened(step))
+            return work(open_step(step))
         if not processes.is_rank0:
-            return _serve(opened, processes)
+            return _serve(open_step, processes)
         try:
-            answer = ask(SharedRun(opened(step), processes))
+            result = work(SharedRun(open_step(step), processes))
         except Exception:
-            _tell(processes, Leave(2))
+            _broadcast(processes, Leave(2))
             raise
-        _tell(processes, Leave(0))
-        return answer
+        _broadcast(processes, Leave(0))
+        return result
 
 
 @dataclass(frozen=True)
 class Leave:
-    """Told to the others at the end: whether all went well."""
+    """Message at the end: the exit code, 0 if all went well."""
 
     code: int
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Told to the others: the arguments of `Run.draw`, of which each takes some batches."""
+    """Message: the arguments of `Run.draw`, of which each rank takes some batches."""
 
     prompts: Sequence[Document]
     sampling: Sampling
@@ -83,171 +91,165 @@ class Draw:
     batch: int
 
     def part(self, run: SharedRun, done: Callable[[int], None]) -> dict[int, Sampled]:
-        """This process's samples by the number of their prompt."""
-        drawn: dict[int, Sampled] = {}
-        for k in range(
-            run.processes.rank, -(-len(self.prompts) // self.batch), run.processes.world_size
-        ):
+        """This rank's samples by the number of their prompt."""
+        samples: dict[int, Sampled] = {}
+        n_batches = -(-len(self.prompts) // self.batch)
+        for k in range(run.processes.rank, n_batches, run.processes.world_size):
             start = k * self.batch
-            with redirect_stderr(io.StringIO()):  # how far all are is said elsewhere
-                some = Run.draw(
-                    run,
-                    self.prompts[start : start + self.batch],
-                    self.sampling,
-                    seed_of(self.seed, k),
-                    self.batch,
-                )
-            drawn |= enumerate(
-                some if k == 0 else [replace(d, trajectory=()) for d in some], start
-            )  # only a call's first have strips
+            prompts = self.prompts[start : start + self.batch]
+            with redirect_stderr(io.StringIO()):  # the progress of all ranks is shown elsewhere
+                some = Run.draw(run, prompts, self.sampling, seed_of(self.seed, k), self.batch)
+            if k > 0:  # only a call's first samples have trajectories
+                some = [replace(sample, trajectory=()) for sample in some]
+            samples |= enumerate(some, start)
             done(len(some))
-        return drawn
+        return samples
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Told to the others: the documents that are to be scored, and whether by the decoder as it was
-    before training.
-    """
+class ScoreDocuments:
+    """Message: the documents to score, and whether by the untrained decoder."""
 
     documents: Sequence[Document]
     untrained: bool
 
     def part(self, run: SharedRun, done: Callable[[int], None]) -> dict[int, LogLikelihood]:
-        """This process's scores by the number of their document."""
-        scored = run.score_part(
-            self.documents,
-            run.processes.rank,
-            run.processes.world_size,
-            run.before_training if self.untrained else None,
-        )
-        done(len(scored))
-        return scored
+        """This rank's scores by the number of their document."""
+        lm = run.untrained_lm if self.untrained else None
+        rank, world_size = run.processes.rank, run.processes.world_size
+        scores = run.score_part(self.documents, rank, world_size, lm)
+        done(len(scores))
+        return scores
 
 
 class SharedRun(Run):
-    """A run whose draws and scores are shared by several processes; in the first of them it is
-    asked as any other.
-    """
+    """A run whose `draw` and `score_documents`, called on rank 0, are shared by all ranks."""
 
-    def __init__(self, run: Run, processes: Processes):
+    def __init__(self, run: Run, processes: Processes) -> None:
         super().__init__(run.folder, run.recipe, run.device, run.step)
         self.processes = processes
 
     def note(self, line: str) -> None:
-        """Say it, in the first process."""
+        """Print a note on rank 0."""
         if self.processes.is_rank0:
             super().note(line)
 
     @cached_property
-    def before_training(self) -> LM:
-        """What `untrained` gives, kept."""
+    def untrained_lm(self) -> LM:
+        """The decoder that `untrained` makes, kept."""
         return self.untrained()
 
     def draw(
         self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256
     ) -> list[Sampled]:
-        """As `Run.draw`, each batch by one of the processes."""
-        if len(prompts) <= batch:  # one batch is one process's
+        """As `Run.draw`, each batch on one of the ranks."""
+        if len(prompts) <= batch:
             return super().draw(prompts, sampling, seed, batch)
-        return self._shared(
-            Draw(prompts, sampling, seed, batch),
-            len(prompts),
-            f"draw {prompts[0].segments[-1].modality}",
-            "samples",
-        )
+        label = f"draw {prompts[0].segments[-1].modality}"
+        return self._shared(Draw(prompts, sampling, seed, batch), len(prompts), label, "samples")
 
     def score_documents(
-        self, documents: Sequence[Document], lm: LM | None = None, **how: int
+        self,
+        documents: Sequence[Document],
+        lm: LM | None = None,
+        group_size: int | None = None,
     ) -> list[LogLikelihood]:
-        """As `Run.score_documents`; by the trained decoder, and by one whose weights are the
-        untrained one's, it is shared.
-        """
+        """As `Run.score_documents`; shared for the trained and the untrained decoder."""
         untrained = lm is not None and lm is not self.lm
-        if not documents or how or untrained and not _same(lm, self.before_training):
-            return super().score_documents(documents, lm, **how)
-        return self._shared(Rate(documents, untrained), len(documents), "score", "documents")
+        can_share = not untrained or _same(lm, self.untrained_lm)
+        if not documents or group_size is not None or not can_share:
+            return super().score_documents(documents, lm, group_size)
+        message = ScoreDocuments(documents, untrained)
+        return self._shared(message, len(documents), "score", "documents")
 
-    def _shared(self, task: Draw | Rate, n: int, label: str, unit: str) -> list:
-        """What all processes make of a task, in its order.
+    def _shared(self, message: Draw | ScoreDocuments, n: int, label: str, unit: str) -> list:
+        """The results of all ranks, in order.
 
-        Raises what went wrong in any of them.
+        Raises what went wrong on any of them.
         """
-        _tell(self.processes, task, None if self._checkpoint is None else self.trained["step"])
-        with Progress(f"{label} ({self.processes.world_size} processes)", n, unit) as progress:
-            parts = _gathered(self.processes, lambda: task.part(self, progress.advance))
+        # training may have made another checkpoint meanwhile: all ranks use this one
+        step = None if self._checkpoint is None else self.trained["step"]
+        _broadcast(self.processes, message, step)
+        label = f"{label} ({self.processes.world_size} processes)"
+        results: dict[int, Any] = {}
+        with Progress(label, n, unit) as progress:
+            for part in _gather(self.processes, lambda: message.part(self, progress.advance)):
+                results |= part
             progress.advance(n - progress.done)
-        return [x for _, x in sorted({i: x for part in parts for i, x in part.items()}.items())]
+        return [results[i] for i in sorted(results)]
 
 
 def _same(a: LM, b: LM) -> bool:
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(
-        x.device == b[k].device and torch.equal(x, b[k]) for k, x in a.items()
+    """Whether two decoders have the same weights on the same devices."""
+    of_a, of_b = a.state_dict(), b.state_dict()
+    return of_a.keys() == of_b.keys() and all(
+        x.device == of_b[k].device and torch.equal(x, of_b[k]) for k, x in of_a.items()
     )
 
 
 def seed_of(seed: int, k: int) -> int:
-    """Of batch number k; the first one's is the call's own."""
-    return (
-        seed
-        if k == 0
-        else int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0] >> 1)
-    )
+    """The seed of batch number k; the first one's is the call's own."""
+    if k == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, k]).generate_state(1, np.uint64)[0] >> 1)
 
 
-# ---- what the processes say to each other
+# ---- messages between the processes
 
 
-def _tell(processes: Processes, task: Draw | Rate | Leave, step: int | None = None) -> None:
-    dist.broadcast_object_list([task, step], 0, group=processes.wait_group)
+def _broadcast(
+    processes: Processes, message: Draw | ScoreDocuments | Leave, step: int | None = None
+) -> None:
+    """Send a message, and the step of the weights to use, from rank 0 to the others."""
+    dist.broadcast_object_list([message, step], 0, group=processes.wait_group)
 
 
-def _serve(opened: Callable[[int | None], Run], processes: Processes) -> None:
-    """Do this process's part of whatever the first one tells of, until it says that there is no
-    more.
+def _serve(open_step: Callable[[int | None], Run], processes: Processes) -> None:
+    """Do this rank's part of whatever rank 0 sends, until it sends Leave."""
 
-    It also tells of which step the weights are: a training that goes on may have made another
-    checkpoint meanwhile.
-    """
-    shared = cache(lambda step: SharedRun(opened(step), processes))
+    @cache
+    def shared_run(step: int | None) -> SharedRun:
+        return SharedRun(open_step(step), processes)
+
+    def part(message: Draw | ScoreDocuments, step: int | None) -> dict[int, Any]:
+        return message.part(shared_run(step), lambda n: None)
+
     while True:
-        told: list[Any] = [None, None]
-        dist.broadcast_object_list(told, 0, group=processes.wait_group)
-        task, step = told
-        if isinstance(task, Leave):
-            if task.code:
-                raise SystemExit(task.code)
+        received: list[Any] = [None, None]
+        dist.broadcast_object_list(received, 0, group=processes.wait_group)
+        message, step = received
+        if isinstance(message, Leave):
+            if message.code:
+                raise SystemExit(message.code)
             return
-        _gathered(processes, lambda task=task, step=step: task.part(shared(step), lambda n: None))
+        _gather(processes, partial(part, message, step))
 
 
-def _gathered(processes: Processes, part: Callable[[], dict[int, Any]]) -> list[dict[int, Any]]:
-    """The parts of all processes, in the first; what went wrong in any of them is raised there, the
-    first one's own before all.
+def _gather(processes: Processes, part: Callable[[], dict[int, Any]]) -> list[dict[int, Any]]:
+    """The parts of all ranks, on rank 0; [] on the others.
+
+    What went wrong on any rank is raised on rank 0, its own error first.
     """
-    mine, wrong = None, None
+    mine: dict[int, Any] = {}
+    own_error: Exception | None = None
+    problem: tuple[bool, str] | None = None  # (whether it is a UserError, its text)
     try:
         mine = part()
+    except UserError as error:
+        own_error = error
+        problem = True, str(error)
     except Exception as error:
-        wrong = error
-    told = (
-        None
-        if wrong is None
-        else (
-            isinstance(wrong, UserError),
-            str(wrong) if isinstance(wrong, UserError) else repr(wrong),
-        )
-    )
-    answers: list[Any] = [None] * processes.world_size
-    dist.gather_object(
-        (mine, told), answers if processes.is_rank0 else None, 0, group=processes.wait_group
-    )
+        own_error = error
+        problem = False, repr(error)
+    received: list[Any] = [None] * processes.world_size
+    target = received if processes.is_rank0 else None
+    dist.gather_object((mine, problem), target, 0, group=processes.wait_group)
     if not processes.is_rank0:
         return []
-    if wrong is not None:
-        raise wrong
-    for rank, (_, told) in enumerate(answers):
-        if told is not None:
-            raise UserError(told[1]) if told[0] else RuntimeError(f"in process {rank}: {told[1]}")
-    return [found for found, _ in answers]
+    if own_error is not None:
+        raise own_error
+    for rank, (_, problem) in enumerate(received):
+        if problem is not None:
+            is_user_error, text = problem
+            raise UserError(text) if is_user_error else RuntimeError(f"in process {rank}: {text}")
+    return [found for found, _ in received]

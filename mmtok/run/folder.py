@@ -1,6 +1,4 @@
-"""A run folder: one process at a time writes into it, and its JSON is read with an error in one
-line.
-"""
+"""The small files of a run folder: notes, vocabulary, fidelity, figures."""
 
 from __future__ import annotations
 
@@ -21,45 +19,58 @@ NOTES = "notes.txt"
 
 
 @contextmanager
-def noted(folder: Path) -> Iterator[None]:
-    """Keep what users are told meanwhile of their data in a run folder too, each line once; nothing
-    in a folder that is no run yet.
+def record_notes(folder: Path) -> Iterator[None]:
+    """Also write the user warnings of the block to the run folder's notes.txt, each line once.
+
+    They are about the data: what was cut, resampled or left out. Nothing is written until the
+    folder has a recipe.json.
     """
     show = warnings.showwarning
-    told: list[str] = []
+    notes: list[str] = []
 
-    def show_and_keep(
+    def show_and_record(
         message: Warning | str, category: type[Warning], *rest: Any, **more: Any
     ) -> None:
         show(message, category, *rest, **more)
         if issubclass(category, UserWarning):
-            told.append(" ".join(str(message).split()))
-            _keep(folder, told)
+            notes.append(" ".join(str(message).split()))
+            _write_notes(folder, notes)
 
-    warnings.showwarning = show_and_keep
+    warnings.showwarning = show_and_record
     try:
         yield
     finally:
         warnings.showwarning = show
-        _keep(folder, told)
+        _write_notes(folder, notes)
 
 
-def _keep(folder: Path, told: list[str]) -> None:
-    if told and (folder / "recipe.json").exists():
-        lines = dict.fromkeys([*read_notes(folder), *told])
+def _write_notes(folder: Path, notes: list[str]) -> None:
+    if notes and (folder / "recipe.json").exists():
+        lines = dict.fromkeys([*read_notes(folder), *notes])
         write_text(folder / NOTES, "".join(f"{line}\n" for line in lines))
 
 
 def read_notes(folder: Path) -> list[str]:
-    """What users were told while a run was made, a line each; [] where nothing was."""
+    """The lines of a run's notes.txt; [] without one."""
     path = folder / NOTES
     return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
+def training_has_begun(folder: Path) -> bool:
+    """Whether the folder has a trained model or a checkpoint."""
+    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))
+
+
+# ---- JSON files
+
+
 @dataclass(frozen=True)
 class VocabularyFile:
-    """What a run's vocabulary.json says: the signatures of its tokenizers in order, and the
-    fingerprint of the ids laid out by them.
+    """The content of a run's vocabulary.json.
+
+    Attributes:
+        fingerprint: of the vocabulary's ids.
+        signatures: of the tokenizers, in order.
     """
 
     fingerprint: str
@@ -69,7 +80,7 @@ class VocabularyFile:
 def read_fingerprint(path: Path) -> str:
     """The vocabulary's fingerprint in a vocabulary.json.
 
-    Raises UserError, naming file and field, when it is not as it should be.
+    Raises UserError, naming file and field, if the file is not valid.
     """
     try:
         return read_json_as(path, VocabularyFile).fingerprint
@@ -81,9 +92,9 @@ def read_fingerprint(path: Path) -> str:
 
 
 def read_sha256(path: Path) -> str | None:
-    """The SHA-256 of the weights in a run's config.json; None where it says none.
+    """The SHA-256 of the weights in a run's config.json; None if it has none.
 
-    Raises UserError for what is no such file.
+    Raises UserError if the file is not valid.
     """
     config = read_json(path) if path.exists() else {}
     check_known(config, {"sha256": str}, str(path))
@@ -91,49 +102,42 @@ def read_sha256(path: Path) -> str | None:
 
 
 def read_fidelity(folder: Path) -> dict[str, float]:
-    """What was measured of a fitted tokenizer on held-out signals; {} where nothing was.
+    """The fidelity of a fitted tokenizer on held-out signals; {} if it was not measured.
 
-    Raises UserError for what is no such table.
+    Raises UserError if the file is not valid.
     """
     path = folder / "fidelity.json"
     return read_json_as(path, dict[str, float], nan=True) if path.exists() else {}
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """The figures in an evaluation.json: by name a number, or a table of them; "score" is one of
-    modality -> costs by unit.
+    """The figures in an evaluation.json: by name a number, or a table of them.
 
-    Raises UserError, naming the file, when it holds anything else.
+    "score" is a table of modality -> costs by unit. Raises UserError if the file is not valid.
     """
     again = f"compute it again with `mmtok evaluate {path.parent} --force`"
     try:
         figures = read_json(path, nan=True)
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    score = figures.get("score", {}) if isinstance(figures, dict) else None
-    whole = (
-        _is_table(figures)
-        and isinstance(score, dict)
-        and all(isinstance(row, dict) and _costs(row) for row in score.values())
-    )
-    if not whole:
+    if not _is_table(figures) or not _has_costs(figures.get("score", {})):
         raise UserError(f"{path} is damaged: it holds no table of figures; {again}")
     return figures
 
 
 def _is_table(value: Any) -> bool:
-    """Whether a value is a mapping that holds nothing but numbers, words and such mappings."""
+    """Whether a value is a mapping that holds only numbers, words and such mappings."""
     return isinstance(value, dict) and all(
         isinstance(x, (int, float, str)) or _is_table(x) for x in value.values()
     )
 
 
-def _costs(row: dict[str, Any]) -> bool:
-    """Whether a modality's row of scores has a cost at all, and costs are numbers."""
-    costs = [x for key, x in row.items() if "_per_" in key]
-    return bool(costs) and all(isinstance(x, (int, float)) for x in costs)
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether anything was trained in a run folder."""
-    return (folder / "model.safetensors").exists() or any((folder / "checkpoints").glob("step-*"))
+def _has_costs(scores: Any) -> bool:
+    """Whether every modality's row of scores has a cost, and costs are numbers."""
+    if not isinstance(scores, dict):
+        return False
+    for row in scores.values():
+        costs = [x for key, x in row.items() if "_per_" in key] if isinstance(row, dict) else []
+        if not costs or not all(isinstance(x, (int, float)) for x in costs):
+            return False
+    return True

@@ -1,8 +1,13 @@
 """A recipe is a value: one frozen dataclass that says everything about a run.
 
-This file only composes the parts' own config dataclasses, loads them from a Python file, overrides
-single fields, and writes them to JSON and back; how a dataclass is listed, set and written is in
-plain.py.
+This file composes the config dataclasses of the parts, loads them from a Python file, and writes
+them to JSON and back (`mmtok.io.serialize`).
+
+In JSON a dataclass has its name as `kind`. It is looked up among the classes that its field allows:
+the members of `TokenizerConfig`, `SourceConfig` or the model's heads, which are the package's own,
+and the classes that a recipe from outside the package brings along. Those are found in the recipe
+file's value by `kinds_of`, and passed to `Recipe.from_json` as `kinds`. That is why `mmtok sample
+RUN --recipe FILE` takes the file.
 """
 
 from __future__ import annotations
@@ -10,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import sys
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +28,7 @@ from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
 from mmtok.io.filenames import is_name
-from mmtok.io.overrides import set_fields
+from mmtok.io.overrides import leaves, set_fields
 from mmtok.io.serialize import from_plain, to_plain
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
@@ -70,22 +76,33 @@ SourceConfig = (
 )
 
 
+# fields that only recipes of older versions have
+OLD_FIELD = re.compile(
+    r"corrupt"
+    r"|train\.(rows|row_length|clip|average|weights|accumulate|recompute|shard)"
+    r"|tasks\.\d+\.(given|make|drop_given|predict_given|first|hole)"
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One run. Fields of the examples come from the sources; two fields may share a modality.
 
-    name        a plain folder name: a run's folder is runs/ and the name, unless --out says
-                otherwise
-    tokenizers  modality -> config
-    sources     where examples come from; together they yield every field that the tasks name
-    tasks       what is learned: orders of fields, with weights
-    preparation modality -> how raw signals become those that the tokenizer takes; what is not named
-    is prepared as ever
-    input_masking  field -> what the model may not read of it in training
-    sampling    modality -> how `sample` and `evaluate` draw it
-    n_samples   how many samples per question `evaluate` draws
-    start       a Llama's checkpoint folder or hub id: its trunk and its text tokenizer take the
-                place of the recipe's
+    Attributes:
+        name: a plain folder name: a run's folder is runs/ and the name, unless --out says
+            otherwise.
+        tokenizers: modality -> config.
+        sources: where examples come from; together they yield every field that the tasks name.
+        tasks: what is learned: orders of fields, with weights.
+        model: sizes of the decoder, and its heads.
+        train: how it is trained.
+        preparation: modality -> how raw signals become those that the tokenizer takes; the
+            modality's default if not named.
+        input_masking: field -> which of its frames the model may not read in training.
+        sampling: modality -> how `sample` and `evaluate` sample it.
+        n_samples: how many samples `evaluate` draws for each of its metrics.
+        start: a Llama's checkpoint folder or hub id. Its trunk and its text tokenizer replace the
+            recipe's.
     """
 
     name: str
@@ -100,7 +117,7 @@ class Recipe:
     n_samples: int = 200
     start: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not is_name(self.name):
             raise UserError(
                 f"recipe: name is {self.name!r}; it must be a plain folder name, as a run's folder"
@@ -121,7 +138,50 @@ class Recipe:
                     f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a"
                     " plain name, as its folder has it"
                 )
-        self._prepare()
+        self._fill_preparation()
+        self._check_jet_features()
+        self._check_fields()
+        self._check_modalities("sampling", self.sampling)
+        self._check_modalities("train.loss_weights", self.train.loss_weights)
+
+    def _fill_preparation(self) -> None:
+        """Add the default preparations. Raises UserError for one of another modality."""
+        for m, preparation in self.preparation.items():
+            # the default of a tokenizer that was replaced may remain
+            unused = m not in self.tokenizers and preparation != DEFAULTS.get(m)
+            if preparation.modality != m or unused:
+                raise UserError(
+                    f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of"
+                    f" {preparation.modality}; the recipe has tokenizers for"
+                    f" {', '.join(self.tokenizers)}"
+                )
+        filled = {}
+        for m in self.tokenizers:
+            preparation = self.preparation.get(m, DEFAULTS.get(m))
+            if preparation is not None:
+                filled[m] = preparation
+        object.__setattr__(self, "preparation", filled)
+
+    def _check_jet_features(self) -> None:
+        """Raise UserError for a source whose jets have other features than the tokenizer takes.
+
+        Features of a file are known only when it is read.
+        """
+        takes = getattr(self.tokenizers.get("jets"), "takes", {}).get("features")
+        if not takes:
+            return
+        for i, source in enumerate(self.sources):
+            gives = getattr(source, "features", None)
+            has_jets = "jets" in source.fields.values()
+            if gives and has_jets and tuple(gives) != tuple(takes):
+                raise UserError(
+                    f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the"
+                    f" tokenizer of jets takes {', '.join(takes)}; set sources.{i}.features and"
+                    " tokenizers.jets.features alike"
+                )
+
+    def _check_fields(self) -> None:
+        """Raise UserError if tasks or masks name fields without a source or a tokenizer."""
         fields = self.fields
         for task in self.tasks:
             for name in task.fields:
@@ -141,59 +201,21 @@ class Recipe:
                     f"recipe {self.name!r}: input_masking names the field {name!r}, but the sources"
                     f" yield {', '.join(fields)}"
                 )
-        for where, named in (
-            ("sampling", self.sampling),
-            ("train.loss_weights", self.train.loss_weights),
-        ):
-            for name in named:
-                if name not in self.tokenizers:
-                    near = difflib.get_close_matches(name, self.tokenizers, 1)
-                    hint = f"; did you mean {near[0]!r}?" if near else ""
-                    raise UserError(
-                        f"recipe {self.name!r}: {where} names the modality {name!r}, "
-                        f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}"
-                    )
 
-    def _prepare(self) -> None:
-        """Fill in the preparations that are not named.
-
-        Raises UserError for one of another modality, and for a source of jets whose columns are not
-        the tokenizer's: what columns a file has it alone can say.
-        """
-        for m, preparation in self.preparation.items():
-            idle = m not in self.tokenizers and preparation != DEFAULTS.get(
-                m
-            )  # what was filled in for a tokenizer may outlive it
-            if preparation.modality != m or idle:
+    def _check_modalities(self, where: str, names: Iterable[str]) -> None:
+        """Raise UserError for a modality without a tokenizer."""
+        for name in names:
+            if name not in self.tokenizers:
+                near = difflib.get_close_matches(name, self.tokenizers, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise UserError(
-                    f"recipe {self.name!r}: preparation.{m} is {type(preparation).__name__}, of"
-                    f" {preparation.modality}; the recipe has tokenizers for"
-                    f" {', '.join(self.tokenizers)}"
-                )
-        filled = {m: self.preparation.get(m, DEFAULTS.get(m)) for m in self.tokenizers}
-        object.__setattr__(
-            self,
-            "preparation",
-            {m: preparation for m, preparation in filled.items() if preparation is not None},
-        )
-        takes = getattr(self.tokenizers.get("jets"), "takes", {}).get("features")
-        for i, source in enumerate(self.sources):
-            gives = getattr(source, "features", None)
-            if (
-                takes
-                and gives
-                and "jets" in source.fields.values()
-                and tuple(gives) != tuple(takes)
-            ):
-                raise UserError(
-                    f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the"
-                    f" tokenizer of jets takes {', '.join(takes)}; set sources.{i}.features and"
-                    " tokenizers.jets.features alike"
+                    f"recipe {self.name!r}: {where} names the modality {name!r}, "
+                    f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}"
                 )
 
     @property
     def fields(self) -> dict[str, str]:
-        """Field name -> modality, over all sources. Raises UserError when two sources disagree."""
+        """Field name -> modality, over all sources. Raises UserError if two sources disagree."""
         merged: dict[str, str] = {}
         for source in self.sources:
             for name, modality in source.fields.items():
@@ -205,24 +227,24 @@ class Recipe:
         return merged
 
     def to_json(self) -> str:
-        """What a run folder keeps as recipe.json."""
+        """The text of a run folder's recipe.json."""
         return json.dumps(to_plain(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, kinds: Sequence[type] = ()) -> Recipe:
-        """The inverse of `to_json`.
-
-        kinds: classes that a recipe from outside the package brings along.
-        """
+        """The inverse of `to_json`; `kinds` are classes from outside the package."""
         return from_plain(parse_json(text, "recipe"), cls, "recipe", kinds)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The value named `recipe` of a Python file, or a recipe.json, with fields overridden:
-    ["--train.steps", "30", ...].
+    """The value named `recipe` of a Python file, or a recipe.json, with fields overridden.
 
     Raises UserError for a missing file, a file without a recipe, an unknown field (naming the
     nearest) or a value of another type.
+
+    Args:
+        path: the file.
+        overrides: ["--train.steps", "30", ...].
     """
     path = Path(path)
     if not path.is_file():
@@ -231,9 +253,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
             " recipes/)"
         )
     if path.suffix == ".json":
-        recipe = read_recipe(path)
-    else:
-        recipe = getattr(_imported(path.resolve()), "recipe", None)
+        return override(read_recipe(path), overrides)
+    recipe = getattr(_run_file(path.resolve()), "recipe", None)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path} holds no value named 'recipe' of type mmtok.run.recipe.Recipe")
     return override(recipe, overrides)
@@ -247,21 +268,43 @@ def run_folder(path: Path, recipe: Recipe) -> Path:
 def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:
     """A recipe.json; `kinds` as in `Recipe.from_json`.
 
-    Raises UserError, naming the file, when it is broken.
+    Raises UserError, naming the file, if it is broken or was written by an older version.
     """
     try:
-        return Recipe.from_json(path.read_text(), kinds)
+        text = path.read_text()
+    except ValueError as error:  # no text at all
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    try:
+        return Recipe.from_json(text, kinds)
     except UserError as error:
+        check_not_older(_parsed_or_none(text), path)
         raise UserError(f"{path}: {error}") from None
-    except ValueError as error:  # not JSON, or no text at all
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def _imported(path: Path) -> types.ModuleType:
+def _parsed_or_none(text: str) -> Any:
+    try:
+        return parse_json(text, "")
+    except UserError:
+        return None
+
+
+def check_not_older(stored: Any, path: Path) -> None:
+    """Raise UserError if a recipe.json has fields of an older version."""
+    old = dict.fromkeys(m[0] for field in leaves(stored) if (m := OLD_FIELD.match(field)))
+    if old:
+        raise UserError(
+            f"{path} was made by an older version of mmtok ({', '.join(list(old)[:3])}): make the"
+            " run anew, from its recipe's Python file and in another folder"
+        )
+
+
+def _run_file(path: Path) -> types.ModuleType:
     """Run a Python file, which may import its neighbours.
 
-    The module is entered under a name of its own among Python's modules, so that the type hints of
-    classes that it defines can be resolved.
+    The module gets a name of its own in sys.modules, so that the type hints of classes that it
+    defines can be resolved. Raises UserError, with the line, for whatever the file raises.
     """
     module = types.ModuleType(f"recipe:{path}")
     module.__file__ = str(path)
@@ -271,7 +314,7 @@ def _imported(path: Path) -> types.ModuleType:
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's own code raises is told in one line
+    except Exception as error:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
@@ -287,28 +330,23 @@ def _imported(path: Path) -> types.ModuleType:
 
 
 def kinds_of(value: Any) -> set[type]:
-    """Every dataclass used anywhere in a recipe: what `from_json` needs to read a recipe that
-    brings its own classes.
-    """
+    """The classes of all dataclasses in a recipe, however deep (see the module's docstring)."""
+    kinds: set[type] = set()
+    parts: Iterable[Any] = ()
     if dataclasses.is_dataclass(value):
-        return {type(value)}.union(
-            *(kinds_of(getattr(value, f.name)) for f in dataclasses.fields(value))
-        )
-    parts = (
-        value.values()
-        if isinstance(value, Mapping)
-        else value
-        if isinstance(value, (tuple, list))
-        else ()
-    )
-    return set().union(*map(kinds_of, parts))
+        kinds.add(type(value))
+        parts = [getattr(value, f.name) for f in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, (tuple, list)):
+        parts = value
+    return kinds.union(*map(kinds_of, parts))
 
 
 def override(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A copy with fields set from ["--train.steps", "30", "--width=128"]; a name may be shortened
-    while it stays unique.
+    """A copy with fields set from ["--train.steps", "30", "--width=128"].
 
-    Raises UserError as `load_recipe` does.
+    A name may be shortened while it stays unique. Raises UserError as `load_recipe` does.
     """
     if not overrides:
         return recipe

@@ -1,8 +1,15 @@
-"""A run folder, opened: the live objects in it, and the questions they answer.
+"""An opened run folder: its tokenizers, vocabulary and decoder; sampling and scoring with them.
 
-RUN/recipe.json  tokenizers/MODALITY/  tokens/*.parquet  vocabulary.json  model.safetensors +
-                 config.json
-    log.jsonl  checkpoints/  samples/  evaluation.json  report.html
+RUN/recipe.json        the recipe, with all fields
+    tokenizers/        a folder for each modality
+    vocabulary.json    the tokenizers' signatures, and the fingerprint of their ids
+    data/              what sources download or make
+    tokens/            the training split, a Parquet file for each source
+    checkpoints/       to resume from
+    log.jsonl          losses of the training
+    notes.txt          warnings about the data
+    model.safetensors  the trained decoder, with config.json
+    samples/  evaluation.json  report.html
 """
 
 from __future__ import annotations
@@ -40,18 +47,21 @@ from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.tokenizers.base import Tokenizer, naming
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 
-# documents that are scored between two lines about it, where the likelihood is solved for in steps
-SLOW_AT_ONCE = 32
+SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
 
 
 class Run:
-    """An opened run folder: its recipe, tokenizers, vocabulary and decoder, each opened when first
-    asked for.
+    """An opened run folder. Tokenizers, vocabulary and decoder are loaded when first used.
 
-    seeds and cached data live in the folder, so that every question to the run has one answer.
-    device: the decoder's; by default the
-    best there is. Tokenizers stay on the CPU. step: of the checkpoint whose weights are taken; by
-    default those of the finished run, or, while it is not finished, of its newest sound checkpoint.
+    All randomness comes from the recipe's seeds, and data is cached in the folder, so the same call
+    has the same result each time.
+
+    Attributes:
+        folder: of the run.
+        recipe: of the run.
+        device: of the decoder; by default the best there is. Tokenizers stay on the CPU.
+        step: of the checkpoint whose weights are used. None is the finished run, or the newest
+            sound checkpoint while it is not finished.
     """
 
     def __init__(
@@ -60,52 +70,60 @@ class Run:
         recipe: Recipe,
         device: torch.device | None = None,
         step: int | None = None,
-    ):
-        self.folder, self.recipe, self.step = folder, recipe, step
+    ) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.step = step
         self.device = device or resolve_device()
-        self._said: dict[str, set] = {}  # of each source, what was said of its preparation
+        self._noted: dict[str, set] = {}  # source -> what was noted of its preparation
 
     @cached_property
     def tokenizers(self) -> dict[str, Tokenizer]:
         """Modality -> tokenizer, in the recipe's order, which is the vocabulary's."""
-        found = {}
-        for m, config in self.recipe.tokenizers.items():
-            folder = self.folder / "tokenizers" / m
-            if not (folder / "tokenizer.json").exists():
-                raise UserError(
-                    f"{self.folder} has no fitted {m} tokenizer yet; run `mmtok train` on its"
-                    " recipe"
-                )
-            with naming(folder):
-                found[m] = config.load(folder)
-            if found[m].signature.modality != m:
-                raise UserError(
-                    f"{folder} holds a tokenizer of {found[m].signature.modality}, not of {m}: put"
-                    " back what was fitted there, or remove the folder and fit again"
-                )
-            if m in DEFAULTS and load_preparation(folder, m) != self.recipe.preparation[m]:
-                raise UserError(
-                    f"{folder} prepares {m} in another way than the run's recipe.json: put back the"
-                    " preparation.json that was there"
-                )
-        return found
+        return {m: self._load_tokenizer(m) for m in self.recipe.tokenizers}
+
+    def _load_tokenizer(self, modality: str) -> Tokenizer:
+        config = self.recipe.tokenizers[modality]
+        folder = self.folder / "tokenizers" / modality
+        if not (folder / "tokenizer.json").exists():
+            raise UserError(
+                f"{self.folder} has no fitted {modality} tokenizer yet; run `mmtok train` on its"
+                " recipe"
+            )
+        with naming(folder):
+            tokenizer = config.load(folder)
+        found = tokenizer.signature.modality
+        if found != modality:
+            raise UserError(
+                f"{folder} holds a tokenizer of {found}, not of {modality}: put back what was"
+                " fitted there, or remove the folder and fit again"
+            )
+        preparation = self.recipe.preparation.get(modality)
+        if modality in DEFAULTS and load_preparation(folder, modality) != preparation:
+            raise UserError(
+                f"{folder} prepares {modality} in another way than the run's recipe.json: put back"
+                " the preparation.json that was there"
+            )
+        return tokenizer
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Laid out from the tokenizers, and checked against the one that the run was trained with."""
+        """The tokenizers' vocabulary, checked against the one the run was trained with."""
         vocabulary = Vocabulary([t.signature for t in self.tokenizers.values()])
         path = self.folder / "vocabulary.json"
         if path.exists():
             vocabulary.check(read_fingerprint(path), str(self.folder))
         return vocabulary
 
+    # ---- the decoder
+
     @cached_property
     def lm(self) -> LM:
         """The trained decoder, or as far as it is trained.
 
-        Raises UserError where there are no weights yet, or none that can be read.
+        Raises UserError if there are no weights yet, or none that can be read.
         """
-        checkpoint, path = self._checkpoint, self.folder / "model.safetensors"
+        checkpoint = self._checkpoint
         lm = self.untrained()
         if checkpoint is not None:
             try:
@@ -117,12 +135,11 @@ class Run:
                     " beside it"
                 ) from None
             return lm.eval()
+        path = self.folder / "model.safetensors"
         try:
             _check_digest(path)
             lm.load_state_dict(read_tensors(path))
-        except (
-            Exception
-        ) as error:  # safetensors raises its own type, torch a RuntimeError that lists every key
+        except Exception as error:  # safetensors has its own type; torch's message is long
             raise UserError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove it, and `mmtok"
                 " train` makes it again from the last checkpoint"
@@ -131,21 +148,19 @@ class Run:
 
     @property
     def trained(self) -> dict[str, int]:
-        """After which step the decoder's weights are, and of how many: {"step": 400, "of": 900}.
+        """How far the decoder is trained: {"step": 400, "of": 900}.
 
         Raises UserError as `lm` does.
         """
-        of = self.recipe.train.steps
-        return {
-            "step": of if self._checkpoint is None else self._checkpoint.state["step"],
-            "of": of,
-        }
+        n_steps = self.recipe.train.steps
+        step = n_steps
+        if self._checkpoint is not None:
+            step = self._checkpoint.state["step"]
+        return {"step": step, "of": n_steps}
 
     @cached_property
     def _checkpoint(self) -> Checkpoint | None:
-        """The checkpoint whose weights are taken, which is said; None for those of the finished
-        run.
-        """
+        """The checkpoint whose weights are used, with a note; None for a finished run's weights."""
         if self.step is None and (self.folder / "model.safetensors").exists():
             return None
         found = load_weights(self.folder / "checkpoints", self.step)
@@ -163,248 +178,248 @@ class Run:
         return found
 
     def note(self, line: str) -> None:
-        """Say what whoever asks should know; of several processes the first does."""
+        """Print a note for the user; under torchrun only rank 0 does."""
         print_status(line)
 
     def untrained(self, device: torch.device | None = None) -> LM:
-        """A freshly initialised decoder of this run, from the recipe's seed, on this device or the
-        run's. Raises UserError for heads that cannot be there.
+        """A freshly initialised decoder, from the recipe's seed, by default on the run's device.
+
+        Raises UserError for heads that do not fit, or that the device cannot compute.
         """
+        device = device or self.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.train.seed)
-            lm, home = LM(self.recipe.model, self.vocabulary), device or self.device
-        drawn = (
-            [m for m in self.vocabulary.signatures if lm.kind(m) != "exact"]
-            if home.type == "mps"
-            else []
-        )
-        if drawn:
-            raise UserError(
-                f"--device mps: {', '.join(drawn)} is drawn by diffusion, which needs float64, and"
-                " MPS has none; say --device cpu"
-            )
-        return lm.to(home).eval()
+            lm = LM(self.recipe.model, self.vocabulary)
+        if device.type == "mps":
+            diffused = [m for m in self.vocabulary.signatures if lm.kind(m) != "exact"]
+            if diffused:
+                raise UserError(
+                    f"--device mps: {', '.join(diffused)} is drawn by diffusion, which needs"
+                    " float64, and MPS has none; say --device cpu"
+                )
+        return lm.to(device).eval()
 
     # ---- examples
 
     def examples(self, split: str, *fields: str) -> Iterator[dict[str, Any]]:
-        """Prepared examples of a split that have these fields, from all sources that have the
-        split.
-        """
+        """Prepared examples of a split, from all sources that have it and these fields."""
         for source in self.recipe.sources:
             if split in source.splits and set(fields) <= set(source.fields):
                 yield from self.examples_of(source, split)
 
     def examples_of(self, source: Any, split: str) -> Iterator[dict[str, Any]]:
-        """A source's examples of a split, each signal prepared for its tokenizer; what is done is
-        said once for source and split.
+        """A source's examples of a split, each signal prepared for its tokenizer.
+
+        What the preparation changes is noted once for each source and split.
         """
         preparers = {
             f: self.preparer(m) for f, m in source.fields.items() if m in self.recipe.tokenizers
         }
-        of = {"train": "", "heldout": "held-out"}.get(split, split)
-        said = self._said.setdefault(repr(source), set())
-        yield from prepared_examples(
-            source.examples(split, self.folder / "data"), preparers, of, said
-        )
+        split_name = {"train": "", "heldout": "held-out"}.get(split, split)
+        noted = self._noted.setdefault(repr(source), set())
+        examples = source.examples(split, self.folder / "data")
+        yield from prepared_examples(examples, preparers, split_name, noted)
 
     def preparer(self, modality: str) -> Preparer:
-        """What makes raw signals of a modality those that its tokenizer takes."""
+        """Turns raw signals of a modality into those that its tokenizer takes."""
         return preparer(
             modality, self.recipe.tokenizers[modality], self.recipe.preparation.get(modality)
         )
 
     def encode(self, modality: str, signals: Sequence[Any]) -> list[Segment]:
-        """Raw signals as segments, prepared as those of the training were."""
+        """Raw signals as segments, prepared as in training."""
         prepare = self.preparer(modality)
+        prepared = []
         with Tally(prepare.unit) as tally:
-            named = lambda i, signal: (
-                repr(signal[:40]) if isinstance(signal, str) else f"{modality} {i}"
-            )
-            prepared = [
-                prepare(signal, named(i, signal), tally) for i, signal in enumerate(signals)
-            ]
+            for i, signal in enumerate(signals):
+                name = repr(signal[:40]) if isinstance(signal, str) else f"{modality} {i}"
+                prepared.append(prepare(signal, name, tally))
         return self.tokenizers[modality].encode_batch(prepared)
 
     def token_files(self) -> list[TokenFile]:
-        """The tokenised training split, one file per source; large ones through maps that all
-        processes share.
+        """The tokenised training split, one file per source.
+
+        Large files are memory-mapped, so that processes share them.
         """
-        fields = self.recipe.fields
-        signatures = lambda source: {
-            f: self.tokenizers[fields[f]].signature
-            for f in source.fields
-            if fields[f] in self.tokenizers
-        }
-        return [
-            read_tokens(self.token_path(i), signatures(source), MAP_FROM)
-            for i, source in enumerate(self.recipe.sources)
-        ]
+        files = []
+        for i, source in enumerate(self.recipe.sources):
+            signatures = {
+                field: self.tokenizers[m].signature
+                for field, m in source.fields.items()
+                if m in self.tokenizers
+            }
+            files.append(read_tokens(self.token_path(i), signatures, MAP_FROM))
+        return files
 
     def token_path(self, i: int) -> Path:
         """Where the tokenised training split of source number i is."""
         return self.folder / "tokens" / f"{i}-{type(self.recipe.sources[i]).__name__}.parquet"
 
-    # ---- questions to the model
+    # ---- sampling
 
-    def task_for(self, given: Sequence[str], to: str) -> Task:
-        """The trained task that makes `to` from segments of the modalities `given`.
+    def task_for(self, condition: Sequence[str], to: str) -> Task:
+        """The trained task that makes modality `to` from segments of the modalities `condition`.
 
-        Raises UserError with the tasks there are.
+        Raises UserError, with the tasks there are, if there is none.
         """
-        there = orders(self.recipe.tasks, self.recipe.fields)
-        for read, made, task in there:
-            if read == tuple(given) and made == to:
+        trained = orders(self.recipe.tasks, self.recipe.fields)
+        for inputs, target, task in trained:
+            if inputs == tuple(condition) and target == to:
                 return task
-        trained = dict.fromkeys(
-            f"{' + '.join(read) or 'nothing'} -> {made}" for read, made, _ in there
+        known = dict.fromkeys(_order_text(inputs, target) for inputs, target, _ in trained)
+        raise UserError(
+            f"this run was never trained on {_order_text(condition, to)}; it was on:"
+            f" {', '.join(known)}"
         )
-        asked = f"{' + '.join(given) or 'nothing'} -> {to}"
-        raise UserError(f"this run was never trained on {asked}; it was on: {', '.join(trained)}")
 
-    def prompt(self, given: Sequence[Segment], to: str, known: Segment | None = None) -> Document:
-        """An open document that asks for a segment of modality `to`; `known` frames of it may be
-        given.
+    def prompt(
+        self, condition: Sequence[Segment], to: str, known: Segment | None = None
+    ) -> Document:
+        """An open document whose last segment, of modality `to`, is to be sampled.
+
+        Args:
+            condition: the segments before it; () leaves the condition out.
+            to: the modality.
+            known: frames of the segment that are known already.
         """
-        task = self.task_for([s.modality for s in given], to)
-        head: tuple[Segment | None, ...] = tuple(given) or (None,) * len(task.inputs)
-        signature = self.vocabulary.signatures[to]
-        known = known or segment_of(signature)
+        task = self.task_for([s.modality for s in condition], to)
+        head: tuple[Segment | None, ...] = tuple(condition) or (None,) * len(task.inputs)
+        known = known or segment_of(self.vocabulary.signatures[to])
         return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
 
     def sampling(self, modality: str, **changes: float | int | str | None) -> Sampling:
-        """The recipe's way to draw a modality, with what is not None changed."""
-        return replace(
-            self.recipe.sampling.get(modality, Sampling()),
-            **{k: v for k, v in changes.items() if v is not None},
-        )
+        """The recipe's sampling of a modality, with the changes that are not None."""
+        sampling = self.recipe.sampling.get(modality, Sampling())
+        return replace(sampling, **{k: v for k, v in changes.items() if v is not None})
 
     def draw(
         self, prompts: Sequence[Document], sampling: Sampling, seed: int, batch: int = 256
     ) -> list[Sampled]:
-        """Continue prompts, `batch` at a time.
+        """Sample the continuations of prompts, `batch` at a time.
 
-        Raises UserError when guidance is asked of a run trained without a null condition.
-
-        Of pictures and spectrograms that a head draws in steps the first have states that they went
-        through (`mmtok.model.trajectory`).
+        For pictures and spectrograms of non-autoregressive heads, the first samples have
+        trajectories (`mmtok.model.trajectory`). Raises UserError if guidance is asked of a run
+        trained without the null condition.
         """
         if not prompts:
             return []
-        sampling = self._guided(prompts, sampling)
-        drawn: list[Sampled] = []
+        sampling = self._checked_guidance(prompts, sampling)
+        samples: list[Sampled] = []
         generator = torch.Generator(self.lm.device).manual_seed(seed)
-        holes = bool(prompts[0].segments[-1].holes)
-        modality = prompts[0].segments[-1].modality
-        fill, strips = (
-            fill_holes if holes else generate,
-            trajectory_recorder(self.lm, prompts[:batch], sampling),
-        )
-        with Progress(f"draw {modality}", len(prompts), "samples") as progress:
+        last = prompts[0].segments[-1]
+        continue_prompts = fill_holes if last.holes else generate
+        recorder = trajectory_recorder(self.lm, prompts[:batch], sampling)
+        with Progress(f"draw {last.modality}", len(prompts), "samples") as progress:
 
             def callback(step: int, frames: Tensor) -> None:
-                """Of a head that draws in steps: that it is at work, and for the first batch what
-                it looks like.
-                """
+                """Show progress after each denoising step; keep the first batch's states."""
                 progress.advance(0, f"step {next(steps)}")
-                if strips is not None and not drawn:
-                    strips.callback(step, frames)
+                if recorder is not None and not samples:
+                    recorder.callback(step, frames)
 
             for start in range(0, len(prompts), batch):
                 steps = count(1)  # of this batch
-                drawn += fill(
-                    self.lm, prompts[start : start + batch], sampling, generator, callback=callback
-                )
-                progress.advance(len(drawn) - start, "")
-        return drawn if strips is None else strips.attach(drawn)
+                some = prompts[start : start + batch]
+                samples += continue_prompts(self.lm, some, sampling, generator, callback=callback)
+                progress.advance(len(samples) - start, "")
+        return samples if recorder is None else recorder.attach(samples)
 
     def stream(
         self, prompts: Sequence[Document], sampling: Sampling, seed: int
     ) -> Generator[tuple[np.ndarray, np.ndarray], None, list[Sampled]]:
-        """Continue one batch of prompts, a frame at a time, and return what `draw` does: see
-        `mmtok.model.generate.stream`.
-        """
-        sampling = self._guided(prompts, sampling)
-        return (
-            yield from stream(
-                self.lm, prompts, sampling, torch.Generator(self.lm.device).manual_seed(seed)
-            )
-        )
+        """As `draw`, for one batch, a frame at a time: see `mmtok.model.generate.stream`."""
+        sampling = self._checked_guidance(prompts, sampling)
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
+        return (yield from stream(self.lm, prompts, sampling, generator))
 
-    def _guided(self, prompts: Sequence[Document], sampling: Sampling) -> Sampling:
-        """The sampling; without guidance, which would only cost twice as much, where no prompt
-        gives anything that it could lead to.
+    def _checked_guidance(self, prompts: Sequence[Document], sampling: Sampling) -> Sampling:
+        """The sampling, without guidance if no prompt has a condition: it would cost twice as much.
 
-        Raises UserError unless the tasks that the prompts ask were trained with just the given
-        segments left out.
+        Raises UserError unless the prompts' tasks were trained with their condition dropped.
         """
         if sampling.guidance == 1:
             return sampling
-        asked = dict.fromkeys(
+        prompt_orders = dict.fromkeys(
             (tuple(s.modality for s in p.segments[:-1] if s is not None), p.segments[-1].modality)
             for p in prompts
         )
-        for given, to in asked:
-            if given and not self.task_for(given, to).leaves_out(len(given)):
+        for condition, to in prompt_orders:
+            if condition and not self.task_for(condition, to).leaves_out(len(condition)):
                 raise UserError(
                     f"guidance {sampling.guidance} needs a run trained with cond_dropout > 0 on a"
-                    f" task {' + '.join(given)} -> {to}"
+                    f" task {' + '.join(condition)} -> {to}"
                 )
-        return sampling if any(given for given, _ in asked) else replace(sampling, guidance=1.0)
+        if any(condition for condition, _ in prompt_orders):
+            return sampling
+        return replace(sampling, guidance=1.0)
+
+    # ---- scoring
 
     def score_documents(
-        self, documents: Sequence[Document], lm: LM | None = None, at_once: int | None = None
+        self,
+        documents: Sequence[Document],
+        lm: LM | None = None,
+        group_size: int | None = None,
     ) -> list[LogLikelihood]:
-        """Score documents under the trained decoder (or another one, such as an untrained one).
+        """LogLikelihood documents under the trained decoder.
 
-        at_once: where a likelihood is drawn ("estimate", "bound"), every so many documents have the
-        same random draws, so that likelihoods of one signal under several conditions compare. By
-        default no two documents share theirs: their errors average out.
+        Args:
+            documents: with the segments whose -log p is asked for marked as predicted.
+            lm: another decoder, such as an untrained one.
+            group_size: where a likelihood is a random estimate or bound, every group of so many
+                documents has the same random numbers, so that likelihoods of one signal under
+                several conditions can be compared. By default no two documents share them, so
+                their errors average out.
         """
         lm = lm or self.lm
-        asked = _asked(documents)
-        random = {"estimate"} if at_once is None else {"estimate", "bound"}
-        if not any(lm.kind(m) in random for m in asked):
+        predicted = _predicted_modalities(documents)
+        random_kinds = {"estimate"} if group_size is None else {"estimate", "bound"}
+        if not any(lm.kind(m) in random_kinds for m in predicted):
             with Progress("score", len(documents), "documents") as progress:
                 return score(lm, documents, on_scored=progress.advance)
-        scored: list[LogLikelihood] = []
-        with Progress(f"score {', '.join(sorted(asked))}", len(documents), "documents") as progress:
-            while (start := len(scored)) < len(documents):
-                first = start % (at_once or len(documents))  # of its lot: by this the draws go
-                size = min(SLOW_AT_ONCE, (at_once or len(documents)) - first)
-                scored += score(lm, documents[start : start + size], seed=first)
-                progress.advance(len(scored) - start)
-        return scored
+        scores: list[LogLikelihood] = []
+        label = f"score {', '.join(sorted(predicted))}"
+        with Progress(label, len(documents), "documents") as progress:
+            while (start := len(scores)) < len(documents):
+                # the random numbers depend on the place in the group
+                size = group_size or len(documents)
+                place = start % size
+                some = documents[start : start + min(SLOW_BATCH, size - place)]
+                scores += score(lm, some, seed=place)
+                progress.advance(len(scores) - start)
+        return scores
 
     def score_part(
         self, documents: Sequence[Document], k: int, n: int, lm: LM | None = None
     ) -> dict[int, LogLikelihood]:
         """Part k of n of what `score_documents` gives, by the documents' numbers."""
         lm = lm or self.lm
-        if not any(lm.kind(m) == "estimate" for m in _asked(documents)):
+        if not any(lm.kind(m) == "estimate" for m in _predicted_modalities(documents)):
             return score_part(lm, documents, k, n)
-        scored: dict[int, LogLikelihood] = {}
-        for start in range(k * SLOW_AT_ONCE, len(documents), n * SLOW_AT_ONCE):
-            scored |= enumerate(
-                score(lm, documents[start : start + SLOW_AT_ONCE], seed=start), start
-            )
-        return scored
+        scores: dict[int, LogLikelihood] = {}
+        for start in range(k * SLOW_BATCH, len(documents), n * SLOW_BATCH):
+            some = documents[start : start + SLOW_BATCH]
+            scores |= enumerate(score(lm, some, seed=start), start)
+        return scores
 
 
-def _asked(documents: Sequence[Document]) -> set[str]:
+def _order_text(condition: Sequence[str], to: str) -> str:
+    """An order of modalities in words: "text -> image"."""
+    return f"{' + '.join(condition) or 'nothing'} -> {to}"
+
+
+def _predicted_modalities(documents: Sequence[Document]) -> set[str]:
     """The modalities whose probability is asked for."""
     return {
-        s.modality
-        for d in documents
-        for s, predicted in zip(d.segments, d.predict)
-        if predicted and s is not None
+        segment.modality
+        for document in documents
+        for segment, predicted in zip(document.segments, document.predict, strict=True)
+        if predicted and segment is not None
     }
 
 
 def _check_digest(weights: Path) -> None:
-    """Raise ValueError unless the file has the SHA-256 that config.json beside it says; a run from
-    before it said so is taken as it is.
-    """
+    """Raise ValueError unless the file has the SHA-256 in config.json, if that has one."""
     written = read_sha256(weights.with_name("config.json"))
     if written is not None and written != digest(weights):
         raise ValueError("it is not what was written: its SHA-256 is not the one in config.json")
@@ -416,12 +431,15 @@ def open_run(
     device: torch.device | None = None,
     step: int | None = None,
 ) -> Run:
-    """Open a run folder. recipe_file: the recipe's own Python file, when it brings classes from
-    outside the package.
-    device: where its decoder computes; None is the best there is. step: of the checkpoint whose
-    weights are taken, as `Run` says.
+    """Open a run folder.
 
-    Raises UserError for a folder that is not a run.
+    Raises UserError if it is none.
+
+    Args:
+        folder: of the run.
+        recipe_file: the recipe's own Python file, if it defines classes of its own.
+        device: of the decoder; None is the best there is.
+        step: of the checkpoint whose weights are used (see `Run`).
     """
     folder = Path(folder)
     path = folder / "recipe.json"
@@ -430,9 +448,5 @@ def open_run(
             f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train"
             f" RECIPE --out {folder}`)"
         )
-    return Run(
-        folder,
-        read_recipe(path, tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()),
-        device,
-        step,
-    )
+    kinds = tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()
+    return Run(folder, read_recipe(path, kinds), device, step)

@@ -355,9 +355,7 @@ def test_a_sum_over_chunks_is_not_the_texts(run, signals, tmp_path):
     the text as a whole.
     """
     few = open_run(run.folder)
-    few.recipe = replace(
-        run.recipe, sources=(*run.recipe.sources, TextFile("x", chunk_chars=4))
-    )
+    few.recipe = replace(run.recipe, sources=(*run.recipe.sources, TextFile("x", chunk_chars=4)))
     (tmp_path / "long.txt").write_text("dark light")
     rows = scoring.score(few, [str(tmp_path / "long.txt")], [str(signals["image"])])
     (total,) = scoring.totals(rows)

@@ -368,7 +368,7 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(
 
 
 def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):
-    from mmtok.run.build import _token_files
+    from mmtok.run.training import _token_files
     from mmtok.run.run import open_run
     from mmtok.train.distributed import SINGLE_PROCESS
 

@@ -16,6 +16,7 @@ from mmtok.errors import UserError
 from mmtok.io import files as files_room
 from mmtok.io.progress import Progress
 from mmtok.run import build as room
+from mmtok.run import training as training_room
 from mmtok.run.build import fit, train
 from mmtok.run.recipe import load_recipe
 from mmtok.run.run import open_run
@@ -63,7 +64,7 @@ def test_a_second_run_says_what_stands_and_redoes_nothing(
     def again(*_):
         raise AssertionError("done again")
 
-    for name in ("fit_tokenizer", "tokenise", "Trainer"):
+    for name in ("fit_tokenizer", "tokenise", "train_decoder"):
         monkeypatch.setattr(room, name, again)
     before = contents(tiny_copy)
     train(tiny_recipe, tiny_copy)
@@ -109,9 +110,11 @@ def test_a_cut_run_goes_on_to_the_same_weights(tiny_run, tiny_recipe, tmp_path, 
 
     out = tmp_path / "cut"
     for at in (3, 13):
-        update = room.Trainer.update
+        update = training_room.Trainer.update
         with monkeypatch.context() as patch, pytest.raises(Stop):
-            patch.setattr(room.Trainer, "update", lambda t: stop(t) if t.step == at else update(t))
+            patch.setattr(
+                training_room.Trainer, "update", lambda t: stop(t) if t.step == at else update(t)
+            )
             train(tiny_recipe, out)
     train(tiny_recipe, out)
     assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
@@ -174,7 +177,7 @@ def test_a_full_disk_leaves_nothing_half_written(
                     lambda self, folder: (folder.mkdir(), broken_off()),
                 )
             case "save_tensors":
-                patch.setattr(room, "save_tensors", broken_off)
+                patch.setattr(training_room, "save_tensors", broken_off)
         train(tiny_recipe, out)
     assert not (out / name).exists() and not [p for p in out.rglob("*") if ".tmp" in p.name]
     train(tiny_recipe, out)
@@ -207,7 +210,7 @@ def test_after_ten_steps_it_is_said_how_long_all_will_take(tiny_recipe, capsys, 
         with Progress("train", steps, "steps", done=first, every_s=1e9) as progress:
             for k in range(min(20, steps - first)):
                 now[0] += 100 * seconds if k == 0 else seconds
-                room._stepped(progress, first, config)
+                training_room._count_step(progress, first, config)
         return [line for line in capsys.readouterr().err.splitlines() if line.startswith("about")]
 
     assert said(0, 3000) == ["about 14 min for 3,000 steps at 0.28 s a step; checkpoints every 200"]

@@ -10,13 +10,13 @@ from mmtok.commands.show import describe_run
 from mmtok.errors import UserError
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.run.build import fit, train
-from mmtok.run.folder import noted, read_notes
+from mmtok.run.folder import read_notes, record_notes
 from mmtok.run.run import open_run
 
 
 def test_what_is_said_of_the_data_is_kept_once_and_shown(tiny_copy):
     for _ in range(2):
-        with pytest.warns(UserWarning) as said, noted(tiny_copy):
+        with pytest.warns(UserWarning) as said, record_notes(tiny_copy):
             warnings.warn("2 of 9 clips were\nleft out")
             warnings.warn("no user's", DeprecationWarning)
         assert len(said) == 2  # still told
@@ -29,7 +29,7 @@ def test_what_is_said_of_the_data_is_kept_once_and_shown(tiny_copy):
 
 
 def test_nothing_is_noted_in_a_folder_that_is_no_run(tmp_path):
-    with pytest.warns(UserWarning), noted(tmp_path):
+    with pytest.warns(UserWarning), record_notes(tmp_path):
         warnings.warn("something")
     assert not list(tmp_path.iterdir())
 

@@ -322,7 +322,7 @@ def test_equal_lots_of_documents_have_equal_estimates_and_bounds(
     """So that what is random is the same under every caption that a picture is asked of, also where
     a lot is scored in parts.
     """
-    monkeypatch.setattr("mmtok.run.run.SLOW_AT_ONCE", 4)
+    monkeypatch.setattr("mmtok.run.run.SLOW_BATCH", 4)
     run = open_run(latent_run(name))
     image, text = (
         run.tokenizers["image"].encode(read_image(picture)),
@@ -330,7 +330,7 @@ def test_equal_lots_of_documents_have_equal_estimates_and_bounds(
     )
     documents = [Document((text, image), (False, True))] * 6
     total = lambda at_once: [
-        score.total for score in run.score_documents(documents, at_once=at_once)
+        score.total for score in run.score_documents(documents, group_size=at_once)
     ]
     assert (
         total(2)[:2] == total(2)[2:4] == total(2)[4:]
@@ -340,7 +340,7 @@ def test_equal_lots_of_documents_have_equal_estimates_and_bounds(
 
 
 def test_unless_asked_no_two_documents_share_their_random_draws(latent_run, picture, monkeypatch):
-    monkeypatch.setattr("mmtok.run.run.SLOW_AT_ONCE", 2)
+    monkeypatch.setattr("mmtok.run.run.SLOW_BATCH", 2)
     run = open_run(latent_run("pixels"))
     documents = [
         Document((None, run.tokenizers["image"].encode(read_image(picture))), (False, True))

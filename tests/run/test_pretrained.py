@@ -15,7 +15,7 @@ from mmtok.commands.show import describe_run
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.run.build import fit, start_run, train
-from mmtok.run.pretrained import load_start, settled
+from mmtok.run.pretrained import load_start, resolve_start
 from mmtok.run.recipe import load_recipe
 from mmtok.run.run import open_run
 from mmtok.train.log import read_log
@@ -140,7 +140,7 @@ def test_it_trains_and_stands_without_the_checkpoint(
 
 def test_a_recipe_without_text_gets_it_and_dropout_stays(pretrained, recipe, tmp_path):
     trunk = dataclasses.replace(recipe.model.trunk, dropout=0.2)
-    done = settled(
+    done = resolve_start(
         dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, trunk=trunk)), tmp_path
     )
     assert (
@@ -150,7 +150,7 @@ def test_a_recipe_without_text_gets_it_and_dropout_stays(pretrained, recipe, tmp
     )
     assert list(done.tokenizers) == ["text", "speech", "image", "jets"]
     plain = dataclasses.replace(recipe, start=None)
-    assert settled(plain, tmp_path) is plain
+    assert resolve_start(plain, tmp_path) is plain
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,15 @@ def test_damaged_weights_are_found_before_anything_is_written(
 def test_while_nothing_is_trained_the_start_is_looked_at_again(pretrained, recipe, tmp_path):
     place = shutil.copytree(pretrained[0], tmp_path / "place")
     asked = dataclasses.replace(recipe, start=str(place))
-    start_run(settled(asked, tmp_path / "run"), tmp_path / "run")
+    start_run(resolve_start(asked, tmp_path / "run"), tmp_path / "run")
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.125}))
-    done = settled(asked, tmp_path / "run")
+    done = resolve_start(asked, tmp_path / "run")
     assert done.model.trunk.norm_eps == 0.125 and start_run(done, tmp_path / "run").recipe == done
 
 
 def test_an_empty_text_is_still_a_text(pretrained, recipe, tmp_path):
-    text = settled(recipe, tmp_path).tokenizers["text"].build()
+    text = resolve_start(recipe, tmp_path).tokenizers["text"].build()
     assert (
         len(text.encode("")) == 0
         and text.decode(Segment("text", codes=np.zeros((0, 1), int))) == ""

@@ -1,5 +1,7 @@
 """An opened run: the orders it was trained on, the prompts it makes, and its draws."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -159,3 +161,12 @@ def test_tasks_are_named(tiny_recipe):
         str(Task((), ("text",))) == "nothing -> text"
         and str(tiny_recipe.tasks[0]) == "caption -> image"
     )
+
+
+def test_a_run_is_opened_without_commands_evaluation_and_report():
+    rooms = ("commands", "evaluation", "report")
+    code = (
+        "import sys, mmtok.run.run, mmtok.run.build, mmtok.run.distributed;"
+        f"sys.exit(any(name.startswith(tuple('mmtok.' + r for r in {rooms})) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,204 @@
+"""Trains a run's decoder: loader and trainer from the recipe, the log, the saved model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmtok.data.loader import Loader
+from mmtok.data.tokens import TokenFile
+from mmtok.io.files import atomic_write, save_tensors, write_text
+from mmtok.io.messages import counted
+from mmtok.io.progress import Progress, span_text
+from mmtok.io.terminal import print_status
+from mmtok.model.lm import LM
+from mmtok.run.run import Run
+from mmtok.train.checkpoint import digest, planned_steps
+from mmtok.train.config import TrainConfig
+from mmtok.train.distributed import Processes
+from mmtok.train.log import read_log
+from mmtok.train.schedule import schedule_text
+from mmtok.train.trainer import Trainer
+
+ESTIMATE_AFTER = 10  # steps after which the duration of a training is estimated
+N_COUNTED = 200  # segments of a field whose customary units are counted
+
+Listener = Callable[[dict], None]  # takes a line of the log
+
+
+def train_decoder(
+    run: Run,
+    lm: LM,
+    processes: Processes,
+    open_board: Callable[[], Listener | None],
+) -> dict[str, torch.Tensor]:
+    """Train from the newest checkpoint or from the start; return the weights to keep.
+
+    Args:
+        run: its tokens are written.
+        lm: the decoder, untrained or with the weights that the recipe starts from.
+        processes: that share the training.
+        open_board: called once on rank 0; the log's lines go to what it returns, too.
+    """
+    recipe = run.recipe
+    config = recipe.train
+    log_path = run.folder / "log.jsonl"
+    files = _token_files(run, processes)
+    loader = Loader(
+        files,
+        recipe.tasks,
+        run.vocabulary,
+        recipe.input_masking,
+        config.batch_size,
+        config.seq_len,
+        config.seed,
+    )
+    progress = Progress("train", config.steps, "steps")
+    boards: list[Listener] = []
+
+    def log(line: dict) -> None:
+        _append(log_path, line)
+        _print_line(line, progress.left)
+        for board in boards:
+            board(line)
+
+    trainer = Trainer(
+        lm,
+        loader,
+        config,
+        run.folder / "checkpoints",
+        log,
+        processes,
+        _units_per_frame(run, files),
+    )
+    resumed = trainer.resume()
+
+    def begin() -> None:
+        if resumed:
+            print_status(f"resuming at step {trainer.step}")
+        if len(trainer.planned) > 1:
+            print_status(schedule_text(config, trainer.planned))
+        kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
+        write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
+        if board := open_board():
+            boards.append(board)
+        print_status(_training_text(trainer, lm, config, processes))
+
+    processes.on_rank0(begin)
+    if processes.is_rank0:
+        first = trainer.step
+        progress.done = first
+        with progress:
+            trainer.run(lambda step: _count_step(progress, first, config))
+    else:
+        trainer.run()
+    return trainer.weights()
+
+
+def _training_text(trainer: Trainer, lm: LM, config: TrainConfig, processes: Processes) -> str:
+    n_parameters = sum(p.numel() for p in lm.parameters())
+    text = (
+        f"training {n_parameters / 1e6:.2f} M parameters in {trainer.precision},"
+        f" {counted(config.steps, 'step')} of {config.batch_size} x {config.seq_len} positions"
+    )
+    if processes.world_size > 1:
+        how = "sharded over" if trainer.sharded else "shared by"
+        text += f", {how} {processes.world_size} processes"
+    return text
+
+
+def _count_step(progress: Progress, first: int, config: TrainConfig) -> None:
+    """Count a step; ESTIMATE_AFTER steps from `first` on, say how long the training will take."""
+    progress.advance()
+    seconds_per_step = progress.pace.seconds
+    is_last = progress.done >= config.steps
+    if progress.done - first != ESTIMATE_AFTER or is_last or seconds_per_step is None:
+        return
+    if first:
+        n = config.steps - progress.done
+        what = f"the {n:,} steps that are left"
+    else:
+        n = config.steps
+        what = f"{n:,} steps"
+    text = f"about {span_text(seconds_per_step * n)} for {what} at {seconds_per_step:.2g} s a step"
+    if config.checkpoint_every < config.steps:
+        text += f"; checkpoints every {config.checkpoint_every}"
+    print_status(text)
+
+
+def _token_files(run: Run, processes: Processes) -> Sequence[TokenFile]:
+    """The run's token files.
+
+    Rank 0 opens them first, as it writes the maps that all ranks share. It alone warns if these
+    cannot be written.
+    """
+    files = processes.on_rank0(run.token_files)
+    if files is None:
+        with warnings.catch_warnings(action="ignore"):
+            files = run.token_files()
+    return files
+
+
+def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
+    """Modality -> customary units (bytes of a text, particles of a jet) per predicted frame.
+
+    Counted on segments spread evenly over the token files, so a resumed training has the same.
+    """
+    predicted = {field for task in run.recipe.tasks for field in task.predicted}
+    n_units: dict[str, int] = {}
+    n_frames: dict[str, int] = {}
+    for file in files:
+        for field in predicted.intersection(file.fields):
+            m = file.signatures[field].modality
+            having = np.flatnonzero(file.has(field))
+            places = np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)
+            for i in having[places]:
+                segment = file.segment(field, int(i))
+                n_units[m] = n_units.get(m, 0) + run.tokenizers[m].n_units(segment)
+                n_frames[m] = n_frames.get(m, 0) + len(segment)
+    return {m: n_units[m] / n_frames[m] for m in n_units if n_units[m]}
+
+
+def _append(path: Path, line: dict) -> None:
+    """Add a line to the log."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _print_line(line: dict, left: str) -> None:
+    """Print a line of the log; `left` says how long the training will take yet, or nothing."""
+    text = f"step {line['step']}: loss {line['loss']:.4f}"
+    for name, key in (("nats", "nats"), ("training loss", "training_loss")):
+        figures = [f"{m} {x:.3f}" for m, x in line.get(key, {}).items() if x is not None]
+        if figures:
+            text += f", {name} {' '.join(figures)}"
+    text += f", {line['positions_per_s']:.0f} positions/s"
+    if left:
+        text += f", {left}"
+    print_status(text)
+
+
+def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write model.safetensors and config.json.
+
+    config.json has the weights' SHA-256, and a model type of its own, so that no loader for another
+    type drops the heads silently.
+    """
+    with atomic_write(run.folder / "model.safetensors") as temporary:
+        save_tensors(temporary, weights)
+        config = {
+            "model_type": "mmtok",
+            "vocabulary": run.vocabulary.fingerprint,
+            "recipe": "recipe.json",
+            "sha256": digest(temporary),
+            "planned": planned_steps(run.folder / "checkpoints"),
+        }
+        write_text(run.folder / "config.json", json.dumps(config, indent=1))
