@@ -234,10 +234,8 @@ def random_llama(folder, tied=True, rope=None):
     import transformers
 
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tok.pre_tokenizer, tok.decoder = (
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
-        tokenizers.decoders.ByteLevel(),
-    )
+    tok.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=280,
@@ -245,18 +243,34 @@ def random_llama(folder, tied=True, rope=None):
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tok.train_from_iterator(
-        ["dark", "light", "low high low", "thin jet", "fat jet", "seven o'clock and all is well"]
-        * 4,
-        trainer,
-    )
-    transformers.PreTrainedTokenizerFast(
+    texts = [
+        "dark",
+        "light",
+        "low high low",
+        "thin jet",
+        "fat jet",
+        "seven o'clock and all is well",
+    ]
+    tok.train_from_iterator(texts * 4, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tok, bos_token="<|begin|>", eos_token="<|end|>"
-    ).save_pretrained(folder)
+    )
+    fast.save_pretrained(folder)
     torch.manual_seed(2)
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=288, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, bos_token_id=0,
-        eos_token_id=1, tie_word_embeddings=tied, rope_parameters=rope or {"rope_type": "default", "rope_theta": 1e4})).eval()  # fmt: skip
+    llama = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=288,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            bos_token_id=0,
+            eos_token_id=1,
+            tie_word_embeddings=tied,
+            rope_parameters=rope or {"rope_type": "default", "rope_theta": 1e4},
+        )
+    ).eval()
     for parameter in llama.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
     llama.save_pretrained(folder)
@@ -287,9 +301,8 @@ def make_tiny_data(home):
         )
         sine = 0.3 * np.sin(np.arange(4000 + 100 * i) * (0.1 + 0.3 * (i % 2)))
         write_sound(home / "sounds" / f"{i:02d}.wav", sine.astype(np.float32))
-        (home / "sounds" / f"{i:02d}.txt").write_text(
-            "low high low" if i % 7 == 0 else ("low", "high")[i % 2]
-        )  # 03 and 07 are held out
+        text = "low high low" if i % 7 == 0 else ("low", "high")[i % 2]
+        (home / "sounds" / f"{i:02d}.txt").write_text(text)  # 03 and 07 are held out
     jets = [
         np.stack([-np.sort(-rng.uniform(1, 100, n)), *rng.uniform(-0.5, 0.5, (2, n))], 1)
         for n in rng.integers(2, 8, 24)
@@ -349,17 +362,14 @@ def latent_run(tiny_data, tmp_path_factory):
     """
     from mmtok.run.build import train
 
-    variants, folders = runpy.run_path(str(TINY.with_name("latents.py")))["VARIANTS"], {}
+    variants = runpy.run_path(str(TINY.with_name("latents.py")))["VARIANTS"]
+    folders = {}
 
     def folder(name):
         if name not in folders:
-            recipe = replace(
-                variants[name],
-                sources=(replace(variants[name].sources[0], path=str(tiny_data / "images")),),
-            )
-            with warnings.catch_warnings(
-                action="ignore"
-            ):  # the sigma_data of such sketches fits nothing
+            source = replace(variants[name].sources[0], path=str(tiny_data / "images"))
+            recipe = replace(variants[name], sources=(source,))
+            with warnings.catch_warnings(action="ignore"):  # their sigma_data fits nothing
                 folders[name] = train(recipe, tmp_path_factory.mktemp("latent") / name).folder
         return folders[name]
 

@@ -1,8 +1,7 @@
-"""Lives of `mmtok` for test_killed.py: forked here, where nothing was trained before (autograd
-refuses that), so that torch is imported once.
+"""Runs of `mmtok` for test_killed.py, forked from one process so that torch is imported once.
 
-Reads lines of JSON, [words, folder, last], and answers each with [exit status, number of changes or
-null].
+Nothing was trained in it before, which autograd would refuse. Reads lines of JSON, [words, folder,
+last], and answers each with [exit status, number of changes or null].
 """
 
 import json
@@ -13,32 +12,28 @@ import sys
 from mmtok.cli import main
 from mmtok.train import trainer as fit_lm  # noqa: F401  before the forks: seconds each
 
-CHANGES = {
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.rmdir",
-    "os.truncate",
-}  # audit events, raised before the change
+# audit events, raised before the change
+CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
 def life(words, out, last):
-    """Run `mmtok` as a process, killed before change number `last` of `out`, from 0; its exit
-    status, and how many changes it made.
+    """Run `mmtok` as a process that is killed before change number `last` of `out`, from 0.
+
+    Returns its exit status, and how many changes it made.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         n = 0
 
-        def watch(event, args):
+        def count(event, args):
             nonlocal n
-            if event not in CHANGES or event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+            if event not in CHANGES:
                 return
-            within = (
-                event in ("os.remove", "os.rmdir") and args[1] != -1
-            )  # of a folder that is open, which is being removed
+            if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+            # of a folder that is open, which is being removed
+            within = event in ("os.remove", "os.rmdir") and args[1] != -1
             if not (within or str(args[0]).startswith(f"{out}/")):
                 return
             if n == last:
@@ -46,7 +41,7 @@ def life(words, out, last):
             n += 1
 
         os.dup2(2, 1)  # stdout is for answers
-        sys.addaudithook(watch)
+        sys.addaudithook(count)
         code = 99
         try:
             code = main(words)

@@ -29,18 +29,27 @@ def cut(path, make, *args, **settings):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-sound = lambda path, samples, rate_hz=16_000, subtype=None: soundfile.write(
-    path, samples, rate_hz, subtype=subtype
-)
+def sound(path, samples, rate_hz=16000, subtype=None):
+    return soundfile.write(path, samples, rate_hz, subtype=subtype)
+
+
 JET = [(9.0, 0.1, 0.1), (5.0, 0.0, -0.1), (2.0, 0.2, 0.0)]
-with_value = lambda value, at: [
-    JET,
-    [tuple(value if (r, c) == at else x for c, x in enumerate(p)) for r, p in enumerate(JET)],
-]
+
+
+def with_value(value, at):
+    return [
+        JET,
+        [tuple(value if (r, c) == at else x for c, x in enumerate(p)) for r, p in enumerate(JET)],
+    ]
+
+
 BAD = {
     "text": {
         "empty.txt": (lambda p: p.write_bytes(b""), "the file is empty"),
-        "latin1.txt": (lambda p: p.write_bytes("café".encode("latin1")), "not UTF-8 text: byte 0xE9 at offset 3"),
+        "latin1.txt": (
+            lambda p: p.write_bytes("café".encode("latin1")),
+            "not UTF-8 text: byte 0xE9 at offset 3",
+        ),
         "utf16.txt": (lambda p: p.write_bytes("hi".encode("utf-16")), "not UTF-8"),
         "folder.txt": (lambda p: p.mkdir(), "is a folder without"),
         "none.txt": (lambda p: None, "no such file"),
@@ -62,8 +71,14 @@ BAD = {
         "noise.png": (lambda p: p.write_bytes(NOISE), "not an image"),
         "cut.png": (lambda p: cut(p, lambda q: Image.fromarray(COLOURS).save(q)), "truncated"),
         "no-pixels.gif": (lambda p: p.write_bytes(b"GIF89a" + bytes(6) + b";"), "no-pixels.gif"),
-        "float.tif": (lambda p: Image.fromarray(COLOURS[..., 0] / np.float32(9)).save(p), "float pixels have no stated range"),
-        "sound.png": (lambda p: sound(p.with_suffix(".wav"), SINE) or p.with_suffix(".wav").rename(p), "not an image"),
+        "float.tif": (
+            lambda p: Image.fromarray(COLOURS[..., 0] / np.float32(9)).save(p),
+            "float pixels have no stated range",
+        ),
+        "sound.png": (
+            lambda p: sound(p.with_suffix(".wav"), SINE) or p.with_suffix(".wav").rename(p),
+            "not an image",
+        ),
         "folder.png": (lambda p: p.mkdir(), "folder.png"),
         "none.png": (lambda p: None, "no such file"),
     },
@@ -73,7 +88,10 @@ BAD = {
         "noise.parquet": (lambda p: p.write_bytes(NOISE), "cannot be read as jets"),
         "cut.npz": (lambda p: cut(p, flat, [JET]), "cannot be read as jets"),
         "nan.npz": (lambda p: flat(p, with_value(np.nan, (1, 2))), "jet 1 has a NaN"),
-        "infinite.npz": (lambda p: flat(p, with_value(np.inf, (1, 0))), "jet 1 has a NaN or infinite"),
+        "infinite.npz": (
+            lambda p: flat(p, with_value(np.inf, (1, 0))),
+            "jet 1 has a NaN or infinite",
+        ),
         "negative.npz": (lambda p: flat(p, with_value(-1.0, (2, 0))), "jet 1 has a negative pt"),
         "no-jets.npz": (lambda p: flat(p, []), "holds no jets"),
         "objects.npy": (lambda p: np.save(p, np.array([{}])), "not a numpy file of numbers"),
@@ -81,7 +99,7 @@ BAD = {
         "jets.root": (lambda p: p.write_bytes(NOISE), "known are .npz"),
         "none.npz": (lambda p: None, "no such file"),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

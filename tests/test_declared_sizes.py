@@ -113,14 +113,16 @@ def test_a_declared_size_is_refused_before_it_is_allocated(
 
 
 INFOS = {
-    '{"height": 1000000, "width": 1000000}': "a picture of 1000000 x 1000000 x 1 values would take 24 TB",
+    '{"height": 1000000, "width": 1000000}': (
+        "a picture of 1000000 x 1000000 x 1 values would take 24 TB"
+    ),
     '{"height": -4, "width": 3}': "info.height is -4; it must be at least 1",
     '{"n_samples": NaN}': "n_samples is NaN",
     '{"height": "4", "width": 3}': "info.height must be int, got '4'",
     '{"height": 4, "height": 4}': "height occurs twice",
-    '[3]': "info must be an object",
+    "[3]": "info must be an object",
     '{"a": [1]}': "info.a must be a single value",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("info", INFOS)

@@ -8,9 +8,19 @@ import pytest
 
 from mmtok.errors import UserError, reading
 
-RAISED = [ValueError("two\nlines"), MemoryError(), RecursionError("deep"), OverflowError("large"), struct.error("short"),
-          zlib.error("x"), tokenize.TokenError("x", (1, 1)), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), RuntimeError(),
-          OSError("cut"), OSError(13, "Permission denied", "x")]  # fmt: skip
+RAISED = [
+    ValueError("two\nlines"),
+    MemoryError(),
+    RecursionError("deep"),
+    OverflowError("large"),
+    struct.error("short"),
+    zlib.error("x"),
+    tokenize.TokenError("x", (1, 1)),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+    RuntimeError(),
+    OSError("cut"),
+    OSError(13, "Permission denied", "x"),
+]
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)

@@ -419,9 +419,12 @@ def test_the_context_length_is_the_starts_and_of_an_older_run_ours(
     )
     recipe = dataclasses.replace(open_run(one_channel).recipe, start=str(tmp_path / "start"))
     run, place = train(recipe, tmp_path / "run"), tmp_path / "run" / "recipe.json"
-    says = lambda run: json.loads((export(run, tmp_path / "llama") / "config.json").read_text())[
-        "max_position_embeddings"
-    ]
+
+    def says(run):
+        return json.loads((export(run, tmp_path / "llama") / "config.json").read_text())[
+            "max_position_embeddings"
+        ]
+
     assert (
         says(run) == says(open_run(run.folder)) == 131_072 and says(open_run(one_channel)) == 32_768
     )

@@ -31,11 +31,12 @@ def cuts(run, folder, monkeypatch):
     change = {name: getattr(os, name) for name in ("rename", "link", "mkdir")}
     for k in range(99):
         left = iter(range(k))
-        stop = lambda name, left=left: (
-            lambda *a, **n: (
+
+        def stop(name, left=left):
+            return lambda *a, **n: (
                 change[name](*a, **n) if next(left, None) is not None else raises(KeyboardInterrupt)
             )
-        )
+
         with monkeypatch.context() as patch:
             for name in change:
                 patch.setattr(os, name, stop(name))
@@ -61,10 +62,9 @@ def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(
         (folder / "tokenizer_config.json").write_text("{}")
         (folder / "README.md").write_text("mine")
     before = contents(tmp_path)
-    for n_cuts in cuts(run, folder, monkeypatch):
-        recover_folder(
-            folder
-        )  # as the next call does: here the renaming that undoes the first half is cut too
+    for n_cuts in cuts(run, folder, monkeypatch):  # noqa: B007  the last one counts
+        # as the next call does: here the renaming that undoes the first half is cut too
+        recover_folder(folder)
         left = {
             name: what for name, what in contents(tmp_path).items() if not name.endswith(".lock")
         }
@@ -145,7 +145,7 @@ def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(
 
 
 def forked(run, folder, last, exchange):
-    """Export in a process that is killed before change number `last` of the place; its exit status."""
+    """The exit status of an export that is killed before change number `last` of the place."""
     child = os.fork()
     if child == 0:
         n, changes = (

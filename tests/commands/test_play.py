@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,11 +179,8 @@ def test_samples_of_no_frames_are_told(run, tmp_path, notes, monkeypatch, n, say
         )
     )
     lines = notes(words(run, tmp_path, "--play", player(tmp_path), "--seed", empty, "-n", n))
-    assert (
-        len(lines) == 1
-        and f"nothing to play: {says} the first sound" in lines[0]
-        and not (tmp_path / "all").exists() == (n == 1)
-    )
+    assert len(lines) == 1 and f"nothing to play: {says} the first sound" in lines[0]
+    assert (tmp_path / "all").exists() == (n != 1)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,9 @@ def test_samples_of_no_frames_are_told(run, tmp_path, notes, monkeypatch, n, say
 def test_a_player_that_goes_away_costs_only_the_sound(
     run, seed, tmp_path, notes, monkeypatch, code, said
 ):
-    sound = lambda self, values: np.zeros(200_000, np.float32)  # more than a pipe holds
+    def sound(self, values):
+        return np.zeros(200_000, np.float32)  # more than a pipe holds
+
     monkeypatch.setattr(SoundStream, "push", sound)
     lines = notes(words(run, tmp_path, "--play", player(tmp_path, code), "--seed", seed))
     assert [said in line and "in their files all the same" in line for line in lines] == [True]
@@ -259,9 +259,11 @@ def test_ctrl_c_stops_the_player_and_keeps_what_was_drawn(run, seed, tmp_path):
     )
     command = [sys.executable, "-m", "mmtok", *asked]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    heard = lambda: signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # where the tests run in a shell's background, it is ignored
+
+    def heard():
+        # where the tests run in a shell's background, it is ignored
+        return signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -329,9 +331,9 @@ def test_text_to_stdout_is_the_text(run, tmp_path, capsys, tiny_data):
         "2",
     ]
     assert main([*asked, "--out", str(tmp_path), "-n", "1"]) == 0
-    path = capsys.readouterr().out.splitlines()[0]
+    path = Path(capsys.readouterr().out.splitlines()[0])
     assert main([*asked, "--out", "-"]) == 0
-    assert capsys.readouterr().out == open(path, encoding="utf-8", newline="").read() + "\n"
+    assert capsys.readouterr().out == path.read_bytes().decode() + "\n"
 
 
 def test_letters_of_several_bytes_come_whole(run):

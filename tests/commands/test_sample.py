@@ -113,9 +113,9 @@ def test_fields_may_be_asked_for_by_name(run, signals, tmp_path):
 
 
 def test_seeds_repeat_and_differ(run, tmp_path):
-    draw = lambda seed, name: contents(
-        sampling.sample(run, ["dark"], "image", 4, tmp_path / name, seed)
-    )
+    def draw(seed, name):
+        return contents(sampling.sample(run, ["dark"], "image", 4, tmp_path / name, seed))
+
     first = draw(1, "a")
     assert first == draw(1, "b") and first != draw(2, "c") and len(set(first)) > 1
 

@@ -65,7 +65,10 @@ def test_all_broken_files_are_named_before_any_is_encoded(pictures, tmp_path, mo
 def test_the_check_holds_no_more_signals_than_are_encoded_at_once(pictures, tmp_path, monkeypatch):
     """So its memory is bounded by what one batch, or one large file, takes."""
     held = []
-    kept = lambda tokenizer, signals: held.append(sum(map(np.size, signals))) or {}
+
+    def kept(tokenizer, signals):
+        return held.append(sum(map(np.size, signals))) or {}
+
     monkeypatch.setattr(type(default("image")), "fidelity", kept)
     files = sorted(pictures.glob("[0-9].png"))
     assert tokenize_files(

@@ -35,7 +35,10 @@ CORRUPT = {
 @pytest.fixture
 def files(tmp_path, vocabulary, segment, rng):
     """Two sources: 60 of caption and image; 90 of caption and speech, of which 30 have jets too."""
-    signature = lambda **kinds: {f: vocabulary.signatures[m] for f, m in kinds.items()}
+
+    def signature(**kinds):
+        return {f: vocabulary.signatures[m] for f, m in kinds.items()}
+
     pairs = [
         {"caption": segment("text", rng.integers(1, 4)), "image": segment("image", 9)}
         for _ in range(60)
@@ -259,7 +262,7 @@ def test_corruption_has_its_rates(loader):
     assert hidden == pytest.approx(0.3, abs=0.02)
 
 
-def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_than_there_are_channels(
+def test_bands_hide_neighbouring_channels_of_whole_documents_and_may_be_wider_than_all(
     loader,
 ):
     one = loader(

@@ -110,10 +110,15 @@ def test_absorbing_noise_is_masked_diffusion(generator):
     token.
     """
     table = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    model = lambda tokens: table[tokens] + table[tokens.flip(1)]
-    never = lambda tokens: torch.cat(
-        [model(tokens), torch.full((*tokens.shape, 1), -torch.inf, dtype=torch.float64)], -1
-    )
+
+    def model(tokens):
+        return table[tokens] + table[tokens.flip(1)]
+
+    def never(tokens):
+        return torch.cat(
+            [model(tokens), torch.full((*tokens.shape, 1), -torch.inf, dtype=torch.float64)], -1
+        )
+
     x = torch.randint(0, 3, (30, 4), generator=generator)
     steps, keep = torch.randint(1, 6, (30,), generator=generator), CosineKeep()
     noise, masked = Corruption.absorbing(3), Masked(3, keep)
@@ -140,7 +145,10 @@ class TestAbsorbing:
     def models(self, generator):
         """The same model as masked diffusion asks it, and with a logit for the mask."""
         table = torch.randn(4, 4, generator=generator, dtype=torch.float64)
-        everything = lambda tokens: table[tokens] + 0.5 * table[tokens.flip(1)]
+
+        def everything(tokens):
+            return table[tokens] + 0.5 * table[tokens.flip(1)]
+
         return lambda tokens: everything(tokens)[..., :3], everything
 
     @pytest.mark.parametrize(

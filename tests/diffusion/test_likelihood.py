@@ -72,7 +72,9 @@ class TestFlow:
             counted.append(1)
             return exact_trace(f, x)
 
-        prior = lambda x: mixture.log_density(x, 80.0)
+        def prior(x):
+            return mixture.log_density(x, 80.0)
+
         found = log_likelihood(
             mixture.denoise, points, log_spaced(0.002, 80, 201), prior, divergence, every=4
         )
@@ -109,7 +111,10 @@ class TestFlow:
     def test_pictures_and_other_tableaus(self, gaussian):
         """Six independent Gaussians in the shape of a picture: d times one dimension."""
         x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 1, 2, 3)
-        denoise = lambda z, sigma: z * (0.25 / (0.25 + sigma**2)).view(-1, 1, 1, 1)
+
+        def denoise(z, sigma):
+            return z * (0.25 / (0.25 + sigma**2)).view(-1, 1, 1, 1)
+
         prior = GaussianPrior(
             torch.zeros(6, dtype=torch.float64), torch.full((6,), 0.25, dtype=torch.float64), 80.0
         )

@@ -54,7 +54,10 @@ def test_both_forms_of_the_loss_agree(generator, schedule):
     """
     y, noise = normal((2, 50, 3, 4, 4), generator)
     sigma = torch.logspace(-2.19, 1.9, 50, dtype=torch.float64)
-    network = lambda scaled, c_noise: torch.tanh(2 * scaled + c_noise[:, None, None, None] / 10)
+
+    def network(scaled, c_noise):
+        return torch.tanh(2 * scaled + c_noise[:, None, None, None] / 10)
+
     loss = network_loss(network, schedule, y, noise, sigma)
     torch.testing.assert_close(
         denoising_loss(preconditioned(network, schedule), schedule, y, noise, sigma),
@@ -101,7 +104,10 @@ class TestFlowMatchingFloor:
             normal((n, d), generator),
             torch.rand(n, generator=generator, dtype=torch.float64),
         )
-        ideal = lambda x, sigma: x * (s**2 / (s**2 + sigma**2))[:, None]
+
+        def ideal(x, sigma):
+            return x * (s**2 / (s**2 + sigma**2))[:, None]
+
         losses = denoising_loss(ideal, CondOT(), y, noise, CondOT().training_sigma(u))
         assert losses.mean().item() == pytest.approx(
             math.pi * s / 2, abs=3 * losses.std().item() / math.sqrt(n)
@@ -110,7 +116,10 @@ class TestFlowMatchingFloor:
     def test_with_noise_that_knows_its_data_nothing_is_left(self, generator):
         s, noise = 2.0, normal((500, 4), generator)
         u = torch.rand(500, generator=generator, dtype=torch.float64)
-        knowing = lambda x, sigma: x / (1 + sigma / s)[:, None]
+
+        def knowing(x, sigma):
+            return x / (1 + sigma / s)[:, None]
+
         assert (
             denoising_loss(knowing, CondOT(), s * noise, noise, CondOT().training_sigma(u)).max()
             < 1e-12

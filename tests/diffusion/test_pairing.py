@@ -1,4 +1,4 @@
-"""Optimal-transport pairing: exact, a permutation, and harmless only where nothing is conditional."""
+"""Optimal-transport pairing: exact, a permutation, harmless only where nothing is conditional."""
 
 import itertools
 import sys
@@ -24,14 +24,17 @@ def normal(n, d, generator):
 @needs_pot
 def test_pairing_is_the_best_of_all_permutations(generator):
     data, noise = normal(6, 2, generator) * 3 + 1, normal(6, 2, generator)
-    cost = lambda p: (data - noise[list(p)]).square().sum()
+
+    def cost(p):
+        return (data - noise[list(p)]).square().sum()
+
     best = min(itertools.permutations(range(6)), key=cost)
     assert optimal_pairing(data, noise).tolist() == list(best)
 
 
 @needs_pot
 def test_pairing_of_a_batch(generator):
-    """Against scipy's assignment, on pictures; every noise is used once; in one dimension it sorts."""
+    """As scipy's assignment, on pictures; every noise is used once; in one dimension it sorts."""
     from scipy.optimize import linear_sum_assignment
 
     data, noise = (

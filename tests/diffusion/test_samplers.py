@@ -180,7 +180,10 @@ def churned_variances(n_steps, churn, s_noise=1.0):
     """
     times = EDM().times(n_steps).tolist()
     gamma, variance = min(churn / n_steps, math.sqrt(2) - 1), times[0] ** 2
-    rate = lambda t: t / (t * t + 0.25)  # dx/dt = rate x
+
+    def rate(t):
+        return t / (t * t + 0.25)  # dx/dt = rate x
+
     for t, t_next in zip(times, times[1:]):
         t_hat = t * (1 + gamma)
         h, slope = t_next - t_hat, rate(t_hat)

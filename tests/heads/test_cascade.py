@@ -265,16 +265,23 @@ def test_who_watches_sees_all_stages_as_segments():
 
 
 def test_cascades_that_do_not_fit_are_refused_in_one_line():
-    for wrong in (lambda: Cascade(()), lambda: Stage(aug_noise=1.0), lambda: Stage(aug_noise=-0.1), lambda: Stage(aug_noise=float("nan")),
-                  lambda: Sampling(aug_noise=1.0), lambda: Stage(steps=1)):  # fmt: skip
+    for wrong in (
+        lambda: Cascade(()),
+        lambda: Stage(aug_noise=1.0),
+        lambda: Stage(aug_noise=-0.1),
+        lambda: Stage(aug_noise=float("nan")),
+        lambda: Sampling(aug_noise=1.0),
+        lambda: Stage(steps=1),
+    ):
         with pytest.raises(ValueError) as told:
             wrong()
         assert "\n" not in str(told.value)
     for signature, changes, message in (
         (Signature("picture", latent_size=1, frames=36), {}, "6 x 6 does not halve so often"),
         (Signature("picture", latent_size=1, frames=8), {"grid": (8, 1)}, "8 x 1 does not halve"),
-        (Signature("picture", latent_size=1), {}, "until an end mark"), (Signature("picture", (5,), frames=4), {}, "picture has single codes"),
-    ):  # fmt: skip
+        (Signature("picture", latent_size=1), {}, "until an end mark"),
+        (Signature("picture", (5,), frames=4), {}, "picture has single codes"),
+    ):
         with pytest.raises(UserError, match=message) as told:
             Cascade((Stage(network=TINY),) * 3, **changes).build(H, signature)
         assert "\n" not in str(told.value)

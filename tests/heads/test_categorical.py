@@ -112,7 +112,10 @@ def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
     assert torch.equal(alone, draw([h, hidden(600).flip(0)], 1.0))
     guided = draw([h, hidden(600).flip(0)], 4.0)
     assert not torch.equal(alone, guided)
-    place = lambda frames: (frames * torch.tensor([12, 3, 1])).sum(1)
+
+    def place(frames):
+        return (frames * torch.tensor([12, 3, 1])).sum(1)
+
     assert (place(guided) <= place(top)).all() and (guided < torch.tensor(SET.levels)).all()
 
 

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ WRITERS = {
     ),
     "llama": (
         "model.safetensors",
-        lambda toy_lm: lambda home, lm=toy_lm([Signature("text", (9,))]): to_llama(lm, home),
+        lambda toy_lm: partial(to_llama, toy_lm([Signature("text", (9,))])),
     ),
     "autotokenizer": (
         "tokenizer.json",
@@ -187,12 +188,12 @@ WRITES = {
         "from mmtok.sources.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')"
     ),
     "jets": (
-        "from mmtok.sources.jet_formats import write_jets; write_jets(path / 'a.parquet', [numpy.ones((2,"
-        " 3))])"
+        "from mmtok.sources.jet_formats import write_jets;"
+        " write_jets(path / 'a.parquet', [numpy.ones((2, 3))])"
     ),
     "made jets": (
-        "from mmtok.sources.jet_formats import save_flat; save_flat(path / 'a.npz', [numpy.ones((2, 3))],"
-        " numpy.array(['a']))"
+        "from mmtok.sources.jet_formats import save_flat;"
+        " save_flat(path / 'a.npz', [numpy.ones((2, 3))], numpy.array(['a']))"
     ),
     "picture": (
         "from mmtok.sources.images import write_image; write_image(path / 'a.png', numpy.zeros((2,"
@@ -222,7 +223,10 @@ def test_what_writers_of_data_leave_when_they_are_killed_is_swept_away(tmp_path,
 def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     path = tmp_path / "deep" / "a.txt"
     piped = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    start = lambda how: subprocess.Popen([sys.executable, "-c", KILLED, path, how], **piped)
+
+    def start(how):
+        return subprocess.Popen([sys.executable, "-c", KILLED, path, how], **piped)
+
     killed, writing = start("kill"), start("wait")
     live = writing.stdout.readline().strip()
     assert killed.wait() == -9 and len(list(path.parent.iterdir())) == 2

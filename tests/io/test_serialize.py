@@ -74,13 +74,24 @@ def test_every_field_is_listed_once(path, capsys):
 
 
 def test_a_listed_field_takes_another_value(digits):
-    for words, read in ((["--tasks.0.weight", "0.5"], lambda r: r.tasks[0].weight == 0.5),
-                        (["--sources.1.n_utterances", "60"], lambda r: r.sources[1].n_utterances == 60),
-                        (["--tokenizers.speech.mel.hop_samples", "200"], lambda r: r.tokenizers["speech"].mel.hop_samples == 200),
-                        (["--sampling.speech.max_frames", "9"], lambda r: r.sampling["speech"].max_frames == 9),
-                        (["--input_masking.view.drop_prob", ".25"], lambda r: r.input_masking["view"].drop_prob == 0.25),
-                        (["--tokenizers.jets.bins", "[51, 31, 31]"], lambda r: r.tokenizers["jets"].bins == (51, 31, 31)),
-                        (["--model.totals", "{}"], lambda r: r.model.totals == {})):  # fmt: skip
+    for words, read in (
+        (["--tasks.0.weight", "0.5"], lambda r: r.tasks[0].weight == 0.5),
+        (["--sources.1.n_utterances", "60"], lambda r: r.sources[1].n_utterances == 60),
+        (
+            ["--tokenizers.speech.mel.hop_samples", "200"],
+            lambda r: r.tokenizers["speech"].mel.hop_samples == 200,
+        ),
+        (["--sampling.speech.max_frames", "9"], lambda r: r.sampling["speech"].max_frames == 9),
+        (
+            ["--input_masking.view.drop_prob", ".25"],
+            lambda r: r.input_masking["view"].drop_prob == 0.25,
+        ),
+        (
+            ["--tokenizers.jets.bins", "[51, 31, 31]"],
+            lambda r: r.tokenizers["jets"].bins == (51, 31, 31),
+        ),
+        (["--model.totals", "{}"], lambda r: r.model.totals == {}),
+    ):
         assert read(override(digits, words)) and not read(digits)
 
 

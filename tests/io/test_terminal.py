@@ -154,13 +154,16 @@ def test_verbs_without_standard_streams(which, tmp_path):
     """
     (tmp_path / "a.txt").write_text("seven")
     quoted = " ".join(f"'{word}'" for word in MMTOK)
-    shell = lambda words, how: subprocess.run(
-        ["bash", "-c", f"{quoted} {words} {how}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+
+    def shell(words, how):
+        return subprocess.run(
+            ["bash", "-c", f"{quoted} {words} {how}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
     done = shell("tokenize text a.txt -o t.parquet", CLOSED[which])
     assert done.returncode == 0 and "Traceback" not in done.stderr
     assert ("standard output is closed" in done.stderr) == (which == "stdout")

@@ -162,10 +162,13 @@ def test_compiled_sampling_decodes_and_rows_that_are_done_stay_as_they_are(
 def test_the_same_seed_draws_the_same(lm, vocabulary, nothing, prompt):
     prompts = [prompt(to=nothing(vocabulary, "speech"))] * 8
     way = Sampling(max_frames=6)
-    draw = lambda seed: [
-        d.segment.codes.tolist()
-        for d in generate(lm, prompts, way, torch.Generator().manual_seed(seed))
-    ]
+
+    def draw(seed):
+        return [
+            d.segment.codes.tolist()
+            for d in generate(lm, prompts, way, torch.Generator().manual_seed(seed))
+        ]
+
     assert draw(1) == draw(1) != draw(2)
 
 
@@ -211,7 +214,8 @@ def test_dropout_is_off_while_sampling_and_on_again_after(vocabulary, segment, n
     lm = LM(DecoderConfig(TransformerConfig(1, 16, 2, 2, 24, dropout=0.5)), vocabulary).train()
     lm.model.embed_tokens.weight.data *= 20
     p = [prompt(to=nothing(vocabulary, "image"))]
-    draw = lambda: generate(lm, p, Sampling(temperature=0), torch.Generator())[
-        0
-    ].segment.codes.tolist()
+
+    def draw():
+        return generate(lm, p, Sampling(temperature=0), torch.Generator())[0].segment.codes.tolist()
+
     assert all(draw() == draw() for _ in range(5)) and lm.training

@@ -39,7 +39,10 @@ def assert_as_often_as_scored(drawn, segments, p):
     )
     assert abs(p.sum() - 1) < 1e-9
     often = p * len(drawn) >= 5  # the rare outcomes share a bin
-    join = lambda x: np.append(x[often], x[~often].sum() + 1e-9)
+
+    def join(x):
+        return np.append(x[often], x[~often].sum() + 1e-9)
+
     seen, expected = join(counts), join(p * len(drawn))
     assert often.sum() > 5 and chisquare(seen, expected).pvalue > 1e-3
 
@@ -92,7 +95,10 @@ def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt)
     drawn = fill_holes(
         lm, [prompt(to=Segment("x", codes=known, holes=two))] * 3000, Sampling(), generator
     )
-    key = lambda s: (s.codes.tobytes(), s.holes)
+
+    def key(s):
+        return (s.codes.tobytes(), s.holes)
+
     counts = {key(s): 0 for s in segments}
     for d in drawn:
         counts[key(d.segment)] += 1

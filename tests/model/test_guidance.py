@@ -67,9 +67,12 @@ def test_guidance_of_almost_one_draws_what_no_guidance_draws(
     lm, vocabulary, segment, modality, nothing, prompt
 ):
     prompts = [prompt(segment("text", n % 4), to=nothing(vocabulary, modality)) for n in range(30)]
-    draw = lambda g: generate(
-        lm, prompts, Sampling(guidance=g, max_frames=8), torch.Generator().manual_seed(3)
-    )
+
+    def draw(g):
+        return generate(
+            lm, prompts, Sampling(guidance=g, max_frames=8), torch.Generator().manual_seed(3)
+        )
+
     a, b, c = draw(1.0), draw(1.0 + 1e-12), draw(3.0)
     assert all(
         np.array_equal(x.segment.codes, y.segment.codes) and x.stop == y.stop for x, y in zip(a, b)

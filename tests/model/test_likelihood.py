@@ -169,7 +169,7 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
     known, vocabulary = np.ones((2, 2), int), lm.vocabulary
 
     def going_on(sizes):
-        """Mass of all streams that hold at least these frames: the last hole's end mark left out."""
+        """Mass of all streams with at least these frames: the last hole's end mark is left out."""
         total = 0.0
         for segment in fillings(known, [0, 1][: len(sizes)], sizes, signature):
             nats = lm(

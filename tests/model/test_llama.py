@@ -54,7 +54,10 @@ def ours(request):
 
 def batch():
     """Two rows, the second padded."""
-    codes = lambda k, n: np.random.default_rng(n).integers(0, k, (n, 1))
+
+    def codes(k, n):
+        return np.random.default_rng(n).integers(0, k, (n, 1))
+
     long = Document(
         (Segment("text", codes=codes(20, 9)), Segment("image", codes=codes(8, 4))), (True, True)
     )

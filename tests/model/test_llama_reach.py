@@ -81,9 +81,9 @@ def test_logits_in_reach_are_equal_and_all_others_lose(ours, scale, tmp_path):
 
 
 def test_in_exact_arithmetic_they_are_the_same(ours, tmp_path, monkeypatch):
-    exact = lambda norm, x: (
-        norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
-    )
+    def exact(norm, x):
+        return norm.weight * x * (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).rsqrt()
+
     monkeypatch.setattr(
         "transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", exact
     )  # theirs is float32's

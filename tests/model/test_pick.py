@@ -13,7 +13,10 @@ from mmtok.heads.sampling import Sampling, draw, pick
 def test_pick_keeps_to_what_top_k_top_p_and_the_grammar_leave(generator):
     p = torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0])
     logits = p.log().expand(4000, -1)
-    drawn = lambda **k: set(pick(logits, Sampling(**k), generator).tolist())
+
+    def drawn(**k):
+        return set(pick(logits, Sampling(**k), generator).tolist())
+
     assert drawn() == {0, 1, 2, 3}
     assert drawn(temperature=0) == drawn(top_k=1) == drawn(top_p=1e-6) == {0}
     assert drawn(top_k=3) == {0, 1, 2} and drawn(top_k=5) == drawn(top_k=50) == {0, 1, 2, 3}

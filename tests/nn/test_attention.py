@@ -136,7 +136,10 @@ def test_rotation_is_a_product_of_complex_numbers_and_so_is_its_gradient():
     torch.manual_seed(3)
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
     cos, sin = (t.double() for t in rotary(torch.arange(5)[None], 8, 100.0))
-    half = lambda t: t.chunk(2, -1)
+
+    def half(t):
+        return t.chunk(2, -1)
+
     turned = torch.complex(*half(x)) * torch.complex(half(cos)[0], half(sin)[0])
     torch.testing.assert_close(rotate(x, cos, sin), torch.cat([turned.real, turned.imag], -1))
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (x,))

@@ -47,7 +47,9 @@ def test_kl_is_nothing_exactly_at_the_prior():
 
 
 def test_a_seed_is_a_sample(posterior):
-    draw = lambda seed: posterior.sample(torch.Generator().manual_seed(seed))
+    def draw(seed):
+        return posterior.sample(torch.Generator().manual_seed(seed))
+
     assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4))
 
 

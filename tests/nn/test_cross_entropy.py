@@ -52,7 +52,10 @@ def test_nats_and_gradients_are_those_of_the_whole_table(given, chunk):
 
 def test_gradients_are_those_of_finite_differences(given):
     h, weight, target, last = given
-    some = lambda h, weight: class_nll(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
+
+    def some(h, weight):
+        return class_nll(h, weight, target[:4] % 10 + 1, last[:4], (0,), 20)
+
     assert torch.autograd.gradcheck(
         some, (h[:4].detach().requires_grad_(), weight[:12].detach().requires_grad_())
     )

@@ -1,4 +1,4 @@
-"""Resampling: sines come out as the sines they are, at their times; lengths and memory obey a law."""
+"""Resampling keeps sines and their times; lengths and memory obey a law."""
 
 import random
 import subprocess

@@ -30,8 +30,13 @@ def states(n_rows, length):
 def test_rotary_depends_on_differences_only():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64)
-    at = lambda x, p: rotate(x, *rotary(torch.tensor([[p]]), 16, 10_000.0))
-    product = lambda a, b: (at(q, a) * at(k, b)).sum()
+
+    def at(x, p):
+        return rotate(x, *rotary(torch.tensor([[p]]), 16, 10_000.0))
+
+    def product(a, b):
+        return (at(q, a) * at(k, b)).sum()
+
     for shift in (1, 17, 400):
         assert abs(product(5, 3) - product(5 + shift, 3 + shift)) < 1e-4  # angles are float32
     assert abs(product(5, 3) - product(5, 4)) > 1e-2
@@ -92,7 +97,10 @@ def test_every_weight_has_a_llamas_name():
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     trunk = Transformer(TransformerConfig(2, 16, 2, 2, 24, dropout=0.5), 7)
-    call = lambda: trunk(torch.ones(1, 4, 16), positions(1, 4), torch.zeros(1, 4, dtype=torch.long))
+
+    def call():
+        return trunk(torch.ones(1, 4, 16), positions(1, 4), torch.zeros(1, 4, dtype=torch.long))
+
     assert not torch.equal(call(), call())
     trunk.eval()
     assert torch.equal(call(), call())

@@ -20,8 +20,14 @@ from mmtok.run.signatures import planned_signatures
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
 # every parameter of the recipes' models that has two axes or more and is no matrix: tables, and
 # where a patch stands
-TABLES = ("model.embed_tokens.weight", "frame_in.*.table.weight", "frame_in.*.share.weight", "heads.jets.conditioning.*.weight",
-          "heads.image.network.enter.weight", "*position_embed")  # fmt: skip
+TABLES = (
+    "model.embed_tokens.weight",
+    "frame_in.*.table.weight",
+    "frame_in.*.share.weight",
+    "heads.jets.conditioning.*.weight",
+    "heads.image.network.enter.weight",
+    "*position_embed",
+)
 
 
 def decaying(*modules):

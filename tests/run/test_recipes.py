@@ -41,7 +41,40 @@ SMALL = [
     "--log_every",
     "1",
 ]
-TINY_DIGITS = ["--n_per_class", "4", "--n_heldout", "2", "--processes", "1", "--n_utterances", "30", "--copies", "1", "--tokenizers.image.steps", "2", "--train.steps", "2", "--batch_size", "2", "--trunk.depth", "1", "--trunk.width", "32", "--n_heads", "2", "--n_kv_heads", "2", "--feed_forward", "32", "--n_samples", "4", "--speech.max_frames", "8", "--sampling.jets.max_frames", "8"]  # fmt: skip
+TINY_DIGITS = [
+    "--n_per_class",
+    "4",
+    "--n_heldout",
+    "2",
+    "--processes",
+    "1",
+    "--n_utterances",
+    "30",
+    "--copies",
+    "1",
+    "--tokenizers.image.steps",
+    "2",
+    "--train.steps",
+    "2",
+    "--batch_size",
+    "2",
+    "--trunk.depth",
+    "1",
+    "--trunk.width",
+    "32",
+    "--n_heads",
+    "2",
+    "--n_kv_heads",
+    "2",
+    "--feed_forward",
+    "32",
+    "--n_samples",
+    "4",
+    "--speech.max_frames",
+    "8",
+    "--sampling.jets.max_frames",
+    "8",
+]
 
 
 # ---- every recipe
@@ -294,8 +327,12 @@ def test_what_does_not_fit_is_refused_in_one_line(recipe, words, parts):
 
 
 def test_a_source_is_exchanged_for_a_table_by_id(recipe):
-    table = {"kind": "HubTable", "id": "owner/name", "columns": {"caption": "label", "image": "img"},
-             "modalities": {"caption": "text", "image": "image"}}  # fmt: skip
+    table = {
+        "kind": "HubTable",
+        "id": "owner/name",
+        "columns": {"caption": "label", "image": "img"},
+        "modalities": {"caption": "text", "image": "image"},
+    }
     changed = override(recipe, ["--sources", json.dumps([table])])
     assert isinstance(changed.sources[0], HubTable) and changed.sources[0].columns["image"] == "img"
     assert Recipe.from_json(changed.to_json()) == changed
@@ -306,8 +343,10 @@ def test_a_source_is_exchanged_for_a_table_by_id(recipe):
 
 def test_a_variant_changes_fields_of_its_parent(tmp_path):
     parent = IMAGE
-    (tmp_path / "wide.py").write_text(f"from dataclasses import replace\nfrom mmtok.run.recipe import load_recipe\n"
-                                      f"recipe = replace(load_recipe({str(parent)!r}), name='wide')\n")  # fmt: skip
+    (tmp_path / "wide.py").write_text(
+        f"from dataclasses import replace\nfrom mmtok.run.recipe import load_recipe\n"
+        f"recipe = replace(load_recipe({str(parent)!r}), name='wide')\n"
+    )
     assert load_recipe(tmp_path / "wide.py") == dataclasses.replace(
         load_recipe(parent), name="wide"
     )

@@ -22,8 +22,12 @@ TRUNK = (
 DIT = "--network.depth 1 --network.width 16 --network.n_heads 2"
 LEARNED = "--tokenizers.image.steps 2 --hidden 8"
 QUICK = "--heads.image.steps 3 --ode_steps 2"
-SPOKEN = ("--trunk.depth 1 --trunk.width 32 --trunk.n_heads 2 --n_kv_heads 2 --feed_forward 32 --train.steps 2 --batch_size 2 --log_every 1 "
-          "--n_utterances 30 --network.depth 1 --network.width 16 --heads.speech.steps 3 --ode_steps 2 --speech.max_frames 4")  # fmt: skip
+SPOKEN = (
+    "--trunk.depth 1 --trunk.width 32 --trunk.n_heads 2 --n_kv_heads 2 --feed_forward 32"
+    " --train.steps 2 --batch_size 2 --log_every 1 --n_utterances 30"
+    " --network.depth 1 --network.width 16 --heads.speech.steps 3 --ode_steps 2"
+    " --speech.max_frames 4"
+)
 SMALL = {
     "latent_images": f"{TRUNK} {LEARNED} {QUICK} --network.depth 1 --network.width 16",
     "latent_diffusion": f"{TRUNK} {LEARNED} {QUICK} {DIT}",

@@ -10,8 +10,29 @@ import pytest
 from mmtok.io import memory_budget
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-SMALL = ("text", "csv", "csv.gz", "jsonl", "wav", "flac", "png", "jpg", "tif", "npy", "npz", "h5", "parquet", "idx.gz", "tokens", "recipe",
-         "tokenizer-sentencepiece", "tokenizer-dmel", "tokenizer-klpatches", "tokenizer-jetgrid", "tokenizer-pretrained")  # fmt: skip
+SMALL = (
+    "text",
+    "csv",
+    "csv.gz",
+    "jsonl",
+    "wav",
+    "flac",
+    "png",
+    "jpg",
+    "tif",
+    "npy",
+    "npz",
+    "h5",
+    "parquet",
+    "idx.gz",
+    "tokens",
+    "recipe",
+    "tokenizer-sentencepiece",
+    "tokenizer-dmel",
+    "tokenizer-klpatches",
+    "tokenizer-jetgrid",
+    "tokenizer-pretrained",
+)
 
 
 @pytest.fixture(scope="module")

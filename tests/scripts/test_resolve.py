@@ -42,9 +42,12 @@ def test_an_answer_is_one_line(resolve, monkeypatch):
     answers = iter(
         [(0, ""), (1, "WARNING: x\nERROR: no wheel of a\nERROR: more"), (1, "pip is broken")]
     )
-    run = lambda command, **_: (
-        lambda code, said: type("Done", (), {"returncode": code, "stderr": said})
-    )(*next(answers))
+
+    def run(command, **_):
+        return (lambda code, said: type("Done", (), {"returncode": code, "stderr": said}))(
+            *next(answers)
+        )
+
     monkeypatch.setattr(resolve.subprocess, "run", run)
     assert [resolve.refusal("3.14", ["a"]) for _ in range(3)] == [
         "",

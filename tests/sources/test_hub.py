@@ -47,12 +47,23 @@ def wav(value):
 def table(tmp_path):
     """A parquet file with ten rows; row i holds i in every column."""
     numbers = datasets.List(datasets.List(datasets.Value("float32")))
-    features = datasets.Features({"label": datasets.ClassLabel(names=["even", "odd"]), "text": datasets.Value("string"),
-                                  "image": datasets.Image(), "audio": datasets.Audio(), "jet": numbers})  # fmt: skip
+    features = datasets.Features(
+        {
+            "label": datasets.ClassLabel(names=["even", "odd"]),
+            "text": datasets.Value("string"),
+            "image": datasets.Image(),
+            "audio": datasets.Audio(),
+            "jet": numbers,
+        }
+    )
     rows = range(10)
-    columns = {"label": pa.array([i % 2 for i in rows], pa.int64()), "text": [f"row {i}" for i in rows],
-               "image": [{"bytes": png(i), "path": None} for i in rows], "audio": [{"bytes": wav(i), "path": None} for i in rows],
-               "jet": [[[50.0 + i, 0, 0], [20.0, 0.1, 0.1]] for i in rows]}  # fmt: skip
+    columns = {
+        "label": pa.array([i % 2 for i in rows], pa.int64()),
+        "text": [f"row {i}" for i in rows],
+        "image": [{"bytes": png(i), "path": None} for i in rows],
+        "audio": [{"bytes": wav(i), "path": None} for i in rows],
+        "jet": [[[50.0 + i, 0, 0], [20.0, 0.1, 0.1]] for i in rows],
+    }
     pq.write_table(pa.table(columns, schema=features.arrow_schema), tmp_path / "table.parquet")
     return tmp_path / "table.parquet"
 
@@ -80,7 +91,10 @@ def test_every_modality_comes_out_of_its_column(table, tmp_path):
 
 def test_the_split_is_repeatable_and_disjoint(table, tmp_path):
     source = HubTable(str(table), {"note": "text"}, {"note": "text"}, heldout_share=0.3)
-    read = lambda split: [example["note"] for example in source.examples(split, tmp_path / "cache")]
+
+    def read(split):
+        return [example["note"] for example in source.examples(split, tmp_path / "cache")]
+
     assert len(read("heldout")) == 3 and not set(read("heldout")) & set(read("train"))
     assert read("train") == read("train") == sorted(read("train"))
     assert (

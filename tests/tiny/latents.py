@@ -22,7 +22,7 @@ from mmtok.train.config import TrainConfig
 
 DIT, UNET = DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
 TRUNK = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
-COLUMN = EDM(sigma_max=8.0)
+SCHEDULE = EDM(sigma_max=8.0)
 
 recipe = Recipe(
     name="pixels",
@@ -31,7 +31,7 @@ recipe = Recipe(
     tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
     model=DecoderConfig(
         trunk=TRUNK,
-        heads={"image": GridDiffusion(COLUMN, network=DIT, patch=2, steps=12, ode_steps=4)},
+        heads={"image": GridDiffusion(SCHEDULE, network=DIT, patch=2, steps=12, ode_steps=4)},
     ),
     train=TrainConfig(
         steps=12,
@@ -56,9 +56,27 @@ KL = {
     "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4),
 }
 CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=4)}
-VARIANTS = {x.name: x for x in (
-    recipe,
-    variant("cascade", Cascade(tuple(Stage(COLUMN, network=UNET, steps=steps, ode_steps=4) for steps in (3, 2)), patch=2)),
-    variant("frames", FrameDiffusion(COLUMN, network=TokenMLPConfig(1, 16), steps=4, ode_steps=4), tokenizers=KL),
-    variant("codes", MaskedDiffusion(DIT, bound_draws=4), tokenizers=CODES, tasks=(replace(recipe.tasks[0], cond_dropout=0.2), recipe.tasks[1])),
-)}  # fmt: skip
+VARIANTS = {
+    x.name: x
+    for x in (
+        recipe,
+        variant(
+            "cascade",
+            Cascade(
+                tuple(Stage(SCHEDULE, network=UNET, steps=steps, ode_steps=4) for steps in (3, 2)),
+                patch=2,
+            ),
+        ),
+        variant(
+            "frames",
+            FrameDiffusion(SCHEDULE, network=TokenMLPConfig(1, 16), steps=4, ode_steps=4),
+            tokenizers=KL,
+        ),
+        variant(
+            "codes",
+            MaskedDiffusion(DIT, bound_draws=4),
+            tokenizers=CODES,
+            tasks=(replace(recipe.tasks[0], cond_dropout=0.2), recipe.tasks[1]),
+        ),
+    )
+}

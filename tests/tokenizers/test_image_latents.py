@@ -2,6 +2,8 @@
 head lays out its picture; an autoencoder's latents are standardised, survive their folder, and
 decode whatever is drawn."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -305,19 +307,33 @@ def test_wrong_latents_are_refused(tokenizer):
     n, size = tokenizer.signature.frames, tokenizer.signature.latent_size
     broken = np.zeros((n, size), np.float32)
     broken[3, 1] = np.nan
-    for wrong, says in (({"latents": np.zeros((n - 1, size), np.float32)}, f"expected latents of shape \\({n}, {size}\\), got latents of shape"),
-                        ({"latents": np.zeros((n, size + 1), np.float32)}, "expected latents"), ({"codes": np.zeros((n, size), int)}, "got codes"),
-                        ({"latents": broken}, "frame 3 has latents that are NaN or infinite")):  # fmt: skip
+    for wrong, says in (
+        (
+            {"latents": np.zeros((n - 1, size), np.float32)},
+            f"expected latents of shape \\({n}, {size}\\), got latents of shape",
+        ),
+        ({"latents": np.zeros((n, size + 1), np.float32)}, "expected latents"),
+        ({"codes": np.zeros((n, size), int)}, "got codes"),
+        ({"latents": broken}, "frame 3 has latents that are NaN or infinite"),
+    ):
         with pytest.raises(UserError, match=says):
             tokenizer.decode(Segment("image", **wrong))
 
 
-@pytest.mark.parametrize(("config", "settings"), [
-    *[(config, settings) for config in (PixelLatentsConfig, KLPatchesConfig)
-      for settings in ({"patch": 3}, {"patch": 0}, {"channels": 2}, {"height": 0}, {"width": None})],
-    (PixelLatentsConfig, {"levels": 1}), (PixelLatentsConfig, {"levels": 257}),
-    (KLPatchesConfig, {"latent_size": 0}), (KLPatchesConfig, {"kl_weight": -1.0}), (KLPatchesConfig, {"kl_weight": float("nan")}),
-])  # fmt: skip
+WRONG_PATCHES = ({"patch": 3}, {"patch": 0}, {"channels": 2}, {"height": 0}, {"width": None})
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        *product((PixelLatentsConfig, KLPatchesConfig), WRONG_PATCHES),
+        (PixelLatentsConfig, {"levels": 1}),
+        (PixelLatentsConfig, {"levels": 257}),
+        (KLPatchesConfig, {"latent_size": 0}),
+        (KLPatchesConfig, {"kl_weight": -1.0}),
+        (KLPatchesConfig, {"kl_weight": float("nan")}),
+    ],
+)
 def test_wrong_settings_are_refused(config, settings):
     with pytest.raises(UserError, match=config.__name__):
         config(**settings)

@@ -3,6 +3,7 @@
 import io
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,8 +36,14 @@ TEXTS = [
     JAPANESE,
     "the quick brown fox jumps over the lazy dog",
 ] * 30
-LLAMA_2 = dict(model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
-               allow_whitespace_only_pieces=True)  # fmt: skip
+LLAMA_2 = dict(
+    model_type="bpe",
+    byte_fallback=True,
+    normalization_rule_name="identity",
+    remove_extra_whitespaces=False,
+    split_digits=True,
+    allow_whitespace_only_pieces=True,
+)
 NORMALISING = dict(
     model_type="unigram", byte_fallback=True
 )  # sentencepiece's own defaults: nmt_nfkc, and spaces beyond one are dropped
@@ -46,8 +53,14 @@ SETTINGS = {"llama 2": LLAMA_2, "normalising": NORMALISING, "t5": T5}
 
 def trained(path, **options):
     file = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXTS), model_writer=file, vocab_size=340, hard_vocab_limit=False,
-                                             minloglevel=2, **options)  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=file,
+        vocab_size=340,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
     path.write_bytes(file.getvalue())
     return path
 
@@ -142,9 +155,8 @@ def test_a_folder_keeps_the_file(tokenizer, tmp_path):
         and again.config == tokenizer.config
     )
     assert again.encode(JAPANESE).codes.tolist() == tokenizer.encode(JAPANESE).codes.tolist()
-    assert (tmp_path / "kept" / "pieces.model").read_bytes() == open(
-        tokenizer.config.path, "rb"
-    ).read()
+    original = Path(tokenizer.config.path).read_bytes()
+    assert (tmp_path / "kept" / "pieces.model").read_bytes() == original
 
 
 def test_what_is_no_model_is_refused_in_a_line(paths, tmp_path):
@@ -277,7 +289,28 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
     model, data, run = tmp_path / "mine.model", tmp_path / "data.txt", tmp_path / "run"
     model.write_bytes(paths["llama 2"].read_bytes())
     data.write_text("".join(f"Hello world {i}.\n" for i in range(60)))
-    small = ["--trunk.depth", "1", "--trunk.width", "32", "--n_heads", "2", "--n_kv_heads", "2", "--feed_forward", "32", "--train.steps", "2", "--batch_size", "2", "--log_every", "1", "--chunk_chars", "64", "--seq_len", "128"]  # fmt: skip
+    small = [
+        "--trunk.depth",
+        "1",
+        "--trunk.width",
+        "32",
+        "--n_heads",
+        "2",
+        "--n_kv_heads",
+        "2",
+        "--feed_forward",
+        "32",
+        "--train.steps",
+        "2",
+        "--batch_size",
+        "2",
+        "--log_every",
+        "1",
+        "--chunk_chars",
+        "64",
+        "--seq_len",
+        "128",
+    ]
     words = [
         "train",
         "recipes/text.py",
@@ -321,7 +354,7 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
 
 
 def test_a_file_without_its_unknown_piece_is_refused(tmp_path):
-    """Whose id, which stands for the space that such a file has no piece for, is then out of range."""
+    """Its id stands for the space, for which such a file has no piece; it is then out of range."""
     path = trained(tmp_path / "x.model", model_type="word", byte_fallback=True)
     content, kind = path.read_bytes(), b"<unk>\x15\x00\x00\x00\x00\x18"
     assert content.count(kind + b"\x02") == 1

@@ -34,9 +34,14 @@ def vowels(n=24_000):
         (f + d * np.sin(2 * np.pi * r * t), w)
         for f, d, r, w in ((500, 250, 2.1, 90), (1500, 500, 1.7, 120), (2500, 200, 2.9, 160))
     ]
-    tone = lambda k: (
-        np.sin(k * phase) / k * sum(np.exp(-(((110 * k - f) / w) ** 2) / 2) for f, w in formants)
-    )
+
+    def tone(k):
+        return (
+            np.sin(k * phase)
+            / k
+            * sum(np.exp(-(((110 * k - f) / w) ** 2) / 2) for f, w in formants)
+        )
+
     sound = sum(map(tone, range(1, 40))) * (0.6 + 0.4 * np.sin(2 * np.pi * 3.7 * t))
     return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
 
@@ -184,7 +189,9 @@ def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
 
 
 def test_fingerprint_tells_latents_apart_but_not_vocoders():
-    fitted = lambda config, clips=CLIPS: config.fit(clips).signature.fingerprint
+    def fitted(config, clips=CLIPS):
+        return config.fit(clips).signature.fingerprint
+
     assert len({fitted(PRESETS[0]), fitted(PRESETS[1]), fitted(PRESETS[0], CLIPS[:3])}) == 3
     assert fitted(LogMelConfig(vocoder=GriffinLimConfig(n_iterations=8))) == fitted(PRESETS[0])
 
@@ -217,9 +224,12 @@ def test_bad_signals_are_refused(tokenizer, signal, complaint):
 def test_wrong_segments_are_refused(tokenizer):
     broken = np.zeros((3, 80), np.float32)
     broken[2, 5] = np.inf
-    for wrong, says in (({"latents": np.zeros((3, 79), np.float32)}, "expected latents of shape \\(T, 80\\)"), ({"latents": broken}, "frame 2"),
-                        ({"codes": np.zeros((3, 80), int)}, "got codes"),
-                        ({"latents": np.zeros((3, 80), np.float32), "info": {"rate_hz": 8000}}, "at 8000 Hz")):  # fmt: skip
+    for wrong, says in (
+        ({"latents": np.zeros((3, 79), np.float32)}, "expected latents of shape \\(T, 80\\)"),
+        ({"latents": broken}, "frame 2"),
+        ({"codes": np.zeros((3, 80), int)}, "got codes"),
+        ({"latents": np.zeros((3, 80), np.float32), "info": {"rate_hz": 8000}}, "at 8000 Hz"),
+    ):
         with pytest.raises(UserError, match=says):
             tokenizer.decode(Segment("speech", **wrong))
 

@@ -79,11 +79,14 @@ def test_streamed_and_whole_are_alike_in_magnitude_also_at_the_seams(config, lea
     tokenizer, clip = config.build(), chirp(2.0)
     segment = tokenizer.encode(clip)
     wanted = 10 ** tokenizer.log_mel(segment).numpy()
-    share = lambda x: (
-        1
-        - np.square(10 ** log_mel([torch.from_numpy(x)], config.mel)[0].numpy() - wanted).sum()
-        / np.square(wanted).sum()
-    )
+
+    def share(x):
+        return (
+            1
+            - np.square(10 ** log_mel([torch.from_numpy(x)], config.mel)[0].numpy() - wanted).sum()
+            / np.square(wanted).sum()
+        )
+
     sound = streamed(tokenizer, segment.codes)
     whole = tokenizer.decode(Segment("speech", codes=segment.codes))
     assert share(sound) > min(least, share(whole) - 0.03)

@@ -99,7 +99,7 @@ def test_what_a_killed_process_left_behind_is_ignored_and_swept_away(tmp_path):
     assert names(tmp_path) == ["step-000001", "step-000003"]
 
 
-def test_old_ones_that_a_killed_process_had_not_removed_go_with_the_next_and_damaged_later_ones_keep_no_sound_one_out(
+def test_what_a_killed_process_had_not_removed_goes_and_damaged_later_ones_keep_no_sound_one_out(
     tmp_path,
 ):
     for step in (1, 2, 3, 4, 5):

@@ -32,8 +32,13 @@ from mmtok.train.checks import (
     note_spreads,
 )
 
-FRAMES = lambda column: FrameDiffusion(schedule=column, network=TokenMLPConfig(1, 8))
-GRID = lambda column, **more: GridDiffusion(schedule=column, network=DiTConfig(1, 8, 1), **more)
+
+def FRAMES(column):
+    return FrameDiffusion(schedule=column, network=TokenMLPConfig(1, 8))
+
+
+def GRID(column, **more):
+    return GridDiffusion(schedule=column, network=DiTConfig(1, 8, 1), **more)
 
 
 def lm_of(signature, head):
@@ -122,9 +127,12 @@ def test_discrete_data_count_as_wide_as_training_spreads_them(tmp_path, rng):
 def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
     """Means over squares of 2 x 2 independent numbers have half their spread."""
     signature, network = Signature("image", latent_size=4, frames=4), UNetConfig((4,), 1, 1)
-    stages = lambda *spreads: Cascade(
-        tuple(Stage(schedule=EDM(sigma_data=s), network=network) for s in spreads), patch=2
-    )
+
+    def stages(*spreads):
+        return Cascade(
+            tuple(Stage(schedule=EDM(sigma_data=s), network=network) for s in spreads), patch=2
+        )
+
     latents = rng.normal(size=(500, 4, 4))
     assert told(signature, stages(0.5, 1.0), latents, tmp_path) == []
     (text,) = told(signature, stages(1.0, 1.0), latents, tmp_path)
@@ -139,10 +147,8 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
         lm_of(Signature("image", (5,), frames=4), MaskedDiffusion(DiTConfig(1, 8, 1))),
     ]
     for lm, head in zip(whole, ("GridDiffusion", "MaskedDiffusion")):
-        with pytest.raises(
-            UserError,
-            match=f"caption -> image: its {next(iter(dial))} is .*{head} fills in all frames of image at once",
-        ):
+        says = f"caption -> image: its {next(iter(dial))} is .*{head} fills in all frames of image"
+        with pytest.raises(UserError, match=f"{says} at once"):
             check_cuts(lm, [task], fields)
         check_cuts(
             lm, [Task(("caption",), ("image",)), Task(("image",), ("caption",), **dial)], fields
@@ -230,9 +236,12 @@ def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
         "patch": 2,
         "schedule": {"kind": "EDM"},
     }
-    asked = lambda out, heads, *more: main(
-        ["train", *words, "-o", str(tmp_path / out), "--model.heads", json.dumps(heads), *more]
-    )
+
+    def asked(out, heads, *more):
+        return main(
+            ["train", *words, "-o", str(tmp_path / out), "--model.heads", json.dumps(heads), *more]
+        )
+
     assert asked("a", heads) == 2
     assert (
         "model.heads has no head for it: add FrameDiffusion(), GridDiffusion() or Cascade()"
@@ -240,7 +249,8 @@ def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
     )
     assert (
         asked("b", {**heads, "image": grid}) == 2
-        and "its infill is 0.3, but GridDiffusion fills in all frames of image at once" in capsys.readouterr().err
+        and "its infill is 0.3, but GridDiffusion fills in all frames of image at once"
+        in capsys.readouterr().err
     )
     assert asked("c", {**heads, "image": grid}, "--tasks.0.infill", "0") == 0
     assert (

@@ -277,16 +277,19 @@ def test_under_torchrun_killed_at_two_processes_and_resumed_at_three(tiny_words,
     subprocess.run([sys.executable, *words, "--out", tmp_path / "one"], check=True, env=environment)
 
     out = tmp_path / "many"
-    command = lambda n: [
-        *TORCHRUN,
-        "--nproc-per-node",
-        str(n),
-        *words,
-        "--out",
-        out,
-        "--train.fsdp",
-        str(n == 3),
-    ]
+
+    def command(n):
+        return [
+            *TORCHRUN,
+            "--nproc-per-node",
+            str(n),
+            *words,
+            "--out",
+            out,
+            "--train.fsdp",
+            str(n == 3),
+        ]
+
     two = subprocess.Popen(command(2), stderr=subprocess.PIPE, text=True, env=environment)
     while not (out / "checkpoints" / "step-000020").exists():
         assert two.poll() is None

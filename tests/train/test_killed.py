@@ -37,11 +37,20 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="killed",
     sources=(ImageFolder({folder!r}, heldout_share=0.3),),
-    tokenizers={{"text": SentencePieceConfig(n_pieces=270), "image": PixelsConfig(4, 4, 1, levels=5)}},
+    tokenizers={{
+        "text": SentencePieceConfig(n_pieces=270),
+        "image": PixelsConfig(4, 4, 1, levels=5),
+    }},
     tasks=(Task(("caption",), ("image",), cond_dropout=0.1), Task(("image",), ("caption",))),
     input_masking={{"image": InputMasking(drop_prob=0.2)}},
-    model=DecoderConfig(TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64, dropout=0.1)),
-    train=TrainConfig(steps=260, rows=4, seq_len=96, warmup=5, checkpoint_every=2, log_every=3),
+    model=DecoderConfig(
+        TransformerConfig(
+            depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64, dropout=0.1
+        )
+    ),
+    train=TrainConfig(
+        steps=260, batch_size=4, seq_len=96, warmup=5, checkpoint_every=2, log_every=3
+    ),
 )
 """
 
@@ -83,7 +92,10 @@ def assert_sound(out):
 
 def assert_same(contents, cut, whole):
     """The same files with the same bytes, but for the seconds that steps took."""
-    timed = lambda name: name == "log.jsonl" or name.endswith("/state.json")
+
+    def timed(name):
+        return name == "log.jsonl" or name.endswith("/state.json")
+
     a, b = contents(cut), contents(whole)
     assert (
         a.keys() == b.keys()
@@ -185,9 +197,12 @@ def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(
     words, contents, life, tmp_path
 ):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    few = lambda out: words(
-        out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2"
-    )
+
+    def few(out):
+        return words(
+            out, "--train.steps", "3", "--train.checkpoint_every", "1", "--train.log_every", "2"
+        )
+
     code, n_changes = life(few(whole), whole)
     assert code == 0 and n_changes > 40
     for last in range(n_changes):

@@ -136,10 +136,13 @@ def test_the_machines_rate_is_measured_once_and_leaves_random_numbers_alone():
 def test_a_log_is_read_but_for_lines_that_are_none_which_are_counted(tmp_path):
     path = tmp_path / "log.jsonl"
     assert read_log(path) == []
-    line = lambda step, loss="NaN": (
-        f'{{"step": {step}, "loss": {loss}, "nats": {{"text": null}}, "positions_per_s":'
-        " 9.5}\n".encode()
-    )
+
+    def line(step, loss="NaN"):
+        return (
+            f'{{"step": {step}, "loss": {loss}, "nats": {{"text": null}}, "positions_per_s":'
+            " 9.5}\n".encode()
+        )
+
     path.write_bytes(
         line(1) + line(2) + line(-3) + line(4, '"low"') + b'\xff\n7\n{"step": 5}\n{"ste'
     )

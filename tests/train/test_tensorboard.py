@@ -1,4 +1,4 @@
-"""TensorBoard's files say what the log says, no step twice, also where a run was cut and went on."""
+"""TensorBoard's files hold what the log holds, no step twice, also after a run was cut."""
 
 import sys
 

@@ -71,9 +71,12 @@ def test_latents_are_standardised_over_what_they_were_learned_from():
 
 def test_the_kl_term_costs_error_and_latents_that_say_nothing_are_refused():
     images = blobs(200, 8, 8)
-    error = lambda weight: fit_tokenizer(
-        replace(LATENTS, kl_weight=weight, steps=80), images
-    ).fidelity(images)["rms_error_grey"]
+
+    def error(weight):
+        return fit_tokenizer(replace(LATENTS, kl_weight=weight, steps=80), images).fidelity(images)[
+            "rms_error_grey"
+        ]
+
     assert error(0.0) < error(0.3)
     with pytest.raises(UserError, match="never vary: lower the weight of the KL term"):
         fit_tokenizer(

@@ -113,7 +113,7 @@ def test_auto_trains_as_the_faster_precision_does_by_name(trainer, monkeypatch, 
     assert losses(log) == losses(named) and equal(auto.weights(), by_name.weights())
 
 
-def test_a_resumed_training_keeps_its_precision_and_says_so_where_this_machine_would_choose_otherwise(
+def test_a_resumed_training_keeps_its_precision_and_says_so_where_this_machine_would_not(
     trainer, monkeypatch
 ):
     choosing(monkeypatch, "bf16")
