@@ -1,17 +1,20 @@
-"""Pictures as codes in any order: masked diffusion over the same codes that a decoder would write
-from left to right.
+r"""Pictures as codes in any order: masked diffusion over the codes of the decoder.
 
-Sahoo et al. 2024 (arXiv 2406.07524). All codes start hidden and appear one at a time, or several in
-a step, which is faster and less sure (Sampling.steps); whatever is known already is kept and read,
+Sahoo et al. 2024 (arXiv 2406.07524). All codes start masked and are filled in one at a time, or
+several in a step, which is faster and less exact (Sampling.steps). Known codes are kept and read,
 so parts of a picture can be drawn anew. By default scikit-learn's digits.
 
     mmtok train recipes/any_order.py
     mmtok sample runs/any_order --prompt seven --to image -n 16
-    mmtok train recipes/any_order.py --tokenizers.image '{"kind": "PixelsConfig", "height": 8,
-    "width": 8, "channels": 1}'   # pixels mmtok train recipes/any_order.py --sources '[{"kind":
-                                  "ImageFolder", "path": "FOLDER"}]'
+
+Pixels instead of learned codes, and a folder of pictures:
+
+    mmtok train recipes/any_order.py \\
+        --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'
+    mmtok train recipes/any_order.py \\
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3,
-        "patch": 4, "n_codes": 512, "steps": 4000}'
+            "patch": 4, "n_codes": 512, "steps": 4000}'
 """
 
 from mmtok.data.tasks import Task

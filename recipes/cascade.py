@@ -1,5 +1,6 @@
-"""Pictures of 28 x 28 pixels from their class, drawn as 7 x 7, then 14 x 14, then 28 x 28: mmtok
-train recipes/cascade.py --path FOLDER
+"""Pictures of 28 x 28 pixels from their class, drawn as 7 x 7, then 14 x 14, then 28 x 28.
+
+    mmtok train recipes/cascade.py --path FOLDER
 
 FOLDER holds a folder of pictures for each class; the folders' names are the captions. MNIST's own
 four files are read by another source:
@@ -8,8 +9,8 @@ four files are read by another source:
         ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
         "ankle boot"]}]'
 
-Less than an hour on one core. `scripts/bench_fashion.py` trains nearly the same and says how good
-its samples are.
+Less than an hour on one core. `scripts/bench_fashion.py` trains nearly the same run and measures
+its samples.
 
     mmtok sample runs/cascade --prompt "ankle boot" --to image
     mmtok sample runs/cascade --prompt "ankle boot" --to image --guidance 2

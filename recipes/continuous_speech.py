@@ -1,16 +1,17 @@
-"""Speech as a continuous spectrogram, drawn frame by frame by a small diffusion each: synthesis and
-recognition without a codebook.
+r"""Speech as a continuous spectrogram, each frame drawn by a small diffusion.
 
-The head is MAR's (Li et al. 2024, arXiv 2406.11838), the frames are dMel's before their values are
-rounded to levels. By default spoken digits, made by espeak-ng; a folder of sound files with
-transcripts takes one flag:
+Synthesis and recognition without a codebook. The head is MAR's (Li et al. 2024, arXiv 2406.11838);
+the frames are dMel's before their values are rounded. By default spoken digits, made by espeak-ng.
 
     mmtok train recipes/continuous_speech.py
     mmtok sample runs/continuous_speech --prompt "three one four" --to speech
-    mmtok sample runs/continuous_speech --prompt
-    runs/continuous_speech/samples/asked/three-one-four-000.wav --to text mmtok train
-    recipes/continuous_speech.py --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len
-    1024
+    mmtok sample runs/continuous_speech --to text \\
+        --prompt runs/continuous_speech/samples/asked/three-one-four-000.wav
+
+A folder of sound files with transcripts:
+
+    mmtok train recipes/continuous_speech.py \\
+        --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len 1024
 """
 
 from mmtok.data.tasks import InputMasking, Task

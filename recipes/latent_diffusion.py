@@ -1,10 +1,9 @@
-"""Latent diffusion: pictures drawn as a whole, in the latents of an autoencoder, given whatever the
-decoder has read.
+"""Latent diffusion: whole pictures in the latents of an autoencoder, given what was read before.
 
 Rombach et al. 2022 with the transformer of Peebles and Xie 2023. The condition is the decoder's
-state where the picture begins: a name here, and with other captions a text; any modality that a
-task puts before it. By default scikit-learn's digits; for a folder of pictures see
-latent_images.py, whose two flags are the same.
+state where the picture begins: here of a name; with other tasks of a longer text, or of any other
+modality. By default scikit-learn's digits; for a folder of pictures see latent_images.py, whose two
+flags are the same.
 
     mmtok train recipes/latent_diffusion.py
     mmtok sample runs/latent_diffusion --prompt seven --to image -n 16 --guidance 2

@@ -1,16 +1,19 @@
-"""Pictures as continuous patches in the shared decoder, drawn one after another by a small
-diffusion each; names from pictures too.
+r"""Pictures as continuous patches, each drawn by a small diffusion; and names from pictures.
 
-The way of MAR (Li et al. 2024, arXiv 2406.11838) with raster order: no codebook, the decoder's
-state before a patch tells a residual MLP what to denoise. By default scikit-learn's digits, so that
-it runs as it is; a folder of pictures takes two more flags:
+MAR (Li et al. 2024, arXiv 2406.11838) with patches row by row and no codebook: the decoder's state
+before a patch conditions a residual MLP that denoises it. By default scikit-learn's digits.
 
     mmtok train recipes/latent_images.py
     mmtok sample runs/latent_images --prompt seven --to image --guidance 2
-    mmtok sample runs/latent_images --prompt runs/latent_images/samples/asked/seven-000.png --to
-    text mmtok train recipes/latent_images.py --sources '[{"kind": "ImageFolder", "path":
-        "FOLDER"}]' --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32,
-        "channels": 3, "patch": 4, "latent_size": 8, "steps": 4000}'
+    mmtok sample runs/latent_images --to text \\
+        --prompt runs/latent_images/samples/asked/seven-000.png
+
+A folder of pictures:
+
+    mmtok train recipes/latent_images.py \\
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
+        --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3,
+            "patch": 4, "latent_size": 8, "steps": 4000}'
 """
 
 from mmtok.data.tasks import InputMasking, Task

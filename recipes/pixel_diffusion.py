@@ -1,17 +1,21 @@
-"""Flow matching in pixels: pictures drawn as a whole, with a likelihood in bits per dimension of
-the discrete picture.
+r"""Flow matching in pixels: all pixels at once, with a bound in bits per value.
 
-Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. No
-autoencoder stands between: what is scored is the picture. By default scikit-learn's digits, which
-have 17 levels; other pictures have 256.
+Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. There is no
+autoencoder: the score is that of the picture. By default scikit-learn's digits, which have 17 grey
+values; other pictures have 256.
 
     mmtok train recipes/pixel_diffusion.py
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
-    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png --condition
-    seven mmtok train recipes/pixel_diffusion.py --sources '[{"kind": "ImageFolder", "path":
-        "FOLDER"}]' --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]'
-        --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16, "channels": 3,
-        "levels": 256, "patch": 2}'
+    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png \\
+        --condition seven
+
+A folder of pictures:
+
+    mmtok train recipes/pixel_diffusion.py \\
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
+        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]' \\
+        --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16,
+            "channels": 3, "levels": 256, "patch": 2}'
 """
 
 from mmtok.data.tasks import Task

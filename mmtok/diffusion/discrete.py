@@ -340,7 +340,7 @@ class Masked:
         The sum over all subsets M of positions of weights[|M|] times its nats. weights (L + 1,):
         `subset_weights` for continuous time and any order, `step_subset_weights` for T steps.
         """
-        total = 0
+        total = torch.zeros(len(x), device=x.device)
         for subset in itertools.product((False, True), repeat=x.shape[1]):
             hidden = torch.tensor(subset, device=x.device)
             if hidden.any():

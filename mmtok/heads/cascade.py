@@ -144,6 +144,7 @@ class CascadeHead(Head):
 
     def __init__(self, config: Cascade, width: int, signature: Signature):
         super().__init__(config, signature)
+        self.config: Cascade = config
         self.patchify = patchify_of(signature, config.grid, config.patch)
         n_channels, rows, columns = self.patchify.shape
         n_stages = len(config.stages)
@@ -173,12 +174,12 @@ class CascadeHead(Head):
         picture.
         """
         pictures = self.pictures(y)
-        total = self.stages[0].loss(h, pictures[0])
+        total = self.stage(0).loss(h, pictures[0])
         for i in range(1, len(self.stages)):
             picture = pictures[i]
             aug_noise = stratified(len(picture), picture)
             low = noise_condition(pictures[i - 1] / self._rms(i - 1), aug_noise)
-            total = total + self.stages[i].loss(joined(h, low, aug_noise), picture)
+            total = total + self.stage(i).loss(joined(h, low, aug_noise), picture)
         return total * y.shape[1]
 
     def log_prob(
@@ -198,17 +199,17 @@ class CascadeHead(Head):
         given = h
         for i, picture in enumerate(coarse):
             rms = self._rms(i)
-            asked = self.stages[i + 1].config.aug_noise
-            least = self.stages[i].config.schedule.sigma_range[0] / rms
-            noise = max(math.sqrt(asked / (1 - asked)), least)
+            share = self.config.stages[i + 1].aug_noise
+            least = self.stage(i).config.schedule.sigma_range[0] / rms
+            noise = max(math.sqrt(share / (1 - share)), least)
             sigma = noise * rms
             aug_noise = _filled(noise**2 / (1 + noise**2), h)
             z = noise_condition(picture / rms, aug_noise, generator)
             v = z * math.hypot(rms, sigma)  # r / sqrt(1 - a)
-            log_p = self.stages[i].log_prob(given, v, generator, sigma=sigma)
+            log_p = self.stage(i).log_prob(given, v, generator, sigma=sigma)
             total = total + log_p - log_normal(v, picture, sigma)
             given = joined(h, z, aug_noise)
-        return total + self.stages[-1].log_prob(given, finest, generator)
+        return total + self.stage(-1).log_prob(given, finest, generator)
 
     def sample(
         self,
@@ -226,11 +227,11 @@ class CascadeHead(Head):
         """
         check_all_free(known)
         show = with_frames(callback, self._enlarged)
-        picture = self.stages[0].draw(hs, self.shapes[0], sampling, generator, show)
-        first_step = self.stages[0].n_steps(sampling, 0)
+        picture = self.stage(0).draw(hs, self.shapes[0], sampling, generator, show)
+        first_step = self.stage(0).n_steps(sampling, 0)
         for i in range(1, len(self.stages)):
-            stage = self.stages[i]
-            share = stage.config.aug_noise
+            stage = self.stage(i)
+            share = self.config.stages[i].aug_noise
             if sampling.aug_noise is not None:
                 share = sampling.aug_noise
             aug_noise = _filled(share, picture)
@@ -243,11 +244,12 @@ class CascadeHead(Head):
 
     def n_steps(self, sampling: Sampling, n_missing: int) -> int:
         """Those of all stages together."""
-        return sum(stage.n_steps(sampling, n_missing) for stage in self.stages)
+        return sum(self.stage(i).n_steps(sampling, n_missing) for i in range(len(self.stages)))
 
     def data_notes(self, segments: Iterable[Tensor]) -> list[str]:
         """A sigma_data of a stage that does not fit its pictures of latents (T, D)."""
-        if not any(stage.uses_sigma_data for stage in self.stages):
+        stages = [self.stage(i) for i in range(len(self.stages))]
+        if not any(stage.uses_sigma_data for stage in stages):
             return []
         parts = list(segments)
         if not parts:
@@ -256,9 +258,15 @@ class CascadeHead(Head):
         pictures = self.pictures(torch.stack(parts))
         return [
             f"stage {i}: {note}"
-            for i, (stage, picture) in enumerate(zip(self.stages, pictures, strict=True))
+            for i, (stage, picture) in enumerate(zip(stages, pictures, strict=True))
             for note in stage.sigma_data_notes(picture, groups)
         ]
+
+    def stage(self, i: int) -> DiffusionHead:
+        """The head of stage i, from the coarsest."""
+        stage = self.stages[i]
+        assert isinstance(stage, DiffusionHead)
+        return stage
 
     def pictures(self, y: Tensor) -> list[Tensor]:
         """Segments (N, T, D) as pictures (N, C, y, x) of every stage, coarse to fine.
@@ -272,7 +280,7 @@ class CascadeHead(Head):
 
     def _rms(self, i: int) -> float:
         """r_i, the root mean square that stage i takes its pictures to have."""
-        return self.stages[i].config.schedule.sigma_data
+        return self.stage(i).config.schedule.sigma_data
 
     def _enlarged(self, x: Tensor) -> Tensor:
         """A picture of any stage as segments (N, T, D)."""

@@ -228,11 +228,11 @@ class ChainedHead(CategoricalHead):
         )
         self.mix = nn.ModuleList([nn.Linear(hidden, hidden) for _ in self.levels])
         self.out = nn.ModuleList([nn.Linear(hidden, k) for k in self.levels])
-        for conditioning in self.conditioning:
-            nn.init.normal_(conditioning.weight, std=0.1)
-        for out in self.out:
-            nn.init.zeros_(out.weight)
-            nn.init.zeros_(out.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith("conditioning."):
+                nn.init.normal_(parameter, std=0.1)
+            elif name.startswith("out."):
+                nn.init.zeros_(parameter)
 
     def channel_logits(self, h: Tensor) -> ChannelLogits:
         """Yields C times: the logits (N, 1, K_c) of channel c, sent the value of each before it."""

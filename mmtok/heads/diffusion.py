@@ -338,7 +338,7 @@ class DiffusionHead(Head):
         schedule = self.config.schedule
         if not isinstance(schedule, EDM):
             return []
-        if self.bins and self.config.dequantise:
+        if self.bins is not None and self.config.dequantise:
             u = torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
             y = y + self.bins.width * (u - 0.5)
         with warnings.catch_warnings(record=True) as caught:

@@ -77,6 +77,7 @@ class MaskedDiffusionHead(Head):
         n_levels = signature.levels[0]
         self.masked = Masked(n_levels)
         grid = grid_of(signature, config.grid)
+        self.n_frames = grid[0] * grid[1]
         self.network = CodeDenoiser(config.network, n_levels, grid, width)
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
@@ -136,8 +137,9 @@ class MaskedDiffusionHead(Head):
     def _masked_tokens(self, n: int, device: torch.device, known: Known | None) -> Tensor:
         """(N, T): codes, masked where they are to be drawn."""
         if known is None:
-            shape = (n, self.signature.frames)
-            return torch.full(shape, self.masked.n_levels, dtype=torch.long, device=device)
+            return torch.full(
+                (n, self.n_frames), self.masked.n_levels, dtype=torch.long, device=device
+            )
         return self.masked.hide(known.values[..., 0], known.free)
 
     def n_steps(self, sampling: Sampling, n_missing: int) -> int:

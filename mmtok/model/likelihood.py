@@ -1,6 +1,4 @@
-"""Log-probabilities of documents, segment by segment: exact ones, bounds or estimates, as the heads
-give them, and each says which.
-"""
+"""Log-probabilities of documents, segment by segment: exact, bounds or estimates, by the heads."""
 
 from __future__ import annotations
 
@@ -21,10 +19,10 @@ class LogLikelihood:
     """-log p of a document's segments, each given those before it.
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
-    frames  per segment, how many it has, or how many its nats are spread over: in a segment with
-            holes those in the holes
-    kind    "exact", "bound" (an upper bound on the true nats; in expectation where it is drawn) or
-            "estimate": the least sure among the segments predicted
+    frames  per segment, how many frames its nats are the sum over: of a segment with holes those in
+            the holes
+    kind    "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
+            "estimate": the least certain among the predicted segments
     """
 
     nats: tuple[float | None, ...]
@@ -46,14 +44,15 @@ def score(
 ) -> list[LogLikelihood]:
     """Score documents in packed rows.
 
-    Begin marks are given, a fixed-length segment's end is certain. What is drawn for a bound or an
-    estimate comes from the seed and a batch's place: the same documents in the same order have the
-    same scores, and batches draw apart from each other, or errors would not average out. on_scored:
-    told how many more are done.
+    Begin marks are given, a fixed-length segment's end is certain. Random draws of bounds and
+    estimates depend on the seed and on the batch's place: the same documents in the same order have
+    the same scores, and batches draw independently, so that errors average out.
 
-    Raises UserError for a document without segments, when an input-only modality is among the
-    predicted ones, and for nats that are no number (infinite ones are: of what the model rules
-    out), naming the modality.
+    on_scored: called with the number of documents scored since the last call.
+
+    Raises UserError for a document without segments, for a predicted modality that is input-only,
+    and for a score of NaN or minus infinity, naming the modality. Infinity is allowed: the model
+    rules the document out.
     """
     scored = score_part(lm, documents, 0, 1, positions_per_batch, on_scored, seed)
     return [scored[i] for i in range(len(documents))]
@@ -68,8 +67,9 @@ def score_part(
     on_scored: Callable[[int], None] = lambda n: None,
     seed: int = 0,
 ) -> dict[int, LogLikelihood]:
-    """Part k of n of what `score` gives, to the last bit: batch k of packed rows, then k + n, ...;
-    by the documents' numbers.
+    """Part k of n of what `score` gives, bit for bit, by the documents' numbers.
+
+    It is batch k of packed rows, then batch k + n, and so on.
     """
     for i, document in enumerate(documents):
         if not document.segments:
@@ -98,7 +98,7 @@ def score_part(
         on_scored(sum(map(len, chunk)))
     return {
         i: LogLikelihood(
-            tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict)),
+            tuple(float(x) if p else None for x, p in zip(mine, documents[i].predict, strict=True)),
             tuple(map(_n_frames, documents[i].segments)),
             _kind(lm, documents[i]),
         )
@@ -107,8 +107,8 @@ def score_part(
 
 
 def _check_nats(document: Document, nats: np.ndarray) -> None:
-    """Raise UserError where the nats of a predicted segment are no number."""
-    for segment, predicted, x in zip(document.segments, document.predict, nats):
+    """Raise UserError where the nats of a predicted segment are NaN or minus infinity."""
+    for segment, predicted, x in zip(document.segments, document.predict, nats, strict=True):
         if predicted and not x > -np.inf:
             raise UserError(
                 f"{segment.modality} cannot be scored: its nats are {x}, no number, as the weights"
@@ -117,9 +117,10 @@ def _check_nats(document: Document, nats: np.ndarray) -> None:
 
 
 def _kind(lm: LM, document: Document) -> str:
+    """The least certain kind among the predicted segments."""
     kinds = [
         lm.kind(s.modality)
-        for s, predicted in zip(document.segments, document.predict)
+        for s, predicted in zip(document.segments, document.predict, strict=True)
         if predicted
     ]
     return max(kinds, key=("exact", "bound", "estimate").index, default="exact")
