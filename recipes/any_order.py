@@ -1,4 +1,4 @@
-r"""Pictures as codes in any order: masked diffusion over the codes of the decoder.
+"""Pictures as codes in any order: masked diffusion over the codes of the decoder.
 
 Sahoo et al. 2024 (arXiv 2406.07524). All codes start masked and are filled in one at a time, or
 several in a step, which is faster and less exact (Sampling.steps). Known codes are kept and read,

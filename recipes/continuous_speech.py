@@ -1,4 +1,4 @@
-r"""Speech as a continuous spectrogram, each frame drawn by a small diffusion.
+"""Speech as a continuous spectrogram, each frame drawn by a small diffusion.
 
 Synthesis and recognition without a codebook. The head is MAR's (Li et al. 2024, arXiv 2406.11838);
 the frames are dMel's before their values are rounded. By default spoken digits, made by espeak-ng.

@@ -1,4 +1,4 @@
-r"""Pictures as continuous patches, each drawn by a small diffusion; and names from pictures.
+"""Pictures as continuous patches, each drawn by a small diffusion; and names from pictures.
 
 MAR (Li et al. 2024, arXiv 2406.11838) with patches row by row and no codebook: the decoder's state
 before a patch conditions a residual MLP that denoises it. By default scikit-learn's digits.

@@ -1,4 +1,4 @@
-r"""Flow matching in pixels: all pixels at once, with a bound in bits per value.
+"""Flow matching in pixels: all pixels at once, with a bound in bits per value.
 
 Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. There is no
 autoencoder: the score is that of the picture. By default scikit-learn's digits, which have 17 grey
