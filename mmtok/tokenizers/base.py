@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class TokenizerConfig:
+class TokenizerConfig(ABC):
     """The settings of a tokenizer: the base of a frozen dataclass that a recipe holds.
 
     How the tokenizer comes about:
@@ -60,7 +60,8 @@ class TokenizerConfig:
             return None
         return self.build().signature
 
-    def check(self) -> None:
+    # not abstract: most configs name no files
+    def check(self) -> None:  # noqa: B027
         """Raise UserError for files that the config names and that cannot be used."""
 
     def build(self) -> Tokenizer:
@@ -74,12 +75,12 @@ class TokenizerConfig:
         """
         raise TypeError(f"{type(self).__name__} has no fit")
 
+    @abstractmethod
     def load(self, folder: Path) -> Tokenizer:
         """Open the tokenizer that was saved in `folder`.
 
         Raises UserError for a folder of another class, or a damaged one.
         """
-        raise NotImplementedError(f"{type(self).__name__} names no class of tokenizers")
 
     def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
         """Bits in the modality's own measure, as short texts: "40 frames/s", "1.2 bits a pixel".

@@ -229,9 +229,9 @@ class NetworkConfig(PatchConfig):
 
     steps: int  # of training
 
+    @abstractmethod
     def network(self) -> Any:
         """A new, untrained network of these sizes."""
-        raise NotImplementedError(f"{type(self).__name__} names no network")
 
 
 class ImageTokenizer(BatchTokenizer):

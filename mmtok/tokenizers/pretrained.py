@@ -77,7 +77,8 @@ class PretrainedTextConfig(TextConfig):
     start: str
 
     def signature(self) -> None:
-        """Unknown before the checkpoint is there: it may have to be fetched."""
+        """None: the checkpoint may have to be fetched first."""
+        return None
 
     def check(self) -> None:
         """Raise what `build` raises."""

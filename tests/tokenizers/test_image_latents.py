@@ -229,7 +229,7 @@ def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
     """
     tokenizer.save(tmp_path / "t")
     paths, tokens = [str(tmp_path / f"{i}.png") for i in range(2)], str(tmp_path / "t.parquet")
-    for path, image in zip(paths, images(2)):
+    for path, image in zip(paths, images(2), strict=True):
         write_image(path, image)
     assert (
         main(

@@ -1,6 +1,4 @@
-"""Shares outside a grid are those of a feature: what lies below its range and what lies above count
-together.
-"""
+"""Shares outside a grid are of a feature: below and above its range count together."""
 
 import numpy as np
 import pytest
@@ -55,7 +53,8 @@ def test_what_is_said_of_two_sides_that_are_little_alone():
     with pytest.warns(
         UserWarning, match="^2 of 250 particles were clipped in phi_rel, above 0.8, 0.8%"
     ):
-        JetGridConfig(max_constituents=250).build().encode(jet)
+        segment = JetGridConfig(max_constituents=250).build().encode(jet)
+    assert len(segment) == 250
 
 
 def test_soft_particles_below_do_not_count_with_hard_ones_above():

@@ -113,5 +113,5 @@ def test_frames_are_as_they_were(name, frames):
     assert digest(json.dumps(told).encode()) == frames
     assert all(
         np.array_equal(tokenizer.decode(s), image)
-        for s, image in zip(segments, tokenizer.decode_batch(segments))
+        for s, image in zip(segments, tokenizer.decode_batch(segments), strict=True)
     )

@@ -228,7 +228,7 @@ def test_without_a_piece_for_a_space_it_has_sentencepieces_ids(tmp_path):
         "line\nbreak",
         "",
     ]
-    for text, batched in zip(texts, tokenizer.encode_batch(texts)):
+    for text, batched in zip(texts, tokenizer.encode_batch(texts), strict=True):
         segment = tokenizer.encode(text)
         assert (
             segment.codes[:, 0].tolist() == batched.codes[:, 0].tolist() == theirs.encode(text)

@@ -107,14 +107,14 @@ def test_batch_equals_single(config, clips):
     tokenizer = config.build()
     mixed = [*clips, noise(1), noise(7), noise(511, 1), noise(16_384, 2)]
     together = tokenizer.encode_batch(mixed)
-    for clip, segment in zip(mixed, together):
+    for clip, segment in zip(mixed, together, strict=True):
         alone = tokenizer.encode(clip)
         assert np.array_equal(alone.codes, segment.codes) and alone.info == segment.info == {
             "n_samples": len(clip),
             "rate_hz": 16_000,
         }
         assert len(segment) == config.mel.n_frames(len(clip))
-    for segment, sound in zip(together[6:], tokenizer.decode_batch(together[6:])):
+    for segment, sound in zip(together[6:], tokenizer.decode_batch(together[6:]), strict=False):
         np.testing.assert_allclose(tokenizer.decode(segment), sound, atol=2e-3)
 
 
@@ -176,7 +176,9 @@ def test_intelligibility_of_the_round_trip(config, bar, worst, clips):
     tokenizer = config.build()
     scores = [
         stoi(clip, sound, 16_000)
-        for clip, sound in zip(clips, tokenizer.decode_batch(tokenizer.encode_batch(clips)))
+        for clip, sound in zip(
+            clips, tokenizer.decode_batch(tokenizer.encode_batch(clips)), strict=True
+        )
     ]
     assert np.mean(scores) >= bar and min(scores) >= worst
     figures = tokenizer.fidelity(clips)

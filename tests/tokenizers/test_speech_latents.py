@@ -74,21 +74,23 @@ def test_more_clips_than_are_read_at_once_count_alike(tokenizer):
 
 def test_the_spectrogram_comes_back(tokenizer):
     clips = [torch.from_numpy(clip) for clip in CLIPS]
-    for segment, mel in zip(tokenizer.encode_batch(CLIPS), log_mel(clips, tokenizer.config.mel)):
+    for segment, mel in zip(
+        tokenizer.encode_batch(CLIPS), log_mel(clips, tokenizer.config.mel), strict=True
+    ):
         torch.testing.assert_close(tokenizer.log_mel(segment), mel, atol=1e-5, rtol=0)
 
 
 def test_batch_equals_single(tokenizer):
     mixed = [*CLIPS, noise(1), noise(7), noise(511, 1)]
     together = tokenizer.encode_batch(mixed)
-    for clip, segment in zip(mixed, together):
+    for clip, segment in zip(mixed, together, strict=True):
         alone = tokenizer.encode(clip)
         assert (
             np.array_equal(alone.latents, segment.latents) and segment.latents.dtype == np.float32
         )
         assert alone.info == segment.info == {"n_samples": len(clip), "rate_hz": 16_000}
         assert len(segment) == tokenizer.config.mel.n_frames(len(clip))
-    for segment, sound in zip(together[-4:], tokenizer.decode_batch(together[-4:])):
+    for segment, sound in zip(together[-4:], tokenizer.decode_batch(together[-4:]), strict=False):
         np.testing.assert_allclose(tokenizer.decode(segment), sound, atol=2e-3)
 
 
@@ -133,7 +135,9 @@ def test_speech_is_no_worse_than_from_rounded_levels():
         resample(engine.say("three one four one five nine", v) / np.float32(32768), RATE_HZ, 16_000)
         for v in VOICES[:6]
     ]
-    for ours, rounded in zip(PRESETS, (DMelConfig.apple_80hz(), DMelConfig.apple_40hz())):
+    for ours, rounded in zip(
+        PRESETS, (DMelConfig.apple_80hz(), DMelConfig.apple_40hz()), strict=True
+    ):
         assert ours.fit(clips).fidelity(clips)["stoi"] >= rounded.build().fidelity(clips)["stoi"]
 
 
