@@ -226,9 +226,9 @@ def histogram(
 ) -> Markup:
     """Densities of three samples of numbers (N,), and below them generated over round trip.
 
-    The ratio has its counting error. Without a unit the numbers are whole, and so are the bins.
+    The ratio has its counting error. Without a unit the values are integers.
     """
-    edges = _edges(np.concatenate((real, round_trip)), generated, whole=not unit)
+    edges = _edges(np.concatenate((real, round_trip)), generated, integer=not unit)
     off_scale = np.mean((generated < edges[0]) | (generated > edges[-1]))
     if off_scale > OFF_SCALE:
         title += f", {off_scale:.0%} of generated off scale"
@@ -265,11 +265,11 @@ def histogram(
     return chart(f"{title}: {label}, generated and real", draw, (3.9, 3.5))
 
 
-def _edges(real: np.ndarray, generated: np.ndarray, whole: bool, n_bins: int = 30) -> np.ndarray:
+def _edges(real: np.ndarray, generated: np.ndarray, integer: bool, n_bins: int = 30) -> np.ndarray:
     """Edges of bins over the central 99 % of both samples.
 
-    Generated values that are far off widen the range of the real ones threefold at most. `whole`
-    numbers have bins of whole widths, centred on them.
+    Generated values that are far off widen the range of the real ones threefold at most. Bins of
+    `integer` values have integer widths and are centred on them.
     """
     real_low, real_high = np.percentile(real, (0.5, 99.5))
     low = real_low
@@ -279,7 +279,7 @@ def _edges(real: np.ndarray, generated: np.ndarray, whole: bool, n_bins: int = 3
         generated_low, generated_high = np.percentile(generated, (0.5, 99.5))
         low = max(min(low, generated_low), real_low - reach)
         high = min(max(high, generated_high), real_high + reach)
-    if not whole:
+    if not integer:
         return np.linspace(low, high if high > low else low + 1, n_bins + 1)
     bin_width = max(1, int(np.ceil((high - low) / n_bins)))
     return np.arange(np.floor(low) - 0.5, np.ceil(high) + bin_width, bin_width)

@@ -108,10 +108,8 @@ def test_the_samples_are_kept_for_others_to_judge(evaluated):
     ]
     rows = json.loads((folder / "jets_from_text" / "index.json").read_text())
     for c in ("fat", "thin"):
-        mine, its = (
-            [row for row in rows if row["file"] == f"{c}_jet.npz"],
-            figures["jets_from_text"][c],
-        )
+        mine = [row for row in rows if row["file"] == f"{c}_jet.npz"]
+        its = figures["jets_from_text"][c]
         assert (
             len(mine) == its["n"]
             and np.mean([row["stop"] == "cap" for row in mine]) == its["at_cap"]

@@ -72,7 +72,8 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
         0 <= figures[question]["accuracy"] <= 1 and figures[question]["n"] == 6
         for question in ("text_from_image", "zero_shot")
     )
-    row, unit = figures["score"]["image"], UNITS[name]
+    row = figures["score"]["image"]
+    unit = UNITS[name]
     costs = {
         unit + of
         for of in ("", "_untrained", "_unigram", *["_without_condition"] * (name == "codes"))

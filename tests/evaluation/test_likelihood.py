@@ -38,7 +38,9 @@ def test_unigram_of_an_open_ended_modality_by_hand(tiny_copy):
 
     rows = [text(0, 0, 1), text(0, truncated=True), text()]
     # with one more of each: codes 4, 2, 1 of 7; frames 5, ends 3 of 8
-    code, go, end = np.log(np.array([4, 2, 1]) / 7), math.log(5 / 8), math.log(3 / 8)
+    code = np.log(np.array([4, 2, 1]) / 7)
+    go = math.log(5 / 8)
+    end = math.log(3 / 8)
     assert baseline(
         tiny_copy, "text", signature, rows, [text(0, 2), text(1, truncated=True)]
     ) == pytest.approx(-(code[0] + code[2] + 2 * go + end + code[1] + go))
@@ -79,7 +81,8 @@ def test_unigram_of_a_fixed_count_of_channels_by_hand(tiny_copy):
         return Segment("jets", codes=np.array(codes))
 
     rows = [tile((0, 2), (0, 1)), tile((1, 2), (0, 2))]
-    first, second = np.log(np.array([4, 2]) / 6), np.log(np.array([1, 2, 4]) / 7)
+    first = np.log(np.array([4, 2]) / 6)
+    second = np.log(np.array([1, 2, 4]) / 7)
     expected = -(first[0] + second[0] + first[1] + second[2])  # a certain end costs nothing
     assert baseline(tiny_copy, "jets", signature, rows, [tile((0, 0), (1, 2))]) == pytest.approx(
         expected
@@ -99,7 +102,8 @@ def test_unigram_of_a_set_counts_all_orders_of_what_follows_the_headers(tiny_cop
         return Segment("jets", codes=np.array(codes).reshape(-1, 2), **more)
 
     plain = replace(signature, descending=False, headers=0)
-    rows, asked = [jet((1, 0), (1, 2), (0, 1))], jet((0, 0), (1, 2), (1, 2), (0, 1), (0, 0))
+    rows = [jet((1, 0), (1, 2), (0, 1))]
+    asked = jet((0, 0), (1, 2), (1, 2), (0, 1), (0, 0))
     nats = {s.descending: baseline(tiny_copy, "jets", s, rows, [asked]) for s in (plain, signature)}
     assert nats[True] == pytest.approx(
         nats[False] - math.log(12)

@@ -202,9 +202,11 @@ def test_the_adapter_answers_requests(run, monkeypatch):
     for name in names:
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["lm_eval.api.model"].LM = LM
-    model, harness = script().run_model(run), Harness(run)
+    model = script().run_model(run)
+    harness = Harness(run)
     assert isinstance(model, LM)
-    pair, asked = ("light is", " 1"), ("dark", {"until": ["\n"], "max_gen_toks": 3})
+    pair = ("light is", " 1")
+    asked = ("dark", {"until": ["\n"], "max_gen_toks": 3})
     assert model.loglikelihood([Request(pair)]) == harness.loglikelihood([pair])
     assert model.loglikelihood_rolling([Request(("dark",))]) == harness.loglikelihood_rolling(
         ["dark"]

@@ -116,10 +116,8 @@ class Sorted:
 
 
 def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monkeypatch):
-    (
-        monkeypatch.setattr(speech_figures, "N_VOICE_CLIPS", 50),
-        monkeypatch.setattr(speech_figures, "N_HEARD", 50),
-    )
+    monkeypatch.setattr(speech_figures, "N_VOICE_CLIPS", 50)
+    monkeypatch.setattr(speech_figures, "N_HEARD", 50)
     recipe = SimpleNamespace(
         sources=(Sorted(),), fields=Sorted.fields, train=SimpleNamespace(seed=0)
     )
@@ -234,10 +232,8 @@ def test_labels_are_those_of_all_rows():
 
 
 def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, rng):
-    tokenizer, images = (
-        PixelLatentsConfig(4, 4, 1, levels=256).build(),
-        list(rng.integers(0, 256, (8, 4, 4), np.uint8)),
-    )
+    tokenizer = PixelLatentsConfig(4, 4, 1, levels=256).build()
+    images = list(rng.integers(0, 256, (8, 4, 4), np.uint8))
     recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
 
     def examples(split, field):

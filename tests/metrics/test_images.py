@@ -29,14 +29,17 @@ def test_frechet_of_points_is_the_distance_of_means():
 
 def test_frechet_of_commuting_gaussians():
     x = standardised(500, 3)
-    s1, s2, shift = np.array([1.0, 2.0, 0.5]), np.array([3.0, 2.0, 0.0]), np.array([0.3, -1.0, 2.0])
+    s1 = np.array([1.0, 2.0, 0.5])
+    s2 = np.array([3.0, 2.0, 0.0])
+    shift = np.array([0.3, -1.0, 2.0])
     expected = np.square(shift).sum() + np.square(s1 - s2).sum()
     assert frechet(x * s1, x * s2 + shift) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_laws():
     rng = np.random.default_rng(1)
-    a, b = rng.normal(size=(300, 4)), rng.normal(size=(200, 4)) @ rng.normal(size=(4, 4))
+    a = rng.normal(size=(300, 4))
+    b = rng.normal(size=(200, 4)) @ rng.normal(size=(4, 4))
     turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     assert frechet(a, a) == pytest.approx(0.0, abs=1e-9)
     assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-9)
@@ -47,11 +50,10 @@ def test_frechet_laws():
 def test_frechet_against_the_matrix_square_root():
     sqrtm = pytest.importorskip("scipy.linalg").sqrtm
     rng = np.random.default_rng(2)
-    a, b = (
-        rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)),
-        rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + 1,
-    )
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    a = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3))
+    b = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + 1
+    cov_a = np.cov(a, rowvar=False)
+    cov_b = np.cov(b, rowvar=False)
     expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(
         cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real
     )
@@ -93,7 +95,8 @@ def test_components_are_fitted_to_a_fair_part_of_many_images(monkeypatch, cap, v
     images = np.zeros((400, 4, 4), np.uint8)
     images[:200, 0], images[200:, 3] = rng.integers(0, 200, (2, 200, 4))
     monkeypatch.setattr(room, cap, value)
-    many, brighter = Watched(images), images[200:].copy()
+    many = Watched(images)
+    brighter = images[200:].copy()
     brighter[:, 3] += 51
     assert frechet_pixels(many, images[200:], brighter, n_components=8) == pytest.approx(
         4 * 0.2**2, rel=1e-9

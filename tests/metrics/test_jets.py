@@ -21,7 +21,8 @@ from mmtok.metrics.jets import (
 @pytest.mark.parametrize("at", [(0.0, 0.0), (1.2, 3.1)])
 def test_mass_of_two_particles(d_eta, d_phi, at):
     jet = np.array([[300.0, at[0], at[1]], [40.0, at[0] + d_eta, at[1] + d_phi]])
-    eta, phi = jet[1, 1] - jet[0, 1], jet[1, 2] - jet[0, 2]
+    eta = jet[1, 1] - jet[0, 1]
+    phi = jet[1, 2] - jet[0, 2]
     pair = 2 * (
         np.sinh(eta / 2) ** 2 + np.sin(phi / 2) ** 2
     )  # cosh eta - cos phi, without its cancellation
@@ -55,7 +56,8 @@ def test_w1_exact_values():
     assert w1([1, 2, 3], [3, 1, 2]) == 0
     assert w1([0, 0, 0, 4], [0, 0]) == 1
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=400), rng.normal(0.2, 1.5, 400)
+    a = rng.normal(size=400)
+    b = rng.normal(0.2, 1.5, 400)
     np.testing.assert_allclose(w1(a, b), np.abs(np.sort(a) - np.sort(b)).mean(), rtol=1e-12)
 
 
@@ -64,7 +66,8 @@ def test_w1_agrees_with_scipy():
 
     rng = np.random.default_rng(2)
     for n, m in ((1, 7), (50, 51), (300, 20)):
-        a, b = rng.integers(0, 9, n), rng.normal(3, 2, m)
+        a = rng.integers(0, 9, n)
+        b = rng.normal(3, 2, m)
         np.testing.assert_allclose(w1(a, b), wasserstein_distance(a, b), rtol=1e-12)
 
 

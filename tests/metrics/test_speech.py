@@ -43,8 +43,12 @@ def test_word_error_rate_of_hand_examples(references, hypotheses, rate):
 def test_word_error_rate_equals_jiwers():
     jiwer = pytest.importorskip("jiwer")
     rng = np.random.default_rng(0)
-    draw = lambda: [" ".join(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(50)]  # noqa: E731
-    references, hypotheses = draw(), draw()
+
+    def draw():
+        return [" ".join(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(50)]
+
+    references = draw()
+    hypotheses = draw()
     assert word_error_rate(references, hypotheses) == pytest.approx(
         jiwer.wer(references, hypotheses)
     )
@@ -68,7 +72,8 @@ def digits(tmp_path_factory):
     quick.
     """
     pytest.importorskip("espeakng_loader")
-    source, cache = SpokenDigits(n_utterances=1500), tmp_path_factory.mktemp("digits")
+    source = SpokenDigits(n_utterances=1500)
+    cache = tmp_path_factory.mktemp("digits")
     prepare = Preparer("speech", SpeechPreparation(), {"rate_hz": 16_000})
     tally = Tally()
     return {

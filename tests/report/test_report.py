@@ -209,7 +209,8 @@ def test_every_part_of_a_finished_run_is_shown(finished_page):
 
 
 def test_curves_are_in_the_units_that_the_log_names(tmp_path, monkeypatch):
-    run, drawn = finished_run(tmp_path), {}
+    run = finished_run(tmp_path)
+    drawn = {}
     monkeypatch.setattr(
         "mmtok.report.plots.curve",
         lambda title, unit, steps, values, held_out: drawn.update(
@@ -302,11 +303,10 @@ def sounding_run(tmp_path_factory):
     for m, config in run.recipe.tokenizers.items():
         config.build().save(run.folder / "tokenizers" / m)
     rng = np.random.default_rng(1)
-    sounds, jets = (
-        run.folder / "samples" / "speech_from_text",
-        run.folder / "samples" / "jets_from_text",
-    )
-    sounds.mkdir(parents=True), jets.mkdir()
+    sounds = run.folder / "samples" / "speech_from_text"
+    jets = run.folder / "samples" / "jets_from_text"
+    sounds.mkdir(parents=True)
+    jets.mkdir()
     write_json(
         sounds / "index.json",
         [{"file": f"low-00{i}.wav", "frames": 9, "stop": s} for i, s in enumerate(("cap", "end"))],
@@ -349,7 +349,8 @@ def test_jets_have_charts_beside_real_ones(sounding_page):
 
 
 def test_jets_of_one_file_are_shown_together_and_those_cut_counted(sounding_run):
-    run, rng = sounding_run, np.random.default_rng(2)
+    run = sounding_run
+    rng = np.random.default_rng(2)
     asked = run.folder / "samples" / "asked"
     asked.mkdir()
     write_jets(asked / "high.npz", [particles(rng), particles(rng), particles(rng)])
