@@ -1,8 +1,7 @@
 """To `transformers` and back: over one-channel modalities the trunk is a Llama, weight by weight.
 
-What a Llama cannot say is refused in both directions rather than dropped. The grammar is no part of
-it: its logits are `LM.logits`, over all ids, but for those that are put out of its reach
-(reach.py).
+What a Llama cannot hold is refused in both directions, not dropped. The grammar is no part of a
+Llama: its logits are `LM.logits`, over all ids, but for suppressed ones (llama_suppress.py).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from mmtok.errors import UserError
 from mmtok.io.filenames import inside
 from mmtok.io.files import write_tensors, write_text
 from mmtok.io.strict_json import read_json
-from mmtok.model.llama_reach import (
+from mmtok.model.llama_suppress import (
     READ,
     WRITE,
     check_kept,
@@ -44,16 +43,16 @@ from mmtok.nn.transformer import TransformerConfig
 MAX_POSITIONS = 32_768
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 FINGERPRINT = "mmtok_vocabulary"  # keys of config.json that transformers carries along unread
-WIDENED = "mmtok_trunk"  # the width, norm_eps and tied tables of a trunk that was upcast
+WIDENED = "mmtok_trunk"  # the width, norm_eps and tied tables of a trunk before it was widened
 
 
 def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> None:
-    """Write `config.json` and `model.safetensors`, which
-    `AutoModelForCausalLM.from_pretrained(folder)` opens with equal logits.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` opens with equal logits.
 
-    unreachable: ids that lose against all others whatever is read, at the cost of a few axes more
-    and of two tables of ids (reach.py). Document mark, end marks and padding become its special
-    ids. Raises UserError when the vocabulary has many-channel or latent modalities.
+    unreachable: ids that the Llama never generates, at the cost of a few more axes and of two
+    tables of ids (llama_suppress.py). Document mark, end marks and padding become its special ids.
+
+    Raises UserError when the vocabulary has many-channel or latent modalities.
     """
     check_one_channel(lm.vocabulary)
     folder, weights, config = Path(folder), _llama_weights(lm), _llama_config(lm)
@@ -149,7 +148,10 @@ def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int
 
     Warns where it names none.
     """
-    first = lambda ids: ids[0] if isinstance(ids, list) and ids else ids
+
+    def first(ids: Any) -> Any:
+        return ids[0] if isinstance(ids, list) and ids else ids
+
     begin, end = first(config.get("bos_token_id")), first(config.get("eos_token_id"))
     wanted = {
         vocabulary.document_mark: begin,
@@ -399,7 +401,7 @@ def _widened_config(lm: LM) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json, of a upcast one with the sizes that it had before."""
+    """A checkpoint's config.json; of a widened one, with the sizes from before."""
     config, where = _read_json(folder / CONFIG), folder / CONFIG
     kept = config.get(WIDENED)
     if kept is None:

@@ -47,7 +47,7 @@ from mmtok.train.checks import (
 )
 from mmtok.train.distributed import init_distributed
 from mmtok.train.log import read_log
-from mmtok.train.tensorboard import Board, need_tensorboard
+from mmtok.train.tensorboard import TensorBoardWriter, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
 __all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
@@ -268,7 +268,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         def open_board() -> Callable[[dict], None] | None:
             if not tensorboard:
                 return None
-            board = Board(out / "tensorboard", read_log(out / "log.jsonl"))
+            board = TensorBoardWriter(out / "tensorboard", read_log(out / "log.jsonl"))
             return stack.enter_context(board).add
 
         processes.on_rank0(start)

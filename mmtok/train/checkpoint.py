@@ -1,18 +1,19 @@
-"""Checkpoints: a folder per step, written under a temporary name and then renamed, so that one
-loadable one always stands.
+"""Checkpoints: a folder per step, written whole or not at all.
+
+Each is written under a temporary name and then renamed, so that a sound one always exists.
 
     checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [ema.safetensors]
                               state.json
 
-No pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a damaged
-checkpoint is found out, named and passed over for the one before it. No generator state is stored:
-every draw is a function of (seed, step).
+There are no pickles. state.json holds the step and a SHA-256 of every file and of itself, so that a
+damaged checkpoint is detected, named and skipped for the one before it. No generator state is
+stored: every random number is a function of (seed, step).
 
-Several processes write the same files as one: the first gathers what is sharded, and whoever loads
-takes its part, so a run goes on with any number of them, sharded or not. The price is that the
-first process holds the whole state in main memory. It is not torch.distributed.checkpoint, which
-writes a file per process and a pickle that joins them: there a checkpoint is whole only when the
-last process says so, and not one of its files can be opened alone.
+Several processes write the same files as one: rank 0 gathers sharded tensors, and each process
+takes its shard when it loads. So a training can resume with any number of processes, sharded or
+not. The price is that rank 0 holds the whole state in main memory. This is not
+torch.distributed.checkpoint, which writes a file per process and a pickle that joins them: none of
+its files can be opened alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Annotated, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
@@ -41,15 +42,9 @@ from mmtok.train.distributed import shard_like
 
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
-WEIGHTS = ("weights", "ema")  # of a checkpoint's files those that a finished run is made of
-DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    SafetensorError,
-)  # what reading a damaged checkpoint raises
+WEIGHTS = ("weights", "ema")  # the files that a finished run is made from
+# what reading a damaged checkpoint raises
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 STEP = Annotated[int, Within(0)]
 STATE = {
     "step": STEP,
@@ -65,8 +60,9 @@ NEEDED = ("step", "files", "sha256")  # what every state.json has
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What training needs to go on: tensors by file stem, and a small JSON state with at least
-    `step`.
+    """All that training needs to resume.
+
+    tensors: file stem -> name -> tensor. state: small JSON values, with `step` at least.
     """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
@@ -74,7 +70,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
-    """Write FOLDER/step-N whole or not at all, then drop all but the newest `keep`."""
+    """Write FOLDER/step-N, whole or not at all; then remove all but the newest `keep`."""
     target = folder / _name(checkpoint.state["step"])
     temporary = folder / f".{target.name}.tmp"
     tidy(folder, checkpoint.state["step"], keep)
@@ -86,14 +82,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
             save_tensors(path, tensors)
             digests[path.name] = digest(path)
         state = {**checkpoint.state, "files": digests}
-        (temporary / "state.json").write_text(
-            json.dumps({**state, "sha256": _digest_of(state)}, indent=1)
-        )
+        text = json.dumps({**state, "sha256": _digest_of(state)}, indent=1)
+        (temporary / "state.json").write_text(text)
         for path in temporary.iterdir():
             _sync(path)
-        if (
-            target.exists()
-        ):  # the same step again, after a resume: the one that stands may be the damaged one
+        if target.exists():  # the same step again, after a resume from an older checkpoint
             shutil.rmtree(target)
         os.rename(temporary, target)
         _sync(folder)
@@ -105,10 +98,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> P
 
 
 def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
-    """Remove what a process that was killed left half-written, and all checkpoints up to `step` but
-    the newest `keep` of them.
+    """Remove half-written checkpoints, and those up to `step` but for the newest `keep`.
 
-    Later ones, which training passed over as damaged, give way to their like when it gets there.
+    Later ones, which training skipped as damaged, are replaced when it reaches their steps.
     """
     for left in folder.glob(".step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -120,9 +112,8 @@ def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest sound checkpoint, or None when there is none yet.
 
-    A damaged one is named in a warning and passed over.
-
-    Raises UserError when checkpoints stand there but none can be read.
+    Damaged ones are skipped with a warning. Raises UserError when there are checkpoints but none
+    can be read.
     """
     steps = _steps(folder)
     for path in reversed(steps):
@@ -139,12 +130,10 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
-    """As `load_checkpoint`, but without the optimiser; None where nothing stands. step: the
-    checkpoint of this step instead of the newest.
+    """As `load_checkpoint`, without the optimiser. step: of a checkpoint other than the newest.
 
-    It may be asked while another process trains: a checkpoint that is taken away under the reader
-    has newer ones, and these are read. Raises UserError when `step` has no sound checkpoint, with
-    those that stand.
+    Another process may be training: when it removes the checkpoint that is being read, a newer one
+    is read. Raises UserError when `step` has no sound checkpoint; it lists those there are.
     """
     if step is not None:
         return _of_step(folder, step)
@@ -174,16 +163,12 @@ def _of_step(folder: Path, step: int) -> Checkpoint:
             str(int(other.name.removeprefix("step-"))) for other in _steps(folder) if other != path
         ]
         more = f" (the newest {N_LISTED} of {len(there)})" if len(there) > N_LISTED else ""
-        others = (
-            f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}"
-            if there
-            else "no other one stands"
-        )
-        what = (
-            f"{path} is damaged ({_reason(error)})"
-            if path.exists()
-            else f"{folder} holds no checkpoint of that step"
-        )
+        others = "no other one stands"
+        if there:
+            others = f"those of these steps stand: {', '.join(there[-N_LISTED:])}{more}"
+        what = f"{folder} holds no checkpoint of that step"
+        if path.exists():
+            what = f"{path} is damaged ({_reason(error)})"
         raise UserError(f"--checkpoint {step}: {what}; {others}") from None
 
 
@@ -198,9 +183,7 @@ def _reason(error: Exception) -> str:
 
 
 def planned_steps(folder: Path) -> list[list[int]]:
-    """From which step on how many steps were planned, as the newest checkpoint says; [] where none
-    says so.
-    """
+    """`Trainer.planned` of the newest sound checkpoint; [] where there is none."""
     for path in reversed(_steps(folder)):
         try:
             return _state(path)["planned"]
@@ -210,26 +193,22 @@ def planned_steps(folder: Path) -> list[list[int]]:
 
 
 def kept_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Of a checkpoint what a finished run keeps: the moving average where there is one."""
+    """The weights that a finished run keeps: the moving average where there is one."""
     return {**checkpoint.tensors["weights"], **checkpoint.tensors.get("ema", {})}
 
 
 def precision_of(folder: Path) -> str | None:
-    """The precision that the training with checkpoints in this folder began with; None where no
-    checkpoint tells.
-    """
+    """The precision of the training that wrote the newest sound checkpoint; None without one."""
     for path in reversed(_steps(folder)):
         try:
             return _state(path)["precision"]
         except (OSError, ValueError, LookupError, TypeError):
-            continue  # damaged: it is named when it is loaded
+            continue  # damaged; loading warns of it
     return None
 
 
 def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
-    """A checkpoint that is what was written, or of it the files of these stems; anything else
-    raises one of DAMAGE.
-    """
+    """Read a checkpoint, or only the files of these stems; raises one of DAMAGE if damaged."""
     state = _state(path)
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
@@ -245,10 +224,7 @@ def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """What a checkpoint's state.json says.
-
-    Raises UserError, naming file and field, for what it cannot say.
-    """
+    """The state.json of a checkpoint; raises UserError for fields that are not of their type."""
     state = read_json(path / "state.json", nan=True)
     check_known(state, STATE, str(path / "state.json"), NEEDED)
     return state
@@ -256,10 +232,8 @@ def _state(path: Path) -> dict[str, Any]:
 
 def _steps(folder: Path) -> list[Path]:
     """The folders of the checkpoints, the oldest first."""
-    return sorted(
-        (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()),
-        key=_order,
-    )
+    steps = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal()]
+    return sorted(steps, key=_order)
 
 
 def _name(step: int) -> str:
@@ -289,7 +263,7 @@ def _sync(path: Path) -> None:
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
 ) -> dict[str, Tensor]:
     """An optimiser's state as named tensors: `<parameter>:<entry>`."""
     return {
@@ -300,13 +274,16 @@ def optimizer_tensors(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = {name: p for p, name in names.items()}
     for key, value in tensors.items():
         name, entry = key.rsplit(":", 1)
-        p = parameters[
-            name
-        ]  # its step count is no part of anything: where the parameter is, as the fused update wants it
-        optimizer.state[p][entry] = value.to(p.device) if entry == "step" else shard_like(value, p)
+        p = parameters[name]
+        if entry == "step":  # never sharded; the fused update needs it on the parameter's device
+            optimizer.state[p][entry] = value.to(p.device)
+        else:
+            optimizer.state[p][entry] = shard_like(value, p)

@@ -1,6 +1,4 @@
-"""What a decoder's heads take for granted, held against the tasks and the data before the long
-work.
-"""
+"""Pre-training checks: head settings against tasks and data."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) ->
 def check_guidance(
     tasks: Sequence[Task], modality_of: Mapping[str, str], sampling: Mapping[str, Sampling]
 ) -> None:
-    """Raise UserError for a modality that is to be drawn under guidance, though training never
-    leaves out what it is made from.
-    """
+    """Raise UserError for guidance of a modality whose conditions training never drops."""
     asked: set[tuple[tuple[str, ...], str]] = set()
     for given, m, task in orders(tasks, modality_of):
         guidance = sampling[m].guidance if m in sampling else 1.0
@@ -67,7 +63,7 @@ def check_bands(
     modality_of: Mapping[str, str],
     signatures: Mapping[str, Signature],
 ) -> None:
-    """Raise UserError for bands of a field whose frames have one channel.
+    """Raise UserError for frequency masks of a field whose frames have one channel.
 
     modality_of: of each field.
     """

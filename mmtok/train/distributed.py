@@ -1,16 +1,15 @@
-"""Several processes that train one model: which one this is, and all that they say to each other.
+"""Training by several processes: the process group, its collectives, and sharded weights.
 
-`torchrun --nproc-per-node N -m mmtok train RECIPE` starts them; a process on its own answers every
-question here by itself. Each has its share of a step's rows, and gradients are summed, so that N
-processes make the step that one would make. They share the model in one of two ways:
+`torchrun --nproc-per-node N -m mmtok train RECIPE` starts them. Each process has its share of a
+step's rows, and gradients are summed, so that N processes make the step that one would make. They
+hold the model in one of two ways:
 
-    whole    every process holds all of it. After the backward pass the gradients are summed in a
-             few flat buckets. Not by
-             DistributedDataParallel: its gradients are means over processes, and it must know the
-             last micro-batch before its backward pass; what it would gain is that summing overlaps
-             with the backward pass, which FSDP2 does too.
-    sharded  FSDP2: every process holds 1/N of the weights, gradients and optimiser, and gathers a
-             block when it needs it.
+    replicated  Every process holds all of it. After the backward pass the gradients are summed in a
+                few flat buckets. This is not DistributedDataParallel, whose gradients are means
+                over processes, and which must know the last micro-batch before its backward pass.
+                It would overlap the sums with the backward pass, as FSDP2 does too.
+    sharded     FSDP2: every process holds 1/N of the weights, gradients and optimiser, and gathers
+                a block when it needs it.
 
 The processes of all machines must see the run folder under the same path.
 """
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -31,22 +30,22 @@ from torch import Tensor, nn
 from mmtok.nn.device import local_device, resolve_device, resolve_distributed_device
 
 T = TypeVar("T")
-STEP_TIMEOUT = timedelta(
-    minutes=10
-)  # for what all do at once: whoever has not answered by then is taken for lost
-WORK_TIMEOUT = timedelta(
-    days=7
-)  # for what the first does while the others wait: fitting, tokenising; its death they learn of at once
-BUCKET = (
-    2**25
-)  # numbers per all-reduce: 128 MB in float32, far beyond where size still changes the speed
+STEP_TIMEOUT = timedelta(minutes=10)  # for collectives: a process without an answer by then is lost
+# for work of rank 0 while the others wait (fitting, tokenising); they learn of its death at once
+WORK_TIMEOUT = timedelta(days=7)
+BUCKET = 2**25  # numbers per all-reduce, 128 MB in float32: more do not make it faster
+LOST = (
+    "another process of this training is gone or does not answer; the same command goes on from the"
+    " last checkpoint"
+)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Process `rank` of `world`.
+    """This process and its group: process `rank` of `world_size`.
 
-    wait_group: the group in which the others wait for the first one's work.
+    device: where this process computes. wait_group: the Gloo group in which the others wait for the
+    work of rank 0.
     """
 
     rank: int = 0
@@ -56,17 +55,19 @@ class Processes:
 
     @property
     def is_rank0(self) -> bool:
-        """It alone writes: files, the log, progress."""
+        """Whether this is rank 0, the only one that writes files, the log and progress."""
         return self.rank == 0
 
     def on_rank0(self, work: Callable[[], T]) -> T | None:
-        """Do `work` in the first process while the others wait for its end.
+        """Run `work` on rank 0 while the others wait; the result is None elsewhere.
 
-        When it fails, it raises and the others leave with SystemExit(2): one message is enough.
+        When it fails, rank 0 raises the error and the others raise SystemExit(2), so that there is
+        one message.
         """
         if self.world_size == 1:
             return work()
-        result, error = None, None
+        result = None
+        error = None
         if self.is_rank0:
             try:
                 result = work()
@@ -83,7 +84,7 @@ class Processes:
         return result
 
     def all_reduce(self, *numbers: float) -> list[float]:
-        """Sums over the processes, in float64: whole numbers stay exact up to 2^53."""
+        """The sum of each number over the processes, in float64: integers are exact up to 2^53."""
         if self.world_size == 1:
             return list(numbers)
         x = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -91,67 +92,70 @@ class Processes:
         return x.tolist()
 
     def all_gather(self, number: float) -> list[float]:
-        """The number that each process gave, by rank."""
-        return self.all_reduce(
-            *(number if rank == self.rank else 0 for rank in range(self.world_size))
-        )
+        """The number of each process, by rank."""
+        by_rank = [0.0] * self.world_size
+        by_rank[self.rank] = number
+        return self.all_reduce(*by_rank)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes.
 
-        Each parameter must have one, in all of them.
+        Every parameter must have a gradient, in all processes.
         """
         if self.world_size == 1:
             return
-        buckets: list[list[Tensor]] = [[]]
-        for gradient in [p.grad for p in parameters]:
-            if buckets[-1] and sum(g.numel() for g in buckets[-1]) + gradient.numel() > BUCKET:
-                buckets.append([])
-            buckets[-1].append(gradient)
-        for bucket in buckets:
+        for bucket in _buckets([cast(Tensor, p.grad) for p in parameters]):
             flat = torch.cat([g.flatten() for g in bucket])
             dist.all_reduce(flat)
-            torch._foreach_copy_(
-                bucket,
-                [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in bucket]), bucket)],
-            )
+            sums = flat.split([g.numel() for g in bucket])
+            torch._foreach_copy_(bucket, [x.view_as(g) for x, g in zip(sums, bucket, strict=True)])
+
+
+def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Gradients in order, in groups of at most BUCKET numbers where there is more than one."""
+    buckets: list[list[Tensor]] = [[]]
+    size = 0
+    for gradient in gradients:
+        if buckets[-1] and size + gradient.numel() > BUCKET:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(gradient)
+        size += gradient.numel()
+    return buckets
 
 
 SINGLE_PROCESS = Processes()
-# whether this process has begun to meet others; before that they all do the same, and what is wrong
-# is wrong for all
+# True once init_process_group was called; earlier errors are identical on all ranks.
 initialized = False
-
-
-LOST = (
-    "another process of this training is gone or does not answer; the same command goes on from the"
-    " last checkpoint"
-)
 
 
 @contextmanager
 def init_distributed(lost: str = LOST, device: str | None = None) -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, if it did; part from them at the end. lost:
-    what to say where one is.
+    """Initialise the process group that torchrun started, if it did, and destroy it at the end.
 
     device: by name, as `resolve_device` takes it. On GPUs each process has the one of its
-    LOCAL_RANK, and NCCL; on the CPU Gloo. Raises UserError for a device that is not there, or of
-    which there are too few on this machine, ConnectionError when another process is lost on the
-    way.
+    LOCAL_RANK, and NCCL; on the CPU Gloo. lost: what to say when another process is lost.
+
+    Raises UserError for a device that is not there or of which this machine has too few,
+    ConnectionError when another process is lost.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1 or "RANK" not in os.environ:
+    global initialized
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1 or "RANK" not in os.environ:
         yield Processes(device=resolve_device(device))
         return
-    global initialized
-    rank, shared = int(os.environ["RANK"]), resolve_distributed_device(device)
+    rank = int(os.environ["RANK"])
+    shared = resolve_distributed_device(device)
     initialized = True
-    home = local_device(shared, int(os.environ.get("LOCAL_RANK", rank)))
-    if home.type == "cuda":
-        torch.cuda.set_device(home)
-    dist.init_process_group("nccl" if home.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
+    own = local_device(shared, int(os.environ.get("LOCAL_RANK", rank)))
+    backend = "gloo"
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+        backend = "nccl"
+    dist.init_process_group(backend, timeout=STEP_TIMEOUT)
     try:
-        yield Processes(rank, world, home, dist.new_group(backend="gloo", timeout=WORK_TIMEOUT))
+        wait_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
+        yield Processes(rank, world_size, own, wait_group)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
@@ -166,39 +170,37 @@ def init_distributed(lost: str = LOST, device: str | None = None) -> Iterator[Pr
 def shard_model(
     lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, precision: str
 ) -> None:
-    """Split the weights over the processes, in place: block by block, and all the rest as one.
+    """Split the weights over the processes' devices, in place: block by block, then all the rest.
 
-    They move to the processes' devices.
-
-    With "bf16" blocks are gathered in bfloat16, half of the traffic and of the memory; a block's
-    norms, which otherwise stay in float32, are then rounded with them. Gradients are summed in
-    float32 in any case.
+    With "bf16" blocks are gathered in bfloat16, which halves traffic and memory; a block's norms,
+    which otherwise stay in float32, are then rounded with it. Gradients are summed in float32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = dist.init_device_mesh(processes.device.type, (processes.world_size,))
-    half = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
-    policy = half if precision == "bf16" else MixedPrecisionPolicy()
-    for module, how in [*((block, policy) for block in blocks), (lm, MixedPrecisionPolicy())]:
-        fully_shard(module, mesh=mesh, mp_policy=how)
-        module.set_force_sum_reduction_for_comms(
-            True
-        )  # the loss is divided by the global count already
-        module.set_gradient_divide_factor(1.0)
+    block_policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        block_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    policies = [*((block, block_policy) for block in blocks), (lm, MixedPrecisionPolicy())]
+    for module, policy in policies:
+        sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+        # sums, not means: the loss is already divided by the global count
+        sharded.set_force_sum_reduction_for_comms(True)
+        sharded.set_gradient_divide_factor(1.0)
 
 
 def full_tensors(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
-    """Named tensors with the sharded ones gathered, one after the other, in the first process's
-    main memory; elsewhere they are left out.
+    """Named tensors, with the sharded ones gathered in the main memory of rank 0.
 
-    All processes must call it. What is not sharded is handed on as it is.
+    Other ranks leave the sharded ones out. What is not sharded is passed through. All processes
+    must call it.
     """
     gathered = {}
     for name, x in tensors.items():
         if is_sharded(x):
-            x = x.full_tensor()
+            x = full_tensor(x)
             if not processes.is_rank0:
                 continue
             x = x.cpu()
@@ -207,23 +209,29 @@ def full_tensors(tensors: Mapping[str, Tensor], processes: Processes) -> dict[st
 
 
 def shard_like(x: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as `like` lies in this process: on its device, and only this process's rows
-    where it is sharded.
-    """
+    """A full tensor on the device of `like`; where that is sharded, this process's shard of it."""
     if not is_sharded(like):
         return x.to(like.device)
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    shape, offset = compute_local_shape_and_global_offset(
-        like.shape, like.device_mesh, like.placements
-    )
-    mine = x[tuple(slice(a, a + n) for a, n in zip(offset, shape))].to(like.device)
+    sharded = cast(DTensor, like)
+    mesh = sharded.device_mesh
+    placements = sharded.placements
+    shape, offset = compute_local_shape_and_global_offset(sharded.shape, mesh, placements)
+    index = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
     return DTensor.from_local(
-        mine, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+        x[index].to(like.device), mesh, placements, shape=like.shape, stride=like.stride()
     )
 
 
 def is_sharded(x: Tensor) -> bool:
-    """Whether it is a DTensor, asked without importing it."""
+    """Whether it is a DTensor, without importing that class."""
     return hasattr(x, "full_tensor")
+
+
+def full_tensor(x: Tensor) -> Tensor:
+    """A sharded tensor gathered on every process; any other as it is."""
+    if is_sharded(x):
+        return cast(Any, x).full_tensor()
+    return x

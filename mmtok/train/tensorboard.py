@@ -1,6 +1,6 @@
-"""RUN/tensorboard: the log's lines as TensorBoard's scalars.
+"""RUN/tensorboard: the lines of the log as TensorBoard's scalars.
 
-The log is what counts; this can be made from it anew at any time.
+It can be made anew from the log at any time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from mmtok.errors import missing_extra
 
 
 def need_tensorboard() -> None:
-    """Raises UserError without the package."""
+    """Raise UserError without the package."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise missing_extra("--tensorboard", "tensorboard") from None
 
 
-class Board:
-    """A folder of event files, begun anew with the `lines` there are, so that a training that goes
-    on has no step twice.
+class TensorBoardWriter:
+    """Writes lines of the log to a folder of event files; a context that closes the file.
 
-    A TensorBoard that watches the folder is told to forget what it has read. As a context it closes
-    the file at the end.
+    The folder begins anew with the `lines` so far, so that a resumed training has no step twice. A
+    TensorBoard that shows the folder drops what it has read.
     """
 
     def __init__(self, folder: Path, lines: Sequence[Mapping[str, Any]] = ()):
@@ -40,9 +39,7 @@ class Board:
         self._writer.flush()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One more line of the log, on the disk when this returns: `nats/text` is its
-        line["nats"]["text"].
-        """
+        """Write one line of the log to the disk; line["nats"]["text"] becomes `nats/text`."""
         self._add(line)
         self._writer.flush()
 
@@ -57,12 +54,13 @@ class Board:
         self._writer.close()
 
 
-def scalars(line: Mapping[str, Any], way: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line of the log by their names, nested ones joined by "/"; those that are
-    None, and the step, are left out.
+def scalars(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The names and numbers of a line of the log, nested names joined by "/".
+
+    The step, and what is None, are left out.
     """
     for key, value in line.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{way}{key}/")
-        elif value is not None and (way or key != "step"):
-            yield way + key, value
+            yield from scalars(value, f"{prefix}{key}/")
+        elif value is not None and (prefix or key != "step"):
+            yield prefix + key, value

@@ -1,11 +1,10 @@
-"""Makes a tokenizer from its config: built, learned in closed form, or trained by gradients (image
-patches).
+"""Makes a tokenizer from its config: built, fitted in closed form, or trained by gradients.
 
-Codes: van den Oord et al. 2017 (VQ-VAE), with the codebook as a moving average (appendix A.1);
-k-means start and revival of dead codes by vector-quantize-pytorch, which is used only here: what is
-kept is a plain (K, D) codebook.
-Latents: Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022,
-section 3.1).
+Image patches are trained by gradients. Codes: van den Oord et al. 2017 (VQ-VAE), with the codebook
+as a moving average (appendix A.1). The library vector-quantize-pytorch starts it by k-means and
+replaces dead codes; it is used only here, and what is kept is a plain (K, D) codebook. Latents:
+Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022, section
+3.1).
 """
 
 from __future__ import annotations
@@ -34,16 +33,15 @@ BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
 WARM_STEPS = 50
 WEIGHT_DECAY = 0.01
-# standard deviation, in an image's -1..1, on half of the images the encoder sees: the decoder
-# returns the clean one
+# Standard deviation of noise on half of the images that the encoder reads, whose values are in
+# [-1, 1]. The decoder learns to return the clean image.
 PIXEL_NOISE = 0.06
 COMMITMENT = 0.25  # weight of |encoder output - its code|^2
 DECAY = 0.99  # of the codebook's moving average; the library's own 0.8 follows single batches
-DEAD_SHARE = (
-    1 / 8
-)  # a code used less than this share of an even use is replaced; relative, so that it holds for every codebook size
-# patches per code that the k-means start sees; more are no better (512 scans: 0.2 dB worse, mean of
-# 3 seeds)
+# A code is replaced when it is used less than this share of an even use.
+DEAD_SHARE = 1 / 8
+# Patches per code for the k-means start; more are no better (512 images: 0.2 dB worse, mean of 3
+# seeds).
 START_PER_CODE = 16
 
 Report = Callable[[int, int, str], None]
@@ -114,9 +112,7 @@ def _images(config: VQPatchesConfig | KLPatchesConfig, signals: Sequence) -> Ten
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside follows the seed, and leaves no trace: the codebook library draws from
-    torch's own generator.
-    """
+    """Seed torch's global generator, from which the codebook library draws, and restore it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -148,16 +144,11 @@ def _learn_codes(
     progress: Report,
     precision: Precision,
 ) -> None:
-    """Train encoder and decoder on images (N, C, Y, X), and leave the learned codebook in the
-    network.
-    """
+    """Train encoder and decoder on images (N, C, Y, X), and set the network's codebook."""
     network.train()
     with torch.no_grad():
-        n_start = math.ceil(
-            START_PER_CODE
-            * len(network.codebook.vectors)
-            / math.prod(network.encoder(images[:1]).shape[1:3])
-        )
+        n_patches = math.prod(network.encoder(images[:1]).shape[1:3])
+        n_start = math.ceil(START_PER_CODE * len(network.codebook.vectors) / n_patches)
         _quantize(quantizer, network.encoder(images[torch.randperm(len(images))[:n_start]]))
 
     def loss(target: Tensor) -> Tensor:
@@ -180,9 +171,7 @@ def _learn_latents(
     progress: Report,
     precision: Precision,
 ) -> None:
-    """Train encoder and decoder on images (N, C, Y, X), and set the constants that standardise
-    their latents.
-    """
+    """Train encoder and decoder on images (N, C, Y, X), and set the latents' mean and scale."""
     network.train()
 
     def loss(target: Tensor) -> Tensor:
@@ -229,8 +218,9 @@ def products_in(precision: Precision) -> torch.autocast:
 
 
 def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoder output (B, rows, columns, D) -> its codes' vectors (gradients pass straight through),
-    and the commitment loss.
+    """Encoder output (B, rows, columns, D) -> the vectors of its codes, and the commitment loss.
+
+    Gradients pass straight through.
     """
     flat, _, loss = quantizer(vectors.reshape(1, -1, vectors.shape[-1]))
     return flat.reshape(vectors.shape), loss.sum()
@@ -244,8 +234,6 @@ def _noisy(images: Tensor) -> Tensor:
 
 def _learning_rate(step: int, steps: int) -> float:
     """A linear rise, then half a cosine down to a thousandth."""
-    return (
-        LEARNING_RATE
-        * min(1.0, (step + 1) / WARM_STEPS)
-        * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+    warm = min(1.0, (step + 1) / WARM_STEPS)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return LEARNING_RATE * warm * (0.001 + 0.999 * cosine)

@@ -1,15 +1,22 @@
-"""Train the decoder: one loop, which receives its objects and builds none but the optimiser."""
+"""The training loop of the decoder.
+
+It receives its objects and builds none but the optimiser. Checkpoints are written by
+`Trainer.save`, into RUN/checkpoints (see checkpoint.py).
+"""
 
 from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +43,8 @@ from mmtok.train.config import TrainConfig
 from mmtok.train.distributed import (
     SINGLE_PROCESS,
     Processes,
+    full_tensor,
     full_tensors,
-    is_sharded,
     shard_like,
     shard_model,
 )
@@ -47,13 +54,11 @@ from mmtok.train.schedule import learning_rate, replan
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during training, raised after the checkpoint of the current step stands."""
+    """Ctrl-C during training, raised once the checkpoint of the current step is written."""
 
 
 def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019), or Muon; of the parameters those decay that
-    `decay_groups` says.
-    """
+    """AdamW (Loshchilov and Hutter 2019), or Muon; `decay_groups` says what decays."""
     if config.optimizer == "muon":
         return Muon(lm, lm.model.layers, config.learning_rate, config.weight_decay)
     groups = decay_groups(config.weight_decay, lm)
@@ -61,14 +66,15 @@ def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """The state of a training run: decoder, optimiser, moving average, step; saved to and restored
-    from checkpoints.
+    """The state of a training: decoder, optimiser, moving average, step.
 
-    log: receives one dict per `log_every` steps, of which log.py says what is in it.
-    processes: who shares the work; each calls every method, with the same weights at the start. The
-    first one writes.
-    units_per_frame: modality -> how many of its customary unit a frame holds on average; only the
-    log speaks of them.
+    It is saved to and restored from checkpoints in `folder`.
+
+    log: called with one line per `log_every` steps, see log.py.
+    processes: those that share the work. Each calls every method, with the same weights at the
+    start; rank 0 writes.
+    units_per_frame: modality -> how many of its customary unit a frame holds on average, for the
+    log.
     """
 
     def __init__(
@@ -81,18 +87,17 @@ class Trainer:
         processes: Processes = SINGLE_PROCESS,
         units_per_frame: Mapping[str, float] = MappingProxyType({}),
     ):
-        self.lm, self.loader, self.config, self.folder, self.log, self.processes = (
-            lm,
-            loader,
-            config,
-            folder,
-            log,
-            processes,
-        )
+        self.lm = lm
+        self.loader = loader
+        self.config = config
+        self.folder = folder
+        self.log = log
+        self.processes = processes
         self.gauge = Gauge(lm, config.seq_len, units_per_frame)
-        self.precision = self._precision(
-            processes.device if processes.world_size > 1 else lm.device
-        )
+        device = lm.device
+        if processes.world_size > 1:
+            device = processes.device
+        self.precision = self._precision(device)
         lm.model.checkpoint_activations(config.activation_checkpointing)
         if config.compile:
             missing = missing_for_compile(lm.device)
@@ -105,22 +110,24 @@ class Trainer:
         self.sharded = config.fsdp and processes.world_size > 1
         if self.sharded:
             shard_model(lm, list(lm.model.layers), processes, self.precision)
-        self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
+        self.names = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
-        self.ema = (
-            {name: p.detach().clone() for p, name in self.names.items()} if config.ema_decay else {}
-        )
-        self.decay = power(config.ema_power) if config.ema_power else exponential(config.ema_decay)
+        self.ema: dict[str, Tensor] = {}
+        if config.ema_decay:
+            self.ema = {name: p.detach().clone() for p, name in self.names.items()}
+        self.ema_decay = exponential(config.ema_decay)
+        if config.ema_power:
+            self.ema_decay = power(config.ema_power)
         self.step = 0
-        self.planned = [
-            [0, config.steps]
-        ]  # from which step on how many steps were planned; more than one where they were changed
+        # [from_step, steps]: plans of the number of steps; several where it was changed
+        self.planned = [[0, config.steps]]
         self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
 
     def _precision(self, device: torch.device) -> Precision:
-        """What this training began with, else what it is asked for on this device; the first
-        process decides for all.
+        """The precision that this training began with, else the configured one for this device.
+
+        Rank 0 decides for all.
         """
         began = precision_of(self.folder)
         chosen = resolve_precision(self.config.precision, device)
@@ -131,10 +138,10 @@ class Trainer:
                 stacklevel=2,
             )
         by_rank = self.processes.all_gather(PRECISIONS.index(began or chosen))
-        return PRECISIONS[int(by_rank[0])]
+        return cast(Precision, PRECISIONS[int(by_rank[0])])
 
     def header(self) -> dict:
-        """The first line of the log: in what this training computes, and on what."""
+        """The first line of the log: the precision, and what the training runs on."""
         return {
             "precision": self.precision,
             "asked": self.config.precision,
@@ -147,27 +154,23 @@ class Trainer:
     # ---- one step
 
     def update(self) -> dict:
-        """One optimiser step on the batch of this step; returns what is worth logging."""
-        config, processes = self.config, self.processes
-        torch.manual_seed(
-            _mix(config.seed, self.step) ^ (processes.rank << 40)
-        )  # dropout is a function of (seed, step, rank)
+        """One optimiser step on the batch of this step; returns what is logged of it."""
+        config = self.config
+        processes = self.processes
+        # dropout is a function of (seed, step, rank)
+        torch.manual_seed(_mix(config.seed, self.step) ^ (processes.rank << 40))
         batch = self.loader.batch(self.step, processes.rank, processes.world_size)
         frames = predicted_frames(batch, self.loader.vocabulary)
-        n_predicted, positions, *n_frames = map(
-            int,
-            processes.all_reduce(
-                int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()
-            ),
-        )
+        counts = [int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()]
+        n_predicted, positions, *n_frames = map(int, processes.all_reduce(*counts))
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss, parts = self._totals(*self._accumulate(batch, n_predicted))
-        if not self.sharded:  # where they are sharded, they are summed in the backward pass
+        if not self.sharded:  # FSDP sums them in the backward pass
             processes.sum_gradients(list(self.names))
-        norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
-        norm = float(norm.full_tensor() if is_sharded(norm) else norm)
+        norm_tensor = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
+        norm = float(full_tensor(norm_tensor))
         if not math.isfinite(norm):
             raise UserError(
                 f"the gradient of step {self.step} is not finite (loss {loss:.4g}): "
@@ -177,23 +180,28 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.ema:
-            ema_update(self.ema, {name: p for p, name in self.names.items()}, self.decay(self.step))
+            weights = {name: p for p, name in self.names.items()}
+            ema_update(self.ema, weights, self.ema_decay(self.step))
         return {
             "loss": loss,
             "parts": parts,
             "norm": norm,
             "rate": rate,
             "positions": positions,
-            "frames": dict(zip(frames, n_frames)),
+            "frames": dict(zip(frames, n_frames, strict=True)),
         }
 
     def _accumulate(
         self, batch: Batch, n_predicted: int
     ) -> tuple[float, dict[str, tuple[float, int]]]:
-        loss, totals = 0.0, {}
-        if (
-            self.processes.world_size > 1
-        ):  # a share may be short of rows, but each process makes every backward pass
+        """The backward pass of every micro-batch.
+
+        Returns the loss, and modality -> (sum of nats, how many were predicted).
+        """
+        loss = 0.0
+        totals: dict[str, tuple[float, int]] = {}
+        if self.processes.world_size > 1:
+            # a share may be short of rows, but each process must make every backward pass
             batch = with_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
         for part in split_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps):
             part = part.to(self.device)
@@ -203,68 +211,57 @@ class Trainer:
             (total / n_predicted).backward()
             loss += float(total.detach()) / n_predicted
             for m, (x, n) in parts.items():
-                before = totals.get(m, (0.0, 0))
-                totals[m] = (before[0] + float(x), before[1] + n)
+                nats_before, n_before = totals.get(m, (0.0, 0))
+                totals[m] = (nats_before + float(x), n_before + n)
         return loss, totals
 
     def _totals(
         self, loss: float, parts: dict[str, tuple[float, int]]
     ) -> tuple[float, dict[str, tuple[float, int]]]:
-        """What `_accumulate` gave, summed over the processes."""
+        """The results of `_accumulate`, summed over the processes."""
         if self.processes.world_size == 1:
             return loss, parts
         loss, *rest = self.processes.all_reduce(loss, *(x for pair in parts.values() for x in pair))
-        return loss, {m: (nats, int(n)) for m, nats, n in zip(parts, rest[::2], rest[1::2])}
+        sums = zip(parts, rest[::2], rest[1::2], strict=True)
+        return loss, {m: (nats, int(n)) for m, nats, n in sums}
 
     # ---- many steps
 
     def run(self, on_step: Callable[[int], None] = lambda step: None) -> None:
-        """Train to the last step, checkpointing on the way.
+        """Train to the last step, and write checkpoints.
 
-        Ctrl-C or SIGTERM in any process: checkpoint, then Interrupted in all.
+        on_step: called with the number of steps after each.
+
+        After Ctrl-C or SIGTERM in any process, writes a checkpoint and raises Interrupted in all.
         """
-        peak = (
-            self.processes.all_reduce(matrix_rate(self.device))[0]
-            if self.step < self.config.steps
-            else 0.0
-        )
-        asked = []
-        previous = (
-            {
-                s: signal.signal(s, lambda *_: asked.append(True))
-                for s in (signal.SIGINT, signal.SIGTERM)
-            }
-            if _main_thread()
-            else {}
-        )
+        matrix_flop_per_s = 0.0
+        if self.step < self.config.steps:
+            matrix_flop_per_s = self.processes.all_reduce(matrix_rate(self.device))[0]
         self.lm.train()
-        try:
+        with _stop_signals() as stops:
             while self.step < self.config.steps:
                 start = time.perf_counter()
                 done = self.update()
                 self.window.append(done | {"seconds": time.perf_counter() - start})
                 on_step(self.step)
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                if self._is_due(self.config.log_every):
                     if self.processes.is_rank0:
-                        self.log(self.gauge.line(self.step, self.window, peak))
+                        self.log(self.gauge.line(self.step, self.window, matrix_flop_per_s))
                     self.window = []
-                stop = self.processes.all_reduce(len(asked)) != [0]
-                if (
-                    stop
-                    or self.step % self.config.checkpoint_every == 0
-                    or self.step == self.config.steps
-                ):
+                stop = self.processes.all_reduce(len(stops)) != [0]
+                if stop or self._is_due(self.config.checkpoint_every):
                     self.save()
                 if stop and self.step < self.config.steps:
                     raise Interrupted(
                         f"stopped at step {self.step}; the same command goes on from there"
                     )
-        finally:
-            for s, handler in previous.items():
-                signal.signal(s, handler)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether this step is one of every so many, or the last."""
+        return self.step % every == 0 or self.step == self.config.steps
 
     def save(self) -> None:
-        """Write a checkpoint of this step, the same for any number of processes."""
+        """Write a checkpoint of this step; it is the same for any number of processes."""
         tensors = {
             "weights": self.lm.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer, self.names),
@@ -282,9 +279,10 @@ class Trainer:
         self.processes.on_rank0(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
 
     def resume(self) -> bool:
-        """Go on from the newest sound checkpoint, if there is one.
+        """Restore the newest sound checkpoint; returns whether there is one.
 
-        What a process that was killed left beside it is removed.
+        Files that a killed process left half-written are removed. Raises UserError when the
+        processes see different checkpoints, or none that stand can be read.
         """
         checkpoint = load_checkpoint(self.folder)
         seen = self.processes.all_gather(checkpoint.state["step"] if checkpoint else -1)
@@ -299,26 +297,24 @@ class Trainer:
             checkpoint.state["vocabulary"], f"the checkpoint in {self.folder}"
         )
         like = self.lm.state_dict()
-        self.lm.load_state_dict(
-            {
-                k: shard_like(x, like[k]) if k in like else x
-                for k, x in checkpoint.tensors["weights"].items()
-            }
-        )
+        weights = dict(checkpoint.tensors["weights"])
+        for name in weights.keys() & like.keys():
+            weights[name] = shard_like(weights[name], like[name])
+        self.lm.load_state_dict(weights)
         restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
         for name, value in checkpoint.tensors.get("ema", {}).items():
             self.ema[name].copy_(shard_like(value, self.ema[name]))
-        self.step, self.window = checkpoint.state["step"], checkpoint.state.get("window", [])
-        self.planned = replan(
-            checkpoint.state.get("planned", self.planned), self.step, self.config.steps
-        )
+        self.step = checkpoint.state["step"]
+        self.window = checkpoint.state.get("window", [])
+        planned = checkpoint.state.get("planned", self.planned)
+        self.planned = replan(planned, self.step, self.config.steps)
         self.processes.on_rank0(lambda: tidy(self.folder, self.step))
         return True
 
     def weights(self) -> dict[str, Tensor]:
-        """What the run keeps: the moving average where there is one.
+        """The weights that the run keeps: the moving average where there is one.
 
-        Sharded, it is gathered in the first process.
+        Sharded ones are gathered on rank 0.
         """
         return full_tensors({**self.lm.state_dict(), **self.ema}, self.processes)
 
@@ -326,39 +322,51 @@ class Trainer:
 def predicted_frames(batch: Batch, vocabulary: Vocabulary) -> dict[str, int]:
     """Modality -> how many of its frames are predicted, end marks not counted."""
     spans = {m: vocabulary.span(m) for m in vocabulary.signatures}
-    return {
-        m: int((batch.predict & (batch.ids >= span[0]) & (batch.ids <= span[-1])).sum())
-        for m, span in spans.items()
-    }
+    counts = {}
+    for m, span in spans.items():
+        inside = (batch.ids >= span[0]) & (batch.ids <= span[-1])
+        counts[m] = int((batch.predict & inside).sum())
+    return counts
 
 
 def split_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> list[Batch]:
-    """The batch as n batches of fewer rows; their sums add up to the batch's."""
+    """Split a batch into n micro-batches."""
     if n == 1:
         return [batch]
     return [rows_of(batch, vocabulary, slice(i, None, n)) for i in range(n)]
 
 
 def with_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> Batch:
-    """The batch with rows of padding added until it has n."""
+    """Add rows of padding until the batch has n rows."""
     if len(batch.ids) >= n:
         return batch
     padding = pack(vocabulary, [[]] * (n - len(batch.ids)), batch.ids.shape[1])
-    return replace(
-        batch,
-        **{
-            name: torch.cat([x, getattr(padding, name)])
-            for name, x in vars(batch).items()
-            if isinstance(x, Tensor)
-        },
-    )
+    padded: dict[str, Any] = {
+        name: torch.cat([x, getattr(padding, name)])
+        for name, x in vars(batch).items()
+        if isinstance(x, Tensor)
+    }
+    return replace(batch, **padded)
 
 
 def _mix(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
 
 
-def _main_thread() -> bool:
-    import threading
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of raising; only the main thread can."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
-    return threading.current_thread() is threading.main_thread()
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    handlers = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)

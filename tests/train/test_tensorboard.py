@@ -6,7 +6,7 @@ import pytest
 
 from mmtok.cli import main
 from mmtok.train.log import read_log
-from mmtok.train.tensorboard import Board, scalars
+from mmtok.train.tensorboard import TensorBoardWriter, scalars
 from mmtok.train.trainer import Trainer
 
 LINE = {
@@ -35,14 +35,14 @@ def test_numbers_are_named_by_their_place_in_the_line():
 
 def test_a_line_is_on_the_disk_at_once_and_a_new_board_begins_anew(tmp_path):
     pytest.importorskip("tensorboard")
-    with Board(tmp_path / "b") as board:
+    with TensorBoardWriter(tmp_path / "b") as board:
         board.add(LINE)
         assert read_back(tmp_path / "b") == {
             "loss": [(3, 0.5)],
             "nats/text": [(3, 1.0)],
             "customary/text/bits/byte": [(3, 2.0)],
         }
-    with Board(tmp_path / "b", [LINE, {"step": 4, "loss": 0.25}]):
+    with TensorBoardWriter(tmp_path / "b", [LINE, {"step": 4, "loss": 0.25}]):
         assert read_back(tmp_path / "b")["loss"] == [(3, 0.5), (4, 0.25)]
 
 

@@ -10,7 +10,7 @@ from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
 from mmtok.model.llama import from_llama, to_llama
-from mmtok.model.llama_reach import (
+from mmtok.model.llama_suppress import (
     MARGIN,
     _largest_logit,
     _largest_state,

@@ -1,16 +1,18 @@
-"""A Llama that cannot say some of its ids, whatever it has read, and is the same model otherwise.
+"""Export of a Llama that never generates some ids, and is the same model otherwise.
 
-A Llama's head has no bias, and no row of weights is negative on all hidden states: they lie on a
-sphere, and where one loses, its opposite wins. So the trunk gets k more axes, on which every
-embedding is the same c > 0 and to which no layer writes. Only the norms see them, as a part of the
-mean square:
+A Llama's head has no bias, and no row of weights is negative for all hidden states: they lie on a
+sphere, so a row that loses on one side wins on the other. So the residual stream gets k more axes,
+on which every embedding is the same c > 0 and to which no layer writes. Only the norms read them,
+as a part of the mean square:
 
-    (|x|^2 + k c^2) / (M + k) + eps' = M / (M + k) (|x|^2 / M + eps)   where   k c^2 = M eps - (M + k) eps'
+    (|x|^2 + k c^2) / (M + k) + eps' = M / (M + k) (|x|^2 / M + eps)
+    where k c^2 = M eps - (M + k) eps'
 
-Its constant is what stood as eps before, so with gains times sqrt(M / (M + k)) the norms give what
-they gave. Behind the last one the new axes hold c / rms > 0, never less than a bound that the
-weights give; a row with -B there loses by as much as one likes, on every hidden state there can be.
-A model that reads and writes by one table needs two now, as what is read has the same c everywhere.
+The new eps' and c together act as eps did before, so with gains times sqrt(M / (M + k)) the norms
+give the same results. After the last norm the new axes hold c / rms > 0, which is never less than a
+bound that follows from the weights. A row with -B on these axes then loses by any margin, on every
+possible hidden state. The embedding and the head are two tables then, as the embeddings hold the
+same c everywhere.
 """
 
 from __future__ import annotations
@@ -24,42 +26,47 @@ from torch import Tensor
 from mmtok.errors import UserError
 from mmtok.nn.transformer import TransformerConfig
 
-READ, WRITE = "model.embed_tokens.weight", "lm_head.weight"  # the tables of ids
-WRITERS = ("o_proj.weight", "down_proj.weight")  # what adds to the residual stream
+READ = "model.embed_tokens.weight"  # the embedding
+WRITE = "lm_head.weight"  # the head
+WRITERS = ("o_proj.weight", "down_proj.weight")  # maps that add to the residual stream
 LAST_NORM = "model.norm.weight"
 SHARE_OF_EPS = 1e-3  # eps' / eps: the rest is the constant's
-MARGIN = 1e4  # nats by which such an id loses against every other one, at least
+MARGIN = 1e4  # nats by which a suppressed id loses against every other one, at least
 LARGEST = 1e30  # of B: products with it stay finite in float32 and bfloat16
 
 
 def widened_width(trunk: TransformerConfig) -> int:
-    """M + k: as many axes more as there are heads, since a Llama's width is a multiple of them."""
+    """M + k. k is the number of heads, as a Llama's width is a multiple of it."""
     return trunk.width + trunk.n_heads
 
 
 def widened_eps(trunk: TransformerConfig) -> float:
-    """eps': the upcast norms' own constant."""
+    """eps' of the norms over M + k axes."""
     return SHARE_OF_EPS * trunk.norm_eps
 
 
 def widen(
     weights: Mapping[str, Tensor], trunk: TransformerConfig, unreachable: Sequence[int]
 ) -> dict[str, Tensor]:
-    """A Llama's weights under its names -> those of one of `widened_width` and `widened_eps`,
-    untied, whose logits are equal but for the ids `unreachable`, which lose by MARGIN everywhere.
+    """A Llama's weights -> those of a wider one that never generates the ids `unreachable`.
 
-    Raises UserError where weights are no numbers.
+    The result has `widened_width`, `widened_eps` and two tables of ids. All other logits are equal.
+
+    Raises UserError where weights are NaN.
     """
-    old, new = trunk.width, widened_width(trunk)
-    k, eps = new - old, widened_eps(trunk)
+    old = trunk.width
+    new = widened_width(trunk)
+    k = new - old
+    eps = widened_eps(trunk)
     constant = math.sqrt((old * trunk.norm_eps - new * eps) / k)
     found = {}
     for name, x in {WRITE: weights[READ], **weights}.items():
         shape = list(x.shape)
         shape[_axis(name)] = k
-        found[name] = torch.cat(
-            [x * math.sqrt(old / new) if x.ndim == 1 else x, x.new_zeros(shape)], _axis(name)
-        )
+        kept = x
+        if x.ndim == 1:
+            kept = x * math.sqrt(old / new)
+        found[name] = torch.cat([kept, x.new_zeros(shape)], _axis(name))
     found[READ][:, old:] = constant
     found[LAST_NORM][old:] = 1
     gap = 2 * _largest_logit(weights, trunk) + MARGIN
@@ -73,25 +80,29 @@ def widen(
 
 
 def narrow(name: str, x: Tensor, width: int) -> Tensor:
-    """The inverse for one tensor; width: M.
+    """The inverse of `widen` for one tensor; width: M.
 
-    Gains come back to float32's rounding, all else to the bit.
+    Gains are restored to float32's rounding, all else exactly.
     """
     old = x.narrow(_axis(name), 0, width)
-    return old / math.sqrt(width / len(x)) if x.ndim == 1 else old.contiguous()
+    if x.ndim == 1:
+        return old / math.sqrt(width / len(x))
+    return old.contiguous()
 
 
 def narrow_shape(name: str, shape: tuple[int, ...], width: int) -> tuple[int, ...]:
     """The shape that `narrow` gives."""
     axis = _axis(name)
-    return (
-        (*shape[:axis], min(width, shape[axis]), *shape[axis + 1 :]) if len(shape) > axis else shape
-    )
+    if len(shape) <= axis:
+        return shape
+    return (*shape[:axis], min(width, shape[axis]), *shape[axis + 1 :])
 
 
 def _axis(name: str) -> int:
-    """Which axis of a Llama's tensor runs along the residual stream."""
-    return 0 if name.endswith(("norm.weight", *WRITERS)) else 1
+    """The axis of a Llama's tensor that runs along the residual stream."""
+    if name.endswith(("norm.weight", *WRITERS)):
+        return 0
+    return 1
 
 
 def _largest_logit(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> float:
@@ -106,7 +117,10 @@ def _largest_state(weights: Mapping[str, Tensor], trunk: TransformerConfig) -> f
     Every layer adds no more than its matrices make of a normed state: attention averages values,
     and |silu(a) b| <= |a| |b|. Matrices are bounded by their Frobenius norms.
     """
-    size = lambda name: float(torch.linalg.vector_norm(weights[name], dtype=torch.float64))
+
+    def size(name: str) -> float:
+        return float(torch.linalg.vector_norm(weights[name], dtype=torch.float64))
+
     bound = _longest_row(weights[READ])
     for i in range(trunk.depth):
         layer = f"model.layers.{i}."
@@ -131,9 +145,7 @@ def _largest_normed(gain: Tensor, trunk: TransformerConfig) -> float:
 
 
 def check_kept(weights: Mapping[str, Tensor], width: int) -> None:
-    """Raise UserError where the new axes of upcast weights no longer hold what `widen` put there:
-    training elsewhere uses them.
-    """
+    """Raise UserError where the added axes were changed, as by training elsewhere."""
     embedded = weights[READ][:, width:]
     written = [x[width:] for name, x in weights.items() if name.endswith(WRITERS)]
     if (embedded != embedded[:1, :1]).any() or any(x.any() for x in written):
