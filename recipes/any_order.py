@@ -9,10 +9,10 @@ so parts of a picture can be drawn anew. By default scikit-learn's digits.
 
 Pixels instead of learned codes, and a folder of pictures:
 
-    mmtok train recipes/any_order.py \\
+    mmtok train recipes/any_order.py
         --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'
-    mmtok train recipes/any_order.py \\
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
+    mmtok train recipes/any_order.py
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3,
             "patch": 4, "n_codes": 512, "steps": 4000}'
 """

@@ -5,12 +5,12 @@ the frames are dMel's before their values are rounded. By default spoken digits,
 
     mmtok train recipes/continuous_speech.py
     mmtok sample runs/continuous_speech --prompt "three one four" --to speech
-    mmtok sample runs/continuous_speech --to text \\
+    mmtok sample runs/continuous_speech --to text
         --prompt runs/continuous_speech/samples/asked/three-one-four-000.wav
 
 A folder of sound files with transcripts:
 
-    mmtok train recipes/continuous_speech.py \\
+    mmtok train recipes/continuous_speech.py
         --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len 1024
 """
 

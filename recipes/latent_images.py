@@ -5,13 +5,13 @@ before a patch conditions a residual MLP that denoises it. By default scikit-lea
 
     mmtok train recipes/latent_images.py
     mmtok sample runs/latent_images --prompt seven --to image --guidance 2
-    mmtok sample runs/latent_images --to text \\
+    mmtok sample runs/latent_images --to text
         --prompt runs/latent_images/samples/asked/seven-000.png
 
 A folder of pictures:
 
-    mmtok train recipes/latent_images.py \\
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
+    mmtok train recipes/latent_images.py
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
         --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3,
             "patch": 4, "latent_size": 8, "steps": 4000}'
 """

@@ -6,14 +6,14 @@ values; other pictures have 256.
 
     mmtok train recipes/pixel_diffusion.py
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
-    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png \\
+    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png
         --condition seven
 
 A folder of pictures:
 
-    mmtok train recipes/pixel_diffusion.py \\
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \\
-        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]' \\
+    mmtok train recipes/pixel_diffusion.py
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
+        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]'
         --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16,
             "channels": 3, "levels": 256, "patch": 2}'
 """

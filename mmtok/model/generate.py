@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Known
+from mmtok.heads.base import Callback, Head, Known
 from mmtok.heads.sampling import Sampling
 from mmtok.model.autoregressive import AutoregressiveSampler, without_condition
 from mmtok.model.lm import LM, evaluating
@@ -184,7 +185,7 @@ def draw_segments(
         streams.append([without_condition(p) for p in begun])
     with evaluating(lm):
         hs = [states_at_end(lm, documents) for documents in streams]
-        drawn = lm.heads[modality].sample(hs, sampling, generator, known, callback)
+        drawn = cast(Head, lm.head(modality)).sample(hs, sampling, generator, known, callback)
     return [Sampled(segment_of(signature, x), "end") for x in drawn.cpu().numpy()]
 
 

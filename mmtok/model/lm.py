@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class LM(nn.Module):
     def head(self, modality: str) -> Head | None:
         """What fills in this modality's frames; None where the ids alone do, or nothing can."""
         if modality in self.heads:
-            return self.heads[modality]
+            return cast(Head, self.heads[modality])
         return None
 
     def kind(self, modality: str) -> Kind:
@@ -170,13 +170,13 @@ class LM(nn.Module):
 
     def _embed_codes(self, m: str, batch: Batch, kept: Tensor, segment: Tensor) -> Tensor:
         """(N, M) of all frames of a many-channel modality."""
-        embedding = self.frame_in[m]
+        embedding = cast(FrameEmbedding, self.frame_in[m])
         codes = batch.channels.get(m, batch.ids.new_zeros(0, len(embedding.levels)))
         return embedding(codes, batch.channel_mask.get(m), kept, segment)
 
     def _embed_latents(self, m: str, batch: Batch, dtype: torch.dtype) -> Tensor:
         """(N, M) of all frames of a latent modality; hidden numbers are read as 0."""
-        project = self.latent_in[m]
+        project = cast(nn.Linear, self.latent_in[m])
         latents = batch.latents.get(m, self.id_weight.new_zeros(0, project.in_features))
         hidden = batch.channel_mask.get(m)
         if hidden is not None:
@@ -285,8 +285,8 @@ class LM(nn.Module):
         at (N T,): places in the flattened batch; h (N T, M), of which the first of each segment is
         read. Raises UserError unless each segment's T frames follow its begin mark.
         """
-        head = self.heads[m]
-        n_frames = self.vocabulary.signatures[m].frames
+        head = cast(Head, self.heads[m])
+        n_frames = cast(int, self.vocabulary.signatures[m].frames)
         if not self._are_whole(m, at, batch):
             raise UserError(
                 f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short"
@@ -309,7 +309,7 @@ class LM(nn.Module):
 
         These are runs of as many places as a segment has frames, each behind a begin mark.
         """
-        n_frames = self.vocabulary.signatures[m].frames
+        n_frames = cast(int, self.vocabulary.signatures[m].frames)
         if len(at) % n_frames:
             return False
         runs = at.unflatten(0, (-1, n_frames))
