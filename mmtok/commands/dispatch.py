@@ -132,5 +132,7 @@ def _wait_for_first_process() -> None:
 def _say(text: str) -> None:
     """Print one line on stderr; under torchrun it names the rank of the process."""
     rank = os.environ.get("RANK", "0")
-    name = "mmtok" if rank == "0" else f"mmtok (process {rank})"
+    name = "mmtok"
+    if rank != "0":
+        name += f" (process {rank})"
     print_status(f"{name}: {' '.join(text.split())}")

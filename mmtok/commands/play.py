@@ -71,9 +71,9 @@ def sample(
         changes: as there.
     """
     streamed = play is not None or out == STDOUT
-    n = n or (1 if streamed else 8)
     if not streamed:
-        return sample_to_files(run, prompt, to, n, out, seed, infill, **changes)
+        return sample_to_files(run, prompt, to, n or 8, out, seed, infill, **changes)
+    n = n or 1
     modality = target_modality(run, to)
     if infill is not None:
         raise UserError(
@@ -91,7 +91,7 @@ def sample(
         return []
     if modality != "speech":
         raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
-    with Player(play, SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
+    with Player(play or "", SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
 
         def draw(prompts: Sequence[Document], sampling: Sampling, seed: int) -> list[Sampled]:
             return draw_and_play(run, prompts, sampling, seed, player)
@@ -150,7 +150,9 @@ class Player:
         code = process.wait()
         if not code and not self.exited_early:
             return
-        how = f"failed with exit code {code}" if code else "ended before the sound did"
+        how = "ended before the sound did"
+        if code:
+            how = f"failed with exit code {code}"
         warnings.warn(
             f"the player {how} ({shlex.join(self.words)}); the samples are in their files all the"
             " same",

@@ -120,18 +120,22 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
     before = [first_segment(run, word) for word in condition]
     names: list[str] = []
     documents: list[Document] = []
+    scored_segments: list[Segment] = []
     is_chunk: list[bool] = []
     for word in expand_folders(files):
         segments = read_segments(run, word)
         several = len(segments) > 1
         for i, segment in enumerate(segments):
             documents.append(_document(run, before, segment))
+            scored_segments.append(segment)
             names.append(f"{word}[{i}]" if several else word)
             is_chunk.append(several and segment.modality == "text")
     scores = run.score_documents(documents)
     return [
-        _scored(run, name, document.segments[-1], chunk, found)
-        for name, document, chunk, found in zip(names, documents, is_chunk, scores, strict=True)
+        _scored(run, name, segment, chunk, found)
+        for name, segment, chunk, found in zip(
+            names, scored_segments, is_chunk, scores, strict=True
+        )
     ]
 
 
@@ -145,6 +149,7 @@ def _document(run: Run, condition: Sequence[Segment], segment: Segment) -> Docum
 def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: LogLikelihood) -> Scored:
     signature = run.vocabulary.signatures[segment.modality]
     nats = found.nats[-1]
+    assert nats is not None, "the last segment is predicted"
     units = n_units(run, segment)
     value, unit = customary(signature, nats, units)
     kind = found.kind

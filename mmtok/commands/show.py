@@ -110,9 +110,14 @@ def describe_run(run: Run) -> str:
 
 def _training(folder: Path, recipe: Recipe, trained: bool) -> str:
     """How far the training is."""
-    text = "  training: " + ("done, " if trained else "")
+    text = "  training: "
+    if trained:
+        text += "done, "
     log = read_log(folder / "log.jsonl")
-    text += f"step {log[-1]['step']} of {recipe.train.steps}" if log else "not started"
+    if log:
+        text += f"step {log[-1]['step']} of {recipe.train.steps}"
+    else:
+        text += "not started"
     for (_, steps), (until, _) in pairwise(planned_steps(folder / "checkpoints")):
         text += f", until step {until} planned for {steps}"
     header = read_header(folder / "log.jsonl")
@@ -146,8 +151,9 @@ def _parts(
         fidelity: of fitted tokenizers, by modality.
         data: the run's folder of cached data, if there is one.
     """
-    start = f", starting from {recipe.start}" if recipe.start else ""
-    lines = [f"recipe {recipe.name}{start}"]
+    lines = [f"recipe {recipe.name}"]
+    if recipe.start:
+        lines[0] += f", starting from {recipe.start}"
     for m, config in recipe.tokenizers.items():
         facts = [type(config).__name__]
         if m in signatures:
@@ -161,8 +167,9 @@ def _parts(
             facts.append(description)
         lines.append(f"  source {type(source).__name__}: {', '.join(facts)}")
     for task in recipe.tasks:
-        first = f", first {task.max_target_frames} frames" if task.max_target_frames else ""
-        lines.append(f"  task {task}, weight {task.weight:g}{first}")
+        lines.append(f"  task {task}, weight {task.weight:g}")
+        if task.max_target_frames:
+            lines[-1] += f", first {task.max_target_frames} frames"
     return lines
 
 
@@ -284,11 +291,12 @@ def describe_tokens(path: Path) -> str:
             lengths = file.lengths(name)[there]
             n_frames = counted(int(lengths.sum()), "frame")
             frames = f"{n_frames} ({lengths.min()} to {lengths.max()} a row)"
-        n_truncated = sum(file.segment(name, i).truncated for i in np.flatnonzero(there))
-        cut = f", {n_truncated} truncated" if n_truncated else ""
+        n_truncated = sum(file.segment(name, int(i)).truncated for i in np.flatnonzero(there))
+        if n_truncated:
+            frames += f", {n_truncated} truncated"
         rows = counted(int(there.sum()), "row")
         lines += [
-            f"  {name}: {signature.modality}, in {rows}, {frames}{cut}",
+            f"  {name}: {signature.modality}, in {rows}, {frames}",
             f"    {', '.join([frame_text(signature), *_bit_rates(file, name)])}",
             f"    tokenizer {signature.fingerprint}",
         ]
@@ -297,7 +305,7 @@ def describe_tokens(path: Path) -> str:
 
 def _bit_rates(file: TokenFile, name: str) -> list[str]:
     """Bits a row; also bits a second or a pixel if the segments' info has durations or sizes."""
-    segments = [file.segment(name, i) for i in np.flatnonzero(file.has(name))]
+    segments = [file.segment(name, int(i)) for i in np.flatnonzero(file.has(name))]
     bits = sum(map(len, segments)) * file.signatures[name].bits_per_frame
     if not bits:
         return []

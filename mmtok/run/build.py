@@ -70,7 +70,8 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     signatures = planned_signatures(recipe)
     n_frames = {}
     for field, m in recipe.fields.items():
-        n_frames[field] = (signatures[m].frames or 0) if m in signatures else 0
+        known = m in signatures and signatures[m].frames
+        n_frames[field] = known or 0
     check_rows(recipe.tasks, recipe.train.seq_len, n_frames)
     if not training_has_begun(out):  # a trained run may be sampled with another guidance
         check_guidance(recipe.tasks, recipe.fields, recipe.sampling)

@@ -64,7 +64,8 @@ def together(
         if processes.world_size == 1:
             return work(open_step(step))
         if not processes.is_rank0:
-            return _serve(open_step, processes)
+            _serve(open_step, processes)
+            return None
         try:
             result = work(SharedRun(open_step(step), processes))
         except Exception:
@@ -156,7 +157,7 @@ class SharedRun(Run):
     ) -> list[LogLikelihood]:
         """As `Run.score_documents`; shared for the trained and the untrained decoder."""
         untrained = lm is not None and lm is not self.lm
-        can_share = not untrained or _same(lm, self.untrained_lm)
+        can_share = lm is None or lm is self.lm or _same(lm, self.untrained_lm)
         if not documents or group_size is not None or not can_share:
             return super().score_documents(documents, lm, group_size)
         message = ScoreDocuments(documents, untrained)
@@ -251,5 +252,7 @@ def _gather(processes: Processes, part: Callable[[], dict[int, Any]]) -> list[di
     for rank, (_, problem) in enumerate(received):
         if problem is not None:
             is_user_error, text = problem
-            raise UserError(text) if is_user_error else RuntimeError(f"in process {rank}: {text}")
+            if is_user_error:
+                raise UserError(text)
+            raise RuntimeError(f"in process {rank}: {text}")
     return [found for found, _ in received]

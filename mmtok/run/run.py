@@ -170,11 +170,13 @@ class Run:
                 " recipe makes them"
             )
         self.vocabulary.check(found.state["vocabulary"], f"the checkpoint in {self.folder}")
-        unfinished = f"{self.folder} is not trained to its end: " if self.step is None else ""
-        self.note(
-            f"{unfinished}these are the weights of its checkpoint at step {found.state['step']} of"
+        line = (
+            f"these are the weights of its checkpoint at step {found.state['step']} of"
             f" {self.recipe.train.steps}"
         )
+        if self.step is None:
+            line = f"{self.folder} is not trained to its end: {line}"
+        self.note(line)
         return found
 
     def note(self, line: str) -> None:
