@@ -1,5 +1,7 @@
-"""Arrays in .npy and .npz files: numpy's own reader believes their headers, this one holds them
-against the file and the budget first.
+"""Arrays in .npy and .npz files.
+
+numpy's own reader trusts the header; this one checks it against the size of the file and the memory
+budget first.
 """
 
 from __future__ import annotations
@@ -9,21 +11,21 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
 from mmtok.errors import UserError, reading
 from mmtok.io import memory_budget
 
-KINDS = "fiubU"  # of dtypes: numbers, and names
+KINDS = "fiubU"  # of dtypes that are read: numbers, and text
 NO_NUMBERS = "not a numpy file of numbers, or a truncated one"
 
 
 def read_npy(path: Path, what: str) -> np.ndarray:
-    """The array in a .npy file of `what`.
+    """The array in a .npy file; `what` is what messages call its content.
 
-    Raises UserError for what is none, or larger than the file or the memory budget.
+    Raises UserError for what is no array, or larger than the file or the memory budget.
     """
     with reading(path, what), open(path, "rb") as file:
         return _array(file, str(path), what, path.stat().st_size)
@@ -38,9 +40,9 @@ def names_in(path: Path, what: str) -> list[str]:
 
 
 def read_npz(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
-    """Arrays of a .npz file by their names.
+    """Arrays of a .npz file by name.
 
-    Raises UserError as `read_npy` does, and for names that it lacks.
+    Raises UserError as `read_npy` does, and for missing names.
     """
     found = []
     with reading(path, what), zipfile.ZipFile(path) as file:
@@ -51,8 +53,8 @@ def read_npz(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
     return found
 
 
-def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
-    """The array of an open file of so many bytes."""
+def _array(file: IO[bytes], name: str, what: str, size: int) -> np.ndarray:
+    """The array in an open .npy file of so many bytes."""
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -63,18 +65,20 @@ def _array(file: BinaryIO, name: str, what: str, size: int) -> np.ndarray:
     shape, fortran, dtype = readers[version](file)
     if dtype.kind not in KINDS or not dtype.itemsize or min(shape, default=0) < 0:
         raise UserError(f"{name}: cannot be read as {what} ({NO_NUMBERS})")
-    n_bytes, there = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if n_bytes > there:
+    n_bytes = math.prod(shape) * dtype.itemsize
+    n_there = size - file.tell()
+    if n_bytes > n_there:
         raise UserError(
             f"{name}: cannot be read as {what} (truncated: its header promises"
-            f" {memory_budget.format_size(n_bytes)}, and {memory_budget.format_size(there)} are there)"
+            f" {memory_budget.format_size(n_bytes)}, and"
+            f" {memory_budget.format_size(n_there)} are there)"
         )
     memory_budget.check(2 * n_bytes, name)
     data = bytearray(file.read(n_bytes))
-    if (
-        dtype.kind == "U"
-        and np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)).max(initial=0)
-        > sys.maxunicode
-    ):
-        raise UserError(f"{name}: cannot be read as {what} (its text holds what is no character)")
+    if dtype.kind == "U":
+        code_points = np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder))
+        if code_points.max(initial=0) > sys.maxunicode:
+            raise UserError(
+                f"{name}: cannot be read as {what} (its text holds what is no character)"
+            )
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,8 +1,7 @@
-"""Names of files from anybody's words, and paths that stay inside their folder.
+"""Safe names of files made from any text, and paths that stay inside their folder.
 
-Words come from users, captions, token files, recipes: `../x`, `/etc/x`, 320 letters, a newline.
-`file_names` makes every name that is made of such words; `inside` opens every name that was read
-from a file.
+Texts come from users, captions, token files, recipes: `../x`, `/etc/x`, 320 letters, a newline.
+`file_names` makes names from them; `inside` checks names that were read from a file.
 """
 
 from __future__ import annotations
@@ -15,28 +14,25 @@ from pathlib import Path
 
 from mmtok.errors import UserError
 
-# Of a name without suffix. The least that file systems in use allow is 143 (eCryptfs); numbers,
-# suffixes and what a file is
-# called while it is written take the rest.
+# Of a name without suffix. The smallest limit of file systems in use is 143 (eCryptfs); numbers,
+# suffixes and temporary names take the rest.
 MOST_BYTES = 100
-NO_NAME = "_"  # stands for words that leave nothing, and for a character that no name may hold
+NO_NAME = "_"  # in place of an empty name, and of a forbidden character
 FORBIDDEN = set('<>:"/\\|?*')  # on Windows; "/" everywhere
+# names of devices on Windows
 RESERVED = re.compile(
     r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL
-)  # devices, on Windows
+)
 
 
 def file_names(words: Sequence[str], there: Iterable[str] = (), space: str = " ") -> list[str]:
-    """A name for each of these words, the same for the same: safe, short, readable, and unlike
-    those of all others.
+    """A name without suffix for each text: safe, short, readable; equal texts have equal names.
 
-    Names are without suffix. Words that are a good name keep it; of others the name is what is left
-    of them, cut to `MOST_BYTES` bytes of UTF-8, and a part of their hash. The same goes for a name
-    that differs from another's only in case or in how Unicode spells it, which some file systems
-    take for the same.
+    A text that is a good name is its own name. Of another the name is what is left of it, cut to
+    `MOST_BYTES` bytes of UTF-8, and a part of its hash. So is that of a text which differs from
+    another only in case or in its Unicode form, as some file systems take these for the same.
 
-    there: names that lie in the folder already; the very same ones are given again. space: what
-    stands for a space.
+    there: names in the folder already, which may be given again. space: what replaces a space.
     """
     taken = {_folded(name): name for name in there}
     given: dict[str, str] = {}
@@ -53,14 +49,15 @@ def file_names(words: Sequence[str], there: Iterable[str] = (), space: str = " "
 
 
 def tree_names(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """For each path, its folders' words and its last, a path of names; siblings in a folder are
-    unlike each other, as in `file_names`.
-    """
+    """The path of names for each path of texts; names in one folder differ, as in `file_names`."""
     children: dict[tuple[str, ...], dict[str, None]] = {}
     for words in paths:
         for depth, part in enumerate(words):
             children.setdefault(tuple(words[:depth]), {})[part] = None
-    named = {above: dict(zip(parts, file_names(list(parts)))) for above, parts in children.items()}
+    named = {
+        above: dict(zip(parts, file_names(list(parts)), strict=True))
+        for above, parts in children.items()
+    }
     return [
         tuple(named[tuple(words[:depth])][part] for depth, part in enumerate(words))
         for words in paths
@@ -68,7 +65,7 @@ def tree_names(paths: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def is_name(words: str) -> bool:
-    """Whether words can be the name of a file or folder here as they are, plain and in one place."""
+    """Whether a text can be the name of a file or folder as it is."""
     return (
         words not in ("", ".", "..")
         and words.isprintable()
@@ -80,8 +77,9 @@ def is_name(words: str) -> bool:
 def inside(folder: Path, name: str, root: Path | None = None) -> Path:
     """The path of `name`, which was read from a file, in `folder`.
 
-    root: the folder that symbolic links may not leave, where that is a wider one. Raises UserError
-    for a name that leads out, by itself or by a link, or to the folder itself.
+    root: a folder above, where symbolic links may lead anywhere inside of that.
+
+    Raises UserError for a name that leads out, by itself or by a link, or to the folder itself.
     """
     home = (root or folder).resolve()
     try:
@@ -102,7 +100,7 @@ def inside(folder: Path, name: str, root: Path | None = None) -> Path:
 
 
 def _candidates(words: str, space: str) -> Iterator[str]:
-    """Names for the words, the most readable first."""
+    """Names for a text, the most readable first."""
     spaced = words.replace(" ", space)
     if spaced == _cleaned(spaced, MOST_BYTES):
         yield spaced
@@ -112,8 +110,10 @@ def _candidates(words: str, space: str) -> Iterator[str]:
 
 
 def _cleaned(words: str, most_bytes: int) -> str:
-    """What is left of words as a name: composed, printable, no separators, no dots or spaces at its
-    ends, not hidden, no option.
+    """What is left of a text as a name.
+
+    It is in NFC and printable, without separators, without dots or spaces at its ends, not hidden,
+    and does not look like an option.
     """
     composed = unicodedata.normalize("NFC", words[: 4 * most_bytes])
     name = "".join(c if c.isprintable() and c not in FORBIDDEN else NO_NAME for c in composed)
@@ -125,5 +125,5 @@ def _cleaned(words: str, most_bytes: int) -> str:
 
 
 def _folded(name: str) -> str:
-    """The same for names that some file system takes for the same."""
+    """A key that is equal for names which some file system takes for the same."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

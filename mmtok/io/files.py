@@ -1,6 +1,4 @@
-"""Files, and folders of files, that appear whole or not at all, whatever happens while they are
-written.
-"""
+"""Atomic writes: a file or folder appears when it is complete, or not at all."""
 
 from __future__ import annotations
 
@@ -21,20 +19,21 @@ from mmtok.io import memory_budget
 if TYPE_CHECKING:
     from torch import Tensor
 
-TEMPORARY = re.compile(
-    r"\.(.+)\.(\d+)\.tmp", re.DOTALL
-)  # of a file while it is written: its own name, and by which process
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+# the name of a file while it is written: its own name, and the process that writes it
+TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp", re.DOTALL)
+# constants of Linux
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name to write under; the file appears under its own when it is whole, or nothing
-    is left.
+    """A temporary path to write to, which is renamed to `path` at the end of the `with` block.
 
-    Raises OSError that names the file also where the writer's own error named none, as on a full
-    disk. Only a process that is killed
-    leaves its temporary file behind: see `remove_leftovers`.
+    After an error nothing is left. Only a process that is killed leaves its temporary file behind:
+    see `remove_leftovers`.
+
+    Raises OSError that names the file, also where the writer's error does not, as on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
@@ -44,27 +43,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is not None and str(error.filename) != str(temporary):
             raise  # of another file that the writer touched
-        raise OSError(
-            error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)
-        ) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         with suppress(OSError):  # a folder that cannot be written has been named already
             temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:
-    """The name of a file or folder while this process writes it, beside its own."""
+    """Where this process writes a file or folder: in the same folder, under a temporary name."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all."""
+    """Write a UTF-8 file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
@@ -72,7 +70,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     with atomic_write(path) as temporary:
         save_tensors(temporary, tensors, metadata)
 
@@ -80,10 +78,9 @@ def write_tensors(
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file under a name that is temporary already, as `write_tensors` and
-    checkpoints do.
+    """Write a safetensors file; not atomic, for a path that is temporary already.
 
-    Raises OSError naming `path` (a full disk, say), which safetensors wraps in a type of its own.
+    Raises OSError naming `path` (on a full disk, say), which safetensors wraps in its own type.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -92,9 +89,8 @@ def save_tensors(
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata=metadata
         )
-        path.chmod(
-            path.parent.stat().st_mode & 0o666
-        )  # safetensors writes for the owner alone; who may read the folder may read it too
+        # safetensors writes for the owner alone; whoever may read the folder may read the file
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else errno.EIO
@@ -102,9 +98,9 @@ def save_tensors(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds.
+    """The tensors in a safetensors file.
 
-    Raises UserError for one that is missing, damaged, or larger than the memory budget.
+    Raises UserError for a file that is missing, damaged, or larger than the memory budget.
     """
     from safetensors.torch import load_file
 
@@ -115,16 +111,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is the name of a file that was never finished, or is being written now."""
+    """Whether this is the path of a file that is being written, or was never finished."""
     return TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder` and below; for whoever alone
-    writes there, before it does.
+    """Remove the temporary files and folders of killed processes, in `folder` and below.
 
-    That is files and folders under temporary names. A process of another machine counts as killed,
-    one of this machine while none has its number.
+    For the only process that writes there. A process of this machine counts as killed when none has
+    its number; one of another machine always.
     """
     for path in list(folder.rglob(".*.tmp")):
         if is_temporary(path):
@@ -132,26 +127,23 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_leftovers_of(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left half-written of these files and folders; for whoever writes
-    them next, wherever they lie.
-    """
+    """Remove what killed processes left of these files and folders; call it before writing them."""
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
     for folder, wanted in names.items():
         if not folder.is_dir():
             continue
-        for left in list(folder.iterdir()):
-            match = TEMPORARY.fullmatch(left.name)
+        for path in list(folder.iterdir()):
+            match = TEMPORARY.fullmatch(path.name)
             if match and match[1] in wanted:
-                _remove_unless_written(left)
+                _remove_unless_written(path)
 
 
 def _remove_unless_written(path: Path) -> None:
-    """Remove a file or folder under a temporary name, unless the process that it is named after
-    lives.
-    """
-    if _lives(int(TEMPORARY.fullmatch(path.name)[2])):
+    """Remove a file or folder under a temporary name, unless the process in the name is alive."""
+    match = TEMPORARY.fullmatch(path.name)
+    if match is None or _is_alive(int(match[2])):
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -159,10 +151,10 @@ def _remove_unless_written(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     """Whether another process has this number.
 
-    This one's own is no longer that of what it has not begun yet.
+    This process's own number does not count: a file of that name is a dead process's.
     """
     try:
         os.kill(process, 0)
@@ -178,13 +170,12 @@ def _lives(process: int) -> bool:
 
 @contextmanager
 def atomic_folder(folder: Path, ours: Collection[str]) -> Iterator[Path]:
-    """A temporary folder to write into; when it is whole it takes the place of `folder`, or nothing
-    changes.
+    """A temporary folder to write into, which takes the place of `folder` at the end of the block.
 
-    It is made beside, and the two are exchanged by one renaming. What else lies in the former
-    folder goes along: all but the files of the names `ours`, of which it holds those that were
-    written now. Where a system cannot exchange folders the former one is set aside for a moment;
-    `recover_folder` brings it back if that is when the process is killed.
+    After an error nothing has changed. The two folders are exchanged by one renaming. Other files
+    of the former folder are kept: all but those named `ours`, which are replaced by what was
+    written. Where a system cannot exchange folders the former one is set aside for a moment;
+    `recover_folder` restores it if the process is killed then.
     """
     temporary = temporary_path(folder)
     remove_leftovers_of([folder])
@@ -193,17 +184,15 @@ def atomic_folder(folder: Path, ours: Collection[str]) -> Iterator[Path]:
         yield temporary
         former = {path.name for path in folder.iterdir() if not is_temporary(path)}
         for name in sorted(former - set(ours)):
-            _linked(folder / name, temporary / name)
+            _link(folder / name, temporary / name)
         shutil.copymode(folder, temporary)
-        _exchanged(temporary, folder)
+        _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def recover_folder(folder: Path) -> None:
-    """Undo the first half of an exchange that was cut: where a former folder is set aside, it takes
-    its place again.
-    """
+    """Restore a folder that an interrupted `atomic_folder` has set aside."""
     aside = _aside(folder)
     if aside.is_dir():
         if folder.is_dir():
@@ -216,7 +205,7 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.former")
 
 
-def _exchanged(new: Path, folder: Path) -> None:
+def _replace_folder(new: Path, folder: Path) -> None:
     if _exchange(new, folder):
         return
     aside = _aside(folder)
@@ -230,24 +219,20 @@ def _exchanged(new: Path, folder: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two folders of one file system change their names in one step; False where the system has
-    no such call.
-    """
+    """Exchange the names of two folders in one step; False where the system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "renameat2", None)
     if call is None:
         return False
-    sys.audit("os.rename", str(a), str(b), -1, -1)  # as Python's own renaming says
+    sys.audit("os.rename", str(a), str(b), -1, -1)  # as os.rename does
     return call(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0
 
 
-def _linked(source: str | Path, target: str | Path) -> None:
-    """The same file under a second name, or a folder of such; a copy where there can be no second
-    name.
-    """
+def _link(source: str | Path, target: str | Path) -> None:
+    """Link a file, or all files of a folder; copy where links are not possible."""
     source = Path(source)
     if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, target, symlinks=True, copy_function=_linked)
+        shutil.copytree(source, target, symlinks=True, copy_function=_link)
         return
     try:
         os.link(source, target, follow_symlinks=False)

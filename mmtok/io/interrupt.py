@@ -1,7 +1,7 @@
-"""Ctrl-C in a process of the command line: at once, but in the middle of an import after it.
+"""Ctrl-C on the command line: at once, but during an import only after it.
 
-Python's own handler raises KeyboardInterrupt wherever it is. In the middle of an import that leaves
-halves of modules: numpy then speaks of a broken installation, and torch aborts the process.
+Python's own handler raises KeyboardInterrupt anywhere. During an import that leaves half a module:
+numpy then reports a broken installation, and torch aborts the process.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ AGAIN_S = 0.1  # how long to wait for the end of an import
 
 
 def raise_after_imports() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt outside of imports only; what ignores it (nohup) goes on
-    ignoring it.
+    """Let Ctrl-C raise KeyboardInterrupt outside of imports only.
+
+    A process that ignores it (under nohup) keeps ignoring it.
     """
     if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
         signal.signal(signal.SIGINT, _interrupt)

@@ -1,68 +1,218 @@
-"""Options that people type out of habit, from other programs: an answer in one line that names
-ours.
-"""
+"""Options of other programs that people type out of habit, and what they are called here."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
-SELF = "nothing: the same command goes on where it stopped"
-HALF = "--train.precision bf16, auto (the default) or float32; there is no fp16"
 
-FIELDS = {  # of what sets a recipe's fields
-    "lr": "--train.learning_rate", "max_lr": "--train.learning_rate", "wd": "--train.weight_decay",
-    "epochs": "--train.steps: training is counted in steps", "num_epochs": "--train.steps: training is counted in steps",
-    "num_train_epochs": "--train.steps: training is counted in steps", "n_epochs": "--train.steps: training is counted in steps",
-    "max_steps": "--train.steps", "max_iters": "--train.steps", "num_steps": "--train.steps", "iters": "--train.steps",
-    "iterations": "--train.steps", "n_steps": "--train.steps", "total_steps": "--train.steps",
-    "bs": "--train.batch_size, rows of --train.seq_len positions a step", "batch": "--train.batch_size, rows of --train.seq_len positions a step",
-    
-    "per_device_train_batch_size": "--train.batch_size, rows of all processes together",
-    "block_size": "--train.seq_len", "seq_length": "--train.seq_len",
-    "max_seq_len": "--train.seq_len", "max_seq_length": "--train.seq_len", "context_length": "--train.seq_len",
-    "context": "--train.seq_len", "sequence_length": "--train.seq_len", "n_ctx": "--train.seq_len",
-    "fp16": HALF, "bf16": HALF, "fp32": HALF, "half": HALF, "amp": HALF, "mixed_precision": HALF, "dtype": HALF,
-    "resume": SELF, "resume_from_checkpoint": SELF, "resume_from": SELF, "continue": SELF,
-    "warmup_steps": "--train.warmup", "warmup_iters": "--train.warmup", "num_warmup_steps": "--train.warmup",
-    "grad_accum": "--train.grad_accum_steps", "gradient_accumulation_steps": "--train.grad_accum_steps", "accumulate_grad_batches": "--train.grad_accum_steps",
-    "max_grad_norm": "--train.grad_clip", "gradient_clip_val": "--train.grad_clip",
-    "save_every": "--train.checkpoint_every", "save_steps": "--train.checkpoint_every", "save_interval": "--train.checkpoint_every",
-    "log_interval": "--train.log_every", "logging_steps": "--train.log_every",
-    "gradient_checkpointing": "--train.activation_checkpointing, with how many blocks", "ema": "--train.ema_decay",
-    "n_layer": "--trunk.depth", "n_layers": "--trunk.depth", "num_layers": "--trunk.depth",
-    "layers": "--trunk.depth", "n_embd": "--trunk.width", "d_model": "--trunk.width", "hidden_size": "--trunk.width",
-    "embed_dim": "--trunk.width", "n_head": "--trunk.n_heads", "num_heads": "--trunk.n_heads", "vocab_size": "--n_pieces, of a text in pieces",
-}  # fmt: skip
-OPTIONS = {  # of verbs
-    **dict.fromkeys(("output", "output_dir", "out_dir", "outdir", "save_dir", "run_dir", "output_path"), "--out"),
-    **dict.fromkeys(("gpu", "gpus", "cuda", "use_gpu", "use_cuda"), "--device cuda (or cuda:1, the second one)"),
-    **dict.fromkeys(("cpu", "no_cuda", "no_gpu"), "--device cpu"),
-    **dict.fromkeys(("num_samples", "n_samples", "samples", "num_return_sequences", "count"), "-n"),
-    **dict.fromkeys(("max_new_tokens", "max_tokens", "max_length", "max_len", "length"), "--max-frames"),
-    **dict.fromkeys(("batch_size", "bs"), "-n for how many; how many at once is seen to"),
-    **dict.fromkeys(("ckpt", "ckpt_path", "checkpoint_path", "iteration"), "--checkpoint, with the step"),
-    **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale"), "--guidance"),
-    **dict.fromkeys(("num_inference_steps", "sampling_steps", "num_steps", "ddim_steps"), "--steps"),
-    **dict.fromkeys(("fp16", "bf16", "half", "dtype", "int8", "load_in_8bit"), "--precision"),
-    **dict.fromkeys(("given", "cond", "context"), "--condition"),
-    "temp": "--temperature", "topk": "--top-k", "topp": "--top-p", "modality": "--to", "target": "--to", "overwrite": "--force",
-    "text": "--prompt", "input": "--prompt", "random_seed": "--seed", "wandb": "--tensorboard", "report_to": "--tensorboard",
-}  # fmt: skip
+def _by_name(names_of: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """{hint: names} -> {name: hint}."""
+    return {name: hint for hint, names in names_of.items() for name in names}
+
+
+# names of other programs for fields of a recipe
+FIELDS: dict[str, str] = _by_name(
+    {
+        "--train.learning_rate": (
+            "lr",
+            "max_lr",
+        ),
+        "--train.weight_decay": ("wd",),
+        "--train.steps: training is counted in steps": (
+            "epochs",
+            "num_epochs",
+            "num_train_epochs",
+            "n_epochs",
+        ),
+        "--train.steps": (
+            "max_steps",
+            "max_iters",
+            "num_steps",
+            "iters",
+            "iterations",
+            "n_steps",
+            "total_steps",
+        ),
+        "--train.batch_size, rows of --train.seq_len positions a step": (
+            "bs",
+            "batch",
+        ),
+        "--train.batch_size, rows of all processes together": ("per_device_train_batch_size",),
+        "--train.seq_len": (
+            "block_size",
+            "seq_length",
+            "max_seq_len",
+            "max_seq_length",
+            "context_length",
+            "context",
+            "sequence_length",
+            "n_ctx",
+        ),
+        "--train.precision bf16, auto (the default) or float32; there is no fp16": (
+            "fp16",
+            "bf16",
+            "fp32",
+            "half",
+            "amp",
+            "mixed_precision",
+            "dtype",
+        ),
+        "nothing: the same command goes on where it stopped": (
+            "resume",
+            "resume_from_checkpoint",
+            "resume_from",
+            "continue",
+        ),
+        "--train.warmup": (
+            "warmup_steps",
+            "warmup_iters",
+            "num_warmup_steps",
+        ),
+        "--train.grad_accum_steps": (
+            "grad_accum",
+            "gradient_accumulation_steps",
+            "accumulate_grad_batches",
+        ),
+        "--train.grad_clip": (
+            "max_grad_norm",
+            "gradient_clip_val",
+        ),
+        "--train.checkpoint_every": (
+            "save_every",
+            "save_steps",
+            "save_interval",
+        ),
+        "--train.log_every": (
+            "log_interval",
+            "logging_steps",
+        ),
+        "--train.activation_checkpointing, with how many blocks": ("gradient_checkpointing",),
+        "--train.ema_decay": ("ema",),
+        "--trunk.depth": (
+            "n_layer",
+            "n_layers",
+            "num_layers",
+            "layers",
+        ),
+        "--trunk.width": (
+            "n_embd",
+            "d_model",
+            "hidden_size",
+            "embed_dim",
+        ),
+        "--trunk.n_heads": (
+            "n_head",
+            "num_heads",
+        ),
+        "--n_pieces, of a text in pieces": ("vocab_size",),
+    }
+)
+# names of other programs for options of verbs
+OPTIONS: dict[str, str] = _by_name(
+    {
+        "--out": (
+            "output",
+            "output_dir",
+            "out_dir",
+            "outdir",
+            "save_dir",
+            "run_dir",
+            "output_path",
+        ),
+        "--device cuda (or cuda:1, the second one)": (
+            "gpu",
+            "gpus",
+            "cuda",
+            "use_gpu",
+            "use_cuda",
+        ),
+        "--device cpu": (
+            "cpu",
+            "no_cuda",
+            "no_gpu",
+        ),
+        "-n": (
+            "num_samples",
+            "n_samples",
+            "samples",
+            "num_return_sequences",
+            "count",
+        ),
+        "--max-frames": (
+            "max_new_tokens",
+            "max_tokens",
+            "max_length",
+            "max_len",
+            "length",
+        ),
+        "-n for how many; how many at once is seen to": (
+            "batch_size",
+            "bs",
+        ),
+        "--checkpoint, with the step": (
+            "ckpt",
+            "ckpt_path",
+            "checkpoint_path",
+            "iteration",
+        ),
+        "--guidance": (
+            "cfg",
+            "cfg_scale",
+            "guidance_scale",
+        ),
+        "--steps": (
+            "num_inference_steps",
+            "sampling_steps",
+            "num_steps",
+            "ddim_steps",
+        ),
+        "--precision": (
+            "fp16",
+            "bf16",
+            "half",
+            "dtype",
+            "int8",
+            "load_in_8bit",
+        ),
+        "--condition": (
+            "given",
+            "cond",
+            "context",
+        ),
+        "--temperature": ("temp",),
+        "--top-k": ("topk",),
+        "--top-p": ("topp",),
+        "--to": (
+            "modality",
+            "target",
+        ),
+        "--force": ("overwrite",),
+        "--prompt": (
+            "text",
+            "input",
+        ),
+        "--seed": ("random_seed",),
+        "--tensorboard": (
+            "wandb",
+            "report_to",
+        ),
+    }
+)
 
 
 def _name(option: str) -> str:
-    """--Batch-Size=3 -> batch_size"""
+    """The name in an option: --Batch-Size=3 -> batch_size."""
     return option.partition("=")[0].lstrip("-").replace("-", "_").lower()
 
 
 def option_hint(option: str, options: Collection[str]) -> str | None:
-    """What to say instead of an option that a verb with these options does not have; None where
-    nobody says such a thing.
-    """
-    answer = OPTIONS.get(_name(option))
-    return answer if answer and answer.split()[0].rstrip(",") in options else None
+    """What an option of another program is called in a verb with these options, else None."""
+    hint = OPTIONS.get(_name(option))
+    if hint and hint.split()[0].rstrip(",") in options:
+        return hint
+    return None
 
 
 def field_hint(name: str) -> str | None:
-    """What to say instead of a field that no recipe has, where fields are set."""
+    """What a field of another program is called in a recipe, else None."""
     return FIELDS.get(_name(name))

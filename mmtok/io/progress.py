@@ -9,28 +9,26 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from mmtok.io.terminal import print_status, printable
 
 T = TypeVar("T")
-WINDOW = 100  # the pace is that of so many advances, the last ones
-LEAST = 3  # and of no fewer than so many
-WARM = 3.0  # the first ones are left out while they take so many times as long as any after them
+WINDOW = 100  # the pace is the mean of the last advances, at most so many
+LEAST = 3  # and at least so many
+WARM = 3.0  # the first ones do not count while they take so many times as long as any later one
 
 
 class Pace:
-    """Seconds that a unit takes, from when units were done: the mean of the last ones, without
-    those that only warmed up.
+    """Seconds per unit: the mean of the last advances, without warm-up.
 
     The first step of a training compiles and fills caches, so it says nothing of the others. What
     takes long now and then (a checkpoint is written) does count, at its share.
     """
 
-    def __init__(self):
-        self._last: deque[tuple[int, float]] = deque(
-            maxlen=WINDOW
-        )  # (units, seconds) of each advance
+    def __init__(self) -> None:
+        # (units, seconds) of each advance
+        self._last: deque[tuple[int, float]] = deque(maxlen=WINDOW)
 
     def add(self, units: int, seconds: float) -> None:
         """So many units more took so many seconds."""
@@ -53,7 +51,7 @@ def _each(advance: tuple[int, float]) -> float:
 
 
 def span_text(seconds: float) -> str:
-    """A time in words, about as exactly as it can be foretold: 45 s, 14 min, 3 h 20 min, 2.5 days."""
+    """A time in words, as exact as an estimate can be: 45 s, 14 min, 3 h 20 min, 2.5 days."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
@@ -81,11 +79,15 @@ class Progress:
         unit: str = "",
         done: int = 0,
         every_s: float = 10.0,
-    ):
-        self.label, self.total, self.unit, self.every_s = printable(label), total, unit, every_s
-        self.done, self.note = done, ""
+    ) -> None:
+        self.label = printable(label)
+        self.total = total
+        self.unit = unit
+        self.every_s = every_s
+        self.done = done
+        self.note = ""
         self.pace = Pace()
-        self._bar = None
+        self._bar: Any = None
 
     def __enter__(self) -> Self:
         self._start = self._last = self._advanced = time.monotonic()
@@ -100,7 +102,8 @@ class Progress:
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """`n` more units are done; `note` (a loss, a file's name) is shown beside them."""
         self.done += n
-        self.note = self.note if note is None else printable(note)
+        if note is not None:
+            self.note = printable(note)
         if n > 0:
             now = time.monotonic()
             self.pace.add(n, now - self._advanced)
@@ -112,7 +115,7 @@ class Progress:
 
     @property
     def left(self) -> str:
-        """ "about 4 min left"; empty while that cannot be told, and at the end."""
+        """The time left, as in "about 4 min left"; empty at the end and while it is unknown."""
         pace = self.pace.seconds
         if self.total is None or self.done >= self.total or pace is None:
             return ""
@@ -120,17 +123,16 @@ class Progress:
 
     def _line(self) -> None:
         self._last = time.monotonic()
-        count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
-        times = ", ".join(part for part in (f"{self._last - self._start:.0f} s", self.left) if part)
-        print_status(
-            " ".join(
-                part
-                for part in (f"{self.label}:", count, self.unit, f"({times})", self.note)
-                if part
-            )
-        )
+        count = f"{self.done}"
+        if self.total is not None:
+            count += f"/{self.total}"
+        times = f"{self._last - self._start:.0f} s"
+        if self.left:
+            times += f", {self.left}"
+        parts = (f"{self.label}:", count, self.unit, f"({times})", self.note)
+        print_status(" ".join(part for part in parts if part))
 
-    def __exit__(self, error, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif error is None:
@@ -147,7 +149,7 @@ def track(items: Iterable[T], label: str, unit: str = "", total: int | None = No
             progress.advance()
 
 
-def _rich_bar():
+def _rich_bar() -> Any:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

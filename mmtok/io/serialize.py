@@ -36,7 +36,7 @@ class CommandLineText(str):
 
 @dataclasses.dataclass(frozen=True)
 class Within:
-    """The range of a number, both ends included: a field's type is then Annotated[int, Within(1)]."""
+    """The range of a number, both ends included, as in Annotated[int, Within(1)]."""
 
     least: float
     most: float = math.inf
@@ -198,7 +198,8 @@ def _from_list(value: Any, args: tuple, where: str, kinds: Sequence[type]) -> tu
 
 
 def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -> Any:
-    known = {c.__name__: c for c in (*kinds, *members) if dataclasses.is_dataclass(c)}
+    own: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
+    known = {cls.__name__: cls for cls in (*kinds, *own) if dataclasses.is_dataclass(cls)}
     if isinstance(value, dict) and "kind" in value:
         kind = value["kind"]
         if not isinstance(kind, str) or kind not in known:
@@ -209,7 +210,7 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
         return _from_fields(value, known[kind], where, kinds)
     if value is None and type(None) in members:
         return None
-    choices = [member.__name__ for member in members if dataclasses.is_dataclass(member)]
+    choices = [cls.__name__ for cls in own]
     if len(choices) > 1 and (isinstance(value, dict) or len(choices) == len(members)):
         raise UserError(
             f'{where} must be {{"kind": ...}} with one of {", ".join(choices)}, got {shown(value)}'

@@ -22,7 +22,7 @@ BYTES_PER_BYTE = 30  # of Python's objects, per byte of JSON: a list of small nu
 
 
 class _Refused(str):
-    """What is wrong with a value, in its place until the way to it is known."""
+    """What is wrong with a value; it stands in its place until its path is known."""
 
 
 def read_json(path: Path, nan: bool = False) -> Any:
@@ -48,14 +48,13 @@ def parse_json(text: str | bytes, where: str, nan: bool = False) -> Any:
         raise UserError(f"{where} is not valid JSON: not UTF-8 at byte {error.start}") from None
     if not text.strip():
         raise UserError(f"{where} is not valid JSON: it is empty")
-    constant = float if nan else lambda name: _Refused(f"is {name}, which is no number of JSON")
     try:
         value = json.loads(
             text,
             object_pairs_hook=_object,
             parse_int=_whole,
             parse_float=_real,
-            parse_constant=constant,
+            parse_constant=float if nan else _refused_constant,
         )
     except RecursionError:
         raise UserError(f"{where} is not valid JSON: it is nested too deeply") from None
@@ -75,16 +74,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(digits: str) -> int | _Refused:
     n = len(digits.lstrip("-"))
-    return (
-        int(digits)
-        if n <= MOST_DIGITS
-        else _Refused(f"is a whole number of {n:,} digits; at most {MOST_DIGITS} are read")
-    )
+    if n > MOST_DIGITS:
+        return _Refused(f"is a whole number of {n:,} digits; at most {MOST_DIGITS} are read")
+    return int(digits)
 
 
 def _real(digits: str) -> float | _Refused:
     value = float(digits)
-    return value if math.isfinite(value) else _Refused("is a number too large for 64 bits")
+    if not math.isfinite(value):
+        return _Refused("is a number too large for 64 bits")
+    return value
+
+
+def _refused_constant(name: str) -> _Refused:
+    return _Refused(f"is {name}, which is no number of JSON")
 
 
 def _refusals(value: Any, way: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -98,7 +101,8 @@ def _refusals(value: Any, way: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
         if len(way) >= DEEPEST:
             yield (*way[:4], "..."), f"is nested deeper than {DEEPEST} levels"
             return
-        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, child in items:
             name = str(key)
             if not _encodable(name):
                 yield (*way, ascii(name)), "holds a lone surrogate, which no UTF-8 file can"

@@ -1,8 +1,7 @@
-"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also packed by
-gzip.
+"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also gzipped.
 
-Every row is held against the header, text stays text (00501, 1.10, NA, true), and whatever is wrong
-is said with its file and line. Nothing is guessed, padded or left out but empty lines.
+Every row is checked against the header, text stays text (00501, 1.10, NA, true), and errors name
+file and line. Nothing is guessed, padded or left out but empty lines.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ from mmtok.io.messages import listed
 from mmtok.io.tally import Tally
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
-OTHERS = (
-    "|",
-    ",",
-    ";",
-    "\t",
-)  # that files called .csv have: the first of these that is in the header
+OTHERS = ("|", ",", ";", "\t")  # of files called .csv: the first one that is in the header
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
 PACKED = ".gz"  # behind the suffix of a text
 SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
@@ -66,8 +60,9 @@ class Table:
         return f"{self.path}: {self.unit} {self.numbers[i]}"
 
     def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Raise UserError where an open quote of row i has swallowed another row: a line of several
-        cells, one of which names a file.
+        """Raise UserError where an open quote lets row i hold another row.
+
+        That is a line of several cells, one of which names a file.
         """
         for cell in self.rows[i] if self.separator else ():
             for line in str(cell).splitlines()[1:]:
@@ -124,17 +119,14 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
 
 
 def suffix_of(path: Path) -> str | None:
-    """The suffix of the table that a file's name says it is, .csv of t.CSV.gz too; None where it
-    says none.
-    """
+    """The suffix of a table in a file's name, as .csv of t.CSV.gz; None for other files."""
     name = path.name.lower()
     found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
     return found and found.removesuffix(PACKED)
 
 
 def decoded(path: Path) -> str:
-    """The text of a UTF-8 file, unpacked where it is a .gz, without the mark that may stand before
-    it.
+    """The text of a UTF-8 file, unpacked where it is a .gz, without a byte order mark.
 
     Raises UserError, with line and remedy, for another encoding and for NUL bytes, and for a file
     larger than the memory budget.
@@ -172,9 +164,7 @@ def _content(path: Path) -> bytes:
 
 
 def _unpacked(path: Path) -> bytes:
-    """What a .gz holds, which its size does not tell: so the budget is asked for each further
-    piece.
-    """
+    """The content of a .gz; its size is unknown, so the budget is checked piece by piece."""
     content = bytearray()
     with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
         try:
@@ -214,9 +204,7 @@ def as_text(cell: Any, where: str) -> str | None:
 
 
 def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
-    """Rows of cells between separators; quotes enclose cells but between pipes, where they are
-    text.
-    """
+    """Rows of cells between separators; quotes enclose cells, but are text between pipes."""
     lines = list(io.StringIO(text, newline=""))
     separator = _separator(path, lines)
     n_cells = len(lines) + text.count(separator)
@@ -248,8 +236,13 @@ def _separator(path: Path, lines: list[str]) -> str:
 
 def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int, int, list[str]]]:
     """(first line, last line, cells) of every record that is not empty."""
-    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
-    reader = csv.reader(iter(lines), delimiter=separator, strict=True, quoting=quoting)
+    has_quotes = separator != "|"
+    reader = csv.reader(
+        iter(lines),
+        delimiter=separator,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
+    )
     blank_before_quote = re.compile(rf"(^|{re.escape(separator)})[ ]+\"", re.MULTILINE)
     with _cells_of_any_length():
         while True:
@@ -263,7 +256,7 @@ def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int
             if cells is None:
                 return
             record = "".join(lines[first - 1 : reader.line_num])
-            if quoting != csv.QUOTE_NONE and blank_before_quote.search(record):
+            if has_quotes and blank_before_quote.search(record):
                 _check_blanks(path, first, record, separator, cells)
             if any(cell.strip() for cell in cells):
                 yield first, reader.line_num, cells
@@ -287,9 +280,7 @@ def _fault(error: csv.Error, first: int, last: int) -> str:
 
 
 def _check_blanks(path: Path, line: int, record: str, separator: str, cells: list[str]) -> None:
-    """Refuse a quote behind a blank, by which one reader encloses a cell and another takes it as
-    text.
-    """
+    """Refuse a quote after a blank: readers differ in whether it encloses the cell."""
     reader = csv.reader(io.StringIO(record, newline=""), delimiter=separator, skipinitialspace=True)
     if [cell.lstrip() for cell in cells] != [cell.lstrip() for row in reader for cell in row]:
         raise UserError(
@@ -316,27 +307,25 @@ def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
 
 def _check_count(table: Table, line: int, cells: list[str]) -> None:
     """Raise UserError for a row with more or fewer cells than there are columns."""
-    n, names = len(table.columns), listed(table.columns)
+    n = len(table.columns)
     if len(cells) < n:
         raise UserError(
             f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'};"
             " complete or remove it"
         )
     if len(cells) > n:
-        quotes = (
-            "no cell may hold a |"
-            if table.separator == "|"
-            else f"put quotes around a cell that holds {table.separator!r}"
-        )
+        remedy = f"put quotes around a cell that holds {table.separator!r}"
+        if table.separator == "|":
+            remedy = "no cell may hold a |"
         raise UserError(
-            f"{table.path}: line {line} has {len(cells)} cells where the header has {n} ({names});"
-            f" {quotes}"
+            f"{table.path}: line {line} has {len(cells)} cells where the header has {n}"
+            f" ({listed(table.columns)}); {remedy}"
         )
 
 
 @contextmanager
 def _cells_of_any_length() -> Iterator[None]:
-    """Csv's limit on the length of a cell, a value of the whole process, lifted."""
+    """Lift the csv module's limit on the length of a cell, which is global to the process."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         yield
@@ -348,7 +337,7 @@ def _cells_of_any_length() -> Iterator[None]:
 
 
 def _json(path: Path, text: str) -> Table:
-    """One object a line, or one list of objects. Numbers stay in the words of the file."""
+    """One object a line, or one list of objects. Numbers stay text, as in the file."""
     if text.lstrip().startswith("["):
         objects = list(enumerate(_parsed(path, "", text)))
         unit = "row"
@@ -377,9 +366,7 @@ def _parsed(path: Path, where: str, text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Raises ValueError for a key that comes twice, of which JSON's own reader keeps the
-    last.
-    """
+    """An object. Raises ValueError for a key that comes twice, where JSON's reader keeps one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -396,20 +383,23 @@ def _parquet(path: Path) -> Table:
 
     try:
         with pq.ParquetFile(path) as file:
-            names, columns = file.schema_arrow.names, _columns(file, path)
+            names = file.schema_arrow.names
+            columns = _columns(file, path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"{path}: not a Parquet file that can be read: {reason}") from None
+        raise UserError(
+            f"{path}: not a Parquet file that can be read: {reason_of(error)}"
+        ) from None
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
         raise UserError(f"{path}: the column {repeated} comes twice; rename one of them")
-    rows = list(zip(*columns))
+    rows = list(zip(*columns, strict=True))
     return Table(path, tuple(names), rows, list(range(len(rows))), "row")
 
 
 def _columns(file: Any, path: Path) -> list[list[Any]]:
-    """The cells of every column of a Parquet file, read a few rows at a time: some bytes of it may
-    stand for many rows.
+    """The cells of every column of a Parquet file.
+
+    They are read a few rows at a time, as few bytes may stand for many rows.
     """
     about = file.metadata
     n_bytes = CELL_BYTES * about.num_rows * len(file.schema_arrow.names)
@@ -418,6 +408,6 @@ def _columns(file: Any, path: Path) -> list[list[Any]]:
     for batch in file.iter_batches(ROWS):
         n_bytes += 2 * batch.nbytes  # once as Arrow has it
         memory_budget.check(n_bytes, path, f"its {about.num_rows:,} rows")
-        for cells, column in zip(columns, batch.columns):
+        for cells, column in zip(columns, batch.columns, strict=True):
             cells += column.to_pylist()
     return columns

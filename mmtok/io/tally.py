@@ -1,8 +1,7 @@
-"""What was done to signals on the way, counted, and said once: how many of how many, and the first
-example.
+"""Counts of what was done to signals, reported once: how many of how many, and the first example.
 
-Whatever drops, cuts, clips, averages, converts or skips takes a `Tally` and adds to it; whoever
-goes through the signals opens one, and it speaks when the going is over:
+Code that drops, cuts, clips, averages, converts or skips signals takes a `Tally` and adds to it;
+the loop over the signals opens one, which reports at its end:
 
     with Tally("clips") as tally:
         for path in files:
@@ -11,7 +10,7 @@ goes through the signals opens one, and it speaks when the going is over:
 
     13,100 of 13,100 clips were resampled from 22,050 to 16,000 Hz (first: clips/LJ001-0001.wav)
 
-Of a single signal it says `clips/LJ001-0001.wav was resampled from 22,050 to 16,000 Hz`.
+Of a single signal it reports `clips/LJ001-0001.wav was resampled from 22,050 to 16,000 Hz`.
 """
 
 from __future__ import annotations
@@ -19,46 +18,42 @@ from __future__ import annotations
 import warnings
 from typing import Self
 
-MOST_KINDS = 8  # that are said one by one: what differs from file to file must not fill the screen
+MOST_KINDS = 8  # that are reported one by one: messages with a file's own size may be many
 
 
 class Tally:
-    """Counts of things done to signals, by what was done; said as warnings, which the command line
-    prints as notes.
+    """Counts of what was done to signals, reported as warnings.
 
-    unit  what is counted, in the plural: clips, images, rows
-    said  what was said of these signals before, and is not said again; by default nothing.
-          Handed to every pass over the same signals, so that they speak once together
+    unit      what is counted, in the plural: clips, images, rows
+    reported  what was reported before, and is not again; every pass over the same signals is given
+              the same set
     """
 
-    def __init__(self, unit: str = "files", said: set[tuple[str, str]] | None = None):
+    def __init__(self, unit: str = "files", reported: set[tuple[str, str]] | None = None) -> None:
         self.unit = unit
-        self.said = set() if said is None else said
+        self.reported = set() if reported is None else reported
         self.total = 0
         self.counts: dict[str, int] = {}
         self.first: dict[str, str] = {}
 
     def count(self, n: int = 1) -> None:
-        """`n` more signals were looked at, whether or not anything is done to them."""
+        """`n` more signals came by, whether or not anything is done to them."""
         self.total += n
 
     def add(self, what: str, example: object, n: int = 1) -> None:
-        """`n` more signals were `what`, a participle with what belongs to it: "clipped to 1",
-        "dropped: no transcript".
+        """`n` more signals were `what`: "clipped to 1", "dropped: no transcript".
 
-        example: which signal, for the first time that it was done.
+        example: which signal; the first one is reported.
         """
         self.counts[what] = self.counts.get(what, 0) + n
         self.first.setdefault(what, str(example))
 
     def report(self) -> None:
-        """Say what was counted since the last time, as one warning for each kind of thing, and
-        begin anew.
-        """
-        kinds = [what for what in self.counts if (self.unit, what) not in self.said]
+        """Warn once for each kind of thing that was counted since the last report."""
+        kinds = [what for what in self.counts if (self.unit, what) not in self.reported]
         for line in self._lines(kinds):
             warnings.warn(line, stacklevel=2)
-        self.said.update((self.unit, what) for what in kinds)
+        self.reported.update((self.unit, what) for what in kinds)
         self.total = 0
         self.counts.clear()
         self.first.clear()
@@ -78,13 +73,11 @@ class Tally:
     def _line(self, what: str) -> str:
         n = self.counts[what]
         total = max(self.total, n)
-        return (
-            f"{n:,} of {total:,} {self.unit} {'was' if n == 1 else 'were'} {what} (first:"
-            f" {self.first[what]})"
-        )
+        verb = "was" if n == 1 else "were"
+        return f"{n:,} of {total:,} {self.unit} {verb} {what} (first: {self.first[what]})"
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.report()

@@ -1,8 +1,8 @@
-"""What goes to standard output and standard error: the one place that prints.
+r"""Standard output and standard error: the one place that prints.
 
-Words of data (a file's name, a caption, a sampled text) may hold escape sequences, which a terminal
-obeys: they move its cursor, recolour it, set its title. Here every character of control is made
-visible as its escape, `\\x1b`, wherever the output goes.
+Text of the data (a file's name, a caption, a sampled text) may hold escape sequences, which a
+terminal obeys: they move its cursor, recolour it, set its title. Here every control character is
+written as its escape, `\x1b`, wherever the output goes.
 """
 
 from __future__ import annotations
@@ -13,27 +13,24 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TextIO
 
-JOINERS = (  # of Persian, of Indian scripts and of emoji: they shape letters, and nothing else
-    "\u200c\u200d"
-)
+JOINERS = "\u200c\u200d"  # of Persian, Indian scripts and emoji: they only shape letters
 STREAMS = ("stdin", "stdout", "stderr")  # by their numbers
-closed: set[str] = set()  # those that the process was started without
+closed: set[str] = set()  # the streams that the process was started without
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text with every character that is no letter, sign or space as its escape: controls, newlines,
-    turns of direction, surrogates.
+    """Text with controls, newlines, changes of direction and surrogates as escapes.
 
     keep: characters that stay as they are.
     """
     if text.isprintable():
         return text
     return "".join(
-        c if _is_seen(c) or c in keep else c.encode("unicode_escape").decode() for c in text
+        c if _is_visible(c) or c in keep else c.encode("unicode_escape").decode() for c in text
     )
 
 
-def _is_seen(c: str) -> bool:
+def _is_visible(c: str) -> bool:
     return c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs"
 
 
@@ -53,8 +50,10 @@ def print_answer_lines(text: str) -> None:
 
 
 def _answer(text: str) -> None:
-    """Raises OSError, naming standard output, where it takes no more (a full disk); from then on
-    nothing is written to it.
+    """Write to standard output.
+
+    Raises OSError that names it where it takes no more (a full disk); from then on nothing is
+    written to it.
     """
     try:
         print(text, end="", flush=True)
@@ -68,7 +67,7 @@ def _answer(text: str) -> None:
 def print_status(line: str) -> None:
     """One line about the work, on standard error.
 
-    Where that takes no more (a full disk) the work goes on without a word.
+    Where that takes no more (a full disk) the work goes on in silence.
     """
     try:
         print(printable(line), file=sys.stderr, flush=True)
@@ -84,17 +83,16 @@ def print_answer_piece(text: str) -> None:
 
 
 def write_raw(content: bytes) -> None:
-    """Bytes as they are, on standard output at once: for a pipe or a file, and for nobody's eyes."""
+    """Bytes as they are, on standard output at once: for a pipe or a file, not for a terminal."""
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
 
 def open_streams() -> None:
-    """Give each of the three standard streams that the process was started without (`>&-`) an end
-    that takes and holds nothing.
+    """Open each standard stream that the process was started without (`>&-`) as /dev/null.
 
     Else the next file that is opened would have its number, and what is printed would go into it.
-    Also lets what an encoding has no letters for be shown as an escape.
+    Characters that the encoding of a stream lacks are written as escapes.
     """
     for number, name in enumerate(STREAMS):
         try:
@@ -104,12 +102,14 @@ def open_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115 - as long as the process
+            mode = "r" if name == "stdin" else "w"
+            stream = open(number, mode, closefd=False)  # noqa: SIM115 - open until the process ends
+            setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def drop(stream: TextIO) -> None:
-    """Let what is still to be written to a stream, and cannot be, go nowhere."""
+    """Send what a stream still holds, and cannot write, to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,9 +1,8 @@
-"""Files below folders, by one rule for all sources and verbs; and a user's word for a place, as the
-folder or file that is there.
+"""Files below folders, by one rule for all sources and verbs; paths that a user named.
 
-The rule: what is hidden or left by a system is left out, links are followed once, suffixes count
-without their case, a file that is met under two names is taken once, and the order is that of the
-names. Whatever is left out is counted by kind.
+The rule: hidden and system files are left out, links are followed once, suffixes match in any case,
+a file with two names is taken once, and the order is that of the names. Whatever is left out is
+counted by kind.
 """
 
 from __future__ import annotations
@@ -51,15 +50,17 @@ class Found:
     def note(self) -> str:
         """What was left out, in one line; "" where nothing was."""
         kinds = sorted(self.left_out.items(), key=lambda item: (-item[1][0], item[0]))
+        if not kinds:
+            return ""
         parts = [f"{count:,} {kind} (first {first})" for kind, (count, first) in kinds[:N_KINDS]]
         if len(kinds) > N_KINDS:
             parts.append(f"{sum(count for _, (count, _) in kinds[N_KINDS:]):,} of other kinds")
-        return f"{self.folder}: left out {', '.join(parts)}" if parts else ""
+        return f"{self.folder}: left out {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A file that is there: its path, whether the name is a link, and which file of the disk it is."""
+    """A file: its path, whether that is a link, and its device and inode."""
 
     path: Path
     is_link: bool
@@ -67,20 +68,23 @@ class _Entry:
 
 
 def walk(folder: Path, suffixes: Collection[str], companions: Collection[str] = ()) -> Found:
-    """The files below a folder whose suffix is one of `suffixes`, given in lower case (".csv.gz" is
-    one too), or of `companions`.
+    """The files below a folder whose suffix is one of `suffixes` or `companions`.
 
-    Raises UserError when the folder itself cannot be opened; what cannot be opened below it is left
-    out and counted.
+    Suffixes are given in lower case; ".csv.gz" is one too. What cannot be opened below the folder
+    is left out and counted.
+
+    Raises UserError when the folder itself cannot be opened.
     """
     found = Found(folder)
     entries = sorted(_entries(found), key=lambda entry: (entry.is_link, entry.path.parts))
     seen: set[tuple[int, int]] = set()
     for entry in entries:
-        name, suffix = entry.path.name.lower(), entry.path.suffix.lower()
+        name = entry.path.name.lower()
+        suffix = entry.path.suffix.lower()
         wanted = name.endswith(tuple(suffixes))
         if not wanted and not name.endswith(tuple(companions)):
-            found.leave_out(f"{suffix} files" if suffix else "files without a suffix", entry.path)
+            kind = f"{suffix} files" if suffix else "files without a suffix"
+            found.leave_out(kind, entry.path)
         elif entry.identity in seen:
             found.leave_out("second names of one file", entry.path)
         else:
@@ -96,7 +100,8 @@ def _entries(found: Found) -> Iterator[_Entry]:
 
     Real folders come before links to folders, so that a folder with two names goes by its own.
     """
-    folders, links = [found.folder], []
+    folders = [found.folder]
+    links: list[Path] = []
     seen: set[tuple[int, int]] = set()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
@@ -114,7 +119,7 @@ def _entries(found: Found) -> Iterator[_Entry]:
 def _inside(
     folder: Path, found: Found, seen: set[tuple[int, int]]
 ) -> Iterator[tuple[Path, os.stat_result]]:
-    """What lies in a folder that was not met before, with its status, in the order of the names."""
+    """(path, its status) in a folder that was not visited before, in the order of the names."""
     try:
         status = folder.stat()
         names = sorted(os.listdir(folder))
@@ -132,9 +137,8 @@ def _inside(
         if name.startswith(".") or name.lower() in SYSTEM:
             found.leave_out("hidden or system files and folders", path)
         elif not _is_utf8(name):
-            found.leave_out(
-                "names that are not UTF-8", Path(os.fsencode(path).decode(errors="replace"))
-            )
+            readable = Path(os.fsencode(path).decode(errors="replace"))
+            found.leave_out("names that are not UTF-8", readable)
         else:
             try:
                 yield path, path.stat()
@@ -145,14 +149,15 @@ def _inside(
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # the system's way to hand on other bytes
+    except UnicodeEncodeError:  # Python keeps other bytes as surrogates
         return False
     return True
 
 
 def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]:
-    """Files as they are named, and for a folder the files below it; a warning says what is left out
-    of it.
+    """The files that are named, and those below the folders that are named.
+
+    A warning says what is left out of a folder.
 
     Raises UserError for a folder without such files.
     """
@@ -172,7 +177,7 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
     return files
 
 
-# ---- a user's word for a place
+# ---- paths that a user named
 
 
 def folder_at(path: str | Path, who: str, wanted: str) -> Path:
@@ -225,10 +230,10 @@ def _named(path: str | Path, who: str, what: str) -> Path:
 
 
 def _hint(place: Path) -> str:
-    """More about a place that is not there: a pattern is none, and the nearest folder above that is
-    there.
-    """
+    """A hint for a missing path: patterns are not expanded, and the nearest folder that exists."""
     if any(sign in str(place) for sign in "*?["):
         return " (patterns are not looked up here: name the folder itself)"
     above = next((parent for parent in place.parents if parent.is_dir()), None)
-    return f" ({above} is there)" if above not in (None, Path("."), Path("/"), place.parent) else ""
+    if above in (None, Path("."), Path("/"), place.parent):
+        return ""
+    return f" ({above} is there)"

@@ -15,9 +15,9 @@ def told(act):
     return [str(warning.message) for warning in caught]
 
 
-def clips(n, every=1, said=None):
+def clips(n, every=1, reported=None):
     def work():
-        with Tally("clips", said) as tally:
+        with Tally("clips", reported) as tally:
             for i in range(n):
                 tally.count()
                 if i % every == 0:
@@ -43,9 +43,9 @@ def test_one_signal_is_one_line_whatever_was_done():
 
 
 def test_passes_over_the_same_signals_speak_once_together():
-    said = set()
-    assert len(told(clips(5, said=said))) == 1
-    assert told(clips(5, said=said)) == []
+    reported = set()
+    assert len(told(clips(5, reported=reported))) == 1
+    assert told(clips(5, reported=reported)) == []
 
 
 def test_what_was_counted_is_said_when_the_work_breaks_off():
