@@ -199,7 +199,8 @@ def _from_list(value: Any, args: tuple, where: str, kinds: Sequence[type]) -> tu
 
 def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -> Any:
     own: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
-    known = {cls.__name__: cls for cls in (*kinds, *own) if dataclasses.is_dataclass(cls)}
+    candidates: list[Any] = [cls for cls in (*kinds, *own) if dataclasses.is_dataclass(cls)]
+    known = {cls.__name__: cls for cls in candidates}
     if isinstance(value, dict) and "kind" in value:
         kind = value["kind"]
         if not isinstance(kind, str) or kind not in known:
