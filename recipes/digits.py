@@ -1,7 +1,6 @@
-"""The quickstart: ONE decoder over text, speech, images and jets, on data that a fresh machine
-makes for itself.
+"""The quickstart: one decoder over text, speech, images and jets, on data that it makes itself.
 
-What decided its quality is written beside the fields; budgets are stated in steps.
+Comments at the fields say what decided the quality; budgets are in steps.
 """
 
 from mmtok.data.tasks import InputMasking, Task

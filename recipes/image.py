@@ -1,7 +1,8 @@
-"""Pictures from their names, and names from pictures: mmtok train recipes/image.py --path FOLDER
+"""Pictures from their names, and names from pictures.
 
-A picture is named by its sub-folder, or, beside others, by its own file name.
+A picture is named by its sub-folder, or by its own file name where there are no sub-folders.
 
+    mmtok train recipes/image.py --path FOLDER
     mmtok sample runs/image --prompt "red fox" --to image
     mmtok sample runs/image --prompt photo.png --to text
 """

@@ -1,7 +1,8 @@
-"""Jets like those of a file: mmtok train recipes/jets.py --path jets.npz
+"""Jets like those of a file.
 
-.npz, .npy, .parquet or JetNet's .h5; mmtok/data/jets.py says what each holds.
+The file is .npz, .npy, .parquet or JetNet's .h5; mmtok/sources/jet_formats.py says what each holds.
 
+    mmtok train recipes/jets.py --path jets.npz
     mmtok sample runs/jets --to jets -n 1000
     mmtok score runs/jets other.npz                 nats per particle, jet by jet
 

@@ -1,8 +1,8 @@
-"""Synthesis and recognition from a folder of sound files with transcripts: mmtok train
-recipes/speech.py --path FOLDER
+"""Synthesis and recognition from a folder of sound files with transcripts.
 
-NAME.txt beside NAME.wav, or one transcripts.csv with the columns file and text.
+A transcript is NAME.txt next to NAME.wav, or a line of transcripts.csv (columns file and text).
 
+    mmtok train recipes/speech.py --path FOLDER
     mmtok sample runs/speech --prompt "good morning" --to speech
     mmtok sample runs/speech --prompt clip.wav --to text
 """

@@ -1,8 +1,9 @@
-"""A language model of one text: mmtok train recipes/text.py --path my.txt
+"""A language model of one text.
 
-mmtok sample runs/text --to text                                  new text
-mmtok sample runs/text --to text --prompt "Once upon a time"      text that goes on from a beginning
-mmtok score runs/text other.txt                                   bits per byte, passage by passage
+mmtok train recipes/text.py --path my.txt
+mmtok sample runs/text --to text                              new text
+mmtok sample runs/text --to text --prompt "Once upon a time"  text that continues a beginning
+mmtok score runs/text other.txt                               bits per byte of each chunk
 """
 
 from mmtok.data.tasks import Task

@@ -314,7 +314,9 @@ def verdict(before: Any, now: Any) -> str:
         return "equal"
     if not isinstance(before, list):
         return "DIFFERS"
-    first = 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False)))
+    first = 1 + sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
+    )
     return f"DIFFERS from number {first} on, of {len(now)}"
 
 

@@ -70,20 +70,22 @@ def by_all(home, run, images):
     def ask(n, name, words, before=None):
         codes[name] = ask_by(n, home / name, words, before)
 
-    sample = lambda folder: [
-        "sample",
-        run,
-        "--prompt",
-        "dark",
-        "--to",
-        "image",
-        "-n",
-        300,
-        "--seed",
-        3,
-        "--out",
-        folder / "files",
-    ]
+    def sample(folder):
+        return [
+            "sample",
+            run,
+            "--prompt",
+            "dark",
+            "--to",
+            "image",
+            "-n",
+            300,
+            "--seed",
+            3,
+            "--out",
+            folder / "files",
+        ]
+
     for n in (1, 2, 3):
         ask(n, f"sample-{n}", sample)
     for n in (1, 2):

@@ -62,9 +62,14 @@ def guarded(tmp_path, contents):
     for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
         (folder / "x").write_text("victim")
         (folder / "victim").mkdir()
-    outside = lambda: {
-        name: what for name, what in contents(tmp_path).items() if not name.startswith("a/b/home")
-    }
+
+    def outside():
+        return {
+            name: what
+            for name, what in contents(tmp_path).items()
+            if not name.startswith("a/b/home")
+        }
+
     before = outside()
     yield home
     assert outside() == before
@@ -110,7 +115,9 @@ def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
     here.mkdir(parents=True)
     monkeypatch.chdir(here)  # where words like ../x are neither files nor folders
     paths = [
-        path for words in HOSTILE[:8] for path in sampling.sample(run, [words or "x"], "image", 1, out)
+        path
+        for words in HOSTILE[:8]
+        for path in sampling.sample(run, [words or "x"], "image", 1, out)
     ]
     assert len(set(paths)) == 8 and {path.parent for path in paths} == {out}
     prompts = [row.get("prompt") for row in sampling.read_index(out)]

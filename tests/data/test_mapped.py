@@ -265,7 +265,9 @@ from mmtok.data import mapped
 from mmtok.data.tokens import read_tokens
 
 def own():
-    return [int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon:")][0]
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
 
 path, how = sys.argv[1:]
 if how == "killed":
@@ -276,10 +278,17 @@ if how == "waits":
 seen, advance = [], mapped.Progress.advance
 if how != "waits":
     before = own()
-    mapped.Progress.advance = lambda self, *more: (advance(self, *more), seen.append(own() - before))
+    def noted(self, *more):
+        advance(self, *more)
+        seen.append(own() - before)
+    mapped.Progress.advance = noted
 file = read_tokens(path, map_from=None if how == "memory" else 0)
-total = sum(int(file.segment(f, i).values.sum()) for f in file.fields for i in range(0, len(file), 99) if file.has(f)[i])
-print(json.dumps({"sum": total, "own": how != "waits" and own() - before, "most": max(seen, default=0)}))
+total = sum(
+    int(file.segment(f, i).values.sum())
+    for f in file.fields for i in range(0, len(file), 99) if file.has(f)[i]
+)
+grown = how != "waits" and own() - before
+print(json.dumps({"sum": total, "own": grown, "most": max(seen, default=0)}))
 """
 
 
@@ -368,8 +377,8 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(
 
 
 def test_of_several_processes_the_first_opens_first_and_speaks_for_all(tiny_copy, monkeypatch):
-    from mmtok.run.training import _token_files
     from mmtok.run.run import open_run
+    from mmtok.run.training import _token_files
     from mmtok.train.distributed import SINGLE_PROCESS
 
     class Other:

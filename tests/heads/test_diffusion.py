@@ -210,9 +210,10 @@ def test_scores_are_numbers_and_say_what_they_are(name):
 def test_draws_are_segments_of_the_signature_and_follow_the_seed(name, guidance):
     lm, signature = lm_of(name)
     sampling = Sampling(max_frames=5, guidance=guidance)
-    draw = lambda seed: generate(
-        lm, [asked(signature)] * 3, sampling, torch.Generator().manual_seed(seed)
-    )
+
+    def draw(seed):
+        return generate(lm, [asked(signature)] * 3, sampling, torch.Generator().manual_seed(seed))
+
     a, b, other = draw(0), draw(0), draw(1)
     for x, y in zip(a, b):
         np.testing.assert_array_equal(x.segment.values, y.segment.values)
@@ -264,16 +265,21 @@ def test_a_head_learns_what_its_condition_means():
     captions = [Segment("text", codes=np.array([[k]])) for k in (0, 1)]
     rng = np.random.default_rng(0)
     optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
-    document = lambda k: Document(
-        (
-            captions[k],
-            Segment(
-                "sound",
-                latents=(np.array([[1 - 2 * k] * 3]) + 0.1 * rng.normal(size=(1, 3))).astype("f"),
+
+    def document(k):
+        return Document(
+            (
+                captions[k],
+                Segment(
+                    "sound",
+                    latents=(np.array([[1 - 2 * k] * 3]) + 0.1 * rng.normal(size=(1, 3))).astype(
+                        "f"
+                    ),
+                ),
             ),
-        ),
-        (False, True),
-    )
+            (False, True),
+        )
+
     torch.manual_seed(0)
     for _ in range(300):
         batch = pack(
@@ -303,9 +309,10 @@ def test_a_head_learns_what_its_condition_means():
 
 def test_too_few_steps_and_dials_without_a_meaning_are_refused():
     lm, signature = lm_of("grid")
-    draw = lambda lm, signature, **dials: generate(
-        lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator()
-    )
+
+    def draw(lm, signature, **dials):
+        return generate(lm, [asked(signature)], Sampling(max_frames=3, **dials), torch.Generator())
+
     for dials, message in (
         ({"steps": 1}, "at least 2 steps"),
         ({"precision": "int8"}, "cannot be compiled"),
@@ -377,9 +384,12 @@ def test_every_step_can_be_watched_and_the_last_state_is_the_sample(name, n_step
 
 def test_heads_that_do_not_fit_their_frames_are_refused():
     for head, signature, message in (
-        (FrameDiffusion(), CODES, "has single codes"), (GridDiffusion(), SOUND, "until an end mark"), (MaskedDiffusion(), PICTURE, "has latents"),
-        (MaskedDiffusion(grid=(3, 2)), CODES, "no grid of 3 x 2"), (GridDiffusion(patch=3), PICTURE, "no patches"),
-    ):  # fmt: skip
+        (FrameDiffusion(), CODES, "has single codes"),
+        (GridDiffusion(), SOUND, "until an end mark"),
+        (MaskedDiffusion(), PICTURE, "has latents"),
+        (MaskedDiffusion(grid=(3, 2)), CODES, "no grid of 3 x 2"),
+        (GridDiffusion(patch=3), PICTURE, "no patches"),
+    ):
         with pytest.raises(UserError, match=message):
             head.build(8, signature)
     for wrong in (
@@ -406,7 +416,10 @@ def test_paired_noise_is_the_same_noise_given_out_at_the_least_cost():
     noise = plain._noise(y)
     torch.manual_seed(0)
     given = paired._noise(y)
-    cost = lambda order: (y - noise[list(order)]).square().sum().item()
+
+    def cost(order):
+        return (y - noise[list(order)]).square().sum().item()
+
     best = min(permutations(range(6)), key=cost)
     assert torch.equal(given, noise[list(best)]) and cost(best) < cost(range(6))
     values, h = plain.patchify.frames(y), torch.zeros(6, 16)

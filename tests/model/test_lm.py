@@ -105,9 +105,10 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
     inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
     inner.project = torch.nn.Identity()
     kept, segment = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
-    read = lambda codes, mask=None: (
-        inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()
-    )  # one number per channel
+
+    def read(codes, mask=None):
+        return inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()  # one number per channel
+
     codes = torch.tensor([[0, 0], [1, 1], [0, 2]])
     assert read(codes) == [[0, 3], [1, 4], [0, 5]]
     assert read(codes, torch.tensor([[True, False], [False, True], [True, True]])) == [

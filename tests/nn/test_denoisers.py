@@ -80,7 +80,10 @@ def made(kind, dtype=torch.float64, perturbed=False):
     if perturbed:
         for p in network.parameters():
             torch.nn.init.normal_(p, std=0.2)
-    cast = lambda v: v.to(dtype) if v.is_floating_point() else v
+
+    def cast(v):
+        return v.to(dtype) if v.is_floating_point() else v
+
     x, c_noise = torch.randn(B, *shape, dtype=dtype), torch.linspace(-1, 1, B, dtype=dtype)
     return network.to(dtype), x, c_noise, {name: cast(value) for name, value in extra.items()}
 
@@ -146,7 +149,10 @@ def test_rows_do_not_meet(kind):
 def test_what_it_is_told_matters(kind):
     network, x, c_noise, extra = made(kind, perturbed=True)
     before = network(x, c_noise, **extra)
-    changed = lambda y: (y - before).flatten(1).abs().amax(1) > 1e-6
+
+    def changed(y):
+        return (y - before).flatten(1).abs().amax(1) > 1e-6
+
     assert changed(network(x, c_noise + 0.3, **extra)).all()
     for name in set(extra) - {"mask", "dropped", "condition"}:
         assert changed(network(x, c_noise, **{**extra, name: extra[name] + 0.3})).all(), name
@@ -266,7 +272,7 @@ def test_a_grids_positions_are_told_apart():
 
 
 def test_patches_return_to_their_places():
-    """With the blocks shut and the maps the identity, what goes in comes out normed patch by patch."""
+    """With blocks shut and identity maps, what goes in comes out normed patch by patch."""
     network = GridDenoiser(DiTConfig(1, 8, 1), (2, 4, 6), 2).double()
     network.position_embed.data.zero_()
     torch.nn.init.eye_(network.enter.weight)
@@ -355,9 +361,12 @@ def test_turns_of_a_grid_say_how_far_apart_two_places_are(grid, head_size):
     """
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, head_size, generator=g)
-    turned = lambda x: rotate(
-        x.expand(*grid, -1).flatten(0, 1), *grid_rope(*grid, head_size)
-    ).unflatten(0, grid)
+
+    def turned(x):
+        return rotate(x.expand(*grid, -1).flatten(0, 1), *grid_rope(*grid, head_size)).unflatten(
+            0, grid
+        )
+
     products = torch.einsum("yxd,vud->yxvu", turned(q), turned(k))
     torch.testing.assert_close(
         products[1:, 1:, 1:, 1:], products[:-1, :-1, :-1, :-1], atol=1e-4, rtol=1e-4

@@ -118,7 +118,10 @@ def test_a_cut_run_goes_on_to_the_same_weights(tiny_run, tiny_recipe, tmp_path, 
             train(tiny_recipe, out)
     train(tiny_recipe, out)
     assert (out / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
-    lines = lambda folder: [line["loss"] for line in read_log(folder / "log.jsonl")]
+
+    def lines(folder):
+        return [line["loss"] for line in read_log(folder / "log.jsonl")]
+
     assert lines(out) == lines(tiny_run)
 
 

@@ -234,16 +234,18 @@ def test_a_first_call_that_fails_does_not_claim_the_folder(tmp_path, said, capsy
     """
     for name, text in (("a", "It was a dark night. "), ("b", "another one, it was not ")):
         (tmp_path / f"{name}.txt").write_text(text * 60)
-    words = lambda name, n: [
-        "fit",
-        "recipes/text.py",
-        "--path",
-        str(tmp_path / f"{name}.txt"),
-        "--n_pieces",
-        str(n),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+
+    def words(name, n):
+        return [
+            "fit",
+            "recipes/text.py",
+            "--path",
+            str(tmp_path / f"{name}.txt"),
+            "--n_pieces",
+            str(n),
+            "--out",
+            str(tmp_path / "run"),
+        ]
 
     def refuse(*_, **__):
         raise UserError("n_pieces is too much")

@@ -155,7 +155,10 @@ def test_codes_in_any_order_fill_holes_without_training_for_them(
 ):
     run = latent_run("codes")
     samples = asked(run, tmp_path, "--infill", f"{picture}:{spans}", n=6)
-    encode = lambda image: open_run(run).tokenizers["image"].encode(image).codes[:, 0]
+
+    def encode(image):
+        return open_run(run).tokenizers["image"].encode(image).codes[:, 0]
+
     codes, real = np.stack([encode(image) for image in samples]), encode(read_image(picture))
     assert (codes[:, known] == real[known]).all() and len(np.unique(codes, axis=0)) > 1
     (strip,) = (tmp_path / "steps").iterdir()
@@ -329,9 +332,10 @@ def test_equal_lots_of_documents_have_equal_estimates_and_bounds(
         run.tokenizers["text"].encode("dark"),
     )
     documents = [Document((text, image), (False, True))] * 6
-    total = lambda at_once: [
-        score.total for score in run.score_documents(documents, group_size=at_once)
-    ]
+
+    def total(at_once):
+        return [score.total for score in run.score_documents(documents, group_size=at_once)]
+
     assert (
         total(2)[:2] == total(2)[2:4] == total(2)[4:]
         and len(set(total(2))) == 2

@@ -53,7 +53,10 @@ def test_a_task_that_makes_several_fields_was_trained_on_each_given_those_before
             ),
         ),
     )
-    asked = lambda given, to: str(run.task_for(given, to))
+
+    def asked(given, to):
+        return str(run.task_for(given, to))
+
     assert asked([], "text") == asked(["text"], "image") == "nothing -> caption + image"
     assert asked(["text", "image"], "jets") == asked([], "image") == "caption -> image + jets"
     with pytest.raises(
@@ -88,9 +91,10 @@ def test_nothing_to_draw(tiny_run):
 def test_draws_do_not_depend_on_the_batches_other_prompts_only_on_the_seed(tiny_run):
     run = open_run(tiny_run)
     prompts = [run.prompt([run.tokenizers["text"].encode("dark")], "image")] * 4
-    codes = lambda seed: np.stack(
-        [d.segment.codes for d in run.draw(prompts, run.sampling("image"), seed)]
-    )
+
+    def codes(seed):
+        return np.stack([d.segment.codes for d in run.draw(prompts, run.sampling("image"), seed)])
+
     assert np.array_equal(codes(1), codes(1)) and not np.array_equal(codes(1), codes(2))
     assert isinstance(run.draw(prompts, run.sampling("image"), 1)[0].segment, Segment)
 
@@ -167,6 +171,7 @@ def test_a_run_is_opened_without_commands_evaluation_and_report():
     rooms = ("commands", "evaluation", "report")
     code = (
         "import sys, mmtok.run.run, mmtok.run.build, mmtok.run.distributed;"
-        f"sys.exit(any(name.startswith(tuple('mmtok.' + r for r in {rooms})) for name in sys.modules))"
+        f"rooms = tuple('mmtok.' + r for r in {rooms});"
+        "sys.exit(any(name.startswith(rooms) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

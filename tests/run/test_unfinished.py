@@ -167,7 +167,10 @@ def test_an_evaluation_of_a_checkpoint_says_so_and_is_made_again(tiny_copy, monk
         "held_out_scores",
         lambda run: {"image": {"bits_per_code": next(run.lm.parameters()).sum().item()}},
     )
-    weights = lambda: json.loads((tiny_copy / "evaluation.json").read_text())["weights"]
+
+    def weights():
+        return json.loads((tiny_copy / "evaluation.json").read_text())["weights"]
+
     finished = room.evaluate(open_run(tiny_copy))
     assert weights() == {"step": 24, "of": 24} and room.evaluate(open_run(tiny_copy)) == finished
     older = room.evaluate(open_run(tiny_copy, step=20))

@@ -94,7 +94,7 @@ def saved_bytes(plan, n_rows):
 
 
 def per_position(plan):
-    """Bytes that one more row keeps, for each of its positions: weights fall out of the difference."""
+    """Bytes that one more row keeps per position: weights fall out of the difference."""
     return (saved_bytes(plan, 4) - saved_bytes(plan, 2)) / (2 * plan.seq_len)
 
 
