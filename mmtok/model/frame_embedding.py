@@ -1,5 +1,6 @@
-"""How a many-channel frame is read: channel embeddings joined and projected, and where asked the
-running totals of its segment.
+"""Embedding of many-channel frames: channel embeddings, concatenated and projected.
+
+Where configured, running totals over the segment are added.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from torch.nn import functional as F
 
 
 class FrameEmbedding(nn.Module):
-    """Channel embeddings joined, then projected: (N, C) codes -> (N, M).
+    """Channel embeddings, concatenated, then projected: codes (N, C) -> (N, M).
 
-    Level K_c of channel c means "masked".
+    Code K_c of channel c means "masked".
 
-    n_totals: how many running totals a frame carries along; 0 for none. What comes next in a set of
-    particles hangs on sums over all before it (the pt that is left, the mass so far), and attention
-    averages where this wants to add.
+    n_totals: how many running totals each frame carries; 0 for none. The next particle of a set
+    depends on sums over all before it (the pt that is left, the mass so far), but attention
+    averages.
     """
 
     def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
@@ -62,13 +63,11 @@ class FrameEmbedding(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> FoldedFrames:
-        """The same for one frame at a time, as a look-up; to be made anew once the weights have
-        changed.
-        """
+        """A look-up for one frame at a time; make it anew once the weights have changed."""
         return FoldedFrames(self)
 
     def totals(self, codes: Tensor) -> Tensor:
-        """Of one segment's frames (T, C): (n_totals,)."""
+        """The totals of one segment's frames (T, C): (n_totals,)."""
         return (
             self._terms(codes, self._joined(codes)).sum(0)
             if self.n_totals
@@ -79,19 +78,18 @@ class FrameEmbedding(nn.Module):
         return self.table(codes + self.offset).flatten(1)
 
     def _terms(self, codes: Tensor, joined: Tensor) -> Tensor:
-        """What each frame adds to the totals, (N, n_totals), in the weights' own precision: long
-        sums outgrow bfloat16.
+        """What each frame adds to the totals: (N, n_totals).
+
+        In the weights' own precision, as bfloat16 is too coarse for long sums.
         """
         share = self.share(codes + self.offset).sum(1)
         return (share + self.term(joined).to(share.dtype)) / 4
 
 
 class FoldedFrames:
-    """A `FrameEmbedding` with its products taken beforehand: what each value of each channel adds
-    to all that is linear in it.
+    """A `FrameEmbedding` with its products precomputed for each value of each channel.
 
-    A frame's channels then cost one row each, where the projection has a row per number of all
-    their embeddings.
+    A frame then costs the sum of one row per channel, instead of a matrix product.
     """
 
     def __init__(self, inner: FrameEmbedding):
@@ -115,8 +113,9 @@ class FoldedFrames:
         self.added = torch.cat(columns, 1)
 
     def step(self, codes: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """One frame of each of n segments (n, C) and the totals before it (n, n_totals) -> (n, M),
-        the totals with it.
+        """One frame of each of n segments (n, C) -> its embedding (n, M), and the new totals.
+
+        totals (n, n_totals): before the frame.
         """
         inner, x = self.inner, F.embedding_bag(codes + self.inner.offset, self.added, mode="sum")
         if not inner.n_totals:
@@ -127,10 +126,10 @@ class FoldedFrames:
 
 
 def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
-    """Sums over the frames of a segment up to each: (N, R), rows of a segment being neighbours with
-    equal numbers (N,).
+    """Cumulative sums of terms (N, R) within each segment: (N, R).
 
-    Each segment is summed on its own, so that no other one touches its rounding.
+    segment (N,): equal numbers for the frames of a segment, which are neighbours. Each segment is
+    summed on its own, so that its rounding does not depend on others.
     """
     if not len(terms):
         return terms
