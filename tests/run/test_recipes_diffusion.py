@@ -82,7 +82,7 @@ def shown(name):
     for line in ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).splitlines():
         if line.startswith("    mmtok "):
             commands.append(line.partition("  #")[0])
-        elif line.startswith("        --"):
+        elif commands and line.startswith("        "):
             commands[-1] += line
     return [shlex.split(command) for command in commands]
 
