@@ -17,10 +17,10 @@ from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.heads.categorical import Chained
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
 from mmtok.model.likelihood import score
 from mmtok.model.lm import LM, DecoderConfig, loss_sums
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.tokenizers.text import BytesConfig
 

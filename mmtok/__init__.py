@@ -1,5 +1,4 @@
-"""mmtok: one decoder-only transformer that reads and writes text, speech, images and jets as one
-stream of tokens.
+"""One decoder-only transformer over text, speech, images and jets, as one stream of tokens.
 
 Importing this package imports no torch; each room (`mmtok.tokenizers`, `mmtok.model`, ...) is
 imported by name.

@@ -19,8 +19,8 @@ Pixels instead of learned codes, and a folder of pictures:
 
 from mmtok.data.tasks import Task
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe

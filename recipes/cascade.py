@@ -18,8 +18,8 @@ its samples.
 
 from mmtok.data.tasks import Task
 from mmtok.heads.cascade import Cascade, Stage
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.run.recipe import Recipe

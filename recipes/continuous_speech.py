@@ -17,8 +17,8 @@ A folder of sound files with transcripts:
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.diffusion.schedules import CondOT
 from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe

@@ -5,8 +5,8 @@ Comments at the fields say what decided the quality; budgets are in steps.
 
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Chained, Parallel
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ScannedDigits

@@ -8,8 +8,8 @@ A picture is named by its sub-folder, or by its own file name where there are no
 """
 
 from mmtok.data.tasks import InputMasking, Task
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder

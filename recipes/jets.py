@@ -12,8 +12,8 @@ With captions (--labels FILE, a line per jet) the tasks can be conditional: --ta
 
 from mmtok.data.tasks import Task
 from mmtok.heads.categorical import Chained
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.jets import JetFile

@@ -22,8 +22,8 @@ from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import CondOT
 from mmtok.heads.diffusion import GridDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe

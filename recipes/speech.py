@@ -9,8 +9,8 @@ A transcript is NAME.txt next to NAME.wav, or a line of transcripts.csv (columns
 
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.heads.categorical import Parallel
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.speech import SpeechFolder

@@ -7,8 +7,8 @@ mmtok score runs/text other.txt                               bits per byte of e
 """
 
 from mmtok.data.tasks import Task
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.text import TextFile

@@ -53,8 +53,8 @@ from side_by_side import (
 
 from mmtok.core.batch import pack, plan_rows
 from mmtok.core.grammar import to_stream
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
-from mmtok.model.sampling import Sampling
 from mmtok.nn.precision import DTYPES, PRECISIONS, Precision, resolve_precision
 
 

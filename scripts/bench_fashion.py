@@ -30,11 +30,11 @@ from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import GridDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.io.files import write_text
 from mmtok.io.terminal import print_status
 from mmtok.metrics.images import ImageJudge, flat_pixels, frechet, train_image_judge
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.run.recipe import Recipe

@@ -35,11 +35,11 @@ from mmtok.diffusion.samplers import Heun
 from mmtok.diffusion.schedules import EDM, CondOT
 from mmtok.heads.diffusion import GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.io.files import write_text
 from mmtok.io.terminal import print_status
 from mmtok.metrics.images import frechet, train_image_judge
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe

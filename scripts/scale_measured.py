@@ -28,7 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.loader import Loader, Task
+from mmtok.data.loader import Loader
+from mmtok.data.tasks import Task
 from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.nn.precision import resolve_precision
 from mmtok.nn.transformer import Transformer, TransformerConfig

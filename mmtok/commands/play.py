@@ -20,9 +20,10 @@ from mmtok.commands.sample import prompt_document, target_modality
 from mmtok.commands.sample import sample as sample_to_files
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.io import terminal
 from mmtok.io.terminal import print_status
-from mmtok.model.sampling import Sampled, Sampling
+from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 from mmtok.tokenizers.streaming import SoundStream
 
@@ -198,9 +199,7 @@ def draw_and_play(
     start = time.monotonic()
     first_sound: tuple[float, int, int] | None = None  # seconds, frames, row
     steps = run.stream(prompts, sampling, seed)
-    pieces = sounds(
-        run.tokenizers["speech"], in_turn(steps, [p.segments[-1].values for p in prompts])
-    )
+    pieces = sounds(run.tokenizers["speech"], in_turn(steps, [p.target.values for p in prompts]))
     while True:
         try:
             row, n_frames, piece = next(pieces)
@@ -299,7 +298,7 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
     text are shown as escapes, except newlines and tabs. Raises UserError for other modalities, for
     speech on a terminal, and if standard output is closed.
     """
-    known = document.segments[-1]
+    known = document.target
     if known.modality not in ("speech", "text"):
         raise UserError(
             f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder"

@@ -211,3 +211,13 @@ class Document:
             )
         if any(p and s is None for s, p in zip(self.segments, self.predict, strict=True)):
             raise ValueError("document: a condition left out cannot be predicted")
+
+    @property
+    def target(self) -> Segment:
+        """The last segment: of a prompt the one to continue.
+
+        Raises ValueError where there is none, or where it is a condition left out.
+        """
+        if not self.segments or self.segments[-1] is None:
+            raise ValueError("document: it has no last segment")
+        return self.segments[-1]

@@ -43,7 +43,7 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
     untrained = run.untrained()
     figures: dict[str, dict[str, float | int | str]] = {}
     for m, docs in documents.items():
-        targets = [target for d in docs if (target := d.segments[-1]) is not None]
+        targets = [d.target for d in docs]
         total = sum(n_units(run, segment) for segment in targets)
         if not total:
             continue

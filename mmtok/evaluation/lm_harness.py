@@ -19,9 +19,9 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.io.tally import Tally
 from mmtok.model.lm import evaluating
-from mmtok.model.sampling import Sampling
 from mmtok.run.run import Run
 
 POSITIONS_PER_BATCH = 8_192

@@ -1,0 +1,1 @@
+"""The decoder over one vocabulary: training loss, sampling, scores, and a Llama's weights."""

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback
+from mmtok.heads.base import Callback, Head
 from mmtok.heads.categorical import upcast
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
+from mmtok.model.frame_embedding import FoldedFrames, FrameEmbedding
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled
 from mmtok.nn.inference_linear import WeightPrecision, prepare_linear, with_prepared_linears
 from mmtok.nn.kv_cache import KVCacheDecoder
-from mmtok.nn.precision import resolve_precision
+from mmtok.nn.precision import Precision, resolve_precision
 
 
 class FrameDecoder:
@@ -38,14 +40,14 @@ class FrameDecoder:
             self.banned = torch.tensor(signature.banned, dtype=torch.long, device=lm.device)
         self.first_id = lm.vocabulary.span(modality)[0]
         self.table = lm.model.embed_tokens.weight
-        self.latents = bool(signature.latent_size)
+        self.latent_in: nn.Linear | None = None
+        self.frame_in: FoldedFrames | None = None
         self.head = lm.head(modality)
-        self.frame_in = None
-        if self.latents:
-            self.frame_in = lm.latent_in[modality]
+        if signature.latent_size:
+            self.latent_in = cast(nn.Linear, lm.latent_in[modality])
         elif not signature.one_channel:
-            self.head = with_prepared_linears(self.head, precision, n_rows)
-            self.frame_in = lm.frame_in[modality].folded()
+            self.head = cast(Head, with_prepared_linears(cast(Head, self.head), precision, n_rows))
+            self.frame_in = cast(FrameEmbedding, lm.frame_in[modality]).folded()
 
     def id_logits(self, h: Tensor) -> Tensor:
         """(N, n + 1): as `LM.id_logits` of this modality."""
@@ -54,15 +56,15 @@ class FrameDecoder:
             return logits
         return logits.index_fill_(1, self.banned, float("-inf"))
 
-    def embed(self, values: Tensor, totals: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def embed(self, values: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (N, M) of new frames, and the running totals with them.
 
         values (N, C) or (N, D): the new frames; totals: those of the frames before.
         """
+        if self.latent_in is not None:
+            return self.latent_in(values) + self.table[self.first_id], totals
         if self.frame_in is None:
             return F.embedding(values[:, 0] + self.first_id, self.table), totals
-        if self.latents:
-            return self.frame_in(values) + self.table[self.first_id], totals
         x, totals = self.frame_in.step(values, totals)
         return x + self.table[self.first_id], totals
 
@@ -79,7 +81,7 @@ class AutoregressiveSampler:
     left       (N,) how many frames are still to come; -1: open-ended
     endless    (N,) bool: the end is certain, so it is not drawn
     ceiling    (N, C) the highest legal next frame, where frames are a set in falling order
-    totals     (N, n_totals) running totals of the frames before, where the modality has them
+    totals     (N, n_totals) running totals of the frames before; n_totals is 0 for most modalities
     """
 
     def __init__(
@@ -95,12 +97,13 @@ class AutoregressiveSampler:
         self.sampling = sampling
         self.generator = generator
         self.callback = callback
-        known = [p.segments[-1] for p in prompts]
+        known = [p.target for p in prompts]
         self.modality = known[0].modality
         self.signature = lm.vocabulary.signatures[self.modality]
-        self.n_streams = 1 if sampling.guidance == 1 else 2
+        self.n_streams = 1
         documents = list(prompts)
-        if self.n_streams == 2:
+        if sampling.guidance != 1:
+            self.n_streams = 2
             documents += [without_condition(p) for p in prompts]
         self.precision: WeightPrecision = "float32"
         if not self.signature.latent_size:
@@ -108,8 +111,10 @@ class AutoregressiveSampler:
         self.decoder = FrameDecoder(lm, self.modality, self.precision, len(documents))
         self._prefill(documents)
         self.rows = np.arange(len(prompts))
-        n_frames = self.signature.frames
-        self.left = np.array([-1 if n_frames is None else n_frames - len(s) for s in known])
+        self.n_known = np.array([len(s) for s in known])
+        self.left = np.full(len(known), -1)
+        if self.signature.frames is not None:
+            self.left = self.signature.frames - self.n_known
         later_holes = [len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known, strict=True)]
         self.endless = (self.left >= 0) & ~np.array(later_holes)
         # per step the prompts that got a frame, and the frames
@@ -117,16 +122,15 @@ class AutoregressiveSampler:
         # of the last frame, the state (N, D) after each denoising step
         self.states: list[Tensor] = []
         self.stop = ["end"] * len(prompts)
-        self.n_known = np.array([len(s) for s in known])
         self.ceiling: Tensor | None = None
         if self.signature.descending:
-            ceilings = [self.signature.ceilings(s.codes)[-1] for s in known]
+            ceilings = [self.signature.ceilings(s.values)[-1] for s in known]
             self.ceiling = torch.from_numpy(np.stack(ceilings)).to(lm.device)
-        self.totals: Tensor | None = None
+        self.totals = torch.zeros(len(known), 0, device=lm.device)
         if self.modality in lm.frame_in:
-            totals_of = lm.frame_in[self.modality].totals
-            codes = [torch.as_tensor(s.codes, device=lm.device).long() for s in known]
-            self.totals = torch.stack([totals_of(x) for x in codes])
+            frame_in = cast(FrameEmbedding, lm.frame_in[self.modality])
+            codes = [torch.as_tensor(s.values, device=lm.device).long() for s in known]
+            self.totals = torch.stack([frame_in.totals(x) for x in codes])
         self._keep(self.left != 0)
 
     def _prefill(self, documents: Sequence[Document]) -> None:
@@ -153,8 +157,9 @@ class AutoregressiveSampler:
         rows = self.rows[goes_on]
         frames = frames[goes_on]
         self.drawn.append((rows, frames))
-        if self.states and len(rows):
-            self._call_back(rows, goes_on)
+        if self.callback is not None and self.states and len(rows):
+            for step, frames_then in enumerate(self._states_by_prompt(rows, goes_on)):
+                self.callback(step, frames_then)
         self.left = self.left - (self.left > 0)
         alive = goes_on & (self.left != 0)
         if self.signature.frames is None and len(self.drawn) == self.sampling.max_frames:
@@ -165,7 +170,9 @@ class AutoregressiveSampler:
             self.ceiling = self._next_ceiling(values)
         if alive.any():
             kept = self._keep(alive)
-            self._read(values if kept is None else values[kept])
+            if kept is not None:
+                values = values[kept]
+            self._read(values)
         else:
             self.rows = self.rows[:0]
         return rows, frames
@@ -186,17 +193,16 @@ class AutoregressiveSampler:
             endless = torch.from_numpy(self.endless).to(logits.device)
             logits[:, end].masked_fill_(endless, float("-inf"))
         ids = pick(logits, sampling, self.generator)[:, None]
-        values = ids if self.decoder.head is None else self._draw_frames()
-        # both in one copy, so that the device is waited for once
-        if values is ids:
-            on_host = ids.cpu().numpy()
-        elif self.decoder.latents:
-            on_host = torch.cat([ids.double(), values], 1).cpu().numpy()
-        else:
-            on_host = torch.cat([ids, values], 1).cpu().numpy()
+        values = ids
         limits = [logits.shape[1]]
-        if values is not ids:
+        both = ids  # ids and frames in one copy, so that the device is waited for once
+        if self.decoder.head is not None:
+            values = self._draw_frames(self.decoder.head)
             limits += self.signature.levels
+            if self.signature.latent_size:
+                ids = ids.double()
+            both = torch.cat([ids, values], 1)
+        on_host = both.cpu().numpy()
         if (on_host[:, : len(limits)] >= limits).any():
             raise UserError(
                 f"the model's {self.modality} logits are not numbers: its weights have overflowed;"
@@ -205,17 +211,19 @@ class AutoregressiveSampler:
         goes_on = (on_host[:, 0] != end) & self.alive
         return goes_on, values, on_host[:, -values.shape[1] :]
 
-    def _draw_frames(self) -> Tensor:
-        """Frames (N, C) or (N, D) by the head."""
+    def _draw_frames(self, head: Head) -> Tensor:
+        """Frames (N, C) or (N, D) by the head; keeps the states after its steps."""
         self.states = []
-        values = self.decoder.head.sample(
-            self.h.chunk(self.n_streams),
-            self.sampling,
-            self.generator,
-            callback=None if self.callback is None else self._record,
-            ceiling=self.ceiling,
+        callback: Callback | None = None
+        if self.callback is not None:
+            callback = self._record
+        hs = self.h.chunk(self.n_streams)
+        values = head.sample(
+            hs, self.sampling, self.generator, callback=callback, ceiling=self.ceiling
         )
-        return values.to(self.h.dtype) if self.decoder.latents else values
+        if self.signature.latent_size:
+            return values.to(self.h.dtype)
+        return values
 
     def _record(self, step: int, x: Tensor) -> None:
         self.states.append(x)
@@ -228,16 +236,18 @@ class AutoregressiveSampler:
         highest = torch.tensor(self.signature.levels, device=values.device) - 1
         return torch.where(torch.from_numpy(before).to(values.device)[:, None], highest, values)
 
-    def _call_back(self, rows: np.ndarray, goes_on: np.ndarray) -> None:
-        """Pass on the states of the frame just drawn; only now it is known which rows got one."""
+    def _states_by_prompt(self, rows: np.ndarray, goes_on: np.ndarray) -> Tensor:
+        """The states of the frame just drawn, for `callback`: (steps, N, 1, D).
+
+        NaN for prompts that got no frame, which is known only once the frame is drawn.
+        """
         states = torch.stack(self.states)  # (steps, N, D)
         shape = (len(states), len(self.prompts), 1, states.shape[-1])
         by_prompt = states.new_full(shape, float("nan"))
         to = torch.from_numpy(rows).to(states.device)
         source = torch.from_numpy(goes_on).to(states.device)
         by_prompt[:, to, 0] = states[:, source]
-        for step, frames in enumerate(by_prompt):
-            self.callback(step, frames)
+        return by_prompt
 
     def _keep(self, alive: np.ndarray) -> Tensor | None:
         """Note which rows go on; drop the others, and their null rows, once it is worth it.
@@ -260,8 +270,7 @@ class AutoregressiveSampler:
         self.h = self.h[streams]
         if self.ceiling is not None:
             self.ceiling = self.ceiling[on_device]
-        if self.totals is not None:
-            self.totals = self.totals[on_device]
+        self.totals = self.totals[on_device]
         return on_device
 
     def _read(self, values: Tensor) -> None:
@@ -278,9 +287,11 @@ class AutoregressiveSampler:
         """One sampled segment per prompt; in a prompt with holes, new frames go into the next."""
         done = []
         for prompt, new, stop in zip(self.prompts, self._frames(), self.stop, strict=True):
-            known = prompt.segments[-1]
+            known = prompt.target
             k = prompt.n_filled
-            at = known.holes[k][0] if known.holes else len(known)
+            at = len(known)
+            if known.holes:
+                at = known.holes[k][0]
             # the hole itself grows at its end, those behind it move
             holes = tuple(
                 (a + len(new) * (i > k), b + len(new) * (i >= k))
@@ -306,7 +317,7 @@ def without_condition(prompt: Document) -> Document:
     return replace(prompt, segments=nulls + prompt.segments[-1:])
 
 
-def weight_precision(asked: str, weight: Tensor) -> WeightPrecision:
+def weight_precision(asked: Precision | WeightPrecision, weight: Tensor) -> WeightPrecision:
     """The precision of the weights while drawing, for `Sampling.precision`.
 
     Under "auto", weights that are not float32 stay as they are.

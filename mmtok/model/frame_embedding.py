@@ -5,6 +5,8 @@ Where configured, running totals over the segment are added.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,13 +22,14 @@ class FrameEmbedding(nn.Module):
     averages.
     """
 
+    levels: Tensor  # (C,) K_c
+    offset: Tensor  # (C,) the row of channel c's code 0 in the table
+
     def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
         super().__init__()
         sizes = torch.tensor([k + 1 for k in levels])
-        n_values, joined = (
-            sum(levels) + len(levels),
-            channel_size * len(levels),
-        )  # n_values: in Python, as a meta tensor holds none
+        n_values = sum(levels) + len(levels)  # not sizes.sum(), as meta tensors hold no numbers
+        joined = channel_size * len(levels)
         self.table = nn.Embedding(n_values, channel_size)
         self.project = nn.Linear(joined, width, bias=False)
         self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
@@ -35,12 +38,10 @@ class FrameEmbedding(nn.Module):
         nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
         self.n_totals = n_totals
         if n_totals:
-            self.share = nn.Embedding(
-                n_values, n_totals
-            )  # what a channel's value adds, whatever the others are
-            self.term = nn.Sequential(
-                nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals)
-            )  # and with them
+            # what a channel's value adds to the totals, whatever the others are
+            self.share = nn.Embedding(n_values, n_totals)
+            # what all of a frame's values add together
+            self.term = nn.Sequential(nn.Linear(joined, 128), nn.SiLU(), nn.Linear(128, n_totals))
             self.read = nn.Sequential(
                 nn.Linear(n_totals, 512), nn.SiLU(), nn.Linear(512, width, bias=False)
             )
@@ -52,13 +53,13 @@ class FrameEmbedding(nn.Module):
         mask (N, C) bool: channel values that may not be read; kept (N, 1) bool: frames that may be
         read at all; segment (N,): numbers that change from one segment to the next.
         """
-        codes = codes if mask is None else torch.where(mask, self.levels, codes)
+        if mask is not None:
+            codes = torch.where(mask, self.levels, codes)
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
-            x = x + self.read(
-                running_totals(self._terms(codes, joined) * kept, segment).to(joined.dtype)
-            )
+            totals = running_totals(self._terms(codes, joined) * kept, segment)
+            x = x + self.read(totals.to(joined.dtype))
         return x * kept
 
     @torch.no_grad()
@@ -68,11 +69,9 @@ class FrameEmbedding(nn.Module):
 
     def totals(self, codes: Tensor) -> Tensor:
         """The totals of one segment's frames (T, C): (n_totals,)."""
-        return (
-            self._terms(codes, self._joined(codes)).sum(0)
-            if self.n_totals
-            else self.table.weight.new_zeros(0)
-        )
+        if not self.n_totals:
+            return self.table.weight.new_zeros(0)
+        return self._terms(codes, self._joined(codes)).sum(0)
 
     def _joined(self, codes: Tensor) -> Tensor:
         return self.table(codes + self.offset).flatten(1)
@@ -93,19 +92,10 @@ class FoldedFrames:
     """
 
     def __init__(self, inner: FrameEmbedding):
-        self.inner, n_channels = inner, len(inner.levels)
-        products = [inner.project] + ([inner.term[0]] if inner.n_totals else [])
-        channel = torch.repeat_interleave(
-            torch.arange(n_channels, device=inner.levels.device), inner.levels + 1
-        )
-        columns = []
-        for product in products:
-            parts = product.weight.unflatten(1, (n_channels, -1))  # (N, C, size)
-            columns.append(
-                torch.cat(
-                    [inner.table.weight[channel == c] @ parts[:, c].T for c in range(n_channels)]
-                )
-            )
+        self.inner = inner
+        columns = [_folded(inner, inner.project)]
+        if inner.n_totals:
+            columns.append(_folded(inner, cast(nn.Linear, inner.term[0])))
         self.sizes = [x.shape[1] for x in columns]
         if inner.n_totals:
             columns.append(inner.share.weight)
@@ -117,12 +107,27 @@ class FoldedFrames:
 
         totals (n, n_totals): before the frame.
         """
-        inner, x = self.inner, F.embedding_bag(codes + self.inner.offset, self.added, mode="sum")
+        inner = self.inner
+        x = F.embedding_bag(codes + inner.offset, self.added, mode="sum")
         if not inner.n_totals:
             return x, totals
         x, z, share = x.split(self.sizes, 1)
-        totals = totals + (share + inner.term[1:](z + inner.term[0].bias)) / 4
+        z = z + cast(nn.Linear, inner.term[0]).bias
+        totals = totals + (share + inner.term[1:](z)) / 4
         return x + inner.read(totals), totals
+
+
+def _folded(inner: FrameEmbedding, product: nn.Linear) -> Tensor:
+    """The table's rows times the part of the product that reads their channel: (n_values, n_out).
+
+    product: a layer that reads all channels of a frame, joined.
+    """
+    n_channels = len(inner.levels)
+    channels = torch.arange(n_channels, device=inner.levels.device)
+    channel = torch.repeat_interleave(channels, inner.levels + 1)
+    parts = product.weight.unflatten(1, (n_channels, -1))  # (n_out, C, size)
+    rows = inner.table.weight
+    return torch.cat([rows[channel == c] @ parts[:, c].T for c in range(n_channels)])
 
 
 def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
@@ -136,7 +141,6 @@ def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
     _, lengths = segment.unique_consecutive(return_counts=True)
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=terms.device), lengths)
     place = torch.arange(len(terms), device=terms.device) - (lengths.cumsum(0) - lengths)[rows]
-    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1]).index_put(
-        (rows, place), terms
-    )
+    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1])
+    padded = padded.index_put((rows, place), terms)
     return padded.cumsum(1)[rows, place]

@@ -72,11 +72,11 @@ def stream(
     if not prompts:
         return []
     modality = _validated(lm, prompts, sampling)
-    if any(p.segments[-1].holes for p in prompts):
+    if any(p.target.holes for p in prompts):
         raise ValueError("what fills holes cannot be streamed")
     if not lm.autoregressive(modality):
         drawn = draw_segments(lm, modality, prompts, sampling, generator)
-        known = np.array([len(p.segments[-1]) for p in prompts])
+        known = np.array([len(p.target) for p in prompts])
         for t in range(known.min(), max(len(d.segment) for d in drawn)):
             rows = np.flatnonzero(known <= t)
             yield rows, np.stack([drawn[row].segment.values[t] for row in rows])
@@ -104,9 +104,9 @@ def fill_holes(
     any hole reached it. callback: as of `generate`, of one hole after another. Raises ValueError
     when prompts differ in their number of holes.
     """
-    if prompts and not lm.autoregressive(prompts[0].segments[-1].modality):
+    if prompts and not lm.autoregressive(prompts[0].target.modality):
         return generate(lm, prompts, sampling, generator, callback=callback)
-    open_holes = {len(p.segments[-1].holes) - p.n_filled for p in prompts}
+    open_holes = {len(p.target.holes) - p.n_filled for p in prompts}
     if len(open_holes) != 1 or 0 in open_holes:
         raise ValueError(
             "prompts must all have the same number of holes, at least one; got"
@@ -121,15 +121,16 @@ def fill_holes(
             replace(p, segments=(*p.segments[:-1], r.segment), n_filled=p.n_filled + 1)
             for p, r in zip(prompts, results, strict=True)
         ]
-    return [replace(r, stop="cap") if c else r for c, r in zip(capped, results, strict=True)]
+    stops = ["cap" if was_capped else "end" for was_capped in capped]
+    return [replace(r, stop=stop) for r, stop in zip(results, stops, strict=True)]
 
 
 def _validated(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
     """The modality that all prompts ask for. Raises as `generate`."""
-    last = [p.segments[-1] if p.open_end and p.segments else None for p in prompts]
-    if None in last or len({s.modality for s in last}) != 1:
+    modalities = {p.target.modality for p in prompts}
+    if len(modalities) != 1 or not all(p.open_end for p in prompts):
         raise ValueError("prompts must be open, and their last segments of one modality")
-    modality = last[0].modality
+    modality = modalities.pop()
     if modality not in lm.vocabulary.signatures:
         raise UserError(
             f"modality {modality!r} is not in this model, which has"
@@ -140,8 +141,8 @@ def _validated(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
             f"the model has no head for {modality}: it reads {modality} but cannot make it"
         )
     if lm.autoregressive(modality):
-        for p, s in zip(prompts, last, strict=True):
-            _check_holes(s.holes, p.n_filled)
+        for p in prompts:
+            _check_holes(p.target.holes, p.n_filled)
     lm.validate(modality, sampling)
     return modality
 
@@ -177,7 +178,7 @@ def draw_segments(
     unknown.
     """
     signature = lm.vocabulary.signatures[modality]
-    known = _known_frames([p.segments[-1] for p in prompts], signature, lm.device)
+    known = _known_frames([p.target for p in prompts], signature, lm.device)
     empty = segment_of(signature)
     begun = [replace(p, segments=(*p.segments[:-1], empty), n_filled=0) for p in prompts]
     streams = [begun]
@@ -199,16 +200,20 @@ def states_at_end(lm: LM, documents: Sequence[Document]) -> Tensor:
 
 def _known_frames(segments: Sequence[Segment], signature: Signature, device: torch.device) -> Known:
     """The frames that segments hold already, in their places among all T."""
+    n_frames = cast(int, signature.frames)  # non-autoregressive heads fill in a fixed number
     size = len(signature.levels) or signature.latent_size
-    values = np.zeros((len(segments), signature.frames, size))
-    free = np.ones(values.shape[:2], bool)
+    values = np.zeros((len(segments), n_frames, size))
+    free = np.ones((len(segments), n_frames), dtype=bool)
     for row, segment in enumerate(segments):
-        places = _places(segment, signature.frames)
-        # a segment holds the frames in its spans too, but those are drawn anew
+        places = _places(segment, n_frames)
         held = segment.values
-        values[row, places] = held if len(places) == len(segment) else held[places]
+        if len(places) < len(segment):
+            held = held[places]  # the frames in its holes too are held, but are drawn anew
+        values[row, places] = held
         free[row, places] = False
-    dtype = torch.float32 if signature.latent_size else torch.long
+    dtype = torch.long
+    if signature.latent_size:
+        dtype = torch.float32
     return Known(torch.from_numpy(values).to(device, dtype), torch.from_numpy(free).to(device))
 
 

@@ -109,7 +109,7 @@ def score_part(
 def _check_nats(document: Document, nats: np.ndarray) -> None:
     """Raise UserError where the nats of a predicted segment are NaN or minus infinity."""
     for segment, predicted, x in zip(document.segments, document.predict, nats, strict=True):
-        if predicted and not x > -np.inf:
+        if segment is not None and predicted and not x > -np.inf:
             raise UserError(
                 f"{segment.modality} cannot be scored: its nats are {x}, no number, as the weights"
                 " are broken or overflow; train again, with a lower learning rate"
@@ -121,7 +121,7 @@ def _kind(lm: LM, document: Document) -> str:
     kinds = [
         lm.kind(s.modality)
         for s, predicted in zip(document.segments, document.predict, strict=True)
-        if predicted
+        if s is not None and predicted
     ]
     return max(kinds, key=("exact", "bound", "estimate").index, default="exact")
 
@@ -129,4 +129,6 @@ def _kind(lm: LM, document: Document) -> str:
 def _n_frames(segment: Segment | None) -> int:
     if segment is None:
         return 0
-    return sum(b - a for a, b in segment.holes) if segment.holes else len(segment)
+    if segment.holes:
+        return sum(b - a for a, b in segment.holes)
+    return len(segment)

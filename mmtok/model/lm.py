@@ -295,7 +295,8 @@ class LM(nn.Module):
         if not len(at):
             # Empty batch: keep the head's parameters in the graph so that all ranks reduce the same
             # gradients.
-            return upcast(sum(p.sum() for p in head.parameters())).expand(0)
+            anything = cast(Tensor, sum(p.sum() for p in head.parameters()))
+            return upcast(anything).expand(0)
         if self.vocabulary.signatures[m].one_channel:
             values = (target - self.vocabulary.span(m)[0])[:, None]
         else:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmtok.core.segment import Segment
-from mmtok.heads.sampling import Sampling
-
-__all__ = ["Sampled", "Sampling"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +19,7 @@ class Sampled:
 
     segment     the prompt's own frames included
     stop        why it stopped: "end" or "cap"
-    trajectory  states on the way to the sample, where they were recorded
+    trajectory  states between noise and the sample, where they were recorded
                 (`mmtok.model.trajectory`): segments, and which frames (T,) were still masked
     """
 

@@ -1,17 +1,20 @@
-"""Trajectories: a few states on the way to a sample, recorded while a head draws in steps.
+"""Trajectories: a few states between noise and a sample, recorded while a head draws in steps.
 
-Of pictures, and of spectrograms of continuous speech. Letters: N samples, T frames, D latent size.
+Only pictures and spectrograms of continuous speech have them. Letters: N samples, T frames,
+D latent size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from torch import Tensor
 
 from mmtok.core.segment import Document, Segment, segment_of
+from mmtok.heads.base import Head
 from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled
@@ -31,11 +34,11 @@ class TrajectoryRecorder:
     """
 
     def __init__(self, lm: LM, prompts: Sequence[Document], sampling: Sampling):
-        known = [p.segments[-1] for p in prompts]
+        known = [p.target for p in prompts]
         modality = known[0].modality
         self.signature = lm.vocabulary.signatures[modality]
         n_missing = max(_n_missing(s, self.signature.frames) for s in known)
-        n_steps = lm.heads[modality].n_steps(sampling, n_missing)
+        n_steps = cast(Head, lm.head(modality)).n_steps(sampling, n_missing)
         after: list[int] = []
         if n_steps:
             after = np.linspace(0, n_steps - 1, N_STATES).round().astype(int).tolist()
@@ -101,7 +104,7 @@ def trajectory_recorder(
     lm: LM, prompts: Sequence[Document], sampling: Sampling
 ) -> TrajectoryRecorder | None:
     """A recorder for these prompts, where a head draws pictures or continuous speech in steps."""
-    modality = prompts[0].segments[-1].modality
+    modality = prompts[0].target.modality
     head = lm.head(modality)
     if head is None or not head.n_steps(sampling, 1):
         return None

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+MatmulPrecision = Literal["float32", "bf16"]
 Precision = Literal["auto", "float32", "bf16"]
 PRECISIONS = ("auto", "float32", "bf16")
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -33,7 +34,7 @@ class MatmulRates:
     bf16: float
 
     @property
-    def best(self) -> Precision:
+    def best(self) -> MatmulPrecision:
         """The precision that "auto" stands for."""
         if self.bf16 > GAIN * self.float32:
             return "bf16"
@@ -57,7 +58,7 @@ def matmul_rates(device: torch.device) -> MatmulRates:
     return MatmulRates(**rates)
 
 
-def resolve_precision(asked: Precision, device: torch.device) -> Precision:
+def resolve_precision(asked: Precision, device: torch.device) -> MatmulPrecision:
     """Replace "auto" by "bf16" or "float32", whichever this device multiplies faster.
 
     Warns, with both rates, where bf16 is asked for and the device is slower at it.

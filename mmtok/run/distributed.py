@@ -26,10 +26,11 @@ import torch.distributed as dist
 
 from mmtok.core.segment import Document
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.io.progress import Progress
 from mmtok.model.likelihood import LogLikelihood
 from mmtok.model.lm import LM
-from mmtok.model.sampling import Sampled, Sampling
+from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run, open_run
 from mmtok.train.distributed import Processes, init_distributed
 
@@ -146,7 +147,7 @@ class SharedRun(Run):
         """As `Run.draw`, each batch on one of the ranks."""
         if len(prompts) <= batch:
             return super().draw(prompts, sampling, seed, batch)
-        label = f"draw {prompts[0].segments[-1].modality}"
+        label = f"draw {prompts[0].target.modality}"
         return self._shared(Draw(prompts, sampling, seed, batch), len(prompts), label, "samples")
 
     def score_documents(

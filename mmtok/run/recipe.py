@@ -27,12 +27,12 @@ from typing import Any
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.io.filenames import is_name
 from mmtok.io.overrides import leaves, set_fields
 from mmtok.io.serialize import from_plain, to_plain
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits

@@ -32,6 +32,7 @@ from mmtok.data.preparation import DEFAULTS, Preparer, load_preparation, prepare
 from mmtok.data.tasks import Task, orders
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.io.files import read_tensors
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
@@ -39,7 +40,7 @@ from mmtok.io.terminal import print_status
 from mmtok.model.generate import fill_holes, generate, stream
 from mmtok.model.likelihood import LogLikelihood, score, score_part
 from mmtok.model.lm import LM
-from mmtok.model.sampling import Sampled, Sampling
+from mmtok.model.sampling import Sampled
 from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.device import resolve_device
 from mmtok.run.folder import read_fingerprint, read_sha256
@@ -308,7 +309,7 @@ class Run:
         sampling = self._checked_guidance(prompts, sampling)
         samples: list[Sampled] = []
         generator = torch.Generator(self.lm.device).manual_seed(seed)
-        last = prompts[0].segments[-1]
+        last = prompts[0].target
         continue_prompts = fill_holes if last.holes else generate
         recorder = trajectory_recorder(self.lm, prompts[:batch], sampling)
         with Progress(f"draw {last.modality}", len(prompts), "samples") as progress:
@@ -342,7 +343,7 @@ class Run:
         if sampling.guidance == 1:
             return sampling
         prompt_orders = dict.fromkeys(
-            (tuple(s.modality for s in p.segments[:-1] if s is not None), p.segments[-1].modality)
+            (tuple(s.modality for s in p.segments[:-1] if s is not None), p.target.modality)
             for p in prompts
         )
         for condition, to in prompt_orders:

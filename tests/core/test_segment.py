@@ -62,6 +62,14 @@ def test_a_document_flags_each_segment_and_predicts_none_that_is_left_out():
         Document((None,), (True,))
 
 
+def test_a_document_s_target_is_its_last_segment_if_there_is_one():
+    word, picture = (Segment(m, codes=np.zeros((1, 1), int)) for m in ("text", "image"))
+    assert Document((word, None, picture), (False,) * 3).target is picture
+    for without in (Document((), ()), Document((picture, None), (True, False))):
+        with pytest.raises(ValueError, match="no last segment"):
+            without.target
+
+
 def test_a_missing_extra_names_one_command_that_works_anywhere():
     """For an installed package too: no path, and an extra that the package declares."""
     root = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import torch
 from mmtok.core.batch import pack, unpack
 from mmtok.core.grammar import START, advance, to_document, to_stream
 from mmtok.core.segment import Document, Segment
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.likelihood import score
 from mmtok.model.lm import loss_sums
-from mmtok.model.sampling import Sampling
 
 
 def assert_same(a, b):

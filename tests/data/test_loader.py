@@ -219,7 +219,7 @@ def test_predicted_conditions_are_not_when_they_are_left_out(loader):
 
 
 def test_holes_come_as_often_as_the_task_says_and_anywhere(loader):
-    found = [d.segments[-1] for d in documents(loader(tasks=TASKS[1:2]), range(60))]
+    found = [d.target for d in documents(loader(tasks=TASKS[1:2]), range(60))]
     assert np.mean([bool(s.holes) for s in found]) == pytest.approx(0.5, abs=0.06)
     spans = [(a / len(s), b / len(s)) for s in found for a, b in s.holes]
     assert (

@@ -100,7 +100,7 @@ def codes_in_score(run, path, monkeypatch):
     monkeypatch.setattr(run, "score_documents", score_documents)
     with pytest.raises(StopIteration):
         scoring.score(run, [str(path)])
-    return seen[0].segments[-1].codes
+    return seen[0].target.codes
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -18,8 +18,8 @@ from mmtok.core.segment import Document, Segment
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation.lm_harness import Harness, _Codes
+from mmtok.heads.sampling import Sampling
 from mmtok.io.tally import Tally
-from mmtok.model.sampling import Sampling
 from mmtok.run.build import train
 from mmtok.sources.text import TextFile
 

@@ -4,8 +4,8 @@ from protein_reader import FastaFile
 from protein_tokenizer import ProteinConfig
 
 from mmtok.data.tasks import Task
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.tokenizers.text import BytesConfig

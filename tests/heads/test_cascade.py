@@ -16,9 +16,9 @@ from mmtok.errors import UserError
 from mmtok.heads.base import Known
 from mmtok.heads.cascade import Cascade, Stage, joined
 from mmtok.heads.diffusion import GridDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 

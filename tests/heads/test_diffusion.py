@@ -19,10 +19,10 @@ from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate, stream
 from mmtok.model.likelihood import score
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig

@@ -36,7 +36,7 @@ def valid(vocabulary, sampled, given=()):
     for i, id in enumerate(stream.ids):
         assert not stream.predict[i] or id in legal_ids(vocabulary, state)
         state = advance(vocabulary, state, int(id))
-    back = to_document(vocabulary, stream).segments[-1]
+    back = to_document(vocabulary, stream).target
     assert np.array_equal(back.codes, sampled.segment.codes) and back.holes == sampled.segment.holes
     assert sampled.stop in ("end", "cap") and sampled.segment.truncated == (
         sampled.stop == "cap" and not sampled.segment.holes

@@ -12,8 +12,8 @@ import torch
 
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import fill_holes, generate
-from mmtok.model.sampling import Sampling
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [

@@ -8,9 +8,9 @@ from scipy.stats import chisquare
 
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.heads.categorical import Chained, Parallel
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.likelihood import score
-from mmtok.model.sampling import Sampling
 
 
 def outcomes(signature, cap):

@@ -20,8 +20,8 @@ def reference(lm, document, way):
     null = replace(
         document, segments=(None,) * (len(document.segments) - 1) + document.segments[-1:]
     )
-    m = document.segments[-1].modality
-    codes, n_codes = document.segments[-1].codes, len(lm.vocabulary.span(m))
+    m = document.target.modality
+    codes, n_codes = document.target.codes, len(lm.vocabulary.span(m))
     while True:
         hs = []
         for d in (document, null):

@@ -12,8 +12,8 @@ from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate, stream
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 
 WAYS = [
@@ -26,7 +26,7 @@ WAYS = [
 
 def taken(steps, prompts):
     """What each row got, its known frames included, and what the iterator returns."""
-    frames = [list(p.segments[-1].values) for p in prompts]
+    frames = [list(p.target.values) for p in prompts]
     while True:
         try:
             rows, values = next(steps)

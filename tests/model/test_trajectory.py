@@ -12,9 +12,9 @@ from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import Euler
 from mmtok.heads.categorical import Chained
 from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import fill_holes, generate
 from mmtok.model.lm import DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.model.trajectory import N_RECORDED, N_STATES, trajectory_recorder
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.denoisers import TokenMLPConfig

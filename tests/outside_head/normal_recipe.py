@@ -9,7 +9,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
-from mmtok.train.trainer import TrainConfig
+from mmtok.train.config import TrainConfig
 
 recipe = Recipe(
     name="normal",

@@ -19,8 +19,8 @@ from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade, Stage
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import LM, DecoderConfig
-from mmtok.model.sampling import Sampling
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
