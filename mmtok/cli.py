@@ -6,6 +6,7 @@ import what they need inside themselves, so `mmtok --help` and `mmtok VERB --hel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ Out = Annotated[
     Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")
 ]
 Overrides = Annotated[
-    list[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")
+    Sequence[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")
 ]
 Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
 RecipeFile = Annotated[
@@ -122,7 +123,8 @@ def sample(
     run: RunFolder,
     *,
     prompt: Annotated[
-        list[str], Arg("text, or files of any modality, in the order of a trained task", "PROMPT")
+        Sequence[str],
+        Arg("text, or files of any modality, in the order of a trained task", "PROMPT"),
     ] = (),
     to: Annotated[str, Arg("what to sample: a modality, or a field of the recipe", "FIELD")],
     n: Annotated[
@@ -223,9 +225,11 @@ def sample(
 
 def score(
     run: RunFolder,
-    files: Annotated[list[str], Arg("files of any modality, folders of them, or words", "FILE")],
+    files: Annotated[
+        Sequence[str], Arg("files of any modality, folders of them, or words", "FILE")
+    ],
     *,
-    condition: Annotated[list[str], Arg("the condition: text, or a file", "PROMPT")] = (),
+    condition: Annotated[Sequence[str], Arg("the condition: text, or a file", "PROMPT")] = (),
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -329,14 +333,14 @@ def export(
 def tokenize(
     modality: Modality,
     files: Annotated[
-        list[Path],
+        Sequence[Path],
         Arg("files of one signal each, or of many jets; a folder stands for all in it", "FILE"),
     ],
     *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
     tokenizer: Folder = None,
     prepare: Annotated[
-        list[str],
+        Sequence[str],
         Arg(
             "how signals are prepared, unless the tokenizer's folder says so: channel=left,"
             " fit=crop, background=black, normal_form=NFC, ...",

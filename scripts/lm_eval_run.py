@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def run_model(run: Any, longest: int | None = None) -> Any:
 def lm_eval_run(
     run: Annotated[Path, Arg("a run's folder", "RUN")],
     *,
-    tasks: Annotated[list[str], Arg("names of lm-eval's tasks", "TASK")],
+    tasks: Annotated[Sequence[str], Arg("names of lm-eval's tasks", "TASK")],
     include: Annotated[Path | None, Arg("a folder with tasks of your own", "DIR")] = None,
     fewshot: Annotated[int | None, Arg("examples before each question", "N")] = None,
     limit: Annotated[int | None, Arg("questions per task", "N")] = None,

@@ -2,9 +2,9 @@
 
 `Annotated` types carry their help:
 
-    positional parameter               an argument that must be given; list[...]: one or more
-    keyword-only parameter             an option `--name`; bool: a switch; list[...]: may be given
-                                       several times
+    positional parameter               an argument that must be given; Sequence[...]: one or more
+    keyword-only parameter             an option `--name`; bool: a switch; Sequence[...]: may be
+                                       given several times
     parameter named `overrides`        takes all options that are left over
 
 A recipe's fields are set by name (`--train.steps 200`). They are passed on as they are, and checked
@@ -20,7 +20,7 @@ import argparse
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -202,7 +202,7 @@ def _add(
     """Add a parameter to the parser, as an argument or an option."""
     if get_origin(kind) in (Union, types.UnionType):  # X | None: an option that may be left out
         kind = next(part for part in get_args(kind) if part is not type(None))
-    many = get_origin(kind) is list
+    many = get_origin(kind) is Sequence
     settings: dict[str, Any] = {
         "help": about.help,
         "choices": about.choices or None,

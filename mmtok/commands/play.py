@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def sample(
     seed: int = 0,
     infill: str | None = None,
     play: str | None = None,
-    **changes: float | int | str | None,
+    **changes: Any,
 ) -> list[Path]:
     """As `mmtok.commands.sample.sample`, and optionally streamed.
 
@@ -122,8 +122,9 @@ class Player:
         try:
             if self.process is None:
                 self.process = subprocess.Popen(self.words, stdin=subprocess.PIPE)
-            self.process.stdin.write(pcm(samples))
-            self.process.stdin.flush()
+            pipe = _pipe_into(self.process)
+            pipe.write(pcm(samples))
+            pipe.flush()
         except BrokenPipeError:
             self.exited_early = True
 
@@ -141,11 +142,11 @@ class Player:
                 self.process.kill()
                 self.process.wait()
             with suppress(BrokenPipeError):
-                self.process.stdin.close()
+                _pipe_into(self.process).close()
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
         try:
-            process.stdin.close()
+            _pipe_into(process).close()
         except BrokenPipeError:
             self.exited_early = True
         code = process.wait()
@@ -159,6 +160,12 @@ class Player:
             " same",
             stacklevel=3,
         )
+
+
+def _pipe_into(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    """The standard input of a process that was started with a pipe there."""
+    assert process.stdin is not None
+    return process.stdin
 
 
 def _player_words(command: str, rate_hz: int) -> list[str]:

@@ -46,7 +46,7 @@ def sample(
     seed: int = 0,
     infill: str | None = None,
     draw: Callable[..., list[Sampled]] | None = None,
-    **changes: float | int | str | None,
+    **changes: Any,
 ) -> list[Path]:
     """Draw n samples and write them to files; return the paths.
 

@@ -157,9 +157,9 @@ class Recipe:
                 )
         filled = {}
         for m in self.tokenizers:
-            preparation = self.preparation.get(m, DEFAULTS.get(m))
-            if preparation is not None:
-                filled[m] = preparation
+            chosen = self.preparation.get(m) or DEFAULTS.get(m)
+            if chosen is not None:
+                filled[m] = chosen
         object.__setattr__(self, "preparation", filled)
 
     def _check_jet_features(self) -> None:

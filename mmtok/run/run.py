@@ -290,8 +290,11 @@ class Run:
         known = known or segment_of(self.vocabulary.signatures[to])
         return Document((*head, known), (False,) * len(head) + (True,), open_end=True)
 
-    def sampling(self, modality: str, **changes: float | int | str | None) -> Sampling:
-        """The recipe's sampling of a modality, with the changes that are not None."""
+    def sampling(self, modality: str, **changes: Any) -> Sampling:
+        """The recipe's sampling of a modality, with the changes that are not None.
+
+        changes: fields of `Sampling`.
+        """
         sampling = self.recipe.sampling.get(modality, Sampling())
         return replace(sampling, **{k: v for k, v in changes.items() if v is not None})
 

@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
@@ -263,7 +263,7 @@ def _sync(path: Path) -> None:
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> dict[str, Tensor]:
     """An optimiser's state as named tensors: `<parameter>:<entry>`."""
     return {
@@ -275,7 +275,7 @@ def optimizer_tensors(
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer,
-    names: Mapping[nn.Parameter, str],
+    names: Mapping[Tensor, str],
     tensors: Mapping[str, Tensor],
 ) -> None:
     """The inverse of `optimizer_tensors`."""

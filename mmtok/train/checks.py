@@ -14,6 +14,7 @@ from mmtok.data.subset import random_subset
 from mmtok.data.tasks import InputMasking, Task, orders
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
+from mmtok.heads.base import Head
 from mmtok.heads.sampling import Sampling
 from mmtok.model.lm import LM
 
@@ -48,13 +49,16 @@ def check_guidance(
 
 
 def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
-    """Warn of every head that pairs noise with data by transport although a task gives it a
-    condition. modality_of: of each field.
+    """Warn of every head that pairs noise with data by transport under a task's condition.
+
+    modality_of: of each field.
     """
     for task in tasks:
         m = modality_of[task.targets[-1]]
         head = lm.head(m)
-        for note in [] if head is None else head.task_notes(task):
+        if head is None:
+            continue
+        for note in head.task_notes(task):
             warnings.warn(f"{m}: {note}", stacklevel=2)
 
 
@@ -79,13 +83,18 @@ def check_bands(
 def note_spreads(
     lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping[str, str], seed: int
 ) -> None:
-    """Warn of every head whose EDM column has a sigma_data that does not fit the latents that it
-    will learn, with both numbers.
+    """Warn of every EDM schedule whose sigma_data does not fit the latents that it will denoise.
 
-    files: opens the token files, where a head needs them. made: field -> modality of the fields
-    that are made.
+    The warning has both numbers.
+
+    Args:
+        lm: the decoder.
+        files: opens the token files, where a head needs them.
+        made: field -> modality of the fields that are made.
+        seed: of the choice of segments that are measured.
     """
     for m, head in lm.heads.items():
+        assert isinstance(head, Head)
         learned = [f for f, modality in made.items() if modality == m]
         for note in head.data_notes(_segments(files, learned, seed)):
             warnings.warn(f"{m}: {note}", stacklevel=2)

@@ -97,7 +97,7 @@ class Processes:
         by_rank[self.rank] = number
         return self.all_reduce(*by_rank)
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Replace every gradient by its sum over the processes.
 
         Every parameter must have a gradient, in all processes.

@@ -9,7 +9,7 @@ arXiv 2505.16932 (the polynomials).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Muon(torch.optim.AdamW):
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[nn.Module], lr: float, weight_decay: float
+        self, model: nn.Module, blocks: Iterable[nn.Module], lr: float, weight_decay: float
     ):
         by_muon = {p for block in blocks for p in matrices(block)}
         by_adamw = decay_groups(weight_decay, model)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, NetworkConfig, to_tensor
+
+if TYPE_CHECKING:
+    from vector_quantize_pytorch import VectorQuantize
 
 CPU = torch.device("cpu")  # where tokenizers learn
 BATCH = 32  # images per step
@@ -56,13 +59,18 @@ def fit_tokenizer(
 ) -> Tokenizer:
     """The tokenizer that `config` describes, learned from `signals` where it learns.
 
-    seed      of what is drawn while training by gradients; the same seed gives the same weights on
-              the same machine
-    progress  called as progress(steps done, steps in all, note) while training by gradients;
-              without it, stderr shows the steps
-    precision of the networks' products while training by gradients; losses, codebooks and latents
-    are in float32 in any case Raises UserError when the signals cannot be learned from, TypeError
-    for a config that is no tokenizer's.
+    Raises UserError when the signals cannot be learned from, TypeError for a config that is no
+    tokenizer's.
+
+    Args:
+        config: of the tokenizer.
+        signals: prepared as the config asks.
+        seed: of what is drawn while training by gradients; the same seed gives the same weights on
+            the same machine.
+        progress: called as progress(steps done, steps in all, note) while training by gradients;
+            without it, stderr shows the steps.
+        precision: of the networks' products while training by gradients; losses, codebooks and
+            latents are in float32 in any case.
     """
     if not isinstance(config, TokenizerConfig):
         raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
@@ -118,7 +126,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _quantizer(config: VQPatchesConfig):
+def _quantizer(config: VQPatchesConfig) -> VectorQuantize:
     """The codebook while it is learned: moving averages, straight-through gradients."""
     from vector_quantize_pytorch import VectorQuantize
 
@@ -138,7 +146,7 @@ def _quantizer(config: VQPatchesConfig):
 
 def _learn_codes(
     network: PatchAutoencoder,
-    quantizer,
+    quantizer: VectorQuantize,
     images: Tensor,
     steps: int,
     progress: Report,
@@ -217,7 +225,7 @@ def products_in(precision: Precision) -> torch.autocast:
     return torch.autocast(CPU.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def _quantize(quantizer, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize(quantizer: VectorQuantize, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Encoder output (B, rows, columns, D) -> the vectors of its codes, and the commitment loss.
 
     Gradients pass straight through.

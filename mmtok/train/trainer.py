@@ -19,7 +19,7 @@ from types import FrameType, MappingProxyType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmtok.core.batch import Batch, pack, rows_of
 from mmtok.core.vocabulary import Vocabulary
@@ -57,7 +57,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during training, raised once the checkpoint of the current step is written."""
 
 
-def make_optimizer(lm: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019), or Muon; `decay_groups` says what decays."""
     if config.optimizer == "muon":
         return Muon(lm, lm.model.layers, config.learning_rate, config.weight_decay)
@@ -110,7 +110,7 @@ class Trainer:
         self.sharded = config.fsdp and processes.world_size > 1
         if self.sharded:
             shard_model(lm, list(lm.model.layers), processes, self.precision)
-        self.names = {p: name for name, p in lm.named_parameters()}
+        self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.ema: dict[str, Tensor] = {}
         if config.ema_decay:
