@@ -225,8 +225,9 @@ def make_llama(folder: Path) -> Path:
 def load_llama_folder(path: Path) -> None:
     """Reads an exported folder as training from it does."""
     from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes
+    from mmtok.model.lm import DecoderConfig
     from mmtok.tokenizers.pretrained import PretrainedTextConfig
 
     exported_vocabulary(path)
-    config = llama_sizes(path)
+    config = llama_sizes(path, DecoderConfig())
     check_llama(path, config, PretrainedTextConfig(str(path)).build().signature)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,9 +39,12 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn.attention import Llama3Scaling
 from mmtok.nn.transformer import TransformerConfig
 
-# of a trunk that names none: a Llama must; the rotary positions themselves have no limit
+# The context length written for a trunk without one: a Llama must name one, though its rotary
+# positions have no limit.
 MAX_POSITIONS = 32_768
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
 FINGERPRINT = "mmtok_vocabulary"  # keys of config.json that transformers carries along unread
 WIDENED = "mmtok_trunk"  # the width, norm_eps and tied tables of a trunk before it was widened
 
@@ -55,19 +58,21 @@ def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> Non
     Raises UserError when the vocabulary has many-channel or latent modalities.
     """
     check_one_channel(lm.vocabulary)
-    folder, weights, config = Path(folder), _llama_weights(lm), _llama_config(lm)
+    folder = Path(folder)
+    weights = _llama_weights(lm)
+    config = _llama_config(lm)
     if unreachable:
         weights = widen(weights, lm.config.trunk, unreachable)
         config |= _widened_config(lm)
     write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
-    write_text(
-        folder / CONFIG, json.dumps(config, indent=2) + "\n"
-    )  # last, so that a new folder that has one is whole
+    # The config comes last, so that a new folder that has one is complete.
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:
-    """Open a Llama checkpoint folder as an LM over a `vocabulary` of one-channel modalities, in
-    float32 on the CPU.
+    """Open a Llama checkpoint folder as an LM over a vocabulary of one-channel modalities.
+
+    The LM is in float32 on the CPU.
 
     Raises UserError as `llama_sizes` and `load_llama` do.
     """
@@ -77,9 +82,11 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
     return lm
 
 
-def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> DecoderConfig:
-    """`config` with the trunk of a Llama checkpoint folder: its sizes, rotary positions, context
-    length and tables of ids; dropout stays.
+def llama_sizes(folder: Path | str, config: DecoderConfig) -> DecoderConfig:
+    """A config with its trunk replaced by that of a Llama checkpoint folder.
+
+    Sizes, rotary positions, context length and whether the output layer has its own table are the
+    checkpoint's; heads and dropout stay.
 
     Raises UserError for a folder without a config, another architecture, rotary positions scaled
     otherwise than Llama 3's, biases or quantised weights.
@@ -95,15 +102,17 @@ def llama_sizes(folder: Path | str, config: DecoderConfig = DecoderConfig()) -> 
 
 
 def exported_vocabulary(folder: Path | str) -> str | None:
-    """The fingerprint of the vocabulary that a checkpoint folder was written with by `to_llama`, or
-    None for anybody else's.
+    """The fingerprint of the vocabulary that `to_llama` wrote a checkpoint folder with.
+
+    None for folders that others wrote.
     """
     return _read_config(Path(folder)).get(FINGERPRINT)
 
 
 def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> None:
-    """Raise UserError unless a checkpoint's weights are whole files that fit its `llama_sizes` and
-    its text's ids. Reads headers alone.
+    """Raise UserError unless a checkpoint's weights fit its `llama_sizes` and its text's ids.
+
+    Reads only the headers of the files, which must not be cut short.
     """
     with torch.device("meta"):
         lm = LM(DecoderConfig(config.trunk, untied=config.untied), Vocabulary([text]))
@@ -112,16 +121,19 @@ def check_llama(folder: Path | str, config: DecoderConfig, text: Signature) -> N
 
 @torch.no_grad()
 def load_llama(lm: LM, folder: Path | str) -> None:
-    """Put a Llama checkpoint's weights into an LM made with its `llama_sizes`; what a Llama lacks
-    (heads, channels) stays as it is.
+    """Load a Llama checkpoint's weights into an LM made with its `llama_sizes`.
 
-    The checkpoint holds either a row for each id of the vocabulary, or the text's alone (a
-    pretrained language model: its ids come first here too). Then the other rows stay as an
-    untrained model's, but for the marks around a text, which start as what the
-    language model knows in their place: its beginning of a document and its end. Raises UserError
-    for broken files, or weights that are not this LM's.
+    What a Llama lacks (heads, channels) stays as it is.
+
+    The checkpoint holds a row for each id of the vocabulary, or only for the ids of text, as a
+    pretrained language model does. Text ids come first in both. In the second case the other rows
+    stay untrained, except for the marks around a text: they start as copies of the language model's
+    own begin and end of a document.
+
+    Raises UserError for broken files, and for weights that do not fit this LM.
     """
-    folder, vocabulary = Path(folder), lm.vocabulary
+    folder = Path(folder)
+    vocabulary = lm.vocabulary
     config = _read_config(folder)
     if FINGERPRINT in config:
         vocabulary.check(config[FINGERPRINT], str(folder))
@@ -135,8 +147,11 @@ def load_llama(lm: LM, folder: Path | str) -> None:
         )
     n_rows = len(weights[READ])
     for name, x in mine.items():
-        (x[:n_rows] if name in (READ, WRITE) else x).copy_(weights[name])
-    if n_rows != vocabulary.size:  # the text's alone
+        if name in (READ, WRITE):
+            x[:n_rows].copy_(weights[name])
+        else:
+            x.copy_(weights[name])
+    if n_rows != vocabulary.size:  # only the ids of text
         aliases = _aliases(config, vocabulary)
         for table in {READ, WRITE} & mine.keys():
             for mark, special in aliases.items():
@@ -144,15 +159,19 @@ def load_llama(lm: LM, folder: Path | str) -> None:
 
 
 def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
-    """Marks around a text -> the special ids of a language model that stand there.
+    """Marks around a text -> the language model's special ids that mean the same.
 
-    Warns where it names none.
+    Warns where its config names none.
     """
 
-    def first(ids: Any) -> Any:
-        return ids[0] if isinstance(ids, list) and ids else ids
+    def first(key: str) -> Any:
+        ids = config.get(key)
+        if isinstance(ids, list) and ids:
+            return ids[0]
+        return ids
 
-    begin, end = first(config.get("bos_token_id")), first(config.get("eos_token_id"))
+    begin = first("bos_token_id")
+    end = first("eos_token_id")
     wanted = {
         vocabulary.document_mark: begin,
         vocabulary.begin("text"): begin,
@@ -173,7 +192,7 @@ def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int
 
 
 def _llama_weights(lm: LM) -> dict[str, Tensor]:
-    """What of an LM is a Llama's, under a Llama's names."""
+    """The weights of an LM that a Llama has too, under a Llama's names."""
     return {
         name: x for name, x in lm.state_dict().items() if name.startswith("model.") or name == WRITE
     }
@@ -187,9 +206,9 @@ def check_one_channel(vocabulary: Vocabulary) -> None:
     beyond = [m for m, s in vocabulary.signatures.items() if not s.one_channel]
     if beyond:
         raise UserError(
-            f"{', '.join(beyond)} spend one id per frame and carry channels or latents beside it: a"
-            " Llama has no place for their embeddings and heads; only a vocabulary of one-channel"
-            " modalities can be one"
+            f"{', '.join(beyond)} spend one id per frame, and its channels or latents are no ids: a"
+            " Llama has no place for their embeddings and heads; only a vocabulary of"
+            " one-channel modalities can be one"
         )
 
 
@@ -197,13 +216,12 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("model_type")
     if kind != "llama":
         raise UserError(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
-    for key, kind in (
-        ("rope_parameters", dict),
-        ("rope_scaling", dict),
-        ("tie_word_embeddings", bool),
+    for key, type_, what in (
+        ("rope_parameters", dict, "an object"),
+        ("rope_scaling", dict, "an object"),
+        ("tie_word_embeddings", bool, "true or false"),
     ):
-        what = "true or false" if kind is bool else "an object"
-        if not isinstance(config.get(key) or kind(), kind):
+        if not isinstance(config.get(key) or type_(), type_):
             raise UserError(
                 f"{folder / CONFIG} does not describe a Llama that fits: its {key} is"
                 f" {config[key]!r}, where {what} belongs"
@@ -233,18 +251,21 @@ def _check_shapes(
     vocabulary: Vocabulary,
     folder: Path,
 ) -> None:
+    """Raise UserError unless a checkpoint's tensors have the LM's names and shapes.
+
+    The tables may hold the ids of text only.
+    """
     missing = sorted(mine.keys() - theirs.keys())
-    extra = sorted(
-        n
-        for n in theirs.keys() - mine.keys()
-        if n != WRITE and not n.endswith("rotary_emb.inv_freq")
-    )
+    unknown = theirs.keys() - mine.keys() - {WRITE}
+    extra = sorted(name for name in unknown if not name.endswith("rotary_emb.inv_freq"))
     if missing or extra:
         raise UserError(
             f"{folder}: its weights do not fit its config.json; missing {missing[:3]}, unknown"
             f" {extra[:3]}"
         )
-    n_text = len(vocabulary.span("text")) if "text" in vocabulary.signatures else 0
+    n_text = 0
+    if "text" in vocabulary.signatures:
+        n_text = len(vocabulary.span("text"))
     n_rows = theirs[READ][0]
     if n_rows not in (vocabulary.size, n_text):
         raise UserError(
@@ -252,7 +273,9 @@ def _check_shapes(
             " another tokenizer's model?"
         )
     for name, x in mine.items():
-        asked = (n_rows, *x.shape[1:]) if name in (READ, WRITE) else tuple(x.shape)
+        asked = tuple(x.shape)
+        if name in (READ, WRITE):
+            asked = (n_rows, *asked[1:])
         if asked != theirs[name]:
             raise UserError(
                 f"{folder}: {name} has shape {theirs[name]}, but its config.json asks for {asked}"
@@ -263,41 +286,39 @@ def _check_shapes(
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings as they are kept since transformers 5 (`rope_parameters`) or before
-    (`rope_theta`, `rope_scaling`).
+    """Rotary settings, from the fields of transformers 5 or of earlier versions.
+
+    Version 5 has `rope_parameters`; earlier ones have `rope_theta` and `rope_scaling`.
     """
-    given, base = (
-        config.get("rope_parameters") or config.get("rope_scaling") or {},
-        _set(config).get("rope_theta", 10_000.0),
-    )
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return {
-        "rope_theta": base,
+        "rope_theta": _without_nulls(config).get("rope_theta", 10_000.0),
         **given,
         "rope_type": given.get("rope_type", given.get("type", "default")),
     }
 
 
 def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> TransformerConfig:
-    given, where = _rope(config), folder / CONFIG
+    where = folder / CONFIG
     n_heads = _number(config, "num_attention_heads", int, where)
+    defaults = {"num_key_value_heads": n_heads, "rms_norm_eps": 1e-6}
+    config = defaults | _without_nulls(config)
     sizes = {
         "depth": _number(config, "num_hidden_layers", int, where),
         "width": _number(config, "hidden_size", int, where),
         "n_heads": n_heads,
-        "n_kv_heads": _number(
-            {"num_key_value_heads": n_heads} | _set(config), "num_key_value_heads", int, where
-        ),
+        "n_kv_heads": _number(config, "num_key_value_heads", int, where),
         "feed_forward": _number(config, "intermediate_size", int, where),
-        "rope_theta": _number(given, "rope_theta", float, where),
-        "norm_eps": _number({"rms_norm_eps": 1e-6} | _set(config), "rms_norm_eps", float, where),
+        "rope_theta": _number(_rope(config), "rope_theta", float, where),
+        "norm_eps": _number(config, "rms_norm_eps", float, where),
     }
-    if config.get("max_position_embeddings") is not None:
+    if "max_position_embeddings" in config:
         sizes["max_positions"] = _number(config, "max_position_embeddings", int, where)
     try:
         trunk = TransformerConfig(**sizes, dropout=dropout, rope_scaling=_scaling(config, where))
     except ValueError as error:
         raise UserError(f"{where} does not describe a Llama that fits: {error}") from None
-    head_size = _number({"head_dim": trunk.width // n_heads} | _set(config), "head_dim", int, where)
+    head_size = _number({"head_dim": trunk.width // n_heads} | config, "head_dim", int, where)
     if head_size * n_heads != trunk.width:
         raise UserError(
             f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its"
@@ -307,35 +328,41 @@ def _trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tr
 
 
 def _scaling(config: Mapping[str, Any], where: Path) -> Llama3Scaling | None:
-    rope = _set(_rope(config))
+    rope = _without_nulls(_rope(config))
     if rope["rope_type"] == "default":
         return None
     rope.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    factors = (
-        _number(rope, name, float, where)
-        for name in ("factor", "low_freq_factor", "high_freq_factor")
+    return Llama3Scaling(
+        factor=_number(rope, "factor", float, where),
+        low_freq_factor=_number(rope, "low_freq_factor", float, where),
+        high_freq_factor=_number(rope, "high_freq_factor", float, where),
+        original_positions=_number(rope, "original_max_position_embeddings", int, where),
     )
-    return Llama3Scaling(*factors, _number(rope, "original_max_position_embeddings", int, where))
 
 
-def _set(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a config is set: null stands for its default."""
+def _without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that are set: null stands for a field's default."""
     return {key: value for key, value in config.items() if value is not None}
 
 
 def _number(config: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
-    """A number above 0 of a config, whole where `kind` is int.
+    """A finite number above 0 from a config, a whole one if `kind` is int.
 
     Raises UserError, naming the file, for anything else.
     """
     value = config.get(key)
-    if type(value) not in (int, kind) or not 0 < value < math.inf:
-        said = f"its {key} is {value!r}" if key in config else f"it has no {key}"
-        raise UserError(
-            f"{where} does not describe a Llama that fits: {said}, where a"
-            f" {'whole ' * (kind is int)}number above 0 belongs"
-        )
-    return value
+    is_number = type(value) in (int, kind)
+    if is_number and 0 < cast(float, value) < math.inf:
+        return value
+    found = f"it has no {key}"
+    if key in config:
+        found = f"its {key} is {value!r}"
+    wanted = "number"
+    if kind is int:
+        wanted = "whole number"
+    raise UserError(
+        f"{where} does not describe a Llama that fits: {found}, where a {wanted} above 0 belongs"
+    )
 
 
 def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
@@ -353,8 +380,14 @@ def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
 
 
 def _llama_config(lm: LM) -> dict[str, Any]:
-    trunk, vocabulary = lm.config.trunk, lm.vocabulary
+    """The config.json of an LM as a Llama."""
+    trunk = lm.config.trunk
+    vocabulary = lm.vocabulary
     dtype = str(lm.model.embed_tokens.weight.dtype).removeprefix("torch.")
+    rope = _rope_config(trunk)
+    scaling = None
+    if trunk.rope_scaling is not None:
+        scaling = rope
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -369,10 +402,8 @@ def _llama_config(lm: LM) -> dict[str, Any]:
         "max_position_embeddings": trunk.max_positions or MAX_POSITIONS,
         "rms_norm_eps": trunk.norm_eps,
         "rope_theta": trunk.rope_theta,  # before transformers 5
-        "rope_parameters": _rope_config(trunk),
-        "rope_scaling": (
-            None if trunk.rope_scaling is None else _rope_config(trunk)
-        ),  # before transformers 5
+        "rope_parameters": rope,
+        "rope_scaling": scaling,  # before transformers 5
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": not lm.config.untied,
@@ -386,7 +417,7 @@ def _llama_config(lm: LM) -> dict[str, Any]:
 
 
 def _widened_config(lm: LM) -> dict[str, Any]:
-    """What of a config is another one's where ids are out of reach."""
+    """The fields of config.json that differ in a widened export, where some ids are unreachable."""
     trunk = lm.config.trunk
     kept = {"width": trunk.width, "norm_eps": trunk.norm_eps, "tied": not lm.config.untied}
     return {
@@ -401,8 +432,9 @@ def _widened_config(lm: LM) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json; of a widened one, with the sizes from before."""
-    config, where = _read_json(folder / CONFIG), folder / CONFIG
+    """A checkpoint's config.json, with the sizes before widening where it was widened."""
+    where = folder / CONFIG
+    config = _read_json(where)
     kept = config.get(WIDENED)
     if kept is None:
         return config
@@ -411,37 +443,40 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{where}: its {WIDENED} is {kept!r}, where the width, norm_eps and tied of a trunk"
             " belong"
         )
-    width, eps = _number(kept, "width", int, where), _number(kept, "norm_eps", float, where)
-    return config | {"hidden_size": width, "rms_norm_eps": eps, "tie_word_embeddings": kept["tied"]}
+    return config | {
+        "hidden_size": _number(kept, "width", int, where),
+        "rms_norm_eps": _number(kept, "norm_eps", float, where),
+        "tie_word_embeddings": kept["tied"],
+    }
 
 
 def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    shapes, config = _read_files(folder, _shapes), _read_config(folder)
+    """The shapes of a checkpoint's tensors, before widening where it was widened."""
+    shapes = _read_files(folder, _shapes)
+    config = _read_config(folder)
     if WIDENED not in config:
         return shapes
-    return {
-        name: narrow_shape(name, shape, config["hidden_size"]) for name, shape in shapes.items()
-    }
+    width = config["hidden_size"]
+    return {name: narrow_shape(name, shape, width) for name, shape in shapes.items()}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    weights, config = _read_files(folder, load_file), _read_config(folder)
+    """A checkpoint's tensors, narrowed again where it was widened."""
+    weights = _read_files(folder, load_file)
+    config = _read_config(folder)
     if WIDENED not in config:
         return weights
+    width = config["hidden_size"]
     try:
-        check_kept(weights, config["hidden_size"])
+        check_kept(weights, width)
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None
-    return {
-        name: narrow(name, x, config["hidden_size"])
-        for name, x in weights.items()
-        if name.endswith(".weight")
-    }
+    return {name: narrow(name, x, width) for name, x in weights.items() if name.endswith(".weight")}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path, nan=True)  # a foreign file's other fields may hold what they like
+        found = read_json(path, nan=True)  # fields that are not ours may hold NaN
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a checkpoint folder: it has no {path.name}"
@@ -454,28 +489,37 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, from its header."""
     with safe_open(path, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
-def _read_files(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `read` gives of every tensor of a folder, from one file or from the shards that its
-    index names.
-    """
-    index = (
-        _read_json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {"": WEIGHTS}
-    )
+def _file_names(folder: Path) -> list[str]:
+    """The safetensors files of a checkpoint folder."""
+    if not (folder / INDEX).exists():
+        return [WEIGHTS]
+    index = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise UserError(
             f"{folder / INDEX} names no files: its weight_map is not an object of names"
         )
+    return sorted(set(index.values()))
+
+
+def _read_files(folder: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The results of `read` of a folder's files, joined.
+
+    A folder has one file, or several that its index names.
+    """
+    # A snapshot of the hub's cache holds links to files elsewhere in the same model's folder.
+    cache: Path | None = None
+    if folder.parent.name == "snapshots":
+        cache = folder.parents[1]
     found: dict[str, Any] = {}
-    copies = (
-        folder.parents[1] if folder.parent.name == "snapshots" else None
-    )  # of the hub: links to files of the same model
-    for name in sorted(set(index.values())):
+    for name in _file_names(folder):
         try:
-            found |= read(inside(folder, name, copies))
+            found |= read(inside(folder, name, cache))
         except FileNotFoundError:
             raise UserError(
                 f"{folder} has no {name}; weights are read from safetensors files only"

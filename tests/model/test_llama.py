@@ -271,7 +271,7 @@ def test_a_pretrained_text_model_keeps_its_ids_and_learns_modalities(trunk, tied
 def test_marks_that_a_checkpoint_has_no_ids_for_are_said_to_start_untrained(tmp_path):
     llama_of(SIZES[0], 20, bos_token_id=1, eos_token_id=None).save_pretrained(tmp_path)
     v = Vocabulary([Signature("text", (20,))])
-    lm = LM(llama_sizes(tmp_path), v)
+    lm = LM(llama_sizes(tmp_path, DecoderConfig()), v)
     before = lm.model.embed_tokens.weight[v.end("text")].clone()
     with pytest.warns(UserWarning, match="names no eos_token_id among its ids") as said:
         load_llama(lm, tmp_path)
