@@ -19,7 +19,7 @@ from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
 from mmtok.evaluation.jets import N_JETS, jets_from_text
 from mmtok.evaluation.task import TaskEvaluation
-from mmtok.model.llama import _read_files
+from mmtok.model.llama_folder import read_files
 from mmtok.report.report import sample_section
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import open_run
@@ -216,7 +216,7 @@ def test_weights_are_read_in_their_folder_only(tmp_path, tiny_run):
             json.dumps({"weight_map": {"a": name}})
         )
         with pytest.raises(UserError, match="is no file inside"):
-            _read_files(folder, lambda path: {})
+            read_files(folder, lambda path: {})
 
 
 def test_a_hubs_copy_is_links_to_files_of_the_same_model(tmp_path):
@@ -226,7 +226,7 @@ def test_a_hubs_copy_is_links_to_files_of_the_same_model(tmp_path):
     blobs.mkdir()
     save_file({"a": np.zeros(2)}, blobs / "w")
     (copy / "model.safetensors").symlink_to(Path("../../blobs/w"))
-    assert _read_files(copy, lambda path: {"a": path}) == {"a": copy / "model.safetensors"}
+    assert read_files(copy, lambda path: {"a": path}) == {"a": copy / "model.safetensors"}
 
 
 def test_a_checkpoints_state_names_files_of_its_own(tmp_path):

@@ -23,7 +23,8 @@ from mmtok.io.files import (
 )
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.io.strict_json import read_json
-from mmtok.model.llama import CONFIG, FINGERPRINT, WEIGHTS, check_one_channel, to_llama
+from mmtok.model.llama import check_one_channel, to_llama
+from mmtok.model.llama_folder import CONFIG, FINGERPRINT, WEIGHTS
 from mmtok.run.run import Run
 from mmtok.tokenizers.autotokenizer import free_name, taken_names, write_autotokenizer
 
