@@ -145,8 +145,8 @@ class AutoregressiveSampler:
         size = None
         if self.sampling.compiled:
             size = length + (self.signature.frames or self.sampling.max_frames)
-        self.reader = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
-        self.h = self.reader.forward(x[row, source])[:, -1]
+        self.trunk = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
+        self.h = self.trunk.forward(x[row, source])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
         """Draw one id, and its frame, for every row that is alive.
@@ -257,7 +257,7 @@ class AutoregressiveSampler:
         self.alive = alive
         kept = alive.nonzero()[0]
         few_finished = len(kept) > 7 / 8 * len(alive)
-        one_size = self.reader.compiled is not None  # of a compiled step
+        one_size = self.trunk.compiled is not None  # of a compiled step
         if few_finished or one_size and len(kept):
             return None
         self.rows = self.rows[kept]
@@ -266,7 +266,7 @@ class AutoregressiveSampler:
         self.alive = alive[kept]
         on_device = torch.from_numpy(kept).to(self.h.device)
         streams = torch.cat([on_device + k * len(alive) for k in range(self.n_streams)])
-        self.reader.select(streams)
+        self.trunk.select(streams)
         self.h = self.h[streams]
         if self.ceiling is not None:
             self.ceiling = self.ceiling[on_device]
@@ -281,7 +281,7 @@ class AutoregressiveSampler:
         x, self.totals = self.decoder.embed(values, self.totals)
         if self.n_streams > 1:
             x = x.repeat(self.n_streams, 1)
-        self.h = self.reader.forward(x[:, None])[:, 0]
+        self.h = self.trunk.forward(x[:, None])[:, 0]
 
     def results(self) -> list[Sampled]:
         """One sampled segment per prompt; in a prompt with holes, new frames go into the next."""

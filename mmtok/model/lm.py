@@ -287,7 +287,7 @@ class LM(nn.Module):
         """
         head = cast(Head, self.heads[m])
         n_frames = cast(int, self.vocabulary.signatures[m].frames)
-        if not self._are_whole(m, at, batch):
+        if not self._are_complete(m, at, batch):
             raise UserError(
                 f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short"
                 " nor have holes"
@@ -305,8 +305,8 @@ class LM(nn.Module):
         nll = _head_nll(head, first, values.unflatten(0, (-1, n_frames)), seed)
         return (nll / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
 
-    def _are_whole(self, m: str, at: Tensor, batch: Batch) -> bool:
-        """Whether places (N,) of the flattened batch are whole segments of modality m.
+    def _are_complete(self, m: str, at: Tensor, batch: Batch) -> bool:
+        """Whether places (N,) of the flattened batch are complete segments of modality m.
 
         These are runs of as many places as a segment has frames, each behind a begin mark.
         """

@@ -32,7 +32,8 @@ def assert_valid():
 def valid(vocabulary, sampled, given=()):
     """The segment lays out as a stream that the grammar accepts, and comes back out of it."""
     document = Document((*given, sampled.segment), (False,) * len(given) + (True,))
-    stream, state = to_stream(vocabulary, document), START
+    stream = to_stream(vocabulary, document)
+    state = START
     for i, id in enumerate(stream.ids):
         assert not stream.predict[i] or id in legal_ids(vocabulary, state)
         state = advance(vocabulary, state, int(id))

@@ -15,7 +15,8 @@ def frames(n):
 
 
 def test_running_totals_are_sums_within_each_segment():
-    terms, segment = torch.randn(7, 2, dtype=torch.float64), torch.tensor([3, 3, 3, 9, 5, 5, 3])
+    terms = torch.randn(7, 2, dtype=torch.float64)
+    segment = torch.tensor([3, 3, 3, 9, 5, 5, 3])
     expected = torch.stack(
         [
             terms[0],
@@ -32,17 +33,17 @@ def test_running_totals_are_sums_within_each_segment():
 
 
 def test_another_segment_touches_not_even_the_rounding():
-    terms, segment = torch.randn(50, 4), torch.tensor([0] * 20 + [1] * 30)
+    terms = torch.randn(50, 4)
+    segment = torch.tensor([0] * 20 + [1] * 30)
     changed = torch.cat([terms[:20] * 1e6, terms[20:]])
     assert torch.equal(running_totals(terms, segment)[20:], running_totals(changed, segment)[20:])
 
 
 def test_steps_equal_the_batch():
-    inner, codes = embedding(), frames(9)
-    whole, folded = (
-        inner(codes, None, torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.long)),
-        inner.folded(),
-    )
+    inner = embedding()
+    codes = frames(9)
+    whole = inner(codes, None, torch.ones(9, 1, dtype=torch.bool), torch.zeros(9, dtype=torch.long))
+    folded = inner.folded()
     totals = torch.zeros(1, 3, dtype=torch.float64)
     for t in range(9):
         x, totals = folded.step(codes[t : t + 1], totals)
@@ -51,7 +52,9 @@ def test_steps_equal_the_batch():
 
 
 def test_totals_tell_apart_what_came_before_and_hidden_frames_add_nothing():
-    inner, codes, segment = embedding(), frames(3), torch.zeros(3, dtype=torch.long)
+    inner = embedding()
+    codes = frames(3)
+    segment = torch.zeros(3, dtype=torch.long)
     all_read = torch.ones(3, 1, dtype=torch.bool)
     other = codes.clone()
     other[0] = torch.tensor([3, 4])
@@ -64,7 +67,8 @@ def test_totals_tell_apart_what_came_before_and_hidden_frames_add_nothing():
 
 
 def test_without_totals_a_frame_is_read_alone():
-    inner, codes = embedding(0), frames(3)
+    inner = embedding(0)
+    codes = frames(3)
     x = inner(codes, None, torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long))
     alone, _ = inner.folded().step(codes, torch.zeros(3, 0, dtype=torch.float64))
     assert torch.allclose(x, alone, atol=1e-12) and inner.totals(codes).shape == (0,)

@@ -111,7 +111,8 @@ def test_stop_reasons(lm, vocabulary, segment, generator, nothing, prompt):
 
 def test_frames_are_told_as_they_come(lm, vocabulary, generator, nothing, prompt):
     for way in (Sampling(max_frames=9), Sampling(max_frames=9, guidance=2)):
-        prompts, said = [prompt(to=nothing(vocabulary, "jets"))] * 20, [[] for _ in range(20)]
+        prompts = [prompt(to=nothing(vocabulary, "jets"))] * 20
+        said = [[] for _ in range(20)]
         drawn = generate(
             lm,
             prompts,
@@ -187,7 +188,8 @@ def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(
 
 
 def test_prompts_are_open_and_of_one_modality(lm, vocabulary, segment, generator, nothing, prompt):
-    text, image = nothing(vocabulary, "text"), segment("image", 2)
+    text = nothing(vocabulary, "text")
+    image = segment("image", 2)
     holes = replace(image, holes=((0, 1), (2, 2)))
     closed, left_out = Document((text,), (True,)), Document((None,), (False,), open_end=True)
     for wrong in (

@@ -63,7 +63,8 @@ def test_streams_are_sampled_as_often_as_they_are_scored(
     toy_lm, generator, signature, head, nothing, prompt
 ):
     lm = toy_lm([Signature("text", (3,)), signature], {"x": head} if head else {})
-    text, cap = Segment("text", codes=np.array([[1], [2]])), 2
+    text = Segment("text", codes=np.array([[1], [2]]))
+    cap = 2
     segments = list(outcomes(signature, cap))
     p = np.exp(
         [-s.total for s in score(lm, [Document((text, s), (False, True)) for s in segments])]
@@ -79,7 +80,8 @@ def test_streams_are_sampled_as_often_as_they_are_scored(
 
 def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt):
     lm = toy_lm([Signature("x", (3,), frames=4)])
-    known, two = np.array([[1], [2]]), ((1, 1), (2, 2))
+    known = np.array([[1], [2]])
+    two = ((1, 1), (2, 2))
     segments = []
     for n in range(3):
         for fill in itertools.product(range(3), repeat=2):

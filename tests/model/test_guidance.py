@@ -21,7 +21,8 @@ def reference(lm, document, way):
         document, segments=(None,) * (len(document.segments) - 1) + document.segments[-1:]
     )
     m = document.target.modality
-    codes, n_codes = document.target.codes, len(lm.vocabulary.span(m))
+    codes = document.target.codes
+    n_codes = len(lm.vocabulary.span(m))
     while True:
         hs = []
         for d in (document, null):

@@ -82,7 +82,8 @@ def test_the_probabilities_of_all_sets_of_particles_sum_to_one(
         features=("pt_gev", "eta_rel"), bins=(3, 3), low=(0, -1), high=(1, 1), allow_clipping=True
     ).build()
     lm = (toy_lm if trained else untrained_toy)([TEXT, grid.signature], {"jets": head})
-    particles, rng = list(itertools.product(range(3), repeat=2)), np.random.default_rng(0)
+    particles = list(itertools.product(range(3), repeat=2))
+    rng = np.random.default_rng(0)
     total = 0.0
     for n in range(5):
         tables = [
@@ -136,7 +137,10 @@ def fillings(known, at, sizes, signature):
     at[0], at[1] ...
     """
     for filled in all_codes(signature, sum(sizes)):
-        pieces, holes, start, used = [], [], 0, 0
+        pieces = []
+        holes = []
+        start = 0
+        used = 0
         for a, n, b in zip([0, *at], [0, *sizes], [*at, len(known)]):
             piece = filled[used : used + n]
             used += n
@@ -166,7 +170,8 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
     the first.
     """
     lm, signature = lm_of(toy_lm, "parallel")
-    known, vocabulary = np.ones((2, 2), int), lm.vocabulary
+    known = np.ones((2, 2), int)
+    vocabulary = lm.vocabulary
 
     def going_on(sizes):
         """Mass of all streams with at least these frames: the last hole's end mark is left out."""

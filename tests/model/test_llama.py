@@ -82,7 +82,8 @@ def test_transformers_opens_what_we_save(ours, tmp_path):
     ).eval()
     assert type(llama).__name__ == "LlamaForCausalLM" and llama.dtype == torch.float32
     assert_same_logits(ours, llama)
-    v, c = ONE_CHANNEL, llama.config
+    v = ONE_CHANNEL
+    c = llama.config
     assert (c.pad_token_id, c.bos_token_id, c.eos_token_id) == (
         v.pad,
         v.document_mark,

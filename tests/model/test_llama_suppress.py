@@ -103,7 +103,8 @@ def test_no_hidden_state_can_make_them_win(ours, tmp_path):
     largest, and its opposite.
     """
     weights = dict(ours.state_dict())
-    bound, width = _largest_state(weights, TRUNK), TRUNK.width
+    bound = _largest_state(weights, TRUNK)
+    width = TRUNK.width
     to_llama(ours, tmp_path, FAR)
     llama = opened(tmp_path).double()
     rows = (llama.lm_head.weight * llama.model.norm.weight)[:, :width]
@@ -123,7 +124,8 @@ def test_states_and_logits_are_within_their_bounds(ours):
     ours.model.norm.register_forward_pre_hook(
         lambda module, given: seen.append(given[0].norm(dim=-1).max())
     )
-    ids, weights = contexts(64, 30), dict(ours.state_dict())
+    ids = contexts(64, 30)
+    weights = dict(ours.state_dict())
     hidden = ours.model(
         ours.model.embed_tokens(ids), torch.arange(30).expand_as(ids), torch.zeros_like(ids)
     )

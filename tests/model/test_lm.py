@@ -70,7 +70,8 @@ def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(
     """
     batch = batch_of(vocabulary, [trap])
     at = (batch.ids[0] == vocabulary.span(modality)[0]).nonzero()[:, 0]
-    before, nats = lm.hidden(batch), lm(batch).total
+    before = lm.hidden(batch)
+    nats = lm(batch).total
     for n in (1, len(at) - 1):
         for c, k in enumerate(vocabulary.signatures[modality].levels):
             codes = batch.channels[modality].clone()
@@ -80,7 +81,8 @@ def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(
                 batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])}
             )  # any value is legal here
             other = replace(same, channels=batch.channels | {modality: codes})
-            after, t = lm.hidden(other), at[n]
+            after = lm.hidden(other)
+            t = at[n]
             assert (
                 torch.equal(before[:, :t], after[:, :t])
                 and (before[:, t:] != after[:, t:]).any(-1).all()
@@ -104,7 +106,8 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
     inner = FrameEmbedding((2, 3), 4, 8)
     inner.table.weight.data = torch.arange(7.0)[:, None].expand(7, 4).clone()
     inner.project = torch.nn.Identity()
-    kept, segment = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.long)
+    kept = torch.ones(3, 1, dtype=torch.bool)
+    segment = torch.zeros(3, dtype=torch.long)
 
     def read(codes, mask=None):
         return inner(codes, mask, kept, segment)[:, [0, 4]].int().tolist()  # one number per channel
@@ -120,7 +123,8 @@ def test_every_value_of_every_channel_and_its_mask_has_its_own_embedding():
 
 def test_cached_equals_uncached_over_embedded_frames(lm, vocabulary, corpus):
     batch = batch_of(vocabulary, *[[d] for d in corpus])
-    whole, x = lm.hidden(batch), lm.embed(batch)
+    whole = lm.hidden(batch)
+    x = lm.embed(batch)
     reader = KVCacheDecoder(lm.model)
     with torch.no_grad():
         parts = [reader.forward(x[:, t : t + 1]) for t in range(x.shape[1])]
@@ -135,12 +139,10 @@ def legal_nats(vocabulary, document):
     """log of the number of things that could stand at each predicted position, by walking the
     grammar.
     """
-    stream, state, found, used = (
-        to_stream(vocabulary, document),
-        START,
-        [],
-        {m: 0 for m in vocabulary.signatures},
-    )
+    stream = to_stream(vocabulary, document)
+    state = START
+    found = []
+    used = {m: 0 for m in vocabulary.signatures}
     for i, id in enumerate(stream.ids):
         nats = math.log(len(legal_ids(vocabulary, state))) if stream.predict[i] else 0.0
         for m, signature in vocabulary.signatures.items():
@@ -173,7 +175,8 @@ def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_grad
     lm, vocabulary, corpus, monkeypatch, scoring
 ):
     """Also banned codes, ends that cannot come, modalities that are absent."""
-    batch, found = batch_of(vocabulary, *[[d] for d in corpus]), []
+    batch = batch_of(vocabulary, *[[d] for d in corpus])
+    found = []
     for whole in (10**9, 0):
         monkeypatch.setattr(crossentropy, "MAX_SAVED_LOGITS", whole)
         monkeypatch.setattr(crossentropy, "CHUNK_LOGITS", 5 * 300)
@@ -241,8 +244,10 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
     stream = to_stream(vocabulary, document)
     jets = (stream.ids == vocabulary.span("jets")[0]).nonzero()[0]
     for t, ids, hidden in ((2, True, False), (jets[1], True, False), (jets[1], False, True)):
-        id_mask, channel_mask = np.zeros(len(stream), bool), np.zeros((5, 3), bool)
-        id_mask[t], channel_mask[1] = ids, hidden
+        id_mask = np.zeros(len(stream), bool)
+        channel_mask = np.zeros((5, 3), bool)
+        id_mask[t] = ids
+        channel_mask[1] = hidden
         dirty = pack(
             vocabulary, [[stream]], corruptions=[[Corruption(id_mask, {"jets": channel_mask})]]
         )
@@ -251,7 +256,8 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
             torch.equal(a[: t + 1], b[: t + 1])
             and (a[t + 1 :] != b[t + 1 :])[stream.predict[t + 1 :]].all()
         )
-        codes, other = dirty.channels["jets"], dirty.ids.clone()
+        codes = dirty.channels["jets"]
+        other = dirty.ids.clone()
         if t in jets:  # the value that is masked cannot be told from another
             changed = codes.clone()
             changed[1] = 0
@@ -275,8 +281,10 @@ def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabula
         corruptions=[[Corruption(np.zeros(len(stream), bool), {"voice": hidden})]],
     )
     clean = pack(vocabulary, [[stream]])
-    changed, zero = clean.latents["voice"].clone(), clean.latents["voice"].clone()
-    changed[:, 1], zero[:, 1] = 7.0, 0.0
+    changed = clean.latents["voice"].clone()
+    zero = clean.latents["voice"].clone()
+    changed[:, 1] = 7.0
+    zero[:, 1] = 0.0
     assert not torch.equal(lm.hidden(dirty), lm.hidden(clean)) and torch.equal(
         dirty.latents["voice"], clean.latents["voice"]
     )

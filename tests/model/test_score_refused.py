@@ -22,11 +22,9 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 
 DIT = DiTConfig(1, 8, 1)
-CODES, LATENTS, CELLS = (
-    Signature("x", (5,), frames=4),
-    Signature("x", latent_size=3, frames=4),
-    Signature("x", latent_size=3, frames=4, cells=5),
-)
+CODES = Signature("x", (5,), frames=4)
+LATENTS = Signature("x", latent_size=3, frames=4)
+CELLS = Signature("x", latent_size=3, frames=4, cells=5)
 HEADS = {
     "plain": (Signature("x", (3,)), None),
     "plain, a fixed count": (CODES, None),

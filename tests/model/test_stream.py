@@ -59,11 +59,9 @@ def test_streamed_is_drawn(lm, vocabulary, segment, prompt, modality, way):
 
 
 def test_latents_and_what_is_drawn_whole_are_streamed_too(toy_lm, prompt):
-    text, voice, image = (
-        Signature("text", (5,)),
-        Signature("voice", latent_size=3),
-        Signature("image", (4,), frames=4),
-    )
+    text = Signature("text", (5,))
+    voice = Signature("voice", latent_size=3)
+    image = Signature("image", (4,), frames=4)
     heads = {
         "voice": FrameDiffusion(network=TokenMLPConfig(1, 8), steps=4),
         "image": MaskedDiffusion(DiTConfig(1, 8, 2)),

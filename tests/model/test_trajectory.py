@@ -29,7 +29,9 @@ from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
-STEPS, BANDS, SEED = 5, 6, 11  # a seed by which the first clip does not end at once
+STEPS = 5
+BANDS = 6
+SEED = 11  # a seed by which the first clip does not end at once
 MEL = LogMelConfig(MelSpec(hop_samples=400, n_mels=BANDS))
 
 
@@ -85,7 +87,8 @@ def same(a, b):
 @pytest.mark.parametrize("name", ["pixels", "cascade", "frames", "codes", "speech"])
 def test_what_is_drawn_is_the_same_whether_it_is_watched_or_not(latent_run, spoken, name):
     run = spoken if name == "speech" else open_run(latent_run(name))
-    prompts, sampling = (speech if name == "speech" else picture)(run, 12), Sampling(max_frames=6)
+    prompts = (speech if name == "speech" else picture)(run, 12)
+    sampling = Sampling(max_frames=6)
     plain = generate(run.lm, prompts, sampling, torch.Generator().manual_seed(3))
     watched = run.draw(prompts, sampling, 3)
     for a, b in zip(plain, watched, strict=True):
@@ -116,7 +119,8 @@ def test_frames_end_at_the_sample_whoever_else_has_ended(spoken):
 
 
 def test_a_state_shows_every_frame_after_as_many_steps_of_its_own(spoken, monkeypatch):
-    head, walks = spoken.lm.heads["speech"], []
+    head = spoken.lm.heads["speech"]
+    walks = []
     draw = type(head).draw
 
     def noted(self, hs, shape, sampling, generator, callback):
@@ -139,7 +143,8 @@ def test_a_state_shows_every_frame_after_as_many_steps_of_its_own(spoken, monkey
 
 @pytest.mark.parametrize("holes", [((2, 2),), ((0, 0), (3, 3), (4, 4))])
 def test_frames_of_holes_walk_in_their_place(spoken, holes):
-    prompts, sampling = speech(spoken, 8, known=4, holes=holes), Sampling(max_frames=3)
+    prompts = speech(spoken, 8, known=4, holes=holes)
+    sampling = Sampling(max_frames=3)
     plain = fill_holes(spoken.lm, prompts, sampling, torch.Generator().manual_seed(0))
     drawn = spoken.draw(prompts, sampling, 0)
     assert any(d.trajectory for d in drawn)
@@ -175,7 +180,8 @@ def test_of_codes_as_many_steps_count_as_are_taken(latent_run, known, steps, n_t
 
 
 def test_latents_that_a_prompt_gives_stay(latent_run):
-    run, given = open_run(latent_run("frames")), np.ones((2, 3), np.float32)
+    run = open_run(latent_run("frames"))
+    given = np.ones((2, 3), np.float32)
     (d,) = run.draw(picture(run, latents=given), Sampling(), 0)
     assert len(d.trajectory) == 4 and all(
         (state.values[:2] == given).all() for state, _ in d.trajectory
@@ -223,7 +229,8 @@ def test_spectrograms_lie_beside_speech_and_pictures_of_the_same_name(spoken, tm
         "low-000.png",
         "low-000.wav.png",
     ]  # that of the picture stays
-    strip, n = read_image(strip_of(paths[0])), len(drawn[0].segment)
+    strip = read_image(strip_of(paths[0]))
+    n = len(drawn[0].segment)
     gap = max(1, n // 8)
     assert n > 2 and strip.shape == (BANDS, STEPS * (n + gap) - gap)
     bands = np.clip((drawn[0].segment.latents.T + 3) / 6 * 255, 0, 255)[
