@@ -16,7 +16,7 @@ from mmtok.io.files import atomic_write
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.sources import images, speech
-from mmtok.sources.screen import Screen, ScreenedSource, remembered
+from mmtok.sources.screen import Screen, Tolerance, remembered
 from mmtok.tokenizers import MODALITIES, default, load
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def check_headers(modality: str, files: Sequence[Path]) -> None:
         size_of(path)
         return {}
 
-    Screen(files, sizes, ScreenedSource(max_error_share=0.0), "files")
+    Screen(files, sizes, Tolerance(max_error_share=0.0), "files")
 
 
 def signals_of(

@@ -11,6 +11,7 @@ calls back, and each class below is one step.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -51,7 +52,7 @@ class Walk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(ABC):
     """Base class: the loop."""
 
     least_steps: ClassVar[int] = 1
@@ -89,11 +90,11 @@ class Sampler:
         """The same, with all noise that it adds in its steps scaled; most add none."""
         return self
 
+    @abstractmethod
     def step(
         self, walk: Walk, x: Tensor, at: PathPoint, to: PathPoint, memory: Any
     ) -> tuple[Tensor, Any]:
         """The state at `to` from the state at `at`, and the next step's memory (None at first)."""
-        raise NotImplementedError
 
     def _checked(self, times: Tensor, path: Path) -> list[PathPoint]:
         if times.dim() != 1 or len(times) - 1 < self.least_steps:

@@ -17,6 +17,7 @@ shape, elementwise, and are meant for float64: their cost is small next to a net
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -67,7 +68,7 @@ class Path:
 LINEAR = Path()
 
 
-class NoiseSchedule(Path):
+class NoiseSchedule(Path, ABC):
     """A path with its time steps, its preconditioning and its training distribution."""
 
     sigma_data = 1.0
@@ -77,8 +78,11 @@ class NoiseSchedule(Path):
         """t_0 > ... > t_(n-1) > t_n = 0: (n_steps + 1,) float64."""
         if n_steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        fraction = torch.arange(n_steps, dtype=torch.float64) / max(1, n_steps - 1)
-        return torch.cat([self._times(fraction), torch.zeros(1, dtype=torch.float64)])
+        return torch.cat([self._noisy_times(n_steps), torch.zeros(1, dtype=torch.float64)])
+
+    @abstractmethod
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        """t_0 > ... > t_(n-1) > 0: (n_steps,) float64."""
 
     def sigmas(self, n_steps: int) -> Tensor:
         """The noise levels of `times`: (n_steps + 1,) float64, the last 0."""
@@ -95,21 +99,17 @@ class NoiseSchedule(Path):
         """In how many steps `sigma_range` is found."""
         return 1000
 
+    @abstractmethod
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """Preconditioning at noise level sigma (section 5 of the paper)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def training_sigma(self, u: Tensor) -> Tensor:
         """The noise level at quantile u in (0, 1) of the training distribution."""
-        raise NotImplementedError
 
     def weight(self, sigma: Tensor) -> Tensor:
         """lambda(sigma) of the loss lambda |D - y|^2 (eq. 8)."""
         return 1 / sigma**2
-
-    def _times(self, fraction: Tensor) -> Tensor:
-        """t at fraction i / (N - 1), from 0 (most noise) to 1."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class EDM(NoiseSchedule):
         for name in ("sigma_data", "p_std", "rho"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
 
-    def _times(self, fraction: Tensor) -> Tensor:
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        fraction = _fractions(n_steps)
         # eq. 5
         top = self.sigma_max ** (1 / self.rho)
         bottom = self.sigma_min ** (1 / self.rho)
@@ -199,7 +200,8 @@ class VP(NoiseSchedule):
         """-sigma (1 + sigma^2)^(-3/2)."""
         return -sigma * (1 + sigma**2) ** -1.5
 
-    def _times(self, fraction: Tensor) -> Tensor:
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        fraction = _fractions(n_steps)
         return 1 + fraction * (self.eps_s - 1)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -239,7 +241,8 @@ class VE(NoiseSchedule):
         """sigma^2."""
         return sigma**2
 
-    def _times(self, fraction: Tensor) -> Tensor:
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        fraction = _fractions(n_steps)
         return self.sigma_max**2 * (self.sigma_min / self.sigma_max) ** (2 * fraction)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -289,7 +292,8 @@ class IDDPM(NoiseSchedule):
             )
         return super().times(n_steps)
 
-    def _times(self, fraction: Tensor) -> Tensor:
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        fraction = _fractions(n_steps)
         j = (self.j_0 + (self.m - 1 - self.j_0) * fraction + 0.5).floor().long()
         return self.noise_levels[j]
 
@@ -348,12 +352,9 @@ class CondOT(NoiseSchedule):
         """-1 / (1 + sigma)^2."""
         return -((1 + sigma) ** -2)
 
-    def times(self, n_steps: int) -> Tensor:
-        """Even in tau from tau_max to 0, the last step as long as the others."""
-        if n_steps < 1:
-            raise ValueError(f"a sampler needs at least 1 step, got {n_steps}")
-        fraction = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
-        return self.tau_max * (1 - fraction)
+    def _noisy_times(self, n_steps: int) -> Tensor:
+        # even in tau from tau_max on; the last step, to 0, is as long as the others
+        return self.tau_max * (1 - torch.arange(n_steps, dtype=torch.float64) / n_steps)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The network reads the path's own state and tau, and predicts the velocity n - y."""
@@ -380,6 +381,11 @@ def _iddpm_noise_levels(m: int, c_1: float, c_2: float) -> tuple[float, ...]:
     for j in range(m, 0, -1):
         u.append(math.sqrt((u[-1] ** 2 + 1) / max(a_bar[j - 1] / a_bar[j], c_1) - 1))
     return tuple(u[:0:-1])
+
+
+def _fractions(n_steps: int) -> Tensor:
+    """i / (n - 1) for i < n, from 0 (most noise) to 1; a single one is 0: (n_steps,) float64."""
+    return torch.arange(n_steps, dtype=torch.float64) / max(1, n_steps - 1)
 
 
 def _require(ok: bool, message: str) -> None:

@@ -8,6 +8,7 @@ size.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Known:
     free: Tensor
 
 
-class HeadConfig:
+class HeadConfig(ABC):
     """Base of a head's settings, which are a frozen dataclass.
 
     kind            what the head's log-probabilities are
@@ -79,15 +80,15 @@ class HeadConfig:
         """Whether the head can fill in frames of this signature."""
         return True
 
+    @abstractmethod
     def build(self, width: int, signature: Signature) -> Head:
         """The head for hidden states of this width and frames of this signature.
 
         Raises UserError for a signature that does not fit.
         """
-        raise NotImplementedError
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A distribution over frames y given hidden states h (N, M).
 
     y is (N, C) long or (N, D) for autoregressive heads, (N, T, C) or (N, T, D) for the others.
@@ -115,14 +116,15 @@ class Head(nn.Module):
         """Whether it fills in one frame at a time; else all frames of a segment."""
         return self.config.autoregressive
 
+    @abstractmethod
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """What training lowers, (N,): -log p where the head is exact, a bound or another loss else.
 
         Random draws come from torch's global generator. With N = 0 every parameter must still be
         in the graph.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def log_prob(
         self,
         h: Tensor,
@@ -134,8 +136,8 @@ class Head(nn.Module):
 
         generator: of the random draws of bounds and estimates.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(
         self,
         hs: Sequence[Tensor],
@@ -160,7 +162,6 @@ class Head(nn.Module):
             UserError: For known frames that the head cannot keep, and for a network that returns
                 NaN or infinity.
         """
-        raise NotImplementedError
 
     def validate(self, sampling: Sampling | None = None, task: TrainingTask | None = None) -> None:
         """Raise UserError, in one line, for settings or for a task that the head cannot serve."""

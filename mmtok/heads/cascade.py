@@ -74,6 +74,10 @@ class Stage(Diffusion):
                 f"aug_noise is a share of noise, at least 0 and below 1, got {self.aug_noise}"
             )
 
+    def build(self, width: int, signature: Signature) -> StageHead:
+        """A stage is no head of its own: raises TypeError."""
+        raise TypeError("Stage is a part of Cascade, which builds it")
+
 
 @dataclass(frozen=True)
 class Cascade(LatentConfig):
@@ -134,10 +138,35 @@ def joined(h: Tensor, low: Tensor, aug_noise: Tensor) -> Tensor:
     return torch.cat([h.to(low.dtype), low.flatten(1), aug_noise[:, None].to(low.dtype)], 1)
 
 
+class StageHead(DiffusionHead):
+    """Pictures (N, *shape) of one resolution, one for each row of h.
+
+    h (N, M) is a hidden state; of a stage after the first it is `joined` with the coarser picture.
+    """
+
+    def __init__(
+        self, config: Stage, network: nn.Module, signature: Signature, shape: tuple[int, int, int]
+    ):
+        super().__init__(config, network, signature)
+        self.shape = shape
+
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Draw pictures (N, *shape), in float64."""
+        return self.draw(hs, self.shape, sampling, generator, callback)
+
+
 class CascadeHead(Head):
     """Segments (N, T, D), one for each hidden state at a begin mark.
 
-    Every stage is a `DiffusionHead` with its own network.
+    Every stage is a `StageHead` with its own network.
     """
 
     settings = frozenset({"steps", "aug_noise"})
@@ -165,7 +194,7 @@ class CascadeHead(Head):
             # means of cells' centres are not centres: only the finest picture is discrete
             is_finest = i == n_stages - 1
             made_of = signature if is_finest else replace(signature, cells=0)
-            self.stages.append(DiffusionHead(stage, network, made_of))
+            self.stages.append(StageHead(stage, network, made_of, self.shapes[i]))
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """(N,) for segments (N, T, D): the sum of the stages' denoising losses.
@@ -227,7 +256,7 @@ class CascadeHead(Head):
         """
         check_all_free(known)
         show = with_frames(callback, self._enlarged)
-        picture = self.stage(0).draw(hs, self.shapes[0], sampling, generator, show)
+        picture = self.stage(0).sample(hs, sampling, generator, callback=show)
         first_step = self.stage(0).n_steps(sampling, 0)
         for i in range(1, len(self.stages)):
             stage = self.stage(i)
@@ -238,7 +267,7 @@ class CascadeHead(Head):
             low = noise_condition(picture / self._rms(i - 1), aug_noise, generator)
             conditions = [joined(h, low, aug_noise) for h in hs]
             show = with_frames(callback, self._enlarged, first_step)
-            picture = stage.draw(conditions, self.shapes[i], sampling, generator, show)
+            picture = stage.sample(conditions, sampling, generator, callback=show)
             first_step += stage.n_steps(sampling, 0)
         return self.patchify.frames(picture).float()
 
@@ -262,10 +291,10 @@ class CascadeHead(Head):
             for note in stage.sigma_data_notes(picture, groups)
         ]
 
-    def stage(self, i: int) -> DiffusionHead:
+    def stage(self, i: int) -> StageHead:
         """The head of stage i, from the coarsest."""
         stage = self.stages[i]
-        assert isinstance(stage, DiffusionHead)
+        assert isinstance(stage, StageHead)
         return stage
 
     def pictures(self, y: Tensor) -> list[Tensor]:

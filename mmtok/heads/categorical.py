@@ -8,6 +8,7 @@ the same draws, so that the three cannot disagree.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -74,9 +75,9 @@ class CategoricalHead(Head):
         super().__init__(config, signature)
         self.levels = signature.levels
 
+    @abstractmethod
     def channel_logits(self, h: Tensor) -> ChannelLogits:
         """For h (N, M), yield logits (N, c, K) of the next c channels; is sent values (N, c)."""
-        raise NotImplementedError
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """-log p of frames: h (N, M), y (N, C), ceiling (N, C) -> (N,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Sound:
     name: str = ""
 
 
-class Source:
+class Source(ABC):
     """Where examples come from.
 
     A source is a frozen dataclass whose fields are its settings. It gives `fields` and `examples`;
@@ -57,15 +58,16 @@ class Source:
     """
 
     @property
+    @abstractmethod
     def fields(self) -> Mapping[str, str]:
         """The fields of its examples: name -> modality."""
-        raise NotImplementedError
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of its splits, "train" and "heldout" among them; no example is in two."""
         return ("train", "heldout")
 
+    @abstractmethod
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
         """The examples of a split, field -> signal; always the same ones in the same order.
 
@@ -75,9 +77,9 @@ class Source:
 
         Raises UserError for a split that it does not have (see `check_split`).
         """
-        raise NotImplementedError
 
-    def check(self) -> None:
+    # not abstract: a source that makes its examples has no files
+    def check(self) -> None:  # noqa: B027
         """Raise UserError where its files are not there; called before a run folder is made."""
 
     def count(self, split: str, cache: Path) -> int | None:

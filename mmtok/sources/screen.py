@@ -28,8 +28,8 @@ SHOW_PROGRESS_FROM = 1_000  # items
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenedSource(Source):
-    """A source of a user's files, some of which may be unusable.
+class Tolerance:
+    """What to do with unusable items.
 
     on_error         skip: pass over what cannot be read, count it, and stop where it is more than
                      `max_error_share`; raise: stop at the first
@@ -49,6 +49,11 @@ class ScreenedSource(Source):
                 f"{type(self).__name__}: max_error_share is {self.max_error_share}; it is a share,"
                 " from 0 to 1"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenedSource(Tolerance, Source):
+    """A source of a user's files, some of which may be unusable."""
 
 
 @dataclass(frozen=True)
@@ -97,22 +102,22 @@ class Broken:
     Raises UserError for the first one under `on_error="raise"`.
     """
 
-    def __init__(self, n: int, unit: str, settings: ScreenedSource) -> None:
+    def __init__(self, n: int, unit: str, tolerance: Tolerance) -> None:
         self.n = n
         self.unit = unit
-        self.settings = settings
+        self.tolerance = tolerance
         self.errors: dict[str, UserError] = {}
 
     def add(self, name: str, error: UserError, tally: Tally) -> None:
         """Count one more."""
-        if self.settings.on_error == "raise":
+        if self.tolerance.on_error == "raise":
             raise error
         self.errors[name] = error
         tally.add("passed over as unusable", error)
 
     def stop_if_many(self) -> None:
         """Raise UserError when they are more than the share that may be skipped."""
-        share = self.settings.max_error_share
+        share = self.tolerance.max_error_share
         names = list(self.errors)
         if len(names) <= share * self.n:
             return
@@ -138,12 +143,12 @@ class Broken:
 class Screen(Generic[T]):
     """The usable ones of `items`, in their order.
 
-    look      gives the sizes of an item, found quickly (from a file's header); raises UserError for
-              a broken one
-    settings  what to do with broken ones
-    unit      what items are called, in the plural
-    limits    of the sizes; items outside are left out and counted
-    name      gives the name of an item, in messages
+    look       gives the sizes of an item, found quickly (from a file's header); raises UserError
+               for a broken one
+    tolerance  what to do with broken ones
+    unit       what items are called, in the plural
+    limits     of the sizes; items outside are left out and counted
+    name       gives the name of an item, in messages
 
     Raises UserError as `Broken` does, and where no item is left.
     """
@@ -152,13 +157,13 @@ class Screen(Generic[T]):
         self,
         items: Sequence[T],
         look: Callable[[T], Sizes],
-        settings: ScreenedSource,
+        tolerance: Tolerance,
         unit: str,
         limits: Sequence[Limit] = (),
         name: Callable[[T], str] = str,
     ) -> None:
         self._name = name
-        self._broken = Broken(len(items), unit, settings)
+        self._broken = Broken(len(items), unit, tolerance)
         self.items: list[T] = []
         tally = Tally(unit)
         looked_at: Iterable[T] = items

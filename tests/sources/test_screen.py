@@ -1,17 +1,11 @@
 """A few broken things are passed over and counted, many stop the run; both before the long work."""
 
 import warnings
-from dataclasses import dataclass
 
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.sources.screen import Limit, Screen, ScreenedSource
-
-
-@dataclass(frozen=True)
-class Source(ScreenedSource):
-    path: str = ""
+from mmtok.sources.screen import Limit, Screen, Tolerance
 
 
 def look(bad, sizes=None):
@@ -25,7 +19,7 @@ def look(bad, sizes=None):
 
 def test_one_in_a_hundred_is_passed_over_and_counted_once():
     with pytest.warns(UserWarning) as said:
-        screen = Screen(range(200), look({7, 9}), Source(), "clips")
+        screen = Screen(range(200), look({7, 9}), Tolerance(), "clips")
     assert screen.items == [i for i in range(200) if i not in (7, 9)]
     assert [str(w.message) for w in said] == [
         "2 of 200 clips were passed over as unusable (first: 7: is broken)"
@@ -34,19 +28,19 @@ def test_one_in_a_hundred_is_passed_over_and_counted_once():
 
 def test_more_stop_the_run_with_the_first_ten():
     with pytest.raises(UserError) as error:
-        Screen(range(200), look(set(range(10, 25))), Source(), "clips")
+        Screen(range(200), look(set(range(10, 25))), Tolerance(), "clips")
     assert (
         str(error.value)
         == "10: is broken; likewise 11, 12, 13, 14, 15, 16, 17, 18, 19 and 5 more: 15 of 200 clips"
         " cannot be used, and at most 0.01 of all are passed over; mend or remove them, or set"
         " max_error_share"
     )
-    assert len(Screen(range(4), look({1, 2}), Source(max_error_share=0.5), "clips").items) == 2
+    assert len(Screen(range(4), look({1, 2}), Tolerance(max_error_share=0.5), "clips").items) == 2
 
 
 def test_the_first_is_raised_where_that_is_asked():
     with pytest.raises(UserError, match="^7: is broken$"):
-        Screen(range(200), look({7, 9}), Source(on_error="raise"), "clips")
+        Screen(range(200), look({7, 9}), Tolerance(on_error="raise"), "clips")
 
 
 def test_limits_count_what_they_leave_out():
@@ -55,7 +49,7 @@ def test_limits_count_what_they_leave_out():
         screen = Screen(
             range(9),
             look((), lambda i: {"duration_s": i, "chars": 8 - i}),
-            Source(),
+            Tolerance(),
             "clips",
             limits,
         )
@@ -74,7 +68,7 @@ def test_what_cannot_be_read_after_all_counts_with_what_was_seen_before():
         return -item
 
     with warnings.catch_warnings(action="ignore"):
-        screen = Screen(range(200), look({7}), Source(), "clips")
+        screen = Screen(range(200), look({7}), Tolerance(), "clips")
         for _ in range(2):  # every pass counts anew
             assert list(screen.read([19, 20, 21], read)) == [-19, -21]
         with pytest.raises(UserError, match="7: is broken; likewise 20, 30: 3 of 200 clips"):
@@ -83,8 +77,8 @@ def test_what_cannot_be_read_after_all_counts_with_what_was_seen_before():
 
 def test_settings_are_checked():
     for wrong in ({"on_error": "ignore"}, {"max_error_share": 1.5}):
-        with pytest.raises(UserError, match="Source: "):
-            Source(**wrong)
+        with pytest.raises(UserError, match="Tolerance: "):
+            Tolerance(**wrong)
     for least, most in ((-1, 0), (3, 2), (float("nan"), 0)):
         with pytest.raises(UserError, match="min_chars"):
             Limit("chars", least, most)
