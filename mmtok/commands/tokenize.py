@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,26 +102,49 @@ def tokenize_files(
     path = out if shard is None else shard_name(out, index, count)
     _check_place(path)
     names = named_files(files, modality)
-    files = list(names)
     n_rows = None  # a file of jets holds many
     if modality != "jets":
-        check_headers(modality, files[index::count])
-        n_rows = len(files[index::count])
-    done = Tokenised(path, used.signature.fingerprint)
-    first_batch: list[Any] = []
+        of_this_shard = list(names)[index::count]
+        check_headers(modality, of_this_shard)
+        n_rows = len(of_this_shard)
     remove_leftovers_of([path])
+    return _write(path, used, signals_of(list(names), prepared, index, count), names, n_rows, check)
+
+
+def _write(
+    path: Path,
+    tokenizer: Tokenizer,
+    signals: Iterable[tuple[Path, Any]],
+    names: Mapping[Path, str],
+    n_rows: int | None,
+    check: bool,
+) -> Tokenised:
+    """Write a token file of signals; at most BATCH of them are in memory at once.
+
+    Args:
+        path: the token file.
+        tokenizer: encodes the signals.
+        signals: with the files that they are from.
+        names: of the files, which their rows bear.
+        n_rows: how many signals there are, where that is known.
+        check: as of `tokenize_files`.
+    """
+    signature = tokenizer.signature
+    modality = signature.modality
+    done = Tokenised(path, signature.fingerprint)
+    first_batch: list[Any] = []
 
     def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
-        """The rows with their files' names; at most BATCH signals are in memory at once."""
+        """The rows with their files' names."""
         with (
             Progress(f"tokenize {modality}", n_rows, "rows") as progress,
-            counting([used]),
+            counting([tokenizer]),
             Tally(f"{modality} files") as tally,
         ):
-            for batch in groups(signals_of(files, prepared, index, count), BATCH, _size_of):
+            for batch in groups(signals, BATCH, _size_of):
                 if check and not first_batch:
                     first_batch.extend(signal for _, signal in batch)
-                for (file, _), segment in zip(batch, encode_named(used, batch), strict=True):
+                for (file, _), segment in zip(batch, encode_named(tokenizer, batch), strict=True):
                     done.frames += len(segment)
                     tally.count()
                     if modality == "image" and len(segment) > MANY_FRAMES:
@@ -129,9 +152,9 @@ def tokenize_files(
                     yield names[file], {modality: segment}
                 progress.advance(len(batch))
 
-    done.rows = write_tokens(path, {modality: used.signature}, rows(), named=True)
+    done.rows = write_tokens(path, {modality: signature}, rows(), named=True)
     if first_batch:
-        done.fidelity = used.fidelity(first_batch)
+        done.fidelity = tokenizer.fidelity(first_batch)
         done.checked = len(first_batch)
     return done
 

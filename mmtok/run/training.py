@@ -45,48 +45,20 @@ def train_decoder(
         processes: that share the training.
         open_board: called once on rank 0; the log's lines go to what it returns, too.
     """
-    recipe = run.recipe
-    config = recipe.train
-    log_path = run.folder / "log.jsonl"
-    files = _token_files(run, processes)
-    loader = Loader(
-        files,
-        recipe.tasks,
-        run.vocabulary,
-        recipe.input_masking,
-        config.batch_size,
-        config.seq_len,
-        config.seed,
-    )
+    config = run.recipe.train
     progress = Progress("train", config.steps, "steps")
-    boards: list[Listener] = []
-
-    def log(line: dict) -> None:
-        _append(log_path, line)
-        _print_line(line, progress.left)
-        for board in boards:
-            board(line)
-
-    trainer = Trainer(
-        lm,
-        loader,
-        config,
-        run.folder / "checkpoints",
-        log,
-        processes,
-        _units_per_frame(run, files),
-    )
+    log = _Log(run.folder / "log.jsonl", progress)
+    trainer = _trainer(run, lm, processes, log.add)
     resumed = trainer.resume()
 
     def begin() -> None:
+        """Say what is trained, and start the log."""
         if resumed:
             print_status(f"resuming at step {trainer.step}")
         if len(trainer.planned) > 1:
             print_status(schedule_text(config, trainer.planned))
-        kept = [line for line in read_log(log_path) if line["step"] <= trainer.step]
-        write_text(log_path, "".join(json.dumps(line) + "\n" for line in [trainer.header(), *kept]))
-        if board := open_board():
-            boards.append(board)
+        log.begin(trainer.header(), trainer.step)
+        log.board = open_board()
         print_status(_training_text(trainer, lm, config, processes))
 
     processes.on_rank0(begin)
@@ -98,6 +70,49 @@ def train_decoder(
     else:
         trainer.run()
     return trainer.weights()
+
+
+class _Log:
+    """The log of a training: its lines go to a file, to stderr and, where there is one, to a board.
+
+    Attributes:
+        board: is called with every line, too.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path = path
+        self.progress = progress
+        self.board: Listener | None = None
+
+    def begin(self, header: dict, step: int) -> None:
+        """Write the file anew: the header, and the lines that it has up to this step."""
+        kept = [line for line in read_log(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in [header, *kept]))
+
+    def add(self, line: dict) -> None:
+        """Add a line everywhere."""
+        _append(self.path, line)
+        _print_line(line, self.progress.left)
+        if self.board is not None:
+            self.board(line)
+
+
+def _trainer(run: Run, lm: LM, processes: Processes, log: Listener) -> Trainer:
+    """The trainer of a run's decoder, with the loader of its token files."""
+    recipe = run.recipe
+    config = recipe.train
+    files = _token_files(run, processes)
+    loader = Loader(
+        files,
+        recipe.tasks,
+        run.vocabulary,
+        recipe.input_masking,
+        config.batch_size,
+        config.seq_len,
+        config.seed,
+    )
+    units = _units_per_frame(run, files)
+    return Trainer(lm, loader, config, run.folder / "checkpoints", log, processes, units)
 
 
 def _training_text(trainer: Trainer, lm: LM, config: TrainConfig, processes: Processes) -> str:
