@@ -81,8 +81,12 @@ def test_help_says_where_a_recipes_fields_are_listed(capsys, verb):
         (["show", ".", "--trunk.width", "64"], ["--trunk.width", "for recipes"]),
     ],
 )
-def test_wrong_words_are_answered_in_one_line(capsys, words, parts):
+def test_wrong_words_are_answered_in_one_line_and_make_no_files(
+    capsys, tmp_path, monkeypatch, words, parts
+):
+    monkeypatch.chdir(tmp_path)
     refused(capsys, words, *parts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftover_options_of_a_recipe_keep_their_order():
@@ -316,16 +320,19 @@ def test_bad_shards(capsys, tmp_path, letters, shard):
         shard,
         "I/N",
     )
+    assert not list(tmp_path.glob("*.parquet"))
 
 
 def test_unknown_modality(capsys, tmp_path, letters):
     refused(capsys, ["tokenize", "txt", letters[0], "-o", tmp_path / "t.parquet"], "'txt'", "text")
+    assert not (tmp_path / "t.parquet").exists()
 
 
 def test_a_folder_that_cannot_be_written(capsys, tmp_path, letters):
     refused(capsys, ["tokenize", "text", letters[1], "-o", letters[0] / "t.parquet"], "a.txt")
     main(["tokenize", "text", str(letters[1]), "-o", str(tmp_path / "t.parquet")])
     refused(capsys, ["detokenize", tmp_path / "t.parquet", "-o", letters[0]], "a.txt")
+    assert letters[0].read_bytes() == b"\n"
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(capsys, tmp_path, letters, monkeypatch):

@@ -456,8 +456,9 @@ def test_samples_of_no_frames_are_said_once(run):
     with pytest.warns(
         UserWarning,
         match="2 of 3 samples were drawn without a frame: nothing is in it \\(first: low-000",
-    ):
+    ) as caught:
         sampling.note_empty([f"low-{i:03d}" for i in range(3)], drawn)
+    assert len(caught) == 1
 
 
 def test_a_run_without_the_modality_says_which_it_has(run, signals):

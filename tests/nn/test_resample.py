@@ -95,8 +95,10 @@ for from_hz, to_hz in [(44_099, 16_000), (22_254, 16_000), (767_999, 1_000), (1_
 
 
 def test_rates_without_a_common_factor_take_little_memory():
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", AWKWARD],
-        check=True,
         env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
