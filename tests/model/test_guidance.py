@@ -39,9 +39,9 @@ def reference(lm, document, way):
             return codes
         frame = torch.tensor([[choice]])
         if not signature.one_channel:
-            ceiling = (
-                torch.from_numpy(signature.ceilings(codes)[-1:]) if signature.descending else None
-            )
+            ceiling = None
+            if signature.descending:
+                ceiling = torch.from_numpy(signature.ceilings(codes)[-1:])
             frame = lm.heads[m].sample(hs, way, torch.Generator(), ceiling=ceiling)
         codes = np.concatenate([codes, frame.numpy()])
 

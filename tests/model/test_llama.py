@@ -94,18 +94,16 @@ def test_transformers_opens_what_we_save(ours, tmp_path):
 
 def rope_of(trunk):
     x = trunk.rope_scaling
-    return (
-        {"rope_type": "default", "rope_theta": trunk.rope_theta}
-        if x is None
-        else {
-            "rope_type": "llama3",
-            "rope_theta": trunk.rope_theta,
-            "factor": x.factor,
-            "low_freq_factor": x.low_freq_factor,
-            "high_freq_factor": x.high_freq_factor,
-            "original_max_position_embeddings": x.original_positions,
-        }
-    )
+    if x is None:
+        return {"rope_type": "default", "rope_theta": trunk.rope_theta}
+    return {
+        "rope_type": "llama3",
+        "rope_theta": trunk.rope_theta,
+        "factor": x.factor,
+        "low_freq_factor": x.low_freq_factor,
+        "high_freq_factor": x.high_freq_factor,
+        "original_max_position_embeddings": x.original_positions,
+    }
 
 
 def llama_of(trunk, vocab_size, **changes):

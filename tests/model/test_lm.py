@@ -75,11 +75,13 @@ def test_a_later_channel_value_changes_no_earlier_output_bit_for_bit(
     for n in (1, len(at) - 1):
         for c, k in enumerate(vocabulary.signatures[modality].levels):
             codes = batch.channels[modality].clone()
-            codes[n, c] = codes[n, c] - 1 if codes[n, c] else min(1, k - 1)
+            if codes[n, c]:
+                codes[n, c] -= 1
+            else:
+                codes[n, c] = min(1, k - 1)
+            # With this ceiling any value is legal.
             highest = torch.tensor(vocabulary.signatures["jets"].levels) - 1
-            same = replace(
-                batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])}
-            )  # any value is legal here
+            same = replace(batch, ceiling={"jets": highest.expand_as(batch.ceiling["jets"])})
             other = replace(same, channels=batch.channels | {modality: codes})
             after = lm.hidden(other)
             t = at[n]

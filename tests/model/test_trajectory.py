@@ -85,9 +85,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("name", ["pixels", "cascade", "frames", "codes", "speech"])
-def test_what_is_drawn_is_the_same_whether_it_is_watched_or_not(latent_run, spoken, name):
-    run = spoken if name == "speech" else open_run(latent_run(name))
-    prompts = (speech if name == "speech" else picture)(run, 12)
+def test_what_is_drawn_is_the_same_with_a_callback_as_without(latent_run, spoken, name):
+    if name == "speech":
+        run = spoken
+        prompts = speech(run, 12)
+    else:
+        run = open_run(latent_run(name))
+        prompts = picture(run, 12)
     sampling = Sampling(max_frames=6)
     plain = generate(run.lm, prompts, sampling, torch.Generator().manual_seed(3))
     watched = run.draw(prompts, sampling, 3)
