@@ -16,9 +16,16 @@ CLAUSE_AT = 23  # the column at which clauses begin
 
 
 def summary(path: Path) -> str:
-    """The first paragraph of a module's docstring, on one line and without its full stop."""
+    """The first paragraph of a module's docstring as a clause: one line, no capital, no full stop.
+
+    A first word with other capitals in it (Runge-Kutta, VQ) is a name, and stays.
+    """
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return " ".join(text.split("\n\n")[0].split()).removesuffix(".")
+    clause = " ".join(text.split("\n\n")[0].split()).removesuffix(".")
+    first, space, rest = clause.partition(" ")
+    if first[1:] == first[1:].lower():
+        first = first.lower()
+    return first + space + rest
 
 
 def known_clauses(tree: str) -> dict[str, str]:

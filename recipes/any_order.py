@@ -1,4 +1,4 @@
-"""Pictures as codes in any order: masked diffusion over the codes of the decoder.
+r"""Pictures as codes in any order: masked diffusion over the codes of the decoder.
 
 Sahoo et al. 2024 (arXiv 2406.07524). All codes start masked and are filled in one at a time, or
 several in a step, which is faster and less exact (Sampling.steps). Known codes are kept and read,
@@ -9,10 +9,10 @@ so parts of a picture can be drawn anew. By default scikit-learn's digits.
 
 Pixels instead of learned codes, and a folder of pictures:
 
-    mmtok train recipes/any_order.py
+    mmtok train recipes/any_order.py \
         --tokenizers.image '{"kind": "PixelsConfig", "height": 8, "width": 8, "channels": 1}'
-    mmtok train recipes/any_order.py
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
+    mmtok train recipes/any_order.py \
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3,
             "patch": 4, "n_codes": 512, "steps": 4000}'
 """
@@ -33,13 +33,11 @@ recipe = Recipe(
     name="any_order",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": VQPatchesConfig()},
-    tasks=(
-        Task(("caption",), ("image",), cond_dropout=0.1),
-    ),  # what is left out is what guidance needs
+    # guidance needs documents trained without their condition
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
     model=DecoderConfig(
-        trunk=TransformerConfig(
-            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
-        ),  # it only reads the name; the head draws
+        # the trunk only reads the name; the head draws
+        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),
         heads={"image": MaskedDiffusion(network=DiTConfig(4, 96, 4))},
     ),
     train=TrainConfig(

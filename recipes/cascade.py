@@ -28,12 +28,10 @@ from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
-SIZE = {
-    "height": 28,
-    "width": 28,
-    "channels": 1,
-}  # of what the tokenizer takes: pictures are prepared to be such
-PATCH = 14  # few frames: the decoder reads them, but all that it draws hangs on the class alone
+# What the tokenizer takes; pictures are prepared to be of this size.
+SIZE = {"height": 28, "width": 28, "channels": 1}
+# Few frames: the decoder reads them, but what it draws depends on the class alone.
+PATCH = 14
 
 recipe = Recipe(
     name="cascade",
@@ -56,8 +54,9 @@ recipe = Recipe(
             )
         },
     ),
+    # some 32 pictures per step
     train=TrainConfig(
         steps=4000, batch_size=4, seq_len=160, learning_rate=2e-3, warmup=100, ema_decay=0.995
-    ),  # some 32 pictures per step
+    ),
     sampling={"image": Sampling(guidance=1.5)},
 )

@@ -1,16 +1,16 @@
-"""Speech as a continuous spectrogram, each frame drawn by a small diffusion.
+r"""Speech as a continuous spectrogram, each frame drawn by a small diffusion.
 
 Synthesis and recognition without a codebook. The head is MAR's (Li et al. 2024, arXiv 2406.11838);
 the frames are dMel's before their values are rounded. By default spoken digits, made by espeak-ng.
 
     mmtok train recipes/continuous_speech.py
     mmtok sample runs/continuous_speech --prompt "three one four" --to speech
-    mmtok sample runs/continuous_speech --to text
+    mmtok sample runs/continuous_speech --to text \
         --prompt runs/continuous_speech/samples/asked/three-one-four-000.wav
 
 A folder of sound files with transcripts:
 
-    mmtok train recipes/continuous_speech.py
+    mmtok train recipes/continuous_speech.py \
         --sources '[{"kind": "SpeechFolder", "path": "FOLDER"}]' --seq_len 1024
 """
 
@@ -35,15 +35,14 @@ recipe = Recipe(
         Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),
     ),
-    input_masking={
-        "speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5)
-    },  # without it, the frames just read say too much
+    # without it, the frames just read say too much
+    input_masking={"speech": InputMasking(span_prob=0.3, span_length=3, apply_prob=0.5)},
     model=DecoderConfig(
         trunk=TransformerConfig(
             depth=4, width=192, n_heads=4, n_kv_heads=4, feed_forward=512, dropout=0.1
         ),
-        # bands have variance 1, so flow matching needs no constants; two noise levels per frame, as
-        # a clip has many frames
+        # Bands have variance 1, so flow matching needs no constants. Two noise levels per frame are
+        # enough, as a clip has many frames.
         heads={
             "speech": FrameDiffusion(
                 schedule=CondOT(), network=TokenMLPConfig(depth=3, width=256), draws=2, steps=18

@@ -29,21 +29,21 @@ recipe = Recipe(
     },
     tasks=(
         Task(("caption",), ("image",), weight=0.07, cond_dropout=0.1),
-        Task(
-            ("view",), ("caption",), weight=0.115
-        ),  # shifted and noisy views: reading must not hang on the pixel grid
-        Task(("image",), ("caption",), weight=0.115),  # and with codes missing
-        Task(
-            ("caption",), ("speech",), weight=0.145, cond_dropout=0.1
-        ),  # strings of words are the last thing learned: which word is next?
+        # shifted and noisy views: reading must not depend on the pixel grid
+        Task(("view",), ("caption",), weight=0.115),
+        # images are read with codes missing (input_masking)
+        Task(("image",), ("caption",), weight=0.115),
+        # strings of words are the last thing learned: which word is next?
+        Task(("caption",), ("speech",), weight=0.145, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.185),
         Task(("caption",), ("jets",), weight=0.145, cond_dropout=0.1),
-        # a jet's shape is made by its hardest constituents: more jets are seen when some are read
-        # no further than the totals and 40
+        # A jet's hardest constituents make its shape. More jets fit a step when some are read no
+        # further than the totals and 40 constituents.
         Task(("caption",), ("jets",), weight=0.225, cond_dropout=0.1, max_target_frames=42),
     ),
     input_masking={
-        "image": InputMasking(drop_prob=0.3),  # without it, samples become copies of training scans
+        # without it, samples become copies of training scans
+        "image": InputMasking(drop_prob=0.3),
         "view": InputMasking(drop_prob=0.1),
         "speech": InputMasking(
             span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16
@@ -54,9 +54,8 @@ recipe = Recipe(
             depth=4, width=256, n_heads=4, n_kv_heads=4, feed_forward=704, dropout=0.1
         ),
         heads={"speech": Parallel(), "jets": Chained()},
-        totals={
-            "jets": 64
-        },  # what is left of a jet's pt and mass is a sum, which attention is slow to learn
+        # what is left of a jet's pt and mass is a sum, which attention is slow to learn
+        totals={"jets": 64},
     ),
     train=TrainConfig(
         steps=1600,

@@ -17,11 +17,8 @@ from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
-SIZE = {
-    "height": 32,
-    "width": 32,
-    "channels": 3,
-}  # of what the tokenizer takes: pictures are prepared to be such
+# What the tokenizer takes; pictures are prepared to be of this size.
+SIZE = {"height": 32, "width": 32, "channels": 3}
 
 recipe = Recipe(
     name="image",
@@ -36,9 +33,8 @@ recipe = Recipe(
         Task(("caption",), ("image",), weight=0.8, cond_dropout=0.1),
         Task(("image",), ("caption",), weight=0.2),
     ),
-    input_masking={
-        "image": InputMasking(drop_prob=0.2)
-    },  # without it, samples become copies of training pictures
+    # without it, samples become copies of training pictures
+    input_masking={"image": InputMasking(drop_prob=0.2)},
     model=DecoderConfig(trunk=TransformerConfig.from_depth(6, dropout=0.1)),
     train=TrainConfig(steps=10_000, batch_size=16, seq_len=256, learning_rate=1e-3, warmup=200),
     sampling={"image": Sampling(guidance=1.5), "text": Sampling(temperature=0.0, max_frames=64)},

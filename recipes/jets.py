@@ -4,10 +4,11 @@ The file is .npz, .npy, .parquet or JetNet's .h5; mmtok/sources/jet_formats.py s
 
     mmtok train recipes/jets.py --path jets.npz
     mmtok sample runs/jets --to jets -n 1000
-    mmtok score runs/jets other.npz                 nats per particle, jet by jet
+    mmtok score runs/jets other.npz  # nats per particle, jet by jet
 
-With captions (--labels FILE, a line per jet) the tasks can be conditional: --tasks.0.inputs
-'["caption"]', and a text tokenizer is there.
+With captions, a line of FILE per jet, the task can be conditional:
+
+    mmtok train recipes/jets.py --path jets.npz --labels FILE --tasks.0.inputs '["caption"]'
 """
 
 from mmtok.data.tasks import Task

@@ -28,15 +28,13 @@ recipe = Recipe(
     name="latent_diffusion",
     sources=(ScannedDigits(),),
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
-    tasks=(
-        Task(("caption",), ("image",), cond_dropout=0.1),
-    ),  # what is left out is what guidance needs
+    # guidance needs documents trained without their condition
+    tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
     model=DecoderConfig(
-        trunk=TransformerConfig(
-            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
-        ),  # it only reads the name; the head draws
-        # a token is a patch. The latents' root mean square is 1, twice what EDM's noise levels were
-        # made for: they move along
+        # the trunk only reads the name; the head draws
+        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),
+        # A token is a patch. The latents' root mean square is 1, twice what EDM's noise levels were
+        # made for, so sigma_data and p_mean are larger too.
         heads={
             "image": GridDiffusion(
                 schedule=EDM(sigma_data=1.0, p_mean=-0.5),

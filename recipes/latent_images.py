@@ -1,17 +1,17 @@
-"""Pictures as continuous patches, each drawn by a small diffusion; and names from pictures.
+r"""Pictures as continuous patches, each drawn by a small diffusion; and names from pictures.
 
 MAR (Li et al. 2024, arXiv 2406.11838) with patches row by row and no codebook: the decoder's state
 before a patch conditions a residual MLP that denoises it. By default scikit-learn's digits.
 
     mmtok train recipes/latent_images.py
     mmtok sample runs/latent_images --prompt seven --to image --guidance 2
-    mmtok sample runs/latent_images --to text
+    mmtok sample runs/latent_images --to text \
         --prompt runs/latent_images/samples/asked/seven-000.png
 
 A folder of pictures:
 
-    mmtok train recipes/latent_images.py
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
+    mmtok train recipes/latent_images.py \
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \
         --tokenizers.image '{"kind": "KLPatchesConfig", "height": 32, "width": 32, "channels": 3,
             "patch": 4, "latent_size": 8, "steps": 4000}'
 """
@@ -36,14 +36,12 @@ recipe = Recipe(
     # scans' copies are blurred by anyway
     tokenizers={"text": BytesConfig(), "image": KLPatchesConfig(latent_size=3, kl_weight=1e-2)},
     tasks=(
-        Task(
-            ("caption",), ("image",), weight=0.7, cond_dropout=0.1
-        ),  # what is left out is what guidance needs
+        # guidance needs documents trained without their condition
+        Task(("caption",), ("image",), weight=0.7, cond_dropout=0.1),
         Task(("image",), ("caption",), weight=0.3),
     ),
-    input_masking={
-        "image": InputMasking(drop_prob=0.3)
-    },  # as MAR hides patches: the frames just read must not say too much
+    # as MAR hides patches: the frames just read must not say too much
+    input_masking={"image": InputMasking(drop_prob=0.3)},
     model=DecoderConfig(
         trunk=TransformerConfig(
             depth=4, width=128, n_heads=4, n_kv_heads=4, feed_forward=352, dropout=0.1
@@ -61,6 +59,6 @@ recipe = Recipe(
     ),
     sampling={
         "image": Sampling(guidance=1.5),
-        "text": Sampling(temperature=0.0, max_frames=64),
-    },  # reading wants the likeliest string
+        "text": Sampling(temperature=0.0, max_frames=64),  # reading wants the likeliest string
+    },
 )

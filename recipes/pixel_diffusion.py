@@ -1,4 +1,4 @@
-"""Flow matching in pixels: all pixels at once, with a bound in bits per value.
+r"""Flow matching in pixels: all pixels at once, with a bound in bits per value.
 
 Lipman et al. 2023 with the transformer of Peebles and Xie 2023 over patches of pixels. There is no
 autoencoder: the score is that of the picture. By default scikit-learn's digits, which have 17 grey
@@ -6,14 +6,14 @@ values; other pictures have 256.
 
     mmtok train recipes/pixel_diffusion.py
     mmtok sample runs/pixel_diffusion --prompt seven --to image -n 16 --guidance 2
-    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png
+    mmtok score runs/pixel_diffusion runs/pixel_diffusion/samples/asked/seven-000.png \
         --condition seven
 
 A folder of pictures:
 
-    mmtok train recipes/pixel_diffusion.py
-        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]'
-        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]'
+    mmtok train recipes/pixel_diffusion.py \
+        --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \
+        --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]' \
         --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16,
             "channels": 3, "levels": 256, "patch": 2}'
 """
@@ -40,9 +40,8 @@ recipe = Recipe(
     # name alone would be shifted too
     tasks=(Task(("caption",), ("image",), cond_dropout=0.2), Task(("view_caption",), ("view",))),
     model=DecoderConfig(
-        trunk=TransformerConfig(
-            depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176
-        ),  # it only reads the name; the head draws
+        # the trunk only reads the name; the head draws
+        trunk=TransformerConfig(depth=2, width=64, n_heads=2, n_kv_heads=2, feed_forward=176),
         heads={
             "image": GridDiffusion(
                 schedule=CondOT(), sampler=Heun(), steps=25, network=DiTConfig(6, 128, 4), patch=2

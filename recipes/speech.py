@@ -26,17 +26,17 @@ recipe = Recipe(
         Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),
     ),
+    # without it, the frames just read say too much
     input_masking={
         "speech": InputMasking(
             span_prob=0.3, span_length=3, apply_prob=0.5, n_freq_masks=1, freq_mask_width=16
         )
-    },  # without it, the frames just read say too much
+    },
     model=DecoderConfig(
         trunk=TransformerConfig.from_depth(6, dropout=0.1), heads={"speech": Parallel()}
     ),
-    train=TrainConfig(
-        steps=10_000, batch_size=8, seq_len=1024, learning_rate=1e-3, warmup=200
-    ),  # 1024 positions: some 20 s
+    # 1024 positions: some 20 s
+    train=TrainConfig(steps=10_000, batch_size=8, seq_len=1024, learning_rate=1e-3, warmup=200),
     sampling={
         "speech": Sampling(temperature=0.8, max_frames=800),
         "text": Sampling(temperature=0.0, max_frames=512),

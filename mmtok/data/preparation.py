@@ -102,8 +102,11 @@ def prepared_examples(
 ) -> Iterator[dict[str, Any]]:
     """The examples of a source, with the signals of some fields prepared.
 
-    preparers: field -> its preparer; other fields stay as they are. of: which examples these are,
-    in reports. reported: what was reported of them before, see `Tally`.
+    Args:
+        examples: What the source yields.
+        preparers: Field -> its preparer; other fields stay as they are.
+        of: Which examples these are, in reports.
+        reported: What was reported of them before, see `Tally`.
     """
     with ExitStack() as stack:
         tallies = {}

@@ -104,11 +104,16 @@ def write_tokens(
 ) -> int:
     """Write rows (field -> segment; a field may be missing) atomically; returns how many.
 
-    row_group: at most so many rows are written at a time, fewer where they are long. named: each
-    row comes with the name of the file that it was read from, which is written too.
+    Args:
+        path: The file to write.
+        signatures: Field -> the signature of its tokenizer.
+        rows: Field -> segment, for each row.
+        row_group: At most so many rows are written at a time, fewer where they are long.
+        named: Each row comes with the name of the file that it was read from, which is written too.
 
-    Raises ValueError for a segment that does not fit its field's signature: that is a mistake of
-    the tokenizer, not of the user.
+    Raises:
+        ValueError: A segment does not fit its field's signature. That is a mistake of the
+            tokenizer, not of the user.
     """
     schema = schema_of(signatures, named)
     n_rows = 0

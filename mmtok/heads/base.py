@@ -32,7 +32,7 @@ x is the next frame (N, D) for autoregressive heads, all frames (N, T, C or D) f
 
 
 class TrainingTask(Protocol):
-    """What a head needs to know of a task that it is trained for (`mmtok.data.loader.Task`)."""
+    """What a head needs to know of a task that it is trained for (`mmtok.data.tasks.Task`)."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -34,9 +34,16 @@ def class_nll(
 ) -> Tensor:
     """-log p of the targets (N,), in nats, for the logits h weight^T: (N,), in float32 at least.
 
-    h (N, M); weight (n, M); target (N,). last_legal (N,) bool: whether class n - 1 can occur in a
-    row. banned: classes that can occur in none. chunk: logits in memory at once; by default all of
-    up to MAX_SAVED_LOGITS, else CHUNK_LOGITS. Under autocast the products are in its type.
+    Under autocast the products are in its type.
+
+    Args:
+        h: (N, M).
+        weight: (n, M), a row per class.
+        target: (N,).
+        last_legal: (N,) bool, whether class n - 1 can occur in a row.
+        banned: Classes that can occur in no row.
+        chunk: Logits in memory at once; by default all of up to MAX_SAVED_LOGITS, else
+            CHUNK_LOGITS.
     """
     device = h.device.type
     if torch.is_autocast_enabled(device):

@@ -151,9 +151,15 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Images x (B, C, Y, X), c_noise (B,) -> (B, C, Y, X).
 
-        condition, dropped: as in `Conditioning.forward`. low (B, low_channels, y, x): the
-        low-resolution image, of variance near 1, which is resized to x here. aug_noise (B,): the
-        share of its variance that is noise, in [0, 1] (`noise_condition` of the room diffusion).
+        Args:
+            x: (B, C, Y, X), the noisy images.
+            c_noise: (B,), the preconditioned noise level.
+            condition: As in `Conditioning.forward`.
+            dropped: As in `Conditioning.forward`.
+            low: (B, low_channels, y, x), the low-resolution image, of variance near 1. It is
+                resized to x here.
+            aug_noise: (B,), the share of low's variance that is noise, in [0, 1]
+                (`noise_condition` of the room diffusion).
         """
         needed = bool(self.low_channels)
         if (low is not None) != needed or (aug_noise is not None) != needed:

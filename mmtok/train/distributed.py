@@ -44,8 +44,11 @@ LOST = (
 class Processes:
     """This process and its group: process `rank` of `world_size`.
 
-    device: where this process computes. wait_group: the Gloo group in which the others wait for the
-    work of rank 0.
+    Attributes:
+        rank: This process's number, from 0.
+        world_size: How many processes there are.
+        device: Where this process computes.
+        wait_group: The Gloo group in which the others wait for the work of rank 0.
     """
 
     rank: int = 0

@@ -79,11 +79,14 @@ def test_it_takes_a_step_draws_and_scores(name, tmp_path, capsys):
 def shown(name):
     """The commands that a recipe's docstring shows, each as words."""
     commands: list[str] = []
+    continued = False
     for line in ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).splitlines():
         if line.startswith("    mmtok "):
             commands.append(line.partition("  #")[0])
-        elif commands and line.startswith("        "):
-            commands[-1] += line
+            continued = line.endswith("\\")
+        elif continued:
+            commands[-1] = commands[-1].removesuffix("\\") + line
+            continued = line.endswith("\\") or commands[-1].count("'") % 2 == 1
     return [shlex.split(command) for command in commands]
 
 
