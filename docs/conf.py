@@ -21,6 +21,7 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 default_role = "code"  # docstrings name things in single backquotes
+highlight_language = "none"  # literal blocks of docstrings are formulas and layouts, not Python
 suppress_warnings = ["ref.python"]  # two classes may have an attribute of one name
 
 
@@ -52,7 +53,7 @@ def write_rooms() -> None:
 
 
 SECTION = re.compile(r"(Args|Returns|Yields|Raises|Example|Examples|Note|Notes|Attributes):$")
-COLUMNS = re.compile(r"\s*\S.*?\S?\s{2,}\S")  # aligned columns: a name, spaces, what it is
+ROW = re.compile(r"(\S+(?: \S+)*) {2,}(\S.*)")  # aligned columns: a name, spaces, what it is
 
 
 def escaped(lines: list[str]) -> list[str]:
@@ -76,16 +77,42 @@ def paragraphs(lines: list[str]) -> list[list[str]]:
     return [part for part in found if part]
 
 
+def definitions(lines: list[str]) -> list[str] | None:
+    """A table of two columns as a definition list; None for other paragraphs.
+
+    Further lines of a row are indented.
+    """
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    rows: list[tuple[str, list[str]]] = []
+    for line in lines:
+        text = line[indent:]
+        row = ROW.fullmatch(text)
+        if row and not line[:indent].strip():
+            rows.append((row[1], [row[2]]))
+        elif rows and text.startswith("  "):
+            rows[-1][1].append(text.strip())
+        else:
+            return None
+    made = []
+    for name, text in rows:
+        made += [f"``{name}``", *(f"    {line}" for line in escaped(text))]
+    return made
+
+
 def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
-    """Keep the layout of tables and indented lines of a docstring; escape the rest."""
+    """Make tables definition lists, keep the layout of indented lines, and escape the rest."""
     made = []
     for part in paragraphs(lines):
         if SECTION.match(part[0]):  # napoleon reads these
             made += [*escaped(part), ""]
-        elif any(COLUMNS.match(line) or line.startswith(" ") for line in part):
+        elif table := definitions(part):
+            made += [*table, ""]
+        elif any(ROW.match(line.strip()) or line.startswith(" ") for line in part):
             made += ["::", "", *(f"    {line}" for line in part), ""]
         else:
             made += [*escaped(part), ""]
+    if what in ("attribute", "data", "property"):
+        made[:0] = ["..", ""]  # a comment; else napoleon takes words before a colon for a type
     lines[:] = made
 
 

@@ -1,6 +1,7 @@
 """What the README and the site show is run: each page from top to bottom, on tiny runs and data."""
 
 import functools
+import json
 import re
 import shlex
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mmtok.cli import VERBS, main
-from mmtok.commands.arguments import parse
+from mmtok.commands.arguments import parse, parser_of
+from mmtok.io.overrides import field_groups
 from mmtok.run.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +52,26 @@ SMALL_TOKENIZERS = {
     "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
     "recipes/text.py": {"text.n_pieces": 300},
 }
+
+
+ROOMS = sorted(path.parent.name for path in (ROOT / "mmtok").glob("*/__init__.py"))
+
+
+@functools.cache
+def known_flags():
+    """Options of all verbs and scripts, and the recipes' fields with their shortened names."""
+    flags = {option for verb in VERBS.values() for option in parser_of(verb, "mmtok").option_names}
+    for path in (ROOT / "recipes").glob("*.py"):
+        for _, _, fields in field_groups(json.loads(load_recipe(path, []).to_json())):
+            for name in fields:
+                parts = name.split(".")
+                flags |= {f"--{'.'.join(parts[i:])}" for i in range(len(parts))}
+    for path in (ROOT / "scripts").iterdir():
+        if path.is_file():
+            flags |= set(re.findall(r"--[a-z][\w-]*", path.read_text()))
+    plan = (ROOT / "scripts" / "scale.py").read_text()
+    flags |= {f"--{name}" for name in re.findall(r"^    (\w+): \w+(?: = .*)?$", plan, re.MULTILINE)}
+    return {flag.replace("_", "-") for flag in flags}
 
 
 @functools.cache
@@ -160,8 +182,18 @@ def test_what_a_page_names_exists(page):
     text = (ROOT / page).read_text()
     named = re.findall(r"`((?:scripts|tests|recipes|mmtok|docs|examples)/[\w./-]*)`", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+    short = re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w.]+\.py)`", text)  # `io/files.py`
+    assert [name for name in short if not (ROOT / "mmtok" / name).exists()] == []
     scripts = [word for words in shell_lines(page) for word in words if word.startswith("scripts/")]
     assert [name for name in scripts if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != "docs/changelog.md"])
+def test_flags_in_running_text_exist(page):
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", text)
+    flags = {flag for span in spans for flag in re.findall(r"(?<!\S)--[a-z][\w.-]*", span)}
+    assert {flag for flag in flags if flag.replace("_", "-") not in known_flags()} == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -207,6 +239,27 @@ def test_a_page_runs_from_top_to_bottom(page, home, make_llama):
 def test_the_floor_plan_is_the_house():
     result = subprocess.run([sys.executable, ROOT / "docs" / "floor_plan.py", "--check"])
     assert result.returncode == 0, "write it again by python docs/floor_plan.py"
+
+
+def test_the_new_names_of_the_changelog_exist():
+    renamed, moved = (ROOT / "CHANGELOG.md").read_text().split("### Renamed")[1].split("### Moved")
+    code = "\n".join(path.read_text() for path in (ROOT / "mmtok").rglob("*.py"))
+    files = {path.name for path in (ROOT / "mmtok").rglob("*.py")}
+    words = set(re.findall(r"\w+", code)) | files
+    names = [name for row in new_names(renamed) for name in row]
+    assert len(names) > 40
+    assert [
+        n for n in names if n not in words and n.strip("-=").replace("-", "_") not in words
+    ] == []
+    paths = [name for row in new_names(moved.split("\n## ")[0]) for name in row]
+    assert len(paths) > 40
+    assert [path for path in paths if not (ROOT / "mmtok" / path).exists()] == []
+
+
+def new_names(section):
+    """What stands in backquotes in the second column of a section's table, row by row."""
+    rows = [line.split(" | ")[1] for line in section.splitlines() if line.startswith("| ")]
+    return [[name.split(" ")[0] for name in re.findall(r"`([^`]+)`", row)] for row in rows]
 
 
 def test_the_readme_can_be_read_in_one_sitting():

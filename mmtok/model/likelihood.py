@@ -22,8 +22,7 @@ class LogLikelihood:
     frames  per segment, how many frames its nats are the sum over: of a segment with holes those in
             the holes
     kind    "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
-            "estimate": the least certain among the predicted segments. It is of the codes or
-            latents as they are; whether a signal has other codes too, the model does not know
+            "estimate": the least certain among the predicted segments
     """
 
     nats: tuple[float | None, ...]
