@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from mmtok.commands.prompts import expand_folders, first_segment, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density
+from mmtok.heads.base import Kind
 from mmtok.model.likelihood import LogLikelihood
 from mmtok.run.run import Run
 
-WEAKEST_FIRST = ("estimate", "bound", "exact")
+KINDS = ("exact", "bound", "estimate")  # the least certain last
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,7 @@ def totals(rows: Sequence[Scored]) -> list[Scored]:
 
 
 def _total(rows: Sequence[Scored]) -> Scored:
-    kinds = {row.kind for row in rows}
-    kind = next(kind for kind in WEAKEST_FIRST if kind in kinds)
+    kind = max((row.kind for row in rows), key=KINDS.index)
     if any(row.chunk for row in rows):
         kind += " for each chunk by itself, not for the text"
     units = sum(row.units for row in rows)
@@ -104,6 +104,18 @@ def _total(rows: Sequence[Scored]) -> Scored:
         headers=sum(row.headers for row in rows),
         cut=sum(row.cut for row in rows),
     )
+
+
+def kind_of(run: Run, modality: str) -> Kind:
+    """What a score of a signal of this modality is: the less certain of head and tokenizer.
+
+    The model scores one list of codes. Where several lists decode to the same signal, the others
+    add to its probability, so that an exact score of one is a bound for the signal.
+    """
+    kind = run.lm.kind(modality)
+    if kind == "exact" and run.tokenizers[modality].is_ambiguous:
+        return "bound"
+    return kind
 
 
 def n_units(run: Run, segment: Segment) -> int:
@@ -152,17 +164,13 @@ def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: LogLikeli
     assert nats is not None, "the last segment is predicted"
     units = n_units(run, segment)
     value, unit = customary(signature, nats, units)
-    kind = found.kind
-    if run.tokenizers[segment.modality].is_ambiguous:
-        # scored in the tokenizer's own codes; others for the same signal add to its probability
-        kind = "bound"
     return Scored(
         name=name,
         modality=segment.modality,
         nats=nats,
         frames=len(segment),
         units=units,
-        kind=kind,
+        kind=kind_of(run, segment.modality),
         value=value,
         unit=unit,
         chunk=chunk,

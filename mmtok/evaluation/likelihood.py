@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mmtok.commands.score import kind_text, n_units
+from mmtok.commands.score import kind_of, kind_text, n_units
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.units import counted, customary, is_density
 from mmtok.data.subset import random_subset
@@ -36,8 +36,8 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
       dropped them at times. This is the figure that compares fairly with the unigram model.
     - n_bytes: the number of units that the sums were divided by. A jet's totals are shared out
       over its particles.
-    - kind, n: where p is not exact, what it is, and of how many documents. Estimates are slow, so
-      they are of fewer documents.
+    - kind, n: what the score is (exact, bound, estimate), and of how many documents. Estimates are
+      slow, so they are of fewer documents.
     """
     documents, unconditional = _held_out_documents(run)
     untrained = run.untrained()
@@ -56,10 +56,8 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
         key = unit.replace("/", "_per_")
         figures[m] = {key + of: customary(signature, x / total, 1)[0] for of, x in nll.items()}
         figures[m][f"n_{counted(unit)}"] = total
-        kind = run.lm.kind(m)
-        if kind != "exact":
-            figures[m]["kind"] = kind_text(kind, is_density(signature))
-            figures[m]["n"] = len(docs)
+        figures[m]["kind"] = kind_text(kind_of(run, m), is_density(signature))
+        figures[m]["n"] = len(docs)
     return figures
 
 

@@ -5,7 +5,8 @@ of a log are dataclasses. `from_plain` checks JSON against their types, `Within`
 ranges, and each class against its own rules.
 
 Where a field offers a choice (which tokenizer, which source, which head) the plain value carries
-`kind`, the name of the class, which is looked up among the members of that field's union only.
+`kind`, the name of the class, which is looked up among the members of that field's union only, or
+among its `Kinds`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ from mmtok.io.strict_json import parse_json, read_json
 # also as JSON does not write them: .5, 5., +5
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 UNIONS = (typing.Union, types.UnionType)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinds:
+    """The classes that the package has for a field, as in Annotated[HeadConfig, Kinds(A | B)].
+
+    The field's type is their base class, so that classes from outside the package are welcome.
+    """
+
+    union: Any
 
 
 class CommandLineText(str):
@@ -111,6 +122,8 @@ def from_plain(value: Any, hint: Any, where: str, kinds: Sequence[type] = ()) ->
     if isinstance(value, CommandLineText):
         return _from_command_line(value, hint, where, kinds)
     if origin is typing.Annotated:
+        if isinstance(args[1], Kinds):
+            return from_plain(value, args[1].union, where, kinds)
         built = from_plain(value, args[0], where, kinds)
         args[1].check(built, where)
         return built

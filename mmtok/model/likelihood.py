@@ -22,7 +22,8 @@ class LogLikelihood:
     frames  per segment, how many frames its nats are the sum over: of a segment with holes those in
             the holes
     kind    "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
-            "estimate": the least certain among the predicted segments
+            "estimate": the least certain among the predicted segments. It is of the codes or
+            latents as they are; whether a signal has other codes too, the model does not know
     """
 
     nats: tuple[float | None, ...]

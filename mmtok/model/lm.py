@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import Annotated, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +20,19 @@ from mmtok.core.batch import Batch
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
-from mmtok.heads.base import Head, Kind
+from mmtok.heads.base import Head, HeadConfig, Kind
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel, upcast
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, check_settings
+from mmtok.io.serialize import Kinds
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
-HeadConfig = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
-"""The package's own heads. A recipe may bring others: subclasses of heads.base.HeadConfig."""
+PackageHeads = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
+"""The package's own heads. A recipe may bring others: subclasses of HeadConfig."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class DecoderConfig:
     """
 
     trunk: TransformerConfig = TransformerConfig()
-    heads: Mapping[str, HeadConfig] = field(default_factory=dict)
+    heads: Mapping[str, Annotated[HeadConfig, Kinds(PackageHeads)]] = field(default_factory=dict)
     channel_size: int = 16
     totals: Mapping[str, int] = field(default_factory=dict)
     untied: bool = False
@@ -335,7 +336,7 @@ class LM(nn.Module):
 
 def fitting_heads(signature: Signature) -> str:
     """The package's heads that can fill in frames of this signature, in words; "": none."""
-    names = [f"{kind.__name__}()" for kind in get_args(HeadConfig) if kind.fits(signature)]
+    names = [f"{kind.__name__}()" for kind in get_args(PackageHeads) if kind.fits(signature)]
     return " or ".join(part for part in (", ".join(names[:-1]), "".join(names[-1:])) if part)
 
 

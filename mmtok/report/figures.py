@@ -106,7 +106,7 @@ def _score_label(m: str, values: Mapping[str, object]) -> str:
     """A modality with its unit and, where p is not exact, what it is and of how many signals."""
     unit = min((key for key in values if "_per_" in key), key=len).replace("_per_", "/")
     label = f"{m}, {unit}"
-    if "kind" in values:
+    if values.get("kind", "exact") != "exact":
         label += f" ({values['kind']}; {values['n']} signals)"
     return label
 

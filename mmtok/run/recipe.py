@@ -4,7 +4,7 @@ This file composes the config dataclasses of the parts, loads them from a Python
 them to JSON and back (`mmtok.io.serialize`).
 
 In JSON a dataclass has its name as `kind`. It is looked up among the classes that its field allows:
-the members of `TokenizerConfig`, `SourceConfig` or the model's heads, which are the package's own,
+the members of `PackageTokenizers`, `PackageSources` or `PackageHeads`, which are the package's own,
 and the classes that a recipe from outside the package brings along. Those are found in the recipe
 file's value by `kinds_of`, and passed to `Recipe.from_json` as `kinds`. That is why `mmtok sample
 RUN --recipe FILE` takes the file.
@@ -22,7 +22,7 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
@@ -30,9 +30,10 @@ from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
 from mmtok.io.filenames import is_name
 from mmtok.io.overrides import leaves, set_fields
-from mmtok.io.serialize import from_plain, to_plain
+from mmtok.io.serialize import Kinds, from_plain, to_plain
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
+from mmtok.sources.base import Source
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
@@ -40,6 +41,7 @@ from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
+from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -50,7 +52,7 @@ from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.config import TrainConfig
 
-TokenizerConfig = (
+PackageTokenizers = (
     BytesConfig
     | SentencePieceConfig
     | SentencePieceFile
@@ -63,7 +65,7 @@ TokenizerConfig = (
     | LogMelConfig
     | JetGridConfig
 )
-SourceConfig = (
+PackageSources = (
     TextFile
     | ScannedDigits
     | ImageFolder
@@ -106,8 +108,8 @@ class Recipe:
     """
 
     name: str
-    tokenizers: Mapping[str, TokenizerConfig]
-    sources: tuple[SourceConfig, ...]
+    tokenizers: Mapping[str, Annotated[TokenizerConfig, Kinds(PackageTokenizers)]]
+    sources: tuple[Annotated[Source, Kinds(PackageSources)], ...]
     tasks: tuple[Task, ...]
     model: DecoderConfig = DecoderConfig()
     train: TrainConfig = TrainConfig()

@@ -93,7 +93,10 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
         "bits_per_byte_untrained",
         "bits_per_byte_unigram",
         "n_bytes",
-    }  # exact: nothing to say
+        "kind",
+        "n",
+    }
+    assert figures["score"]["text"]["kind"] == "exact"
 
 
 def test_the_same_run_gives_the_same_estimates(evaluated):

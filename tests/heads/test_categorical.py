@@ -9,7 +9,7 @@ from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling, mix_guidance
-from mmtok.model.lm import HeadConfig, build_head, fitting_heads
+from mmtok.model.lm import PackageHeads, build_head, fitting_heads
 
 WIDTH = 8
 KINDS = [Parallel(), Chained(6)]
@@ -167,7 +167,7 @@ def test_half_precision_does_not_reach_the_nats():
 )
 def test_the_heads_that_fit_are_named_all_and_can_be_built(signature, names):
     assert fitting_heads(signature) == names
-    kinds = {f"{kind.__name__}()": kind for kind in get_args(HeadConfig)}
+    kinds = {f"{kind.__name__}()": kind for kind in get_args(PackageHeads)}
     for name, kind in kinds.items():
         if name in names:
             assert build_head(kind(), 8, signature)

@@ -13,7 +13,7 @@ import pytest
 from mmtok.cli import main
 from mmtok.errors import UserError
 from mmtok.run.build import fit, train
-from mmtok.run.recipe import Recipe, SourceConfig, load_recipe, override
+from mmtok.run.recipe import PackageSources, Recipe, load_recipe, override
 from mmtok.run.run import open_run
 from mmtok.sources.base import Source
 from mmtok.sources.hub import HubTable
@@ -90,7 +90,7 @@ def test_it_loads_and_survives_json(path):
     )
 
 
-@pytest.mark.parametrize("kind", get_args(SourceConfig), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", get_args(PackageSources), ids=lambda kind: kind.__name__)
 def test_its_sources_keep_the_contract(kind, tmp_path):
     source = (
         kind("owner/name", columns={"caption": "label"}, modalities={"caption": "text"})
@@ -360,7 +360,7 @@ def test_a_variant_changes_fields_of_its_parent(tmp_path):
         ("a = 1\nb = a / 0\n", "line 2: the recipe cannot be run: ZeroDivisionError"),
         ("recipe = (", "the recipe cannot be run: SyntaxError"),
         (
-            "from mmtok.sources.text import TextFile\nTextFileConfig(chunk_chars=0)",
+            'from mmtok.sources.text import TextFile\nTextFile("x", chunk_chars=0)',
             "chunk_chars is 0",
         ),
     ],
