@@ -15,7 +15,7 @@ from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.speech import SpeechFolder, write_sound
 from mmtok.sources.text import TextFile
-from mmtok.tokenizers.text import Bytes
+from mmtok.tokenizers.text import Bytes, BytesConfig
 
 
 class NoZ(Bytes):
@@ -87,7 +87,7 @@ def test_a_refused_signal_is_named(made, tmp_path):
     source, name = made(tmp_path)
     (field,) = (f for f, modality in source.fields.items() if modality == "text")
     examples = prepared_examples(
-        source.examples("train", tmp_path), {field: preparer("text", None)}
+        source.examples("train", tmp_path), {field: preparer("text", BytesConfig())}
     )
     with pytest.raises(UserError) as told, Progress("tokenise", None, "examples") as progress:
         list(_encoded(examples, {field: NoZ()}, progress))

@@ -26,6 +26,7 @@ from mmtok.io.files import write_text
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, read_json_as, to_plain
 from mmtok.io.tally import Tally
+from mmtok.tokenizers.base import TokenizerConfig
 
 PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
 DEFAULTS: dict[str, PreparationConfig] = {
@@ -89,9 +90,11 @@ class Preparer:
         return UNITS.get(self.modality, self.modality)
 
 
-def preparer(modality: str, config: Any, preparation: Preparation | None = None) -> Preparer:
+def preparer(
+    modality: str, config: TokenizerConfig, preparation: Preparation | None = None
+) -> Preparer:
     """A preparer for the tokenizer of this config; without a preparation by the default one."""
-    return Preparer(modality, preparation or DEFAULTS.get(modality), getattr(config, "takes", {}))
+    return Preparer(modality, preparation or DEFAULTS.get(modality), config.takes)
 
 
 def prepared_examples(

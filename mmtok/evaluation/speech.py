@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from mmtok.metrics.speech import (
     train_voice_judge,
     word_error_rate,
 )
+from mmtok.sources.base import Source
 
 MAX_CLIPS = 10_000  # clips that the judge of words learns from; of a second each they take 640 MB
 N_VOICE_CLIPS = 1_500  # clips that the judge of voices learns from
@@ -89,11 +89,10 @@ def voice_figures(
     source = _source_with_voices(task)
     if source is None:
         return {}
+    n_voices = len(set(_voices(task, source, "train")))
     print_status("training the judge of voices on real clips")
     judge = train_voice_judge(*_clips_and_voices(task, source, "train", N_VOICE_CLIPS), rate_hz)
     heldout, heldout_voices = _clips_and_voices(task, source, "heldout", N_HEARD)
-    utterances = source.utterances("train", task.run.folder / "data")
-    n_voices = len({utterance.voice for utterance in utterances})
     return {
         "voice_entropy": entropy_share(judge.predict(samples), n_voices),
         "voice_entropy_real": entropy_share(heldout_voices, n_voices),
@@ -101,23 +100,27 @@ def voice_figures(
     }
 
 
-def _source_with_voices(task: TaskEvaluation) -> Any:
-    """The first source of the target field that has `utterances`, with their voices, or None."""
+def _source_with_voices(task: TaskEvaluation) -> Source | None:
+    """The first source of the target field that knows the voices of its clips, or None."""
     for source in task.run.recipe.sources:
-        if task.target_field in source.fields and hasattr(source, "utterances"):
+        if task.target_field in source.fields and _voices(task, source, "train"):
             return source
     return None
 
 
+def _voices(task: TaskEvaluation, source: Source, split: str) -> Sequence[str]:
+    """The voice of each of a source's clips; empty where they are unknown."""
+    return source.voices(split, task.run.folder / "data") or ()
+
+
 def _clips_and_voices(
-    task: TaskEvaluation, source: Any, split: str, n: int
+    task: TaskEvaluation, source: Source, split: str, n: int
 ) -> tuple[list[np.ndarray], list[str]]:
     """N random clips of a split, and their voices."""
     examples = task.run.examples_of(source, split)
-    utterances = source.utterances(split, task.run.folder / "data")
+    voices = _voices(task, source, split)
     clips_and_voices = (
-        (example[task.target_field], utterance.voice)
-        for example, utterance in zip(examples, utterances, strict=True)
+        (example[task.target_field], voice) for example, voice in zip(examples, voices, strict=True)
     )
     rows = random_subset(clips_and_voices, n, task.seed)
     return [clip for clip, _ in rows], [voice for _, voice in rows]

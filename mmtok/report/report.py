@@ -158,8 +158,8 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
 
 def _own_sections(run: Run) -> dict[str, SampleSection]:
     """Modality -> the section that its tokenizer's config brings along."""
-    configs = run.recipe.tokenizers.items()
-    return {m: config.report_section for m, config in configs if hasattr(config, "report_section")}
+    found = {m: config.report_section() for m, config in run.recipe.tokenizers.items()}
+    return {m: section for m, section in found.items() if section is not None}
 
 
 def _tokenizer_section(run: Run) -> list[Markup]:

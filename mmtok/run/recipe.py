@@ -169,7 +169,9 @@ class Recipe:
 
         Features of a file are known only when it is read.
         """
-        takes = getattr(self.tokenizers.get("jets"), "takes", {}).get("features")
+        if "jets" not in self.tokenizers:
+            return
+        takes = self.tokenizers["jets"].takes.get("features")
         if not takes:
             return
         for i, source in enumerate(self.sources):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -89,6 +89,10 @@ class Source(ABC):
     def clean(self) -> Self:
         """The same source without augmentation; itself where it does not augment."""
         return self
+
+    def voices(self, split: str, cache: Path) -> Sequence[str] | None:
+        """The voice of each example of a split, in their order; None where they are unknown."""
+        return None
 
     def description(self, cache: Path | None = None) -> str:
         """What `mmtok show` adds to the names of its fields, such as versions; "" for nothing."""

@@ -363,6 +363,10 @@ class SpokenDigits(Source):
             )
         ]
 
+    def voices(self, split: str, cache: Path) -> list[str]:
+        """The voice of each example of a split."""
+        return [utterance.voice for utterance in self.utterances(split)]
+
     def _pool(self, split: str, length: int) -> list[tuple[tuple[str, ...], str, int, int]]:
         """All (words, voice, speed, pitch) of a split that have so many words."""
         if split == "unseen_voices":

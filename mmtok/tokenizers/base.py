@@ -34,8 +34,9 @@ class TokenizerConfig(ABC):
     How the tokenizer comes about:
 
     - nothing is learned: the class has `build`;
-    - learned in closed form (text pieces, means of bands): `learns` is True, it has `fit`;
-    - trained by gradients: `learns` is True, and mmtok.train.tokenizer_fit has a trainer for it.
+    - learned (text pieces, means of bands): `learns` is True, it has `fit`;
+    - the package's own that are trained by gradients: `learns` is True, and
+      mmtok.train.tokenizer_fit has a trainer. One from outside the package trains in its `fit`.
     """
 
     modality: ClassVar[str]
@@ -69,11 +70,12 @@ class TokenizerConfig(ABC):
         raise TypeError(f"{type(self).__name__} is learned: give it signals")
 
     def fit(self, signals: Sequence[Any]) -> Tokenizer:
-        """The tokenizer, learned from signals in closed form.
+        """The tokenizer, learned from signals.
 
         Raises UserError when they cannot be learned from.
         """
-        raise TypeError(f"{type(self).__name__} has no fit")
+        name = type(self).__name__
+        raise TypeError(f"{name} learns, but has no fit: give it the method fit(signals)")
 
     @abstractmethod
     def load(self, folder: Path) -> Tokenizer:
@@ -95,6 +97,14 @@ class TokenizerConfig(ABC):
         As mmtok.evaluation.evaluate.TASK_FIGURES: a task's modalities -> what computes its figures.
         """
         return {}
+
+    def report_section(self) -> Callable[..., Sequence[object]] | None:
+        """What the report shows of samples, of a modality from outside the package.
+
+        As mmtok.report.report.SECTIONS: a function of the run and of prompt -> samples. None: the
+        samples are shown by their files' suffixes.
+        """
+        return None
 
 
 class Tokenizer(ABC):

@@ -76,7 +76,7 @@ def fit_tokenizer(
         raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
     if not config.learns:
         return config.build()
-    if not isinstance(config, NetworkConfig):
+    if type(config) not in TRAINERS:
         return config.fit(signals)
     what, trained = TRAINERS[type(config)]
     chosen = resolve_precision(precision, CPU)

@@ -102,13 +102,13 @@ class Sorted:
 
     fields = {"caption": "text", "speech": "speech"}
 
-    def utterances(self, split, cache):
-        return [SimpleNamespace(voice=voice) for voice in "ab" for _ in range(60)]
+    def voices(self, split, cache):
+        return [voice for voice in "ab" for _ in range(60)]
 
     def examples(self, split, cache):
         rng = np.random.default_rng(len(split))
-        for utterance in self.utterances(split, cache):
-            tone = np.sin(np.arange(1600) * (0.05 if utterance.voice == "a" else 0.4))
+        for voice in self.voices(split, cache):
+            tone = np.sin(np.arange(1600) * (0.05 if voice == "a" else 0.4))
             yield {
                 "caption": "x",
                 "speech": (0.1 * tone + 0.01 * rng.standard_normal(1600)).astype(np.float32),

@@ -35,9 +35,9 @@ class ProteinConfig(TokenizerConfig):
         """Optional: (input modality, target modality) -> what `mmtok evaluate` measures."""
         return {("text", "protein"): protein_from_text}
 
-    def report_section(self, run, prompts):
+    def report_section(self):
         """Optional: how `mmtok report` shows samples."""
-        return protein_section(run, prompts)
+        return protein_section
 
 
 class Protein(Tokenizer):

@@ -11,6 +11,7 @@ import torch
 from mmtok.errors import UserError
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import Pixels, PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.patches import NetworkConfig
 from mmtok.tokenizers.text import SentencePiece, SentencePieceConfig
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
@@ -129,3 +130,18 @@ def test_scans_reach_the_stated_fidelity():
     train, heldout = scans[order[:1438]], scans[order[1438:]]
     figures = fit_tokenizer(VQPatchesConfig(), list(train)).fidelity(list(heldout))
     assert figures["psnr_db"] > 24.5 and figures["codebook_use"] >= 0.9
+
+
+class Unfinished(NetworkConfig):
+    """A config of one's own that learns, and has neither a trainer here nor a `fit`."""
+
+    def network(self):
+        raise NotImplementedError
+
+    def load(self, folder):
+        raise NotImplementedError
+
+
+def test_a_config_of_ones_own_that_learns_without_fit_is_named():
+    with pytest.raises(TypeError, match="Unfinished learns, but has no fit"):
+        fit_tokenizer(Unfinished(), [])
