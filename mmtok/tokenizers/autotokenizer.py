@@ -31,12 +31,17 @@ def write_autotokenizer(
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json of a text tokenizer's ids and `others`.
 
-    others   names of the ids after the text's, in order; they are special tokens, and never read
-             from a text
-    opening  names that are put before every text, unless `add_special_tokens=False`
-    special  "bos_token", "eos_token", "pad_token" -> name
-    Raises UserError for a tokenizer of another class, or one whose ids have gaps, and for `others`
-    that are `taken_names` already.
+    Args:
+        tokenizer: A text tokenizer of the package.
+        folder: Where the two files are written.
+        others: Names of the ids after the text's, in order; they are special tokens, and never read
+            from a text.
+        opening: Names that are put before every text, unless `add_special_tokens=False`.
+        special: "bos_token", "eos_token", "pad_token" -> name.
+
+    Raises:
+        UserError: The tokenizer is of another class, its ids have gaps, or one of `others` is among
+            `taken_names`.
     """
     n_text = tokenizer.signature.levels[0]
     tok = _converted(tokenizer)

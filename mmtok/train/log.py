@@ -1,13 +1,14 @@
 """The log of a training, RUN/log.jsonl: a header, then a line per window of steps.
 
-    step
+    step               steps done at the end of the window
     loss               the weighted loss, a mean over the window like all that follows
     nats               modality -> nats per predicted frame or end mark; None where it was absent
     training_loss      modality -> the same for heads without an exact likelihood: their training
                        loss, which is no likelihood
     customary          modality -> the nats in its customary unit, {"bits/byte": 2.1}; end marks
                        count to the frames before them
-    gradient_norm, learning_rate
+    gradient_norm      before clipping
+    learning_rate      of the window's last step
     positions_per_s    positions of the stream, without padding
     model_gflop_per_s  of the matrix products that the model needs for them
     matrix_share       model_gflop_per_s over the rate of plain matrix products on these machines,
