@@ -15,7 +15,8 @@ import soundfile
 from mmtok import cli
 from mmtok.cli import main
 from mmtok.io import files as files_room
-from mmtok.run import build as run_room
+from mmtok.run import training as training_room
+from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 
 # ---- sources of a recipe
@@ -108,16 +109,19 @@ def test_a_changed_recipe_and_a_swapped_tokenizer(tiny_words, tiny_copy, said):
         ["train", *tiny_words, "--out", tiny_copy, "--train.seed", "5"]
     )
     old = json.loads((tiny_copy / "vocabulary.json").read_text())["fingerprint"]
-    shutil.rmtree(tiny_copy / "tokenizers" / "text")
-    SentencePieceConfig(n_pieces=300).fit(["dark light"] * 9).save(
-        tiny_copy / "tokenizers" / "text"
-    )
-    for words in (
+    questions = (
         ["sample", tiny_copy, "--prompt", "dark", "--to", "image"],
         ["evaluate", tiny_copy],
         ["show", tiny_copy],
-    ):
+    )
+    image, text = tiny_copy / "tokenizers" / "image", tiny_copy / "tokenizers" / "text"
+    PixelsConfig(4, 4, 1, levels=5).build().save(image)  # of the same class
+    for words in questions:
         assert f"was made with vocabulary {old}, but this one is " in said(words)
+    shutil.rmtree(text)
+    SentencePieceConfig(n_pieces=300).fit(["dark light"] * 9).save(text)
+    for words in questions:
+        assert "describes a 'SentencePiece' tokenizer, expected 'Bytes'" in said(words)
 
 
 def test_a_broken_checkpoint_is_said_and_the_one_before_is_used(
@@ -196,7 +200,7 @@ def test_a_full_disk_names_the_file_and_training_goes_on_when_there_is_room(
         (tiny_copy / name).unlink()
     (tiny_copy / "log.jsonl").symlink_to("/dev/full")
     shutil.rmtree(tiny_copy / "checkpoints")
-    monkeypatch.setattr(run_room, "read_log", lambda path: [])
+    monkeypatch.setattr(training_room, "read_log", lambda path: [])  # /dev/full has no end
     with monkeypatch.context() as patch:
         patch.setattr(
             files_room.os, "replace", lambda a, b: None

@@ -270,7 +270,10 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
         ) from None
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
-        raise UserError(f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}")
+        raise UserError(
+            f"{path} describes a {shown(config['kind'])} tokenizer, expected {kind!r}: put back"
+            " what was fitted there, or remove the folder and fit again"
+        )
     if kind is not None:
         del config["kind"]
     return config
