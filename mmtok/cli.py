@@ -200,7 +200,7 @@ def sample(
     if not 0 <= seed < 2**63:
         raise UserError(f"sample: --seed is {seed}; it must be from 0 to {2**63 - 1}")
     from mmtok.commands.play import sample as sample_or_play
-    from mmtok.run.distributed import together
+    from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.run import Run
 
     changes = {
@@ -218,7 +218,7 @@ def sample(
     def work(opened: Run) -> list[Path]:
         return sample_or_play(opened, prompt, to, n, out, seed, infill, play, **changes)
 
-    paths = together(run, recipe, work, device, checkpoint)
+    paths = run_on_all_ranks(run, recipe, work, device, checkpoint)
     for path in paths or ():
         print_answer(path)
 
@@ -243,13 +243,13 @@ def score(
     memory_budget.set_limit(max_memory)
     from mmtok.commands.score import Scored, totals
     from mmtok.commands.score import score as score_files
-    from mmtok.run.distributed import together
+    from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.run import Run
 
     def work(opened: Run) -> list[Scored]:
         return score_files(opened, files, condition)
 
-    rows = together(run, recipe, work, device, checkpoint) or []
+    rows = run_on_all_ranks(run, recipe, work, device, checkpoint) or []
     for row in [*rows, *totals(rows)]:
         print_answer(row)
 
@@ -267,13 +267,13 @@ def evaluate(
     memory_budget.set_limit(max_memory)
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.io.overrides import leaves
-    from mmtok.run.distributed import together
+    from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.run import Run
 
     def work(opened: Run) -> dict[str, Any]:
         return evaluate_run(opened, force=force)
 
-    figures = together(run, recipe, work, device, checkpoint) or {}
+    figures = run_on_all_ranks(run, recipe, work, device, checkpoint) or {}
     for name, value in leaves(figures).items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print_answer(f"{name:<56} {shown}")

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from mmtok.cli import main
 from mmtok.commands import sample as sampling
-from mmtok.commands.strips import named_prompt
+from mmtok.commands.trajectories import named_prompt
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
 from mmtok.evaluation.jets import N_JETS, jets_from_text

@@ -59,11 +59,11 @@ LATE = {
 LONGEST_FILE = 600
 
 # What is left of an older style, at most. Only CONDITIONALS, per 1,000 lines, is meant to stay.
-WIDE_LINES = 4
+WIDE_LINES = 0
 NAMED_LAMBDAS = 6
 CONDITIONALS = 10
 UNDOCUMENTED = 0
-OLD_NAMES_LEFT = 1
+OLD_NAMES_LEFT = 0
 
 # Words of the first edition, each with the one that the field has for it.
 OLD_NAMES = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmtok.commands.prompts import first_segment, is_file
 from mmtok.commands.signal_files import named_signal, write_signal
-from mmtok.commands.strips import named_prompt, prompt_of, write_strips
+from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside
@@ -262,7 +262,7 @@ def write_samples(
             {"file": path.name, "frames": len(samples[i].segment), "stop": samples[i].stop} | prompt
             for i in group
         ]
-    write_strips([file_of[stem] for stem in stems], samples, tokenizer)
+    write_trajectories([file_of[stem] for stem in stems], samples, tokenizer)
     all_rows = [row for of_file in rows.values() for row in of_file]
     write_text(folder / INDEX, json.dumps(all_rows, indent=1))
     return list(file_of.values())

@@ -95,9 +95,8 @@ def tokenize_files(
     used = tokenizer_in(tokenizer, modality)
     if allow_clipping:
         used = _with_clipping(used)
-    prepared = preparer(
-        modality, getattr(used, "config", None), chosen_preparation(tokenizer, modality, prepare)
-    )
+    chosen = chosen_preparation(tokenizer, modality, prepare)
+    prepared = preparer(modality, used.config, chosen)
     index, count = shard_of(shard)
     path = out if shard is None else shard_name(out, index, count)
     _check_place(path)

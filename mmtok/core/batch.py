@@ -65,7 +65,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Corruption:
+class InputMask:
     """What the model may not read of one stream.
 
     ids       (L,) bool
@@ -123,11 +123,11 @@ def pack(
     vocabulary: Vocabulary,
     rows: Sequence[Sequence[Stream]],
     seq_len: int | None = None,
-    corruptions: Sequence[Sequence[Corruption | None]] | None = None,
+    input_masks: Sequence[Sequence[InputMask | None]] | None = None,
 ) -> Batch:
     """Put streams one after another into rows, padded to `seq_len` (default: the longest row).
 
-    corruptions: in the shape of `rows`, what the model may not read of each stream; it reads masked
+    input_masks: in the shape of `rows`, what the model may not read of each stream; it reads masked
     ids as the MASK mark.
     """
     length = seq_len or max((sum(map(len, row)) for row in rows), default=1)
@@ -152,18 +152,18 @@ def pack(
                 filled[name][here] = getattr(stream, name)
             filled["document"][here] = d
             filled["position"][here] = np.arange(len(stream))
-            corruption = corruptions[r][d] if corruptions else None
-            if corruption is not None:
-                masked[here] = corruption.ids
+            input_mask = input_masks[r][d] if input_masks else None
+            if input_mask is not None:
+                masked[here] = input_mask.ids
     filled["inputs"] = np.where(masked, vocabulary.mask, filled["ids"])
     tensors: dict[str, Any] = {name: torch.from_numpy(x) for name, x in filled.items()}
-    return Batch(**tensors, **_packed_values(vocabulary, rows, corruptions))
+    return Batch(**tensors, **_packed_values(vocabulary, rows, input_masks))
 
 
 def _packed_values(
     vocabulary: Vocabulary,
     rows: Sequence[Sequence[Stream]],
-    corruptions: Sequence[Sequence[Corruption | None]] | None,
+    input_masks: Sequence[Sequence[InputMask | None]] | None,
 ) -> dict[str, Any]:
     """The fields of `Batch` that hold values by modality."""
     values: dict[str, list[np.ndarray]] = {}
@@ -171,8 +171,8 @@ def _packed_values(
     ceiling: dict[str, list[np.ndarray]] = {}
     for r, row in enumerate(rows):
         for d, stream in enumerate(row):
-            corruption = corruptions[r][d] if corruptions else None
-            masks = {} if corruption is None else corruption.channels
+            input_mask = input_masks[r][d] if input_masks else None
+            masks = {} if input_mask is None else input_mask.channels
             for m, x in stream.values.items():
                 values.setdefault(m, []).append(x)
                 hidden.setdefault(m, []).append(masks.get(m, np.zeros(x.shape, bool)))
@@ -199,7 +199,7 @@ def _joined(pieces: dict[str, list[np.ndarray]]) -> dict[str, Tensor]:
 
 
 def unpack(vocabulary: Vocabulary, batch: Batch) -> list[list[Stream]]:
-    """The inverse of `pack`: per row, the streams in it (as they were before corruption)."""
+    """The inverse of `pack`: per row, the streams in it (as they were before input_mask)."""
     values = {m: x.numpy() for m, x in (batch.channels | batch.latents).items()}
     ceilings = {m: x.numpy() for m, x in batch.ceiling.items()}
     names = ("ids", "segment", "modality", "predict", "may_end")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmtok.core.batch import Batch, Corruption, pack, plan_rows
+from mmtok.core.batch import Batch, InputMask, pack, plan_rows
 from mmtok.core.grammar import Stream, to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.core.vocabulary import Vocabulary
@@ -167,14 +167,14 @@ class Loader:
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of a step; this process's share of its rows."""
         rows = []
-        corruptions = []
+        input_masks = []
         for row in self.items(step)[rank::world]:
             documents = [self._document(item, step) for item in row]
             rows.append([stream for stream, _ in documents])
-            corruptions.append([corruption for _, corruption in documents])
-        return pack(self.vocabulary, rows, self.seq_len, corruptions)
+            input_masks.append([input_mask for _, input_mask in documents])
+        return pack(self.vocabulary, rows, self.seq_len, input_masks)
 
-    def _document(self, item: _Item, step: int) -> tuple[Stream, Corruption]:
+    def _document(self, item: _Item, step: int) -> tuple[Stream, InputMask]:
         """A document of this step, and what is hidden of its input."""
         rng = np.random.default_rng((self.seed, step, item.task, item.file, item.row))
         task = self.tasks[item.task]
@@ -197,7 +197,7 @@ class Loader:
 
     def _corruption(
         self, stream: Stream, names: Sequence[str], rng: np.random.Generator
-    ) -> Corruption:
+    ) -> InputMask:
         """What training hides of a document, by the masking of each field.
 
         Returns which positions are hidden, and by modality which channels (T, C) of its frames.
@@ -216,8 +216,8 @@ class Loader:
             hidden[positions] = _hidden_frames(len(positions), masking, rng)
             if masking.n_freq_masks and m in channels:
                 rows = np.isin(np.flatnonzero(stream.ids == span[0]), positions)
-                _mask_bands(channels[m], np.flatnonzero(rows), masking, rng)
-        return Corruption(hidden, channels)
+                _mask_channels(channels[m], np.flatnonzero(rows), masking, rng)
+        return InputMask(hidden, channels)
 
 
 def _int_type(n: int) -> type[np.integer]:
@@ -244,7 +244,7 @@ def _hidden_frames(n_frames: int, masking: InputMasking, rng: np.random.Generato
     return hidden
 
 
-def _mask_bands(
+def _mask_channels(
     channels: np.ndarray, rows: np.ndarray, masking: InputMasking, rng: np.random.Generator
 ) -> None:
     """Set bands of neighbouring channels (T, C) to True in these rows."""

@@ -88,9 +88,9 @@ class Task:
         marks = 1 + 2 * len(n_frames) + 3 * bool(self.infill)
         return sum([*n_frames[:-1], last]) + marks
 
-    def leaves_out(self, n_given: int) -> bool:
-        """Whether training dropped exactly the first `n_given` fields; guidance needs it."""
-        return self.cond_dropout > 0 and n_given == len(self.inputs)
+    def leaves_out(self, n_inputs: int) -> bool:
+        """Whether training dropped exactly the first `n_inputs` fields; guidance needs it."""
+        return self.cond_dropout > 0 and n_inputs == len(self.inputs)
 
     def __str__(self) -> str:
         return f"{' + '.join(self.inputs) or 'nothing'} -> {' + '.join(self.targets)}"

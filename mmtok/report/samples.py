@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmtok.commands.sample import INDEX, read_index
-from mmtok.commands.strips import named_prompt, strip_of
+from mmtok.commands.trajectories import named_prompt, trajectory_path
 from mmtok.data.image_preparation import read_image
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
@@ -97,7 +97,7 @@ def trajectories(samples: Sequence[Path], remark: str = "") -> list[Markup]:
 
     remark: Added to the explanation. [] where no sample has a trajectory.
     """
-    with_trajectory = [path for path in samples if strip_of(path).is_file()]
+    with_trajectory = [path for path in samples if trajectory_path(path).is_file()]
     if not with_trajectory:
         return []
     explanation = (
@@ -107,7 +107,7 @@ def trajectories(samples: Sequence[Path], remark: str = "") -> list[Markup]:
     )
     figures = []
     for path in with_trajectory:
-        image = read_image(strip_of(path))
+        image = read_image(trajectory_path(path))
         strip = thumbnail(image, f"trajectory of {path.stem}", "trajectory", N_STATES)
         figures.append(tag("figure", strip, tag("figcaption", named_prompt(path))))
     return [

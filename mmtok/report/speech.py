@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.commands.strips import N_FRAMES, RANGE
+from mmtok.commands.trajectories import N_FRAMES, RANGE
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
 from mmtok.report import plots

@@ -39,11 +39,11 @@ from mmtok.run.training import save_model, train_decoder
 from mmtok.tokenizers.base import Tokenizer, counting, encode_named
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
-    check_bands,
-    check_cuts,
+    check_freq_masks,
     check_guidance,
-    note_pairing,
-    note_spreads,
+    check_targets,
+    warn_pairing,
+    warn_sigma_data,
 )
 from mmtok.train.distributed import init_distributed
 from mmtok.train.log import read_log
@@ -281,14 +281,14 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         # what will be sharded need not fit into one GPU
         sharded = recipe.train.fsdp and processes.world_size > 1
         lm = _checked_decoder(run, torch.device("cpu") if sharded else None)
-        processes.on_rank0(lambda: note_pairing(lm, recipe.tasks, recipe.fields))
+        processes.on_rank0(lambda: warn_pairing(lm, recipe.tasks, recipe.fields))
         if recipe.start and load_checkpoint(out / "checkpoints") is None:
             load_start(lm, recipe)
 
         def prepare() -> None:
             tokenise(run)
             predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
-            note_spreads(lm, run.token_files, predicted, recipe.train.seed)
+            warn_sigma_data(lm, run.token_files, predicted, recipe.train.seed)
 
         processes.on_rank0(prepare)
         weights = train_decoder(run, lm, processes, open_board)
@@ -301,8 +301,8 @@ def _checked_decoder(run: Run, device: torch.device | None) -> LM:
     recipe = run.recipe
     _check_heads(run)
     lm = run.untrained(device)
-    check_cuts(lm, recipe.tasks, recipe.fields)
-    check_bands(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
+    check_targets(lm, recipe.tasks, recipe.fields)
+    check_freq_masks(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
     return lm
 
 

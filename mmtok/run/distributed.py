@@ -38,7 +38,7 @@ T = TypeVar("T")
 LOST = "another process is gone or does not answer; nothing is wrong with the run, ask again"
 
 
-def together(
+def run_on_all_ranks(
     folder: Path,
     recipe_file: Path | None,
     work: Callable[[Run], T],

@@ -21,7 +21,7 @@ from mmtok.model.lm import LM
 N_SEGMENTS = 2_000  # whose spread is measured
 
 
-def check_cuts(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
+def check_targets(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
     """Raise UserError for a task that cuts what its head draws as a whole.
 
     modality_of: of each field.
@@ -37,18 +37,19 @@ def check_guidance(
 ) -> None:
     """Raise UserError for guidance of a modality whose conditions training never drops."""
     asked: set[tuple[tuple[str, ...], str]] = set()
-    for given, m, task in orders(tasks, modality_of):
+    for inputs, m, task in orders(tasks, modality_of):
         guidance = sampling[m].guidance if m in sampling else 1.0
-        if (given, m) not in asked and given and guidance != 1 and not task.leaves_out(len(given)):
+        is_new = (inputs, m) not in asked
+        if is_new and inputs and guidance != 1 and not task.leaves_out(len(inputs)):
             raise UserError(
                 f"sampling.{m}.guidance is {guidance}, but task {task} never leaves out"
-                f" {' + '.join(given)}, which guidance needs: set"
+                f" {' + '.join(inputs)}, which guidance needs: set"
                 f" tasks.{list(tasks).index(task)}.cond_dropout above 0 (0.1), or the guidance to 1"
             )
-        asked.add((given, m))
+        asked.add((inputs, m))
 
 
-def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
+def warn_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) -> None:
     """Warn of every head that pairs noise with data by transport under a task's condition.
 
     modality_of: of each field.
@@ -62,7 +63,7 @@ def note_pairing(lm: LM, tasks: Sequence[Task], modality_of: Mapping[str, str]) 
             warnings.warn(f"{m}: {note}", stacklevel=2)
 
 
-def check_bands(
+def check_freq_masks(
     input_masking: Mapping[str, InputMasking],
     modality_of: Mapping[str, str],
     signatures: Mapping[str, Signature],
@@ -80,7 +81,7 @@ def check_bands(
             )
 
 
-def note_spreads(
+def warn_sigma_data(
     lm: LM, files: Callable[[], Sequence[TokenFile]], made: Mapping[str, str], seed: int
 ) -> None:
     """Warn of every EDM schedule whose sigma_data does not fit the latents that it will denoise.

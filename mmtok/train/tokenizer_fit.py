@@ -76,7 +76,7 @@ def fit_tokenizer(
         raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
     if not config.learns:
         return config.build()
-    if type(config) not in TRAINERS:
+    if not isinstance(config, NetworkConfig) or type(config) not in TRAINERS:
         return config.fit(signals)
     what, trained = TRAINERS[type(config)]
     chosen = resolve_precision(precision, CPU)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.core.batch import FULL, Corruption, pack, plan_rows, rows_of, unpack
+from mmtok.core.batch import FULL, InputMask, pack, plan_rows, rows_of, unpack
 from mmtok.core.grammar import to_document, to_stream
 
 
@@ -75,12 +75,12 @@ def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
     rows = rows_of_streams(vocabulary, corpus)
 
     def damage(s):
-        return Corruption(
+        return InputMask(
             rng.random(len(s)) < 0.5, {m: rng.random(x.shape) < 0.5 for m, x in s.values.items()}
         )
 
-    corruptions = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
-    clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, corruptions=corruptions)
+    input_masks = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
+    clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, input_masks=input_masks)
     for f in fields(clean):
         a, b = getattr(clean, f.name), getattr(dirty, f.name)
         if f.name not in ("inputs", "channel_mask"):
@@ -97,7 +97,7 @@ def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
     )
     for m in ("jets", "voice"):
         wanted = np.concatenate(
-            [c.channels[m] for row in corruptions for c in row if c is not None and m in c.channels]
+            [c.channels[m] for row in input_masks for c in row if c is not None and m in c.channels]
         )
         assert dirty.channel_mask[m].sum() == wanted.sum() > 0
     assert not any(x.any() for x in clean.channel_mask.values())

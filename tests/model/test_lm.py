@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.core.batch import Corruption, pack
+from mmtok.core.batch import InputMask, pack
 from mmtok.core.grammar import START, advance, legal_ids, to_stream
 from mmtok.core.segment import Document
 from mmtok.errors import UserError
@@ -235,7 +235,7 @@ def test_loss_weighs_modalities_and_the_root_of_their_channels(lm, vocabulary, t
     assert torch.allclose(sum(p[0] for p in parts.values()), nats.total.sum())
 
 
-# ---- corruption
+# ---- input_mask
 
 
 def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, segment):
@@ -251,7 +251,7 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
         id_mask[t] = ids
         channel_mask[1] = hidden
         dirty = pack(
-            vocabulary, [[stream]], corruptions=[[Corruption(id_mask, {"jets": channel_mask})]]
+            vocabulary, [[stream]], input_masks=[[InputMask(id_mask, {"jets": channel_mask})]]
         )
         a, b = lm(pack(vocabulary, [[stream]])).total[0], lm(dirty).total[0]
         assert (
@@ -280,7 +280,7 @@ def test_hidden_latents_cannot_be_told_from_others_and_read_as_zero(lm, vocabula
     dirty = pack(
         vocabulary,
         [[stream]],
-        corruptions=[[Corruption(np.zeros(len(stream), bool), {"voice": hidden})]],
+        input_masks=[[InputMask(np.zeros(len(stream), bool), {"voice": hidden})]],
     )
     clean = pack(vocabulary, [[stream]])
     changed = clean.latents["voice"].clone()

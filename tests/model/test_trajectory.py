@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmtok.commands.sample import write_samples
-from mmtok.commands.strips import N_FRAMES, blanked, pictures, strip_of
+from mmtok.commands.trajectories import N_FRAMES, blanked, pictures, trajectory_path
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
@@ -233,7 +233,7 @@ def test_spectrograms_lie_beside_speech_and_pictures_of_the_same_name(spoken, tm
         "low-000.png",
         "low-000.wav.png",
     ]  # that of the picture stays
-    strip = read_image(strip_of(paths[0]))
+    strip = read_image(trajectory_path(paths[0]))
     n = len(drawn[0].segment)
     gap = max(1, n // 8)
     assert n > 2 and strip.shape == (BANDS, STEPS * (n + gap) - gap)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmtok.cli import main
-from mmtok.run.distributed import SharedRun, seed_of, together
+from mmtok.run.distributed import SharedRun, run_on_all_ranks, seed_of
 from mmtok.run.run import open_run
 from mmtok.train.distributed import SINGLE_PROCESS
 
@@ -120,7 +120,7 @@ def test_when_another_process_dies_the_first_says_so(home):
 
 
 def test_alone_a_run_is_asked_as_ever(tiny_run):
-    assert type(together(tiny_run, None, lambda run: run)).__name__ == "Run"
+    assert type(run_on_all_ranks(tiny_run, None, lambda run: run)).__name__ == "Run"
 
 
 def test_seeds_of_batches():

@@ -25,11 +25,11 @@ from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.train.checks import (
-    check_bands,
-    check_cuts,
+    check_freq_masks,
     check_guidance,
-    note_pairing,
-    note_spreads,
+    check_targets,
+    warn_pairing,
+    warn_sigma_data,
 )
 
 
@@ -60,7 +60,7 @@ def told(signature, head, latents, tmp_path):
     write_tokens(tmp_path / "t.parquet", {"a": signature, "b": signature}, rows)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        note_spreads(
+        warn_sigma_data(
             lm_of(signature, head),
             lambda: [read_tokens(tmp_path / "t.parquet")],
             {"a": signature.modality},
@@ -149,11 +149,13 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
     for lm, head in zip(whole, ("GridDiffusion", "MaskedDiffusion")):
         says = f"caption -> image: its {next(iter(dial))} is .*{head} fills in all frames of image"
         with pytest.raises(UserError, match=f"{says} at once"):
-            check_cuts(lm, [task], fields)
-        check_cuts(
+            check_targets(lm, [task], fields)
+        check_targets(
             lm, [Task(("caption",), ("image",)), Task(("image",), ("caption",), **dial)], fields
         )
-    check_cuts(lm_of(Signature("image", latent_size=3, frames=4), FRAMES(CondOT())), [task], fields)
+    check_targets(
+        lm_of(Signature("image", latent_size=3, frames=4), FRAMES(CondOT())), [task], fields
+    )
 
 
 def test_guidance_needs_what_it_leads_away_from():
@@ -199,11 +201,11 @@ def test_pairing_under_a_condition_is_warned_of():
             " image"
         ),
     ) as caught:
-        note_pairing(paired, [given], fields)
+        warn_pairing(paired, [given], fields)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        note_pairing(
+        warn_pairing(
             paired,
             [
                 alone,
@@ -212,7 +214,7 @@ def test_pairing_under_a_condition_is_warned_of():
             ],
             fields,
         )
-        note_pairing(plain, [given], fields)
+        warn_pairing(plain, [given], fields)
 
 
 def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
@@ -262,7 +264,7 @@ def test_bands_of_frames_that_have_one_channel_are_refused():
         "speech": Signature("speech", (2,) * 5),
     }
     fields = {"caption": "text", "clip": "voice", "said": "speech"}
-    check_bands(
+    check_freq_masks(
         {
             "clip": InputMasking(n_freq_masks=1),
             "said": InputMasking(n_freq_masks=1),
@@ -275,4 +277,4 @@ def test_bands_of_frames_that_have_one_channel_are_refused():
         UserError,
         match="input_masking.caption.n_freq_masks is 2, but a frame of text has one channel",
     ):
-        check_bands({"caption": InputMasking(n_freq_masks=2)}, fields, signatures)
+        check_freq_masks({"caption": InputMasking(n_freq_masks=2)}, fields, signatures)

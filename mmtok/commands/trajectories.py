@@ -1,4 +1,4 @@
-"""Strips: the states of a trajectory as pictures in a row, written as steps/NAME.png."""
+"""The states of a trajectory as pictures in a row, written as steps/NAME.png."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ FOLDER = "steps"
 WHITE = 255
 
 
-def write_strips(files: Sequence[Path], samples: Sequence[Sampled], tokenizer: Any) -> None:
+def write_trajectories(files: Sequence[Path], samples: Sequence[Sampled], tokenizer: Any) -> None:
     """Write the trajectory of each prompt's first sample, if it has one, from left to right.
 
-    `files` are the samples' own, one for each. Strips of earlier samples of these names are
-    removed.
+    `files` are the samples' own, one for each. Pictures of earlier samples of these names
+    are removed.
     """
     first: dict[str, tuple[Path, Sequence[tuple[Segment, np.ndarray]]]] = {}
     for file, sample in zip(files, samples, strict=True):
         if sample.trajectory:
-            first.setdefault(prompt_of(file.stem), (strip_of(file), sample.trajectory))
-    for strip in {strip_of(file) for file in files} - {strip for strip, _ in first.values()}:
-        strip.unlink(missing_ok=True)
-    for strip, states in first.values():
-        strip.parent.mkdir(exist_ok=True)
+            first.setdefault(prompt_of(file.stem), (trajectory_path(file), sample.trajectory))
+    paths = {trajectory_path(file) for file in files}
+    for path in paths - {path for path, _ in first.values()}:
+        path.unlink(missing_ok=True)
+    for path, states in first.values():
+        path.parent.mkdir(exist_ok=True)
         shown = pictures([segment for segment, _ in states], tokenizer)
         hidden = [mask for _, mask in states]
-        write_image(strip, tiled(list(map(blanked, shown, hidden))))
+        write_image(path, tiled(list(map(blanked, shown, hidden))))
 
 
-def strip_of(file: Path) -> Path:
-    """A sample's strip: steps/seven-000.png, or steps/seven-000.wav.png for seven-000.wav."""
+def trajectory_path(file: Path) -> Path:
+    """A sample's trajectory: steps/seven-000.png, or steps/seven-000.wav.png for seven-000.wav."""
     return inside(file.parent, f"{FOLDER}/{file.name.removesuffix('.png')}.png")
 
 
