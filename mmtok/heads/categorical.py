@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mmtok.core.segment import Signature
 from mmtok.heads.base import Callback, Head, HeadConfig, Known
 from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, mix_guidance, pick
+from mmtok.nn.cross_entropy import upcast
 
 ChannelLogits = Generator[Tensor, Tensor, None]
 
@@ -55,11 +56,6 @@ class Chained(CategoricalConfig):
     def build(self, width: int, signature: Signature) -> ChainedHead:
         """The head for hidden states of this width and frames of this signature."""
         return ChainedHead(self, width, signature)
-
-
-def upcast(x: Tensor) -> Tensor:
-    """The same in float32 at least: half precision is for the layers, never for log p."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class CategoricalHead(Head):

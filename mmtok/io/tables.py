@@ -29,7 +29,8 @@ OTHERS = ("|", ",", ";", "\t")  # of files called .csv: the first one that is in
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
 PACKED = ".gz"  # behind the suffix of a text
 SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
-CHARACTER_BYTES = 6  # of memory, while a text is decoded and cut into rows
+# Memory per byte of a text while it is decoded and cut: as bytes, and as characters of up to four.
+CHARACTER_BYTES = 6
 CELL_BYTES = 80  # more, of a cell with what its row takes
 UNPACKED_BYTES = 2**20  # that are unpacked between two looks at the budget
 ROWS = 1024  # of Parquet that are read at once

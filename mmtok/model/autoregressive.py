@@ -16,11 +16,11 @@ from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
 from mmtok.errors import UserError
 from mmtok.heads.base import Callback, Head
-from mmtok.heads.categorical import upcast
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
 from mmtok.model.frame_embedding import FoldedFrames, FrameEmbedding
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled
+from mmtok.nn.cross_entropy import upcast
 from mmtok.nn.inference_linear import WeightPrecision, prepare_linear, with_prepared_linears
 from mmtok.nn.kv_cache import KVCacheDecoder
 from mmtok.nn.precision import Precision, resolve_precision

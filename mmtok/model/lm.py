@@ -22,13 +22,13 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
 from mmtok.heads.base import Head, HeadConfig, Kind
 from mmtok.heads.cascade import Cascade
-from mmtok.heads.categorical import Chained, Parallel, upcast
+from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, check_settings
 from mmtok.io.serialize import Kinds
 from mmtok.model.frame_embedding import FrameEmbedding
-from mmtok.nn.cross_entropy import class_nll
+from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 PackageHeads = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion

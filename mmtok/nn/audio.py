@@ -311,15 +311,24 @@ def griffin_lim(
         stft = _BatchedSTFT(n_samples, target.shape[1], spec, device)
         c = torch.polar(target, phase)
         t_last = torch.zeros(*target.shape, 2, device=device)
-        # on real and imaginary parts: complex abs and division are many times slower than the FFT
         for _ in range(n_iterations):
             t = torch.view_as_real(stft.forward(stft.inverse(c)))  # (B, T, F, 2)
-            direction = torch.add(t, t - t_last, alpha=momentum)
-            scale = target * direction.square().sum(-1).clamp_min(1e-30).rsqrt()
-            c = torch.view_as_complex(direction * scale[..., None])
+            c = griffin_lim_update(t, t_last, target, momentum)
             t_last = t
         samples = stft.inverse(c)
     return [row[:n] for row, n in zip(samples, n_samples, strict=True)]
+
+
+def griffin_lim_update(t: Tensor, t_last: Tensor, target: Tensor, momentum: float) -> Tensor:
+    """Complex spectra (..., T, F) of the magnitudes `target`, at the phases of t + momentum.
+
+    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). t and t_last are the
+    consistent spectra of this step and the last, (..., T, F, 2): on real and imaginary parts, since
+    complex abs and division are many times slower than the FFT.
+    """
+    direction = torch.add(t, t - t_last, alpha=momentum)
+    scale = target * direction.square().sum(-1).clamp_min(1e-30).rsqrt()
+    return torch.view_as_complex(direction * scale[..., None])
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:

@@ -24,6 +24,11 @@ MAX_SAVED_LOGITS = 2**25
 CHUNK_LOGITS = 2**24  # logits in memory at once, beyond that
 
 
+def upcast(x: Tensor) -> Tensor:
+    """The same in float32 at least: half precision is for the layers, never for log p."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def class_nll(
     h: Tensor,
     weight: Tensor,
@@ -114,7 +119,7 @@ def _d_logits(x: Tensor, lse: Tensor, target: Tensor) -> Tensor:
 def _logits(h: Tensor, weight: Tensor, last_legal: Tensor, banned: Tensor) -> Tensor:
     """(N, n) in float32 at least; -inf where a class cannot occur."""
     x = F.linear(h, weight)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = upcast(x)
     x.index_fill_(1, banned, float("-inf"))
     x[:, -1].masked_fill_(~last_legal, float("-inf"))
     return x

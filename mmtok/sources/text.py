@@ -10,11 +10,10 @@ from typing import Any
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.files import write_bytes
+from mmtok.io.tables import CHARACTER_BYTES
 from mmtok.io.walk import file_at, files_among
 from mmtok.sources.base import Example, check_heldout_share
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
-
-CHARACTER_BYTES = 6  # of memory per byte of a file, as bytes and as characters of up to four
 
 
 def read_text(path: Path) -> str:

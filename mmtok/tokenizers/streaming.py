@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmtok.core.segment import segment_of
 from mmtok.errors import UserError
-from mmtok.nn.audio import WINDOW_FLOOR, analysis_window, invert_mel, spectrum
+from mmtok.nn.audio import WINDOW_FLOOR, analysis_window, griffin_lim_update, invert_mel, spectrum
 from mmtok.tokenizers.vocoders import GriffinLim
 
 BLOCK_S = 0.1  # sound that is given out at a time
@@ -133,9 +133,7 @@ class SoundStream:
         for _ in range(self.config.n_iterations):
             frames = samples().unfold(0, spec.n_fft, spec.hop_samples)
             t = torch.view_as_real(spectrum(frames, spec))  # (n, F, 2)
-            direction = torch.add(t, t - t_last, alpha=self.config.momentum)
-            scale = target * direction.square().sum(-1).clamp_min(1e-30).rsqrt()
-            c = torch.view_as_complex(direction * scale[..., None])
+            c = griffin_lim_update(t, t_last, target, self.config.momentum)
             t_last = t
         self.spectra = c
         return samples()
