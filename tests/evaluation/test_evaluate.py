@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
+from mmtok.commands.score import KINDS
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.evaluation import evaluate as room
@@ -53,6 +54,15 @@ def leaves(table, prefix=""):
     return inner | {f"{prefix}{name}": x for name, x in table.items() if not isinstance(x, dict)}
 
 
+def check_values(figures):
+    """Kinds of scores are words that exist, all else is finite numbers."""
+    for name, value in figures.items():
+        if name.startswith("score.") and name.endswith(".kind"):
+            assert value in KINDS, name
+        else:
+            assert isinstance(value, (int, float)) and math.isfinite(value), name
+
+
 def test_the_figures_have_the_names_that_others_read(evaluated):
     run, figures = evaluated
     assert json.loads((run.folder / "evaluation.json").read_text()) == figures
@@ -91,7 +101,7 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
         for of in ("", "_untrained", "_unigram")
     ]
     assert set(expected) <= set(names), set(expected) - set(names)
-    assert all(isinstance(x, (int, float)) and math.isfinite(x) for x in names.values())
+    check_values(names)
     shares = [k for k in names if k.endswith(("accuracy", "copies", "stopped", "copies_heldout"))]
     assert all(0 <= names[k] <= 1 for k in shares)
 
@@ -248,7 +258,7 @@ def test_what_nothing_is_given_for_has_figures_too(unconditional):
         figures["jets_from_nothing"].keys() == {"all"}
         and {"mass_w1", "pt_w1_raw", "at_cap"} <= figures["jets_from_nothing"]["all"].keys()
     )
-    assert all(math.isfinite(x) for x in leaves(figures).values())
+    check_values(leaves(figures))
     for name, n in (
         ("image", run.recipe.n_samples),
         ("speech", run.recipe.n_samples),
