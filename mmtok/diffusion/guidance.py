@@ -1,4 +1,8 @@
-"""Classifier-free guidance, and the noisy low-resolution condition of a cascade."""
+"""Classifier-free guidance, and the noisy low-resolution condition of a cascade.
+
+Formulas only. Ids and codes are guided through `mmtok.heads.sampling.mix_guidance`, latents in
+`DiffusionHead.draw` (heads/diffusion.py); both read `Sampling.guidance`.
+"""
 
 from __future__ import annotations
 
