@@ -80,6 +80,7 @@ class _ClassNLL(torch.autograd.Function):
         n_rows: int,
         save_grad: bool,
     ) -> Tensor:
+        """-log p of each row's target (N,), chunk by chunk of n_rows rows."""
         lse = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
         nll = torch.empty_like(lse)
         d_logits = None
@@ -96,6 +97,7 @@ class _ClassNLL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of h and weight, from p - [k = target] saved or made again chunk by chunk."""
         h, weight, target, last_legal, banned, lse, d_logits = ctx.saved_tensors
         d_h = torch.empty_like(h)
         d_weight = torch.zeros_like(weight, dtype=lse.dtype)  # chunks are summed in float32
