@@ -119,7 +119,7 @@ def main() -> None:
     tokenizers = {
         "text": BytesConfig().build(),
         "speech": DMelConfig.apple_40hz().build(),
-        "image": PixelsConfig(8, 8, 1, levels=16).build(),
+        "image": PixelsConfig(8, 8, 1, n_levels=16).build(),
         "jets": JetGridConfig(max_constituents=40).build(),
     }
     segments = {m: tokenizers[m].encode(signal) for m, signal in signals().items()}

@@ -38,7 +38,7 @@ recipe = Recipe(
     sources=(ImageFolder(path=""),),
     tokenizers={
         "text": BytesConfig(),
-        "image": PixelLatentsConfig(**SIZE, levels=256, patch=PATCH),
+        "image": PixelLatentsConfig(**SIZE, n_levels=256, patch=PATCH),
     },
     tasks=(Task(("caption",), ("image",), cond_dropout=0.1),),
     model=DecoderConfig(

@@ -15,7 +15,7 @@ A folder of pictures:
         --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \
         --tasks '[{"inputs": ["caption"], "targets": ["image"], "cond_dropout": 0.1}]' \
         --tokenizers.image '{"kind": "PixelLatentsConfig", "height": 16, "width": 16,
-            "channels": 3, "levels": 256, "patch": 2}'
+            "channels": 3, "n_levels": 256, "patch": 2}'
 """
 
 from mmtok.data.tasks import Task
@@ -35,7 +35,7 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="pixel_diffusion",
     sources=(ScannedDigits(copies=18, noise=0.0),),  # noise would be learned, and be drawn
-    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(8, 8, 1, levels=17, patch=2)},
+    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(8, 8, 1, n_levels=17, patch=2)},
     # shifted scans teach more than there are; their captions tell them apart, or what is drawn by
     # name alone would be shifted too
     tasks=(Task(("caption",), ("image",), cond_dropout=0.2), Task(("view_caption",), ("view",))),

@@ -47,7 +47,7 @@ def tiny_recipe(steps: int = 200) -> Recipe:
         sources=(ScannedDigits(copies=1),),
         tokenizers={
             "text": parent.tokenizers["text"],
-            "image": PixelsConfig(8, 8, 1, levels=4),
+            "image": PixelsConfig(8, 8, 1, n_levels=4),
         },
         model=replace(parent.model, heads={"image": MaskedDiffusion(network=DiTConfig(3, 64, 2))}),
         train=replace(parent.train, steps=steps, warmup=20, ema_decay=0.98),

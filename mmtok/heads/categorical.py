@@ -69,7 +69,7 @@ class CategoricalHead(Head):
 
     def __init__(self, config: CategoricalConfig, signature: Signature):
         super().__init__(config, signature)
-        self.levels = signature.levels
+        self.codebook_sizes = signature.levels
 
     @abstractmethod
     def channel_logits(self, h: Tensor) -> ChannelLogits:
@@ -88,7 +88,7 @@ class CategoricalHead(Head):
             nll = F.cross_entropy(logits.flatten(0, 1), now.flatten(), reduction="none")
             total = total + nll.view(now.shape).sum(1)
             start += now.shape[1]
-            if start == len(self.levels):
+            if start == len(self.codebook_sizes):
                 return total
             logits = channels.send(now)
 
@@ -123,14 +123,14 @@ class CategoricalHead(Head):
             mixed = self._legal(mixed, drawn.shape[1], drawn, bounds)
             chosen = pick(mixed.flatten(0, 1), sampling, generator).view(mixed.shape[:2])
             drawn = torch.cat([drawn, chosen], 1)
-            if drawn.shape[1] == len(self.levels):
+            if drawn.shape[1] == len(self.codebook_sizes):
                 return drawn
             logits = [channels.send(chosen) for channels in streams]
 
     def _bounds(self, ceiling: Tensor | None, dtype: torch.dtype) -> Ceiling | None:
         if ceiling is None:
             return None
-        return Ceiling(ceiling, self.levels, dtype)
+        return Ceiling(ceiling, self.codebook_sizes, dtype)
 
     def _legal(self, logits: Tensor, start: int, values: Tensor, bounds: Ceiling | None) -> Tensor:
         """Logits (N, c, K) of channels from `start` on, with illegal values at -inf.
@@ -139,10 +139,10 @@ class CategoricalHead(Head):
         """
         if bounds is not None:
             return bounds.apply(logits, start, values)
-        levels = self.levels[start : start + logits.shape[1]]
-        if min(levels) == logits.shape[2]:
+        sizes = self.codebook_sizes[start : start + logits.shape[1]]
+        if min(sizes) == logits.shape[2]:
             return logits
-        highest = torch.tensor(levels, device=logits.device) - 1
+        highest = torch.tensor(sizes, device=logits.device) - 1
         return logits.masked_fill(_above(logits, highest), float("-inf"))
 
 
@@ -155,12 +155,12 @@ class Ceiling:
     logarithm of this part is added to its logit.
     """
 
-    def __init__(self, ceiling: Tensor, levels: Sequence[int], dtype: torch.dtype):
+    def __init__(self, ceiling: Tensor, codebook_sizes: Sequence[int], dtype: torch.dtype):
         self.ceiling = ceiling
-        self.last = torch.tensor(levels, device=ceiling.device) - 1
+        self.last = torch.tensor(codebook_sizes, device=ceiling.device) - 1
         parts = [torch.ones(len(ceiling), dtype=dtype, device=ceiling.device)]
-        for c in range(len(levels) - 1, 0, -1):
-            parts.append((ceiling[:, c] + parts[-1]) / levels[c])
+        for c in range(len(codebook_sizes) - 1, 0, -1):
+            parts.append((ceiling[:, c] + parts[-1]) / codebook_sizes[c])
         # (N, C): of the ceiling's value of each channel
         self.log_part = torch.stack(parts[::-1], 1).log()
 
@@ -199,13 +199,13 @@ class ParallelHead(CategoricalHead):
 
     def __init__(self, config: Parallel, width: int, signature: Signature):
         super().__init__(config, signature)
-        self.out = nn.Linear(width, len(self.levels) * max(self.levels))
+        self.out = nn.Linear(width, len(self.codebook_sizes) * max(self.codebook_sizes))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def channel_logits(self, h: Tensor) -> ChannelLogits:
         """Yields once: the logits (N, C, K) of all channels."""
-        yield self.out(h).unflatten(-1, (len(self.levels), max(self.levels)))
+        yield self.out(h).unflatten(-1, (len(self.codebook_sizes), max(self.codebook_sizes)))
 
 
 class ChainedHead(CategoricalHead):
@@ -218,13 +218,16 @@ class ChainedHead(CategoricalHead):
     def __init__(self, config: Chained, width: int, signature: Signature):
         super().__init__(config, signature)
         hidden = config.hidden
-        n_channels = len(self.levels)
-        self.enter = nn.ModuleList([nn.Linear(width, hidden) for _ in self.levels])
+        n_channels = len(self.codebook_sizes)
+        self.enter = nn.ModuleList([nn.Linear(width, hidden) for _ in self.codebook_sizes])
         self.conditioning = nn.ModuleList(
-            [nn.Embedding(k, hidden * (n_channels - 1 - c)) for c, k in enumerate(self.levels[:-1])]
+            [
+                nn.Embedding(k, hidden * (n_channels - 1 - c))
+                for c, k in enumerate(self.codebook_sizes[:-1])
+            ]
         )
-        self.mix = nn.ModuleList([nn.Linear(hidden, hidden) for _ in self.levels])
-        self.out = nn.ModuleList([nn.Linear(hidden, k) for k in self.levels])
+        self.mix = nn.ModuleList([nn.Linear(hidden, hidden) for _ in self.codebook_sizes])
+        self.out = nn.ModuleList([nn.Linear(hidden, k) for k in self.codebook_sizes])
         for name, parameter in self.named_parameters():
             if name.startswith("conditioning."):
                 nn.init.normal_(parameter, std=0.1)
@@ -233,7 +236,7 @@ class ChainedHead(CategoricalHead):
 
     def channel_logits(self, h: Tensor) -> ChannelLogits:
         """Yields C times: the logits (N, 1, K_c) of channel c, sent the value of each before it."""
-        n_channels = len(self.levels)
+        n_channels = len(self.codebook_sizes)
         # what channel c reads of the values before it
         conditioning: list[list[Tensor]] = [[] for _ in range(n_channels)]
         for c in range(n_channels):

@@ -22,18 +22,21 @@ class FrameEmbedding(nn.Module):
     averages.
     """
 
-    levels: Tensor  # (C,) K_c
+    codebook_sizes: Tensor  # (C,) K_c
     offset: Tensor  # (C,) the row of channel c's code 0 in the table
 
-    def __init__(self, levels: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0):
+    def __init__(
+        self, codebook_sizes: tuple[int, ...], channel_size: int, width: int, n_totals: int = 0
+    ):
         super().__init__()
-        sizes = torch.tensor([k + 1 for k in levels])
-        n_values = sum(levels) + len(levels)  # not sizes.sum(), as meta tensors hold no numbers
-        joined = channel_size * len(levels)
+        sizes = torch.tensor([k + 1 for k in codebook_sizes])
+        # not sizes.sum(), as meta tensors hold no numbers
+        n_values = sum(codebook_sizes) + len(codebook_sizes)
+        joined = channel_size * len(codebook_sizes)
         self.table = nn.Embedding(n_values, channel_size)
         self.project = nn.Linear(joined, width, bias=False)
         self.register_buffer("offset", sizes.cumsum(0) - sizes, persistent=False)
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("codebook_sizes", torch.tensor(codebook_sizes), persistent=False)
         nn.init.normal_(self.table.weight)
         nn.init.normal_(self.project.weight, std=0.08 / joined**0.5)
         self.n_totals = n_totals
@@ -54,7 +57,7 @@ class FrameEmbedding(nn.Module):
         read at all; segment (N,): numbers that change from one segment to the next.
         """
         if mask is not None:
-            codes = torch.where(mask, self.levels, codes)
+            codes = torch.where(mask, self.codebook_sizes, codes)
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
@@ -122,9 +125,9 @@ def _folded(inner: FrameEmbedding, product: nn.Linear) -> Tensor:
 
     product: a layer that reads all channels of a frame, joined.
     """
-    n_channels = len(inner.levels)
-    channels = torch.arange(n_channels, device=inner.levels.device)
-    channel = torch.repeat_interleave(channels, inner.levels + 1)
+    n_channels = len(inner.codebook_sizes)
+    channels = torch.arange(n_channels, device=inner.codebook_sizes.device)
+    channel = torch.repeat_interleave(channels, inner.codebook_sizes + 1)
     parts = product.weight.unflatten(1, (n_channels, -1))  # (n_out, C, size)
     rows = inner.table.weight
     return torch.cat([rows[channel == c] @ parts[:, c].T for c in range(n_channels)])

@@ -172,7 +172,7 @@ class LM(nn.Module):
     def _embed_codes(self, m: str, batch: Batch, kept: Tensor, segment: Tensor) -> Tensor:
         """(N, M) of all frames of a many-channel modality."""
         embedding = cast(FrameEmbedding, self.frame_in[m])
-        codes = batch.channels.get(m, batch.ids.new_zeros(0, len(embedding.levels)))
+        codes = batch.channels.get(m, batch.ids.new_zeros(0, len(embedding.codebook_sizes)))
         return embedding(codes, batch.channel_mask.get(m), kept, segment)
 
     def _embed_latents(self, m: str, batch: Batch, dtype: torch.dtype) -> Tensor:

@@ -92,7 +92,7 @@ def default(modality: str) -> Tokenizer:
         case "image":
             from mmtok.tokenizers.images import PixelsConfig
 
-            return PixelsConfig(levels=256).build()
+            return PixelsConfig(n_levels=256).build()
         case "jets":
             from mmtok.tokenizers.jets import JetGridConfig
 

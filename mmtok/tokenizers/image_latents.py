@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
-from mmtok.tokenizers.base import checked_latents, fingerprint, spreads
+from mmtok.tokenizers.base import checked_latents, spreads
 from mmtok.tokenizers.patches import (
     ImageTokenizer,
     NetworkConfig,
@@ -25,6 +25,7 @@ from mmtok.tokenizers.patches import (
     PatchNetwork,
     check_size,
     checked_image,
+    levels_fingerprint,
     to_grey,
     to_levels,
     without_grey_axis,
@@ -43,20 +44,20 @@ class PixelLatentsConfig(PatchConfig):
     height, width, patch  in pixels; the patch divides both; a frame has patch x patch x channels
                           latents
     channels              1 grey, 3 RGB
-    levels                as of `PixelsConfig`: 256 loses nothing, 17 is what scikit-learn's digits
+    n_levels              as of `PixelsConfig`: 256 loses nothing, 17 is what scikit-learn's digits
                           have
     """
 
     height: int = 8
     width: int = 8
     channels: int = 1
-    levels: int = 17
+    n_levels: int = 17
     patch: int = 2
 
     def __post_init__(self) -> None:
-        check_size(self, patch=1, levels=2)
-        if self.levels > 256:
-            raise UserError(f"PixelLatentsConfig: levels is {self.levels}; it must be 2 to 256")
+        check_size(self, patch=1, n_levels=2)
+        if self.n_levels > 256:
+            raise UserError(f"PixelLatentsConfig: n_levels is {self.n_levels}; it must be 2 to 256")
 
     def build(self) -> PixelLatents:
         """The tokenizer: nothing is to be learned."""
@@ -68,9 +69,9 @@ class PixelLatentsConfig(PatchConfig):
 
 
 class PixelLatents(ImageTokenizer):
-    """Image <-> latents (T, C p p): level k is the centre of the k-th of `levels` cells of -1..1.
+    """Image <-> latents (T, C p p): level k is the centre of the k-th of `n_levels` cells of -1..1.
 
-    Off by at most half a level: 255 / (levels - 1) / 2 grey values. Within a frame the image
+    Off by at most half a level: 255 / (n_levels - 1) / 2 grey values. Within a frame the image
     channels follow each other, each row by row, as in torch's pixel_unshuffle.
     """
 
@@ -82,8 +83,8 @@ class PixelLatents(ImageTokenizer):
             "image",
             latent_size=config.channels * config.patch**2,
             frames=config.n_patches,
-            cells=config.levels,
-            fingerprint=fingerprint("PixelLatents", asdict(config)),
+            cells=config.n_levels,
+            fingerprint=levels_fingerprint("PixelLatents", config),
         )
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
@@ -95,8 +96,8 @@ class PixelLatents(ImageTokenizer):
         segments = []
         for signal in signals:
             image = checked_image(signal, c.height, c.width, c.channels)
-            levels = to_levels(image, c.levels)
-            latents = (2 * self._to_patches(levels) + 1) / c.levels - 1
+            levels = to_levels(image, c.n_levels)
+            latents = (2 * self._to_patches(levels) + 1) / c.n_levels - 1
             segments.append(Segment("image", latents=latents.astype(np.float32), info=c.info))
         return segments
 
@@ -109,9 +110,9 @@ class PixelLatents(ImageTokenizer):
         signals = []
         for segment in segments:
             latents = checked_latents(segment, self.signature).astype(np.float64)
-            cells = np.floor((latents.clip(-1, 1) + 1) / 2 * c.levels)
-            levels = cells.clip(0, c.levels - 1).astype(np.int64)
-            signals.append(without_grey_axis(to_grey(self._to_pixels(levels), c.levels)))
+            cells = np.floor((latents.clip(-1, 1) + 1) / 2 * c.n_levels)
+            levels = cells.clip(0, c.n_levels - 1).astype(np.int64)
+            signals.append(without_grey_axis(to_grey(self._to_pixels(levels), c.n_levels)))
         return signals
 
     def _to_patches(self, pixels: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
-from mmtok.tokenizers.base import checked_codes, fingerprint
+from mmtok.tokenizers.base import checked_codes
 from mmtok.tokenizers.patches import (
     ImageConfig,
     ImageTokenizer,
@@ -28,6 +28,7 @@ from mmtok.tokenizers.patches import (
     PatchNetwork,
     check_size,
     checked_image,
+    levels_fingerprint,
     to_grey,
     to_levels,
     without_grey_axis,
@@ -48,14 +49,14 @@ class PixelsConfig(ImageConfig):
 
     height, width  in pixels; both None: any size, which the segment's info keeps
     channels       1 grey, 3 RGB; None: grey where the size is fixed, else as each image has them
-    levels         a value v of 0..255 becomes level round(v (levels - 1) / 255); 256 loses nothing,
-                   17 is what scikit-learn's digits have
+    n_levels       a value v of 0..255 becomes level round(v (n_levels - 1) / 255); 256 loses
+                   nothing, 17 is what scikit-learn's digits have
     """
 
     height: int | None = None
     width: int | None = None
     channels: int | None = None
-    levels: int = 17
+    n_levels: int = 17
 
     def __post_init__(self) -> None:
         check_size(self)
@@ -64,8 +65,8 @@ class PixelsConfig(ImageConfig):
                 f"PixelsConfig: height is {self.height} and width is {self.width}; give both, or"
                 " neither for images of any size"
             )
-        if not 2 <= self.levels <= 256:
-            raise UserError(f"PixelsConfig: levels is {self.levels}; it must be 2 to 256")
+        if not 2 <= self.n_levels <= 256:
+            raise UserError(f"PixelsConfig: n_levels is {self.n_levels}; it must be 2 to 256")
 
     @property
     def takes(self) -> dict[str, int | None]:
@@ -87,7 +88,7 @@ class PixelsConfig(ImageConfig):
 class Pixels(ImageTokenizer):
     """Image <-> codes (T, 1), T = height x width x channels.
 
-    Off by at most half a level: 255 / (levels - 1) / 2 grey values.
+    Off by at most half a level: 255 / (n_levels - 1) / 2 grey values.
     """
 
     config_type = PixelsConfig
@@ -101,9 +102,9 @@ class Pixels(ImageTokenizer):
             frames = math.prod(n for n in self._size if n is not None)
         self.signature = Signature(
             "image",
-            levels=(config.levels,),
+            levels=(config.n_levels,),
             frames=frames,
-            fingerprint=fingerprint("Pixels", asdict(config)),
+            fingerprint=levels_fingerprint("Pixels", config),
         )
 
     def encode(self, signal: np.ndarray) -> Segment:
@@ -114,7 +115,7 @@ class Pixels(ImageTokenizer):
         image = checked_image(signal, *self._size)
         what = f"a picture of {image.size:,} values as codes"
         memory_budget.check(PIXEL_BYTES * image.size, "image", what)
-        codes = to_levels(image.reshape(-1, 1), self.config.levels)
+        codes = to_levels(image.reshape(-1, 1), self.config.n_levels)
         height, width, channels = image.shape
         info = {"height": height, "width": width, "channels": channels}
         return Segment("image", codes=codes, info=info)
@@ -131,7 +132,7 @@ class Pixels(ImageTokenizer):
         memory_budget.check(PIXEL_BYTES * n_values, "image", what)
         values = np.zeros(n_values, np.uint8)
         n = min(n_values, len(codes))
-        values[:n] = to_grey(codes[:n], self.config.levels)
+        values[:n] = to_grey(codes[:n], self.config.n_levels)
         return without_grey_axis(values.reshape(shape))
 
     def _shape(self, n_codes: int, info: Mapping[str, Any]) -> tuple[int, int, int]:

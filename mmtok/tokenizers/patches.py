@@ -83,6 +83,16 @@ def without_grey_axis(image: np.ndarray) -> np.ndarray:
     return image
 
 
+def levels_fingerprint(kind: str, config: Any) -> str:
+    """The fingerprint of a tokenizer of pixel levels, which counts its `n_levels` as `levels`.
+
+    That is the name of the codebook sizes in a signature.
+    """
+    meaning = asdict(config)
+    meaning["levels"] = meaning.pop("n_levels")
+    return fingerprint(kind, meaning)
+
+
 def to_levels(grey: np.ndarray, n_levels: int) -> np.ndarray:
     """Grey values 0..255 -> levels round(v (n_levels - 1) / 255), int32.
 

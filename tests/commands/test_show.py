@@ -152,10 +152,10 @@ def test_a_run_tells_its_tokenizers_with_their_measured_fidelity(tiny_run, said)
     [
         (DMelConfig.apple_80hz(), f"80 frames/s, {DMelConfig.apple_80hz().kbps * 1000:.5g} bit/s"),
         (DMelConfig.inkling_20hz(), "20 frames/s, 6400 bit/s"),
-        (PixelsConfig(levels=16), "4 bits a value of a pixel"),
-        (PixelsConfig(4, 4, 1, levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),
+        (PixelsConfig(n_levels=16), "4 bits a value of a pixel"),
+        (PixelsConfig(4, 4, 1, n_levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),
         (
-            PixelLatentsConfig(4, 4, 1, levels=16, patch=2),
+            PixelLatentsConfig(4, 4, 1, n_levels=16, patch=2),
             (
                 "4 floats a frame of 16 cells each, 16 bits a frame, 4 patches an image, 64 bits an"
                 " image"

@@ -232,7 +232,7 @@ def test_labels_are_those_of_all_rows():
 
 
 def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, rng):
-    tokenizer = PixelLatentsConfig(4, 4, 1, levels=256).build()
+    tokenizer = PixelLatentsConfig(4, 4, 1, n_levels=256).build()
     images = list(rng.integers(0, 256, (8, 4, 4), np.uint8))
     recipe = SimpleNamespace(fields={"image": "image"}, train=SimpleNamespace(seed=0), sources=())
 

@@ -119,14 +119,14 @@ def test_a_part_is_exchanged_for_another_kind(digits):
         digits,
         [
             "--tokenizers.image",
-            '{"kind": "PixelsConfig", "levels": 4}',
-            "--tokenizers.image.levels",
+            '{"kind": "PixelsConfig", "n_levels": 4}',
+            "--tokenizers.image.n_levels",
             "8",
         ],
     )
     assert (
         type(changed.tokenizers["image"]).__name__ == "PixelsConfig"
-        and changed.tokenizers["image"].levels == 8
+        and changed.tokenizers["image"].n_levels == 8
     )
     assert override(
         digits, ["--train.loss_weights", '{"image": 2}', "--train.loss_weights.image", "3"]
@@ -180,7 +180,7 @@ def test_words_are_read_as_the_type_of_their_field(digits):
             ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"],
         ),
         (
-            ["--tokenizers.image", '{"levels": 4}'],
+            ["--tokenizers.image", '{"n_levels": 4}'],
             ['tokenizers.image must be {"kind": ...} with one of', "PixelsConfig"],
         ),
         (["--model.trunk", "4"], ["model.trunk must be a TransformerConfig, got 4"]),

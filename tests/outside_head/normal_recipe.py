@@ -14,7 +14,7 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="normal",
     sources=(ImageFolder("images", heldout_share=0.3),),
-    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
+    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, n_levels=4, patch=2)},
     tasks=(Task(("caption",), ("image",), cond_dropout=0.2),),
     model=DecoderConfig(
         trunk=TransformerConfig(depth=1, width=32, n_heads=2, n_kv_heads=2, feed_forward=64),

@@ -27,7 +27,7 @@ SCHEDULE = EDM(sigma_max=8.0)
 recipe = Recipe(
     name="pixels",
     sources=(ImageFolder("images", heldout_share=0.3),),
-    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, levels=4, patch=2)},
+    tokenizers={"text": BytesConfig(), "image": PixelLatentsConfig(4, 4, 1, n_levels=4, patch=2)},
     tasks=(Task(("caption",), ("image",)), Task(("image",), ("caption",))),
     model=DecoderConfig(
         trunk=TRUNK,
@@ -55,7 +55,7 @@ KL = {
     "text": BytesConfig(),
     "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4),
 }
-CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, levels=4)}
+CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, n_levels=4)}
 VARIANTS = {
     x.name: x
     for x in (

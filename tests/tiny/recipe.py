@@ -27,7 +27,7 @@ recipe = Recipe(
     tokenizers={
         "text": BytesConfig(),
         "speech": DMelConfig.apple_40hz(),
-        "image": PixelsConfig(4, 4, 1, levels=4),
+        "image": PixelsConfig(4, 4, 1, n_levels=4),
         "jets": JetGridConfig(),
     },
     tasks=(

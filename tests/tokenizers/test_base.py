@@ -104,7 +104,7 @@ KINDS = {
     "SentencePiece, bpe": of_texts(lambda home, llama: SentencePieceConfig(300, "bpe").fit(TEXTS)),
     "PublishedPieces": of_texts(lambda home, llama: published(home)),
     "PretrainedText": of_texts(pretrained),
-    "Pixels, any size": of_images(lambda home, llama: PixelsConfig(levels=256).build(), ANY_SIZE),
+    "Pixels, any size": of_images(lambda home, llama: PixelsConfig(n_levels=256).build(), ANY_SIZE),
     "Pixels": of_images(lambda home, llama: PixelsConfig(4, 4).build()),
     "VQPatches": of_images(
         lambda home, llama: learned(VQPatches, VQPatchesConfig(**SMALL, n_codes=4, code_size=2))

@@ -38,8 +38,8 @@ def images(n, height=8, width=8, channels=1, seed=0):
     return list(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def pixels(height=8, width=8, channels=1, patch=2, levels=17):
-    return PixelLatentsConfig(height, width, channels, levels, patch).build()
+def pixels(height=8, width=8, channels=1, patch=2, n_levels=17):
+    return PixelLatentsConfig(height, width, channels, n_levels, patch).build()
 
 
 def patches(height=8, width=8, channels=1, patch=2, latent_size=3, blocks=1):
@@ -65,7 +65,7 @@ BOTH = pytest.mark.parametrize("tokenizer", [pixels(), patches()], ids=["pixels"
 @pytest.mark.parametrize("size", SIZES)
 def test_any_bytes_come_back_from_256_levels(size):
     height, width, channels, patch = size
-    tokenizer = pixels(*size, levels=256)
+    tokenizer = pixels(*size, n_levels=256)
     signature = tokenizer.signature
     assert (signature.latent_size, signature.frames, signature.cells) == (
         channels * patch**2,
@@ -81,27 +81,30 @@ def test_any_bytes_come_back_from_256_levels(size):
         assert np.array_equal(tokenizer.decode(segment), image)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 16, 17, 100, 255, 256])
-def test_the_levels_are_those_of_pixel_codes(levels):
+@pytest.mark.parametrize("n_levels", [2, 3, 16, 17, 100, 255, 256])
+def test_the_levels_are_those_of_pixel_codes(n_levels):
     """Same grey values as `Pixels`, so what is drawn by either compares; images of so many levels
     come back exactly.
     """
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    tokenizer, codes = pixels(16, 16, levels=levels), PixelsConfig(16, 16, levels=levels).build()
+    tokenizer, codes = (
+        pixels(16, 16, n_levels=n_levels),
+        PixelsConfig(16, 16, n_levels=n_levels).build(),
+    )
     decoded = tokenizer.decode(tokenizer.encode(every_value))
     assert np.array_equal(decoded, codes.decode(codes.encode(every_value)))
     assert np.array_equal(tokenizer.decode(tokenizer.encode(decoded)), decoded)
-    assert len(np.unique(decoded)) == levels
+    assert len(np.unique(decoded)) == n_levels
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(levels):
-    tokenizer, cells = pixels(16, 16, patch=1, levels=levels), Bins(levels)
+@pytest.mark.parametrize("n_levels", [2, 17, 256])
+def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(n_levels):
+    tokenizer, cells = pixels(16, 16, patch=1, n_levels=n_levels), Bins(n_levels)
     latents = torch.from_numpy(
         tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents
     )
     codes = torch.from_numpy(
-        PixelsConfig(16, 16, levels=levels)
+        PixelsConfig(16, 16, n_levels=n_levels)
         .build()
         .encode(np.arange(256, dtype=np.uint8).reshape(16, 16))
         .codes
@@ -111,7 +114,7 @@ def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(levels):
 
 
 def test_what_is_drawn_goes_to_the_nearest_level():
-    tokenizer = pixels(2, 2, patch=1, levels=4)  # cells of 0.5: centres -0.75, -0.25, 0.25, 0.75
+    tokenizer = pixels(2, 2, patch=1, n_levels=4)  # cells of 0.5: centres -0.75, -0.25, 0.25, 0.75
     for drawn, level in (
         (-7.0, 0),
         (-0.51, 0),
@@ -131,7 +134,7 @@ def test_what_is_drawn_goes_to_the_nearest_level():
 @pytest.mark.parametrize("size", SIZES)
 def test_a_head_lays_its_picture_out_as_the_image(size):
     height, width, channels, patch = size
-    tokenizer = pixels(*size, levels=256)
+    tokenizer = pixels(*size, n_levels=256)
     head = GridDiffusion(
         network=DiTConfig(1, 16, 2), grid=tokenizer.config.grid, patch=patch
     ).build(8, tokenizer.signature)
@@ -271,14 +274,14 @@ def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
 
 def test_fingerprint_follows_weights_and_settings():
     assert (
-        len({pixels(patch=p, levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)})
+        len({pixels(patch=p, n_levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)})
         == 4
     )
     a, b, other = patches(), patches(), KLPatches(patches().config, patches().config.network())
     assert a.signature == b.signature and a.signature.fingerprint != other.signature.fingerprint
     assert (
         pixels().fidelity(images(3))["psnr_db"]
-        < pixels(levels=256).fidelity(images(3))["psnr_db"]
+        < pixels(n_levels=256).fidelity(images(3))["psnr_db"]
         == 100.0
     )
 
@@ -327,8 +330,8 @@ WRONG_PATCHES = ({"patch": 3}, {"patch": 0}, {"channels": 2}, {"height": 0}, {"w
     ("config", "settings"),
     [
         *product((PixelLatentsConfig, KLPatchesConfig), WRONG_PATCHES),
-        (PixelLatentsConfig, {"levels": 1}),
-        (PixelLatentsConfig, {"levels": 257}),
+        (PixelLatentsConfig, {"n_levels": 1}),
+        (PixelLatentsConfig, {"n_levels": 257}),
         (KLPatchesConfig, {"latent_size": 0}),
         (KLPatchesConfig, {"kl_weight": -1.0}),
         (KLPatchesConfig, {"kl_weight": float("nan")}),

@@ -28,22 +28,22 @@ def patches(**settings) -> VQPatches:
 # ---- pixel levels
 
 
-@pytest.mark.parametrize("levels", [2, 3, 16, 17, 100, 255, 256])
-def test_pixels_error_is_at_most_half_a_level(levels):
+@pytest.mark.parametrize("n_levels", [2, 3, 16, 17, 100, 255, 256])
+def test_pixels_error_is_at_most_half_a_level(n_levels):
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    tokenizer = PixelsConfig(16, 16, levels=levels).build()
+    tokenizer = PixelsConfig(16, 16, n_levels=n_levels).build()
     segment = tokenizer.encode(every_value)
-    assert segment.codes.min() == 0 and segment.codes.max() == levels - 1
+    assert segment.codes.min() == 0 and segment.codes.max() == n_levels - 1
     error = np.abs(tokenizer.decode(segment).astype(int) - every_value).max()
     assert (
-        error <= 255 / (levels - 1) / 2 + 0.5
+        error <= 255 / (n_levels - 1) / 2 + 0.5
     )  # + 0.5: the decoded value is rounded to a whole grey value
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_pixel_codes_come_back_from_their_image(levels):
-    tokenizer = PixelsConfig(16, 16, levels=levels).build()
-    codes = (np.arange(256) % levels)[:, None]
+@pytest.mark.parametrize("n_levels", [2, 17, 256])
+def test_pixel_codes_come_back_from_their_image(n_levels):
+    tokenizer = PixelsConfig(16, 16, n_levels=n_levels).build()
+    codes = (np.arange(256) % n_levels)[:, None]
     assert np.array_equal(
         tokenizer.encode(tokenizer.decode(Segment("image", codes=codes))).codes, codes
     )
@@ -52,14 +52,14 @@ def test_pixel_codes_come_back_from_their_image(levels):
 def test_seventeen_levels_hold_the_scans_exactly():
     scans = np.arange(17).repeat(2)[:32].reshape(4, 8)
     stored = np.round(scans * 255 / 16).astype(np.uint8)
-    tokenizer = PixelsConfig(4, 8, levels=17).build()
+    tokenizer = PixelsConfig(4, 8, n_levels=17).build()
     segment = tokenizer.encode(stored)
     assert np.array_equal(segment.codes.reshape(4, 8), scans)
     assert np.array_equal(tokenizer.decode(segment), stored)
 
 
 def test_pixels_of_fixed_size():
-    grey, colour = PixelsConfig(4, 6).build(), PixelsConfig(4, 6, channels=3, levels=256).build()
+    grey, colour = PixelsConfig(4, 6).build(), PixelsConfig(4, 6, channels=3, n_levels=256).build()
     assert (grey.signature.levels, grey.signature.frames) == ((17,), 24)
     assert (colour.signature.levels, colour.signature.frames) == ((256,), 72)
     image = random_images(4, 6, 3)
@@ -73,7 +73,7 @@ def test_pixels_of_fixed_size():
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (4, 6, 3)])
 def test_pixels_of_free_size(shape):
-    tokenizer = PixelsConfig(levels=256).build()
+    tokenizer = PixelsConfig(n_levels=256).build()
     assert tokenizer.signature.frames is None
     image = random_images(*shape)
     assert np.array_equal(tokenizer.decode(tokenizer.encode(image)), image)
@@ -82,7 +82,7 @@ def test_pixels_of_free_size(shape):
 @pytest.mark.parametrize("n", range(0, 40))
 def test_sampled_pixels_make_the_nearest_square(n):
     codes = np.ones((n, 1), int)
-    image = PixelsConfig(levels=2).build().decode(Segment("image", codes=codes))
+    image = PixelsConfig(n_levels=2).build().decode(Segment("image", codes=codes))
     side = max(1, round(n**0.5))
     assert image.shape == (side, side) and (image == 255).sum() == min(n, side * side)
     colour = PixelsConfig(channels=3).build().decode(Segment("image", codes=codes))
@@ -127,8 +127,10 @@ def test_batch_equals_single(tokenizer):
     "tokenizer", [patches(), PixelsConfig(8, 8).build()], ids=["patches", "pixels"]
 )
 def test_any_codes_decode_to_an_image(tokenizer):
-    (levels,) = tokenizer.signature.levels
-    for codes in np.random.default_rng(0).integers(0, levels, (50, tokenizer.signature.frames, 1)):
+    (codebook_size,) = tokenizer.signature.levels
+    for codes in np.random.default_rng(0).integers(
+        0, codebook_size, (50, tokenizer.signature.frames, 1)
+    ):
         image = tokenizer.decode(Segment("image", codes=codes))
         assert image.dtype == np.uint8 and image.shape == (8, 8)
 
@@ -155,15 +157,15 @@ def test_fingerprint_follows_weights_and_settings():
     )
     assert (
         PixelsConfig(8, 8).build().signature.fingerprint
-        != PixelsConfig(8, 8, levels=16).build().signature.fingerprint
+        != PixelsConfig(8, 8, n_levels=16).build().signature.fingerprint
     )
 
 
 def test_fidelity():
     images = list(random_images(20, 8, 8))
-    exact = PixelsConfig(8, 8, levels=256).build().fidelity(images)
+    exact = PixelsConfig(8, 8, n_levels=256).build().fidelity(images)
     assert exact == {"psnr_db": 100.0, "rms_error_grey": 0.0}
-    coarse = PixelsConfig(8, 8, levels=2).build().fidelity(images)
+    coarse = PixelsConfig(8, 8, n_levels=2).build().fidelity(images)
     assert coarse["psnr_db"] == pytest.approx(20 * np.log10(255 / coarse["rms_error_grey"]))
     figures = patches().fidelity(images)
     assert 0 < figures["codebook_use"] <= 1 and 1 <= figures["codebook_perplexity"] <= 64
@@ -204,7 +206,7 @@ def test_wrong_codes_are_refused(codes):
     ("config", "settings"),
     [
         (PixelsConfig, {"height": 8}),
-        (PixelsConfig, {"levels": 1}),
+        (PixelsConfig, {"n_levels": 1}),
         (PixelsConfig, {"channels": 2}),
         (PixelsConfig, {"height": 0, "width": 8}),
         (VQPatchesConfig, {"patch": 3}),

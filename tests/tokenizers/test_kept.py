@@ -43,7 +43,7 @@ def learned(config, kind):
 # name -> what makes it, its fingerprint, the SHA-256 of its tokenizer.json and of its weights'
 # names (the fingerprint is of their values)
 KEPT = {
-    "Pixels": (lambda: PixelsConfig(4, 4).build(), "e5dfc6d57c9b", "145cfe5f33f3", None),
+    "Pixels": (lambda: PixelsConfig(4, 4).build(), "e5dfc6d57c9b", "3d97ed0f3fa2", None),
     "VQPatches": (
         lambda: learned(VQPatchesConfig(4, 4, hidden=4, n_codes=4, code_size=2), VQPatches),
         "01a020e6f872",
@@ -53,7 +53,7 @@ KEPT = {
     "PixelLatents": (
         lambda: PixelLatentsConfig(4, 4).build(),
         "58dba9ebdbe9",
-        "7f3a7eebf4d5",
+        "c935059142c5",
         None,
     ),
     "KLPatches": (

@@ -221,7 +221,7 @@ def test_the_command_line_notes_and_refuses(tiny_words, tmp_path, capsys):
     words = [
         *tiny_words,
         "--tokenizers.image",
-        '{"kind": "PixelLatentsConfig", "height": 4, "width": 4, "levels": 4}',
+        '{"kind": "PixelLatentsConfig", "height": 4, "width": 4, "n_levels": 4}',
         "--input_masking",
         "{}",
         "--train.steps",

@@ -39,7 +39,7 @@ recipe = Recipe(
     sources=(ImageFolder({folder!r}, heldout_share=0.3),),
     tokenizers={{
         "text": SentencePieceConfig(n_pieces=270),
-        "image": PixelsConfig(4, 4, 1, levels=5),
+        "image": PixelsConfig(4, 4, 1, n_levels=5),
     }},
     tasks=(Task(("caption",), ("image",), cond_dropout=0.1), Task(("image",), ("caption",))),
     input_masking={{"image": InputMasking(drop_prob=0.2)}},
