@@ -33,7 +33,8 @@ def leaves(plain: Any, path: str = "") -> dict[str, Any]:
 def set_fields(plain: Any, overrides: Sequence[str]) -> None:
     """Set fields of a plain value in place: ["--train.steps", "30", "--width=128"].
 
-    A field that holds more than one value is set as JSON. Types are not checked here but by
+    A field that holds more than one value is set as JSON, a mapping also as NAME=VALUE,NAME=VALUE.
+    Types are not checked here but by
     `from_plain`.
 
     Raises UserError for an unknown or ambiguous name and a missing value.

@@ -166,6 +166,8 @@ def _from_command_line(text: CommandLineText, hint: Any, where: str, kinds: Sequ
     """The text itself where the field holds text, else the JSON in it."""
     if hint is str:
         return str(text)
+    if typing.get_origin(hint) in (dict, Mapping) and not text.lstrip().startswith("{"):
+        return _mapping_in_words(text, typing.get_args(hint)[1], where, kinds)
     value = str(text) if hint is Path else parse_value(text)
     try:
         return from_plain(value, hint, where, kinds)
@@ -173,6 +175,22 @@ def _from_command_line(text: CommandLineText, hint: Any, where: str, kinds: Sequ
         if typing.get_origin(hint) not in UNIONS or str not in typing.get_args(hint):
             raise
         return str(text)  # a name such as 2024 in a field of text or nothing
+
+
+def _mapping_in_words(text: str, hint: Any, where: str, kinds: Sequence[type]) -> dict[str, Any]:
+    """A mapping as the command line says it: "file=path,caption=sentence".
+
+    Raises UserError where a part has no =, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for part in text.split(",") if text.strip() else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise UserError(f"{where} is {shown(text)}; it must be NAME=VALUE,NAME=VALUE, or JSON")
+        if name in found:
+            raise UserError(f"{where} names {name} twice in {shown(text)}")
+        found[name] = from_plain(CommandLineText(value), hint, f"{where}.{name}", kinds)
+    return found
 
 
 def _from_scalar(value: Any, hint: Any, where: str) -> Any:

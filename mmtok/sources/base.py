@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from mmtok.errors import UserError
+
+CHUNK = 256  # examples that are read and encoded at once
 
 
 class Example(dict[str, Any]):
@@ -50,11 +53,108 @@ class Sound:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """What a chunk gives in place of an example that cannot be read."""
+
+    name: str
+    error: str
+
+
+class Chunk(Protocol):
+    """Some examples of a split, not read yet: small, and picklable, so any process can read it."""
+
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """The examples, always the same ones in the same order."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A chunk of examples that are in memory."""
+
+    made: Sequence[dict[str, Any]]
+
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """The examples themselves."""
+        return iter(self.made)
+
+
+@dataclass(frozen=True)
+class Items:
+    """A chunk of items, such as paths, each of which is read by itself.
+
+    items   picklable
+    reader  makes the example of an item; picklable, so no lambda and no inner function; raises
+            UserError for one that cannot be read
+    name    gives the name of an item, in messages; picklable likewise
+    """
+
+    items: Sequence[Any]
+    reader: Callable[[Any], dict[str, Any]]
+    name: Callable[[Any], str] = str
+
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """The items' examples."""
+        for item in self.items:
+            try:
+                yield self.reader(item)
+            except UserError as error:
+                yield Unusable(self.name(item), str(error))
+
+
+class Faults(Protocol):
+    """Counts unusable items, and stops where they are too many; see `screen.Broken`."""
+
+    def meet(self, unusable: Unusable) -> None:
+        """Count one more. Raises UserError where they are too many now."""
+
+    def report(self) -> None:
+        """Say how many were met, once."""
+
+
+@dataclass
+class Listing:
+    """The examples of a split, listed but not read: what is needed to read them anywhere.
+
+    chunks  in order; their sizes do not depend on the machine
+    faults  counts what the chunks cannot read; None where that cannot be
+    n       the number of examples, or a little more where some turn out unusable; None: unknown
+    """
+
+    chunks: Iterable[Chunk]
+    faults: Faults | None = None
+    n: int | None = None
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """The usable examples, read here, one after another."""
+        yield from self.usable(chain.from_iterable(chunk.read() for chunk in self.chunks))
+        self.report()
+
+    def usable(self, read: Iterable[dict[str, Any] | Unusable]) -> Iterator[dict[str, Any]]:
+        """What chunks gave, without what is unusable, which is counted.
+
+        Raises UserError where that is too much.
+        """
+        for found in read:
+            if not isinstance(found, Unusable):
+                yield found
+            elif self.faults is None:
+                raise UserError(found.error)
+            else:
+                self.faults.meet(found)
+
+    def report(self) -> None:
+        """Say, once, how much was unusable."""
+        if self.faults is not None:
+            self.faults.report()
+
+
 class Source(ABC):
     """Where examples come from.
 
     A source is a frozen dataclass whose fields are its settings. It gives `fields` and `examples`;
-    the rest has defaults.
+    the rest has defaults. A source of many files gives `listing` too, so that several processes can
+    read it, and has `examples` from that.
     """
 
     @property
@@ -77,6 +177,15 @@ class Source(ABC):
 
         Raises UserError for a split that it does not have (see `check_split`).
         """
+
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """The same examples as chunks, which several processes can read.
+
+        By default they are read here, and only what follows can be shared.
+        """
+        cache = cache or Path()
+        chunks = (Made(made) for made in batched_lists(self.examples(split, cache), CHUNK))
+        return Listing(chunks, n=self.count(split, cache))
 
     # not abstract: a source that makes its examples has no files
     def check(self) -> None:  # noqa: B027
@@ -104,6 +213,13 @@ class Source(ABC):
             raise UserError(
                 f"{type(self).__name__} has no split {split!r}; it has {', '.join(self.splits)}"
             )
+
+
+def batched_lists(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Items in order, in lists of `size`, the last one shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def check_heldout_share(source: Source, share: float) -> None:

@@ -112,7 +112,7 @@ class HubTable(ScreenedSource):
         if not _is_text(self._place()):
             _datasets()
 
-    def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
         """The rows of a split.
 
         Raises UserError, naming the rows, where more than `max_error_share` cannot be read.
@@ -121,7 +121,7 @@ class HubTable(ScreenedSource):
         own = self.train
         if split == "heldout" and self.heldout:
             own = self.heldout
-        rows = self._load(own, Path(cache))
+        rows = self._load(own, Path(cache or "."))
         missing = [c for c in self.columns.values() if c not in rows.columns]
         if missing:
             raise UserError(
@@ -141,9 +141,8 @@ class HubTable(ScreenedSource):
             rows.where,
         )
         chosen = set(parts[split])
-        yield from screen.read(
-            [i for i in screen.items if i in chosen], partial(self._example, rows)
-        )
+        items = [i for i in screen.items if i in chosen]
+        yield from screen.listing(items, partial(self._example, rows), rows.where).examples()
 
     def _place(self) -> Path:
         """The file or folder that the id names, if it is one."""

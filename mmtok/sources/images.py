@@ -23,7 +23,7 @@ from mmtok.io import memory_budget
 from mmtok.io.files import atomic_write
 from mmtok.io.messages import counted
 from mmtok.io.walk import folder_at, walk
-from mmtok.sources.base import Example, Picture, Source, check_heldout_share, split_order
+from mmtok.sources.base import Example, Listing, Picture, Source, check_heldout_share, split_order
 from mmtok.sources.screen import Limit, Screen, ScreenedSource, remembered
 
 SUFFIXES = (
@@ -379,15 +379,12 @@ class ImageFolder(ScreenedSource):
             name = inside.parts[-2]
         return name.replace("_", " ")
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
-        """The pictures of a split.
-
-        Raises UserError where more than `max_error_share` cannot be read.
-        """
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """The pictures of a split, by name; nothing is cached."""
         self.check_split(split)
         screen = self._screen()
         rows = np.sort(split_order(len(screen.items), self.heldout_share, self.seed)[split])
-        yield from screen.read([screen.items[row] for row in rows], self._example)
+        return screen.listing([screen.items[row] for row in rows], self._example)
 
     def _example(self, file: Path) -> Example:
         return Example({"caption": self.caption(file), "image": open_image(file)}, file)

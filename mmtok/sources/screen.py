@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mmtok.errors import UserError
 from mmtok.io.progress import track
 from mmtok.io.tally import Tally
-from mmtok.sources.base import Source
+from mmtok.sources.base import CHUNK, Items, Listing, Source, Unusable, batched_lists
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,7 +53,15 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenedSource(Tolerance, Source):
-    """A source of a user's files, some of which may be unusable."""
+    """A source of a user's files, some of which may be unusable. It gives `listing`."""
+
+    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+        """The examples of a split, read one after another.
+
+        Raises UserError where more than `max_error_share` cannot be read.
+        """
+        self.check_split(split)
+        yield from self.listing(split, cache).examples()
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ class Broken:
         self.unit = unit
         self.tolerance = tolerance
         self.errors: dict[str, UserError] = {}
+        self.tally = Tally(unit)  # of those that are met while reading
 
     def add(self, name: str, error: UserError, tally: Tally) -> None:
         """Count one more."""
@@ -114,6 +123,16 @@ class Broken:
             raise error
         self.errors[name] = error
         tally.add("passed over as unusable", error)
+
+    def meet(self, unusable: Unusable) -> None:
+        """Count one more, met while reading. Raises UserError where they are too many now."""
+        self.add(unusable.name, UserError(unusable.error), self.tally)
+        self.stop_if_many()
+
+    def report(self) -> None:
+        """Say how many were met while reading, once."""
+        self.tally.total = self.n
+        self.tally.report()
 
     def stop_if_many(self) -> None:
         """Raise UserError when they are more than the share that may be skipped."""
@@ -188,23 +207,18 @@ class Screen(Generic[T]):
                 f"none of {len(items):,} {unit} is left, such as {name(items[0])}; widen the limits"
             )
 
-    def read(self, items: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
-        """What `read` makes of some of the items, one by one.
+    def listing(
+        self,
+        items: Sequence[Any],
+        reader: Callable[[Any], dict[str, Any]],
+        name: Callable[[Any], str] = str,
+    ) -> Listing:
+        """Some of the items, or what stands for them, as chunks; see `Items`.
 
         Those that looked well and cannot be read are skipped too, and count with the broken ones.
         """
-        broken = copy.deepcopy(self._broken)
-        tally = Tally(broken.unit)
-        for item in items:
-            tally.count()
-            try:
-                made = read(item)
-            except UserError as error:
-                broken.add(self._name(item), error, tally)
-                broken.stop_if_many()
-                continue
-            yield made
-        tally.report()
+        chunks = (Items(part, reader, name) for part in batched_lists(items, CHUNK))
+        return Listing(chunks, copy.deepcopy(self._broken), len(items))
 
 
 def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:

@@ -23,7 +23,7 @@ from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.walk import folder_at, walk
 from mmtok.nn.resample import check_rate
-from mmtok.sources.base import Example, Sound, Source
+from mmtok.sources.base import Example, Listing, Sound, Source
 from mmtok.sources.screen import Limit, Screen, ScreenedSource, remembered
 from mmtok.sources.transcripts import COMPANIONS, Transcripts
 
@@ -213,21 +213,14 @@ class SpeechFolder(ScreenedSource):
         """A clip and its transcript."""
         return {"caption": "text", "speech": "speech"}
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
-        """{"caption": str, "speech": Sound} by file name; nothing is cached.
-
-        Raises UserError where more than `max_error_share` of the files have no transcript or cannot
-        be read.
-        """
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """{"caption": str, "speech": Sound} by file name; nothing is cached."""
         self.check_split(split)
         screen, transcripts = self._screen()
         heldout = _held_out(screen.items)
         chosen = [path for path in screen.items if (path in heldout) == (split == "heldout")]
-
-        def read(path: Path) -> Example:
-            return Example({"caption": transcripts.text(path), "speech": open_sound(path)}, path)
-
-        yield from screen.read(chosen, read)
+        clips = [_Clip(path, transcripts.text(path)) for path in chosen]
+        return screen.listing(clips, _read_clip, _name_of)
 
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
@@ -260,6 +253,22 @@ class SpeechFolder(ScreenedSource):
             return {"chars": len(transcripts.text(path)), "duration_s": sound_seconds(path)}
 
         return Screen(found.files, look, self, "clips", self._limits()), transcripts
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A sound file and its transcript."""
+
+    path: Path
+    caption: str
+
+
+def _read_clip(clip: _Clip) -> Example:
+    return Example({"caption": clip.caption, "speech": open_sound(clip.path)}, clip.path)
+
+
+def _name_of(clip: _Clip) -> str:
+    return str(clip.path)
 
 
 def _held_out(files: list[Path]) -> set[Path]:

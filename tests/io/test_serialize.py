@@ -5,6 +5,7 @@ line with what could.
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mmtok.cli import main
 from mmtok.errors import UserError
 from mmtok.io.messages import counted
 from mmtok.io.overrides import field_groups, set_fields
-from mmtok.io.serialize import to_plain
+from mmtok.io.serialize import CommandLineText, from_plain, to_plain
 from mmtok.run.recipe import load_recipe, override
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
@@ -207,3 +208,22 @@ def test_one_is_counted_as_one():
 def test_plain_values_are_json(path):
     recipe = load_recipe(path)
     assert json.loads(recipe.to_json()) == to_plain(recipe)
+
+
+def test_a_mapping_in_words_of_the_command_line():
+    def read(text, of=str):
+        return from_plain(CommandLineText(text), Mapping[str, of], "columns")
+
+    assert read("file=path, caption=sentence") == {"file": "path", "caption": "sentence"}
+    assert read('{"file": "a=b,c"}') == {"file": "a=b,c"}
+    assert read("speech=2,text=0.5", float) == {"speech": 2.0, "text": 0.5}
+    assert read("") == {}
+    for wrong, message in (
+        ("file", "must be NAME=VALUE"),
+        ("file=", "must be NAME=VALUE"),
+        ("a=b,a=c", "names a twice"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(wrong)
+    with pytest.raises(UserError, match="columns.speech must be float"):
+        read("speech=two", float)

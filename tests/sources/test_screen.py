@@ -70,9 +70,9 @@ def test_what_cannot_be_read_after_all_counts_with_what_was_seen_before():
     with warnings.catch_warnings(action="ignore"):
         screen = Screen(range(200), look({7}), Tolerance(), "clips")
         for _ in range(2):  # every pass counts anew
-            assert list(screen.read([19, 20, 21], read)) == [-19, -21]
+            assert list(screen.listing([19, 20, 21], read).examples()) == [-19, -21]
         with pytest.raises(UserError, match="7: is broken; likewise 20, 30: 3 of 200 clips"):
-            list(screen.read([20, 30], read))
+            list(screen.listing([20, 30], read).examples())
 
 
 def test_settings_are_checked():
