@@ -55,7 +55,11 @@ def fails(error):
 
 def dies(rank):
     if rank == 1:
-        Run.draw = lambda *_: os._exit(9)
+
+        def draw(*_):
+            os._exit(9)
+
+        Run.draw = draw
 
 
 def by_all(home, run, images):
@@ -65,7 +69,10 @@ def by_all(home, run, images):
     speech_figures.train_speech_judge = functools.partial(
         speech_figures.train_speech_judge, n_steps=2
     )
-    codes, copy = {}, lambda to: shutil.copytree(run, to)
+    codes = {}
+
+    def copy(to):
+        return shutil.copytree(run, to)
 
     def ask(n, name, words, before=None):
         codes[name] = ask_by(n, home / name, words, before)

@@ -114,7 +114,8 @@ def test_a_changed_recipe_and_a_swapped_tokenizer(tiny_words, tiny_copy, said):
         ["evaluate", tiny_copy],
         ["show", tiny_copy],
     )
-    image, text = tiny_copy / "tokenizers" / "image", tiny_copy / "tokenizers" / "text"
+    image = tiny_copy / "tokenizers" / "image"
+    text = tiny_copy / "tokenizers" / "text"
     PixelsConfig(4, 4, 1, n_levels=5).build().save(image)  # of the same class
     for words in questions:
         assert f"was made with vocabulary {old}, but this one is " in said(words)

@@ -155,7 +155,8 @@ def test_a_prompt_may_have_several_parts():
 
 
 def test_text_files_go_and_come_back(capsys, tmp_path, letters):
-    tokens, out = tmp_path / "t.parquet", tmp_path / "out"
+    tokens = tmp_path / "t.parquet"
+    out = tmp_path / "out"
     assert main(["tokenize", "text", *map(str, letters), "-o", str(tokens), "--check"]) == 0
     assert "5 rows" in capsys.readouterr().out
     assert main(["detokenize", str(tokens), "-o", str(out)]) == 0
@@ -169,7 +170,8 @@ def test_images_go_and_come_back(tmp_path):
 
     scan = (np.random.default_rng(0).integers(0, 17, (8, 8)) * 255 / 16).round().astype(np.uint8)
     Image.fromarray(scan).save(tmp_path / "scan.png")
-    tokens, out = tmp_path / "t.parquet", tmp_path / "out"
+    tokens = tmp_path / "t.parquet"
+    out = tmp_path / "out"
     assert (
         main(["tokenize", "image", str(tmp_path / "scan.png"), "-o", str(tokens), "--check"]) == 0
     )
@@ -183,7 +185,8 @@ def test_speech_comes_back_with_its_length(tmp_path):
 
     clip = (0.3 * np.sin(np.arange(9001) / 5)).astype(np.float32)
     write_sound(tmp_path / "clip.wav", clip, 16_000)
-    tokens, out = tmp_path / "t.parquet", tmp_path / "out"
+    tokens = tmp_path / "t.parquet"
+    out = tmp_path / "out"
     assert main(["tokenize", "speech", str(tmp_path / "clip.wav"), "-o", str(tokens)]) == 0
     assert main(["detokenize", str(tokens), "-o", str(out)]) == 0
     assert len(read_sound(out / "clip.wav", 16_000)) == len(clip)
@@ -204,7 +207,8 @@ def test_jets_come_back_jet_by_jet(tmp_path):
 
     jets = some_jets(5)
     write_jets(tmp_path / "jets.npz", jets)
-    tokens, out = tmp_path / "t.parquet", tmp_path / "out"
+    tokens = tmp_path / "t.parquet"
+    out = tmp_path / "out"
     assert main(["tokenize", "jets", str(tmp_path / "jets.npz"), "-o", str(tokens)]) == 0
     assert len(read_tokens(tokens)) == 5
     assert main(["detokenize", str(tokens), "-o", str(out)]) == 0
@@ -212,7 +216,8 @@ def test_jets_come_back_jet_by_jet(tmp_path):
 
 
 def test_shards_hold_every_row_once(tmp_path, letters):
-    whole, parts = tmp_path / "whole.parquet", tmp_path / "parts"
+    whole = tmp_path / "whole.parquet"
+    parts = tmp_path / "parts"
     words = ["tokenize", "text", *map(str, letters)]
     assert main([*words, "-o", str(whole)]) == 0
     for i in range(3):
@@ -229,7 +234,8 @@ def test_shards_hold_every_row_once(tmp_path, letters):
 
 
 def test_show_says_what_comes_of_a_changed_field(capsys):
-    recipe, parameters = str(Path(__file__).parent.parent / "recipes" / "text.py"), []
+    recipe = str(Path(__file__).parent.parent / "recipes" / "text.py")
+    parameters = []
     for fields in ([], ["--trunk.depth", "1"]):
         assert main(["show", recipe, *fields]) == 0
         parameters.append(

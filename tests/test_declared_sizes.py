@@ -127,7 +127,8 @@ INFOS = {
 
 @pytest.mark.parametrize("info", INFOS)
 def test_what_decoding_is_told_is_checked(tmp_path, said, info, monkeypatch):
-    tokenizer, path = default("image"), tmp_path / "t.parquet"
+    tokenizer = default("image")
+    path = tmp_path / "t.parquet"
     monkeypatch.setattr(
         "mmtok.data.tokens.json.dumps",
         lambda value, **more: info if value == {"x": 1} else json.JSONEncoder(**more).encode(value),
@@ -143,7 +144,8 @@ def test_what_decoding_is_told_is_checked(tmp_path, said, info, monkeypatch):
 
 @pytest.mark.parametrize("levels", [["x"], [-1], [2**40], [], "x", [1.5], [True]])
 def test_levels_in_a_token_files_metadata(tmp_path, said, levels, monkeypatch):
-    tokenizer, path = default("image"), tmp_path / "t.parquet"
+    tokenizer = default("image")
+    path = tmp_path / "t.parquet"
     write_tokens(path, {"image": tokenizer.signature}, [])
     import pyarrow.parquet as pq
 
@@ -156,7 +158,8 @@ def test_levels_in_a_token_files_metadata(tmp_path, said, levels, monkeypatch):
 
 
 def test_a_tokenizer_in_anothers_place(tiny_copy, said):
-    speech, text = tiny_copy / "tokenizers" / "speech", tiny_copy / "tokenizers" / "text"
+    speech = tiny_copy / "tokenizers" / "speech"
+    text = tiny_copy / "tokenizers" / "text"
     (speech / "tokenizer.json").write_bytes((text / "tokenizer.json").read_bytes())
     line = said(["show", tiny_copy])
     assert f"{speech}/tokenizer.json describes a 'Bytes' tokenizer, expected 'DMel'" in line

@@ -24,7 +24,8 @@ FAMILIES = {"helix": "AELKM", "sheet": "VIYFT"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run trained on two made-up families, each of five residues of its own."""
-    rng, home = random.Random(0), tmp_path_factory.mktemp("fifth")
+    rng = random.Random(0)
+    home = tmp_path_factory.mktemp("fifth")
     records = []
     for i in range(200):
         family = rng.choice(list(FAMILIES))
@@ -58,7 +59,8 @@ def test_samples_are_strings_of_residues_of_the_family_asked_for(folder):
 
 def test_scores_tell_the_families_apart(folder):
     run = open_run(folder, RECIPE)
-    text, protein = run.tokenizers["text"], run.tokenizers["protein"].encode("AELKMAELKMAE")
+    text = run.tokenizers["text"]
+    protein = run.tokenizers["protein"].encode("AELKMAELKMAE")
     documents = [Document((text.encode(family), protein), (False, True)) for family in FAMILIES]
     helix, sheet = run.score_documents(documents)
     assert helix.nats[1] < sheet.nats[1]

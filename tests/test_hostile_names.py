@@ -76,7 +76,8 @@ def guarded(tmp_path, contents):
 
 
 def test_detokenize_makes_files_of_fields_in_its_folder_only(guarded):
-    text, out = default("text"), guarded / "out"
+    text = default("text")
+    out = guarded / "out"
     write_tokens(
         guarded / "t.parquet",
         {name: text.signature for name in HOSTILE},
@@ -110,7 +111,8 @@ def test_detokenize_opens_tokenizers_in_their_folder_only(guarded, said):
 
 
 def test_sample_names_files_after_any_words(tiny_run, guarded, monkeypatch):
-    run, out = open_run(tiny_run.resolve()), guarded / "out"
+    run = open_run(tiny_run.resolve())
+    out = guarded / "out"
     here = guarded / "p" / "q" / "r" / "s"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)  # where words like ../x are neither files nor folders
@@ -168,7 +170,8 @@ def test_evaluation_keeps_jets_of_every_caption_apart(tiny_copy, monkeypatch):
 
 
 def test_reports_show_no_file_that_an_index_names_elsewhere(tiny_copy, tmp_path):
-    run, folder = open_run(tiny_copy), tiny_copy / "samples" / "asked"
+    run = open_run(tiny_copy)
+    folder = tiny_copy / "samples" / "asked"
     folder.mkdir(parents=True)
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")

@@ -60,7 +60,7 @@ LONGEST_FILE = 600
 
 # What is left of an older style, at most. Only CONDITIONALS, per 1,000 lines, is meant to stay.
 WIDE_LINES = 0
-NAMED_LAMBDAS = 3  # attributes that tests replace
+NAMED_LAMBDAS = 0
 CONDITIONALS = 10
 UNDOCUMENTED = 0
 OLD_NAMES_LEFT = 0

@@ -59,7 +59,8 @@ def same_logits(run, folder, ids):
     """Assert that transformers' model of a folder says what the run's says of a text after ids (1,
     L), and nothing else.
     """
-    llama, lm = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), run.lm.cpu()
+    llama = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    lm = run.lm.cpu()
     far = unreachable(run.vocabulary, "text")
     near = sorted({*range(run.vocabulary.size)} - {*far})
     assert llama.config.vocab_size == run.vocabulary.size
@@ -77,7 +78,8 @@ def same_logits(run, folder, ids):
 def test_transformers_opens_a_run_with_equal_logits_and_ids(one_channel, tmp_path, capsys):
     assert main(["export", str(one_channel), "-o", str(tmp_path / "llama")]) == 0
     assert capsys.readouterr().out.split()[-1] == str(tmp_path / "llama")
-    run, v = open_run(one_channel), open_run(one_channel).vocabulary
+    run = open_run(one_channel)
+    v = open_run(one_channel).vocabulary
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "llama")
     assert len(auto) == v.size
     ids = auto("dark light", return_tensors="pt").input_ids
@@ -116,7 +118,8 @@ def drawn(folder, start, temperature):
     """2,000 ids and more that transformers draws after ids, with nothing but the temperature set;
     what follows an end is dropped.
     """
-    llama, ids = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), []
+    llama = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = []
     torch.manual_seed(0)
     ends = llama.generation_config.eos_token_id
     while len(ids) < 2000:
@@ -137,7 +140,8 @@ def drawn(folder, start, temperature):
 def test_whatever_generate_draws_is_a_text(one_channel, temperature, tmp_path):
     """By generation_config.json, and by the weights alone, which other engines go by."""
     run = open_run(one_channel)
-    v, folder = run.vocabulary, export(run, tmp_path / "llama")
+    v = run.vocabulary
+    folder = export(run, tmp_path / "llama")
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings["suppress_tokens"] == [
         *range(256, v.end("text")),
@@ -152,7 +156,8 @@ def test_whatever_generate_draws_is_a_text(one_channel, temperature, tmp_path):
 
 def test_another_modality_is_written_where_it_is_asked_for(one_channel, tmp_path, capsys, said):
     """Of text and images one: what the other's ids are is read, and not written."""
-    run, place = open_run(one_channel), str(tmp_path / "llama")
+    run = open_run(one_channel)
+    place = str(tmp_path / "llama")
     v = run.vocabulary
     assert main(["export", str(one_channel), "-o", place]) == 0
     assert (
@@ -263,7 +268,8 @@ def test_a_refused_export_leaves_everything_as_it_was(one_channel, refused, tmp_
 def test_a_full_disk_and_an_interrupt_leave_everything_as_it_was(
     one_channel, tmp_path, contents, monkeypatch
 ):
-    run, folder = open_run(one_channel), tmp_path / "llama"
+    run = open_run(one_channel)
+    folder = tmp_path / "llama"
     before = contents(export(run, folder))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for place in (folder, tmp_path / "new"):
@@ -320,7 +326,8 @@ def test_autotokenizer_gives_the_same_ids(config, tmp_path):
     tokenizer = config.build() if isinstance(config, BytesConfig) else config.fit(CAPTIONS)
     special = {"bos_token": NAMES[1], "eos_token": NAMES[3], "pad_token": NAMES[0]}
     write_autotokenizer(tokenizer, tmp_path, NAMES, NAMES[1:3], special)
-    auto, n = transformers.AutoTokenizer.from_pretrained(tmp_path), tokenizer.signature.levels[0]
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    n = tokenizer.signature.levels[0]
     rng = np.random.default_rng(0)
     drawn = [
         "".join(rng.choice(list("seven o'clk\u2581\n<|0x41>é漢"), rng.integers(1, 40)))
@@ -357,10 +364,8 @@ def byte_level(special):
     """A byte-level BPE with these special pieces, as a pretrained model has one."""
     lib = pytest.importorskip("tokenizers")
     tok = lib.Tokenizer(lib.models.BPE())
-    tok.pre_tokenizer, tok.decoder = (
-        lib.pre_tokenizers.ByteLevel(add_prefix_space=False),
-        lib.decoders.ByteLevel(),
-    )
+    tok.pre_tokenizer = lib.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = lib.decoders.ByteLevel()
     alphabet = lib.pre_tokenizers.ByteLevel.alphabet()
     trainer = lib.trainers.BpeTrainer(
         vocab_size=275, special_tokens=special, initial_alphabet=alphabet, show_progress=False
@@ -381,7 +386,8 @@ def test_marks_give_way_to_pieces_of_their_names(one_channel, make_llama, tmp_pa
         dataclasses.replace(open_run(one_channel).recipe, start=str(tmp_path / "start")),
         tmp_path / "run",
     )
-    folder, v = export(run, tmp_path / "llama"), run.vocabulary
+    folder = export(run, tmp_path / "llama")
+    v = run.vocabulary
     auto = transformers.AutoTokenizer.from_pretrained(folder)
     assert (auto.pad_token, auto.pad_token_id, auto.bos_token) == (
         "<|mmtok_pad|>",
@@ -418,7 +424,8 @@ def test_the_context_length_is_the_starts_and_of_an_older_run_ours(
         json.dumps(start | {"max_position_embeddings": 131_072})
     )
     recipe = dataclasses.replace(open_run(one_channel).recipe, start=str(tmp_path / "start"))
-    run, place = train(recipe, tmp_path / "run"), tmp_path / "run" / "recipe.json"
+    run = train(recipe, tmp_path / "run")
+    place = tmp_path / "run" / "recipe.json"
 
     def says(run):
         return json.loads((export(run, tmp_path / "llama") / "config.json").read_text())[
@@ -440,10 +447,8 @@ def test_ids_with_gaps_are_refused_naming_the_first(make_llama, tmp_path):
     last = max(pieces["model"]["vocab"], key=pieces["model"]["vocab"].get)
     pieces["model"]["vocab"][last] += 3
     (tmp_path / "start" / "tokenizer.json").write_text(json.dumps(pieces))
-    tokenizer, n = (
-        PretrainedTextConfig(str(tmp_path / "start")).build(),
-        len(pieces["model"]["vocab"]),
-    )
+    tokenizer = PretrainedTextConfig(str(tmp_path / "start")).build()
+    n = len(pieces["model"]["vocab"])
     with pytest.raises(UserError, match=f"no piece for the id {n - 1}, but for {n + 2}") as refusal:
         write_autotokenizer(tokenizer, tmp_path / "x", NAMES, NAMES[1:3], {})
     assert "\n" not in str(refusal.value) and not (tmp_path / "x").exists()

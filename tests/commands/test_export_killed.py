@@ -53,9 +53,10 @@ def cuts(run, folder, monkeypatch):
 def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(
     one_channel, former, exchange, tmp_path, contents, monkeypatch
 ):
-    run, folder = open_run(one_channel), tmp_path / "llama"
+    run = open_run(one_channel)
+    folder = tmp_path / "llama"
     if not exchange:
-        monkeypatch.setattr("mmtok.io.files._exchange", lambda a, b: False)
+        monkeypatch.setattr("mmtok.io.files._exchange", cannot_exchange)
     whole = contents(export(run, tmp_path / "whole"))
     if former:
         shutil.copytree(tmp_path / "whole", folder)
@@ -73,7 +74,8 @@ def test_an_export_that_is_cut_leaves_the_former_one_or_nothing(
 
 
 def test_what_else_lies_in_a_former_export_goes_along(one_channel, tmp_path, contents, monkeypatch):
-    run, folder = open_run(one_channel), tmp_path / "llama"
+    run = open_run(one_channel)
+    folder = tmp_path / "llama"
     whole = contents(export(run, folder))
     (folder / "notes").mkdir()
     (folder / "notes" / "a.txt").write_text("mine")
@@ -114,14 +116,16 @@ def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(
     """Where folders cannot be exchanged, the next call brings a former one back that was just set
     aside.
     """
-    run, folder = open_run(one_channel), tmp_path / "home" / "llama"
+    run = open_run(one_channel)
+    folder = tmp_path / "home" / "llama"
     export(run, folder)
     (folder / "tokenizer_config.json").write_text(
         "{}"
     )  # so that the former one is told from the new
     (folder / "README.md").write_text("mine")
     run.lm, run.vocabulary  # noqa: B018 - opened once, before the forks
-    former, aside = contents(folder), folder.with_name(".llama.former")
+    former = contents(folder)
+    aside = folder.with_name(".llama.former")
     for k in range(99):
         code = forked(run, folder, k, exchange)
         if code == 0:
@@ -144,22 +148,25 @@ def test_an_export_killed_before_any_of_its_changes_leaves_the_former_one(
     assert [path.name for path in folder.parent.iterdir()] == ["llama"]
 
 
+def cannot_exchange(_folder, _other):
+    """What `files._exchange` says where a file system cannot exchange two folders."""
+    return False
+
+
 def forked(run, folder, last, exchange):
     """The exit status of an export that is killed before change number `last` of the place."""
     child = os.fork()
     if child == 0:
-        n, changes = (
-            0,
-            {
-                "open",
-                "os.rename",
-                "os.remove",
-                "os.mkdir",
-                "os.rmdir",
-                "os.link",
-                "os.chmod",
-            },
-        )
+        n = 0
+        changes = {
+            "open",
+            "os.rename",
+            "os.remove",
+            "os.mkdir",
+            "os.rmdir",
+            "os.link",
+            "os.chmod",
+        }
 
         def watch(event, args):
             nonlocal n
@@ -177,7 +184,7 @@ def forked(run, folder, last, exchange):
         code = 99
         try:
             if not exchange:
-                files._exchange = lambda a, b: False
+                files._exchange = cannot_exchange
             sys.addaudithook(watch)
             export(run, folder)
             code = 0

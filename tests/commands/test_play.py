@@ -132,7 +132,8 @@ def test_what_is_played_is_the_streamed_sound_of_what_is_written(run, seed, tmp_
     assert (tmp_path / "out" / "index.json").read_text() == (
         tmp_path / "quiet" / "out" / "index.json"
     ).read_text()
-    expected, lengths = [], []
+    expected = []
+    lengths = []
     for d in run.draw([prompt_of(run)] * 3, run.sampling("speech", max_frames=10), seed):
         sound = SoundStream(run.tokenizers["speech"])
         expected += [sound.push(d.segment.codes), sound.finish(), np.zeros(4800, np.float32)]

@@ -33,7 +33,8 @@ def test_a_file_that_happens_to_be_named_like_a_word_does_not_take_its_place(
 def test_a_file_of_a_caption_is_read_as_the_transcripts_of_the_training(
     tiny_run, tmp_path, content
 ):
-    run, path = open_run(tiny_run), tmp_path / "low.txt"
+    run = open_run(tiny_run)
+    path = tmp_path / "low.txt"
     path.write_bytes(content.encode())
     with pytest.warns(UserWarning, match="low.txt was taken without the white space around it"):
         (segment,) = words.read_segments(run, str(path))

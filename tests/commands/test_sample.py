@@ -292,10 +292,8 @@ def test_holes_need_to_be_trained(run, signals, tmp_path):
 
 def test_scores_are_the_models_own(run, signals):
     rows = scoring.score(run, [str(signals["image"])], ["dark"])
-    text, image = (
-        run.tokenizers["text"].encode("dark"),
-        run.tokenizers["image"].encode(read_image(signals["image"])),
-    )
+    text = run.tokenizers["text"].encode("dark")
+    image = run.tokenizers["image"].encode(read_image(signals["image"]))
     (expected,) = likelihood.score(run.lm, [Document((text, image), (False, True))])
     assert (
         len(rows) == 1

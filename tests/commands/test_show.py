@@ -130,7 +130,8 @@ def test_a_head_for_what_is_not_there_is_told(tiny_recipe):
 
 
 def test_a_run_tells_its_tokenizers_with_their_measured_fidelity(tiny_run, said):
-    text, run = said(tiny_run), open_run(tiny_run)
+    text = said(tiny_run)
+    run = open_run(tiny_run)
     assert (
         f"vocabulary {run.vocabulary.fingerprint}: {run.vocabulary.size:,} ids" in text
         and "training: done, step 24 of 24" in text
@@ -191,7 +192,8 @@ def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
 
 
 def test_latents_have_bits_only_where_they_are_discrete():
-    image, speech = PixelLatentsConfig(), LogMelConfig()
+    image = PixelLatentsConfig()
+    speech = LogMelConfig()
     assert image.rate_texts(Signature("image", latent_size=3, frames=4), {}) == [
         "4 patches an image"
     ]

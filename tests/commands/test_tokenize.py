@@ -176,7 +176,8 @@ def test_files_come_back_under_their_names(tmp_path):
 
 
 def test_files_and_several_folders_are_told_apart(tmp_path):
-    one, two = painted(tmp_path / "one", "a.png"), painted(tmp_path / "two", "x.png", "a.png")
+    one = painted(tmp_path / "one", "a.png")
+    two = painted(tmp_path / "two", "x.png", "a.png")
     assert values(there_and_back(tmp_path, "image", one, two, two / "x.png")) == {
         "one/a.png": 0,
         "two/a.png": 1,
@@ -203,7 +204,8 @@ def test_names_that_would_be_one_are_made_two(tmp_path):
 
 
 def test_hostile_names_in_a_token_file_stay_in_the_folder(tmp_path, contents):
-    text, home = default("text"), tmp_path / "a" / "b"
+    text = default("text")
+    home = tmp_path / "a" / "b"
     home.mkdir(parents=True)
     names = [
         "../x.txt",

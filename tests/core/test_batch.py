@@ -23,7 +23,8 @@ def assert_same_stream(a, b):
             # a modality without frames leaves no trace in a batch
             return {m: v for m, v in z.items() if len(v)}
 
-        x, y = full(x), full(y)
+        x = full(x)
+        y = full(y)
         assert x.keys() == y.keys() and all(np.array_equal(x[m], y[m]) for m in x)
 
 
@@ -80,9 +81,11 @@ def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
         )
 
     input_masks = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
-    clean, dirty = pack(vocabulary, rows), pack(vocabulary, rows, input_masks=input_masks)
+    clean = pack(vocabulary, rows)
+    dirty = pack(vocabulary, rows, input_masks=input_masks)
     for f in fields(clean):
-        a, b = getattr(clean, f.name), getattr(dirty, f.name)
+        a = getattr(clean, f.name)
+        b = getattr(dirty, f.name)
         if f.name not in ("inputs", "channel_mask"):
             assert (
                 all(torch.equal(a[m], b[m]) for m in a)
@@ -122,7 +125,9 @@ def first_fit(lengths, seq_len):
     """The plan by its definition: every document, longest first, looks at every row that does not
     count as full.
     """
-    rows, room, full = [], [], 0
+    rows = []
+    room = []
+    full = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         r = next((r for r in range(full, len(rows)) if room[r] >= lengths[i]), len(rows))
         if r == len(rows):
@@ -161,12 +166,11 @@ def test_many_documents_are_planned_in_little_more_time_than_few(rng):
 def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):
     rows = rows_of_streams(vocabulary, corpus)
     for here in (slice(0, 1), slice(1, 3), slice(3, None), slice(1, None, 2)):
-        part, alone = (
-            rows_of(pack(vocabulary, rows, 200), vocabulary, here),
-            pack(vocabulary, rows[here], 200),
-        )
+        part = rows_of(pack(vocabulary, rows, 200), vocabulary, here)
+        alone = pack(vocabulary, rows[here], 200)
         for f in fields(alone):
-            a, b = getattr(part, f.name), getattr(alone, f.name)
+            a = getattr(part, f.name)
+            b = getattr(alone, f.name)
             if isinstance(b, dict):  # a modality that these rows lack may stay as no rows
                 assert all(torch.equal(a[m], b[m]) for m in b) and all(
                     len(a[m]) == 0 for m in a.keys() - b.keys()

@@ -25,7 +25,8 @@ def same_segment(a, b):
 
 def test_every_predicted_id_is_legal_and_may_end_says_whether_the_end_is(vocabulary, corpus):
     for document in corpus:
-        stream, state = to_stream(vocabulary, document), START
+        stream = to_stream(vocabulary, document)
+        state = START
         for i, id in enumerate(stream.ids):
             legal = legal_ids(vocabulary, state)
             if stream.predict[i]:
@@ -46,7 +47,8 @@ def test_what_is_not_predicted_is_given_or_certain(vocabulary, segment):
         Document((segment("text", 3), segment("image", 9), segment("tiles", 2)), (True,) * 3),
     )
     given = stream.ids[~stream.predict].tolist()
-    begin, end = vocabulary.begin, vocabulary.end
+    begin = vocabulary.begin
+    end = vocabulary.end
     assert given == [
         vocabulary.document_mark,
         begin("text"),
@@ -101,7 +103,8 @@ def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
     stream = to_stream(
         vocabulary, Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))
     )
-    state, start = START, time.perf_counter()
+    state = START
+    start = time.perf_counter()
     for id in stream.ids:
         state = advance(vocabulary, state, int(id))
     assert time.perf_counter() - start < 1
@@ -124,12 +127,10 @@ def test_document_inverts_stream(vocabulary, corpus):
 
 
 def test_a_prompt_stops_at_its_open_end(vocabulary, segment):
-    begin, hole, fill, end = (
-        vocabulary.begin("image"),
-        vocabulary.hole,
-        vocabulary.fill,
-        vocabulary.end("image"),
-    )
+    begin = vocabulary.begin("image")
+    hole = vocabulary.hole
+    fill = vocabulary.fill
+    end = vocabulary.end("image")
     text = segment("text", 2)
 
     def ids(*a, **k):

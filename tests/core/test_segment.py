@@ -24,10 +24,8 @@ def test_a_signature_has_levels_or_latents():
 
 
 def test_a_signature_survives_json():
-    text, jets = (
-        Signature("text", (9,), banned=(0,), fingerprint="ab"),
-        Signature("jets", (4, 3), descending=True),
-    )
+    text = Signature("text", (9,), banned=(0,), fingerprint="ab")
+    jets = Signature("jets", (4, 3), descending=True)
     for s in (text, jets, Signature("v", latent_size=4, frames=1)):
         assert from_plain(json.loads(json.dumps(s.as_dict())), Signature, "signature") == s
 

@@ -34,7 +34,8 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
         "jets",
     ] and trap.segments[2].holes
 
-    stream, state = to_stream(vocabulary, trap), START
+    stream = to_stream(vocabulary, trap)
+    state = START
     for id in stream.ids:
         state = advance(vocabulary, state, int(id))
     assert state.modality is None and not state.due

@@ -24,10 +24,8 @@ def test_nats_in_the_customary_unit(modality, value, unit):
 
 def test_latents_have_units_of_their_own():
     """Cells of an axis are values with a probability; continuous latents have a density."""
-    cells, floats = (
-        Signature("image", latent_size=4, frames=2, cells=17),
-        Signature("image", latent_size=4, frames=2),
-    )
+    cells = Signature("image", latent_size=4, frames=2, cells=17)
+    floats = Signature("image", latent_size=4, frames=2)
     assert customary(cells, 8 * math.log(2), 8) == (
         pytest.approx(1.0),
         "bits/value",

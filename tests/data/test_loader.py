@@ -77,7 +77,8 @@ def tensors(batch):
 
 
 def equal(a, b):
-    a, b = tensors(a), tensors(b)
+    a = tensors(a)
+    b = tensors(b)
     return a.keys() == b.keys() and all(torch.equal(x, b[k]) for k, x in a.items())
 
 
@@ -96,7 +97,8 @@ def documents(loader, steps, **settings):
 
 
 def test_batches_do_not_depend_on_the_order_in_which_they_are_asked_for(loader):
-    one, other = loader(), loader()
+    one = loader()
+    other = loader()
     forwards = [one.batch(k) for k in range(80)]
     assert len(one._first_step) > 2, "the test should cross rounds"
     for k in np.random.default_rng(0).permutation(80):
@@ -115,10 +117,8 @@ def test_the_rows_of_all_processes_are_the_batch(loader, world):
     whole = loader()
     ranks = [loader() for _ in range(world)]
     for step in (0, 5, 40):
-        batch, shares = (
-            whole.batch(step),
-            [r.batch(step, rank, world) for rank, r in enumerate(ranks)],
-        )
+        batch = whole.batch(step)
+        shares = [r.batch(step, rank, world) for rank, r in enumerate(ranks)]
         assert (
             sum(len(s.ids) for s in shares) == len(batch.ids)
             and max(len(s.ids) for s in shares) - min(len(s.ids) for s in shares) <= 1
@@ -230,9 +230,12 @@ def test_holes_come_as_often_as_the_task_says_and_anywhere(loader):
 
 
 def test_corruption_hides_inputs_only_and_leaves_targets(loader, vocabulary):
-    clean, noisy, hidden = loader(corrupt={}), loader(), set()
+    clean = loader(corrupt={})
+    noisy = loader()
+    hidden = set()
     for step in range(12):
-        a, b = clean.batch(step), noisy.batch(step)
+        a = clean.batch(step)
+        b = noisy.batch(step)
         for name, x in tensors(a).items():
             if name != "inputs" and not name.startswith("channel_mask"):
                 assert torch.equal(x, tensors(b)[name]), name

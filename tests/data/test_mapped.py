@@ -81,7 +81,8 @@ def same(a, b):
             x.dtype for x in vars(b._columns[f]).values()
         ]
         for i in np.flatnonzero(a.has(f)):
-            x, y = a.segment(f, i), b.segment(f, i)
+            x = a.segment(f, i)
+            y = b.segment(f, i)
             assert (
                 np.array_equal(x.values, y.values)
                 and x.values.dtype == y.values.dtype
@@ -162,7 +163,8 @@ def test_what_was_written_is_used_again(tmp_path, monkeypatch):
 
 def test_another_file_under_the_name_is_noticed_and_the_old_map_stays(tmp_path):
     path = write(tmp_path / "t.parquet")
-    in_memory, old = read_tokens(path), read_tokens(path, map_from=0)
+    in_memory = read_tokens(path)
+    old = read_tokens(path, map_from=0)
     write(path, seed=1)
     assert same(read_tokens(path, map_from=0), read_tokens(path))
     assert same(old, in_memory)  # of a training that goes on
@@ -204,7 +206,8 @@ def test_a_copy_that_is_not_whole_is_made_anew(tmp_path, what):
     path = write(tmp_path / "t.parquet")
     read_tokens(path, map_from=0)
     flat = tmp_path / ".flat" / "t.parquet" / "speech.flat"
-    whole, damaged = flat.read_bytes(), DAMAGE[what](flat.read_bytes())
+    whole = flat.read_bytes()
+    damaged = DAMAGE[what](flat.read_bytes())
     shutil.rmtree(tmp_path / ".flat") if damaged is None else flat.write_bytes(damaged)
     assert same(read_tokens(path, map_from=0), read_tokens(path)) and flat.read_bytes() == whole
 
@@ -295,7 +298,8 @@ print(json.dumps({"sum": total, "own": grown, "most": max(seen, default=0)}))
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """A token file of 96 MB of latents, and their number of bytes."""
-    path, rng = tmp_path_factory.mktemp("large") / "t.parquet", np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("large") / "t.parquet"
+    rng = np.random.default_rng(0)
     some = [rng.normal(size=(250, 1)).astype(np.float32).repeat(64, 1) for _ in range(8)]
     rows = (
         {"voice": Segment("voice", latents=some[i % 8], info={"n_samples": i})} for i in range(1500)
@@ -366,7 +370,8 @@ def test_a_training_from_maps_is_the_one_from_memory_and_uses_them_again(
     for again in (False, True):
         (tiny_copy / "model.safetensors").unlink()
         shutil.rmtree(tiny_copy / "checkpoints")
-        before, start = flats(tiny_copy), time.time_ns()
+        before = flats(tiny_copy)
+        start = time.time_ns()
         train(tiny_recipe, tiny_copy)
         assert (tiny_copy / "model.safetensors").read_bytes() == (
             tiny_run / "model.safetensors"

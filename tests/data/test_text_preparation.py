@@ -18,7 +18,8 @@ CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
     ],
 )
 def test_texts_are_prepared_as_said_and_twice_is_as_once(how, expected):
-    prepare, tally = TextPreparation(**how).prepare, Tally("texts")
+    prepare = TextPreparation(**how).prepare
+    tally = Tally("texts")
     assert prepare(CAFE, "a", tally) == expected
     assert list(tally.counts.values()) == [1] * (expected != CAFE)
     assert prepare(expected, "a", Tally()) == expected

@@ -63,7 +63,8 @@ def write_one(path, field, codes, **changes):
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(0, 30), row_group=st.integers(1, 7), seed=st.integers(0, 1000))
 def test_reading_inverts_writing(tmp_path_factory, n, row_group, seed):
-    path, rows = tmp_path_factory.mktemp("t") / "t.parquet", random_rows(n, seed)
+    path = tmp_path_factory.mktemp("t") / "t.parquet"
+    rows = random_rows(n, seed)
     assert write_tokens(path, SIGNATURES, iter(rows), row_group) == n
     file = read_tokens(path, SIGNATURES)
     assert len(file) == n and file.fields == tuple(SIGNATURES) and file.signatures == SIGNATURES

@@ -68,11 +68,15 @@ def test_posterior_by_enumeration(noise, data):
     """Row 24: q(x_s | x_t, x_0) by Bayes; and mixed over p(x_0 | x_t) it is the true reverse step
     q(x_s | x_t).
     """
-    a_s, a_t = 0.7, 0.25
-    q_s, step, q_t = noise.matrix(a_s), noise.matrix(a_t / a_s), noise.matrix(a_t)
+    a_s = 0.7
+    a_t = 0.25
+    q_s = noise.matrix(a_s)
+    step = noise.matrix(a_t / a_s)
+    q_t = noise.matrix(a_t)
     x_0, x_t = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
     possible = q_t[x_0, x_t] > 0
-    x_0, x_t = x_0[possible][:, None], x_t[possible][:, None]
+    x_0 = x_0[possible][:, None]
+    x_t = x_t[possible][:, None]
     alphas = [f64(a).expand(len(x_0)) for a in (a_s, a_t)]
     enumerated = q_s[x_0] * step.T[x_t] / q_t[x_0, x_t][..., None]
     known = torch.nn.functional.one_hot(x_0, 4).double()
@@ -92,7 +96,8 @@ def test_bound_is_tight_for_the_true_reverse(noise, data, n_steps):
     """One token, the true p(x_0 | x_t), the sum over steps and x_t: the T-step bound is -log p(x)
     for every x and every T.
     """
-    keep, x = PowerKeep(2), torch.arange(4)[data > 0]
+    keep = PowerKeep(2)
+    x = torch.arange(4)[data > 0]
     total = noise.prior_kl(x[:, None], 0.0)
     for step in range(1, n_steps + 1):
         a_s, a_t = (keep.alpha(f64((step - i) / n_steps)) for i in (1, 0))
@@ -120,8 +125,10 @@ def test_absorbing_noise_is_masked_diffusion(generator):
         )
 
     x = torch.randint(0, 3, (30, 4), generator=generator)
-    steps, keep = torch.randint(1, 6, (30,), generator=generator), CosineKeep()
-    noise, masked = Corruption.absorbing(3), Masked(3, keep)
+    steps = torch.randint(1, 6, (30,), generator=generator)
+    keep = CosineKeep()
+    noise = Corruption.absorbing(3)
+    masked = Masked(3, keep)
     t = steps.double() / 5
     hidden = masked.hidden_at(x, t, generator)
     x_t = masked.hide(x, hidden)
@@ -130,7 +137,8 @@ def test_absorbing_noise_is_masked_diffusion(generator):
         hidden[..., None], belief, torch.nn.functional.one_hot(x, 4).double().log()
     )  # what is seen is known
     general = noise.step_kl(belief, x, x_t, keep.alpha(t - 0.2), keep.alpha(t))
-    a_s, a_t = keep.alpha(t - 0.2), keep.alpha(t)
+    a_s = keep.alpha(t - 0.2)
+    a_t = keep.alpha(t)
     torch.testing.assert_close(
         general, (a_s - a_t) / (1 - a_t) * masked.hidden_nll(model, x, hidden), rtol=0, atol=1e-12
     )
@@ -179,8 +187,11 @@ class TestAbsorbing:
     @pytest.mark.parametrize("keep", KEEPS, ids=repr)
     def test_the_whole_bound_is_masked_diffusions(self, models, keep):
         """All subsets of tokens at all steps, by their probability."""
-        x, n_steps, total = torch.tensor([[0, 2, 1]]), 3, 0.0
-        masked, noise = Masked(3, keep), Corruption.absorbing(3)
+        x = torch.tensor([[0, 2, 1]])
+        n_steps = 3
+        total = 0.0
+        masked = Masked(3, keep)
+        noise = Corruption.absorbing(3)
         for step, subset in itertools.product(
             range(1, n_steps + 1), itertools.product((False, True), repeat=3)
         ):
@@ -211,10 +222,8 @@ class TestAbsorbing:
         )
 
     def test_gradients_of_the_bound_are_numbers(self, generator):
-        logits, x = (
-            torch.zeros(4, 4, dtype=torch.float64, requires_grad=True),
-            torch.randint(0, 3, (50, 4), generator=generator),
-        )
+        logits = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
+        x = torch.randint(0, 3, (50, 4), generator=generator)
         steps = torch.randint(1, 4, (50,), generator=generator)
         Corruption.absorbing(3).step_bound(
             lambda tokens: logits[tokens], x, steps, 3, PowerKeep(), generator
@@ -229,7 +238,9 @@ def test_bounds_estimated_and_samples_drawn(noise, data, generator):
     """With the true beliefs, single draws of the bound average to -log p(x), and ancestral samples
     follow p.
     """
-    keep, n_steps, n = PowerKeep(), 4, 40_000
+    keep = PowerKeep()
+    n_steps = 4
+    n = 40_000
     data = (data + 0.05) / 1.2
     x = choose(
         data.log().expand(n, 1, -1), torch.rand(n, 1, generator=generator, dtype=torch.float64)
@@ -259,7 +270,8 @@ def test_bounds_estimated_and_samples_drawn(noise, data, generator):
 
 @pytest.mark.parametrize("noise", NOISES, ids=["uniform", "absorbing", "any"])
 def test_corrupted_tokens_follow_their_matrix(noise, generator):
-    n, alpha = 40_000, 0.4
+    n = 40_000
+    alpha = 0.4
     x = torch.full((n, 1), 2)
     drawn = noise.corrupted(x, torch.full((n,), alpha, dtype=torch.float64), generator)
     shares = drawn.flatten().bincount(minlength=4) / n

@@ -32,7 +32,8 @@ def test_guidance_of_gaussians(generator, weight):
 
 
 def test_guidance_at_its_ends_calls_one_denoiser():
-    conditional, unconditional = towards(1.0), towards(0.0)
+    conditional = towards(1.0)
+    unconditional = towards(0.0)
     assert (
         guided(conditional, unconditional, 1) is conditional
         and guided(conditional, unconditional, 0) is unconditional
@@ -61,7 +62,8 @@ def test_cascade_between_its_ends(generator, level, gain, left):
         torch.zeros(1, 1, dtype=torch.float64), level, torch.Generator().manual_seed(0)
     )
     unit = torch.randn(1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    a, b = (signal - noise).item(), (noise / unit).item()
+    a = (signal - noise).item()
+    b = (noise / unit).item()
     spread = a**2 * 1.01 + b**2
     assert a / spread == pytest.approx(gain, abs=1e-6) and 1 - a**2 / spread == pytest.approx(
         left, abs=1e-6

@@ -246,7 +246,8 @@ class TestBins:
 
     @pytest.mark.parametrize("std", [1e-3, 0.1, 5.0])
     def test_masses_sum_to_one(self, std):
-        levels, mean = Bins(17), torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+        levels = Bins(17)
+        mean = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
         log_mass = levels.log_mass(torch.arange(17), mean, std)
         torch.testing.assert_close(
             log_mass.logsumexp(1), torch.zeros(41, dtype=torch.float64), rtol=0, atol=1e-12
@@ -255,7 +256,8 @@ class TestBins:
 
     def test_dequantisation_bounds_from_below(self, generator):
         """log P(code) >= E log p(code + u) + ln w for a Gaussian cut into levels."""
-        levels, codes = Bins(8, -2, 2), torch.arange(1, 7)
+        levels = Bins(8, -2, 2)
+        codes = torch.arange(1, 7)
         x = levels.dequantised(codes.expand(20_000, -1), generator)
         inside = torch.distributions.Normal(0.0, 0.7).log_prob(x).mean(0) + math.log(levels.width)
         assert (inside < levels.log_mass(codes, torch.zeros(1, dtype=torch.float64), 0.7)).all()
@@ -282,7 +284,8 @@ class TestLatentBound:
         """With the true p(z) and the true p(x | z) the term is log P(x) whatever the noise: the
         bound is tight.
         """
-        levels, sigma = Bins(5), 0.15
+        levels = Bins(5)
+        sigma = 0.15
         log_p = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(0)
         codes = torch.arange(5).repeat_interleave(100)
         centre = levels.centres(codes)[:, None]

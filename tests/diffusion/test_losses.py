@@ -29,15 +29,15 @@ def normal(shape, generator):
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0])
 def test_a_network_that_says_nothing_has_loss_one(generator, sigma_data):
     """Row 3, in closed form and by drawing, at every noise level."""
-    schedule, sigma = (
-        EDM(sigma_data=sigma_data),
-        torch.logspace(-2.69, 1.9, 50, dtype=torch.float64),
-    )
+    schedule = EDM(sigma_data=sigma_data)
+    sigma = torch.logspace(-2.69, 1.9, 50, dtype=torch.float64)
     exact = zero_network_loss(schedule, sigma_data**2, sigma)
     torch.testing.assert_close(exact, torch.ones_like(exact), rtol=0, atol=1e-12)
-    n, d = 20_000, 10
+    n = 20_000
+    d = 10
     tolerance = 4 / math.sqrt(2 * n * d)
-    y, noise = sigma_data * normal((n, d), generator), normal((n, d), generator)
+    y = sigma_data * normal((n, d), generator)
+    noise = normal((n, d), generator)
     levels = schedule.training_sigma(stratified(n, y, generator).clamp(1e-9))
     nothing = preconditioned(lambda scaled, c_noise: torch.zeros_like(scaled), schedule)
     assert denoising_loss(nothing, schedule, y, noise, levels).mean().item() == pytest.approx(
@@ -89,7 +89,8 @@ class TestFlowMatchingFloor:
     @pytest.mark.parametrize("s", [0.5, 1.0, 2.0])
     def test_by_quadrature(self, s):
         nodes, weights = np.polynomial.legendre.leggauss(200)
-        schedule, u = CondOT(), torch.from_numpy((nodes + 1) / 2)
+        schedule = CondOT()
+        u = torch.from_numpy((nodes + 1) / 2)
         sigma = schedule.training_sigma(u)
         left = s**2 * sigma**2 / (s**2 + sigma**2)  # Var(y | x), the loss of the ideal denoiser
         assert (
@@ -98,12 +99,11 @@ class TestFlowMatchingFloor:
 
     @pytest.mark.parametrize("s", [0.5, 1.0, 2.0])
     def test_by_drawing(self, generator, s):
-        n, d = 20_000, 4
-        y, noise, u = (
-            s * normal((n, d), generator),
-            normal((n, d), generator),
-            torch.rand(n, generator=generator, dtype=torch.float64),
-        )
+        n = 20_000
+        d = 4
+        y = s * normal((n, d), generator)
+        noise = normal((n, d), generator)
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
 
         def ideal(x, sigma):
             return x * (s**2 / (s**2 + sigma**2))[:, None]
@@ -114,7 +114,8 @@ class TestFlowMatchingFloor:
         )
 
     def test_with_noise_that_knows_its_data_nothing_is_left(self, generator):
-        s, noise = 2.0, normal((500, 4), generator)
+        s = 2.0
+        noise = normal((500, 4), generator)
         u = torch.rand(500, generator=generator, dtype=torch.float64)
 
         def knowing(x, sigma):
@@ -155,11 +156,10 @@ def test_no_wrong_sigma_data_is_missed_however_far_off(generator, rms, ratio):
 
 @pytest.mark.parametrize("sigma_data", [0.1, 0.5, 1.0, 3.0, 20.0])
 def test_the_loss_at_large_noise_is_the_furthest_from_one(sigma_data):
-    schedule, sigma = EDM(sigma_data=sigma_data), torch.logspace(-4, 6, 500, dtype=torch.float64)
-    off, last = (
-        (zero_network_loss(schedule, 1.0, sigma) - 1).abs(),
-        abs(check_sigma_data_quietly(schedule) - 1),
-    )
+    schedule = EDM(sigma_data=sigma_data)
+    sigma = torch.logspace(-4, 6, 500, dtype=torch.float64)
+    off = (zero_network_loss(schedule, 1.0, sigma) - 1).abs()
+    last = abs(check_sigma_data_quietly(schedule) - 1)
     assert (off <= last + 1e-9).all() and off[-1].item() == pytest.approx(last, rel=1e-6)
 
 

@@ -21,7 +21,9 @@ from mmtok.diffusion.discrete import (
 from mmtok.diffusion.random import stratified
 
 KEEPS = [PowerKeep(), CosineKeep(), PowerKeep(3)]
-V, L, MASK = 3, 3, 3
+V = 3
+L = 3
+MASK = 3
 ALL = torch.tensor(list(itertools.product(range(V), repeat=L)))  # (27, L)
 
 
@@ -55,7 +57,8 @@ def joint(generator):
 
 def any_order_nats(model, x):
     """The mean over all L! orders of the sum of -log p(x_i | those before it in the order)."""
-    masked, total = Masked(V), 0
+    masked = Masked(V)
+    total = 0
     orders = list(itertools.permutations(range(L)))
     for order in orders:
         for i in range(L):
@@ -81,11 +84,14 @@ def test_bound_is_tight_for_the_true_conditionals(joint):
 
 def test_bound_does_not_depend_on_the_schedule(generator):
     """Row 21: the integral over t of each schedule's own rate, by quadrature."""
-    model, nodes = arbitrary(generator), np.polynomial.legendre.leggauss(60)
-    t, weights = torch.from_numpy((nodes[0] + 1) / 2), torch.from_numpy(nodes[1] / 2)
+    model = arbitrary(generator)
+    nodes = np.polynomial.legendre.leggauss(60)
+    t = torch.from_numpy((nodes[0] + 1) / 2)
+    weights = torch.from_numpy(nodes[1] / 2)
     bounds = []
     for keep in KEEPS:
-        alpha, m = keep.alpha(t)[:, None], torch.arange(L + 1)
+        alpha = keep.alpha(t)[:, None]
+        m = torch.arange(L + 1)
         by_size = (
             weights[:, None] * keep.rate(t)[:, None] * (1 - alpha) ** m * alpha ** (L - m)
         ).sum(0)
@@ -100,7 +106,8 @@ def test_bound_of_few_steps(joint, keep):
     """Row 22: one step costs the sum of the marginal entropies; more steps cost less, down to the
     entropy.
     """
-    masked, model = Masked(V, keep), conditionals(joint)
+    masked = Masked(V, keep)
+    model = conditionals(joint)
     entropy = -(joint * joint.log()).sum().item()
     marginals = [joint @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)]
     costs = [
@@ -138,7 +145,9 @@ def test_normalised_score_entropy_is_the_same_loss(generator):
 @pytest.mark.parametrize("keep", KEEPS, ids=repr)
 def test_estimates_are_unbiased(generator, keep):
     """Drawn times, drawn steps and drawn counts against the enumerated bounds."""
-    model, masked, n = arbitrary(generator), Masked(V, keep), 60_000
+    model = arbitrary(generator)
+    masked = Masked(V, keep)
+    n = 60_000
     x = ALL[14].expand(n, L)
     exact = masked.enumerated_bound(model, x[:1], subset_weights(L)).item()
     stepped = masked.enumerated_bound(model, x[:1], masked.step_subset_weights(L, 4)).item()
@@ -158,7 +167,10 @@ def test_estimates_are_unbiased(generator, keep):
 
 def test_bound_of_some_tokens_given_the_others(joint, generator):
     """Only the free tokens are hidden, so the bound is that of p(free | given)."""
-    masked, model, n, x = Masked(V), conditionals(joint), 60_000, ALL[5]
+    masked = Masked(V)
+    model = conditionals(joint)
+    n = 60_000
+    x = ALL[5]
     free = torch.tensor([True, False, True])
     estimates = masked.bound(
         model, x.expand(n, L), 1 - stratified(n, x, generator), generator, free
@@ -187,7 +199,8 @@ class TestSampling:
 
     @pytest.mark.parametrize("keep", KEEPS, ids=repr)
     def test_one_step_follows_the_marginals_and_many_the_joint(self, joint, generator, keep):
-        masked, model = Masked(V, keep), conditionals(joint)
+        masked = Masked(V, keep)
+        model = conditionals(joint)
         p = [joint @ torch.nn.functional.one_hot(ALL[:, i], V).double() for i in range(L)]
         apart = torch.stack([p[i][ALL[:, i]] for i in range(L)]).prod(0)
         assert (
@@ -200,7 +213,9 @@ class TestSampling:
     @pytest.mark.parametrize("walk", ["fill", "sample"])
     def test_infilling(self, joint, generator, walk):
         """What is given stays; the rest follows p(free | given)."""
-        masked, model, tokens = Masked(V), conditionals(joint), self.masks()
+        masked = Masked(V)
+        model = conditionals(joint)
+        tokens = self.masks()
         tokens[:, 1] = 2
         drawn = (
             masked.fill(model, tokens, generator)
@@ -223,7 +238,8 @@ class TestSampling:
 
     def test_order_and_temperature(self, joint, generator):
         """Position 2 first, then 0, then 1; without temperature each is the likeliest."""
-        seen, model = [], conditionals(joint)
+        seen = []
+        model = conditionals(joint)
 
         def watching(tokens):
             seen.append(tokens.clone())

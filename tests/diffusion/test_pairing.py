@@ -23,7 +23,8 @@ def normal(n, d, generator):
 
 @needs_pot
 def test_pairing_is_the_best_of_all_permutations(generator):
-    data, noise = normal(6, 2, generator) * 3 + 1, normal(6, 2, generator)
+    data = normal(6, 2, generator) * 3 + 1
+    noise = normal(6, 2, generator)
 
     def cost(p):
         return (data - noise[list(p)]).square().sum()
@@ -37,10 +38,8 @@ def test_pairing_of_a_batch(generator):
     """As scipy's assignment, on pictures; every noise is used once; in one dimension it sorts."""
     from scipy.optimize import linear_sum_assignment
 
-    data, noise = (
-        normal(100, 12, generator).view(100, 3, 2, 2),
-        normal(100, 12, generator).view(100, 3, 2, 2),
-    )
+    data = normal(100, 12, generator).view(100, 3, 2, 2)
+    noise = normal(100, 12, generator).view(100, 3, 2, 2)
     cost = torch.cdist(data.flatten(1), noise.flatten(1)).square()
     pairing = optimal_pairing(data, noise)
     assert pairing.sort().values.tolist() == list(range(100))
@@ -48,7 +47,8 @@ def test_pairing_of_a_batch(generator):
     assert cost[torch.arange(100), pairing].sum().item() == pytest.approx(
         cost[rows, columns].sum().item(), rel=1e-12
     )
-    line, other = normal(50, 1, generator), normal(50, 1, generator)
+    line = normal(50, 1, generator)
+    other = normal(50, 1, generator)
     assert torch.equal(pair_noise(line, other)[line[:, 0].argsort()], other.sort(0).values)
     assert (
         optimal_pairing(line[:1], other[:1]).tolist() == [0]
@@ -63,7 +63,8 @@ def test_pairing_straightens_a_pure_shift(generator):
     """
     left = []
     for n in (16, 64, 256):
-        data, noise = normal(n, 2, generator) + 5, normal(n, 2, generator)
+        data = normal(n, 2, generator) + 5
+        noise = normal(n, 2, generator)
         left.append((pair_noise(data, noise) - data).var(0).mean().item())
     assert left[0] > left[1] > left[2] and left[2] < 0.1
 

@@ -138,7 +138,8 @@ def test_velocity_and_score(mixture, generator, path, sigma):
     velocity = drift(x, denoised, at)
     score = SCORE.of(denoised, x / at.s, sigma) / at.s
     d_alpha = at.s_slope * at.sigma_slope
-    b, d_b = at.s * sigma, at.sigma_slope * (at.s_slope * sigma + at.s)
+    b = at.s * sigma
+    d_b = at.sigma_slope * (at.s_slope * sigma + at.s)
     identity = d_alpha / at.s * x + (b**2 * d_alpha / at.s - b * d_b) * score
     torch.testing.assert_close(velocity, identity, rtol=0, atol=1e-10)
     if isinstance(path, CondOT):

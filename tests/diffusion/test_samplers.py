@@ -134,7 +134,8 @@ class TestOneStep:
     @pytest.mark.parametrize("path", [VP(), CondOT(), EDM()], ids=lambda p: type(p).__name__)
     def test_equal_solvers(self, mixture, x, path):
         sigmas = f64(1.5, 0.9)
-        times, (s, s_next) = path.time(sigmas), path.scaling(sigmas).tolist()
+        times = path.time(sigmas)
+        (s, s_next) = path.scaling(sigmas).tolist()
         ddim = DDIM()(mixture.denoise, s * x, times, path)
         euler = s_next * Euler()(mixture.denoise, x, sigmas)
         torch.testing.assert_close(ddim, euler, rtol=0, atol=1e-12)
@@ -146,7 +147,8 @@ class TestOneStep:
 
     def test_ddim_of_the_paper(self, mixture, x):
         """Song et al. 2021, eq. 12, in their alpha-bar."""
-        path, sigmas = VP(), f64(1.5, 0.9)
+        path = VP()
+        sigmas = f64(1.5, 0.9)
         a, a_next = (1 / (1 + sigmas**2)).tolist()
         denoised = mixture.denoise(x, 1.5)
         state = a**0.5 * x
@@ -157,7 +159,8 @@ class TestOneStep:
         )
 
     def test_rectified_flow(self, mixture, x):
-        path, sigmas = CondOT(), f64(1.5, 0.9)
+        path = CondOT()
+        sigmas = f64(1.5, 0.9)
         times = path.time(sigmas)
         s = path.scaling(sigmas[0]).item()
         flow = Euler()(mixture.denoise, s * x, times, path)
@@ -166,7 +169,8 @@ class TestOneStep:
         )
 
     def test_vp_euler_in_its_own_time_is_another_solver(self, mixture, x):
-        path, times = VP(), f64(0.5, 0.45)
+        path = VP()
+        times = f64(0.5, 0.45)
         state = path.scaling(path.sigma(times[0])).item() * x
         gap = Euler()(mixture.denoise, state, times, path) - DDIM()(
             mixture.denoise, state, times, path
@@ -179,14 +183,16 @@ def churned_variances(n_steps, churn, s_noise=1.0):
     at the start.
     """
     times = EDM().times(n_steps).tolist()
-    gamma, variance = min(churn / n_steps, math.sqrt(2) - 1), times[0] ** 2
+    gamma = min(churn / n_steps, math.sqrt(2) - 1)
+    variance = times[0] ** 2
 
     def rate(t):
         return t / (t * t + 0.25)  # dx/dt = rate x
 
     for t, t_next in zip(times, times[1:]):
         t_hat = t * (1 + gamma)
-        h, slope = t_next - t_hat, rate(t_hat)
+        h = t_next - t_hat
+        slope = rate(t_hat)
         gain = (
             1 + h * slope if t_next == 0 else 1 + h / 2 * (slope + rate(t_next) * (1 + h * slope))
         )
@@ -240,7 +246,8 @@ def test_churn_on_another_path_is_the_same_walk(mixture, start):
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_ancestral_steps_reach_the_data(gaussian, generator, eta):
     """DDPM's noise, on VP: the variance is the data's in the limit of many steps."""
-    path, n = VP(), 20_000
+    path = VP()
+    n = 20_000
     times = path.times(250)
     x = path.start(torch.randn(n, 1, generator=generator, dtype=torch.float64), times[0])
     samples = DDIM(eta)(gaussian.denoise, x, times, path, generator)
@@ -319,7 +326,8 @@ def test_drift_is_the_one_of_the_paper(mixture, generator):
     """Karras et al. 2022, eq. 4: s'/s x - s^2 sigma' sigma grad log p(x / s; sigma), the gradient
     by x through x / s.
     """
-    path, x = VP(), torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    path = VP()
+    x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     at = path_point(path, 0.4)
     z = (x / at.s).requires_grad_()
     (score,) = torch.autograd.grad(mixture.log_density(z, at.sigma).sum(), z)

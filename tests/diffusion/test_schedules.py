@@ -105,7 +105,8 @@ def test_flow_matching_steps_evenly_in_tau():
 @named
 @pytest.mark.parametrize("n_steps", [1, 2, 50])
 def test_times_fall_to_zero(schedule, n_steps):
-    times, sigmas = schedule.times(n_steps), schedule.sigmas(n_steps)
+    times = schedule.times(n_steps)
+    sigmas = schedule.sigmas(n_steps)
     assert times.dtype == torch.float64 and len(times) == n_steps + 1
     assert (times.diff() < 0).all() and (sigmas.diff() < 0).all() and times[-1] == sigmas[-1] == 0
 
@@ -142,7 +143,9 @@ def test_the_weighted_loss_of_the_network_has_weight_one(schedule):
 @pytest.mark.parametrize("sigma_data", [0.5, 0.96, 3.0])
 def test_edm_inputs_and_targets_have_unit_variance(sigma_data):
     """Row 3: Var(c_in x) = Var(F*) = 1 for data of this spread, whose ideal network says 0."""
-    schedule, sigma, spread = EDM(sigma_data=sigma_data), some_sigmas(), sigma_data**2
+    schedule = EDM(sigma_data=sigma_data)
+    sigma = some_sigmas()
+    spread = sigma_data**2
     c = schedule.coefficients(sigma)
     ones = torch.ones_like(sigma)
     torch.testing.assert_close(c.c_in**2 * (spread + sigma**2), ones, rtol=0, atol=1e-12)

@@ -26,7 +26,11 @@ def baseline(tiny_copy, modality, signature, rows, segments):
         {name: signature, "other": signature},
         [{name: row, "other": rows[0]} for row in rows],
     )
-    run.token_files = lambda: [read_tokens(tiny_copy / "toy.parquet")]
+
+    def token_files():
+        return [read_tokens(tiny_copy / "toy.parquet")]
+
+    run.token_files = token_files
     return unigram_nll(run, modality, segments)
 
 

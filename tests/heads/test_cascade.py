@@ -37,7 +37,8 @@ class Ideal(nn.Module):
 
     def __init__(self, schedule, model):
         super().__init__()
-        self.schedule, self.model = schedule, model
+        self.schedule = schedule
+        self.model = model
         self.kept_in = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, x, c_noise, condition):
@@ -73,7 +74,8 @@ def given_below(condition):
     """Four pixels given z = sqrt(1 - level) m / r + sqrt(level) n, by conditioning their joint
     Gaussian.
     """
-    z, level = condition[:, H, None], condition[:, H + 1]
+    z = condition[:, H, None]
+    level = condition[:, H + 1]
     scale = (1 - level).sqrt() / COLUMN.sigma_data
     cross = scale[:, None] * COVARIANCE.mean(1)
     variance = (scale**2 * COVARIANCE.mean() + level)[:, None]
@@ -152,14 +154,15 @@ def test_of_any_networks_it_is_the_bound_that_the_integral_over_the_picture_belo
     """E_q of the terms by quadrature over the single small pixel; and as weights they average to
     p(x) itself.
     """
-    head, level, n = shaken(), 0.2, 400
-    h, x = (
-        torch.randn(1, H, generator=dice()),
-        torch.tensor([0.3, -0.5, 1.0, 0.2], dtype=torch.float64).view(1, 4, 1),
-    )
+    head = shaken()
+    level = 0.2
+    n = 400
+    h = torch.randn(1, H, generator=dice())
+    x = torch.tensor([0.3, -0.5, 1.0, 0.2], dtype=torch.float64).view(1, 4, 1)
     sigma = COLUMN.sigma_data * math.sqrt(level / (1 - level))
     v = torch.linspace(-4, 4, 201, dtype=torch.float64)
-    z, many = v * math.sqrt(1 - level) / COLUMN.sigma_data, h.expand(len(v), -1)
+    z = v * math.sqrt(1 - level) / COLUMN.sigma_data
+    many = h.expand(len(v), -1)
     log_low = head.stages[0].log_prob(many, v.view(-1, 1, 1, 1), dice(), sigma=sigma)
     log_high = head.stages[1].log_prob(
         joined(many, z[:, None], torch.full_like(z, level)),
@@ -187,13 +190,16 @@ def test_of_three_stages_every_picture_below_costs_its_divergence():
     """Untrained, each stage says N(0, r^2), whatever lies below: -log p(x) plus KL(q(v | x) || N(0,
     r^2 + sigma^2)) of each v.
     """
-    stage, n, level = Stage(schedule=COLUMN, network=TINY, aug_noise=0.4, ode_steps=40), 512, 0.4
+    stage = Stage(schedule=COLUMN, network=TINY, aug_noise=0.4, ode_steps=40)
+    n = 512
+    level = 0.4
     head = Cascade((stage,) * 3, patch=2).build(H, SIXTEEN)
     for part in head.stages:
         part.network = Silent()
     x = torch.randn(1, 4, 4, generator=dice(), dtype=torch.float64)
     nats = -head.log_prob(torch.zeros(n, H), x.expand(n, 4, 4), dice())
-    r2, sigma2 = COLUMN.sigma_data**2, COLUMN.sigma_data**2 * level / (1 - level)
+    r2 = COLUMN.sigma_data**2
+    sigma2 = COLUMN.sigma_data**2 * level / (1 - level)
     expected = (x.square() / r2 / 2 + math.log(2 * math.pi * r2) / 2).sum()
     for picture in head.pictures(x)[:-1]:
         expected = (
@@ -235,7 +241,8 @@ def test_pictures_below_are_means_over_squares():
 
 
 def test_guidance_gives_both_streams_the_same_picture_below():
-    head, h = shaken(), torch.randn(5, H, generator=dice())
+    head = shaken()
+    h = torch.randn(5, H, generator=dice())
     torch.testing.assert_close(
         sampled(head, 5, hs=[h, h], guidance=3.0), sampled(head, 5, hs=[h]), atol=1e-4, rtol=0
     )
@@ -243,7 +250,8 @@ def test_guidance_gives_both_streams_the_same_picture_below():
 
 
 def test_the_level_of_sampling_comes_before_the_stages_own():
-    low, high = shaken(0.1), shaken(0.6)
+    low = shaken(0.1)
+    high = shaken(0.6)
     assert not torch.equal(sampled(low, 3), sampled(high, 3))
     assert torch.equal(sampled(low, 3, aug_noise=0.6), sampled(high, 3)) and torch.equal(
         sampled(low, 3), sampled(high, 3, aug_noise=0.1)
@@ -251,7 +259,8 @@ def test_the_level_of_sampling_comes_before_the_stages_own():
 
 
 def test_who_watches_sees_all_stages_as_segments():
-    head, seen = shaken(), []
+    head = shaken()
+    seen = []
     last = sampled(head, 3, steps=4, callback=lambda step, x: seen.append((step, x)))
     assert [step for step, _ in seen] == list(range(8)) and all(
         x.shape == (3, 4, 1) for _, x in seen

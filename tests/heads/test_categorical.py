@@ -13,7 +13,8 @@ from mmtok.model.lm import PackageHeads, build_head, fitting_heads
 
 WIDTH = 8
 KINDS = [Parallel(), Chained(6)]
-FREE, SET = Signature("x", (4, 3, 2)), Signature("x", (2, 4, 3), descending=True)
+FREE = Signature("x", (4, 3, 2))
+SET = Signature("x", (2, 4, 3), descending=True)
 
 
 def head_of(config, signature=FREE):
@@ -44,7 +45,9 @@ def test_an_untrained_head_is_uniform_over_its_levels():
 @pytest.mark.parametrize("config", KINDS)
 def test_an_untrained_head_is_uniform_over_all_frames_up_to_the_ceiling(config):
     torch.manual_seed(0)
-    head, frames = config.build(WIDTH, SET).double(), every_frame(SET)  # in lexicographic order
+    # in lexicographic order
+    head = config.build(WIDTH, SET).double()
+    frames = every_frame(SET)
     for n, ceiling in enumerate(frames):
         nats = head.loss(hidden(n + 1), frames[: n + 1], ceiling.expand(n + 1, -1))
         assert torch.allclose(nats, torch.full_like(nats, math.log(n + 1)), rtol=0, atol=1e-12)
@@ -53,7 +56,8 @@ def test_an_untrained_head_is_uniform_over_all_frames_up_to_the_ceiling(config):
 @pytest.mark.parametrize("config", KINDS)
 def test_the_probabilities_of_all_frames_sum_to_one_under_any_ceiling(config):
     for signature in (FREE, SET):
-        head, frames = head_of(config, signature), every_frame(signature)
+        head = head_of(config, signature)
+        frames = every_frame(signature)
         h = hidden(1).expand(len(frames), -1)
         for n, ceiling in enumerate(frames if signature.descending else [None]):
             bound = None if ceiling is None else ceiling.expand_as(frames)
@@ -65,7 +69,9 @@ def test_the_probabilities_of_all_frames_sum_to_one_under_any_ceiling(config):
 
 
 def link_logits(head, h, values):
-    walk, found, start = head.channel_logits(h), [], 0
+    walk = head.channel_logits(h)
+    found = []
+    start = 0
     logits = next(walk)
     while True:
         found.append(logits)
@@ -76,7 +82,9 @@ def link_logits(head, h, values):
 
 
 def test_chained_links_hear_of_every_earlier_value_and_of_no_later_one():
-    head, h, values = head_of(Chained(6)), hidden(1), torch.tensor([[2, 1, 0]])
+    head = head_of(Chained(6))
+    h = hidden(1)
+    values = torch.tensor([[2, 1, 0]])
     before = link_logits(head, h, values)
     for c in range(3):
         other = values.clone()
@@ -87,7 +95,8 @@ def test_chained_links_hear_of_every_earlier_value_and_of_no_later_one():
 
 @pytest.mark.parametrize("config", KINDS)
 def test_samples_come_as_often_as_their_nats_say(config, generator):
-    head, n = head_of(config, SET), 40_000
+    head = head_of(config, SET)
+    n = 40_000
     frames = every_frame(SET)
     for ceiling in ((1, 3, 2), (1, 1, 1)):
         top = torch.tensor(ceiling).expand(n, -1)
@@ -101,7 +110,8 @@ def test_samples_come_as_often_as_their_nats_say(config, generator):
 
 @pytest.mark.parametrize("config", KINDS)
 def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
-    head, h = head_of(config, SET), hidden(600)
+    head = head_of(config, SET)
+    h = hidden(600)
     top = every_frame(SET)[torch.arange(600) % 24]
 
     def draw(hs, g):
@@ -120,10 +130,8 @@ def test_guidance_of_one_ignores_the_null_stream_and_stays_legal_beyond(config):
 
 
 def test_guidance_moves_along_the_difference_of_log_probabilities():
-    given, null = (
-        torch.tensor([[1.0, 2.0, -float("inf")]]),
-        torch.tensor([[0.0, 0.0, -float("inf")]]),
-    )
+    given = torch.tensor([[1.0, 2.0, -float("inf")]])
+    null = torch.tensor([[0.0, 0.0, -float("inf")]])
     mixed = mix_guidance([given, null], 3.0)
     assert torch.allclose(mixed[0, 1] - mixed[0, 0], torch.tensor(3.0)) and mixed[0, 2] == -float(
         "inf"

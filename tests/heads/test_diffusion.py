@@ -27,7 +27,9 @@ from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 
-MLP, DIT, UNET = TokenMLPConfig(2, 16), DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
+MLP = TokenMLPConfig(2, 16)
+DIT = DiTConfig(1, 16, 2)
+UNET = UNetConfig((8, 8), 1, 2)
 TEXT = Signature("text", (4,))
 SOUND = Signature("sound", latent_size=3)  # runs until its end mark
 PICTURE = Signature("picture", latent_size=4, frames=4)
@@ -69,7 +71,8 @@ def lm_of(name, shake=True):
 
 
 def real(signature, seed=0, n=5):
-    rng, n = np.random.default_rng(seed), signature.frames or n
+    rng = np.random.default_rng(seed)
+    n = signature.frames or n
     if signature.levels:
         return Segment(signature.modality, codes=rng.integers(0, signature.levels[0], (n, 1)))
     x = rng.normal(size=(n, signature.latent_size))
@@ -195,7 +198,8 @@ def test_every_parameter_gets_a_gradient_and_batches_without_the_modality_pass(n
 def test_scores_are_numbers_and_say_what_they_are(name):
     lm, signature = lm_of(name)
     document = Document((GIVEN, real(signature)), (False, True))
-    first, again = score(lm, [document]), score(lm, [document])
+    first = score(lm, [document])
+    again = score(lm, [document])
     assert (
         first[0].nats == again[0].nats
         and np.isfinite(first[0].nats[1])
@@ -214,7 +218,9 @@ def test_draws_are_segments_of_the_signature_and_follow_the_seed(name, guidance)
     def draw(seed):
         return generate(lm, [asked(signature)] * 3, sampling, torch.Generator().manual_seed(seed))
 
-    a, b, other = draw(0), draw(0), draw(1)
+    a = draw(0)
+    b = draw(0)
+    other = draw(1)
     for x, y in zip(a, b):
         np.testing.assert_array_equal(x.segment.values, y.segment.values)
         to_stream(lm.vocabulary, Document((GIVEN, x.segment), (False, True)))  # fits the grammar
@@ -299,7 +305,8 @@ def test_a_head_learns_what_its_condition_means():
         )
         frames = np.concatenate([d.segment.latents for d in drawn])
         assert len(frames) and abs(np.median(frames) - (1 - 2 * k)) < 0.3
-        right, wrong = document(k), document(1 - k)
+        right = document(k)
+        wrong = document(1 - k)
         swapped = Document((captions[1 - k], right.segments[1]), (False, True))
         assert score(lm, [right])[0].total + 1 < score(lm, [swapped])[0].total and wrong
 
@@ -422,7 +429,8 @@ def test_paired_noise_is_the_same_noise_given_out_at_the_least_cost():
 
     best = min(permutations(range(6)), key=cost)
     assert torch.equal(given, noise[list(best)]) and cost(best) < cost(range(6))
-    values, h = plain.patchify.frames(y), torch.zeros(6, 16)
+    values = plain.patchify.frames(y)
+    h = torch.zeros(6, 16)
     losses = []
     for head in (plain, paired):
         torch.manual_seed(0)

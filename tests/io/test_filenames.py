@@ -111,7 +111,8 @@ def test_the_same_words_have_the_same_name_every_time():
 
 
 def test_nothing_leads_out_of_a_folder(tmp_path):
-    home, out = tmp_path / "home", tmp_path / "out"
+    home = tmp_path / "home"
+    out = tmp_path / "out"
     for folder in (home / "deep", out):
         folder.mkdir(parents=True)
     (out / "x").write_text("secret")

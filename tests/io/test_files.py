@@ -136,7 +136,8 @@ def test_without_room_nothing_appears_the_old_one_stays_and_the_file_is_named(
     toy_lm, tmp_path, contents, what
 ):
     name, maker = WRITERS[what]
-    write, home = maker(toy_lm), tmp_path / "home"
+    write = maker(toy_lm)
+    home = tmp_path / "home"
     home.mkdir()
     for _ in range(2):
         before = contents(home)
@@ -227,7 +228,8 @@ def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path):
     def start(how):
         return subprocess.Popen([sys.executable, "-c", KILLED, path, how], **piped)
 
-    killed, writing = start("kill"), start("wait")
+    killed = start("kill")
+    writing = start("wait")
     live = writing.stdout.readline().strip()
     assert killed.wait() == -9 and len(list(path.parent.iterdir())) == 2
     others = [

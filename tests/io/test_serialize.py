@@ -56,7 +56,8 @@ def listed(path, capsys):
 
 
 def test_every_field_listed_is_set_to_its_own_value_and_changes_nothing(path, capsys):
-    recipe, words = load_recipe(path), listed(path, capsys)
+    recipe = load_recipe(path)
+    words = listed(path, capsys)
     assert all(len(pair) == 2 for pair in words)
     for pair in words:
         assert override(recipe, pair) == recipe

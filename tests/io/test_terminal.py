@@ -16,7 +16,9 @@ from mmtok.io.progress import Progress
 from mmtok.io.terminal import lines_text, printable
 from mmtok.tokenizers import default
 
-RED, TITLE, BACK = "\x1b[31mred", "\x1b]0;title\x07", "good\rbad\b\x9b2J"
+RED = "\x1b[31mred"
+TITLE = "\x1b]0;title\x07"
+BACK = "good\rbad\b\x9b2J"
 MMTOK = [sys.executable, "-m", "mmtok"]
 
 

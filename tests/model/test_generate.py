@@ -192,7 +192,8 @@ def test_prompts_are_open_and_of_one_modality(lm, vocabulary, segment, generator
     text = nothing(vocabulary, "text")
     image = segment("image", 2)
     holes = replace(image, holes=((0, 1), (2, 2)))
-    closed, left_out = Document((text,), (True,)), Document((None,), (False,), open_end=True)
+    closed = Document((text,), (True,))
+    left_out = Document((None,), (False,), open_end=True)
     for wrong in (
         [closed],
         [prompt(to=text), prompt(to=image)],

@@ -43,7 +43,8 @@ def assert_as_often_as_scored(drawn, segments, p):
     def join(x):
         return np.append(x[often], x[~often].sum() + 1e-9)
 
-    seen, expected = join(counts), join(p * len(drawn))
+    seen = join(counts)
+    expected = join(p * len(drawn))
     assert often.sum() > 5 and chisquare(seen, expected).pvalue > 1e-3
 
 
@@ -85,7 +86,8 @@ def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt)
     segments = []
     for n in range(3):
         for fill in itertools.product(range(3), repeat=2):
-            a, b = np.array(fill[:n], int).reshape(-1, 1), np.array(fill[n:], int).reshape(-1, 1)
+            a = np.array(fill[:n], int).reshape(-1, 1)
+            b = np.array(fill[n:], int).reshape(-1, 1)
             segments.append(
                 Segment(
                     "x",

@@ -74,7 +74,9 @@ def test_guidance_of_almost_one_draws_what_no_guidance_draws(
             lm, prompts, Sampling(guidance=g, max_frames=8), torch.Generator().manual_seed(3)
         )
 
-    a, b, c = draw(1.0), draw(1.0 + 1e-12), draw(3.0)
+    a = draw(1.0)
+    b = draw(1.0 + 1e-12)
+    c = draw(3.0)
     assert all(
         np.array_equal(x.segment.codes, y.segment.codes) and x.stop == y.stop for x, y in zip(a, b)
     )

@@ -220,7 +220,9 @@ def test_scores_are_per_segment_and_do_not_depend_on_how_documents_are_batched(l
 
 
 def test_a_segment_is_scored_given_those_before_it_and_no_later_one(lm, segment):
-    a, b, c = segment("text", 3), segment("jets", 4), segment("text", 5)
+    a = segment("text", 3)
+    b = segment("jets", 4)
+    c = segment("text", 5)
     both = score(
         lm,
         [

@@ -70,7 +70,8 @@ def assert_same_logits(lm, llama):
     inside = b.document == 0
     assert (~inside).any() and (b.ids[~inside] == llama.config.pad_token_id).all()
     with torch.no_grad():
-        mine, theirs = lm.logits(lm.hidden(b)), llama(b.ids, attention_mask=inside.long()).logits
+        mine = lm.logits(lm.hidden(b))
+        theirs = llama(b.ids, attention_mask=inside.long()).logits
     assert mine.shape == theirs.shape and theirs[inside].std() > 0.05
     assert torch.allclose(mine[inside], theirs[inside], rtol=0, atol=1e-5)
 

@@ -100,7 +100,8 @@ def test_latents_are_read_and_missing_ones_touch_their_weights(lm, vocabulary, c
     batch = batch_of(vocabulary, [corpus[4]])
     other = replace(batch, latents={"voice": batch.latents["voice"] + 1})
     first = int((batch.ids[0] == vocabulary.span("voice")[0]).nonzero()[0, 0])
-    a, b = lm.hidden(batch), lm.hidden(other)
+    a = lm.hidden(batch)
+    b = lm.hidden(other)
     assert torch.equal(a[:, :first], b[:, :first]) and (a[:, first:] != b[:, first:]).any(-1).all()
 
 
@@ -149,7 +150,8 @@ def legal_nats(vocabulary, document):
         nats = math.log(len(legal_ids(vocabulary, state))) if stream.predict[i] else 0.0
         for m, signature in vocabulary.signatures.items():
             if len(vocabulary.span(m)) == 1 and id == vocabulary.span(m)[0]:
-                n, used[m] = used[m], used[m] + 1
+                n = used[m]
+                used[m] = used[m] + 1
                 highest = (
                     stream.ceiling[m][n] if signature.descending else np.array(signature.levels) - 1
                 )
@@ -253,7 +255,8 @@ def test_corruption_masks_what_is_read_and_never_what_is_asked(lm, vocabulary, s
         dirty = pack(
             vocabulary, [[stream]], input_masks=[[InputMask(id_mask, {"jets": channel_mask})]]
         )
-        a, b = lm(pack(vocabulary, [[stream]])).total[0], lm(dirty).total[0]
+        a = lm(pack(vocabulary, [[stream]])).total[0]
+        b = lm(dirty).total[0]
         assert (
             torch.equal(a[: t + 1], b[: t + 1])
             and (a[t + 1 :] != b[t + 1 :])[stream.predict[t + 1 :]].all()

@@ -120,6 +120,7 @@ def test_segments_cut_short_are_refused_also_where_they_add_up_to_whole_ones(nam
 def test_whole_segments_beside_given_parts_are_scored(name):
     """What is only a condition may be cut."""
     lm, signature = lm_of(name)
-    whole, cut = asked(signature).segments[1], asked(signature, 3, truncated=True).segments[1]
+    whole = asked(signature).segments[1]
+    cut = asked(signature, 3, truncated=True).segments[1]
     scores = score(lm, [Document((cut, whole, whole), (False, True, True)), asked(signature)])
     assert all(math.isfinite(s.total) for s in scores) and scores[0].nats[0] is None

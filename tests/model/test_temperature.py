@@ -31,6 +31,7 @@ def test_at_temperature_0_nothing_is_random(sampler):
             [torch.ones(2, 8)], Sampling(temperature=temperature), generator
         ).detach()
 
-    cold, warm = draw(0.0), draw(1.0)
+    cold = draw(0.0)
+    warm = draw(1.0)
     torch.testing.assert_close(cold[0], cold[1], rtol=0, atol=0)
     assert (warm[0] - warm[1]).abs().max() > 0.1

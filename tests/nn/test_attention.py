@@ -51,8 +51,11 @@ def heads(n, length, generator):
 def test_both_ways_attend_alike_and_have_equal_gradients(n_kv, generator, monkeypatch):
     monkeypatch.setattr(flex, "_validate_device", lambda *tensors: None)
     document = torch.cat([documents()[0], torch.zeros(1, 24, dtype=torch.long)])
-    q, k, v = heads(4, 24, generator), heads(n_kv, 24, generator), heads(n_kv, 24, generator)
-    away, made = torch.randn(q.shape, generator=generator), {}
+    q = heads(4, 24, generator)
+    k = heads(n_kv, 24, generator)
+    v = heads(n_kv, 24, generator)
+    away = torch.randn(q.shape, generator=generator)
+    made = {}
     for way in (False, True):
         monkeypatch.setattr(attention, "USE_FLEX_ATTENTION", way)
         seen = document_mask(document, 16)
@@ -81,7 +84,9 @@ def test_packed_documents_have_the_gradients_of_each_alone(trunk, fused, generat
 
 def test_a_row_that_is_one_document_attends_as_under_its_mask(generator, monkeypatch):
     document = torch.tensor([[0] * 24, [0] * 20 + [-1] * 4])
-    q, k, v = heads(4, 24, generator), heads(2, 24, generator), heads(2, 24, generator)
+    q = heads(4, 24, generator)
+    k = heads(2, 24, generator)
+    v = heads(2, 24, generator)
     assert document_mask(document, 16) is None
     apart = torch.cat(
         [document, torch.arange(24)[None]]

@@ -118,7 +118,8 @@ def test_griffin_lim_converges_faster_with_momentum():
         ).T.abs()
         return ((again - spectra).norm() / spectra.norm()).item()
 
-    fast, plain = misfit(0.99), misfit(0.0)
+    fast = misfit(0.99)
+    plain = misfit(0.0)
     assert fast < plain < 0.3
 
 

@@ -10,7 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmtok.nn.cross_entropy import class_nll
 
 BANNED = (0, 7)
-N, M, K = 60, 8, 500
+N = 60
+M = 8
+K = 500
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ def made(kind, dtype=torch.float64, perturbed=False):
     def cast(v):
         return v.to(dtype) if v.is_floating_point() else v
 
-    x, c_noise = torch.randn(B, *shape, dtype=dtype), torch.linspace(-1, 1, B, dtype=dtype)
+    x = torch.randn(B, *shape, dtype=dtype)
+    c_noise = torch.linspace(-1, 1, B, dtype=dtype)
     return network.to(dtype), x, c_noise, {name: cast(value) for name, value in extra.items()}
 
 
@@ -195,7 +196,8 @@ def test_learns_two_points(kind):
         * x[:1].sign()
     )
     real = extra["mask"][..., None] if "mask" in extra else torch.ones_like(x, dtype=torch.bool)
-    schedule, generator = EDM(sigma_data=1.0), torch.Generator().manual_seed(1)
+    schedule = EDM(sigma_data=1.0)
+    generator = torch.Generator().manual_seed(1)
     repeat = 8
     many = {name: value.repeat(repeat, *[1] * (value.dim() - 1)) for name, value in extra.items()}
     y = (points * real).repeat(repeat, *[1] * (x.dim() - 1))
@@ -337,7 +339,9 @@ def test_a_gelu_with_its_slope_kept_is_pytorchs_own():
         .mul(3)
         .requires_grad_()
     )
-    weights, ours, theirs = torch.arange(50.0), GELU()(x), torch.nn.GELU(approximate="tanh")(x)
+    weights = torch.arange(50.0)
+    ours = GELU()(x)
+    theirs = torch.nn.GELU(approximate="tanh")(x)
     assert torch.equal(ours, theirs)
     for _ in range(2):  # as a trace goes backward again and again
         (mine,), (reference,) = (

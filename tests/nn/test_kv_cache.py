@@ -56,7 +56,8 @@ def test_rows_of_different_lengths_some_dropped(trunk):
     """Rows end together: what stands before the shorter ones is never seen; dropped rows leave the
     others alone.
     """
-    lengths, total = [3, 9, 6, 1], 80
+    lengths = [3, 9, 6, 1]
+    total = 80
     x = states(4, total)
     expected = whole(trunk, x)
     start = 9 - torch.tensor(lengths)
@@ -75,7 +76,8 @@ def test_rows_of_different_lengths_some_dropped(trunk):
         if step in (1, 3):  # first the longest row, then another, with the order changed
             keep = torch.tensor([0, 2, 3] if step == 1 else [2, 0])
             decoder.select(keep)
-            rows, at = rows[keep], at[keep]
+            rows = rows[keep]
+            at = at[keep]
         hidden = decoder.forward(x[rows, at][:, None])[:, 0]
         assert torch.allclose(hidden, expected[rows, at], rtol=0, atol=1e-10), step
         at = at + 1
@@ -136,7 +138,8 @@ def test_a_compiled_step_reads_the_same(trunk, start):
     compiled = KVCacheDecoder(trunk, left_padding=start, batch_size=2, compile_length=60)
     with torch.inference_mode():
         for here in (slice(0, 6), *(slice(t, t + 1) for t in range(6, 60))):
-            a, b = plain.forward(x[:, here]), compiled.forward(x[:, here])
+            a = plain.forward(x[:, here])
+            b = compiled.forward(x[:, here])
             assert torch.allclose(a[:, -1], b[:, -1], atol=1e-4), here
     assert (
         KVCacheDecoder(trunk, batch_size=2, compile_length=50).compiled is compiled.compiled

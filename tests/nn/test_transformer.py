@@ -62,7 +62,8 @@ def test_a_position_sees_itself_and_its_own_documents_past():
 
 
 def test_a_later_input_changes_no_earlier_output_bit_for_bit(trunk):
-    x, document = states(2, 20), torch.zeros(2, 20, dtype=torch.long)
+    x = states(2, 20)
+    document = torch.zeros(2, 20, dtype=torch.long)
     before = trunk(x, positions(2, 20), document)
     for t in (1, 7, 19):
         y = x.clone()
@@ -143,7 +144,8 @@ def kept_bytes(trunk, n, x):
     """
     trunk.checkpoint_activations(n)
     trunk.zero_grad()
-    weights, kept = {p.untyped_storage().data_ptr() for p in trunk.parameters()}, {}
+    weights = {p.untyped_storage().data_ptr() for p in trunk.parameters()}
+    kept = {}
 
     def pack(y):
         if y.untyped_storage().data_ptr() not in weights:
@@ -176,10 +178,8 @@ def test_blocks_that_are_computed_again_keep_less_and_give_the_same_gradients_bi
 
 def test_the_norm_and_its_gradients_are_those_of_its_formula():
     torch.manual_seed(3)
-    x, norm = (
-        torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True),
-        RMSNorm(8, 1e-2).double(),
-    )
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    norm = RMSNorm(8, 1e-2).double()
     torch.nn.init.normal_(norm.weight)
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm.weight
     torch.testing.assert_close(norm(x), expected)

@@ -85,7 +85,9 @@ def test_of_judges_and_other_denoisers_the_matrices_decay():
 
 
 def test_a_tied_head_is_an_embedding_and_counts_once():
-    table, head, twin = nn.Embedding(5, 4), nn.Linear(4, 5), nn.Linear(4, 5)
+    table = nn.Embedding(5, 4)
+    head = nn.Linear(4, 5)
+    twin = nn.Linear(4, 5)
     head.weight = table.weight
     twin.bias = head.bias
     assert decaying(nn.ModuleList([table, head, twin])) == {twin.weight}
@@ -99,7 +101,8 @@ def test_a_module_may_say_what_of_its_own_decays():
 
         def __init__(self):
             super().__init__()
-            self.mix, self.where = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.zeros(3, 3))
+            self.mix = nn.Parameter(torch.zeros(3, 3))
+            self.where = nn.Parameter(torch.zeros(3, 3))
 
     module = Bilinear()
     assert decaying(module) == {module.mix}

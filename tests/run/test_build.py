@@ -50,10 +50,8 @@ def test_a_run_folder_holds_what_the_readme_says(tiny_run, tiny_recipe, contents
 def test_the_model_kept_is_the_moving_average(tiny_run):
     kept = load_file(tiny_run / "model.safetensors")
     checkpoint = tiny_run / "checkpoints" / "step-000024"
-    average, weights = (
-        load_file(checkpoint / "ema.safetensors"),
-        load_file(checkpoint / "weights.safetensors"),
-    )
+    average = load_file(checkpoint / "ema.safetensors")
+    weights = load_file(checkpoint / "weights.safetensors")
     assert kept.keys() == weights.keys() and all(torch.equal(kept[k], average[k]) for k in average)
     assert not all(torch.equal(kept[k], weights[k]) for k in weights)
 

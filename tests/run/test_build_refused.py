@@ -202,10 +202,11 @@ def test_rows_that_hold_no_document_are_refused_before_anything_is_written(tiny_
 def test_rows_that_are_found_too_short_once_tokens_are_there_can_be_made_longer(
     tiny_words, tiny_run, tmp_path, contents, capsys
 ):
-    out, recipe = (
-        tmp_path / "run",
-        lambda *more: load_recipe(tiny_words[0], [*tiny_words[1:], *more]),
-    )
+    out = tmp_path / "run"
+
+    def recipe(*more):
+        return load_recipe(tiny_words[0], [*tiny_words[1:], *more])
+
     with pytest.raises(
         UserError, match=r"positions, but rows are 26 long: raise --train.seq_len to at least \d+"
     ):
@@ -268,10 +269,11 @@ def test_what_stands_keeps_the_fields_that_it_was_made_by(tiny_words, tmp_path):
     """Of a run that was stopped between two tokenizers: those of the one that stands, the sources'
     and the seed, not those of the other.
     """
-    out, recipe = (
-        tmp_path / "run",
-        lambda *more: load_recipe(tiny_words[0], [*tiny_words[1:], *more]),
-    )
+    out = tmp_path / "run"
+
+    def recipe(*more):
+        return load_recipe(tiny_words[0], [*tiny_words[1:], *more])
+
     start_run(recipe("--tokenizers.speech.n_levels", "9"), out)
     recipe().tokenizers["jets"].build().save(out / "tokenizers" / "jets")
     start_run(recipe(), out)

@@ -37,7 +37,8 @@ def test_a_tokenizer_learns_from_all_of_a_sorted_source(tiny_recipe, tmp_path, m
 
 
 def test_held_out_scores_are_of_all_of_a_sorted_source(tiny_copy, monkeypatch):
-    run, read = open_run(tiny_copy), []
+    run = open_run(tiny_copy)
+    read = []
     monkeypatch.setattr(likelihoods, "N_SCORED", 2)
     images = [e["image"] for e in run.examples("heldout", "image")]
     tokenizer = run.tokenizers["image"]

@@ -114,10 +114,8 @@ def test_beside_samples_lie_their_states_on_the_way(latent_run, tmp_path, name, 
 
 
 def test_codes_not_drawn_yet_are_white_and_those_drawn_stay(latent_run, tmp_path):
-    sample, strip = (
-        asked(latent_run("codes"), tmp_path)[0],
-        read_image(tmp_path / "steps" / "dark-000.png"),
-    )
+    sample = asked(latent_run("codes"), tmp_path)[0]
+    strip = read_image(tmp_path / "steps" / "dark-000.png")
     tiles = [strip[:, 5 * i : 5 * i + 4] for i in range((strip.shape[1] + 1) // 5)]
     missing = [tile != sample for tile in tiles]
     assert all((tile[m] == 255).all() for tile, m in zip(tiles, missing))
@@ -159,7 +157,8 @@ def test_codes_in_any_order_fill_holes_without_training_for_them(
     def encode(image):
         return open_run(run).tokenizers["image"].encode(image).codes[:, 0]
 
-    codes, real = np.stack([encode(image) for image in samples]), encode(read_image(picture))
+    codes = np.stack([encode(image) for image in samples])
+    real = encode(read_image(picture))
     assert (codes[:, known] == real[known]).all() and len(np.unique(codes, axis=0)) > 1
     (strip,) = (tmp_path / "steps").iterdir()
     assert read_image(strip).shape == (4, 5 * min(8, 16 - len(known)) - 1)
@@ -327,10 +326,8 @@ def test_equal_lots_of_documents_have_equal_estimates_and_bounds(
     """
     monkeypatch.setattr("mmtok.run.run.SLOW_BATCH", 4)
     run = open_run(latent_run(name))
-    image, text = (
-        run.tokenizers["image"].encode(read_image(picture)),
-        run.tokenizers["text"].encode("dark"),
-    )
+    image = run.tokenizers["image"].encode(read_image(picture))
+    text = run.tokenizers["text"].encode("dark")
     documents = [Document((text, image), (False, True))] * 6
 
     def total(at_once):

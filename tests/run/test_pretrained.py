@@ -64,7 +64,9 @@ def test_the_first_text_is_the_language_models_own(pretrained, recipe, tmp_path)
     may come in a text.
     """
     run = fit(recipe, tmp_path / "run")
-    lm, llama, v = run.untrained().float(), pretrained[1], run.vocabulary
+    lm = run.untrained().float()
+    llama = pretrained[1]
+    v = run.vocabulary
     load_start(lm, run.recipe)
     assert set(v.signatures) == {"text", "speech", "image", "jets"} and v.signatures[
         "text"
@@ -105,7 +107,8 @@ def test_the_first_text_is_the_language_models_own(pretrained, recipe, tmp_path)
 def test_it_trains_and_stands_without_the_checkpoint(
     pretrained, recipe, tmp_path, tiny_words, capsys
 ):
-    place, out = tmp_path / "place", tmp_path / "run"
+    place = tmp_path / "place"
+    out = tmp_path / "run"
     shutil.copytree(pretrained[0], place)
     words = [
         *tiny_words,

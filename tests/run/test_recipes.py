@@ -151,7 +151,8 @@ def test_it_takes_a_step_on_ones_own_data_and_answers(modality, extra, tmp_path,
     """
     if modality == "image":
         pytest.importorskip("vector_quantize_pytorch")
-    data, run = small_data(modality, tmp_path / "data"), tmp_path / "run"
+    data = small_data(modality, tmp_path / "data")
+    run = tmp_path / "run"
     recipe = next(path for path in RECIPES if path.stem == modality)
     assert (
         main(["train", str(recipe), "--out", str(run), "--path", str(data), *SMALL, *extra.split()])
@@ -216,7 +217,8 @@ def test_the_quickstart_takes_a_step(digits_run):
 
 
 def test_a_text_goes_on_from_a_beginning(tmp_path, capsys):
-    data, run = small_data("text", tmp_path / "data"), tmp_path / "run"
+    data = small_data("text", tmp_path / "data")
+    run = tmp_path / "run"
     words = [
         "--path",
         str(data),

@@ -40,7 +40,8 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_it_takes_a_step_draws_and_scores(name, tmp_path, capsys):
     pytest.importorskip("espeakng_loader" if name == "continuous_speech" else "sklearn")
-    run, made = tmp_path / "run", "speech" if name == "continuous_speech" else "image"
+    run = tmp_path / "run"
+    made = "speech" if name == "continuous_speech" else "image"
     assert main(["train", str(FOLDER / f"{name}.py"), "-o", str(run), *SMALL[name].split()]) == 0
     losses = [line["loss"] for line in read_log(run / "log.jsonl")]
     assert len(losses) == 2 and np.isfinite(losses).all()
@@ -99,7 +100,8 @@ def test_the_variants_that_its_docstring_shows_are_recipes(name):
     assert variants or name == "latent_diffusion"
     for words in variants:
         recipe = load_recipe(FOLDER / f"{name}.py", words)
-        tokenizer, source = recipe.tokenizers.get("image"), recipe.sources[0]
+        tokenizer = recipe.tokenizers.get("image")
+        source = recipe.sources[0]
         if hasattr(source, "height"):
             assert (source.height, source.width, source.channels) == (
                 tokenizer.height,

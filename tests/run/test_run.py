@@ -101,14 +101,13 @@ def test_draws_do_not_depend_on_the_batches_other_prompts_only_on_the_seed(tiny_
 
 def test_what_is_streamed_is_what_is_drawn(tiny_run):
     run = open_run(tiny_run)
-    prompts, way = (
-        [
-            run.prompt([run.tokenizers["text"].encode(word)], "speech")
-            for word in ("low", "high", "low")
-        ],
-        run.sampling("speech"),
-    )
-    steps, got = run.stream(prompts, way, 7), [[] for _ in prompts]
+    prompts = [
+        run.prompt([run.tokenizers["text"].encode(word)], "speech")
+        for word in ("low", "high", "low")
+    ]
+    way = run.sampling("speech")
+    steps = run.stream(prompts, way, 7)
+    got = [[] for _ in prompts]
     while True:
         try:
             rows, frames = next(steps)
@@ -131,15 +130,14 @@ def test_guidance_is_off_where_nothing_is_given(tiny_run, monkeypatch):
     """It would change nothing, and cost twice as much; one prompt that gives something turns it on
     for all.
     """
-    run, used = open_run(tiny_run), []
+    run = open_run(tiny_run)
+    used = []
     monkeypatch.setattr(
         "mmtok.run.run.generate",
         lambda lm, prompts, sampling, *_, **__: used.append(sampling.guidance) or [],
     )
-    nothing, dark = (
-        run.prompt([], "image"),
-        run.prompt([run.tokenizers["text"].encode("dark")], "image"),
-    )
+    nothing = run.prompt([], "image")
+    dark = run.prompt([run.tokenizers["text"].encode("dark")], "image")
     for prompts in ([nothing] * 2, [dark], [nothing, dark]):
         run.draw(prompts, run.sampling("image", guidance=2.0), 0)
     assert used == [1.0, 2.0, 2.0]

@@ -73,7 +73,8 @@ def test_the_schedule_is_stated():
 
 
 def test_a_finished_run_is_trained_on(tiny_copy, tiny_words, tiny_recipe, capsys):
-    before, log = weights(tiny_copy), read_log(tiny_copy / "log.jsonl")
+    before = weights(tiny_copy)
+    log = read_log(tiny_copy / "log.jsonl")
     assert main(["train", *tiny_words, "--train.steps", "30", "--out", str(tiny_copy)]) == 0
     err = capsys.readouterr().err
     assert (
@@ -118,7 +119,8 @@ def test_it_gives_the_same_weights_whether_cut_or_not(
     monkeypatch.setattr(Trainer, "update", update)
     assert load_weights(unfinished / "checkpoints").state["step"] == 24
     train(with_steps(tiny_recipe, 28), unfinished)
-    a, b = weights(whole), weights(unfinished)
+    a = weights(whole)
+    b = weights(unfinished)
     assert a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
     assert planned_steps(unfinished / "checkpoints") == [[0, 24], [20, 28]]
     assert json.loads((unfinished / "config.json").read_text())["planned"] == [[0, 24], [20, 28]]

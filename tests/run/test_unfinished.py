@@ -44,7 +44,8 @@ def test_the_weights_are_what_the_run_would_keep_if_it_ended_there(unfinished, c
 
 
 def test_the_last_checkpoint_holds_the_finished_runs_weights(tiny_run, capsys):
-    whole, last = open_run(tiny_run), open_run(tiny_run, step=24)
+    whole = open_run(tiny_run)
+    last = open_run(tiny_run, step=24)
     assert all(torch.equal(a, b) for a, b in zip(whole.lm.parameters(), last.lm.parameters()))
     assert whole.trained == last.trained == {"step": 24, "of": 24}
     assert capsys.readouterr().err == "these are the weights of its checkpoint at step 24 of 24\n"
@@ -119,7 +120,8 @@ def test_a_damaged_optimizer_is_nobodys_business_here(unfinished, recwarn):
 def test_a_checkpoint_that_is_taken_away_under_the_reader_leads_to_a_newer_one(
     unfinished, monkeypatch, recwarn
 ):
-    folder, read = unfinished / "checkpoints", checkpoints._read
+    folder = unfinished / "checkpoints"
+    read = checkpoints._read
 
     def slow(path, stems=None):
         if path.name == "step-000020":  # a training goes on meanwhile
@@ -133,11 +135,9 @@ def test_a_checkpoint_that_is_taken_away_under_the_reader_leads_to_a_newer_one(
 
 
 def test_asking_while_a_training_writes_and_removes(tiny_run, tmp_path):
-    source, folder, done = (
-        tiny_run / "checkpoints" / "step-000020",
-        tmp_path / "checkpoints",
-        threading.Event(),
-    )
+    source = tiny_run / "checkpoints" / "step-000020"
+    folder = tmp_path / "checkpoints"
+    done = threading.Event()
     shutil.copytree(source, folder / "step-000001")
 
     def train():

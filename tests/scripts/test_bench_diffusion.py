@@ -58,7 +58,8 @@ def test_ours_and_diffusers_draw_alike(bench, n_steps):
     network = bench.with_noisy_weights(GridDenoiser(DiTConfig(1, 16, 2), (1, 4, 4), 2))
     noise = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     for name, ours, theirs in bench.pairs(network, noise, n_steps):
-        a, b = ours(), theirs()
+        a = ours()
+        b = theirs()
         assert a.shape == b.shape == noise.shape and bench.difference(a, b) < 1e-4, name
         torch.testing.assert_close(theirs(), b, rtol=0, atol=0)  # it can be drawn again
 

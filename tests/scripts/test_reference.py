@@ -180,11 +180,10 @@ def test_what_cannot_be_compared_is_said_in_one_line(reference, saved, recipe, t
 def test_only_finished_runs_of_one_recipe_with_different_seeds_make_a_reference(
     reference, recipe, tmp_path, capsys
 ):
-    a, b = make_run(tmp_path / "a", recipe, 0), make_run(tmp_path / "b", recipe, 0)
-    half, other = (
-        make_run(tmp_path / "half", recipe, 1, STEPS[:9]),
-        make_run(tmp_path / "other", recipe, 2, n_samples=3),
-    )
+    a = make_run(tmp_path / "a", recipe, 0)
+    b = make_run(tmp_path / "b", recipe, 0)
+    half = make_run(tmp_path / "half", recipe, 1, STEPS[:9])
+    other = make_run(tmp_path / "other", recipe, 2, n_samples=3)
     for runs, says in (
         ((a, b), "one of its own"),
         ((a, half), "step 450 of 3000"),

@@ -72,7 +72,8 @@ def saved_bytes(plan, n_rows):
     once.
     """
     torch.manual_seed(0)
-    lm, kept = real(plan), {}
+    lm = real(plan)
+    kept = {}
     codes = np.random.default_rng(0).integers(
         0, plan.text_pieces, (n_rows, 2, plan.seq_len // 2 - 3, 1)
     )

@@ -25,7 +25,8 @@ def idx(values: np.ndarray, kind: int = 8) -> bytes:
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for split, n, packing in (("train", 5, ".xz"), ("t10k", 3, ".gz")):
-        images, labels = rng.integers(0, 256, (n, 4, 3), np.uint8), np.arange(n, dtype=np.uint8) % 2
+        images = rng.integers(0, 256, (n, 4, 3), np.uint8)
+        labels = np.arange(n, dtype=np.uint8) % 2
         (tmp_path / f"{split}-images-idx3-ubyte{packing}").write_bytes(PACKED[packing](idx(images)))
         (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(labels))
     return tmp_path

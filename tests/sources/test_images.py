@@ -148,7 +148,8 @@ def test_unusable_files_are_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_damaged_files_read_or_are_refused(tmp_path, kind):
-    file, rng = io.BytesIO(), np.random.default_rng(0)
+    file = io.BytesIO()
+    rng = np.random.default_rng(0)
     Image.fromarray(random_image(20, 24, 3)).save(file, format=kind)
     for _ in range(100):
         damaged = bytearray(file.getvalue())

@@ -39,7 +39,8 @@ def test_written_jets_come_back(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_features_are_chosen_by_name(tmp_path, suffix):
-    jets, names = make_jets(n_features=4), ("pt_gev", "eta_rel", "phi_rel", "charge")
+    jets = make_jets(n_features=4)
+    names = ("pt_gev", "eta_rel", "phi_rel", "charge")
     path = tmp_path / f"jets{suffix}"
     write_jets(path, jets, names)
     assert_same(read_jets(path), [jet[:, :3] for jet in jets])
@@ -107,7 +108,8 @@ def test_bad_jets_name_file_and_jet(tmp_path, jets, said, suffix):
 
 def test_a_jet_without_constituents_is_called_by_its_number_in_the_file(tmp_path):
     jets = make_jets(200)
-    jets[7], jets[20] = np.full((1, 3), np.nan, np.float32), np.zeros((0, 3), np.float32)
+    jets[7] = np.full((1, 3), np.nan, np.float32)
+    jets[20] = np.zeros((0, 3), np.float32)
     np.savez(
         tmp_path / "j.npz", values=np.concatenate(jets), offsets=np.cumsum([0, *map(len, jets)])
     )
@@ -123,7 +125,8 @@ def test_a_jet_without_constituents_is_called_by_its_number_in_the_file(tmp_path
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
 def test_jets_without_constituents_come_back_in_their_places_with_a_note(tmp_path, suffix):
     """A model may draw them; the file stays readable, and every other jet keeps its number."""
-    path, empty = tmp_path / f"jets{suffix}", np.zeros((0, 3), np.float32)
+    path = tmp_path / f"jets{suffix}"
+    empty = np.zeros((0, 3), np.float32)
     for jets, first in (
         ([empty, *make_jets(2), empty, *make_jets(1)], 0),
         ([*make_jets(2), empty], 2),
@@ -369,8 +372,10 @@ def test_labels_are_held_against_the_jets_before_anything_is_made(tmp_path):
 
 
 def test_files_of_other_columns_and_nests_are_refused_in_a_short_line(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    wide, deep = tmp_path / "nano.parquet", tmp_path / "deep.parquet"
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    wide = tmp_path / "nano.parquet"
+    deep = tmp_path / "deep.parquet"
     pq.write_table(pa.table({f"Electron_branch_{i}": [[1.0]] for i in range(1500)}), wide)
     nested = {name: [[[1.0, 2.0], [3.0]]] for name in ("pt_gev", "eta_rel", "phi_rel")}
     pq.write_table(pa.table(nested), deep)

@@ -20,7 +20,8 @@ from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
-DIT, UNET = DiTConfig(1, 16, 2), UNetConfig((8, 8), 1, 2)
+DIT = DiTConfig(1, 16, 2)
+UNET = UNetConfig((8, 8), 1, 2)
 TRUNK = TransformerConfig(depth=1, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
 SCHEDULE = EDM(sigma_max=8.0)
 

@@ -147,7 +147,8 @@ def refusal(call, argument):
 
 def test_a_config_knows_the_signature_before_fitting_or_nothing_of_it(case):
     tokenizer, _, _ = case
-    config, found = tokenizer.config, tokenizer.signature
+    config = tokenizer.config
+    found = tokenizer.signature
     planned = config.signature()
     if planned is None:
         assert isinstance(config, PretrainedTextConfig)
@@ -176,7 +177,8 @@ def test_units_are_bytes_particles_values_of_cells_and_frames():
         tokenizer = JetGridConfig(totals=totals).build()
         segment = tokenizer.encode(jet)
         assert len(segment) == 2 + len(totals) and tokenizer.n_units(segment) == 2
-    cells, pixels = PixelLatentsConfig(4, 4).build(), PixelsConfig(4, 4).build()
+    cells = PixelLatentsConfig(4, 4).build()
+    pixels = PixelsConfig(4, 4).build()
     assert cells.n_units(cells.encode(GREY[0])) == pixels.n_units(pixels.encode(GREY[0])) == 16
     floats = learned(KLPatches, KLPatchesConfig(**SMALL, latent_size=2))
     assert floats.n_units(floats.encode(GREY[0])) == 4
@@ -233,8 +235,10 @@ def test_batches_refuse_what_single_calls_refuse(case):
 
 def test_batches_refuse_segments_that_single_calls_refuse(case):
     tokenizer, signals, _ = case
-    signature, good = tokenizer.signature, tokenizer.encode(signals[0])
-    m, n = signature.modality, len(good)
+    signature = tokenizer.signature
+    good = tokenizer.encode(signals[0])
+    m = signature.modality
+    n = len(good)
     if signature.latent_size:
         broken = np.where(np.arange(n)[:, None] == 0, np.nan, good.latents)
         wrong = [

@@ -87,10 +87,8 @@ def test_the_levels_are_those_of_pixel_codes(n_levels):
     come back exactly.
     """
     every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    tokenizer, codes = (
-        pixels(16, 16, n_levels=n_levels),
-        PixelsConfig(16, 16, n_levels=n_levels).build(),
-    )
+    tokenizer = pixels(16, 16, n_levels=n_levels)
+    codes = PixelsConfig(16, 16, n_levels=n_levels).build()
     decoded = tokenizer.decode(tokenizer.encode(every_value))
     assert np.array_equal(decoded, codes.decode(codes.encode(every_value)))
     assert np.array_equal(tokenizer.decode(tokenizer.encode(decoded)), decoded)
@@ -99,7 +97,8 @@ def test_the_levels_are_those_of_pixel_codes(n_levels):
 
 @pytest.mark.parametrize("n_levels", [2, 17, 256])
 def test_latents_are_the_centres_of_the_cells_that_a_likelihood_counts(n_levels):
-    tokenizer, cells = pixels(16, 16, patch=1, n_levels=n_levels), Bins(n_levels)
+    tokenizer = pixels(16, 16, patch=1, n_levels=n_levels)
+    cells = Bins(n_levels)
     latents = torch.from_numpy(
         tokenizer.encode(np.arange(256, dtype=np.uint8).reshape(16, 16)).latents
     )
@@ -166,7 +165,8 @@ def test_frames_are_the_patches_in_raster_order():
     """Without residual blocks a frame sees a pixel beyond its patch and no more, so a pixel inside
     one changes that frame alone.
     """
-    tokenizer, dark = patches(height=16, width=24, patch=4, blocks=0), np.zeros((16, 24), np.uint8)
+    tokenizer = patches(height=16, width=24, patch=4, blocks=0)
+    dark = np.zeros((16, 24), np.uint8)
     before = tokenizer.encode(dark).latents
     for row, column in ((0, 0), (0, 5), (3, 0), (2, 3)):
         light = dark.copy()
@@ -231,7 +231,8 @@ def test_token_files_hold_latents(tokenizer, tmp_path, capsys):
     its own round trip.
     """
     tokenizer.save(tmp_path / "t")
-    paths, tokens = [str(tmp_path / f"{i}.png") for i in range(2)], str(tmp_path / "t.parquet")
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    tokens = str(tmp_path / "t.parquet")
     for path, image in zip(paths, images(2), strict=True):
         write_image(path, image)
     assert (
@@ -277,7 +278,9 @@ def test_fingerprint_follows_weights_and_settings():
         len({pixels(patch=p, n_levels=k).signature.fingerprint for p in (1, 2) for k in (17, 256)})
         == 4
     )
-    a, b, other = patches(), patches(), KLPatches(patches().config, patches().config.network())
+    a = patches()
+    b = patches()
+    other = KLPatches(patches().config, patches().config.network())
     assert a.signature == b.signature and a.signature.fingerprint != other.signature.fingerprint
     assert (
         pixels().fidelity(images(3))["psnr_db"]
@@ -307,7 +310,8 @@ def test_wrong_images_are_refused(tokenizer, image, says):
 
 @BOTH
 def test_wrong_latents_are_refused(tokenizer):
-    n, size = tokenizer.signature.frames, tokenizer.signature.latent_size
+    n = tokenizer.signature.frames
+    size = tokenizer.signature.latent_size
     broken = np.zeros((n, size), np.float32)
     broken[3, 1] = np.nan
     for wrong, says in (

@@ -59,7 +59,8 @@ def test_seventeen_levels_hold_the_scans_exactly():
 
 
 def test_pixels_of_fixed_size():
-    grey, colour = PixelsConfig(4, 6).build(), PixelsConfig(4, 6, channels=3, n_levels=256).build()
+    grey = PixelsConfig(4, 6).build()
+    colour = PixelsConfig(4, 6, channels=3, n_levels=256).build()
     assert (grey.signature.levels, grey.signature.frames) == ((17,), 24)
     assert (colour.signature.levels, colour.signature.frames) == ((256,), 72)
     image = random_images(4, 6, 3)
@@ -102,7 +103,8 @@ def test_patches_have_one_frame_per_patch():
 
 
 def test_grey_axis_may_be_given():
-    tokenizer, image = patches(), random_images(8, 8)
+    tokenizer = patches()
+    image = random_images(8, 8)
     assert np.array_equal(tokenizer.encode(image[:, :, None]).codes, tokenizer.encode(image).codes)
 
 
@@ -148,7 +150,8 @@ def test_save_and_load(tokenizer, tmp_path):
 
 
 def test_fingerprint_follows_weights_and_settings():
-    a, b = patches(), patches()
+    a = patches()
+    b = patches()
     assert a.signature.fingerprint == b.signature.fingerprint
     network = VQPatchesConfig(hidden=8).network()
     assert (

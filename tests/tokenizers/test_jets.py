@@ -38,10 +38,12 @@ def widths(config):
 
 
 def test_round_trip_is_within_half_a_bin():
-    config, jets = JetGridConfig(), make_jets()
+    config = JetGridConfig()
+    jets = make_jets()
     grid = config.build()
     for jet in jets:
-        back, jet = grid.decode(grid.encode(jet)), in_order(grid, jet)
+        back = grid.decode(grid.encode(jet))
+        jet = in_order(grid, jet)
         inside = (
             (np.abs(jet[:, 1:]) < 0.8).all(1) & (np.log(jet[:, 0]) > -2) & (np.log(jet[:, 0]) < 6.9)
         )
@@ -75,7 +77,8 @@ def test_codes_decode_to_themselves_and_every_legal_code_decodes():
 
 
 def test_signature_and_codes_agree():
-    grid, jets = JetGridConfig().build(), make_jets(30, most=300)
+    grid = JetGridConfig().build()
+    jets = make_jets(30, most=300)
     assert (
         grid.signature.levels == (41, 31, 31)
         and grid.signature.frames is None
@@ -88,7 +91,8 @@ def test_signature_and_codes_agree():
 
 
 def test_batch_equals_single_calls_with_empty_unsorted_and_padded_jets_among_them():
-    grid, jets = JetGridConfig().build(), make_jets(10, most=200)
+    grid = JetGridConfig().build()
+    jets = make_jets(10, most=200)
     none = np.zeros((0, 3), np.float32)
     odd = [none, jets[0][::-1], none, np.concatenate((jets[1], np.zeros((5, 3), np.float32))), none]
     signals = [*odd, *jets, none]
@@ -108,10 +112,8 @@ def test_batch_equals_single_calls_with_empty_unsorted_and_padded_jets_among_the
 @pytest.mark.parametrize("totals", [(), ("pt_gev", "mass_gev")])
 @pytest.mark.parametrize("most", [128, 20])
 def test_all_orders_of_a_jet_are_encoded_alike_also_where_the_cap_cuts(totals, most):
-    grid, rng = (
-        JetGridConfig(totals=totals, max_constituents=most).build(),
-        np.random.default_rng(0),
-    )
+    grid = JetGridConfig(totals=totals, max_constituents=most).build()
+    rng = np.random.default_rng(0)
     jets = [
         *make_jets(20, most=60),
         np.repeat(make_jets(1, most=30)[0], 3, 0),
@@ -184,7 +186,8 @@ def test_features_are_the_configs_own():
 
 
 def test_save_load_and_fingerprint(tmp_path):
-    grid, jet = JetGridConfig(max_constituents=40).build(), make_jets(1)[0]
+    grid = JetGridConfig(max_constituents=40).build()
+    jet = make_jets(1)[0]
     grid.save(tmp_path)
     again = JetGrid.load(tmp_path)
     assert again.signature == grid.signature and again.config == grid.config
@@ -207,7 +210,8 @@ def test_save_load_and_fingerprint(tmp_path):
     ],
 )
 def test_bad_jets_are_refused_by_number(signal, said):
-    grid, good = JetGridConfig().build(), make_jets(2)
+    grid = JetGridConfig().build()
+    good = make_jets(2)
     with pytest.raises(UserError, match="jet 2.*" + said) as error:
         grid.encode_batch([*good, signal])
     assert "\n" not in str(error.value)
@@ -238,13 +242,13 @@ BOTH = ("pt_gev", "mass_gev")
 
 def test_totals_come_back_to_half_a_step_of_their_own():
     config = JetGridConfig(totals=BOTH)
-    grid, plain = config.build(), JetGridConfig().build()
+    grid = config.build()
+    plain = JetGridConfig().build()
     jets = [jet[:128] for jet in make_jets(300, seed=3, most=300)]
-    (pt, mass), half = _of_jets(jets), np.log(20_000) / (31 * 31) / 2 + 1e-5
-    back, bare = (
-        grid.decode_batch(grid.encode_batch(jets)),
-        plain.decode_batch(plain.encode_batch(jets)),
-    )
+    (pt, mass) = _of_jets(jets)
+    half = np.log(20_000) / (31 * 31) / 2 + 1e-5
+    back = grid.decode_batch(grid.encode_batch(jets))
+    bare = plain.decode_batch(plain.encode_batch(jets))
     pt_back, mass_back = _of_jets(back)
     assert (np.abs(np.log(pt_back / pt))[pt > 1] <= half).all()
     heavy = np.array([len(jet) > 4 for jet in jets]) & (mass > 1.02) & (pt > 1)
@@ -268,8 +272,11 @@ def test_totals_outside_their_range_are_counted_by_jet():
         # massless: m = 2 pt sin(angle)
         return np.array([[pt, 0, angle], [pt, 0, -angle]], np.float32)
 
-    inside, none = pair(50, 0.3), np.zeros((0, 3), np.float32)
-    light, soft, hard = pair(50, 0.001), pair(0.4, 0.3), pair(12_000, 0.3)
+    inside = pair(50, 0.3)
+    none = np.zeros((0, 3), np.float32)
+    light = pair(50, 0.001)
+    soft = pair(0.4, 0.3)
+    hard = pair(12_000, 0.3)
 
     def share(totals, *jets, **fields):
         return JetGridConfig(totals=totals, **fields).build().fidelity(jets)["clipped_totals_share"]
@@ -293,7 +300,8 @@ def test_totals_outside_their_range_are_counted_by_jet():
 
 
 def test_the_default_grid_is_the_one_that_stored_tokens_were_made_with():
-    grid, jets = JetGridConfig().build(), make_jets(20, most=300)
+    grid = JetGridConfig().build()
+    jets = make_jets(20, most=300)
     assert grid.signature.fingerprint == "2b4e3b44c4a5"
     assert grid.encode(jets[0]).codes[:3].tolist() == [[30, 13, 16], [27, 16, 13], [26, 12, 15]]
     assert set(grid.fidelity(jets)) == {
@@ -330,7 +338,8 @@ def test_totals_are_frames_of_their_own_and_keep_the_grammar():
 
 
 def test_any_codes_decode_with_totals_also_lone_first_frames_and_totals_at_the_edges():
-    grid, rng = JetGridConfig(totals=BOTH, allow_clipping=True).build(), np.random.default_rng(2)
+    grid = JetGridConfig(totals=BOTH, allow_clipping=True).build()
+    rng = np.random.default_rng(2)
     lengths = (0, 1, 2, 3, 50, *[128] * 50, 1, 0)
     segments = [Segment("jets", codes=rng.integers(0, (41, 31, 31), (n, 3))) for n in lengths]
     decoded = grid.decode_batch(segments)
@@ -374,7 +383,8 @@ def test_totals_that_cannot_be_are_refused(fields):
 
 def test_unscaled_is_what_the_plain_grid_says():
     jets = make_jets(20)
-    grid, plain = JetGridConfig(totals=BOTH).build(), JetGridConfig().build()
+    grid = JetGridConfig(totals=BOTH).build()
+    plain = JetGridConfig().build()
     for own, bare in zip(
         grid.unscaled(grid.encode_batch(jets)),
         plain.decode_batch(plain.encode_batch(jets)),
@@ -394,12 +404,15 @@ def wide_jets(n=100):
 
 
 def test_what_lies_outside_comes_back_as_its_mean_once_it_was_seen(tmp_path):
-    jets, config = wide_jets(), JetGridConfig(allow_clipping=True)
+    jets = wide_jets()
+    config = JetGridConfig(allow_clipping=True)
     grid = config.fit(jets)
-    back, raw = np.concatenate(grid.decode_batch(grid.encode_batch(jets))), np.concatenate(jets)
+    back = np.concatenate(grid.decode_batch(grid.encode_batch(jets)))
+    raw = np.concatenate(jets)
     edges = [(np.exp(-2), np.exp(6.9)), (-0.8, 0.8), (-0.8, 0.8)]
     for c, (low, high) in enumerate(edges):
-        x, x_back = raw[:, c], back[:, c]
+        x = raw[:, c]
+        x_back = back[:, c]
         for out, out_back in ((x < low, x_back < low), (x >= high, x_back >= high)):
             assert out.sum() == out_back.sum() > 0
             assert np.isclose(x_back[out_back].sum(), x[out].sum(), rtol=1e-4)
@@ -485,7 +498,8 @@ def test_a_few_particles_with_much_of_the_pt_are_said():
 
 
 def test_what_is_clipped_and_cut_is_said_once_for_all_calls_together():
-    grid, jets = JetGridConfig(max_constituents=50).build(), [real_jet(seed=i) for i in range(6)]
+    grid = JetGridConfig(max_constituents=50).build()
+    jets = [real_jet(seed=i) for i in range(6)]
     jets[2][:, 1] += np.linspace(0, 1.2, 60)
     with pytest.warns(UserWarning) as told, grid.counting():
         for jet in jets:

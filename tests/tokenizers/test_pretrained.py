@@ -34,10 +34,8 @@ def byte_level(normalizer=None, alphabet=True):
     """As Llama 3's and SmolLM2's: byte-level BPE with special pieces."""
     tok = tokenizers.Tokenizer(tokenizers.models.BPE())
     tok.normalizer = normalizer
-    tok.pre_tokenizer, tok.decoder = (
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
-        tokenizers.decoders.ByteLevel(),
-    )
+    tok.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tok.decoder = tokenizers.decoders.ByteLevel()
     letters = tokenizers.pre_tokenizers.ByteLevel.alphabet() if alphabet else []
     tok.train_from_iterator(
         TEXTS,
@@ -59,7 +57,8 @@ def metaspace():
     """As Llama 2's: a mark for the space, one put in front, and bytes for what the pieces cannot
     spell.
     """
-    d, n = tokenizers.decoders, tokenizers.normalizers
+    d = tokenizers.decoders
+    n = tokenizers.normalizers
     tok = tokenizers.Tokenizer(
         tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )

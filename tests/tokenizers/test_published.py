@@ -86,10 +86,8 @@ def tokenizer(request, paths):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_texts_that_the_rules_leave_alone_have_sentencepieces_ids(paths, name):
-    tokenizer, theirs = (
-        opened(paths[name]),
-        sentencepiece.SentencePieceProcessor(model_file=str(paths[name])),
-    )
+    tokenizer = opened(paths[name])
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(paths[name]))
     for text in PLAIN:
         segment = tokenizer.encode(text)
         assert segment.codes[:, 0].tolist() == theirs.encode(text)
@@ -215,7 +213,8 @@ def test_without_a_piece_for_a_space_it_has_sentencepieces_ids(tmp_path):
         remove_extra_whitespaces=False,
     )
     path = trained(tmp_path / "x.model", **rules)
-    tokenizer, theirs = opened(path), sentencepiece.SentencePieceProcessor(model_file=str(path))
+    tokenizer = opened(path)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
     assert theirs.is_unknown(theirs.piece_to_id("\u2581"))
     texts = [
         "the quick brown fox",
@@ -248,7 +247,8 @@ def test_without_a_piece_for_a_space_it_has_sentencepieces_ids(tmp_path):
 
 
 def test_verbs_take_the_file(paths, tmp_path, capsys):
-    text, model = tmp_path / "a.txt", str(paths["llama 2"])
+    text = tmp_path / "a.txt"
+    model = str(paths["llama 2"])
     text.write_text(JAPANESE + "\n  Hello\n")
     assert (
         main(
@@ -286,7 +286,9 @@ def test_verbs_take_the_file(paths, tmp_path, capsys):
 
 def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, said):
     """The file may go once the run is fitted; a mistyped path claims no folder."""
-    model, data, run = tmp_path / "mine.model", tmp_path / "data.txt", tmp_path / "run"
+    model = tmp_path / "mine.model"
+    data = tmp_path / "data.txt"
+    run = tmp_path / "run"
     model.write_bytes(paths["llama 2"].read_bytes())
     data.write_text("".join(f"Hello world {i}.\n" for i in range(60)))
     small = [
@@ -356,7 +358,8 @@ def test_a_run_keeps_a_copy_and_its_scores_are_bounds(paths, tmp_path, capsys, s
 def test_a_file_without_its_unknown_piece_is_refused(tmp_path):
     """Its id stands for the space, for which such a file has no piece; it is then out of range."""
     path = trained(tmp_path / "x.model", model_type="word", byte_fallback=True)
-    content, kind = path.read_bytes(), b"<unk>\x15\x00\x00\x00\x00\x18"
+    content = path.read_bytes()
+    kind = b"<unk>\x15\x00\x00\x00\x00\x18"
     assert content.count(kind + b"\x02") == 1
     path.write_bytes(content.replace(kind + b"\x02", kind + b"\x00"))
     with pytest.raises(UserError, match="x.model cannot be used: the pieces .* are damaged"):

@@ -120,8 +120,12 @@ def test_batch_equals_single(config, clips):
 
 @pytest.mark.parametrize("piece", [160, 200, 3200, 12_345, (1, 7, 333)])
 def test_streamed_equals_whole(piece, clips):
-    tokenizer, clip = DMelConfig.inkling_20hz().build(), clips[0][:20_001]
-    stream, sizes, at, codes = tokenizer.stream(), np.atleast_1d(piece), 0, []
+    tokenizer = DMelConfig.inkling_20hz().build()
+    clip = clips[0][:20_001]
+    stream = tokenizer.stream()
+    sizes = np.atleast_1d(piece)
+    at = 0
+    codes = []
     for i in range(len(clip)):
         size = int(sizes[i % len(sizes)])
         codes.append(stream.push(clip[at : at + size]))
@@ -145,7 +149,8 @@ def test_decoding_gives_the_length_back(config, n):
 
 @pytest.mark.parametrize("config", PRESETS)
 def test_sampled_codes_decode(config):
-    tokenizer, rng = config.build(), np.random.default_rng(0)
+    tokenizer = config.build()
+    rng = np.random.default_rng(0)
     for n_frames in (0, 1, 2, 9):
         sound = tokenizer.decode(Segment("speech", codes=rng.integers(0, 16, (n_frames, 80))))
         assert np.isfinite(sound).all() and np.abs(sound).max(initial=0) <= 1
@@ -156,7 +161,8 @@ def test_sampled_codes_decode(config):
 
 def test_decoding_is_deterministic_and_leaves_the_random_state_alone():
     tokenizer = DMelConfig().build()
-    segment, state = tokenizer.encode(noise(4000)), torch.get_rng_state()
+    segment = tokenizer.encode(noise(4000))
+    state = torch.get_rng_state()
     assert np.array_equal(tokenizer.decode(segment), tokenizer.decode(segment))
     assert torch.equal(torch.get_rng_state(), state)
 

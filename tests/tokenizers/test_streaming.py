@@ -55,7 +55,8 @@ def test_as_many_samples_as_the_whole_clip(config, n_frames):
 
 @pytest.mark.parametrize("config", PRESETS)
 def test_sound_is_never_further_behind_than_it_says(config):
-    tokenizer, n = config.build(), 0
+    tokenizer = config.build()
+    n = 0
     stream = SoundStream(tokenizer)
     hop_s = config.mel.hop_samples / 16_000
     for k, frame in enumerate(tokenizer.encode(chirp(1.5)).codes, 1):
@@ -76,7 +77,8 @@ def test_streamed_and_whole_are_alike_in_magnitude_also_at_the_seams(config, lea
     """The share of the spectrum's energy that comes back; a click at a seam would fill the frames
     about it with what is not there.
     """
-    tokenizer, clip = config.build(), chirp(2.0)
+    tokenizer = config.build()
+    clip = chirp(2.0)
     segment = tokenizer.encode(clip)
     wanted = 10 ** tokenizer.log_mel(segment).numpy()
 
@@ -124,7 +126,8 @@ def test_streamed_speech_is_as_intelligible_as_the_whole_clip(config, least):
     )
     tokenizer = config.build()
     codes = tokenizer.encode(clip).codes
-    whole, sound = tokenizer.decode(Segment("speech", codes=codes)), streamed(tokenizer, codes)
+    whole = tokenizer.decode(Segment("speech", codes=codes))
+    sound = streamed(tokenizer, codes)
     assert stoi(whole, sound, 16_000) > least
     n = min(len(clip), len(sound))
     assert stoi(clip[:n], sound[:n], 16_000) > stoi(clip[:n], whole[:n], 16_000) - 0.03

@@ -91,7 +91,8 @@ def trainer(home, name, processes, config=CONFIG):
 
 def write_data(home):
     rng = np.random.default_rng(0)
-    signatures, segment = Vocabulary(TOY).signatures, segment_maker(Vocabulary(TOY), rng)
+    signatures = Vocabulary(TOY).signatures
+    segment = segment_maker(Vocabulary(TOY), rng)
     rows = [
         {"caption": segment("text", rng.integers(1, 5)), m: segment(m, rng.integers(1, 9))}
         for m in ["speech"] * 30 + ["jets"] * 30
@@ -227,17 +228,15 @@ def main(home, compiled=False):
     torch.set_num_threads(1)
     if not compiled:
         write_data(home)
-    codes, plain = (
-        {},
-        [
-            (1, by_one),
-            (2, by_two),
-            (3, by_three),
-            (1, by_one_again),
-            (2, first_fails),
-            (2, one_dies),
-        ],
-    )
+    codes = {}
+    plain = [
+        (1, by_one),
+        (2, by_two),
+        (3, by_three),
+        (1, by_one_again),
+        (2, first_fails),
+        (2, one_dies),
+    ]
     for n, work in [(2, by_two_compiled)] if compiled else plain:
         start = time.monotonic()
         codes[work.__name__] = by(n, work, home)

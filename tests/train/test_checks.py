@@ -126,7 +126,8 @@ def test_discrete_data_count_as_wide_as_training_spreads_them(tmp_path, rng):
 
 def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
     """Means over squares of 2 x 2 independent numbers have half their spread."""
-    signature, network = Signature("image", latent_size=4, frames=4), UNetConfig((4,), 1, 1)
+    signature = Signature("image", latent_size=4, frames=4)
+    network = UNetConfig((4,), 1, 1)
 
     def stages(*spreads):
         return Cascade(
@@ -141,7 +142,8 @@ def test_a_cascade_is_told_stage_by_stage(tmp_path, rng):
 
 @pytest.mark.parametrize("dial", [{"infill": 0.5}, {"max_target_frames": 2}])
 def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
-    fields, task = {"caption": "text", "image": "image"}, Task(("caption",), ("image",), **dial)
+    fields = {"caption": "text", "image": "image"}
+    task = Task(("caption",), ("image",), **dial)
     whole = [
         lm_of(Signature("image", latent_size=3, frames=4), GRID(CondOT())),
         lm_of(Signature("image", (5,), frames=4), MaskedDiffusion(DiTConfig(1, 8, 1))),
@@ -160,10 +162,8 @@ def test_segments_drawn_as_a_whole_cannot_be_cut(dial):
 
 def test_guidance_needs_what_it_leads_away_from():
     fields = {"caption": "text", "image": "image", "view": "image"}
-    given, left_out = (
-        Task(("caption",), ("image",)),
-        Task(("caption",), ("image",), cond_dropout=0.1),
-    )
+    given = Task(("caption",), ("image",))
+    left_out = Task(("caption",), ("image",), cond_dropout=0.1)
     guided = {"image": Sampling(guidance=1.5)}
     for tasks in ([given], [Task((), ("image",)), replace(given, targets=("view",)), left_out]):
         with pytest.raises(
@@ -192,8 +192,10 @@ def test_pairing_under_a_condition_is_warned_of():
     pytest.importorskip("ot")
     signature = Signature("image", latent_size=3, frames=4)
     fields = {"caption": "text", "image": "image"}
-    given, alone = Task(("caption",), ("image",)), Task((), ("image",))
-    paired, plain = lm_of(signature, GRID(CondOT(), pairing=True)), lm_of(signature, GRID(CondOT()))
+    given = Task(("caption",), ("image",))
+    alone = Task((), ("image",))
+    paired = lm_of(signature, GRID(CondOT(), pairing=True))
+    plain = lm_of(signature, GRID(CondOT()))
     with pytest.warns(
         UserWarning,
         match=(

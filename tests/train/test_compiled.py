@@ -67,7 +67,8 @@ def trainer(tmp_path, vocabulary, segment, rng):
 @needs_compiler
 @pytest.mark.slow
 def test_compiled_blocks_train_alike_by_one_graph_and_their_checkpoints_serve_both(trainer):
-    plain, compiled = trainer("plain"), trainer("compiled", compile=True)
+    plain = trainer("plain")
+    compiled = trainer("compiled", compile=True)
     assert compiled.lm.state_dict().keys() == plain.lm.state_dict().keys()
     torch._dynamo.reset()
     counters.clear()

@@ -70,7 +70,8 @@ def same_weights(run, reference, within=1e-5):
 
 @pytest.mark.parametrize("name", ["two", "two-sharded"])
 def test_two_processes_make_the_steps_of_one_and_the_second_never_sees_a_jet(home, name):
-    run, one = told(home, name), told(home, "one")
+    run = told(home, name)
+    one = told(home, "one")
     assert same_steps(run, one) and [step["step"] for step in run["steps"]] == [0, 1, 2, 3]
     assert all(step["jets"][0] > 0 and step["jets"][1] == 0 for step in run["steps"])
     assert (
@@ -84,7 +85,8 @@ def test_two_processes_make_the_steps_of_one_and_the_second_never_sees_a_jet(hom
     "name", ["three", "three-sharded", "three-crossed", "one-again", "one-again-sharded"]
 )
 def test_stopped_at_two_processes_and_resumed_at_one_or_three(home, name):
-    run, one = told(home, name), told(home, "one")
+    run = told(home, name)
+    one = told(home, "one")
     assert run["resumed"] and [step["step"] for step in run["steps"]] == [4, 5, 6, 7]
     assert same_steps(run, one) and same_weights(run, one)
     assert told(home, "two-sharded")["sharded"] and run["sharded"] == (
@@ -94,7 +96,8 @@ def test_stopped_at_two_processes_and_resumed_at_one_or_three(home, name):
 
 @pytest.mark.parametrize("name", ["three-short", "three-short-sharded"])
 def test_a_process_without_rows_still_takes_part(home, name):
-    run, one = told(home, name), told(home, "one-short")
+    run = told(home, name)
+    one = told(home, "one-short")
     assert (
         same_steps(run, one)
         and same_weights(run, one)
@@ -108,7 +111,8 @@ def test_in_bf16_sharded_weights_are_rounded_alike(home):
 
 @pytest.mark.parametrize("name", ["two-muon", "two-sharded-muon"])
 def test_muon_makes_the_steps_of_one_process_whole_and_sharded(home, name):
-    run, one = told(home, name), told(home, "one-muon")
+    run = told(home, name)
+    one = told(home, "one-muon")
     assert (
         run["sharded"] == (name == "two-sharded-muon")
         and same_steps(run, one)
@@ -118,7 +122,8 @@ def test_muon_makes_the_steps_of_one_process_whole_and_sharded(home, name):
 
 @pytest.mark.parametrize("name", ["two-sharded", "two-sharded-bf16"])
 def test_sharded_blocks_computed_again_make_the_same_steps_bit_for_bit(home, name):
-    run, again = told(home, name), told(home, f"{name}-recomputed")
+    run = told(home, name)
+    again = told(home, f"{name}-recomputed")
     assert again["sharded"] and again["untouched"] == 0 and again["steps"] == run["steps"][:3]
     assert name == "two-sharded" or again["sum"] == run["sum"]
 
@@ -145,7 +150,9 @@ def test_compiled_blocks_make_the_same_steps_whole_and_sharded_by_one_graph(home
 
 
 def test_a_shard_is_a_share(home):
-    whole, half, third = told(home, "two"), told(home, "two-sharded"), told(home, "three-sharded")
+    whole = told(home, "two")
+    half = told(home, "two-sharded")
+    third = told(home, "three-sharded")
     assert whole["held"] == whole["weights"] == half["weights"] == third["weights"]
     assert half["held"] < 0.55 * half["weights"] and third["held"] < 0.4 * third["weights"]
 
@@ -193,7 +200,8 @@ def test_checkpoints_that_not_all_see_are_refused(tmp_path):
             return [number, 400]
 
     it = object.__new__(Trainer)
-    it.folder, it.processes = tmp_path, Split(0, 2)
+    it.folder = tmp_path
+    it.processes = Split(0, 2)
     with pytest.raises(UserError, match="on a file system that all of them share"):
         it.resume()
 

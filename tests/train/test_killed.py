@@ -96,7 +96,8 @@ def assert_same(contents, cut, whole):
     def timed(name):
         return name == "log.jsonl" or name.endswith("/state.json")
 
-    a, b = contents(cut), contents(whole)
+    a = contents(cut)
+    b = contents(whole)
     assert (
         a.keys() == b.keys()
         and [name for name in a if a[name] != b[name] and not timed(name)] == []
@@ -113,14 +114,14 @@ def assert_same(contents, cut, whole):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, contents, tmp_path):
-    whole, cut, dice = tmp_path / "whole", tmp_path / "cut", random.Random(0)
+    whole = tmp_path / "whole"
+    cut = tmp_path / "cut"
+    dice = random.Random(0)
 
     def start(out):
         """The process, once it has taken the folder."""
-        command, one_thread = (
-            [sys.executable, "-m", "mmtok", *words(out)],
-            os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        command = [sys.executable, "-m", "mmtok", *words(out)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one_thread
         )
@@ -138,7 +139,8 @@ def test_killed_at_random_moments_the_run_is_the_one_that_was_not(words, content
         ):
             time.sleep(0.002)
 
-    process, taken = start(whole), time.monotonic()
+    process = start(whole)
+    taken = time.monotonic()
     wait(process, whole, 1)
     opening = time.monotonic() - taken
     assert process.wait() == 0, process.stderr.read()
@@ -196,7 +198,8 @@ def life():
 def test_killed_before_any_change_of_its_folder_the_run_is_the_one_that_was_not(
     words, contents, life, tmp_path
 ):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole = tmp_path / "whole"
+    cut = tmp_path / "cut"
 
     def few(out):
         return words(

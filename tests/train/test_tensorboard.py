@@ -50,16 +50,14 @@ def test_a_run_that_was_cut_and_goes_on_has_every_step_once(
     tiny_words, tmp_path, monkeypatch, capsys
 ):
     pytest.importorskip("tensorboard")
-    words, whole_save = (
-        [
-            "train",
-            *tiny_words,
-            "--out",
-            str(tmp_path / "run"),
-            "--tensorboard",
-        ],
-        Trainer.save,
-    )
+    words = [
+        "train",
+        *tiny_words,
+        "--out",
+        str(tmp_path / "run"),
+        "--tensorboard",
+    ]
+    whole_save = Trainer.save
 
     def save(trainer):
         if trainer.step == 20:

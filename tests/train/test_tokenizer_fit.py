@@ -41,7 +41,8 @@ def test_configs_that_build_or_fit():
 
 @pytest.mark.parametrize("config", [QUICK, LATENTS], ids=["codes", "latents"])
 def test_patches_learn_from_the_seed_alone(config):
-    images, calls = blobs(200, 8, 8), []
+    images = blobs(200, 8, 8)
+    calls = []
     before = torch.get_rng_state()
     tokenizer = fit_tokenizer(
         config, images, seed=1, progress=lambda done, total, note: calls.append((done, total))
@@ -127,7 +128,8 @@ def test_scans_reach_the_stated_fidelity():
     sklearn_datasets = pytest.importorskip("sklearn.datasets")
     scans = np.round(sklearn_datasets.load_digits().images * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(scans))
-    train, heldout = scans[order[:1438]], scans[order[1438:]]
+    train = scans[order[:1438]]
+    heldout = scans[order[1438:]]
     figures = fit_tokenizer(VQPatchesConfig(), list(train)).fidelity(list(heldout))
     assert figures["psnr_db"] > 24.5 and figures["codebook_use"] >= 0.9
 

@@ -215,10 +215,8 @@ def test_accumulated_gradients_are_those_of_one_batch(trainer, n):
         batch = one.loader.batch(0)
         loss, parts = one._accumulate(batch, int(batch.predict.sum()))
         grads.append({name: p.grad.clone() for p, name in one.names.items()})
-        grads[-1]["loss"], counts = (
-            torch.tensor(loss, dtype=torch.float64),
-            {m: k for m, (_, k) in parts.items()},
-        )
+        grads[-1]["loss"] = torch.tensor(loss, dtype=torch.float64)
+        counts = {m: k for m, (_, k) in parts.items()}
         assert sum(counts.values()) == int(batch.predict.sum())
     assert grads[0].keys() == grads[1].keys()
     for name, x in grads[0].items():
