@@ -1,4 +1,4 @@
-"""Runs of `mmtok` for test_killed.py, forked from one process so that torch is imported once.
+"""Runs of `mmtok` for test_trainer_killed.py, forked from one process that has imported torch.
 
 Nothing was trained in it before, which autograd would refuse. Reads lines of JSON, [words, folder,
 last], and answers each with [exit status, number of changes or null].

@@ -62,6 +62,7 @@ LONGEST_FILE = 600
 WIDE_LINES = 0
 NAMED_LAMBDAS = 0
 CONDITIONALS = 10
+SAVED_LINES = 0  # in tests: `a, b = 1, 2` where two lines would say the same
 UNDOCUMENTED = 0
 OLD_NAMES_LEFT = 0
 
@@ -238,6 +239,32 @@ def test_functions_have_names_by_def():
     assert named.total() <= NAMED_LAMBDAS, +named
 
 
+def saves_a_line(node):
+    """Whether `a, b = x, y` would be the same as `a = x` and `b = y`: no swap, nothing unpacked."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Tuple):
+        return False
+    names = node.targets[0]
+    values = node.value.elts
+    if not isinstance(names, ast.Tuple) or any(isinstance(e, ast.Starred) for e in values):
+        return False
+    return not any(
+        names_in(name) & names_in(later)
+        for i, name in enumerate(names.elts)
+        for later in values[i + 1 :]
+    )
+
+
+def names_in(node):
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def test_an_assignment_has_a_line_of_its_own():
+    found = Counter()
+    for name, text in sources("tests").items():
+        found[name] = sum(saves_a_line(node) for node in ast.walk(ast.parse(text)))
+    assert found.total() <= SAVED_LINES, +found
+
+
 def test_choices_are_mostly_statements():
     """Conditional expressions are short and rare: per 1,000 lines of the package."""
     texts = sources("mmtok")
@@ -331,3 +358,47 @@ def test_no_pickles():
 def test_no_torch_until_it_is_needed(first):
     code = f"import sys; {first}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+# ---- where tests are
+
+
+ROOT = HOUSE.parent
+TESTED = {"scripts": ROOT / "scripts", "examples": ROOT / "examples"}  # other rooms: in mmtok
+
+# Tests of no file: laws that hold across rooms.
+ACROSS_ROOMS = {
+    "test_bad_input.py": "wrong files, through every verb",
+    "test_bad_input_runs.py": "wrong recipes and runs, through every verb",
+    "test_declared_sizes.py": "headers of files that declare too much",
+    "test_docs.py": "the site and the README",
+    "test_fifth_modality.py": "a modality from outside the package",
+    "test_hostile_names.py": "names from files, wherever they become paths",
+    "test_house.py": "this file",
+    "test_outside_head.py": "a head from outside the package",
+    "test_outside_types.py": "types of the package, seen from outside",
+    "test_refused_signals.py": "signals that a tokenizer refuses while a run tokenises",
+    "test_trap_document.py": "one document through every room",
+    "examples/test_notebooks.py": "the folder examples/notebooks",
+}
+
+
+def file_that_is_tested(test):
+    """The file that `ROOM/test_NAME.py` or `ROOM/test_NAME_TOPIC.py` is about, if there is one."""
+    room = test.parent.as_posix()
+    folder = TESTED.get(room, HOUSE / room)
+    words = test.stem.split("_")[1:]
+    for n in range(len(words), 0, -1):
+        path = folder / f"{'_'.join(words[:n])}.py"
+        if path.is_file():
+            return path
+    return None
+
+
+def test_tests_mirror_the_package():
+    """`tests/ROOM/test_NAME.py` is about `mmtok/ROOM/NAME.py`; a further `test_NAME_TOPIC.py` has
+    one of its topics. What crosses rooms lies at the top and is listed here.
+    """
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    names = {test.as_posix() for test in tests if not file_that_is_tested(test)}
+    assert names == set(ACROSS_ROOMS)
