@@ -58,13 +58,13 @@ def segment(vocabulary, rng):
 
 @pytest.fixture
 def trap(segment):
-    """DESIGN.md's: text, speech, image with a hole to fill, text again, jets; modalities of the
+    """DESIGN.md's: text, speech, image with a span to infill, text again, jets; modalities of the
     vocabulary absent.
     """
     segments = (
         segment("text", 5),
         segment("speech", 7),
-        segment("image", 9, holes=((2, 5),)),
+        segment("image", 9, infill_spans=((2, 5),)),
         segment("text", 3),
         segment("jets", 6),
     )
@@ -73,16 +73,20 @@ def trap(segment):
 
 @pytest.fixture
 def corpus(segment, trap):
-    """Documents of many shapes: holes, truncation, conditions given and left out, empty segments, a
-    fixed count, latents.
+    """Documents of many shapes: infilling, truncation, conditions given and left out, empty
+    segments, a fixed count, latents.
     """
     return [
         trap,
         Document((segment("text", 4), segment("image", 9)), (False, True)),
-        Document((None, segment("image", 9, holes=((0, 2), (2, 2), (7, 9)))), (False, True)),
+        Document((None, segment("image", 9, infill_spans=((0, 2), (2, 2), (7, 9)))), (False, True)),
         Document((segment("jets", 9, truncated=True), segment("text", 4)), (True, True)),
         Document(
-            (segment("voice", 2), segment("text", 3), segment("speech", 6, holes=((1, 1), (2, 5)))),
+            (
+                segment("voice", 2),
+                segment("text", 3),
+                segment("speech", 6, infill_spans=((1, 1), (2, 5))),
+            ),
             (False, False, True),
         ),
         Document(
@@ -95,7 +99,7 @@ def corpus(segment, trap):
             (True,) * 4,
         ),
         Document(
-            (segment("absent", 3), None, segment("image", 9, holes=((0, 9), (9, 9)))),
+            (segment("absent", 3), None, segment("image", 9, infill_spans=((0, 9), (9, 9)))),
             (True, False, True),
         ),
         Document((segment("image", 4, truncated=True), segment("speech", 1)), (True, True)),

@@ -1,5 +1,5 @@
-"""The trap document through every room: text, speech, an image with a hole, text again, jets;
-modalities absent.
+"""The trap document through every room: text, speech, an image with a span to infill, text again,
+jets; modalities absent.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from mmtok.core.batch import pack, unpack
 from mmtok.core.grammar import START, advance, to_document, to_stream
 from mmtok.core.segment import Document, Segment
 from mmtok.heads.sampling import Sampling
-from mmtok.model.generate import fill_holes, generate
+from mmtok.model.generate import generate, infill
 from mmtok.model.likelihood import score
 from mmtok.model.lm import loss_sums
 
@@ -20,7 +20,7 @@ def assert_same(a, b):
         assert (
             x.modality == y.modality
             and np.array_equal(x.codes, y.codes)
-            and x.holes == y.holes
+            and x.infill_spans == y.infill_spans
             and x.truncated == y.truncated
         )
 
@@ -32,7 +32,7 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
         "image",
         "text",
         "jets",
-    ] and trap.segments[2].holes
+    ] and trap.segments[2].infill_spans
 
     stream = to_stream(vocabulary, trap)
     state = START
@@ -46,7 +46,7 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
     loss.backward()
     assert loss.isfinite() and parts["absent"] == (0, 0)
     # frames and, where the length is open, an end: 5 + 1 and 3 + 1 letters, 7 + 1 of speech, the 3
-    # of the hole, 6 + 1 particles
+    # of the infilled span, 6 + 1 particles
     assert {m: n for m, (_, n) in parts.items() if n} == {
         "text": 10,
         "speech": 8,
@@ -63,20 +63,20 @@ def test_the_trap_document_goes_through_every_room_and_comes_back(vocabulary, lm
 
 
 def test_every_segment_of_the_trap_document_can_be_drawn_anew(vocabulary, lm, trap, generator):
-    """In its place, given those before it: the hole filled, the others from nothing; the whole is
+    """In its place, given those before it: the span infilled, the others from nothing; the whole is
     scored again.
     """
     drawn = []
     for i, known in enumerate(trap.segments):
         before = tuple(drawn)
-        if known.holes:
-            ((a, b),) = known.holes
+        if known.infill_spans:
+            ((a, b),) = known.infill_spans
             rest = Segment(
-                known.modality, codes=np.delete(known.codes, range(a, b), 0), holes=((a, a),)
+                known.modality, codes=np.delete(known.codes, range(a, b), 0), infill_spans=((a, a),)
             )
             prompt = Document((*before, rest), (False,) * i + (True,), open_end=True)
-            drawn.append(fill_holes(lm, [prompt], Sampling(), generator)[0].segment)
-            assert drawn[-1].holes == ((a, b),) and np.array_equal(
+            drawn.append(infill(lm, [prompt], Sampling(), generator)[0].segment)
+            assert drawn[-1].infill_spans == ((a, b),) and np.array_equal(
                 np.delete(drawn[-1].codes, range(a, b), 0), rest.codes
             )
         else:

@@ -60,8 +60,8 @@ run = train(tiny_recipe(), OUT / "run")
 # %% [markdown]
 # ## Keep the upper half, draw the lower one
 #
-# The codes of a picture are its pixels, row by row. `holes` are the spans to draw anew; all other
-# codes are kept.
+# The codes of a picture are its pixels, row by row. `infill_spans` are the spans to draw anew; all
+# other codes are kept.
 
 # %%
 heldout = list(run.examples("heldout", "image"))[:6]
@@ -69,7 +69,7 @@ tokenizer = run.tokenizers["image"]
 pictures = run.encode("image", [example["image"] for example in heldout])
 names = run.encode("text", [example["caption"] for example in heldout])
 prompts = [
-    run.prompt([name], "image", known=replace(picture, holes=((32, 64),)))
+    run.prompt([name], "image", known=replace(picture, infill_spans=((32, 64),)))
     for name, picture in zip(names, pictures, strict=True)
 ]
 filled = [one.segment for one in run.draw(prompts, run.sampling("image"), seed=0)]

@@ -78,7 +78,7 @@ def sample(
     modality = target_modality(run, to)
     if infill is not None:
         raise UserError(
-            "sample: what fills a hole is not drawn from front to back, so it comes as files only;"
+            "sample: what is infilled is not drawn from front to back, so it comes as files only;"
             " leave out --play and --out -"
         )
     if out == STDOUT:

@@ -135,7 +135,7 @@ def prompt_document(
                 " give a part of it, or --infill FILE:START:STOP"
             )
     if infill:
-        known = _with_holes(run, modality, infill)
+        known = _to_infill(run, modality, infill)
     return run.prompt(condition, modality, known)
 
 
@@ -150,11 +150,11 @@ def _is_beginning(run: Run, segments: Sequence[Segment], modality: str) -> bool:
     return modalities[-1:] == (modality,) and modalities not in trained
 
 
-def _with_holes(run: Run, modality: str, infill: str) -> Segment:
-    """The segment of "FILE:START:STOP" with a hole.
+def _to_infill(run: Run, modality: str, infill: str) -> Segment:
+    """The segment of "FILE:START:STOP" with the spans to infill.
 
-    The hole's frames are taken out. A head that draws codes in any order needs their number, so for
-    it they stay and are marked as holes.
+    Their frames are taken out. A head that draws codes in any order needs the number of frames, so
+    for it they stay.
     """
     file, spans = _parsed_infill(infill)
     signature = run.vocabulary.signatures[modality]
@@ -162,7 +162,7 @@ def _with_holes(run: Run, modality: str, infill: str) -> Segment:
     if in_any_order and signature.latent_size:
         raise UserError(
             f"--infill: {modality} is drawn by a diffusion over whole segments of latents, of which"
-            " no part can be kept; a head of MaskedDiffusion over codes can fill holes in"
+            " no part can be kept; a head of MaskedDiffusion over codes can infill"
         )
     if not in_any_order:
         _check_infill_trained(run, modality, spans)
@@ -174,10 +174,10 @@ def _with_holes(run: Run, modality: str, infill: str) -> Segment:
     if any(stop > start for (_, stop), (start, _) in pairwise(spans)):
         raise UserError(f"--infill {infill!r}: the spans overlap")
     if in_any_order:
-        return replace(segment, holes=spans)
+        return replace(segment, infill_spans=spans)
     ((start, stop),) = spans
     values = np.delete(segment.values, slice(start, stop), 0)
-    return segment_of(signature, values, info=segment.info, holes=((start, start),))
+    return segment_of(signature, values, info=segment.info, infill_spans=((start, start),))
 
 
 def _parsed_infill(infill: str) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -196,18 +196,18 @@ def _parsed_infill(infill: str) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 
 def _check_infill_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
-    """Raise UserError unless an autoregressive decoder was trained to fill one hole."""
+    """Raise UserError unless an autoregressive decoder was trained to infill one span."""
     fields = run.recipe.fields
     tasks = [task for task in run.recipe.tasks if fields[task.targets[-1]] == modality]
     if not any(task.infill > 0 for task in tasks):
         raise UserError(
-            f"holes in {modality} need a run trained with infill > 0 on a task that makes"
+            f"--infill: {modality} needs a run trained with infill > 0 on a task that makes"
             f" {modality}"
         )
     if len(spans) > 1:
         raise UserError(
-            f"--infill: {modality} was trained with one hole at a time; several need a head that"
-            " draws codes in any order (MaskedDiffusion)"
+            f"--infill: {modality} was trained to infill one span at a time; several need a head"
+            " that draws codes in any order (MaskedDiffusion)"
         )
 
 

@@ -5,7 +5,7 @@ A document is the stream
     DOCUMENT  begin a, frames, end a  begin b, frames, end b  ...
 
 NULL stands in the place of a condition that is left out. A truncated segment has no end mark. The
-frames in holes come last:
+frames to infill come last, with a HOLE mark in their place:
 
     begin m, frames, HOLE, frames, end m, FILL, frames, end m
 """
@@ -30,15 +30,15 @@ class State:
 
     modality  of the segment that is being read, or None between segments
     left      frames still to come; None when the segment runs until its end mark
-    holes     hole marks that are still to be filled
-    filling   the frames that are being read fill a hole
+    n_open    HOLE marks whose frames are still to come
+    filling   the frames that are being read are those of a HOLE mark
     due       the mark that must follow: "document" at the start of a stream, "fill" before the
-              frames of a hole, else ""
+              frames of a HOLE mark, else ""
     """
 
     modality: str | None = None
     left: int | None = None
-    holes: int = 0
+    n_open: int = 0
     filling: bool = False
     due: str = ""
 
@@ -49,7 +49,7 @@ START = State(due="document")
 def legal_ids(vocabulary: Vocabulary, state: State) -> np.ndarray:
     """Ids over which p is normalised in this state: (n,) int64, sorted.
 
-    Hole marks, and the mark that cuts a segment short, are never predicted, so they are not listed;
+    HOLE marks, and the mark that cuts a segment short, are never predicted, so they are not listed;
     `advance` accepts them.
     """
     if state.due == "document":
@@ -79,16 +79,16 @@ def advance(vocabulary: Vocabulary, state: State, id: int) -> State:
         return _opened(vocabulary, id)
     if id != vocabulary.end(state.modality):
         return state if state.left is None else replace(state, left=state.left - 1)
-    holes = state.holes - state.filling
-    return State(state.modality, state.left, holes, due="fill") if holes else State()
+    n_open = state.n_open - state.filling
+    return State(state.modality, state.left, n_open, due="fill") if n_open else State()
 
 
 def _advance_unpredicted(vocabulary: Vocabulary, state: State, id: int) -> State:
-    """The state after a mark that is given and never predicted: a hole, or what follows a cut."""
+    """The state after a mark that is given and never predicted: HOLE, or what follows a cut."""
     inside = state.modality is not None and not state.due
     if inside and not state.filling and id == vocabulary.hole:
-        return replace(state, holes=state.holes + 1)
-    if inside and not state.holes and id in _marks_between(vocabulary):
+        return replace(state, n_open=state.n_open + 1)
+    if inside and not state.n_open and id in _marks_between(vocabulary):
         return _opened(vocabulary, id)  # a truncated segment stops without its end mark
     raise ValueError(f"id {id} cannot follow in state {state}")
 
@@ -120,8 +120,8 @@ def _is_legal(vocabulary: Vocabulary, state: State, id: int) -> bool:
 def _may_end(state: State) -> bool:
     if state.left in (None, 0):
         return True
-    # frames are left, but the fill of a later hole can still take them
-    return state.holes > state.filling
+    # frames are left, but the fill of a later HOLE mark can still take them
+    return state.n_open > state.filling
 
 
 # ---- documents to streams
@@ -178,10 +178,10 @@ def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
         is_open = document.open_end and i == len(document.segments) - 1
         closed = not is_open and not segment.truncated
         _check_segment(vocabulary, segment, complete=closed)
-        n_filled = document.n_filled if is_open else len(segment.holes)
+        n_filled = document.n_filled if is_open else len(segment.infill_spans)
         parts += _segment_parts(vocabulary, segment, i, predict, closed, n_filled)
         if not vocabulary.signatures[segment.modality].one_channel:
-            spans = _visible(segment) + list(segment.holes[:n_filled])
+            spans = _visible(segment) + list(segment.infill_spans[:n_filled])
             frames = [segment.values[a:b] for a, b in spans]
             pieces.setdefault(segment.modality, []).extend(frames)
     sizes = [len(part.ids) for part in parts]
@@ -213,10 +213,10 @@ def _check_segment(vocabulary: Vocabulary, segment: Segment, complete: bool) -> 
         raise UserError(
             f"a {m} segment has {n} frames, but every {m} of this tokenizer has {n_fixed}"
         )
-    if segment.holes and signature.descending:
+    if segment.infill_spans and signature.descending:
         raise UserError(
-            f"holes are not possible in {m}: its frames are ordered, so a hole's contents"
-            " depend on where it stands"
+            f"infilling is not possible in {m}: its frames are ordered, so what is missing depends"
+            " on where it stands"
         )
 
 
@@ -243,10 +243,10 @@ def _check_frames(signature: Signature, segment: Segment) -> None:
 def _segment_parts(
     vocabulary: Vocabulary, segment: Segment, i: int, predict: bool, closed: bool, n_filled: int
 ) -> list[_Part]:
-    """The positions of segment number i: its visible frames with hole marks, then the fills.
+    """The positions of segment number i: its visible frames with HOLE marks, then the fills.
 
     closed    it has its end mark
-    n_filled  holes whose frames follow; the next hole, if any, gets a fill mark and no frames
+    n_filled  spans to infill whose frames follow; the next, if any, gets a FILL mark and no frames
     """
     m = segment.modality
     k = vocabulary.index[m]
@@ -256,25 +256,26 @@ def _segment_parts(
     hole = np.array([vocabulary.hole])
     fill = np.array([vocabulary.fill])
     frames = _frame_ids(vocabulary, segment)
-    scored = predict and not segment.holes  # what surrounds a hole is its condition
+    # what surrounds an infilled span is its condition
+    scored = predict and not segment.infill_spans
 
     parts = [_Part(begin, k, i)]
     for n, (a, b) in enumerate(_visible(segment)):
         if n > 0:
             parts.append(_Part(hole, k, i))
         parts.append(_Part(frames[a:b], k, i, scored, open_length))
-    if closed or segment.holes:
+    if closed or segment.infill_spans:
         parts.append(_Part(end, k, i, scored and open_length, open_length))
 
-    for n, (a, b) in enumerate(segment.holes[:n_filled]):
-        later = segment.holes[n + 1 :]
+    for n, (a, b) in enumerate(segment.infill_spans[:n_filled]):
+        later = segment.infill_spans[n + 1 :]
         may_end = open_length or bool(later)
-        # of a fixed length: once no frame is left for later holes, the end mark is certain
+        # of a fixed length: once no frame is left for later spans, the end mark is certain
         end_is_certain = not open_length and all(x == y for x, y in later)
         parts.append(_Part(fill, k, i))
         parts.append(_Part(frames[a:b], k, i, predict, may_end))
         parts.append(_Part(end, k, i, predict and may_end and not end_is_certain, may_end))
-    if n_filled < len(segment.holes):
+    if n_filled < len(segment.infill_spans):
         parts.append(_Part(fill, k, i))
     return parts
 
@@ -288,9 +289,9 @@ def _frame_ids(vocabulary: Vocabulary, segment: Segment) -> np.ndarray:
 
 
 def _visible(segment: Segment) -> list[tuple[int, int]]:
-    """Spans of frames outside the holes: one more than there are holes."""
-    starts = [0] + [b for _, b in segment.holes]
-    stops = [a for a, _ in segment.holes] + [len(segment)]
+    """Spans of frames outside those to infill: one more than these."""
+    starts = [0] + [b for _, b in segment.infill_spans]
+    stops = [a for a, _ in segment.infill_spans] + [len(segment)]
     return list(zip(starts, stops, strict=True))
 
 
@@ -349,19 +350,19 @@ def _read_segment(
         frames = stream.values[m][n_used[m] : n_used[m] + n]
         n_used[m] += n
     closed = bool((ids == vocabulary.end(m)).any())
-    # `part` counts the hole and fill marks before each frame: 0, then 1 after the first hole ...
+    # `part` counts the HOLE and FILL marks before each frame: 0, then 1 after the first HOLE ...
     part = np.cumsum((ids == vocabulary.hole) | (ids == vocabulary.fill))[is_frame]
-    n_holes = int((ids == vocabulary.hole).sum())
+    n_marks = int((ids == vocabulary.hole).sum())
     pieces = [frames[part == 0]]
     start = len(pieces[0])
-    holes = []
-    for j in range(n_holes):
-        fill = frames[part == n_holes + 1 + j]
+    spans = []
+    for j in range(n_marks):
+        fill = frames[part == n_marks + 1 + j]
         after = frames[part == j + 1]
-        holes.append((start, start + len(fill)))
+        spans.append((start, start + len(fill)))
         pieces += [fill, after]
         start += len(fill) + len(after)
     values = np.concatenate(pieces)
     if signature.levels:
-        return Segment(m, codes=values, truncated=not closed, holes=tuple(holes))
-    return Segment(m, latents=values, truncated=not closed, holes=tuple(holes))
+        return Segment(m, codes=values, truncated=not closed, infill_spans=tuple(spans))
+    return Segment(m, latents=values, truncated=not closed, infill_spans=tuple(spans))

@@ -129,8 +129,8 @@ class Segment:
     info       what decoding needs beyond the frames (n_samples, rate_hz, height, width, jet axis);
                scalars only
     truncated  frames were cut off at a cap: the signal goes on, so there is no end mark
-    holes      spans [start, stop) of frames that the stream gives last, with a hole mark in their
-               place
+    infill_spans  spans [start, stop) of frames to infill: the stream gives them last, with a HOLE
+                  mark in their place
     """
 
     modality: str
@@ -138,7 +138,7 @@ class Segment:
     latents: np.ndarray | None = None
     info: Mapping = field(default_factory=dict)
     truncated: bool = False
-    holes: tuple[tuple[int, int], ...] = ()
+    infill_spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if (self.codes is None) == (self.latents is None):
@@ -150,18 +150,20 @@ class Segment:
                 f"segment of {self.modality!r}: frames must be (T, C), got shape"
                 f" {self.values.shape}"
             )
-        if self.holes:
-            self._check_holes()
+        if self.infill_spans:
+            self._check_infill_spans()
 
-    def _check_holes(self) -> None:
-        edges = [edge for hole in self.holes for edge in hole]
+    def _check_infill_spans(self) -> None:
+        edges = [edge for span in self.infill_spans for edge in span]
         if edges != sorted(edges) or edges[0] < 0 or edges[-1] > len(self):
             raise ValueError(
-                f"segment of {self.modality!r}: holes {self.holes} are not ordered spans within"
-                f" {len(self)} frames"
+                f"segment of {self.modality!r}: infill_spans {self.infill_spans} are not ordered"
+                f" spans within {len(self)} frames"
             )
         if self.truncated:
-            raise ValueError(f"segment of {self.modality!r}: a truncated segment cannot have holes")
+            raise ValueError(
+                f"segment of {self.modality!r}: a truncated segment cannot have spans to infill"
+            )
 
     @property
     def values(self) -> np.ndarray:
@@ -194,9 +196,9 @@ class Document:
     segments  None stands for a condition that is left out: the stream has the null mark there
     predict   of each segment, whether p of its frames is asked for
     open_end  the last segment is not finished, so the document is a prompt: its stream stops after
-              the frames known so far or, where there are holes, after the fill mark of the first
-              hole that is still empty
-    n_filled  of an open segment, the number of holes whose frames are known
+              the frames known so far or, where there are spans to infill, after the FILL mark of
+              the first that is still empty
+    n_filled  of an open segment, the number of spans to infill whose frames are known
     """
 
     segments: tuple[Segment | None, ...]

@@ -93,7 +93,7 @@ class Loader:
         target = self.files[first_file].signatures[task.targets[-1]]
         if task.infill and target.descending:
             raise UserError(
-                f"task {task}: holes are not possible in {target.modality}, whose frames are"
+                f"task {task}: infilling is not possible in {target.modality}, whose frames are"
                 " ordered; set its infill to 0"
             )
         all_lengths = np.concatenate(lengths)
@@ -191,7 +191,7 @@ class Loader:
             last = cut(last, task.max_target_frames)
         if rng.random() < task.infill and not last.truncated:
             start, stop = np.sort(rng.integers(0, len(last) + 1, 2))
-            last = replace(last, holes=((int(start), int(stop)),))
+            last = replace(last, infill_spans=((int(start), int(stop)),))
         stream = to_stream(self.vocabulary, Document((*segments, last), tuple(predict)))
         return stream, self._corruption(stream, task.fields, rng)
 

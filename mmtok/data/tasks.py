@@ -21,7 +21,7 @@ class Task:
     cond_dropout       probability that the inputs are replaced by the null mark; guidance needs it
     loss_on_inputs     predict the inputs too (a joint distribution); else they carry no loss
     infill             probability that a span of the last field is cut out and put last, so that
-                       holes can be filled
+                       missing spans can be filled in
     max_target_frames  read at most so many frames of the last field, as a truncated segment; 0
                        reads all. Where what matters comes first (jets by falling pt), more examples
                        fit into the same positions
@@ -52,7 +52,7 @@ class Task:
         if self.max_target_frames < 0 or (self.max_target_frames and self.infill):
             raise UserError(
                 f"task {self}: max_target_frames is {self.max_target_frames}; it counts frames, 0"
-                " for all of them, and has no holes"
+                " for all of them, and goes without infill"
             )
 
     @property

@@ -209,8 +209,10 @@ def _checked(name: str, segment: Segment, signature: Signature, width: int) -> n
             f"field {name!r}: a {segment.modality} segment of shape {segment.values.shape} does not"
             f" fit {signature}"
         )
-    if segment.holes:
-        raise ValueError(f"field {name!r}: holes are made while training and are not stored")
+    if segment.infill_spans:
+        raise ValueError(
+            f"field {name!r}: spans to infill are chosen in training and are not stored"
+        )
     if signature.levels and not within(values, signature):
         raise ValueError(f"field {name!r}: codes outside the levels of {signature.modality}")
     return values

@@ -44,7 +44,7 @@ class TrainingTask(Protocol):
 
     @property
     def infill(self) -> float:
-        """Share of documents trained with a hole to fill in."""
+        """Share of documents trained with a span to infill."""
 
     @property
     def max_target_frames(self) -> int:
@@ -176,7 +176,7 @@ class Head(nn.Module, ABC):
                 raise UserError(
                     f"task {task}: its {name} is {value}, but {type(self.config).__name__} fills"
                     f" in all frames of {modality} at once: in training such segments can neither"
-                    f" be cut short nor have holes; set {name} to 0"
+                    f" be cut short nor infilled; set {name} to 0"
                 )
 
     def n_steps(self, sampling: Sampling, n_missing: int) -> int:

@@ -115,8 +115,10 @@ class AutoregressiveSampler:
         self.left = np.full(len(known), -1)
         if self.signature.frames is not None:
             self.left = self.signature.frames - self.n_known
-        later_holes = [len(s.holes) - p.n_filled > 1 for p, s in zip(prompts, known, strict=True)]
-        self.endless = (self.left >= 0) & ~np.array(later_holes)
+        more_to_infill = [
+            len(s.infill_spans) - p.n_filled > 1 for p, s in zip(prompts, known, strict=True)
+        ]
+        self.endless = (self.left >= 0) & ~np.array(more_to_infill)
         # per step the prompts that got a frame, and the frames
         self.drawn: list[tuple[np.ndarray, np.ndarray]] = []
         # of the last frame, the state (N, D) after each denoising step
@@ -284,22 +286,22 @@ class AutoregressiveSampler:
         self.h = self.trunk.forward(x[:, None])[:, 0]
 
     def results(self) -> list[Sampled]:
-        """One sampled segment per prompt; in a prompt with holes, new frames go into the next."""
+        """One sampled segment per prompt; new frames go into the next span to infill, if any."""
         done = []
         for prompt, new, stop in zip(self.prompts, self._frames(), self.stop, strict=True):
             known = prompt.target
             k = prompt.n_filled
             at = len(known)
-            if known.holes:
-                at = known.holes[k][0]
-            # the hole itself grows at its end, those behind it move
-            holes = tuple(
+            if known.infill_spans:
+                at = known.infill_spans[k][0]
+            # the span itself grows at its end, those behind it move
+            spans = tuple(
                 (a + len(new) * (i > k), b + len(new) * (i >= k))
-                for i, (a, b) in enumerate(known.holes)
+                for i, (a, b) in enumerate(known.infill_spans)
             )
             values = np.concatenate([known.values[:at], new, known.values[at:]])
-            truncated = stop == "cap" and not holes
-            segment = segment_of(self.signature, values, truncated=truncated, holes=holes)
+            truncated = stop == "cap" and not spans
+            segment = segment_of(self.signature, values, truncated=truncated, infill_spans=spans)
             done.append(Sampled(segment, stop))
         return done
 

@@ -44,7 +44,7 @@ def generate(
 
     Raises:
         UserError: For an input-only modality and for a setting that does not apply.
-        ValueError: For prompts that are not open, and for holes that cannot be filled in so.
+        ValueError: For prompts that are not open, and for spans that cannot be infilled so.
     """
     if not prompts:
         return []
@@ -67,13 +67,13 @@ def stream(
 
     It returns the samples. The next step is made when it is asked for. A row that got no frame is
     finished. Frames of non-autoregressive heads come one by one too, once all are drawn. Raises
-    ValueError for prompts with holes, whose frames would not come in order.
+    ValueError for prompts with spans to infill, whose frames would not come in order.
     """
     if not prompts:
         return []
     modality = _validated(lm, prompts, sampling)
-    if any(p.target.holes for p in prompts):
-        raise ValueError("what fills holes cannot be streamed")
+    if any(p.target.infill_spans for p in prompts):
+        raise ValueError("infilling cannot be streamed")
     if not lm.autoregressive(modality):
         drawn = draw_segments(lm, modality, prompts, sampling, generator)
         known = np.array([len(p.target) for p in prompts])
@@ -91,30 +91,30 @@ def stream(
     return sampler.results()
 
 
-def fill_holes(
+def infill(
     lm: LM,
     prompts: Sequence[Document],
     sampling: Sampling,
     generator: torch.Generator,
     callback: Callback | None = None,
 ) -> list[Sampled]:
-    """Fill every hole of the last segments, in order.
+    """Draw the frames of every span to infill of the last segments, in order.
 
-    Holes are empty spans (a, a); all prompts have as many of them. The stop reason is "cap" where
-    any hole reached it. callback: as of `generate`, of one hole after another. Raises ValueError
-    when prompts differ in their number of holes.
+    The spans are empty, (a, a); all prompts have as many of them. The stop reason is "cap" where
+    any span reached it. callback: as of `generate`, of one span after another. Raises ValueError
+    when prompts differ in their number of spans.
     """
     if prompts and not lm.autoregressive(prompts[0].target.modality):
         return generate(lm, prompts, sampling, generator, callback=callback)
-    open_holes = {len(p.target.holes) - p.n_filled for p in prompts}
-    if len(open_holes) != 1 or 0 in open_holes:
+    n_left = {len(p.target.infill_spans) - p.n_filled for p in prompts}
+    if len(n_left) != 1 or 0 in n_left:
         raise ValueError(
-            "prompts must all have the same number of holes, at least one; got"
-            f" {sorted(open_holes)}"
+            "prompts must all have the same number of spans to infill, at least one; got"
+            f" {sorted(n_left)}"
         )
     capped = [False] * len(prompts)
     results: list[Sampled] = []
-    for _ in range(open_holes.pop()):
+    for _ in range(n_left.pop()):
         results = generate(lm, prompts, sampling, generator, callback=callback)
         capped = [c or r.stop == "cap" for c, r in zip(capped, results, strict=True)]
         prompts = [
@@ -142,19 +142,19 @@ def _validated(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
         )
     if lm.autoregressive(modality):
         for p in prompts:
-            _check_holes(p.target.holes, p.n_filled)
+            _check_infill_spans(p.target.infill_spans, p.n_filled)
     lm.validate(modality, sampling)
     return modality
 
 
-def _check_holes(holes: Sequence[tuple[int, int]], n_filled: int) -> None:
-    """Raise ValueError where there are holes, but no empty one is left to fill in."""
-    if not holes:
+def _check_infill_spans(spans: Sequence[tuple[int, int]], n_filled: int) -> None:
+    """Raise ValueError where there are spans to infill, but no empty one is left."""
+    if not spans:
         return
-    are_empty = all(a == b for a, b in holes[n_filled:])
-    if n_filled >= len(holes) or not are_empty:
+    are_empty = all(a == b for a, b in spans[n_filled:])
+    if n_filled >= len(spans) or not are_empty:
         raise ValueError(
-            f"holes to fill must be empty spans, and one must be left; got {holes}, {n_filled} of"
+            f"spans to infill must be empty, and one must be left; got {spans}, {n_filled} of"
             " them filled"
         )
 
@@ -172,10 +172,9 @@ def draw_segments(
 ) -> list[Sampled]:
     """Draw the last segments of open documents by a non-autoregressive head, as one batch.
 
-    A segment may hold frames already: the first ones, or all, with holes as spans (a, b) whose
-    frames are drawn anew. A single hole that is an empty span takes all missing frames. Raises
-    UserError for a head that cannot keep frames, and for several empty holes, whose lengths are
-    unknown.
+    A segment may hold frames already: the first ones, or all, with spans (a, b) to infill, whose
+    frames are drawn anew. A single span that is empty takes all missing frames. Raises UserError
+    for a head that cannot keep frames, and for several empty spans, whose lengths are unknown.
     """
     signature = lm.vocabulary.signatures[modality]
     known = _known_frames([p.target for p in prompts], signature, lm.device)
@@ -208,7 +207,7 @@ def _known_frames(segments: Sequence[Segment], signature: Signature, device: tor
         places = _places(segment, n_frames)
         held = segment.values
         if len(places) < len(segment):
-            held = held[places]  # the frames in its holes too are held, but are drawn anew
+            held = held[places]  # frames to infill are held too, but are drawn anew
         values[row, places] = held
         free[row, places] = False
     dtype = torch.long
@@ -219,14 +218,14 @@ def _known_frames(segments: Sequence[Segment], signature: Signature, device: tor
 
 def _places(segment: Segment, n_frames: int) -> np.ndarray:
     """The places of the frames to keep, among all n_frames."""
-    empty = [a for a, b in segment.holes if a == b]
-    if len(empty) > 1 or empty and len(segment.holes) > 1:
+    empty = [a for a, b in segment.infill_spans if a == b]
+    if len(empty) > 1 or empty and len(segment.infill_spans) > 1:
         raise UserError(
-            f"{segment.modality}: a hole's frames must be counted where there are several, as spans"
-            f" (start, stop); got {segment.holes}"
+            f"{segment.modality}: where there are several spans to infill, each must have the count"
+            f" of its frames, (start, stop); got {segment.infill_spans}"
         )
     if empty:
         after = len(segment) - empty[0]
         return np.r_[: empty[0], n_frames - after : n_frames]
-    in_holes = {i for a, b in segment.holes for i in range(a, b)}
-    return np.array([i for i in range(len(segment)) if i not in in_holes], int)
+    to_infill = {i for a, b in segment.infill_spans for i in range(a, b)}
+    return np.array([i for i in range(len(segment)) if i not in to_infill], int)

@@ -19,8 +19,8 @@ class LogLikelihood:
     """-log p of a document's segments, each given those before it.
 
     nats    per segment, frames and end mark together; None for a segment that was only a condition
-    frames  per segment, how many frames its nats are the sum over: of a segment with holes those in
-            the holes
+    frames  per segment, how many frames its nats are the sum over: of a segment with spans to
+            infill those in the spans
     kind    "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
             "estimate": the least certain among the predicted segments. It is of the codes or
             latents as they are; whether a signal has other codes too, the model does not know
@@ -130,6 +130,6 @@ def _kind(lm: LM, document: Document) -> str:
 def _n_frames(segment: Segment | None) -> int:
     if segment is None:
         return 0
-    if segment.holes:
-        return sum(b - a for a, b in segment.holes)
+    if segment.infill_spans:
+        return sum(b - a for a, b in segment.infill_spans)
     return len(segment)

@@ -78,8 +78,8 @@ class TrajectoryRecorder:
 
     def _state(self, segment: Segment, frames: np.ndarray) -> State:
         """The sample with its new frames (n, C or D) as they were."""
-        # holes are filled in order, all else continues at the end
-        spans = segment.holes or ((0, len(segment)),)
+        # spans are infilled in order, all else continues at the end
+        spans = segment.infill_spans or ((0, len(segment)),)
         new = np.concatenate([np.arange(a, b) for a, b in spans])[-len(frames) :]
         masked = np.zeros(len(segment), bool)
         if self.signature.levels:
@@ -90,13 +90,13 @@ class TrajectoryRecorder:
 
 
 def _n_missing(known: Segment, n_frames: int | None) -> int:
-    """How many frames of a segment are to be drawn: those in its holes, else those missing.
+    """How many frames of a segment are to be drawn: those to infill, else those missing.
 
     0 where the number is open.
     """
-    in_holes = sum(b - a for a, b in known.holes)
-    if in_holes or n_frames is None:
-        return in_holes
+    n_to_infill = sum(b - a for a, b in known.infill_spans)
+    if n_to_infill or n_frames is None:
+        return n_to_infill
     return n_frames - len(known)
 
 

@@ -37,7 +37,7 @@ from mmtok.io.files import read_tensors
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.terminal import print_status
-from mmtok.model.generate import fill_holes, generate, stream
+from mmtok.model.generate import generate, infill, stream
 from mmtok.model.likelihood import LogLikelihood, score, score_part
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled
@@ -313,7 +313,7 @@ class Run:
         samples: list[Sampled] = []
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         last = prompts[0].target
-        continue_prompts = fill_holes if last.holes else generate
+        continue_prompts = infill if last.infill_spans else generate
         recorder = trajectory_recorder(self.lm, prompts[:batch], sampling)
         with Progress(f"draw {last.modality}", len(prompts), "samples") as progress:
 

@@ -1,5 +1,5 @@
 """Asking a run: prompts and scores from words and files, orders that were never trained, seeds,
-holes, stop reasons.
+infilling, stop reasons.
 """
 
 import json
@@ -236,7 +236,7 @@ def test_any_words_are_a_prompt_and_a_name(run, tmp_path, prompt, to):
     )
 
 
-# ---- the beginning, and holes
+# ---- the beginning, and infilling
 
 
 def test_a_beginning_of_what_is_asked_for_is_kept(run, signals, tmp_path):
@@ -249,7 +249,7 @@ def test_a_beginning_of_what_is_asked_for_is_kept(run, signals, tmp_path):
     assert path.read_bytes().startswith(b"da")
 
 
-def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
+def test_infilled_spans_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
     paths = sampling.sample(
         run, ["dark"], "image", 5, tmp_path, infill=f"{signals['image']}:4:8", temperature=2.0
     )
@@ -264,7 +264,7 @@ def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hole, said",
+    "infill, said",
     [
         ("{image}", "FILE:START:STOP"),
         ("{image}:4", "FILE:START:STOP"),
@@ -276,14 +276,14 @@ def test_holes_are_drawn_anew_and_the_rest_stays(run, signals, tmp_path):
         ("none.png:0:1", "no file at none.png"),
     ],
 )
-def test_wrong_holes_are_refused(run, signals, tmp_path, hole, said):
+def test_wrong_spans_to_infill_are_refused(run, signals, tmp_path, infill, said):
     with pytest.raises(UserError) as error:
-        sampling.sample(run, ["dark"], "image", 1, tmp_path, infill=hole.format(**signals))
+        sampling.sample(run, ["dark"], "image", 1, tmp_path, infill=infill.format(**signals))
     assert said in str(error.value)
 
 
-def test_holes_need_to_be_trained(run, signals, tmp_path):
-    with pytest.raises(UserError, match="holes in speech need a run trained with infill > 0"):
+def test_infilling_needs_to_be_trained(run, signals, tmp_path):
+    with pytest.raises(UserError, match="speech needs a run trained with infill > 0"):
         sampling.sample(run, ["low"], "speech", 1, tmp_path, infill=f"{signals['speech']}:0:2")
 
 

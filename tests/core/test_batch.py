@@ -43,7 +43,7 @@ def test_unpack_inverts_pack(vocabulary, corpus, seq_len):
 def test_what_comes_out_is_the_document_that_went_in(vocabulary, trap):
     stream = unpack(vocabulary, pack(vocabulary, [[to_stream(vocabulary, trap)]]))[0][0]
     for a, b in zip(trap.segments, to_document(vocabulary, stream).segments, strict=True):
-        assert np.array_equal(a.values, b.values) and a.holes == b.holes
+        assert np.array_equal(a.values, b.values) and a.infill_spans == b.infill_spans
 
 
 def test_documents_begin_with_their_mark_at_position_zero_and_padding_is_nobodys(

@@ -15,7 +15,7 @@ def same_segment(a, b):
     return (
         a.modality == b.modality
         and np.array_equal(a.values, b.values)
-        and a.holes == b.holes
+        and a.infill_spans == b.infill_spans
         and a.truncated == b.truncated
     )
 
@@ -39,8 +39,8 @@ def test_every_predicted_id_is_legal_and_may_end_says_whether_the_end_is(vocabul
 
 
 def test_what_is_not_predicted_is_given_or_certain(vocabulary, segment):
-    """In a fully predicted document without holes only marks between segments and certain ends go
-    without p.
+    """In a fully predicted document without infilling only marks between segments and certain ends
+    go without p.
     """
     stream = to_stream(
         vocabulary,
@@ -70,7 +70,7 @@ def test_illegal_ids_are_refused_in_every_state(vocabulary, corpus):
     for state in states:
         inside = state.modality is not None and not state.due
         given = {vocabulary.hole} if inside and not state.filling else set()
-        if inside and not state.holes:  # a truncated segment: the next begins without its end mark
+        if inside and not state.n_open:  # a truncated segment: the next begins without its end mark
             given |= {vocabulary.null, *map(vocabulary.begin, vocabulary.signatures)}
         legal = set(legal_ids(vocabulary, state).tolist())
         assert legal, state
@@ -139,7 +139,7 @@ def test_a_prompt_stops_at_its_open_end(vocabulary, segment):
     known = segment("image", 3)
     x = (known.codes[:, 0] + vocabulary.span("image")[0]).tolist()
     assert ids((text, known), (False, True))[-4:] == [begin, *x]
-    two = Segment("image", codes=known.codes, holes=((0, 1), (3, 3)))
+    two = Segment("image", codes=known.codes, infill_spans=((0, 1), (3, 3)))
     assert ids((two,), (True,), n_filled=0)[1:] == [begin, hole, x[1], x[2], hole, end, fill]
     assert ids((two,), (True,), n_filled=1)[1:] == [
         begin,
@@ -201,10 +201,10 @@ def test_headers_stand_before_the_order():
         (Segment("speech", codes=np.zeros((2, 5), int)), "does not fit"),
         (Segment("voice", codes=np.zeros((2, 3), int)), "does not fit"),
         (Segment("speech", latents=np.zeros((2, 6), np.float32)), "does not fit"),
-        (Segment("jets", codes=np.zeros((3, 3), int), holes=((0, 1),)), "holes"),
+        (Segment("jets", codes=np.zeros((3, 3), int), infill_spans=((0, 1),)), "infilling"),
         (Segment("image", codes=np.zeros((8, 1), int)), "8 frames"),
         (Segment("image", codes=np.zeros((10, 1), int), truncated=True), "10 frames"),
-        (Segment("image", codes=np.zeros((8, 1), int), holes=((0, 2),)), "8 frames"),
+        (Segment("image", codes=np.zeros((8, 1), int), infill_spans=((0, 2),)), "8 frames"),
     ],
 )
 def test_segments_that_do_not_fit_are_refused_in_one_line(vocabulary, wrong, says):

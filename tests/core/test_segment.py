@@ -30,15 +30,15 @@ def test_a_signature_survives_json():
         assert from_plain(json.loads(json.dumps(s.as_dict())), Signature, "signature") == s
 
 
-@pytest.mark.parametrize("holes", [((3, 2),), ((0, 2), (1, 3)), ((4, 6),), ((-1, 2),)])
-def test_holes_are_ordered_spans_within_the_frames(holes):
-    with pytest.raises(ValueError, match="holes"):
-        Segment("x", codes=codes(5), holes=holes)
+@pytest.mark.parametrize("spans", [((3, 2),), ((0, 2), (1, 3)), ((4, 6),), ((-1, 2),)])
+def test_spans_to_infill_are_ordered_and_within_the_frames(spans):
+    with pytest.raises(ValueError, match="infill_spans"):
+        Segment("x", codes=codes(5), infill_spans=spans)
 
 
-def test_holes_may_touch_be_empty_and_reach_the_ends():
-    holes = ((0, 0), (0, 2), (2, 5), (5, 5))
-    assert Segment("x", codes=codes(5), holes=holes).holes == holes
+def test_spans_to_infill_may_touch_be_empty_and_reach_the_ends():
+    spans = ((0, 0), (0, 2), (2, 5), (5, 5))
+    assert Segment("x", codes=codes(5), infill_spans=spans).infill_spans == spans
 
 
 def test_a_segment_is_one_table_of_frames():
@@ -49,7 +49,7 @@ def test_a_segment_is_one_table_of_frames():
     with pytest.raises(ValueError, match="shape"):
         Segment("x", codes=np.zeros(3, int))
     with pytest.raises(ValueError, match="truncated"):
-        Segment("x", codes=codes(3), truncated=True, holes=((0, 1),))
+        Segment("x", codes=codes(3), truncated=True, infill_spans=((0, 1),))
     assert len(Segment("x", codes=codes(3))) == 3
 
 

@@ -200,7 +200,7 @@ def test_steps_of_a_round_share_its_rows_out(loader):
     assert all(sum(1 for _ in row) > 0 for row in rows)
 
 
-# ---- conditions, holes, corruption
+# ---- conditions, infilling, corruption
 
 
 def test_conditions_are_left_out_as_often_as_the_task_says(loader):
@@ -218,14 +218,14 @@ def test_predicted_conditions_are_not_when_they_are_left_out(loader):
     assert all((d.segments[0] is None) == (not d.predict[0]) for d in found)
 
 
-def test_holes_come_as_often_as_the_task_says_and_anywhere(loader):
+def test_infilling_comes_as_often_as_the_task_says_and_anywhere(loader):
     found = [d.target for d in documents(loader(tasks=TASKS[1:2]), range(60))]
-    assert np.mean([bool(s.holes) for s in found]) == pytest.approx(0.5, abs=0.06)
-    spans = [(a / len(s), b / len(s)) for s in found for a, b in s.holes]
+    assert np.mean([bool(s.infill_spans) for s in found]) == pytest.approx(0.5, abs=0.06)
+    spans = [(a / len(s), b / len(s)) for s in found for a, b in s.infill_spans]
     assert (
         min(a for a, _ in spans) == 0
         and max(b for _, b in spans) == 1
-        and all(len(s.holes) <= 1 for s in found)
+        and all(len(s.infill_spans) <= 1 for s in found)
     )
 
 
@@ -341,8 +341,8 @@ def test_a_task_without_examples_is_refused(loader):
         loader(tasks=(Task(("image",), ("speech",)),))
 
 
-def test_holes_in_an_ordered_set_are_refused_before_training(loader):
-    with pytest.raises(UserError, match="holes are not possible in jets"):
+def test_infilling_an_ordered_set_is_refused_before_training(loader):
+    with pytest.raises(UserError, match="infilling is not possible in jets"):
         loader(tasks=(Task(("caption",), ("jets",), infill=0.1),))
 
 
@@ -378,7 +378,7 @@ def test_nonsense_corruption_is_refused(wrong):
         InputMasking(**wrong)
 
 
-def test_a_truncated_segment_gets_no_hole(tmp_path, vocabulary, segment):
+def test_a_truncated_segment_is_not_infilled(tmp_path, vocabulary, segment):
     rows = [{"speech": segment("speech", 5, truncated=True)} for _ in range(4)]
     write_tokens(tmp_path / "t.parquet", {"speech": vocabulary.signatures["speech"]}, rows)
     one = Loader(
@@ -390,7 +390,9 @@ def test_a_truncated_segment_gets_no_hole(tmp_path, vocabulary, segment):
         24,
         0,
     )
-    assert all(s.truncated and not s.holes for d in documents(one, range(3)) for s in d.segments)
+    assert all(
+        s.truncated and not s.infill_spans for d in documents(one, range(3)) for s in d.segments
+    )
     assert isinstance(rows[0]["speech"], Segment)
 
 

@@ -251,7 +251,7 @@ def test_missing_and_retyped_columns_are_refused(tmp_path):
         Segment("text", codes=np.array([[1, 2]])),
         Segment("text", latents=np.zeros((1, 1), np.float32)),
         Segment("image", codes=np.array([[1]])),
-        Segment("text", codes=np.array([[1], [2]]), holes=((0, 1),)),
+        Segment("text", codes=np.array([[1], [2]]), infill_spans=((0, 1),)),
     ],
 )
 def test_segments_that_do_not_fit_are_not_written(tmp_path, segment):

@@ -240,11 +240,11 @@ def test_frames_begun_are_kept():
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-def test_codes_around_holes_are_kept_and_any_subset_can_be_free(steps):
+def test_codes_around_infilled_spans_are_kept_and_any_subset_can_be_free(steps):
     lm, signature = lm_of("codes")
     codes = np.array([[4], [3], [2], [1]])
-    spans = Segment("picture", codes=codes, holes=((0, 1), (2, 3)))
-    empty = Segment("picture", codes=codes[[0, 3]], holes=((1, 1),))
+    spans = Segment("picture", codes=codes, infill_spans=((0, 1), (2, 3)))
+    empty = Segment("picture", codes=codes[[0, 3]], infill_spans=((1, 1),))
     begun = Segment("picture", codes=codes[:2])
     seen = set()
     for seed in range(20):

@@ -38,7 +38,10 @@ def valid(vocabulary, sampled, given=()):
         assert not stream.predict[i] or id in legal_ids(vocabulary, state)
         state = advance(vocabulary, state, int(id))
     back = to_document(vocabulary, stream).target
-    assert np.array_equal(back.codes, sampled.segment.codes) and back.holes == sampled.segment.holes
+    assert (
+        np.array_equal(back.codes, sampled.segment.codes)
+        and back.infill_spans == sampled.segment.infill_spans
+    )
     assert sampled.stop in ("end", "cap") and sampled.segment.truncated == (
-        sampled.stop == "cap" and not sampled.segment.holes
+        sampled.stop == "cap" and not sampled.segment.infill_spans
     )

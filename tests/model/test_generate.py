@@ -13,7 +13,7 @@ import torch
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
-from mmtok.model.generate import fill_holes, generate
+from mmtok.model.generate import generate, infill
 
 MADE = ["text", "speech", "image", "jets", "tiles", "absent"]
 WAYS = [
@@ -57,7 +57,7 @@ def test_whatever_an_untrained_model_samples_decodes(
 
 
 @pytest.mark.parametrize("modality", ["text", "speech", "image", "tiles"])
-def test_filled_holes_decode_and_leave_what_was_known(
+def test_infilled_spans_decode_and_leave_what_was_known(
     untrained, lm, vocabulary, segment, modality, prompt, assert_valid
 ):
     n_known = {"image": 5, "tiles": 1}.get(modality, 4)
@@ -65,30 +65,32 @@ def test_filled_holes_decode_and_leave_what_was_known(
     for model, way in itertools.product((untrained, lm), WAYS):
         known = [segment(modality, n_known) for _ in range(16)]
         prompts = [
-            prompt(segment("text", 2), to=replace(k, holes=tuple((a, a) for a in at)))
+            prompt(segment("text", 2), to=replace(k, infill_spans=tuple((a, a) for a in at)))
             for k in known
         ]
         for p, k, sampled in zip(
-            prompts, known, fill_holes(model, prompts, way, torch.Generator().manual_seed(0))
+            prompts, known, infill(model, prompts, way, torch.Generator().manual_seed(0))
         ):
             assert_valid(vocabulary, sampled, p.segments[:-1])
             s = sampled.segment
             inside = np.zeros(len(s), bool)
-            for a, b in s.holes:
+            for a, b in s.infill_spans:
                 inside[a:b] = True
-            assert np.array_equal(s.codes[~inside], k.codes) and len(s.holes) == 4
+            assert np.array_equal(s.codes[~inside], k.codes) and len(s.infill_spans) == 4
             fixed = vocabulary.signatures[modality].frames
             if fixed:
                 assert sampled.stop == "end" and len(s) == fixed
             else:
-                assert (sampled.stop == "cap") == any(b - a == way.max_frames for a, b in s.holes)
+                assert (sampled.stop == "cap") == any(
+                    b - a == way.max_frames for a, b in s.infill_spans
+                )
 
 
 def test_a_prompts_info_does_not_outlive_its_frames(lm, segment, generator, prompt):
     known = replace(segment("image", 4), info={"height": 2, "width": 2})
     assert generate(lm, [prompt(to=known)], Sampling(), generator)[0].segment.info == {}
-    holed = replace(known, holes=((1, 1),))
-    assert fill_holes(lm, [prompt(to=holed)], Sampling(), generator)[0].segment.info == {}
+    holed = replace(known, infill_spans=((1, 1),))
+    assert infill(lm, [prompt(to=holed)], Sampling(), generator)[0].segment.info == {}
 
 
 def test_stop_reasons(lm, vocabulary, segment, generator, nothing, prompt):
@@ -191,23 +193,23 @@ def test_what_has_no_head_or_is_not_in_the_vocabulary_cannot_be_made(
 def test_prompts_are_open_and_of_one_modality(lm, vocabulary, segment, generator, nothing, prompt):
     text = nothing(vocabulary, "text")
     image = segment("image", 2)
-    holes = replace(image, holes=((0, 1), (2, 2)))
+    partly = replace(image, infill_spans=((0, 1), (2, 2)))
     closed = Document((text,), (True,))
     left_out = Document((None,), (False,), open_end=True)
     for wrong in (
         [closed],
         [prompt(to=text), prompt(to=image)],
         [left_out],
-        [prompt(to=holes)],
-        [replace(prompt(to=holes), n_filled=2)],
+        [prompt(to=partly)],
+        [replace(prompt(to=partly), n_filled=2)],
     ):
         with pytest.raises(ValueError):
             generate(lm, wrong, Sampling(), generator)
-    generate(lm, [replace(prompt(to=holes), n_filled=1)], Sampling(), generator)
-    two = prompt(to=replace(image, holes=((0, 0), (2, 2))))
-    for wrong in ([prompt(to=image)], [two, prompt(to=replace(image, holes=((0, 0),)))]):
-        with pytest.raises(ValueError, match="same number of holes"):
-            fill_holes(lm, wrong, Sampling(), generator)
+    generate(lm, [replace(prompt(to=partly), n_filled=1)], Sampling(), generator)
+    two = prompt(to=replace(image, infill_spans=((0, 0), (2, 2))))
+    for wrong in ([prompt(to=image)], [two, prompt(to=replace(image, infill_spans=((0, 0),)))]):
+        with pytest.raises(ValueError, match="same number of spans to infill"):
+            infill(lm, wrong, Sampling(), generator)
 
 
 def test_dropout_is_off_while_sampling_and_on_again_after(vocabulary, segment, nothing, prompt):

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling
-from mmtok.model.generate import fill_holes, generate
+from mmtok.model.generate import generate, infill
 from mmtok.model.likelihood import score
 
 
@@ -79,7 +79,7 @@ def test_streams_are_sampled_as_often_as_they_are_scored(
     assert_as_often_as_scored(drawn, segments, p)
 
 
-def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt):
+def test_spans_are_infilled_as_often_as_they_are_scored(toy_lm, generator, prompt):
     lm = toy_lm([Signature("x", (3,), frames=4)])
     known = np.array([[1], [2]])
     two = ((1, 1), (2, 2))
@@ -92,16 +92,16 @@ def test_holes_are_filled_as_often_as_they_are_scored(toy_lm, generator, prompt)
                 Segment(
                     "x",
                     codes=np.concatenate([known[:1], a, known[1:], b]),
-                    holes=((1, 1 + n), (2 + n, 4)),
+                    infill_spans=((1, 1 + n), (2 + n, 4)),
                 )
             )
     p = np.exp([-s.total for s in score(lm, [Document((s,), (True,)) for s in segments])])
-    drawn = fill_holes(
-        lm, [prompt(to=Segment("x", codes=known, holes=two))] * 3000, Sampling(), generator
+    drawn = infill(
+        lm, [prompt(to=Segment("x", codes=known, infill_spans=two))] * 3000, Sampling(), generator
     )
 
     def key(s):
-        return (s.codes.tobytes(), s.holes)
+        return (s.codes.tobytes(), s.infill_spans)
 
     counts = {key(s): 0 for s in segments}
     for d in drawn:

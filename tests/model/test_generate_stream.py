@@ -107,11 +107,11 @@ def test_a_step_is_made_when_it_is_asked_for(lm, vocabulary, nothing, prompt, mo
 
 
 def test_what_cannot_be_streamed_is_refused(lm, segment, generator, prompt):
-    with pytest.raises(ValueError, match="holes cannot be streamed"):
+    with pytest.raises(ValueError, match="infilling cannot be streamed"):
         next(
             stream(
                 lm,
-                [prompt(to=replace(segment("image", 4), holes=((1, 1),)))],
+                [prompt(to=replace(segment("image", 4), infill_spans=((1, 1),)))],
                 Sampling(),
                 generator,
             )

@@ -1,5 +1,5 @@
 """The probabilities of all streams of a toy grammar sum to 1: every code, every length, every way
-to fill its holes.
+to infill its spans.
 """
 
 import itertools
@@ -133,29 +133,29 @@ def test_two_predicted_segments_sum_to_one_together(toy_lm):
 
 
 def fillings(known, at, sizes, signature):
-    """Every table whose visible frames are `known`, with holes of these sizes before known frame
-    at[0], at[1] ...
+    """Every table whose visible frames are `known`, with spans of these sizes to infill before
+    known frame at[0], at[1] ...
     """
     for filled in all_codes(signature, sum(sizes)):
         pieces = []
-        holes = []
+        spans = []
         start = 0
         used = 0
         for a, n, b in zip([0, *at], [0, *sizes], [*at, len(known)]):
             piece = filled[used : used + n]
             used += n
             if len(pieces):
-                holes.append((start, start + n))
+                spans.append((start, start + n))
             pieces += [piece, known[a:b]]
             start += n + b - a
-        yield Segment("x", codes=np.concatenate(pieces), holes=tuple(holes))
+        yield Segment("x", codes=np.concatenate(pieces), infill_spans=tuple(spans))
 
 
 @pytest.mark.parametrize(
     "signature, head",
     [(Signature("x", (3,), frames=5), None), (Signature("x", (2, 2), frames=5), Chained(6))],
 )
-def test_fillings_of_a_fixed_count_sum_to_one_however_the_holes_share_it(toy_lm, signature, head):
+def test_fillings_of_a_fixed_count_sum_to_one_however_the_spans_share_it(toy_lm, signature, head):
     lm = toy_lm([TEXT, signature], {"x": head} if head else {})
     known = np.ones((2, len(signature.levels)), int)
     for at in ([1], [0, 2], [1, 1, 2]):
@@ -165,8 +165,8 @@ def test_fillings_of_a_fixed_count_sum_to_one_however_the_holes_share_it(toy_lm,
         ), at
 
 
-def test_fillings_of_open_holes_sum_to_one(toy_lm):
-    """A hole closed within one frame or going on to two; then a second one behind each filling of
+def test_fillings_of_open_spans_sum_to_one(toy_lm):
+    """A span closed within one frame or going on to two; then a second one behind each filling of
     the first.
     """
     lm, signature = lm_of(toy_lm, "parallel")
@@ -174,7 +174,7 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
     vocabulary = lm.vocabulary
 
     def going_on(sizes):
-        """Mass of all streams with at least these frames: the last hole's end mark is left out."""
+        """Mass of all streams with at least these frames: the last span's end mark is left out."""
         total = 0.0
         for segment in fillings(known, [0, 1][: len(sizes)], sizes, signature):
             nats = lm(
@@ -188,7 +188,7 @@ def test_fillings_of_open_holes_sum_to_one(toy_lm):
     at = [0, 1]
     closed = sum(mass(lm, list(fillings(known, [0], (n,), signature))) for n in range(2))
     assert abs(closed + going_on((2,)) - 1) < 1e-12
-    # with two holes, sum the second out for each filling of the first: the first alone remains
+    # with two spans, sum the second out for each filling of the first: the first alone remains
     for n in range(2):
         inner = sum(
             mass(lm, list(fillings(known, at, (n, k), signature))) for k in range(2)
@@ -214,7 +214,7 @@ def test_scores_are_per_segment_and_do_not_depend_on_how_documents_are_batched(l
     for d, s in zip(corpus, one_by_one):
         batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)]])
         assert abs(s.total - lm(batch).total.sum().item()) < 1e-10 and s.kind == "exact"
-    assert one_by_one[0].frames == (5, 7, 3, 3, 6)  # of the image only those in its hole
+    assert one_by_one[0].frames == (5, 7, 3, 3, 6)  # of the image only those to infill
     assert one_by_one[2].frames == (0, 4)
     assert score(lm, []) == []
 

@@ -92,17 +92,17 @@ def test_what_the_model_rules_out_has_infinite_nats():
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize(
-    "holes",
+    "spans",
     [((1, 3),), ((0, 2),), ((0, 1), (2, 3)), ((0, 4),), ((0, 2), (2, 3)), ((0, 1), (1, 3), (3, 4))],
 )
-def test_holes_are_refused_also_where_their_frames_add_up_to_whole_segments(name, holes):
+def test_infilling_is_refused_also_where_their_frames_add_up_to_whole_segments(name, spans):
     lm, signature = lm_of(name)
     for n_documents in (1, 2, 4):
         with pytest.raises(
             UserError,
-            match="whole segments of 4 frames: it can be neither cut short nor have holes",
+            match="whole segments of 4 frames: it can be neither cut short nor infilled",
         ):
-            score(lm, [asked(signature, holes=holes)] * n_documents)
+            score(lm, [asked(signature, infill_spans=spans)] * n_documents)
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -13,7 +13,7 @@ from mmtok.diffusion.samplers import Euler
 from mmtok.heads.categorical import Chained
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.heads.sampling import Sampling
-from mmtok.model.generate import fill_holes, generate
+from mmtok.model.generate import generate, infill
 from mmtok.model.lm import DecoderConfig
 from mmtok.model.trajectory import N_RECORDED, N_STATES, trajectory_recorder
 from mmtok.nn.audio import MelSpec
@@ -61,9 +61,9 @@ def frames(n):
     return np.random.default_rng(n).normal(size=(n, BANDS)).astype(np.float32)
 
 
-def speech(run, n=1, known=0, holes=()):
+def speech(run, n=1, known=0, spans=()):
     """n prompts for speech, some frames of it given."""
-    said = Segment("speech", latents=frames(known), holes=holes)
+    said = Segment("speech", latents=frames(known), infill_spans=spans)
     return [run.prompt([run.tokenizers["text"].encode("low")], "speech", said)] * n
 
 
@@ -145,16 +145,16 @@ def test_a_state_shows_every_frame_after_as_many_steps_of_its_own(spoken, monkey
         )
 
 
-@pytest.mark.parametrize("holes", [((2, 2),), ((0, 0), (3, 3), (4, 4))])
-def test_frames_of_holes_walk_in_their_place(spoken, holes):
-    prompts = speech(spoken, 8, known=4, holes=holes)
+@pytest.mark.parametrize("spans", [((2, 2),), ((0, 0), (3, 3), (4, 4))])
+def test_infilled_frames_walk_in_their_place(spoken, spans):
+    prompts = speech(spoken, 8, known=4, spans=spans)
     sampling = Sampling(max_frames=3)
-    plain = fill_holes(spoken.lm, prompts, sampling, torch.Generator().manual_seed(0))
+    plain = infill(spoken.lm, prompts, sampling, torch.Generator().manual_seed(0))
     drawn = spoken.draw(prompts, sampling, 0)
     assert any(d.trajectory for d in drawn)
     for a, d in zip(plain, drawn, strict=True):
         same(a.segment, d.segment)
-        new = np.concatenate([np.arange(*span) for span in d.segment.holes])
+        new = np.concatenate([np.arange(*span) for span in d.segment.infill_spans])
         assert bool(d.trajectory) == bool(len(new))
         for state, _ in d.trajectory:
             np.testing.assert_array_equal(np.delete(state.values, new, 0), frames(4))
@@ -168,8 +168,8 @@ def test_frames_of_holes_walk_in_their_place(spoken, holes):
         ({"codes": np.ones((8, 1), int)}, 0, 8),
         ({"codes": np.ones((13, 1), int)}, 0, 3),
         ({"codes": np.ones((8, 1), int)}, 2, 2),
-        ({"codes": np.ones((16, 1), int), "holes": ((0, 3), (8, 12))}, 0, 7),
-        ({"codes": np.ones((7, 1), int), "holes": ((3, 3),)}, 0, 8),
+        ({"codes": np.ones((16, 1), int), "infill_spans": ((0, 3), (8, 12))}, 0, 7),
+        ({"codes": np.ones((7, 1), int), "infill_spans": ((3, 3),)}, 0, 8),
     ],
 )
 def test_of_codes_as_many_steps_count_as_are_taken(latent_run, known, steps, n_tiles):

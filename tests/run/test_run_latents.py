@@ -1,5 +1,5 @@
 """Runs whose pictures are drawn by diffusion, or as codes in any order, asked by the command line:
-samples, holes, scores, refusals.
+samples, infilling, scores, refusals.
 """
 
 import json
@@ -136,7 +136,7 @@ def test_states_of_samples_that_were_replaced_go(latent_run, tmp_path, monkeypat
     assert [p.name for p in (tmp_path / "steps").iterdir()] == ["light-000.png"]
 
 
-# ---- holes
+# ---- infilling
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_states_of_samples_that_were_replaced_go(latent_run, tmp_path, monkeypat
         ("0:8,8:16", []),
     ],
 )
-def test_codes_in_any_order_fill_holes_without_training_for_them(
+def test_codes_in_any_order_infill_without_training_for_them(
     latent_run, picture, tmp_path, spans, known
 ):
     run = latent_run("codes")
@@ -195,7 +195,7 @@ def test_codes_in_any_order_fill_holes_without_training_for_them(
             ("--infill", "{}:0:2"),
             "whole segments of latents, of which no part can be kept",
         ),
-        ("frames", ("--infill", "{}:0:2"), "need a run trained with infill > 0"),
+        ("frames", ("--infill", "{}:0:2"), "needs a run trained with infill > 0"),
         ("codes", ("--infill", "{}:0:4,2:6"), "the spans overlap"),
         ("codes", ("--infill", "{}:0:4,12:17"), "of 16 frames"),
         ("codes", ("--infill", "{}:0:4,8"), "must be FILE:START:STOP"),
@@ -231,11 +231,11 @@ def test_steps_of_what_is_drawn_code_by_code(latent_run, picture, tiny_run, said
     )
 
 
-def test_several_holes_where_one_was_trained(tiny_run, picture, said):
+def test_several_spans_where_one_was_trained(tiny_run, picture, said):
     line = said(
         ["sample", tiny_run, "--prompt", "dark", "--to", "image", "--infill", f"{picture}:0:2,4:6"]
     )
-    assert "one hole at a time" in line and "MaskedDiffusion" in line
+    assert "one span at a time" in line and "MaskedDiffusion" in line
 
 
 @pytest.mark.parametrize(
