@@ -27,16 +27,22 @@ Out = Annotated[
 Overrides = Annotated[
     Sequence[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")
 ]
-Modality = Annotated[str, Arg("text, speech, image or jets", "MODALITY")]
+Modality = Annotated[
+    str, Arg("text, speech, image or jets, or one that the --recipe brings", "MODALITY")
+]
 RecipeFile = Annotated[
     Path | None,
     Arg("the run's recipe file, if it defines tokenizers, sources or heads of its own", "FILE"),
+]
+OwnTokenizers = Annotated[
+    Path | None,
+    Arg("a recipe whose tokenizers are taken, also of modalities that mmtok does not know", "FILE"),
 ]
 Folder = Annotated[
     Path | None,
     Arg(
         "a tokenizer's folder, or a sentencepiece .model file (default: the training-free tokenizer"
-        " of the modality)",
+        " of the modality, or the --recipe's)",
         "FOLDER",
     ),
 ]
@@ -334,7 +340,7 @@ def tokenize(
     modality: Modality,
     files: Annotated[
         Sequence[Path],
-        Arg("files of one signal each, or of many jets; a folder stands for all in it", "FILE"),
+        Arg("files of one signal or of many jets each; a folder stands for all in it", "FILE"),
     ],
     *,
     out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
@@ -358,6 +364,7 @@ def tokenize(
             "I/N",
         ),
     ] = None,
+    recipe: OwnTokenizers = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
@@ -367,7 +374,9 @@ def tokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    done = tokenize_files(modality, files, out, tokenizer, shard, check, prepare, allow_clipping)
+    done = tokenize_files(
+        modality, files, out, tokenizer, shard, check, prepare, allow_clipping, recipe
+    )
     print_answer_lines(done.summary())
 
 
@@ -376,6 +385,7 @@ def detokenize(
     *,
     out: Annotated[Path, Arg("the folder for the files", "DIR", "-o")],
     tokenizer: Folder = None,
+    recipe: OwnTokenizers = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
@@ -389,7 +399,7 @@ def detokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    paths = detokenize_file(tokens, out, tokenizer)
+    paths = detokenize_file(tokens, out, tokenizer, recipe)
     print_answer(f"{counted(len(paths), 'file')} in {out}")
 
 

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmtok.commands.signal_files import SUFFIXES, WRITTEN, tokenizer_in, write_signal
+from mmtok.commands.signal_files import configs_of, files_of, tokenizer_in, write_signal
 from mmtok.data.mapped import width_of
 from mmtok.data.tokens import TokenFile, groups, read_tokens
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside, is_name, tree_names
 from mmtok.io.files import remove_leftovers_of
 from mmtok.io.progress import Progress
+from mmtok.io.signal_files import SignalFiles
 
 if TYPE_CHECKING:
-    from mmtok.tokenizers.base import Tokenizer
+    from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 
 BATCH = 64  # the most signals that are decoded at once
 MOST_FOLDERS = 8  # one in another, of what is written: paths have a longest length too
 
 
-def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> list[Path]:
+def detokenize_file(
+    tokens: Path, out: Path, tokenizer: Path | None = None, recipe_file: Path | None = None
+) -> list[Path]:
     """Decode every field of a token file into `out`, a file for each row; return the paths.
 
     A file gets the name of the one that its tokens were made from, with the suffix of what is
-    written; if the token file does not hold it, FIELD-000000.png and so on. The jets of one file
-    are one file again. Names are made safe and distinct (`file_names`), and nothing is written
-    outside `out`.
+    written; if the token file does not hold it, FIELD-000000.png and so on. Where a file holds many
+    signals (jets), those of one file are one file again. Names are made safe and distinct
+    (`file_names`), and nothing is written outside `out`.
 
     Raises UserError if a field was made by another tokenizer, and if a file of such a name exists:
     it may be the one that the tokens were made from.
@@ -41,10 +44,15 @@ def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> l
         out: the folder.
         tokenizer: a tokenizer's folder, or a folder that holds one for each field or modality; None
             is the training-free default of each field's modality.
+        recipe_file: a recipe whose tokenizers are taken instead of the defaults; they may be of
+            modalities from outside the package.
     """
     file = read_tokens(tokens)
-    tokenizers = {name: _tokenizer_of(file, name, tokenizer) for name in file.fields}
-    stems = {name: _stems(file, name, out) for name in file.fields}
+    configs = configs_of(recipe_file)
+    tokenizers = {name: _tokenizer_of(file, name, tokenizer, configs) for name in file.fields}
+    stems = {
+        name: _stems(file, name, files_of(used.config), out) for name, used in tokenizers.items()
+    }
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in file.fields:
@@ -53,7 +61,9 @@ def detokenize_file(tokens: Path, out: Path, tokenizer: Path | None = None) -> l
     return paths
 
 
-def _tokenizer_of(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
+def _tokenizer_of(
+    file: TokenFile, name: str, folder: Path | None, configs: Mapping[str, TokenizerConfig]
+) -> Tokenizer:
     """The tokenizer that made a field. Raises UserError if it is not the one in the folder."""
     signature = file.signatures[name]
     if folder is not None and not (folder / "tokenizer.json").exists():
@@ -62,7 +72,7 @@ def _tokenizer_of(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
             if is_name(sub) and (folder / sub).is_dir():
                 folder = folder / sub
                 break
-    tokenizer = tokenizer_in(folder, signature.modality)
+    tokenizer = tokenizer_in(folder, signature.modality, configs)
     found = tokenizer.signature.fingerprint
     if found != signature.fingerprint:
         hint = "use the tokenizer it was made with"
@@ -76,17 +86,14 @@ def _tokenizer_of(file: TokenFile, name: str, folder: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
-    """Where each row of a field goes, without suffix; jets of one file share one."""
-    modality = file.signatures[field].modality
-    suffix = WRITTEN.get(modality, "")
+def _stems(file: TokenFile, field: str, files: SignalFiles, out: Path) -> list[Path]:
+    """Where each row of a field goes, without suffix; many signals of one file share one."""
     names = file.files(field)
-    words = _words(file, field, names)
+    words = _words(file, field, files, names)
     stems = [out.joinpath(*parts) for parts in tree_names(words)]
     targets = []
     for name, stem in zip(names, stems, strict=True):
-        written = stem.with_name(stem.name + suffix)
-        target = inside(out, written.relative_to(out).as_posix())
+        target = inside(out, files.named(stem).relative_to(out).as_posix())
         targets.append(target)
         if name is not None and os.path.lexists(target):
             raise UserError(
@@ -97,23 +104,25 @@ def _stems(file: TokenFile, field: str, out: Path) -> list[Path]:
     return stems
 
 
-def _words(file: TokenFile, field: str, names: Sequence[str | None]) -> list[list[str]]:
+def _words(
+    file: TokenFile, field: str, files: SignalFiles, names: Sequence[str | None]
+) -> list[list[str]]:
     """The folders and the stem of each row's file, before they are made safe."""
-    modality = file.signatures[field].modality
     own = file_names(file.fields)[file.fields.index(field)]
     above = [own] if len(file.fields) > 1 else []
-    many_rows_a_file = modality == "jets"
     words: list[list[str]] = []
     for row, name in enumerate(names):
         if name is not None:
-            parts = _parts(name, SUFFIXES.get(modality, ()), WRITTEN.get(modality, ""))
+            parts = _parts(name, files.suffixes, files.written)
             words.append([*above, *parts])
-        elif many_rows_a_file:
+        elif files.many:
             words.append([own])
         else:
             words.append([f"{own}-{row:06d}"])
     # two files, such as a.jpg and a.png, may come to the same words
-    origins = [name if many_rows_a_file else row for row, name in enumerate(names)]
+    origins: Sequence[object] = range(len(names))
+    if files.many:
+        origins = names
     pairs = {(tuple(parts), origin) for parts, origin in zip(words, origins, strict=True)}
     n_origins = Counter(parts for parts, _ in pairs)
     for parts, origin in zip(words, origins, strict=True):
@@ -143,9 +152,10 @@ def _parts(name: str, suffixes: Sequence[str], written: str) -> list[str]:
 def _decode_field(
     file: TokenFile, name: str, tokenizer: Tokenizer, stems: Sequence[Path], progress: Progress
 ) -> list[Path]:
-    modality = file.signatures[name].modality
+    """Decode the rows of one field and write them; return the files."""
+    files = files_of(tokenizer.config)
     paths: list[Path] = []
-    jets: dict[Path, list[np.ndarray]] = {}
+    many: dict[Path, list[Any]] = {}
     sizes = file.lengths(name) * width_of(file.signatures[name])
     for rows in groups(np.flatnonzero(file.has(name)).tolist(), BATCH, lambda row: sizes[row]):
         segments = [file.segment(name, row) for row in rows]
@@ -157,9 +167,11 @@ def _decode_field(
             ) from None
         for row, signal in zip(rows, signals, strict=True):
             stems[row].parent.mkdir(parents=True, exist_ok=True)
-            if modality == "jets":
-                jets.setdefault(stems[row], []).append(signal)
+            if files.many:
+                many.setdefault(stems[row], []).append(signal)
             else:
-                paths.append(write_signal(stems[row], modality, signal, tokenizer))
+                paths.append(write_signal(stems[row], files, signal, tokenizer.config))
         progress.advance(len(rows))
-    return paths + [write_signal(stem, modality, mine, tokenizer) for stem, mine in jets.items()]
+    for stem, signals in many.items():
+        paths.append(write_signal(stem, files, signals, tokenizer.config))
+    return paths

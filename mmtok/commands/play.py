@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -90,7 +91,7 @@ def sample(
         document = prompt_document(run, prompt, modality)
         to_stdout(run, document, run.sampling(modality, **changes), seed)
         return []
-    if modality != "speech":
+    if modality not in STREAMED or not STREAMED[modality].is_sound:
         raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
     with Player(play or "", SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
 
@@ -206,7 +207,8 @@ def draw_and_play(
     start = time.monotonic()
     first_sound: tuple[float, int, int] | None = None  # seconds, frames, row
     steps = run.stream(prompts, sampling, seed)
-    pieces = sounds(run.tokenizers["speech"], in_turn(steps, [p.target.values for p in prompts]))
+    tokenizer = run.tokenizers[prompts[0].target.modality]
+    pieces = sounds(tokenizer, in_turn(steps, [p.target.values for p in prompts]))
     while True:
         try:
             row, n_frames, piece = next(pieces)
@@ -306,24 +308,17 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
     speech on a terminal, and if standard output is closed.
     """
     known = document.target
-    if known.modality not in ("speech", "text"):
+    streamed = STREAMED.get(known.modality)
+    if streamed is None:
         raise UserError(
             f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder"
         )
-    write = stdout_writer(known.modality)
-    tokenizer = run.tokenizers[known.modality]
+    write = stdout_writer(streamed.is_sound)
     row_frames = in_turn(run.stream([document], sampling, seed), [known.values])
     n_written = 0
-    if known.modality == "text":
-        for piece in text_pieces(tokenizer, row_frames):
-            write(piece.encode())
-            n_written += len(piece)
-        write(b"\n")
-    else:
-        write(wav_header(SoundStream(tokenizer).spec.rate_hz))
-        for _, _, samples in sounds(tokenizer, row_frames):
-            write(pcm(samples))
-            n_written += len(samples)
+    for piece, length in streamed.pieces(run.tokenizers[known.modality], row_frames):
+        write(piece)
+        n_written += length
     if not n_written:
         warnings.warn(
             f"the sample ended before its first frame, so that this {known.modality} is empty; draw"
@@ -332,7 +327,7 @@ def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> No
         )
 
 
-def stdout_writer(modality: str) -> Callable[[bytes], None]:
+def stdout_writer(is_sound: bool) -> Callable[[bytes], None]:
     """The function that writes a sample's next bytes to standard output.
 
     Raises UserError if standard output cannot take them.
@@ -341,7 +336,7 @@ def stdout_writer(modality: str) -> Callable[[bytes], None]:
         raise UserError("sample: --out - writes to standard output, which is closed; name a folder")
     if not sys.stdout.isatty():
         return terminal.write_raw
-    if modality != "text":
+    if is_sound:
         raise UserError(
             "sample: --out - writes speech as WAV, which is nothing for a terminal; send it into a"
             " file or a pipe, or take --play"
@@ -368,6 +363,20 @@ def text_pieces(tokenizer: Any, row_frames: Iterator[tuple[int, np.ndarray]]) ->
         yield text[len(shown) :]
 
 
+def text_bytes(tokenizer: Any, row_frames: RowFrames) -> Iterator[tuple[bytes, int]]:
+    """A text as UTF-8, piece by piece, each with its letters; a newline at the end."""
+    for piece in text_pieces(tokenizer, row_frames):
+        yield piece.encode(), len(piece)
+    yield b"\n", 0
+
+
+def wav_bytes(tokenizer: Any, row_frames: RowFrames) -> Iterator[tuple[bytes, int]]:
+    """A sound as WAV, piece by piece, each with its samples; the header first."""
+    yield wav_header(SoundStream(tokenizer).spec.rate_hz), 0
+    for _, _, samples in sounds(tokenizer, row_frames):
+        yield pcm(samples), len(samples)
+
+
 def wav_header(rate_hz: int) -> bytes:
     """The header of a WAV stream of 16-bit mono samples.
 
@@ -376,3 +385,23 @@ def wav_header(rate_hz: int) -> bytes:
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, 2 * rate_hz, 2, 16)
     length = struct.pack("<I", UNKNOWN)
     return b"RIFF" + length + b"WAVE" + form + b"data" + length
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """How a sample goes to standard output while it is drawn.
+
+    Attributes:
+        pieces: a function (tokenizer, frames) -> its bytes, piece by piece, each with how many
+            letters or samples it has.
+        is_sound: whether it can be played, and is nothing for a terminal.
+    """
+
+    pieces: Callable[[Any, RowFrames], Iterator[tuple[bytes, int]]]
+    is_sound: bool
+
+
+STREAMED = {  # by modality; all others go to files
+    "text": Streamed(text_bytes, is_sound=False),
+    "speech": Streamed(wav_bytes, is_sound=True),
+}

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtok.commands.signal_files import SUFFIXES, signals_of
+from mmtok.commands.signal_files import all_files, files_of, signals_of
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
+from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.run.run import Run
+from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.sources.text import TextFile, chunks, read_text
 from mmtok.sources.transcripts import caption_of
 from mmtok.tokenizers.base import counting
 
 
-def modality_of(path: Path) -> str:
-    """The modality of a file, by its suffix. Raises UserError for an unknown suffix."""
-    for modality, suffixes in SUFFIXES.items():
-        if path.suffix.lower() in suffixes:
+def modality_of(path: Path, files: Mapping[str, SignalFiles] = SIGNAL_FILES) -> str:
+    """The modality of a file, by its suffix. Raises UserError for an unknown suffix.
+
+    files: modality -> its files; where two have a suffix, the first counts.
+    """
+    for modality, of_modality in files.items():
+        if path.suffix.lower() in of_modality.suffixes:
             return modality
     raise UserError(
         f"{path}: the suffix {path.suffix!r} belongs to no modality; known are"
-        f" {', '.join(_known_suffixes())}"
+        f" {', '.join(_suffixes(files))}"
     )
 
 
-def _known_suffixes() -> list[str]:
-    return [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+def _suffixes(files: Mapping[str, SignalFiles]) -> list[str]:
+    return list(dict.fromkeys(s for of_modality in files.values() for s in of_modality.suffixes))
 
 
-def expand_folders(words: Sequence[str]) -> list[str]:
+def run_files(run: Run) -> dict[str, SignalFiles]:
+    """Modality -> its files, of the run's modalities first, then of all others."""
+    return all_files(run.recipe.tokenizers.values())
+
+
+def expand_folders(run: Run, words: Sequence[str]) -> list[str]:
     """The words, with a folder (written as a path) replaced by the files below it."""
     expanded: list[str] = []
     for word in words:
         if _is_folder(word):
-            expanded += map(str, files_among([Path(word)], _known_suffixes()))
+            expanded += map(str, files_among([Path(word)], _suffixes(run_files(run))))
         else:
             expanded.append(word)
     return expanded
@@ -53,12 +63,12 @@ def read_segments(run: Run, word: str) -> list[Segment]:
     """
     path = Path(word)
     if not is_file(word):
-        if path.suffix.lower() in _known_suffixes():
+        if path.suffix.lower() in _suffixes(run_files(run)):
             raise UserError(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise UserError(f"{word} is a folder; name a file in it, or give words")
         return run.encode("text", [word])
-    modality = modality_of(path)
+    modality = modality_of(path, run_files(run))
     tokenizer = tokenizer_of(run, modality)
     try:
         with counting([tokenizer]):
@@ -75,7 +85,8 @@ def _signals(run: Run, modality: str, path: Path) -> list[Any]:
     """
     prepare = run.preparer(modality)
     if modality != "text":
-        return [signal for _, signal in signals_of([path], prepare)]
+        files = files_of(run.recipe.tokenizers[modality])
+        return [signal for _, signal in signals_of(files, [path], prepare)]
     sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFile)]
     if not sizes:
         return [_caption(path, prepare)]

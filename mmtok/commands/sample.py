@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from mmtok.commands.prompts import first_segment, is_file
-from mmtok.commands.signal_files import named_signal, write_signal
+from mmtok.commands.signal_files import all_files, files_for, write_signal
 from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
@@ -33,6 +33,7 @@ ROW = {  # of the index
     "frames": Annotated[int, Within(0)],
     "stop": str,
     "prompt": str,
+    "modality": str,
 }
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
 
@@ -50,9 +51,9 @@ def sample(
 ) -> list[Path]:
     """Draw n samples and write them to files; return the paths.
 
-    That is n files, or for jets one file of n jets. They are named after the prompt and listed in
-    index.json (see `write_samples`). The same call again replaces files of the same names. Files of
-    an earlier call with a larger n stay, and stay listed.
+    That is n files, or where a file holds many signals (jets) one file of n. They are named after
+    the prompt and listed in index.json (see `write_samples`). The same call again replaces files of
+    the same names. Files of an earlier call with a larger n stay, and stay listed.
 
     Args:
         run: the opened run.
@@ -73,9 +74,10 @@ def sample(
     modality = target_modality(run, to)
     folder = out or run.folder / "samples" / "asked"
     stem = _stem(prompt, {prompt_of(path.stem) for path in folder.glob("*")})
-    stems = [stem] * n
-    if modality != "jets":
-        stems = [f"{stem}-{i:03d}" for i in range(n)]
+    files = all_files(run.recipe.tokenizers.values()).get(modality)
+    stems = [f"{stem}-{i:03d}" for i in range(n)]
+    if files is not None and files.many:
+        stems = [stem] * n
     _check_prompts_stay(prompt, stems, folder)
     document = prompt_document(run, prompt, modality, infill)
     samples = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
@@ -221,12 +223,12 @@ def write_samples(
     samples: Sequence[Sampled],
     prompts: Sequence[str] = (),
 ) -> list[Path]:
-    """Decode samples and write a file per stem; jets of one stem share its file.
+    """Decode samples and write a file per stem; where files hold many, those of a stem share it.
 
     If samples have trajectories, steps/ in the folder shows that of each prompt's first sample
     (`mmtok.model.trajectory`). index.json in the folder has a row for each sample: its file, its
-    frames, how it stopped ("end" or "cap"), and the prompt unless the name says it. Rows of jets in
-    one file keep their order. Rows of other files that are still there stay.
+    modality, its frames, how it stopped ("end" or "cap"), and the prompt unless the name says it.
+    Rows of one file keep their order. Rows of other files that are still there stay.
 
     Args:
         run: the opened run.
@@ -245,25 +247,25 @@ def write_samples(
     groups: dict[str, list[int]] = {}
     for i, stem in enumerate(stems):
         groups.setdefault(stem, []).append(i)
-    targets = [named_signal(folder / stem, modality, signals[0]) for stem in groups]
+    files = files_for(tokenizer.config, signals[0])
+    targets = [files.named(folder / stem) for stem in groups]
     remove_leftovers_of([folder / INDEX, *targets])
     rows = _kept_rows(folder)
     file_of: dict[str, Path] = {}
     for stem, group in groups.items():
         signal = signals[group[0]]
-        if modality == "jets":
+        if files.many:
             signal = [signals[i] for i in group]
-        path = write_signal(inside(folder, stem), modality, signal, tokenizer)
+        path = write_signal(inside(folder, stem), files, signal, tokenizer.config)
         file_of[stem] = path
-        prompt = {}
+        of_file = {"file": path.name, "modality": modality}
         if prompts and prompts[group[0]] != named_prompt(path):
-            prompt["prompt"] = prompts[group[0]]
+            of_file["prompt"] = prompts[group[0]]
         rows[path.name] = [
-            {"file": path.name, "frames": len(samples[i].segment), "stop": samples[i].stop} | prompt
-            for i in group
+            {**of_file, "frames": len(samples[i].segment), "stop": samples[i].stop} for i in group
         ]
     write_trajectories([file_of[stem] for stem in stems], samples, tokenizer)
-    all_rows = [row for of_file in rows.values() for row in of_file]
+    all_rows = [row for some in rows.values() for row in some]
     write_text(folder / INDEX, json.dumps(all_rows, indent=1))
     return list(file_of.values())
 

@@ -134,7 +134,7 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
     documents: list[Document] = []
     scored_segments: list[Segment] = []
     is_chunk: list[bool] = []
-    for word in expand_folders(files):
+    for word in expand_folders(run, files):
         segments = read_segments(run, word)
         several = len(segments) > 1
         for i, segment in enumerate(segments):

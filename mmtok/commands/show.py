@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mmtok.commands.signal_files import configs_of
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.preparation import load_preparation
@@ -28,6 +29,7 @@ from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.tokenizers import load
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 
@@ -43,7 +45,7 @@ def describe_path(
 
     Args:
         path: a recipe, a run's folder, a token file, a tokenizer's folder or a .model file.
-        recipe_file: of a run, its recipe file if it defines classes of its own.
+        recipe_file: of a run or a tokenizer, its recipe file if it defines classes of its own.
         overrides: of a recipe, fields to set: ["--train.steps", "30"].
     """
     if not path.exists():
@@ -60,7 +62,7 @@ def describe_path(
 
         return describe_run(open_run(path, recipe_file, resolve_device("cpu")))
     if (path / "tokenizer.json").exists() or path.suffix == ".model":
-        return describe_tokenizer(path)
+        return describe_tokenizer(path, configs_of(recipe_file))
     return describe_tokens(path)
 
 
@@ -246,9 +248,12 @@ def _fidelity_text(fidelity: Mapping[str, float]) -> str:
 # ---- tokenizers and token files
 
 
-def describe_tokenizer(folder: Path) -> str:
-    """A tokenizer's folder, or a sentencepiece .model file, as lines of text."""
-    tokenizer = load(folder)
+def describe_tokenizer(folder: Path, configs: Mapping[str, TokenizerConfig]) -> str:
+    """A tokenizer's folder, or a sentencepiece .model file, as lines of text.
+
+    configs: of tokenizers from outside the package, one of which may have written the folder.
+    """
+    tokenizer = _opened(folder, configs)
     signature, fidelity = tokenizer.signature, read_fidelity(folder)
     rates = tokenizer.config.rate_texts(signature, fidelity)
     length = "until its end" if signature.frames is None else f"{signature.frames} frames"
@@ -265,6 +270,16 @@ def describe_tokenizer(folder: Path) -> str:
     if preparation := load_preparation(folder, signature.modality):
         lines.append(f"  signals are prepared by {json.dumps(to_plain(preparation))}")
     return lines_text(lines)
+
+
+def _opened(folder: Path, configs: Mapping[str, TokenizerConfig]) -> Tokenizer:
+    """The tokenizer in a folder, by the first config whose class wrote it."""
+    for config in configs.values():
+        try:
+            return config.load(folder)
+        except UserError:  # of another class
+            continue
+    return load(folder)
 
 
 def n_numbers(weights: Path) -> int:

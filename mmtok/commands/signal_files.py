@@ -1,9 +1,13 @@
-"""Raw signals from files of any modality, and signals written to files."""
+"""Raw signals from files of any modality, and signals written to files.
+
+`mmtok.sources.signal_files` has the table of the package's own modalities. The config of a
+tokenizer from outside the package may bring its own (`signal_files`).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,46 +16,99 @@ import numpy as np
 
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
-from mmtok.io.files import atomic_write
+from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
-from mmtok.sources import images, speech
 from mmtok.sources.screen import Screen, Tolerance, remembered
+from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
 from mmtok.tokenizers import MODALITIES, default, load
+from mmtok.tokenizers.base import naming
 
 if TYPE_CHECKING:
-    from mmtok.tokenizers.base import Tokenizer
-
-SUFFIXES = {  # of the files that are read
-    "text": (".txt",),
-    "speech": speech.SUFFIXES,
-    "image": images.SUFFIXES,
-    "jets": (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
-}
-WRITTEN = {  # the suffix of the files that are written
-    "text": ".txt",
-    "speech": ".wav",
-    "image": ".png",
-    "jets": ".npz",
-}
+    from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 
 
-def tokenizer_in(folder: Path | None, modality: str) -> Tokenizer:
+# ---- which tokenizer, which files
+
+
+def tokenizer_in(
+    folder: Path | None, modality: str, configs: Mapping[str, TokenizerConfig] | None = None
+) -> Tokenizer:
     """The tokenizer in a folder; None is the modality's training-free default.
 
     Raises UserError for a tokenizer of another modality.
+
+    Args:
+        folder: of a fitted tokenizer.
+        modality: that it must be of.
+        configs: modality -> config, of a recipe; they take the place of the package's defaults, and
+            open folders of classes from outside the package.
     """
-    tokenizer = default(modality) if folder is None else load(folder)
+    config = (configs or {}).get(modality)
+    if config is not None:
+        tokenizer = _of_config(config, folder)
+    elif folder is not None:
+        tokenizer = load(folder)
+    elif modality in MODALITIES:
+        tokenizer = default(modality)
+    else:
+        raise UserError(
+            f"{modality!r} is no modality that mmtok knows: it is one of {', '.join(MODALITIES)},"
+            " or one that a recipe brings (--recipe FILE)"
+        )
     found = tokenizer.signature.modality
     if found != modality:
         raise UserError(f"{folder} is a tokenizer of {found}, not of {modality}")
     return tokenizer
 
 
+def _of_config(config: TokenizerConfig, folder: Path | None) -> Tokenizer:
+    """A recipe's tokenizer, fitted in the folder, or without one where nothing is learned."""
+    if folder is not None:
+        with naming(folder):
+            return config.load(folder)
+    if config.learns:
+        raise UserError(
+            f"the recipe's tokenizer of {config.modality} is learned: name the folder where it was"
+            f" fitted (--tokenizer RUN/tokenizers/{config.modality})"
+        )
+    return config.build()
+
+
+def configs_of(recipe_file: Path | None) -> dict[str, TokenizerConfig]:
+    """Modality -> config of the tokenizers that a recipe's file names; {} without a file."""
+    if recipe_file is None:
+        return {}
+    from mmtok.run.recipe import load_recipe  # brings torch
+
+    return dict(load_recipe(recipe_file).tokenizers)
+
+
+def files_of(config: TokenizerConfig) -> SignalFiles:
+    """The files of a tokenizer's signals.
+
+    Raises UserError for a modality from outside the package that brings none.
+    """
+    found = config.signal_files() or SIGNAL_FILES.get(config.modality)
+    if found is None:
+        raise UserError(
+            f"{config.modality} has no files: give its {type(config).__name__} the method"
+            " signal_files, which says how they are read and written"
+        )
+    return found
+
+
+def all_files(configs: Iterable[TokenizerConfig]) -> dict[str, SignalFiles]:
+    """Modality -> its files, of these tokenizers, then of the package's other modalities."""
+    brought = {config.modality: config.signal_files() for config in configs}
+    own = {m: files for m, files in brought.items() if files is not None}
+    return own | {m: files for m, files in SIGNAL_FILES.items() if m not in own}
+
+
 # ---- reading
 
 
-def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
+def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> dict[Path, str]:
     """The given files and those below the given folders, each with its name.
 
     The name of a file below a folder is its path from there. If several places are given, it begins
@@ -61,7 +118,7 @@ def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
     with Tally(f"{modality} files") as tally:
         for place in places:
             above = f"{place.resolve().name}/" if len(places) > 1 else ""
-            for file in files_among([place], SUFFIXES.get(modality, ())):
+            for file in files_among([place], files.suffixes):
                 tally.count()
                 if file in names:
                     tally.add("named more than once and taken once", file)
@@ -73,96 +130,70 @@ def named_files(places: Sequence[Path], modality: str) -> dict[Path, str]:
     return names
 
 
-def check_headers(modality: str, files: Sequence[Path]) -> None:
+def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:
     """Raise UserError for files that are missing or whose headers say they cannot be read.
 
     The error names the first ten.
     """
-    size_of: Callable[[Path], Any] = remembered(lambda path: 0)
-    if modality == "speech":
-        size_of = speech.sound_seconds
-    elif modality == "image":
-        size_of = images.picture_size
+    check = files.check or remembered(_nothing)
 
     def sizes(path: Path) -> dict[str, float]:
-        size_of(path)
+        check(path)
         return {}
 
-    Screen(files, sizes, Tolerance(max_error_share=0.0), "files")
+    Screen(paths, sizes, Tolerance(max_error_share=0.0), "files")
+
+
+def _nothing(path: Path) -> None:
+    """What is looked at in a file without a known header."""
 
 
 def signals_of(
-    files: Sequence[Path], prepare: Preparer, index: int = 0, count: int = 1
+    files: SignalFiles, paths: Sequence[Path], prepare: Preparer, index: int = 0, count: int = 1
 ) -> Iterator[tuple[Path, Any]]:
-    """(file, prepared signal) for every count-th signal from `index` on, in the files' order.
+    """(path, prepared signal) for every count-th signal from `index` on, in the files' order.
 
-    Files of other signals are not opened.
+    Files of other signals are not opened, where a file holds one signal.
     """
-    if prepare.modality == "jets":
-        from mmtok.sources.jets import read_jets
-
-        jets = ((file, jet) for file in files for jet in read_jets(file, prepare.takes["features"]))
-        yield from islice(jets, index, None, count)
-        return
-    read = _reader(prepare.modality)
     with Tally(prepare.unit) as tally:
-        for file in islice(files, index, None, count):
-            yield file, prepare(read(file), str(file), tally)
+        for path, signal in _every(files, paths, prepare.takes, index, count):
+            yield path, prepare(signal, str(path), tally)
 
 
-def _reader(modality: str) -> Callable[[Path], Any]:
-    """The function that reads one file as one raw signal."""
-    match modality:
-        case "text":
-            from mmtok.sources.text import read_text
-
-            return read_text
-        case "speech":
-            return speech.open_sound
-        case "image":
-            return images.open_image
-    raise UserError(f"no reader for files of modality {modality!r}; one of {', '.join(MODALITIES)}")
+def _every(
+    files: SignalFiles, paths: Sequence[Path], takes: Mapping[str, Any], index: int, count: int
+) -> Iterator[tuple[Path, Any]]:
+    """As `signals_of`, not prepared."""
+    if files.many:
+        found = ((path, signal) for path in paths for signal in files.read(path, takes))
+        yield from islice(found, index, None, count)
+        return
+    for path in islice(paths, index, None, count):
+        yield path, files.read(path, takes)
 
 
 # ---- writing
 
 
-def named_signal(stem: Path, modality: str, signal: Any) -> Path:
-    """A signal's file: the stem with the customary suffix of its modality.
+def files_for(config: TokenizerConfig, signal: Any) -> SignalFiles:
+    """As `files_of`; of a modality without files, strings are texts and arrays .npy.
 
-    For a modality from outside the package that is .txt for strings and .npy for arrays. Raises
-    UserError for any other signal.
+    Raises UserError for any other signal.
     """
-    if modality in WRITTEN:
-        suffix = WRITTEN[modality]
-    elif isinstance(signal, str):
-        suffix = WRITTEN["text"]
-    elif isinstance(signal, np.ndarray):
-        suffix = ".npy"
-    else:
-        raise UserError(
-            f"no writer for files of modality {modality!r}; one of {', '.join(MODALITIES)}"
-        )
-    return stem.with_name(stem.name + suffix)
+    if config.signal_files() is None and config.modality not in SIGNAL_FILES:
+        if isinstance(signal, str):
+            return SIGNAL_FILES["text"]
+        if isinstance(signal, np.ndarray):
+            return ARRAYS
+    return files_of(config)
 
 
-def write_signal(stem: Path, modality: str, signal: Any, tokenizer: Any) -> Path:
-    """Write a signal under the name that `named_signal` gives; return the path."""
-    path = named_signal(stem, modality, signal)
-    match path.suffix:
-        case ".txt":
-            from mmtok.sources.text import write_text
+def write_signal(stem: Path, files: SignalFiles, signal: Any, config: TokenizerConfig) -> Path:
+    """Write a signal (a list where a file holds many) with the suffix of its files.
 
-            write_text(path, signal)
-        case ".wav":
-            speech.write_sound(path, signal, tokenizer.config.mel.rate_hz)
-        case ".png":
-            images.write_image(path, signal)
-        case ".npz":
-            from mmtok.sources.jet_formats import write_jets
-
-            write_jets(path, signal, tokenizer.config.features)
-        case _:
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.save(file, signal, allow_pickle=False)
+    Returns:
+        The path.
+    """
+    path = files.named(stem)
+    files.write(path, signal, config.takes)
     return path

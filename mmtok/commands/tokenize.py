@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmtok.commands.signal_files import check_headers, named_files, signals_of, tokenizer_in
+from mmtok.commands.signal_files import (
+    check_headers,
+    configs_of,
+    files_of,
+    named_files,
+    signals_of,
+    tokenizer_in,
+)
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import chosen_preparation, preparer
 from mmtok.data.tokens import groups, is_tokens, write_tokens
@@ -27,11 +34,6 @@ if TYPE_CHECKING:
 
 BATCH = 64  # the most signals that are encoded at once, and decoded again by `check`
 MANY_FRAMES = 65_536
-LONG_IMAGE = (
-    f"made into more than {MANY_FRAMES:,} tokens, one for each pixel and colour: a tokenizer that"
-    " has learned patches makes fewer (--tokenizer RUN/tokenizers/image, of recipes/image.py), and"
-    " so do smaller pictures"
-)
 
 
 @dataclass
@@ -75,6 +77,7 @@ def tokenize_files(
     check: bool = False,
     prepare: Sequence[str] = (),
     allow_clipping: bool = False,
+    recipe_file: Path | None = None,
 ) -> Tokenised:
     """Write the token file `out`: field `modality`, one row per signal.
 
@@ -83,7 +86,7 @@ def tokenize_files(
 
     Args:
         modality: of the signals.
-        files: files of one signal each, or of many jets, or folders of such files.
+        files: files of one signal each, or of many (jets), or folders of such files.
         out: the token file.
         tokenizer: a folder; None is the training-free default.
         shard: "i/n", this call's share of the rows (see `shard_of`).
@@ -91,8 +94,10 @@ def tokenize_files(
             one signal where signals are large.
         prepare: choices of the preparation, ["channel=left"], where the folder has none.
         allow_clipping: write jets even if much of them lies outside the tokenizer's ranges.
+        recipe_file: a recipe whose tokenizer is taken instead of the default; it may be of a
+            modality from outside the package.
     """
-    used = tokenizer_in(tokenizer, modality)
+    used = tokenizer_in(tokenizer, modality, configs_of(recipe_file))
     if allow_clipping:
         used = _with_clipping(used)
     chosen = chosen_preparation(tokenizer, modality, prepare)
@@ -100,14 +105,16 @@ def tokenize_files(
     index, count = shard_of(shard)
     path = out if shard is None else shard_name(out, index, count)
     _check_place(path)
-    names = named_files(files, modality)
-    n_rows = None  # a file of jets holds many
-    if modality != "jets":
+    of_modality = files_of(used.config)
+    names = named_files(files, modality, of_modality)
+    n_rows = None  # not known where a file holds many signals
+    if not of_modality.many:
         of_this_shard = list(names)[index::count]
-        check_headers(modality, of_this_shard)
+        check_headers(of_modality, of_this_shard)
         n_rows = len(of_this_shard)
     remove_leftovers_of([path])
-    return _write(path, used, signals_of(list(names), prepared, index, count), names, n_rows, check)
+    signals = signals_of(of_modality, list(names), prepared, index, count)
+    return _write(path, used, signals, names, n_rows, check)
 
 
 def _write(
@@ -132,6 +139,7 @@ def _write(
     modality = signature.modality
     done = Tokenised(path, signature.fingerprint)
     first_batch: list[Any] = []
+    too_long = f"made into more than {MANY_FRAMES:,} tokens, {tokenizer.fewer_frames}"
 
     def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
         """The rows with their files' names."""
@@ -146,8 +154,8 @@ def _write(
                 for (file, _), segment in zip(batch, encode_named(tokenizer, batch), strict=True):
                     done.frames += len(segment)
                     tally.count()
-                    if modality == "image" and len(segment) > MANY_FRAMES:
-                        tally.add(LONG_IMAGE, f"{file}, {len(segment):,} tokens")
+                    if tokenizer.fewer_frames and len(segment) > MANY_FRAMES:
+                        tally.add(too_long, f"{file}, {len(segment):,} tokens")
                     yield names[file], {modality: segment}
                 progress.advance(len(batch))
 

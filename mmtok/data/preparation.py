@@ -26,16 +26,16 @@ from mmtok.io.files import write_text
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, read_json_as, to_plain
 from mmtok.io.tally import Tally
+from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.tokenizers.base import TokenizerConfig
 
 PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
+# modality -> its default preparation; jets are what they are
 DEFAULTS: dict[str, PreparationConfig] = {
-    "text": TextPreparation(),
-    "speech": SpeechPreparation(),
-    "image": ImagePreparation(),
+    preparation.modality: preparation
+    for preparation in (TextPreparation(), SpeechPreparation(), ImagePreparation())
 }
 FILE = "preparation.json"
-UNITS = {"text": "texts", "speech": "clips", "image": "images"}
 
 
 class Preparation(Protocol):
@@ -87,7 +87,15 @@ class Preparer:
     @property
     def unit(self) -> str:
         """What signals of this modality are called where they are counted."""
-        return UNITS.get(self.modality, self.modality)
+        return unit_of(self.modality)
+
+
+def unit_of(modality: str) -> str:
+    """What signals of a modality are called where they are counted, in the plural."""
+    files = SIGNAL_FILES.get(modality)
+    if files is None:
+        return modality
+    return files.unit
 
 
 def preparer(
@@ -155,9 +163,9 @@ def _warn_where_missing(folder: Path, modality: str) -> None:
     if not of_run or modality not in DEFAULTS or (folder / FILE).exists():
         return
     warnings.warn(
-        f"{folder} has no {FILE}, which its run wrote there: {UNITS[modality]} are prepared by the"
-        f" defaults, which need not be the run's; put it back, or give what {run / 'recipe.json'}"
-        " says as --prepare FIELD=VALUE",
+        f"{folder} has no {FILE}, which its run wrote there: {unit_of(modality)} are prepared by"
+        f" the defaults, which need not be the run's; put it back, or give what"
+        f" {run / 'recipe.json'} says as --prepare FIELD=VALUE",
         stacklevel=3,
     )
 

@@ -29,11 +29,18 @@ from mmtok.report.figures import figure_section, trained
 from mmtok.report.html import Markup, number, tag
 from mmtok.report.images import image_section
 from mmtok.report.jets import jet_section
-from mmtok.report.samples import Sample, find_samples, not_there_yet, title_of
+from mmtok.report.samples import (
+    Sample,
+    find_samples,
+    named_files_section,
+    not_there_yet,
+    title_of,
+)
 from mmtok.report.speech import speech_section
 from mmtok.report.text import Reading, reading_section, text_section
 from mmtok.run.folder import read_fidelity, read_fingerprint
 from mmtok.run.run import Run
+from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.tokenizers.base import counting
 
 # (run, prompt -> its samples) -> what is shown of them
@@ -145,15 +152,30 @@ def sample_section(run: Run, name: str) -> Sequence[object]:
     own_sections = _own_sections(run)
     target = name.partition("_from_")[0]
     for sample in find_samples(folder):
-        modality = target if target in own_sections else modality_of(sample.path)
+        modality = sample.modality
+        if modality is None:
+            modality = target if target in own_sections else modality_of(sample.path)
         prompts_of[modality][sample.prompt].append(sample)
     if not prompts_of:
         return not_there_yet(run, "no samples yet")
-    sections = SECTIONS | own_sections
     with ExitStack() as stack:
         if prompts_of.keys() & {"speech", "jets"}:  # these sections encode real signals too
             stack.enter_context(counting(run.tokenizers.values(), quiet=True))
-        return [part for m, prompts in prompts_of.items() for part in sections[m](run, prompts)]
+        return [
+            part
+            for m, prompts in prompts_of.items()
+            for part in (own_sections.get(m) or _section_of(m, prompts))(run, prompts)
+        ]
+
+
+def _section_of(modality: str, prompts: Mapping[str, Sequence[Sample]]) -> SampleSection:
+    """What shows samples of a modality; of one without a section, strings are texts."""
+    if modality in SECTIONS:
+        return SECTIONS[modality]
+    suffixes = {sample.path.suffix for samples in prompts.values() for sample in samples}
+    if suffixes == {SIGNAL_FILES["text"].written}:
+        return text_section
+    return named_files_section
 
 
 def _own_sections(run: Run) -> dict[str, SampleSection]:

@@ -24,14 +24,19 @@ N_PROMPTS = 24  # shown at most
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of samples, its prompt, and how the sampling of each signal in it stopped.
+    """A file of samples.
 
-    stops: "end" or "cap" each; empty where it is not noted.
+    Attributes:
+        path: of the file.
+        prompt: what its samples were asked for with.
+        stops: how each of them stopped, "end" or "cap"; empty where it is not noted.
+        modality: of the samples; None where it is not noted.
     """
 
     path: Path
     prompt: str
     stops: tuple[str, ...] = ()
+    modality: str | None = None
 
 
 def find_samples(folder: Path) -> list[Sample]:
@@ -44,7 +49,8 @@ def find_samples(folder: Path) -> list[Sample]:
         path = inside(folder, row["file"])
         sample = found.get(path.name)
         if sample is None:
-            sample = Sample(path, str(row.get("prompt", named_prompt(path))))
+            prompt = row.get("prompt", named_prompt(path))
+            sample = Sample(path, prompt, modality=row.get("modality"))
         if "stop" in row:
             sample = replace(sample, stops=(*sample.stops, row["stop"]))
         found[path.name] = sample
@@ -90,6 +96,15 @@ def more_prompts(prompts: Mapping[str, object], n_shown: int) -> list[Markup]:
     if n_more <= 0:
         return []
     return [tag("p", f"{n_more} more prompts are in the run's samples folder.", cls="soft")]
+
+
+def named_files_section(run: Run, prompts: Mapping[str, Sequence[Sample]]) -> list[Markup]:
+    """Samples of a modality that brings no section: the names of their files."""
+    names = [sample.path.name for samples in prompts.values() for sample in samples]
+    shown = ", ".join(names[:N_PROMPTS])
+    if len(names) > N_PROMPTS:
+        shown += f" and {len(names) - N_PROMPTS} more"
+    return [tag("p", f"Files of samples that no section of this report shows: {shown}.")]
 
 
 def trajectories(samples: Sequence[Path], remark: str = "") -> list[Markup]:

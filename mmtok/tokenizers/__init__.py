@@ -70,7 +70,7 @@ def _class_of_kind(kind: object, folder: Path, known: Sequence[type[Tokenizer]])
             return outside
     raise UserError(
         f"{folder}/tokenizer.json: unknown kind of tokenizer {shown(kind)}, of another version"
-        " of mmtok or a class of your own"
+        " of mmtok, or a class of your own (then name its recipe too: --recipe FILE)"
     )
 
 

@@ -23,6 +23,8 @@ from mmtok.io.strict_json import read_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mmtok.io.signal_files import SignalFiles
+
     N = TypeVar("N", bound=nn.Module)
 
 T = TypeVar("T")
@@ -101,8 +103,17 @@ class TokenizerConfig(ABC):
     def report_section(self) -> Callable[..., Sequence[object]] | None:
         """What the report shows of samples, of a modality from outside the package.
 
-        As mmtok.report.report.SECTIONS: a function of the run and of prompt -> samples. None: the
-        samples are shown by their files' suffixes.
+        As mmtok.report.report.SECTIONS: a function of the run and of prompt -> samples. None: texts
+        are shown as texts, and of other samples the files are named.
+        """
+        return None
+
+    def signal_files(self) -> SignalFiles | None:
+        """The files of signals, of a modality from outside the package.
+
+        As mmtok.sources.signal_files.SIGNAL_FILES: what `mmtok tokenize` reads, and `detokenize`
+        and `sample` write. None: `tokenize` and `detokenize` refuse the modality, and samples are
+        written as .txt (strings) or .npy (arrays).
         """
         return None
 
@@ -118,6 +129,8 @@ class Tokenizer(ABC):
     signature: Signature
     # several lists of codes decode to one signal, so p of one of them is a bound of p(signal)
     is_ambiguous: ClassVar[bool] = False
+    # why a signal may have very many frames, and what makes fewer; "" where none has
+    fewer_frames: ClassVar[str] = ""
 
     def __init__(self, config: Any):
         self.config = config

@@ -92,6 +92,10 @@ class Pixels(ImageTokenizer):
     """
 
     config_type = PixelsConfig
+    fewer_frames = (
+        "one for each pixel and colour: a tokenizer that has learned patches makes fewer"
+        " (--tokenizer RUN/tokenizers/image, of recipes/image.py), and so do smaller pictures"
+    )
 
     def __init__(self, config: PixelsConfig):
         self.config = config

@@ -11,6 +11,7 @@ from mmtok.errors import UserError
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import open_run
 from mmtok.sources.images import SUFFIXES as PICTURES
+from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.sources.speech import SUFFIXES as SOUNDS
 
 
@@ -46,12 +47,12 @@ def test_a_file_of_a_caption_is_read_as_the_transcripts_of_the_training(
         words.first_segment(run, str(path))
 
 
-def test_a_folder_stands_for_the_files_in_it(tmp_path):
+def test_a_folder_stands_for_the_files_in_it(tiny_run, tmp_path):
     for name in ("b.txt", "a.TXT", ".hidden.txt", "deep/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("low")
     with pytest.warns(UserWarning, match="left out 1 hidden"):
-        spread = words.expand_folders([f"{tmp_path}/", "low"])
+        spread = words.expand_folders(open_run(tiny_run), [f"{tmp_path}/", "low"])
     assert spread == [str(tmp_path / name) for name in ("a.TXT", "b.txt", "deep/c.txt")] + ["low"]
 
 
@@ -84,7 +85,7 @@ def test_prompts_that_differ_have_names_that_differ():
 
 
 def test_suffixes_name_one_modality_each():
-    listed = [s for suffixes in words.SUFFIXES.values() for s in suffixes]
+    listed = [s for files in SIGNAL_FILES.values() for s in files.suffixes]
     assert len(set(listed)) == len(listed) and np.all([s.startswith(".") for s in listed])
 
 

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from protein_reader import read_proteins
+
 from mmtok.evaluation.task import TaskEvaluation, share_ended
 from mmtok.report.html import Markup, table, tag
 from mmtok.report.samples import Sample
@@ -26,6 +28,7 @@ def protein_section(run: Run, prompts: dict[str, list[Sample]]) -> list[Markup]:
     """How often each residue comes in the samples of each family."""
     rows = []
     for family, samples in prompts.items():
-        counts = Counter("".join(sample.path.read_text() for sample in samples))
+        proteins = [protein for sample in samples for protein in read_proteins(sample.path, {})]
+        counts = Counter("".join(proteins))
         rows.append((family, " ".join(f"{letter} {n}" for letter, n in sorted(counts.items()))))
     return [tag("p", "Residues by family."), table(("family", "residues"), rows)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmtok.errors import UserError
+from mmtok.io.files import write_text
+from mmtok.io.signal_files import SignalFiles
 from mmtok.sources.base import Source
 
 
@@ -21,6 +24,19 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
     if not records:
         raise UserError(f"{path}: not FASTA: no line begins with '>'")
     return [(header.split()[-1], "".join(lines.split())) for header, _, lines in records]
+
+
+def read_proteins(path: Path, takes: Mapping[str, Any]) -> list[str]:
+    """The residues of every record."""
+    return [protein for _, protein in read_fasta(path)]
+
+
+def write_proteins(path: Path, proteins: Sequence[str], takes: Mapping[str, Any]) -> None:
+    """A record for each protein, named by its number."""
+    write_text(path, "".join(f">{i}\n{protein}\n" for i, protein in enumerate(proteins)))
+
+
+FASTA = SignalFiles((".fasta", ".fa"), ".fasta", read_proteins, write_proteins, many=True)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 from protein_figures import protein_from_text, protein_section
+from protein_reader import FASTA
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
@@ -38,6 +39,10 @@ class ProteinConfig(TokenizerConfig):
     def report_section(self):
         """Optional: how `mmtok report` shows samples."""
         return protein_section
+
+    def signal_files(self):
+        """Optional: the files that `mmtok tokenize`, `detokenize` and `sample` read and write."""
+        return FASTA
 
 
 class Protein(Tokenizer):

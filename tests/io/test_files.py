@@ -27,9 +27,10 @@ from mmtok.io.files import (
     write_text,
 )
 from mmtok.model.llama import to_llama
+from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.base import write_config
-from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
+from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedText, PretrainedTextConfig
 from mmtok.tokenizers.speech import DMelConfig
@@ -99,14 +100,16 @@ WRITERS = {
     "signal: text": (
         "a.txt",
         lambda toy_lm: (
-            lambda home: write_signal(home / "a", "text", "nineteen letters of it", None)
+            lambda home: write_signal(
+                home / "a", SIGNAL_FILES["text"], "nineteen letters of it", BytesConfig()
+            )
         ),
     ),
     "signal: speech": (
         "a.wav",
         lambda toy_lm: (
             lambda home: write_signal(
-                home / "a", "speech", np.zeros(9, np.float32), DMelConfig().build()
+                home / "a", SIGNAL_FILES["speech"], np.zeros(9, np.float32), DMelConfig()
             )
         ),
     ),
@@ -114,19 +117,21 @@ WRITERS = {
         "a.npz",
         lambda toy_lm: (
             lambda home: write_signal(
-                home / "a", "jets", [np.ones((2, 3), np.float32)], JetGridConfig().build()
+                home / "a", SIGNAL_FILES["jets"], [np.ones((2, 3), np.float32)], JetGridConfig()
             )
         ),
     ),
     "signal: image": (
         "a.png",
         lambda toy_lm: (
-            lambda home: write_signal(home / "a", "image", np.zeros((9, 9), np.uint8), None)
+            lambda home: write_signal(
+                home / "a", SIGNAL_FILES["image"], np.zeros((9, 9), np.uint8), PixelsConfig()
+            )
         ),
     ),
     "signal: array": (
         "a.npy",
-        lambda toy_lm: lambda home: write_signal(home / "a", "else", np.zeros(9), None),
+        lambda toy_lm: lambda home: write_signal(home / "a", ARRAYS, np.zeros(9), BytesConfig()),
     ),
 }
 

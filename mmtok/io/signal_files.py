@@ -1,0 +1,41 @@
+"""How the signals of a modality lie in files: which are read, what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SignalFiles:
+    """The files of one modality.
+
+    Both functions get what the tokenizer's config says of its signals (`TokenizerConfig.takes`):
+    the rate of a sound, the features of a jet.
+
+    Attributes:
+        suffixes: of the files that are read, in lower case and with their dots.
+        written: the suffix of the files that are written.
+        read: a function (path, takes) -> the signal in a file, not prepared yet; a list of signals
+            where a file holds many. Raises UserError, naming the file, for what cannot be read.
+        write: a function (path, signal, takes) that writes a file, whole or not at all
+            (`mmtok.io.files.atomic_write`); a list of signals where a file holds many.
+        many: whether a file holds many signals.
+        unit: what signals are called where they are counted, in the plural.
+        check: a function of a path that looks at the file's header, and raises UserError for one
+            that cannot be read; None looks only whether the file is there.
+    """
+
+    suffixes: tuple[str, ...]
+    written: str
+    read: Callable[[Path, Mapping[str, Any]], Any]
+    write: Callable[[Path, Any, Mapping[str, Any]], None]
+    many: bool = False
+    unit: str = "signals"
+    check: Callable[[Path], object] | None = None
+
+    def named(self, stem: Path) -> Path:
+        """The path of the file that is written: the stem with the suffix."""
+        return stem.with_name(stem.name + self.written)

@@ -1,0 +1,91 @@
+"""The files of the package's own modalities: SIGNAL_FILES, modality -> its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtok.io.arrays import read_npy
+from mmtok.io.files import atomic_write
+from mmtok.io.signal_files import SignalFiles
+from mmtok.sources import images, jet_formats, jets, speech, text
+from mmtok.sources.base import Picture, Sound
+
+Takes = Mapping[str, Any]
+
+
+def _read_text(path: Path, takes: Takes) -> str:
+    return text.read_text(path)
+
+
+def _write_text(path: Path, signal: str, takes: Takes) -> None:
+    text.write_text(path, signal)
+
+
+def _read_sound(path: Path, takes: Takes) -> Sound:
+    return speech.open_sound(path)
+
+
+def _write_sound(path: Path, samples: np.ndarray, takes: Takes) -> None:
+    speech.write_sound(path, samples, takes["rate_hz"])
+
+
+def _read_picture(path: Path, takes: Takes) -> Picture:
+    return images.open_image(path)
+
+
+def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
+    images.write_image(path, pixels)
+
+
+def _read_jets(path: Path, takes: Takes) -> list[np.ndarray]:
+    return jets.read_jets(path, takes["features"])
+
+
+def _write_jets(path: Path, signals: Sequence[np.ndarray], takes: Takes) -> None:
+    jet_formats.write_jets(path, signals, takes["features"])
+
+
+def _read_array(path: Path, takes: Takes) -> np.ndarray:
+    return read_npy(path, "an array")
+
+
+def _write_array(path: Path, array: np.ndarray, takes: Takes) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+# modality -> its files. A tokenizer's config from outside the package may bring those of its own
+# modality: the method `signal_files`.
+SIGNAL_FILES: dict[str, SignalFiles] = {
+    "text": SignalFiles((".txt",), ".txt", _read_text, _write_text, unit="texts"),
+    "speech": SignalFiles(
+        speech.SUFFIXES,
+        ".wav",
+        _read_sound,
+        _write_sound,
+        unit="clips",
+        check=speech.sound_seconds,
+    ),
+    "image": SignalFiles(
+        images.SUFFIXES,
+        ".png",
+        _read_picture,
+        _write_picture,
+        unit="images",
+        check=images.picture_size,
+    ),
+    "jets": SignalFiles(
+        (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
+        ".npz",
+        _read_jets,
+        _write_jets,
+        many=True,
+        unit="jets",
+    ),
+}
+# arrays of a modality from outside the package that brings no files of its own
+ARRAYS = SignalFiles((".npy",), ".npy", _read_array, _write_array, unit="arrays")
