@@ -4,7 +4,7 @@
 
 Prints a Markdown table: parameters, tokens, FLOP, days, memory per device under FSDP2, token files,
 checkpoints, traffic. Every line says where it comes from: exact (counted by the package's own
-classes), measured, cited or chosen; `reckoned` is arithmetic of such.
+classes), measured, cited or chosen; `calculated` is arithmetic on those.
 """
 
 from __future__ import annotations
@@ -211,10 +211,14 @@ def rows_of(plan: Plan) -> Iterator[Row]:
     )
     spans = [f"{len(lm.vocabulary.span(m)):,}" for m in lm.vocabulary.signatures]
     yield "ids: text, speech, image, jets, marks", f"{', '.join(spans)}, {N_CONTROLS}", "exact"
-    yield "table of ids", f"{lm.vocabulary.size:,}, {'untied' if plan.untied else 'tied'}", "exact"
+    yield (
+        "embedding table, rows",
+        f"{lm.vocabulary.size:,}, {'untied' if plan.untied else 'tied'}",
+        "exact",
+    )
     yield "parameters", f"{n:,}", "exact"
     yield (
-        "of these in blocks; in tables, heads and the rest",
+        "of these in blocks; in embeddings, heads and the rest",
         f"{blocks:,}; {n - blocks:,}",
         "exact",
     )
@@ -253,17 +257,17 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     needed, made = flop_per_position(plan, lm)
     pace = positions_per_s(plan, lm)
     yield (
-        "**work**: FLOP a position, needed; made",
+        "**compute**: FLOP per position, of the model; with recomputation",
         f"{needed / 1e9:.2f} G; {made / 1e9:.2f} G",
         "exact [2]",
     )
     yield (
-        "devices; matrix rate of one",
+        "devices; peak rate of one",
         f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s",
         "chosen; cited [3]",
     )
-    yield "share of that rate", f"{plan.utilisation:.0%}", "cited [4]"
-    yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "reckoned"
+    yield "utilisation of that rate", f"{plan.utilisation:.0%}", "cited [4]"
+    yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "calculated"
     for name, ratio, origin in (
         ("Chinchilla", plan.tokens_per_parameter, "cited [5]"),
         ("over-trained", plan.over, "chosen"),
@@ -271,11 +275,11 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
         tokens = ratio * n
         days = tokens / pace / DAY_S
         yield (
-            f"{name}: positions a parameter; positions; FLOP",
+            f"{name}: positions per parameter; positions; FLOP",
             f"{ratio:g}; {tokens / 1e9:,.0f} G; {tokens * needed:.2g}",
             origin,
         )
-        yield f"{name}: device-days; days", f"{days:,.0f}; {days / plan.devices:,.1f}", "reckoned"
+        yield f"{name}: device-days; days", f"{days:,.0f}; {days / plan.devices:,.1f}", "calculated"
 
 
 def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
@@ -287,23 +291,23 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     again = min(plan.activation_checkpointing, plan.depth)
     chosen = f"{plan.batch_size}, {plan.seq_len:,}, {again}"
     yield (
-        "**memory of a device**: rows at once, their length, blocks computed again",
+        "**memory per device**: rows per micro-batch, their length, checkpointed blocks",
         chosen,
         "chosen",
     )
     parts = {
-        f"weights, moments, average, gradients: {states} bytes a parameter, shared out": (
+        f"weights, moments, EMA, gradients: {states} bytes per parameter, sharded": (
             states * n / plan.devices,
             "exact [6]",
         ),
-        "two blocks gathered, gradients of one": ((3 * plan.size + 4) * block, "reckoned [7]"),
-        "tables and heads gathered, their gradients": (8 * rest, "reckoned [7]"),
-        "activations kept": (kept_bytes(plan) * tokens, "measured [8]"),
-        "workings of one block's backward pass": (
-            block_bytes(plan) * tokens * (1.35 if again else 0.5),
+        "two gathered blocks, gradients of one": ((3 * plan.size + 4) * block, "calculated [7]"),
+        "gathered embeddings and heads, their gradients": (8 * rest, "calculated [7]"),
+        "saved activations": (kept_bytes(plan) * tokens, "measured [8]"),
+        "temporary memory of one block's backward pass": (
+            block_bytes(plan) * tokens * (1.35 if again else 0.55),
             "measured [9]",
         ),
-        "logits, chunk by chunk": (logits_bytes(plan), "reckoned [10]"),
+        "logits of one chunk": (logits_bytes(plan), "calculated [10]"),
     }
     for name, (n_bytes, origin) in parts.items():
         yield name, f"{n_bytes / GB:.1f} GB", origin
@@ -311,16 +315,16 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     yield (
         "sum; share of 80 GB, of 141 GB",
         f"{total / GB:.1f} GB; {total / 80e9:.0%}, {total / 141e9:.0%}",
-        "reckoned; cited [3]",
+        "calculated; cited [3]",
     )
     for name, other in (
-        ("nothing", replace(plan, activation_checkpointing=0)),
+        ("no block", replace(plan, activation_checkpointing=0)),
         ("all blocks", replace(plan, activation_checkpointing=plan.depth)),
     ):
         each = kept_bytes(other)
         yield (
-            f"activations kept, {name} computed again",
-            f"{each / 1e3:,.0f} kB a position, {each * tokens / GB:.1f} GB",
+            f"saved activations, {name} checkpointed",
+            f"{each / 1e3:,.0f} kB per position, {each * tokens / GB:.1f} GB",
             "measured [8]",
         )
 
@@ -331,39 +335,43 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     tokens = plan.tokens_per_parameter * n
     node = positions_per_s(plan, lm) * per_node
     yield (
-        "**data**: bytes a frame on disk: text, speech, image, jets",
+        "**data**: bytes per frame on disk: text, speech, image, jets",
         ", ".join(f"{x:g}" for x in DISK_BYTES.values()),
         "measured [11]",
     )
     yield (
         "Chinchilla's positions on disk, all as text",
         f"{tokens * DISK_BYTES['text'] / GB:,.0f} GB",
-        "reckoned",
+        "calculated",
     )
     flat = {
         m: np.dtype(number_of(s)).itemsize * width_of(s)
         for m, s in lm.vocabulary.signatures.items()
     }
     yield (
-        "bytes a frame in the flat copy that is mapped; a row",
+        "bytes per frame in the memory-mapped copy; per row",
         f"{', '.join(map(str, flat.values()))}; {ROW_BYTES}",
         "exact [12]",
     )
     documents = tokens / plan.document_length
     copy = tokens * flat["text"] + documents * ROW_BYTES
     own = documents * LOADER_BYTES
-    yield "the same positions so, once for all processes", f"{copy / GB:,.0f} GB", "exact [12]"
     yield (
-        "made by the first process, at the first opening",
+        "the same positions in that copy, once for all processes",
+        f"{copy / GB:,.0f} GB",
+        "exact [12]",
+    )
+    yield (
+        "time to make the copy, by the first process",
         f"{tokens / UNPACKED_POSITIONS_PER_S / 60:,.0f} min",
         "measured [13]",
     )
     yield (
-        f"main memory of a process's own, documents of {plan.document_length:,}; of a node",
+        f"main memory of a process, documents of {plan.document_length:,}; of a node",
         f"{own / GB:.1f} GB; {own * per_node / GB:.1f} GB",
         "exact [12]",
     )
-    yield "positions/s that a node trains on", f"{node:,.0f}", "reckoned"
+    yield "positions/s that a node trains on", f"{node:,.0f}", "calculated"
     rates = (TEXT_POSITIONS_PER_S, SPEECH_FRAMES_PER_S, PARTICLES_PER_S)
     yield (
         "positions/s that a core tokenises: text, speech, jets",
@@ -373,10 +381,10 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     yield (
         "cores that keep up with a node: all text, all speech, all jets",
         ", ".join(f"{node / x:.2f}" for x in rates),
-        "reckoned",
+        "calculated",
     )
     yield (
-        "a step's time spent on packing its batch",
+        "share of a step's time spent on packing its batch",
         f"{positions_per_s(plan, lm) / LOADED_POSITIONS_PER_S:.1%}",
         "measured [14]",
     )
@@ -391,13 +399,13 @@ def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
         "exact [15]",
     )
     yield (
-        "on disk while one is written, the last two beside it",
+        "on disk while one is written beside the last two",
         f"{3 * size / GB:.0f} GB",
         "exact [15]",
     )
     minutes = 2 * size / plan.disk_bytes_per_s / 60
     yield (
-        "written, and read for its digest; at a disk's rate",
+        "time to write it and to read it for its digest; rate of the disk",
         f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s",
         "chosen",
     )
@@ -415,19 +423,23 @@ def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
     rate, where = plan.network_bytes_per_s, "between nodes"
     if plan.devices <= plan.per_node:
         rate, where = plan.node_bytes_per_s, "within a node"
-    yield "**traffic** of a device a micro-batch", f"{n_bytes / GB:.1f} GB", "reckoned [17]"
+    yield "**traffic** per device and micro-batch", f"{n_bytes / GB:.1f} GB", "calculated [17]"
     yield (
         "rate of the link",
         f"{rate / GB:g} GB/s, {where}",
         "cited [18]",
     )
     yield (
-        "seconds of traffic; of computing beside it",
+        "seconds of traffic; of computation",
         f"{n_bytes / rate:.2f}; {seconds:.2f}",
-        "reckoned",
+        "calculated",
     )
     step = plan.devices * plan.batch_size * plan.seq_len * plan.grad_accum_steps
-    yield "micro-batches a step; positions a step", f"{plan.grad_accum_steps}; {step:,}", "chosen"
+    yield (
+        "micro-batches per step; positions per step",
+        f"{plan.grad_accum_steps}; {step:,}",
+        "chosen",
+    )
 
 
 def table(plans: dict[str, Plan]) -> str:

@@ -64,7 +64,7 @@ def test_ours_and_diffusers_draw_alike(bench, n_steps):
         torch.testing.assert_close(theirs(), b, rtol=0, atol=0)  # it can be drawn again
 
 
-def test_a_likelihoods_time_is_reckoned_from_the_digits_timed(bench, monkeypatch):
+def test_a_likelihoods_time_is_calculated_from_the_digits_timed(bench, monkeypatch):
     monkeypatch.setattr(bench, "DIT", DiTConfig(1, 16, 2))
     monkeypatch.setattr(bench, "DiTConfig", lambda: DiTConfig(1, 16, 2))
     monkeypatch.setattr(bench, "seconds", lambda work: 6.0)

@@ -1,6 +1,4 @@
-"""Large trainings on paper: what they are reckoned with is what small models do; the page in docs/
-is what the script prints.
-"""
+"""Large trainings on paper: what small models do, and the page that the script prints."""
 
 import importlib.util
 import resource
@@ -157,7 +155,7 @@ def test_a_parameter_has_twenty_bytes_of_state(scale, small):
         lm
     )  # the moving average is one more copy
     total = {row[0]: row[1] for row in scale.rows_of(small)}
-    assert any(name.startswith("weights, moments, average, gradients: 20 bytes") for name in total)
+    assert any(name.startswith("weights, moments, EMA, gradients: 20 bytes") for name in total)
 
 
 def test_flop_are_the_logs(scale):
@@ -188,7 +186,7 @@ def test_what_is_kept_of_rows_and_examples_is_counted_exactly(scale, tmp_path):
     write_tokens(tmp_path / "t.parquet", signatures, rows)
     file = read_tokens(tmp_path / "t.parquet", map_from=0)
     stated = {row[0]: row[1] for row in scale.rows_of(scale.PLANS["1B"])}[
-        "bytes a frame in the flat copy that is mapped; a row"
+        "bytes per frame in the memory-mapped copy; per row"
     ]
     for column, n_bytes in zip(file._columns.values(), (2, 80, 3)):
         assert column.values.nbytes == 50 * 7 * n_bytes
@@ -267,8 +265,8 @@ def test_any_dial_may_be_turned_and_nonsense_is_refused(scale, capsys, monkeypat
     scale.main()
     printed = capsys.readouterr().out
     assert (
-        "| devices; matrix rate of one | 16; 989 TFLOP/s |" in printed
-        and "16 bytes a parameter" in printed
+        "| devices; peak rate of one | 16; 989 TFLOP/s |" in printed
+        and "16 bytes per parameter" in printed
     )
     for words in (["--devices", "1"], ["--width", "100"], ["3B"]):
         monkeypatch.setattr(sys, "argv", ["scale.py", "1B", *words])
