@@ -8,7 +8,8 @@
 | .h5      | JetNet: particle_features (etarel, phirel, ptrel, mask),        | no                  |
 |          | jet_features (pt)                                               |                     |
 
-Nothing is assumed about the axis or the mass: columns are what their names say.
+Nothing is assumed about the axis or the mass: columns are what their names say. Other formats are
+read by the contract of `jet_reader`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""The contract of a format of jets: a reader gives any stretch of a file's jets, and no more."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mmtok.errors import UserError
+from mmtok.io.messages import listed
+
+FEATURES = ("pt_gev", "eta_rel", "phi_rel")
+GEV = {"GeV": 1.0, "MeV": 1e-3, "TeV": 1e3, "keV": 1e-6}  # of a unit of pt
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What a user says of how a file is to be read; picklable.
+
+    Attributes:
+        columns: quantity or feature -> column, as in {"pt": "part_pt", "caption": "label"}.
+        pt_unit: of momenta and energies: GeV, MeV, ...; "": as the file says, else GeV.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    pt_unit: str = ""
+
+
+class JetReader(ABC):
+    """The jets of one open file, read stretch by stretch.
+
+    Opening looks at headers, and at what is needed to know how many jets there are. Nothing is
+    checked of single jets: that is the source's work.
+
+    Attributes:
+        path: the file.
+        n_jets: how many jets it holds, after the reader's own cuts; 0 is allowed.
+        features: what can be asked of a constituent, "pt_gev" among them: eta_rel and phi_rel are
+            relative to the jet's axis, phi_rel within [-pi, pi]; others such as charge or d0.
+        has_captions: whether its jets have captions.
+        note: what was found out or assumed, to be said in one line: "axis: sum of the constituents,
+            unit: MeV (by _mev), padding: pt 0"; "" where nothing was.
+    """
+
+    path: Path
+    n_jets: int
+    features: tuple[str, ...]
+    has_captions: bool = False
+    note: str = ""
+
+    @abstractmethod
+    def read(self, start: int, stop: int, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Jets start to stop: values (all P, F) float32, and offsets (stop - start + 1) int64.
+
+        Columns are in the order of `features`, without the padding; constituents in any order. A
+        jet of which a number is missing gets NaN there, and one without constituents has none.
+
+        Raises UserError, naming the file, where it cannot be read.
+        """
+
+    def captions(self, start: int, stop: int) -> list[str]:
+        """The captions of jets start to stop, "" where there is none; if `has_captions`."""
+        raise NotImplementedError
+
+    def check_features(self, features: Sequence[str]) -> None:
+        """Raise UserError where a feature is not there."""
+        missing = [name for name in features if name not in self.features]
+        if missing:
+            raise UserError(
+                f"{self.path}: has no feature {', '.join(missing)}; it has {listed(self.features)}"
+            )
+
+    # not abstract: most have nothing to do
+    def close(self) -> None:  # noqa: B027
+        """Close what is open; the reader is not used afterwards."""
+
+
+@dataclass(frozen=True)
+class JetLayout:
+    """A published way of keeping jets in files.
+
+    Attributes:
+        name: what `--layout` calls it, in lower case.
+        about: what it is, in some words.
+        suffixes: of its files, in lower case.
+        evidence: a function of a file with such a suffix: what in it says that it is of this
+            layout, in some words; "" where it is not. Raises UserError for what is broken.
+        open: makes the reader. Raises UserError for what is not of this layout.
+        has_captions: whether the layout itself has labels, which are then the captions.
+    """
+
+    name: str
+    about: str
+    suffixes: tuple[str, ...]
+    evidence: Callable[[Path], str]
+    open: Callable[[Path, ReadSettings], JetReader]
+    has_captions: bool = False
+
+
+def offsets_of(n_particles: np.ndarray) -> np.ndarray:
+    """(N,) particles of each jet -> (N + 1,) int64 where it starts and the last one ends."""
+    return np.concatenate(([0], np.cumsum(n_particles, dtype=np.int64)))
+
+
+def jet_of_particle(offsets: np.ndarray) -> np.ndarray:
+    """(all P,) the index of the jet that each particle belongs to."""
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def selected(
+    values: np.ndarray, offsets: np.ndarray, is_kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and offsets of the particles that are kept; `is_kept` is (all P,) bool."""
+    kept_before = np.concatenate(([0], np.cumsum(is_kept, dtype=np.int64)))
+    return values[is_kept], kept_before[offsets]
