@@ -1,0 +1,92 @@
+"""Layouts of corpora: which one a place has, by its evidence or by the name that the user gives.
+
+A modality has a table of layouts, in the order in which messages name them. Each looks at a place
+(a folder or a file) and says why it could read it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mmtok.errors import UserError
+
+P = TypeVar("P")  # a place, as the modality sees it
+R = TypeVar("R", covariant=True)  # its reader
+
+
+@dataclass(frozen=True)
+class Layout(Generic[P, R]):
+    """One way in which a corpus is published.
+
+    name      in lower case, as the user gives it: librispeech
+    about     what it looks like, in a few words: SPEAKER/CHAPTER folders with .trans.txt
+    evidence  what speaks for this layout in a place, such as the file that shows it; "" for nothing
+    reader    what reads it
+    plain     whether it is read without a word where nothing else matches
+    """
+
+    name: str
+    about: str
+    evidence: Callable[[P], str]
+    reader: R
+    plain: bool = False
+
+
+def check_layout(layouts: Sequence[Layout], wanted: str, who: str) -> None:
+    """Raise UserError where the user wants a layout that there is not; "" is any."""
+    names = [layout.name for layout in layouts]
+    if wanted and wanted not in names:
+        raise UserError(f"{who}: layout is {wanted!r}; the layouts are {', '.join(names)}")
+
+
+def chosen_layout(
+    layouts: Sequence[Layout[P, R]], place: P, wanted: str, where: object
+) -> Layout[P, R] | None:
+    """The layout of a place: the one that is wanted, else the one that has evidence.
+
+    A detected layout is said, unless it is a plain one.
+
+    Args:
+        layouts: those that there are; a plain one counts where no other has evidence.
+        place: where to look.
+        wanted: its name; "" for any.
+        where: the place, in messages.
+
+    Returns:
+        None where none has evidence.
+
+    Raises:
+        UserError: two have evidence.
+    """
+    if wanted:
+        return next(layout for layout in layouts if layout.name == wanted)
+    found = [(layout, evidence) for layout in layouts if (evidence := layout.evidence(place))]
+    special = [(layout, evidence) for layout, evidence in found if not layout.plain]
+    if len(special) > 1:
+        shown = " and ".join(f"{layout.name} ({evidence})" for layout, evidence in special)
+        choices = " or ".join(f"--layout {layout.name}" for layout, _ in special)
+        raise UserError(f"{where}: could be read as {shown}; say which: {choices}")
+    if special:
+        layout, evidence = special[0]
+        warnings.warn(f"{where}: read as {layout.name} ({evidence})", stacklevel=3)
+        return layout
+    return next((layout for layout, _ in found), None)
+
+
+# ---- the splits that a corpus publishes
+
+
+def is_part(name: str, part: str) -> bool:
+    """Whether a user's name of a split means a part of a corpus: a folder, a file or a cell.
+
+    "train" means train, train.tsv, captions_train2017.json and train-00000-of-00010.parquet, but
+    not training; "dev*.tsv" is a pattern.
+    """
+    if name == part or fnmatch.fnmatchcase(part, name):
+        return True
+    return bool(re.search(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", part))
