@@ -1,8 +1,10 @@
-"""The unit in which a modality's -log p is customarily given."""
+"""Customary units: of a modality's -log p, and dB for the error of images."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from mmtok.core.segment import Signature
 
@@ -14,6 +16,9 @@ UNITS = {
     "jets": ("nats/particle", 1.0),
 }
 DEFAULT = ("nats/frame", 1.0)
+
+# The signal-to-noise ratio of equal images: finite, so that JSON can hold it.
+EXACT_DB = 100.0
 
 
 def customary(of: str | Signature, nats: float, units: float) -> tuple[float, str]:
@@ -36,6 +41,16 @@ def counted(unit: str) -> str:
 def is_density(signature: Signature) -> bool:
     """Whether -log p is of a density, so that it may be below 0."""
     return bool(signature.latent_size) and not signature.cells
+
+
+def psnr_db(mean_square: float) -> float:
+    """Peak signal-to-noise ratio in dB of images whose values 0..255 differ so much on average.
+
+    10 log10(255^2 / mean squared error), at most EXACT_DB, which is that of equal images.
+    """
+    if mean_square == 0:
+        return EXACT_DB
+    return min(EXACT_DB, float(10 * np.log10(255.0**2 / mean_square)))
 
 
 def _unit(of: str | Signature) -> tuple[str, float]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mmtok.core import units
 from mmtok.errors import missing_extra
 
-EXACT_DB = 100.0  # the PSNR of equal images: finite, so that it can be written as JSON
 BATCH_ROWS = 512  # bounds the memory of a table of distances
 FITTED_ROWS = 20_000  # images that principal components are fitted to at most
 FITTED_VALUES = 20_000_000  # values of all their pixels, at most
@@ -140,12 +140,7 @@ def nearest(samples: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np
 
 
 def psnr_db(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    """Peak signal-to-noise ratio in dB over all values of all images; 100 where they are equal.
-
-    10 log10(255^2 / mean squared error).
-    """
+    """Peak signal-to-noise ratio in dB over all values of all images, as of `units.psnr_db`."""
     errors = [np.subtract(x, y, dtype=np.float64) for x, y in zip(a, b, strict=True)]
     squares = np.concatenate([np.square(error).ravel() for error in errors])
-    if not squares.any():
-        return EXACT_DB
-    return float(min(EXACT_DB, 10 * np.log10(255.0**2 / squares.mean())))
+    return units.psnr_db(float(squares.mean()))

@@ -29,7 +29,6 @@ from mmtok.sources.speech import decode_sound, seconds_of
 KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 # what the limits of a field count
 UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}
-MODALITIES = tuple(UNITS)
 FILLED = Limit("filled cells", 1)  # a row without any is no example
 
 
@@ -41,21 +40,22 @@ class HubTable(ScreenedSource):
     fields whose cells are empty; a row of empty cells is left out and counted. In a csv an empty
     text is a text.
 
-    id          on the Hugging Face hub; or a file (parquet; csv or json lines, also .gz), or a
-                folder that `datasets` can read (a folder of loose sound files it reads only with
-                torchcodec: `SpeechFolder` needs none)
-    columns     field -> column of the table
-    modalities  field -> text, speech, image or jets. A text is a string, or a class, whose name is
-                then the text; a sound or picture its bytes, a file, or the name of a file in the
-                table's folder; a jet a list of constituents
-    subset      the hub's name of a part of the table
-    train       the table's own split to train on
-    heldout     the table's own split to hold out; "": a share of `train`, chosen by `seed`
-    heldout_share  that share
-    limit       at most so many rows of each split; 0: all
-    features    of the jets' constituents, in the order of the table
-    limits      field -> (least, most): characters of a text, seconds of speech, pixels of an image,
-                particles of a jet; other rows are left out and counted. A most of 0: any
+    Attributes:
+        id: on the Hugging Face hub; or a file (parquet; csv or json lines, also .gz), or a folder
+            that `datasets` can read (a folder of loose sound files it reads only with torchcodec:
+            `SpeechFolder` needs none).
+        columns: field -> column of the table.
+        modalities: field -> text, speech, image or jets. A text is a string, or a class, whose name
+            is then the text; a sound or picture its bytes, a file, or the name of a file in the
+            table's folder; a jet a list of constituents.
+        subset: the hub's name of a part of the table.
+        train: the table's own split to train on.
+        heldout: the table's own split to hold out; "": a share of `train`, chosen by `seed`.
+        heldout_share: that share.
+        limit: at most so many rows of each split; 0: all.
+        features: of the jets' constituents, in the order of the table.
+        limits: field -> (least, most): characters of a text, seconds of speech, pixels of an image,
+            particles of a jet; other rows are left out and counted. A most of 0: any.
     """
 
     id: str
@@ -78,10 +78,10 @@ class HubTable(ScreenedSource):
                 f" {sorted(self.modalities)}; both must name the same, at least one"
             )
         for name, modality in self.modalities.items():
-            if modality not in MODALITIES:
+            if modality not in UNITS:
                 raise UserError(
                     f"HubTable {self.id!r}: field {name!r} is {modality!r}; a table's columns are"
-                    f" {', '.join(MODALITIES)}"
+                    f" {', '.join(UNITS)}"
                 )
         check_heldout_share(self, self.heldout_share)
         if self.limit < 0:

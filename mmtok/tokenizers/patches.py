@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
+from mmtok.core.units import psnr_db
 from mmtok.errors import UserError
 from mmtok.tokenizers.base import (
     BatchTokenizer,
@@ -35,8 +36,6 @@ IMAGES_AT_ONCE = 256  # bounds the memory of a batch
 # a network takes is known only once it is made.
 MOST = {"blocks": 256, "steps": 10**9}
 MOST_OF_OTHERS = 2**16
-# The signal-to-noise ratio of an exact round trip: finite, so that JSON can hold it.
-EXACT_DB = 100.0
 
 
 def checked_image(
@@ -110,18 +109,14 @@ def to_grey(levels: np.ndarray, n_levels: int) -> np.ndarray:
 def image_error(images: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> dict[str, float]:
     """The error of decoded images over all values of all images.
 
-    rms_error_grey  root mean square, in grey values
-    psnr_db         peak signal-to-noise ratio, of a peak of 255; at most EXACT_DB
+    rms_error_grey is its root mean square, in grey values; psnr_db as of `psnr_db`.
     """
     squares = [
         np.square(np.subtract(a, b, dtype=np.float64)).ravel()
         for a, b in zip(images, again, strict=True)
     ]
     mse = float(np.concatenate(squares).mean())
-    psnr_db = EXACT_DB
-    if mse > 0:
-        psnr_db = min(EXACT_DB, 10 * np.log10(255.0**2 / mse))
-    return {"psnr_db": float(psnr_db), "rms_error_grey": mse**0.5}
+    return {"psnr_db": psnr_db(mse), "rms_error_grey": mse**0.5}
 
 
 def check_size(config: Any, **least: int) -> None:
@@ -269,9 +264,10 @@ class PatchNetwork(ImageTokenizer):
     def __init__(self, config: Any, network: nn.Module, **frame: Any):
         """Take over a trained network, and change it to float64.
 
-        config   a NetworkConfig
-        network  as `config.network()` makes it
-        frame    what the signature says of a frame: `levels` or `latent_size`
+        Args:
+            config: a NetworkConfig.
+            network: as `config.network()` makes it.
+            frame: what the signature says of a frame: `levels` or `latent_size`.
         """
         self.config = config
         self._network: Any = network.double().eval().requires_grad_(False)
