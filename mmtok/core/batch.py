@@ -24,19 +24,23 @@ FULL = 8  # a row with fewer free positions than this counts as full
 class Batch:
     """B rows of L positions. Padding has document -1 and is never predicted.
 
-    ids, document, segment, modality, position  (B, L) int64; modality is the index of the
-                  signature, -1 for the marks between segments
-    inputs        (B, L) ids as the model reads them; they differ from `ids` only where training
-                  corrupts its input
-    predict       (B, L) bool: p of this position is part of the loss
-    may_end       (B, L) bool: the end mark is legal here
+    What is of one modality has N_m rows: one per position with its frame id, in row-major order.
 
-    The others map a modality m to one row per position that has m's frame id, in row-major order:
-
-    channels      (N_m, C) int64
-    latents       (N_m, D) float32
-    channel_mask  (N_m, C) or (N_m, D) bool: values that the model may not read (corrupted input)
-    ceiling       (N_m, C) highest legal frame, of modalities whose frames are a set
+    Attributes:
+        ids: (B, L) int64.
+        document: (B, L) int64.
+        segment: (B, L) int64.
+        modality: (B, L) int64, the index of the signature; -1 for the marks between segments.
+        position: (B, L) int64.
+        inputs: (B, L) ids as the model reads them; they differ from `ids` only where training
+            corrupts its input.
+        predict: (B, L) bool: p of this position is part of the loss.
+        may_end: (B, L) bool: the end mark is legal here.
+        channels: modality -> (N_m, C) int64.
+        latents: modality -> (N_m, D) float32.
+        channel_mask: modality -> (N_m, C) or (N_m, D) bool: values that the model may not read
+            (corrupted input).
+        ceiling: modality -> (N_m, C) highest legal frame, where frames are a set.
     """
 
     ids: Tensor
@@ -68,8 +72,9 @@ class Batch:
 class InputMask:
     """What the model may not read of one stream.
 
-    ids       (L,) bool
-    channels  modality -> (N_m, C) or (N_m, D) bool
+    Attributes:
+        ids: (L,) bool.
+        channels: modality -> (N_m, C) or (N_m, D) bool.
     """
 
     ids: np.ndarray

@@ -28,12 +28,13 @@ from mmtok.errors import UserError
 class State:
     """Where a stream stands. `State()` is the place between two segments.
 
-    modality  of the segment that is being read, or None between segments
-    left      frames still to come; None when the segment runs until its end mark
-    n_open    HOLE marks whose frames are still to come
-    filling   the frames that are being read are those of a HOLE mark
-    due       the mark that must follow: "document" at the start of a stream, "fill" before the
-              frames of a HOLE mark, else ""
+    Attributes:
+        modality: of the segment that is being read, or None between segments.
+        left: frames still to come; None when the segment runs until its end mark.
+        n_open: HOLE marks whose frames are still to come.
+        filling: the frames that are being read are those of a HOLE mark.
+        due: the mark that must follow: "document" at the start of a stream, "fill" before the
+            frames of a HOLE mark, else "".
     """
 
     modality: str | None = None
@@ -131,14 +132,16 @@ def _may_end(state: State) -> bool:
 class Stream:
     """One document as arrays over its L positions; what `Batch` packs.
 
-    ids, segment, modality  (L,) integers; modality is the index of the signature, -1 for DOCUMENT
-                            and NULL
-    predict   (L,) bool: p of this position is part of the score
-    may_end   (L,) bool: the end mark is among the ids that are legal here
-    values    frames of many-channel and latent modalities, each (N_m, C) or (N_m, D), in stream
-              order
-    ceiling   of modalities whose frames are a set, (N_m, C): the highest legal frame in
-              lexicographic order
+    Attributes:
+        ids: (L,) integers.
+        segment: (L,) integers.
+        modality: (L,) integers, the index of the signature; -1 for DOCUMENT and NULL.
+        predict: (L,) bool: p of this position is part of the score.
+        may_end: (L,) bool: the end mark is among the ids that are legal here.
+        values: frames of many-channel and latent modalities, each (N_m, C) or (N_m, D), in stream
+            order.
+        ceiling: of modalities whose frames are a set, (N_m, C): the highest legal frame in
+            lexicographic order.
     """
 
     ids: np.ndarray
@@ -245,8 +248,8 @@ def _segment_parts(
 ) -> list[_Part]:
     """The positions of segment number i: its visible frames with HOLE marks, then the fills.
 
-    closed    it has its end mark
-    n_filled  spans to infill whose frames follow; the next, if any, gets a FILL mark and no frames
+    closed: it has its end mark. n_filled: spans to infill whose frames follow; the next, if any,
+    gets a FILL mark and no frames.
     """
     m = segment.modality
     k = vocabulary.index[m]

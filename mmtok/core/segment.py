@@ -24,19 +24,20 @@ MOST_FRAMES = 2**40  # of a segment
 class Signature:
     """All that a vocabulary and a model know of a tokenizer.
 
-    modality     its name, e.g. "speech"
-    levels       number of codes of each channel, (16,) * 80; () when the frames are latents
-    latent_size  D; 0 when the frames are codes
-    frames       fixed number of frames (a 4x4 grid: 16), or None: a segment runs until its end mark
-    fingerprint  of the tokenizer's own file
-    banned       one-channel codes that never occur in data (a text model's own unknown, start and
-                 stop pieces)
-    descending   the frames are a set, written in falling lexicographic order of their channels
-                 (jets: pt, then eta, then phi). The grammar allows no other order, so p of the list
-                 is p of the set; equal frames may follow each other, so it is a multiset
-    headers      number of first frames that stand outside that order (a jet's totals)
-    cells        of latents that are discrete: each is the centre of one of so many equal cells of
-                 the axis from -1 to 1; 0: continuous
+    Attributes:
+        modality: its name, e.g. "speech".
+        levels: number of codes of each channel, (16,) * 80; () when the frames are latents.
+        latent_size: D; 0 when the frames are codes.
+        frames: fixed number of frames (a 4x4 grid: 16), or None: a segment runs until its end mark.
+        fingerprint: of the tokenizer's own file.
+        banned: one-channel codes that never occur in data (a text model's own unknown, start and
+            stop pieces).
+        descending: the frames are a set, written in falling lexicographic order of their channels
+            (jets: pt, then eta, then phi). The grammar allows no other order, so p of the list is p
+            of the set; equal frames may follow each other, so it is a multiset.
+        headers: number of first frames that stand outside that order (a jet's totals).
+        cells: of latents that are discrete: each is the centre of one of so many equal cells of the
+            axis from -1 to 1; 0: continuous.
     """
 
     modality: str
@@ -126,11 +127,12 @@ class Segment:
 
     Exactly one of `codes` (T, C) integers and `latents` (T, D) float32 is set.
 
-    info       what decoding needs beyond the frames (n_samples, rate_hz, height, width, jet axis);
-               scalars only
-    truncated  frames were cut off at a cap: the signal goes on, so there is no end mark
-    infill_spans  spans [start, stop) of frames to infill: the stream gives them last, with a HOLE
-                  mark in their place
+    Attributes:
+        info: what decoding needs beyond the frames (n_samples, rate_hz, height, width, jet axis);
+            scalars only.
+        truncated: frames were cut off at a cap: the signal goes on, so there is no end mark.
+        infill_spans: spans [start, stop) of frames to infill: the stream gives them last, with a
+            HOLE mark in their place.
     """
 
     modality: str
@@ -193,12 +195,13 @@ def segment_of(signature: Signature, values: np.ndarray | None = None, **more: A
 class Document:
     """Segments in the order of a task, and which of them the task predicts.
 
-    segments  None stands for a condition that is left out: the stream has the null mark there
-    predict   of each segment, whether p of its frames is asked for
-    open_end  the last segment is not finished, so the document is a prompt: its stream stops after
-              the frames known so far or, where there are spans to infill, after the FILL mark of
-              the first that is still empty
-    n_filled  of an open segment, the number of spans to infill whose frames are known
+    Attributes:
+        segments: None stands for a condition that is left out: the stream has the null mark there.
+        predict: of each segment, whether p of its frames is asked for.
+        open_end: the last segment is not finished, so the document is a prompt: its stream stops
+            after the frames known so far or, where there are spans to infill, after the FILL mark
+            of the first that is still empty.
+        n_filled: of an open segment, the number of spans to infill whose frames are known.
     """
 
     segments: tuple[Segment | None, ...]
