@@ -28,9 +28,11 @@ EFFECTS = {
 class ImagePreparation:
     """How a picture gets the size and the colours that the tokenizer takes.
 
-    fit         stretch: scale both sides, each by itself; crop: scale until it covers the size, and
-                cut out the centre; pad: scale until it fits inside, and centre on the background
-    background  shown through transparency and around padded pictures: a colour by name, or #rrggbb
+    Attributes:
+        fit: stretch: scale both sides, each by itself; crop: scale until it covers the size, and
+            cut out the centre; pad: scale until it fits inside, and centre on the background.
+        background: shown through transparency and around padded pictures: a colour by name, or
+            #rrggbb.
     """
 
     modality: ClassVar[str] = "image"

@@ -37,11 +37,12 @@ class _Item:
 class Loader:
     """Batches by step.
 
-    files          token files of the training split; a task reads the rows that have all its fields
-    tasks          what is read of them
-    input_masking  field -> what training hides of its input
-    batch_size     B, rows of a step's batch, over all processes
-    seq_len        L, positions of a row
+    Attributes:
+        files: token files of the training split; a task reads the rows that have all its fields.
+        tasks: what is read of them.
+        input_masking: field -> what training hides of its input.
+        batch_size: B, rows of a step's batch, over all processes.
+        seq_len: L, positions of a row.
     """
 
     def __init__(

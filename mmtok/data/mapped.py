@@ -65,13 +65,15 @@ ROW_BYTES = sum(np.dtype(kind).itemsize for kind in PER_ROW.values())
 class Column:
     """One field of n rows, N frames in all.
 
-    offsets    (n + 1,): row i has the frames offsets[i] to offsets[i + 1]
-    starts, sizes  (n,): where in `texts` its info begins, and how many bytes it has; rows with the
-                   same info share it, within a batch
-    present    (n,): the row has the field
-    truncated  (n,): its frames were cut off at a cap
-    texts      (t,) bytes: JSON in UTF-8
-    values     (N, C) or (N, D), in the narrowest type that holds them
+    Attributes:
+        offsets: (n + 1,): row i has the frames offsets[i] to offsets[i + 1].
+        starts: (n,): where in `texts` its info begins; rows with the same info share it, within a
+            batch.
+        sizes: (n,): how many bytes its info has.
+        present: (n,): the row has the field.
+        truncated: (n,): its frames were cut off at a cap.
+        texts: (t,) bytes: JSON in UTF-8.
+        values: (N, C) or (N, D), in the narrowest type that holds them.
     """
 
     offsets: np.ndarray
@@ -91,10 +93,11 @@ class Column:
 class Part:
     """A Parquet file of tokens as it was found.
 
-    size      of the file, in bytes
-    mtime_ns  its time of change
-    n_rows    its rows
-    n_bytes   what its frames take in a flat array
+    Attributes:
+        size: of the file, in bytes.
+        mtime_ns: its time of change.
+        n_rows: its rows.
+        n_bytes: what its frames take in a flat array.
     """
 
     path: Path

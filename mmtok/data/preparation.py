@@ -57,7 +57,8 @@ class Preparer:
 
     Without a preparation they stay as they are.
 
-    takes  what the tokenizer's config says of the signals that it takes
+    Attributes:
+        takes: what the tokenizer's config says of the signals that it takes.
     """
 
     modality: str

@@ -27,8 +27,9 @@ LOSS_DB = 3.1
 class SpeechPreparation:
     """How a clip becomes one channel at the tokenizer's rate.
 
-    channel  mix: the mean of all; left, right, or a number from 0: that one alone. Does not matter
-             for clips of one channel
+    Attributes:
+        channel: mix: the mean of all; left, right, or a number from 0: that one alone. Does not
+            matter for clips of one channel.
     """
 
     modality: ClassVar[str] = "speech"

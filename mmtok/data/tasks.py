@@ -15,16 +15,17 @@ from mmtok.errors import UserError
 class Task:
     """An order of fields: the inputs, then the targets, which the model learns to predict.
 
-    inputs             names of the fields that are given
-    targets            names of the fields that are predicted, at least one
-    weight             the share of training positions, relative to the other tasks
-    cond_dropout       probability that the inputs are replaced by the null mark; guidance needs it
-    loss_on_inputs     predict the inputs too (a joint distribution); else they carry no loss
-    infill             probability that a span of the last field is cut out and put last, so that
-                       missing spans can be filled in
-    max_target_frames  read at most so many frames of the last field, as a truncated segment; 0
-                       reads all. Where what matters comes first (jets by falling pt), more examples
-                       fit into the same positions
+    Attributes:
+        inputs: names of the fields that are given.
+        targets: names of the fields that are predicted, at least one.
+        weight: the share of training positions, relative to the other tasks.
+        cond_dropout: probability that the inputs are replaced by the null mark; guidance needs it.
+        loss_on_inputs: predict the inputs too (a joint distribution); else they carry no loss.
+        infill: probability that a span of the last field is cut out and put last, so that missing
+            spans can be filled in.
+        max_target_frames: read at most so many frames of the last field, as a truncated segment; 0
+            reads all. Where what matters comes first (jets by falling pt), more examples fit into
+            the same positions.
     """
 
     inputs: tuple[str, ...]
@@ -121,13 +122,14 @@ def orders(
 class InputMasking:
     """What training hides of a field's input; targets are never touched.
 
-    drop_prob        share of frames hidden one by one
-    span_prob        share of frames hidden in spans of about `span_length` frames (dMel, section
-                     3.3.1: 0.5 with spans of 3)
-    apply_prob       probability that spans are hidden in a document at all
-    n_freq_masks     how many bands of up to `freq_mask_width` neighbouring channels are hidden
-                     (SpecAugment's frequency masks, Park et al. 2019, section 2); hidden latents
-                     read as 0, their mean where they are standardised
+    Attributes:
+        drop_prob: share of frames hidden one by one.
+        span_prob: share of frames hidden in spans of about `span_length` frames (dMel, section
+            3.3.1: 0.5 with spans of 3).
+        apply_prob: probability that spans are hidden in a document at all.
+        n_freq_masks: how many bands of up to `freq_mask_width` neighbouring channels are hidden
+            (SpecAugment's frequency masks, Park et al. 2019, section 2); hidden latents read as 0,
+            their mean where they are standardised.
     """
 
     drop_prob: float = 0.0

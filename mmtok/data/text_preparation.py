@@ -13,9 +13,10 @@ from mmtok.io.tally import Tally
 class TextPreparation:
     """Changes of a text; by default none, since decoding cannot undo them.
 
-    lower_case   make all letters lower case
-    normal_form  of Unicode: NFC, NFD, NFKC or NFKD; "" leaves the characters as they are
-    strip        remove white space at both ends
+    Attributes:
+        lower_case: make all letters lower case.
+        normal_form: of Unicode: NFC, NFD, NFKC or NFKD; "" leaves the characters as they are.
+        strip: remove white space at both ends.
     """
 
     modality: ClassVar[str] = "text"

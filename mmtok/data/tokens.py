@@ -353,8 +353,9 @@ def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) ->
 class TokenFile:
     """A token file as flat arrays and offsets per field, so that rows come out fast.
 
-    fields      their names
-    signatures  field -> Signature
+    Attributes:
+        fields: their names.
+        signatures: field -> Signature.
     """
 
     def __init__(
