@@ -18,10 +18,11 @@ State = tuple[Tensor, ...]
 class Tableau:
     """A Butcher tableau.
 
-    order    that it reaches
-    nodes    c
-    rows     the strictly lower triangle of A
-    weights  b
+    Attributes:
+        order: that it reaches.
+        nodes: c.
+        rows: the strictly lower triangle of A.
+        weights: b.
     """
 
     order: int

@@ -218,9 +218,10 @@ class RungeKutta4(RungeKutta):
 class DDIM(Sampler):
     """Song et al. 2021 (arXiv 2010.02502), eq. 12, in sigma, so for every path; n evaluations.
 
-    eta          0 is deterministic (then the same as Euler's step in sigma), 1 is DDPM's ancestral
-                 step (their eq. 16)
-    temperature  scales the noise that eta brings in (Li et al. 2024, arXiv 2406.11838)
+    Attributes:
+        eta: 0 is deterministic (then the same as Euler's step in sigma), 1 is DDPM's ancestral step
+            (their eq. 16).
+        temperature: scales the noise that eta brings in (Li et al. 2024, arXiv 2406.11838).
     """
 
     eta: float = 0.0
