@@ -65,10 +65,11 @@ class Known:
 class HeadConfig(ABC):
     """Base of a head's settings, which are a frozen dataclass.
 
-    kind            what the head's log-probabilities are
-    autoregressive  True: the head fills in one frame from the state before it. False: it fills in
-                    all frames of a segment of fixed length from the state at its begin mark
-    frames          the frames that the head can fill in, in words
+    Attributes:
+        kind: what the head's log-probabilities are.
+        autoregressive: True: the head fills in one frame from the state before it. False: it fills
+            in all frames of a segment of fixed length from the state at its begin mark.
+        frames: the frames that the head can fill in, in words.
     """
 
     kind: ClassVar[Kind] = "exact"

@@ -55,11 +55,12 @@ from mmtok.nn.unet import UNet, UNetConfig
 class Stage(Diffusion):
     """One resolution of a cascade.
 
-    aug_noise  share of noise in the picture that the next stage reads, when sampling and scoring,
-               in [0, 1); the coarsest stage, which reads none, ignores it. Sampling.aug_noise
-               changes it for all stages. Scores are bounds at any share, and need one above 0: the
-               less noise, the more the finer stage would have to know where the coarser picture
-               lies; 0 counts there as the schedule's least noise
+    Attributes:
+        aug_noise: share of noise in the picture that the next stage reads, when sampling and
+            scoring, in [0, 1); the coarsest stage, which reads none, ignores it. Sampling.aug_noise
+            changes it for all stages. Scores are bounds at any share, and need one above 0: the
+            less noise, the more the finer stage would have to know where the coarser picture lies;
+            0 counts there as the schedule's least noise.
     """
 
     autoregressive = False
@@ -83,9 +84,10 @@ class Stage(Diffusion):
 class Cascade(LatentConfig):
     """A segment of latents as a picture, drawn coarse to fine.
 
-    stages       from the coarsest; each has twice the rows and columns of the one before
-    grid, patch  as of `GridDiffusion`: (rows, columns) of frames (None: a square), each a patch x
-                 patch square of the picture
+    Attributes:
+        stages: from the coarsest; each has twice the rows and columns of the one before.
+        grid: as of `GridDiffusion`: (rows, columns) of frames; None: a square.
+        patch: a frame is a patch x patch square of the picture.
     """
 
     autoregressive = False

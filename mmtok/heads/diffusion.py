@@ -84,21 +84,22 @@ class LatentConfig(HeadConfig):
 class Diffusion(LatentConfig):
     """How to learn, draw and score latents by denoising.
 
-    schedule     noise levels, preconditioning and loss: CondOT for flow matching, or one of
-                 Karras et al. 2022, table 1. EDM's training noise is made for a sigma_data of
-                 0.5: for another one, change p_mean and p_std too
-    sampler      the solver that draws, in `steps` steps (Sampling.steps changes them)
-    draws        noise levels per frame or segment in a training step
-    ode_steps    fourth-order steps of the probability-flow ODE when scoring; the trace is taken at
-                 every second
-    exact_dimensions  up to which the trace is exact, by a backward pass for each; above, one random
-                      probe estimates it
-    likelihood   of discrete data (`Signature.cells`): "decoder" adds a little noise and a
-                 discretised decoder (the L_0 term of Ho et al. 2020), "dequantised" spreads each
-                 value over its cell; both are bounds
-    dequantise   training spreads discrete data over their cells; needed for "dequantised"
-                 likelihoods
-    decoder      the noise and the decoder's standard deviation, in cells
+    Attributes:
+        schedule: noise levels, preconditioning and loss: CondOT for flow matching, or one of Karras
+            et al. 2022, table 1. EDM's training noise is made for a sigma_data of 0.5: for another
+            one, change p_mean and p_std too.
+        sampler: the solver that draws, in `steps` steps (Sampling.steps changes them).
+        draws: noise levels per frame or segment in a training step.
+        ode_steps: fourth-order steps of the probability-flow ODE when scoring; the trace is taken
+            at every second.
+        exact_dimensions: up to which the trace is exact, by a backward pass for each; above, one
+            random probe estimates it.
+        likelihood: of discrete data (`Signature.cells`): "decoder" adds a little noise and a
+            discretised decoder (the L_0 term of Ho et al. 2020), "dequantised" spreads each value
+            over its cell; both are bounds.
+        dequantise: training spreads discrete data over their cells; needed for "dequantised"
+            likelihoods.
+        decoder: the noise and the decoder's standard deviation, in cells.
     """
 
     schedule: CondOT | EDM | VP | VE | IDDPM = CondOT()
@@ -147,13 +148,14 @@ class FrameDiffusion(Diffusion):
 class GridDiffusion(Diffusion):
     """All frames of a segment at once, as a grid, given the state at its begin mark.
 
-    network  a diffusion transformer, whose tokens are the frames, or a U-Net over the picture that
-             the frames make
-    grid     (rows, columns) of frames, row after row; None: a square
-    patch    a frame's latents are a patch x patch square of the picture's channels
-    pairing  assign each training step's noise by minibatch optimal transport
-             (`mmtok.diffusion.pairing`): straighter paths, for flow matching without a condition.
-             With a condition it skews the samples, so it is off by default and warned of
+    Attributes:
+        network: a diffusion transformer, whose tokens are the frames, or a U-Net over the picture
+            that the frames make.
+        grid: (rows, columns) of frames, row after row; None: a square.
+        patch: a frame's latents are a patch x patch square of the picture's channels.
+        pairing: assign each training step's noise by minibatch optimal transport
+            (`mmtok.diffusion.pairing`): straighter paths, for flow matching without a condition.
+            With a condition it skews the samples, so it is off by default and warned of.
     """
 
     autoregressive = False

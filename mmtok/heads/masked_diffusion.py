@@ -27,12 +27,13 @@ from mmtok.nn.denoisers import CodeDenoiser, DiTConfig, in_chunks
 class MaskedDiffusion(HeadConfig):
     """Settings of a head that unmasks codes in any order.
 
-    steps        unmasking steps when sampling; codes of one step are sampled independently. 0: one
-                 at a time, exact
-    draws        masked subsets per segment in a training step
-    bound_draws  masked subsets per segment when scoring, their sizes evenly spread: the more, the
-                 less the estimate of the bound varies
-    grid         (rows, columns) of the codes; None: a square where possible, else one row
+    Attributes:
+        steps: unmasking steps when sampling; codes of one step are sampled independently. 0: one at
+            a time, exact.
+        draws: masked subsets per segment in a training step.
+        bound_draws: masked subsets per segment when scoring, their sizes evenly spread: the more,
+            the less the estimate of the bound varies.
+        grid: (rows, columns) of the codes; None: a square where possible, else one row.
     """
 
     kind = "bound"

@@ -20,9 +20,10 @@ from mmtok.errors import UserError
 class Patchify:
     """Between frames and pictures.
 
-    grid        (rows, columns) of frames, row after row
-    patch       a frame holds a patch x patch square of the picture's channels
-    n_channels  C
+    Attributes:
+        grid: (rows, columns) of frames, row after row.
+        patch: a frame holds a patch x patch square of the picture's channels.
+        n_channels: C.
     """
 
     grid: tuple[int, int]

@@ -38,21 +38,22 @@ REFUSALS = {  # setting -> why a modality that does not know it refuses it
 class Sampling:
     """How to draw.
 
-    temperature  0 is greedy; of latents it scales the noise
-    top_k        draw among the k likeliest ids only; 0 is off
-    top_p        draw among the likeliest ids that together have this probability; 1 is off
-    guidance     g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with
-                 w = g - 1; 1 is off. Needs condition dropout in training
-    max_frames   the most frames drawn for one open-ended segment (a fixed count is its own cap);
-                 reaching it is the stop reason "cap"
-    precision    of the weights while drawing: "float32" as they are, "bf16" or "int8" rounded, for
-                 speed; "auto" is bf16 where this machine multiplies it faster, else float32.
-                 Scores never use rounded weights
-    compiled     compile the decoder's step: 1.5 times as fast or more after half a minute, for
-                 equal batches of equal caps
-    steps        of heads that draw in steps (diffusion); 0: as many as the head's config says
-    aug_noise    of a cascade: the share of noise in the picture that the next stage reads, from 0
-                 to below 1; None: as each stage's config says
+    Attributes:
+        temperature: 0 is greedy; of latents it scales the noise.
+        top_k: draw among the k likeliest ids only; 0 is off.
+        top_p: draw among the likeliest ids that together have this probability; 1 is off.
+        guidance: g mixes log p = null + g (given - null), Ho and Salimans 2022 eq. 6 with w = g -
+            1; 1 is off. Needs condition dropout in training.
+        max_frames: the most frames drawn for one open-ended segment (a fixed count is its own cap);
+            reaching it is the stop reason "cap".
+        precision: of the weights while drawing: "float32" as they are, "bf16" or "int8" rounded,
+            for speed; "auto" is bf16 where this machine multiplies it faster, else float32. Scores
+            never use rounded weights.
+        compiled: compile the decoder's step: 1.5 times as fast or more after half a minute, for
+            equal batches of equal caps.
+        steps: of heads that draw in steps (diffusion); 0: as many as the head's config says.
+        aug_noise: of a cascade: the share of noise in the picture that the next stage reads, from 0
+            to below 1; None: as each stage's config says.
     """
 
     temperature: float = 1.0
