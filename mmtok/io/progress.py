@@ -65,11 +65,12 @@ def span_text(seconds: float) -> str:
 class Progress:
     """`with Progress("train", total=900) as progress: progress.advance(note="loss 1.2")`.
 
-    label  what is being done
-    total  how many units there are, or None when unknown
-    unit   what is counted, plural
-    done   how many were done before (a run resumed)
-    every_s  in a pipe: seconds between two lines at least
+    Attributes:
+        label: what is being done.
+        total: how many units there are, or None when unknown.
+        unit: what is counted, plural.
+        done: how many were done before (a run resumed).
+        every_s: in a pipe: seconds between two lines at least.
     """
 
     def __init__(

@@ -41,11 +41,12 @@ TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
 class Table:
     """A table: its columns, and a tuple of cells per row in their order.
 
-    numbers    of each row: the line where it begins, or from 0 where the file has no lines
-    unit       what they count: line or row
-    separator  between cells; "" where there is none
-    broken     indices of rows that run over several lines, as a cell with a line break in quotes
-               does
+    Attributes:
+        numbers: of each row: the line where it begins, or from 0 where the file has no lines.
+        unit: what they count: line or row.
+        separator: between cells; "" where there is none.
+        broken: indices of rows that run over several lines, as a cell with a line break in quotes
+            does.
     """
 
     path: Path

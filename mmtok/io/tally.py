@@ -24,9 +24,10 @@ MOST_KINDS = 8  # that are reported one by one: messages with a file's own size 
 class Tally:
     """Counts of what was done to signals, reported as warnings.
 
-    unit      what is counted, in the plural: clips, images, rows
-    reported  what was reported before, and is not again; every pass over the same signals is given
-              the same set
+    Attributes:
+        unit: what is counted, in the plural: clips, images, rows.
+        reported: what was reported before, and is not again; every pass over the same signals is
+            given the same set.
     """
 
     def __init__(self, unit: str = "files", reported: set[tuple[str, str]] | None = None) -> None:

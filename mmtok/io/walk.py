@@ -32,9 +32,10 @@ N_KINDS = 10  # kinds of what is left out that one line names
 class Found:
     """What a walk found.
 
-    files     those with a wanted suffix, ordered by their names, folder by folder
-    companions  those with a suffix of what goes with them (transcripts), likewise
-    left_out  kind -> how many, and the first of them as it is called below the folder
+    Attributes:
+        files: those with a wanted suffix, ordered by their names, folder by folder.
+        companions: those with a suffix of what goes with them (transcripts), likewise.
+        left_out: kind -> how many, and the first of them as it is called below the folder.
     """
 
     folder: Path
