@@ -76,12 +76,14 @@ class AutoregressiveSampler:
     stay in the batch, ignored, until an eighth of all are finished: dropping rows copies the whole
     cache.
 
-    rows       (N,) the prompt that each row continues
-    alive      (N,) bool: which rows go on
-    left       (N,) how many frames are still to come; -1: open-ended
-    endless    (N,) bool: the end is certain, so it is not drawn
-    ceiling    (N, C) the highest legal next frame, where frames are a set in falling order
-    totals     (N, n_totals) running totals of the frames before; n_totals is 0 for most modalities
+    Attributes:
+        rows: (N,) the prompt that each row continues.
+        alive: (N,) bool: which rows go on.
+        left: (N,) how many frames are still to come; -1: open-ended.
+        endless: (N,) bool: the end is certain, so it is not drawn.
+        ceiling: (N, C) the highest legal next frame, where frames are a set in falling order.
+        totals: (N, n_totals) running totals of the frames before; n_totals is 0 for most
+            modalities.
     """
 
     def __init__(

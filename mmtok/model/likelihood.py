@@ -18,12 +18,14 @@ from mmtok.model.lm import LM, evaluating
 class LogLikelihood:
     """-log p of a document's segments, each given those before it.
 
-    nats    per segment, frames and end mark together; None for a segment that was only a condition
-    frames  per segment, how many frames its nats are the sum over: of a segment with spans to
-            infill those in the spans
-    kind    "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
+    Attributes:
+        nats: per segment, frames and end mark together; None for a segment that was only a
+            condition.
+        frames: per segment, how many frames its nats are the sum over: of a segment with spans to
+            infill those in the spans.
+        kind: "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
             "estimate": the least certain among the predicted segments. It is of the codes or
-            latents as they are; whether a signal has other codes too, the model does not know
+            latents as they are; whether a signal has other codes too, the model does not know.
     """
 
     nats: tuple[float | None, ...]

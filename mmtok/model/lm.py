@@ -42,10 +42,12 @@ class DecoderConfig:
     Such a modality without a head is input-only. A one-channel modality needs no head, as its codes
     are ids of the stream; with MaskedDiffusion they are drawn in any order instead.
 
-    channel_size  size of a channel value's embedding before the channels are joined and projected
-    totals        modality -> how many running totals its frames carry along, see `FrameEmbedding`;
-                  for sets such as jets
-    untied        the output layer has a table of ids of its own, not the input embedding's
+    Attributes:
+        channel_size: size of a channel value's embedding before the channels are joined and
+            projected.
+        totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`;
+            for sets such as jets.
+        untied: the output layer has a table of ids of its own, not the input embedding's.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -59,10 +61,11 @@ class DecoderConfig:
 class PositionNLL:
     """-log p per position (B, L), in nats; 0 where nothing is predicted.
 
-    ids     of the stream's id
-    frames  of the frame's channels or latents. In training it is the head's loss; in scoring what
-            the head's `kind` says. Of a head that fills in whole segments, each of the T frames has
-            a T-th part
+    Attributes:
+        ids: of the stream's id.
+        frames: of the frame's channels or latents. In training it is the head's loss; in scoring
+            what the head's `kind` says. Of a head that fills in whole segments, each of the T
+            frames has a T-th part.
     """
 
     ids: Tensor

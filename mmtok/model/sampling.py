@@ -17,10 +17,11 @@ class Sampled:
     (a height, a count of samples) is true of the prompt's frames alone, and would cut off the new
     ones.
 
-    segment     the prompt's own frames included
-    stop        why it stopped: "end" or "cap"
-    trajectory  states between noise and the sample, where they were recorded
-                (`mmtok.model.trajectory`): segments, and which frames (T,) were still masked
+    Attributes:
+        segment: the prompt's own frames included.
+        stop: why it stopped: "end" or "cap".
+        trajectory: states between noise and the sample, where they were recorded
+            (`mmtok.model.trajectory`): segments, and which frames (T,) were still masked.
     """
 
     segment: Segment
