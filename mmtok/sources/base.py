@@ -28,10 +28,11 @@ class Example(dict[str, Any]):
 class Picture:
     """A raw picture, before it is prepared for a tokenizer.
 
-    pixels  uint8: (Y, X) grey, (Y, X, 2) grey with opacity, (Y, X, 3) RGB, (Y, X, 4) RGB with
-            opacity
-    name    as messages call it
-    done    what its reader had to do to it, as a `Tally` reports it
+    Attributes:
+        pixels: uint8: (Y, X) grey, (Y, X, 2) grey with opacity, (Y, X, 3) RGB, (Y, X, 4) RGB with
+            opacity.
+        name: as messages call it.
+        done: what its reader had to do to it, as a `Tally` reports it.
     """
 
     pixels: np.ndarray
@@ -43,9 +44,10 @@ class Picture:
 class Sound:
     """A raw clip, before it is prepared for a tokenizer.
 
-    samples  floats (N,) or (N, channels) within [-1, 1]
-    rate_hz  samples per second
-    name     as messages call it
+    Attributes:
+        samples: floats (N,) or (N, channels) within [-1, 1].
+        rate_hz: samples per second.
+        name: as messages call it.
     """
 
     samples: np.ndarray
@@ -83,10 +85,8 @@ class Made:
 class Items:
     """A chunk of items, such as paths, each of which is read by itself.
 
-    items   picklable
-    reader  makes the example of an item; picklable, so no lambda and no inner function; raises
-            UserError for one that cannot be read
-    name    gives the name of an item, in messages; picklable likewise
+    All three are picklable, so no lambda and no inner function. `reader` makes the example of an
+    item, and raises UserError for one that cannot be read; `name` gives its name, in messages.
     """
 
     items: Sequence[Any]
@@ -116,9 +116,10 @@ class Faults(Protocol):
 class Listing:
     """The examples of a split, listed but not read: what is needed to read them anywhere.
 
-    chunks  in order; their sizes do not depend on the machine
-    faults  counts what the chunks cannot read; None where that cannot be
-    n       the number of examples, or a little more where some turn out unusable; None: unknown
+    Attributes:
+        chunks: in order; their sizes do not depend on the machine.
+        faults: counts what the chunks cannot read; None where that cannot be.
+        n: the number of examples, or a little more where some turn out unusable; None: unknown.
     """
 
     chunks: Iterable[Chunk]

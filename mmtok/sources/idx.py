@@ -81,8 +81,9 @@ class IdxImages(Source):
     The files are train-images-idx3-ubyte, train-labels-idx1-ubyte and the same of t10k, which are
     held out; plain, .gz or .xz. Images are grey, uint8.
 
-    path   of the folder
-    names  captions of the labels 0, 1, ...
+    Attributes:
+        path: of the folder.
+        names: captions of the labels 0, 1, ...
     """
 
     path: str = ""

@@ -229,10 +229,12 @@ class ScannedDigits(Source):
     many more scans, and still does not shift those that it draws by name alone (Jun et al. 2020,
     distribution augmentation).
 
-    seed    of noise and shifts; the split is the same for all seeds
-    copies  per training scan
-    noise   standard deviation in grey values (0..255); two grey values of the scans differ by 16
-    shift   at most so many pixels, each way
+    Attributes:
+        seed: of noise and shifts; the split is the same for all seeds.
+        copies: per training scan.
+        noise: standard deviation in grey values (0..255); two grey values of the scans differ by
+            16.
+        shift: at most so many pixels, each way.
     """
 
     seed: int = 0
@@ -320,11 +322,13 @@ class ImageFolder(ScreenedSource):
     Pictures keep their size and colours. One in a sub-folder is captioned by that folder's name,
     one in the folder itself by its own name without the suffix; underscores become spaces.
 
-    path           of the folder
-    heldout_share  share of the pictures that is held out
-    seed           of the choice which are held out
-    min_pixels, max_pixels  height times width of a picture as it is in the file; others are left
-                            out and counted. 0: any
+    Attributes:
+        path: of the folder.
+        heldout_share: share of the pictures that is held out.
+        seed: of the choice which are held out.
+        min_pixels: least height times width of a picture as it is in the file; smaller ones are
+            left out and counted. 0: any.
+        max_pixels: the most, likewise.
     """
 
     path: str = ""

@@ -25,13 +25,15 @@ class JetFile(ScreenedSource):
 
     Its fields are `jets`, and `caption` where there are labels.
 
-    path           of the file: .npz, .npy, .parquet or .h5 (see `mmtok.sources.jet_formats`)
-    labels         path of a text file with one caption per line, in the order of the jets; a jet
-                   whose line is empty cannot be used
-    features       the columns that are read, pt_gev among them
-    heldout_share  share of the jets that is held out
-    seed           of the choice which are held out
-    min_particles, max_particles  of a jet; others are left out and counted. 0: any
+    Attributes:
+        path: of the file: .npz, .npy, .parquet or .h5 (see `mmtok.sources.jet_formats`).
+        labels: path of a text file with one caption per line, in the order of the jets; a jet whose
+            line is empty cannot be used.
+        features: the columns that are read, pt_gev among them.
+        heldout_share: share of the jets that is held out.
+        seed: of the choice which are held out.
+        min_particles: of a jet; those with fewer are left out and counted. 0: any.
+        max_particles: the most, likewise.
     """
 
     path: str = ""

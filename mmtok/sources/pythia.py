@@ -73,13 +73,14 @@ class PythiaJets(Source):
     constituents are given, by falling pt: the tokenizer limits their number. Showers, multiple
     interactions and hadronisation are Pythia's defaults. Train and heldout share no event.
 
-    n_per_class     jets of each class in both splits
-    n_heldout       of n_per_class
-    pt_hat_min_gev  the least transverse momentum of the hard process
-    pt_min_gev      of a jet
-    radius          of the anti-kT algorithm
-    processes       changes the time, not the jets; with more than one, a script of your own needs
-                    the usual `if __name__ == "__main__"` guard
+    Attributes:
+        n_per_class: jets of each class in both splits.
+        n_heldout: of n_per_class.
+        pt_hat_min_gev: the least transverse momentum of the hard process.
+        pt_min_gev: of a jet.
+        radius: of the anti-kT algorithm.
+        processes: changes the time, not the jets; with more than one, a script of your own needs
+            the usual `if __name__ == "__main__"` guard.
     """
 
     seed: int = 0

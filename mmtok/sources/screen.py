@@ -31,9 +31,10 @@ SHOW_PROGRESS_FROM = 1_000  # items
 class Tolerance:
     """What to do with unusable items.
 
-    on_error         skip: pass over what cannot be read, count it, and stop where it is more than
-                     `max_error_share`; raise: stop at the first
-    max_error_share  that share of all files (or rows, or jets)
+    Attributes:
+        on_error: skip: pass over what cannot be read, count it, and stop where it is more than
+            `max_error_share`; raise: stop at the first.
+        max_error_share: that share of all files (or rows, or jets).
     """
 
     on_error: str = "skip"
@@ -68,10 +69,11 @@ class ScreenedSource(Tolerance, Source):
 class Limit:
     """The range of sizes that a source uses.
 
-    unit   as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles
-    least  the smallest size
-    most   the largest size; 0: any
-    of     the field whose size it is, where examples have several
+    Attributes:
+        unit: as the settings call it, min_UNIT and max_UNIT: duration_s, chars, pixels, particles.
+        least: the smallest size.
+        most: the largest size; 0: any.
+        of: the field whose size it is, where examples have several.
     """
 
     unit: str
@@ -162,12 +164,13 @@ class Broken:
 class Screen(Generic[T]):
     """The usable ones of `items`, in their order.
 
-    look       gives the sizes of an item, found quickly (from a file's header); raises UserError
-               for a broken one
-    tolerance  what to do with broken ones
-    unit       what items are called, in the plural
-    limits     of the sizes; items outside are left out and counted
-    name       gives the name of an item, in messages
+    Attributes:
+        look: gives the sizes of an item, found quickly (from a file's header); raises UserError for
+            a broken one.
+        tolerance: what to do with broken ones.
+        unit: what items are called, in the plural.
+        limits: of the sizes; items outside are left out and counted.
+        name: gives the name of an item, in messages.
 
     Raises UserError as `Broken` does, and where no item is left.
     """

@@ -193,9 +193,12 @@ class SpeechFolder(ScreenedSource):
     file_name) and text (or transcript), or cells between pipes without a header. A tenth of the
     files (at least one of two), chosen by the hash of their names, is held out.
 
-    path                            of the folder
-    min_duration_s, max_duration_s  of a clip; others are left out and counted. 0: any
-    min_chars, max_chars            of its transcript, likewise
+    Attributes:
+        path: of the folder.
+        min_duration_s: of a clip; shorter ones are left out and counted. 0: any.
+        max_duration_s: the most, likewise.
+        min_chars: of its transcript, likewise.
+        max_chars: the most, likewise.
     """
 
     path: str = ""
@@ -320,14 +323,14 @@ class SpokenDigits(Source):
     Each has one of 12 voices, 4 speeds and 4 pitches. Silence before and after is cut to 50 ms; the
     level is set to an RMS of 0.1 (-20 dB), less where the peak would pass 0.9. The splits:
 
-    train          eight tenths of the utterances
-    heldout        one tenth: the same voices, and digit strings that training does not have (a
-                   tenth of all strings of length 2 and of 3). Single words are held out by
-                   (speed, pitch) instead
-    unseen_voices  one tenth: two voices that training does not have, any string
-
-    seed          of the choice of utterances
-    n_utterances  in all splits together
+    Attributes:
+        train: eight tenths of the utterances.
+        heldout: one tenth: the same voices, and digit strings that training does not have (a tenth
+            of all strings of length 2 and of 3). Single words are held out by (speed, pitch)
+            instead.
+        unseen_voices: one tenth: two voices that training does not have, any string.
+        seed: of the choice of utterances.
+        n_utterances: in all splits together.
     """
 
     seed: int = 0

@@ -77,10 +77,11 @@ class TextFile(ScreenedSource):
 
     The end of the file is held out, or the end of all files, in the order of their names.
 
-    path           of the file or folder
-    chunk_chars    a chunk has at most so many characters
-    heldout_share  share of the characters, from the end
-    min_chars      of a chunk; shorter ones are left out and counted. 0: any
+    Attributes:
+        path: of the file or folder.
+        chunk_chars: a chunk has at most so many characters.
+        heldout_share: share of the characters, from the end.
+        min_chars: of a chunk; shorter ones are left out and counted. 0: any.
     """
 
     path: str = ""
