@@ -240,9 +240,10 @@ def naming(folder: Path) -> Iterator[None]:
 def fingerprint(kind: str, config: dict, *arrays: bytes) -> str:
     """Twelve hex digits that change whenever codes of this tokenizer could mean something else.
 
-    kind    the tokenizer's class name
-    config  its settings, as JSON values
-    arrays  what it has learned, as bytes
+    Args:
+        kind: the tokenizer's class name.
+        config: its settings, as JSON values.
+        arrays: what it has learned, as bytes.
     """
     digest = hashlib.sha256(json.dumps([kind, config], sort_keys=True).encode())
     for array in arrays:

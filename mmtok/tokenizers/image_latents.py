@@ -41,11 +41,12 @@ if TYPE_CHECKING:
 class PixelLatentsConfig(PatchConfig):
     """Images of one size as pixels scaled to -1..1: nothing to learn.
 
-    height, width, patch  in pixels; the patch divides both; a frame has patch x patch x channels
-                          latents
-    channels              1 grey, 3 RGB
-    n_levels              as of `PixelsConfig`: 256 loses nothing, 17 is what scikit-learn's digits
-                          have
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        channels: 1 grey, 3 RGB.
+        n_levels: as of `PixelsConfig`: 256 loses nothing, 17 is what scikit-learn's digits have.
+        patch: its side in pixels, which divides both; a frame has patch x patch x channels latents.
     """
 
     height: int = 8
@@ -134,14 +135,17 @@ class KLPatchesConfig(NetworkConfig):
 
     Trained by `mmtok.train.tokenizer_fit`.
 
-    height, width, patch  in pixels; the patch divides both
-    channels     1 grey, 3 RGB
-    latent_size  numbers per patch
-    hidden       channels of the convolutions
-    blocks       residual blocks, in the encoder and in the decoder
-    steps        of training
-    kl_weight    of the KL term, in nats per pixel value, next to the mean squared error of values
-                 in -1..1; 2 s^2 is right for a decoder that is off by s
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        patch: its side in pixels, which divides both.
+        channels: 1 grey, 3 RGB.
+        latent_size: numbers per patch.
+        hidden: channels of the convolutions.
+        blocks: residual blocks, in the encoder and in the decoder.
+        steps: of training.
+        kl_weight: of the KL term, in nats per pixel value, next to the mean squared error of values
+            in -1..1; 2 s^2 is right for a decoder that is off by s.
     """
 
     height: int = 8

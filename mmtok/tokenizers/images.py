@@ -47,10 +47,13 @@ PIXEL_BYTES = 24  # of memory per value, in either direction
 class PixelsConfig(ImageConfig):
     """Images as pixel levels: nothing to learn.
 
-    height, width  in pixels; both None: any size, which the segment's info keeps
-    channels       1 grey, 3 RGB; None: grey where the size is fixed, else as each image has them
-    n_levels       a value v of 0..255 becomes level round(v (n_levels - 1) / 255); 256 loses
-                   nothing, 17 is what scikit-learn's digits have
+    Attributes:
+        height: in pixels. With None, as the width then is too, any size; the segment's info keeps
+            it.
+        width: in pixels.
+        channels: 1 grey, 3 RGB; None: grey where the size is fixed, else as each image has them.
+        n_levels: a value v of 0..255 becomes level round(v (n_levels - 1) / 255); 256 loses
+            nothing, 17 is what scikit-learn's digits have.
     """
 
     height: int | None = None
@@ -163,13 +166,16 @@ class Pixels(ImageTokenizer):
 class VQPatchesConfig(NetworkConfig):
     """Images of one size as learned codes, one per patch; trained by `mmtok.train.tokenizer_fit`.
 
-    height, width, patch  in pixels; the patch divides both; one frame per patch
-    channels   1 grey, 3 RGB
-    n_codes    size of the codebook
-    code_size  numbers per code vector
-    hidden     channels of the convolutions
-    blocks     residual blocks, in the encoder and in the decoder
-    steps      of training
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        patch: its side in pixels, which divides both; one frame per patch.
+        channels: 1 grey, 3 RGB.
+        n_codes: size of the codebook.
+        code_size: numbers per code vector.
+        hidden: channels of the convolutions.
+        blocks: residual blocks, in the encoder and in the decoder.
+        steps: of training.
     """
 
     height: int = 8

@@ -44,18 +44,18 @@ class Count:
 class Clipping:
     """Counts over jets of one grid.
 
-    features  names of the F features
-    edges     their ranges [low, high), (F, 2), each in its own unit
-    most      the cap on a jet's particles
-    allowed   any share may be clipped
-
-    The counts:
-
-    n_jets    jets so far; n_full: of these, with any pt; n_cut: with more particles than the cap
-    all       all particles
-    clipped   (feature, side) -> particles that are clipped there
-    left_out  particles beyond the cap
-    off_axis  per feature, the sum over jets of the distance between 0 and its pt-weighted mean
+    Attributes:
+        features: names of the F features.
+        edges: their ranges [low, high), (F, 2), each in its own unit.
+        most: the cap on a jet's particles.
+        allowed: any share may be clipped.
+        n_jets: jets so far.
+        n_full: of these, those with any pt.
+        all: all particles.
+        clipped: (feature, side) -> particles that are clipped there.
+        left_out: particles beyond the cap.
+        n_cut: jets with more particles than the cap.
+        off_axis: per feature, the sum over jets of the distance between 0 and its pt-weighted mean.
     """
 
     features: Sequence[str]
@@ -76,8 +76,10 @@ class Clipping:
     def add(self, values: np.ndarray, sides: np.ndarray, n: np.ndarray) -> None:
         """Count the particles of jets of n (N,) each, in the order in which the cap cuts.
 
-        values  (all P, F)
-        sides   (all P, F): BELOW, ABOVE, or -1 within the range
+        Args:
+            values: (all P, F).
+            sides: (all P, F): BELOW, ABOVE, or -1 within the range.
+            n: (N,) particles of each jet.
         """
         jet = np.repeat(np.arange(len(n)), n)
         number = jet + self.n_jets

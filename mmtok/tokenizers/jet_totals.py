@@ -29,8 +29,9 @@ class Totals:
     The digits are the codes of the second and third feature. The code of the first is its highest;
     those of further features are their middle ones.
 
-    names   some of TOTALS, one frame each
-    n_bins  codes of each feature
+    Attributes:
+        names: some of TOTALS, one frame each.
+        n_bins: codes of each feature.
     """
 
     def __init__(self, names: Sequence[str], n_bins: Sequence[int]):

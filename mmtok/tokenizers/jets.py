@@ -33,22 +33,25 @@ ROUNDING = 1e-6  # relative; more than float32 is off by
 class JetGridConfig(TokenizerConfig):
     """A uniform grid per feature; the tuples run in parallel.
 
-    features          names of the signal's columns. "pt_gev" comes first, as constituents are
-                      ordered by their codes from the first on. Features whose name begins with
-                      "phi" are wrapped into [-pi, pi) before they are binned
-    bins              codes per feature, K: K - 2 bins within [low, high), one code for what lies
-                      below and one for what lies above
-    low, high         range of each feature: of ln(pt_gev) for "pt_gev", radians for angles, (-1.5,
-                      1.5) with 5 bins for a charge
-    max_constituents  so many are kept, the hardest; a jet with more becomes a truncated segment
-    totals            frames of the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept.
-                      They need eta_rel and phi_rel as second and third feature, whose codes hold
-                      equal steps of the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins)
-    below, above      what the codes below and above each range decode to, in the feature's unit
-                      (GeV for "pt_gev"). (): learned by `fit` as the mean of what lay there, or
-                      else the middle of one more bin
-    allow_clipping    encode jets of which more than a fifth lies outside the ranges, which is
-                      refused otherwise
+    Attributes:
+        features: names of the signal's columns. "pt_gev" comes first, as constituents are ordered
+            by their codes from the first on. Features whose name begins with "phi" are wrapped into
+            [-pi, pi) before they are binned.
+        bins: codes per feature, K: K - 2 bins within [low, high), one code for what lies below and
+            one for what lies above.
+        low: where the range of each feature begins: of ln(pt_gev) for "pt_gev", radians for angles,
+            -1.5 for a charge with 5 bins.
+        high: where it ends; 1.5 for such a charge.
+        max_constituents: so many are kept, the hardest; a jet with more becomes a truncated
+            segment.
+        totals: frames of the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept. They
+            need eta_rel and phi_rel as second and third feature, whose codes hold equal steps of
+            the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
+        below: what the code below each range decodes to, in the feature's unit (GeV for "pt_gev").
+            (): learned by `fit` as the mean of what lay there, or else the middle of one more bin.
+        above: what the code above each range decodes to, likewise.
+        allow_clipping: encode jets of which more than a fifth lies outside the ranges, which is
+            refused otherwise.
     """
 
     modality: ClassVar[str] = "jets"
@@ -296,13 +299,12 @@ class JetGrid(BatchTokenizer):
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Figures of the round trip of jets.
 
-        pt_ratio_width, pt_ratio_median  decoded over true summed pt: half the width of the central
-                              68 %, and the median
-        mass_width_gev, mass_shift_gev   the same of decoded minus true mass
-        clipped_share         particles with a clipped feature; clipped_pt_share: their share of pt
-        truncated_share       jets cut at the cap
-        clipped_totals_share  jets with a total outside its range. A jet above it is scaled down to
-                              the end of the range, one below it is not scaled
+        Of decoded over true summed pt, pt_ratio_width is half the width of the central 68 %, and
+        pt_ratio_median the median. Of decoded minus true mass, mass_width_gev and mass_shift_gev
+        are the same. clipped_share counts particles with a clipped feature, clipped_pt_share is
+        their share of pt. truncated_share counts jets cut at the cap, and clipped_totals_share
+        those with a total outside its range. A jet above it is scaled down to the end of the range,
+        one below it is not scaled.
 
         Raises UserError when there is no constituent at all.
         """

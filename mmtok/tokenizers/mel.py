@@ -25,8 +25,9 @@ LARGEST_PEAK = 100.0  # samples beyond this are integers that were cast to float
 class MelConfig(TokenizerConfig):
     """A config of frames of a log-mel spectrogram.
 
-    mel      which spectrogram
-    vocoder  how frames become sound again
+    Attributes:
+        mel: which spectrogram.
+        vocoder: how frames become sound again.
     """
 
     modality: ClassVar[str] = "speech"

@@ -71,7 +71,8 @@ def checkpoint_folder(start: str) -> Path:
 class PretrainedTextConfig(TextConfig):
     """The text tokenizer of a pretrained language model.
 
-    start  a checkpoint's folder, or its id on the Hugging Face hub
+    Attributes:
+        start: a checkpoint's folder, or its id on the Hugging Face hub.
     """
 
     start: str
@@ -125,9 +126,11 @@ class PretrainedText(TextTokenizer):
     ):
         """Open the content of a tokenizer.json.
 
-        pieces  the content
-        n_rows  rows of the model's embedding, if there is a model
-        name    what messages call the file
+        Args:
+            config: the settings.
+            pieces: the content.
+            n_rows: rows of the model's embedding, if there is a model.
+            name: what messages call the file.
         """
         self.config = config
         self.pieces = pieces

@@ -71,10 +71,11 @@ class SentencePieceFile(TextConfig):
 class Rules:
     """What a `.model` file does to a text before it is cut.
 
-    model         "unigram", "bpe", "word" or "char"
-    normaliser    its name
-    prefix        a space is put in front of a text
-    drops_spaces  of several spaces one is kept
+    Attributes:
+        model: "unigram", "bpe", "word" or "char".
+        normaliser: its name.
+        prefix: a space is put in front of a text.
+        drops_spaces: of several spaces one is kept.
     """
 
     model: str

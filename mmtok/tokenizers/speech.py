@@ -34,9 +34,11 @@ class DMelConfig(MelConfig):
 
     The default is 80 Hz, 25.6 kbps.
 
-    low, high  the lowest and the highest level
-    n_levels   evenly spaced, both ends included
-    vocoder    how codes become sound again; not in the fingerprint, as it changes no code
+    Attributes:
+        low: the lowest level.
+        high: the highest level.
+        n_levels: evenly spaced, both ends included.
+        vocoder: how codes become sound again; not in the fingerprint, as it changes no code.
     """
 
     mel: MelSpec = MelSpec()

@@ -42,7 +42,8 @@ LOUDEST = 4.0
 class LogMelConfig(MelConfig):
     """Which spectrogram; `fit` learns what standardises it. The default is 80 Hz.
 
-    vocoder  how latents become sound again; not in the fingerprint, as it changes no latent
+    Attributes:
+        vocoder: how latents become sound again; not in the fingerprint, as it changes no latent.
     """
 
     learns: ClassVar[bool] = True

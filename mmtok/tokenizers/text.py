@@ -141,9 +141,10 @@ class Bytes(TextTokenizer):
 class SentencePieceConfig(TextConfig):
     """Learned text pieces: sentencepiece with byte fallback and no normalisation.
 
-    n_pieces  at most so many pieces, the 256 bytes and 3 specials of sentencepiece included (few
-              texts give fewer)
-    model     "unigram" or "bpe"
+    Attributes:
+        n_pieces: at most so many pieces, the 256 bytes and 3 specials of sentencepiece included
+            (few texts give fewer).
+        model: "unigram" or "bpe".
     """
 
     learns: ClassVar[bool] = True

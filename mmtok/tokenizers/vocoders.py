@@ -18,10 +18,11 @@ FRAMES_AT_ONCE = 256  # of a padded batch; more is slower on a CPU, as they no l
 class GriffinLimConfig:
     """Settings of fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013).
 
-    n_iterations          of Griffin-Lim
-    momentum              of Griffin-Lim
-    inversion_iterations  of the mel inversion before it
-    seed                  of the first phase, which is the same for every clip
+    Attributes:
+        n_iterations: of Griffin-Lim.
+        momentum: of Griffin-Lim.
+        inversion_iterations: of the mel inversion before it.
+        seed: of the first phase, which is the same for every clip.
     """
 
     n_iterations: int = 32
