@@ -1,12 +1,12 @@
 """File formats of jets, read and written; a jet is float32 (P, F), one column per feature.
 
-| suffix   | read                                                            | written             |
-|----------|-----------------------------------------------------------------|---------------------|
-| .npz     | `values` (all P, F) with `offsets` (N + 1), or one padded array | the former          |
-| .npy     | (N, P, F) padded with particles of zero pt, or one jet (P, F)   | (N, P, F), padded   |
-| .parquet | one list column per feature, a row per jet                      | the same            |
-| .h5      | JetNet: particle_features (etarel, phirel, ptrel, mask),        | no                  |
-|          | jet_features (pt)                                               |                     |
+What the suffix of a file means:
+
+- .npz: `values` (all P, F) with `offsets` (N + 1), or one padded array. The former is written.
+- .npy: (N, P, F) padded with particles of zero pt, or one jet (P, F). The former is written.
+- .parquet: one list column per feature, a row per jet. Written in the same form.
+- .h5: JetNet's particle_features (etarel, phirel, ptrel, mask) and jet_features (pt). Never
+  written.
 
 Nothing is assumed about the axis or the mass: columns are what their names say. Other formats are
 read by the contract of `jet_reader`.
