@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmtok.diffusion.predictions import Denoiser, Network, append_dims, as_sigmas
-from mmtok.diffusion.schedules import EDM, NoiseSchedule
+from mmtok.diffusion.schedules import NoiseSchedule
 
 
 def denoising_loss(
@@ -65,7 +65,7 @@ def zero_network_loss(schedule: NoiseSchedule, mean_square: float, sigma: Tensor
 
 
 def check_sigma_data(
-    schedule: EDM, y: Tensor, tolerance: float = 0.05, groups: Tensor | None = None
+    schedule: NoiseSchedule, y: Tensor, tolerance: float = 0.05, groups: Tensor | None = None
 ) -> float:
     """The zero network's loss at large noise, for data y (N, ...).
 

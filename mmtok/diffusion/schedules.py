@@ -74,6 +74,9 @@ class NoiseSchedule(Path, ABC):
     sigma_data = 1.0
     """The root mean square that it takes the data to have, per dimension."""
 
+    has_sigma_data = False
+    """Whether sigma_data is a field, to be set to the data's own."""
+
     def times(self, n_steps: int) -> Tensor:
         """t_0 > ... > t_(n-1) > t_n = 0: (n_steps + 1,) float64."""
         if n_steps < 1:
@@ -115,6 +118,8 @@ class NoiseSchedule(Path, ABC):
 @dataclass(frozen=True)
 class EDM(NoiseSchedule):
     """Karras et al. 2022; sigma_data is the root mean square of the data, per dimension."""
+
+    has_sigma_data = True
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

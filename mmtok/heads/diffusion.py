@@ -53,12 +53,11 @@ from mmtok.heads.sampling import Sampling
 from mmtok.nn.conditioning import Vectors
 from mmtok.nn.denoisers import (
     DiTConfig,
-    GridDenoiser,
     TokenDenoiser,
     TokenMLPConfig,
     in_chunks,
 )
-from mmtok.nn.unet import UNet, UNetConfig
+from mmtok.nn.unet import UNetConfig
 
 # Rows of a likelihood computed together. Their graphs are kept for every dimension; more rows are
 # slower on a CPU, as they outgrow its caches.
@@ -320,7 +319,7 @@ class DiffusionHead(Head):
     @property
     def uses_sigma_data(self) -> bool:
         """Whether its schedule takes the data to have a certain root mean square."""
-        return isinstance(self.config.schedule, EDM)
+        return self.config.schedule.has_sigma_data
 
     def data_notes(self, segments: Iterable[Tensor]) -> list[str]:
         """A sigma_data that does not fit latents (T, D)."""
@@ -337,15 +336,14 @@ class DiffusionHead(Head):
 
         Discrete data are spread over their cells as in training.
         """
-        schedule = self.config.schedule
-        if not isinstance(schedule, EDM):
+        if not self.uses_sigma_data:
             return []
         if self.bins is not None and self.config.dequantise:
             u = torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
             y = y + self.bins.width * (u - 0.5)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            check_sigma_data(schedule, y, groups=groups)
+            check_sigma_data(self.config.schedule, y, groups=groups)
         return [str(warning.message) for warning in caught]
 
     def _conditioned(self, h: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -387,11 +385,7 @@ class GridDiffusionHead(DiffusionHead):
         patchify = patchify_of(signature, config.grid, config.patch)
         # without a condition the decoder's state says so
         condition = Vectors(width, droppable=False)
-        network: nn.Module
-        if isinstance(config.network, UNetConfig):
-            network = UNet(config.network, patchify.n_channels, condition)
-        else:
-            network = GridDenoiser(config.network, patchify.shape, config.patch, condition)
+        network = config.network.build(patchify.shape, config.patch, condition)
         super().__init__(config, network, signature)
         self.patchify = patchify
         self.pairing = config.pairing

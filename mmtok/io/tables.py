@@ -61,19 +61,20 @@ class Table:
         """Row i, as messages call it."""
         return f"{self.path}: {self.unit} {self.numbers[i]}"
 
-    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Raise UserError where an open quote lets row i hold another row.
+    def open_quote(self, i: int, names_file: Callable[[str], bool]) -> str:
+        """The error of row i where an open quote lets it hold another row; "" where none does.
 
-        That is a line of several cells, one of which names a file.
+        Another row is a line of several cells, one of which names a file.
         """
         for cell in self.rows[i] if self.separator else ():
             for line in str(cell).splitlines()[1:]:
                 cells = [part.strip().strip('"') for part in line.split(self.separator)]
                 if len(cells) > 1 and any(map(names_file, cells)):
-                    raise UserError(
+                    return (
                         f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the"
                         " quote before it"
                     )
+        return ""
 
     def count_broken(self, tally: Tally) -> None:
         """Count the rows of several lines, which an open quote may have made."""

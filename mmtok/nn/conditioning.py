@@ -18,7 +18,15 @@ MAX_FREQUENCY = 30.0
 class Labels:
     """The condition is a class: (B,) integers in [0, n_classes)."""
 
+    droppable = True
+
     n_classes: int
+
+    def layer(self, width: int) -> nn.Module:
+        """What makes conditions vectors: (B,) -> (B, width)."""
+        embedding = nn.Embedding(self.n_classes, width)
+        nn.init.normal_(embedding.weight, std=0.1)
+        return embedding
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,10 @@ class Vectors:
 
     size: int
     droppable: bool = True
+
+    def layer(self, width: int) -> nn.Module:
+        """What makes conditions vectors: (B, size) -> (B, width)."""
+        return nn.Linear(self.size, width)
 
 
 ConditionConfig = Labels | Vectors
@@ -72,14 +84,9 @@ class ConditionEmbedding(nn.Module):
     def __init__(self, config: ConditionConfig, width: int):
         super().__init__()
         self.null: nn.Parameter | None = None
-        if isinstance(config, Labels) or config.droppable:
+        if config.droppable:
             self.null = nn.Parameter(torch.zeros(width))
-        self.read: nn.Module
-        if isinstance(config, Labels):
-            self.read = nn.Embedding(config.n_classes, width)
-            nn.init.normal_(self.read.weight, std=0.1)
-        else:
-            self.read = nn.Linear(config.size, width)
+        self.read = config.layer(width)
 
     def forward(self, condition: Tensor, dropped: Tensor | None) -> Tensor:
         """Conditions (B,) or (B, size) -> (B, M). dropped (B,) bool: rows that get the null."""

@@ -52,6 +52,12 @@ class DiTConfig:
         """Width 64 per layer, heads of 64."""
         return cls(depth, 64 * depth, depth)
 
+    def build(
+        self, shape: tuple[int, int, int], patch: int, condition: ConditionConfig
+    ) -> GridDenoiser:
+        """The network for pictures of `shape` (C, Y, X), a token per patch."""
+        return GridDenoiser(self, shape, patch, condition)
+
 
 @dataclass(frozen=True)
 class TokenMLPConfig:

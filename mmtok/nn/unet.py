@@ -54,6 +54,10 @@ class UNetConfig:
                 f" {self.blocks}"
             )
 
+    def build(self, shape: tuple[int, int, int], patch: int, condition: ConditionConfig) -> UNet:
+        """The network for pictures of `shape` (C, Y, X); it reads pixels, whatever the patch."""
+        return UNet(self, shape[0], condition)
+
 
 class UNetBlock(nn.Module):
     """skip(x) + conv(silu(modulate norm(conv(silu(norm x))))): (B, W, Y, X) -> (B, n_out, Y, X).

@@ -191,7 +191,8 @@ class HubTable(ScreenedSource):
 
         Raises UserError for a broken file.
         """
-        rows.check_whole(i, self._names_file)
+        if problem := rows.open_quote(i, self._names_file):
+            raise UserError(problem)
         sizes = {
             name: self._size(rows, name, cell, where) for name, cell, where in self._cells(rows, i)
         }

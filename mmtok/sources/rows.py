@@ -27,8 +27,8 @@ class Rows(Protocol):
     def where(self, i: int) -> str:
         """The name of row i in messages."""
 
-    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Raise UserError where an open quote lets row i hold another one; see `Table`."""
+    def open_quote(self, i: int, names_file: Callable[[str], bool]) -> str:
+        """The error of row i where an open quote lets it hold another one; else ""; see `Table`."""
 
     def classes(self, column: str) -> Sequence[str]:
         """The class names of a column whose cells are class indices; () for any other column."""
@@ -69,10 +69,10 @@ class TextRows:
         table, k = self._places[i]
         return table.where(k)
 
-    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """As the row's table does."""
+    def open_quote(self, i: int, names_file: Callable[[str], bool]) -> str:
+        """As the row's table says."""
         table, k = self._places[i]
-        table.check_whole(k, names_file)
+        return table.open_quote(k, names_file)
 
     def classes(self, column: str) -> Sequence[str]:
         """No column has classes."""
@@ -98,8 +98,9 @@ class DatasetRows:
         """The row's number, from 0."""
         return f"{self._name}, row {i}"
 
-    def check_whole(self, i: int, names_file: Callable[[str], bool]) -> None:
-        """Nothing: there are no quotes that may stay open."""
+    def open_quote(self, i: int, names_file: Callable[[str], bool]) -> str:
+        """Never one: cells come without quotes."""
+        return ""
 
     def classes(self, column: str) -> Sequence[str]:
         """The names of a ClassLabel."""

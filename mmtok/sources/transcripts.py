@@ -88,7 +88,8 @@ class Transcripts:
             else:
                 rows[path] = i
         for i in table.broken:
-            table.check_whole(i, self._names.is_known)
+            if problem := table.open_quote(i, self._names.is_known):
+                raise UserError(problem)
         table.count_broken(tally)
         return rows
 

@@ -107,6 +107,7 @@ def _check_gaps(tok: Any) -> None:
 
 def _converted(tokenizer: Any) -> Any:
     """The tokenizer as one of the package `tokenizers`."""
+    # by class, not by a method: a translation knows both sides, and a tokenizer only its own
     match tokenizer:
         case Bytes():
             return _bytes()
@@ -140,6 +141,7 @@ def _check_pieces(tokenizer: Pieces) -> None:
         raise UserError(
             f"AutoTokenizer has no counterpart of sentencepiece's models of kind {tokenizer.kind!r}"
         )
+    # pieces that are learned here spell such a space by its own byte, as AutoTokenizer does
     if isinstance(tokenizer, PublishedPieces) and not tokenizer.has_space:
         raise UserError(
             f"{tokenizer.config.path} has no piece for a space, which AutoTokenizer would spell in"

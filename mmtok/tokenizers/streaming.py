@@ -36,6 +36,7 @@ class SoundStream:
 
     def __init__(self, tokenizer: Any, block_s: float = BLOCK_S, ahead_s: float = AHEAD_S):
         vocoder = getattr(tokenizer, "vocoder", None)
+        # by class, not by a method: the blocks take its iterations apart, so they are of it alone
         if not isinstance(vocoder, GriffinLim):
             raise UserError(
                 f"{type(tokenizer).__name__} gives no sound before its last frame: only"
