@@ -23,7 +23,8 @@ from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
 
 TARGET = Path(__file__).with_name("stream.svg")
-WIDTH, HEIGHT = 960, 330
+WIDTH = 960
+HEIGHT = 330
 BOX = 200  # width of a modality's panel
 COLOURS = {"text": "#4c6ef5", "speech": "#e8590c", "image": "#2f9e44", "jets": "#9c36b5"}
 MARK = "#868e96"
@@ -62,7 +63,8 @@ def label(x: float, y: float, text: str, size: int = 13, fill: str = "#495057") 
 def grid(values: np.ndarray, x: float, y: float, w: float, h: float, fill: str) -> list[str]:
     """Values (rows, columns) in 0..1 as shaded cells."""
     rows, columns = values.shape
-    cell_w, cell_h = w / columns, h / rows
+    cell_w = w / columns
+    cell_h = h / rows
     return [
         rect(x + j * cell_w, y + i * cell_h, cell_w * 0.96, cell_h * 0.96, fill, values[i, j])
         for i in range(rows)
@@ -73,7 +75,10 @@ def grid(values: np.ndarray, x: float, y: float, w: float, h: float, fill: str) 
 
 def panel(modality: str, segment: Segment, x: float) -> list[str]:
     """A modality's tokens, as they are: bytes, mel bands over frames, pixels, particles."""
-    fill, y, w, h = COLOURS[modality], 50.0, BOX - 30.0, 130.0
+    fill = COLOURS[modality]
+    y = 50.0
+    w = BOX - 30.0
+    h = 130.0
     codes = segment.codes
     if modality == "text":
         cell = w / len(codes)
@@ -87,7 +92,8 @@ def panel(modality: str, segment: Segment, x: float) -> list[str]:
     if modality == "image":
         return grid(codes.reshape(8, 8) / max(1, codes.max()), x + 20, y, h, h, fill)
     pt, eta, phi = codes.T
-    middle_x, middle_y = x + w / 2, y + h / 2
+    middle_x = x + w / 2
+    middle_y = y + h / 2
     centre = [np.median(eta), np.median(phi)]
     scale = 0.45 * h / max(np.abs(eta - centre[0]).max(), np.abs(phi - centre[1]).max())
     return [

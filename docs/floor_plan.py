@@ -30,7 +30,8 @@ def summary(path: Path) -> str:
 
 def known_clauses(tree: str) -> dict[str, str]:
     """Path below mmtok/ -> its clause, of the tree as the page has it."""
-    clauses, folder = {}, ""
+    clauses = {}
+    folder = ""
     for line in tree.splitlines():
         indent, name, clause = re.fullmatch(r"( +)(\S+) *(.*)", line).groups()
         if len(indent) == 2:

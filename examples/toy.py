@@ -2,7 +2,7 @@
 
 Two toy modalities: a word ("rise" or "fall"), and a melody, a list of notes that do so. A note is a
 frame of two channels, its pitch and its length. The model learns word -> melody and melody -> word
-at once; then it draws melodies for words, and says how probable it finds them.
+at once. Then it samples melodies for words and computes their probabilities.
 
     python examples/toy.py
 """

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Infilling a picture in any order
 #
-# Masked diffusion draws the codes of a picture in any order, so any part can be kept and the rest
-# drawn anew. A model of a minute learns scanned digits, and then completes halves of them. Needs
-# the extras `demo` and `report`.
+# Masked diffusion samples the codes of a picture in any order. So it can keep any part of a picture
+# and sample the rest. Here a small model is trained on scanned digits for a minute, and then
+# completes halves of them. Needs the extras `demo` and `report`.
 
 # %%
 from dataclasses import replace
@@ -58,9 +58,9 @@ def tiny_recipe(steps: int = 200) -> Recipe:
 run = train(tiny_recipe(), OUT / "run")
 
 # %% [markdown]
-# ## Keep the upper half, draw the lower one
+# ## Keep the upper half, sample the lower one
 #
-# The codes of a picture are its pixels, row by row. `infill_spans` are the spans to draw anew; all
+# The codes of a picture are its pixels, row by row. `infill_spans` are the spans to sample; all
 # other codes are kept.
 
 # %%
@@ -75,7 +75,7 @@ prompts = [
 filled = [one.segment for one in run.draw(prompts, run.sampling("image"), seed=0)]
 
 # %% [markdown]
-# What was given has not changed:
+# The upper half has not changed:
 
 # %%
 for picture, result in zip(pictures, filled, strict=True):
@@ -84,7 +84,7 @@ for picture, result in zip(pictures, filled, strict=True):
 # %% [markdown]
 # ## The pictures
 #
-# Above the scans, in the middle what the model was given, below what it made of it.
+# At the top the scans, in the middle the model's input, at the bottom its samples.
 
 # %%
 figure, axes = plt.subplots(3, len(pictures), figsize=(9, 5))

@@ -7,11 +7,10 @@
 # ---
 
 # %% [markdown]
-# # Jets, drawn and scored
+# # Jets, sampled and scored
 #
-# A few hundred jets by Pythia 8, a model of a minute, and three questions to it: what do its jets
-# look like, how probable are real ones, and which kind is a jet? Needs the extras `jets` and
-# `report`.
+# A small model is trained for a minute on a few hundred jets by Pythia 8. Then we sample jets from
+# it, compute the probability of real jets, and classify them. Needs the extras `jets` and `report`.
 
 # %%
 from dataclasses import replace
@@ -63,9 +62,9 @@ heldout = list(run.examples("heldout", "jets"))
 print(f"{len(heldout)} held-out jets")
 
 # %% [markdown]
-# ## Drawn
+# ## Samples
 #
-# The masses of drawn jets beside those of real ones.
+# The masses of sampled jets beside those of real ones.
 
 # %%
 N = 40
@@ -86,10 +85,10 @@ axes[0].legend()
 figure.savefig(OUT / "masses.png", dpi=120, bbox_inches="tight")
 
 # %% [markdown]
-# ## Scored
+# ## Scores
 #
-# -log p(jet | kind) for all three kinds. The score is exact, and that of the set: the order of the
-# constituents does not matter. The likeliest kind is the model's answer.
+# -log p(jet | kind) for all three kinds. The score is exact, and it is that of the set: the order
+# of the constituents does not matter. The most probable kind is the model's answer.
 
 # %%
 jets = run.encode("jets", [example["jets"] for example in heldout])

@@ -9,8 +9,9 @@
 # %% [markdown]
 # # Speech tokens, seen and heard
 #
-# A spoken word becomes dMel frames (80 mel bands in 16 levels each) and comes back as sound. Then a
-# model of seconds learns such frames and continues a word. Needs the extras `demo` and `report`.
+# A spoken word is encoded as dMel frames (80 mel bands in 16 levels each) and decoded to sound
+# again. Then a small model is trained on such frames for some seconds and continues a word. Needs
+# the extras `demo` and `report`.
 
 # %%
 from dataclasses import replace
@@ -32,7 +33,7 @@ OUT = Path(mkdtemp(prefix="speech_tokens_"))
 # %% [markdown]
 # ## A spoken word
 #
-# `SpokenDigits` lets espeak-ng say the digits by many voices, at 22.05 kHz. The tokenizer takes 16.
+# `SpokenDigits` makes digits in many voices by espeak-ng, at 22.05 kHz. The tokenizer takes 16 kHz.
 
 # %%
 source = SpokenDigits(n_utterances=60)
@@ -45,7 +46,7 @@ print(f"{clip['caption']}: {len(samples) / 16_000:.2f} seconds")
 # %% [markdown]
 # ## As tokens, at two rates
 #
-# Each column of a picture below is one frame, which the model reads and writes in one step.
+# Each column of the pictures below is one frame, which the model reads and writes in one step.
 
 # %%
 tokenizers = {"40 Hz": DMelConfig.apple_40hz().build(), "80 Hz": DMelConfig().build()}
@@ -61,7 +62,7 @@ figure.savefig(OUT / "tokens.png", dpi=120, bbox_inches="tight")
 # %% [markdown]
 # ## And back as sound
 #
-# Files to listen to: the word itself, and what each tokenizer makes of it.
+# Files to listen to: the word, and its decoding by each tokenizer.
 
 # %%
 write_sound(OUT / "original.wav", samples)
@@ -71,10 +72,10 @@ for name, tokenizer in tokenizers.items():
     print(f"{name}: {len(heard)} samples, {len(samples)} in the original")
 
 # %% [markdown]
-# ## A model of seconds
+# ## A small model
 #
-# A variant of the quickstart's recipe: spoken digits only, a small trunk, few steps. It has learned
-# what frames look like, and no words yet: for those it needs an hour.
+# A variant of the quickstart's recipe: spoken digits only, a small trunk, few steps. It learns what
+# frames look like, but no words. Words need about an hour of training.
 
 
 # %%
@@ -102,7 +103,7 @@ def tiny_recipe(steps: int = 60) -> Recipe:
 run = train(tiny_recipe(), OUT / "run")
 
 # %% [markdown]
-# The word's first half is given, and the model goes on from there.
+# The model is given the first half of the word, and continues it.
 
 # %%
 whole = run.tokenizers["speech"].encode(samples)
