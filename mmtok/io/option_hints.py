@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 
-def _by_name(names_of: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """{hint: names} -> {name: hint}."""
-    return {name: hint for hint, names in names_of.items() for name in names}
+def _by_name(names_of: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """{hint: names} -> {name: hints}, in their order."""
+    hints: dict[str, tuple[str, ...]] = {}
+    for hint, names in names_of.items():
+        for name in names:
+            hints[name] = (*hints.get(name, ()), hint)
+    return hints
 
 
 # names of other programs for fields of a recipe
-FIELDS: dict[str, str] = _by_name(
+FIELDS = _by_name(
     {
         "--train.learning_rate": (
             "lr",
@@ -36,11 +40,16 @@ FIELDS: dict[str, str] = _by_name(
         "--train.batch_size, rows of --train.seq_len positions a step": (
             "bs",
             "batch",
+            "batchsize",
+            "rows",
+            "train_batch_size",
         ),
         "--train.batch_size, rows of all processes together": ("per_device_train_batch_size",),
         "--train.seq_len": (
             "block_size",
             "seq_length",
+            "row_length",
+            "n_positions",
             "max_seq_len",
             "max_seq_length",
             "context_length",
@@ -69,11 +78,14 @@ FIELDS: dict[str, str] = _by_name(
             "num_warmup_steps",
         ),
         "--train.grad_accum_steps": (
+            "accumulate",
             "grad_accum",
             "gradient_accumulation_steps",
             "accumulate_grad_batches",
         ),
         "--train.grad_clip": (
+            "clip",
+            "clip_grad_norm",
             "max_grad_norm",
             "gradient_clip_val",
         ),
@@ -86,7 +98,35 @@ FIELDS: dict[str, str] = _by_name(
             "log_interval",
             "logging_steps",
         ),
-        "--train.activation_checkpointing, with how many blocks": ("gradient_checkpointing",),
+        "--train.activation_checkpointing, with how many blocks": (
+            "gradient_checkpointing",
+            "recompute",
+        ),
+        "--train.fsdp": (
+            "shard",
+            "zero",
+        ),
+        "nothing: tokens are made once, and then read from files": (
+            "workers",
+            "num_workers",
+            "dataloader_num_workers",
+        ),
+        "nothing: `mmtok evaluate RUN` measures a trained run": (
+            "eval_every",
+            "eval_interval",
+            "eval_steps",
+        ),
+        "the recipe's file itself, before the options": (
+            "config",
+            "recipe",
+        ),
+        "--path, of most sources": (
+            "data",
+            "data_dir",
+            "data_path",
+            "dataset",
+            "train_file",
+        ),
         "--train.ema_decay": ("ema",),
         "--trunk.depth": (
             "n_layer",
@@ -107,8 +147,8 @@ FIELDS: dict[str, str] = _by_name(
         "--n_pieces, of a text in pieces": ("vocab_size",),
     }
 )
-# names of other programs for options of verbs
-OPTIONS: dict[str, str] = _by_name(
+# names of other programs for options of verbs; of several hints, the first whose option a verb has
+OPTIONS = _by_name(
     {
         "--out": (
             "output",
@@ -132,6 +172,8 @@ OPTIONS: dict[str, str] = _by_name(
             "no_gpu",
         ),
         "-n": (
+            "n",
+            "num",
             "num_samples",
             "n_samples",
             "samples",
@@ -155,6 +197,11 @@ OPTIONS: dict[str, str] = _by_name(
             "checkpoint_path",
             "iteration",
         ),
+        "--tokenizer": ("model",),
+        "--shard I/N": (
+            "num_shards",
+            "n_shards",
+        ),
         "--guidance": (
             "cfg",
             "cfg_scale",
@@ -163,6 +210,7 @@ OPTIONS: dict[str, str] = _by_name(
         "--steps": (
             "num_inference_steps",
             "sampling_steps",
+            "n_steps",
             "num_steps",
             "ddim_steps",
         ),
@@ -178,17 +226,44 @@ OPTIONS: dict[str, str] = _by_name(
             "given",
             "cond",
             "context",
+            "prompt",
         ),
+        "--prompt, for what is given: the condition, or the beginning": (
+            "given",
+            "cond",
+            "condition",
+            "context",
+            "start",
+            "prefix",
+        ),
+        "--infill FILE:START:STOP": (
+            "hole",
+            "holes",
+            "inpaint",
+            "mask",
+        ),
+        "--aug-noise": (
+            "level",
+            "aug_level",
+            "noise_level",
+        ),
+        "--temperature 0": (
+            "greedy",
+            "argmax",
+        ),
+        "--temperature, with 0 for the likeliest": ("do_sample",),
         "--temperature": ("temp",),
         "--top-k": ("topk",),
         "--top-p": ("topp",),
         "--to": (
             "modality",
             "target",
+            "task",
         ),
         "--force": ("overwrite",),
         "--prompt": (
             "text",
+            "prompts",
             "input",
         ),
         "--seed": ("random_seed",),
@@ -207,12 +282,13 @@ def _name(option: str) -> str:
 
 def option_hint(option: str, options: Collection[str]) -> str | None:
     """What an option of another program is called in a verb with these options, else None."""
-    hint = OPTIONS.get(_name(option))
-    if hint and hint.split()[0].rstrip(",") in options:
-        return hint
+    for hint in OPTIONS.get(_name(option), ()):
+        if hint.split()[0].rstrip(",") in options:
+            return hint
     return None
 
 
 def field_hint(name: str) -> str | None:
     """What a field of another program is called in a recipe, else None."""
-    return FIELDS.get(_name(name))
+    hints = FIELDS.get(_name(name), ())
+    return next(iter(hints), None)
