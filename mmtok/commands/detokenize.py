@@ -109,7 +109,9 @@ def _words(
 ) -> list[list[str]]:
     """The folders and the stem of each row's file, before they are made safe."""
     own = file_names(file.fields)[file.fields.index(field)]
-    above = [own] if len(file.fields) > 1 else []
+    above = []
+    if len(file.fields) > 1:
+        above = [own]
     words: list[list[str]] = []
     for row, name in enumerate(names):
         if name is not None:

@@ -103,7 +103,9 @@ def tokenize_files(
     chosen = chosen_preparation(tokenizer, modality, prepare)
     prepared = preparer(modality, used.config, chosen)
     index, count = shard_of(shard)
-    path = out if shard is None else shard_name(out, index, count)
+    path = out
+    if shard is not None:
+        path = shard_name(out, index, count)
     _check_place(path)
     of_modality = files_of(used.config)
     names = named_files(files, modality, of_modality)
@@ -207,4 +209,6 @@ def shard_name(path: Path, index: int, count: int) -> Path:
 def _size_of(item: tuple[Path, Any]) -> int:
     """How many numbers or letters a signal has."""
     _, signal = item
-    return len(signal) if isinstance(signal, str) else np.size(signal)
+    if isinstance(signal, str):
+        return len(signal)
+    return np.size(signal)

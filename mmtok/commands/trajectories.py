@@ -14,8 +14,6 @@ from mmtok.io.filenames import inside
 from mmtok.model.sampling import Sampled
 from mmtok.sources.images import write_image
 
-N_FRAMES = 80  # the most frames of a spectrogram that are shown, from the first
-RANGE = 3.0  # standard deviations from grey to white in a spectrogram
 FOLDER = "steps"
 WHITE = 255
 
@@ -35,7 +33,7 @@ def write_trajectories(files: Sequence[Path], samples: Sequence[Sampled], tokeni
         path.unlink(missing_ok=True)
     for path, states in first.values():
         path.parent.mkdir(exist_ok=True)
-        shown = pictures([segment for segment, _ in states], tokenizer)
+        shown = tokenizer.pictures([segment for segment, _ in states])
         hidden = [mask for _, mask in states]
         write_image(path, tiled(list(map(blanked, shown, hidden))))
 
@@ -43,18 +41,6 @@ def write_trajectories(files: Sequence[Path], samples: Sequence[Sampled], tokeni
 def trajectory_path(file: Path) -> Path:
     """A sample's trajectory: steps/seven-000.png, or steps/seven-000.wav.png for seven-000.wav."""
     return inside(file.parent, f"{FOLDER}/{file.name.removesuffix('.png')}.png")
-
-
-def pictures(segments: Sequence[Segment], tokenizer: Any) -> list[np.ndarray]:
-    """Segments as uint8 pictures: decoded images, or spectrograms of speech latents (T, D).
-
-    A spectrogram shows the first `N_FRAMES` frames. Time goes to the right, low bands are at the
-    bottom, and grey values go from -RANGE (0) to RANGE (255) standard deviations.
-    """
-    if segments[0].modality == "image":
-        return tokenizer.decode_batch(segments)
-    grey = [(s.values[:N_FRAMES].T[::-1] / RANGE + 1) / 2 * 255 for s in segments]
-    return [x.clip(0, 255).round().astype(np.uint8) for x in grey]
 
 
 def blanked(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Trajectories: a few states between noise and a sample, recorded while a head draws in steps.
 
-Only pictures and spectrograms of continuous speech have them. Letters: N samples, T frames,
+Letters: N samples, T frames,
 D latent size.
 """
 
@@ -103,12 +103,9 @@ def _n_missing(known: Segment, n_frames: int | None) -> int:
 def trajectory_recorder(
     lm: LM, prompts: Sequence[Document], sampling: Sampling
 ) -> TrajectoryRecorder | None:
-    """A recorder for these prompts, where a head draws pictures or continuous speech in steps."""
+    """A recorder for these prompts, where a head draws in steps."""
     modality = prompts[0].target.modality
     head = lm.head(modality)
     if head is None or not head.n_steps(sampling, 1):
-        return None
-    is_spectrogram = modality == "speech" and bool(lm.vocabulary.signatures[modality].latent_size)
-    if modality != "image" and not is_spectrogram:
         return None
     return TrajectoryRecorder(lm, prompts, sampling)

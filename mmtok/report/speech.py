@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.commands.trajectories import N_FRAMES, RANGE
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
 from mmtok.report import plots
 from mmtok.report.html import Markup, data_uri, tag
 from mmtok.report.samples import N_PROMPTS, Sample, more_prompts, task_fields, trajectories
 from mmtok.run.run import Run
+from mmtok.tokenizers.speech_latents import PICTURE_FRAMES, PICTURE_RANGE
 
 N_CLIPS = 2  # shown per prompt
 SOUND_BYTES = 2_700_000  # of all players together, so that the page stays below 6 MB
@@ -31,8 +31,9 @@ LABELS = {
     "string_stopped": "strings that end by themselves",
 }
 TRAJECTORY_REMARK = (
-    f"Of sound: the first {N_FRAMES} frames of the spectrogram, low bands at the bottom, each from"
-    f" {-RANGE:g} (black) to {RANGE:g} (white) of its standard deviations from the mean."
+    f"Of sound: the first {PICTURE_FRAMES} frames of the spectrogram, low bands at the bottom, each"
+    f" from {-PICTURE_RANGE:g} (black) to {PICTURE_RANGE:g} (white) of its standard deviations from"
+    " the mean."
 )
 
 

@@ -141,7 +141,7 @@ class Recipe:
                     " plain name, as its folder has it"
                 )
         self._fill_preparation()
-        self._check_jet_features()
+        self._check_signals()
         self._check_fields()
         self._check_modalities("sampling", self.sampling)
         self._check_modalities("train.loss_weights", self.train.loss_weights)
@@ -164,24 +164,28 @@ class Recipe:
                 filled[m] = chosen
         object.__setattr__(self, "preparation", filled)
 
-    def _check_jet_features(self) -> None:
-        """Raise UserError for a source whose jets have other features than the tokenizer takes.
+    def _check_signals(self) -> None:
+        """Raise UserError for a source whose signals are not what their tokenizer takes.
 
-        Features of a file are known only when it is read.
+        What a file holds is known only when it is read.
         """
-        if "jets" not in self.tokenizers:
-            return
-        takes = self.tokenizers["jets"].takes.get("features")
-        if not takes:
-            return
         for i, source in enumerate(self.sources):
-            gives = getattr(source, "features", None)
-            has_jets = "jets" in source.fields.values()
-            if gives and has_jets and tuple(gives) != tuple(takes):
+            for modality, settings in source.gives.items():
+                config = self.tokenizers.get(modality)
+                if config is not None:
+                    self._check_settings(f"sources.{i}", settings, config)
+
+    def _check_settings(
+        self, source: str, settings: Mapping[str, Sequence[str]], config: TokenizerConfig
+    ) -> None:
+        """Raise UserError for a setting of a source that differs from what a tokenizer takes."""
+        for name, given in settings.items():
+            taken = config.takes.get(name, given)
+            if tuple(given) != tuple(taken):
                 raise UserError(
-                    f"recipe {self.name!r}: sources.{i}.features are {', '.join(gives)}, but the"
-                    f" tokenizer of jets takes {', '.join(takes)}; set sources.{i}.features and"
-                    " tokenizers.jets.features alike"
+                    f"recipe {self.name!r}: {source}.{name} are {', '.join(given)}, but the"
+                    f" tokenizer of {config.modality} takes {', '.join(taken)}; set {source}.{name}"
+                    f" and tokenizers.{config.modality}.{name} alike"
                 )
 
     def _check_fields(self) -> None:
@@ -210,8 +214,9 @@ class Recipe:
         """Raise UserError for a modality without a tokenizer."""
         for name in names:
             if name not in self.tokenizers:
-                near = difflib.get_close_matches(name, self.tokenizers, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = ""
+                if near := difflib.get_close_matches(name, self.tokenizers, 1):
+                    hint = f"; did you mean {near[0]!r}?"
                 raise UserError(
                     f"recipe {self.name!r}: {where} names the modality {name!r}, "
                     f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}"
@@ -266,7 +271,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def run_folder(path: Path, recipe: Recipe) -> Path:
     """The run folder of a recipe at a path: a run's own recipe.json means that run."""
-    return path.parent if path.name == "recipe.json" else Path("runs") / recipe.name
+    if path.name == "recipe.json":
+        return path.parent
+    return Path("runs") / recipe.name
 
 
 def read_recipe(path: Path, kinds: Sequence[type] = ()) -> Recipe:

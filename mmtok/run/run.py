@@ -314,7 +314,9 @@ class Run:
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         last = prompts[0].target
         continue_prompts = infill if last.infill_spans else generate
-        recorder = trajectory_recorder(self.lm, prompts[:batch], sampling)
+        recorder = None
+        if self.tokenizers[last.modality].has_pictures:
+            recorder = trajectory_recorder(self.lm, prompts[:batch], sampling)
         with Progress(f"draw {last.modality}", len(prompts), "samples") as progress:
 
             def callback(step: int, frames: Tensor) -> None:
@@ -328,7 +330,9 @@ class Run:
                 some = prompts[start : start + batch]
                 samples += continue_prompts(self.lm, some, sampling, generator, callback=callback)
                 progress.advance(len(samples) - start, "")
-        return samples if recorder is None else recorder.attach(samples)
+        if recorder is None:
+            return samples
+        return recorder.attach(samples)
 
     def stream(
         self, prompts: Sequence[Document], sampling: Sampling, seed: int
@@ -379,7 +383,9 @@ class Run:
         """
         lm = lm or self.lm
         predicted = _predicted_modalities(documents)
-        random_kinds = {"estimate"} if group_size is None else {"estimate", "bound"}
+        random_kinds = {"estimate"}
+        if group_size is not None:
+            random_kinds.add("bound")
         if not any(lm.kind(m) in random_kinds for m in predicted):
             with Progress("score", len(documents), "documents") as progress:
                 return score(lm, documents, on_scored=progress.advance)
@@ -454,5 +460,7 @@ def open_run(
             f"{folder} is not a run folder: it has no recipe.json (make one with `mmtok train"
             f" RECIPE --out {folder}`)"
         )
-    kinds = tuple(kinds_of(load_recipe(recipe_file))) if recipe_file else ()
+    kinds: tuple[type, ...] = ()
+    if recipe_file:
+        kinds = tuple(kinds_of(load_recipe(recipe_file)))
     return Run(folder, read_recipe(path, kinds), device, step)

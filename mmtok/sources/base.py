@@ -164,6 +164,15 @@ class Source(ABC):
         """The fields of its examples: name -> modality."""
 
     @property
+    def gives(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """What its signals are like, as far as its settings say: modality -> setting -> values.
+
+        As the config of a tokenizer says what they must be like (`takes`): {"jets": {"features":
+        ("pt_gev", "eta_rel", "phi_rel")}}.
+        """
+        return {}
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The names of its splits, "train" and "heldout" among them; no example is in two."""
         return ("train", "heldout")

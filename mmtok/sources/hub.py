@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed
 from mmtok.io.tables import SUFFIXES, as_text, suffix_of
-from mmtok.sources.base import Example, check_heldout_share, split_order
+from mmtok.sources.base import Example, Picture, Sound, check_heldout_share, split_order
 from mmtok.sources.images import decode_image, size_of
 from mmtok.sources.jet_formats import FEATURES
 from mmtok.sources.jets import checked_jet
@@ -27,9 +29,62 @@ from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.speech import decode_sound, seconds_of
 
 KINDS = {".parquet": "parquet", ".arrow": "arrow"}
-# what the limits of a field count
-UNITS = {"text": "chars", "speech": "duration_s", "image": "pixels", "jets": "particles"}
 FILLED = Limit("filled cells", 1)  # a row without any is no example
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """How the cells of a column of one modality are read.
+
+    Attributes:
+        unit: what the limits of the field count.
+        read: a function (source, rows, column, cell, where it is) -> signal.
+        size: a function (file, where it is) -> its size in that unit, by its header; None where
+            cells hold signals, not files: then it is the signal's length.
+        may_be_empty: whether an empty string is a signal too.
+    """
+
+    unit: str
+    read: Callable[[HubTable, Rows, str, Any, str], Any]
+    size: Callable[[io.BytesIO | Path, str], float] | None = None
+    may_be_empty: bool = False
+
+    @property
+    def of_files(self) -> bool:
+        """Whether a cell holds a file, or the name of one."""
+        return self.size is not None
+
+
+def _text(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> str | None:
+    """A cell as text: the name of its class where it is the index of one."""
+    classes = rows.classes(column)
+    if classes and isinstance(cell, int) and 0 <= cell < len(classes):
+        return classes[cell]
+    return as_text(cell, where)
+
+
+def _sound(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> Sound:
+    return decode_sound(source.file_in(cell, where), where)
+
+
+def _picture(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> Picture:
+    return decode_image(source.file_in(cell, where), where)
+
+
+def _n_pixels(file: io.BytesIO | Path, where: str) -> float:
+    return math.prod(size_of(file, where))
+
+
+def _jet(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> np.ndarray:
+    return checked_jet(cell, where, source.features)
+
+
+COLUMN_KINDS = {  # by modality
+    "text": ColumnKind("chars", _text, may_be_empty=True),
+    "speech": ColumnKind("duration_s", _sound, seconds_of),
+    "image": ColumnKind("pixels", _picture, _n_pixels),
+    "jets": ColumnKind("particles", _jet),
+}
 
 
 @dataclass(frozen=True)
@@ -78,10 +133,10 @@ class HubTable(ScreenedSource):
                 f" {sorted(self.modalities)}; both must name the same, at least one"
             )
         for name, modality in self.modalities.items():
-            if modality not in UNITS:
+            if modality not in COLUMN_KINDS:
                 raise UserError(
                     f"HubTable {self.id!r}: field {name!r} is {modality!r}; a table's columns are"
-                    f" {', '.join(UNITS)}"
+                    f" {', '.join(COLUMN_KINDS)}"
                 )
         check_heldout_share(self, self.heldout_share)
         if self.limit < 0:
@@ -97,6 +152,13 @@ class HubTable(ScreenedSource):
     def fields(self) -> dict[str, str]:
         """As `modalities` says."""
         return dict(self.modalities)
+
+    @property
+    def gives(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The features of jets, if a column holds jets."""
+        if "jets" not in self.modalities.values():
+            return {}
+        return {"jets": {"features": self.features}}
 
     def check(self) -> None:
         """Raise UserError where there is no id, or `datasets` is needed and not installed."""
@@ -152,7 +214,7 @@ class HubTable(ScreenedSource):
 
     def _shares(self, rows: Rows, own: str) -> dict[str, list[int]]:
         """The rows of each split where a share is held out; those of one file stay together."""
-        of_files = [name for name, m in self.modalities.items() if m in ("speech", "image")]
+        of_files = [name for name in self.columns if self._kind(name).of_files]
         groups = grouped(rows, [self.columns[name] for name in of_files])
         if len(groups) < 2:
             raise UserError(
@@ -164,9 +226,13 @@ class HubTable(ScreenedSource):
             split: sorted(i for k in chosen for i in groups[k]) for split, chosen in order.items()
         }
 
+    def _kind(self, name: str) -> ColumnKind:
+        """How the cells of a field are read."""
+        return COLUMN_KINDS[self.modalities[name]]
+
     def _example(self, rows: Rows, i: int) -> dict[str, Any]:
         fields = {
-            name: self._reader(rows, name)(cell, where)
+            name: self._kind(name).read(self, rows, self.columns[name], cell, where)
             for name, cell, where in self._cells(rows, i)
         }
         return Example(fields, rows.where(i))
@@ -176,14 +242,12 @@ class HubTable(ScreenedSource):
         cells = rows.row(i)
         for name, column in self.columns.items():
             cell = cells[column]
-            is_text = self.modalities[name] == "text"
-            if cell is not None and (cell != "" or is_text):
+            if cell is not None and (cell != "" or self._kind(name).may_be_empty):
                 yield name, cell, f"{rows.where(i)}, column {column!r}"
 
     def _limits(self) -> tuple[Limit, ...]:
         return FILLED, *(
-            Limit(UNITS[self.modalities[name]], *bounds, of=name)
-            for name, bounds in self.limits.items()
+            Limit(self._kind(name).unit, *bounds, of=name) for name, bounds in self.limits.items()
         )
 
     def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
@@ -199,13 +263,10 @@ class HubTable(ScreenedSource):
         return {FILLED.unit: len(sizes), **sizes}
 
     def _size(self, rows: Rows, name: str, cell: Any, where: str) -> float:
-        match self.modalities[name]:
-            case "speech":
-                return seconds_of(self._file(cell, where), where)
-            case "image":
-                return math.prod(size_of(self._file(cell, where), where))
-            case _:
-                return len(self._reader(rows, name)(cell, where))
+        kind = self._kind(name)
+        if kind.size is not None:
+            return kind.size(self.file_in(cell, where), where)
+        return len(kind.read(self, rows, self.columns[name], cell, where))
 
     def _load(self, split: str, cache: Path) -> Rows:
         """The table of one split, its sounds and pictures left undecoded."""
@@ -256,20 +317,7 @@ class HubTable(ScreenedSource):
         # what comes from the hub stays in Hugging Face's own cache, for all runs
         return datasets.load_dataset_builder(self.id, subset)
 
-    def _reader(self, rows: Rows, name: str) -> Callable[[Any, str], Any]:
-        """A function (cell, where it is) -> signal, for the column of this field."""
-        column = self.columns[name]
-        match self.modalities[name]:
-            case "text":
-                return partial(_text, rows.classes(column))
-            case "speech":
-                return lambda cell, where: decode_sound(self._file(cell, where), where)
-            case "image":
-                return lambda cell, where: decode_image(self._file(cell, where), where)
-            case _:
-                return lambda cell, where: checked_jet(cell, where, self.features)
-
-    def _file(self, cell: Any, where: str) -> io.BytesIO | Path:
+    def file_in(self, cell: Any, where: str) -> io.BytesIO | Path:
         """The bytes that a cell of sound or picture holds, or the file that it names."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
@@ -289,7 +337,7 @@ class HubTable(ScreenedSource):
 
     def _names_file(self, cell: str) -> bool:
         """Whether a cell could be the name of a sound or picture of this table."""
-        if not {"speech", "image"} & set(self.modalities.values()):
+        if not any(self._kind(field).of_files for field in self.columns):
             return False
         try:
             return inside(self._home(), cell).is_file()
@@ -312,13 +360,6 @@ class HubTable(ScreenedSource):
 def _is_text(path: Path) -> bool:
     """Whether a file is a table of text by its suffix, packed or not."""
     return suffix_of(path) not in (None, ".parquet")
-
-
-def _text(classes: Sequence[str], cell: Any, where: str) -> str | None:
-    """A cell as text: the name of its class where it is the index of one."""
-    if classes and isinstance(cell, int) and 0 <= cell < len(classes):
-        return classes[cell]
-    return as_text(cell, where)
 
 
 def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:

@@ -56,6 +56,11 @@ class JetFile(ScreenedSource):
             return {"caption": "text", "jets": "jets"}
         return {"jets": "jets"}
 
+    @property
+    def gives(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The features of the jets."""
+        return {"jets": {"features": self.features}}
+
     def check(self) -> None:
         """Raise UserError where a file is missing, or too many of the jets cannot be used."""
         self._jets()

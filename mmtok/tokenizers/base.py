@@ -131,6 +131,8 @@ class Tokenizer(ABC):
     is_ambiguous: ClassVar[bool] = False
     # why a signal may have very many frames, and what makes fewer; "" where none has
     fewer_frames: ClassVar[str] = ""
+    # `pictures` shows segments, so that states between noise and a sample can be seen
+    has_pictures: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         self.config = config
@@ -156,6 +158,10 @@ class Tokenizer(ABC):
     def decode_batch(self, segments: Sequence[Segment]) -> list[Any]:
         """Equal to the single calls; a class may be faster."""
         return [self.decode(segment) for segment in segments]
+
+    def pictures(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Segments as uint8 pictures (Y, X) or (Y, X, 3), where the class `has_pictures`."""
+        raise TypeError(f"{type(self).__name__} has no pictures of segments")
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into `folder` (made if missing).

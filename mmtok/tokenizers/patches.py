@@ -242,6 +242,12 @@ class NetworkConfig(PatchConfig):
 class ImageTokenizer(BatchTokenizer):
     """Image <-> segment."""
 
+    has_pictures = True
+
+    def pictures(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """The images."""
+        return self.decode_batch(segments)
+
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """`image_error` of the round trip, and the class's own figures; {} of no images."""
         if not len(signals):

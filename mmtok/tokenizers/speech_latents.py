@@ -36,6 +36,8 @@ CLIPS_AT_ONCE = 64  # bounds the memory of fitting
 LEAST_SPREAD = 1e-3
 # log10 mel. Samples within [-1, 1] stay below 2; this only keeps extreme draws finite.
 LOUDEST = 4.0
+PICTURE_FRAMES = 80  # the most frames that a picture shows, from the first
+PICTURE_RANGE = 3.0  # standard deviations from grey to white
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,19 @@ class Bands(nn.Module):
         self.register_buffer("scale", torch.ones(n_mels))
 
 
+def spectrograms(segments: Sequence[Segment]) -> list[np.ndarray]:
+    """Latents (T, D) as uint8 pictures (D, T) of the first `PICTURE_FRAMES` frames.
+
+    Time goes to the right, low bands are at the bottom, and grey values go from -PICTURE_RANGE (0)
+    to PICTURE_RANGE (255) standard deviations.
+    """
+    pictures = []
+    for segment in segments:
+        shares = (segment.values[:PICTURE_FRAMES].T[::-1] / PICTURE_RANGE + 1) / 2
+        pictures.append((shares * 255).clip(0, 255).round().astype(np.uint8))
+    return pictures
+
+
 class LogMel(MelTokenizer):
     """np.float32 (N,) mono <-> latents (T, n_mels).
 
@@ -102,11 +117,17 @@ class LogMel(MelTokenizer):
     float32's rounding. `fidelity` adds the `spreads` of the bands.
     """
 
+    has_pictures = True
+
     def __init__(self, config: LogMelConfig, bands: Bands):
         super().__init__(config)
         self.bands = bands
         mark = fingerprint("LogMel", config.meaning, *learned(bands))
         self.signature = Signature("speech", latent_size=config.mel.n_mels, fingerprint=mark)
+
+    def pictures(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Spectrograms."""
+        return spectrograms(segments)
 
     def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
         latents = (log_mel - self.bands.shift) / self.bands.scale

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmtok.commands.sample import write_samples
-from mmtok.commands.trajectories import N_FRAMES, blanked, pictures, trajectory_path
+from mmtok.commands.trajectories import blanked, trajectory_path
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
@@ -25,7 +25,13 @@ from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.images import Pixels, PixelsConfig
-from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig
+from mmtok.tokenizers.speech_latents import (
+    PICTURE_FRAMES,
+    Bands,
+    LogMel,
+    LogMelConfig,
+    spectrograms,
+)
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
@@ -245,15 +251,15 @@ def test_spectrograms_lie_beside_speech_and_pictures_of_the_same_name(spoken, tm
     assert (
         said.count("<img") == 1
         and 'alt="trajectory of low-000"' in said
-        and f"first {N_FRAMES} frames" in said
+        and f"first {PICTURE_FRAMES} frames" in said
     )
 
 
 def test_a_spectrogram_shows_the_first_frames_on_one_scale():
-    values = np.linspace(-4, 4, 2 * (N_FRAMES + 7)).reshape(-1, 2)
-    (tile,) = pictures([Segment("speech", latents=values)], None)
-    assert tile.shape == (2, N_FRAMES) and tile[1, 0] == tile[0, 0] == 0
-    (tile,) = pictures([Segment("speech", latents=np.array([[-3.0, 0.0], [3.0, 9.0]]))], None)
+    values = np.linspace(-4, 4, 2 * (PICTURE_FRAMES + 7)).reshape(-1, 2)
+    (tile,) = spectrograms([Segment("speech", latents=values)])
+    assert tile.shape == (2, PICTURE_FRAMES) and tile[1, 0] == tile[0, 0] == 0
+    (tile,) = spectrograms([Segment("speech", latents=np.array([[-3.0, 0.0], [3.0, 9.0]]))])
     np.testing.assert_array_equal(tile, [[128, 255], [0, 255]])
 
 

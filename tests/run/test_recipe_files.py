@@ -379,7 +379,8 @@ def test_a_recipe_may_define_classes_of_its_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass, replace\nfrom"
         " pathlib import Path\nfrom mmtok.run.recipe import"
-        " load_recipe\n@dataclass(frozen=True)\nclass Fake:\n    path: Path = Path('x')\n   "
+        " load_recipe\nfrom mmtok.sources.base import Source\n@dataclass(frozen=True)\nclass"
+        " Fake(Source):\n    path: Path = Path('x')\n    examples = None\n   "
         " fields = {'caption': 'text', 'image': 'image'}\n    splits = ('train',"
         f" 'heldout')\nrecipe = replace(load_recipe({str(IMAGE)!r}), sources=(Fake(),))\n"
     )
