@@ -6,6 +6,7 @@ Prints a Markdown table. `missed` marks what lies beyond its bar; rows without a
 reported.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -158,12 +159,17 @@ def judged(figures: dict[str, Any], signals: str) -> str:
 
 def main() -> None:
     """Prints the table of the file that the command line names."""
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="a run's evaluation.json")
+    path = parser.parse_args().file
     try:
-        figures = json.loads(Path(sys.argv[1]).read_text())
+        figures = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        sys.exit(f"{sys.argv[1]} is no evaluation.json ({error}): make one with mmtok evaluate RUN")
+        sys.exit(f"{path} is no evaluation.json ({error}): make one with mmtok evaluate RUN")
+    if not isinstance(figures, dict):
+        sys.exit(f"{path} is no evaluation.json: make one with mmtok evaluate RUN")
     print("| figure | bar | here | beside |")
     print("|---|---|---|---|")
     for name, bar, met, value, note in rows(figures):

@@ -15,7 +15,16 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from side_by_side import Line, machine, median_seconds, parsed, parser, report
+from side_by_side import (
+    Line,
+    called,
+    check_peers,
+    machine,
+    median_seconds,
+    parsed,
+    parser,
+    report,
+)
 
 # ---- starting
 
@@ -179,15 +188,17 @@ def sampling(repeats: int) -> Iterator[Line]:
 
 
 ROWS = {row.__name__: row for row in (start, speech, jets, text, sampling)}
+PEERS = {"speech": ("dmel", "test")}  # row -> package, extra
 
 
 def main() -> None:
     """Runs the rows that the command line names."""
     options = parsed(parser(__doc__.splitlines()[0], ROWS, threads=1), ROWS)
+    check_peers(options.rows, PEERS)
     lines = (line for name in options.rows for line in ROWS[name](options.repeats))
     about = machine(("torch", "soxr", "numpy", "sentencepiece", "dmel"))
     report(lines, options.json, machine=about)
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/bench_diffusion.py [--only ROW ...] [--json FILE]
 
 What the samplers cost beside the network that they call, how batches scale, the same trajectories
-beside `diffusers`, and what exact likelihoods of 1,000 digits take. Needs the extra `bench`. The
+beside `diffusers` (needs the extra `bench`), and what exact likelihoods of 1,000 digits take. The
 network is the one of the digits: 8 x 8 pixels in patches of 2 x 2, 6 layers of width 128, with
 random weights. On a shared machine only ratios mean much.
 """
@@ -18,7 +18,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from side_by_side import Line, machine, median_seconds, parsed, parser, report, seconds
+from side_by_side import (
+    Line,
+    called,
+    check_peers,
+    machine,
+    median_seconds,
+    parsed,
+    parser,
+    report,
+    seconds,
+)
 from torch import Tensor, nn
 
 from mmtok.core.segment import Signature
@@ -317,6 +327,7 @@ def _score(head: GridDiffusionHead, values: Tensor, n: int) -> Tensor:
 
 
 ROWS = {row.__name__: row for row in (overhead, batches, diffusers, likelihood)}
+PEERS = {"diffusers": ("diffusers", "bench")}  # row -> package, extra
 
 
 def main() -> None:
@@ -324,10 +335,11 @@ def main() -> None:
     made = parser(__doc__.splitlines()[0], ROWS, threads=2)
     made.add_argument("--digits", type=int, default=128, help="digits whose likelihood is timed")
     words = parsed(made, ROWS)
+    check_peers(words.rows, PEERS)
     options = Options(words.repeats, max(1, words.digits))
     lines = (line for name in words.rows for line in ROWS[name](options))
     report(lines, words.json, machine=machine(("torch", "diffusers", "numpy")))
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

@@ -42,6 +42,8 @@ from engine_sides import (
 from rounded import coarse, divergence, learn, log_probs, manual, nll
 from side_by_side import (
     Line,
+    called,
+    check_peers,
     machine,
     matrix_products,
     median_seconds,
@@ -453,6 +455,12 @@ ROWS = {
     )
 }
 
+# row -> package, extra
+PEERS = {
+    row: ("transformers", "hub")
+    for row in ("train_full", "train_ragged", "memory", "decode_1", "decode_many")
+}
+
 
 def limits(options: Options) -> dict[str, float]:
     """What the machine does at most: matrix products and reading memory."""
@@ -478,6 +486,7 @@ def main() -> None:
     if words.memory_of:
         print_grown_mib(words.memory_of, precision)
         return
+    check_peers(words.rows, PEERS)
     options = Options(words.repeats, words.compiled, precision)
     about = machine(("torch", "transformers", "numpy")) | {"precision": precision}
     lines = (line for name in words.rows for line in ROWS[name](options))
@@ -485,4 +494,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    called(main)

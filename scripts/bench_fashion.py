@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timed import SPENT, called, timed_train
+from side_by_side import called
+from timed import SPENT, minutes_verdict, timed_train, verdict
 
 from mmtok.data.tasks import Task
 from mmtok.diffusion.samplers import DPMSolver2M, Euler, Heun
@@ -294,18 +295,10 @@ def figures_of(
     return figures
 
 
-def verdict(met: bool) -> str:
-    """A bar's verdict in one word."""
-    return "met" if met else "MISSED"
-
-
 def lines_of(name: str, figures: dict[str, Any]) -> Iterator[str]:
     """What is printed of a family."""
-    minutes = figures["cpu_minutes"]
-    yield (
-        f"## {name}: {minutes:.1f} CPU minutes of training"
-        f" (at most {CPU_MINUTES:g}: {verdict(minutes <= CPU_MINUTES)})"
-    )
+    minutes = minutes_verdict(figures["cpu_minutes"], CPU_MINUTES)
+    yield f"## {name}: CPU minutes of training, at most {CPU_MINUTES:g}: {minutes}"
     accuracy, floor = figures["real"]
     yield (
         f"judge on real pictures {accuracy:.3f} (bar {JUDGE_REAL}:"

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from likelihood_baselines import baselines
-from timed import SPENT, called, timed_train
+from side_by_side import called
+from timed import SPENT, minutes_verdict, timed_train, verdict
 
 from mmtok.core.segment import Document
 from mmtok.data.tasks import Task
@@ -344,7 +345,6 @@ def row(name: str, kind: str, runs: list[dict[str, float]]) -> str:
         bar_text = f"<= {bar:g}: {verdict(bits <= bar)}"
     if stretch:
         bar_text += f" (stretch {stretch:g})"
-    minutes = max(by_figure["cpu_minutes"])
     distance, real = (statistics.mean(by_figure[key]) for key in ("frechet", "frechet_real"))
     suffix, meaning = KINDS[kind]
     cells = (
@@ -356,14 +356,19 @@ def row(name: str, kind: str, runs: list[dict[str, float]]) -> str:
         ", ".join(f"{x:.3f}" for x in by_figure["judge"])
         + f": {verdict(min(by_figure['judge']) >= JUDGED)}",
         f"{distance:.2f} ({real:.2f})",
-        f"{minutes:.1f}: {verdict(minutes <= CPU_MINUTES)}",
+        minutes_verdict(most_minutes(by_figure["cpu_minutes"]), CPU_MINUTES),
     )
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(met: bool) -> str:
-    """A bar's verdict in one word."""
-    return "met" if met else "MISSED"
+def most_minutes(minutes: list[float | None]) -> float | None:
+    """The most of several runs; None where those of any run are not known."""
+    known = [x for x in minutes if x is not None]
+    return max(known) if len(known) == len(minutes) else None
+
+
+def _short(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
@@ -383,7 +388,7 @@ def main() -> None:
         for seed in options.seeds:
             figures = figures_of(name, seed, options.out, options.scale)
             runs.append(figures)
-            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            shown = ", ".join(f"{key} {_short(value)}" for key, value in figures.items())
             print_status(f"{name}, seed {seed}: {shown}")
     print(table(results))
     if options.json:

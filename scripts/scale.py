@@ -475,8 +475,11 @@ def main() -> None:
 
 
 def is_true(word: str) -> bool:
-    """Whether a word of the command line says yes."""
-    return word.lower() in ("true", "1", "yes")
+    """Whether a word of the command line says yes; others than these words are refused."""
+    said = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if word.lower() not in said:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return said[word.lower()]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ token files.
 
 from __future__ import annotations
 
+import argparse
 import os
 import pydoc_data.topics
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -171,12 +171,20 @@ def files(run: Path) -> Iterator[str]:
 
 def main() -> None:
     """Prints all measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="adds its token files")
+    runs = parser.parse_args().runs
+    for run in runs:
+        if not list(run.glob("tokens/*.parquet")):
+            parser.error(f"{run} is no run with token files (tokens/*.parquet)")
     if hasattr(os, "sched_setaffinity"):  # sentencepiece takes all cores otherwise
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     print(machine(("torch", "numpy", "sentencepiece")))
     measurements = [text(), loading(), unpacking(), backward(), speech(REPEATS), jets(REPEATS)]
-    measurements += [files(Path(run)) for run in sys.argv[1:]]
+    measurements += [files(run) for run in runs]
     for lines in measurements:
         for line in lines:
             print(line, flush=True)

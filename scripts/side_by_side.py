@@ -7,14 +7,17 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from mmtok.errors import UserError, missing_extra
 from mmtok.io.files import write_text
 
 
@@ -85,9 +88,9 @@ class Line:
         verdict = "met" if self.met else "MISSED"
         if self.wrong:
             verdict += f" ({self.wrong})"
-        ours = f"{self.what:<44}{self.ours:>10.4g} {self.unit:<13}"
+        ours = f"{self.what:<44} {self.ours:>10.4g} {self.unit:<13}"
         value = f"{self.held} {self.value:.3g}"
-        return f"{ours}{peer:<36}{value:<20}{bar}: {verdict}"
+        return f"{ours} {peer:<36} {value:<22} {bar}: {verdict}"
 
 
 # ---- time
@@ -123,7 +126,7 @@ ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTI
 
 
 def machine(packages: Sequence[str]) -> dict:
-    """The machine that figures are measured on, with the versions of `packages`."""
+    """The machine that figures are measured on, with the versions of those `packages` it has."""
     facts = {
         "processor": _cpu_info("model name") or platform.machine(),
         "flags": cpu_flags(),
@@ -132,7 +135,14 @@ def machine(packages: Sequence[str]) -> dict:
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
     }
-    return facts | {name: version(name) for name in packages}
+    return facts | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def cpu_flags() -> str:
@@ -144,8 +154,11 @@ def cpu_flags() -> str:
 
 
 def _cpu_info(key: str) -> str:
-    """The first value of a key in /proc/cpuinfo; "" where there is none."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    """The first value of a key in Linux's /proc/cpuinfo; "" where there is none."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    for line in path.read_text().splitlines():
         if line.startswith(key):
             return line.split(":")[1].strip()
     return ""
@@ -207,9 +220,35 @@ def parsed(parser: argparse.ArgumentParser, rows: Iterable[str]) -> argparse.Nam
     options.rows += options.only
     if set(options.rows) - set(known) or options.repeats < 1 or options.threads < 1:
         parser.error(f"rows are {', '.join(known)}; repeats and threads at least 1")
+    if options.json and options.json.is_dir():
+        parser.error(f"--json {options.json} is a folder; name a file")
     torch.set_num_threads(options.threads)
     options.rows = options.rows or known
     return options
+
+
+def check_peers(rows: Iterable[str], peers: Mapping[str, tuple[str, str]]) -> None:
+    """Refuses rows whose peer is not installed, before anything is measured.
+
+    Args:
+        rows: Those that will run.
+        peers: Row -> the package that it measures beside, and the extra that brings it.
+
+    Raises UserError that names the row and the extra.
+    """
+    for row in rows:
+        package, extra = peers.get(row, ("", ""))
+        if package and find_spec(package) is None:
+            raise missing_extra(f"row {row}", extra)
+
+
+def called(main: Callable[[], None]) -> None:
+    """Calls a script's main; wrong input is answered in one line, with exit status 2."""
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def report(lines: Iterable[Line], path: Path | None, **about: dict) -> None:

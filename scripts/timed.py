@@ -1,15 +1,11 @@
-"""What the benchmarks that train share: training with its cost noted, and one-line errors."""
+"""What the benchmarks that train share: training with its cost noted."""
 
 from __future__ import annotations
 
 import json
-import math
 import resource
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe
@@ -21,28 +17,33 @@ SPENT = "cpu_minutes.json"
 def timed_train(recipe: Recipe, folder: Path) -> Run:
     """Trains a run, or opens it where it is trained already.
 
-    FOLDER/cpu_minutes.json gets the CPU minutes, tokenizers included; NaN where the training was
-    not done in one go.
+    FOLDER/cpu_minutes.json gets the CPU minutes, tokenizers included; null where the training was
+    not done in one go, so that they are not known.
     """
     before = cpu_minutes()
     begun = (folder / "recipe.json").exists()
     run = train(recipe, folder)
     if not (folder / SPENT).exists():
-        spent = math.nan if begun else cpu_minutes() - before
+        spent = None
+        if not begun:
+            spent = cpu_minutes() - before
         write_text(folder / SPENT, json.dumps(spent))
     return run
+
+
+def minutes_verdict(minutes: float | None, most: float) -> str:
+    """CPU minutes beside the most that a family may take."""
+    if minutes is None:
+        return "not known: trained in several goes"
+    return f"{minutes:.1f}: {verdict(minutes <= most)}"
+
+
+def verdict(met: bool) -> str:
+    """A bar's verdict in one word."""
+    return "met" if met else "MISSED"
 
 
 def cpu_minutes() -> float:
     """CPU minutes of this process so far, over all its threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return (usage.ru_utime + usage.ru_stime) / 60
-
-
-def called(main: Callable[[], None]) -> None:
-    """Calls a script's main; wrong input is answered in one line, with exit status 2."""
-    try:
-        main()
-    except (UserError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(2)

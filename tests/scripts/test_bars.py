@@ -86,3 +86,11 @@ def test_string_errors_are_held_against_real_clips(tmp_path):
 
 def test_a_shortened_run_prints_what_it_has(tmp_path):
     assert printed({}, tmp_path) == []
+
+
+def test_what_is_no_evaluation_is_answered_in_one_line(tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    for path in (tmp_path / "list.json", tmp_path, tmp_path / "none.json"):
+        done = subprocess.run([sys.executable, SCRIPT, path], capture_output=True, text=True)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert f"{path} is no evaluation.json" in done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mmtok.errors import UserError
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -29,6 +31,23 @@ def test_a_bar_is_met_on_it_and_missed_beyond_it_or_when_something_went_wrong(si
     assert not replace(line, value=2.01, least=False).met
     wrong = replace(line, wrong="codes differ")
     assert not wrong.met and str(wrong).endswith("MISSED (codes differ)")
+
+
+def test_columns_stay_apart_however_long_their_words_are(side_by_side):
+    line = side_by_side.Line("w" * 60, "particles/s", 4.7e6, "p" * 40, None, "h" * 30, 4.7e6, 1.0)
+    words = ["w" * 60, "4.7e+06", "particles/s", "p" * 40, "h" * 30, "4.7e+06", "bar"]
+    assert str(line).split()[:7] == words
+
+
+def test_a_package_that_is_not_installed_is_named_so(side_by_side):
+    facts = side_by_side.machine(("numpy", "no-such-package"))
+    assert facts["no-such-package"] == "not installed" != facts["numpy"]
+
+
+def test_a_row_without_its_peer_is_refused_with_the_extra(side_by_side):
+    side_by_side.check_peers(["start"], {"text": ("no_such_package", "bench")})
+    with pytest.raises(UserError, match=r"row text needs the extra: pip install 'mmtok\[bench\]'"):
+        side_by_side.check_peers(["start", "text"], {"text": ("no_such_package", "bench")})
 
 
 def test_sides_take_turns_backwards_in_every_other_one_and_the_first_turn_only_warms_up(
