@@ -53,6 +53,7 @@ LATE = {
     "vector",
     "uproot",
     "h5py",
+    "pillow_heif",
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mmtok.core.segment import Segment
 from mmtok.io.filenames import inside
 from mmtok.model.sampling import Sampled
-from mmtok.sources.images import write_image
+from mmtok.sources.image_files import write_image
 
 FOLDER = "steps"
 WHITE = 255

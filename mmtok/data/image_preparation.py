@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Picture
-from mmtok.sources.images import open_image
+from mmtok.sources.image_files import open_image
 
 SAME_ASPECT = 0.01  # a smaller relative change of the aspect ratio is not visible
 SMOOTH = Image.Resampling.BICUBIC  # antialiased where a picture shrinks

@@ -52,10 +52,11 @@ class Span(NamedTuple):
 class TarIndex:
     """The samples of a tar, in its order.
 
-    path      of the tar
-    suffixes  of its members, in lower case and without the first dot: jpg, txt, seg.png
-    n_members  of all its samples, and of what was left out
-    notes     what a `Tally` of its members says -> how many, and the first
+    Attributes:
+        path: of the tar.
+        suffixes: of its members, in lower case and without the first dot: jpg, txt, seg.png.
+        n_members: of all its samples, and of what was left out.
+        notes: what a `Tally` of its members says -> how many, and the first.
     """
 
     path: Path

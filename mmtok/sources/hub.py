@@ -21,7 +21,7 @@ from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed
 from mmtok.io.tables import SUFFIXES, as_text, suffix_of
 from mmtok.sources.base import Example, Picture, Sound, check_heldout_share, split_order
-from mmtok.sources.images import decode_image, size_of
+from mmtok.sources.image_files import decode_image, size_of
 from mmtok.sources.jet_formats import FEATURES
 from mmtok.sources.jets import checked_jet
 from mmtok.sources.rows import DatasetRows, Rows, TextRows, grouped

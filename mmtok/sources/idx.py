@@ -18,7 +18,7 @@ from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.walk import folder_at
 from mmtok.sources.base import Source
-from mmtok.sources.images import DIGIT_NAMES
+from mmtok.sources.image_files import DIGIT_NAMES
 
 OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 PREFIXES = {"train": "train", "heldout": "t10k"}

@@ -23,11 +23,13 @@ R = TypeVar("R", covariant=True)  # its reader
 class Layout(Generic[P, R]):
     """One way in which a corpus is published.
 
-    name      in lower case, as the user gives it: librispeech
-    about     what it looks like, in a few words: SPEAKER/CHAPTER folders with .trans.txt
-    evidence  what speaks for this layout in a place, such as the file that shows it; "" for nothing
-    reader    what reads it
-    plain     whether it is read without a word where nothing else matches
+    Attributes:
+        name: in lower case, as the user gives it: librispeech.
+        about: what it looks like, in a few words: SPEAKER/CHAPTER folders with .trans.txt.
+        evidence: what speaks for this layout in a place, such as the file that shows it; "" for
+            nothing.
+        reader: what reads it.
+        plain: whether it is read without a word where nothing else matches.
     """
 
     name: str

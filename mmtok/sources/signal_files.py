@@ -11,7 +11,7 @@ import numpy as np
 from mmtok.io.arrays import read_npy
 from mmtok.io.files import atomic_write
 from mmtok.io.signal_files import SignalFiles
-from mmtok.sources import images, jet_formats, jets, speech, text
+from mmtok.sources import image_files, jet_formats, jets, speech, text
 from mmtok.sources.base import Picture, Sound
 
 Takes = Mapping[str, Any]
@@ -34,11 +34,11 @@ def _write_sound(path: Path, samples: np.ndarray, takes: Takes) -> None:
 
 
 def _read_picture(path: Path, takes: Takes) -> Picture:
-    return images.open_image(path)
+    return image_files.open_image(path)
 
 
 def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
-    images.write_image(path, pixels)
+    image_files.write_image(path, pixels)
 
 
 def _read_jets(path: Path, takes: Takes) -> list[np.ndarray]:
@@ -71,12 +71,12 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         check=speech.sound_seconds,
     ),
     "image": SignalFiles(
-        images.SUFFIXES,
+        image_files.PICTURES,
         ".png",
         _read_picture,
         _write_picture,
         unit="images",
-        check=images.picture_size,
+        check=image_files.picture_size,
     ),
     "jets": SignalFiles(
         (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
