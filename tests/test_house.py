@@ -1,6 +1,7 @@
 """The house's own rules: which room may import which, and how its code is written."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -295,6 +296,22 @@ def test_what_is_public_has_a_docstring():
         if not ast.get_docstring(node)
     ]
     assert len(missing) <= UNDOCUMENTED, missing
+
+
+TABLE_ROW = re.compile(r"[A-Za-z_]\w*(, [A-Za-z_]\w*)* {2,}\S.*")  # a name, spaces, what it is
+
+
+def test_docstrings_say_what_names_are_in_sections():
+    """As `name: what it is` below Args or Attributes; only a module may lay out a file's columns."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    tables = [
+        f"{path.relative_to(HOUSE)}: {node.name}"
+        for path, tree in parsed()[0].items()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+        if any(map(TABLE_ROW.fullmatch, (ast.get_docstring(node) or "").splitlines()))
+    ]
+    assert not tables
 
 
 def identifiers(tree):
