@@ -302,7 +302,7 @@ TABLE_ROW = re.compile(r"[A-Za-z_]\w*(, [A-Za-z_]\w*)* {2,}\S.*")  # a name, spa
 
 
 def test_docstrings_say_what_names_are_in_sections():
-    """As `name: what it is` below Args or Attributes; only a module may lay out a file's columns."""
+    """As `name: what it is` below Args or Attributes; only a module may lay out columns."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     tables = [
         f"{path.relative_to(HOUSE)}: {node.name}"
