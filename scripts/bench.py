@@ -154,7 +154,8 @@ def sampling(repeats: int) -> Iterator[Line]:
     from mmtok.model.lm import LM, DecoderConfig
     from mmtok.nn.transformer import TransformerConfig
 
-    n_streams, n_frames = 16, 256
+    n_streams = 16
+    n_frames = 256
     settings = Sampling()
     torch.manual_seed(0)
     vocabulary = Vocabulary([Signature("image", (512,), frames=n_frames)])

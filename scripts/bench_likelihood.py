@@ -279,7 +279,8 @@ def judged(run: Run) -> dict[str, float]:
     distances: dict[str, list[float]] = {"frechet": [], "frechet_real": []}
     for _ in range(N_HALVINGS):
         order = rng.permutation(len(real))
-        a, b = order[: len(order) // 2], order[len(order) // 2 :]
+        a = order[: len(order) // 2]
+        b = order[len(order) // 2 :]
         distances["frechet_real"].append(frechet(real[a], real[b]))
         distances["frechet"].append(frechet(made[rng.permutation(len(made))[: len(a)]], real[b]))
     return {

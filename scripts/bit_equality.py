@@ -110,7 +110,8 @@ def make_jets(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     jets = []
     for n in rng.integers(2, 16, 20):
-        pt_gev, angles = np.sort(rng.uniform(1, 90, n))[::-1], rng.normal(0, 0.2, (2, n))
+        pt_gev = np.sort(rng.uniform(1, 90, n))[::-1]
+        angles = rng.normal(0, 0.2, (2, n))
         jets.append(np.stack([pt_gev, *angles], 1).astype(np.float32))
     write_jets(folder / "jets.npz", jets)
     return folder / "jets.npz"
@@ -246,7 +247,8 @@ def sample_digest(run: Run, seed: int) -> str:
     """SHA-256 of what is drawn for the tasks, of as much as is trained: see above."""
     made = hashlib.sha256()
     for task in whole_tasks(run):
-        n, to = len(task.inputs), run.recipe.fields[task.targets[0]]
+        n = len(task.inputs)
+        to = run.recipe.fields[task.targets[0]]
         given = [run.prompt(document[:n], to) for document in held_out(run, task)]
         sampling = run.sampling(to, max_frames=MOST_FRAMES, precision="float32")
         asked = [(given, sampling)]
@@ -280,7 +282,8 @@ def made_by(families: Sequence[str], work: Path, seed: int) -> Iterator[tuple[st
     What the package says meanwhile is in FAMILY/said.txt below `work`.
     """
     for family in families:
-        folder, start = work / family, time.perf_counter()
+        folder = work / family
+        start = time.perf_counter()
         folder.mkdir(parents=True)
         try:
             with (

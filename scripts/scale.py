@@ -160,7 +160,8 @@ def block_bytes(plan: Plan) -> int:
         rotary     4 e M / H: cosines and sines in a narrower type, for queries and keys
         SwiGLU     4 e F: gate, its SiLU, up, their product
     """
-    m, e = plan.width, plan.size
+    m = plan.width
+    e = plan.size
     keys = m // plan.n_heads * plan.n_kv_heads
     norms = 8 * m + 8 + 2 * e * m
     attention = e * (2 * m + 2 * keys) + e * plan.seq_len + 4 * plan.n_heads
@@ -420,9 +421,11 @@ def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
     """What a device receives per micro-batch, beside the time that it computes."""
     n_bytes = (plan.devices - 1) / plan.devices * ((2 * plan.size + 4) * blocks + 8 * rest)
     seconds = plan.batch_size * plan.seq_len / positions_per_s(plan, lm)
-    rate, where = plan.network_bytes_per_s, "between nodes"
+    rate = plan.network_bytes_per_s
+    where = "between nodes"
     if plan.devices <= plan.per_node:
-        rate, where = plan.node_bytes_per_s, "within a node"
+        rate = plan.node_bytes_per_s
+        where = "within a node"
     yield "**traffic** per device and micro-batch", f"{n_bytes / GB:.1f} GB", "calculated [17]"
     yield (
         "rate of the link",

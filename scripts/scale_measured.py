@@ -126,7 +126,8 @@ def backward() -> Iterator[str]:
 
 def peak_share(config: TransformerConfig, precision: str, n_checkpointed: int) -> float:
     """Peak bytes of the backward pass of one block over scale.py's `block_bytes`."""
-    n_rows, n = 2, 1024
+    n_rows = 2
+    n = 1024
     model = Transformer(config, n_ids=1)
     model.checkpoint_activations(n_checkpointed)
     for p in model.parameters():

@@ -189,7 +189,8 @@ def _parameters(verb: Callable) -> dict[str, tuple[inspect.Parameter, Any, Arg]]
     hints = get_type_hints(verb, include_extras=True)
     found = {}
     for name, parameter in inspect.signature(verb).parameters.items():
-        kind, about = hints[name], Arg("")
+        kind = hints[name]
+        about = Arg("")
         if get_origin(kind) is Annotated:
             kind, about = get_args(kind)
         found[name] = parameter, kind, about

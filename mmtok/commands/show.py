@@ -80,7 +80,8 @@ def describe(recipe: Recipe) -> str:
 
 def describe_run(run: Run) -> str:
     """A run as lines of text, as far as it is made: fitted or not, trained or not."""
-    folder, recipe = run.folder, run.recipe
+    folder = run.folder
+    recipe = run.recipe
     if all((folder / "tokenizers" / m / "tokenizer.json").exists() for m in recipe.tokenizers):
         vocabulary = run.vocabulary
         signatures = vocabulary.signatures
@@ -254,7 +255,8 @@ def describe_tokenizer(folder: Path, configs: Mapping[str, TokenizerConfig]) -> 
     configs: of tokenizers from outside the package, one of which may have written the folder.
     """
     tokenizer = _opened(folder, configs)
-    signature, fidelity = tokenizer.signature, read_fidelity(folder)
+    signature = tokenizer.signature
+    fidelity = read_fidelity(folder)
     rates = tokenizer.config.rate_texts(signature, fidelity)
     length = "until its end" if signature.frames is None else f"{signature.frames} frames"
     lines = [
@@ -300,7 +302,8 @@ def describe_tokens(path: Path) -> str:
     file = read_tokens(path)
     lines = [f"{path}: token file, {counted(len(file), 'row')}"]
     for name in file.fields:
-        signature, there = file.signatures[name], file.has(name)
+        signature = file.signatures[name]
+        there = file.has(name)
         frames = "no frames"
         if there.any():
             lengths = file.lengths(name)[there]

@@ -211,7 +211,8 @@ def _check_segment(vocabulary: Vocabulary, segment: Segment, complete: bool) -> 
         raise UserError(f"modality {m!r} is not in this vocabulary, which has {known}")
     signature = vocabulary.signatures[m]
     _check_frames(signature, segment)
-    n, n_fixed = len(segment), signature.frames
+    n = len(segment)
+    n_fixed = signature.frames
     if n_fixed is not None and (n > n_fixed or complete and n < n_fixed):
         raise UserError(
             f"a {m} segment has {n} frames, but every {m} of this tokenizer has {n_fixed}"
@@ -225,7 +226,8 @@ def _check_segment(vocabulary: Vocabulary, segment: Segment, complete: bool) -> 
 
 def _check_frames(signature: Signature, segment: Segment) -> None:
     """Raise UserError for frames of another kind or size, and for codes that are out of range."""
-    m, codes = segment.modality, segment.codes
+    m = segment.modality
+    codes = segment.codes
     width = len(signature.levels) or signature.latent_size
     if (codes is None) == bool(signature.levels) or segment.values.shape[1] != width:
         raise UserError(
@@ -344,7 +346,9 @@ def _read_segment(
     vocabulary: Vocabulary, m: str, stream: Stream, where: np.ndarray, n_used: dict[str, int]
 ) -> Segment:
     """The segment at the positions `where` (L,); n_used counts the values taken so far."""
-    ids, span, signature = stream.ids[where], vocabulary.span(m), vocabulary.signatures[m]
+    ids = stream.ids[where]
+    span = vocabulary.span(m)
+    signature = vocabulary.signatures[m]
     is_frame = (ids >= span[0]) & (ids <= span[-1])
     if signature.one_channel:
         frames = (ids[is_frame] - span[0])[:, None]

@@ -168,7 +168,8 @@ class _Particles:
 
         pt_sum: Of each jet (N,), above 0.
         """
-        pt, phi = self.pt, self.phi
+        pt = self.pt
+        phi = self.phi
         eta_axis = self.total(pt * self.eta) / pt_sum
         phi_axis = np.arctan2(self.total(pt * np.sin(phi)), self.total(pt * np.cos(phi)))
         return self.eta - eta_axis[self.jet], wrap(phi - phi_axis[self.jet])

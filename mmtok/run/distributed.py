@@ -118,7 +118,8 @@ class ScoreDocuments:
     def part(self, run: SharedRun, done: Callable[[int], None]) -> dict[int, LogLikelihood]:
         """This rank's scores by the number of their document."""
         lm = run.untrained_lm if self.untrained else None
-        rank, world_size = run.processes.rank, run.processes.world_size
+        rank = run.processes.rank
+        world_size = run.processes.world_size
         scores = run.score_part(self.documents, rank, world_size, lm)
         done(len(scores))
         return scores
@@ -183,7 +184,8 @@ class SharedRun(Run):
 
 def _same(a: LM, b: LM) -> bool:
     """Whether two decoders have the same weights on the same devices."""
-    of_a, of_b = a.state_dict(), b.state_dict()
+    of_a = a.state_dict()
+    of_b = b.state_dict()
     return of_a.keys() == of_b.keys() and all(
         x.device == of_b[k].device and torch.equal(x, of_b[k]) for k, x in of_a.items()
     )

@@ -176,7 +176,8 @@ def _sentencepiece(tokenizer: Pieces) -> Any:
 
 def _normal_ids(tokenizer: Pieces) -> list[int]:
     """The ids of pieces that are text: neither banned nor bytes."""
-    pieces, banned = tokenizer.processor, set(tokenizer.signature.banned)
+    pieces = tokenizer.processor
+    banned = set(tokenizer.signature.banned)
     return [i for i in range(pieces.vocab_size()) if i not in banned and not pieces.is_byte(i)]
 
 
@@ -192,7 +193,8 @@ def _names(tokenizer: Pieces) -> list[str]:
 
 
 def _unigram(tokenizer: Pieces) -> Any:
-    pieces, names = tokenizer.processor, _names(tokenizer)
+    pieces = tokenizer.processor
+    names = _names(tokenizer)
     scores = {i: pieces.get_score(i) for i in _normal_ids(tokenizer)}
     # An unknown letter costs more than the least score: in sentencepiece that of the normal pieces,
     # in the library that of all. So the others get the least score of the normal ones.
@@ -204,7 +206,8 @@ def _unigram(tokenizer: Pieces) -> Any:
 
 
 def _bpe(tokenizer: Pieces) -> Any:
-    pieces, names = tokenizer.processor, _names(tokenizer)
+    pieces = tokenizer.processor
+    names = _names(tokenizer)
     merges = _merges({names[i]: pieces.get_score(i) for i in _normal_ids(tokenizer)})
     vocab = {name: i for i, name in enumerate(names)}
     return library().models.BPE(vocab=vocab, merges=merges, byte_fallback=tokenizer.has_bytes)

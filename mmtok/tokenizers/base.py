@@ -315,7 +315,9 @@ def checked_codes(segment: Segment, signature: Signature) -> np.ndarray:
 
     Raises UserError when they are not codes of this signature's number of channels and range.
     """
-    m, codes, levels = segment.modality, segment.codes, signature.levels
+    m = segment.modality
+    codes = segment.codes
+    levels = signature.levels
     if codes is None or codes.shape[1] != len(levels):
         raise UserError(
             f"{m}: expected codes of shape (T, {len(levels)}), got {_kind(segment)} of shape"
@@ -323,7 +325,8 @@ def checked_codes(segment: Segment, signature: Signature) -> np.ndarray:
         )
     if not len(codes):
         return codes
-    least, most = codes.min(0), codes.max(0)
+    least = codes.min(0)
+    most = codes.max(0)
     wrong = np.flatnonzero((least < 0) | (most >= levels))
     if len(wrong):
         c = wrong[0]
@@ -340,7 +343,9 @@ def checked_latents(segment: Segment, signature: Signature) -> np.ndarray:
 
     Raises UserError when they do not have this signature's shape, or are NaN or infinite.
     """
-    m, latents, n_frames = segment.modality, segment.latents, signature.frames
+    m = segment.modality
+    latents = segment.latents
+    n_frames = signature.frames
     if latents is None or latents.shape != (n_frames or len(segment), signature.latent_size):
         raise UserError(
             f"{m}: expected latents of shape ({n_frames or 'T'}, {signature.latent_size}), got"

@@ -118,7 +118,9 @@ class PixelLatents(ImageTokenizer):
 
     def _to_patches(self, pixels: np.ndarray) -> np.ndarray:
         """(Y, X, C) -> (T, C p p)."""
-        (rows, columns), p, n_channels = self.config.grid, self.config.patch, self.config.channels
+        rows, columns = self.config.grid
+        p = self.config.patch
+        n_channels = self.config.channels
         split = pixels.reshape(rows, p, columns, p, n_channels)
         return split.transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)
 

@@ -23,13 +23,21 @@ from mmtok.tokenizers.base import fingerprint, read_config, write_config
 from mmtok.tokenizers.text import PIECES, SPACE_MARK, Pieces, TextConfig, model_bytes, opened
 
 # numbers of the fields in sentencepiece_model.proto: of ModelProto,
-PIECE, TRAINER, NORMALIZER = 1, 2, 3
+PIECE = 1
+TRAINER = 2
+NORMALIZER = 3
 # of TrainerSpec,
-MODEL_TYPE, WHITESPACE_AS_SUFFIX = 3, 24
+MODEL_TYPE = 3
+WHITESPACE_AS_SUFFIX = 24
 # of NormalizerSpec,
-NAME, CHARSMAP, DUMMY_PREFIX, REMOVE_EXTRA_SPACES, ESCAPE_SPACES = 1, 2, 3, 4, 5
+NAME = 1
+CHARSMAP = 2
+DUMMY_PREFIX = 3
+REMOVE_EXTRA_SPACES = 4
+ESCAPE_SPACES = 5
 # and of SentencePiece, with one value of its type
-TYPE, USER_DEFINED = 3, 4
+TYPE = 3
+USER_DEFINED = 4
 MODELS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 # A normalizer_spec with name "identity", an empty precompiled_charsmap, no prefix, spaces kept. Of
 # a field that occurs twice the later one counts: appended to a model, this replaces its rules.

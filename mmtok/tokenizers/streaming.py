@@ -113,7 +113,9 @@ class SoundStream:
         The last samples are not final. Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013,
         algorithm 2), as nn/audio.py has it for whole clips.
         """
-        spec, target, n = self.spec, self.target, len(self.target)
+        spec = self.spec
+        target = self.target
+        n = len(self.target)
         new = target[len(self.spectra) :]
         phase = torch.rand(new.shape, generator=self.generator) * (2 * torch.pi)
         c = torch.cat([self.spectra, torch.polar(new, phase)])
@@ -155,7 +157,8 @@ class SoundStream:
 
     def _added(self, frames: Tensor) -> Tensor:
         """Overlap-add: frames (n, n_fft) -> samples ((n - 1) hop + n_fft,)."""
-        hop, n_fft = self.spec.hop_samples, self.spec.n_fft
+        hop = self.spec.hop_samples
+        n_fft = self.spec.n_fft
         size = (1, (len(frames) - 1) * hop + n_fft)
         added = torch.nn.functional.fold(frames.T[None], size, (1, n_fft), stride=(1, hop))
         return added[0, 0, 0]
