@@ -106,13 +106,18 @@ def _caption(path: Path, prepare: Preparer) -> str:
         return prepare(caption, str(path), tally)
 
 
+def are_chunks(run: Run, segments: Sequence[Segment]) -> bool:
+    """Whether the segments of one word are chunks of one signal, not signals of their own."""
+    return len(segments) > 1 and not run_files(run)[segments[0].modality].many
+
+
 def first_segment(run: Run, word: str) -> Segment:
     """The segment that a prompt's word stands for; the first jet of a file of jets, with a note.
 
     Raises UserError for a text of several chunks, of which all but the first would be lost.
     """
     segments = read_segments(run, word)
-    if len(segments) > 1 and segments[0].modality == "text":
+    if are_chunks(run, segments):
         raise UserError(
             f"{word} makes {len(segments)} chunks of the length that this run was trained on;"
             " give a text of one"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmtok.commands.prompts import expand_folders, first_segment, read_segments
+from mmtok.commands.prompts import are_chunks, expand_folders, first_segment, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density
 from mmtok.heads.base import Kind
@@ -137,11 +137,12 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
     for word in expand_folders(run, files):
         segments = read_segments(run, word)
         several = len(segments) > 1
+        chunks = are_chunks(run, segments)
         for i, segment in enumerate(segments):
             documents.append(_document(run, before, segment))
             scored_segments.append(segment)
             names.append(f"{word}[{i}]" if several else word)
-            is_chunk.append(several and segment.modality == "text")
+            is_chunk.append(chunks)
     scores = run.score_documents(documents)
     return [
         _scored(run, name, segment, chunk, found)

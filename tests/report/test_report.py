@@ -23,7 +23,7 @@ from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
 from mmtok.report import plots
 from mmtok.report.html import one_line, thumbnail
-from mmtok.report.report import write_report
+from mmtok.report.report import sample_section, write_report
 from mmtok.report.samples import find_samples
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run
@@ -454,3 +454,19 @@ def test_a_report_stands_until_something_in_the_run_changes(tmp_path):
     (run.folder / "evaluation.json").unlink()  # gone, not only changed
     write_report(run)
     assert made() > second and "not evaluated yet" in path.read_text().lower()
+
+
+def test_samples_of_a_modality_without_a_section_are_texts_or_named(tmp_path):
+    recipe = Recipe("plain", {"text": BytesConfig()}, (Spoken(),), (Task((), ("caption",)),))
+    run = made_run(tmp_path / "run", recipe)
+    folder = run.folder / "samples" / "asked"
+    folder.mkdir(parents=True)
+    (folder / "low-000.txt").write_text("AELKM")
+    np.save(folder / "high-000.npy", np.zeros(3))  # a suffix that jets have too
+    rows = [
+        {"file": "low-000.txt", "modality": "protein"},
+        {"file": "high-000.npy", "modality": "tide"},
+    ]
+    (folder / "index.json").write_text(json.dumps(rows))
+    said = "".join(map(str, sample_section(run, "asked")))
+    assert "AELKM" in said and "no section of this report shows: high-000.npy" in said
