@@ -15,7 +15,7 @@ from mmtok.data.mapped import width_of
 from mmtok.data.tokens import TokenFile, groups, read_tokens
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside, is_name, tree_names
-from mmtok.io.files import remove_leftovers_of
+from mmtok.io.files import check_folder_fits, remove_leftovers_of
 from mmtok.io.progress import Progress
 from mmtok.io.signal_files import SignalFiles
 
@@ -47,6 +47,7 @@ def detokenize_file(
         recipe_file: a recipe whose tokenizers are taken instead of the defaults; they may be of
             modalities from outside the package.
     """
+    check_folder_fits(out)
     file = read_tokens(tokens)
     configs = configs_of(recipe_file)
     tokenizers = {name: _tokenizer_of(file, name, tokenizer, configs) for name in file.fields}

@@ -16,6 +16,7 @@ from mmtok.data.text_preparation import TextPreparation
 from mmtok.errors import UserError
 from mmtok.io.files import (
     atomic_folder,
+    check_folder_fits,
     is_temporary,
     recover_folder,
     temporary_path,
@@ -164,6 +165,7 @@ def _check_place(place: Path, folder: Path) -> None:
     An export's config.json has the vocabulary's fingerprint. A folder that transformers saved again
     has it too, but also the version of transformers.
     """
+    check_folder_fits(folder)
     if not place.exists():
         return
     if Path.cwd().is_relative_to(place):

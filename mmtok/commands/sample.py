@@ -19,7 +19,7 @@ from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajector
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside
-from mmtok.io.files import remove_leftovers_of, write_text
+from mmtok.io.files import check_folder_fits, remove_leftovers_of, write_text
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import read_json
 from mmtok.io.tally import Tally
@@ -73,6 +73,7 @@ def sample(
     """
     modality = target_modality(run, to)
     folder = out or run.folder / "samples" / "asked"
+    check_folder_fits(folder)
     stem = _stem(prompt, {prompt_of(path.stem) for path in folder.glob("*")})
     files = all_files(run.recipe.tokenizers.values()).get(modality)
     stems = [f"{stem}-{i:03d}" for i in range(n)]

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmtok.errors import reading
+from mmtok.errors import UserError, reading
 from mmtok.io import memory_budget
 
 if TYPE_CHECKING:
@@ -53,6 +53,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """Where this process writes a file or folder: in the same folder, under a temporary name."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def check_folder_fits(folder: Path) -> None:
+    """Raise UserError if a file is where a folder will be made, or where one above it would be."""
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if path.exists():
+            raise UserError(f"{path} is a file, and no folder can be made there: choose another -o")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mmtok.errors import UserError
+from mmtok.io.files import check_folder_fits
 
 LOCK = ".lock"
 
@@ -23,8 +24,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
     The lock ends with the process that holds it, however that ends: a lock file that was left
     behind locks nobody out. Folders that were made here and are still empty at the end are removed.
 
-    Raises UserError, naming the holder, while another process holds the lock.
+    Raises UserError, naming the holder, while another process holds the lock, and if a file is in
+    the folder's place.
     """
+    check_folder_fits(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

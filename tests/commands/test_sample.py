@@ -86,6 +86,15 @@ def test_samples_of_rounded_weights_are_asked_for_by_name(run, tmp_path, precisi
         sampling.sample(run, ["dark"], "image", 1, tmp_path, precision="int3")
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_drawn(run, tmp_path):
+    def draw(*_):
+        raise AssertionError("drawn")
+
+    (tmp_path / "file").write_text("stays")
+    with pytest.raises(UserError, match="is a file, and no folder can be made there"):
+        sampling.sample(run, ["dark"], "image", 1, tmp_path / "file", draw=draw)
+
+
 @pytest.mark.filterwarnings("ignore:.*have no constituents")
 def test_drawn_jets_share_a_file_that_says_how_each_stopped(run, tmp_path):
     (path,) = sampling.sample(run, ["fat jet"], "jets", 6, tmp_path, max_frames=4)

@@ -20,6 +20,7 @@ from mmtok.core.segment import Signature
 from mmtok.errors import UserError
 from mmtok.io.files import (
     atomic_write,
+    check_folder_fits,
     is_temporary,
     remove_leftovers,
     write_bytes,
@@ -271,3 +272,13 @@ def test_a_folder_that_cannot_be_written_is_named_without_the_temporary_name(tmp
     with pytest.raises(OSError) as error:
         write_text(tmp_path / "report.html", "x")
     assert error.value.filename == str(tmp_path / "report.html")
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("stays")
+    for folder in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(UserError, match="file is a file, and no folder can be made there"):
+            check_folder_fits(folder)
+    check_folder_fits(tmp_path)
+    check_folder_fits(tmp_path / "new" / "within")
+    assert (tmp_path / "file").read_text() == "stays"
