@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 LATE = {
+    "av",
     "soxr",
     "sklearn",
     "pythia8mc",

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,19 +62,10 @@ class Table:
         return f"{self.path}: {self.unit} {self.numbers[i]}"
 
     def open_quote(self, i: int, names_file: Callable[[str], bool]) -> str:
-        """The error of row i where an open quote lets it hold another row; "" where none does.
-
-        Another row is a line of several cells, one of which names a file.
-        """
-        for cell in self.rows[i] if self.separator else ():
-            for line in str(cell).splitlines()[1:]:
-                cells = [part.strip().strip('"') for part in line.split(self.separator)]
-                if len(cells) > 1 and any(map(names_file, cells)):
-                    return (
-                        f"{self.where(i)}: a cell in quotes holds another row, {line!r}; close the"
-                        " quote before it"
-                    )
-        return ""
+        """The error of row i where an open quote lets it hold another row; "" where none does."""
+        if not self.separator:
+            return ""
+        return swallowed_row(self.where(i), self.rows[i], self.separator, names_file)
 
     def count_broken(self, tally: Tally) -> None:
         """Count the rows of several lines, which an open quote may have made."""
@@ -93,6 +84,24 @@ class Table:
             )
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
+
+
+def swallowed_row(
+    where: str, cells: Sequence[Any], separator: str, names_file: Callable[[str], bool]
+) -> str:
+    """The error of a row where an open quote lets it hold another row; "" where none does.
+
+    Another row is a line of several cells, one of which names a file.
+    """
+    for cell in cells:
+        for line in str(cell).splitlines()[1:]:
+            parts = [part.strip().strip('"') for part in line.split(separator)]
+            if len(parts) > 1 and any(map(names_file, parts)):
+                return (
+                    f"{where}: a cell in quotes holds another row, {line!r}; close the quote"
+                    " before it"
+                )
+    return ""
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
@@ -209,18 +218,18 @@ def as_text(cell: Any, where: str) -> str | None:
 def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
     """Rows of cells between separators; quotes enclose cells, but are text between pipes."""
     lines = list(io.StringIO(text, newline=""))
-    separator = _separator(path, lines)
+    separator = separator_of(path, lines)
     n_cells = len(lines) + text.count(separator)
     memory_budget.check(
         CHARACTER_BYTES * len(text) + CELL_BYTES * n_cells, path, f"its {n_cells:,} cells"
     )
-    records = _records(path, lines, separator)
+    records = separated_records(path, lines, separator, separator != "|")
     if not columns:
         first, _, columns = next(records, (1, 1, []))
-        columns = _header(path, first, columns)
+        columns = header_names(path, first, columns)
     table = Table(path, tuple(columns), [], [], separator=separator)
     for first, last, cells in records:
-        _check_count(table, first, cells)
+        check_count(path, table.columns, first, cells, separator)
         if last > first:
             table.broken.append(len(table.rows))
         table.rows.append(tuple(cells))
@@ -228,7 +237,7 @@ def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _separator(path: Path, lines: list[str]) -> str:
+def separator_of(path: Path, lines: Iterable[str]) -> str:
     """The suffix's own; of a .csv, what its header has."""
     separator = SEPARATORS[suffix_of(path) or ""]
     if separator != ",":
@@ -237,11 +246,22 @@ def _separator(path: Path, lines: list[str]) -> str:
     return next((other for other in OTHERS if other in header), separator)
 
 
-def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int, int, list[str]]]:
-    """(first line, last line, cells) of every record that is not empty."""
-    has_quotes = separator != "|"
+def separated_records(
+    path: Path, lines: Iterable[str], separator: str, has_quotes: bool
+) -> Iterator[tuple[int, int, list[str]]]:
+    """(first line, last line, cells) of every record that is not empty.
+
+    Lines keep their ends; only those of one record are held. Raises UserError for a wrong quote.
+    """
+    record: list[str] = []
+
+    def kept() -> Iterator[str]:
+        for line in lines:
+            record.append(line)
+            yield line
+
     reader = csv.reader(
-        iter(lines),
+        kept(),
         delimiter=separator,
         strict=True,
         quoting=csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE,
@@ -250,6 +270,7 @@ def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int
     with _cells_of_any_length():
         while True:
             first = reader.line_num + 1
+            record.clear()
             try:
                 cells = next(reader, None)
             except csv.Error as error:
@@ -258,9 +279,9 @@ def _records(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int
                 ) from None
             if cells is None:
                 return
-            record = "".join(lines[first - 1 : reader.line_num])
-            if has_quotes and blank_before_quote.search(record):
-                _check_blanks(path, first, record, separator, cells)
+            text = "".join(record)
+            if has_quotes and blank_before_quote.search(text):
+                _check_blanks(path, first, text, separator, cells)
             if any(cell.strip() for cell in cells):
                 yield first, reader.line_num, cells
 
@@ -292,7 +313,7 @@ def _check_blanks(path: Path, line: int, record: str, separator: str, cells: lis
         )
 
 
-def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
+def header_names(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
     """The names of the columns; those without a name cannot be asked for.
 
     Raises UserError for an empty file and for a name that comes twice.
@@ -308,21 +329,23 @@ def _header(path: Path, line: int, cells: list[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_count(table: Table, line: int, cells: list[str]) -> None:
+def check_count(
+    path: Path, columns: Sequence[str], line: int, cells: Sequence[str], separator: str
+) -> None:
     """Raise UserError for a row with more or fewer cells than there are columns."""
-    n = len(table.columns)
+    n = len(columns)
     if len(cells) < n:
         raise UserError(
-            f"{table.path}: line {line} ends before its {table.columns[len(cells)] or 'last cell'};"
+            f"{path}: line {line} ends before its {columns[len(cells)] or 'last cell'};"
             " complete or remove it"
         )
     if len(cells) > n:
-        remedy = f"put quotes around a cell that holds {table.separator!r}"
-        if table.separator == "|":
+        remedy = f"put quotes around a cell that holds {separator!r}"
+        if separator == "|":
             remedy = "no cell may hold a |"
         raise UserError(
-            f"{table.path}: line {line} has {len(cells)} cells where the header has {n}"
-            f" ({listed(table.columns)}); {remedy}"
+            f"{path}: line {line} has {len(cells)} cells where the header has {n}"
+            f" ({listed(columns)}); {remedy}"
         )
 
 
@@ -342,11 +365,11 @@ def _cells_of_any_length() -> Iterator[None]:
 def _json(path: Path, text: str) -> Table:
     """One object a line, or one list of objects. Numbers stay text, as in the file."""
     if text.lstrip().startswith("["):
-        objects = list(enumerate(_parsed(path, "", text)))
+        objects = list(enumerate(parsed_json(path, "", text)))
         unit = "row"
     else:
         lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-        objects = [(i, _parsed(path, f"line {i}: ", line)) for i, line in lines]
+        objects = [(i, parsed_json(path, f"line {i}: ", line)) for i, line in lines]
         unit = "line"
     for i, row in objects:
         if not isinstance(row, dict):
@@ -358,7 +381,8 @@ def _json(path: Path, text: str) -> Table:
     return Table(path, columns, rows, [i for i, _ in objects], unit)
 
 
-def _parsed(path: Path, where: str, text: str) -> Any:
+def parsed_json(path: Path, where: str, text: str) -> Any:
+    """A JSON value whose numbers are left as text. Raises UserError for a key that comes twice."""
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str

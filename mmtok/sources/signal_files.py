@@ -11,7 +11,7 @@ import numpy as np
 from mmtok.io.arrays import read_npy
 from mmtok.io.files import atomic_write
 from mmtok.io.signal_files import SignalFiles
-from mmtok.sources import image_files, jet_formats, jets, speech, text
+from mmtok.sources import image_files, jet_formats, jets, media, speech, text
 from mmtok.sources.base import Picture, Sound
 
 Takes = Mapping[str, Any]
@@ -63,7 +63,7 @@ def _write_array(path: Path, array: np.ndarray, takes: Takes) -> None:
 SIGNAL_FILES: dict[str, SignalFiles] = {
     "text": SignalFiles((".txt",), ".txt", _read_text, _write_text, unit="texts"),
     "speech": SignalFiles(
-        speech.SUFFIXES,
+        media.SOUNDS,
         ".wav",
         _read_sound,
         _write_sound,

@@ -7,33 +7,34 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.arrays import read_npz
+from mmtok.io.columns import check_named
 from mmtok.io.files import atomic_write, write_bytes
 from mmtok.io.progress import Progress
-from mmtok.io.tally import Tally
-from mmtok.io.walk import folder_at, walk
 from mmtok.nn.resample import check_rate
 from mmtok.sources.base import Example, Listing, Sound, Source
+from mmtok.sources.clips import Clip, split_clips
+from mmtok.sources.layouts import check_layout
+from mmtok.sources.media import SUFFIXES as SUFFIXES
+from mmtok.sources.media import decode_media, is_media, media_seconds
 from mmtok.sources.screen import Limit, Screen, ScreenedSource, remembered
-from mmtok.sources.transcripts import COMPANIONS, Transcripts
+from mmtok.sources.speech_columns import FIELDS, ReadSettings
+from mmtok.sources.speech_layouts import LAYOUTS, list_clips
 
-SUFFIXES = (
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au",
-    ".snd", ".caf", ".w64", ".rf64", ".sph", ".voc",
-)  # fmt: skip
 SAMPLE_BYTES = 8  # of memory per sample, while channels are mixed and rates changed
 # what soundfile raises on damaged files
 UNREADABLE = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError)
+ROUNDING_S = 0.05  # by which a part may seem to end after its file
 UNKNOWN_LENGTH = 2**62  # libsndfile's number of frames, or more, where the header does not say
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -41,11 +42,13 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 # ---- files
 
 
-def open_sound(path: str | Path) -> Sound:
-    """The clip in a sound file: float32 (N, channels) at the file's rate.
+def open_sound(path: str | Path, start_s: float = 0.0, duration_s: float = 0.0) -> Sound:
+    """The clip in a sound file, or a part of it: float32 (N, channels) at the file's rate.
+
+    A part is read without what comes before. A duration of 0 is all that follows.
 
     Raises UserError for a file that is missing, empty, not sound, truncated to nothing, or holds
-    NaN or infinite samples.
+    NaN or infinite samples, and for a part that is not in it.
     """
     path = Path(path)
     if path.is_dir():
@@ -54,7 +57,14 @@ def open_sound(path: str | Path) -> Sound:
         raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    return decode_sound(path, str(path))
+    if not is_media(path):
+        return decode_sound(path, str(path), start_s, duration_s)
+    sound = decode_media(path, start_s, duration_s)
+    _check_rate(str(path), sound.rate_hz)
+    _check_finite(str(path), sound.samples)
+    if len(sound.samples) < (duration_s - ROUNDING_S) * sound.rate_hz:
+        raise UserError(f"{path}: ends before {start_s + duration_s:g} s")
+    return sound
 
 
 @remembered
@@ -63,6 +73,8 @@ def sound_seconds(path: Path) -> float:
 
     Raises UserError as `open_sound` does, but for what only the samples tell.
     """
+    if is_media(path):
+        return media_seconds(path)
     return seconds_of(path, str(path))
 
 
@@ -87,17 +99,22 @@ def seconds_of(source: Path | BinaryIO, name: str) -> float:
     return n_samples / rate_hz
 
 
-def decode_sound(source: Path | BinaryIO, name: str) -> Sound:
+def decode_sound(
+    source: Path | BinaryIO, name: str, start_s: float = 0.0, duration_s: float = 0.0
+) -> Sound:
     """As `open_sound`, of a path or an open file, which messages call `name`."""
     import soundfile
 
     try:
         with soundfile.SoundFile(source) as file:
             rate_hz = file.samplerate
-            n_promised = file.frames
             log = file.extra_info
+            first, n_promised = _part(name, file.frames, rate_hz, start_s, duration_s)
             _check_size(name, n_promised, file.channels)
-            samples = file.read(dtype="float32", always_2d=True)  # (N, channels)
+            if first:
+                file.seek(first)
+            count = n_promised if duration_s else -1
+            samples = file.read(count, dtype="float32", always_2d=True)  # (N, channels)
     except UserError:
         raise
     except UNREADABLE as error:
@@ -112,9 +129,30 @@ def decode_sound(source: Path | BinaryIO, name: str) -> Sound:
             f"{name}: truncated, its header promises more samples than the {len(samples)} that are"
             " there"
         )
+    _check_finite(name, samples)
+    return Sound(samples, rate_hz, name)
+
+
+def _part(
+    name: str, n_samples: int, rate_hz: int, start_s: float, duration_s: float
+) -> tuple[int, int]:
+    """(first sample, how many) of a part of n_samples; a duration of 0 is all that follows."""
+    first = round(start_s * rate_hz)
+    count = n_samples - first
+    if duration_s:
+        count = round(duration_s * rate_hz)
+    beyond = first + count - n_samples
+    if (first or duration_s) and (first >= n_samples or beyond > ROUNDING_S * rate_hz):
+        raise UserError(
+            f"{name}: has no part from {start_s:g} s to {(first + count) / rate_hz:g} s, as it ends"
+            f" at {n_samples / rate_hz:.2f} s"
+        )
+    return first, count - max(beyond, 0)
+
+
+def _check_finite(name: str, samples: np.ndarray) -> None:
     if not np.isfinite(samples).all():
         raise UserError(f"{name}: holds NaN or infinite samples")
-    return Sound(samples, rate_hz, name)
 
 
 def _check_size(name: str, n_samples: int, n_channels: int) -> None:
@@ -186,19 +224,32 @@ def write_sound(path: str | Path, samples: np.ndarray, rate_hz: int = 16_000) ->
 
 @dataclass(frozen=True)
 class SpeechFolder(ScreenedSource):
-    """A folder of sound files with transcripts.
+    """A corpus of sound files with transcripts: a folder, or a table that names files.
 
-    A transcript is NAME.txt next to NAME.wav, or a row of one table in the folder: transcripts.csv
-    or metadata.csv (also .tsv, .psv, .jsonl, each also .gz, and .parquet) with the columns file (or
-    file_name) and text (or transcript), or cells between pipes without a header. A tenth of the
-    files (at least one of two), chosen by the hash of their names, is held out.
+    A transcript is NAME.txt or NAME.lab beside NAME.wav, or a row of one table in the folder:
+    transcripts.csv or metadata.csv (also .tsv, .psv, .jsonl, each also .gz, and .parquet) with the
+    columns file (or file_name) and text (or transcript), or cells between pipes without a header.
+    Corpora as they are published are read likewise; see `layout`. A tenth of the files (at least
+    one of two), chosen by the hash of their names, is held out, unless `train` and `heldout` name
+    the corpus's own splits.
 
     Attributes:
-        path: of the folder.
+        path: of the folder or table.
         min_duration_s: of a clip; shorter ones are left out and counted. 0: any.
         max_duration_s: the most, likewise.
         min_chars: of its transcript, likewise.
         max_chars: the most, likewise.
+        layout: plain, audiofolder, ljspeech, librispeech, libritts, vctk, commonvoice, kaldi, nemo
+            or table; "": found out.
+        columns: field -> column of a table: file, caption, speaker, start_s, end_s, duration_s,
+            split. Others are found by their usual names.
+        transcript: original or normalized, where a corpus has both (LJSpeech, LibriTTS).
+        mic: mic1, mic2 or both, of VCTK's recordings.
+        train: the corpus's own split to train on: the name of a folder, a table, or a cell of the
+            column split. "": all that is not held out.
+        heldout: that to hold out. "": a tenth.
+        with_speaker: whether examples have the field speaker, a text, where it is known; so they
+            do where `columns` names it.
     """
 
     path: str = ""
@@ -206,33 +257,62 @@ class SpeechFolder(ScreenedSource):
     max_duration_s: float = 0.0
     min_chars: int = 0
     max_chars: int = 0
+    layout: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    transcript: Literal["original", "normalized"] = "original"
+    mic: Literal["mic1", "mic2", "both"] = "mic2"
+    train: str = ""
+    heldout: str = ""
+    with_speaker: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._limits()
+        check_layout(LAYOUTS, self.layout, "SpeechFolder")
+        check_named(self.columns, FIELDS, "SpeechFolder")
 
     @property
     def fields(self) -> dict[str, str]:
-        """A clip and its transcript."""
-        return {"caption": "text", "speech": "speech"}
+        """A clip and its transcript, and who speaks where that is asked for."""
+        fields = {"caption": "text", "speech": "speech"}
+        if self._gives_speaker:
+            fields["speaker"] = "text"
+        return fields
+
+    @property
+    def _gives_speaker(self) -> bool:
+        return self.with_speaker or "speaker" in self.columns
 
     def listing(self, split: str, cache: Path | None = None) -> Listing:
         """{"caption": str, "speech": Sound} by file name; nothing is cached."""
         self.check_split(split)
-        screen, transcripts = self._screen()
-        heldout = _held_out(screen.items)
-        chosen = [path for path in screen.items if (path in heldout) == (split == "heldout")]
-        clips = [_Clip(path, transcripts.text(path)) for path in chosen]
-        return screen.listing(clips, _read_clip, _name_of)
+        screen = self._screen()
+        clips = self._split(screen, split)
+        reader = _read_clip
+        if self._gives_speaker:
+            reader = _read_clip_and_speaker
+        return screen.listing(clips, reader, _name_of)
 
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
-        self._screen()
+        screen = self._screen()
+        if self.train or self.heldout:
+            self._split(screen, "train")
+        if self._gives_speaker and not any(clip.speaker for clip in screen.items):
+            raise UserError(
+                f"{self.path}: the speakers of its clips are unknown; name their column (--columns"
+                " speaker=COLUMN), or leave with_speaker out"
+            )
+
+    def voices(self, split: str, cache: Path | None = None) -> list[str] | None:
+        """The speaker of each example of a split; None where one is unknown."""
+        self.check_split(split)
+        speakers = [clip.speaker for clip in self._split(self._screen(), split)]
+        return speakers if all(speakers) else None
 
     def transcripts(self) -> list[tuple[Path, str]]:
-        """(file, text) of every sound file that can be used, ordered by name."""
-        screen, transcripts = self._screen()
-        return [(path, transcripts.text(path)) for path in screen.items]
+        """(file, text) of every clip that can be used, ordered by name."""
+        return [(Path(clip.path), clip.caption) for clip in self._screen().items]
 
     def _limits(self) -> tuple[Limit, ...]:
         return (
@@ -240,56 +320,47 @@ class SpeechFolder(ScreenedSource):
             Limit("chars", self.min_chars, self.max_chars),
         )
 
-    def _screen(self) -> tuple[Screen[Path], Transcripts]:
-        folder = folder_at(
-            self.path, "SpeechFolder", "sound files with transcripts (NAME.txt beside NAME.wav)"
-        )
-        found = walk(folder, SUFFIXES, companions=COMPANIONS)
-        if found.left_out:
-            warnings.warn(found.note(), stacklevel=3)
-        if not found.files:
-            raise UserError(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
-        with Tally("transcripts") as tally:
-            transcripts = Transcripts(found, tally)
+    def _split(self, screen: Screen[Clip], split: str) -> list[Clip]:
+        return split_clips(screen.items, self.train, self.heldout)[split]
 
-        def look(path: Path) -> dict[str, float]:
-            return {"chars": len(transcripts.text(path)), "duration_s": sound_seconds(path)}
-
-        return Screen(found.files, look, self, "clips", self._limits()), transcripts
+    def _screen(self) -> Screen[Clip]:
+        settings = ReadSettings(self.columns, self.transcript, self.mic, self.train, self.heldout)
+        clips = list_clips(self.path, self.layout, settings)
+        return Screen(clips, _look, self, "clips", self._limits(), _name_of)
 
 
-@dataclass(frozen=True)
-class _Clip:
-    """A sound file and its transcript."""
+def _look(clip: Clip) -> dict[str, float]:
+    """The sizes of a clip. Raises UserError where it cannot be used.
 
-    path: Path
-    caption: str
-
-
-def _read_clip(clip: _Clip) -> Example:
-    return Example({"caption": clip.caption, "speech": open_sound(clip.path)}, clip.path)
-
-
-def _name_of(clip: _Clip) -> str:
-    return str(clip.path)
-
-
-def _held_out(files: list[Path]) -> set[Path]:
-    """A tenth of the files, at least one of two, chosen by the hash of their names.
-
-    Files whose names differ in the suffix alone stay together.
+    A header is read where the corpus does not say how long the clip is.
     """
-    if len(files) < 2:
-        return set()
-    by_hash = sorted(
-        files, key=lambda path: (hashlib.sha256(path.stem.encode()).digest(), path.parts)
-    )
-    n = max(1, len(files) // 10)
-    while n < len(files) and by_hash[n].with_suffix("") == by_hash[n - 1].with_suffix(""):
-        n += 1
-    if n == len(files):
-        return set()
-    return set(by_hash[:n])
+    if clip.fault:
+        raise UserError(clip.fault)
+    length = clip.length_s
+    if not length:
+        in_file = sound_seconds(Path(clip.path))
+        length = clip.duration_s or in_file - clip.start_s
+        if clip.start_s + length > in_file + ROUNDING_S or length <= 0:
+            raise UserError(
+                f"{clip.name}: is said to last {length:g} s, and the file ends at {in_file:.2f} s"
+            )
+    return {"chars": len(clip.caption), "duration_s": length}
+
+
+def _read_clip(clip: Clip) -> Example:
+    sound = open_sound(clip.path, clip.start_s, clip.duration_s)
+    return Example({"caption": clip.caption, "speech": sound}, clip.name)
+
+
+def _read_clip_and_speaker(clip: Clip) -> Example:
+    example = _read_clip(clip)
+    if clip.speaker:
+        example["speaker"] = clip.speaker
+    return example
+
+
+def _name_of(clip: Clip) -> str:
+    return clip.name
 
 
 # ---- spoken digits

@@ -1,4 +1,4 @@
-"""Finds the transcript of each sound file: NAME.txt next to NAME.wav, or a row of one table.
+"""Finds the transcript of each sound file: NAME.txt or .lab beside NAME.wav, or a row of a table.
 
 Files without a transcript, transcripts without a file, and files that two transcripts claim are
 reported.
@@ -7,21 +7,24 @@ reported.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from mmtok.errors import UserError
-from mmtok.io.messages import listed
+from mmtok.io.columns import known_column
 from mmtok.io.tables import SUFFIXES, Table, as_text, decoded, read_table
 from mmtok.io.tally import Tally
 from mmtok.io.walk import Found
+from mmtok.sources.clips import Clip
+from mmtok.sources.speech_columns import SPELLINGS, ReadSettings, find_columns, need_columns
 
 NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
-FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
-TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence", "caption")
 PIPED = ("file", "text", "normalized")  # columns between pipes without a header, as in LJSpeech
-COMPANIONS = (".txt", *SUFFIXES)
+TEXTS = (".txt", ".lab")  # of transcripts beside a sound; the first one counts
+COMPANIONS = (*TEXTS, *SUFFIXES)
+FIELDS = ("file", "caption", "speaker", "split")
+TIMED = re.compile(r"\s*\d+(\.\d+)?\s+\d+(\.\d+)?\s+\S")  # a label with its times
 
 
 def caption_of(text: str) -> str:
@@ -38,18 +41,37 @@ class Transcripts:
     Raises UserError for a table that cannot be used, and for two rows of one file.
     """
 
-    def __init__(self, found: Found, tally: Tally) -> None:
+    def __init__(self, found: Found, settings: ReadSettings, tally: Tally) -> None:
         self.folder = found.folder
         self.table = _table_in(found)
-        self._names = _Names(found)
+        self._names = Names(found)
+        self._columns: dict[str, str] = {}
         self._row_of: dict[Path, int] = {}
         if self.table is not None:
-            self.table, file_column, self._text_column = _columns(self.table, self._names)
-            self._row_of = self._rows(self.table, file_column, tally)
-        self._texts = {
-            path.with_suffix(""): path for path in found.companions if path.suffix.lower() == ".txt"
-        }
+            self.table, self._columns = _columns(self.table, self._names, settings)
+            self._row_of = self._rows(self.table, self._columns["file"], tally)
+        self._texts: dict[Path, Path] = {}
+        for suffix in TEXTS:
+            for path in found.companions:
+                if path.suffix.lower() == suffix:
+                    self._add_text(path, tally)
         self._count(found, tally)
+
+    def _add_text(self, path: Path, tally: Tally) -> None:
+        first = self._texts.setdefault(path.with_suffix(""), path)
+        if first.suffix.lower() != path.suffix.lower():
+            tally.add("passed over: another transcript has that name", path)
+        else:
+            self._texts[path.with_suffix("")] = path
+
+    def clip(self, path: Path) -> Clip:
+        """A file with its transcript, or with what is wrong with that."""
+        above = next(iter(path.relative_to(self.folder).parts[:-1]), "")
+        try:
+            split = self._cell(path, "split") or above
+            return Clip(str(path), self.text(path), self._cell(path, "speaker"), split)
+        except UserError as error:
+            return Clip(str(path), "", split=above, fault=str(error))
 
     def text(self, path: Path) -> str:
         """The transcript of a file.
@@ -58,12 +80,15 @@ class Transcripts:
         """
         text_file = self._texts.get(path.with_suffix(""))
         if self.table is not None and path in self._row_of:
-            row = self._row_of[path]
-            where = self.table.where(row)
-            text = as_text(self.table.column(self._text_column)[row], where) or ""
+            where = self.table.where(self._row_of[path])
+            text = self._cell(path, "caption")
         elif text_file is not None:
             where = str(text_file)
             text = decoded(text_file)
+            if text_file.suffix.lower() == ".lab" and TIMED.match(text):
+                raise UserError(
+                    f"{where}: holds labels with times, not a transcript; write the words alone"
+                )
         else:
             raise UserError(self._missing(path))
         if not text.strip():
@@ -71,6 +96,14 @@ class Transcripts:
                 f"{where}: the transcript of {path.name} is empty; write it, or remove the file"
             )
         return caption_of(text)
+
+    def _cell(self, path: Path, field: str) -> str:
+        """The cell of a field in a file's row; "" where there is none."""
+        if self.table is None or field not in self._columns or path not in self._row_of:
+            return ""
+        row = self._row_of[path]
+        at = self.table.columns.index(self._columns[field])
+        return as_text(self.table.rows[row][at], self.table.where(row)) or ""
 
     def _rows(self, table: Table, file_column: str, tally: Tally) -> dict[Path, int]:
         """File -> the row that names it."""
@@ -106,7 +139,7 @@ class Transcripts:
             elif len(sounds[stem]) > 1:
                 tally.add("shared by several sound files of one name", path)
         for path in found.companions:
-            if path.suffix.lower() != ".txt" and (self.table is None or path != self.table.path):
+            if path.suffix.lower() not in TEXTS and (self.table is None or path != self.table.path):
                 tally.add("left out: not the folder's own table of transcripts", path)
 
     def _missing(self, path: Path) -> str:
@@ -126,7 +159,7 @@ class Transcripts:
         )
 
 
-class _Names:
+class Names:
     """The names of the sound files of a folder: path below it, file name, name without suffix."""
 
     def __init__(self, found: Found) -> None:
@@ -180,25 +213,27 @@ def _table_in(found: Found) -> Table | None:
     return read_table(tables[0])
 
 
-def _columns(table: Table, names: _Names) -> tuple[Table, str, str]:
-    """The table, and its columns of files and of texts. Raises UserError where there are none."""
-    file_column = _first(FILE_COLUMNS, table.columns)
-    text_column = _first(TEXT_COLUMNS, table.columns)
-    if file_column and text_column:
-        return table, file_column, text_column
-    named = next(
-        (cell for cell in table.columns if names.file(cell, f"{table.path}: line 1")), None
-    )
+def _columns(table: Table, names: Names, settings: ReadSettings) -> tuple[Table, dict[str, str]]:
+    """The table, and field -> column. Raises UserError where there is no file or no text."""
+    named = None
+    if not _is_header(table, settings):
+        where = f"{table.path}: line 1"
+        named = next((cell for cell in table.columns if names.file(cell, where)), None)
     if named and table.separator == "|" and 2 <= len(table.columns) <= len(PIPED):
         table = read_table(table.path, PIPED[: len(table.columns)])
-        return table, "file", "text"
-    if named:
+    elif named:
         raise UserError(
             f"{table.path}: line 1 names the file {named}, so it is no header; put the line"
             " file,text above it"
         )
-    raise UserError(f"{table.path}: needs the columns file and text, has {listed(table.columns)}")
+    found = find_columns(table.columns, settings, table.path, FIELDS)
+    need_columns(found, table.columns, table.path)
+    return table, found
 
 
-def _first(wanted: Sequence[str], there: Sequence[str]) -> str:
-    return next((name for name in wanted if name in there), "")
+def _is_header(table: Table, settings: ReadSettings) -> bool:
+    """Whether the first line names columns: those that the user names, or file and text."""
+    names = set(settings.columns.values())
+    has_file = known_column(SPELLINGS["file"], table.columns)
+    has_text = known_column(SPELLINGS["caption"], table.columns)
+    return bool(names & set(table.columns) or (has_file and has_text))

@@ -1,0 +1,245 @@
+"""Tables of any size, read row by row: the files of `mmtok.io.tables`, by the same strict rules.
+
+Only the row at hand is in memory, of Parquet a few thousand rows of the columns that are asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmtok.errors import UserError, reason_of
+from mmtok.io.tables import (
+    PACKED,
+    ROWS,
+    SEPARATORS,
+    TEXTS,
+    check_count,
+    decoded,
+    header_names,
+    parsed_json,
+    read_table,
+    separated_records,
+    separator_of,
+    suffix_of,
+    swallowed_row,
+)
+
+N_SNIFFED = 1_000  # objects of JSON lines that are looked at for the names of columns
+HEAD_BYTES = 2**16  # of a file, to tell a list of JSON objects from JSON lines
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table in a file that is read row by row.
+
+    Attributes:
+        path: of the file.
+        columns: their names; of JSON lines those of the first 1,000 objects.
+        unit: what numbers of rows count: line or row.
+        separator: between cells; "" where there is none.
+        has_quotes: whether quotes enclose cells, else they are text.
+        has_header: whether the first row names the columns.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    unit: str = "line"
+    separator: str = ""
+    has_quotes: bool = True
+    has_header: bool = True
+
+    def where(self, number: int) -> str:
+        """A row, as messages call it."""
+        return f"{self.path}: {self.unit} {number}"
+
+    def rows(
+        self, wanted: Sequence[str], names_file: Callable[[str], bool] | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """(number, cells of the wanted columns) of every row; None for a column that it lacks.
+
+        Args:
+            wanted: names of columns.
+            names_file: whether a text names a file, to find rows that an open quote has swallowed.
+
+        Raises UserError as `read_table` does.
+        """
+        suffix = suffix_of(self.path)
+        if suffix == ".parquet":
+            return _parquet_rows(self, wanted)
+        if self.separator:
+            return _separated_rows(self, wanted, names_file)
+        return _json_rows(self, wanted)
+
+
+def open_table(
+    path: Path, columns: Sequence[str] = (), separator: str = "", has_quotes: bool = True
+) -> TableFile:
+    """The table in a file, by the file's suffix.
+
+    Args:
+        path: the file.
+        columns: their names, for a file without a header.
+        separator: between cells; "" as the suffix or the header says.
+        has_quotes: whether quotes enclose cells; never between pipes.
+
+    Raises UserError where it has no header, or none that can be used.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        return TableFile(path, _parquet_names(path), "row")
+    if suffix not in SEPARATORS and not separator:
+        if suffix is None:
+            raise UserError(f"{path}: not a table; known are {', '.join(TEXTS)} and .parquet")
+        return _json_table(path)
+    separator = separator or separator_of(path, (line for _, line in text_lines(path)))
+    has_quotes = has_quotes and separator != "|"
+    if columns:
+        return TableFile(path, tuple(columns), "line", separator, has_quotes, has_header=False)
+    lines = (line for _, line in text_lines(path))
+    first, _, cells = next(separated_records(path, lines, separator, has_quotes), (1, 1, []))
+    names = header_names(path, first, cells)
+    return TableFile(path, names, "line", separator, has_quotes)
+
+
+def text_lines(path: Path, ends: str = "") -> Iterator[tuple[int, str]]:
+    """(number from 1, line with its end) of a UTF-8 file, unpacked where it is a .gz.
+
+    ends: of lines, as `open` has newline: "" any, left as they are.
+
+    Raises UserError, with line and remedy, for another encoding, and for NUL bytes.
+    """
+    try:
+        with _open(path, ends) as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    decoded(path)  # raises, and says where
+                yield number, line
+    except UnicodeDecodeError as error:
+        decoded(path)
+        raise UserError(f"{path}: not UTF-8 text ({reason_of(error)})") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _open(path: Path, ends: str) -> TextIO:
+    if path.suffix.lower() == PACKED:
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=ends)
+    return path.open(encoding="utf-8-sig", newline=ends)
+
+
+def _separated_rows(
+    table: TableFile, wanted: Sequence[str], names_file: Callable[[str], bool] | None
+) -> Iterator[tuple[int, list[Any]]]:
+    at = [_index(table, name) for name in wanted]
+    lines = (line for _, line in text_lines(table.path))
+    records = separated_records(table.path, lines, table.separator, table.has_quotes)
+    for first, last, cells in islice(records, int(table.has_header), None):
+        check_count(table.path, table.columns, first, cells, table.separator)
+        if last > first and names_file is not None:
+            fault = swallowed_row(table.where(first), cells, table.separator, names_file)
+            if fault:
+                raise UserError(fault)
+        yield first, [cells[i] if i >= 0 else None for i in at]
+
+
+def _index(table: TableFile, name: str) -> int:
+    """The place of a column; -1 where there is none."""
+    if name not in table.columns:
+        return -1
+    return table.columns.index(name)
+
+
+# ---- JSON
+
+
+def _json_table(path: Path) -> TableFile:
+    """One object a line; a list of objects has to be read as a whole."""
+    if _is_list(path):
+        table = read_table(path)
+        return TableFile(path, table.columns, table.unit)
+    objects = (cells for _, cells in _objects(path))
+    names = chain.from_iterable(islice(objects, N_SNIFFED))
+    return TableFile(path, tuple(dict.fromkeys(names)))
+
+
+def _json_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    if _is_list(table.path):
+        whole = read_table(table.path)
+        at = [_index(table, name) for name in wanted]
+        for number, row in zip(whole.numbers, whole.rows, strict=True):
+            yield number, [row[i] if i >= 0 else None for i in at]
+        return
+    for number, cells in _objects(table.path):
+        yield number, [cells.get(name) for name in wanted]
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in text_lines(path, "\n"):
+        if not line.strip():
+            continue
+        found = parsed_json(path, f"line {number}: ", line)
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{path}: line {number}: holds {type(found).__name__}, not an object of column and"
+                " cell"
+            )
+        yield number, found
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        with _open(path, "\n") as file:
+            return file.read(HEAD_BYTES).lstrip().startswith("[")
+    except (UnicodeDecodeError, EOFError, zlib.error, OSError):
+        return False  # reading its lines says what is wrong
+
+
+# ---- Parquet
+
+
+def _parquet_names(path: Path) -> tuple[str, ...]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a Parquet file that can be read: {reason_of(error)}"
+        ) from None
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"{path}: the column {repeated} comes twice; rename one of them")
+    return tuple(names)
+
+
+def _parquet_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    there = [name for name in wanted if name in table.columns]
+    number = 0
+    try:
+        with pq.ParquetFile(table.path) as file:
+            for batch in file.iter_batches(ROWS, columns=there):
+                columns = {name: batch.column(name).to_pylist() for name in there}
+                cells = [columns.get(name, [None] * len(batch)) for name in wanted]
+                for row in zip(*cells, strict=True):
+                    yield number, list(row)
+                    number += 1
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{table.path}: not a Parquet file that can be read: {reason_of(error)}"
+        ) from None

@@ -1,0 +1,104 @@
+"""The columns of tables of clips: which one holds the file, the transcript, the speaker, the time.
+
+A table names them by its header, as corpora usually spell them, or the user does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmtok.errors import UserError
+from mmtok.io.columns import chosen_column
+from mmtok.io.messages import listed
+from mmtok.io.tables import as_text
+
+# field -> spellings of its column, likeliest first
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "file": (
+        "file", "file_name", "filename", "path", "audio", "audio_filepath", "audio_file",
+        "audio_path", "file_path", "filepath", "wav", "wav_path", "wav_filename", "wav_file",
+    ),
+    "caption": ("text", "transcript", "transcription", "sentence", "caption", "raw_text"),
+    "speaker": ("speaker", "speaker_id", "speaker_name", "client_id", "spk", "spk_id", "utt2spk"),
+    "start_s": ("offset", "start_s", "start", "start_time"),
+    "end_s": ("end_s", "end", "end_time"),
+    "duration_s": ("duration", "duration_s"),
+    "split": ("split",),
+}  # fmt: skip
+NORMALIZED = (
+    "normalized", "normalized_text", "text_normalized", "normalized_transcription",
+    "normalized_transcript",
+)  # fmt: skip
+TIMES = ("start_s", "end_s", "duration_s")
+FIELDS = tuple(SPELLINGS)
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What a user says of how a corpus is to be read.
+
+    Attributes:
+        columns: field -> column of its tables.
+        transcript: which one, where a corpus has the text as written and one with numbers and
+            abbreviations spelled out.
+        mic: the microphone, where a corpus has recordings of several.
+        train: the corpus's own split to train on, "" for none.
+        heldout: that to hold out.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    transcript: Literal["original", "normalized"] = "original"
+    mic: str = "mic2"
+    train: str = ""
+    heldout: str = ""
+
+
+def find_columns(
+    there: Sequence[str], settings: ReadSettings, where: object, fields: Sequence[str] = FIELDS
+) -> dict[str, str]:
+    """Field -> column, of those fields that a table has.
+
+    Raises UserError for a column that the user names and that is not there, and where there is no
+    normalised transcript though the user wants it.
+    """
+    found = {}
+    for name in fields:
+        spellings = SPELLINGS[name]
+        if name == "caption":
+            spellings = (*spellings, *NORMALIZED)
+            if settings.transcript == "normalized":
+                spellings = NORMALIZED
+        column = chosen_column(name, there, settings.columns, spellings, where)
+        if column is not None:
+            found[name] = column
+    if settings.transcript == "normalized" and "caption" in fields and "caption" not in found:
+        raise UserError(
+            f"{where}: has no normalised transcript (a column {NORMALIZED[0]}), but"
+            f" {listed(there)}; name it (--columns caption=COLUMN) or take --transcript original"
+        )
+    return found
+
+
+def need_columns(found: Mapping[str, str], there: Sequence[str], where: object) -> None:
+    """Raise UserError unless the columns of files and of transcripts were found."""
+    if "file" not in found or "caption" not in found:
+        raise UserError(
+            f"{where}: needs the columns file and text, has {listed(there)}; name them as in"
+            " --columns file=COLUMN,caption=COLUMN"
+        )
+
+
+def seconds(cell: Any, what: str, where: str) -> float:
+    """A cell as seconds, 0 where it is empty. Raises UserError for what is no time."""
+    text = (as_text(cell, where) or "").strip()
+    if not text:
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise UserError(f"{where}: {what} is {text!r}; it must be a number of seconds")
+    return value

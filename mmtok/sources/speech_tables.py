@@ -1,0 +1,303 @@
+"""Layouts of speech corpora whose clips are the rows of tables.
+
+LJSpeech and Coqui, Hugging Face's audiofolder, Common Voice, NeMo manifests, and any table with
+columns of files and transcripts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmtok.errors import UserError
+from mmtok.io.table_rows import TableFile, open_table, text_lines
+from mmtok.io.tables import as_text
+from mmtok.io.tally import Tally
+from mmtok.io.walk import walk
+from mmtok.sources.clips import Clip
+from mmtok.sources.layouts import is_part
+from mmtok.sources.media import SOUNDS
+from mmtok.sources.speech_columns import (
+    SPELLINGS,
+    ReadSettings,
+    find_columns,
+    need_columns,
+    seconds,
+)
+from mmtok.sources.transcripts import Names, caption_of
+
+BELOW = ("wavs", "wav", "clips", "audio", "audios", "data")  # folders of sounds beside a table
+GUESSED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # where a table leaves the suffix out
+PIPED = ("file", "text", "normalized")
+UNNAMED = "left out: they name no sound file that is there"
+
+
+class SoundFiles:
+    """Finds the sound files that the rows of a table name.
+
+    A name is looked up below `bases`, also without its suffix; where that fails, among all sounds
+    below the folder, by as many of its folders as agree.
+
+    Args:
+        folder: of the table.
+        bases: where its names begin; by default the folder, and the usual ones below it.
+    """
+
+    def __init__(self, folder: Path, bases: Sequence[Path] = ()) -> None:
+        self.folder = folder
+        below = [folder, *(folder / name for name in BELOW if (folder / name).is_dir())]
+        self._ways = [
+            (f"{base}/", suffix) for suffix in ("", *GUESSED) for base in (bases or below)
+        ]
+
+    def file(self, cell: str, where: str) -> str | None:
+        """The file that a cell names; None where there is none.
+
+        Raises UserError where it may be one of several.
+        """
+        name = cell.strip().replace("\\", "/").removeprefix("./")
+        has_suffix = os.path.splitext(name)[1].lower() in SOUNDS
+        for i, (base, suffix) in enumerate(self._ways if name else ()):
+            if suffix and has_suffix:
+                continue
+            path = os.path.normpath(os.path.join(base, name)) + suffix
+            if os.path.isfile(path):
+                self._ways.insert(0, self._ways.pop(i))  # likely that of the next row too
+                return path
+        found = self._names.file(cell, where)
+        return None if found is None else str(found)
+
+    @cached_property
+    def _names(self) -> Names:
+        return Names(walk(self.folder, SOUNDS))
+
+    @staticmethod
+    def is_known(name: str) -> bool:
+        """Whether a text looks like the name of a sound."""
+        return name.lower().endswith(SOUNDS)
+
+
+def table_clips(
+    table: TableFile, files: SoundFiles, settings: ReadSettings, tally: Tally, split: str = ""
+) -> Iterator[Clip]:
+    """The rows of a table as clips; rows without a file are counted.
+
+    split: of rows that name none.
+
+    Raises UserError for a table without the columns, and for one that names no file that is there.
+    """
+    columns = find_columns(table.columns, settings, table.path)
+    need_columns(columns, table.columns, table.path)
+    n_rows = 0
+    missing = ""
+    n_found = 0
+    speakers: dict[str, str] = {}  # one string each
+    for number, cells in table.rows(list(columns.values()), files.is_known):
+        n_rows += 1
+        tally.count()
+        where = table.where(number)
+        row = dict(zip(columns, cells, strict=True))
+        name = _name(row["file"], where)
+        path = files.file(name, where)
+        if path is None:
+            missing = missing or f"{where}, {name}"
+            tally.add(UNNAMED, f"{where}, {name}")
+            continue
+        n_found += 1
+        yield _row_clip(row, path, where, split, speakers)
+    if not n_rows:
+        raise UserError(f"{table.path}: the table has no rows")
+    if not n_found:
+        raise UserError(
+            f"{table.path}: none of its {n_rows:,} rows names a sound file that is there (first:"
+            f" {missing}); put the files beside the table, or name their column: --columns"
+            " file=COLUMN"
+        )
+
+
+def _row_clip(
+    row: dict[str, Any], path: str, where: str, split: str, speakers: dict[str, str]
+) -> Clip:
+    """A row as a clip, or with what is wrong with it. speakers: each name -> the same, once."""
+    try:
+        split = as_text(row.get("split"), where) or split
+        speaker = (as_text(row.get("speaker"), where) or "").strip()
+        caption = caption_of(as_text(row["caption"], where) or "")
+        times = _times(row, where)
+    except UserError as error:
+        return Clip(path, "", split=split, fault=str(error))
+    clip = Clip(path, caption, speakers.setdefault(speaker, speaker), split, *times)
+    if not caption:
+        return clip._replace(fault=f"{where}: the transcript is empty; write it, or remove the row")
+    return clip
+
+
+def _name(cell: Any, where: str) -> str:
+    """The name of a file in a cell."""
+    if isinstance(cell, dict) and "bytes" in cell:
+        raise UserError(
+            f"{where}: holds the sound itself, not the name of a file; read this table as a"
+            " HubTable, whose id is the file"
+        )
+    return as_text(cell, where) or ""
+
+
+def _times(row: dict[str, Any], where: str) -> tuple[float, float, float]:
+    """(start, duration of the part, length of the clip) of a row, in seconds.
+
+    A duration without a start is that of the file, and all of it is read.
+    """
+    duration = seconds(row.get("duration_s"), "duration", where)
+    has_start = row.get("start_s") not in (None, "")
+    if not has_start and row.get("end_s") in (None, ""):
+        return 0.0, 0.0, duration
+    start = seconds(row.get("start_s"), "start", where)
+    end = seconds(row.get("end_s"), "end", where)
+    if end:
+        duration = end - start
+        if duration <= 0:
+            raise UserError(f"{where}: begins at {start:g} s and ends at {end:g} s")
+    return start, duration, duration
+
+
+def count_unused(clips: Sequence[Clip], folder: Path) -> None:
+    """Count the sounds below a folder that no clip is of."""
+    used = {clip.path for clip in clips}
+    with Tally("sound files") as counted:
+        for path in walk(folder, SOUNDS).files:
+            counted.count()
+            if str(path) not in used:
+                counted.add("left out: no row names them", path)
+
+
+# ---- the tables of a place
+
+
+def wanted_tables(tables: Sequence[Path], settings: ReadSettings, whole: str = "") -> list[Path]:
+    """Those of a corpus's tables that are to be read.
+
+    These are the ones that `train` and `heldout` name, else the one whose name begins with `whole`,
+    else all. Splits that no table is called are looked for among the rows.
+    """
+    names = [name for name in (settings.train, settings.heldout) if name]
+    named = [path for path in tables if any(is_part(name, path.name) for name in names)]
+    if named and settings.train:
+        return named
+    if not names and whole:
+        return [path for path in tables if _stem(path) == whole] or list(tables)
+    return list(tables)
+
+
+def _stem(path: Path) -> str:
+    """The name of a table without suffixes: train of train.tsv.gz."""
+    return path.name.split(".")[0]
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text; "" where it has none that can be read."""
+    try:
+        return next((line.strip() for _, line in text_lines(path)), "")
+    except UserError:
+        return ""
+
+
+def columns_in(path: Path) -> tuple[str, ...]:
+    """The columns of a table; () where it cannot be read."""
+    try:
+        return open_table(path).columns
+    except UserError:
+        return ()
+
+
+def common_folder(tables: Sequence[Path]) -> Path:
+    """The folder of tables that lie in one."""
+    return tables[0].parent
+
+
+# ---- one layout each
+
+
+def piped_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
+    """LJSpeech: NAME|text|normalised text between pipes, without a header; Coqui's with one."""
+    for path in wanted_tables(tables, settings, "metadata"):
+        yield from table_clips(
+            _piped(path), SoundFiles(path.parent), settings, tally, split=path.name
+        )
+
+
+def _piped(path: Path) -> TableFile:
+    """A table of two or three cells between pipes, or of any with a header."""
+    cells = [cell.strip() for cell in first_line(path).split("|")]
+    if set(cells) & set(SPELLINGS["file"]) and set(cells) & set(SPELLINGS["caption"]):
+        return open_table(path, separator="|")
+    if not 2 <= len(cells) <= len(PIPED):
+        raise UserError(
+            f"{path}: line 1 has {len(cells)} cells between pipes; without a header there are two"
+            " or three, name|text|normalised text"
+        )
+    return open_table(path, PIPED[: len(cells)], "|")
+
+
+def audiofolder_clips(
+    root: Path, tables: Sequence[Path], settings: ReadSettings, tally: Tally
+) -> Iterator[Clip]:
+    """Hugging Face's audiofolder: metadata.csv, .jsonl or .parquet names files below its folder."""
+    for path in tables:
+        files = SoundFiles(path.parent, [path.parent])
+        for clip in table_clips(open_table(path), files, settings, tally):
+            above = os.path.relpath(clip.path, root).split("/")[:-1]
+            yield clip._replace(split=clip.split or next(iter(above), ""))
+
+
+def commonvoice_clips(
+    tables: Sequence[Path], settings: ReadSettings, tally: Tally
+) -> Iterator[Clip]:
+    """Common Voice: validated.tsv, train.tsv, ... beside clips/, and clip_durations.tsv if there.
+
+    Quotes do not enclose cells, but some releases have enclosed texts that hold quotes.
+    """
+    folder = common_folder(tables)
+    lengths = _clip_lengths(folder / "clip_durations.tsv")
+    files = SoundFiles(folder, [folder / "clips", folder])
+    whole = next((name for name in ("validated", "train") if folder / f"{name}.tsv" in tables), "")
+    for path in wanted_tables(tables, settings, whole):
+        table = open_table(path, separator="\t", has_quotes=False)
+        for clip in table_clips(table, files, settings, tally, split=path.name):
+            yield clip._replace(
+                caption=_unquoted(clip.caption),
+                length_s=lengths.get(os.path.basename(clip.path), 0.0),
+            )
+
+
+def _unquoted(text: str) -> str:
+    """A text without the quotes around it, where those within are doubled."""
+    inner = re.fullmatch(r'"((?:[^"]|"")*)"', text, re.DOTALL)
+    if inner is None or '""' not in inner[1]:
+        return text
+    return inner[1].replace('""', '"').strip()
+
+
+def _clip_lengths(path: Path) -> dict[str, float]:
+    """Name of a clip -> its seconds; {} where the release has no such table."""
+    if not path.is_file():
+        return {}
+    table = open_table(path, separator="\t", has_quotes=False)
+    durations = [name for name in table.columns if name.startswith("duration")]
+    if "clip" not in table.columns or not durations:
+        return {}
+    lengths = {}
+    for number, (clip, cell) in table.rows(["clip", durations[0]]):
+        lengths[clip] = seconds(cell, durations[0], table.where(number)) / 1000
+    return lengths
+
+
+def manifest_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
+    """JSON lines of NeMo and ESPnet, and any other table with columns of files and texts."""
+    for path in wanted_tables(tables, settings):
+        yield from table_clips(
+            open_table(path), SoundFiles(path.parent), settings, tally, split=path.name
+        )
