@@ -103,7 +103,7 @@ def load_tokenizer(path: Path) -> None:
     from mmtok.errors import UserError
     from mmtok.tokenizers import load
 
-    describe_tokenizer(path)
+    describe_tokenizer(path, {})
     tokenizer = load(path)
     config = tokenizer.config
     size = (getattr(config, "height", None) or 4, getattr(config, "width", None) or 4)
