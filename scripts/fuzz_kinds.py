@@ -253,7 +253,7 @@ RUN_FILES = (
     "samples/*.json",
     "samples/*/*.json",
     "checkpoints/*/*",
-    "tokens/*.parquet",
+    "tokens/*/*.parquet",
     "tokenizers/*/*.json",
 )
 SIGNALS = {

@@ -156,7 +156,7 @@ def peak_share(config: TransformerConfig, precision: str, n_checkpointed: int) -
 
 def files(run: Path) -> Iterator[str]:
     """Bytes per frame of every field of a run's token files, without the fields' infos."""
-    for path in sorted((run / "tokens").glob("*.parquet")):
+    for path in sorted((run / "tokens").glob("*/*.parquet")):
         metadata = pq.ParquetFile(path).metadata
         sizes: Counter[str] = Counter()
         for g in range(metadata.num_row_groups):

@@ -36,6 +36,7 @@ from mmtok.data.mapped import (
     width_of,
     within,
 )
+from mmtok.data.parts import check_whole, token_paths
 from mmtok.errors import UserError
 from mmtok.io.files import atomic_write
 from mmtok.io.messages import listed, shown
@@ -123,7 +124,7 @@ def write_tokens(
     ):
         for group in groups(_named(rows, named), row_group, lambda row: _size_of(row[1])):
             files = [file for file, _ in group] if named else None
-            writer.write_table(_table([row for _, row in group], signatures, schema, files))
+            writer.write_table(table_of([row for _, row in group], signatures, schema, files))
             n_rows += len(group)
     return n_rows
 
@@ -154,12 +155,18 @@ def _size_of(row: Mapping[str, Segment]) -> int:
     return sum(segment.values.size for segment in row.values())
 
 
-def _table(
+def table_of(
     rows: Sequence[Mapping[str, Segment]],
     signatures: Mapping[str, Signature],
     schema: pa.Schema,
     files: Sequence[str] | None,
 ) -> pa.Table:
+    """Rows as a table of a token file.
+
+    files: that the rows were read from, where the schema has them.
+
+    Raises ValueError for a segment that does not fit its field's signature.
+    """
     unknown = {name for row in rows for name in row} - set(signatures)
     if unknown:
         raise ValueError(
@@ -244,6 +251,8 @@ def read_tokens(
 ) -> TokenFile:
     """Open a token file, or a folder of them (its *.parquet files in order of name).
 
+    A folder that is made part by part (`mmtok.data.parts`) is read once it is complete.
+
     expect: field -> signature of the tokenizer that the caller will use; only these fields are
     read, and a file made by another tokenizer is refused. Without it, all fields of the file are
     read.
@@ -252,10 +261,12 @@ def read_tokens(
     memory. Raises UserError for whatever is not a sound token file.
     """
     path = Path(path)
-    paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    paths = token_paths(path) if path.is_dir() else [path]
     if not paths:
         raise UserError(f"{path}: no token files (*.parquet) in this folder")
-    found, parts = zip(*(_look_at(p, expect) for p in paths), strict=True)
+    found, parts, metadata = zip(*(_look_at(p, expect) for p in paths), strict=True)
+    if path.is_dir():
+        check_whole(path, paths, metadata)
     for p, signatures in zip(paths, found, strict=True):
         if signatures != found[0]:
             raise UserError(
@@ -271,8 +282,8 @@ def read_tokens(
 
 def _look_at(
     path: Path, expect: Mapping[str, Signature] | None
-) -> tuple[dict[str, Signature], Part]:
-    """The signatures and sizes in a Parquet file's metadata; no row is read."""
+) -> tuple[dict[str, Signature], Part, Mapping[bytes, bytes]]:
+    """The signatures and sizes in a Parquet file's metadata, and these; no row is read."""
     if not path.is_file():
         raise UserError(f"{path}: no such token file")
     with sound(path), pq.ParquetFile(path) as file:
@@ -290,9 +301,8 @@ def _look_at(
     with sound(path):
         n_bytes = _frame_bytes(about, wanted)
     status = path.stat()
-    return {name: found[name] for name in wanted}, Part(
-        path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes
-    )
+    part = Part(path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes)
+    return {name: found[name] for name in wanted}, part, about.metadata or {}
 
 
 def _signatures(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Signature]:

@@ -71,6 +71,7 @@ class Progress:
         unit: what is counted, plural.
         done: how many were done before (a run resumed).
         every_s: in a pipe: seconds between two lines at least.
+        quiet: show nothing.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class Progress:
         unit: str = "",
         done: int = 0,
         every_s: float = 10.0,
+        quiet: bool = False,
     ) -> None:
         self.label = printable(label)
         self.total = total
         self.unit = unit
         self.every_s = every_s
+        self.quiet = quiet
         self.done = done
         self.note = ""
         self.pace = Pace()
@@ -92,7 +95,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._start = self._last = self._advanced = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             self._bar = _rich_bar()
             self._task = self._bar.add_task(
                 self.label, total=self.total, completed=self.done, unit=self.unit, left="", note=""
@@ -124,6 +127,8 @@ class Progress:
 
     def _line(self) -> None:
         self._last = time.monotonic()
+        if self.quiet:
+            return
         count = f"{self.done}"
         if self.total is not None:
             count += f"/{self.total}"

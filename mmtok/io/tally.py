@@ -16,7 +16,8 @@ Of a single signal it reports `clips/LJ001-0001.wav was resampled from 22,050 to
 from __future__ import annotations
 
 import warnings
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 MOST_KINDS = 8  # that are reported one by one: messages with a file's own size may be many
 
@@ -48,6 +49,16 @@ class Tally:
         """
         self.counts[what] = self.counts.get(what, 0) + n
         self.first.setdefault(what, str(example))
+
+    def as_plain(self) -> dict[str, Any]:
+        """What was counted so far, as JSON values: for `merge` in another process, or later."""
+        return {"total": self.total, "counts": dict(self.counts), "first": dict(self.first)}
+
+    def merge(self, plain: Mapping[str, Any]) -> None:
+        """Add what another tally counted, of signals that come after this one's."""
+        self.total += plain["total"]
+        for what, n in plain["counts"].items():
+            self.add(what, plain["first"][what], n)
 
     def report(self) -> None:
         """Warn once for each kind of thing that was counted since the last report."""

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmtok.core.segment import Segment
+from mmtok.data.encoder import Encoder
+from mmtok.data.parts import read_mark
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
-from mmtok.data.tokens import write_tokens
+from mmtok.data.tokenise import PartSet
 from mmtok.errors import UserError
 from mmtok.io.files import is_temporary, remove_leftovers, write_text
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
+from mmtok.io.serialize import to_plain
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
@@ -36,7 +39,7 @@ from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures
 from mmtok.run.training import save_model, train_decoder
-from mmtok.tokenizers.base import Tokenizer, counting, encode_named
+from mmtok.sources.base import Source
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
@@ -45,7 +48,7 @@ from mmtok.train.checks import (
     warn_pairing,
     warn_sigma_data,
 )
-from mmtok.train.distributed import init_distributed
+from mmtok.train.distributed import SINGLE_PROCESS, Processes, init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.tensorboard import TensorBoardWriter, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
@@ -54,7 +57,6 @@ __all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
 
 N_FIT = 4_000  # the most signals that a tokenizer is fitted to
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
-CHUNK = 256  # examples that are tokenised at once
 
 
 # ---- the folder
@@ -194,47 +196,90 @@ def _signals(run: Run, split: str, modality: str) -> Iterator[Any]:
 # ---- tokens
 
 
-def tokenise(run: Run) -> None:
-    """Write the training split of every source as a token file, unless it is already there."""
-    fields = run.recipe.fields
-    for i, source in enumerate(run.recipe.sources):
-        path = run.token_path(i)
-        if path.exists():
-            print_status(f"{path.name} stands")
-            continue
-        tokenizers = {
-            f: run.tokenizers[fields[f]] for f in source.fields if fields[f] in run.tokenizers
-        }
-        n = source.count("train", run.folder / "data")
-        with Progress(f"tokenise {type(source).__name__}", n, "examples") as progress:
-            rows = _encoded(run.examples_of(source, "train"), tokenizers, progress)
-            n = write_tokens(path, {f: t.signature for f, t in tokenizers.items()}, rows)
-        print_status(f"{path.name}: {counted(n, 'example')}")
+def tokenise(run: Run, processes: Processes = SINGLE_PROCESS) -> None:
+    """Write the training split of every source as token files, unless they are already there.
 
-
-def _encoded(
-    examples: Iterator[Mapping[str, Any]], tokenizers: Mapping[str, Tokenizer], progress: Progress
-) -> Iterator[dict[str, Segment]]:
-    """The examples as rows of segments.
-
-    Raises UserError for a signal that is refused, naming its field and its origin.
+    What an interrupted call has made stands. Under torchrun all processes must call it, and each
+    makes its share of the files.
     """
-    done = 0
-    with counting(tokenizers.values()):
-        while chunk := list(islice(examples, CHUNK)):
-            rows: list[dict[str, Segment]] = [{} for _ in chunk]
-            for field, tokenizer in tokenizers.items():
-                having = [i for i, example in enumerate(chunk) if field in example]
-                named = []
-                for i in having:
-                    origin = getattr(chunk[i], "name", f"example {done + i}")
-                    named.append((f"{field} of {origin}", chunk[i][field]))
-                segments = encode_named(tokenizer, named)
-                for i, segment in zip(having, segments, strict=True):
-                    rows[i][field] = segment
-            yield from rows
-            done += len(chunk)
-            progress.advance(len(chunk))
+    for i in range(len(run.recipe.sources)):
+        stands = processes.on_rank0(partial(_stand, run.token_path(i)))
+        if not processes.all_reduce(stands or False)[0]:
+            _tokenise_source(run, i, processes)
+
+
+def _stand(folder: Path) -> bool:
+    """Whether the token files of a source are all made; says so.
+
+    Raises UserError for the one file that older versions made.
+    """
+    older = folder.with_name(f"{folder.name}.parquet")
+    if older.exists():
+        raise UserError(
+            f"{older} was made by an older version of mmtok: remove {folder.parent}, and the tokens"
+            " are made anew"
+        )
+    if read_mark(folder) is None:
+        return False
+    print_status(f"{folder.name} stands")
+    return True
+
+
+def _tokenise_source(run: Run, i: int, processes: Processes) -> None:
+    source = run.recipe.sources[i]
+    # else only one process can read it, and what it caches must be made once
+    is_shared = type(source).listing is not Source.listing
+
+    def write(share: tuple[int, int]) -> PartSet:
+        """Write a share of the parts."""
+        parts = _parts_of(run, i)
+        n = parts.listing.n
+        n_own = None if n is None else n // share[1]
+        label = f"tokenise {type(source).__name__}"
+        with Progress(label, n_own, "examples", quiet=not processes.is_rank0) as progress:
+            parts.write(progress, share=share)
+        return parts
+
+    def write_share() -> PartSet:
+        """Write this process's share; rank 0 reports for all."""
+        share = (processes.rank, processes.world_size) if is_shared else (0, 1)
+        with ExitStack() as stack:
+            if not processes.is_rank0:
+                stack.enter_context(warnings.catch_warnings(action="ignore"))
+            return write(share)
+
+    meet = processes.on_each_rank if is_shared else processes.on_rank0
+    parts: PartSet | None = meet(write_share)
+    processes.on_rank0(partial(_finish, run, source, parts))
+
+
+def _parts_of(run: Run, i: int) -> PartSet:
+    """The token files of a source that are to be made."""
+    source = run.recipe.sources[i]
+    plain = to_plain(run.recipe)
+    preparers = run.preparers_of(source)
+    tokenizers = {f: run.tokenizers[preparer.modality] for f, preparer in preparers.items()}
+    return PartSet(
+        run.token_path(i),
+        source.listing("train", run.folder / "data"),
+        Encoder(tokenizers, preparers),
+        [plain["sources"][i], plain["preparation"]],
+    )
+
+
+def _finish(run: Run, source: Source, parts: PartSet | None) -> None:
+    """Mark the token files of a source as complete, and say what was left out.
+
+    parts: of rank 0, which alone comes here.
+    """
+    assert parts is not None
+    counts = parts.finish(run.noted_of(source))
+    if counts is None:
+        raise UserError(
+            f"{parts.folder}: files of other processes are not there; all machines must see the run"
+            " folder under the same path"
+        )
+    print_status(f"{parts.folder.name}: {counted(counts.n_rows, 'example')}")
 
 
 # ---- the decoder
@@ -285,8 +330,9 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         if recipe.start and load_checkpoint(out / "checkpoints") is None:
             load_start(lm, recipe)
 
+        tokenise(run, processes)
+
         def prepare() -> None:
-            tokenise(run)
             predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
             warn_sigma_data(lm, run.token_files, predicted, recipe.train.seed)
 

@@ -68,7 +68,7 @@ def _is_used(field: str, folder: Path) -> bool:
     vocabulary and the token files are made with all tokenizers too.
     """
     fitted = {path.parent.name for path in folder.glob("tokenizers/*/tokenizer.json")}
-    all_used = (folder / "vocabulary.json").exists() or any(folder.glob("tokens/*.parquet"))
+    all_used = (folder / "vocabulary.json").exists() or any(folder.glob("tokens/**/*.parquet"))
     if field.startswith(("tokenizers.", "preparation.")):
         return all_used or field.split(".")[1] in fitted
     return field.startswith(("sources.", "train.seed")) and (all_used or bool(fitted))

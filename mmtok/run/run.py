@@ -4,7 +4,7 @@ RUN/recipe.json        the recipe, with all fields
     tokenizers/        a folder for each modality
     vocabulary.json    the tokenizers' signatures, and the fingerprint of their ids
     data/              what sources download or make
-    tokens/            the training split, a Parquet file for each source
+    tokens/            the training split, a folder of Parquet files for each source
     checkpoints/       to resume from
     log.jsonl          losses of the training
     notes.txt          warnings about the data
@@ -215,13 +215,21 @@ class Run:
 
         What the preparation changes is noted once for each source and split.
         """
-        preparers = {
+        split_name = {"train": "", "heldout": "held-out"}.get(split, split)
+        examples = source.examples(split, self.folder / "data")
+        yield from prepared_examples(
+            examples, self.preparers_of(source), split_name, self.noted_of(source)
+        )
+
+    def preparers_of(self, source: Any) -> dict[str, Preparer]:
+        """The preparer of each field of a source that has a tokenizer."""
+        return {
             f: self.preparer(m) for f, m in source.fields.items() if m in self.recipe.tokenizers
         }
-        split_name = {"train": "", "heldout": "held-out"}.get(split, split)
-        noted = self._noted.setdefault(repr(source), set())
-        examples = source.examples(split, self.folder / "data")
-        yield from prepared_examples(examples, preparers, split_name, noted)
+
+    def noted_of(self, source: Any) -> set[tuple[str, str]]:
+        """What was noted so far of the preparation of a source's signals, see `Tally`."""
+        return self._noted.setdefault(repr(source), set())
 
     def preparer(self, modality: str) -> Preparer:
         """Turns raw signals of a modality into those that its tokenizer takes."""
@@ -240,9 +248,11 @@ class Run:
         return self.tokenizers[modality].encode_batch(prepared)
 
     def token_files(self) -> list[TokenFile]:
-        """The tokenised training split, one file per source.
+        """The tokenised training split, one folder of files per source, opened as one.
 
         Large files are memory-mapped, so that processes share them.
+
+        Raises UserError where they are not made, or not all of them.
         """
         files = []
         for i, source in enumerate(self.recipe.sources):
@@ -255,8 +265,8 @@ class Run:
         return files
 
     def token_path(self, i: int) -> Path:
-        """Where the tokenised training split of source number i is."""
-        return self.folder / "tokens" / f"{i}-{type(self.recipe.sources[i]).__name__}.parquet"
+        """The folder of the tokenised training split of source number i."""
+        return self.folder / "tokens" / f"{i}-{type(self.recipe.sources[i]).__name__}"
 
     # ---- sampling
 

@@ -72,9 +72,9 @@ class Chunk(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """A chunk of examples that are in memory."""
+    """A chunk of examples that are in memory; what could not be read may be among them."""
 
-    made: Sequence[dict[str, Any]]
+    made: Sequence[dict[str, Any] | Unusable]
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The examples themselves."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -118,6 +118,22 @@ class TokenizerConfig(ABC):
         return None
 
 
+class EncodingCount(Protocol):
+    """What a tokenizer clipped or cut, counted; mergeable."""
+
+    def as_plain(self) -> Mapping[str, Any]:
+        """The counts as JSON values."""
+
+    def merge_plain(self, plain: Mapping[str, Any]) -> None:
+        """Add counts that `as_plain` gave, of signals that come after these."""
+
+    def refuse(self) -> None:
+        """Raise UserError where too much was clipped."""
+
+    def report(self) -> None:
+        """Warn of what was clipped and cut. Raises UserError where it is too much."""
+
+
 class Tokenizer(ABC):
     """Turns one raw signal into one `Segment` and back.
 
@@ -195,8 +211,12 @@ class Tokenizer(ABC):
         """What a user should know of this very tokenizer, in lines."""
         return []
 
-    def counting(self, quiet: bool = False) -> AbstractContextManager[None]:
-        """Within it, what encoding clips or cuts is reported once at the end; `quiet`: never."""
+    def counting(self, quiet: bool = False) -> AbstractContextManager[EncodingCount | None]:
+        """Within it, what encoding clips or cuts is reported once at the end; `quiet`: never.
+
+        It gives the count, so that those of several processes can be merged; None: nothing is
+        counted.
+        """
         return nullcontext()
 
 

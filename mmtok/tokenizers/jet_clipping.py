@@ -5,8 +5,9 @@ Shares are of the particles and of their pt: three particles of a thousand may c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,13 @@ class Count:
                 self.first = int(jet[np.argmax(which)])
             self.n += int(which.sum())
             self.pt += float(pt @ which)
+
+    def merge(self, other: Count, n_jets: int) -> None:
+        """Add another count, whose jets come after the `n_jets` of this one."""
+        if not self.n and other.n:
+            self.first = n_jets + other.first
+        self.n += other.n
+        self.pt += other.pt
 
 
 @dataclass
@@ -105,6 +113,42 @@ class Clipping:
         for c in range(values.shape[1]):
             weighted = np.bincount(jet, pt * values[:, c], n_jets)
             self.off_axis[c] += np.abs(weighted[is_full] / pt_of_jet[is_full]).sum()
+
+    def merge(self, other: Clipping) -> None:
+        """Add the counts of jets that come after these."""
+        for key, count in other.clipped.items():
+            self.clipped.setdefault(key, Count()).merge(count, self.n_jets)
+        self.all.merge(other.all, self.n_jets)
+        self.left_out.merge(other.left_out, self.n_jets)
+        self.off_axis += other.off_axis
+        self.n_cut += other.n_cut
+        self.n_full += other.n_full
+        self.n_jets += other.n_jets
+
+    def as_plain(self) -> dict[str, Any]:
+        """The counts as JSON values."""
+        clipped = [[c, side, asdict(count)] for (c, side), count in self.clipped.items()]
+        return {
+            "n_jets": self.n_jets,
+            "n_full": self.n_full,
+            "n_cut": self.n_cut,
+            "all": asdict(self.all),
+            "left_out": asdict(self.left_out),
+            "clipped": clipped,
+            "off_axis": self.off_axis.tolist(),
+        }
+
+    def merge_plain(self, plain: Mapping[str, Any]) -> None:
+        """Add counts that `as_plain` gave, of jets that come after these."""
+        other = replace(self)
+        other.n_jets = plain["n_jets"]
+        other.n_full = plain["n_full"]
+        other.n_cut = plain["n_cut"]
+        other.all = Count(**plain["all"])
+        other.left_out = Count(**plain["left_out"])
+        other.clipped = {(c, side): Count(**count) for c, side, count in plain["clipped"]}
+        other.off_axis = np.array(plain["off_axis"])
+        self.merge(other)
 
     def report(self, reported: set | None = None) -> None:
         """Warn of what was clipped and cut. Raises UserError where it is too much.

@@ -246,16 +246,15 @@ class JetGrid(BatchTokenizer):
         return max(0, len(segment) - self.signature.headers)
 
     @contextmanager
-    def counting(self, quiet: bool = False) -> Iterator[None]:
+    def counting(self, quiet: bool = False) -> Iterator[Clipping]:
         """Report what is clipped and cut once for all calls within it, and refuse at its end.
 
-        quiet: do neither, as it was done before.
+        quiet: do neither, as it was done before, or will be by who takes the count.
         """
         outer = self._count
-        self._count = self._clipping()
+        count = self._count = self._clipping()
         try:
-            yield
-            count = self._count
+            yield count
         finally:
             self._count = outer
         if not quiet:

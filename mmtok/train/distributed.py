@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmtok.errors import UserError
 from mmtok.nn.device import local_device, resolve_device, resolve_distributed_device
 
 T = TypeVar("T")
@@ -85,6 +86,33 @@ class Processes:
         if failed.item():
             raise SystemExit(2)
         return result
+
+    def on_each_rank(self, work: Callable[[], T]) -> T:
+        """Run `work` on every rank, each its share, until all are done.
+
+        When it fails anywhere, rank 0 raises an error and the others SystemExit(2), so that there
+        is one message.
+        """
+        if self.world_size == 1:
+            return work()
+        result = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = raised
+        text = None if error is None else str(error) or type(error).__name__
+        texts: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(texts, text, group=self.wait_group)
+        said = [text for text in texts if text is not None]
+        if not said:
+            return cast(T, result)
+        expected = error is None or isinstance(error, (UserError, OSError))
+        if not expected or (error is not None and self.is_rank0):
+            raise cast(BaseException, error)
+        if self.is_rank0:
+            raise UserError(said[0])
+        raise SystemExit(2)
 
     def all_reduce(self, *numbers: float) -> list[float]:
         """The sum of each number over the processes, in float64: integers are exact up to 2^53."""

@@ -34,9 +34,9 @@ def test_a_run_folder_holds_what_the_readme_says(tiny_run, tiny_recipe, contents
     } <= names
     assert {f"tokenizers/{m}/tokenizer.json" for m in tiny_recipe.tokenizers} <= names
     assert {
-        "tokens/0-ImageFolder.parquet",
-        "tokens/1-SpeechFolder.parquet",
-        "tokens/2-JetFile.parquet",
+        "tokens/0-ImageFolder/part-00000.parquet",
+        "tokens/1-SpeechFolder/part-00000.parquet",
+        "tokens/2-JetFile/complete.json",
     } <= names
     assert sorted(p.name for p in (tiny_run / "checkpoints").iterdir()) == [
         "step-000020",
@@ -77,12 +77,12 @@ def test_a_second_run_says_what_stands_and_redoes_nothing(
 def test_only_what_is_missing_is_made_again(tiny_copy, tiny_recipe, capsys, contents):
     before = contents(tiny_copy)
     (tiny_copy / "model.safetensors").unlink()
-    (tiny_copy / "tokens" / "2-JetFile.parquet").unlink()
+    shutil.rmtree(tiny_copy / "tokens" / "2-JetFile")
     train(tiny_recipe, tiny_copy)
     said = capsys.readouterr().err
     assert (
-        "0-ImageFolder.parquet stands" in said
-        and "2-JetFile.parquet: 12 examples" in said
+        "0-ImageFolder stands" in said
+        and "2-JetFile: 12 examples" in said
         and "resuming at step 24" in said
     )
     assert contents(tiny_copy) == before
@@ -187,12 +187,17 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 def test_what_killed_runs_left_half_written_claims_no_folder_and_is_removed(tiny_recipe, tmp_path):
     out = tmp_path / "run"
-    names = ["recipe.json", "log.jsonl", "tokens/0-ImageFolder.parquet", "model.safetensors"]
+    names = [
+        "recipe.json",
+        "log.jsonl",
+        "tokens/0-ImageFolder/part-00000.parquet",
+        "model.safetensors",
+    ]
     left = [(out / name).with_name(f".{name.rpartition('/')[2]}.999999999.tmp") for name in names]
     out.mkdir()
     left[0].write_text("half")
     fit(tiny_recipe, out)
-    (out / "tokens").mkdir()
+    (out / "tokens" / "0-ImageFolder").mkdir(parents=True)
     for path in left[1:]:
         path.write_text("half")
     train(tiny_recipe, out)
