@@ -30,11 +30,12 @@ REMARKS = "remarks"  # among a count's tallies: what is said of segments
 class Counts:
     """What is counted while examples are encoded; those of several processes can be merged.
 
-    n_rows, n_frames  of the rows that were made
-    tallies           field -> what its preparation did; and REMARKS
-    clipped           modality -> what its tokenizer clipped or cut
-    unusable          examples that could not be read
-    notes             other warnings, each once
+    Attributes:
+        n_rows, n_frames: of the rows that were made.
+        tallies: field -> what its preparation did; and REMARKS.
+        clipped: modality -> what its tokenizer clipped or cut.
+        unusable: examples that could not be read.
+        notes: other warnings, each once.
     """
 
     def __init__(
@@ -88,9 +89,10 @@ class Counts:
 class Encoded:
     """A chunk as rows of tokens.
 
-    part    the part of a set that it belongs to
-    tables  (how many numbers it holds, some rows); no table is large
-    counts  of the chunk, as `Counts.as_plain` gives them
+    Attributes:
+        part: the part of a set that it belongs to.
+        tables: (how many numbers it holds, some rows); no table is large.
+        counts: of the chunk, as `Counts.as_plain` gives them.
     """
 
     part: int
@@ -102,8 +104,9 @@ class Encoded:
 class Job:
     """A chunk to encode.
 
-    part   that it belongs to
-    first  the number of its first example
+    Attributes:
+        part: that it belongs to.
+        first: the number of its first example.
     """
 
     part: int
@@ -115,11 +118,12 @@ class Job:
 class Encoder:
     """Makes rows of tokens.
 
-    tokenizers  field -> tokenizer; other fields of the examples are left out
-    preparers   field -> what makes its signals ready
-    of          which examples these are, in reports
-    of_files    an example is one file: rows bear its name (`example.file`), messages only that
-    remark      what is said of a segment, or ""; counted as of `remark_unit`
+    Attributes:
+        tokenizers: field -> tokenizer; other fields of the examples are left out.
+        preparers: field -> what makes its signals ready.
+        of: which examples these are, in reports.
+        of_files: an example is one file: rows bear its name (`example.file`), messages only that.
+        remark: what is said of a segment, or ""; counted as of `remark_unit`.
     """
 
     tokenizers: Mapping[str, Tokenizer]

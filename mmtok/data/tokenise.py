@@ -183,11 +183,12 @@ def write_file(
 class PartSet:
     """A folder of parts to make.
 
-    folder    of the parts
-    listing   gives the examples; its chunks are gone through once
-    encoder   makes the rows
-    made_from what decides over the rows, as JSON values: a set that was begun goes on only if it is
-              the same
+    Attributes:
+        folder: of the parts.
+        listing: gives the examples; its chunks are gone through once.
+        encoder: makes the rows.
+        made_from: what decides over the rows, as JSON values: a set that was begun goes on only if
+            it is the same.
     """
 
     folder: Path

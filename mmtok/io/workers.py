@@ -199,11 +199,12 @@ class Workers:
 class _Waiting:
     """What is between the items of one `Workers.map` and their results.
 
-    items       those that were taken and whose results were not given out, by number
-    n_sent      how many were taken so far
-    loads       the numbers of the items that each worker has
-    simplified  the numbers of those that a worker could not unpickle at first
-    results     (kind, value), by number
+    Attributes:
+        items: those that were taken and whose results were not given out, by number.
+        n_sent: how many were taken so far.
+        loads: the numbers of the items that each worker has.
+        simplified: the numbers of those that a worker could not unpickle at first.
+        results: (kind, value), by number.
     """
 
     def __init__(self, items: Iterable[Any], n_workers: int) -> None:
