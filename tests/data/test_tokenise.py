@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_classes_of_this_process_alone_are_used_here(few, pictures, tmp_path):
     noted(lambda: write_file(tmp_path / "2", local, encoder_of(pictures), quiet(), 2))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     encoder = encoder_of(pictures)
-    encoder.tokenizers["image"].extra = lambda: None
+    encoder.tokenizers["image"].extra = threading.Lock()  # cannot be pickled
     noted(lambda: write_file(tmp_path / "3", pictures.listing("train"), encoder, quiet(), 2))
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
 
