@@ -96,7 +96,7 @@ BAD = {
         "no-jets.npz": (lambda p: flat(p, []), "holds no jets"),
         "objects.npy": (lambda p: np.save(p, np.array([{}])), "not a numpy file of numbers"),
         "pairs.npy": (lambda p: np.save(p, np.ones((3, 2))), "3 features"),
-        "jets.root": (lambda p: p.write_bytes(NOISE), "known are .npz"),
+        "jets.pkl": (lambda p: p.write_bytes(NOISE), "known are .npz"),
         "none.npz": (lambda p: None, "no such file"),
     },
 }

@@ -81,7 +81,7 @@ def silence(path):
         ),
         ("jets", "a.npy", array, ("its header promises 13.2 TB, and 100 bytes are there",)),
         ("jets", "a.npz", packed, ("would take 300 MB",)),
-        ("jets", "a.h5", empty_table, ("its particle_features would take 176 TB",)),
+        ("jets", "a.h5", empty_table, ("1,024 jets of its particle_features would take 172 GB",)),
         (
             "speech",
             "a.flac",

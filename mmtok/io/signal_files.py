@@ -18,8 +18,9 @@ class SignalFiles:
     Attributes:
         suffixes: of the files that are read, in lower case and with their dots.
         written: the suffix of the files that are written.
-        read: a function (path, takes) -> the signal in a file, not prepared yet; a list of signals
-            where a file holds many. Raises UserError, naming the file, for what cannot be read.
+        read: a function (path, takes) -> the signal in a file, not prepared yet; its signals, one
+            after another, where a file holds many. Raises UserError, naming the file, for what
+            cannot be read.
         write: a function (path, signal, takes) that writes a file, whole or not at all
             (`mmtok.io.files.atomic_write`); a list of signals where a file holds many.
         many: whether a file holds many signals.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmtok.errors import UserError
+from mmtok.io.patterns import named_places
 
 SYSTEM = {
     "__macosx",
@@ -179,6 +180,26 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
 
 
 # ---- paths that a user named
+
+
+def files_at(path: str, suffixes: Collection[str], who: str, wanted: str) -> list[Path]:
+    """The files that a user named: a file, those below a folder, or those of a pattern.
+
+    A warning says what is left out of a folder. What a pattern names is taken, whatever its suffix.
+
+    Args:
+        path: as the user typed it; see `mmtok.io.patterns`.
+        suffixes: in lower case, of the files of a folder.
+        who: whose setting it is.
+        wanted: what the files should hold.
+
+    Raises:
+        UserError: there is no such file, or none that can be used.
+    """
+    places = named_places(path, who, wanted)
+    if len(places) == 1 and not places[0].is_dir():
+        return [file_at(places[0], who, wanted)]
+    return files_among(places, suffixes)
 
 
 def folder_at(path: str | Path, who: str, wanted: str) -> Path:

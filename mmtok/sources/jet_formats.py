@@ -1,35 +1,43 @@
 """File formats of jets, read and written; a jet is float32 (P, F), one column per feature.
 
-What the suffix of a file means:
+LAYOUTS says which formats are read, by the contract of `jet_reader`. Jets are written as
 
-- .npz: `values` (all P, F) with `offsets` (N + 1), or one padded array. The former is written.
-- .npy: (N, P, F) padded with particles of zero pt, or one jet (P, F). The former is written.
-- .parquet: one list column per feature, a row per jet. Written in the same form.
-- .h5: JetNet's particle_features (etarel, phirel, ptrel, mask) and jet_features (pt). Never
-  written.
+- .npz: `values` (all P, F) with `offsets` (N + 1);
+- .npy: (N, P, F) padded with particles of zero pt;
+- .parquet: one list column per feature, a row per jet.
 
-Nothing is assumed about the axis or the mass: columns are what their names say. Other formats are
-read by the contract of `jet_reader`.
+Of files of ours nothing is assumed about the axis or the mass: columns are what their names say.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from mmtok.errors import UserError, missing_extra, reading, reason_of
-from mmtok.io import memory_budget
-from mmtok.io.arrays import names_in, read_npy, read_npz
+from mmtok.errors import UserError, reason_of
+from mmtok.io.arrays import names_in, read_npz
+from mmtok.io.columns import named_column
 from mmtok.io.files import atomic_write
-from mmtok.io.messages import listed, shown
+from mmtok.sources import jet_energyflow, jet_published
+from mmtok.sources.jet_arrays import open_arrays
+from mmtok.sources.jet_parquet import ParquetColumns, ParquetJets
+from mmtok.sources.jet_quantities import ColumnJets, Plan, found_quantities, is_named, planned
+from mmtok.sources.jet_reader import (
+    FEATURES,
+    JetLayout,
+    JetReader,
+    ReadSettings,
+    offsets_of,
+)
+from mmtok.sources.jet_tables import COLUMNS, open_columns
+from mmtok.sources.layouts import check_layout, chosen_layout
 
-FEATURES = ("pt_gev", "eta_rel", "phi_rel")
-MOST_FEATURES = 1000
-VALUE_BYTES = 40  # of memory per number, while tables are joined and checked
+HDF5 = (".h5", ".hdf5")
+AS_FOUND = ReadSettings()
 
 
 # ---- flat arrays
@@ -45,21 +53,176 @@ def split_jets(values: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
 def join_jets(jets: Sequence[np.ndarray], n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """N jets (P, F) -> flat values (all P, F) as float32, and offsets (N + 1)."""
     values = np.concatenate([np.zeros((0, n_features), np.float32), *jets]).astype(np.float32)
-    return values, _offsets(np.array([len(jet) for jet in jets], np.int64))
-
-
-def _offsets(n_particles: np.ndarray) -> np.ndarray:
-    """(N,) particles of each jet -> (N + 1,) where it starts and the last one ends."""
-    return np.concatenate(([0], np.cumsum(n_particles)))
+    return values, offsets_of(np.array([len(jet) for jet in jets], np.int64))
 
 
 # ---- reading
 
 
-def read_flat_jets(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The jets in a file: values (all P, F) and offsets (N + 1), N at least 1.
+def _plain_evidence(path: Path) -> str:
+    """The arrays or columns that `write_jets` writes."""
+    if path.suffix.lower() == ".npy":
+        return "one array"
+    if path.suffix.lower() == ".npz":
+        there = set(names_in(path, "jets"))
+        if {"values", "offsets"} <= there:
+            return "arrays values and offsets"
+        return "one array" if len(there) == 1 else ""
+    with closing(ParquetColumns(path)) as columns:
+        return "a column pt_gev" if "pt_gev" in columns.schema.names else ""
 
-    Single jets are not checked; `mmtok.sources.jets.read_jets` does so.
+
+def _open_plain(path: Path, settings: ReadSettings) -> JetReader:
+    if path.suffix.lower() == ".parquet":
+        return ParquetJets(path, settings)
+    return open_arrays(path, settings)
+
+
+def _columns_evidence(path: Path) -> str:
+    """Columns whose names are known."""
+    with closing(open_columns(path)) as columns:
+        plan = Plan(found_quantities(columns, {}))
+        return "" if plan.missing() else f"column {plan.quantities[plan.pt]}"
+
+
+def _open_columns(path: Path, settings: ReadSettings) -> JetReader:
+    columns = open_columns(path)
+    caption = settings.columns.get("caption", "")
+    if caption:
+        caption = named_column(caption, columns.names, path)
+    return ColumnJets(columns, planned(columns, settings), caption)
+
+
+# In the order in which messages name them. `columns` is for what is of no other.
+LAYOUTS = (
+    JetLayout(
+        "plain",
+        "values and offsets, a padded array, or list columns pt_gev, eta_rel, phi_rel",
+        _plain_evidence,
+        _open_plain,
+        plain=True,
+        suffixes=(".npz", ".npy", ".parquet"),
+    ),
+    JetLayout(
+        "jetnet",
+        "JetNet's particle_features and jet_features",
+        jet_published.jetnet_evidence,
+        jet_published.JetNetJets,
+        plain=True,
+        suffixes=HDF5,
+    ),
+    JetLayout(
+        "jetclass",
+        "JetClass: part_px, ..., part_deta, label_QCD, ...",
+        jet_published.jetclass_evidence,
+        jet_published.open_jetclass,
+        suffixes=(".root", ".parquet", *HDF5),
+        has_captions=True,
+    ),
+    JetLayout(
+        "toptagging",
+        "the top tagging reference data: a pandas table of E_0, PX_0, ...",
+        jet_published.toptagging_evidence,
+        jet_published.TopTaggingJets,
+        suffixes=HDF5,
+        has_captions=True,
+    ),
+    JetLayout(
+        "atlastop",
+        "ATLAS top tagging: fjet_clus_pt, ... in MeV",
+        jet_published.atlastop_evidence,
+        jet_published.open_atlastop,
+        suffixes=HDF5,
+        has_captions=True,
+    ),
+    JetLayout(
+        "quarkgluon",
+        "quark and gluon jets: X of pt, rapidity, phi and PDG code, and y",
+        jet_energyflow.quarkgluon_evidence,
+        jet_energyflow.QuarkGluonJets,
+        suffixes=(".npz",),
+        has_captions=True,
+    ),
+    JetLayout(
+        "energyflow",
+        "EnergyFlow's Z + jets with Delphes: gen_particles, sim_particles",
+        jet_energyflow.energyflow_evidence,
+        jet_energyflow.ZJetsDelphesJets,
+        suffixes=(".npz",),
+    ),
+    JetLayout(
+        "mod",
+        "MOD's jets of the CMS Open Data: jets_f, pfcs",
+        jet_energyflow.mod_evidence,
+        jet_energyflow.ModJets,
+        suffixes=HDF5,
+    ),
+    JetLayout(
+        "columns",
+        "columns with a row per jet, named by --columns or by their usual names; lists of records",
+        _columns_evidence,
+        _open_columns,
+        suffixes=tuple(COLUMNS),
+    ),
+)
+SPECIAL = LAYOUTS[:-1]
+SUFFIXES = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
+# what a file of this suffix should have been, where nothing in it is known
+EXPECTED = {suffix: of.name for of in reversed(LAYOUTS) if of.plain for suffix in of.suffixes}
+
+
+def layout_named(name: str) -> JetLayout:
+    """The layout of that name. Raises UserError with those that there are."""
+    check_layout(LAYOUTS, name, "jets")
+    return next(layout for layout in LAYOUTS if layout.name == name)
+
+
+def layout_of(path: Path, settings: ReadSettings = AS_FOUND, name: str = "") -> JetLayout:
+    """The layout of a file: as named, by the user's columns, or by what is in it.
+
+    Raises UserError for a file that is not there or empty, of an unknown suffix, or of two layouts.
+    """
+    _check_file(path)
+    suffix = path.suffix.lower()
+    if name:
+        layout = layout_named(name)
+        if suffix not in layout.suffixes:
+            raise UserError(
+                f"{path}: files of the layout {name} end in {', '.join(layout.suffixes)}"
+            )
+        return layout
+    columns = LAYOUTS[-1]
+    if is_named(settings.columns) and suffix in columns.suffixes:
+        return columns
+    candidates = [layout for layout in SPECIAL if suffix in layout.suffixes]
+    found = chosen_layout(candidates, path, "", path, is_said=False)
+    if found is None and suffix in columns.suffixes:
+        found = chosen_layout([columns], path, "", path, is_said=False)
+    if found is None:
+        return layout_named(EXPECTED.get(suffix, columns.name))
+    return layout_named(found.name)
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: not a file of jets that can be read; known are {', '.join(SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+
+
+def open_jets(
+    path: Path,
+    features: Sequence[str] = FEATURES,
+    settings: ReadSettings = AS_FOUND,
+    layout: str = "",
+) -> JetReader:
+    """The reader of a file of jets that has these features.
+
+    Single jets are not checked; `mmtok.sources.jets` does so.
 
     Raises UserError, naming the file, for one that cannot be read.
     """
@@ -67,198 +230,14 @@ def read_flat_jets(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, n
         raise UserError(
             f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}"
         )
-    read = READERS.get(path.suffix.lower())
-    if read is None:
-        raise UserError(
-            f"{path}: not a file of jets that can be read; known are {', '.join(READERS)}"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty")
     try:
-        values, offsets = read(path, features)
+        reader = layout_of(path, settings, layout).reader(path, settings)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as jets ({reason_of(error)})") from None
-    if len(offsets) < 2:
-        raise UserError(f"{path}: holds no jets")
-    return values, offsets
-
-
-def _read_npz(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    there = names_in(path, "jets")
-    if not {"values", "offsets"} <= set(there):
-        if len(there) != 1:
-            raise UserError(
-                f"{path}: needs arrays named values and offsets, or one padded array; it has"
-                f" {listed(there)}"
-            )
-        return _from_padded(path, read_npz(path, there, "jets")[0], features)
-    values, offsets = read_npz(path, ("values", "offsets"), "jets")
-    names = features
-    if "features" in there:
-        names = _feature_names(path)
-    are_numbers = values.dtype.kind in "fiu" and offsets.dtype.kind in "iu"
-    if not are_numbers or values.ndim != 2 or offsets.ndim != 1:
-        raise UserError(
-            f"{path}: values must be numbers (particles, features) and offsets whole numbers (jets"
-            f" + 1), got {values.dtype} {values.shape} and {offsets.dtype} {offsets.shape}"
-        )
-    if (
-        len(offsets) == 0
-        or offsets[0] != 0
-        or offsets[-1] != len(values)
-        or np.any(offsets[1:] < offsets[:-1])
-    ):
-        raise UserError(
-            f"{path}: offsets must rise from 0 to the number of particles, {len(values)}"
-        )
-    return _columns(path, values, names, features), offsets.astype(np.int64)
-
-
-def _feature_names(path: Path) -> tuple[str, ...]:
-    """The names of the columns that a .npz file itself gives."""
-    names = read_npz(path, ("features",), "jets")[0]
-    if names.ndim != 1 or names.dtype.kind != "U" or len(names) > MOST_FEATURES:
-        raise UserError(
-            f"{path}: features must be up to {MOST_FEATURES} names, got {names.dtype} {names.shape}"
-        )
-    return tuple(map(str, names))
-
-
-def _read_npy(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return _from_padded(path, read_npy(path, "jets"), features)
-
-
-def _from_padded(
-    path: Path, array: np.ndarray, features: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, P, F) with zero-pt padding, or one jet (P, F) -> flat values and offsets."""
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim != 3 or array.dtype.kind not in "fiu":
-        raise UserError(
-            f"{path}: a padded array of jets has shape (N, P, {len(features)}) and numbers, got"
-            f" {array.shape} of {array.dtype}"
-        )
-    is_real = np.ones(array.shape[:2], bool)
-    if array.shape[2] == len(features):  # else `_columns` refuses it
-        is_real = array[..., features.index("pt_gev")] != 0
-    values = _columns(path, array[is_real], features, features)
-    return values, _offsets(is_real.sum(1))
-
-
-def _columns(
-    path: Path, values: np.ndarray, names: tuple[str, ...], features: tuple[str, ...]
-) -> np.ndarray:
-    """The columns of `values`, named `names`, that `features` asks for, as float32."""
-    missing = [name for name in features if name not in names]
-    if missing:
-        raise UserError(f"{path}: has no feature {', '.join(missing)}; it has {listed(names)}")
-    if values.ndim != 2 or values.shape[1] != len(names):
-        raise UserError(
-            f"{path}: expected {len(names)} features per particle ({listed(names)}), got shape"
-            f" {values.shape}"
-        )
-    indices = [names.index(name) for name in features]
-    return np.ascontiguousarray(values[:, indices], dtype=np.float32)
-
-
-def _read_parquet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with reading(path, "jets"):
-        with pq.ParquetFile(path) as file:
-            types = {column.name: column.type for column in file.schema_arrow}
-            about = file.metadata
-        groups = [about.row_group(g) for g in range(about.num_row_groups)]
-        n_values = sum(
-            group.column(c).num_values for group in groups for c in range(group.num_columns)
-        )
-    missing = [name for name in features if name not in types]
-    if missing:
-        raise UserError(f"{path}: has no column {', '.join(missing)}; it has {listed(list(types))}")
-    for name in features:
-        if not _is_list_of_numbers(types[name]):
-            raise UserError(
-                f"{path}: the column {name} holds {shown(str(types[name]))}, expected a list of"
-                " numbers for each jet"
-            )
-    memory_budget.check(VALUE_BYTES * n_values, path, "its columns")
-    with reading(path, "jets"):
-        table = pq.read_table(path, columns=list(features))
-        columns = [
-            table[name].cast(pa.list_(types[name].value_type)).combine_chunks() for name in features
-        ]
-    n_particles = [np.asarray(column.value_lengths().fill_null(0)) for column in columns]
-    for name, lengths in zip(features, n_particles, strict=True):
-        if np.any(lengths != n_particles[0]):
-            raise UserError(
-                f"{path}: jet {np.argmax(lengths != n_particles[0])} has other numbers of {name}"
-                f" than of {features[0]}"
-            )
-    values = np.stack([np.asarray(column.flatten(), dtype=np.float32) for column in columns], 1)
-    return values, _offsets(n_particles[0])
-
-
-def _is_list_of_numbers(kind: Any) -> bool:
-    """Whether an Arrow type is a list of numbers."""
-    import pyarrow as pa
-
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    return is_list and (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-    )
-
-
-def _read_jetnet(path: Path, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """JetNet (Zenodo 6975118, 6975117): pt_gev is ptrel times the jet's pt."""
-    try:
-        import h5py
-    except ImportError:
-        raise missing_extra(f"{path}: reading .h5", "jets") from None
-    with reading(path, "jets"), h5py.File(path) as file:
-        tables = [file.get(name) for name in ("particle_features", "jet_features")]
-        if not all(isinstance(table, h5py.Dataset) for table in tables):
-            raise UserError(
-                f"{path}: not a JetNet file: it needs particle_features and jet_features, and has"
-                f" {listed(list(file))}"
-            )
-        for table in tables:
-            if table.dtype.kind not in "fiu":
-                raise UserError(f"{path}: {table.name} holds {table.dtype}, no numbers")
-            n_bytes = VALUE_BYTES * math.prod(table.shape or ())
-            memory_budget.check(n_bytes, path, f"its {table.name[1:]}")
-        particles, jets = (np.asarray(table, np.float64) for table in tables)
-    if (
-        particles.ndim != 3
-        or particles.shape[2] < 4
-        or jets.ndim != 2
-        or jets.shape[1] < 1
-        or len(jets) != len(particles)
-    ):
-        raise UserError(
-            f"{path}: expected particle_features (N, P, 4) and jet_features (N, 4), got"
-            f" {particles.shape} and {jets.shape}"
-        )
-    eta_rel, phi_rel, pt_rel, mask = np.moveaxis(particles[..., :4], 2, 0)
-    is_real = mask > 0.5
-    values = np.stack((pt_rel * jets[:, :1], eta_rel, phi_rel), 2)[is_real]
-    return _columns(path, values, FEATURES, features), _offsets(is_real.sum(1))
-
-
-READERS: dict[str, Callable[[Path, tuple[str, ...]], tuple[np.ndarray, np.ndarray]]] = {
-    ".npz": _read_npz,
-    ".npy": _read_npy,
-    ".parquet": _read_parquet,
-    ".h5": _read_jetnet,
-    ".hdf5": _read_jetnet,
-}
+    reader.check_features(features)
+    return reader
 
 
 # ---- writing

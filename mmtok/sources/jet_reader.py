@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
+from mmtok.sources.layouts import Layout
 
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
 GEV = {"GeV": 1.0, "MeV": 1e-3, "TeV": 1e3, "keV": 1e-6}  # of a unit of pt
@@ -74,29 +76,26 @@ class JetReader(ABC):
             )
 
     # not abstract: most have nothing to do
+    def verify(self) -> None:  # noqa: B027
+        """Raise UserError where checksums say that the file was changed; called once of a file."""
+
     def close(self) -> None:  # noqa: B027
         """Close what is open; the reader is not used afterwards."""
 
 
 @dataclass(frozen=True)
-class JetLayout:
+class JetLayout(Layout[Path, Callable[[Path, ReadSettings], JetReader]]):
     """A published way of keeping jets in files.
 
+    `evidence` is asked of files with one of the suffixes, and raises UserError for what is broken.
+    `reader` opens one, and raises UserError for what is not of this layout.
+
     Attributes:
-        name: what `--layout` calls it, in lower case.
-        about: what it is, in some words.
         suffixes: of its files, in lower case.
-        evidence: a function of a file with such a suffix: what in it says that it is of this
-            layout, in some words; "" where it is not. Raises UserError for what is broken.
-        open: makes the reader. Raises UserError for what is not of this layout.
         has_captions: whether the layout itself has labels, which are then the captions.
     """
 
-    name: str
-    about: str
-    suffixes: tuple[str, ...]
-    evidence: Callable[[Path], str]
-    open: Callable[[Path, ReadSettings], JetReader]
+    suffixes: tuple[str, ...] = ()
     has_captions: bool = False
 
 
@@ -116,3 +115,19 @@ def selected(
     """Values and offsets of the particles that are kept; `is_kept` is (all P,) bool."""
     kept_before = np.concatenate(([0], np.cumsum(is_kept, dtype=np.int64)))
     return values[is_kept], kept_before[offsets]
+
+
+def table_of(parts: Mapping[str, np.ndarray], features: Sequence[str]) -> np.ndarray:
+    """Features (all P,) each as one float32 array (all P, F)."""
+    return np.stack([parts[name] for name in features], 1).astype(np.float32)
+
+
+def as_caption(value: Any) -> str:
+    """A label as text: whole numbers without a point, bytes decoded, nothing as ""."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,39 +1,65 @@
-"""Jets of a user's file; a jet is float32 (P, F): its constituents by falling pt."""
+"""Jets of a user's files; a jet is float32 (P, F): its constituents by falling pt."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmtok.errors import UserError
-from mmtok.io.messages import counted
-from mmtok.io.tables import decoded
-from mmtok.io.walk import file_at
-from mmtok.sources.base import Example, check_heldout_share
-from mmtok.sources.jet_formats import FEATURES, join_jets, read_flat_jets, split_jets
-from mmtok.sources.screen import Limit, Screen, ScreenedSource
+from mmtok.io import memory_budget
+from mmtok.io.messages import counted, listed
+from mmtok.io.walk import file_at, files_at
+from mmtok.sources.base import Listing, check_heldout_share
+from mmtok.sources.jet_cleaning import Cleaned, cleaned, faults_of
+from mmtok.sources.jet_formats import (
+    AS_FOUND,
+    FEATURES,
+    SUFFIXES,
+    layout_named,
+    layout_of,
+    open_jets,
+    split_jets,
+)
+from mmtok.sources.jet_reader import JetLayout, ReadSettings
+from mmtok.sources.jet_screen import JETS, JetPlace, Labels, Screened, chunks, screened
+from mmtok.sources.layouts import is_part
+from mmtok.sources.screen import Limit, ScreenedSource
+
+WANTED = "jets as .npz, .npy, .parquet, .h5, .root or .jsonl"
+N_KEPT = 4  # screenings that are kept in memory
 
 
 @dataclass(frozen=True)
 class JetFile(ScreenedSource):
-    """A user's file of jets, of which a share is held out.
+    """A user's files of jets, of which a share is held out.
 
-    Its fields are `jets`, and `caption` where there are labels.
+    Its fields are `jets`, and `caption` where there are labels: a file of them, a column of them
+    (`columns={"caption": "label"}`), or those that the layout itself has.
 
     Attributes:
-        path: of the file: .npz, .npy, .parquet or .h5 (see `mmtok.sources.jet_formats`).
+        path: of a file, a folder, or a pattern such as "jets/*.root"; see
+            `mmtok.sources.jet_formats`.
         labels: path of a text file with one caption per line, in the order of the jets; a jet whose
             line is empty cannot be used.
         features: the columns that are read, pt_gev among them.
         heldout_share: share of the jets that is held out.
         seed: of the choice which are held out.
-        min_particles: of a jet; those with fewer are left out and counted. 0: any.
-        max_particles: the most, likewise.
+        min_particles: of a jet; others are left out and counted. 0: any.
+        max_particles: likewise.
+        layout: how the files are read, such as jetclass; "": by what is in them.
+        columns: quantity -> column of the files, {"pt": "part_pt", ...}; see
+            `mmtok.sources.jet_quantities`.
+        pt_unit: GeV, MeV, ...: the unit of momenta; "": as the file says, else GeV.
+        train: the files to train on, by their name or folder below `path`, such as "train"; "": all
+            that are not held out.
+        heldout: the files to hold out, likewise; "": a share of all jets.
     """
 
     path: str = ""
@@ -43,16 +69,25 @@ class JetFile(ScreenedSource):
     seed: int = 0
     min_particles: int = 0
     max_particles: int = 0
+    layout: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    pt_unit: str = ""
+    train: str = ""
+    heldout: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._limit()
         check_heldout_share(self, self.heldout_share)
+        if self.layout:
+            layout_named(self.layout)
+        if self.train and not self.heldout:
+            raise UserError("JetFile: train names files, but heldout none; name both, or heldout")
 
     @property
     def fields(self) -> dict[str, str]:
         """Jets, and captions where there are labels."""
-        if self.labels:
+        if self.labels or "caption" in self.columns or self._has_own_captions():
             return {"caption": "text", "jets": "jets"}
         return {"jets": "jets"}
 
@@ -63,92 +98,246 @@ class JetFile(ScreenedSource):
 
     def check(self) -> None:
         """Raise UserError where a file is missing, or too many of the jets cannot be used."""
-        self._jets()
+        self._screened()
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
-        """The jets of a split, in the order of the file; nothing is cached."""
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """The jets of a split, in the order of the files; nothing is cached."""
         self.check_split(split)
-        jets, captions, numbers = self._jets()
-        n_heldout = min(max(1, round(self.heldout_share * len(jets))), len(jets) - 1)
-        order = np.random.default_rng(self.seed).permutation(len(jets))
-        chosen = order[:n_heldout] if split == "heldout" else order[n_heldout:]
-        for i in np.sort(chosen):
-            caption = {} if captions is None else {"caption": captions[i]}
-            yield Example({**caption, "jets": jets[i]}, f"{self.path}: jet {numbers[i]}")
+        found, labels = self._screened()
+        is_chosen = self._chosen(found, split)
+        has_captions = "caption" in self.fields
+        return Listing(
+            chunks(found, is_chosen, labels, has_captions),
+            found.fresh_faults(),
+            int(is_chosen.sum()),
+        )
 
     def _limit(self) -> Limit:
         return Limit("particles", self.min_particles, self.max_particles)
 
-    def _jets(self) -> tuple[list[np.ndarray], list[str] | None, list[int]]:
-        """The jets that can be used, their captions, and their numbers in the file."""
-        path = file_at(self.path, "JetFile", "jets as .npz, .npy, .parquet or .h5")
-        values, offsets = read_flat_jets(path, self.features)
-        pt_column = self.features.index("pt_gev")
-        n_jets = len(offsets) - 1
-        captions = None
+    def _settings(self) -> ReadSettings:
+        return ReadSettings(self.columns, self.pt_unit)
+
+    def _has_own_captions(self) -> bool:
+        """Whether the layout has labels itself.
+
+        Where the files are not there any more, nobody knows, and tasks may name captions.
+        """
+        if self.layout:
+            return layout_named(self.layout).has_captions
+        if not self.path:
+            return False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                file = self._files()[0]
+            status = file.stat()
+            return _has_captions(file, status.st_mtime_ns, repr(self._settings()))
+        except (UserError, OSError):
+            return not Path(self.path).expanduser().exists()
+
+    # ---- files
+
+    def _files(self) -> list[Path]:
+        suffixes: Sequence[str] = SUFFIXES
+        if self.layout:
+            suffixes = layout_named(self.layout).suffixes
+        return files_at(self.path, suffixes, "JetFile", WANTED)
+
+    def _places(self) -> list[JetPlace]:
+        """The files with their layout, which is looked for in one file of each suffix.
+
+        Raises UserError where there are several.
+        """
+        files = self._files()
+        if self.train or self.heldout:
+            files = [file for file in files if self._split_of(file)]
+        firsts = {file.suffix.lower(): file for file in reversed(files)}
+        layouts = {
+            suffix: layout_of(file, self._settings(), self.layout)
+            for suffix, file in firsts.items()
+        }
+        _check_one(self.path, layouts, firsts)
+        single = self.path if len(files) == 1 and files[0] == Path(self.path) else ""
+        return [
+            JetPlace(
+                file,
+                single or str(file),
+                layouts[file.suffix.lower()].name,
+                self._settings(),
+                self.features,
+            )
+            for file in files
+        ]
+
+    def _split_of(self, file: Path) -> str:
+        """The split that a file is of, where splits are named; "" for neither."""
+        if _is_named(file, self.path, self.heldout):
+            return "heldout"
+        if not self.train or _is_named(file, self.path, self.train):
+            return "train"
+        return ""
+
+    # ---- jets
+
+    def _screened(self) -> tuple[Screened, Labels | None]:
+        """What was found in the files, and their labels; said each time, looked at once."""
+        place = file_or_folder(self.path)
+        places = self._places()
+        labels = None
+        files = [place.path for place in places]
         if self.labels:
-            labels = file_at(self.labels, "JetFile.labels", "one caption per line")
-            captions = _captions(labels, n_jets)
-        faults = _faults(values, offsets, pt_column)
-        sizes = _n_particles(values, offsets, pt_column)
-
-        def look(i: int) -> dict[str, float]:
-            if i in faults:
-                raise UserError(f"{path}: jet {i} {faults[i]}")
-            if captions is not None and not captions[i].strip():
-                raise UserError(
-                    f"{labels}: line {i + 1} is empty; write the caption of jet {i}, or remove both"
-                )
-            return {"particles": int(sizes[i])}
-
-        limits = (self._limit(),)
-        kept = Screen(range(n_jets), look, self, "jets", limits, lambda i: f"jet {i}").items
-        if len(kept) < 2:
+            files.append(file_at(self.labels, "JetFile.labels", "one caption per line"))
+        key = (repr(self), *((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+        if key not in _SCREENED:
+            if self.labels:
+                labels = Labels(files[-1])
+            _SCREENED[key] = (screened(places, self, self._limit(), labels), labels)
+            while len(_SCREENED) > N_KEPT:
+                del _SCREENED[next(iter(_SCREENED))]
+        found, labels = _SCREENED[key]
+        found.report(place)
+        n_kept = int(found.is_usable.sum())
+        if n_kept < 2:
             raise UserError(
-                f"{path}: {counted(len(kept), 'jet')} cannot be split into train and heldout; give"
+                f"{place}: {counted(n_kept, 'jet')} cannot be split into train and heldout; give"
                 " at least two"
             )
-        values, offsets = join_jets(
-            [values[offsets[i] : offsets[i + 1]] for i in kept], len(self.features)
-        )
-        jets = split_jets(*_cleaned(path, values, offsets, pt_column, kept))
-        if captions is not None:
-            captions = [captions[i] for i in kept]
-        return jets, captions, kept
+        return found, labels
+
+    def _chosen(self, found: Screened, split: str) -> np.ndarray:
+        """(all jets,) which are of a split: those of its files, or by a permutation with the seed.
+
+        Raises UserError for a split without jets.
+        """
+        if not self.heldout:
+            return _share(found.is_usable, self.heldout_share, self.seed, split)
+        is_chosen = np.zeros(found.n_jets, bool)
+        for f, place in enumerate(found.places):
+            if self._split_of(place.path) == split:
+                jets = slice(int(found.firsts[f]), int(found.firsts[f + 1]))
+                is_chosen[jets] = found.is_usable[jets]
+        if not is_chosen.any():
+            names = listed([place.path.name for place in found.places])
+            raise UserError(
+                f"{self.path}: no jets for {split} (train={self.train!r},"
+                f" heldout={self.heldout!r}); the files are {names}"
+            )
+        return is_chosen
 
 
-def _captions(path: Path, n_jets: int) -> list[str]:
-    """The lines of a file, plain or .gz, one for each jet; some may be empty."""
-    lines = decoded(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if len(lines) != n_jets:
-        raise UserError(
-            f"{path}: {counted(len(lines), 'caption')} for {counted(n_jets, 'jet')}; give one line"
-            " per jet"
-        )
-    return lines
+_SCREENED: dict[tuple[Any, ...], tuple[Screened, Labels | None]] = {}
 
 
-def read_jets(path: str | Path, features: Sequence[str] = FEATURES) -> list[np.ndarray]:
-    """The jets of a file, each float32 (P, F) with the columns `features`, by falling pt.
+def file_or_folder(path: str) -> str:
+    """How messages call what a user named; ~ is the home."""
+    return str(Path(path).expanduser())
 
-    "pt_gev" must be among the features. Warns of jets that were sorted, of particles of zero pt,
-    which are dropped, and of jets without constituents: those are (0, F), so that jet i of the file
-    is always row i.
+
+@lru_cache(maxsize=1000)
+def _has_captions(file: Path, changed_ns: int, settings: str) -> bool:
+    """Whether the layout of a file has labels."""
+    return layout_of(file).has_captions
+
+
+def _check_one(place: str, layouts: Mapping[str, JetLayout], firsts: Mapping[str, Path]) -> None:
+    """Raise UserError where files are of several layouts."""
+    names = {layout.name: firsts[suffix] for suffix, layout in layouts.items()}
+    if len(names) > 1:
+        reasons = " and ".join(f"{name} (such as {file.name})" for name, file in names.items())
+        choices = " or ".join(f"--layout {name}" for name in names)
+        raise UserError(f"{place}: holds files of {reasons}; say which to read: {choices}")
+
+
+def _is_named(file: Path, place: str, name: str) -> bool:
+    """Whether a split's name is that of a file, with or without suffix, or of a folder of it."""
+    if not name:
+        return False
+    home = Path(place).expanduser()
+    inner = Path(file.name)
+    if file.is_relative_to(home) and file != home:
+        inner = file.relative_to(home)
+    return inner.as_posix() == name or any(is_part(name, part) for part in inner.parts)
+
+
+def _share(is_usable: np.ndarray, share: float, seed: int, split: str) -> np.ndarray:
+    """Which of all jets are of a split: of the usable ones, a permutation's first are held out."""
+    n = int(is_usable.sum())
+    n_heldout = min(max(1, round(share * n)), n - 1)
+    order = np.random.default_rng(seed).permutation(n)
+    is_heldout = np.zeros(n, bool)
+    is_heldout[order[:n_heldout]] = True
+    is_chosen = np.zeros(len(is_usable), bool)
+    is_chosen[is_usable] = is_heldout if split == "heldout" else ~is_heldout
+    return is_chosen
+
+
+# ---- whole files
+
+
+def each_jet(
+    path: str | Path,
+    features: Sequence[str] = FEATURES,
+    settings: ReadSettings = AS_FOUND,
+    layout: str = "",
+) -> Iterator[np.ndarray]:
+    """The jets of a file one after another, each float32 (P, F) with the columns `features`.
+
+    "pt_gev" must be among the features. Constituents are by falling pt. Warns at the end of jets
+    that were sorted, of particles of zero pt, which are dropped, and of jets without constituents:
+    those are (0, F), so that jet i of the file is always row i.
 
     Raises UserError, naming file and jet, for a file that cannot be read, and for NaN, infinite or
     negative pt.
     """
     path = Path(path)
-    values, offsets = read_flat_jets(path, tuple(features))
-    return split_jets(*_cleaned(path, values, offsets, list(features).index("pt_gev")))
+    done = Cleaned()
+    pt_column = list(features).index("pt_gev") if "pt_gev" in features else 0
+    with closing(open_jets(path, features, settings, layout)) as reader:
+        if not reader.n_jets:
+            raise UserError(f"{path}: holds no jets")
+        if reader.note:
+            warnings.warn(f"{path}: {reader.note}", stacklevel=2)
+        reader.verify()
+        for start in range(0, reader.n_jets, JETS):
+            values, offsets = reader.read(start, min(start + JETS, reader.n_jets), features)
+            for i, fault in faults_of(values, offsets, pt_column).items():
+                raise UserError(f"{path}: jet {start + i} {fault}")
+            values, offsets, more = cleaned(values, offsets, pt_column)
+            if more.empty:
+                more.first_empty = f"jet {start + int(np.argmin(np.diff(offsets)))}"
+            done.add(more)
+            yield from split_jets(values, offsets)
+    done.report(path)
+
+
+def read_jets(
+    path: str | Path,
+    features: Sequence[str] = FEATURES,
+    settings: ReadSettings = AS_FOUND,
+    layout: str = "",
+) -> list[np.ndarray]:
+    """The jets of a file in memory, as `each_jet` gives them."""
+    jets = []
+    n_bytes = 0
+    for jet in each_jet(path, features, settings, layout):
+        jets.append(jet)
+        n_bytes += jet.nbytes
+        if len(jets) % JETS == 0:
+            memory_budget.check(n_bytes, path, f"its first {len(jets):,} jets")
+    return jets
 
 
 def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -> np.ndarray:
     """One jet in memory, a list or array (P, F), as `read_jets` would give it.
 
-    name: what messages call it.
+    Args:
+        values: the jet.
+        name: what messages call it.
+        features: its columns.
 
-    Raises UserError as `read_jets` does, and for a jet without constituents.
+    Raises:
+        UserError: as `read_jets` does, and for a jet without constituents.
     """
     try:
         array = np.asarray(values, np.float32)
@@ -162,69 +351,9 @@ def checked_jet(values: object, name: str, features: Sequence[str] = FEATURES) -
     pt_column = list(features).index("pt_gev")
     if not array[:, pt_column].any():
         raise UserError(f"{name}: the jet has no constituents; remove it")
-    return split_jets(*_cleaned(name, array, np.array([0, len(array)]), pt_column))[0]
-
-
-def _cleaned(
-    path: Path | str,
-    values: np.ndarray,
-    offsets: np.ndarray,
-    pt_column: int,
-    numbers: Sequence[int] = (),
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flat values and offsets without particles of zero pt, each jet sorted by falling pt.
-
-    numbers: of these jets in the file, where some were left out.
-
-    Raises UserError for the first jet that has a fault.
-    """
-    for i, fault in _faults(values, offsets, pt_column).items():
-        raise UserError(f"{path}: jet {i} {fault}")
-    jet = _jet_of_particle(offsets)
-    pt = values[:, pt_column]
-    if not pt.all():
-        warnings.warn(
-            f"{path}: dropped {counted(np.sum(pt == 0), 'particle')} of zero pt", stacklevel=3
-        )
-        values = values[pt > 0]
-        jet = jet[pt > 0]
-    n_particles = np.bincount(jet, minlength=len(offsets) - 1)
-    if not n_particles.all():
-        first = int(np.argmin(n_particles))
-        warnings.warn(
-            f"{path}: {np.sum(n_particles == 0):,} of {len(n_particles):,} jets have no"
-            f" constituents, the first is jet {numbers[first] if numbers else first}",
-            stacklevel=3,
-        )
-    pt = values[:, pt_column]
-    rises = (np.diff(pt) > 0) & (np.diff(jet) == 0)
-    if rises.any():
-        warnings.warn(
-            f"{path}: sorted {counted(len(np.unique(jet[1:][rises])), 'jet')} by falling pt",
-            stacklevel=3,
-        )
-        values = values[np.lexsort((-pt, jet))]
-    return values, np.concatenate(([0], np.cumsum(n_particles)))
-
-
-def _jet_of_particle(offsets: np.ndarray) -> np.ndarray:
-    """(all P,) the index of the jet that each particle belongs to."""
-    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-
-
-def _faults(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> dict[int, str]:
-    """What is wrong with the jets that cannot be used, by their index."""
-    jet = _jet_of_particle(offsets)
-    faults = {
-        int(i): "has a negative pt; give pt in GeV, not its logarithm"
-        for i in jet[values[:, pt_column] < 0]
-    }
-    for i in jet[~np.isfinite(values).all(1)]:
-        faults[int(i)] = "has a NaN or infinite value; remove the jet or pad with zeros"
-    return dict(sorted(faults.items()))
-
-
-def _n_particles(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> np.ndarray:
-    """(N,) how many particles of each jet have a pt other than zero."""
-    jet = _jet_of_particle(offsets)
-    return np.bincount(jet[values[:, pt_column] != 0], minlength=len(offsets) - 1)
+    offsets = np.array([0, len(array)])
+    for fault in faults_of(array, offsets, pt_column).values():
+        raise UserError(f"{name}: jet 0 {fault}")
+    jet, _, done = cleaned(array, offsets, pt_column)
+    done.report(name)
+    return jet

@@ -47,7 +47,7 @@ def check_layout(layouts: Sequence[Layout], wanted: str, who: str) -> None:
 
 
 def chosen_layout(
-    layouts: Sequence[Layout[P, R]], place: P, wanted: str, where: object
+    layouts: Sequence[Layout[P, R]], place: P, wanted: str, where: object, is_said: bool = True
 ) -> Layout[P, R] | None:
     """The layout of a place: the one that is wanted, else the one that has evidence.
 
@@ -58,6 +58,7 @@ def chosen_layout(
         place: where to look.
         wanted: its name; "" for any.
         where: the place, in messages.
+        is_said: whether a detected layout is said here; else the caller does so.
 
     Returns:
         None where none has evidence.
@@ -75,7 +76,8 @@ def chosen_layout(
         raise UserError(f"{where}: could be read as {shown}; say which: {choices}")
     if special:
         layout, evidence = special[0]
-        warnings.warn(f"{where}: read as {layout.name} ({evidence})", stacklevel=3)
+        if is_said:
+            warnings.warn(f"{where}: read as {layout.name} ({evidence})", stacklevel=3)
         return layout
     return next((layout for layout, _ in found), None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
     image_files.write_image(path, pixels)
 
 
-def _read_jets(path: Path, takes: Takes) -> list[np.ndarray]:
-    return jets.read_jets(path, takes["features"])
+def _read_jets(path: Path, takes: Takes) -> Iterator[np.ndarray]:
+    return jets.each_jet(path, takes["features"])
 
 
 def _write_jets(path: Path, signals: Sequence[np.ndarray], takes: Takes) -> None:
@@ -79,7 +79,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         check=image_files.picture_size,
     ),
     "jets": SignalFiles(
-        (".npz", ".npy", ".parquet", ".h5", ".hdf5"),
+        jet_formats.SUFFIXES,
         ".npz",
         _read_jets,
         _write_jets,

@@ -367,8 +367,9 @@ def test_labels_are_held_against_the_jets_before_anything_is_made(tmp_path):
     (tmp_path / "labels.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match="2 captions for 3 jets"):
         JetFile(str(tmp_path / "jets.npz"), str(tmp_path / "labels.txt")).check()
-    with pytest.raises(UserError, match="is a folder, and JetFile wants a file"):
-        JetFile(str(tmp_path)).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is a folder without a file that can be used"):
+        JetFile(str(tmp_path / "empty")).check()
 
 
 def test_files_of_other_columns_and_nests_are_refused_in_a_short_line(tmp_path):

@@ -1,0 +1,260 @@
+"""Files whose columns have a row per jet: the contract, and npz, hdf5 and ROOT.
+
+Each is opened as `Columns`, which gives any stretch of any column. A column is a number or a text
+per jet, a list per jet, or a padded row per jet. `jet_tables` opens any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtok.errors import UserError, missing_extra, reading
+from mmtok.io import memory_budget
+from mmtok.io.arrays import ArrayRows, names_in
+from mmtok.io.messages import counted, listed
+from mmtok.sources.jet_reader import offsets_of
+
+VALUE_BYTES = 40  # of memory per number, while columns are joined and checked
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list per jet: values (all P,) and offsets (n + 1)."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+
+Column = np.ndarray | Lists  # (n,) a value per jet, (n, P) padded rows, or lists
+
+
+class Columns(ABC):
+    """An open file of columns.
+
+    Attributes:
+        path: the file.
+        names: of its columns; ROOT's branches, hdf5's datasets as "group/name", fields of records
+            as "records.field".
+        n_rows: of each.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    n_rows: int
+
+    @abstractmethod
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        """Rows start to stop of some columns. Raises UserError where they cannot be read."""
+
+    # not abstract: some have nothing open
+    def close(self) -> None:  # noqa: B027
+        """Close the file."""
+
+    def verify(self) -> None:  # noqa: B027
+        """Raise UserError where checksums say that the file was changed."""
+
+
+def rows_of(path: Path, lengths: Mapping[str, int]) -> int:
+    """How many rows columns have, by the most common of their lengths.
+
+    Raises UserError where there is no column.
+    """
+    if not lengths:
+        raise UserError(f"{path}: holds no columns")
+    return Counter(lengths.values()).most_common(1)[0][0]
+
+
+# ---- numpy
+
+
+class NpzColumns(Columns):
+    """The arrays of a .npz file; those of more than two axes are left to their own readers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arrays = {name: ArrayRows(path, "jets", name) for name in names_in(path, "jets")}
+        of_jets = {name: a for name, a in self._arrays.items() if a.shape}
+        self.n_rows = rows_of(path, {name: len(a) for name, a in of_jets.items()})
+        self.names = tuple(name for name, a in of_jets.items() if len(a) == self.n_rows)
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        """As of the contract."""
+        return {name: self._arrays[name].rows(start, stop) for name in names}
+
+    def close(self) -> None:
+        """As of the contract."""
+        for array in self._arrays.values():
+            array.close()
+
+    def verify(self) -> None:
+        """As of the contract."""
+        for array in self._arrays.values():
+            array.verify()
+
+
+# ---- hdf5
+
+
+def open_hdf5(path: Path) -> Any:
+    """An open hdf5 file, with the filters of hdf5plugin where that is installed."""
+    try:
+        import h5py
+    except ImportError:
+        raise missing_extra(f"{path}: reading .h5", "hep") from None
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401 (registers blosc and others)
+    with reading(path, "jets"):
+        return h5py.File(path)
+
+
+def hdf5_rows(path: Path, table: Any, start: int, stop: int) -> np.ndarray:
+    """Rows of a dataset.
+
+    What is packed by a filter that is not there is read through PyTables, which brings blosc.
+
+    Raises UserError where they take more than the memory budget, or no filter is there.
+    """
+    n_rows = stop - start
+    width = max(1, table.dtype.itemsize // 4) * math.prod(table.shape[1:])
+    what = f"{counted(n_rows, 'jet')} of its {table.name[1:]}"
+    memory_budget.check(VALUE_BYTES * width * n_rows, path, what)
+    if _lacks_filter(table):
+        return _rows_by_pytables(path, table.name, start, stop)
+    with reading(path, "jets"):
+        return np.asarray(table[start:stop])
+
+
+def _lacks_filter(table: Any) -> bool:
+    """Whether a dataset is packed by a filter that h5py does not have."""
+    import h5py
+
+    made = table.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    return not all(map(h5py.h5z.filter_avail, filters))
+
+
+def _rows_by_pytables(path: Path, name: str, start: int, stop: int) -> np.ndarray:
+    try:
+        import tables
+    except ImportError:
+        raise missing_extra(f"{path}: {name[1:]} is packed by blosc; reading it", "hep") from None
+    with reading(path, "jets"), tables.open_file(str(path)) as file:
+        return np.asarray(file.get_node(name)[start:stop])
+
+
+class Hdf5Columns(Columns):
+    """The datasets of an hdf5 file, also in groups; of a table of records its fields."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_hdf5(path)
+        self._places: dict[str, tuple[Any, str]] = {}
+        with reading(path, "jets"):
+            self._file.visititems(self._add)
+        self.n_rows = rows_of(path, {name: t.shape[0] for name, (t, _) in self._places.items()})
+        self.names = tuple(
+            name for name, (table, _) in self._places.items() if table.shape[0] == self.n_rows
+        )
+
+    def _add(self, name: str, table: Any) -> None:
+        if not getattr(table, "shape", None):
+            return
+        for field in table.dtype.names or ():
+            self._places[f"{name}.{field}"] = (table, field)
+        if not table.dtype.names:
+            self._places[name] = (table, "")
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        """As of the contract."""
+        import h5py
+
+        tables = {self._places[name][0].name: self._places[name][0] for name in names}
+        rows = {key: hdf5_rows(self.path, table, start, stop) for key, table in tables.items()}
+        found: dict[str, Column] = {}
+        for name in names:
+            table, field = self._places[name]
+            column = rows[table.name]
+            column = column[field] if field else column
+            kind = h5py.check_vlen_dtype(column.dtype)
+            found[name] = _listed_objects(column) if kind not in (None, str, bytes) else column
+        return found
+
+    def close(self) -> None:
+        """As of the contract."""
+        self._file.close()
+
+
+def _listed_objects(column: np.ndarray) -> Lists:
+    """An array of arrays, as h5py gives lists, joined."""
+    lists = [np.asarray(item) for item in column]
+    return Lists(np.concatenate([np.zeros(0), *lists]), offsets_of(np.array(list(map(len, lists)))))
+
+
+# ---- ROOT
+
+
+class RootColumns(Columns):
+    """The branches of a tree of a ROOT file: of the tree that has the most entries."""
+
+    def __init__(self, path: Path, tree: str = "") -> None:
+        self.path = path
+        try:
+            import uproot
+        except ImportError:
+            raise missing_extra(f"{path}: reading .root", "hep") from None
+        with reading(path, "jets"):
+            self._file = uproot.open(path)
+            classes = self._file.classnames()
+            trees = [
+                self._file[name]
+                for name, kind in classes.items()
+                if kind.startswith(("TTree", "ROOT::RNTuple"))
+            ]
+        if not trees:
+            raise UserError(f"{path}: holds no tree; it has {listed(list(classes)) or 'nothing'}")
+        named = [found for found in trees if found.name == tree]
+        if tree and not named:
+            names = listed([found.name for found in trees])
+            raise UserError(f"{path}: has no tree {tree!r}; its trees are {names}")
+        self.tree = (named or sorted(trees, key=_entries, reverse=True))[0]
+        self.n_rows = int(self.tree.num_entries)
+        self.names = tuple(self.tree.keys())
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        """As of the contract."""
+        with reading(self.path, "jets"):
+            arrays = self.tree.arrays(
+                list(names), entry_start=start, entry_stop=stop, library="ak", how=dict
+            )
+            return {name: _of_awkward(arrays[name]) for name in names}
+
+    def close(self) -> None:
+        """As of the contract."""
+        self._file.close()
+
+
+def _entries(tree: Any) -> int:
+    return int(tree.num_entries)
+
+
+def _of_awkward(array: Any) -> Column:
+    """An awkward array as numbers, texts, rows or lists."""
+    import awkward as ak
+
+    if array.ndim == 1:
+        first = ak.type(array)
+        if "string" in str(first):
+            return np.array(ak.to_list(array), dtype=object)
+        return np.asarray(ak.to_numpy(array))
+    if array.ndim > 2:
+        raise UserError("lists of lists are no column of jets")
+    return Lists(np.asarray(ak.to_numpy(ak.flatten(array))), offsets_of(np.asarray(ak.num(array))))

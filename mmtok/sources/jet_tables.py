@@ -1,0 +1,25 @@
+"""Opening a file of columns, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmtok.sources.jet_columns import Columns, Hdf5Columns, NpzColumns, RootColumns
+from mmtok.sources.jet_json import JsonColumns
+from mmtok.sources.jet_parquet import ParquetColumns
+
+COLUMNS: dict[str, Callable[[Path], Columns]] = {
+    ".npz": NpzColumns,
+    ".h5": Hdf5Columns,
+    ".hdf5": Hdf5Columns,
+    ".root": RootColumns,
+    ".parquet": ParquetColumns,
+    ".jsonl": JsonColumns,
+    ".ndjson": JsonColumns,
+}
+
+
+def open_columns(path: Path) -> Columns:
+    """The columns of a file, by its suffix. Raises UserError where it cannot be read."""
+    return COLUMNS[path.suffix.lower()](path)
