@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -158,12 +159,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive positions that share everything but their id."""
+    """Consecutive positions that share all but their ids and, of frames, what is predicted."""
 
     ids: np.ndarray
     modality: int
     segment: int
-    predict: bool = False
+    predict: bool | np.ndarray = False
     may_end: bool = False
 
 
@@ -192,7 +193,9 @@ def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
         ids=np.concatenate([part.ids for part in parts]).astype(np.int64),
         segment=np.repeat(np.array([part.segment for part in parts], np.int64), sizes),
         modality=np.repeat(np.array([part.modality for part in parts], np.int64), sizes),
-        predict=np.repeat(np.array([part.predict for part in parts], bool), sizes),
+        predict=np.concatenate(
+            [np.broadcast_to(part.predict, n) for part, n in zip(parts, sizes, strict=True)]
+        ),
         may_end=np.repeat(np.array([part.may_end for part in parts], bool), sizes),
         values={m: np.concatenate(frames) for m, frames in pieces.items()},
         ceiling={
@@ -263,14 +266,16 @@ def _segment_parts(
     frames = _frame_ids(vocabulary, segment)
     # what surrounds an infilled span is its condition
     scored = predict and not segment.infill_spans
+    asked = segment.asked
 
     parts = [_Part(begin, k, i)]
     for n, (a, b) in enumerate(_visible(segment)):
         if n > 0:
             parts.append(_Part(hole, k, i))
-        parts.append(_Part(frames[a:b], k, i, scored, open_length))
+        parts.append(_Part(frames[a:b], k, i, scored & asked[a:b], open_length))
     if closed or segment.infill_spans:
-        parts.append(_Part(end, k, i, scored and open_length, open_length))
+        asks_end = scored and _asks_end(asked)
+        parts.append(_Part(end, k, i, asks_end and open_length, open_length))
 
     for n, (a, b) in enumerate(segment.infill_spans[:n_filled]):
         later = segment.infill_spans[n + 1 :]
@@ -278,11 +283,17 @@ def _segment_parts(
         # of a fixed length: once no frame is left for later spans, the end mark is certain
         end_is_certain = not open_length and all(x == y for x, y in later)
         parts.append(_Part(fill, k, i))
-        parts.append(_Part(frames[a:b], k, i, predict, may_end))
-        parts.append(_Part(end, k, i, predict and may_end and not end_is_certain, may_end))
+        parts.append(_Part(frames[a:b], k, i, predict & asked[a:b], may_end))
+        asks_end = predict and _asks_end(asked[a:b])
+        parts.append(_Part(end, k, i, asks_end and may_end and not end_is_certain, may_end))
     if n_filled < len(segment.infill_spans):
         parts.append(_Part(fill, k, i))
     return parts
+
+
+def _asks_end(asked: np.ndarray) -> bool:
+    """Whether p of the end mark behind some frames is asked for: it goes with the last of them."""
+    return not len(asked) or bool(asked[-1])
 
 
 def _frame_ids(vocabulary: Vocabulary, segment: Segment) -> np.ndarray:
@@ -360,16 +371,24 @@ def _read_segment(
     # `part` counts the HOLE and FILL marks before each frame: 0, then 1 after the first HOLE ...
     part = np.cumsum((ids == vocabulary.hole) | (ids == vocabulary.fill))[is_frame]
     n_marks = int((ids == vocabulary.hole).sum())
-    pieces = [frames[part == 0]]
-    start = len(pieces[0])
+    order = [np.flatnonzero(part == 0)]
+    start = len(order[0])
     spans = []
     for j in range(n_marks):
-        fill = frames[part == n_marks + 1 + j]
-        after = frames[part == j + 1]
+        fill = np.flatnonzero(part == n_marks + 1 + j)
+        after = np.flatnonzero(part == j + 1)
         spans.append((start, start + len(fill)))
-        pieces += [fill, after]
+        order += [fill, after]
         start += len(fill) + len(after)
-    values = np.concatenate(pieces)
+    in_order = np.concatenate(order)
+    # what surrounds an infilled span is never predicted, so of it nothing is known
+    asked = stream.predict[where][is_frame] | ((part <= n_marks) & (n_marks > 0))
+    some = bool(stream.predict[where].any()) and not asked.all()
+    more: dict[str, Any] = {
+        "truncated": not closed,
+        "infill_spans": tuple(spans),
+        "predict": asked[in_order] if some else None,
+    }
     if signature.levels:
-        return Segment(m, codes=values, truncated=not closed, infill_spans=tuple(spans))
-    return Segment(m, latents=values, truncated=not closed, infill_spans=tuple(spans))
+        return Segment(m, codes=frames[in_order], **more)
+    return Segment(m, latents=frames[in_order], **more)

@@ -133,6 +133,9 @@ class Segment:
         truncated: frames were cut off at a cap: the signal goes on, so there is no end mark.
         infill_spans: spans [start, stop) of frames to infill: the stream gives them last, with a
             HOLE mark in their place.
+        predict: (T,) bool: of which frames p is asked for, where the document asks for this
+            segment (a chat: the assistant's turns); None: of all. The end mark goes with the last
+            frame.
     """
 
     modality: str
@@ -141,6 +144,7 @@ class Segment:
     info: Mapping = field(default_factory=dict)
     truncated: bool = False
     infill_spans: tuple[tuple[int, int], ...] = ()
+    predict: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if (self.codes is None) == (self.latents is None):
@@ -154,6 +158,12 @@ class Segment:
             )
         if self.infill_spans:
             self._check_infill_spans()
+        mask = self.predict
+        if mask is not None and (mask.dtype != bool or mask.shape != (len(self),)):
+            raise ValueError(
+                f"segment of {self.modality!r}: predict must be ({len(self)},) bool, got"
+                f" {mask.shape} {mask.dtype}"
+            )
 
     def _check_infill_spans(self) -> None:
         edges = [edge for span in self.infill_spans for edge in span]
@@ -174,6 +184,13 @@ class Segment:
             return self.codes
         assert self.latents is not None
         return self.latents
+
+    @property
+    def asked(self) -> np.ndarray:
+        """(T,) bool: `predict`, with None written out."""
+        if self.predict is None:
+            return np.ones(len(self), bool)
+        return self.predict
 
     def __len__(self) -> int:
         return len(self.values)
@@ -197,7 +214,8 @@ class Document:
 
     Attributes:
         segments: None stands for a condition that is left out: the stream has the null mark there.
-        predict: of each segment, whether p of its frames is asked for.
+        predict: of each segment, whether p of its frames is asked for; `Segment.predict` says of
+            which of them.
         open_end: the last segment is not finished, so the document is a prompt: its stream stops
             after the frames known so far or, where there are spans to infill, after the FILL mark
             of the first that is still empty.

@@ -230,9 +230,12 @@ def _int_type(n: int) -> type[np.integer]:
 
 def cut(segment: Segment, n_frames: int) -> Segment:
     """The first frames of a segment, as one that was truncated there."""
+    predict = segment.predict
+    if predict is not None:
+        predict = predict[:n_frames]
     if segment.codes is not None:
-        return replace(segment, codes=segment.codes[:n_frames], truncated=True)
-    return replace(segment, latents=segment.values[:n_frames], truncated=True)
+        return replace(segment, codes=segment.codes[:n_frames], truncated=True, predict=predict)
+    return replace(segment, latents=segment.values[:n_frames], truncated=True, predict=predict)
 
 
 def _hidden_frames(n_frames: int, masking: InputMasking, rng: np.random.Generator) -> np.ndarray:

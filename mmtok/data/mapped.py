@@ -40,7 +40,7 @@ from mmtok.io.progress import Progress
 from mmtok.io.strict_json import parse_json
 
 MAP_FROM = 2**26  # bytes of all fields opened; smaller token files are read into memory
-FORMAT = 1
+FORMAT = 2
 HEAD = 4096  # bytes
 ALIGNMENT = 64  # bytes
 # Bytes of frames that are read at once, about. Arrow's reader takes many times as much memory, some
@@ -58,6 +58,7 @@ PER_ROW = {
     "present": np.bool_,
     "truncated": np.bool_,
 }
+MASK_OFFSETS = {"mask_offsets": np.int64}  # per row too, of fields with masks only
 ROW_BYTES = sum(np.dtype(kind).itemsize for kind in PER_ROW.values())
 
 
@@ -73,6 +74,8 @@ class Column:
         present: (n,): the row has the field.
         truncated: (n,): its frames were cut off at a cap.
         texts: (t,) bytes: JSON in UTF-8.
+        masks: (m,): which frames carry loss, of the rows that say it.
+        mask_offsets: (n + 1,) as offsets, of `masks`; () where no row has a mask.
         values: (N, C) or (N, D), in the narrowest type that holds them.
     """
 
@@ -82,11 +85,19 @@ class Column:
     present: np.ndarray
     truncated: np.ndarray
     texts: np.ndarray
+    masks: np.ndarray
+    mask_offsets: np.ndarray
     values: np.ndarray
 
     def info(self, i: int) -> bytes:
         """Row i's info; empty where it has none."""
         return self.texts[self.starts[i] : self.starts[i] + self.sizes[i]].tobytes()
+
+    def mask(self, i: int) -> np.ndarray | None:
+        """(T,) bool: which frames of row i carry loss; None: all."""
+        if not len(self.mask_offsets) or self.mask_offsets[i] == self.mask_offsets[i + 1]:
+            return None
+        return np.array(self.masks[self.mask_offsets[i] : self.mask_offsets[i + 1]])
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Part:
         mtime_ns: its time of change.
         n_rows: its rows.
         n_bytes: what its frames take in a flat array.
+        masked: fields of which some row says which frames carry loss.
     """
 
     path: Path
@@ -105,6 +117,7 @@ class Part:
     mtime_ns: int
     n_rows: int
     n_bytes: int
+    masked: tuple[str, ...] = ()
 
 
 def read_columns(
@@ -179,8 +192,8 @@ def _write(flat: Path, key: str, parts: Sequence[Part], name: str, signature: Si
     n_rows = sum(part.n_rows for part in parts)
     end = HEAD
     start = {}
-    for section, kind in PER_ROW.items():
-        start[section] = end
+    for section, kind in (PER_ROW | MASK_OFFSETS).items():
+        start[section] = end  # what stays empty is a hole in the file
         end = _aligned(end + (n_rows + 1) * np.dtype(kind).itemsize)
     stop = dict(start)
     with (
@@ -189,7 +202,7 @@ def _write(flat: Path, key: str, parts: Sequence[Part], name: str, signature: Si
         Progress(f"map {name}", n_rows, "rows") as progress,
     ):
         for section, array in _pieces(parts, name, signature):
-            if section not in start:  # texts, then values, whose sizes show as they come
+            if section not in start:  # texts, masks, values: their sizes show as they come
                 start[section] = stop[section] = end = _aligned(end)
             file.seek(stop[section])
             file.write(array.tobytes())
@@ -218,7 +231,8 @@ def _open(flat: Path, key: str, signature: Signature) -> Column | None:
             ):
                 return None
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        kinds = PER_ROW | {"texts": np.uint8, "values": number_of(signature)}
+        kinds = PER_ROW | MASK_OFFSETS | {"texts": np.uint8, "masks": np.bool_}
+        kinds["values"] = number_of(signature)
         arrays: dict[str, np.ndarray] = {
             section: data[slice(*head["sections"][section])].view(kind)
             for section, kind in kinds.items()
@@ -247,11 +261,22 @@ def _aligned(position: int) -> int:
 def _pieces(
     parts: Sequence[Part], name: str, signature: Signature
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(section, values) of a Column's arrays, piece by piece; all texts come before all values.
+    """(section, values) of a Column's arrays, piece by piece: texts, then masks, then values.
 
     Raises UserError for damaged rows.
     """
     _check_makers(parts, name, signature)
+    yield from _info_pieces(parts, name)
+    is_masked = any(name in part.masked for part in parts)
+    yield "masks", np.empty(0, bool)
+    yield "mask_offsets", np.zeros(int(is_masked), np.int64)
+    if is_masked:
+        yield from _mask_pieces(parts, name)
+    yield from _frame_pieces(parts, name, signature)
+
+
+def _info_pieces(parts: Sequence[Part], name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The infos of all rows, each text once a batch."""
     yield "texts", np.empty(0, np.uint8)
     n_bytes = 0
     for _, batch in _batches(parts, name + ".info"):
@@ -263,6 +288,34 @@ def _pieces(
         yield "sizes", sizes[of_row]
         yield "texts", np.frombuffer(b"".join(texts), np.uint8)
         n_bytes += int(sizes.sum())
+
+
+def _mask_pieces(parts: Sequence[Part], name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The masks of all rows, of which most may be null. Raises UserError where one is damaged."""
+    n_values = 0
+    for part in parts:
+        if name not in part.masked:
+            yield "mask_offsets", np.full(part.n_rows, n_values)
+            continue
+        for path, batch in _batches([part], name, name + ".predict"):
+            masks = batch.column(name + ".predict")
+            values = masks.flatten()
+            lengths = masks.value_lengths().fill_null(0).to_numpy().astype(np.int64)
+            n_frames = batch.column(name).value_lengths().fill_null(0).to_numpy()
+            if values.null_count or ((lengths > 0) & (lengths != n_frames)).any():
+                raise UserError(
+                    f"{path}: field {name!r} has masks that do not fit its frames; the file is"
+                    " damaged"
+                )
+            yield "masks", values.to_numpy(zero_copy_only=False).astype(bool)
+            yield "mask_offsets", n_values + np.cumsum(lengths)
+            n_values += len(values)
+
+
+def _frame_pieces(
+    parts: Sequence[Part], name: str, signature: Signature
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The frames of all rows, and what is known per row."""
     n_frames = 0
     yield "values", np.empty((0, width_of(signature)), number_of(signature))
     yield "offsets", np.zeros(1, np.int64)

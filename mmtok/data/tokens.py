@@ -8,6 +8,8 @@ A row is an example, a field is a signal of it (`caption`, `image`). The columns
     F.info       string, JSON: what decoding needs beyond the frames
     F.truncated  bool: the frames were cut off at a cap
     F.tokenizer  string: the fingerprint of the tokenizer that made them; the authority
+    F.predict    list<bool>: which frames carry loss where a task predicts the field (of a chat the
+                 assistant's turns); null: all. A column that may be missing
     F.file       string: the file that the signal was read from; a column that may be missing
 
 The schema's metadata holds each field's signature as JSON under `mmtok`. Any reader of Parquet
@@ -54,6 +56,7 @@ INFO = {
 }
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 FILE = ".file"
+PREDICT = ".predict"
 MOST_VALUES = 2**24  # numbers in memory at once: of a group of rows, of a batch of signals
 
 T = TypeVar("T")
@@ -84,6 +87,7 @@ def schema_of(signatures: Mapping[str, Signature], named: bool = False) -> pa.Sc
         columns += [
             pa.field(name + suffix, kind) for suffix, kind in zip(COLUMNS, types, strict=True)
         ]
+        columns.append(pa.field(name + PREDICT, pa.list_(pa.bool_())))
         if named:
             columns.append(pa.field(name + FILE, pa.string()))
     about = {
@@ -185,6 +189,7 @@ def table_of(
             pa.array(infos, pa.string()),
             pa.array(truncated, pa.bool_()),
             pa.array(makers, pa.string(), mask=missing).dictionary_encode(),
+            pa.array([_mask(s) for s in segments], pa.list_(pa.bool_())),
         ]
         if files is not None:
             arrays.append(pa.array(np.array(files, object), pa.string(), mask=missing))
@@ -207,6 +212,11 @@ def _frames_column(name: str, segments: list[Segment | None], signature: Signatu
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), frames, type=pa.list_(kind), mask=missing
     )
+
+
+def _mask(segment: Segment | None) -> np.ndarray | None:
+    """Which frames of a segment carry loss; None: all."""
+    return None if segment is None else segment.predict
 
 
 def _checked(name: str, segment: Segment, signature: Signature, width: int) -> np.ndarray:
@@ -300,8 +310,9 @@ def _look_at(
         _check_columns(path, name, signature, types)
     with sound(path):
         n_bytes = _frame_bytes(about, wanted)
+        masked = tuple(name for name in wanted if _has_values(about, name + PREDICT))
     status = path.stat()
-    part = Part(path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes)
+    part = Part(path, status.st_size, status.st_mtime_ns, about.num_rows, n_bytes, masked)
     return {name: found[name] for name in wanted}, part, about.metadata or {}
 
 
@@ -331,8 +342,10 @@ def _check_columns(
 
     The tokenizer that made its rows is checked when they are read.
     """
-    for suffix, kind in zip(COLUMNS, schema_of({name: signature}).types, strict=True):
+    for suffix, kind in zip((*COLUMNS, PREDICT), schema_of({name: signature}).types, strict=True):
         if name + suffix not in types:
+            if suffix == PREDICT:
+                continue
             raise UserError(f"{path}: the column {name + suffix!r} is missing")
         if types[name + suffix] != kind:
             raise UserError(
@@ -358,6 +371,18 @@ def _frame_bytes(about: pq.FileMetaData, signatures: Mapping[str, Signature]) ->
         for prefix in size
         if column.path_in_schema.startswith(prefix)
     )
+
+
+def _has_values(about: pq.FileMetaData, column: str) -> bool:
+    """Whether a column of lists is there and has a value, as far as the file's statistics tell."""
+    for g in range(about.num_row_groups):
+        for c in range(about.num_columns):
+            chunk = about.row_group(g).column(c)
+            if chunk.path_in_schema.startswith(f"{column}.list."):
+                counts = chunk.statistics
+                if counts is None or counts.null_count is None or counts.num_values:
+                    return True
+    return False
 
 
 class TokenFile:
@@ -408,12 +433,15 @@ class TokenFile:
             info = _info(column.info(i))
         except UserError as error:
             raise UserError(f"{self.path}: field {field!r}, row {i}: {error}") from None
-        truncated = bool(column.truncated[i])
+        more: dict[str, Any] = {
+            "info": info,
+            "truncated": bool(column.truncated[i]),
+            "predict": column.mask(i),
+        }
         if signature.latent_size:
-            latents = frames.astype(np.float32)
-            return Segment(signature.modality, latents=latents, info=info, truncated=truncated)
+            return Segment(signature.modality, latents=frames.astype(np.float32), **more)
         codes = frames.astype(np.int32)  # a wide type, so that arithmetic on codes cannot wrap
-        return Segment(signature.modality, codes=codes, info=info, truncated=truncated)
+        return Segment(signature.modality, codes=codes, **more)
 
     def files(self, field: str) -> list[str | None]:
         """The file that each row's signal of a field was read from; None where it is unknown.

@@ -22,7 +22,7 @@ class LogLikelihood:
         nats: per segment, frames and end mark together; None for a segment that was only a
             condition.
         frames: per segment, how many frames its nats are the sum over: of a segment with spans to
-            infill those in the spans.
+            infill those in the spans, of one with `Segment.predict` those that it asks for.
         kind: "exact", "bound" (an upper bound on -log p, in expectation where it is sampled) or
             "estimate": the least certain among the predicted segments. It is of the codes or
             latents as they are; whether a signal has other codes too, the model does not know.
@@ -133,5 +133,5 @@ def _n_frames(segment: Segment | None) -> int:
     if segment is None:
         return 0
     if segment.infill_spans:
-        return sum(b - a for a, b in segment.infill_spans)
-    return len(segment)
+        return sum(int(segment.asked[a:b].sum()) for a, b in segment.infill_spans)
+    return int(segment.asked.sum())

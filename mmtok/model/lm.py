@@ -294,7 +294,7 @@ class LM(nn.Module):
         if not self._are_complete(m, at, batch):
             raise UserError(
                 f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short"
-                " nor infilled"
+                " nor infilled, nor predicted in part"
             )
         if not len(at):
             # Empty batch: keep the head's parameters in the graph so that all ranks reduce the same

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,44 @@ def test_document_inverts_stream(vocabulary, corpus):
             for s, p in zip(document.segments, document.predict, strict=True)
         ]
         assert list(back.predict) == predictable
+
+
+def test_a_mask_says_which_frames_are_predicted_and_the_end_goes_with_the_last(
+    vocabulary, corpus, rng
+):
+    """The same stream as without, but for `predict`; and documents come back with their masks."""
+    for document in corpus:
+        masks = [None if s is None else rng.random(len(s)) < 0.5 for s in document.segments]
+        segments = tuple(
+            None if s is None else replace(s, predict=mask)
+            for s, mask in zip(document.segments, masks, strict=True)
+        )
+        masked = replace(document, segments=segments)
+        plain = to_stream(vocabulary, document)
+        stream = to_stream(vocabulary, masked)
+        assert np.array_equal(stream.ids, plain.ids)
+        for i, (s, mask) in enumerate(zip(document.segments, masks, strict=True)):
+            if s is None:
+                continue
+            here = plain.segment == i
+            span = vocabulary.span(s.modality)
+            is_frame = here & (plain.ids >= span[0]) & (plain.ids <= span[-1])
+            if not s.infill_spans:
+                asked = mask & document.predict[i]
+                assert np.array_equal(stream.predict[is_frame], asked)
+                ends = here & (plain.ids == vocabulary.end(s.modality))
+                with_last = bool(mask[-1]) if len(mask) else True
+                assert np.array_equal(stream.predict[ends], plain.predict[ends] & with_last)
+            n_asked = sum(mask[a:b].sum() for a, b in s.infill_spans or ((0, len(s)),))
+            assert stream.predict[is_frame].sum() == n_asked * document.predict[i]
+        again = to_stream(vocabulary, to_document(vocabulary, stream))
+        assert np.array_equal(again.predict, stream.predict)
+
+
+def test_a_mask_of_another_length_or_kind_is_refused():
+    for mask in (np.ones(2, bool), np.ones(3, int), np.ones((3, 1), bool)):
+        with pytest.raises(ValueError, match=r"predict must be \(3,\) bool"):
+            Segment("text", codes=np.ones((3, 1), int), predict=mask)
 
 
 def test_a_prompt_stops_at_its_open_end(vocabulary, segment):

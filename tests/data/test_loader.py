@@ -69,6 +69,24 @@ def loader(vocabulary, files):
     return make
 
 
+def test_only_frames_that_a_row_asks_for_carry_loss(tmp_path, vocabulary, segment, rng):
+    """A mask of the token file comes through to the batch, cut where the task cuts."""
+    rows = [
+        {"caption": replace(segment("text", n), predict=rng.random(n) < 0.4)}
+        for n in rng.integers(1, 9, 40)
+    ]
+    write_tokens(tmp_path / "t.parquet", {"caption": vocabulary.signatures["text"]}, rows)
+    file = read_tokens(tmp_path / "t.parquet")
+    for most, n_asked in ((0, None), (3, 3)):
+        task = Task((), ("caption",), max_target_frames=most)
+        loader = Loader([file], (task,), vocabulary, {}, 2, 48, 0)
+        for row in loader.items(0):
+            for item in row:
+                stream, _ = loader._document(item, 0)
+                mask = rows[item.row]["caption"].predict[:n_asked]
+                assert np.array_equal(stream.predict[2 : 2 + len(mask)], mask)
+
+
 def tensors(batch):
     """Every tensor of a batch by name."""
     named = {f.name: getattr(batch, f.name) for f in fields(batch)}

@@ -52,7 +52,10 @@ def random_segment(signature, rng):
     info = [{}, {"rate_hz": 16_000}, {"n_samples": int(rng.integers(1000)), "name": "é\n"}][
         rng.integers(3)
     ]
-    return Segment(signature.modality, **{kind: values}, info=info, truncated=truncated)
+    more = {"info": info, "truncated": truncated}
+    if signature.modality in ("text", "voice") and n and rng.integers(2):
+        more["predict"] = rng.random(n) < 0.5
+    return Segment(signature.modality, **{kind: values}, **more)
 
 
 def random_rows(n, seed):
@@ -89,6 +92,8 @@ def same(a, b):
                 and x.values.shape == y.values.shape
             )
             assert (x.modality, x.truncated, x.info) == (y.modality, y.truncated, y.info)
+            assert (x.predict is None) == (y.predict is None)
+            assert np.array_equal(x.asked, y.asked)
     return True
 
 

@@ -25,13 +25,17 @@ SIGNATURES = {
 
 def random_segment(signature, rng, frames=None):
     T = signature.frames or (rng.integers(0, 9) if frames is None else frames)
-    info = {"n_samples": np.int64(rng.integers(100)), "name": "é\n", "gain": 0.5}
-    truncated = bool(rng.integers(2)) and signature.frames is None
+    more = {
+        "info": {"n_samples": np.int64(rng.integers(100)), "name": "é\n", "gain": 0.5},
+        "truncated": bool(rng.integers(2)) and signature.frames is None,
+    }
+    if signature.modality in ("text", "voice") and T and rng.integers(2):
+        more["predict"] = rng.random(T) < 0.5
     if signature.latent_size:
         latents = rng.normal(size=(T, signature.latent_size)).astype(np.float32)
-        return Segment(signature.modality, latents=latents, info=info, truncated=truncated)
+        return Segment(signature.modality, latents=latents, **more)
     codes = rng.integers(0, signature.levels, size=(T, len(signature.levels)))
-    return Segment(signature.modality, codes=codes, info=info, truncated=truncated)
+    return Segment(signature.modality, codes=codes, **more)
 
 
 def random_rows(n, seed=0):
@@ -43,6 +47,8 @@ def random_rows(n, seed=0):
 
 
 def same(a, b):
+    if (a.predict is None) != (b.predict is None) or not np.array_equal(a.asked, b.asked):
+        return False
     values_equal = np.array_equal(a.values, b.values) and a.values.shape == b.values.shape
     return values_equal and (a.modality, a.truncated, dict(a.info)) == (
         b.modality,
@@ -75,6 +81,23 @@ def test_reading_inverts_writing(tmp_path_factory, n, row_group, seed):
     for name in SIGNATURES:
         assert file.lengths(name).tolist() == [len(row[name]) if name in row else 0 for row in rows]
         assert file.has(name).tolist() == [name in row for row in rows]
+
+
+def test_masks_that_do_not_fit_their_frames_are_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_one(path, "caption", [[1], [2], [3]], predict=np.array([True, False, True]))
+    table = pq.read_table(path)
+    at = table.schema.names.index("caption.predict")
+    for mask in ([True, False], [True, None, True]):
+        column = pa.array([mask], pa.list_(pa.bool_()))
+        pq.write_table(table.set_column(at, table.schema.field(at), column), path)
+        with pytest.raises(UserError, match="masks that do not fit its frames"):
+            read_tokens(path)
+    pq.write_table(table.drop_columns("caption.predict"), path)
+    assert read_tokens(path).segment("caption", 0).predict is None
+    pq.write_table(table.set_column(at, "caption.predict", pa.array(["yes"])), path)
+    with pytest.raises(UserError, match="'caption.predict' holds string"):
+        read_tokens(path)
 
 
 def test_segments_can_be_computed_with_without_wrapping(tmp_path):
