@@ -18,6 +18,7 @@ from mmtok.io.tables import (
     PACKED,
     ROWS,
     SEPARATORS,
+    TEXT_TABLE,
     TEXTS,
     check_count,
     decoded,
@@ -90,10 +91,10 @@ def open_table(
 
     Raises UserError where it has no header, or none that can be used.
     """
-    suffix = suffix_of(path)
+    suffix = suffix_of(path, named=True)
     if suffix == ".parquet":
         return TableFile(path, _parquet_names(path), "row")
-    if suffix not in SEPARATORS and not separator:
+    if suffix not in (*SEPARATORS, TEXT_TABLE) and not separator:
         if suffix is None:
             raise UserError(f"{path}: not a table; known are {', '.join(TEXTS)} and .parquet")
         return _json_table(path)

@@ -25,7 +25,11 @@ from mmtok.io.messages import listed
 from mmtok.io.tally import Tally
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
-OTHERS = ("|", ",", ";", "\t")  # of files called .csv: the first one that is in the header
+TEXT_TABLE = ".txt"  # a table only where a user names it as one
+CERTAIN = ("|", "\t")  # separators of a .csv or .txt wherever the header has them
+USUAL = (",", ";")  # else the one that cuts the header into more cells
+DECLARED = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)  # the first line that Excel reads
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
 PACKED = ".gz"  # behind the suffix of a text
 SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
@@ -112,7 +116,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     without rows.
     """
     path = Path(path)
-    suffix = suffix_of(path)
+    suffix = suffix_of(path, named=True)
     if suffix is None:
         texts = ", ".join(TEXTS)
         raise UserError(
@@ -121,7 +125,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
         )
     if suffix == ".parquet":
         table = _parquet(path)
-    elif suffix in SEPARATORS:
+    elif suffix in (*SEPARATORS, TEXT_TABLE):
         table = _separated(path, decoded(path), columns)
     else:
         table = _json(path, decoded(path))
@@ -130,10 +134,16 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     return table
 
 
-def suffix_of(path: Path) -> str | None:
-    """The suffix of a table in a file's name, as .csv of t.CSV.gz; None for other files."""
+def suffix_of(path: Path, named: bool = False) -> str | None:
+    """The suffix of a table in a file's name, as .csv of t.CSV.gz; None for other files.
+
+    named: whether the user named the file as a table; then it may be a .txt.
+    """
     name = path.name.lower()
-    found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    known = SUFFIXES
+    if named:
+        known = (*SUFFIXES, TEXT_TABLE, TEXT_TABLE + PACKED)
+    found = next((suffix for suffix in known if name.endswith(suffix)), None)
     return found and found.removesuffix(PACKED)
 
 
@@ -238,12 +248,19 @@ def _separated(path: Path, text: str, columns: Sequence[str]) -> Table:
 
 
 def separator_of(path: Path, lines: Iterable[str]) -> str:
-    """The suffix's own; of a .csv, what its header has."""
-    separator = SEPARATORS[suffix_of(path) or ""]
+    """The suffix's own; of a .csv or .txt, what its header has outside quotes, or line 1 declares.
+
+    Such a line is sep=; as spreadsheets read it.
+    """
+    separator = SEPARATORS.get(suffix_of(path) or "", ",")
     if separator != ",":
         return separator
     header = next((line for line in lines if line.strip()), "")
-    return next((other for other in OTHERS if other in header), separator)
+    if declared := DECLARED.fullmatch(header):
+        return declared[1]
+    bare = QUOTED.sub("", header)
+    certain = next((other for other in CERTAIN if other in bare), None)
+    return certain or max(USUAL, key=bare.count)
 
 
 def separated_records(
@@ -256,7 +273,9 @@ def separated_records(
     record: list[str] = []
 
     def kept() -> Iterator[str]:
-        for line in lines:
+        for i, line in enumerate(lines):
+            if i == 0 and DECLARED.fullmatch(line):
+                line = "\n"
             record.append(line)
             yield line
 

@@ -11,7 +11,8 @@ import pytest
 
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
-from mmtok.io.tables import as_text, read_table
+from mmtok.io.table_rows import open_table
+from mmtok.io.tables import as_text, read_table, suffix_of
 
 WORDS = [
     "00501",
@@ -222,3 +223,43 @@ def test_a_small_file_of_a_large_table_is_refused_while_it_is_unpacked(tmp_path)
     finally:
         tracemalloc.stop()
         memory_budget.set_limit(None)
+
+
+# ---- separators
+
+
+@pytest.mark.parametrize(
+    "name, header, separator",
+    [
+        ("t.csv", '"file, of sound";text', ";"),
+        ("t.csv", '"a|b","c;d"', ","),
+        ("t.csv", "file;text, cleaned;speaker", ";"),
+        ("t.csv", "file\ttext, cleaned", "\t"),
+        ("t.txt", "file|text", "|"),
+        ("t.txt", "file\ttext", "\t"),
+        ("t.TXT.gz", "file;text", ";"),
+        ("t.tsv", "file\ta;b", "\t"),
+    ],
+)
+def test_the_header_says_the_separator_outside_quotes(tmp_path, name, header, separator):
+    n_cells = len(next(csv.reader([header], delimiter=separator)))
+    content = f"{header}\n{separator.join('x' * n_cells)}\n".encode()
+    path = put(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name)
+    table = read_table(path)
+    assert table.separator == separator == open_table(path).separator
+    assert table.rows == [("x",) * n_cells]
+    assert [cells for _, cells in open_table(path).rows(table.columns)] == [["x"] * n_cells]
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "sep=;\r"])
+def test_the_line_of_spreadsheets_declares_the_separator(tmp_path, first):
+    path = put(tmp_path, f'\ufeff{first}\nfile, of sound;text\na;"b;c"\n')
+    table = read_table(path)
+    assert table.columns == ("file, of sound", "text") and table.rows == [("a", "b;c")]
+    assert table.where(0).endswith("line 3")
+    assert list(open_table(path).rows(table.columns)) == [(3, ["a", "b;c"])]
+
+
+def test_a_text_is_a_table_only_where_it_is_named(tmp_path):
+    path = put(tmp_path, "file,text\na,b\n", "t.txt")
+    assert suffix_of(path) is None and suffix_of(path, named=True) == ".txt"
