@@ -1,0 +1,157 @@
+"""Reading what people have: how fast corpora are listed and read, and in how much memory.
+
+    python scripts/bench_data.py [--only SECTION ...] [--quick | --full] [--json FILE]
+
+    speech   an LJSpeech-like corpus of 13,100 clips is listed, and its broken file named; the
+             memory that a manifest of 100,000 rows takes (--full: of a million)
+
+Files are made in a temporary folder first. Memory is that of a process of its own, beyond what its
+imports take. On a shared machine only memory and ratios mean much.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from side_by_side import Line, called, machine, parsed, parser, report, seconds
+
+from mmtok.errors import UserError
+from mmtok.sources.speech import SpeechFolder, write_sound
+
+MB = 2**20
+GIB_MB = 1024.0
+PACKAGES = ("numpy", "pyarrow", "soundfile")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for: a quick look, or the sizes that take long."""
+
+    quick: bool = False
+    full: bool = False
+
+
+def peak_mb(work: Callable[[], object]) -> float:
+    """The memory that a call takes at most, in a new process, beyond that of its imports.
+
+    Args:
+        work: picklable; what it imports should be imported by its module.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_mb, (work,))
+
+
+def _peak_mb(work: Callable[[], object]) -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    warnings.simplefilter("ignore")
+    work()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MB
+
+
+# ---- speech
+
+
+def speech(options: Options) -> Iterator[Line]:
+    """Listing 13,100 clips of 0.3 s, a broken one among them, and a large manifest."""
+    n_clips = 1_000 if options.quick else 13_100
+    n_rows = 10_000 if options.quick else 100_000
+    if options.full:
+        n_rows = 1_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        broken = make_ljspeech(place / "lj", n_clips)
+        took = seconds(SpeechFolder(str(place / "lj")).check)
+        what = f"{n_clips:,} clips listed by their headers"
+        yield Line(what, "s", took, "", None, "seconds", took, 20.0, least=False)
+        broken.write_bytes(b"RIFF, and no sound")
+        took, wrong = first_problem(place / "lj", broken)
+        what = f"the broken one of {n_clips:,} clips named"
+        yield Line(what, "s", took, "", None, "seconds", took, 20.0, least=False, wrong=wrong)
+        manifest = make_manifest(place / "nemo", n_rows)
+        start = time.perf_counter()
+        peak = peak_mb(partial(list_all, manifest))
+        took = time.perf_counter() - start
+        what = f"a manifest of {n_rows:,} rows listed"
+        yield Line(what, "MB at most", peak, "time", took, "MB", peak, GIB_MB, least=False)
+
+
+def make_ljspeech(folder: Path, n_clips: int) -> Path:
+    """A corpus as LJSpeech is published, of clips of 0.3 s. Returns the path of its last one."""
+    generator = np.random.default_rng(0)
+    (folder / "wavs").mkdir(parents=True)
+    rows = []
+    for i in range(n_clips):
+        name = f"LJ{1 + i // 200:03}-{i % 200:04}"
+        path = folder / "wavs" / f"{name}.wav"
+        write_sound(path, generator.normal(0, 0.1, 6_615).astype(np.float32), 22_050)
+        rows.append(f"{name}|Text number {i}, as it is written.|Text number {i}, spelled out.\n")
+    (folder / "metadata.csv").write_text("".join(rows))
+    return path
+
+
+def first_problem(folder: Path, broken: Path) -> tuple[float, str]:
+    """How long it takes until a broken file is named, and what went wrong with that."""
+    source = SpeechFolder(str(folder), on_error="raise")
+    start = time.perf_counter()
+    try:
+        source.check()
+    except UserError as error:
+        wrong = "" if str(broken) in str(error) else f"another error: {error}"
+        return time.perf_counter() - start, wrong
+    return time.perf_counter() - start, "the broken file was not found"
+
+
+def make_manifest(folder: Path, n_rows: int) -> Path:
+    """A NeMo manifest of as many files, all links to one sound."""
+    folder.mkdir(parents=True)
+    write_sound(folder / "one.wav", np.zeros(4_800, np.float32))
+    with (folder / "manifest.jsonl").open("w") as file:
+        for i in range(n_rows):
+            path = folder / "wavs" / f"{i // 1000:04}" / f"clip_{i:07}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(folder / "one.wav", path)
+            row = {
+                "audio_filepath": str(path.relative_to(folder)),
+                "duration": 0.3,
+                "text": f"the transcript of clip {i} of a long list of clips, as long as most are",
+                "speaker": f"speaker {i % 5_000}",
+            }
+            file.write(json.dumps(row) + "\n")
+    return folder / "manifest.jsonl"
+
+
+def list_all(manifest: Path) -> None:
+    """List the training clips of a manifest, and read the first 256."""
+    listing = SpeechFolder(str(manifest)).listing("train")
+    list(next(iter(listing.chunks)).read())
+
+
+# ---- the command line
+
+SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {"speech": speech}
+
+
+def main() -> None:
+    """Measures the sections that the command line names, and prints their figures."""
+    made = parser(__doc__.splitlines()[0], SECTIONS, 1)
+    made.add_argument("--quick", action="store_true", help="small sizes: does everything run?")
+    made.add_argument("--full", action="store_true", help="the largest sizes, which take long")
+    asked = parsed(made, SECTIONS)
+    options = Options(asked.quick, asked.full)
+    lines = (line for name in asked.rows for line in SECTIONS[name](options))
+    report(lines, asked.json, machine=machine(PACKAGES))
+
+
+if __name__ == "__main__":
+    called(main)

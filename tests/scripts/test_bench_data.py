@@ -1,0 +1,34 @@
+"""The benchmark of corpora makes what it says, and times what it should find."""
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location("bench_data", SCRIPTS / "bench_data.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPTS))
+    del sys.modules[spec.name], sys.modules["side_by_side"]
+
+
+def test_the_broken_clip_of_a_corpus_is_the_problem_that_is_timed(bench, tmp_path):
+    last = bench.make_ljspeech(tmp_path / "lj", 3)
+    assert last.name == "LJ001-0002.wav"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert bench.first_problem(tmp_path / "lj", last)[1] == "the broken file was not found"
+        last.write_bytes(b"RIFF, and no sound")
+        took, wrong = bench.first_problem(tmp_path / "lj", last)
+        assert took < 20 and not wrong
+        bench.list_all(bench.make_manifest(tmp_path / "nemo", 5))
