@@ -97,24 +97,25 @@ def found_quantities(columns: Columns, named: Mapping[str, str]) -> dict[str, st
 
     Raises UserError where a user names a column that is not there.
     """
+    short = {name.rpartition("/")[2]: name for name in reversed(columns.names)}  # in a group
+    there = list(dict.fromkeys((*short, *columns.names)))
     found: dict[str, str] = {}
     for name, column in named.items():
         if name != "caption":
-            quantity = OTHER_NAMES.get(name, name)
-            found[quantity] = named_column(column, columns.names, columns.path)
+            found[OTHER_NAMES.get(name, name)] = named_column(column, there, columns.path)
     chosen = is_named(named)
     records = _records_of(columns.names)
     for quantity, spellings in PARTS.items():
         if quantity in found or (chosen and quantity in KINEMATIC):
             continue
-        known = known_column(_prefixed(spellings, records), columns.names)
+        known = known_column(_prefixed(spellings, records), there)
         if known is not None:
             found[quantity] = known
     for quantity, spellings in OF_JET.items():
-        known = known_column(spellings, columns.names)
+        known = known_column(spellings, there)
         if quantity not in found and known is not None:
             found[quantity] = known
-    return found
+    return {quantity: short.get(column, column) for quantity, column in found.items()}
 
 
 def _records_of(names: Sequence[str]) -> tuple[str, ...]:

@@ -152,7 +152,9 @@ class JetFile(ScreenedSource):
         files = self._files()
         if self.train or self.heldout:
             files = [file for file in files if self._split_of(file)]
-        firsts = {file.suffix.lower(): file for file in reversed(files)}
+        firsts: dict[str, Path] = {}
+        for file in files:
+            firsts.setdefault(file.suffix.lower(), file)
         layouts = {
             suffix: layout_of(file, self._settings(), self.layout)
             for suffix, file in firsts.items()

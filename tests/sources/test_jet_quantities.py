@@ -1,0 +1,199 @@
+"""Jets from columns of any names: what is named, what is found, what is said."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmtok.errors import UserError
+from mmtok.sources.jet_formats import layout_of
+from mmtok.sources.jet_reader import ReadSettings
+from mmtok.sources.jets import JetFile, read_jets
+
+JETS = [  # pt, eta, phi of constituents, by falling pt
+    [[50.0, 0.5, 3.1], [20.0, 0.4, -3.1], [1.0, 0.7, 3.0]],
+    [[30.0, -1.0, 0.2]],
+]
+AXES = [[71.0, 0.45, 3.13], [30.0, -0.9, 0.1]]
+
+
+def columns_of(prefix="part_"):
+    """Lists of pt, eta and phi, and the axes."""
+    names = ("pt", "eta", "phi")
+    lists = {f"{prefix}{n}": [[p[k] for p in jet] for jet in JETS] for k, n in enumerate(names)}
+    return lists | {f"jet_{n}": [axis[k] for axis in AXES] for k, n in enumerate(names)}
+
+
+def about(axes):
+    """The jets about these axes."""
+    made = []
+    for jet, (_, eta, phi) in zip(JETS, axes):
+        rows = np.array(jet) - [0, eta, phi]
+        rows[:, 2] = (rows[:, 2] + np.pi) % (2 * np.pi) - np.pi
+        made.append(rows)
+    return made
+
+
+def assert_close(found, expected):
+    assert len(found) == len(expected)
+    for jet, rows in zip(found, expected):
+        np.testing.assert_allclose(jet, rows, rtol=1e-5, atol=1e-6)
+
+
+def padded(lists, size=4, value=0.0):
+    return np.array([[*row, *[value] * (size - len(row))] for row in lists])
+
+
+def write(path, columns):
+    """The columns as a file of that suffix."""
+    if path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pa.table(columns), path)
+    elif path.suffix == ".jsonl":
+        rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    elif path.suffix == ".root":
+        uproot = pytest.importorskip("uproot")
+        ak = pytest.importorskip("awkward")
+        with uproot.recreate(path) as file:
+            file["Events"] = {name: ak.Array(column) for name, column in columns.items()}
+    else:
+        arrays = {
+            name: padded(column) if isinstance(column[0], list) else np.array(column)
+            for name, column in columns.items()
+        }
+        if path.suffix == ".npz":
+            np.savez(path, **arrays)
+        else:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(path, "w") as file:
+                for name, array in arrays.items():
+                    file[f"events/{name}"] = array
+    return path
+
+
+SUFFIXES = [".parquet", ".jsonl", ".root", ".npz", ".h5"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_known_names_of_columns(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", columns_of())
+    assert layout_of(path).name == "columns"
+    with pytest.warns(
+        UserWarning, match="part_pt in GeV .assumed., eta from .*part_eta, axis: .*jet_eta"
+    ):
+        assert_close(read_jets(path), about(AXES))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_named_columns_and_the_sum_as_axis(tmp_path, suffix):
+    columns = columns_of("mine_")
+    columns = {n: c for n, c in columns.items() if not n.startswith("jet_")}
+    columns["mine_q"] = [[1.0, -1.0, 0.0], [1.0]]
+    path = write(tmp_path / f"a{suffix}", columns)
+    named = {"pt": "mine_pt", "eta": "mine_eta", "phi": "Mine_Phi", "charge": "mine_q"}
+    features = ("pt_gev", "eta_rel", "phi_rel", "charge")
+    with pytest.warns(UserWarning, match="axis: the sum of the constituents"):
+        first, second = read_jets(path, features, ReadSettings(named))
+    np.testing.assert_allclose(second, [[30, 0, 0, 1]], atol=1e-6)
+    pt, eta, phi, charge = first.astype(np.float64).T
+    assert charge.tolist() == [1, -1, 0]
+    assert abs(pt @ np.sin(phi)) < 1e-4 and abs(pt @ np.sinh(eta)) < 1e-4
+    np.testing.assert_allclose(np.diff(eta), np.diff([0.5, 0.4, 0.7]), atol=1e-6)
+    with pytest.raises(UserError, match="no column 'mine_p'; nearest: mine_"):
+        read_jets(path, settings=ReadSettings({**named, "pt": "mine_p"}))
+
+
+def test_momenta_ptrel_and_angles_of_their_own(tmp_path):
+    pt, eta, phi = ([[p[k] for p in jet] for jet in JETS] for k in range(3))
+    momenta = {
+        "part_px": [list(np.multiply(a, np.cos(b))) for a, b in zip(pt, phi)],
+        "part_py": [list(np.multiply(a, np.sin(b))) for a, b in zip(pt, phi)],
+        "part_pz": [list(np.multiply(a, np.sinh(b))) for a, b in zip(pt, eta)],
+    }
+    axes = {n: c for n, c in columns_of().items() if n.startswith("jet_")}
+    path = write(tmp_path / "p.parquet", {**momenta, **axes})
+    assert_close(read_jets(path), about(AXES))
+    relative = {
+        "ptrel": [[p / axis[0] for p in row] for row, axis in zip(pt, AXES)],
+        "deta": [list(jet[:, 1]) for jet in about(AXES)],
+        "dphi": [list(jet[:, 2]) for jet in about(AXES)],
+    }
+    path = write(tmp_path / "r.parquet", {**relative, **axes})
+    with pytest.warns(UserWarning, match="ptrel and jet_pt in GeV .*as they are in deta, dphi"):
+        assert_close(read_jets(path), about(AXES))
+
+
+@pytest.mark.parametrize(
+    "name, unit, scale", [("part_pt_MeV", "", 1e-3), ("part_pt", "MeV", 1e-3), ("pt_gev", "", 1)]
+)
+def test_units_by_name_or_by_word(tmp_path, name, unit, scale):
+    columns = columns_of()
+    columns[name] = columns.pop("part_pt")
+    path = write(tmp_path / "a.jsonl", columns)
+    settings = ReadSettings({"pt": name, "eta": "part_eta", "phi": "part_phi"}, unit)
+    assert_close(read_jets(path, settings=settings), [j * [scale, 1, 1] for j in about(AXES)])
+    with pytest.raises(UserError, match="pt_unit is 'eV'; it is one of GeV, MeV"):
+        read_jets(path, settings=ReadSettings(settings.columns, "eV"))
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_padding_is_left_out_and_numbers_that_are_missing_are_not(tmp_path, value):
+    columns = columns_of()
+    arrays = {n: np.array(columns[n]) for n in ("jet_eta", "jet_phi")}
+    arrays |= {n: padded(columns[n], 6, value) for n in ("part_pt", "part_eta", "part_phi")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert_close(read_jets(tmp_path / "a.npz"), about(AXES))
+    arrays["part_eta"][1, 0] = np.nan
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="jet 1 has a NaN"):
+        read_jets(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_lists_of_records(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    records = [[dict(zip(("pt", "eta", "phi"), p)) for p in jet] for jet in JETS]
+    if suffix == ".parquet":
+        ak = pytest.importorskip("awkward")
+        ak.to_parquet(ak.Array([{"particles": jet, "kind": "top"} for jet in records]), str(path))
+    else:
+        path.write_text("".join(f"{json.dumps(jet)}\n\n" for jet in [*records, []]))
+    with pytest.warns(UserWarning):
+        found = read_jets(path)
+    axes = [[0, *(np.array(jet)[0, 1:] - rows[0, 1:])] for jet, rows in zip(JETS, found)]
+    assert_close(found[:2], about(axes))
+    assert suffix == ".parquet" or found[2].shape == (0, 3)
+    if suffix == ".parquet":
+        source = JetFile(str(path), columns={"caption": "kind"})
+        assert [e["caption"] for s in source.splits for e in source.examples(s)] == ["top"] * 2
+
+
+def test_columns_that_do_not_fit_are_refused_in_a_line(tmp_path):
+    columns = columns_of()
+    columns["part_eta"] = [[0.1], [0.2]]
+    path = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match="jet 0 has other numbers of eta than of pt"):
+        read_jets(path)
+    path = write(tmp_path / "b.jsonl", {"x": [[1.0]], "name": ["a"]})
+    with pytest.raises(UserError, match=r"lack a pt \(.*name them, as in --columns pt=.*x, name"):
+        read_jets(path)
+    (tmp_path / "c.jsonl").write_text('[{"pt": 1, "eta": 2, "phi": 3}, {"pt": 1}]\n')
+    with pytest.raises(
+        UserError, match="c.jsonl: line 1: its records do not all have pt, eta, phi"
+    ):
+        read_jets(tmp_path / "c.jsonl")
+    (tmp_path / "d.jsonl").write_text('[{"pt": 1, "eta": 2, "phi": 3}]\n{"pt": \n')
+    with pytest.raises(UserError, match="d.jsonl: line 2: not JSON"):
+        read_jets(tmp_path / "d.jsonl")
+    with pytest.raises(UserError, match="the layouts are plain, jetnet, jetclass"):
+        JetFile(str(path), layout="jetklass")
+
+
+def test_captions_by_column(tmp_path):
+    path = write(tmp_path / "a.parquet", {**columns_of(), "label": [3, 1]})
+    source = JetFile(str(path), columns={"caption": "Label"})
+    found = {e.name[-1]: e["caption"] for s in source.splits for e in source.examples(s)}
+    assert found == {"0": "3", "1": "1"}
+    with pytest.raises(UserError, match="no column 'labl'; nearest: label"):
+        JetFile(str(path), columns={"caption": "labl"}).check()
