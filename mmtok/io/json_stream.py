@@ -1,0 +1,116 @@
+"""A large JSON object read a piece at a time: the elements of its lists, one after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmtok.errors import UserError, reason_of
+from mmtok.io import memory_budget
+
+PIECE = 2**20  # characters that are read at once
+SPACE = " \t\r\n"
+CHARACTER_BYTES = 40  # of memory, of a character in a value that is being read
+
+
+def stream_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of the object in a file: (key, value), of a list (key, element) for each element.
+
+    So that only one element is in memory.
+
+    Raises UserError, naming the file, for what is no object in JSON.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = _Text(path, file)
+            text.expect("{")
+            separator = "," if text.peek() != "}" else text.expect("}")
+            while separator == ",":
+                key = text.value()
+                text.expect(":")
+                if text.peek() == "[":
+                    for element in _elements(text):
+                        yield key, element
+                else:
+                    yield key, text.value()
+                separator = text.expect(",}")
+            if text.peek():
+                raise text.fault("something follows the object")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; is it JSON?") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
+
+
+def _elements(text: _Text) -> Iterator[Any]:
+    text.expect("[")
+    separator = "," if text.peek() != "]" else text.expect("]")
+    while separator == ",":
+        yield text.value()
+        separator = text.expect(",]")
+
+
+class _Text:
+    """The text of a file from a place on; what was read is dropped."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path = path
+        self.file = file
+        self.text = ""
+        self.at = 0
+        self.n_dropped = 0
+        self.is_whole = False  # whether the rest of the file is in `text`
+        self.decoder = json.JSONDecoder()
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            while self.at < len(self.text):
+                if self.text[self.at] not in SPACE:
+                    return self.text[self.at]
+                self.at += 1
+            if self.is_whole:
+                return ""
+            self._read_on(PIECE)
+
+    def expect(self, characters: str) -> str:
+        """The next character, which is one of these. Raises UserError for another."""
+        found = self.peek()
+        if not found or found not in characters:
+            wanted = " or ".join(characters)
+            raise self.fault(f"expected {wanted}, found {found or 'the end'}")
+        self.at += 1
+        return found
+
+    def value(self) -> Any:
+        """The next value, as Python has it."""
+        self.peek()
+        n_more = PIECE
+        while True:
+            try:
+                value, end = self.decoder.raw_decode(self.text, self.at)
+            except RecursionError:
+                raise self.fault("nested too deeply") from None
+            except ValueError as error:
+                if self.is_whole:
+                    raise self.fault(reason_of(error)) from None
+            else:
+                if end < len(self.text) or self.is_whole:  # a number may go on in the next piece
+                    self.at = end
+                    return value
+            memory_budget.check(CHARACTER_BYTES * (len(self.text) + n_more), self.path, "a value")
+            self._read_on(n_more)
+            n_more *= 2
+
+    def fault(self, what: str) -> UserError:
+        """The error to raise here."""
+        return UserError(f"{self.path}: not JSON at character {self.n_dropped + self.at:,}: {what}")
+
+    def _read_on(self, n: int) -> None:
+        piece = self.file.read(n)
+        self.is_whole = not piece
+        self.n_dropped += self.at
+        self.text = self.text[self.at :] + piece
+        self.at = 0

@@ -1,0 +1,57 @@
+"""Laws of the stream: the same values as Python's own reader, wherever the pieces end."""
+
+import json
+
+import pytest
+
+from mmtok.errors import UserError
+from mmtok.io import json_stream
+from mmtok.io.json_stream import stream_json
+
+VALUE = {
+    "info": {"year": 2017, "a": [1, 2, [3]]},
+    "n": 123456,
+    "images": [{"id": i, "file_name": f"{i:012}.jpg", "größe": 1.5e-3} for i in range(20)],
+    "none": [],
+    "annotations": [1, -2.5, 'a "quoted" text ]}', None, True],
+}
+
+
+def collected(path):
+    found = {}
+    for key, value in stream_json(path):
+        if isinstance(VALUE[key], list):
+            found.setdefault(key, []).append(value)
+        else:
+            found[key] = value
+    return found
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 10_000])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_pieces_give_the_whole(tmp_path, monkeypatch, piece, indent):
+    monkeypatch.setattr(json_stream, "PIECE", piece)
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(VALUE, indent=indent).encode())
+    assert collected(path) | {"none": []} == VALUE
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "expected {, found the end"),
+        ("[1]", r"expected {, found \["),
+        ('{"a": [1, 2', "expected , or ], found the end"),
+        ('{"a": [{"b": 1, ', "not JSON at character 7"),
+        ('{"a" 1}', "expected :, found 1"),
+        ('{"a": 1} x', "something follows"),
+        ('{"a": ' + "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_faults_are_named_with_their_place(tmp_path, text, said):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=f"a.json: not JSON at character .*{said}|{said}"):
+        list(stream_json(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(UserError, match="a.json: not UTF-8"):
+        list(stream_json(tmp_path / "a.json"))
