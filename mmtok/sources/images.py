@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmtok.errors import UserError, missing_extra
+from mmtok.io.columns import check_named
 from mmtok.io.messages import counted
-from mmtok.io.walk import folder_at, walk
-from mmtok.sources.base import Example, Listing, Source, check_heldout_share, split_order
-from mmtok.sources.image_files import (
-    DIGIT_NAMES,
-    PICTURES,
-    SUFFIXES,
-    open_image,
-    picture_size,
-    write_image,
-)
+from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
+from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
+from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, Splits
+from mmtok.sources.layouts import check_layout, chosen_layout
+from mmtok.sources.pictures import FIELDS, Pictures, ReadSettings, place_at
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 
 __all__ = [
@@ -153,18 +148,35 @@ def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageFolder(ScreenedSource):
-    """A folder of pictures with names: examples {"caption": name, "image": Picture}.
+    """Pictures with captions: examples {"caption": text, "image": Picture}.
 
-    Pictures keep their size and colours. One in a sub-folder is captioned by that folder's name,
-    one in the folder itself by its own name without the suffix; underscores become spaces.
+    Pictures keep their size and colours. Read are, by what is there or as `layout` says:
+
+    * folder: one in a sub-folder is captioned by that folder's name, one in the folder itself by
+      its own name without the suffix; underscores become spaces
+    * imagefolder: metadata.csv, .jsonl or .parquet with file_name and a caption, as on the Hugging
+      Face hub, also in the folder of each split
+    * table: any csv, tsv, JSON lines or Parquet that names files and captions, several of one file
+    * coco: annotations/captions_*.json beside the folders of pictures
+    * webdataset: tars of pictures with txt, cls or json
+    * parquet: Parquet files that hold the pictures, as on the hub
+    * idx: MNIST's four files
 
     Attributes:
-        path: of the folder.
+        path: of the folder, or of files: one, a pattern (*.tar), a range ({0000..0099}.tar).
         heldout_share: share of the pictures that is held out.
         seed: of the choice which are held out.
-        min_pixels: least height times width of a picture as it is in the file; smaller ones are
-            left out and counted. 0: any.
-        max_pixels: the most, likewise.
+        min_pixels: height times width of a picture as it is in the file, at least; others are left
+            out and counted.
+        max_pixels: at most. 0: any.
+        layout: one of those above; "" finds it out.
+        columns: image, caption or split -> column of a table, suffix of a tar's members, or key of
+            its JSON.
+        names: of the classes 0, 1, ..., where captions are numbers.
+        root: the folder of the pictures that a table names; "": the table's.
+        train: the corpus's own split to train on: a word in the names of its folders, tables or
+            tars, or in its column split. "": all that is not held out.
+        heldout: likewise to hold out. "": a share.
     """
 
     path: str = ""
@@ -172,11 +184,19 @@ class ImageFolder(ScreenedSource):
     seed: int = 0
     min_pixels: int = 0
     max_pixels: int = 0
+    layout: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    root: str = ""
+    train: str = ""
+    heldout: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._limit()
         check_heldout_share(self, self.heldout_share)
+        check_layout(IMAGE_LAYOUTS, self.layout, "ImageFolder")
+        check_named(self.columns, FIELDS, "ImageFolder")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -184,52 +204,67 @@ class ImageFolder(ScreenedSource):
         return {"caption": "text", "image": "image"}
 
     def files(self) -> list[Path]:
-        """All pictures below the folder, sorted. Raises UserError when there are fewer than two."""
-        found = walk(folder_at(self.path, "ImageFolder", "pictures with names"), PICTURES)
-        if found.left_out:
-            warnings.warn(found.note(), stacklevel=2)
-        if len(found.files) < 2:
-            raise UserError(
-                f"{found.folder}: {counted(len(found.files), 'image')} in it; at least two are"
-                f" needed, one to train on and one to hold out ({', '.join(SUFFIXES)})"
-            )
-        return found.files
+        """All picture files below the folder, sorted. Raises UserError where nothing is there."""
+        place = place_at(self.path, self.root)
+        _warn(place.note(()))
+        return [place.home / path for path in place.pictures]
 
     def check(self) -> None:
         """Raise UserError where the pictures are missing, or too many have unusable headers."""
-        self._screen()
+        pictures, screen = self._screen()
+        self._splits(pictures).of(screen.items)
+
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """The pictures of a split, in the corpus's order; nothing is cached."""
+        self.check_split(split)
+        pictures, screen = self._screen()
+        chosen = self._splits(pictures).of(screen.items)[split]
+        return screen.listing_of(pictures.chunks(chosen), len(chosen))
 
     def _limit(self) -> Limit:
         return Limit("pixels", self.min_pixels, self.max_pixels)
 
-    def _screen(self) -> Screen[Path]:
-        screen = Screen(self.files(), _pixels, self, "pictures", (self._limit(),))
-        if len(screen.items) < 2:
+    def _splits(self, pictures: Pictures) -> Splits:
+        names = (self.train, self.heldout)
+        return Splits(pictures, self.path, names, self.heldout_share, self.seed)
+
+    def _screen(self) -> tuple[Pictures, Screen[int]]:
+        pictures = self._pictures()
+        limits = (self._limit(),)
+
+        def look(i: int) -> dict[str, float]:
+            if pictures.looks or self.min_pixels or self.max_pixels:
+                return {"pixels": pictures.pixels(i)}
+            return {}
+
+        screen = Screen(range(len(pictures)), look, self, "pictures", limits, pictures.name)
+        return pictures, screen
+
+    def _pictures(self) -> Pictures:
+        """The pictures, by their layout. Raises UserError where none is there."""
+        place = place_at(self.path, self.root)
+        settings = ReadSettings(self.columns, self.names, bool(self.train or self.heldout))
+        layout = chosen_layout(IMAGE_LAYOUTS, (place, settings), self.layout, place.shown)
+        if layout is None or layout.plain:
+            _warn(place.note(()))
+        n_loose = len(place.pictures)
+        if layout is None or (layout.plain and n_loose < 2):
             raise UserError(
-                f"{self.path}: {counted(len(screen.items), 'picture')} left; at least two are"
-                " needed, one to train on and one to hold out"
+                f"{place.folder}: {counted(n_loose, 'image')} in it; at least two are needed, one"
+                f" to train on and one to hold out ({', '.join(PICTURES)})"
             )
-        return screen
-
-    def caption(self, file: Path) -> str:
-        """The name of a picture's sub-folder, or its own without the suffix where it has none."""
-        inside = file.relative_to(Path(self.path).expanduser())
-        name = inside.stem
-        if len(inside.parts) > 1:
-            name = inside.parts[-2]
-        return name.replace("_", " ")
-
-    def listing(self, split: str, cache: Path | None = None) -> Listing:
-        """The pictures of a split, by name; nothing is cached."""
-        self.check_split(split)
-        screen = self._screen()
-        rows = np.sort(split_order(len(screen.items), self.heldout_share, self.seed)[split])
-        return screen.listing([screen.items[row] for row in rows], self._example)
-
-    def _example(self, file: Path) -> Example:
-        return Example({"caption": self.caption(file), "image": open_image(file)}, file)
+        if layout.name in CLOSED and not self.layout and n_loose >= 2:
+            raise UserError(
+                f"{place.shown}: could be read as {layout.name}, or as the {n_loose:,} pictures"
+                f" that lie in it (first {place.pictures[0]}); say which: --layout {layout.name} or"
+                " --layout folder"
+            )
+        pictures = layout.reader(place, settings, self)
+        if not len(pictures):
+            raise UserError(f"{place.shown}: no picture with a caption in it")
+        return pictures
 
 
-def _pixels(file: Path) -> dict[str, float]:
-    """The size of a picture, in pixels, from its header."""
-    return {"pixels": math.prod(picture_size(file))}
+def _warn(note: str) -> None:
+    if note:
+        warnings.warn(note, stacklevel=3)

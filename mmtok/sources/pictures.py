@@ -6,7 +6,7 @@ import os
 import posixpath
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,10 +31,6 @@ IMAGE_COLUMNS = (
     "file_name", "image", "file", "path", "image_path", "file_path", "image_name", "image_file",
     "img", "img_path", "picture", "photo", "jpg", "png",
 )  # fmt: skip
-CAPTION_COLUMNS = (
-    "caption", "text", "captions", "title", "description", "sentence", "sentences", "comment",
-    "alt_text", "prompt", "label", "labels", "class", "class_name", "category", "species", "txt",
-)  # fmt: skip
 SPLIT_COLUMNS = ("split",)
 FIELDS = ("image", "caption", "split")
 
@@ -52,23 +48,6 @@ class ReadSettings:
     columns: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     has_splits: bool = False
-
-
-def caption_of(text: str, names: Sequence[str], where: str) -> str:
-    """A caption without a byte order mark and white space around it, or the name of its class.
-
-    Raises UserError where it is empty, or the number of a class that has no name.
-    """
-    caption = text.removeprefix("\ufeff").strip()
-    if not caption:
-        raise UserError(f"{where}: the caption is empty; write it, or remove the picture")
-    if names and caption.isdecimal():
-        if int(caption) >= len(names):
-            raise UserError(
-                f"{where}: the class {caption} has no name; names has {len(names)}, from 0 on"
-            )
-        return names[int(caption)]
-    return caption
 
 
 class Pictures(ABC):
@@ -229,7 +208,7 @@ class PictureNames:
 
     def __init__(self, folder: Path, pictures: Sequence[str]) -> None:
         self.folder = folder
-        self.index = {path: i for i, path in enumerate(pictures)}
+        self.index = {path: path for path in pictures}
         self._short: dict[str, list[str] | str] = {}
         self._stems: dict[str, list[str] | str] = {}
 
@@ -246,7 +225,7 @@ class PictureNames:
         name = cell.strip().removeprefix("file://").replace("\\", "/")
         for path in (posixpath.normpath(posixpath.join(base, name)), posixpath.normpath(name)):
             if path in self.index:
-                return path
+                return self.index[path]
         if not self._short:
             self._short = _by_name(self.index, posixpath.basename)
         parts = PurePosixPath(posixpath.normpath(name)).parts
@@ -288,7 +267,7 @@ class PictureNames:
             return True
 
 
-def _by_name(paths: Mapping[str, int], name: Callable[[str], str]) -> dict[str, list[str] | str]:
+def _by_name(paths: Iterable[str], name: Callable[[str], str]) -> dict[str, list[str] | str]:
     """Name -> its path, or a list of several."""
     found: dict[str, list[str] | str] = {}
     for path in paths:

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from mmtok.errors import UserError
 from mmtok.io.progress import track
 from mmtok.io.tally import Tally
-from mmtok.sources.base import CHUNK, Items, Listing, Source, Unusable, batched_lists
+from mmtok.sources.base import CHUNK, Chunk, Items, Listing, Source, Unusable, batched_lists
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -221,7 +221,11 @@ class Screen(Generic[T]):
         Those that looked well and cannot be read are skipped too, and count with the broken ones.
         """
         chunks = (Items(part, reader, name) for part in batched_lists(items, CHUNK))
-        return Listing(chunks, copy.deepcopy(self._broken), len(items))
+        return self.listing_of(chunks, len(items))
+
+    def listing_of(self, chunks: Iterable[Chunk], n: int) -> Listing:
+        """Chunks of about n of the items; what they cannot read counts with the broken ones."""
+        return Listing(chunks, copy.deepcopy(self._broken), n)
 
 
 def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:

@@ -1,0 +1,221 @@
+"""The layouts of pictures with captions: IMAGE_LAYOUTS, and which pictures are held out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmtok.errors import UserError
+from mmtok.io.messages import counted, listed
+from mmtok.io.tally import Tally
+from mmtok.sources.base import split_order
+from mmtok.sources.image_captions import read_folder, read_tables, tables_of
+from mmtok.sources.image_coco import coco_files, read_coco
+from mmtok.sources.image_idx import image_files, read_idx_images
+from mmtok.sources.image_parquet import parquet_files, read_parquet
+from mmtok.sources.image_tars import read_tars
+from mmtok.sources.layouts import Layout, is_part
+from mmtok.sources.pictures import Pictures, Place, ReadSettings
+from mmtok.sources.screen import Tolerance
+
+Found = tuple[Place, ReadSettings]
+Reader = Callable[[Place, ReadSettings, Tolerance], Pictures]
+MOST_LEAKED = 0.01  # of the held-out pictures that may be in training's parts too
+HELDOUT_NAMES = ("test", "val", "valid", "validation", "dev", "heldout")
+
+
+def _shown(paths: Sequence[Path], place: Place) -> str:
+    """The first of the files that speak for a layout; "" where there are none."""
+    if not paths:
+        return ""
+    first = place.inside(paths[0])
+    if len(paths) == 1:
+        return first
+    return f"{first} and {len(paths) - 1:,} more"
+
+
+def _of_folder(found: Found) -> str:
+    place, _ = found
+    return place.pictures and place.pictures[0] or ""
+
+
+def _of_metadata(found: Found) -> str:
+    place, settings = found
+    return _shown([table.path for table in tables_of(place, settings, True)], place)
+
+
+def _of_table(found: Found) -> str:
+    place, settings = found
+    return _shown([table.path for table in tables_of(place, settings, False)], place)
+
+
+def _of_coco(found: Found) -> str:
+    return _shown(coco_files(found[0]), found[0])
+
+
+def _of_tars(found: Found) -> str:
+    return _shown(found[0].with_suffix(".tar"), found[0])
+
+
+def _of_parquet(found: Found) -> str:
+    return _shown(parquet_files(found[0]), found[0])
+
+
+def _of_idx(found: Found) -> str:
+    return _shown(image_files(found[0]), found[0])
+
+
+def _read_folder(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_folder(place, settings)
+
+
+def _read_metadata(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_tables(place, settings, is_metadata=True)
+
+
+def _read_table(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_tables(place, settings)
+
+
+def _read_coco(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_coco(place, settings)
+
+
+def _read_parquet(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_parquet(place, settings)
+
+
+def _read_idx(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_idx_images(place, settings)
+
+
+IMAGE_LAYOUTS: tuple[Layout[Found, Reader], ...] = (
+    Layout("folder", "pictures, in a folder for each class", _of_folder, _read_folder, plain=True),
+    Layout("imagefolder", "metadata.csv, .jsonl or .parquet", _of_metadata, _read_metadata),
+    Layout("table", "a table of picture files and captions", _of_table, _read_table),
+    Layout("coco", "COCO's captions_*.json", _of_coco, _read_coco),
+    Layout("webdataset", "tars of pictures with txt, json or cls", _of_tars, read_tars),
+    Layout("parquet", "Parquet files that hold the pictures", _of_parquet, _read_parquet),
+    Layout("idx", "MNIST's four files", _of_idx, _read_idx),
+)
+# layouts whose pictures are not files, so that loose ones beside are a second layout
+CLOSED = ("webdataset", "parquet", "idx")
+
+
+# ---- splits
+
+
+class Splits:
+    """Which pictures train, and which are held out.
+
+    The corpus's own splits where the user names them, or where they are always used; else a share
+    that the seed chooses. Pictures of one group stay together.
+
+    Raises UserError where a split is empty, and for splits that share more than a hundredth.
+    """
+
+    def __init__(
+        self, pictures: Pictures, shown: str, names: tuple[str, str], share: float, seed: int
+    ) -> None:
+        self.pictures = pictures
+        self.shown = shown
+        self.names = names
+        if not any(names) and pictures.published:
+            self.names = pictures.published
+        self.share = share
+        self.seed = seed
+
+    def of(self, usable: Sequence[int]) -> Mapping[str, list[int]]:
+        """Split -> the pictures in it, of those that can be used."""
+        train, heldout = self.names
+        if not train and not heldout:
+            self._hint(usable)
+            return self._by_seed(usable)
+        parts = dict.fromkeys(part for i in usable for part in self.pictures.parts(i))
+        of_train = self._parts(train, parts)
+        of_heldout = self._parts(heldout, parts)
+        if not train:
+            of_train = set(parts) - of_heldout
+        if both := of_train & of_heldout:
+            raise UserError(
+                f"{self.shown}: {listed(sorted(both))} would be in both splits, by train={train!r}"
+                f" and heldout={heldout!r}; give names that do not meet"
+            )
+        chosen = [i for i in usable if of_train.intersection(self.pictures.parts(i))]
+        if not heldout:
+            return self._by_seed(chosen)
+        held = [i for i in usable if of_heldout.intersection(self.pictures.parts(i))]
+        split = {"train": self._without(chosen, held), "heldout": held}
+        for name, part in split.items():
+            if not part:
+                raise UserError(f"{self.shown}: no picture is left in {name}")
+        return split
+
+    def _parts(self, name: str, parts: Mapping[str, None]) -> set[str]:
+        """The parts that a name means; none for ""."""
+        found = {part for part in parts if name and is_part(name, part)}
+        if name and not found:
+            raise UserError(
+                f"{self.shown}: no part is called {name!r}; the parts are"
+                f" {listed([part for part in parts if part]) or 'none'}"
+            )
+        return found
+
+    def _without(self, chosen: list[int], held: list[int]) -> list[int]:
+        """The pictures of training that are not held out, nor of the group of one that is."""
+        groups = self._groups()
+        taken = {groups[i] for i in held}
+        shared = [i for i in chosen if groups[i] in taken]
+        if len(shared) > MOST_LEAKED * len(held):
+            raise UserError(
+                f"{self.pictures.name(shared[0])}: is in the split to train on and in the one to"
+                f" hold out, as are {len(shared):,} of {len(held):,}; take them out of one"
+            )
+        if shared:
+            with Tally("pictures") as tally:
+                tally.count(len(chosen))
+                first = self.pictures.name(shared[0])
+                tally.add("left out: they are held out too", first, len(shared))
+        return [i for i in chosen if groups[i] not in taken]
+
+    def _groups(self) -> Sequence[int]:
+        groups = self.pictures.groups()
+        if groups is None:
+            return range(len(self.pictures))
+        return groups.tolist()
+
+    def _by_seed(self, usable: Sequence[int]) -> Mapping[str, list[int]]:
+        groups = self.pictures.groups()
+        if len(usable) < 2:
+            raise UserError(
+                f"{self.shown}: {counted(len(usable), 'picture')} left; at least two are needed,"
+                " one to train on and one to hold out"
+            )
+        indices = np.asarray(usable)
+        if groups is None:
+            order = split_order(len(usable), self.share, self.seed)
+            return {split: indices[np.sort(rows)].tolist() for split, rows in order.items()}
+        _, group = np.unique(groups[indices], return_inverse=True)
+        n_groups = int(group.max()) + 1
+        if n_groups < 2:
+            raise UserError(f"{self.shown}: all rows name one picture; at least two are needed")
+        order = split_order(n_groups, self.share, self.seed)
+        return {split: indices[np.isin(group, chosen)].tolist() for split, chosen in order.items()}
+
+    def _hint(self, usable: Sequence[int]) -> None:
+        """Say that the corpus has splits of its own, which are not used."""
+        parts = dict.fromkeys(part for i in usable for part in self.pictures.parts(i))
+        if len(parts) < 2 or not any(is_part("train", part) for part in parts):
+            return
+        for name in HELDOUT_NAMES:
+            first = next((part for part in parts if is_part(name, part)), None)
+            if first is not None:
+                warnings.warn(
+                    f"{self.shown}: has a split of its own, {first}, and yet a share of all is held"
+                    f" out; heldout={name} keeps it apart",
+                    stacklevel=4,
+                )
+                return
