@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmtok.errors import UserError
+from mmtok.io.tables import as_text
 
 # how the column of captions is called, likeliest first
 CAPTION_COLUMNS = (
@@ -28,3 +30,10 @@ def caption_of(text: str, names: Sequence[str], where: str) -> str:
             )
         return names[int(caption)]
     return caption
+
+
+def texts_of(cell: Any, where: str) -> list[str | None]:
+    """The texts of a cell: one, or a list of them, as of several captions."""
+    if isinstance(cell, (list, tuple)):
+        return [as_text(text, where) for text in cell]
+    return [as_text(cell, where)]

@@ -17,8 +17,9 @@ from mmtok.io.tables import SUFFIXES as TABLES
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Chunk, Example, Picture
-from mmtok.sources.captions import CAPTION_COLUMNS, caption_of
-from mmtok.sources.image_files import open_image, size_of
+from mmtok.sources.captions import CAPTION_COLUMNS, caption_of, texts_of
+from mmtok.sources.image_files import PICTURES, open_image, size_of
+from mmtok.sources.image_parquet import picture_columns
 from mmtok.sources.pictures import (
     CAPTIONS_TEXT,
     IMAGE_COLUMNS,
@@ -180,6 +181,8 @@ def opened_table(place: Place, path: Path) -> TableFile | None:
     if not name.endswith((*TABLES, CAPTIONS_TEXT)) or is_one_object(path):
         return None
     try:
+        if name.endswith(".parquet") and picture_columns(path):
+            return None  # the pictures are in it
         if name == CAPTIONS_TEXT:
             return open_table(path, separator=",")
         return open_table(path)
@@ -198,8 +201,8 @@ def is_one_object(path: Path) -> bool:
     """Whether a file of JSON holds one object, such as COCO's, and so no rows."""
     if path.suffix.lower() != ".json":
         return False
-    head = head_of(path)
-    return head.startswith(b"{") and not head.split(b"\n")[0].rstrip().endswith(b"}")
+    first, _, rest = head_of(path).partition(b"\n")
+    return first.startswith(b"{") and not rest.lstrip().startswith(b"{")
 
 
 def head_of(path: Path) -> bytes:
@@ -235,7 +238,7 @@ def read_tables(place: Place, settings: ReadSettings, is_metadata: bool = False)
     """
     tables = tables_of(place, settings, is_metadata)
     if not tables:
-        raise _no_table(place, settings)
+        raise no_table(place, settings)
     rows = _Rows(place, settings)
     with Tally("captions") as tally:
         for table in tables:
@@ -244,14 +247,22 @@ def read_tables(place: Place, settings: ReadSettings, is_metadata: bool = False)
     return rows.pictures()
 
 
-def _no_table(place: Place, settings: ReadSettings) -> UserError:
+def no_table(place: Place, settings: ReadSettings) -> UserError:
+    """The error to raise where no table of a place can be used."""
     for path in place.companions:
         table = opened_table(place, path)
-        if table is not None:
+        if table is None:
+            continue
+        named = [cell for cell in table.columns if cell.lower().endswith(PICTURES)]
+        if named:
             return UserError(
-                f"{path}: needs a column of picture files and one of captions, has"
-                f" {listed(table.columns)}; name them: --columns image=COLUMN,caption=COLUMN"
+                f"{path}: line 1 names the file {named[0]}, so it is no header; put the line"
+                " file,caption above it"
             )
+        return UserError(
+            f"{path}: needs a column of picture files and one of captions, has"
+            f" {listed(table.columns)}; name them: --columns image=COLUMN,caption=COLUMN"
+        )
     return UserError(f"{place.shown}: no table of pictures and captions in it")
 
 
@@ -359,10 +370,3 @@ def with_captions(
             first = next(file for file in place.pictures if file not in captions)
             tally.add("left out: no caption is theirs", os.path.join(place.home, first), rest)
     return pictures
-
-
-def texts_of(cell: Any, where: str) -> list[str | None]:
-    """The texts of a cell: one, or a list of them, as of several captions."""
-    if isinstance(cell, (list, tuple)):
-        return [as_text(text, where) for text in cell]
-    return [as_text(cell, where)]

@@ -52,11 +52,11 @@ class IdxPictures(Pictures):
                     f"{images}: images are {shape} and labels {numbers.shape}; expected (N, Y, X)"
                     " and (N,)"
                 )
-            known = [
-                caption_of(str(k), names, str(labels))
-                for k in range(int(numbers.max(initial=-1)) + 1)
-            ]
-            self._captions += [known[number] for number in numbers]
+            known = {
+                number: caption_of(str(number), names, str(labels))
+                for number in np.unique(numbers).tolist()
+            }
+            self._captions += [known[number] for number in numbers.tolist()]
             self._file_of += [k] * len(numbers)
             self._sizes.append(shape[1] * shape[2])
         parts = [self.parts(start)[0] for start in self._starts]

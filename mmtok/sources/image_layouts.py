@@ -39,7 +39,9 @@ def _shown(paths: Sequence[Path], place: Place) -> str:
 
 def _of_folder(found: Found) -> str:
     place, _ = found
-    return place.pictures and place.pictures[0] or ""
+    if place.found is None and place.companions:
+        return ""  # the user named tables or tars, and not the pictures beside them
+    return next(iter(place.pictures), "")
 
 
 def _of_metadata(found: Found) -> str:

@@ -23,8 +23,7 @@ from mmtok.io.messages import listed
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Example, Unusable
-from mmtok.sources.captions import CAPTION_COLUMNS, caption_of
-from mmtok.sources.image_captions import texts_of
+from mmtok.sources.captions import CAPTION_COLUMNS, caption_of, texts_of
 from mmtok.sources.image_files import decode_image, open_image, size_of
 from mmtok.sources.pictures import IMAGE_COLUMNS, SPLIT_COLUMNS, Pictures, Place, ReadSettings
 

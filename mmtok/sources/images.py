@@ -14,6 +14,7 @@ from mmtok.errors import UserError, missing_extra
 from mmtok.io.columns import check_named
 from mmtok.io.messages import counted
 from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
+from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
 from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, Splits
 from mmtok.sources.layouts import check_layout, chosen_layout
@@ -245,6 +246,8 @@ class ImageFolder(ScreenedSource):
         place = place_at(self.path, self.root)
         settings = ReadSettings(self.columns, self.names, bool(self.train or self.heldout))
         layout = chosen_layout(IMAGE_LAYOUTS, (place, settings), self.layout, place.shown)
+        if layout is None and place.found is None:
+            raise no_table(place, settings)
         if layout is None or layout.plain:
             _warn(place.note(()))
         n_loose = len(place.pictures)
