@@ -7,7 +7,8 @@ the tokenizer. Their accuracy on real held-out clips is given too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -101,9 +102,11 @@ def voice_figures(
 
 
 def _source_with_voices(task: TaskEvaluation) -> Source | None:
-    """The first source of the target field that knows the voices of its clips, or None."""
+    """The first source of the target field that knows several voices of its clips, or None."""
     for source in task.run.recipe.sources:
-        if task.target_field in source.fields and _voices(task, source, "train"):
+        if task.target_field not in source.fields:
+            continue
+        if len(set(_voices(task, source, "train"))) > 1:
             return source
     return None
 
@@ -120,10 +123,19 @@ def _clips_and_voices(
     examples = task.run.examples_of(source, split)
     voices = _voices(task, source, split)
     clips_and_voices = (
-        (example[task.target_field], voice) for example, voice in zip(examples, voices, strict=True)
+        (example[task.target_field], voice) for example, voice in _with_voices(examples, voices)
     )
     rows = random_subset(clips_and_voices, n, task.seed)
     return [clip for clip, _ in rows], [voice for _, voice in rows]
+
+
+def _with_voices(
+    examples: Iterator[dict[str, Any]], voices: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each example with its voice: its own where it knows that, as broken ones are passed over."""
+    for example, voice in zip_longest(examples, voices):
+        if example is not None:
+            yield example, getattr(example, "voice", "") or voice or ""
 
 
 def _strings(task: TaskEvaluation) -> dict[str, float]:

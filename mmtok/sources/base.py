@@ -17,11 +17,17 @@ CHUNK = 256  # examples that are read and encoded at once
 
 
 class Example(dict[str, Any]):
-    """An example that knows the file or row it came from: `name`, as messages call it."""
+    """An example that knows where it came from.
 
-    def __init__(self, fields: Mapping[str, Any], name: object) -> None:
+    Attributes:
+        name: the file or row, as messages call it.
+        voice: who speaks in it; "" where that is unknown.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], name: object, voice: str = "") -> None:
         super().__init__(fields)
         self.name = str(name)
+        self.voice = voice
 
 
 @dataclass(frozen=True, eq=False)

@@ -349,7 +349,7 @@ def _look(clip: Clip) -> dict[str, float]:
 
 def _read_clip(clip: Clip) -> Example:
     sound = open_sound(clip.path, clip.start_s, clip.duration_s)
-    return Example({"caption": clip.caption, "speech": sound}, clip.name)
+    return Example({"caption": clip.caption, "speech": sound}, clip.name, clip.speaker)
 
 
 def _read_clip_and_speaker(clip: Clip) -> Example:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from mmtok.sources.media import SOUNDS, SUFFIXES
 from mmtok.sources.speech_columns import NORMALIZED, SPELLINGS, TIMES, ReadSettings
 from mmtok.sources.speech_tables import (
     BELOW,
+    SoundFiles,
     audiofolder_clips,
     columns_in,
     commonvoice_clips,
@@ -186,22 +187,44 @@ def _nemo(place: Place) -> str:
 
 
 def _piped_tables(place: Place) -> list[Path]:
-    return [
-        path
-        for path in place.tables
-        if PIPED_NAME.fullmatch(path.name.lower()) and "|" in first_line(path)
-    ]
+    found = []
+    for path in place.tables:
+        cells = first_line(path).split("|")
+        is_named = PIPED_NAME.fullmatch(path.name.lower())
+        is_list = path == place.path and not _has_columns(cells)
+        if len(cells) > 1 and (is_named or is_list):
+            found.append(path)
+    return found
+
+
+def _has_columns(cells: Sequence[str]) -> bool:
+    """Whether the first cells of a table are names of columns, of files and of texts."""
+    texts = (*SPELLINGS["caption"], *NORMALIZED)
+    return bool(known_column(SPELLINGS["file"], cells) and known_column(texts, cells))
 
 
 def _ljspeech(place: Place) -> str:
     tables = _piped_tables(place)
     below = place.has_folder(BELOW)
-    if not tables or not below:
+    if not tables or not (below or _begins_with_a_file(place)):
         return ""
-    shown = f"{listed([path.name for path in tables], 3)} between pipes, {below}/"
+    shown = f"{listed([path.name for path in tables], 3)} between pipes"
+    if below:
+        shown += f", {below}/"
     if first_line(tables[0]).count("|") == 2:
         shown += f"; {_which_text(place)}"
     return shown
+
+
+def _begins_with_a_file(place: Place) -> bool:
+    """Whether the table that the user names has no header, but a file in its first cell."""
+    if place.path.is_dir():
+        return False
+    name = first_line(place.path).split("|")[0]
+    try:
+        return SoundFiles(place.folder).file(name, "") is not None
+    except UserError:
+        return True
 
 
 def _audiofolder_tables(place: Place) -> list[Path]:
@@ -246,16 +269,19 @@ def _table_tables(place: Place) -> list[Path]:
     found = []
     for path in place.tables:
         columns = columns_in(path)
-        texts = (*SPELLINGS["caption"], *NORMALIZED)
-        is_known = known_column(SPELLINGS["file"], columns) and known_column(texts, columns)
-        if is_known or named & set(columns):
+        if _has_columns(columns) or named & set(columns):
             found.append(path)
     return found
 
 
 def _table(place: Place) -> str:
     if not place.path.is_dir():
-        if _nemo(place) or _commonvoice(place) or _ljspeech(place) or not suffix_of(place.path):
+        if (
+            _nemo(place)
+            or _commonvoice(place)
+            or _ljspeech(place)
+            or not suffix_of(place.path, True)
+        ):
             return ""
         return "the columns of the table"
     if _own_table(place) or _pair(place):

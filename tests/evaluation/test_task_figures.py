@@ -18,6 +18,7 @@ from mmtok.evaluation.task import TaskEvaluation, random_labelled
 from mmtok.metrics.images import frechet_pixels
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run, open_run
+from mmtok.sources.base import Example
 from mmtok.sources.images import ImageFolder
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 
@@ -136,6 +137,21 @@ def test_voices_are_judged_by_clips_of_all_where_they_come_sorted(tmp_path, monk
         and figures["voice_entropy"] == 1.0
         and figures["voice_entropy_real"] > 0.9
     )
+
+
+def test_a_broken_clip_that_is_passed_over_shifts_no_voice():
+    examples = [Example({"speech": i}, i, voice) for i, voice in enumerate("abcd") if i != 1]
+    found = list(speech_figures._with_voices(iter(examples), list("abcd")))
+    assert [(example["speech"], voice) for example, voice in found] == [
+        (0, "a"),
+        (2, "c"),
+        (3, "d"),
+    ]
+    plain = [{"speech": 0}, {"speech": 1}]
+    assert [voice for _, voice in speech_figures._with_voices(iter(plain), ["x", "y"])] == [
+        "x",
+        "y",
+    ]
 
 
 # ---- sources that are large

@@ -173,6 +173,16 @@ def test_coqui_tables_of_two_cells_and_with_a_header(tmp_path):
     assert "line 1 has 5 cells between pipes" in said_by(SpeechFolder(str(tmp_path)))
 
 
+def test_filelists_of_paths_between_pipes(tmp_path):
+    put_sound(tmp_path / "DUMMY1" / "LJ022-0023.wav")
+    put_text(tmp_path / "filelists" / "train.txt", "DUMMY1/LJ022-0023.wav|The overwhelming\n")
+    put_text(tmp_path / "train.txt", "DUMMY1/LJ022-0023.wav|The overwhelming\n")
+    found, said = read(SpeechFolder(str(tmp_path / "train.txt")))
+    assert found == {"LJ022-0023.wav": ("The overwhelming", 400)} and "read as ljspeech" in said
+    said = said_by(SpeechFolder(str(tmp_path / "filelists" / "train.txt")))
+    assert "needs the columns file and text" in said
+
+
 # ---- LibriSpeech, LibriTTS
 
 
