@@ -16,29 +16,17 @@ MOST_LEAKED = 0.01  # of the held-out clips that may be among the training clips
 
 
 class Clip(NamedTuple):
-    """A clip that is listed, not read: a file or a part of one, and what is said in it.
+    """A clip that is listed, not read: a file or a part of one, and what is said in it."""
 
-    Attributes:
-        path: of the file.
-        caption: its transcript.
-        speaker: "" where it is unknown.
-        split: the part of the corpus that it is in, as the corpus calls it.
-        start_s: where it begins in the file.
-        duration_s: how long the part is; 0: all that follows.
-        length_s: its length as the corpus says; 0 where it does not.
-        group: clips of one group are in one split; "": the file's path without suffix.
-        fault: why it cannot be used; "" where it can.
-    """
-
-    path: str
-    caption: str
-    speaker: str = ""
-    split: str = ""
-    start_s: float = 0.0
-    duration_s: float = 0.0
-    length_s: float = 0.0
-    group: str = ""
-    fault: str = ""
+    path: str  # of the file
+    caption: str  # its transcript
+    speaker: str = ""  # "" where it is unknown
+    split: str = ""  # the part of the corpus that it is in, as the corpus calls it
+    start_s: float = 0.0  # where it begins in the file
+    duration_s: float = 0.0  # how long the part is; 0: all that follows
+    length_s: float = 0.0  # its length as the corpus says; 0 where it does not
+    group: str = ""  # clips of one group are in one split; "": the file's path without suffix
+    fault: str = ""  # why it cannot be used; "" where it can
 
     @property
     def name(self) -> str:
