@@ -32,7 +32,7 @@ from mmtok.io.tables import (
 )
 
 N_SNIFFED = 1_000  # objects of JSON lines that are looked at for the names of columns
-HEAD_BYTES = 2**16  # of a file, to tell a list of JSON objects from JSON lines
+HEAD_CHARS = 2**16  # of a file, to tell a list of JSON objects from JSON lines
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,15 @@ def text_lines(path: Path, ends: str = "") -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def first_chars(path: Path) -> str:
+    """The beginning of a text. Raises UserError where it cannot be read as UTF-8."""
+    try:
+        with _open(path, "\n") as file:
+            return file.read(HEAD_CHARS)
+    except (UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
+
+
 def _open(path: Path, ends: str) -> TextIO:
     if path.suffix.lower() == PACKED:
         return gzip.open(path, "rt", encoding="utf-8-sig", newline=ends)
@@ -199,9 +208,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _is_list(path: Path) -> bool:
     try:
-        with _open(path, "\n") as file:
-            return file.read(HEAD_BYTES).lstrip().startswith("[")
-    except (UnicodeDecodeError, EOFError, zlib.error, OSError):
+        return first_chars(path).lstrip().startswith("[")
+    except UserError:
         return False  # reading its lines says what is wrong
 
 

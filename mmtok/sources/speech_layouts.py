@@ -24,7 +24,7 @@ from mmtok.io.walk import file_at, folder_at, walk
 from mmtok.sources.clips import Clip, in_order, wanted_clips
 from mmtok.sources.layouts import Layout, chosen_layout
 from mmtok.sources.media import SOUNDS, SUFFIXES
-from mmtok.sources.speech_columns import NORMALIZED, SPELLINGS, TIMES, ReadSettings
+from mmtok.sources.speech_columns import NORMALIZED, SPELLINGS, TIMES, ReadSettings, find_columns
 from mmtok.sources.speech_tables import (
     BELOW,
     SoundFiles,
@@ -49,9 +49,11 @@ from mmtok.sources.transcripts import COMPANIONS, NAMES, TEXTS, Transcripts
 WANTED = "sound files with transcripts (NAME.txt beside NAME.wav)"
 DEPTH = 6  # of folders that are looked into, to find out a layout
 N_FOLDERS = 3  # of each folder that are looked into
+N_FILES = 2_000  # of each folder that are looked at
+N_BELOW = 20  # folders that are looked at where a folder has no layout itself
 COMMON_VOICE = {"validated", "train", "dev", "test", "other", "invalidated"}
 AUDIOFOLDER = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
-PIPED_NAME = re.compile(r"(metadata|transcripts?)[\w-]*\.(csv|txt|psv)")
+PIPED_NAME = re.compile(r"(metadata|transcripts?)[\w-]*\.(csv|txt|psv)(\.gz)?")
 MANIFESTS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 BOTH_TEXTS = "captions are the original text, --transcript normalized takes the other"
 
@@ -83,7 +85,11 @@ class Place:
         """The table that the user named, or those in the folder itself."""
         if not self.path.is_dir():
             return [self.path]
-        names = [name for name in self.names if name.lower().endswith((*TABLES, ".txt"))]
+        names = [
+            name
+            for name in self.names
+            if name.lower().endswith(TABLES) or PIPED_NAME.fullmatch(name.lower())
+        ]
         return [self.folder / name for name in names if (self.folder / name).is_file()]
 
     @cached_property
@@ -105,10 +111,11 @@ def _collect(folder: Path, depth: int, found: list[Path]) -> None:
     except OSError:
         return
     below: list[Path] = []
-    for name in names:
+    for i, name in enumerate(names):
         path = folder / name
         if name.lower().endswith((*SOUNDS, *COMPANIONS)):
-            found.append(path)
+            if i < N_FILES or name in AUDIOFOLDER:
+                found.append(path)
         elif depth and len(below) < N_FOLDERS and path.is_dir():
             below.append(path)
     for path in below:
@@ -189,10 +196,11 @@ def _nemo(place: Place) -> str:
 def _piped_tables(place: Place) -> list[Path]:
     found = []
     for path in place.tables:
+        is_named = bool(PIPED_NAME.fullmatch(path.name.lower()))
+        if not is_named and path != place.path:
+            continue
         cells = first_line(path).split("|")
-        is_named = PIPED_NAME.fullmatch(path.name.lower())
-        is_list = path == place.path and not _has_columns(cells)
-        if len(cells) > 1 and (is_named or is_list):
+        if len(cells) > 1 and (is_named or not _has_columns(cells)):
             found.append(path)
     return found
 
@@ -268,6 +276,8 @@ def _table_tables(place: Place) -> list[Path]:
     named = set(place.settings.columns.values())
     found = []
     for path in place.tables:
+        if place.path.is_dir() and first_line(path).startswith("["):
+            continue  # of a list of JSON objects the columns are known when all of it is read
         columns = columns_in(path)
         if _has_columns(columns) or named & set(columns):
             found.append(path)
@@ -283,14 +293,26 @@ def _table(place: Place) -> str:
             or not suffix_of(place.path, True)
         ):
             return ""
-        return "the columns of the table"
+        return _shown_columns(place.path, place)
     if _own_table(place) or _pair(place):
         return ""
     others = {*_nemo_tables(place), *_commonvoice_tables(place), *_piped_tables(place)}
     tables = [path for path in _table_tables(place) if path not in others]
     if place.has_folder(["clips"]) and _commonvoice(place):
         return ""
-    return listed([path.name for path in tables], 3)
+    if not tables:
+        return ""
+    shown = listed([path.name for path in tables], 3)
+    return f"{shown}; {_shown_columns(tables[0], place)}"
+
+
+def _shown_columns(path: Path, place: Place) -> str:
+    """What is read from which column of a table."""
+    try:
+        found = find_columns(columns_in(path), place.settings, path)
+    except UserError:
+        return "the columns of the table"
+    return ", ".join(f"{name} from {column}" for name, column in found.items()) or "no column known"
 
 
 def _pair(place: Place) -> str:
@@ -421,6 +443,8 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
             f"{place.path}: is no table that is known here; name the folder of the corpus, or a"
             f" table ({', '.join(TABLES)})"
         )
+    if found is None:
+        _look_below(place)
     chosen = found or LAYOUTS[0]
     with Tally("transcripts") as tally:
         clips = list(chosen.reader(place, tally))
@@ -431,6 +455,20 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     if chosen.name != "plain":
         _say_splits(place, clips)
     return wanted_clips(clips, settings.train, settings.heldout)
+
+
+def _look_below(place: Place) -> None:
+    """Raise UserError where a folder has no layout itself, and one below it has."""
+    below = [place.path / name for name in place.names]
+    for path in [path for path in below if path.is_dir()][:N_BELOW]:
+        inner = Place(path, place.settings)
+        for layout in LAYOUTS:
+            evidence = "" if layout.plain else layout.evidence(inner)
+            if evidence:
+                raise UserError(
+                    f"{place.path}: has no layout itself, but {path.name} in it could be read as"
+                    f" {layout.name} ({evidence}); name that folder"
+                )
 
 
 def _choices(place: Place) -> tuple[Layout[Place, Reader], ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
-from mmtok.io.table_rows import TableFile, open_table, text_lines
+from mmtok.io.table_rows import TableFile, first_chars, open_table
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
 from mmtok.io.walk import walk
@@ -31,7 +31,16 @@ from mmtok.sources.speech_columns import (
 from mmtok.sources.transcripts import Names, caption_of
 
 BELOW = ("wavs", "wav", "clips", "audio", "audios", "data")  # folders of sounds beside a table
-GUESSED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # where a table leaves the suffix out
+GUESSED = (
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".ogg",
+    ".opus",
+    ".m4a",
+    ".WAV",
+    ".FLAC",
+)  # where a table leaves the suffix out
 PIPED = ("file", "text", "normalized")
 UNNAMED = "left out: they name no sound file that is there"
 
@@ -54,22 +63,37 @@ class SoundFiles:
             (f"{base}/", suffix) for suffix in ("", *GUESSED) for base in (bases or below)
         ]
 
-    def file(self, cell: str, where: str) -> str | None:
+    def file(self, cell: str, where: str, tally: Tally | None = None) -> str | None:
         """The file that a cell names; None where there is none.
+
+        tally: counts files that have another suffix than the cell says, as converted ones do.
 
         Raises UserError where it may be one of several.
         """
         name = cell.strip().replace("\\", "/").removeprefix("./")
-        has_suffix = os.path.splitext(name)[1].lower() in SOUNDS
-        for i, (base, suffix) in enumerate(self._ways if name else ()):
-            if suffix and has_suffix:
+        if not name:
+            return None
+        stem, suffix = os.path.splitext(name)
+        has_suffix = suffix.lower() in SOUNDS
+        path = self._at(name, plain=has_suffix)
+        if path is None and (found := self._names.file(cell, where)):
+            path = str(found)
+        if path is None and has_suffix:
+            path = self._at(stem, plain=False)
+            if path is not None and tally is not None:
+                tally.add("of files that have another suffix than the table says", path)
+        return path
+
+    def _at(self, name: str, plain: bool) -> str | None:
+        """The file of that name below a base; unless `plain`, also with a suffix more."""
+        for i, (base, suffix) in enumerate(self._ways):
+            if suffix and plain:
                 continue
             path = os.path.normpath(os.path.join(base, name)) + suffix
             if os.path.isfile(path):
                 self._ways.insert(0, self._ways.pop(i))  # likely that of the next row too
                 return path
-        found = self._names.file(cell, where)
-        return None if found is None else str(found)
+        return None
 
     @cached_property
     def _names(self) -> Names:
@@ -102,7 +126,7 @@ def table_clips(
         where = table.where(number)
         row = dict(zip(columns, cells, strict=True))
         name = _name(row["file"], where)
-        path = files.file(name, where)
+        path = files.file(name, where, tally)
         if path is None:
             missing = missing or f"{where}, {name}"
             tally.add(UNNAMED, f"{where}, {name}")
@@ -174,6 +198,12 @@ def count_unused(clips: Sequence[Clip], folder: Path) -> None:
                 counted.add("left out: no row names them", path)
 
 
+def folder_below(root: Path, path: str, n_inner: int = 0) -> str:
+    """The folders between a corpus's and a file, without the inner ones: data/train."""
+    parts = os.path.relpath(path, root).split("/")[:-1]
+    return "/".join(parts[: len(parts) - n_inner])
+
+
 # ---- the tables of a place
 
 
@@ -198,9 +228,9 @@ def _stem(path: Path) -> str:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a text; "" where it has none that can be read."""
+    """The beginning of the first line of a text; "" where it has none that can be read."""
     try:
-        return next((line.strip() for _, line in text_lines(path)), "")
+        return first_chars(path).split("\n", 1)[0].strip()
     except UserError:
         return ""
 
@@ -249,8 +279,8 @@ def audiofolder_clips(
     for path in tables:
         files = SoundFiles(path.parent, [path.parent])
         for clip in table_clips(open_table(path), files, settings, tally):
-            above = os.path.relpath(clip.path, root).split("/")[:-1]
-            yield clip._replace(split=clip.split or next(iter(above), ""))
+            place = path if path.parent != root else clip.path
+            yield clip._replace(split=clip.split or folder_below(root, str(place)))
 
 
 def commonvoice_clips(

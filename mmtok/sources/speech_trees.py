@@ -17,7 +17,7 @@ from mmtok.sources.clips import Clip
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.speech_columns import ReadSettings, seconds
-from mmtok.sources.speech_tables import SoundFiles
+from mmtok.sources.speech_tables import SoundFiles, folder_below
 from mmtok.sources.transcripts import caption_of
 
 NO_TEXT = "left out: they have no transcript"
@@ -125,8 +125,8 @@ def _clip(sound: Path, text: str, speaker: str, split: str) -> Clip:
 
 
 def _split(folder: Path, sound: Path) -> str:
-    """The first folder below the corpus's, such as train-clean-100."""
-    return next(iter(sound.relative_to(folder).parts[:-1]), "")
+    """The folders above SPEAKER/CHAPTER, such as train-clean-100."""
+    return folder_below(folder, str(sound), n_inner=2)
 
 
 def keyed_lines(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -235,7 +235,7 @@ def _kaldi_file(files: SoundFiles, name: str, where: str, tally: Tally) -> str |
             f"{where}: is a place in an archive ({name[:60]}); write the sounds to files, and name"
             " these in wav.scp"
         )
-    path = files.file(name, where)
+    path = files.file(name, where, tally)
     if path is None:
         tally.add("left out: they name no sound file that is there", f"{where}, {name}")
     return path

@@ -66,7 +66,7 @@ class Transcripts:
 
     def clip(self, path: Path) -> Clip:
         """A file with its transcript, or with what is wrong with that."""
-        above = next(iter(path.relative_to(self.folder).parts[:-1]), "")
+        above = path.relative_to(self.folder).parent.as_posix().removeprefix(".")
         try:
             split = self._cell(path, "split") or above
             return Clip(str(path), self.text(path), self._cell(path, "speaker"), split)

@@ -496,6 +496,15 @@ def test_a_table_that_holds_its_sounds_is_sent_elsewhere(tmp_path):
     assert "read this table as a HubTable" in said_by(SpeechFolder(str(tmp_path / "t.parquet")))
 
 
+def test_converted_files_are_found_under_their_new_suffix(tmp_path):
+    put_sound(tmp_path / "clips" / "a.wav")
+    put_text(tmp_path / "t.csv", "path,sentence\nclips/a.mp3,one\n")
+    found, said = read(SpeechFolder(str(tmp_path / "t.csv")))
+    assert found == {"a.wav": ("one", 400)}
+    assert "a.wav was of files that have another suffix than the table says" in said
+    assert "read as table (file from path, caption from sentence)" in said
+
+
 # ---- places
 
 
@@ -528,6 +537,17 @@ def test_a_layout_that_is_not_there_says_what_it_wants(tmp_path):
     assert "notes.doc: is no table that is known" in said_by(
         SpeechFolder(str(tmp_path / "notes.doc"))
     )
+
+
+def test_a_corpus_in_a_folder_below_is_pointed_at(tmp_path):
+    put_text(tmp_path / "LJSpeech-1.1" / "metadata.csv", LJ)
+    put_sound(tmp_path / "LJSpeech-1.1" / "wavs" / "LJ001-0001.wav")
+    said = said_by(SpeechFolder(str(tmp_path)))
+    assert "LJSpeech-1.1 in it could be read as ljspeech (metadata.csv" in said
+    assert said.endswith("name that folder")
+    put_librispeech(tmp_path / "OpenSLR" / "LibriSpeech")
+    source = SpeechFolder(str(tmp_path / "OpenSLR"), train="train-clean-100", heldout="dev-clean")
+    assert source.voices("heldout") == ["84", "84"]
 
 
 def test_speakers_that_are_unknown_are_refused_where_they_are_wanted(tmp_path):
