@@ -11,9 +11,11 @@ from mmtok.commands.signal_files import all_files, files_of, signals_of
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
+from mmtok.io.numbers import as_number
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
+from mmtok.run.prompt_format import format_fields, parse_prompt
 from mmtok.run.run import Run
 from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.sources.text import TextFile, chunks, read_text
@@ -62,11 +64,19 @@ def read_segments(run: Run, word: str) -> list[Segment]:
     trained on gives one per chunk.
     """
     path = Path(word)
+    if given := _given_field(run, word):
+        name, value = given
+        return [_field_segment(run, name, value)]
     if not is_file(word):
         if path.suffix.lower() in _suffixes(run_files(run)):
             raise UserError(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise UserError(f"{word} is a folder; name a file in it, or give words")
+        if "text" not in run.tokenizers:
+            hint = "".join(f"; a number is given as {m}=600" for m in run.recipe.numbers[:1])
+            raise UserError(
+                f"{word}: this run knows no text, only {', '.join(run.tokenizers)}{hint}"
+            )
         return run.encode("text", [word])
     modality = modality_of(path, run_files(run))
     tokenizer = tokenizer_of(run, modality)
@@ -75,6 +85,62 @@ def read_segments(run: Run, word: str) -> list[Segment]:
             return tokenizer.encode_batch(_signals(run, modality, path))
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def condition_segments(run: Run, words: Sequence[str], to: str = "") -> list[Segment]:
+    """The segments that words and files give: those of a condition, in its order.
+
+    A single text is taken apart by the recipe's `prompt_format`, where it has one.
+
+    to: the modality that is asked for; "": any.
+
+    Raises UserError for a text that is not of that form.
+    """
+    recipe = run.recipe
+    if not recipe.prompt_format or len(words) != 1 or not _is_text(run, words[0]):
+        return [first_segment(run, word) for word in words]
+    numbers = [f for f, m in recipe.fields.items() if m in recipe.numbers]
+    values = parse_prompt(words[0], recipe.prompt_format, numbers)
+    for task in recipe.tasks:
+        targets = [recipe.fields[f] for f in task.targets]
+        if set(task.inputs) == set(values) and to in ("", *targets):
+            return [_field_segment(run, name, values[name]) for name in task.inputs]
+    return [_field_segment(run, name, value) for name, value in values.items()]
+
+
+def _is_text(run: Run, word: str) -> bool:
+    """Whether a word is neither FIELD=VALUE nor a file or folder, nor could have been meant so."""
+    suffix = Path(word).suffix.lower()
+    names_file = is_file(word) or suffix in _suffixes(run_files(run)) or word.endswith("/")
+    return not (_given_field(run, word) or names_file or _is_folder(word))
+
+
+def _given_field(run: Run, word: str) -> tuple[str, str] | None:
+    """The field and the value of a word FIELD=VALUE; None for any other word.
+
+    The fields are those of numbers, and those that the recipe's `prompt_format` names.
+    """
+    name, equals, value = word.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        return None
+    recipe = run.recipe
+    names = {f for f, m in recipe.fields.items() if m in recipe.numbers}
+    if recipe.prompt_format:
+        names |= set(format_fields(recipe.prompt_format))
+    if name in names:
+        return name, value.strip()
+    return None
+
+
+def _field_segment(run: Run, name: str, value: str) -> Segment:
+    """A field's value, as a user writes it, as a segment."""
+    modality = run.recipe.fields[name]
+    tokenizer = tokenizer_of(run, modality)
+    if modality == "text":
+        return run.encode("text", [value])[0]
+    with counting([tokenizer]):
+        return tokenizer.encode(as_number(value, name))
 
 
 def _signals(run: Run, modality: str, path: Path) -> list[Any]:

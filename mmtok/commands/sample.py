@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from mmtok.commands.prompts import first_segment, is_file
+from mmtok.commands.prompts import condition_segments, first_segment, is_file
 from mmtok.commands.signal_files import all_files, files_for, write_signal
 from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
 from mmtok.core.segment import Document, Segment, segment_of
@@ -128,7 +128,7 @@ def prompt_document(
     run: Run, prompt: Sequence[str], modality: str, infill: str | None = None
 ) -> Document:
     """The open document that `sample` continues, from the same arguments."""
-    condition = [first_segment(run, word) for word in prompt]
+    condition = condition_segments(run, prompt, modality)
     known = None
     if _is_beginning(run, condition, modality):
         known = condition.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mmtok.commands.prompts import are_chunks, expand_folders, first_segment, read_segments
+from mmtok.commands.prompts import are_chunks, condition_segments, expand_folders, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density
 from mmtok.heads.base import Kind
@@ -129,7 +129,7 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
     A folder stands for the files below it. Raises UserError for an order of modalities that was
     never trained. No condition needs a run trained with the null condition.
     """
-    before = [first_segment(run, word) for word in condition]
+    before = condition_segments(run, condition)
     names: list[str] = []
     documents: list[Document] = []
     scored_segments: list[Segment] = []

@@ -88,7 +88,7 @@ def _figures(run: Run) -> dict[str, Any]:
     print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)
     for task in map(partial(TaskEvaluation, run), run.recipe.tasks):
-        if task.modalities == ("text", "image"):
+        if task.modalities == ("text", "image") and not task.numbers:
             figures["zero_shot"] = zero_shot(task)
             break
     return figures

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -27,7 +28,8 @@ ENCODE_BATCH = 256  # training signals that are encoded at once
 class TaskEvaluation:
     """One task under evaluation: its examples, samples and output folder.
 
-    The task has one target field, and one input field or none.
+    The task has one target field, and one input field or none. Numbers may be given beside it: then
+    samples are asked for with those of held-out examples.
     """
 
     run: Run
@@ -40,21 +42,33 @@ class TaskEvaluation:
     def modalities(self) -> tuple[str, ...]:
         """The modalities of the inputs (NOTHING where there are none), then those of the targets.
 
-        A pair, except where a task joins several fields.
+        Without numbers. A pair, except where a task joins several fields.
         """
         inputs, targets = self.task.modalities(self.run.recipe.fields)
+        inputs = tuple(m for m in inputs if m not in self.run.recipe.numbers)
         return (*(inputs or (NOTHING,)), *targets)
 
     @property
     def name(self) -> str:
         """The key of the figures and the name of the samples' folder: image_from_text."""
-        *inputs, target = self.modalities
-        return f"{target}_from_{'_and_'.join(inputs)}"
+        inputs, (target, *_) = self.task.modalities(self.run.recipe.fields)
+        return f"{target}_from_{'_and_'.join(inputs or (NOTHING,))}"
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The input fields that are numbers."""
+        fields = self.run.recipe.fields
+        return tuple(f for f in self.task.inputs if fields[f] in self.run.recipe.numbers)
+
+    @property
+    def _signal_inputs(self) -> tuple[str, ...]:
+        """The other input fields."""
+        return tuple(f for f in self.task.inputs if f not in self.numbers)
 
     @property
     def input_field(self) -> str:
-        """The input field, of a task that has one."""
-        return self.task.inputs[0]
+        """The input field, of a task that has one beside numbers."""
+        return self._signal_inputs[0]
 
     @property
     def target_field(self) -> str:
@@ -119,7 +133,7 @@ class TaskEvaluation:
                 yield target
 
     def _row(self, example: dict[str, Any]) -> tuple[Any, Any]:
-        inputs = example[self.input_field] if self.task.inputs else None
+        inputs = example[self.input_field] if self._signal_inputs else None
         return inputs, example[self.target_field]
 
     # ---- samples
@@ -127,13 +141,57 @@ class TaskEvaluation:
     def sample(self, inputs: Sequence[Any]) -> list[Sampled]:
         """One sample for each input signal, with the recipe's sampling and seed."""
         modality = self.run.recipe.fields[self.target_field]
-        segments = self.input_tokenizer.encode_batch(inputs)
-        return self._sampled([self.run.prompt([segment], modality) for segment in segments])
+        segments = {self.input_field: self.input_tokenizer.encode_batch(inputs)}
+        segments |= self._number_segments(self._numbers_for(inputs))
+        rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
+        return self._sampled([self.run.prompt(row, modality) for row in rows])
 
     def sample_unconditional(self, n: int) -> list[Sampled]:
-        """`n` samples of a task without inputs, with the recipe's sampling and seed."""
+        """`n` samples of a task without inputs, with the recipe's sampling and seed.
+
+        Of one with numbers alone, given those of random held-out examples.
+        """
         modality = self.run.recipe.fields[self.target_field]
-        return self._sampled([self.run.prompt([], modality)] * n)
+        if not self.numbers:
+            return self._sampled([self.run.prompt([], modality)] * n)
+        examples = random_subset(self._held_out(), n, self.seed)
+        chosen = [examples[i % len(examples)] for i in range(n)]
+        segments = self._number_segments(chosen)
+        rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
+        return self._sampled([self.run.prompt(row, modality) for row in rows])
+
+    def _held_out(self) -> Iterator[dict[str, Any]]:
+        """The inputs of held-out examples."""
+        for example in self.run.examples("heldout", *self.task.inputs, self.target_field):
+            yield {f: example[f] for f in self.task.inputs}
+
+    def _number_segments(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Segment]]:
+        """Number field -> its segments in these examples."""
+        fields = self.run.recipe.fields
+        return {
+            f: self.run.tokenizers[fields[f]].encode_batch([example[f] for example in examples])
+            for f in self.numbers
+        }
+
+    def _numbers_for(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Numbers for each input: those of held-out examples, in their order, again and again.
+
+        For texts of the examples that have this text.
+        """
+        if not self.numbers:
+            return [{} for _ in inputs]
+        are_texts = self.run.recipe.fields[self.input_field] == "text"
+        pools: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for example in self._held_out():
+            pools[example[self.input_field] if are_texts else ""].append(example)
+        n_taken: Counter[Any] = Counter()
+        chosen = []
+        for signal in inputs:
+            key = signal if are_texts else ""
+            pool = pools[key] or [example for pool in pools.values() for example in pool]
+            chosen.append(pool[n_taken[key] % len(pool)])
+            n_taken[key] += 1
+        return chosen
 
     def _sampled(self, prompts: Sequence[Document]) -> list[Sampled]:
         sampling = self.run.sampling(self.run.recipe.fields[self.target_field])

@@ -63,7 +63,7 @@ def _unlisted(folder: Path) -> list[dict[str, str]]:
 
 
 def task_fields(run: Run, modality: str) -> tuple[str | None, str]:
-    """(input, target) fields of the first task text -> modality.
+    """(input, target) fields of the first task text -> modality, with numbers or without.
 
     Without such a task, None and the target field of any that makes the modality.
     """
@@ -72,9 +72,9 @@ def task_fields(run: Run, modality: str) -> tuple[str | None, str]:
     if not tasks:
         raise UserError(f"no task of this run makes {modality}")
     for task in tasks:
-        inputs, _ = task.modalities(fields)
-        if inputs == ("text",):
-            return task.inputs[0], task.targets[0]
+        inputs = [f for f in task.inputs if fields[f] not in run.recipe.numbers]
+        if [fields[f] for f in inputs] == ["text"]:
+            return inputs[0], task.targets[0]
     return None, tasks[0].targets[0]
 
 

@@ -24,15 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from torch.nn import ModuleDict
+
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
 from mmtok.io.filenames import is_name
+from mmtok.io.messages import listed
 from mmtok.io.overrides import leaves, set_fields
 from mmtok.io.serialize import Kinds, from_plain, to_plain
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
+from mmtok.run.prompt_format import format_fields
 from mmtok.sources.base import Source
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
@@ -45,6 +49,7 @@ from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.numbers import NumberConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
@@ -64,6 +69,7 @@ PackageTokenizers = (
     | DMelConfig
     | LogMelConfig
     | JetGridConfig
+    | NumberConfig
 )
 PackageSources = (
     TextFile
@@ -105,6 +111,8 @@ class Recipe:
         n_samples: how many samples `evaluate` draws for each of its metrics.
         start: a Llama's checkpoint folder or hub id. Its trunk and its text tokenizer replace the
             recipe's.
+        prompt_format: how one text gives all inputs of a task, "{caption}, pt {pt_gev} GeV"; a
+            prompt must match it exactly. "": texts are texts.
     """
 
     name: str
@@ -118,6 +126,7 @@ class Recipe:
     sampling: Mapping[str, Sampling] = field(default_factory=dict)
     n_samples: int = 200
     start: str | None = None
+    prompt_format: str = ""
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -135,16 +144,21 @@ class Recipe:
                 ' ("caption",))'
             )
         for modality in self.tokenizers:
-            if not is_name(modality):
+            # torch keeps the weights of a modality under its name
+            if not is_name(modality) or "." in modality or hasattr(ModuleDict, modality):
                 raise UserError(
                     f"recipe {self.name!r}: a tokenizer's modality is {modality!r}; it must be a"
-                    " plain name, as its folder has it"
+                    " plain name without dots, as its folder and its weights have it, and no word"
+                    " of Python's such as keys"
                 )
+        named = {m: config.named(m) for m, config in self.tokenizers.items()}
+        object.__setattr__(self, "tokenizers", named)
         self._fill_preparation()
         self._check_signals()
         self._check_fields()
         self._check_modalities("sampling", self.sampling)
         self._check_modalities("train.loss_weights", self.train.loss_weights)
+        self._check_prompt_format()
 
     def _fill_preparation(self) -> None:
         """Add the default preparations. Raises UserError for one of another modality."""
@@ -203,12 +217,46 @@ class Recipe:
                         f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the"
                         " recipe has no tokenizer"
                     )
+            for name in task.predicted:
+                if self.tokenizers[fields[name]].is_input_only:
+                    raise UserError(
+                        f"recipe {self.name!r}: task {task} predicts {name!r}, whose tokenizer,"
+                        f" tokenizers.{fields[name]}, is of conditions only; name it among the"
+                        " inputs, or give it n_bins or n_classes"
+                    )
         for name in self.input_masking:
             if name not in fields:
                 raise UserError(
                     f"recipe {self.name!r}: input_masking names the field {name!r}, but the sources"
                     f" yield {', '.join(fields)}"
                 )
+
+    def _check_prompt_format(self) -> None:
+        """Raise UserError for a form that names other fields than the inputs of a task."""
+        if not self.prompt_format:
+            return
+        names = format_fields(self.prompt_format)
+        for name in names:
+            if self.fields.get(name) not in ("text", *self.numbers):
+                raise UserError(
+                    f"recipe {self.name!r}: prompt_format names {name!r}; its fields of text and"
+                    f" numbers are {listed(self._words)}"
+                )
+        if not any(set(task.inputs) == set(names) for task in self.tasks):
+            raise UserError(
+                f"recipe {self.name!r}: prompt_format gives {' and '.join(names)}, which are not"
+                " the inputs of any task"
+            )
+
+    @property
+    def _words(self) -> list[str]:
+        """The fields that words can give."""
+        return [f for f, m in self.fields.items() if m in ("text", *self.numbers)]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The modalities that are single numbers, each under a name of its own."""
+        return tuple(m for m, c in self.tokenizers.items() if isinstance(c, NumberConfig))
 
     def _check_modalities(self, where: str, names: Iterable[str]) -> None:
         """Raise UserError for a modality without a tokenizer."""

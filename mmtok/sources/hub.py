@@ -19,6 +19,7 @@ import numpy as np
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed
+from mmtok.io.numbers import as_number
 from mmtok.io.tables import SUFFIXES, as_text, suffix_of
 from mmtok.sources.base import Example, Picture, Sound, check_heldout_share, split_order
 from mmtok.sources.image_files import decode_image, size_of
@@ -79,11 +80,16 @@ def _jet(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> np
     return checked_jet(cell, where, source.features)
 
 
+def _number(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> float:
+    return as_number(cell, where)
+
+
 COLUMN_KINDS = {  # by modality
     "text": ColumnKind("chars", _text, may_be_empty=True),
     "speech": ColumnKind("duration_s", _sound, seconds_of),
     "image": ColumnKind("pixels", _picture, _n_pixels),
     "jets": ColumnKind("particles", _jet),
+    "number": ColumnKind("value", _number),
 }
 
 
@@ -100,9 +106,10 @@ class HubTable(ScreenedSource):
             that `datasets` can read (a folder of loose sound files it reads only with torchcodec:
             `SpeechFolder` needs none).
         columns: field -> column of the table.
-        modalities: field -> text, speech, image or jets. A text is a string, or a class, whose name
-            is then the text; a sound or picture its bytes, a file, or the name of a file in the
-            table's folder; a jet a list of constituents.
+        modalities: field -> text, speech, image, jets or number. A text is a string, or a class,
+            whose name is then the text; a sound or picture its bytes, a file, or the name of a file
+            in the table's folder; a jet a list of constituents; a number a number, or a text that
+            is one. A field of numbers is a modality of its own, of the same name.
         subset: the hub's name of a part of the table.
         train: the table's own split to train on.
         heldout: the table's own split to hold out; "": a share of `train`, chosen by `seed`.
@@ -110,7 +117,8 @@ class HubTable(ScreenedSource):
         limit: at most so many rows of each split; 0: all.
         features: of the jets' constituents, in the order of the table.
         limits: field -> (least, most): characters of a text, seconds of speech, pixels of an image,
-            particles of a jet; other rows are left out and counted. A most of 0: any.
+            particles of a jet, the number itself; other rows are left out and counted. A most of
+            0: any.
     """
 
     id: str
@@ -150,8 +158,8 @@ class HubTable(ScreenedSource):
 
     @property
     def fields(self) -> dict[str, str]:
-        """As `modalities` says."""
-        return dict(self.modalities)
+        """As `modalities` says; a field of numbers is a modality of its own."""
+        return {f: f if m == "number" else m for f, m in self.modalities.items()}
 
     @property
     def gives(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -266,7 +274,8 @@ class HubTable(ScreenedSource):
         kind = self._kind(name)
         if kind.size is not None:
             return kind.size(self.file_in(cell, where), where)
-        return len(kind.read(self, rows, self.columns[name], cell, where))
+        signal = kind.read(self, rows, self.columns[name], cell, where)
+        return signal if isinstance(signal, float) else len(signal)
 
     def _load(self, split: str, cache: Path) -> Rows:
         """The table of one split, its sounds and pictures left undecoded."""

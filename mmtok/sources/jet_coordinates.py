@@ -8,10 +8,13 @@ of the sum, as of `PythiaJets`: a boost along the beam changes no difference fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mmtok.errors import UserError
+from mmtok.io.messages import shown
 from mmtok.nn.angles import wrap
 from mmtok.sources.jet_reader import jet_of_particle
 
@@ -74,6 +77,51 @@ def four_momenta(
         return px, py, transverse_mass * np.sinh(eta), transverse_mass * np.cosh(eta)
     pz = pt * np.sinh(eta)
     return px, py, pz, np.sqrt(px**2 + py**2 + pz**2 + np.square(mass))
+
+
+NUMBERS = ("pt_gev", "mass_gev")  # of a jet, by the sum of its constituents
+
+
+def jet_numbers(
+    values: np.ndarray, offsets: np.ndarray, features: Sequence[str], names: Sequence[str]
+) -> dict[str, list[float]]:
+    """Name -> that number of each jet, of the sum of its constituents, which are taken as massless.
+
+    As the axis changes neither, eta_rel and phi_rel do. Where they are massless, rapidity and
+    pseudorapidity are equal.
+
+    Args:
+        values: (all P, F).
+        offsets: (N + 1,).
+        features: their F names.
+        names: some of NUMBERS.
+    """
+    if not names:
+        return {}
+    pt, eta, phi = (
+        values[:, list(features).index(name)].astype(np.float64)
+        for name in ("pt_gev", "eta_rel", "phi_rel")
+    )
+    sums = axes_of_sums(*four_momenta(pt, eta, phi), offsets)
+    of_name = {"pt_gev": sums.pt, "mass_gev": sums.mass}
+    return {name: of_name[name].tolist() for name in names}
+
+
+def check_numbers(source: str, names: Sequence[str], features: Sequence[str]) -> None:
+    """Raise UserError for numbers of jets that cannot be had of these features.
+
+    source: what messages call it.
+    """
+    for name in names:
+        if name not in NUMBERS:
+            raise UserError(
+                f"{source}: numbers names {shown(name)}; a jet's numbers are {', '.join(NUMBERS)}"
+            )
+    if names and not {"pt_gev", "eta_rel", "phi_rel"} <= set(features):
+        raise UserError(
+            f"{source}: {', '.join(names)} need the features pt_gev, eta_rel and phi_rel; it reads"
+            f" {', '.join(features)}"
+        )
 
 
 def axes_of_sums(

@@ -8,7 +8,7 @@ import os
 import warnings
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from mmtok.io.tables import decoded
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Example, Unusable
 from mmtok.sources.jet_cleaning import Cleaned, chosen, cleaned, faults_of, n_particles_of
+from mmtok.sources.jet_coordinates import jet_numbers
 from mmtok.sources.jet_formats import open_jets, split_jets
 from mmtok.sources.jet_reader import JetReader, ReadSettings, offsets_of
 from mmtok.sources.screen import SHOW_PROGRESS_FROM, Broken, Limit, Tolerance
@@ -277,6 +278,7 @@ class JetChunk:
         kept: the indices among them of those that are examples.
         texts: the captions of these, where they come from a file of their own.
         has_captions: whether the file's own captions are read.
+        numbers: of each jet that are computed.
     """
 
     place: JetPlace
@@ -285,23 +287,28 @@ class JetChunk:
     kept: np.ndarray
     texts: tuple[str, ...] | None = None
     has_captions: bool = False
+    numbers: tuple[str, ...] = ()
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The jets with their captions."""
         numbers = (self.start + self.kept).tolist()
         try:
-            jets, texts = self._read()
+            jets, texts, of_name = self._read()
         except (UserError, OSError) as error:
             for i in numbers:
                 yield Unusable(f"{self.place.shown}: jet {i}", str(error))
             return
         for k, i in enumerate(numbers):
-            fields: dict[str, Any] = {"jets": jets[k]}
+            fields: dict[str, Any] = {name: column[k] for name, column in of_name.items()}
+            fields["jets"] = jets[k]
             if texts is not None:
                 fields = {"caption": texts[k], **fields}
             yield Example(fields, f"{self.place.shown}: jet {i}")
 
-    def _read(self) -> tuple[list[np.ndarray], Sequence[str] | None]:
+    def _read(
+        self,
+    ) -> tuple[list[np.ndarray], Sequence[str] | None, Mapping[str, Sequence[float]]]:
+        """The jets, their captions, and name -> their numbers."""
         place = self.place
         reader = place.open()
         values, offsets = reader.read(self.start, self.stop, place.features)
@@ -311,11 +318,18 @@ class JetChunk:
         if self.has_captions:
             every = reader.captions(self.start, self.stop)
             texts = [every[i] for i in self.kept.tolist()]
-        return split_jets(values, offsets), texts
+        of_name: Mapping[str, Sequence[float]] = {}
+        if self.numbers:
+            of_name = jet_numbers(values, offsets, place.features, self.numbers)
+        return split_jets(values, offsets), texts, of_name
 
 
 def chunks(
-    found: Screened, is_chosen: np.ndarray, labels: Labels | None, has_captions: bool
+    found: Screened,
+    is_chosen: np.ndarray,
+    labels: Labels | None,
+    has_captions: bool,
+    numbers: tuple[str, ...] = (),
 ) -> Iterator[JetChunk]:
     """The jets that are chosen, file by file.
 
@@ -324,6 +338,7 @@ def chunks(
         is_chosen: (all jets,) whether each is.
         labels: captions from a file of their own.
         has_captions: whether captions of the jets' files are read.
+        numbers: of each jet that are computed.
     """
     for f, place in enumerate(found.places):
         first = int(found.firsts[f])
@@ -333,4 +348,5 @@ def chunks(
             kept = np.flatnonzero(is_chosen[first + start : first + stop]).astype(np.int32)
             if len(kept):
                 texts = None if labels is None else labels.of(first + start + kept)
-                yield JetChunk(place, start, stop, kept, texts, has_captions and labels is None)
+                own = has_captions and labels is None
+                yield JetChunk(place, start, stop, kept, texts, own, numbers)

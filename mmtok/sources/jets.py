@@ -18,6 +18,7 @@ from mmtok.io.messages import counted, listed
 from mmtok.io.walk import file_at, files_at
 from mmtok.sources.base import Listing, check_heldout_share
 from mmtok.sources.jet_cleaning import Cleaned, cleaned, faults_of
+from mmtok.sources.jet_coordinates import check_numbers
 from mmtok.sources.jet_formats import (
     AS_FOUND,
     FEATURES,
@@ -60,6 +61,8 @@ class JetFile(ScreenedSource):
         train: the files to train on, by their name or folder below `path`, such as "train"; "": all
             that are not held out.
         heldout: the files to hold out, likewise; "": a share of all jets.
+        numbers: of each jet that are fields too, each a modality of its own: "pt_gev", "mass_gev",
+            of the sum of its constituents, which are taken as massless.
     """
 
     path: str = ""
@@ -74,9 +77,11 @@ class JetFile(ScreenedSource):
     pt_unit: str = ""
     train: str = ""
     heldout: str = ""
+    numbers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_numbers("JetFile", self.numbers, self.features)
         self._limit()
         check_heldout_share(self, self.heldout_share)
         if self.layout:
@@ -86,10 +91,11 @@ class JetFile(ScreenedSource):
 
     @property
     def fields(self) -> dict[str, str]:
-        """Jets, and captions where there are labels."""
+        """Jets, and captions where there are labels, and numbers where they are asked for."""
+        own = {name: name for name in self.numbers}
         if self.labels or "caption" in self.columns or self._has_own_captions():
-            return {"caption": "text", "jets": "jets"}
-        return {"jets": "jets"}
+            return {"caption": "text", **own, "jets": "jets"}
+        return {**own, "jets": "jets"}
 
     @property
     def gives(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -107,7 +113,7 @@ class JetFile(ScreenedSource):
         is_chosen = self._chosen(found, split)
         has_captions = "caption" in self.fields
         return Listing(
-            chunks(found, is_chosen, labels, has_captions),
+            chunks(found, is_chosen, labels, has_captions, self.numbers),
             found.fresh_faults(),
             int(is_chosen.sum()),
         )

@@ -31,7 +31,8 @@ from mmtok.errors import UserError, missing_extra
 from mmtok.io.progress import Progress
 from mmtok.nn.angles import wrap
 from mmtok.sources.base import Source
-from mmtok.sources.jet_formats import load_flat, save_flat, split_jets
+from mmtok.sources.jet_coordinates import check_numbers, jet_numbers
+from mmtok.sources.jet_formats import FEATURES, load_flat, save_flat, split_jets
 
 CLASSES = ("gluon", "quark", "top")
 PROCESSES = {
@@ -81,6 +82,7 @@ class PythiaJets(Source):
         radius: of the anti-kT algorithm.
         processes: changes the time, not the jets; with more than one, a script of your own needs
             the usual `if __name__ == "__main__"` guard.
+        numbers: of each jet that are fields too, each a modality of its own: "pt_gev", "mass_gev".
     """
 
     seed: int = 0
@@ -90,11 +92,15 @@ class PythiaJets(Source):
     pt_min_gev: float = 500.0
     radius: float = 0.8
     processes: int = 2
+    numbers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_numbers("PythiaJets", self.numbers, FEATURES)
 
     @property
     def fields(self) -> dict[str, str]:
-        """A jet and the name of its class."""
-        return {"caption": "text", "jets": "jets"}
+        """A jet, the name of its class, and its numbers."""
+        return {"caption": "text", **{name: name for name in self.numbers}, "jets": "jets"}
 
     def check(self) -> None:
         """Raise UserError for settings that no collision can meet."""
@@ -138,7 +144,7 @@ class PythiaJets(Source):
 
     @property
     def _key(self) -> str:
-        settings = {name: value for name, value in asdict(self).items() if name != "processes"}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("processes", "numbers")}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def count(self, split: str, cache: Path | None = None) -> int:
@@ -152,14 +158,15 @@ class PythiaJets(Source):
         """The jets of a split, the classes in turn. Made on first use and kept under `cache`."""
         self.check_split(split)
         values, offsets, labels = load_flat(self.make(cache))
-        by_class: dict[str, list[np.ndarray]] = {name: [] for name in CLASSES}
-        for jet, label in zip(split_jets(values, offsets), labels, strict=True):
-            of_split, _, name = str(label).partition("/")
+        of_name = jet_numbers(values, offsets, FEATURES, self.numbers)
+        by_class: dict[str, list[dict[str, Any]]] = {name: [] for name in CLASSES}
+        for i, jet in enumerate(split_jets(values, offsets)):
+            of_split, _, name = str(labels[i]).partition("/")
             if of_split == split:
-                by_class[name].append(jet)
+                numbers = {key: column[i] for key, column in of_name.items()}
+                by_class[name].append({"caption": f"{name} jet", **numbers, "jets": jet})
         for jets in zip(*by_class.values(), strict=True):
-            for name, jet in zip(by_class, jets, strict=True):
-                yield {"caption": f"{name} jet", "jets": jet}
+            yield from jets
 
     def make(self, cache: Path) -> Path:
         """Make all splits in one file under `cache`, and return its path.

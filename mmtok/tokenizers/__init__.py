@@ -29,6 +29,7 @@ KINDS = {
     "PixelLatents": "image_latents",
     "KLPatches": "image_latents",
     "JetGrid": "jets",
+    "Number": "numbers",
 }
 MODALITIES = ("text", "speech", "image", "jets")
 

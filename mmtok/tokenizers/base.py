@@ -46,6 +46,15 @@ class TokenizerConfig(ABC):
     # fitting may find fewer codes than `signature` says (few texts have few pieces)
     signature_is_bound: ClassVar[bool] = False
 
+    def named(self, modality: str) -> Self:
+        """This config under the name that a recipe gives its modality; most have their own."""
+        return self
+
+    @property
+    def is_input_only(self) -> bool:
+        """Whether its frames are read, but never made."""
+        return False
+
     @property
     def takes(self) -> Mapping[str, Any]:
         """What a signal must be like: {"rate_hz": 16000}, or {"height": 8, "width": 8, ...}.
