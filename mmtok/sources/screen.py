@@ -223,7 +223,7 @@ class Screen(Generic[T]):
         chunks = (Items(part, reader, name) for part in batched_lists(items, CHUNK))
         return self.listing_of(chunks, len(items))
 
-    def listing_of(self, chunks: Iterable[Chunk], n: int) -> Listing:
+    def listing_of(self, chunks: Iterable[Chunk], n: int | None = None) -> Listing:
         """Chunks of about n of the items; what they cannot read counts with the broken ones."""
         return Listing(chunks, copy.deepcopy(self._broken), n)
 

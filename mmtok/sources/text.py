@@ -1,19 +1,34 @@
-"""Text files: reading, writing, and a source that cuts them into chunks."""
+"""Texts: reading and writing files, and a source that cuts texts into chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
+from mmtok.io.columns import check_named
 from mmtok.io.files import write_bytes
 from mmtok.io.tables import CHARACTER_BYTES
-from mmtok.io.walk import file_at, files_among
-from mmtok.sources.base import Example, check_heldout_share
-from mmtok.sources.screen import Limit, Screen, ScreenedSource
+from mmtok.io.tally import Tally
+from mmtok.sources.base import Chunk, Listing, check_heldout_share
+from mmtok.sources.layouts import check_layout
+from mmtok.sources.screen import Screen, ScreenedSource
+from mmtok.sources.text_corpus import (
+    CharacterReader,
+    Reader,
+    RowReader,
+    TextPlace,
+    Window,
+    layout_of,
+    layouts_of,
+    named_split,
+    report_rows,
+    split_at_share,
+    text_place,
+)
+from mmtok.sources.text_pieces import Chunking, Piece, cut
 
 
 def read_text(path: Path) -> str:
@@ -61,33 +76,43 @@ def chunks(text: str, chunk_chars: int) -> Iterator[str]:
 
     The cut is after the last white space in the second half of a chunk, where there is some.
     """
-    start = 0
-    while start < len(text):
-        stop = min(start + chunk_chars, len(text))
-        if stop < len(text):
-            ends = range(stop, start + chunk_chars // 2, -1)
-            stop = next((end for end in ends if text[end - 1].isspace()), stop)
-        yield text[start:stop]
-        start = stop
+    return (piece.text for piece in cut([Piece(text, 0, ends=True)], chunk_chars))
 
 
 @dataclass(frozen=True)
 class TextFile(ScreenedSource):
-    """A UTF-8 file, or a folder of .txt files, cut into chunks: examples {"text": chunk}.
+    """Texts in files, cut into chunks: examples {"text": chunk}.
 
-    The end of the file is held out, or the end of all files, in the order of their names.
+    A file of characters is a document, and so is a row of a table; no chunk runs over two. The end
+    of all characters is held out, in the order of the files' names. Files may be of any size: they
+    are read chunk by chunk. Those with .gz and .zst are unpacked on the way; every process that
+    reads one does so from its start.
 
     Attributes:
-        path: of the file or folder.
+        path: of a file, of a folder, or a pattern such as data/*.jsonl.zst. In a folder .txt files
+            are read; where there are none, .md, .rst, .tex and the like, or tables (.jsonl, .csv,
+            .tsv, .parquet).
         chunk_chars: a chunk has at most so many characters.
         heldout_share: share of the characters, from the end.
         min_chars: of a chunk; shorter ones are left out and counted. 0: any.
+        layout: plain, the characters of files, or table, a column of tables; "": found out.
+        columns: text=COLUMN of a table. Else it is found by its usual names.
+        document_mark: between the documents of a file, such as <|endoftext|>; it is taken out.
+            "blank lines": one or several. "": a file is one document.
+        train: the corpus's own split to train on: the name of files or of a folder. "": all that is
+            not held out.
+        heldout: that to hold out. "": a share.
     """
 
     path: str = ""
     chunk_chars: int = 256
     heldout_share: float = 0.1
     min_chars: int = 0
+    layout: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    document_mark: str = ""
+    train: str = ""
+    heldout: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +124,8 @@ class TextFile(ScreenedSource):
                 f"TextFile: min_chars is {self.min_chars}; it is from 0 to chunk_chars,"
                 f" {self.chunk_chars}"
             )
+        check_layout(layouts_of(), self.layout, "TextFile")
+        check_named(self.columns, ("text",), "TextFile")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -107,63 +134,85 @@ class TextFile(ScreenedSource):
 
     def check(self) -> None:
         """Raise UserError where the text is missing or cannot be split."""
-        self._texts()
+        self._windows()
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The chunks of a split, in the order of the files.
 
         Raises UserError on unusable files.
         """
         self.check_split(split)
-        texts = self._texts()
-        n_chars = sum(map(len, texts.values()))
-        cut = min(n_chars - 1, max(1, round(n_chars * (1 - self.heldout_share))))
-        found = [
-            (path, chunk)
-            for path, text in _side(texts, cut, split)
-            for chunk in chunks(text, self.chunk_chars)
-        ]
+        reader, windows, screen = self._windows()
+        return screen.listing_of(self._chunks(reader, windows[split]))
 
-        def look(i: int) -> dict[str, float]:
-            return {"chars": len(found[i][1])}
+    def _chunks(self, reader: Reader, windows: Sequence[Window]) -> Iterator[Chunk]:
+        """The chunks, listed one after another; at the end it is said what is left out."""
+        with Tally("chunks") as tally:
 
-        limits = (Limit("chars", self.min_chars),)
-        for i in Screen(range(len(found)), look, self, "chunks", limits).items:
-            path, chunk = found[i]
-            yield Example({"text": chunk}, path)
+            def see(fault: str, path: Path) -> None:
+                tally.count()
+                if fault:
+                    tally.add(fault, path)
 
-    def _texts(self) -> dict[Path, str]:
-        """The texts that can be used, by file."""
-        found: dict[Path, str] = {}
+            for window in windows:
+                yield from reader.chunks(window.path, window.first, window.last, see)
+            n_left_out = sum(tally.counts.values())
+            if tally.total and n_left_out == tally.total:
+                raise UserError(
+                    f"none of {tally.total:,} chunks is left, such as the first of"
+                    f" {windows[0].path}; widen the limits"
+                )
+
+    def _windows(self) -> tuple[Reader, dict[str, list[Window]], Screen[Path]]:
+        """How files are read, the parts of them in each split, and their screen."""
+        place = text_place(str(self.path))
+        layout = layout_of(place, self.layout or self._asked_layout(place), str(self.path))
+        reader = self._reader(layout)
+        n_chars: dict[Path, int] = {}
 
         def look(path: Path) -> dict[str, float]:
-            found[path] = read_text(path)
-            return {"chars": len(found[path])}
+            n_chars[path] = reader.n_chars(path)
+            return {"chars": n_chars[path]}
 
-        files = Screen(self._files(), look, self, "files").items
-        texts = {path: found[path] for path in files}
-        if sum(map(len, texts.values())) < 2:
+        screen = Screen(place.files(layout), look, self, "files")
+        report_rows([reader.faults(path) for path in screen.items], self)
+        return reader, self._split(screen.items, n_chars, reader), screen
+
+    def _asked_layout(self, place: TextPlace) -> str:
+        """The layout that other settings ask for; "" for any."""
+        if self.columns and place.tables:
+            return "table"
+        return ""
+
+    def _reader(self, layout: str) -> Reader:
+        if layout == "table":
+            if self.document_mark:
+                raise UserError(
+                    "TextFile: document_mark is of files of characters, and in a table each row is"
+                    " a document; leave it out"
+                )
+            chunking = Chunking(self.chunk_chars, self.min_chars)
+            return RowReader(chunking, self.columns.get("text", ""))
+        if self.columns:
             raise UserError(
-                f"{self.path}: a single character cannot be split into train and heldout; give a"
-                " longer text"
+                f"TextFile: columns names {self.columns['text']!r}, but {self.path} is read as"
+                " characters, which have none; name a table, or leave columns out"
             )
-        return texts
+        return CharacterReader(Chunking(self.chunk_chars, self.min_chars, self.document_mark))
 
-    def _files(self) -> list[Path]:
-        if self.path:
-            place = Path(self.path).expanduser()
-            if place.is_dir():
-                return files_among([place], (".txt",))
-        return [file_at(self.path, "TextFile", "a UTF-8 text, or a folder of them")]
-
-
-def _side(texts: dict[Path, str], cut: int, split: str) -> Iterator[tuple[Path, str]]:
-    """(file, its text) on one side of the cut, which is an index into all texts joined.
-
-    "train" is what comes before the cut.
-    """
-    for path, text in texts.items():
-        side = text[:cut] if split == "train" else text[cut:]
-        cut = max(0, cut - len(text))
-        if side:
-            yield path, side
+    def _split(
+        self, files: Sequence[Path], n_chars: Mapping[Path, int], reader: Reader
+    ) -> dict[str, list[Window]]:
+        where = str(self.path)
+        heldout: list[Path] = []
+        if self.heldout:
+            heldout = named_split(files, self.heldout, where)
+        others = [file for file in files if file not in set(heldout)]
+        train = others
+        if self.train:
+            train = named_split(others or files, self.train, where)
+        if not heldout:
+            return split_at_share(train, n_chars, self.heldout_share, reader, where)
+        if not train:
+            raise UserError(f"{where}: all files are held out as {self.heldout!r}; none is left")
+        return {"train": list(map(Window, train)), "heldout": list(map(Window, heldout))}

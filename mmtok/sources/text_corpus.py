@@ -1,0 +1,404 @@
+"""Corpora of text in files: which files a place has, how they are read, and where they are split.
+
+A split is by characters: the end of all of them, in the order of the files, is held out. Where
+documents are known (rows, or texts between marks), none is in two splits.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from mmtok.errors import UserError
+from mmtok.io.packed import PACKED
+from mmtok.io.patterns import is_pattern, named_places
+from mmtok.io.tally import Tally
+from mmtok.io.walk import file_at, files_among, walk
+from mmtok.sources.base import Chunk
+from mmtok.sources.layouts import Layout, chosen_layout, is_part
+from mmtok.sources.screen import Tolerance
+from mmtok.sources.text_pieces import Chunking, n_chars_of, pieces, ranges
+from mmtok.sources.text_rows import (
+    N_NAMED,
+    SPELLINGS,
+    RowIndex,
+    RowRange,
+    is_empty,
+    is_table,
+    look_at,
+    open_rows,
+)
+
+TXT = ".txt"
+PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
+PLAIN_FILES = (*PLAIN, *(suffix + packed for suffix in PLAIN for packed in PACKED))
+ROWS = (".jsonl", ".csv", ".tsv", ".tab", ".psv", ".json")
+ROW_FILES = (*ROWS, *(suffix + packed for suffix in ROWS for packed in PACKED), ".parquet")
+ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_infos")
+WANTED = "a UTF-8 text, a table of texts, or a folder of them"
+N_REMEMBERED = 100_000  # files
+
+
+# ---- how a file is read
+
+
+class Reader(ABC):
+    """How the files of a corpus are read."""
+
+    def n_chars(self, path: Path) -> int:
+        """The characters of a file's documents. Raises UserError for an unusable file."""
+        return self._count(*_version(path))
+
+    @abstractmethod
+    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
+        """The same, for one version of the file."""
+
+    @abstractmethod
+    def document_at(self, path: Path, at: int) -> tuple[int, int]:
+        """The first character of the document with character `at`, and the one after its last.
+
+        Where documents are not kept apart, both are `at`.
+        """
+
+    @abstractmethod
+    def chunks(
+        self, path: Path, first: int, last: int | None, see: Callable[[str, Path], None]
+    ) -> Iterator[Chunk]:
+        """The characters from `first` to `last` of a file, as chunks of about 256 examples.
+
+        see: takes, of every chunk of text, why it is left out ("" where it is not) and its file.
+        """
+
+    def faults(self, path: Path) -> RowIndex | None:
+        """What is wrong in rows of a file; None where it has no rows."""
+        return None
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return path, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class CharacterReader(Reader):
+    """Files of characters; see `text_pieces`."""
+
+    chunking: Chunking
+
+    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
+        return _n_chars(path, n_bytes, changed_ns, self.chunking.mark)
+
+    def document_at(self, path: Path, at: int) -> tuple[int, int]:
+        """Of a file without marks `at`, as it is cut anywhere."""
+        if not self.chunking.mark:
+            return at, at
+        start = n_before = 0
+        for piece in pieces(path, self.chunking.mark):
+            n_before += len(piece.text)
+            if piece.ends:
+                if n_before > at:
+                    return start, n_before
+                start = n_before
+        return start, n_before
+
+    def chunks(
+        self, path: Path, first: int, last: int | None, see: Callable[[str, Path], None]
+    ) -> Iterator[Chunk]:
+        """Ranges of bytes."""
+        return ranges(path, first, last, self.chunking, see)
+
+
+@lru_cache(maxsize=N_REMEMBERED)
+def _n_chars(path: Path, n_bytes: int, changed_ns: int, mark: str) -> int:
+    return n_chars_of(path, mark)
+
+
+@dataclass(frozen=True)
+class RowReader(Reader):
+    """Tables; see `text_rows`.
+
+    Attributes:
+        chunking: how texts are cut.
+        column: that the user names; "": found out.
+    """
+
+    chunking: Chunking
+    column: str = ""
+
+    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
+        return self.faults(path).n_chars
+
+    def faults(self, path: Path) -> RowIndex:
+        """All that a look at the table found."""
+        return _index(*_version(path), self)
+
+    def document_at(self, path: Path, at: int) -> tuple[int, int]:
+        """The characters of a row."""
+        row = self._row_at(path, at)
+        return row[2], row[3]
+
+    def _row_at(self, path: Path, at: int) -> tuple[int, int, int, int]:
+        """(where it begins, its number, first character, the one after) of the row with `at`."""
+        index = self.faults(path)
+        i = int((index.groups[:, 2] <= at).sum()) - 1
+        first, number, n_before = index.groups[i].tolist()
+        last = None
+        if i + 1 < len(index.groups):
+            last = int(index.groups[i + 1, 0])
+        for row in index.table.texts(first, number, last):
+            if is_empty(row.cell):
+                continue
+            n_chars = len(row.cell)
+            if n_before + n_chars > at:
+                return row.first, row.number, n_before, n_before + n_chars
+            n_before += n_chars
+        raise UserError(f"{path}: has changed while it was read; start again")
+
+    def chunks(
+        self, path: Path, first: int, last: int | None, see: Callable[[str, Path], None]
+    ) -> Iterator[Chunk]:
+        """Ranges of rows."""
+        index = self.faults(path)
+        begin = stop = None
+        if first:
+            begin = self._row_at(path, first)
+        if last is not None:
+            stop = self._row_at(path, last)
+        for group, end in index.parts():
+            start = group.first
+            number = group.number
+            if begin is not None and begin[0] > start:
+                if end is not None and end <= begin[0]:
+                    continue
+                start = begin[0]
+                number = begin[1]
+            if stop is not None and (end is None or end > stop[0]):
+                if start < stop[0]:
+                    yield RowRange(
+                        index.table, start, number, stop[0], self.chunking, index.n_bytes
+                    )
+                return
+            yield RowRange(index.table, start, number, end, self.chunking, index.n_bytes)
+
+
+@lru_cache(maxsize=N_REMEMBERED)
+def _index(path: Path, n_bytes: int, changed_ns: int, reader: RowReader) -> RowIndex:
+    if not n_bytes:
+        raise UserError(f"{path}: the file is empty; a table with a header is needed")
+    named = {}
+    if reader.column:
+        named = {"text": reader.column}
+    return look_at(open_rows(path, "text", named, SPELLINGS), reader.chunking)
+
+
+# ---- which files a place has
+
+
+@dataclass
+class TextPlace:
+    """The files that a name stands for, by kind.
+
+    Attributes:
+        named: files that are named themselves, or by a pattern.
+        folders: that are named.
+        plain: the first file of characters in each.
+        tables: the first table in each.
+    """
+
+    named: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    plain: list[Path] = field(default_factory=list)
+    tables: list[Path] = field(default_factory=list)
+    has_txt: bool = False
+
+    def files(self, layout: str) -> list[Path]:
+        """The files of a layout, in order.
+
+        A warning says what is left out of a folder. Raises UserError for a folder without any.
+        """
+        suffixes = PLAIN_FILES
+        if layout == "table":
+            suffixes = ROW_FILES
+        elif self.has_txt:
+            suffixes = (TXT,)
+        return [*self.named, *files_among(self.folders, suffixes)]
+
+
+def text_place(path: str) -> TextPlace:
+    """The files that a name stands for.
+
+    Raises UserError where there are none.
+    """
+    if not is_pattern(path) and not Path(path).expanduser().is_dir():
+        places = [file_at(path, "TextFile", WANTED)]
+    else:
+        places = named_places(path, "TextFile", WANTED)
+    place = TextPlace()
+    for one in places:
+        if not one.is_dir():
+            place.named.append(file_at(one, "TextFile", WANTED))
+            (place.tables if is_table(one) else place.plain).append(one)
+            continue
+        place.folders.append(one)
+        found = walk(one, (*PLAIN_FILES, *ROW_FILES)).files
+        telling = [file for file in found if not file.name.lower().startswith(ABOUT)]
+        place.has_txt |= any(file.suffix.lower() == TXT for file in found)
+        place.tables += [file for file in telling if is_table(file)][:1]
+        place.plain += [file for file in telling if not is_table(file)][:1]
+    if place.has_txt and not any(is_table(file) for file in place.named):
+        place.tables.clear()  # a folder of .txt files is one, whatever lies beside them
+    return place
+
+
+def layouts_of(place: TextPlace | None = None) -> tuple[Layout, ...]:
+    """The layouts of text. Characters are read without a word where there is no table."""
+    has_tables = place is not None and bool(place.tables)
+    return (
+        Layout(
+            "plain",
+            "files of characters: .txt, .md, .rst, .tex, each also .gz or .zst",
+            _plain_evidence,
+            "plain",
+            plain=not has_tables,
+        ),
+        Layout(
+            "table",
+            "tables with a column of texts: .jsonl, .csv, .tsv, each also .gz or .zst; .parquet",
+            _table_evidence,
+            "table",
+        ),
+    )
+
+
+def _plain_evidence(place: TextPlace) -> str:
+    return ", ".join(path.name for path in place.plain[:1])
+
+
+def _table_evidence(place: TextPlace) -> str:
+    return ", ".join(path.name for path in place.tables[:1])
+
+
+def layout_of(place: TextPlace, wanted: str, where: str) -> str:
+    """The layout that is wanted, else the one that the place has.
+
+    Raises UserError where it has two.
+    """
+    chosen = chosen_layout(layouts_of(place), place, wanted, where)
+    if chosen is None:
+        return "plain"  # its files say what is wrong
+    return chosen.name
+
+
+# ---- where a corpus is split
+
+
+@dataclass(frozen=True)
+class Window:
+    """The characters of a file that are in a split."""
+
+    path: Path
+    first: int = 0
+    last: int | None = None
+
+
+def named_split(files: Sequence[Path], name: str, where: str) -> list[Path]:
+    """The files of a split that the corpus publishes: those with this name, or in such a folder.
+
+    Raises UserError where there are none.
+    """
+    above = os.path.commonpath([file.parent for file in files])
+    found = [
+        file
+        for file in files
+        if any(is_part(name, part) for part in Path(os.path.relpath(file, above)).parts)
+    ]
+    if not found:
+        raise UserError(
+            f"{where}: no file is called, or lies in a folder called, {name!r}, the split that is"
+            f" asked for; the files are such as {files[0].name}"
+        )
+    return found
+
+
+def split_at_share(
+    files: Sequence[Path], n_chars: Mapping[Path, int], share: float, reader: Reader, where: str
+) -> dict[str, list[Window]]:
+    """The windows of "train" and "heldout": the end of all characters is held out.
+
+    A document that the end begins in is held out as a whole, unless it is the first of all.
+
+    Raises UserError where there is a single character or document.
+    """
+    total = sum(n_chars[file] for file in files)
+    if total < 2:
+        raise UserError(
+            f"{where}: a single character cannot be split into train and heldout; give a longer"
+            " text"
+        )
+    at = min(total - 1, max(1, round(total * (1 - share))))
+    splits: dict[str, list[Window]] = {"train": [], "heldout": []}
+    n_before = 0
+    for file in files:
+        n = n_chars[file]
+        if n_before + n <= at:
+            splits["train"].append(Window(file))
+        elif n_before > at or (n_before and n_before == at):
+            splits["heldout"].append(Window(file))
+        else:
+            start, end = reader.document_at(file, at - n_before)
+            if not n_before + start:
+                start = end  # the first document is trained on, however long it is
+            if n_before + start == total:
+                raise UserError(
+                    f"{where}: a single document cannot be split into train and heldout; give more,"
+                    " or name no document_mark"
+                )
+            if start == n:
+                splits["train"].append(Window(file))
+            else:
+                splits["train"] += [Window(file, 0, start)] * (start > 0)
+                splits["heldout"].append(Window(file, start))
+        n_before += n
+    return splits
+
+
+def report_rows(indices: Sequence[RowIndex | None], tolerance: Tolerance) -> None:
+    """Say how many rows of tables are left out, and why.
+
+    Raises UserError where more of them cannot be used than may be passed over.
+    """
+    found = [index for index in indices if index is not None]
+    if not found:
+        return
+    n_rows = sum(index.n_rows for index in found)
+    n_faults = sum(index.n_faults for index in found)
+    faults = [fault for index in found for fault in index.faults][:N_NAMED]
+    if faults and tolerance.on_error == "raise":
+        raise UserError(faults[0])
+    if n_faults > tolerance.max_error_share * n_rows:
+        likewise = ""
+        if len(faults) > 1:
+            likewise = f"; likewise {'; '.join(faults[1:3])}"
+        raise UserError(
+            f"{faults[0]}{likewise}: {n_faults:,} of {n_rows:,} rows cannot be used, and at most"
+            f" {tolerance.max_error_share:.3g} of all are passed over; mend or remove them, or set"
+            " max_error_share"
+        )
+    with Tally("rows") as rows, Tally("chunks") as chunks:
+        rows.count(n_rows)
+        chunks.count(sum(index.n_chunks for index in found))
+        if faults:
+            rows.add("passed over as unusable", faults[0], n_faults)
+        for index in found:
+            if index.n_empty:
+                rows.add("left out: no text", index.first_empty, index.n_empty)
+            if index.n_short:
+                fault = index.chunking.fault("")
+                chunks.add(fault, index.first_short, index.n_short)

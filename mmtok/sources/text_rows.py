@@ -1,0 +1,517 @@
+"""Texts in the rows of tables of any size: JSON lines, cells between separators, Parquet.
+
+A look at a file reads it once and notes where every 256th chunk or so begins, so that any process
+can read any part: from a byte on (of what is unpacked, where the file is packed), or from a row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmtok.errors import UserError, reason_of
+from mmtok.io.columns import known_column, named_column
+from mmtok.io.messages import listed
+from mmtok.io.packed import bare_path, lines
+from mmtok.io.progress import Progress
+from mmtok.io.tables import (
+    ROWS,
+    as_text,
+    check_count,
+    header_names,
+    parsed_json,
+    read_table,
+    separated_records,
+    separator_of,
+    suffix_of,
+)
+from mmtok.sources.base import CHUNK, Example, Unusable
+from mmtok.sources.text_pieces import LONG_BYTES, TO_UTF8, Chunking, Piece, check_unchanged, cut
+
+SPELLINGS = (  # of the column that holds the text
+    "text",
+    "content",
+    "raw_content",
+    "body",
+    "document",
+    "article",
+    "passage",
+    "sentence",
+)
+N_SNIFFED = 1_000  # JSON lines that are looked at for the names of columns
+N_NAMED = 10  # rows that cannot be used and are named
+BUFFER_BYTES = 2**20  # of a column of Parquet
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        first: where it begins: a byte of the unpacked file, or a row.
+        number: as messages call it.
+        cell: of the wanted column; None where there is none.
+        fault: why it cannot be used; "" where it can.
+    """
+
+    first: int
+    number: int
+    cell: Any
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A table in a file, of which one column is read.
+
+    Attributes:
+        path: of the file.
+        suffix: .jsonl, .json, .parquet, or that of cells between separators.
+        column: that is read.
+        columns: those of cells between separators.
+        separator: between cells.
+    """
+
+    path: Path
+    suffix: str
+    column: str
+    columns: tuple[str, ...] = ()
+    separator: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of rows count."""
+        if self.suffix in (".parquet", ".json"):
+            return "row"
+        return "line"
+
+    def where(self, row: Row) -> str:
+        """A row, as messages call it."""
+        return f"{self.path}: {self.unit} {row.number}"
+
+    def rows(self, first: int = 0, number: int = 0, last: int | None = None) -> Iterator[Row]:
+        """The rows from `first` to `last`, of which the first has this number."""
+        if self.suffix == ".parquet":
+            return _parquet_rows(self, first, last)
+        if self.suffix == ".json":
+            return _listed_rows(self, first, last)
+        if self.separator:
+            return _separated_rows(self, first, number, last)
+        return _json_rows(self, first, number, last)
+
+    def texts(self, first: int = 0, number: int = 0, last: int | None = None) -> Iterator[Row]:
+        """As `rows`, with cells that are texts or None, and faults that name the file."""
+        for row in self.rows(first, number, last):
+            where = self.where(row)
+            if row.fault:
+                yield row._replace(cell=None, fault=f"{where}: {row.fault}")
+                continue
+            try:
+                yield row._replace(cell=as_text(row.cell, f"{where}, column {self.column!r}"))
+            except UserError as error:
+                yield row._replace(cell=None, fault=str(error))
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table by its suffix, packed or not."""
+    return suffix_of(bare_path(path)) is not None
+
+
+def open_rows(path: Path, field: str, named: Mapping[str, str], spellings: tuple) -> RowFile:
+    """The table in a file, with the column of a field.
+
+    Args:
+        path: of the file.
+        field: what the column holds, as `named` calls it.
+        named: field -> column, as the user says.
+        spellings: of the column's name, where the user names none.
+
+    Raises:
+        UserError: there is no such column, or the file cannot be read.
+    """
+    bare = bare_path(path)
+    suffix = suffix_of(bare, named=True)
+    if suffix is None or (suffix == ".parquet" and bare != path):
+        raise UserError(
+            f"{path}: not a table whose rows can be read; known are .jsonl, .json, .csv, .tsv, "
+            ".psv, each also as .gz or .zst, and .parquet"
+        )
+    separator = ""
+    if suffix == ".parquet":
+        columns = _parquet_columns(path)
+    elif suffix == ".json" and _is_list(path):
+        columns = _loaded(path).columns
+    elif suffix in (".json", ".jsonl"):
+        suffix = ".jsonl"
+        columns = _json_columns(path)
+    else:
+        texts = (_decoded(path, line) for _, line in lines(path))
+        separator = separator_of(bare, texts)
+        texts = (_decoded(path, line) for _, line in lines(path))
+        records = separated_records(path, texts, separator, separator != "|")
+        first, _, cells = next(records, (1, 1, []))
+        columns = header_names(path, first, [cell.removeprefix("\ufeff") for cell in cells])
+    return RowFile(
+        path, suffix, _column(path, field, columns, named, spellings), columns, separator
+    )
+
+
+def _column(
+    path: Path, field: str, columns: tuple[str, ...], named: Mapping[str, str], spellings: tuple
+) -> str:
+    """The name of the column, as the user or custom says it; the only one of a table."""
+    if field in named:
+        return named_column(named[field], columns, path)
+    known = known_column(spellings, columns)
+    if known is None and len(columns) == 1:
+        known = columns[0]
+    if known is None:
+        raise UserError(
+            f"{path}: which column is the {field}? Say --columns {field}=COLUMN, one of"
+            f" {listed(columns)}; --layout plain reads the characters of the file"
+        )
+    return known
+
+
+# ---- rows of text
+
+
+def _decoded(path: Path, line: bytes) -> str:
+    """A line of UTF-8. Raises UserError for another encoding."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise UserError(f"{path}: is UTF-16; convert it first, e.g. iconv -f utf-16") from None
+        raise UserError(
+            f"{path}: not UTF-8 text: byte 0x{line[error.start]:02X}; {TO_UTF8}"
+        ) from None
+
+
+def _json_rows(table: RowFile, first: int, number: int, last: int | None) -> Iterator[Row]:
+    for n, (position, line) in enumerate(lines(table.path, first, last), number or 1):
+        if not position:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if not line.strip():
+            continue
+        try:
+            found = parsed_json(table.path, "", _decoded(table.path, line))
+        except UserError as error:
+            yield Row(position, n, None, str(error).removeprefix(f"{table.path}: "))
+            continue
+        if isinstance(found, dict):
+            yield Row(position, n, found.get(table.column))
+        else:
+            yield Row(position, n, None, f"holds {type(found).__name__}, not an object")
+
+
+def _json_columns(path: Path) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for position, line in islice(lines(path), N_SNIFFED):
+        if not position:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        try:
+            found = parsed_json(path, "", _decoded(path, line))
+        except UserError:
+            continue
+        if isinstance(found, dict):
+            names |= dict.fromkeys(found)
+    if not names:
+        raise UserError(f"{path}: none of its first lines is a JSON object; not JSON lines")
+    return tuple(names)
+
+
+def _separated_rows(table: RowFile, first: int, number: int, last: int | None) -> Iterator[Row]:
+    begins: dict[int, int] = {}  # line, from 1 at `first` -> where it begins
+
+    def texts() -> Iterator[str]:
+        for n, (position, line) in enumerate(lines(table.path, first, last), 1):
+            begins[n] = position
+            yield _decoded(table.path, line)
+
+    at = table.columns.index(table.column)
+    before = max(number - 1, 0)  # lines
+    is_header = not first
+    records = separated_records(table.path, texts(), table.separator, table.separator != "|")
+    for start, _, cells in records:
+        position = begins[start]
+        begins.clear()
+        if is_header:
+            is_header = False
+            continue
+        try:
+            check_count(table.path, table.columns, start + before, cells, table.separator)
+        except UserError as error:
+            fault = str(error).removeprefix(f"{table.path}: ")
+            yield Row(position, start + before, None, fault)
+        else:
+            yield Row(position, start + before, cells[at])
+
+
+# ---- lists of JSON, Parquet
+
+
+def _is_list(path: Path) -> bool:
+    _, line = next(lines(path), (0, b""))
+    return line.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path) -> Any:
+    """A list of JSON objects, which is read as a whole."""
+    return read_table(path)
+
+
+def _listed_rows(table: RowFile, first: int, last: int | None) -> Iterator[Row]:
+    cells = _loaded(table.path).column(table.column)[first:last]
+    return (Row(i, i, cell) for i, cell in enumerate(cells, first))
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a Parquet file that can be read: {reason_of(error)}"
+        ) from None
+
+
+class _Batches:
+    """The column of a Parquet file, a batch after another, from the row group of a row on."""
+
+    def __init__(self, table: RowFile, first: int) -> None:
+        import pyarrow.parquet as pq
+
+        self.file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        about = self.file.metadata
+        sizes = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+        self.starts = np.cumsum([0, *sizes])  # of row groups
+        group = self._group_of(first)
+        self.start = int(self.starts[group])  # the first row of the batch at hand
+        groups = range(group, len(sizes))
+        self._batches = self.file.iter_batches(ROWS, groups, [table.column], use_threads=False)
+        self.batch = next(self._batches, None)
+
+    def is_near(self, first: int) -> bool:
+        """Whether a row is at hand, or follows in the same row group."""
+        return self.start <= first and self._group_of(self.start) == self._group_of(first)
+
+    def rows(self, first: int, last: int | None) -> Iterator[Row]:
+        """The rows from `first` to `last`, neither of which lies before the batch at hand."""
+        while self.batch is not None and (last is None or first < last):
+            n = len(self.batch)
+            if first < self.start + n:
+                cells = self.batch.column(0)[first - self.start :]
+                if last is not None:
+                    cells = cells[: last - first]
+                for cell in cells.to_pylist():
+                    yield Row(first, first, cell)
+                    first += 1
+            if first >= self.start + n:
+                self.start += n
+                self.batch = next(self._batches, None)
+
+    def _group_of(self, row: int) -> int:
+        return max(0, int(np.searchsorted(self.starts, row, side="right")) - 1)
+
+
+_kept: dict[RowFile, _Batches] = {}  # the file that this process has read a part of last
+
+
+def _parquet_rows(table: RowFile, first: int, last: int | None) -> Iterator[Row]:
+    import pyarrow as pa
+
+    try:
+        if last is None and not first:
+            yield from _Batches(table, 0).rows(0, None)
+            return
+        if table not in _kept or not _kept[table].is_near(first):
+            _kept.clear()
+            _kept[table] = _Batches(table, first)
+        yield from _kept[table].rows(first, last)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{table.path}: not a Parquet file that can be read: {reason_of(error)}"
+        ) from None
+
+
+# ---- what is where
+
+
+class Group(NamedTuple):
+    """Rows of about 256 chunks: where they begin, and what comes before them."""
+
+    first: int
+    number: int
+    n_chars: int
+
+
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """What a look at a table found.
+
+    Attributes:
+        table: the file.
+        groups: (G, 3) int64, a row as `Group` has it.
+        n_chars: of all texts.
+        n_rows: of the table.
+        n_bytes: of the file as it lies on the disk.
+        chunking: how texts are cut.
+        n_faults: rows that cannot be used.
+        faults: of the first of these.
+        n_empty: rows without text.
+        first_empty: the first of these, as messages call it.
+        n_chunks: of all texts, with those that are left out.
+        n_short: chunks that are left out.
+        first_short: the row of the first of these.
+    """
+
+    table: RowFile
+    groups: np.ndarray
+    n_chars: int
+    n_rows: int
+    n_bytes: int
+    chunking: Chunking
+    n_faults: int
+    faults: tuple[str, ...]
+    n_empty: int
+    first_empty: str
+    n_chunks: int
+    n_short: int
+    first_short: str
+
+    def parts(self) -> Iterator[tuple[Group, int | None]]:
+        """The groups, each with the end of its rows."""
+        for i, group in enumerate(self.groups):  # as a list they would take four times as much
+            end = None
+            if i + 1 < len(self.groups):
+                end = int(self.groups[i + 1, 0])
+            yield Group(*map(int, group)), end
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Some rows of a table.
+
+    Attributes:
+        table: the file.
+        first: where they begin.
+        number: of the first of them.
+        last: where they end; None: with the file.
+        chunking: how texts are cut.
+        n_bytes: of the file when it was looked at.
+    """
+
+    table: RowFile
+    first: int
+    number: int
+    last: int | None
+    chunking: Chunking
+    n_bytes: int
+
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """The chunks of the rows."""
+        table = self.table
+        try:
+            check_unchanged(table.path, self.n_bytes)
+            for row in table.texts(self.first, self.number, self.last):
+                if is_empty(row.cell):
+                    continue
+                name = table.where(row)
+                for piece in self.chunking.kept([Piece(row.cell, 0, ends=True)]):
+                    yield Example({"text": piece.text}, name)
+        except UserError as error:
+            yield Unusable(str(table.path), str(error))
+
+
+def look_at(table: RowFile, chunking: Chunking) -> RowIndex:
+    """Read a table once, and note what is where; a long one shows how far it is.
+
+    Raises UserError where it cannot be read.
+    """
+    look = _Look(table, chunking)
+    n_bytes = table.path.stat().st_size
+    if n_bytes < LONG_BYTES:
+        for row in table.texts():
+            look.add(row)
+    else:
+        with Progress(f"reading {table.path.name}", None, "rows") as progress:
+            for row in table.texts():
+                look.add(row)
+                progress.advance()
+    return look.index(n_bytes)
+
+
+class _Look:
+    """What is noted of the rows of a table, one after another."""
+
+    def __init__(self, table: RowFile, chunking: Chunking) -> None:
+        self.table = table
+        self.chunking = chunking
+        self.groups = array("q")
+        self.n_kept = CHUNK  # chunks of the group at hand; a full one: the next row begins another
+        self.n_chars = self.n_rows = self.n_chunks = 0
+        self.faults: list[str] = []
+        self.n_faults = self.n_empty = self.n_short = 0
+        self.first_empty = self.first_short = ""
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        self.n_rows += 1
+        if row.fault:
+            self.n_faults += 1
+            if len(self.faults) < N_NAMED:
+                self.faults.append(row.fault)
+        elif is_empty(row.cell):
+            self.n_empty += 1
+            self.first_empty = self.first_empty or self.table.where(row)
+        else:
+            self._add_text(row)
+
+    def _add_text(self, row: Row) -> None:
+        if self.n_kept >= CHUNK:
+            self.groups.extend((row.first, row.number, self.n_chars))
+            self.n_kept = 0
+        self.n_chars += len(row.cell)
+        for piece in cut([Piece(row.cell, 0, ends=True)], self.chunking.chunk_chars):
+            self.n_chunks += 1
+            if self.chunking.fault(piece.text):
+                self.n_short += 1
+                self.first_short = self.first_short or self.table.where(row)
+            else:
+                self.n_kept += 1
+
+    def index(self, n_bytes: int) -> RowIndex:
+        """What was found."""
+        return RowIndex(
+            table=self.table,
+            groups=np.array(self.groups, np.int64).reshape(-1, 3),
+            n_chars=self.n_chars,
+            n_rows=self.n_rows,
+            n_bytes=n_bytes,
+            chunking=self.chunking,
+            n_faults=self.n_faults,
+            faults=tuple(self.faults),
+            n_empty=self.n_empty,
+            first_empty=self.first_empty,
+            n_chunks=self.n_chunks,
+            n_short=self.n_short,
+            first_short=self.first_short,
+        )
+
+
+def is_empty(cell: str | None) -> bool:
+    """Whether a cell holds no text, or nothing but white space."""
+    return not cell or cell.isspace()
