@@ -6,6 +6,7 @@ to what is asked for; each process keeps the last few open, where the next place
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import zlib
 from collections import OrderedDict
@@ -103,6 +104,13 @@ def _kept_open(path: Path) -> Unpacked:
     while len(_kept) > MOST_OPEN:
         _kept.popitem(last=False)[1].close()
     return _kept[key]
+
+
+@atexit.register
+def close_kept() -> None:
+    """Close the packed files that this process keeps open."""
+    while _kept:
+        _kept.popitem()[1].close()
 
 
 def blocks(path: Path, first: int = 0, last: int | None = None) -> Iterator[bytes]:
