@@ -254,9 +254,9 @@ def test_a_table_names_files_beside_it_only(tmp_path):
     (home / "t.csv").write_text("image\na.png\n")
     table = HubTable(str(home / "t.csv"), {"image": "image"}, {"image": "image"})
     assert (
-        table._file("a.png", "row 0") == home / "a.png"
-        and table._file(str(home / "a.png"), "row 0") == home / "a.png"
+        table.file_in("a.png", "row 0") == home / "a.png"
+        and table.file_in(str(home / "a.png"), "row 0") == home / "a.png"
     )
     for cell in ("../secret.png", str(tmp_path / "secret.png"), "a\0b", "."):
         with pytest.raises(UserError, match="row 0: .* is no file inside"):
-            table._file(cell, "row 0")
+            table.file_in(cell, "row 0")

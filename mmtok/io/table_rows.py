@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -174,27 +174,30 @@ def _index(table: TableFile, name: str) -> int:
 
 def _json_table(path: Path) -> TableFile:
     """One object a line; a list of objects has to be read as a whole."""
-    if _is_list(path):
+    if is_list(path):
         table = read_table(path)
         return TableFile(path, table.columns, table.unit)
-    objects = (cells for _, cells in _objects(path))
+    objects = (cells for _, cells in json_objects(path, text_lines(path, "\n")))
     names = chain.from_iterable(islice(objects, N_SNIFFED))
     return TableFile(path, tuple(dict.fromkeys(names)))
 
 
 def _json_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    if _is_list(table.path):
+    if is_list(table.path):
         whole = read_table(table.path)
         at = [_index(table, name) for name in wanted]
         for number, row in zip(whole.numbers, whole.rows, strict=True):
             yield number, [row[i] if i >= 0 else None for i in at]
         return
-    for number, cells in _objects(table.path):
+    for number, cells in json_objects(table.path, text_lines(table.path, "\n")):
         yield number, [cells.get(name) for name in wanted]
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in text_lines(path, "\n"):
+def json_objects(
+    path: Path, lines: Iterable[tuple[int, str]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines with their numbers. Raises UserError for what is no object."""
+    for number, line in lines:
         if not line.strip():
             continue
         found = parsed_json(path, f"line {number}: ", line)
@@ -206,7 +209,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, found
 
 
-def _is_list(path: Path) -> bool:
+def is_list(path: Path) -> bool:
+    """Whether a JSON file is one list, not one object a line."""
     try:
         return first_chars(path).lstrip().startswith("[")
     except UserError:

@@ -153,7 +153,7 @@ def decoded(path: Path) -> str:
     Raises UserError, with line and remedy, for another encoding and for NUL bytes, and for a file
     larger than the memory budget.
     """
-    content = _content(path)
+    content = content_of(path)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path}: is UTF-16; {TO_UTF8.format('utf-16')}")
     if b"\0" in content:
@@ -171,7 +171,7 @@ def decoded(path: Path) -> str:
         ) from None
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """The bytes of a file, those of a .gz unpacked.
 
     Raises UserError where they would pass the memory budget.

@@ -1,4 +1,4 @@
-"""Tables on the Hugging Face hub, or in a local file or folder.
+"""Tables on the Hugging Face hub, or in local files or folders.
 
 Tables of text are read strictly by this package, all others through `datasets`. Sounds and pictures
 are read as bytes and decoded here: decoding inside `datasets` would need FFmpeg for sound.
@@ -7,8 +7,7 @@ are read as bytes and decoded here: decoding inside `datasets` would need FFmpeg
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,81 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.errors import UserError, missing_extra
+from mmtok.errors import UserError
 from mmtok.io.filenames import inside
-from mmtok.io.messages import counted, listed
-from mmtok.io.numbers import as_number
-from mmtok.io.tables import SUFFIXES, as_text, suffix_of
-from mmtok.sources.base import Example, Picture, Sound, check_heldout_share, split_order
-from mmtok.sources.image_files import decode_image, size_of
+from mmtok.io.messages import counted
+from mmtok.sources.base import (
+    CHUNK,
+    Chunk,
+    Example,
+    Listing,
+    Unusable,
+    batched_lists,
+    check_heldout_share,
+    split_order,
+)
+from mmtok.sources.hub_cells import COLUMN_KINDS, ColumnKind, cell_of
+from mmtok.sources.hub_stream import stream_listing
+from mmtok.sources.hub_tables import TablePlace, load_datasets
 from mmtok.sources.jet_formats import FEATURES
-from mmtok.sources.jets import checked_jet
-from mmtok.sources.rows import DatasetRows, Rows, TextRows, grouped
+from mmtok.sources.rows import Rows, group_numbers
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
-from mmtok.sources.speech import decode_sound, seconds_of
 
-KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 FILLED = Limit("filled cells", 1)  # a row without any is no example
-
-
-@dataclass(frozen=True)
-class ColumnKind:
-    """How the cells of a column of one modality are read.
-
-    Attributes:
-        unit: what the limits of the field count.
-        read: a function (source, rows, column, cell, where it is) -> signal.
-        size: a function (file, where it is) -> its size in that unit, by its header; None where
-            cells hold signals, not files: then it is the signal's length.
-        may_be_empty: whether an empty string is a signal too.
-    """
-
-    unit: str
-    read: Callable[[HubTable, Rows, str, Any, str], Any]
-    size: Callable[[io.BytesIO | Path, str], float] | None = None
-    may_be_empty: bool = False
-
-    @property
-    def of_files(self) -> bool:
-        """Whether a cell holds a file, or the name of one."""
-        return self.size is not None
-
-
-def _text(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> str | None:
-    """A cell as text: the name of its class where it is the index of one."""
-    classes = rows.classes(column)
-    if classes and isinstance(cell, int) and 0 <= cell < len(classes):
-        return classes[cell]
-    return as_text(cell, where)
-
-
-def _sound(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> Sound:
-    return decode_sound(source.file_in(cell, where), where)
-
-
-def _picture(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> Picture:
-    return decode_image(source.file_in(cell, where), where)
-
-
-def _n_pixels(file: io.BytesIO | Path, where: str) -> float:
-    return math.prod(size_of(file, where))
-
-
-def _jet(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> np.ndarray:
-    return checked_jet(cell, where, source.features)
-
-
-def _number(source: HubTable, rows: Rows, column: str, cell: Any, where: str) -> float:
-    return as_number(cell, where)
-
-
-COLUMN_KINDS = {  # by modality
-    "text": ColumnKind("chars", _text, may_be_empty=True),
-    "speech": ColumnKind("duration_s", _sound, seconds_of),
-    "image": ColumnKind("pixels", _picture, _n_pixels),
-    "jets": ColumnKind("particles", _jet),
-    "number": ColumnKind("value", _number),
-}
 
 
 @dataclass(frozen=True)
@@ -102,14 +47,16 @@ class HubTable(ScreenedSource):
     text is a text.
 
     Attributes:
-        id: on the Hugging Face hub; or a file (parquet; csv or json lines, also .gz), or a folder
-            that `datasets` can read (a folder of loose sound files it reads only with torchcodec:
-            `SpeechFolder` needs none).
-        columns: field -> column of the table.
+        id: on the Hugging Face hub; or a file (parquet, arrow, tar; csv, tsv, txt or json lines,
+            also .gz), a pattern of files, or a folder that `datasets` can read (a folder of loose
+            sound files it reads only with torchcodec: `SpeechFolder` needs none).
+        columns: field -> column of the table; of a column of records also its part, as in
+            translation.en.
         modalities: field -> text, speech, image, jets or number. A text is a string, or a class,
             whose name is then the text; a sound or picture its bytes, a file, or the name of a file
-            in the table's folder; a jet a list of constituents; a number a number, or a text that
-            is one. A field of numbers is a modality of its own, of the same name.
+            in the table's folder; a jet a list of constituents, or of records of them; a number a
+            number, or a text that is one. A field of numbers is a modality of its own, of the same
+            name.
         subset: the hub's name of a part of the table.
         train: the table's own split to train on.
         heldout: the table's own split to hold out; "": a share of `train`, chosen by `seed`.
@@ -119,6 +66,10 @@ class HubTable(ScreenedSource):
         limits: field -> (least, most): characters of a text, seconds of speech, pixels of an image,
             particles of a jet, the number itself; other rows are left out and counted. A most of
             0: any.
+        join: what joins the strings of a list to one text; "": lists are refused.
+        streaming: take rows as they come, without a copy of the table on disk. Nothing is looked
+            at before, and the rows that are held out are chosen by a hash of what they hold.
+        shuffle: how many rows are shuffled at once, by `seed`, while they stream; 0: none.
     """
 
     id: str
@@ -132,6 +83,9 @@ class HubTable(ScreenedSource):
     limit: int = 0
     features: tuple[str, ...] = FEATURES
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    join: str = ""
+    streaming: bool = False
+    shuffle: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,14 +101,22 @@ class HubTable(ScreenedSource):
                     f" {', '.join(COLUMN_KINDS)}"
                 )
         check_heldout_share(self, self.heldout_share)
-        if self.limit < 0:
-            raise UserError(f"HubTable {self.id!r}: limit is {self.limit}; it must not be negative")
+        if self.limit < 0 or self.shuffle < 0:
+            raise UserError(
+                f"HubTable {self.id!r}: limit is {self.limit} and shuffle {self.shuffle}; neither"
+                " may be negative"
+            )
+        if self.shuffle and not self.streaming:
+            raise UserError(
+                f"HubTable {self.id!r}: shuffle is of streaming tables, and training shuffles the"
+                " others; set streaming, or leave shuffle out"
+            )
         if unknown := set(self.limits) - set(self.columns):
             raise UserError(
                 f"HubTable {self.id!r}: limits names {', '.join(sorted(unknown))}; its fields are"
                 f" {', '.join(self.columns)}"
             )
-        self._limits()
+        self.all_limits()
 
     @property
     def fields(self) -> dict[str, str]:
@@ -174,91 +136,107 @@ class HubTable(ScreenedSource):
             raise UserError(
                 "HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder"
             )
-        if self.heldout and self._place().is_file():
+        if self.heldout and self.place.files():
             raise UserError(
                 f"HubTable: {self.id} is one file, without a split {self.heldout!r}; leave heldout"
                 " empty to hold a share out"
             )
-        if not _is_text(self._place()):
-            _datasets()
+        if self.place.needs_datasets():
+            load_datasets()
 
-    def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
+    @property
+    def place(self) -> TablePlace:
+        """Where the table is."""
+        return TablePlace(self.id, self.subset)
+
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The rows of a split.
 
         Raises UserError, naming the rows, where more than `max_error_share` cannot be read.
         """
         self.check_split(split)
-        own = self.train
-        if split == "heldout" and self.heldout:
-            own = self.heldout
-        rows = self._load(own, Path(cache or "."))
-        missing = [c for c in self.columns.values() if c not in rows.columns]
-        if missing:
-            raise UserError(
-                f"{self.id}, split {own!r}: has no column {listed(missing)}; its columns are"
-                f" {listed(rows.columns)}"
-            )
-        parts = {split: list(range(len(rows)))}
+        self.check()
+        cache = Path(cache or ".")
+        if self.streaming:
+            streamed = stream_listing(self, self, split, cache)
+            if streamed is not None:
+                return streamed
+        rows = self._rows(split, cache)
+        parts = {split: np.arange(len(rows))}
         if not self.heldout:
-            parts = self._shares(rows, own)
+            parts = self._shares(rows)
         parts = {name: part[: self.limit or None] for name, part in parts.items()}
         screen = Screen(
-            sorted(i for part in parts.values() for i in part),
-            partial(self._sizes, rows),
+            np.sort(np.concatenate(list(parts.values()))).tolist(),
+            partial(self.sizes, rows),
             self,
             "rows",
-            self._limits(),
+            self.all_limits(),
             rows.where,
         )
-        chosen = set(parts[split])
-        items = [i for i in screen.items if i in chosen]
-        yield from screen.listing(items, partial(self._example, rows), rows.where).examples()
+        usable = np.array(screen.items)
+        chosen = usable[np.isin(usable, parts[split])].tolist()
+        return screen.listing_of(self._chunks(rows, chosen), len(chosen))
 
-    def _place(self) -> Path:
-        """The file or folder that the id names, if it is one."""
-        if self.id.startswith("~"):
-            return Path(self.id).expanduser()
-        return Path(self.id)
+    def own_split(self, split: str) -> str:
+        """What the table calls the split that these rows are taken from."""
+        if split == "heldout" and self.heldout:
+            return self.heldout
+        return self.train
 
-    def _shares(self, rows: Rows, own: str) -> dict[str, list[int]]:
+    def _rows(self, split: str, cache: Path) -> Rows:
+        return self.place.rows(self.own_split(split), list(self.columns.values()), cache)
+
+    def _shares(self, rows: Rows) -> dict[str, np.ndarray]:
         """The rows of each split where a share is held out; those of one file stay together."""
-        of_files = [name for name in self.columns if self._kind(name).of_files]
-        groups = grouped(rows, [self.columns[name] for name in of_files])
-        if len(groups) < 2:
+        group = group_numbers(rows, self.file_columns)
+        n_groups = 1 + int(group.max(initial=-1))
+        if n_groups < 2:
             raise UserError(
-                f"{self.id}, split {own!r}: {counted(len(groups), 'row')} cannot be split into"
+                f"{self.id}, split {self.train!r}: {counted(n_groups, 'row')} cannot be split into"
                 " train and heldout; at least two are needed"
             )
-        order = split_order(len(groups), self.heldout_share, self.seed)
-        return {
-            split: sorted(i for k in chosen for i in groups[k]) for split, chosen in order.items()
-        }
+        order = split_order(n_groups, self.heldout_share, self.seed)
+        return {split: np.flatnonzero(np.isin(group, chosen)) for split, chosen in order.items()}
 
-    def _kind(self, name: str) -> ColumnKind:
+    def _chunks(self, rows: Rows, chosen: Sequence[int]) -> Iterator[Chunk]:
+        for some in batched_lists(chosen, CHUNK):
+            yield RowChunk(self, rows.some(some))
+
+    @property
+    def file_columns(self) -> list[str]:
+        """Columns that hold files, or their names."""
+        return [self.columns[name] for name in self.columns if self.kind(name).of_files]
+
+    def kind(self, name: str) -> ColumnKind:
         """How the cells of a field are read."""
         return COLUMN_KINDS[self.modalities[name]]
 
-    def _example(self, rows: Rows, i: int) -> dict[str, Any]:
+    def all_limits(self) -> tuple[Limit, ...]:
+        """Of the sizes of a row."""
+        return FILLED, *(
+            Limit(self.kind(name).unit, *bounds, of=name) for name, bounds in self.limits.items()
+        )
+
+    # ---- rows
+
+    def example(self, rows: Rows, i: int) -> dict[str, Any]:
+        """A row, read. Raises UserError where it cannot be."""
         fields = {
-            name: self._kind(name).read(self, rows, self.columns[name], cell, where)
-            for name, cell, where in self._cells(rows, i)
+            name: self.kind(name).read(self, rows, self.columns[name], cell, where)
+            for name, cell, where in self.cells(rows, i)
         }
         return Example(fields, rows.where(i))
 
-    def _cells(self, rows: Rows, i: int) -> Iterator[tuple[str, Any, str]]:
+    def cells(self, rows: Rows, i: int) -> Iterator[tuple[str, Any, str]]:
         """(field, cell, where it is) of the cells of a row that are not empty."""
         cells = rows.row(i)
         for name, column in self.columns.items():
-            cell = cells[column]
-            if cell is not None and (cell != "" or self._kind(name).may_be_empty):
+            cell = cell_of(cells, column)
+            if cell is not None and (cell != "" or self.kind(name).may_be_empty):
                 yield name, cell, f"{rows.where(i)}, column {column!r}"
 
-    def _limits(self) -> tuple[Limit, ...]:
-        return FILLED, *(
-            Limit(self._kind(name).unit, *bounds, of=name) for name, bounds in self.limits.items()
-        )
-
-    def _sizes(self, rows: Rows, i: int) -> dict[str, float]:
+    def sizes(self, rows: Rows, i: int) -> dict[str, float]:
         """The size of each field of a row in its unit, and how many fields are not empty.
 
         Raises UserError for a broken file.
@@ -266,65 +244,16 @@ class HubTable(ScreenedSource):
         if problem := rows.open_quote(i, self._names_file):
             raise UserError(problem)
         sizes = {
-            name: self._size(rows, name, cell, where) for name, cell, where in self._cells(rows, i)
+            name: self._size(rows, name, cell, where) for name, cell, where in self.cells(rows, i)
         }
         return {FILLED.unit: len(sizes), **sizes}
 
     def _size(self, rows: Rows, name: str, cell: Any, where: str) -> float:
-        kind = self._kind(name)
+        kind = self.kind(name)
         if kind.size is not None:
             return kind.size(self.file_in(cell, where), where)
         signal = kind.read(self, rows, self.columns[name], cell, where)
         return signal if isinstance(signal, float) else len(signal)
-
-    def _load(self, split: str, cache: Path) -> Rows:
-        """The table of one split, its sounds and pictures left undecoded."""
-        self.check()
-        path = self._place()
-        if path.is_file() and _is_text(path):
-            return TextRows([path])
-        datasets = _datasets()
-        try:
-            builder = self._builder(datasets, split, cache)
-            if texts := _text_files(datasets, builder, split):
-                return TextRows(texts)
-            builder.download_and_prepare()
-            table = builder.as_dataset(split=split)
-        except UserError:
-            raise
-        # `datasets` raises some thirty types: its own, fsspec's, pyarrow's and requests'
-        except Exception as error:
-            raise UserError(
-                f"{self.id}, split {split!r}: `datasets` cannot read it: {_first_line(error)}"
-            ) from None
-        wanted = dict.fromkeys(self.columns.values())
-        there = [column for column in wanted if column in table.column_names]
-        table = table.select_columns(there or table.column_names)
-        for column, feature in table.features.items():
-            if isinstance(feature, (datasets.Audio, datasets.Image)):
-                table = table.cast_column(column, type(feature)(decode=False))
-        return DatasetRows(table, self.id)
-
-    def _builder(self, datasets: Any, split: str, cache: Path) -> Any:
-        """What `datasets` builds the table with."""
-        path = self._place()
-        subset = self.subset or None
-        if path.is_file():
-            kind = KINDS.get(path.suffix.lower())
-            if kind is None:
-                raise UserError(
-                    f"{path}: not a table that can be read; known are"
-                    f" {', '.join(dict.fromkeys((*KINDS, *SUFFIXES)))}"
-                )
-            return datasets.load_dataset_builder(
-                kind, data_files={split: str(path)}, cache_dir=str(cache / "datasets")
-            )
-        if path.is_dir():
-            return datasets.load_dataset_builder(
-                str(path), subset, cache_dir=str(cache / "datasets")
-            )
-        # what comes from the hub stays in Hugging Face's own cache, for all runs
-        return datasets.load_dataset_builder(self.id, subset)
 
     def file_in(self, cell: Any, where: str) -> io.BytesIO | Path:
         """The bytes that a cell of sound or picture holds, or the file that it names."""
@@ -333,12 +262,13 @@ class HubTable(ScreenedSource):
         if isinstance(cell, bytes) and cell:
             return io.BytesIO(cell)
         if isinstance(cell, str) and cell:
+            home = self.place.home
             try:
-                path = inside(self._home(), cell)
+                path = inside(home, cell)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
             if not path.is_file():
-                raise UserError(f"{where}: no file {cell} in {self._home()}")
+                raise UserError(f"{where}: no file {cell} in {home}")
             return path
         raise UserError(
             f"{where}: holds {type(cell).__name__}, neither the bytes of a file nor its name"
@@ -346,67 +276,30 @@ class HubTable(ScreenedSource):
 
     def _names_file(self, cell: str) -> bool:
         """Whether a cell could be the name of a sound or picture of this table."""
-        if not any(self._kind(field).of_files for field in self.columns):
+        if not self.file_columns:
             return False
         try:
-            return inside(self._home(), cell).is_file()
+            return inside(self.place.home, cell).is_file()
         except UserError:
             return False
 
-    def _home(self) -> Path:
-        """The folder of the files that the table may name.
 
-        That is the table's own folder; of a table on the hub, what `datasets` has downloaded.
-        """
-        place = self._place()
-        if place.is_dir():
-            return place
-        if place.exists():
-            return place.parent
-        return Path(_datasets().config.HF_CACHE_HOME)
+@dataclass(frozen=True)
+class RowChunk:
+    """Some rows of a table.
 
-
-def _is_text(path: Path) -> bool:
-    """Whether a file is a table of text by its suffix, packed or not."""
-    return suffix_of(path) not in (None, ".parquet")
-
-
-def _text_files(datasets: Any, builder: Any, split: str) -> list[Path]:
-    """The files of a split that are tables of text; [] where it is of another kind.
-
-    They are not read through `datasets`, which would guess types: numbers, dates, missing values.
+    Attributes:
+        source: how they are read.
+        rows: they alone.
     """
-    from datasets.packaged_modules.csv.csv import Csv
-    from datasets.packaged_modules.json.json import Json
 
-    files = builder.config.data_files or {}
-    if not isinstance(builder, (Csv, Json)):
-        names = {Path(str(file)).name.lower() for of_split in files.values() for file in of_split}
-        if "metadata.csv" in names:
-            raise UserError(
-                f"{builder.base_path}: `datasets` would read the texts of metadata.csv as numbers"
-                " where they look like some; name the table itself: --id FOLDER/metadata.csv"
-            )
-        return []
-    if split not in files:
-        raise UserError(
-            f"{builder.base_path}: has no split {split!r}; its splits are {listed(list(files))}"
-        )
-    return [Path(file) for file in datasets.DownloadManager().download(list(files[split]))]
+    source: HubTable
+    rows: Rows
 
-
-def _first_line(error: BaseException) -> str:
-    """The first line of the error that caused this one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).splitlines()
-    return (lines and lines[0]) or type(error).__name__
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise missing_extra("reading a table", "hub") from None
-    datasets.disable_progress_bars()
-    return datasets
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """Their examples."""
+        for i in range(len(self.rows)):
+            try:
+                yield self.source.example(self.rows, i)
+            except UserError as error:
+                yield Unusable(self.rows.where(i), str(error))

@@ -198,7 +198,7 @@ class Screen(Generic[T]):
             except UserError as error:
                 self._broken.add(name(item), error, tally)
                 continue
-            violation = _violation(sizes, limits)
+            violation = violation_of(sizes, limits)
             if violation:
                 tally.add(violation, name(item))
             else:
@@ -256,7 +256,7 @@ def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
     return of_file
 
 
-def _violation(sizes: Sizes, limits: Sequence[Limit]) -> str:
+def violation_of(sizes: Sizes, limits: Sequence[Limit]) -> str:
     """The first violation of the limits; "" for none."""
     for limit in limits:
         violation = limit.violation(sizes[limit.key]) if limit.key in sizes else ""

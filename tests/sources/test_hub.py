@@ -5,6 +5,10 @@ network.
 import gzip
 import io
 import json
+import pickle
+import tarfile
+import tracemalloc
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -135,7 +139,12 @@ def test_a_folder_of_tables_is_read(table, tmp_path):
 @pytest.mark.parametrize(
     "columns, modalities, fields, message",
     [
-        ({"c": "nope"}, {"c": "text"}, {}, "has no column nope; its columns are label, text"),
+        (
+            {"c": "nope"},
+            {"c": "text"},
+            {},
+            "has no column 'nope'; nearest: jet, text, label (of label, text",
+        ),
         ({"c": "text"}, {"c": "image"}, {}, "row 0, column 'text': no file row 0"),
         ({"c": "image"}, {"c": "speech"}, {}, "row 0, column 'image': not a sound file"),
         ({"c": "jet"}, {"c": "text"}, {}, "holds list, not text"),
@@ -315,7 +324,7 @@ def test_one_broken_row_in_a_hundred_is_passed_over_before_the_work(tmp_path, mo
     for i in range(8, 20):
         (tmp_path / f"{i}.wav").unlink()
     monkeypatch.setattr(
-        "mmtok.sources.hub.decode_sound",
+        "mmtok.sources.hub_cells.decode_sound",
         lambda *_: pytest.fail("nothing is read before all were looked at"),
     )
     with pytest.raises(UserError, match="13 of 200 rows cannot be used"):
@@ -351,3 +360,226 @@ def test_limits_of_a_field_leave_rows_out(table, tmp_path):
     )
     with pytest.raises(UserError, match="limits names image; its fields are caption, speech"):
         HubTable(str(table), **settings, limits={"image": (0, 1)})
+
+
+# ---- chunks that any process reads
+
+
+def read_chunks(source, split, cache):
+    """The examples of a split, every chunk sent to another process and back."""
+    listing = source.listing(split, cache)
+    sent = [pickle.loads(pickle.dumps(chunk)) for chunk in listing.chunks]
+    return [example for chunk in sent for example in chunk.read()]
+
+
+def test_chunks_are_read_elsewhere(table, tmp_path):
+    source = HubTable(str(table), COLUMNS, MODALITIES)
+    here = list(source.examples("train", tmp_path / "cache"))
+    there = read_chunks(source, "train", tmp_path / "cache")
+    assert [e.name for e in here] == [e.name for e in there] and len(here) == 9
+    for a, b in zip(here, there, strict=True):
+        assert a["note"] == b["note"] and a["caption"] == b["caption"]
+        assert (a["image"].pixels == b["image"].pixels).all()
+        assert (a["speech"].samples == b["speech"].samples).all()
+
+
+@pytest.mark.parametrize(
+    "name, ends",
+    [("t.csv", "\n"), ("t.csv", "\r"), ("t.csv", "\r\n"), ("t.csv.gz", "\n"), ("t.txt", "\r\n")],
+)
+def test_rows_of_text_are_found_in_the_middle_of_the_file(tmp_path, name, ends):
+    words = ["é", 'say ""hi""', f"two{ends}lines, of text", "", "ß\u2028", "last"]
+    rows = [f'{i},"{word}"' for i, word in enumerate(words)]
+    text = ends.join(["sep=,", "i,w", "", *rows[:3], " ", *rows[3:]])
+    content = b"\xef\xbb\xbf" + text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    source = HubTable(str(tmp_path / name), {"caption": "w"}, {"caption": "text"})
+    found = [e for split in source.splits for e in read_chunks(source, split, tmp_path)]
+    expected = [word.replace('""', '"') for word in words]
+    assert sorted(e["caption"] for e in found) == sorted(expected)
+    assert all(f"{tmp_path / name}: line " in e.name for e in found)
+
+
+def test_a_list_of_objects_is_a_table(tmp_path):
+    content = '[{"w": 1.10}, {"w": "é", "v": [1]}, {"w": true}]'
+    (tmp_path / "t.json").write_text(content)
+    source = HubTable(str(tmp_path / "t.json"), {"caption": "w"}, {"caption": "text"})
+    found = [e for split in source.splits for e in read_chunks(source, split, tmp_path)]
+    assert sorted(e["caption"] for e in found) == ["1.10", "true", "é"]
+
+
+def test_a_large_table_takes_little_memory(tmp_path):
+    with open(tmp_path / "t.csv", "w") as file:
+        file.write("id,w\n")
+        for i in range(10_000):
+            file.write(f"{i},{'word ' * 20}{i}\n")
+    source = HubTable(str(tmp_path / "t.csv"), {"caption": "w"}, {"caption": "text"})
+    source.listing("train", tmp_path)  # imports and caches
+    tracemalloc.start()
+    n = sum(1 for chunk in source.listing("train", tmp_path).chunks for _ in chunk.read())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 9_000 and peak < 4e6  # the cells alone are 3 MB, a dict a row 5 MB more
+
+
+def test_a_pattern_names_several_files(table, tmp_path):
+    for i in range(2):
+        (tmp_path / f"part-{i}.csv").write_text(f"w\n{i}a\n{i}b\n")
+    source = HubTable(str(tmp_path / "part-{0..1}.csv"), {"caption": "w"}, {"caption": "text"})
+    assert texts(source, tmp_path) == ["0a", "0b", "1a", "1b"]
+    (tmp_path / "part-2.csv").write_text("v\n2\n")
+    with pytest.raises(UserError, match=r"part-2.csv: has the columns v, but .*part-0.csv has w"):
+        texts(replace(source, id=str(tmp_path / "part-*.csv")), tmp_path)
+    with pytest.raises(UserError, match=r"table.parquet, tables of two kinds"):
+        texts(replace(source, id=str(tmp_path / "*.*[vt]")), tmp_path)
+
+
+# ---- kinds of columns
+
+
+def parquet(path, columns, features=None):
+    schema = datasets.Features(features).arrow_schema if features else None
+    pq.write_table(pa.table(columns, schema=schema), path)
+    return str(path)
+
+
+def test_lists_of_strings_are_joined_where_a_setting_says_with_what(tmp_path):
+    labels = datasets.List(datasets.ClassLabel(names=["red", "green"]))
+    columns = {"w": [["a", "b"], ["c"], []], "c": [[0, 1], [1], [0, 0]]}
+    features = {"w": datasets.List(datasets.Value("string")), "c": labels}
+    path = parquet(tmp_path / "t.parquet", columns, features)
+    source = HubTable(path, {"caption": "w"}, {"caption": "text"}, join="; ")
+    assert texts(source, tmp_path / "cache") == ["", "a; b", "c"]
+    colours = replace(source, columns={"caption": "c"}, join="+")
+    assert texts(colours, tmp_path / "cache") == ["green", "red+green", "red+red"]
+    with pytest.raises(UserError, match=r"column 'w': holds list, not text; .*join"):
+        texts(replace(source, join=""), tmp_path / "cache")
+
+
+def test_a_part_of_a_record_is_a_column(tmp_path):
+    rows = [{"en": f"yes {i}", "de": f"ja {i}"} for i in range(3)]
+    path = parquet(tmp_path / "t.parquet", {"translation": rows})
+    source = HubTable(
+        path, {"a": "translation.en", "b": "translation.de"}, {"a": "text", "b": "text"}
+    )
+    found = [e for split in source.splits for e in source.examples(split, tmp_path / "cache")]
+    assert sorted((e["a"], e["b"]) for e in found) == [(f"yes {i}", f"ja {i}") for i in range(3)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"t": row}) + "\n" for row in rows))
+    source = HubTable(str(tmp_path / "t.jsonl"), {"caption": "t.de"}, {"caption": "text"})
+    assert texts(source, tmp_path) == ["ja 0", "ja 1", "ja 2"]
+
+
+@pytest.mark.parametrize("kind", ["records", "lists", "padded"])
+def test_jets_as_records_lists_and_padded(tmp_path, kind):
+    jet = [(50.0, 0.0, 0.1), (20.0, 0.2, 0.3)]
+    names = ("pt", "eta_rel", "phi_rel")
+    cell = [dict(zip(names, row, strict=True)) for row in jet]
+    if kind == "lists":
+        cell = dict(zip(names, map(list, zip(*jet, strict=True)), strict=True))
+    if kind == "padded":
+        cell = [*map(list, jet), [0.0, 0.0, 0.0]]
+    path = parquet(tmp_path / "t.parquet", {"jet": [cell, cell]})
+    source = HubTable(path, {"jets": "jet"}, {"jets": "jets"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [e for split in source.splits for e in source.examples(split, tmp_path / "cache")]
+    assert len(found) == 2 and np.allclose(found[0]["jets"], jet)
+
+
+def test_records_of_other_quantities_are_refused(tmp_path):
+    path = parquet(tmp_path / "t.parquet", {"jet": [[{"pt": 1.0, "eta": 0.1, "phi": 0.0}]] * 2})
+    source = HubTable(path, {"jets": "jet"}, {"jets": "jets"})
+    with pytest.raises(UserError, match="have no eta_rel, phi_rel, but pt, eta, phi; .*JetFile"):
+        list(source.examples("train", tmp_path / "cache"))
+
+
+def test_a_tar_of_samples_is_a_table(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for i in range(4):
+            for suffix, content in (("png", png(i)), ("txt", f"picture {i}".encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    source = HubTable(
+        str(tmp_path / "t.tar"),
+        {"caption": "txt", "image": "png"},
+        {"caption": "text", "image": "image"},
+    )
+    found = [e for split in source.splits for e in source.examples(split, tmp_path / "cache")]
+    assert {e["caption"]: int(e["image"].pixels[0, 0]) for e in found} == {
+        f"picture {i}": i for i in range(4)
+    }
+
+
+# ---- streaming
+
+
+def test_a_streamed_table_gives_the_same_rows(table, tmp_path):
+    source = HubTable(str(table), COLUMNS, MODALITIES, streaming=True, heldout_share=0.4)
+    parts = {s: read_chunks(source, s, tmp_path / "cache") for s in source.splits}
+    notes = {s: [e["note"] for e in examples] for s, examples in parts.items()}
+    assert sorted(notes["train"] + notes["heldout"]) == [f"row {i}" for i in range(10)]
+    assert notes["train"] == [e["note"] for e in source.examples("train", tmp_path / "cache")]
+    for example in parts["train"]:
+        i = int(example["note"].removeprefix("row "))
+        assert (example["image"].pixels == i).all() and example.name.endswith(f"row {i}")
+    other = replace(source, seed=1)
+    assert notes["heldout"] != [e["note"] for e in other.examples("heldout", tmp_path / "cache")]
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_the_order_of_a_streamed_table_is_a_function_of_the_seed(table, tmp_path):
+    settings = {"columns": {"note": "text"}, "modalities": {"note": "text"}, "streaming": True}
+
+    def notes(**fields):
+        source = HubTable(str(table), **settings, **fields)
+        return [e["note"] for e in source.examples("train", tmp_path / "cache")]
+
+    plain = notes()
+    assert notes(shuffle=5) == notes(shuffle=5) != plain
+    assert sorted(notes(shuffle=5)) == sorted(plain)
+    assert notes(limit=3) == plain[:3]
+    with pytest.raises(UserError, match="shuffle is of streaming tables"):
+        HubTable(str(table), {"note": "text"}, {"note": "text"}, shuffle=5)
+
+
+def test_streamed_rows_that_cannot_be_used_are_counted(tmp_path):
+    images = [{"bytes": png(i % 250), "path": None} for i in range(300)]
+    images[7] = {"bytes": b"no picture", "path": None}
+    columns = {"w": [None if i == 9 else f"w{i}" for i in range(300)], "i": images}
+    path = parquet(tmp_path / "train.parquet", columns)
+    settings = {"columns": {"caption": "w", "image": "i"}, "streaming": True, "heldout_share": 0.01}
+    source = HubTable(path, modalities={"caption": "text", "image": "image"}, **settings)
+    with pytest.warns(UserWarning, match=r"1 of 29\d rows was passed over as unusable .*row 7"):
+        assert len(list(source.examples("train", tmp_path / "cache"))) > 280
+    limited = replace(source, limits={"caption": (3, 0)})
+    with pytest.warns(UserWarning, match=r"rows were left out: fewer characters of caption than 3"):
+        list(limited.examples("train", tmp_path / "cache"))
+    with pytest.raises(UserError, match="train.parquet, row 7, .*not an image"):
+        list(replace(source, max_error_share=0).examples("train", tmp_path / "cache"))
+
+
+def test_equal_rows_of_a_stream_are_in_one_split(tmp_path):
+    images = [{"bytes": png(i % 20), "path": None} for i in range(60)]
+    path = parquet(tmp_path / "t.parquet", {"i": images})
+    source = HubTable(path, {"image": "i"}, {"image": "image"}, streaming=True, heldout_share=0.3)
+    seen = [
+        {int(e["image"].pixels[0, 0]) for e in source.examples(split, tmp_path / "cache")}
+        for split in source.splits
+    ]
+    assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 20
+
+
+def test_a_table_of_the_hub_without_a_network_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no") from ConnectionError("Couldn't reach 'some/table' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
+    source = HubTable("some/table", {"caption": "w"}, {"caption": "text"})
+    for found in (source, replace(source, streaming=True)):
+        with pytest.raises(
+            UserError, match="no file or folder of that name is here, and .*hub"
+        ) as e:
+            next(found.examples("train", tmp_path))
+        assert "hf download some/table --repo-type dataset" in str(e.value)
+        assert "\n" not in str(e.value)
