@@ -364,6 +364,14 @@ def tokenize(
             "I/N",
         ),
     ] = None,
+    columns: Annotated[
+        str | None,
+        Arg("columns of files of jets: pt=part_pt,eta=part_eta,phi=part_phi", "NAME=COLUMN,..."),
+    ] = None,
+    layout: Annotated[
+        str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
+    ] = None,
+    pt_unit: Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")] = None,
     recipe: OwnTokenizers = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
@@ -371,11 +379,14 @@ def tokenize(
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet."""
     memory_budget.set_limit(max_memory)
     from mmtok.commands.tokenize import tokenize_files
+    from mmtok.io.serialize import mapping_of
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
+    named = {"columns": mapping_of(columns, "--columns"), "layout": layout, "pt_unit": pt_unit}
+    reading = {name: value for name, value in named.items() if value}
     done = tokenize_files(
-        modality, files, out, tokenizer, shard, check, prepare, allow_clipping, recipe
+        modality, files, out, tokenizer, shard, check, prepare, allow_clipping, recipe, reading
     )
     print_answer_lines(done.summary())
 

@@ -1,6 +1,6 @@
 """Jets like those of a file.
 
-The file is .npz, .npy, .parquet or JetNet's .h5; mmtok/sources/jet_formats.py says what each holds.
+A file, a folder or a pattern; mmtok/sources/jet_formats.py says which layouts are read.
 
     mmtok train recipes/jets.py --path jets.npz
     mmtok sample runs/jets --to jets -n 1000

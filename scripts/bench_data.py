@@ -4,6 +4,8 @@
 
     speech   an LJSpeech-like corpus of 13,100 clips is listed, and its broken file named; the
              memory that a manifest of 100,000 rows takes (--full: of a million)
+    jets     a million jets in 100 files (--full: ten million) are looked at and read, and 50,000
+             of them tokenised, beside the same from memory
 
 Files are made in a temporary folder first. Memory is that of a process of its own, beyond what its
 imports take. On a shared machine only memory and ratios mean much.
@@ -14,22 +16,29 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
+import shutil
+import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from side_by_side import Line, called, machine, parsed, parser, report, seconds
 
+from mmtok.core.segment import Segment
+from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
+from mmtok.sources.base import Chunk, Made
+from mmtok.sources.jet_formats import write_jets
+from mmtok.sources.jets import JetFile
 from mmtok.sources.speech import SpeechFolder, write_sound
+from mmtok.tokenizers.jets import JetGridConfig
 
-MB = 2**20
 GIB_MB = 1024.0
 PACKAGES = ("numpy", "pyarrow", "soundfile")
 
@@ -40,6 +49,7 @@ class Options:
 
     quick: bool = False
     full: bool = False
+    repeats: int = 3
 
 
 def peak_mb(work: Callable[[], object]) -> float:
@@ -53,10 +63,18 @@ def peak_mb(work: Callable[[], object]) -> float:
 
 
 def _peak_mb(work: Callable[[], object]) -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     warnings.simplefilter("ignore")
+    before = _status_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MB
+    return _status_mb("VmHWM") - before
+
+
+def _status_mb(name: str) -> float:
+    """A size of this process, as Linux counts it: VmRSS is what it takes, VmHWM its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    sizes = {key: value for key, _, value in (line.partition(":") for line in lines)}
+    return int(sizes[name].split()[0]) / 1024
 
 
 # ---- speech
@@ -137,9 +155,83 @@ def list_all(manifest: Path) -> None:
     list(next(iter(listing.chunks)).read())
 
 
+# ---- jets
+
+JET_FILES = 100
+
+
+def jets(options: Options) -> Iterator[Line]:
+    """Memory of reading all of many files, and the rate of tokenising beside that from memory."""
+    n_jets = 20_000 if options.quick else 1_000_000
+    n_encoded = 5_000 if options.quick else 50_000
+    if options.full:
+        n_jets = 10_000_000
+    for suffix in (".npz", ".parquet"):
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            make_jets(place, suffix, n_jets // JET_FILES)
+            start = time.perf_counter()
+            peak = peak_mb(partial(read_all, place))
+            took = time.perf_counter() - start
+            what = f"{n_jets:,} jets in {JET_FILES} files {suffix}, looked at and read"
+            yield Line(what, "MB at most", peak, "time", took, "MB", peak, GIB_MB, least=False)
+            listing = JetFile(str(place)).listing("train")
+            from_files = list(islice(listing.chunks, -(-n_encoded // 900)))
+            from_memory = [Made(list(chunk.read())) for chunk in from_files]
+            n = sum(len(chunk.made) for chunk in from_memory)
+            sides = [partial(tokenise, of, place / "tokens") for of in (from_files, from_memory)]
+            ours, theirs = (n / took for took in cpu_seconds(sides, options.repeats))
+            what = f"{n:,} jets tokenised from files {suffix}"
+            yield Line.ratio(what, "jets/CPU s", ours, "from memory", theirs, 0.8)
+
+
+def cpu_seconds(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each side that this process computes, whatever else the machine does."""
+    took: list[list[float]] = [[] for _ in sides]
+    for _ in range(repeats):
+        for times, side in zip(took, sides, strict=True):
+            start = time.process_time()
+            side()
+            times.append(time.process_time() - start)
+    return [statistics.median(times) for times in took]
+
+
+def make_jets(folder: Path, suffix: str, n: int) -> None:
+    """A hundred files of n jets each, with some 40 constituents, all with the same content."""
+    generator = np.random.default_rng(0)
+    sizes = generator.poisson(40, n) + 1
+    values = generator.normal(0, 0.2, (int(sizes.sum()), 3)).astype(np.float32)
+    values[:, 0] = generator.exponential(12, len(values)) + 0.2
+    made = np.split(values, np.cumsum(sizes)[:-1])
+    made = [jet[np.argsort(-jet[:, 0])] for jet in made]
+    first = folder / f"part-000{suffix}"
+    write_jets(first, made)
+    for i in range(1, JET_FILES):
+        shutil.copyfile(first, folder / f"part-{i:03}{suffix}")
+
+
+def read_all(folder: Path) -> None:
+    """Look at all jets of a folder, and read those to train on."""
+    for chunk in JetFile(str(folder)).listing("train").chunks:
+        for _ in chunk.read():
+            pass
+
+
+def tokenise(chunks: Sequence[Chunk], out: Path) -> None:
+    """Read chunks, and write a token file of their jets."""
+    tokenizer = JetGridConfig().build()
+
+    def rows() -> Iterator[dict[str, Segment]]:
+        for chunk in chunks:
+            made = [example["jets"] for example in chunk.read()]
+            yield from ({"jets": segment} for segment in tokenizer.encode_batch(made))
+
+    write_tokens(out, {"jets": tokenizer.signature}, rows())
+
+
 # ---- the command line
 
-SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {"speech": speech}
+SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {"speech": speech, "jets": jets}
 
 
 def main() -> None:
@@ -148,7 +240,7 @@ def main() -> None:
     made.add_argument("--quick", action="store_true", help="small sizes: does everything run?")
     made.add_argument("--full", action="store_true", help="the largest sizes, which take long")
     asked = parsed(made, SECTIONS)
-    options = Options(asked.quick, asked.full)
+    options = Options(asked.quick, asked.full, asked.repeats)
     lines = (line for name in asked.rows for line in SECTIONS[name](options))
     report(lines, asked.json, machine=machine(PACKAGES))
 

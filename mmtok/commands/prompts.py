@@ -151,7 +151,9 @@ def _signals(run: Run, modality: str, path: Path) -> list[Any]:
     """
     prepare = run.preparer(modality)
     if modality != "text":
-        files = files_of(run.recipe.tokenizers[modality])
+        ways = (source.reading(modality, path) for source in run.recipe.sources)
+        options = next((way for way in ways if way), {})
+        files = files_of(run.recipe.tokenizers[modality]).reading(options)
         return [signal for _, signal in signals_of(files, [path], prepare)]
     sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFile)]
     if not sizes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def tokenize_files(
     prepare: Sequence[str] = (),
     allow_clipping: bool = False,
     recipe_file: Path | None = None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tokenised:
     """Write the token file `out`: field `modality`, one row per signal.
 
@@ -96,6 +98,7 @@ def tokenize_files(
         allow_clipping: write jets even if much of them lies outside the tokenizer's ranges.
         recipe_file: a recipe whose tokenizer is taken instead of the default; it may be of a
             modality from outside the package.
+        reading: how the files are read, where that is a choice: see `SignalFiles.options`.
     """
     used = tokenizer_in(tokenizer, modality, configs_of(recipe_file))
     if allow_clipping:
@@ -107,7 +110,7 @@ def tokenize_files(
     if shard is not None:
         path = shard_name(out, index, count)
     _check_place(path)
-    of_modality = files_of(used.config)
+    of_modality = files_of(used.config).reading(reading)
     names = named_files(files, modality, of_modality)
     n_rows = None  # not known where a file holds many signals
     if not of_modality.many:

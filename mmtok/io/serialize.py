@@ -177,6 +177,16 @@ def _from_command_line(text: CommandLineText, hint: Any, where: str, kinds: Sequ
         return str(text)  # a name such as 2024 in a field of text or nothing
 
 
+def mapping_of(text: str | None, where: str) -> dict[str, str]:
+    """A mapping of texts as the command line says it: "pt=part_pt,eta=part_eta"; {} for nothing.
+
+    Raises UserError where a part has no =, or a name comes twice.
+    """
+    if not text:
+        return {}
+    return _mapping_in_words(text, str, where, ())
+
+
 def _mapping_in_words(text: str, hint: Any, where: str, kinds: Sequence[type]) -> dict[str, Any]:
     """A mapping as the command line says it: "file=path,caption=sentence".
 

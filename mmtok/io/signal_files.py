@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from mmtok.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class SignalFiles:
         unit: what signals are called where they are counted, in the plural.
         check: a function of a path that looks at the file's header, and raises UserError for one
             that cannot be read; None looks only whether the file is there.
+        options: what a user may say of how files are read, which `read` then finds among the takes:
+            a layout, the names of columns.
     """
 
     suffixes: tuple[str, ...]
@@ -36,7 +40,34 @@ class SignalFiles:
     many: bool = False
     unit: str = "signals"
     check: Callable[[Path], object] | None = None
+    options: tuple[str, ...] = ()
+
+    def reading(self, options: Mapping[str, Any]) -> SignalFiles:
+        """The same files, read as these options say.
+
+        Raises UserError for options that these files do not have.
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            raise UserError(
+                f"--{unknown[0]} is no option of reading {self.unit}; there are"
+                f" {', '.join(self.options) or 'none'}"
+            )
+        if not options:
+            return self
+        return replace(self, read=_Reading(self.read, options))
 
     def named(self, stem: Path) -> Path:
         """The path of the file that is written: the stem with the suffix."""
         return stem.with_name(stem.name + self.written)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A reader with options; picklable where the reader is."""
+
+    read: Callable[[Path, Mapping[str, Any]], Any]
+    options: Mapping[str, Any]
+
+    def __call__(self, path: Path, takes: Mapping[str, Any]) -> Any:
+        return self.read(path, {**takes, **self.options})

@@ -219,6 +219,10 @@ class Source(ABC):
         """The voice of each example of a split, in their order; None where they are unknown."""
         return None
 
+    def reading(self, modality: str, path: Path) -> Mapping[str, Any]:
+        """How another file is read as this source's files are: see `SignalFiles.options`."""
+        return {}
+
     def description(self, cache: Path | None = None) -> str:
         """What `mmtok show` adds to the names of its fields, such as versions; "" for nothing."""
         return ""

@@ -20,12 +20,19 @@ import numpy as np
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io.arrays import names_in, read_npz
-from mmtok.io.columns import named_column
+from mmtok.io.columns import check_named, named_column
 from mmtok.io.files import atomic_write
 from mmtok.sources import jet_energyflow, jet_published
 from mmtok.sources.jet_arrays import open_arrays
 from mmtok.sources.jet_parquet import ParquetColumns, ParquetJets
-from mmtok.sources.jet_quantities import ColumnJets, Plan, found_quantities, is_named, planned
+from mmtok.sources.jet_quantities import (
+    NAMES,
+    ColumnJets,
+    Plan,
+    found_quantities,
+    is_named,
+    planned,
+)
 from mmtok.sources.jet_reader import (
     FEATURES,
     JetLayout,
@@ -230,6 +237,7 @@ def open_jets(
         raise UserError(
             f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}"
         )
+    check_named(settings.columns, tuple(dict.fromkeys((*NAMES, *features))), "jets")
     try:
         reader = layout_of(path, settings, layout).reader(path, settings)
     except UserError:

@@ -81,6 +81,7 @@ class ParquetColumns(Columns):
             BATCH,
             row_groups=range(max(group, 0), len(self._firsts) - 1),
             columns=sorted(self._wanted),
+            use_threads=False,  # there is a process for each core
         )
         self._batch = None
         self._first = self._next = int(self._firsts[max(group, 0)])
@@ -98,9 +99,7 @@ class ParquetColumns(Columns):
                 fields = fields[1:]
             if not is_list(column.type):
                 return _arrow_values(column)
-            column = column.cast(pa.large_list(column.type.value_type))
-            lengths = np.asarray(column.value_lengths().fill_null(0))
-            values = column.flatten()
+            offsets, values = _of_lists(column)
             for field in fields:
                 values = values.field(values.type.get_field_index(field))
         if not (is_number(values.type) or pa.types.is_boolean(values.type)):
@@ -108,7 +107,7 @@ class ParquetColumns(Columns):
                 f"{self.path}: the column {name} holds {shown(str(self.schema.field(top).type))},"
                 " expected a list of numbers for each jet"
             )
-        return Lists(_arrow_values(values), offsets_of(lengths))
+        return Lists(_arrow_values(values), offsets)
 
     def close(self) -> None:
         """As of the contract."""
@@ -144,6 +143,20 @@ def is_number(kind: Any) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _of_lists(column: Any) -> tuple[np.ndarray, Any]:
+    """The offsets of a column of lists, from 0, and the Arrow array of what is in them."""
+    import pyarrow as pa
+
+    if column.null_count or pa.types.is_fixed_size_list(column.type):
+        column = column.cast(pa.large_list(column.type.value_type))
+        lengths = np.asarray(column.value_lengths().fill_null(0))
+        return offsets_of(lengths), column.flatten()
+    offsets = np.asarray(column.offsets).astype(np.int64)
+    first = int(offsets[0]) if len(offsets) else 0
+    n_values = int(offsets[-1]) - first if len(offsets) else 0
+    return offsets - first, column.values.slice(first, n_values)
 
 
 def _arrow_values(column: Any) -> np.ndarray:

@@ -85,6 +85,9 @@ COORDINATES = ("pt", "ptrel", "px", "eta", "y", "deta")
 KINEMATIC = ("pt", "ptrel", "px", "py", "pz", "energy", "eta", "y", "phi", "deta", "dphi", "mask")
 
 
+NAMES = (*PARTS, *OF_JET, *OTHER_NAMES, "caption", "particles")  # that a user may give columns
+
+
 def is_named(columns: Mapping[str, str]) -> bool:
     """Whether a user names coordinates, and not only labels or further features."""
     return any(OTHER_NAMES.get(name, name) in COORDINATES for name in columns)

@@ -24,7 +24,7 @@ from mmtok.io.tally import Tally
 from mmtok.sources.base import Example, Unusable
 from mmtok.sources.jet_cleaning import Cleaned, chosen, cleaned, faults_of, n_particles_of
 from mmtok.sources.jet_coordinates import jet_numbers
-from mmtok.sources.jet_formats import open_jets, split_jets
+from mmtok.sources.jet_formats import open_jets
 from mmtok.sources.jet_reader import JetReader, ReadSettings, offsets_of
 from mmtok.sources.screen import SHOW_PROGRESS_FROM, Broken, Limit, Tolerance
 
@@ -312,16 +312,19 @@ class JetChunk:
         place = self.place
         reader = place.open()
         values, offsets = reader.read(self.start, self.stop, place.features)
-        values, offsets = chosen(values, offsets, self.kept)
         values, offsets, _ = cleaned(values, offsets, place.pt_column)
+        begins = offsets[self.kept].tolist()
+        ends = offsets[self.kept + 1].tolist()
+        jets = [values[begin:end] for begin, end in zip(begins, ends, strict=True)]
         texts: Sequence[str] | None = self.texts
         if self.has_captions:
             every = reader.captions(self.start, self.stop)
             texts = [every[i] for i in self.kept.tolist()]
         of_name: Mapping[str, Sequence[float]] = {}
         if self.numbers:
-            of_name = jet_numbers(values, offsets, place.features, self.numbers)
-        return split_jets(values, offsets), texts, of_name
+            kept = chosen(values, offsets, self.kept)
+            of_name = jet_numbers(*kept, place.features, self.numbers)
+        return jets, texts, of_name
 
 
 def chunks(

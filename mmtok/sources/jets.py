@@ -118,6 +118,16 @@ class JetFile(ScreenedSource):
             int(is_chosen.sum()),
         )
 
+    def reading(self, modality: str, path: Path) -> Mapping[str, Any]:
+        """The columns, layout and unit of its own files; nothing of jets as `write_jets` writes."""
+        if modality != "jets":
+            return {}
+        found = layout_of(path)
+        if found.name == "plain" and found.evidence(path):
+            return {}
+        options = {"columns": self.columns, "layout": self.layout, "pt_unit": self.pt_unit}
+        return {name: value for name, value in options.items() if value}
+
     def _limit(self) -> Limit:
         return Limit("particles", self.min_particles, self.max_particles)
 

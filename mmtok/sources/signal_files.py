@@ -13,6 +13,7 @@ from mmtok.io.files import atomic_write
 from mmtok.io.signal_files import SignalFiles
 from mmtok.sources import image_files, jet_formats, jets, media, speech, text
 from mmtok.sources.base import Picture, Sound
+from mmtok.sources.jet_reader import ReadSettings
 
 Takes = Mapping[str, Any]
 
@@ -42,7 +43,8 @@ def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
 
 
 def _read_jets(path: Path, takes: Takes) -> Iterator[np.ndarray]:
-    return jets.each_jet(path, takes["features"])
+    settings = ReadSettings(takes.get("columns", {}), takes.get("pt_unit", ""))
+    return jets.each_jet(path, takes["features"], settings, takes.get("layout", ""))
 
 
 def _write_jets(path: Path, signals: Sequence[np.ndarray], takes: Takes) -> None:
@@ -85,6 +87,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         _write_jets,
         many=True,
         unit="jets",
+        options=("columns", "layout", "pt_unit"),
     ),
 }
 # arrays of a modality from outside the package that brings no files of its own

@@ -108,3 +108,18 @@ def test_samples_of_a_modality_without_files_are_texts_or_arrays(tmp_path):
     for ask in (lambda: files_of(config), lambda: files_for(config, [0.5])):
         with pytest.raises(UserError, match="tide has no files: give its TideConfig the method"):
             ask()
+
+
+def test_options_of_reading_reach_the_reader_or_are_refused():
+    seen = []
+
+    def read(path, takes):
+        seen.append(dict(takes))
+        return []
+
+    files = SignalFiles((".x",), ".x", read, write_levels, options=("layout",))
+    files.reading({"layout": "wide"}).read("a.x", {"rate_hz": 5})
+    files.reading({}).read("a.x", {"rate_hz": 5})
+    assert seen == [{"rate_hz": 5, "layout": "wide"}, {"rate_hz": 5}]
+    with pytest.raises(UserError, match="--columns is no option of reading signals; there are lay"):
+        files.reading({"columns": {"a": "b"}})

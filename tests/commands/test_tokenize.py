@@ -386,3 +386,18 @@ def test_a_file_that_is_named_twice_is_taken_once_and_said(pictures, tmp_path, n
     (said,) = [line for line in notes(words) if "taken once" in line]
     assert f"1 of 11 image files was named more than once and taken once (first: {pictures}" in said
     assert len(read_tokens(tmp_path / "t.parquet")) == 10
+
+
+def test_jets_of_named_columns(tmp_path, said, notes):
+    lines = ['{"cl": [{"p": 5000, "e": 1, "f": 3}, {"p": 9000, "e": 1.1, "f": 2.9}]}\n'] * 3
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    words = ["tokenize", "jets", tmp_path / "a.jsonl", "-o", tmp_path / "t.parquet", "--columns"]
+    found = notes([*words, "pt=cl.p,eta=cl.e,phi=cl.f", "--pt_unit", "MeV"])
+    assert any("pt from cl.p in MeV (as named)" in line for line in found)
+    assert len(read_tokens(tmp_path / "t.parquet")) == 3
+    line = said([*words, "pt=cl.q,eta=cl.e,phi=cl.f"])
+    assert "has no column 'cl.q'; nearest: cl." in line
+    assert "columns names ptt; the fields are pt, " in said([*words, "ptt=cl.p"])
+    assert "it must be NAME=VALUE" in said([*words, "pt"])
+    texts = ["tokenize", "text", tmp_path / "a.txt", "-o", tmp_path / "t.parquet"]
+    assert "no option of reading texts" in said([*texts, "--layout", "jetclass"])

@@ -197,3 +197,14 @@ def test_captions_by_column(tmp_path):
     assert found == {"0": "3", "1": "1"}
     with pytest.raises(UserError, match="no column 'labl'; nearest: label"):
         JetFile(str(path), columns={"caption": "labl"}).check()
+
+
+def test_a_source_says_how_files_like_its_own_are_read(tmp_path):
+    named = {"pt": "p", "eta": "e", "phi": "f"}
+    columns = dict(zip("pef", (columns_of()[f"part_{n}"] for n in ("pt", "eta", "phi"))))
+    path = write(tmp_path / "a.parquet", columns)
+    source = JetFile(str(path), columns=named, pt_unit="MeV")
+    assert source.reading("jets", path) == {"columns": named, "pt_unit": "MeV"}
+    assert source.reading("text", path) == {}
+    plain = dict(zip(("pt_gev", "eta_rel", "phi_rel"), columns.values()))
+    assert source.reading("jets", write(tmp_path / "ours.parquet", plain)) == {}
