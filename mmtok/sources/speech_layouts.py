@@ -419,6 +419,8 @@ LAYOUTS: tuple[Layout[Place, Reader], ...] = (
     Layout("nemo", "JSON lines with audio_filepath", _nemo, _read_nemo),
     Layout("table", "any table with columns of files and texts", _table, _read_table),
 )  # fmt: skip
+WITHOUT_COLUMNS = ("librispeech", "libritts", "vctk", "kaldi")
+OF_ONE_TEXT = ("librispeech", "vctk", "kaldi")
 TREES = ("librispeech", "libritts", "vctk", "commonvoice", "kaldi")  # beside which none is plain
 
 
@@ -432,11 +434,7 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
 
     Raises UserError where nothing is there, where two layouts are, and for what a layout refuses.
     """
-    wanted = f"{WANTED}, or a corpus of one of the layouts {', '.join(x.name for x in LAYOUTS)}"
-    if str(path) and Path(path).expanduser().is_file():
-        place = Place(file_at(path, "SpeechFolder", wanted), settings)
-    else:
-        place = Place(folder_at(path, "SpeechFolder", WANTED), settings)
+    place = Place(_place_at(path), settings)
     found = chosen_layout(_choices(place), place, layout, place.path)
     if found is None and not place.path.is_dir():
         raise UserError(
@@ -446,6 +444,7 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     if found is None:
         _look_below(place)
     chosen = found or LAYOUTS[0]
+    _check_settings(place, chosen.name)
     with Tally("transcripts") as tally:
         clips = list(chosen.reader(place, tally))
         if chosen.name != "plain":
@@ -455,6 +454,28 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     if chosen.name != "plain":
         _say_splits(place, clips)
     return wanted_clips(clips, settings.train, settings.heldout)
+
+
+def _check_settings(place: Place, layout: str) -> None:
+    """Raise UserError for a setting that means nothing in a layout."""
+    if place.settings.columns and layout in WITHOUT_COLUMNS:
+        raise UserError(
+            f"{place.path}: is read as {layout}, which has no columns; leave columns out, or name"
+            " the layout that has them (--layout table)"
+        )
+    if place.settings.transcript != "original" and layout in OF_ONE_TEXT:
+        raise UserError(
+            f"{place.path}: is read as {layout}, which has one text of a clip; leave transcript out"
+        )
+
+
+def _place_at(path: str | Path) -> Path:
+    """The folder or the table that a user named. Raises UserError where there is none."""
+    is_table = suffix_of(Path(path), named=True) is not None
+    place = Path(os.path.expanduser(path))
+    if str(path) and not place.is_dir() and (is_table or place.exists()):
+        return file_at(path, "SpeechFolder", "a table that names sound files, or their folder")
+    return folder_at(path, "SpeechFolder", WANTED)
 
 
 def _look_below(place: Place) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,8 @@ def commonvoice_clips(
     lengths = _clip_lengths(folder / "clip_durations.tsv")
     files = SoundFiles(folder, [folder / "clips", folder])
     whole = next((name for name in ("validated", "train") if folder / f"{name}.tsv" in tables), "")
+    if settings.heldout and not settings.train and folder / "train.tsv" in tables:
+        settings = replace(settings, train="train.tsv")  # of the other tables none is for training
     for path in wanted_tables(tables, settings, whole):
         table = open_table(path, separator="\t", has_quotes=False)
         for clip in table_clips(table, files, settings, tally, split=path.name):

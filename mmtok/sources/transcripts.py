@@ -50,6 +50,10 @@ class Transcripts:
         if self.table is not None:
             self.table, self._columns = _columns(self.table, self._names, settings)
             self._row_of = self._rows(self.table, self._columns["file"], tally)
+        elif settings.columns or settings.transcript != "original":
+            raise UserError(
+                f"{found.folder}: has no table of transcripts; columns and transcript choose in one"
+            )
         self._texts: dict[Path, Path] = {}
         for suffix in TEXTS:
             for path in found.companions:

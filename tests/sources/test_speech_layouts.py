@@ -292,6 +292,7 @@ def test_commonvoice(tmp_path):
     assert "read as commonvoice (clips/, dev.tsv, train.tsv, validated.tsv)" in said
     assert set(found) == {f"common_voice_en_validated{i}.mp3" for i in range(3)}
     assert found["common_voice_en_validated1.mp3"][0] == '"Quoted" validated 1'
+    assert len(list(SpeechFolder(str(tmp_path), heldout="dev.tsv").examples("train"))) == 3
     source = SpeechFolder(str(tmp_path), train="train.tsv", heldout="dev.tsv", with_speaker=True)
     assert sorted(e["speaker"] for e in source.examples("heldout")) == ["dev0", "dev1", "dev2"]
     assert sorted(e["speaker"] for e in source.examples("train")) == ["train0", "train1", "train2"]
@@ -537,6 +538,15 @@ def test_a_layout_that_is_not_there_says_what_it_wants(tmp_path):
     assert "notes.doc: is no table that is known" in said_by(
         SpeechFolder(str(tmp_path / "notes.doc"))
     )
+
+
+def test_settings_that_mean_nothing_are_refused(tmp_path):
+    put_librispeech(tmp_path / "libri")
+    put_sound(tmp_path / "plain" / "a.wav")
+    put_text(tmp_path / "plain" / "a.txt", "one")
+    for folder, part in (("libri", "read as librispeech, which has"), ("plain", "has no table")):
+        for settings in ({"columns": {"caption": "x"}}, {"transcript": "normalized"}):
+            assert part in said_by(SpeechFolder(str(tmp_path / folder), **settings))
 
 
 def test_a_corpus_in_a_folder_below_is_pointed_at(tmp_path):
