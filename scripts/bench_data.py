@@ -6,6 +6,8 @@
              memory that a manifest of 100,000 rows takes (--full: of a million)
     jets     a million jets in 100 files (--full: ten million) are looked at and read, and 50,000
              of them tokenised, beside the same from memory
+    tars     10,000 pictures in webdataset tars against the same in folders: pictures read a second,
+             with their listing; the memory that a caption table of 100,000 rows takes
 
 Files are made in a temporary folder first. Memory is that of a process of its own, beyond what its
 imports take. On a shared machine only memory and ratios mean much.
@@ -13,11 +15,13 @@ imports take. On a shared machine only memory and ratios mean much.
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import statistics
+import tarfile
 import tempfile
 import time
 import warnings
@@ -28,12 +32,22 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from side_by_side import Line, called, machine, parsed, parser, report, seconds
+from side_by_side import (
+    Line,
+    called,
+    machine,
+    median_seconds,
+    parsed,
+    parser,
+    report,
+    seconds,
+)
 
 from mmtok.core.segment import Segment
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
 from mmtok.sources.base import Chunk, Made
+from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.speech import SpeechFolder, write_sound
@@ -229,9 +243,90 @@ def tokenise(chunks: Sequence[Chunk], out: Path) -> None:
     write_tokens(out, {"jets": tokenizer.signature}, rows())
 
 
+# ---- pictures in tars
+
+
+def tars(options: Options) -> Iterator[Line]:
+    """The same pictures in folders of classes and in tars, and a large table of captions."""
+    n_pictures = 500 if options.quick else 10_000
+    n_rows = 10_000 if options.quick else 100_000
+    if options.full:
+        n_rows = 1_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        make_pictures(place, n_pictures)
+        sides = [partial(read_pictures, place / name) for name in ("tars", "folder")]
+        afresh = [partial(in_new_process, side) for side in sides]
+        in_tars, in_folder = (n_pictures / took for took in median_seconds(afresh, options.repeats))
+        what = f"{n_pictures:,} pictures in tars, listed and read"
+        yield Line.ratio(what, "pictures/s", in_tars, "folder", in_folder, 0.9)
+        table = make_captions(place / "table", n_rows)
+        took = seconds(partial(list_pictures, table))
+        peak = peak_mb(partial(list_pictures, table))
+        what = f"a caption table of {n_rows:,} rows listed"
+        yield Line(what, "MB at most", peak, "time", took, "MB", peak, GIB_MB, least=False)
+
+
+def make_pictures(place: Path, n: int) -> None:
+    """JPEG pictures of 64 x 64 pixels, in ten folders of classes and in tars of a thousand."""
+    generator = np.random.default_rng(0)
+    (place / "tars").mkdir()
+    for start in range(0, n, 1_000):
+        with tarfile.open(place / "tars" / f"{start // 1_000:05}.tar", "w") as tar:
+            for i in range(start, min(start + 1_000, n)):
+                caption = f"class {i % 10}"
+                path = place / "folder" / caption / f"{i:06}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, generator.integers(0, 256, (64, 64, 3), np.uint8))
+                members = {f"{i:06}.jpg": path.read_bytes(), f"{i:06}.txt": caption.encode()}
+                for name, content in members.items():
+                    about = tarfile.TarInfo(name)
+                    about.size = len(content)
+                    tar.addfile(about, io.BytesIO(content))
+
+
+def in_new_process(work: Callable[[], object]) -> None:
+    """Work where no file was looked at before, as headers are looked at once in a process."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(work)
+
+
+def read_pictures(folder: Path) -> None:
+    """List and read all pictures."""
+    warnings.simplefilter("ignore")
+    for split in ("train", "heldout"):
+        for _ in ImageFolder(str(folder)).examples(split):
+            pass
+
+
+def make_captions(folder: Path, n_rows: int) -> Path:
+    """A table of as many pictures, of one pixel each."""
+    folder.mkdir()
+    with (folder / "captions.csv").open("w") as file:
+        file.write("file,caption\n")
+        for i in range(n_rows):
+            path = folder / "images" / f"{i // 1000:04}" / f"picture_{i:07}.pgm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"P5 1 1 255\n\0")
+            file.write(
+                f"{path.relative_to(folder)},a caption of picture {i} that is as long as most\n"
+            )
+    return folder / "captions.csv"
+
+
+def list_pictures(table: Path) -> None:
+    """List the training pictures of a table, and read the first 256."""
+    listing = ImageFolder(str(table)).listing("train")
+    list(next(iter(listing.chunks)).read())
+
+
 # ---- the command line
 
-SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {"speech": speech, "jets": jets}
+SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {
+    "speech": speech,
+    "jets": jets,
+    "tars": tars,
+}
 
 
 def main() -> None:

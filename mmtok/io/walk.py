@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmtok.errors import UserError
+from mmtok.io.messages import listed
 from mmtok.io.patterns import named_places
 
 SYSTEM = {
@@ -171,7 +172,7 @@ def files_among(places: Sequence[Path], suffixes: Collection[str]) -> list[Path]
         found = walk(place, suffixes)
         if not found.files:
             raise UserError(
-                f"{place}: is a folder without a file that can be used ({', '.join(suffixes)})"
+                f"{place}: is a folder without a file that can be used ({listed(list(suffixes))})"
             )
         if found.left_out:
             warnings.warn(found.note(), stacklevel=2)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.columns import check_named
-from mmtok.io.messages import counted
+from mmtok.io.messages import counted, listed
 from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
 from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
@@ -254,7 +254,7 @@ class ImageFolder(ScreenedSource):
         if layout is None or (layout.plain and n_loose < 2):
             raise UserError(
                 f"{place.folder}: {counted(n_loose, 'image')} in it; at least two are needed, one"
-                f" to train on and one to hold out ({', '.join(PICTURES)})"
+                f" to train on and one to hold out ({listed(PICTURES)})"
             )
         if layout.name in CLOSED and not self.layout and n_loose >= 2:
             raise UserError(
