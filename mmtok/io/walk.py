@@ -12,7 +12,9 @@ import stat
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
@@ -35,19 +37,31 @@ class Found:
     """What a walk found.
 
     Attributes:
-        files: those with a wanted suffix, ordered by their names, folder by folder.
-        companions: those with a suffix of what goes with them (transcripts), likewise.
+        folder: where it began.
+        names: those with a wanted suffix, as paths below the folder with slashes, ordered by their
+            names, folder by folder.
+        companion_names: those with a suffix of what goes with them (transcripts), likewise.
         left_out: kind -> how many, and the first of them as it is called below the folder.
     """
 
     folder: Path
-    files: list[Path] = field(default_factory=list)
-    companions: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    companion_names: list[str] = field(default_factory=list)
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def leave_out(self, kind: str, path: Path) -> None:
-        """Count one more of this kind."""
-        count, first = self.left_out.get(kind, (0, os.path.relpath(path, self.folder)))
+    @cached_property
+    def files(self) -> list[Path]:
+        """The paths of `names`, which take some ten times their memory."""
+        return [self.folder / name for name in self.names]
+
+    @cached_property
+    def companions(self) -> list[Path]:
+        """The paths of `companion_names`."""
+        return [self.folder / name for name in self.companion_names]
+
+    def leave_out(self, kind: str, name: str) -> None:
+        """Count one more of this kind, by its name below the folder."""
+        count, first = self.left_out.get(kind, (0, name))
         self.left_out[kind] = (count + 1, first)
 
     def note(self) -> str:
@@ -61,13 +75,13 @@ class Found:
         return f"{self.folder}: left out {', '.join(parts)}"
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A file: its path, whether that is a link, and its device and inode."""
+class _Entry(NamedTuple):
+    """A file; sorted by `key`, real ones first. There may be millions."""
 
-    path: Path
     is_link: bool
-    identity: tuple[int, int]
+    key: str  # its path below the folder, with NUL for slashes: then a/b comes before a-b
+    device: int
+    inode: int
 
 
 def walk(folder: Path, suffixes: Collection[str], companions: Collection[str] = ()) -> Found:
@@ -79,23 +93,31 @@ def walk(folder: Path, suffixes: Collection[str], companions: Collection[str] = 
     Raises UserError when the folder itself cannot be opened.
     """
     found = Found(folder)
-    entries = sorted(_entries(found), key=lambda entry: (entry.is_link, entry.path.parts))
     seen: set[tuple[int, int]] = set()
-    for entry in entries:
-        name = entry.path.name.lower()
-        suffix = entry.path.suffix.lower()
+    for _, key, device, inode in sorted(_entries(found)):
+        path = key.replace("\0", "/")
+        name = path.rsplit("/", 1)[-1].lower()
         wanted = name.endswith(tuple(suffixes))
         if not wanted and not name.endswith(tuple(companions)):
-            kind = f"{suffix} files" if suffix else "files without a suffix"
-            found.leave_out(kind, entry.path)
-        elif entry.identity in seen:
-            found.leave_out("second names of one file", entry.path)
+            found.leave_out(kind_of(name), path)
+        elif (device, inode) in seen:
+            found.leave_out("second names of one file", path)
         else:
-            seen.add(entry.identity)
-            (found.files if wanted else found.companions).append(entry.path)
-    found.files.sort(key=lambda path: path.parts)
-    found.companions.sort(key=lambda path: path.parts)
+            seen.add((device, inode))
+            (found.names if wanted else found.companion_names).append(path)
+    found.names.sort(key=_in_order)
+    found.companion_names.sort(key=_in_order)
     return found
+
+
+def kind_of(name: str) -> str:
+    """What files of such a name are called where they are counted."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"{suffix} files" if suffix else "files without a suffix"
+
+
+def _in_order(name: str) -> str:
+    return name.replace("/", "\0")
 
 
 def _entries(found: Found) -> Iterator[_Entry]:
@@ -103,32 +125,36 @@ def _entries(found: Found) -> Iterator[_Entry]:
 
     Real folders come before links to folders, so that a folder with two names goes by its own.
     """
-    folders = [found.folder]
-    links: list[Path] = []
+    folders = [""]
+    links: list[str] = []
     seen: set[tuple[int, int]] = set()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
-        for path, status in _inside(folder, found, seen):
+        for name, status, is_link in _inside(folder, found, seen):
             if stat.S_ISDIR(status.st_mode):
-                (links if path.is_symlink() else folders).append(path)
+                (links if is_link else folders).append(name)
             elif stat.S_ISREG(status.st_mode):
-                yield _Entry(path, path.is_symlink(), (status.st_dev, status.st_ino))
+                yield _Entry(is_link, _in_order(name), status.st_dev, status.st_ino)
             else:
-                found.leave_out("pipes, sockets or devices", path)
-        folders.sort(key=lambda path: path.parts, reverse=True)
-        links.sort(key=lambda path: path.parts)
+                found.leave_out("pipes, sockets or devices", name)
+        folders.sort(key=_in_order, reverse=True)
+        links.sort(key=_in_order)
 
 
 def _inside(
-    folder: Path, found: Found, seen: set[tuple[int, int]]
-) -> Iterator[tuple[Path, os.stat_result]]:
-    """(path, its status) in a folder that was not visited before, in the order of the names."""
+    folder: str, found: Found, seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, os.stat_result, bool]]:
+    """(name below where the walk began, status, whether it is a link) of what lies in a folder.
+
+    Nothing of one that was visited before; in the order of the names.
+    """
+    place = os.path.join(found.folder, folder)
     try:
-        status = folder.stat()
-        names = sorted(os.listdir(folder))
+        status = os.stat(place)
+        names = sorted(os.listdir(place))
     except OSError as error:
-        if folder == found.folder:
-            raise UserError(f"{folder}: cannot be opened: {error.strerror}") from None
+        if not folder:
+            raise UserError(f"{found.folder}: cannot be opened: {error.strerror}") from None
         found.leave_out("folders that cannot be opened", folder)
         return
     if (status.st_dev, status.st_ino) in seen:
@@ -136,15 +162,19 @@ def _inside(
         return
     seen.add((status.st_dev, status.st_ino))
     for name in names:
-        path = folder / name
+        path = f"{folder}/{name}" if folder else name
         if name.startswith(".") or name.lower() in SYSTEM:
             found.leave_out("hidden or system files and folders", path)
         elif not _is_utf8(name):
-            readable = Path(os.fsencode(path).decode(errors="replace"))
+            readable = os.fsencode(path).decode(errors="replace")
             found.leave_out("names that are not UTF-8", readable)
         else:
             try:
-                yield path, path.stat()
+                status = os.lstat(os.path.join(place, name))
+                is_link = stat.S_ISLNK(status.st_mode)
+                if is_link:
+                    status = os.stat(os.path.join(place, name))
+                yield path, status, is_link
             except OSError:
                 found.leave_out("links to nothing", path)
 

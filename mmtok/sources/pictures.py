@@ -16,7 +16,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.patterns import named_places
 from mmtok.io.tables import SUFFIXES as TABLES
-from mmtok.io.walk import Found, folder_at, walk
+from mmtok.io.walk import Found, folder_at, kind_of, walk
 from mmtok.sources.base import CHUNK, Chunk, Items, batched_lists
 from mmtok.sources.image_files import PICTURES
 
@@ -132,9 +132,7 @@ class Place:
         noted = Found(self.folder, left_out=left_out)
         for path in self.companions:
             if path not in used:
-                suffix = path.suffix.lower()
-                kind = f"{suffix} files" if suffix else "files without a suffix"
-                noted.leave_out(kind, path)
+                noted.leave_out(kind_of(path.name), self.inside(path))
         return noted.note()
 
 
@@ -149,8 +147,7 @@ def place_at(path: str, root: str = "") -> Place:
     if len(places) == 1 and not places[0].is_file():
         folder = folder_at(places[0], "ImageFolder", WANTED)
         found = walk(folder, PICTURES, COMPANIONS)
-        pictures = _below(folder, found.files)
-        place = Place(str(folder), folder, folder, pictures, found.companions, found)
+        place = Place(str(folder), folder, folder, found.names, found.companions, found)
     else:
         files = _files_in(places)
         folder = Path(os.path.commonpath([file.parent for file in files]))
@@ -168,7 +165,7 @@ def place_at(path: str, root: str = "") -> Place:
                 root = str(folder.parent)
     if root:
         place.home = folder_at(root, "ImageFolder", "the pictures that a table names")
-        place.pictures = _below(place.home, walk(place.home, PICTURES).files)
+        place.pictures = walk(place.home, PICTURES).names
     return place
 
 

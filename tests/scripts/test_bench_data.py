@@ -32,3 +32,17 @@ def test_the_broken_clip_of_a_corpus_is_the_problem_that_is_timed(bench, tmp_pat
         took, wrong = bench.first_problem(tmp_path / "lj", last)
         assert took < 20 and not wrong
         bench.list_all(bench.make_manifest(tmp_path / "nemo", 5))
+
+
+def test_tars_hold_what_the_folders_hold(bench, tmp_path):
+    bench.make_pictures(tmp_path, 12)
+    found = []
+    for name in ("tars", "folder"):
+        source = bench.ImageFolder(str(tmp_path / name))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            examples = [e for split in source.splits for e in source.examples(split)]
+        found.append(sorted((e["caption"], e["image"].pixels.tobytes()) for e in examples))
+    assert found[0] == found[1] and len(found[0]) == 12
+    bench.read_pictures(tmp_path / "tars")
+    bench.list_pictures(bench.make_captions(tmp_path / "table", 5))
