@@ -308,9 +308,7 @@ def make_captions(folder: Path, n_rows: int) -> Path:
             path = folder / "images" / f"{i // 1000:04}" / f"picture_{i:07}.pgm"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"P5 1 1 255\n\0")
-            file.write(
-                f"{path.relative_to(folder)},a caption of picture {i} that is as long as most\n"
-            )
+            file.write(f"{path.relative_to(folder)},a caption of picture {i} as long as most\n")
     return folder / "captions.csv"
 
 
