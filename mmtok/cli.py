@@ -343,7 +343,15 @@ def tokenize(
         Arg("files of one signal or of many jets each; a folder stands for all in it", "FILE"),
     ],
     *,
-    out: Annotated[Path, Arg("the token file to write", "TOKENS", "-o")],
+    out: Annotated[
+        str,
+        Arg(
+            "the token file to write; FOLDER/, with its slash, is a folder of parts: the same"
+            " command goes on where it was interrupted",
+            "TOKENS",
+            "-o",
+        ),
+    ],
     tokenizer: Folder = None,
     prepare: Annotated[
         Sequence[str],
@@ -360,7 +368,8 @@ def tokenize(
     shard: Annotated[
         str | None,
         Arg(
-            "take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet",
+            "take every N-th signal from the I-th on (from 0), into tokens-0000I-of-0000N.parquet;"
+            " of files of many signals every N-th file, of FOLDER/ every N-th part",
             "I/N",
         ),
     ] = None,
@@ -372,21 +381,35 @@ def tokenize(
         str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
     ] = None,
     pt_unit: Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")] = None,
+    workers: Annotated[
+        int | None,
+        Arg("processes that share the work (default: one per core, where the work is long)", "N"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        Arg(
+            "let a Ray cluster make the parts of FOLDER/, at ADDRESS (default: one of this"
+            " machine); all of it must see the files under the same paths",
+            "ADDRESS",
+            alone="",
+        ),
+    ] = None,
     recipe: OwnTokenizers = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
     """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet."""
     memory_budget.set_limit(max_memory)
-    from mmtok.commands.tokenize import tokenize_files
+    from mmtok.commands.tokenize import How, tokenize_files
     from mmtok.io.serialize import mapping_of
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
     named = {"columns": mapping_of(columns, "--columns"), "layout": layout, "pt_unit": pt_unit}
     reading = {name: value for name, value in named.items() if value}
+    how = How(out.endswith("/"), shard, workers, ray, check)
     done = tokenize_files(
-        modality, files, out, tokenizer, shard, check, prepare, allow_clipping, recipe, reading
+        modality, files, Path(out), tokenizer, prepare, allow_clipping, recipe, reading, how
     )
     print_answer_lines(done.summary())
 

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mmtok.commands.signal_files import (
     check_headers,
     configs_of,
     files_of,
     named_files,
-    signals_of,
     tokenizer_in,
 )
 from mmtok.core.segment import Segment
-from mmtok.data.preparation import chosen_preparation, preparer
-from mmtok.data.tokens import groups, is_tokens, write_tokens
+from mmtok.data.encoder import Encoder, Job, size_of_example
+from mmtok.data.parts import MARK, key_of
+from mmtok.data.preparation import Preparer, chosen_preparation, preparer
+from mmtok.data.tokenise import PartSet, write_file
+from mmtok.data.tokens import groups, is_tokens
 from mmtok.errors import UserError
-from mmtok.io.files import remove_leftovers_of
+from mmtok.io.files import is_temporary, remove_leftovers_of
 from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
-from mmtok.io.tally import Tally
+from mmtok.io.serialize import to_plain
+from mmtok.io.signal_files import SignalFiles
 from mmtok.io.terminal import lines_text
-from mmtok.tokenizers.base import counting, encode_named
+from mmtok.sources.base import CHUNK, Example, Listing, Unusable
 
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer
 
-BATCH = 64  # the most signals that are encoded at once, and decoded again by `check`
+BATCH = 64  # the most signals that are decoded again by `check`
 MANY_FRAMES = 65_536
+CHUNK_BYTES = 2**24  # of the files of a chunk, which is one file where that is larger
 
 
 @dataclass
@@ -42,12 +45,13 @@ class Tokenised:
     """What `tokenize_files` did.
 
     Attributes:
-        path: the file written.
+        path: the file or folder written.
         fingerprint: of the tokenizer.
-        rows: how many rows the file has.
+        rows: how many rows it has.
         frames: how many frames they have together.
         fidelity: of the signals that were decoded again, name -> value.
         checked: how many these were.
+        unfinished: of a folder, parts are left to others.
     """
 
     path: Path
@@ -56,6 +60,7 @@ class Tokenised:
     frames: int = 0
     fidelity: dict[str, float] = field(default_factory=dict)
     checked: int = 0
+    unfinished: bool = False
 
     def summary(self) -> str:
         """The same as lines of text."""
@@ -63,10 +68,40 @@ class Tokenised:
             f"{self.path}: {counted(self.rows, 'row')}, {counted(self.frames, 'frame')}, tokenizer"
             f" {self.fingerprint}"
         ]
+        if self.unfinished:
+            lines = [f"{self.path}: this share is made; the last one to end marks the whole"]
         if self.checked:
             lines.append(f"  decoded again, {counted(self.checked, 'signal')}:")
         lines += [f"    {name} {value:.4g}" for name, value in self.fidelity.items()]
         return lines_text(lines)
+
+
+@dataclass(frozen=True)
+class How:
+    """How files are tokenised; none of it changes the rows.
+
+    Attributes:
+        parts: write a folder of parts, which goes on where it was interrupted.
+        shard: "i/n", this call's share of the rows or parts (see `shard_of`).
+        workers: how many processes; None: as many as there are cores, where the work is long.
+        ray: address of a Ray cluster that makes the parts; "" is one of this machine.
+        check: decode the signals of the first batch again and measure the fidelity. The batch is
+            one signal where signals are large.
+    """
+
+    parts: bool = False
+    shard: str | None = None
+    workers: int | None = None
+    ray: str | None = None
+    check: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"tokenize: --workers is {self.workers}; it must be at least 1")
+        if self.ray is not None and not self.parts:
+            raise UserError(
+                "tokenize: --ray makes a folder of parts, so name one with its slash: -o FOLDER/"
+            )
 
 
 def tokenize_files(
@@ -74,14 +109,13 @@ def tokenize_files(
     files: Sequence[Path],
     out: Path,
     tokenizer: Path | None = None,
-    shard: str | None = None,
-    check: bool = False,
     prepare: Sequence[str] = (),
     allow_clipping: bool = False,
     recipe_file: Path | None = None,
     reading: Mapping[str, Any] = MappingProxyType({}),
+    how: How | None = None,
 ) -> Tokenised:
-    """Write the token file `out`: field `modality`, one row per signal.
+    """Write the token file `out`, or a folder of parts: field `modality`, one row per signal.
 
     Signals are prepared as the tokenizer's folder says. Raises UserError, naming the file, for a
     bad signal, and if `out` exists and is no token file: the tokens might be made from it.
@@ -89,93 +123,216 @@ def tokenize_files(
     Args:
         modality: of the signals.
         files: files of one signal each, or of many (jets), or folders of such files.
-        out: the token file.
+        out: the token file, or the folder.
         tokenizer: a folder; None is the training-free default.
-        shard: "i/n", this call's share of the rows (see `shard_of`).
-        check: decode the signals of the first batch again and measure the fidelity. The batch is
-            one signal where signals are large.
         prepare: choices of the preparation, ["channel=left"], where the folder has none.
         allow_clipping: write jets even if much of them lies outside the tokenizer's ranges.
         recipe_file: a recipe whose tokenizer is taken instead of the default; it may be of a
             modality from outside the package.
         reading: how the files are read, where that is a choice: see `SignalFiles.options`.
+        how: what does not change the rows.
     """
+    how = how or How()
     used = tokenizer_in(tokenizer, modality, configs_of(recipe_file))
     if allow_clipping:
         used = _with_clipping(used)
-    chosen = chosen_preparation(tokenizer, modality, prepare)
-    prepared = preparer(modality, used.config, chosen)
-    index, count = shard_of(shard)
+    prepared = preparer(modality, used.config, chosen_preparation(tokenizer, modality, prepare))
+    share = shard_of(how.shard)
     path = out
-    if shard is not None:
-        path = shard_name(out, index, count)
-    _check_place(path)
+    if how.shard is not None and not how.parts:
+        path = shard_name(out, *share)
+    if how.parts:
+        _check_folder(path)
+    else:
+        _check_place(path)
     of_modality = files_of(used.config).reading(reading)
     names = named_files(files, modality, of_modality)
-    n_rows = None  # not known where a file holds many signals
+    chosen = names
+    if not how.parts and not of_modality.many:
+        chosen = dict(islice(names.items(), share[0], None, share[1]))
     if not of_modality.many:
-        of_this_shard = list(names)[index::count]
-        check_headers(of_modality, of_this_shard)
-        n_rows = len(of_this_shard)
-    remove_leftovers_of([path])
-    signals = signals_of(of_modality, list(names), prepared, index, count)
-    return _write(path, used, signals, names, n_rows, check)
-
-
-def _write(
-    path: Path,
-    tokenizer: Tokenizer,
-    signals: Iterable[tuple[Path, Any]],
-    names: Mapping[Path, str],
-    n_rows: int | None,
-    check: bool,
-) -> Tokenised:
-    """Write a token file of signals; at most BATCH of them are in memory at once.
-
-    Args:
-        path: the token file.
-        tokenizer: encodes the signals.
-        signals: with the files that they are from.
-        names: of the files, which their rows bear.
-        n_rows: how many signals there are, where that is known.
-        check: as of `tokenize_files`.
-    """
-    signature = tokenizer.signature
-    modality = signature.modality
-    done = Tokenised(path, signature.fingerprint)
-    first_batch: list[Any] = []
-    too_long = f"made into more than {MANY_FRAMES:,} tokens, {tokenizer.fewer_frames}"
-
-    def rows() -> Iterator[tuple[str, dict[str, Segment]]]:
-        """The rows with their files' names."""
-        with (
-            Progress(f"tokenize {modality}", n_rows, "rows") as progress,
-            counting([tokenizer]),
-            Tally(f"{modality} files") as tally,
-        ):
-            for batch in groups(signals, BATCH, _size_of):
-                if check and not first_batch:
-                    first_batch.extend(signal for _, signal in batch)
-                for (file, _), segment in zip(batch, encode_named(tokenizer, batch), strict=True):
-                    done.frames += len(segment)
-                    tally.count()
-                    if tokenizer.fewer_frames and len(segment) > MANY_FRAMES:
-                        tally.add(too_long, f"{file}, {len(segment):,} tokens")
-                    yield names[file], {modality: segment}
-                progress.advance(len(batch))
-
-    done.rows = write_tokens(path, {modality: signature}, rows(), named=True)
-    if first_batch:
-        done.fidelity = tokenizer.fidelity(first_batch)
-        done.checked = len(first_batch)
+        check_headers(of_modality, list(chosen))
+    encoder = _encoder(used, prepared)
+    chunks = list(_chunks(chosen, modality, of_modality, prepared))
+    if of_modality.many and not how.parts:
+        chunks = _share_of(chunks, *share)
+    listing = Listing(chunks, n=None if of_modality.many else len(chosen))
+    done = Tokenised(path, used.signature.fingerprint)
+    if how.check and chunks:
+        first = _first_signals(encoder, chunks[0])
+        done.checked = len(first)
+        done.fidelity = used.fidelity(first)
+    preparation = to_plain(prepared.preparation)
+    made_from = [list(names.values()), preparation, allow_clipping, dict(reading)]
+    _write(done, listing, encoder, made_from, how)
     return done
+
+
+def _write(done: Tokenised, listing: Listing, encoder: Encoder, made_from: Any, how: How) -> None:
+    """Write the file or the parts, and fill in how much that was."""
+    label = f"tokenize {next(iter(encoder.tokenizers))}"
+    n = listing.n
+    with Progress(label, n, "rows") as progress:
+        if not how.parts:
+            remove_leftovers_of([done.path])
+            counts = write_file(done.path, listing, encoder, progress, how.workers)
+        else:
+            parts = PartSet(done.path, listing, encoder, made_from)
+            share = shard_of(how.shard)
+            if how.ray is not None:
+                from mmtok.data.on_ray import write_on_ray
+
+                write_on_ray(parts, progress, how.ray, share)
+            else:
+                parts.write(progress, how.workers, share)
+            found = parts.finish()
+            if found is None:
+                done.unfinished = True
+                return
+            counts = found
+    done.rows = counts.n_rows
+    done.frames = counts.n_frames
+
+
+# ---- what is read
+
+
+class FileExample(Example):
+    """An example that is, or is in, one file.
+
+    Attributes:
+        file: the name that its row bears.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], name: object, file: str) -> None:
+        super().__init__(fields, name)
+        self.file = file
+
+
+@dataclass(frozen=True)
+class _FileChunk:
+    """Some files, not read yet.
+
+    Attributes:
+        names: file -> the name that its rows bear.
+        modality: of their signals.
+        files: says how they are read.
+        takes: what the tokenizer takes.
+        share: (i, n), every n-th signal from i on; where files hold many.
+    """
+
+    names: Mapping[Path, str]
+    modality: str
+    files: SignalFiles
+    takes: Mapping[str, Any]
+    share: tuple[int, int] = (0, 1)
+
+    @property
+    def stamp(self) -> str:
+        """Changes where one of the files does: their sizes and times of change."""
+        found = [path.stat() for path in self.names]
+        return key_of([[status.st_size, status.st_mtime_ns] for status in found])
+
+    def read(self) -> Iterator[dict[str, Any] | Unusable]:
+        """The signals. Raises UserError for a file that cannot be read."""
+        signals = ((path, signal) for path in self.names for signal in self._signals(path))
+        for path, signal in islice(signals, self.share[0], None, self.share[1]):
+            yield FileExample({self.modality: signal}, path, self.names[path])
+
+    def _signals(self, path: Path) -> Sequence[Any]:
+        found = self.files.read(path, self.takes)
+        if self.files.many:
+            return found
+        return [found]
+
+
+def _chunks(
+    names: Mapping[Path, str], modality: str, files: SignalFiles, prepared: Preparer
+) -> Iterator[_FileChunk]:
+    """Files in order, so many at a time as may be in memory at once; one where it holds many."""
+    chunk: dict[Path, str] = {}
+    size = 0
+    most = 1 if files.many else CHUNK
+    for path, name in names.items():
+        own = path.stat().st_size if path.is_file() else 0
+        if chunk and (len(chunk) == most or size + own > CHUNK_BYTES):
+            yield _FileChunk(chunk, modality, files, prepared.takes)
+            chunk = {}
+            size = 0
+        chunk[path] = name
+        size += own
+    if chunk:
+        yield _FileChunk(chunk, modality, files, prepared.takes)
+
+
+def _share_of(chunks: list[_FileChunk], index: int, count: int) -> list[_FileChunk]:
+    """Every count-th file of many signals; every count-th signal where there are fewer files."""
+    if len(chunks) >= count:
+        return chunks[index::count]
+    if not chunks:
+        return []
+    names = {path: name for chunk in chunks for path, name in chunk.names.items()}
+    return [replace(chunks[0], names=names, share=(index, count))]
+
+
+def _first_signals(encoder: Encoder, chunk: _FileChunk) -> list[Any]:
+    """The first signals, prepared, as many as may be in memory at once."""
+    examples = encoder.prepared(Job(0, 0, chunk), encoder.counts())
+    first = next(groups(examples, BATCH, size_of_example), [])
+    return [example[chunk.modality] for _, example in first]
+
+
+# ---- rows
+
+
+@dataclass(frozen=True)
+class _TooLong:
+    """Says of a segment with many frames what makes fewer."""
+
+    text: str
+
+    def __call__(self, segment: Segment) -> str:
+        if len(segment) > MANY_FRAMES:
+            return self.text
+        return ""
+
+
+def _encoder(tokenizer: Tokenizer, prepared: Preparer) -> Encoder:
+    modality = prepared.modality
+    remark = None
+    if tokenizer.fewer_frames:
+        remark = _TooLong(f"made into more than {MANY_FRAMES:,} tokens, {tokenizer.fewer_frames}")
+    return Encoder(
+        {modality: tokenizer},
+        {modality: prepared},
+        of_files=True,
+        remark=remark,
+        remark_unit=f"{modality} files",
+    )
+
+
+# ---- where it is written
+
+
+def _check_folder(path: Path) -> None:
+    """Raise UserError for a folder that holds anything but parts."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: leave the slash out, or choose another -o")
+    for found in sorted(path.iterdir()) if path.exists() else ():
+        is_ours = found.suffix == ".parquet" or found.name in (MARK, ".flat")
+        if not is_ours and not is_temporary(found):
+            raise UserError(
+                f"{path} holds {found.name}, which is no token file: choose a folder for these"
+                " token files alone"
+            )
 
 
 def _check_place(path: Path) -> None:
     """Raise UserError if a token file would replace anything else."""
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder: name a token file in it, such as -o {path / 'tokens.parquet'}"
+            f"{path} is a folder: name a token file in it, such as -o {path / 'tokens.parquet'}, or"
+            f" a folder of parts with its slash: -o {path}/"
         )
     if path.exists() and not is_tokens(path):
         raise UserError(
@@ -195,7 +352,11 @@ def _with_clipping(tokenizer: Any) -> Tokenizer:
 
 
 def shard_of(shard: str | None) -> tuple[int, int]:
-    """(i, n) of "i/n", i from 0: row r of all signals belongs to shard r mod n. None is 0/1."""
+    """(i, n) of "i/n", i from 0; None is 0/1.
+
+    Of a token file, row r of all signals belongs to shard r mod n, or file r where files hold many
+    and there are n of them; of a folder, part r.
+    """
     if shard is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
@@ -207,11 +368,3 @@ def shard_of(shard: str | None) -> tuple[int, int]:
 def shard_name(path: Path, index: int, count: int) -> Path:
     """tokens.parquet -> tokens-00002-of-00008.parquet; a folder of these reads as one file."""
     return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
-
-
-def _size_of(item: tuple[Path, Any]) -> int:
-    """How many numbers or letters a signal has."""
-    _, signal = item
-    if isinstance(signal, str):
-        return len(signal)
-    return np.size(signal)

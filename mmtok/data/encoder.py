@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from mmtok.core.segment import Segment, Signature
 from mmtok.data.preparation import Preparer
 from mmtok.data.tokens import groups, schema_of, table_of
 from mmtok.io.tally import Tally
-from mmtok.sources.base import CHUNK, Chunk, Unusable
+from mmtok.sources.base import CHUNK, Chunk, Made, Unusable
 from mmtok.tokenizers.base import EncodingCount, Tokenizer, encode_named
 
+NO_CHUNK = Made(())
 REMARKS = "remarks"  # among a count's tallies: what is said of segments
 
 
@@ -86,32 +87,37 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A chunk as rows of tokens.
-
-    Attributes:
-        part: the part of a set that it belongs to.
-        tables: (how many numbers it holds, some rows); no table is large.
-        counts: of the chunk, as `Counts.as_plain` gives them.
-    """
-
-    part: int
-    tables: list[tuple[int, pa.Table]]
-    counts: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Job:
     """A chunk to encode.
 
     Attributes:
         part: that it belongs to.
         first: the number of its first example.
+        chunk: is read.
+        is_last: of its part; unknown of the very last one.
+        stamp: changes where the files of the chunk change; "" where that is not looked at.
     """
 
     part: int
     first: int
     chunk: Chunk
+    is_last: bool = False
+    stamp: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk as rows of tokens.
+
+    Attributes:
+        job: what it was made from, without the chunk.
+        tables: (how many numbers it holds, some rows); no table is large.
+        counts: of the chunk, as `Counts.as_plain` gives them.
+    """
+
+    job: Job
+    tables: list[tuple[int, pa.Table]]
+    counts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class Encoder:
                     for rows, files in self._rows(job, counts)
                 ]
         counts.notes = dict.fromkeys(str(warning.message) for warning in noted)
-        return Encoded(job.part, tables, counts.as_plain())
+        return Encoded(replace(job, chunk=NO_CHUNK), tables, counts.as_plain())
 
     def prepared(self, job: Job, counts: Counts) -> Iterator[tuple[str, dict[str, Any]]]:
         """(origin, example) of a chunk, with signals ready for their tokenizers."""
@@ -194,7 +200,7 @@ class Encoder:
         self, job: Job, counts: Counts
     ) -> Iterator[tuple[list[dict[str, Segment]], list[str]]]:
         """Some rows and the names of their files, as many as may be in memory at once."""
-        for group in groups(self.prepared(job, counts), CHUNK, _size_of_example):
+        for group in groups(self.prepared(job, counts), CHUNK, size_of_example):
             rows: list[dict[str, Segment]] = [{} for _ in group]
             for f, tokenizer in self.tokenizers.items():
                 having = [i for i, (_, example) in enumerate(group) if f in example]
@@ -235,7 +241,7 @@ def _size_of_row(row: Mapping[str, Segment]) -> int:
     return sum(segment.values.size for segment in row.values())
 
 
-def _size_of_example(named: tuple[str, dict[str, Any]]) -> int:
+def size_of_example(named: tuple[str, dict[str, Any]]) -> int:
     """How many numbers or letters an example has."""
     _, example = named
     return sum(

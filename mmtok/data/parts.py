@@ -26,7 +26,7 @@ from mmtok.io.serialize import Within, check_known, read_json_as
 from mmtok.io.strict_json import parse_json
 
 MARK = "complete.json"
-PART = {"key": str, "part": Annotated[int, Within(0)], "counts": dict[str, Any]}
+PART = {"key": str, "part": Annotated[int, Within(0)], "stamp": str, "counts": dict[str, Any]}
 METADATA = b"mmtok.part"
 CHUNKS = 8  # of a part, at least; fewer would make many small files
 MOST_PARTS = 4096  # where the number of examples is known; parts are larger then
@@ -64,8 +64,8 @@ def key_of(*made_from: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def standing_parts(folder: Path, key: str) -> dict[int, int]:
-    """The parts that are made: their numbers, and how many rows they have.
+def standing_parts(folder: Path, key: str) -> dict[int, dict[str, Any]]:
+    """The parts that are made: number -> what its metadata say.
 
     A damaged one does not count, with a warning. Raises UserError where the folder holds anything
     of another set.
@@ -82,7 +82,7 @@ def standing_parts(folder: Path, key: str) -> dict[int, int]:
                 f"{path} was made from other data, or by other tokenizers, than what would be"
                 f" written beside it: choose another folder, or remove {folder}"
             )
-        standing[about["part"]] = about["counts"]["rows"]
+        standing[about["part"]] = about
     return standing
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,54 +45,57 @@ PAY_S = 10.0  # seconds of work that are worth the start of worker processes, so
 
 
 def encode_jobs(
-    encoder: Encoder, jobs: Iterable[Job], n_jobs: int | None, workers: int | None = None
+    encoder: Encoder, jobs: Iterable[Job], n: int | None, workers: int | None = None
 ) -> Iterator[Encoded]:
     """The chunks of some jobs as rows, in order.
 
     Args:
         encoder: makes the rows.
         jobs: the chunks.
-        n_jobs: about how many there are, where that is known.
+        n: about how many examples they have, where that is known.
         workers: how many processes share the work, started at once; by default one per core, once
             the first chunks have shown that the work is long.
     """
     jobs = iter(jobs)
-    n = workers or n_workers()
-    if workers is None or n == 1:
+    most = workers or n_workers()
+    if workers is None or most == 1:
         spent_s = 0.0
-        for done, job in enumerate(jobs, 1):
+        done = 0
+        for job in jobs:
             began = time.perf_counter()
             encoded = encoder(job)
             spent_s += time.perf_counter() - began
+            done += encoded.counts["rows"]
             yield encoded
-            if n > 1 and _is_long(spent_s, done, n_jobs):
+            if most > 1 and _is_long(spent_s, done, n):
                 break
         else:
             return
-    with Workers(encoder, n) as pool:
+    with Workers(encoder, most) as pool:
         if pool.load():
             yield from pool.map(jobs, _read_here)
             return
     yield from map(encoder, jobs)  # its classes cannot be imported elsewhere
 
 
-def _is_long(spent_s: float, done: int, n_jobs: int | None) -> bool:
+def _is_long(spent_s: float, done: int, n: int | None) -> bool:
     """Whether what is left is worth the start of processes, judged by what was done."""
-    if n_jobs is None:
+    if n is None:
         return spent_s > PAY_S
-    return spent_s / done * (n_jobs - done) > PAY_S
+    return spent_s / max(1, done) * (n - done) > PAY_S
 
 
 def _read_here(job: Job) -> Job:
     """The same job with its examples read, for a chunk whose classes a worker cannot import."""
-    return Job(job.part, job.first, Made(list(job.chunk.read())))
+    return replace(job, chunk=Made(list(job.chunk.read())))
 
 
 def jobs_of(listing: Listing, per_part: int) -> Iterator[Job]:
     """All chunks of a listing; `per_part` of them make a part."""
     first = 0
     for i, chunk in enumerate(listing.chunks):
-        yield Job(i // per_part, first, chunk)
+        is_last = (i + 1) % per_part == 0
+        yield Job(i // per_part, first, chunk, is_last, getattr(chunk, "stamp", ""))
         if isinstance(chunk, Made):
             first += len(chunk.made)
         elif isinstance(chunk, Items):
@@ -166,9 +169,8 @@ def write_file(
     too much was clipped; then there is no file.
     """
     counts = encoder.counts()
-    n_jobs = None if listing.n is None else -(-listing.n // CHUNK)
     with _opened(path, encoder) as rows:
-        for encoded in encode_jobs(encoder, jobs_of(listing, 1), n_jobs, workers):
+        for encoded in encode_jobs(encoder, jobs_of(listing, 1), listing.n, workers):
             _meet(listing, encoded.counts)
             rows.add(encoded)
             counts.merge(encoded.counts)
@@ -177,6 +179,55 @@ def write_file(
     listing.report()
     counts.report()
     return counts
+
+
+class Monitor:
+    """Follows what is counted while parts are made, so that too much of it stops the work early.
+
+    Attributes:
+        counts: of the parts so far.
+        listing: what could not be read is met there; None: nowhere.
+        progress: counts rows.
+    """
+
+    def __init__(self, counts: Counts, listing: Listing | None, progress: Progress) -> None:
+        self.counts = counts
+        self.listing = listing
+        self.progress = progress
+
+    def add_chunk(self, plain: dict[str, Any]) -> None:
+        """Count a chunk. Raises UserError where too many examples could not be read."""
+        if self.listing is not None:
+            _meet(self.listing, plain)
+        self.progress.advance(plain["rows"])
+
+    def add_part(self, plain: dict[str, Any]) -> None:
+        """Count a part. Raises UserError where too much was clipped."""
+        self.counts.merge(plain)
+        self.counts.refuse()
+
+
+def write_part(
+    path: Path, key: str, k: int, encoder: Encoder, chunks: Iterable[Encoded], monitor: Monitor
+) -> dict[str, Any]:
+    """Write part k of the set `key`, and return what was counted; it stands in the metadata too.
+
+    Raises UserError as the encoder and the monitor do; then there is no file.
+    """
+    remove_leftovers_of([path])
+    counts = encoder.counts()
+    stamps = []
+    with _opened(path, encoder) as rows:
+        for encoded in chunks:
+            stamps.append(encoded.job.stamp)
+            monitor.add_chunk(encoded.counts)
+            rows.add(encoded)
+            counts.merge(encoded.counts)
+        plain = counts.as_plain()
+        monitor.add_part(plain)
+        about = {"key": key, "part": k, "stamp": key_of(stamps), "counts": plain}
+        rows.writer.add_key_value_metadata({METADATA: json.dumps(about)})
+    return plain
 
 
 @dataclass
@@ -189,6 +240,7 @@ class PartSet:
         encoder: makes the rows.
         made_from: what decides over the rows, as JSON values: a set that was begun goes on only if
             it is the same.
+        n_parts: how many there are, known once all jobs were gone through.
     """
 
     folder: Path
@@ -209,55 +261,57 @@ class PartSet:
 
         Raises UserError as `write_file` does; what was made by then stands.
         """
-        standing = standing_parts(self.folder, self.key)
-        progress.done = sum(n for k, n in standing.items() if k % share[1] == share[0])
-        n_jobs = None
+        n = None
         if self.listing.n is not None:
-            n_jobs = max(1, -(-self.listing.n // CHUNK) // share[1])
-        counts = self.encoder.counts()
-        faults = copy.deepcopy(self.listing.faults)  # those of all shares count at the end
-        own = Listing((), faults)
-        jobs = self._jobs(standing, share, progress)
-        encoded = encode_jobs(self.encoder, jobs, n_jobs, workers)
-        for k, chunks in groupby(encoded, key=_part_of):
-            self._write_part(k, chunks, counts, own, progress)
-        if not self.n_parts:
-            self.n_parts = 1  # an empty part says so
-            if share[0] == 0 and 0 not in standing:
-                self._write_part(0, (), counts, own, progress)
+            n = self.listing.n // share[1]
+        monitor = self.monitor(progress)
+        encoded = encode_jobs(self.encoder, self.jobs(progress, share), n, workers)
+        for k, chunks in _by_part(encoded):
+            write_part(part_path(self.folder, k), self.key, k, self.encoder, chunks, monitor)
+        self.end(monitor, share)
 
-    def _jobs(
-        self, standing: Collection[int], share: tuple[int, int], progress: Progress
-    ) -> Iterator[Job]:
+    def jobs(self, progress: Progress, share: tuple[int, int]) -> Iterator[Job]:
         """The jobs of the parts to make; on the way all parts are counted."""
         index, count = share
+        standing = standing_parts(self.folder, self.key)
+        own = {k: about for k, about in standing.items() if k % count == index}
+        progress.done = sum(about["counts"]["rows"] for about in own.values())
+        held: list[Job] = []  # of a part that stands, as long as its files may have changed
         for job in jobs_of(self.listing, self.per_part):
             self.n_parts = job.part + 1
-            if job.part % count == index and job.part not in standing:
+            if held and held[0].part != job.part:
+                yield from self._changed(held, own)
+                held = []
+            if job.part in own:
+                held += [job] * bool(job.stamp)
+            elif job.part % count == index:
                 yield job
+        if held:
+            yield from self._changed(held, own)
 
-    def _write_part(
-        self,
-        k: int,
-        chunks: Iterable[Encoded],
-        counts: Counts,
-        own: Listing,
-        progress: Progress,
-    ) -> None:
-        path = part_path(self.folder, k)
-        remove_leftovers_of([path])
-        of_part = self.encoder.counts()
-        with _opened(path, self.encoder) as rows:
-            for encoded in chunks:
-                _meet(own, encoded.counts)
-                rows.add(encoded)
-                of_part.merge(encoded.counts)
-                progress.advance(encoded.counts["rows"])
-            plain = of_part.as_plain()
-            counts.merge(plain)
-            counts.refuse()
-            about = {"key": self.key, "part": k, "counts": plain}
-            rows.writer.add_key_value_metadata({METADATA: json.dumps(about)})
+    def _changed(self, jobs: list[Job], standing: Mapping[int, Mapping]) -> list[Job]:
+        """The jobs of a part that stands; none where its files are those that it was made from."""
+        k = jobs[0].part
+        if standing[k]["stamp"] == key_of([job.stamp for job in jobs]):
+            return []
+        warnings.warn(
+            f"{part_path(self.folder, k)} is made anew: files that it was made from have changed",
+            stacklevel=2,
+        )
+        return jobs
+
+    def monitor(self, progress: Progress) -> Monitor:
+        """Follows a share of the parts; what is too much only of all shows in `finish`."""
+        faults = copy.deepcopy(self.listing.faults)
+        return Monitor(self.encoder.counts(), Listing((), faults), progress)
+
+    def end(self, monitor: Monitor, share: tuple[int, int]) -> None:
+        """Write an empty part where there is no example at all, so that the files say so."""
+        path = part_path(self.folder, 0)
+        if not self.n_parts:
+            self.n_parts = 1
+            if share[0] == 0 and not path.exists():
+                write_part(path, self.key, 0, self.encoder, (), monitor)
 
     def finish(self, reported: set[tuple[str, str]] | None = None) -> Counts | None:
         """Mark the set as complete, and report what was counted in all parts; None: parts miss.
@@ -281,5 +335,17 @@ class PartSet:
         return counts
 
 
-def _part_of(encoded: Encoded) -> int:
-    return encoded.part
+def _by_part(encoded: Iterator[Encoded]) -> Iterator[tuple[int, Iterator[Encoded]]]:
+    """(part, its chunks), in order; a part ends with its last chunk, whatever comes of the next."""
+    for first in encoded:
+        yield first.job.part, _to_last(first, encoded)
+
+
+def _to_last(first: Encoded, others: Iterator[Encoded]) -> Iterator[Encoded]:
+    yield first
+    if first.job.is_last:
+        return
+    for encoded in others:
+        yield encoded
+        if encoded.job.is_last:
+            return

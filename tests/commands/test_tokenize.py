@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmtok.cli import main
-from mmtok.commands.tokenize import tokenize_files
+from mmtok.commands.tokenize import How, tokenize_files
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.sources.images import write_image
@@ -47,7 +47,7 @@ def test_all_broken_files_are_named_before_any_is_encoded(pictures, tmp_path, mo
     for i in (7, 9):
         (pictures / f"{i}.png").write_bytes(b"no picture")
     monkeypatch.setattr(
-        "mmtok.commands.tokenize.encode_named",
+        "mmtok.data.encoder.encode_named",
         lambda *_: pytest.fail("nothing is encoded before all were looked at"),
     )
     files = sorted(pictures.glob("[0-9].png"))
@@ -72,11 +72,11 @@ def test_the_check_holds_no_more_signals_than_are_encoded_at_once(pictures, tmp_
     monkeypatch.setattr(type(default("image")), "fidelity", kept)
     files = sorted(pictures.glob("[0-9].png"))
     assert tokenize_files(
-        "image", files, tmp_path / "t.parquet", check=True
+        "image", files, tmp_path / "t.parquet", how=How(check=True)
     ).checked == 10 and held == [160]
     for most, n in ((50, 3), (16, 1), (1, 1)):
         monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", most)
-        done = tokenize_files("image", files, tmp_path / "t.parquet", check=True)
+        done = tokenize_files("image", files, tmp_path / "t.parquet", how=How(check=True))
         assert (done.rows, done.checked, held[-1]) == (10, n, 16 * n)
 
 
@@ -368,6 +368,7 @@ def test_long_signals_are_encoded_and_written_a_few_at_a_time(pictures, tmp_path
     files = sorted(pictures.glob("[0-9].png"))
     tokenize_files("image", files, tmp_path / "whole.parquet")
     monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", 40)  # two pictures of 16 pixels
+    monkeypatch.setattr("mmtok.data.tokenise.MOST_VALUES", 40)
     tokenize_files("image", files, tmp_path / "parts.parquet")
     about = pq.read_metadata(tmp_path / "parts.parquet")
     assert [about.row_group(i).num_rows for i in range(about.num_row_groups)] == [2] * 5
