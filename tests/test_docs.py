@@ -44,7 +44,7 @@ NOT_RUN = {
     ("ruff",),
     ("mypy",),
 }
-NOT_RUN_FLAGS = {"--play", "--tensorboard"}
+NOT_RUN_FLAGS = {"--play", "--ray", "--tensorboard"}
 # What the tests add to training commands: few steps of a small model.
 SMALL_TRAIN = {"steps": 4, "batch_size": 2, "log_every": 2, "warmup": 1}
 SMALL_TRUNK = {"depth": 1, "width": 32, "n_heads": 2, "n_kv_heads": 2, "feed_forward": 48}
