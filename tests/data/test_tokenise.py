@@ -20,6 +20,7 @@ from mmtok.data.tokens import read_tokens
 from mmtok.errors import UserError
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
+from mmtok.sources import pictures as pictures_room
 from mmtok.sources import screen
 from mmtok.sources.base import Example, Items, Listing, Made
 from mmtok.sources.images import ImageFolder
@@ -30,6 +31,7 @@ from mmtok.tokenizers import default
 def few(monkeypatch):
     """Chunks of 4 examples, parts of 2 chunks."""
     monkeypatch.setattr(screen, "CHUNK", 4)
+    monkeypatch.setattr(pictures_room, "CHUNK", 4)
     monkeypatch.setattr(room, "CHUNK", 4)
     monkeypatch.setattr(parts_room, "CHUNKS", 2)
 
@@ -331,8 +333,8 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from mmtok.data import parts, tokenise
-from mmtok.sources import screen
-screen.CHUNK = tokenise.CHUNK = 4
+from mmtok.sources import pictures
+pictures.CHUNK = tokenise.CHUNK = 4
 parts.CHUNKS = 2
 sys.path.insert(0, sys.argv[3])
 from test_tokenise import set_of, quiet

@@ -17,7 +17,7 @@ from mmtok.cli import main
 from mmtok.data import parts, tokenise
 from mmtok.data.encoder import Encoder
 from mmtok.errors import UserError
-from mmtok.sources import screen
+from mmtok.sources import pictures, screen
 
 
 def run(n, home, name, words, before=None, again=""):
@@ -42,7 +42,7 @@ def refuse(rank):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    screen.CHUNK = tokenise.CHUNK = 2
+    pictures.CHUNK = screen.CHUNK = tokenise.CHUNK = 2
     parts.CHUNKS = 1
     home = Path(sys.argv[1])
     words = [*sys.argv[2:], "--train.steps", "2"]
