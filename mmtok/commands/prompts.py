@@ -29,7 +29,7 @@ def modality_of(path: Path, files: Mapping[str, SignalFiles] = SIGNAL_FILES) -> 
     files: modality -> its files; where two have a suffix, the first counts.
     """
     for modality, of_modality in files.items():
-        if path.suffix.lower() in of_modality.suffixes:
+        if path.name.lower().endswith(of_modality.suffixes):
             return modality
     raise UserError(
         f"{path}: the suffix {path.suffix!r} belongs to no modality; known are"
@@ -68,7 +68,7 @@ def read_segments(run: Run, word: str) -> list[Segment]:
         name, value = given
         return [_field_segment(run, name, value)]
     if not is_file(word):
-        if path.suffix.lower() in _suffixes(run_files(run)):
+        if word.lower().endswith(tuple(_suffixes(run_files(run)))):
             raise UserError(f"no file at {word}")
         if word.endswith("/") or _is_folder(word):
             raise UserError(f"{word} is a folder; name a file in it, or give words")

@@ -203,7 +203,12 @@ def _listed_objects(column: np.ndarray) -> Lists:
 
 
 class RootColumns(Columns):
-    """The branches of a tree of a ROOT file: of the tree that has the most entries."""
+    """The branches of a tree of a ROOT file: of the one that is named, or has the most entries.
+
+    Attributes:
+        tree: as uproot gives it.
+        trees: the names of all trees of the file.
+    """
 
     def __init__(self, path: Path, tree: str = "") -> None:
         self.path = path
@@ -225,6 +230,7 @@ class RootColumns(Columns):
         if tree and not named:
             names = listed([found.name for found in trees])
             raise UserError(f"{path}: has no tree {tree!r}; its trees are {names}")
+        self.trees = tuple(found.name for found in trees)
         self.tree = (named or sorted(trees, key=_entries, reverse=True))[0]
         self.n_rows = int(self.tree.num_entries)
         self.names = tuple(self.tree.keys())

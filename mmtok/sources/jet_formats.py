@@ -22,7 +22,8 @@ from mmtok.errors import UserError, reason_of
 from mmtok.io.arrays import names_in, read_npz
 from mmtok.io.columns import check_named, named_column
 from mmtok.io.files import atomic_write
-from mmtok.sources import jet_energyflow, jet_published
+from mmtok.io.messages import listed
+from mmtok.sources import jet_energyflow, jet_hepmc, jet_nanoaod, jet_physlite, jet_published
 from mmtok.sources.jet_arrays import open_arrays
 from mmtok.sources.jet_parquet import ParquetColumns, ParquetJets
 from mmtok.sources.jet_quantities import (
@@ -45,6 +46,7 @@ from mmtok.sources.layouts import check_layout, chosen_layout
 
 HDF5 = (".h5", ".hdf5")
 AS_FOUND = ReadSettings()
+EVENT_NAMES = ("mass", "weight", "constituents")  # that columns of files of events may have besides
 
 
 # ---- flat arrays
@@ -165,6 +167,39 @@ LAYOUTS = (
         suffixes=HDF5,
     ),
     JetLayout(
+        "nanoaod",
+        "NanoAOD of CMS, from v15 on: FatJet, FatJetPFCand, PFCand",
+        jet_nanoaod.nanoaod_evidence,
+        jet_nanoaod.open_nano,
+        suffixes=(".root",),
+        has_events=True,
+    ),
+    JetLayout(
+        "pfnano",
+        "PFNano of CMS: Jet or FatJet, JetPFCands, PFCands",
+        jet_nanoaod.pfnano_evidence,
+        jet_nanoaod.open_nano,
+        suffixes=(".root",),
+        has_events=True,
+    ),
+    JetLayout(
+        "physlite",
+        "PHYSLITE and other DAOD of ATLAS: jets with constituentLinks",
+        jet_physlite.physlite_evidence,
+        jet_physlite.open_daod,
+        suffixes=(".root", ".root.1"),
+        has_events=True,
+    ),
+    JetLayout(
+        "hepmc3",
+        "events of generators in HepMC, which are clustered",
+        jet_hepmc.hepmc_evidence,
+        jet_hepmc.HepmcJets,
+        plain=True,
+        suffixes=jet_hepmc.SUFFIXES,
+        has_events=True,
+    ),
+    JetLayout(
         "columns",
         "columns with a row per jet, named by --columns or by their usual names; lists of records",
         _columns_evidence,
@@ -176,6 +211,13 @@ SPECIAL = LAYOUTS[:-1]
 SUFFIXES = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
 # what a file of this suffix should have been, where nothing in it is known
 EXPECTED = {suffix: of.name for of in reversed(LAYOUTS) if of.plain for suffix in of.suffixes}
+EXPECTED[".root.1"] = "physlite"
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a file, in lower case: the longest of those that are known, as .hepmc.gz."""
+    known = [suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)]
+    return max(known, key=len, default=path.suffix.lower())
 
 
 def layout_named(name: str) -> JetLayout:
@@ -190,7 +232,7 @@ def layout_of(path: Path, settings: ReadSettings = AS_FOUND, name: str = "") -> 
     Raises UserError for a file that is not there or empty, of an unknown suffix, or of two layouts.
     """
     _check_file(path)
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if name:
         layout = layout_named(name)
         if suffix not in layout.suffixes:
@@ -211,7 +253,7 @@ def layout_of(path: Path, settings: ReadSettings = AS_FOUND, name: str = "") -> 
 
 
 def _check_file(path: Path) -> None:
-    if path.suffix.lower() not in SUFFIXES:
+    if suffix_of(path) not in SUFFIXES:
         raise UserError(
             f"{path}: not a file of jets that can be read; known are {', '.join(SUFFIXES)}"
         )
@@ -237,9 +279,17 @@ def open_jets(
         raise UserError(
             f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}"
         )
-    check_named(settings.columns, tuple(dict.fromkeys((*NAMES, *features))), "jets")
+    found = layout_of(path, settings, layout)
+    names = [*NAMES, *features, *(EVENT_NAMES if found.has_events else ())]
+    check_named(settings.columns, tuple(dict.fromkeys(names)), "jets")
+    if settings.of_events() and not found.has_events:
+        events = [of.name for of in LAYOUTS if of.has_events]
+        raise UserError(
+            f"{path}: is read as {found.name}, and {listed(settings.of_events())} are for the"
+            f" layouts {', '.join(events)}"
+        )
     try:
-        reader = layout_of(path, settings, layout).reader(path, settings)
+        reader = found.reader(path, settings)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, EOFError, TypeError) as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,33 @@ class ReadSettings:
     Attributes:
         columns: quantity or feature -> column, as in {"pt": "part_pt", "caption": "label"}.
         pt_unit: of momenta and energies: GeV, MeV, ...; "": as the file says, else GeV.
+        collection: of files of events, whose jets are read, such as FatJet; "": the only ones.
+        min_pt_gev: of files of events, the least pt of a jet as the file states it.
+        max_abs_eta: likewise, the most |eta|; 0: any.
+        radius: of events that are clustered here, of the anti-kt algorithm; 0: 0.8.
+        puppi: on: constituents are weighted by PUPPI; off: they are not; "": as it fits the jets.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     pt_unit: str = ""
+    collection: str = ""
+    min_pt_gev: float = 0.0
+    max_abs_eta: float = 0.0
+    radius: float = 0.0
+    puppi: str = ""
+
+    def __post_init__(self) -> None:
+        if self.puppi not in ("", "on", "off"):
+            raise UserError(f"puppi is {self.puppi!r}; it is on, off or nothing")
+        for name in ("min_pt_gev", "max_abs_eta", "radius"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise UserError(f"{name} is {value}; it must be at least 0")
+
+    def of_events(self) -> list[str]:
+        """The names of those that are set and mean something for files of events only."""
+        names = ("collection", "min_pt_gev", "max_abs_eta", "radius", "puppi")
+        return [name for name in names if getattr(self, name)]
 
 
 class JetReader(ABC):
@@ -43,6 +68,7 @@ class JetReader(ABC):
         features: what can be asked of a constituent, "pt_gev" among them: eta_rel and phi_rel are
             relative to the jet's axis, phi_rel within [-pi, pi]; others such as charge or d0.
         has_captions: whether its jets have captions.
+        left_out: what the reader's own cuts left out -> how many jets.
         note: what was found out or assumed, to be said in one line: "axis: sum of the constituents,
             unit: MeV (by _mev), padding: pt 0"; "" where nothing was.
     """
@@ -51,6 +77,7 @@ class JetReader(ABC):
     n_jets: int
     features: tuple[str, ...]
     has_captions: bool = False
+    left_out: Mapping[str, int] = MappingProxyType({})
     note: str = ""
 
     @abstractmethod
@@ -93,10 +120,12 @@ class JetLayout(Layout[Path, Callable[[Path, ReadSettings], JetReader]]):
     Attributes:
         suffixes: of its files, in lower case.
         has_captions: whether the layout itself has labels, which are then the captions.
+        has_events: whether its jets lie in events, so that there are collections and cuts.
     """
 
     suffixes: tuple[str, ...] = ()
     has_captions: bool = False
+    has_events: bool = False
 
 
 def offsets_of(n_particles: np.ndarray) -> np.ndarray:

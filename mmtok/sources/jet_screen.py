@@ -139,8 +139,13 @@ def screened(
         if reader.note:
             notes.setdefault(f"read as {place.layout}: {reader.note}", []).append(place.shown)
     n_jets = int(counts.sum())
+    tally = Tally("jets")
+    for place, reader in zip(places, readers, strict=True):
+        for words, n_out in reader.left_out.items():
+            tally.count(n_out)
+            tally.add(words, place.shown, n_out)
     if not n_jets:
-        raise UserError(f"{places[0].shown}: holds no jets")
+        raise UserError(f"{places[0].shown}: holds no jets{cut_words(tally.counts)}")
     if labels is not None:
         labels.check(n_jets)
     found = Screened(
@@ -148,7 +153,7 @@ def screened(
         offsets_of(counts),
         np.ones(n_jets, bool),
         Broken(n_jets, "jets", tolerance),
-        Tally("jets"),
+        tally,
         notes=notes,
     )
     with _progress(n_jets) as progress:
@@ -164,6 +169,12 @@ def screened(
             f"none of {n_jets:,} jets is left, such as {found.name(0, 0)}; widen the limits"
         )
     return found
+
+
+def cut_words(left_out: Mapping[str, int]) -> str:
+    """What cuts left out, to be added to a line; "" for nothing."""
+    parts = [f"{n:,} {words}" for words, n in left_out.items()]
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _progress(n_jets: int) -> Progress | nullcontext[Quiet]:

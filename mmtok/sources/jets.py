@@ -27,13 +27,22 @@ from mmtok.sources.jet_formats import (
     layout_of,
     open_jets,
     split_jets,
+    suffix_of,
 )
 from mmtok.sources.jet_reader import JetLayout, ReadSettings
-from mmtok.sources.jet_screen import JETS, JetPlace, Labels, Screened, chunks, screened
+from mmtok.sources.jet_screen import (
+    JETS,
+    JetPlace,
+    Labels,
+    Screened,
+    chunks,
+    cut_words,
+    screened,
+)
 from mmtok.sources.layouts import is_part
 from mmtok.sources.screen import Limit, ScreenedSource
 
-WANTED = "jets as .npz, .npy, .parquet, .h5, .root or .jsonl"
+WANTED = "jets as .npz, .npy, .parquet, .h5, .root, .jsonl or .hepmc"
 N_KEPT = 4  # screenings that are kept in memory
 
 
@@ -63,6 +72,12 @@ class JetFile(ScreenedSource):
         heldout: the files to hold out, likewise; "": a share of all jets.
         numbers: of each jet that are fields too, each a modality of its own: "pt_gev", "mass_gev",
             of the sum of its constituents, which are taken as massless.
+        collection: of files of events, whose jets are read, such as FatJet; "": the only ones.
+        min_pt_gev: of files of events, the least pt of a jet; others are left out and counted.
+        max_abs_eta: likewise, the most |eta|; 0: any.
+        radius: of events that are clustered here (HepMC), of anti-kT; 0: 0.8.
+        puppi: on: PUPPI's weights of constituents are applied; off: they are not; "": as the jets
+            of the file were made.
     """
 
     path: str = ""
@@ -78,6 +93,11 @@ class JetFile(ScreenedSource):
     train: str = ""
     heldout: str = ""
     numbers: tuple[str, ...] = ()
+    collection: str = ""
+    min_pt_gev: float = 0.0
+    max_abs_eta: float = 0.0
+    radius: float = 0.0
+    puppi: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +106,7 @@ class JetFile(ScreenedSource):
         check_heldout_share(self, self.heldout_share)
         if self.layout:
             layout_named(self.layout)
+        self._settings()
         if self.train and not self.heldout:
             raise UserError("JetFile: train names files, but heldout none; name both, or heldout")
 
@@ -132,7 +153,15 @@ class JetFile(ScreenedSource):
         return Limit("particles", self.min_particles, self.max_particles)
 
     def _settings(self) -> ReadSettings:
-        return ReadSettings(self.columns, self.pt_unit)
+        return ReadSettings(
+            self.columns,
+            self.pt_unit,
+            self.collection,
+            self.min_pt_gev,
+            self.max_abs_eta,
+            self.radius,
+            self.puppi,
+        )
 
     def _has_own_captions(self) -> bool:
         """Whether the layout has labels itself.
@@ -170,7 +199,7 @@ class JetFile(ScreenedSource):
             files = [file for file in files if self._split_of(file)]
         firsts: dict[str, Path] = {}
         for file in files:
-            firsts.setdefault(file.suffix.lower(), file)
+            firsts.setdefault(suffix_of(file), file)
         layouts = {
             suffix: layout_of(file, self._settings(), self.layout)
             for suffix, file in firsts.items()
@@ -181,7 +210,7 @@ class JetFile(ScreenedSource):
             JetPlace(
                 file,
                 single or str(file),
-                layouts[file.suffix.lower()].name,
+                layouts[suffix_of(file)].name,
                 self._settings(),
                 self.features,
             )
@@ -313,9 +342,11 @@ def each_jet(
     pt_column = list(features).index("pt_gev") if "pt_gev" in features else 0
     with closing(open_jets(path, features, settings, layout)) as reader:
         if not reader.n_jets:
-            raise UserError(f"{path}: holds no jets")
+            raise UserError(f"{path}: holds no jets{cut_words(reader.left_out)}")
         if reader.note:
             warnings.warn(f"{path}: {reader.note}", stacklevel=2)
+        if reader.left_out:
+            warnings.warn(f"{path}: jets{cut_words(reader.left_out)}", stacklevel=2)
         reader.verify()
         for start in range(0, reader.n_jets, JETS):
             values, offsets = reader.read(start, min(start + JETS, reader.n_jets), features)

@@ -31,6 +31,7 @@ from mmtok.errors import UserError, missing_extra
 from mmtok.io.progress import Progress
 from mmtok.nn.angles import wrap
 from mmtok.sources.base import Source
+from mmtok.sources.jet_clustering import anti_kt
 from mmtok.sources.jet_coordinates import check_numbers, jet_numbers
 from mmtok.sources.jet_formats import FEATURES, load_flat, save_flat, split_jets
 
@@ -383,32 +384,11 @@ def _cluster(
     batch: dict, is_visible: np.ndarray, event: np.ndarray, source: PythiaJets
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(event, indices among the visible particles) of each event's hardest jets."""
-    import awkward as ak
-    import fastjet
-
-    _hush_fastjet(fastjet)
     p = {key: batch[key][is_visible] for key in ("px", "py", "pz")}
     n = np.bincount(event[is_visible], minlength=len(batch["n"]))
-    energy = np.sqrt(p["px"] ** 2 + p["py"] ** 2 + p["pz"] ** 2)  # massless
-    particles = ak.unflatten(ak.zip({**p, "E": energy}, with_name="Momentum4D"), n)
-    definition = fastjet.JetDefinition(fastjet.antikt_algorithm, source.radius)
-    found = fastjet.ClusterSequence(particles, definition).constituent_index(
-        min_pt=source.pt_min_gev
-    )
-    for e, (start, jets) in enumerate(zip(np.cumsum(n) - n, found, strict=True)):
-        members = [start + np.asarray(jet) for jet in jets]
-        members.sort(key=lambda jet: -np.hypot(p["px"][jet].sum(), p["py"][jet].sum()))
-        yield from ((e, jet) for jet in members[:HARDEST_JETS])
-
-
-def _hush_fastjet(fastjet: Any) -> None:
-    """Turn fastjet's banner off where this build allows it.
-
-    Its licence asks for the citation, which the head of this module gives.
-    """
-    sequence = getattr(getattr(fastjet, "_swig", None), "ClusterSequence", None)
-    if sequence is not None:
-        sequence.set_fastjet_banner_stream(None)
+    p["E"] = np.sqrt(p["px"] ** 2 + p["py"] ** 2 + p["pz"] ** 2)  # massless
+    for e, jets in enumerate(anti_kt(p, n, source.radius, source.pt_min_gev)):
+        yield from ((e, jet) for jet in jets[:HARDEST_JETS])
 
 
 def _pt_eta_phi(batch: dict, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
