@@ -381,6 +381,12 @@ def tokenize(
         str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
     ] = None,
     pt_unit: Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")] = None,
+    collection: Annotated[
+        str | None, Arg("of files of events, whose jets are read, such as FatJet")
+    ] = None,
+    min_pt_gev: Annotated[float, Arg("of files of events, the least pt of a jet")] = 0.0,
+    max_abs_eta: Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")] = 0.0,
+    radius: Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")] = 0.0,
     workers: Annotated[
         int | None,
         Arg("processes that share the work (default: one per core, where the work is long)", "N"),
@@ -405,7 +411,15 @@ def tokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    named = {"columns": mapping_of(columns, "--columns"), "layout": layout, "pt_unit": pt_unit}
+    named = {
+        "columns": mapping_of(columns, "--columns"),
+        "layout": layout,
+        "pt_unit": pt_unit,
+        "collection": collection,
+        "min_pt_gev": min_pt_gev,
+        "max_abs_eta": max_abs_eta,
+        "radius": radius,
+    }
     reading = {name: value for name, value in named.items() if value}
     how = How(out.endswith("/"), shard, workers, ray, check)
     done = tokenize_files(

@@ -146,7 +146,7 @@ class JetFile(ScreenedSource):
         found = layout_of(path)
         if found.name == "plain" and found.evidence(path):
             return {}
-        options = {"columns": self.columns, "layout": self.layout, "pt_unit": self.pt_unit}
+        options = {"layout": self.layout, **vars(self._settings())}
         return {name: value for name, value in options.items() if value}
 
     def _limit(self) -> Limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def _write_picture(path: Path, pixels: np.ndarray, takes: Takes) -> None:
 
 
 def _read_jets(path: Path, takes: Takes) -> Iterator[np.ndarray]:
-    settings = ReadSettings(takes.get("columns", {}), takes.get("pt_unit", ""))
+    names = [field.name for field in fields(ReadSettings)]
+    settings = ReadSettings(**{name: takes[name] for name in names if name in takes})
     return jets.each_jet(path, takes["features"], settings, takes.get("layout", ""))
 
 
@@ -87,7 +89,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         _write_jets,
         many=True,
         unit="jets",
-        options=("columns", "layout", "pt_unit"),
+        options=("layout", *(field.name for field in fields(ReadSettings))),
     ),
 }
 # arrays of a modality from outside the package that brings no files of its own
