@@ -144,8 +144,9 @@ def kaldi_folders(folder: Path) -> list[Path]:
     """The data folders of Kaldi: this one, or those directly below."""
     if (folder / "wav.scp").is_file():
         return [folder]
-    below = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in below if (path / "wav.scp").is_file()]
+    with os.scandir(folder) as entries:
+        below = sorted(entry.name for entry in entries if entry.is_dir())
+    return [folder / name for name in below if (folder / name / "wav.scp").is_file()]
 
 
 def kaldi_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
