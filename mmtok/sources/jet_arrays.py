@@ -29,8 +29,8 @@ class FlatJets(JetReader):
         there = names_in(path, "jets")
         if not set(there) >= FLAT:
             raise UserError(
-                f"{path}: needs arrays named values and offsets, or one padded array; it has"
-                f" {listed(there)}"
+                f"{path}: needs arrays named values and offsets, or one padded array, or columns"
+                f" that --columns names; it has {listed(there)}"
             )
         self.features = ()
         if "features" in there:
@@ -125,8 +125,8 @@ class PaddedJets(JetReader):
             there = names_in(path, "jets")
             if len(there) != 1:
                 raise UserError(
-                    f"{path}: needs arrays named values and offsets, or one padded array; it has"
-                    f" {listed(there)}"
+                    f"{path}: needs arrays named values and offsets, or one padded array, or"
+                    f" columns that --columns names; it has {listed(there)}"
                 )
             name = there[0]
         self._array = ArrayRows(path, "jets", name)

@@ -45,11 +45,13 @@ class Columns(ABC):
         names: of its columns; ROOT's branches, hdf5's datasets as "group/name", fields of records
             as "records.field".
         n_rows: of each.
+        part: which part of the file it is, where that is a choice, in words; else "".
     """
 
     path: Path
     names: tuple[str, ...]
     n_rows: int
+    part: str = ""
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
@@ -232,6 +234,11 @@ class RootColumns(Columns):
             raise UserError(f"{path}: has no tree {tree!r}; its trees are {names}")
         self.trees = tuple(found.name for found in trees)
         self.tree = (named or sorted(trees, key=_entries, reverse=True))[0]
+        if len(trees) > 1:
+            others = listed(self.trees)
+            self.part = (
+                f"in the tree {self.tree.name} (--columns tree=NAME takes another of {others})"
+            )
         self.n_rows = int(self.tree.num_entries)
         self.names = tuple(self.tree.keys())
 

@@ -95,7 +95,7 @@ def _columns_evidence(path: Path) -> str:
 
 
 def _open_columns(path: Path, settings: ReadSettings) -> JetReader:
-    columns = open_columns(path)
+    columns = open_columns(path, settings.columns.get("tree", ""))
     caption = settings.columns.get("caption", "")
     if caption:
         caption = named_column(caption, columns.names, path)
@@ -211,6 +211,7 @@ SPECIAL = LAYOUTS[:-1]
 SUFFIXES = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
 # what a file of this suffix should have been, where nothing in it is known
 EXPECTED = {suffix: of.name for of in reversed(LAYOUTS) if of.plain for suffix in of.suffixes}
+EXPECTED |= dict.fromkeys(HDF5, "columns")
 EXPECTED[".root.1"] = "physlite"
 
 

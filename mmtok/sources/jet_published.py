@@ -306,7 +306,7 @@ def toptagging_evidence(path: Path) -> str:
 
 def open_jetclass(path: Path, settings: ReadSettings) -> JetReader:
     """JetClass: part_px, ..., part_deta, part_dphi, and label_QCD, label_Hbb, ... of 0 and 1."""
-    columns = open_columns(path)
+    columns = open_columns(path, settings.columns.get("tree", ""))
     classes = {n: n.removeprefix("label_") for n in columns.names if n.startswith("label_")}
     if not classes:
         raise UserError(

@@ -85,7 +85,8 @@ COORDINATES = ("pt", "ptrel", "px", "eta", "y", "deta")
 KINEMATIC = ("pt", "ptrel", "px", "py", "pz", "energy", "eta", "y", "phi", "deta", "dphi", "mask")
 
 
-NAMES = (*PARTS, *OF_JET, *OTHER_NAMES, "caption", "particles")  # that a user may give columns
+OTHERS = ("caption", "particles", "tree")  # that are no quantities of constituents
+NAMES = (*PARTS, *OF_JET, *OTHER_NAMES, *OTHERS)  # that a user may give columns
 
 
 def is_named(columns: Mapping[str, str]) -> bool:
@@ -104,7 +105,7 @@ def found_quantities(columns: Columns, named: Mapping[str, str]) -> dict[str, st
     there = list(dict.fromkeys((*short, *columns.names)))
     found: dict[str, str] = {}
     for name, column in named.items():
-        if name != "caption":
+        if name not in OTHERS:
             found[OTHER_NAMES.get(name, name)] = named_column(column, there, columns.path)
     chosen = is_named(named)
     records = _records_of(columns.names)
@@ -235,8 +236,9 @@ def planned(columns: Columns, settings: ReadSettings, unit: str = "") -> Plan:
     quantities = found_quantities(columns, settings.columns)
     plan = Plan(quantities)
     if missing := plan.missing():
+        part = f" {columns.part}" if columns.part else ""
         raise UserError(
-            f"{columns.path}: its columns lack {missing}; name them, as in --columns"
+            f"{columns.path}: its columns{part} lack {missing}; name them, as in --columns"
             f" pt=COLUMN,eta=COLUMN,phi=COLUMN; they are {listed(columns.names)}"
         )
     name, reason = unit_of(
@@ -354,9 +356,15 @@ def flattened(
             lists[name] = Lists(column.reshape(-1), np.arange(n + 1) * width)
             is_padded = True
         else:
+            has = f"{column.ndim} axes"
+            if column.ndim == 1:
+                has = "one value for each jet"
             raise UserError(
-                f"{reader.path}: {name} has one value for each jet, expected one for each"
-                " constituent"
+                f"{reader.path}: {name} has {has}, expected one value for each constituent"
+            )
+        if lists[name].values.dtype.kind not in "fiub":
+            raise UserError(
+                f"{reader.path}: {name} holds {lists[name].values.dtype}, expected numbers"
             )
     first, *others = lists
     offsets = lists[first].offsets

@@ -20,6 +20,11 @@ COLUMNS: dict[str, Callable[[Path], Columns]] = {
 }
 
 
-def open_columns(path: Path) -> Columns:
-    """The columns of a file, by its suffix. Raises UserError where it cannot be read."""
+def open_columns(path: Path, tree: str = "") -> Columns:
+    """The columns of a file, by its suffix; of a ROOT file, those of the tree that is named.
+
+    Raises UserError where it cannot be read.
+    """
+    if path.suffix.lower() == ".root":
+        return RootColumns(path, tree)
     return COLUMNS[path.suffix.lower()](path)

@@ -208,3 +208,36 @@ def test_a_source_says_how_files_like_its_own_are_read(tmp_path):
     assert source.reading("text", path) == {}
     plain = dict(zip(("pt_gev", "eta_rel", "phi_rel"), columns.values()))
     assert source.reading("jets", write(tmp_path / "ours.parquet", plain)) == {}
+
+
+def test_the_tree_of_a_root_file(tmp_path):
+    uproot = pytest.importorskip("uproot")
+    ak = pytest.importorskip("awkward")
+    lists = {n: ak.Array(c) for n, c in columns_of().items() if n.startswith("part_")}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file["jets"] = lists
+        file["runs"] = {"number": np.arange(10)}
+    with pytest.raises(
+        UserError, match=r"in the tree runs \(--columns tree=NAME .*jets, runs\) lack"
+    ):
+        read_jets(tmp_path / "a.root")
+    assert len(read_jets(tmp_path / "a.root", settings=ReadSettings({"tree": "jets"}))) == 2
+    with pytest.raises(UserError, match="has no tree 'jet'; its trees are jets, runs"):
+        read_jets(tmp_path / "a.root", settings=ReadSettings({"tree": "jet"}))
+
+
+@pytest.mark.parametrize(
+    "pt, said",
+    [
+        (np.ones((2, 4), complex), "pt holds complex128, expected numbers"),
+        (np.ones((2, 4, 2)), "pt has 3 axes, expected one value for each constituent"),
+        (np.ones(2), "pt has one value for each jet, expected"),
+    ],
+)
+def test_columns_that_are_no_numbers_of_constituents(tmp_path, pt, said):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, column in (("pt", pt), ("eta", np.ones((2, 4))), ("phi", np.ones((2, 4)))):
+            file[name] = column
+    with pytest.raises(UserError, match=said):
+        read_jets(tmp_path / "a.h5")
