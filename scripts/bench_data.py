@@ -50,7 +50,8 @@ from mmtok.sources.base import Chunk, Made
 from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
-from mmtok.sources.speech import SpeechFolder, write_sound
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpeechFolder
 from mmtok.tokenizers.jets import JetGridConfig
 
 GIB_MB = 1024.0

@@ -56,7 +56,8 @@ from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
-from mmtok.sources.speech import SpeechFolder, SpokenDigits, write_sound
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig

@@ -292,7 +292,7 @@ def make_tiny_data(home):
     """
     from mmtok.sources.images import write_image
     from mmtok.sources.jet_formats import write_jets
-    from mmtok.sources.speech import write_sound
+    from mmtok.sources.sound_files import write_sound
 
     rng = np.random.default_rng(0)
     (home / "sounds").mkdir(parents=True)

@@ -181,7 +181,7 @@ def test_images_go_and_come_back(tmp_path):
 
 def test_speech_comes_back_with_its_length(tmp_path):
     from mmtok.data.speech_preparation import read_sound
-    from mmtok.sources.speech import write_sound
+    from mmtok.sources.sound_files import write_sound
 
     clip = (0.3 * np.sin(np.arange(9001) / 5)).astype(np.float32)
     write_sound(tmp_path / "clip.wav", clip, 16_000)

@@ -13,7 +13,8 @@ from mmtok.sources.hub import HubTable
 from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
-from mmtok.sources.speech import SpeechFolder, write_sound
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpeechFolder
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.text import Bytes, BytesConfig
 

@@ -25,7 +25,8 @@ from mmtok.nn.resample import resample
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
-from mmtok.sources.speech import SpokenDigits, write_sound
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpokenDigits
 from mmtok.tokenizers.speech import DMelConfig
 
 OUT = Path(mkdtemp(prefix="speech_tokens_"))

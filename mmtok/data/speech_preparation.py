@@ -13,7 +13,7 @@ from mmtok.io import memory_budget
 from mmtok.io.tally import Tally
 from mmtok.nn.resample import n_resampled, resample
 from mmtok.sources.base import Sound
-from mmtok.sources.speech import open_sound
+from mmtok.sources.sound_files import open_sound
 
 NAMED: dict[int | str, int] = {"left": 0, "right": 1}
 SAMPLE_BYTES = 16  # of memory per sample, while rates are changed and spectrograms made

@@ -20,7 +20,7 @@ from mmtok.sources.base import Picture, Sound
 from mmtok.sources.image_files import decode_image, size_of
 from mmtok.sources.jets import checked_jet
 from mmtok.sources.rows import Rows
-from mmtok.sources.speech import decode_sound, seconds_of
+from mmtok.sources.sound_files import decode_sound, seconds_of
 
 
 class CellReader(Protocol):

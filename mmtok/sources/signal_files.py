@@ -12,7 +12,7 @@ import numpy as np
 from mmtok.io.arrays import read_npy
 from mmtok.io.files import atomic_write
 from mmtok.io.signal_files import SignalFiles
-from mmtok.sources import image_files, jet_formats, jets, media, speech, text
+from mmtok.sources import image_files, jet_formats, jets, media, sound_files, text
 from mmtok.sources.base import Picture, Sound
 from mmtok.sources.jet_reader import ReadSettings
 
@@ -28,11 +28,11 @@ def _write_text(path: Path, signal: str, takes: Takes) -> None:
 
 
 def _read_sound(path: Path, takes: Takes) -> Sound:
-    return speech.open_sound(path)
+    return sound_files.open_sound(path)
 
 
 def _write_sound(path: Path, samples: np.ndarray, takes: Takes) -> None:
-    speech.write_sound(path, samples, takes["rate_hz"])
+    sound_files.write_sound(path, samples, takes["rate_hz"])
 
 
 def _read_picture(path: Path, takes: Takes) -> Picture:
@@ -72,7 +72,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         _read_sound,
         _write_sound,
         unit="clips",
-        check=speech.sound_seconds,
+        check=sound_files.sound_seconds,
     ),
     "image": SignalFiles(
         image_files.PICTURES,

@@ -11,8 +11,8 @@ from mmtok.errors import UserError
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import open_run
 from mmtok.sources.images import SUFFIXES as PICTURES
+from mmtok.sources.media import SOUNDS
 from mmtok.sources.signal_files import SIGNAL_FILES
-from mmtok.sources.speech import SUFFIXES as SOUNDS
 
 
 @pytest.mark.parametrize("suffix", (*SOUNDS, *PICTURES, ".npz", ".txt"))

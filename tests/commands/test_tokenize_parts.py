@@ -17,7 +17,7 @@ from mmtok.data.tokens import read_tokens
 from mmtok.sources.image_files import write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.signal_files import SIGNAL_FILES
-from mmtok.sources.speech import write_sound
+from mmtok.sources.sound_files import write_sound
 
 
 @pytest.fixture

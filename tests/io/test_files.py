@@ -189,7 +189,8 @@ def test_who_may_read_the_folder_may_read_its_tensors(tmp_path):
 
 WRITES = {
     "sound": (
-        "from mmtok.sources.speech import write_sound; write_sound(path / 'a.flac', numpy.zeros(9))"
+        "from mmtok.sources.sound_files import write_sound;"
+        " write_sound(path / 'a.flac', numpy.zeros(9))"
     ),
     "spoken digits": (
         "from mmtok.sources.speech import SpokenDigits; SpokenDigits()._make([], path / 'a.npz')"

@@ -30,7 +30,7 @@ from mmtok.run.run import Run
 from mmtok.sources.base import Source
 from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
-from mmtok.sources.speech import write_sound
+from mmtok.sources.sound_files import write_sound
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig

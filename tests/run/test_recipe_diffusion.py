@@ -11,7 +11,7 @@ import pytest
 
 from mmtok.cli import main
 from mmtok.run.recipe import load_recipe
-from mmtok.sources.speech import write_sound
+from mmtok.sources.sound_files import write_sound
 from mmtok.train.log import read_log
 
 FOLDER = Path(__file__).parents[2] / "recipes"

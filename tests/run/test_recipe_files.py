@@ -129,7 +129,7 @@ def small_data(modality, folder):
                 folder / "red fox" / f"{i}.png", rng.integers(0, 256, (20, 24, 3), np.uint8)
             )
         else:
-            from mmtok.sources.speech import write_sound
+            from mmtok.sources.sound_files import write_sound
 
             write_sound(folder / f"{i}.wav", rng.uniform(-0.5, 0.5, 8000).astype(np.float32))
             (folder / f"{i}.txt").write_text(f"word {i}")

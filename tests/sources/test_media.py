@@ -9,7 +9,8 @@ import soundfile
 from mmtok.errors import UserError
 from mmtok.sources import media
 from mmtok.sources.media import decode_media, media_seconds
-from mmtok.sources.speech import SpeechFolder, open_sound
+from mmtok.sources.sound_files import open_sound
+from mmtok.sources.speech import SpeechFolder
 
 RATE_HZ = 16_000
 CODECS = {".m4a": "aac", ".mp4": "aac", ".aac": "aac", ".mka": "pcm_s16le", ".webm": "libopus"}

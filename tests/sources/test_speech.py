@@ -12,15 +12,15 @@ import pytest
 from mmtok.data.speech_preparation import read_sound
 from mmtok.errors import UserError
 from mmtok.sources.espeak import trim
+from mmtok.sources.media import SUFFIXES
+from mmtok.sources.sound_files import write_sound
 from mmtok.sources.speech import (
     HELDOUT_SETTINGS,
-    SUFFIXES,
     UNSEEN_VOICES,
     VOICES,
     SpeechFolder,
     SpokenDigits,
     heldout_strings,
-    write_sound,
 )
 
 

@@ -11,7 +11,7 @@ from mmtok.core.segment import Segment
 from mmtok.data.speech_preparation import read_sound
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel
-from mmtok.sources.speech import write_sound
+from mmtok.sources.sound_files import write_sound
 from mmtok.tokenizers import load
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMel, LogMelConfig
