@@ -27,6 +27,9 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
     if recipe.start is None:
         return recipe
     text = PretrainedTextConfig(recipe.start)
+    own = recipe.tokenizers.get("text")
+    if isinstance(own, PretrainedTextConfig):
+        text = replace(own, start=recipe.start)
     model = _stored_model(recipe, out / "recipe.json") if training_has_begun(out) else None
     if model is None:
         folder = checkpoint_folder(recipe.start)

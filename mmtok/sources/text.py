@@ -79,9 +79,12 @@ def chunks(text: str, chunk_chars: int) -> Iterator[str]:
     return (piece.text for piece in cut([Piece(text, 0, ends=True)], chunk_chars))
 
 
+FIELDS = ("text", "messages", "tools")  # that columns may name
+
+
 @dataclass(frozen=True)
 class TextFile(ScreenedSource):
-    """Texts in files, cut into chunks: examples {"text": chunk}.
+    """Texts in files, cut into chunks, or whole conversations: examples {"text": chunk}.
 
     A file of characters is a document, and so is a row of a table; no chunk runs over two. The end
     of all characters is held out, in the order of the files' names. Files may be of any size: they
@@ -95,13 +98,16 @@ class TextFile(ScreenedSource):
         chunk_chars: a chunk has at most so many characters.
         heldout_share: share of the characters, from the end.
         min_chars: of a chunk; shorter ones are left out and counted. 0: any.
-        layout: plain, the characters of files, or table, a column of tables; "": found out.
-        columns: text=COLUMN of a table. Else it is found by its usual names.
+        layout: plain, the characters of files; table, a column of tables; chat, conversations in a
+            column of tables; "": found out.
+        columns: text=COLUMN of a table; messages=COLUMN, tools=COLUMN of conversations. Else they
+            are found by their usual names.
         document_mark: between the documents of a file, such as <|endoftext|>; it is taken out.
             "blank lines": one or several. "": a file is one document.
         train: the corpus's own split to train on: the name of files or of a folder. "": all that is
             not held out.
         heldout: that to hold out. "": a share.
+        max_chars: of a conversation; longer ones are left out and counted. 0: any.
     """
 
     path: str = ""
@@ -113,6 +119,7 @@ class TextFile(ScreenedSource):
     document_mark: str = ""
     train: str = ""
     heldout: str = ""
+    max_chars: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,7 +132,9 @@ class TextFile(ScreenedSource):
                 f" {self.chunk_chars}"
             )
         check_layout(layouts_of(), self.layout, "TextFile")
-        check_named(self.columns, ("text",), "TextFile")
+        check_named(self.columns, FIELDS, "TextFile")
+        if self.max_chars < 0:
+            raise UserError(f"TextFile: max_chars is {self.max_chars}; it must not be negative")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -180,23 +189,28 @@ class TextFile(ScreenedSource):
 
     def _asked_layout(self, place: TextPlace) -> str:
         """The layout that other settings ask for; "" for any."""
-        if self.columns and place.tables:
+        if not place.tables:
+            return ""
+        if "messages" in self.columns or "tools" in self.columns:
+            return "chat"
+        if self.columns:
             return "table"
         return ""
 
     def _reader(self, layout: str) -> Reader:
-        if layout == "table":
+        if layout in ("table", "chat"):
             if self.document_mark:
                 raise UserError(
                     "TextFile: document_mark is of files of characters, and in a table each row is"
                     " a document; leave it out"
                 )
-            chunking = Chunking(self.chunk_chars, self.min_chars)
-            return RowReader(chunking, self.columns.get("text", ""))
+            chunking = Chunking(self.chunk_chars, self.min_chars, max_chars=self.max_chars)
+            return RowReader(chunking, tuple(self.columns.items()), layout == "chat")
         if self.columns:
+            names = ", ".join(self.columns.values())
             raise UserError(
-                f"TextFile: columns names {self.columns['text']!r}, but {self.path} is read as"
-                " characters, which have none; name a table, or leave columns out"
+                f"TextFile: columns names {names}, but {self.path} is read as characters, which"
+                " have none; name a table, or leave columns out"
             )
         return CharacterReader(Chunking(self.chunk_chars, self.min_chars, self.document_mark))
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mmtok.errors import UserError
+from mmtok.io.columns import known_column
 from mmtok.io.packed import PACKED
 from mmtok.io.patterns import is_pattern, named_places
 from mmtok.io.tally import Tally
@@ -23,14 +24,17 @@ from mmtok.sources.layouts import Layout, chosen_layout, is_part
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.text_pieces import Chunking, n_chars_of, pieces, ranges
 from mmtok.sources.text_rows import (
+    MESSAGES,
     N_NAMED,
     SPELLINGS,
     RowIndex,
     RowRange,
+    columns_of,
     is_empty,
     is_table,
     look_at,
     open_rows,
+    size_of,
 )
 
 TXT = ".txt"
@@ -126,11 +130,13 @@ class RowReader(Reader):
 
     Attributes:
         chunking: how texts are cut.
-        column: that the user names; "": found out.
+        named: (field, column) that the user names.
+        is_chat: rows hold conversations.
     """
 
     chunking: Chunking
-    column: str = ""
+    named: tuple[tuple[str, str], ...] = ()
+    is_chat: bool = False
 
     def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
         return self.faults(path).n_chars
@@ -155,7 +161,7 @@ class RowReader(Reader):
         for row in index.table.texts(first, number, last):
             if is_empty(row.cell):
                 continue
-            n_chars = len(row.cell)
+            n_chars = size_of(row.cell)
             if n_before + n_chars > at:
                 return row.first, row.number, n_before, n_before + n_chars
             n_before += n_chars
@@ -192,10 +198,7 @@ class RowReader(Reader):
 def _index(path: Path, n_bytes: int, changed_ns: int, reader: RowReader) -> RowIndex:
     if not n_bytes:
         raise UserError(f"{path}: the file is empty; a table with a header is needed")
-    named = {}
-    if reader.column:
-        named = {"text": reader.column}
-    return look_at(open_rows(path, "text", named, SPELLINGS), reader.chunking)
+    return look_at(open_rows(path, dict(reader.named), reader.is_chat), reader.chunking)
 
 
 # ---- which files a place has
@@ -224,7 +227,7 @@ class TextPlace:
         A warning says what is left out of a folder. Raises UserError for a folder without any.
         """
         suffixes = PLAIN_FILES
-        if layout == "table":
+        if layout in ("table", "chat"):
             suffixes = ROW_FILES
         elif self.has_txt:
             suffixes = (TXT,)
@@ -274,6 +277,12 @@ def layouts_of(place: TextPlace | None = None) -> tuple[Layout, ...]:
             _table_evidence,
             "table",
         ),
+        Layout(
+            "chat",
+            "tables with a column of conversations, lists of role and content",
+            _chat_evidence,
+            "chat",
+        ),
     )
 
 
@@ -282,7 +291,29 @@ def _plain_evidence(place: TextPlace) -> str:
 
 
 def _table_evidence(place: TextPlace) -> str:
-    return ", ".join(path.name for path in place.tables[:1])
+    """The first table, unless it holds conversations and no text."""
+    for path in place.tables[:1]:
+        names = _columns(path)
+        if known_column(MESSAGES, names) and not known_column(SPELLINGS, names):
+            return ""
+        return path.name
+    return ""
+
+
+def _chat_evidence(place: TextPlace) -> str:
+    """The column of conversations in the first table."""
+    for path in place.tables[:1]:
+        column = known_column(MESSAGES, _columns(path))
+        if column:
+            return f"{column} in {path.name}"
+    return ""
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    try:
+        return columns_of(path)[1]
+    except UserError:
+        return ()  # its reader says what is wrong
 
 
 def layout_of(place: TextPlace, wanted: str, where: str) -> str:
@@ -398,7 +429,9 @@ def report_rows(indices: Sequence[RowIndex | None], tolerance: Tolerance) -> Non
             rows.add("passed over as unusable", faults[0], n_faults)
         for index in found:
             if index.n_empty:
-                rows.add("left out: no text", index.first_empty, index.n_empty)
+                what = "no text"
+                if index.table.is_chat:
+                    what = "the assistant says nothing"
+                rows.add(f"left out: {what}", index.first_empty, index.n_empty)
             if index.n_short:
-                fault = index.chunking.fault("")
-                chunks.add(fault, index.first_short, index.n_short)
+                chunks.add(index.short, index.first_short, index.n_short)

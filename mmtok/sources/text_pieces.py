@@ -204,11 +204,13 @@ class Chunking:
         chunk_chars: a chunk has at most so many characters.
         min_chars: of a chunk.
         mark: between documents; "": none.
+        max_chars: of a conversation, which is not cut. 0: any.
     """
 
     chunk_chars: int
     min_chars: int = 0
     mark: str = ""
+    max_chars: int = 0
 
     def fault(self, chunk: str) -> str:
         """Why a chunk is left out; "" where it is not."""

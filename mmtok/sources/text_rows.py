@@ -1,4 +1,4 @@
-"""Texts in the rows of tables of any size: JSON lines, cells between separators, Parquet.
+"""Texts and conversations in tables of any size: JSON lines, cells between separators, Parquet.
 
 A look at a file reads it once and notes where every 256th chunk or so begins, so that any process
 can read any part: from a byte on (of what is unpacked, where the file is packed), or from a row.
@@ -6,6 +6,7 @@ can read any part: from a byte on (of what is unpacked, where the file is packed
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmtok.errors import UserError, reason_of
-from mmtok.io.columns import known_column, named_column
+from mmtok.io.columns import chosen_column, known_column, named_column
+from mmtok.io.conversations import Conversation, conversation_of
 from mmtok.io.messages import listed
 from mmtok.io.packed import bare_path, lines
 from mmtok.io.progress import Progress
@@ -25,9 +27,9 @@ from mmtok.io.tables import (
     ROWS,
     as_text,
     check_count,
+    decoded,
     header_names,
     parsed_json,
-    read_table,
     separated_records,
     separator_of,
     suffix_of,
@@ -45,6 +47,8 @@ SPELLINGS = (  # of the column that holds the text
     "passage",
     "sentence",
 )
+MESSAGES = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog", "turns")
+TOOLS = ("tools", "functions")
 N_SNIFFED = 1_000  # JSON lines that are looked at for the names of columns
 N_NAMED = 10  # rows that cannot be used and are named
 BUFFER_BYTES = 2**20  # of a column of Parquet
@@ -57,7 +61,8 @@ class Row(NamedTuple):
     Attributes:
         first: where it begins: a byte of the unpacked file, or a row.
         number: as messages call it.
-        cell: of the wanted column; None where there is none.
+        cell: of the wanted column; of conversations a pair, with that of the tools. None where
+            there is none.
         fault: why it cannot be used; "" where it can.
     """
 
@@ -77,6 +82,8 @@ class RowFile:
         column: that is read.
         columns: those of cells between separators.
         separator: between cells.
+        is_chat: the column holds conversations.
+        tools: the column of their tools; "": there is none.
     """
 
     path: Path
@@ -84,6 +91,19 @@ class RowFile:
     column: str
     columns: tuple[str, ...] = ()
     separator: str = ""
+    is_chat: bool = False
+    tools: str = ""
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that are read."""
+        return [self.column] + [self.tools] * bool(self.tools)
+
+    def cell_in(self, row: Mapping[str, Any]) -> Any:
+        """The cell of a row, or the pair of cells."""
+        if self.is_chat:
+            return row.get(self.column), row.get(self.tools)
+        return row.get(self.column)
 
     @property
     def unit(self) -> str:
@@ -114,9 +134,21 @@ class RowFile:
                 yield row._replace(cell=None, fault=f"{where}: {row.fault}")
                 continue
             try:
-                yield row._replace(cell=as_text(row.cell, f"{where}, column {self.column!r}"))
+                yield row._replace(cell=self._signal(row.cell, f"{where}, column {self.column!r}"))
             except UserError as error:
                 yield row._replace(cell=None, fault=str(error))
+
+    def _signal(self, cell: Any, where: str) -> str | Conversation | None:
+        """A text, or a conversation."""
+        if not self.is_chat:
+            return as_text(cell, where)
+        messages, tools = cell
+        if not messages:
+            return None
+        try:
+            return conversation_of(messages, tools)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def is_table(path: Path) -> bool:
@@ -124,17 +156,10 @@ def is_table(path: Path) -> bool:
     return suffix_of(bare_path(path)) is not None
 
 
-def open_rows(path: Path, field: str, named: Mapping[str, str], spellings: tuple) -> RowFile:
-    """The table in a file, with the column of a field.
+def columns_of(path: Path) -> tuple[str, tuple[str, ...], str]:
+    """What kind of table a file holds, as its suffix, its columns, and what is between cells.
 
-    Args:
-        path: of the file.
-        field: what the column holds, as `named` calls it.
-        named: field -> column, as the user says.
-        spellings: of the column's name, where the user names none.
-
-    Raises:
-        UserError: there is no such column, or the file cannot be read.
+    Raises UserError for a file that cannot be read.
     """
     bare = bare_path(path)
     suffix = suffix_of(bare, named=True)
@@ -143,24 +168,39 @@ def open_rows(path: Path, field: str, named: Mapping[str, str], spellings: tuple
             f"{path}: not a table whose rows can be read; known are .jsonl, .json, .csv, .tsv, "
             ".psv, each also as .gz or .zst, and .parquet"
         )
-    separator = ""
     if suffix == ".parquet":
-        columns = _parquet_columns(path)
-    elif suffix == ".json" and _is_list(path):
-        columns = _loaded(path).columns
-    elif suffix in (".json", ".jsonl"):
-        suffix = ".jsonl"
-        columns = _json_columns(path)
-    else:
-        texts = (_decoded(path, line) for _, line in lines(path))
-        separator = separator_of(bare, texts)
-        texts = (_decoded(path, line) for _, line in lines(path))
-        records = separated_records(path, texts, separator, separator != "|")
-        first, _, cells = next(records, (1, 1, []))
-        columns = header_names(path, first, [cell.removeprefix("\ufeff") for cell in cells])
-    return RowFile(
-        path, suffix, _column(path, field, columns, named, spellings), columns, separator
-    )
+        return suffix, _parquet_columns(path), ""
+    if suffix == ".json" and _is_list(path):
+        return suffix, tuple(dict.fromkeys(name for row in _objects(path) for name in row)), ""
+    if suffix in (".json", ".jsonl"):
+        return ".jsonl", _json_columns(path), ""
+    texts = (_decoded(path, line) for _, line in lines(path))
+    separator = separator_of(bare, texts)
+    texts = (_decoded(path, line) for _, line in lines(path))
+    records = separated_records(path, texts, separator, separator != "|")
+    first, _, columns = next(records, (1, 1, []))
+    names = header_names(path, first, [cell.removeprefix("\ufeff") for cell in columns])
+    return suffix, names, separator
+
+
+def open_rows(path: Path, named: Mapping[str, str], is_chat: bool = False) -> RowFile:
+    """The table in a file, with the column of texts or of conversations.
+
+    Args:
+        path: of the file.
+        named: text, messages or tools -> column, as the user says.
+        is_chat: the column holds conversations.
+
+    Raises:
+        UserError: there is no such column, or the file cannot be read.
+    """
+    suffix, columns, separator = columns_of(path)
+    if not is_chat:
+        column = _column(path, "text", columns, named, SPELLINGS)
+        return RowFile(path, suffix, column, columns, separator)
+    column = _column(path, "messages", columns, named, MESSAGES)
+    tools = chosen_column("tools", columns, named, TOOLS, path) or ""
+    return RowFile(path, suffix, column, columns, separator, True, tools)
 
 
 def _column(
@@ -202,14 +242,24 @@ def _json_rows(table: RowFile, first: int, number: int, last: int | None) -> Ite
         if not line.strip():
             continue
         try:
-            found = parsed_json(table.path, "", _decoded(table.path, line))
+            found = _json_value(table.path, _decoded(table.path, line), table.is_chat)
         except UserError as error:
             yield Row(position, n, None, str(error).removeprefix(f"{table.path}: "))
             continue
         if isinstance(found, dict):
-            yield Row(position, n, found.get(table.column))
+            yield Row(position, n, table.cell_in(found))
         else:
             yield Row(position, n, None, f"holds {type(found).__name__}, not an object")
+
+
+def _json_value(path: Path, text: str, is_chat: bool) -> Any:
+    """A JSON value; numbers are left as text but in conversations. Raises UserError."""
+    if not is_chat:
+        return parsed_json(path, "", text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {reason_of(error)}") from None
 
 
 def _json_columns(path: Path) -> tuple[str, ...]:
@@ -236,7 +286,6 @@ def _separated_rows(table: RowFile, first: int, number: int, last: int | None) -
             begins[n] = position
             yield _decoded(table.path, line)
 
-    at = table.columns.index(table.column)
     before = max(number - 1, 0)  # lines
     is_header = not first
     records = separated_records(table.path, texts(), table.separator, table.separator != "|")
@@ -252,7 +301,8 @@ def _separated_rows(table: RowFile, first: int, number: int, last: int | None) -
             fault = str(error).removeprefix(f"{table.path}: ")
             yield Row(position, start + before, None, fault)
         else:
-            yield Row(position, start + before, cells[at])
+            row = dict(zip(table.columns, cells, strict=True))
+            yield Row(position, start + before, table.cell_in(row))
 
 
 # ---- lists of JSON, Parquet
@@ -263,15 +313,19 @@ def _is_list(path: Path) -> bool:
     return line.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
 
 
-@lru_cache(maxsize=1)
-def _loaded(path: Path) -> Any:
-    """A list of JSON objects, which is read as a whole."""
-    return read_table(path)
+@lru_cache(maxsize=2)
+def _objects(path: Path, is_chat: bool = False) -> list[Mapping[str, Any]]:
+    """A list of JSON objects, which is read as a whole. Raises UserError where it is none."""
+    found = _json_value(path, decoded(path), is_chat)
+    wrong = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise UserError(f"{path}: row {wrong}: not an object of column and cell")
+    return list(found)
 
 
 def _listed_rows(table: RowFile, first: int, last: int | None) -> Iterator[Row]:
-    cells = _loaded(table.path).column(table.column)[first:last]
-    return (Row(i, i, cell) for i, cell in enumerate(cells, first))
+    rows = _objects(table.path, table.is_chat)[first:last]
+    return (Row(i, i, table.cell_in(row)) for i, row in enumerate(rows, first))
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
@@ -292,6 +346,7 @@ class _Batches:
     def __init__(self, table: RowFile, first: int) -> None:
         import pyarrow.parquet as pq
 
+        self.table = table
         self.file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         about = self.file.metadata
         sizes = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
@@ -299,7 +354,7 @@ class _Batches:
         group = self._group_of(first)
         self.start = int(self.starts[group])  # the first row of the batch at hand
         groups = range(group, len(sizes))
-        self._batches = self.file.iter_batches(ROWS, groups, [table.column], use_threads=False)
+        self._batches = self.file.iter_batches(ROWS, groups, table.wanted, use_threads=False)
         self.batch = next(self._batches, None)
 
     def is_near(self, first: int) -> bool:
@@ -311,11 +366,11 @@ class _Batches:
         while self.batch is not None and (last is None or first < last):
             n = len(self.batch)
             if first < self.start + n:
-                cells = self.batch.column(0)[first - self.start :]
+                rows = self.batch.slice(first - self.start)
                 if last is not None:
-                    cells = cells[: last - first]
-                for cell in cells.to_pylist():
-                    yield Row(first, first, cell)
+                    rows = rows.slice(0, last - first)
+                for row in rows.to_pylist():
+                    yield Row(first, first, self.table.cell_in(row))
                     first += 1
             if first >= self.start + n:
                 self.start += n
@@ -368,13 +423,13 @@ class RowIndex:
         n_chars: of all texts.
         n_rows: of the table.
         n_bytes: of the file as it lies on the disk.
-        chunking: how texts are cut.
         n_faults: rows that cannot be used.
         faults: of the first of these.
         n_empty: rows without text.
         first_empty: the first of these, as messages call it.
         n_chunks: of all texts, with those that are left out.
         n_short: chunks that are left out.
+        short: why the first of these is.
         first_short: the row of the first of these.
     """
 
@@ -383,13 +438,13 @@ class RowIndex:
     n_chars: int
     n_rows: int
     n_bytes: int
-    chunking: Chunking
     n_faults: int
     faults: tuple[str, ...]
     n_empty: int
     first_empty: str
     n_chunks: int
     n_short: int
+    short: str
     first_short: str
 
     def parts(self) -> Iterator[tuple[Group, int | None]]:
@@ -430,8 +485,9 @@ class RowRange:
                 if is_empty(row.cell):
                     continue
                 name = table.where(row)
-                for piece in self.chunking.kept([Piece(row.cell, 0, ends=True)]):
-                    yield Example({"text": piece.text}, name)
+                for signal, fault in signals_in(row.cell, self.chunking):
+                    if not fault:
+                        yield Example({"text": signal}, name)
         except UserError as error:
             yield Unusable(str(table.path), str(error))
 
@@ -465,7 +521,7 @@ class _Look:
         self.n_chars = self.n_rows = self.n_chunks = 0
         self.faults: list[str] = []
         self.n_faults = self.n_empty = self.n_short = 0
-        self.first_empty = self.first_short = ""
+        self.first_empty = self.short = self.first_short = ""
 
     def add(self, row: Row) -> None:
         """One more row."""
@@ -501,17 +557,40 @@ class _Look:
             n_chars=self.n_chars,
             n_rows=self.n_rows,
             n_bytes=n_bytes,
-            chunking=self.chunking,
             n_faults=self.n_faults,
             faults=tuple(self.faults),
             n_empty=self.n_empty,
             first_empty=self.first_empty,
             n_chunks=self.n_chunks,
             n_short=self.n_short,
+            short=self.short,
             first_short=self.first_short,
         )
 
 
-def is_empty(cell: str | None) -> bool:
-    """Whether a cell holds no text, or nothing but white space."""
+def is_empty(cell: str | Conversation | None) -> bool:
+    """Whether a cell holds no text but white space; of conversations, no answer."""
+    if isinstance(cell, Conversation):
+        return not cell.has_answer
     return not cell or cell.isspace()
+
+
+def size_of(cell: str | Conversation) -> int:
+    """The characters of a cell, at least one."""
+    if isinstance(cell, Conversation):
+        return max(1, cell.n_chars)
+    return len(cell)
+
+
+def signals_in(
+    cell: str | Conversation, chunking: Chunking
+) -> Iterator[tuple[str | Conversation, str]]:
+    """(signal, why it is left out) of a cell: the chunks of a text, or a whole conversation."""
+    if isinstance(cell, Conversation):
+        fault = ""
+        if 0 < chunking.max_chars < cell.n_chars:
+            fault = f"left out: more characters than {chunking.max_chars}"
+        yield cell, fault
+        return
+    for piece in cut([Piece(cell, 0, ends=True)], chunking.chunk_chars):
+        yield piece.text, chunking.fault(piece.text)

@@ -4,30 +4,36 @@ Every string comes back exactly, or is refused. The model's special pieces (`<|e
 banned: in a text their letters are letters. The file's own rules may normalise a text, or drop a
 space next to an added piece. A text that they would change is spelled in smaller parts, at worst in
 bytes; only a file without pieces for all bytes leaves strings that cannot be spelled.
+
+With `chat`, conversations are encoded too, by the checkpoint's own chat template; then the special
+pieces that the template writes are not banned.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError, missing_extra, reading
+from mmtok.io.conversations import Conversation
 from mmtok.io.files import write_text
 from mmtok.io.messages import shown
-from mmtok.io.serialize import Within
+from mmtok.io.serialize import Within, read_json_as
 from mmtok.io.strict_json import read_json
 from mmtok.tokenizers.base import fingerprint, load_config, write_config
+from mmtok.tokenizers.chat import ChatEncoder, ChatTemplate, read_template
 from mmtok.tokenizers.text import TextConfig, TextTokenizer, as_segment, utf8
 
 # in a tokenizer's folder; a checkpoint's folder calls the same file tokenizer.json
 PIECES = "pieces.json"
+CHAT = "chat.json"  # beside it: the chat template
 MOST_ROWS = 2**24  # of an embedding; the largest published ones have less than 2**19
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -57,7 +63,7 @@ def checkpoint_folder(start: str) -> Path:
             f"fetching {start} from the hub, as there is no such folder,", "hub"
         ) from None
     try:
-        wanted = ["*.json", "*.safetensors"]
+        wanted = ["*.json", "*.safetensors", "*.jinja"]
         return Path(huggingface_hub.snapshot_download(start, allow_patterns=wanted))
     # no network, no such model, no permission: each has its own type there
     except Exception as error:
@@ -73,9 +79,11 @@ class PretrainedTextConfig(TextConfig):
 
     Attributes:
         start: a checkpoint's folder, or its id on the Hugging Face hub.
+        chat: also encode conversations, as the checkpoint's chat template lays them out.
     """
 
-    start: str
+    start: str = ""
+    chat: bool = False
 
     def signature(self) -> None:
         """None: the checkpoint may have to be fetched first."""
@@ -90,6 +98,8 @@ class PretrainedTextConfig(TextConfig):
 
         Raises UserError where there is none, or one with more ids than the model has rows.
         """
+        if not self.start:
+            raise UserError("PretrainedTextConfig: no checkpoint given; pass --start CHECKPOINT")
         folder = checkpoint_folder(self.start)
         try:
             pieces = (folder / "tokenizer.json").read_text(encoding="utf-8")
@@ -107,7 +117,10 @@ class PretrainedTextConfig(TextConfig):
                 f"{folder / 'config.json'}: its vocab_size is {shown(n_rows)}, where a whole number"
                 f" above 0 belongs, at most {MOST_ROWS:,}"
             )
-        return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json")
+        template = None
+        if self.chat:
+            template = read_template(folder, self.start)
+        return PretrainedText(self, pieces, n_rows, folder / "tokenizer.json", template)
 
     def load(self, folder: Path) -> PretrainedText:
         """Open the tokenizer that was saved in `folder`."""
@@ -123,6 +136,7 @@ class PretrainedText(TextTokenizer):
         pieces: str,
         n_rows: int | None = None,
         name: Path | str = "",
+        template: ChatTemplate | None = None,
     ):
         """Open the content of a tokenizer.json.
 
@@ -131,6 +145,7 @@ class PretrainedText(TextTokenizer):
             pieces: the content.
             n_rows: rows of the model's embedding, if there is a model.
             name: what messages call the file.
+            template: lays out conversations.
         """
         self.config = config
         self.pieces = pieces
@@ -151,28 +166,62 @@ class PretrainedText(TextTokenizer):
         unknown = getattr(tok.model, "unk_token", None)
         if unknown:
             special |= {tok.token_to_id(unknown)} & known
-        self._banned = special | (set(range(self.n_rows)) - known)
+        self._banned = special | (set(range(self.n_rows)) - known)  # in a text
         self._bytes = _byte_codes(tok, self._banned)
+        about: dict[str, Any] = {"n_rows": self.n_rows}
+        banned = self._banned
+        self.chat: ChatEncoder | None = None
+        if template is not None:
+            own = lib.Tokenizer.from_str(pieces)
+            self.chat = ChatEncoder(own, self._spelled_letters, template)
+            about |= {"template": template.template, "special": dict(template.special)}
+            banned = banned - self.chat.marks
         self.signature = Signature(
             "text",
             levels=(self.n_rows,),
-            banned=tuple(sorted(self._banned)),
-            fingerprint=fingerprint("PretrainedText", {"n_rows": self.n_rows}, pieces.encode()),
+            banned=tuple(sorted(banned)),
+            fingerprint=fingerprint("PretrainedText", about, pieces.encode()),
         )
 
-    def encode(self, signal: str) -> Segment:
+    def encode(self, signal: str | Conversation) -> Segment:
         """A string -> codes (T, 1) int32.
 
-        Raises UserError on a lone surrogate, and on what the file has no pieces for.
+        Raises UserError on a lone surrogate, on what the file has no pieces for, and on a
+        conversation without a template, or that its template refuses.
         """
         return self.encode_batch([signal])[0]
 
-    def encode_batch(self, signals: Sequence[str]) -> list[Segment]:
-        """Strings -> segments, by the library's own threads.
+    def encode_batch(self, signals: Sequence[str | Conversation]) -> list[Segment]:
+        """Strings -> segments, by the library's own threads; conversations one by one.
 
-        Each is decoded again, and spelled in parts where the string differs.
+        A string is decoded again, and spelled in parts where it differs. Of a conversation p is
+        asked of what the assistant says.
         """
-        signals = list(signals)
+        segments = {
+            i: self._encode_chat(signal)
+            for i, signal in enumerate(signals)
+            if isinstance(signal, Conversation)
+        }
+        texts = [i for i in range(len(signals)) if i not in segments]
+        encoded = self._encode_texts([cast(str, signals[i]) for i in texts])
+        segments |= dict(zip(texts, encoded, strict=True))
+        return [segments[i] for i in range(len(signals))]
+
+    def _encode_chat(self, conversation: Conversation) -> Segment:
+        if self.chat is None:
+            utf8(conversation)  # raises
+            raise AssertionError
+        ids, asked = self.chat.encode(conversation)
+        wrong = set(ids.tolist()).intersection(self.signature.banned)
+        if wrong:
+            piece = self._tok.id_to_token(min(wrong))
+            raise UserError(
+                f"text: the chat template of {self.config.start} wrote {piece!r}, which is not"
+                " named in it, or is the tokenizer's unknown piece"
+            )
+        return replace(as_segment(ids), predict=asked)
+
+    def _encode_texts(self, signals: list[str]) -> list[Segment]:
         for text in signals:
             utf8(text)
         rows = [e.ids for e in self._tok.encode_batch(signals, add_special_tokens=False)]
@@ -183,6 +232,18 @@ class PretrainedText(TextTokenizer):
                 ids = self._spell(text)
             segments.append(as_segment(np.array(ids, np.int32)))
         return segments
+
+    def text_of(self, signal: str | Conversation) -> str:
+        """The text that a signal is encoded as: of a conversation what its template writes."""
+        if isinstance(signal, Conversation) and self.chat is not None:
+            return self.chat.laid_out(signal)
+        return super().text_of(signal)
+
+    def _spelled_letters(self, text: str) -> list[int]:
+        """Codes of a text, without special pieces."""
+        codes = self._encode_texts([text])[0].codes
+        assert codes is not None
+        return [int(code) for code in codes[:, 0]]
 
     def decode(self, segment: Segment) -> str:
         """Codes (T, 1) -> a string; bytes that are not UTF-8 become U+FFFD."""
@@ -243,7 +304,14 @@ class PretrainedText(TextTokenizer):
     def save(self, folder: Path) -> None:
         """Write the pieces and the config."""
         write_text(Path(folder) / PIECES, self.pieces)
-        write_config(Path(folder), "PretrainedText", asdict(self.config) | {"n_rows": self.n_rows})
+        config = asdict(self.config) | {"n_rows": self.n_rows}
+        if self.chat is None:
+            del config["chat"]
+        else:
+            template = self.chat.template
+            about = {"template": template.template, "special": dict(template.special)}
+            write_text(Path(folder) / CHAT, json.dumps(about, indent=1))
+        write_config(Path(folder), "PretrainedText", config)
 
     @classmethod
     def load(cls, folder: Path) -> PretrainedText:
@@ -255,7 +323,12 @@ class PretrainedText(TextTokenizer):
         path = Path(folder) / PIECES
         with reading(path, "a tokenizer's pieces"):
             pieces = path.read_text(encoding="utf-8")
-        return cls(PretrainedTextConfig(kept.start), pieces, kept.n_rows, path)
+        template = None
+        if kept.chat:
+            about = read_json_as(Path(folder) / CHAT, _KeptTemplate)
+            template = ChatTemplate(about.template, about.special, kept.start)
+        config = PretrainedTextConfig(kept.start, kept.chat)
+        return cls(config, pieces, kept.n_rows, path, template)
 
 
 @dataclass(frozen=True)
@@ -264,6 +337,15 @@ class _Kept:
 
     start: str
     n_rows: Annotated[int, Within(1, MOST_ROWS)]
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class _KeptTemplate:
+    """The content of chat.json."""
+
+    template: str
+    special: Mapping[str, str]
 
 
 def byte_letters() -> list[str]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError, reading
+from mmtok.io.conversations import Conversation
 from mmtok.io.files import write_bytes
 from mmtok.tokenizers.base import (
     Tokenizer,
@@ -43,8 +44,14 @@ CHARACTERS_SHARE = 0.75
 LONGEST_CHUNK_CHARS = 4096
 
 
-def utf8(text: str) -> bytes:
+def utf8(text: Any) -> bytes:
     """The bytes of a string. Raises UserError when it is no string, or holds a lone surrogate."""
+    if isinstance(text, Conversation):
+        raise UserError(
+            "text: a conversation is laid out by a checkpoint's chat template; name a checkpoint"
+            " with --start, and set --tokenizers.text"
+            ' \'{"kind": "PretrainedTextConfig", "chat": true}\''
+        )
     if not isinstance(text, str):
         raise UserError(f"text: expected a string, got {type(text).__name__}")
     try:
@@ -81,17 +88,22 @@ class TextTokenizer(Tokenizer):
     def fidelity(self, signals: Sequence[str]) -> dict[str, float]:
         """Share of strings that come back exactly (1.0 of none), and bytes of UTF-8 per code."""
         segments = self.encode_batch(signals)
-        same = [
-            self.decode(segment) == text for segment, text in zip(segments, signals, strict=True)
-        ]
-        n_bytes = sum(len(utf8(text)) for text in signals)
+        texts = list(map(self.text_of, signals))
+        same = [self.decode(segment) == text for segment, text in zip(segments, texts, strict=True)]
+        n_bytes = sum(len(utf8(text)) for text in texts)
         return {
             "exact_share": float(np.mean(same)) if same else 1.0,
             "bytes_per_code": n_bytes / max(1, sum(map(len, segments))),
         }
 
+    def text_of(self, signal: Any) -> str:
+        """The text that a signal is encoded as: a string itself."""
+        return str(signal)
+
     def n_units(self, segment: Segment) -> int:
-        """Bytes of UTF-8."""
+        """Bytes of UTF-8, of the frames that are asked for."""
+        if segment.predict is not None and segment.codes is not None:
+            segment = Segment("text", codes=segment.codes[segment.predict])
         return len(self.decode(segment).encode())
 
     def _checked_ids(self, segment: Segment) -> np.ndarray:

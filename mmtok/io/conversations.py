@@ -1,0 +1,91 @@
+"""Conversations as JSON has them: messages of a role and its words, in the forms that are usual."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmtok.errors import UserError
+from mmtok.io.messages import shown
+
+ASSISTANT = "assistant"
+# other words for roles, as ShareGPT's files have them
+ROLES = {
+    "human": "user",
+    "gpt": ASSISTANT,
+    "bot": ASSISTANT,
+    "model": ASSISTANT,
+    "chatgpt": ASSISTANT,
+}
+KEYS = {"from": "role", "value": "content"}  # other words for the keys of a message
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """A conversation: a signal of the modality text.
+
+    Attributes:
+        messages: each has `role`, mostly `content`, and whatever else a template reads.
+        tools: JSON schemas of the functions that the assistant may call.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Any, ...] = ()
+
+    @property
+    def n_chars(self) -> int:
+        """The characters of all contents."""
+        return sum(_n_chars(message.get("content")) for message in self.messages)
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the assistant says anything."""
+        return any(message["role"] == ASSISTANT for message in self.messages)
+
+
+def _n_chars(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, Sequence):
+        return sum(_n_chars(part.get("text")) for part in content if isinstance(part, Mapping))
+    return 0
+
+
+def conversation_of(messages: Any, tools: Any = None) -> Conversation:
+    """A conversation from the cells of a table: lists, or JSON of lists.
+
+    Raises UserError, without naming the row, for what is none.
+    """
+    found = _listed(messages, "a conversation")
+    return Conversation(
+        tuple(_message(i, message) for i, message in enumerate(found)),
+        tuple(_listed(tools, "tools") if tools else ()),
+    )
+
+
+def _listed(cell: Any, what: str) -> list[Any]:
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            raise UserError(f"holds {shown(cell)}, where {what} as JSON belongs") from None
+    if not isinstance(cell, list):
+        raise UserError(f"holds {type(cell).__name__}, where {what} is a list")
+    return cell
+
+
+def _message(i: int, message: Any) -> dict[str, Any]:
+    """A message with the usual keys and roles. Tables fill missing keys with None: these go."""
+    if not isinstance(message, Mapping):
+        raise UserError(f"message {i} is {shown(message)}, where role and content belong")
+    found = {KEYS.get(str(k), str(k)): value for k, value in message.items() if value is not None}
+    role = found.get("role")
+    if not isinstance(role, str):
+        raise UserError(f"message {i} has no role; its keys are {', '.join(map(str, message))}")
+    found["role"] = ROLES.get(role, role)
+    content = found.setdefault("content", "")
+    if not isinstance(content, (str, list)):
+        raise UserError(f"message {i} has {type(content).__name__} as its content, not text")
+    return found
