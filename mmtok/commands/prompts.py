@@ -11,6 +11,7 @@ from mmtok.commands.signal_files import all_files, files_of, signals_of
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
+from mmtok.io.conversations import read_conversation
 from mmtok.io.numbers import as_number
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
@@ -21,6 +22,8 @@ from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.sources.text import TextFile, chunks, read_text
 from mmtok.sources.transcripts import caption_of
 from mmtok.tokenizers.base import counting
+
+CHAT = ".json"  # a conversation, which belongs to text
 
 
 def modality_of(path: Path, files: Mapping[str, SignalFiles] = SIGNAL_FILES) -> str:
@@ -60,13 +63,15 @@ def expand_folders(run: Run, words: Sequence[str]) -> list[str]:
 def read_segments(run: Run, word: str) -> list[Segment]:
     """A prompt's word as segments: a file of any modality, else text.
 
-    A file of jets gives one segment per jet. A text file longer than the chunks that the run was
-    trained on gives one per chunk.
+    A file of jets gives one segment per jet. A .json file holds a conversation. A text file longer
+    than the chunks that the run was trained on gives one per chunk.
     """
     path = Path(word)
     if given := _given_field(run, word):
         name, value = given
         return [_field_segment(run, name, value)]
+    if path.suffix.lower() == CHAT and is_file(word) and CHAT not in _suffixes(run_files(run)):
+        return tokenizer_of(run, "text").encode_batch([read_conversation(path)])
     if not is_file(word):
         if word.lower().endswith(tuple(_suffixes(run_files(run)))):
             raise UserError(f"no file at {word}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from mmtok.errors import UserError
+from mmtok.errors import UserError, reason_of
 from mmtok.io.messages import shown
 
 ASSISTANT = "assistant"
@@ -29,10 +30,12 @@ class Conversation:
     Attributes:
         messages: each has `role`, mostly `content`, and whatever else a template reads.
         tools: JSON schemas of the functions that the assistant may call.
+        opens: the assistant's next turn begins at its end, as in a prompt.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Any, ...] = ()
+    opens: bool = False
 
     @property
     def n_chars(self) -> int:
@@ -63,6 +66,27 @@ def conversation_of(messages: Any, tools: Any = None) -> Conversation:
         tuple(_message(i, message) for i, message in enumerate(found)),
         tuple(_listed(tools, "tools") if tools else ()),
     )
+
+
+def read_conversation(path: Path) -> Conversation:
+    """The conversation in a JSON file: a list of messages, or an object with messages and tools.
+
+    Where the assistant does not speak last, its next turn begins.
+
+    Raises UserError, naming the file, for what is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        tools = None
+        if isinstance(found, Mapping):
+            tools = found.get("tools")
+            found = found.get("messages")
+        chat = conversation_of(found, tools)
+    except (OSError, ValueError, RecursionError, UserError) as error:
+        raise UserError(f"{path}: no conversation that can be read: {reason_of(error)}") from None
+    if not chat.messages:
+        raise UserError(f"{path}: a conversation without a message")
+    return replace(chat, opens=chat.messages[-1]["role"] != ASSISTANT)
 
 
 def _listed(cell: Any, what: str) -> list[Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mmtok.errors import UserError
 from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes, load_llama
-from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.lm import LM
 from mmtok.run.folder import training_has_begun
 from mmtok.run.recipe import Recipe, kinds_of, read_recipe
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder
 
 
@@ -26,12 +27,12 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
     """
     if recipe.start is None:
         return recipe
-    text = PretrainedTextConfig(recipe.start)
-    own = recipe.tokenizers.get("text")
-    if isinstance(own, PretrainedTextConfig):
-        text = replace(own, start=recipe.start)
-    model = _stored_model(recipe, out / "recipe.json") if training_has_begun(out) else None
-    if model is None:
+    stored = _stored(recipe, out / "recipe.json") if training_has_begun(out) else None
+    text = _text_config(recipe, stored)
+    if stored is not None:
+        trunk = replace(stored.model.trunk, dropout=recipe.model.trunk.dropout)
+        model = replace(recipe.model, trunk=trunk, untied=stored.model.untied)
+    else:
         folder = checkpoint_folder(recipe.start)
         if exported_vocabulary(folder):
             raise UserError(
@@ -43,8 +44,18 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
     return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)
 
 
-def _stored_model(recipe: Recipe, path: Path) -> DecoderConfig | None:
-    """The recipe's model with the trunk of a run's recipe.json; None unless it has the same start.
+def _text_config(recipe: Recipe, stored: Recipe | None) -> PretrainedTextConfig:
+    """The config of the checkpoint's tokenizer; with conversations where the data holds some."""
+    for known in (recipe, stored):
+        own = known and known.tokenizers.get("text")
+        if isinstance(own, PretrainedTextConfig):
+            return replace(own, start=str(recipe.start))
+    texts = [source for source in recipe.sources if isinstance(source, TextFile)]
+    return PretrainedTextConfig(str(recipe.start), any(source.is_chat() for source in texts))
+
+
+def _stored(recipe: Recipe, path: Path) -> Recipe | None:
+    """The recipe in a run's recipe.json; None unless it has the same start.
 
     A recipe.json that cannot be read is reported elsewhere.
     """
@@ -56,8 +67,7 @@ def _stored_model(recipe: Recipe, path: Path) -> DecoderConfig | None:
         return None
     if stored.start != recipe.start:
         return None
-    trunk = replace(stored.model.trunk, dropout=recipe.model.trunk.dropout)
-    return replace(recipe.model, trunk=trunk, untied=stored.model.untied)
+    return stored
 
 
 def load_start(lm: LM, recipe: Recipe) -> None:

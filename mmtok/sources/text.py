@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +145,18 @@ class TextFile(ScreenedSource):
     def check(self) -> None:
         """Raise UserError where the text is missing or cannot be split."""
         self._windows()
+
+    def is_chat(self) -> bool:
+        """Whether the examples are conversations, as far as its files are there to tell."""
+        if self.layout:
+            return self.layout == "chat"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                place = text_place(str(self.path))
+                return layout_of(place, self._asked_layout(place), str(self.path)) == "chat"
+        except UserError:
+            return False
 
     def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The chunks of a split, in the order of the files.

@@ -34,7 +34,7 @@ from mmtok.io.tables import (
     separator_of,
     suffix_of,
 )
-from mmtok.sources.base import CHUNK, Example, Unusable
+from mmtok.sources.base import CHUNK, Example, Unusable, batched_lists
 from mmtok.sources.text_pieces import LONG_BYTES, TO_UTF8, Chunking, Piece, check_unchanged, cut
 
 SPELLINGS = (  # of the column that holds the text
@@ -504,9 +504,10 @@ def look_at(table: RowFile, chunking: Chunking) -> RowIndex:
             look.add(row)
     else:
         with Progress(f"reading {table.path.name}", None, "rows") as progress:
-            for row in table.texts():
-                look.add(row)
-                progress.advance()
+            for rows in batched_lists(table.texts(), ROWS):
+                for row in rows:
+                    look.add(row)
+                progress.advance(len(rows))
     return look.index(n_bytes)
 
 
@@ -540,11 +541,12 @@ class _Look:
         if self.n_kept >= CHUNK:
             self.groups.extend((row.first, row.number, self.n_chars))
             self.n_kept = 0
-        self.n_chars += len(row.cell)
-        for piece in cut([Piece(row.cell, 0, ends=True)], self.chunking.chunk_chars):
+        self.n_chars += size_of(row.cell)
+        for _, fault in signals_in(row.cell, self.chunking):
             self.n_chunks += 1
-            if self.chunking.fault(piece.text):
+            if fault:
                 self.n_short += 1
+                self.short = self.short or fault
                 self.first_short = self.first_short or self.table.where(row)
             else:
                 self.n_kept += 1

@@ -56,9 +56,9 @@ class ChatTemplate:
         not tell where turns begin.
         """
         if HAS_GENERATION.search(self.template):
-            text, spans = self._render(conversation, marked=True)
+            text, spans = self._render(conversation, conversation.opens, marked=True)
         else:
-            text, _ = self._render(conversation)
+            text, _ = self._render(conversation, opens=conversation.opens)
             spans = list(self._turns(conversation, text))
         return text, [(a, _end_of_turn(text, a, b, find_mark)) for a, b in spans]
 
@@ -216,27 +216,29 @@ class ChatEncoder:
     def encode(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
         """Ids (T,) int32, and (T,) bool: those that the assistant says, its end marks included.
 
+        A piece that begins before the assistant's words and holds some of them counts too.
+
         Raises UserError as `ChatTemplate.laid_out` does.
         """
         plain, letters = self._hidden(conversation)
         text, spans = self.template.laid_out(plain, self._marks_in)
         ids: list[int] = []
-        starts: list[int] = []  # of each id, its first character
+        offsets: list[tuple[int, int]] = []  # of each id, its first character and its last's end
         first = 0
         for part in re.split(f"([{''.join(letters)}])", text) if letters else [text]:
             if part in letters:
                 spelled = self._letters(letters[part])
                 ids += spelled
-                starts += [first] * len(spelled)
+                offsets += [(first, first + 1)] * len(spelled)
             else:
                 encoding = self._tok.encode(part, add_special_tokens=False)
                 ids += encoding.ids
-                starts += [first + start for start, _ in encoding.offsets]
+                offsets += [(first + start, first + stop) for start, stop in encoding.offsets]
             first += len(part)
-        begins = np.array(starts, np.int64)
+        begins, stops = np.array(offsets, np.int64).reshape(-1, 2).T
         asked = np.zeros(len(ids), bool)
         for start, end in spans:
-            asked |= (begins >= start) & (begins < end)
+            asked |= (stops > start) & (begins < end)
         return np.array(ids, np.int32), asked
 
     def _marks_in(self, text: str, start: int, end: int) -> list[re.Match]:

@@ -166,6 +166,16 @@ def test_marks_that_people_spell_are_letters(tmp_path):
     assert text.predict is None and eot not in text.codes
 
 
+def test_a_piece_that_begins_before_the_answer_counts(tmp_path):
+    """As " Cold" does, where the template ends the assistant's header with a space."""
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|eot_id|>{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    checkpoint(tmp_path, template)
+    tokenizer = opened(tmp_path)
+    chat = conversation_of([{"role": "assistant", "content": "Cold"}])
+    assert asked_text(tokenizer, tokenizer.encode(chat)) == [" Cold<|eot_id|>"]
+
+
 def test_units_are_bytes_of_what_is_asked(tmp_path):
     checkpoint(tmp_path)
     tokenizer = opened(tmp_path)
