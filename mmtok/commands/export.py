@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.vocabulary import NAMED_CONTROLS, Vocabulary
 from mmtok.data.text_preparation import TextPreparation
 from mmtok.errors import UserError
@@ -84,6 +85,8 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
 def _written_modality(run: Run, to: str | None) -> str:
     """The modality that an exported model writes; warns of others that tasks make."""
     made = list(dict.fromkeys(run.recipe.fields[task.targets[-1]] for task in run.recipe.tasks))
+    if INTERLEAVED in made:
+        made = list(run.recipe.tokenizers)  # documents may end with any
     written = to or ("text" if "text" in made else made[0])
     if written not in made:
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmtok.commands.documents import documents_in, is_documents
 from mmtok.commands.signal_files import all_files, files_of, signals_of
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
@@ -103,7 +104,7 @@ def condition_segments(run: Run, words: Sequence[str], to: str = "") -> list[Seg
     """
     recipe = run.recipe
     if not recipe.prompt_format or len(words) != 1 or not _is_text(run, words[0]):
-        return [first_segment(run, word) for word in words]
+        return [segment for word in words for segment in _word_segments(run, word)]
     numbers = [f for f, m in recipe.fields.items() if m in recipe.numbers]
     values = parse_prompt(words[0], recipe.prompt_format, numbers)
     for task in recipe.tasks:
@@ -111,6 +112,16 @@ def condition_segments(run: Run, words: Sequence[str], to: str = "") -> list[Seg
         if set(task.inputs) == set(values) and to in ("", *targets):
             return [_field_segment(run, name, values[name]) for name in task.inputs]
     return [_field_segment(run, name, value) for name, value in values.items()]
+
+
+def _word_segments(run: Run, word: str) -> list[Segment]:
+    """What a word gives to a condition: a segment, or all those of a document."""
+    if not is_documents(run, word):
+        return [first_segment(run, word)]
+    (name, document), *others = documents_in(run, Path(word))
+    if others:
+        warnings.warn(f"{word} holds {len(others) + 1} documents: {name} is taken", stacklevel=2)
+    return [segment for segment in document.segments if segment is not None]
 
 
 def _is_text(run: Run, word: str) -> bool:

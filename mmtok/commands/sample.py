@@ -16,6 +16,7 @@ import numpy as np
 from mmtok.commands.prompts import condition_segments, first_segment, is_file
 from mmtok.commands.signal_files import all_files, files_for, write_signal
 from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.errors import UserError
 from mmtok.io.filenames import file_names, inside
@@ -201,7 +202,8 @@ def _parsed_infill(infill: str) -> tuple[str, tuple[tuple[int, int], ...]]:
 def _check_infill_trained(run: Run, modality: str, spans: Sequence[tuple[int, int]]) -> None:
     """Raise UserError unless an autoregressive decoder was trained to infill one span."""
     fields = run.recipe.fields
-    tasks = [task for task in run.recipe.tasks if fields[task.targets[-1]] == modality]
+    makes = (modality, INTERLEAVED)
+    tasks = [task for task in run.recipe.tasks if fields[task.targets[-1]] in makes]
     if not any(task.infill > 0 for task in tasks):
         raise UserError(
             f"--infill: {modality} needs a run trained with infill > 0 on a task that makes"

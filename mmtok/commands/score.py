@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from mmtok.commands.documents import documents_in, is_documents
 from mmtok.commands.prompts import are_chunks, condition_segments, expand_folders, read_segments
 from mmtok.core.segment import Document, Segment
 from mmtok.core.units import counted, customary, is_density
+from mmtok.errors import UserError
 from mmtok.heads.base import Kind
 from mmtok.model.likelihood import LogLikelihood
 from mmtok.run.run import Run
@@ -132,24 +135,47 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
     before = condition_segments(run, condition)
     names: list[str] = []
     documents: list[Document] = []
-    scored_segments: list[Segment] = []
+    scored_segments: list[tuple[int, int]] = []  # of a document, which of its segments
     is_chunk: list[bool] = []
     for word in expand_folders(run, files):
+        if is_documents(run, word):
+            if before:
+                raise UserError(
+                    f"{word}: a document holds all that its parts are given: leave --condition out"
+                )
+            for name, document in documents_in(run, Path(word)):
+                for k in _predicted(run, document):
+                    names.append(f"{name}[{k}]")
+                    scored_segments.append((len(documents), k))
+                    is_chunk.append(False)
+                documents.append(document)
+            continue
         segments = read_segments(run, word)
         several = len(segments) > 1
         chunks = are_chunks(run, segments)
         for i, segment in enumerate(segments):
-            documents.append(_document(run, before, segment))
-            scored_segments.append(segment)
+            document = _document(run, before, segment)
+            scored_segments.append((len(documents), len(document.segments) - 1))
+            documents.append(document)
             names.append(f"{word}[{i}]" if several else word)
             is_chunk.append(chunks)
     scores = run.score_documents(documents)
     return [
-        _scored(run, name, segment, chunk, found)
-        for name, segment, chunk, found in zip(
-            names, scored_segments, is_chunk, scores, strict=True
-        )
+        _scored(run, name, documents[d].segments[k], chunk, scores[d], k)
+        for name, (d, k), chunk in zip(names, scored_segments, is_chunk, strict=True)
     ]
+
+
+def _predicted(run: Run, document: Document) -> list[int]:
+    """The numbers of the segments whose p a document asks for.
+
+    Raises UserError where the run was never trained on that order, or there are none.
+    """
+    modalities = [s.modality for s in document.segments if s is not None]
+    asked = [k for k, is_asked in enumerate(document.predict) if is_asked]
+    for k in asked:
+        run.task_for(modalities[:k], modalities[k])
+    return asked
 
 
 def _document(run: Run, condition: Sequence[Segment], segment: Segment) -> Document:
@@ -159,10 +185,13 @@ def _document(run: Run, condition: Sequence[Segment], segment: Segment) -> Docum
     return Document((*head, segment), (False,) * len(head) + (True,))
 
 
-def _scored(run: Run, name: str, segment: Segment, chunk: bool, found: LogLikelihood) -> Scored:
+def _scored(
+    run: Run, name: str, segment: Segment | None, chunk: bool, found: LogLikelihood, k: int
+) -> Scored:
+    """The line of a document's segment number k."""
+    nats = found.nats[k]
+    assert segment is not None and nats is not None, "the segment is predicted"
     signature = run.vocabulary.signatures[segment.modality]
-    nats = found.nats[-1]
-    assert nats is not None, "the last segment is predicted"
     units = n_units(run, segment)
     value, unit = customary(signature, nats, units)
     return Scored(

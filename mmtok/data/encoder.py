@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from mmtok.core.segment import Segment, Signature
+from mmtok.data.interleaved import Interleaver
 from mmtok.data.preparation import Preparer
 from mmtok.data.tokens import groups, schema_of, table_of
 from mmtok.io.tally import Tally
-from mmtok.sources.base import CHUNK, Chunk, Made, Unusable
+from mmtok.sources.base import CHUNK, Chunk, Interleaved, Made, Unusable
 from mmtok.tokenizers.base import EncodingCount, Tokenizer, encode_named
 
 NO_CHUNK = Made(())
@@ -132,7 +133,7 @@ class Encoder:
         remark: what is said of a segment, or ""; counted as of `remark_unit`.
     """
 
-    tokenizers: Mapping[str, Tokenizer]
+    tokenizers: Mapping[str, Tokenizer | Interleaver]
     preparers: Mapping[str, Preparer]
     of: str = ""
     of_files: bool = False
@@ -142,7 +143,13 @@ class Encoder:
     @property
     def signatures(self) -> dict[str, Signature]:
         """Field -> signature."""
-        return {f: tokenizer.signature for f, tokenizer in self.tokenizers.items()}
+        found: dict[str, Signature] = {}
+        for f, tokenizer in self.tokenizers.items():
+            if isinstance(tokenizer, Interleaver):
+                found |= tokenizer.signatures(f)
+            else:
+                found[f] = tokenizer.signature
+        return found
 
     def counts(self, reported: set[tuple[str, str]] | None = None) -> Counts:
         """Nothing counted yet; what is in `reported` will not be reported again."""
@@ -158,12 +165,20 @@ class Encoder:
         if self.remark is not None:
             tallies[REMARKS] = Tally(self.remark_unit, reported)
         clipped = {}
-        for tokenizer in self.tokenizers.values():
+        for tokenizer in self._each_tokenizer():
             m = tokenizer.signature.modality
             if m not in clipped:
                 quiet = _can_merge(tokenizer)
                 clipped[m] = stack.enter_context(tokenizer.counting(quiet))
         return Counts(tallies, clipped)
+
+    def _each_tokenizer(self) -> Iterator[Tokenizer]:
+        """The tokenizers, also those of the parts of interleaved documents."""
+        for tokenizer in self.tokenizers.values():
+            if isinstance(tokenizer, Interleaver):
+                yield from tokenizer.tokenizers.values()
+            else:
+                yield tokenizer
 
     def __call__(self, job: Job) -> Encoded:
         """Read, prepare and encode a chunk.
@@ -205,6 +220,11 @@ class Encoder:
             for f, tokenizer in self.tokenizers.items():
                 having = [i for i, (_, example) in enumerate(group) if f in example]
                 named = [(self._label(f, group[i][0]), group[i][1][f]) for i in having]
+                if isinstance(tokenizer, Interleaver):
+                    for i, row in zip(having, tokenizer.rows(f, named), strict=True):
+                        rows[i] |= row
+                        counts.n_frames += sum(len(s) for g, s in row.items() if g != f)
+                    continue
                 segments = encode_named(tokenizer, named)
                 for i, segment in zip(having, segments, strict=True):
                     rows[i][f] = segment
@@ -244,9 +264,16 @@ def _size_of_row(row: Mapping[str, Segment]) -> int:
 def size_of_example(named: tuple[str, dict[str, Any]]) -> int:
     """How many numbers or letters an example has."""
     _, example = named
-    return sum(
-        len(signal) if isinstance(signal, str) else np.size(signal) for signal in example.values()
-    )
+    return sum(map(_size_of_signal, example.values()))
+
+
+def _size_of_signal(signal: Any) -> int:
+    """How many numbers or letters a signal has."""
+    if isinstance(signal, Interleaved):
+        return sum(_size_of_signal(part.signal) for part in signal.parts)
+    if isinstance(signal, str):
+        return len(signal)
+    return np.size(signal)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmtok.core.batch import Batch, InputMask, pack, plan_rows
 from mmtok.core.grammar import Stream, to_stream
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document, Segment
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.tasks import InputMasking, Task
@@ -87,11 +88,19 @@ class Loader:
                 rows = np.flatnonzero(np.all([file.has(name) for name in task.fields], 0))
                 dtype = _int_type(len(file))
                 pool.append(np.stack([np.full(len(rows), f, dtype), rows.astype(dtype)], 1))
-                lengths.append(task.positions([file.lengths(name)[rows] for name in task.fields]))
+                n_frames = [file.n_frames(name)[rows] for name in task.fields]
+                # `positions` takes each field as one segment, with two marks
+                more = sum(2 * (file.n_segments(name)[rows] - 1) for name in task.fields)
+                lengths.append(task.positions(n_frames) + more)
         if not any(map(len, pool)):
             raise UserError(f"no example has all fields of task {task}")
         first_file = next(rows for rows in pool if len(rows))[0, 0]
         target = self.files[first_file].signatures[task.targets[-1]]
+        if task.max_target_frames and target.modality == INTERLEAVED:
+            raise UserError(
+                f"task {task}: max_target_frames is not possible in {task.targets[-1]!r}, which is"
+                " interleaved; set it to 0"
+            )
         if task.infill and target.descending:
             raise UserError(
                 f"task {task}: infilling is not possible in {target.modality}, whose frames are"
@@ -108,7 +117,7 @@ class Loader:
         if longest <= self.seq_len:
             return
         f, row = self.pools[t][self.lengths[t].argmax()]
-        n_frames = {name: int(self.files[f].lengths(name)[row]) for name in task.fields}
+        n_frames = {name: int(self.files[f].n_frames(name)[row]) for name in task.fields}
         field = max(n_frames, key=lambda name: n_frames[name])
         raise UserError(
             f"task {task}: a document with {field!r} of {n_frames[field]} frames takes"
@@ -181,25 +190,38 @@ class Loader:
         task = self.tasks[item.task]
         file = self.files[item.file]
         n_inputs = len(task.inputs)
-        *others, last = (file.segment(name, item.row) for name in task.fields)
-        segments: list[Segment | None] = [*others]
-        predict = [task.loss_on_inputs] * n_inputs + [True] * len(task.targets)
-        if task.inputs and rng.random() < task.cond_dropout:
-            segments[:n_inputs] = [None] * n_inputs
-            predict[:n_inputs] = [False] * n_inputs
+        names: list[str] = []
+        segments: list[Segment | None] = []
+        predict: list[bool] = []
+        left_out = bool(task.inputs) and rng.random() < task.cond_dropout
+        for k, name in enumerate(task.fields):
+            parts: Sequence[tuple[Segment | None, bool]] = file.segments(name, item.row)
+            if k < n_inputs and left_out:
+                parts = [(None, False)]
+            is_asked = task.loss_on_inputs or k >= n_inputs
+            names += [name] * len(parts)
+            segments += [segment for segment, _ in parts]
+            predict += [own and is_asked for _, own in parts]
+        last = segments.pop()
+        assert last is not None, "the last field is a target, which is never left out"
         # also at exactly so many frames: an end mark that is seen only there would look certain
         if 0 < task.max_target_frames <= len(last):
             last = cut(last, task.max_target_frames)
-        if rng.random() < task.infill and not last.truncated:
+        if rng.random() < task.infill and predict[-1] and self._can_infill(last):
             start, stop = np.sort(rng.integers(0, len(last) + 1, 2))
             last = replace(last, infill_spans=((int(start), int(stop)),))
         stream = to_stream(self.vocabulary, Document((*segments, last), tuple(predict)))
-        return stream, self._corruption(stream, task.fields, rng)
+        return stream, self._corruption(stream, names, rng)
+
+    def _can_infill(self, segment: Segment) -> bool:
+        """Whether frames of a segment can be put last; those of a set stand where they must."""
+        is_set = self.vocabulary.signatures[segment.modality].descending
+        return not segment.truncated and not is_set
 
     def _corruption(
         self, stream: Stream, names: Sequence[str], rng: np.random.Generator
     ) -> InputMask:
-        """What training hides of a document, by the masking of each field.
+        """What training hides of a document, by the masking of each segment's field.
 
         Returns which positions are hidden, and by modality which channels (T, C) of its frames.
         """

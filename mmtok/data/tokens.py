@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmtok.core.interleaved import INTERLEAVED, part_field, split_segments
 from mmtok.core.segment import Segment, Signature
 from mmtok.data.mapped import (
     Column,
@@ -442,6 +443,42 @@ class TokenFile:
             return Segment(signature.modality, latents=frames.astype(np.float32), **more)
         codes = frames.astype(np.int32)  # a wide type, so that arithmetic on codes cannot wrap
         return Segment(signature.modality, codes=codes, **more)
+
+    def modalities_of(self, field: str) -> list[str]:
+        """The modalities of an interleaved field by their numbers; [] of any other."""
+        if self.signatures[field].modality != INTERLEAVED:
+            return []
+        start = part_field(field, "")
+        return [name.removeprefix(start) for name in self.fields if name.startswith(start)]
+
+    def n_segments(self, field: str) -> np.ndarray:
+        """(n,) segments of this field in every row: 1, but of an interleaved one any number."""
+        if self.signatures[field].modality == INTERLEAVED:
+            return self.lengths(field)
+        return np.ones(self._n, np.int64)
+
+    def n_frames(self, field: str) -> np.ndarray:
+        """(n,) frames of all segments of this field in every row."""
+        modalities = self.modalities_of(field)
+        if not modalities:
+            return self.lengths(field)
+        return np.sum([self.lengths(part_field(field, m)) for m in modalities], 0)
+
+    def segments(self, field: str, i: int) -> list[tuple[Segment, bool]]:
+        """The segments of row i's field, in order, and whether each is predicted.
+
+        It is one and predicted, but of an interleaved field any number.
+        """
+        modalities = self.modalities_of(field)
+        if not modalities:
+            return [(self.segment(field, i), True)]
+        joined = {
+            m: self.segment(part_field(field, m), i)
+            for m in modalities
+            if self._columns[part_field(field, m)].present[i]
+        }
+        name = f"{self.path}: field {field!r}, row {i}"
+        return split_segments(self.segment(field, i), joined, modalities, name)
 
     def files(self, field: str) -> list[str | None]:
         """The file that each row's signal of a field was read from; None where it is unknown.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmtok.commands.score import kind_of, kind_text, n_units
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.units import counted, customary, is_density
 from mmtok.data.subset import random_subset
@@ -75,6 +77,11 @@ def _held_out_documents(
         rows = random_subset(
             run.examples("heldout", *names), _n_scored(run, task), run.recipe.train.seed
         )
+        if INTERLEAVED in map(fields.get, names):
+            for i, example in enumerate(rows):
+                for document in _each_target(run, task, example, f"held-out document {i}"):
+                    documents[document.target.modality].append(document)
+            continue
         segments_of = [run.tokenizers[fields[f]].encode_batch([e[f] for e in rows]) for f in names]
         n_inputs = len(task.inputs)
         predict = (False,) * n_inputs + (True,) * len(task.targets)
@@ -87,8 +94,27 @@ def _held_out_documents(
     return documents, unconditional
 
 
+def _each_target(run: Run, task: Task, example: Mapping[str, Any], name: str) -> Iterator[Document]:
+    """Each predicted segment of an example with interleaved documents, given those before it."""
+    before: list[Segment | None] = []
+    for k, field in enumerate(task.fields):
+        modality = run.recipe.fields[field]
+        if modality == INTERLEAVED:
+            document = run.prepared_document(example[field], name)
+            parts = zip(document.segments, document.predict, strict=True)
+        else:
+            parts = zip([run.tokenizers[modality].encode(example[field])], [True], strict=True)
+        for segment, is_asked in parts:
+            before.append(segment)
+            if is_asked and k >= len(task.inputs):
+                yield Document(tuple(before), (False,) * (len(before) - 1) + (True,))
+
+
 def _n_scored(run: Run, task: Task) -> int:
-    slow = any(run.lm.kind(run.recipe.fields[f]) == "estimate" for f in task.targets)
+    made = [run.recipe.fields[f] for f in task.targets]
+    if INTERLEAVED in made:
+        made = list(run.recipe.tokenizers)
+    slow = any(run.lm.kind(m) == "estimate" for m in made)
     return N_SCORED_SLOW if slow else N_SCORED
 
 
@@ -143,10 +169,13 @@ def _training_targets(run: Run, modality: str) -> Iterator[Segment]:
     """The training segments of a modality, of fields that some task predicts."""
     targets = {field for task in run.recipe.tasks for field in task.targets}
     for file in run.token_files():
-        for field in file.fields:
-            if file.signatures[field].modality == modality and field in targets:
-                for i in np.flatnonzero(file.has(field)).tolist():
-                    yield file.segment(field, i)
+        for field in targets.intersection(file.fields):
+            if file.signatures[field].modality not in (modality, INTERLEAVED):
+                continue
+            for i in np.flatnonzero(file.has(field)).tolist():
+                for segment, is_asked in file.segments(field, i):
+                    if segment.modality == modality and is_asked:
+                        yield segment
 
 
 def log_orders(frames: np.ndarray) -> float:

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.data.encoder import Encoder
+from mmtok.data.interleaved import encoders_of, signals_in
 from mmtok.data.parts import read_mark
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
@@ -187,10 +189,14 @@ def _some_signals(run: Run, split: str, modality: str, n: int) -> Sequence[Any]:
 
 def _signals(run: Run, split: str, modality: str) -> Iterator[Any]:
     for source in run.recipe.sources:
-        names = [f for f, m in run.recipe.fields.items() if m == modality and f in source.fields]
+        names = [f for f, m in source.fields.items() if m in (modality, INTERLEAVED)]
         if names and split in source.splits:
             for example in run.examples_of(source, split):
-                yield from (example[name] for name in names if name in example)
+                for name in (name for name in names if name in example):
+                    if source.fields[name] == INTERLEAVED:
+                        yield from signals_in(example[name], modality)
+                    else:
+                        yield example[name]
 
 
 # ---- tokens
@@ -258,7 +264,7 @@ def _parts_of(run: Run, i: int) -> PartSet:
     source = run.recipe.sources[i]
     plain = to_plain(run.recipe)
     preparers = run.preparers_of(source)
-    tokenizers = {f: run.tokenizers[preparer.modality] for f, preparer in preparers.items()}
+    tokenizers = encoders_of(preparers, run.tokenizers)
     return PartSet(
         run.token_path(i),
         source.listing("train", run.folder / "data"),
@@ -357,6 +363,8 @@ def _check_heads(run: Run) -> None:
     for task in run.recipe.tasks:
         for field in task.predicted:
             m = run.recipe.fields[field]
+            if m == INTERLEAVED:  # which parts are predicted, only the documents say
+                continue
             signature = run.vocabulary.signatures[m]
             if not signature.one_channel and m not in run.recipe.model.heads:
                 raise UserError(

@@ -26,6 +26,7 @@ from typing import Annotated, Any
 
 from torch.nn import ModuleDict
 
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
@@ -41,6 +42,7 @@ from mmtok.sources.base import Source
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
+from mmtok.sources.interleaved import InterleavedFile
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
@@ -81,6 +83,7 @@ PackageSources = (
     | PythiaJets
     | JetFile
     | HubTable
+    | InterleavedFile
 )
 
 
@@ -212,13 +215,14 @@ class Recipe:
                         f"recipe {self.name!r}: task {task} names the field {name!r}, but the"
                         f" sources yield {', '.join(fields)}"
                     )
-                if fields[name] not in self.tokenizers:
+                if fields[name] not in (*self.tokenizers, INTERLEAVED):
                     raise UserError(
                         f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the"
                         " recipe has no tokenizer"
                     )
             for name in task.predicted:
-                if self.tokenizers[fields[name]].is_input_only:
+                config = self.tokenizers.get(fields[name])
+                if config is not None and config.is_input_only:
                     raise UserError(
                         f"recipe {self.name!r}: task {task} predicts {name!r}, whose tokenizer,"
                         f" tokenizers.{fields[name]}, is of conditions only; name it among the"

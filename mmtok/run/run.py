@@ -25,8 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document, Segment, segment_of
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.data.interleaved import Interleaver, fields_of, interleaved_preparer
 from mmtok.data.mapped import MAP_FROM
 from mmtok.data.preparation import DEFAULTS, Preparer, load_preparation, prepared_examples, preparer
 from mmtok.data.tasks import Task, orders
@@ -45,6 +47,7 @@ from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.device import resolve_device
 from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
+from mmtok.sources.base import Interleaved
 from mmtok.tokenizers.base import Tokenizer, naming
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 
@@ -222,10 +225,18 @@ class Run:
         )
 
     def preparers_of(self, source: Any) -> dict[str, Preparer]:
-        """The preparer of each field of a source that has a tokenizer."""
-        return {
-            f: self.preparer(m) for f, m in source.fields.items() if m in self.recipe.tokenizers
-        }
+        """The preparer of each field of a source that has a tokenizer, or parts that have."""
+        found = {}
+        for f, m in source.fields.items():
+            if m == INTERLEAVED:
+                found[f] = self.interleaved_preparer()
+            elif m in self.recipe.tokenizers:
+                found[f] = self.preparer(m)
+        return found
+
+    def interleaved_preparer(self) -> Preparer:
+        """Prepares the parts of interleaved documents, each as its modality."""
+        return interleaved_preparer({m: self.preparer(m) for m in self.recipe.tokenizers})
 
     def noted_of(self, source: Any) -> set[tuple[str, str]]:
         """What was noted so far of the preparation of a source's signals, see `Tally`."""
@@ -247,6 +258,18 @@ class Run:
                 prepared.append(prepare(signal, name, tally))
         return self.tokenizers[modality].encode_batch(prepared)
 
+    def document(self, signal: Interleaved, name: str) -> Document:
+        """A raw interleaved document as segments, prepared as in training.
+
+        name: what messages call it.
+        """
+        return self.prepared_document(self.interleaved_preparer()(signal, name), name)
+
+    def prepared_document(self, signal: Interleaved, name: str) -> Document:
+        """The same of a document whose signals are prepared."""
+        [parts] = Interleaver(self.tokenizers).encode([(name, signal)])
+        return Document(tuple(s for s, _ in parts), tuple(predict for _, predict in parts))
+
     def token_files(self) -> list[TokenFile]:
         """The tokenised training split, one folder of files per source, opened as one.
 
@@ -256,11 +279,7 @@ class Run:
         """
         files = []
         for i, source in enumerate(self.recipe.sources):
-            signatures = {
-                field: self.tokenizers[m].signature
-                for field, m in source.fields.items()
-                if m in self.tokenizers
-            }
+            signatures = fields_of(source.fields, self.tokenizers)
             files.append(read_tokens(self.token_path(i), signatures, MAP_FROM))
         return files
 
@@ -278,6 +297,13 @@ class Run:
         trained = orders(self.recipe.tasks, self.recipe.fields)
         for inputs, target, task in trained:
             if inputs == tuple(condition) and target == to:
+                return task
+        for inputs, target, task in trained:
+            begins_so = tuple(condition)[: len(inputs)] == inputs
+            # documents may have any order
+            if target == INTERLEAVED and begins_so and to in self.recipe.tokenizers:
+                return task
+            if inputs == (INTERLEAVED,) and target == to:
                 return task
         known = dict.fromkeys(_order_text(inputs, target) for inputs, target, _ in trained)
         raise UserError(

@@ -169,13 +169,14 @@ def _units_per_frame(run: Run, files: Sequence[TokenFile]) -> dict[str, float]:
     n_frames: dict[str, int] = {}
     for file in files:
         for field in predicted.intersection(file.fields):
-            m = file.signatures[field].modality
             having = np.flatnonzero(file.has(field))
             places = np.linspace(0, len(having) - 1, min(len(having), N_COUNTED)).astype(int)
             for i in having[places]:
-                segment = file.segment(field, int(i))
-                n_units[m] = n_units.get(m, 0) + run.tokenizers[m].n_units(segment)
-                n_frames[m] = n_frames.get(m, 0) + len(segment)
+                for segment, is_predicted in file.segments(field, int(i)):
+                    if is_predicted:
+                        m = segment.modality
+                        n_units[m] = n_units.get(m, 0) + run.tokenizers[m].n_units(segment)
+                        n_frames[m] = n_frames.get(m, 0) + len(segment)
     return {m: n_units[m] / n_frames[m] for m in n_units if n_units[m]}
 
 

@@ -61,6 +61,28 @@ class Sound:
     name: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One signal of an interleaved document.
+
+    Attributes:
+        modality: of the signal.
+        signal: raw, as the field of an example would have it.
+        predict: whether it carries loss; else it is only read.
+    """
+
+    modality: str
+    signal: Any
+    predict: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Interleaved:
+    """A document of signals of any modalities in any order: a field of modality "interleaved"."""
+
+    parts: tuple[Part, ...]
+
+
 @dataclass(frozen=True)
 class Unusable:
     """What a chunk gives in place of an example that cannot be read."""

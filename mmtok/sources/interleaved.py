@@ -1,0 +1,287 @@
+"""Interleaved documents: JSON lines whose `content` lists texts, pictures, sounds, jets, numbers.
+
+    {"content": [{"type": "text", "text": "A cat:"}, {"type": "image", "path": "cat.png"},
+                 {"type": "audio", "path": "meow.wav", "predict": false}]}
+
+A part is one of
+
+    {"type": "text", "text": "..."}
+    {"type": "image", "path": "..."}                   also type image_url
+    {"type": "audio", "path": "..."}                   also types speech, input_audio
+    {"type": "jets", "path": "...", "index": 3}        or "constituents": [[pt, eta, phi], ...]
+    {"type": "number", "name": "pt_gev", "value": 600}
+
+and carries loss unless its "predict" is false. A path is relative to the file's folder. Instead of
+`content` a line may have `messages` of a role and a content each (a string or a list); then the
+parts of the role "assistant" carry loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtok.errors import UserError
+from mmtok.io.filenames import inside
+from mmtok.io.messages import counted, listed, shown
+from mmtok.io.numbers import as_number
+from mmtok.io.strict_json import parse_json, read_json
+from mmtok.io.walk import file_at
+from mmtok.sources.base import (
+    Example,
+    Interleaved,
+    Listing,
+    Part,
+    check_heldout_share,
+    split_order,
+)
+from mmtok.sources.image_files import open_image, picture_size
+from mmtok.sources.jet_formats import FEATURES
+from mmtok.sources.jets import checked_jet, each_jet
+from mmtok.sources.screen import Screen, ScreenedSource
+from mmtok.sources.speech import open_sound, sound_seconds
+
+TYPES = {  # of parts -> modality
+    "text": "text",
+    "image": "image",
+    "image_url": "image",
+    "audio": "speech",
+    "speech": "speech",
+    "input_audio": "speech",
+    "jets": "jets",
+    "number": "number",
+}
+PATHS = ("path", "url", "image", "audio", "image_url", "input_audio")  # keys that hold the path
+ANSWERS = "assistant"  # the role whose parts carry loss
+SUFFIXES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class InterleavedFile(ScreenedSource):
+    """Documents of a JSON-lines file, of which a share is held out; their field is `document`.
+
+    Attributes:
+        path: of the file.
+        heldout_share: share of the documents that is held out.
+        seed: of the choice which are held out.
+        features: of jets' constituents.
+    """
+
+    path: str = ""
+    heldout_share: float = 0.1
+    seed: int = 0
+    features: tuple[str, ...] = FEATURES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heldout_share(self, self.heldout_share)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """One field: the document."""
+        return {"document": "interleaved"}
+
+    def check(self) -> None:
+        """Raise UserError where the file, or too many documents, cannot be used."""
+        self._screen()
+
+    def listing(self, split: str, cache: Path | None = None) -> Listing:
+        """The documents of a split, in the order of the file."""
+        self.check_split(split)
+        screen = self._screen()
+        if len(screen.items) < 2:
+            raise UserError(
+                f"{self.path}: {counted(len(screen.items), 'document')} cannot be split into train"
+                " and heldout; give at least two"
+            )
+        order = split_order(len(screen.items), self.heldout_share, self.seed)[split]
+        path = self._file()
+        items = [screen.items[i] for i in np.sort(order)]
+        reader = partial(_example, path, self.features)
+        return screen.listing(items, reader, partial(_where, path))
+
+    def _file(self) -> Path:
+        return file_at(self.path, "InterleavedFile", "documents as JSON lines")
+
+    def _screen(self) -> Screen[tuple[int, int]]:
+        path = self._file()
+        look = partial(_look, path, self.features)
+        return Screen(_lines(path), look, self, "documents", name=partial(_where, path))
+
+
+def _lines(path: Path) -> list[tuple[int, int]]:
+    """(number from 1, byte where it begins) of each line that is not blank."""
+    found = []
+    at = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                found.append((number, at))
+            at += len(line)
+    return found
+
+
+def _where(path: Path, line: tuple[int, int]) -> str:
+    return f"{path}, line {line[0]}"
+
+
+def _parsed(path: Path, line: tuple[int, int]) -> Any:
+    """The JSON value of a line; a byte-order mark before the first is left out."""
+    with path.open("rb") as file:
+        file.seek(line[1])
+        text = file.readline().removeprefix(b"\xef\xbb\xbf")
+    return parse_json(text, _where(path, line))
+
+
+def _example(path: Path, features: tuple[str, ...], line: tuple[int, int]) -> dict[str, Any]:
+    where = _where(path, line)
+    return Example(
+        {"document": read_document(_parsed(path, line), path.parent, where, features)}, where
+    )
+
+
+def _look(path: Path, features: tuple[str, ...], line: tuple[int, int]) -> dict[str, float]:
+    """Look at the headers of a document's files, not at what they hold."""
+    where = _where(path, line)
+    checks: dict[str, Callable[[Path], object]] = {"image": picture_size, "speech": sound_seconds}
+    for i, (modality, part, _) in enumerate(_parts(_parsed(path, line), where)):
+        name = f"{where}, part {i}"
+        if modality in checks:
+            checks[modality](_file_of(part, path.parent, name))
+        elif modality != "jets":
+            _signal(modality, part, path.parent, name, features)
+        elif "constituents" not in part:
+            _file_of(part, path.parent, name)
+    return {}
+
+
+# ---- one document
+
+
+def read_documents(
+    path: Path, features: tuple[str, ...] = FEATURES
+) -> Iterator[tuple[str, Interleaved]]:
+    """(name, document) of each line of a .jsonl, or of the one document of a .json.
+
+    Raises UserError, naming the place, for what cannot be read.
+    """
+    if path.suffix.lower() == ".json":
+        yield str(path), read_document(read_json(path), path.parent, str(path), features)
+        return
+    for line in _lines(path):
+        where = _where(path, line)
+        yield where, read_document(_parsed(path, line), path.parent, where, features)
+
+
+def read_document(
+    value: Any, folder: Path, where: str, features: tuple[str, ...] = FEATURES
+) -> Interleaved:
+    """The document of a JSON value, its files read.
+
+    Args:
+        value: of a line, or its list of parts.
+        folder: that paths are relative to.
+        where: what messages call it.
+        features: of jets' constituents.
+
+    Raises:
+        UserError: the value is no document, or a file cannot be read.
+    """
+    parts = []
+    for i, (modality, part, predict) in enumerate(_parts(value, where)):
+        name = f"{where}, part {i}"
+        signal = _signal(modality, part, folder, name, features)
+        if modality == "number":
+            modality = str(part.get("name", "number"))
+        parts.append(Part(modality, signal, predict))
+    return Interleaved(tuple(parts))
+
+
+def _parts(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any], bool]]:
+    """(modality, part, whether it carries loss) of each part. Raises UserError for no document."""
+    n = 0
+    for content, is_asked in _contents(value, where):
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if not isinstance(content, list):
+            raise UserError(f"{where}: content is {shown(content)}; it must be a list of parts")
+        for part in content:
+            name = f"{where}, part {n}"
+            n += 1
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in TYPES:
+                raise UserError(
+                    f"{name}: {shown(part)} has no type that is known; the types are"
+                    f" {listed(list(TYPES))}"
+                )
+            predict = part.get("predict", is_asked)
+            if not isinstance(predict, bool):
+                raise UserError(f"{name}: predict is {shown(predict)}; it must be true or false")
+            yield TYPES[kind], part, predict
+    if not n:
+        raise UserError(f"{where}: the document has no parts; remove it")
+
+
+def _contents(value: Any, where: str) -> Iterator[tuple[Any, bool]]:
+    """(content, whether its parts carry loss) of a line: of the line itself, or of its messages."""
+    if isinstance(value, list):
+        yield value, True
+        return
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+        for message in messages:
+            yield message.get("content"), message.get("role") == ANSWERS
+        return
+    if not isinstance(value, dict) or "content" not in value:
+        raise UserError(f"{where}: has no content, a list of parts, nor messages that have one")
+    yield value["content"], True
+
+
+def _signal(
+    modality: str, part: Mapping[str, Any], folder: Path, name: str, features: tuple[str, ...]
+) -> Any:
+    """The signal of a part. Raises UserError, naming it, for one that cannot be read."""
+    if modality == "text":
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise UserError(f"{name}: text is {shown(text)}; it must be a string")
+        return text
+    if modality == "number":
+        return as_number(part.get("value"), name)
+    if modality == "image":
+        return open_image(_file_of(part, folder, name))
+    if modality == "speech":
+        return open_sound(_file_of(part, folder, name))
+    if "constituents" in part:
+        return checked_jet(part["constituents"], name, features)
+    index = part.get("index", 0)
+    if not isinstance(index, int) or index < 0:
+        raise UserError(f"{name}: index is {shown(index)}; it must be 0 or a jet's number")
+    path = _file_of(part, folder, name)
+    for i, jet in enumerate(each_jet(path, features)):
+        if i == index:
+            return jet
+    raise UserError(f"{name}: {path} has no jet {index}")
+
+
+def _file_of(part: Mapping[str, Any], folder: Path, name: str) -> Path:
+    """The file of a part, which lies below the folder. Raises UserError for any other."""
+    given: Any = next((part[key] for key in PATHS if key in part), None)
+    if isinstance(given, dict):  # {"image_url": {"url": ...}}
+        given = next((given[key] for key in PATHS if key in given), None)
+    if not isinstance(given, str) or not given:
+        raise UserError(f'{name}: has no path; name its file as "path"')
+    if "://" in given or given.startswith("data:"):
+        raise UserError(f"{name}: {shown(given)} is no file; download it, and name its path")
+    try:
+        path = inside(folder, given.replace("\\", "/"))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    if not path.is_file():
+        raise UserError(f"{name}: no file {given} in {folder}")
+    return path
