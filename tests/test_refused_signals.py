@@ -5,10 +5,10 @@ came from.
 import numpy as np
 import pytest
 
-from mmtok.data.preparation import prepared_examples, preparer
+from mmtok.data.encoder import Encoder, Job
+from mmtok.data.preparation import preparer
 from mmtok.errors import UserError
-from mmtok.io.progress import Progress
-from mmtok.run.build import _encoded
+from mmtok.sources.base import Made
 from mmtok.sources.hub import HubTable
 from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
@@ -87,9 +87,8 @@ def nothing(home):
 def test_a_refused_signal_is_named(made, tmp_path):
     source, name = made(tmp_path)
     (field,) = (f for f, modality in source.fields.items() if modality == "text")
-    examples = prepared_examples(
-        source.examples("train", tmp_path), {field: preparer("text", BytesConfig())}
-    )
-    with pytest.raises(UserError) as told, Progress("tokenise", None, "examples") as progress:
-        list(_encoded(examples, {field: NoZ()}, progress))
-    assert str(told.value) == f"{name}: text: no piece for 'z'"
+    encoder = Encoder({field: NoZ()}, {field: preparer("text", BytesConfig())})
+    chunk = Made(list(source.examples("train", tmp_path)))
+    with pytest.raises(UserError) as refusal:
+        encoder(Job(0, 0, chunk))
+    assert str(refusal.value) == f"{name}: text: no piece for 'z'"

@@ -150,8 +150,7 @@ def tokenize_files(
     chosen = names
     if not how.parts and not of_modality.many:
         chosen = dict(islice(names.items(), share[0], None, share[1]))
-    if not of_modality.many:
-        check_headers(of_modality, list(chosen))
+    check_headers(of_modality, list(chosen))
     encoder = _encoder(used, prepared)
     chunks = list(_chunks(chosen, modality, of_modality, prepared))
     if of_modality.many and not how.parts:
