@@ -6,6 +6,7 @@ The headers of a tar are walked once, which gives an index; any process reads an
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from array import array
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -321,6 +322,42 @@ def read_span(path: Path, span: Span, name: str, most: int | None = None) -> byt
     if len(content) < n_bytes:
         raise UserError(f"{name}: its tar is shorter now than when it was listed")
     return content
+
+
+class MemberFile(io.RawIOBase):
+    """A member as a file of its own, of which no more is read than is asked for."""
+
+    def __init__(self, path: Path, span: Span, name: str) -> None:
+        self._path = path
+        self._span = span
+        self._name = name
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._span.size}[whence]
+        self._at = max(start + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As of a file. Raises UserError as `read_span` does."""
+        n_bytes = min(len(buffer), max(self._span.size - self._at, 0))
+        part = Span(self._span.offset + self._at, n_bytes)
+        buffer[:n_bytes] = read_span(self._path, part, self._name)
+        self._at += n_bytes
+        return n_bytes
 
 
 class _OpenFile:

@@ -241,12 +241,12 @@ def folder_at(path: str | Path, who: str, wanted: str) -> Path:
     who: whose setting it is; wanted: what the folder should hold.
     """
     place = _named(path, who, f"--path FOLDER, {wanted}")
-    if place.is_file():
+    if os.path.isfile(place):
         raise UserError(
             f"{place}: is a file, and {who} wants a folder, {wanted}; name the folder that it"
             " lies in"
         )
-    if not place.is_dir():
+    if not os.path.isdir(place):
         raise UserError(f"{place}: no such folder{_hint(place)}; {who} wants {wanted}")
     return place
 
@@ -257,13 +257,13 @@ def file_at(path: str | Path, who: str, wanted: str) -> Path:
     Raises UserError, saying what to name, where there is none.
     """
     place = _named(path, who, f"--path FILE, {wanted}")
-    if place.is_dir():
+    if os.path.isdir(place):
         raise UserError(
             f"{place}: is a folder, and {who} wants a file, {wanted}; name a file in it"
         )
-    if not place.exists():
+    if not os.path.exists(place):
         raise UserError(f"{place}: no such file{_hint(place)}; {who} wants {wanted}")
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise UserError(
             f"{place}: is a pipe or a device, and {who} wants a file, {wanted}: "
             "it is read more than once"
@@ -286,7 +286,7 @@ def _hint(place: Path) -> str:
     """A hint for a missing path: patterns are not expanded, and the nearest folder that exists."""
     if any(sign in str(place) for sign in "*?["):
         return " (patterns are not looked up here: name the folder itself)"
-    above = next((parent for parent in place.parents if parent.is_dir()), None)
+    above = next((parent for parent in place.parents if os.path.isdir(parent)), None)
     if above in (None, Path("."), Path("/"), place.parent):
         return ""
     return f" ({above} is there)"

@@ -140,7 +140,8 @@ def read_folder(place: Place, settings: ReadSettings) -> PictureFiles:
         part = parts.setdefault(folders[0] if folders else "", tuple(folders[:1]))
         if settings.has_splits:
             folders = folders[1:]
-        pictures.add(file, folder_caption(folders, file), part)
+        caption = caption_of(folder_caption(folders, file), settings.names, file)
+        pictures.add(file, caption, part)
     return pictures
 
 
@@ -307,7 +308,7 @@ class _Rows:
         text = as_text(cell, where) or ""
         file = self.names.find(text, base, where) if text.strip() else None
         if file is None:
-            self.first_missing = self.first_missing or text
+            self.first_missing = self.first_missing or text or "an empty cell"
             tally.add("left out: they name no picture that is there", f"{where}, {text}")
         return file
 
@@ -317,6 +318,10 @@ class _Rows:
 
     def check(self, path: Path) -> None:
         """Raise UserError where no picture of a table is there."""
+        if not self.n_rows:
+            raise UserError(f"{path}: the table has no rows")
+        if not self.captions and not self.first_missing:
+            raise UserError(f"{path}: none of {self.n_rows:,} rows has a caption")
         if not self.captions:
             raise UserError(
                 f"{path}: none of {self.n_rows:,} rows has a caption and names a picture in"

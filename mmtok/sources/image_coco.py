@@ -59,6 +59,9 @@ def read_coco(place: Place, settings: ReadSettings) -> PictureFiles:
     with Tally("captions") as tally:
         for path in files:
             _add_coco(path, place, settings, names, captions, parts, tally)
+        n_captions = tally.total
+    if not n_captions:
+        raise UserError(f"{files[0]}: holds no annotations, and so no captions")
     if not captions:
         raise UserError(
             f"{files[0]}: none of its pictures is in {place.home}; say where they lie: --root"
@@ -125,7 +128,9 @@ class _CocoCells:
     def _cell(self, value: Any, key: str) -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{self.path}: {value!r:.60} is no object; is it COCO's JSON?")
-        if key not in value or isinstance(value[key], (dict, list)):
+        if isinstance(value.get(key), (dict, list)):
+            raise UserError(f"{self.path}: {key} is {value[key]!r:.60}; one value was expected")
+        if key not in value:
             hint = ""
             if "category_id" in value:
                 hint = "; it says what is seen, and captions are in captions_*.json"

@@ -103,6 +103,8 @@ IMAGE_LAYOUTS: tuple[Layout[Found, Reader], ...] = (
     Layout("parquet", "Parquet files that hold the pictures", _of_parquet, _read_parquet),
     Layout("idx", "MNIST's four files", _of_idx, _read_idx),
 )
+WITHOUT_COLUMNS = ("folder", "idx")
+WITH_ROOT = ("imagefolder", "table", "coco")  # layouts that name files
 # layouts whose pictures are not files, so that loose ones beside are a second layout
 CLOSED = ("webdataset", "parquet", "idx")
 

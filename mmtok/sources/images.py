@@ -16,7 +16,7 @@ from mmtok.io.messages import counted, listed
 from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
 from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
-from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, Splits
+from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, WITH_ROOT, WITHOUT_COLUMNS, Splits
 from mmtok.sources.layouts import check_layout, chosen_layout
 from mmtok.sources.pictures import FIELDS, Pictures, ReadSettings, place_at
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
@@ -253,7 +253,7 @@ class ImageFolder(ScreenedSource):
         n_loose = len(place.pictures)
         if layout is None or (layout.plain and n_loose < 2):
             raise UserError(
-                f"{place.folder}: {counted(n_loose, 'image')} in it; at least two are needed, one"
+                f"{place.shown}: {counted(n_loose, 'image')} in it; at least two are needed, one"
                 f" to train on and one to hold out ({listed(PICTURES)})"
             )
         if layout.name in CLOSED and not self.layout and n_loose >= 2:
@@ -262,10 +262,24 @@ class ImageFolder(ScreenedSource):
                 f" that lie in it (first {place.pictures[0]}); say which: --layout {layout.name} or"
                 " --layout folder"
             )
+        self._check_used(layout.name, place.shown)
         pictures = layout.reader(place, settings, self)
         if not len(pictures):
             raise UserError(f"{place.shown}: no picture with a caption in it")
         return pictures
+
+    def _check_used(self, layout: str, shown: str) -> None:
+        """Raise UserError for a setting that the layout does not use."""
+        if self.columns and layout in WITHOUT_COLUMNS:
+            raise UserError(
+                f"{shown}: is read as {layout}, which has no columns; leave columns out, or choose"
+                " another --layout"
+            )
+        if self.root and layout not in WITH_ROOT:
+            raise UserError(
+                f"{shown}: is read as {layout}, whose pictures lie there; leave root out, or choose"
+                " another --layout"
+            )
 
 
 def _warn(note: str) -> None:

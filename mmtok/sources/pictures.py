@@ -16,7 +16,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.patterns import named_places
 from mmtok.io.tables import SUFFIXES as TABLES
-from mmtok.io.walk import Found, folder_at, kind_of, walk
+from mmtok.io.walk import Found, file_at, folder_at, kind_of, walk
 from mmtok.sources.base import CHUNK, Chunk, Items, batched_lists
 from mmtok.sources.image_files import PICTURES
 
@@ -144,7 +144,9 @@ def place_at(path: str, root: str = "") -> Place:
     Raises UserError where nothing is there.
     """
     places = named_places(str(path), "ImageFolder", WANTED)
-    if len(places) == 1 and not places[0].is_file():
+    if len(places) == 1 and os.path.exists(places[0]) and not os.path.isdir(places[0]):
+        file_at(places[0], "ImageFolder", WANTED)  # raises for a pipe
+    if len(places) == 1 and not os.path.isfile(places[0]):
         folder = folder_at(places[0], "ImageFolder", WANTED)
         found = walk(folder, PICTURES, COMPANIONS)
         place = Place(str(folder), folder, folder, found.names, found.companions, found)
@@ -179,7 +181,7 @@ def _files_in(places: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             found = walk(place, PICTURES, COMPANIONS)
             files += sorted([*found.files, *found.companions], key=lambda path: path.parts)
-        else:
+        elif place.is_file():
             files.append(place)
     if not files:
         raise UserError(f"{places[0]}: no pictures there, nor tars or tables of them")

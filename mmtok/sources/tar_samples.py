@@ -78,14 +78,15 @@ class Tars:
             raise UserError(f"{shown}: no tars in it")
         self.indices: list[TarIndex] = []
         broken = Broken(len(paths), "tars", tolerance)
-        with Tally("tars") as tally:
-            for path in paths:
-                tally.count()
-                try:
-                    self.indices.append(tar_index(path))
-                except UserError as error:
-                    broken.add(str(path), error, tally)
-            broken.stop_if_many()
+        tally = Tally("tars")
+        for path in paths:
+            tally.count()
+            try:
+                self.indices.append(tar_index(path))
+            except UserError as error:
+                broken.add(str(path), error, tally)
+        broken.stop_if_many()
+        tally.report()
         self.n_having: dict[str, int] = {}
         with Tally("members of tars") as tally:
             for index in self.indices:

@@ -350,3 +350,15 @@ def test_places_that_are_none(tmp_path):
     refused(ImageFolder("https://host/a.tar"), "is an address")
     refused(ImageFolder(""), "no path given")
     refused(ImageFolder(f"{tmp_path}/*.tar"), "nothing there has such a name")
+
+
+def test_settings_that_a_layout_does_not_use_are_refused(tmp_path):
+    folder = split_folders(tmp_path / "a")
+    refused(
+        ImageFolder(str(folder), columns={"caption": "x"}), "read as folder, which has no columns"
+    )
+    refused(ImageFolder(str(folder), root=str(folder)), "read as folder, whose pictures lie there")
+    for k in range(2):
+        write_picture(tmp_path / "b" / str(k) / "1.png", k)
+    source = ImageFolder(str(tmp_path / "b"), names=("cat", "dog"))
+    assert sorted(examples(source)) == [("cat", 0), ("dog", 1)]
