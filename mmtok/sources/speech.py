@@ -24,6 +24,7 @@ from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.sound_files import ROUNDING_S, open_sound, sound_seconds
 from mmtok.sources.speech_columns import FIELDS, ReadSettings
 from mmtok.sources.speech_layouts import LAYOUTS, list_clips
+from mmtok.sources.speech_tars import member_seconds, open_member
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -45,10 +46,11 @@ class SpeechFolder(ScreenedSource):
         max_duration_s: the most, likewise.
         min_chars: of its transcript, likewise.
         max_chars: the most, likewise.
-        layout: plain, audiofolder, ljspeech, librispeech, libritts, vctk, commonvoice, kaldi, nemo
-            or table; "": found out.
+        layout: plain, audiofolder, ljspeech, librispeech, libritts, vctk, commonvoice, kaldi, nemo,
+            webdataset or table; "": found out.
         columns: field -> column of a table: file, caption, speaker, start_s, end_s, duration_s,
-            split. Others are found by their usual names.
+            split; in tars the suffix of a member, or a key of its JSON. Others are found by their
+            usual names.
         transcript: original or normalized, where a corpus has both (LJSpeech, LibriTTS).
         mic: mic1, mic2 or both, of VCTK's recordings.
         train: the corpus's own split to train on: the name of a folder, a table, or a cell of the
@@ -144,7 +146,7 @@ def _look(clip: Clip) -> dict[str, float]:
         raise UserError(clip.fault)
     length = clip.length_s
     if not length:
-        in_file = sound_seconds(Path(clip.path))
+        in_file = member_seconds(clip) if clip.member else sound_seconds(Path(clip.path))
         length = clip.duration_s or in_file - clip.start_s
         if clip.start_s + length > in_file + ROUNDING_S or length <= 0:
             raise UserError(
@@ -154,7 +156,10 @@ def _look(clip: Clip) -> dict[str, float]:
 
 
 def _read_clip(clip: Clip) -> Example:
-    sound = open_sound(clip.path, clip.start_s, clip.duration_s)
+    if clip.member:
+        sound = open_member(clip)
+    else:
+        sound = open_sound(clip.path, clip.start_s, clip.duration_s)
     return Example({"caption": clip.caption, "speech": sound}, clip.name, clip.speaker)
 
 

@@ -19,7 +19,7 @@ from mmtok.io.tables import suffix_of
 from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, folder_at, walk
 from mmtok.sources.clips import Clip, in_order, wanted_clips
-from mmtok.sources.layouts import Layout, chosen_layout
+from mmtok.sources.layouts import Layout, check_layout, chosen_layout
 from mmtok.sources.media import SOUNDS, SUFFIXES
 from mmtok.sources.speech_columns import ReadSettings
 from mmtok.sources.speech_evidence import (
@@ -47,6 +47,7 @@ from mmtok.sources.speech_tables import (
     manifest_clips,
     piped_clips,
 )
+from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
 from mmtok.sources.speech_trees import kaldi_clips, librispeech_clips, libritts_clips, vctk_clips
 from mmtok.sources.transcripts import COMPANIONS, Transcripts
 
@@ -116,6 +117,10 @@ def _check_tables(tables: list[Path], place: Place, wanted: str) -> None:
         raise UserError(f"{place.path}: this layout wants {wanted}, and there is none")
 
 
+def _read_tars(place: Place, tally: Tally) -> Iterable[Clip]:
+    return tar_clips(place.path, place.settings, tally)
+
+
 def _read_plain(place: Place, tally: Tally) -> Iterable[Clip]:
     """NAME.txt or NAME.lab beside NAME.wav, or one table in the folder."""
     folder = folder_at(place.path, "SpeechFolder", WANTED)
@@ -141,6 +146,7 @@ LAYOUTS: tuple[Layout[Place, Reader], ...] = (
     Layout("commonvoice", "clips/ and validated.tsv", commonvoice_evidence, _read_commonvoice),
     Layout("kaldi", "wav.scp and text", kaldi_evidence, _read_kaldi),
     Layout("nemo", "JSON lines with audio_filepath", nemo_evidence, _read_nemo),
+    Layout("webdataset", "tars of sounds with txt or json", tars_evidence, _read_tars),
     Layout("table", "any table with columns of files and texts", table_evidence, _read_table),
 )  # fmt: skip
 WITHOUT_COLUMNS = ("librispeech", "libritts", "vctk", "kaldi")
@@ -159,7 +165,11 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     Raises UserError where nothing is there, where two layouts are, and for what a layout refuses.
     """
     place = Place(_place_at(path), settings)
-    found = chosen_layout(_choices(place), place, layout, place.path)
+    choices = _choices(place)
+    if is_tars(place.path) and not place.path.is_dir():
+        choices = tuple(x for x in LAYOUTS if x.name == "webdataset")
+        check_layout(choices, layout, str(path))
+    found = chosen_layout(choices, place, layout, place.path)
     if found is None and not place.path.is_dir():
         raise UserError(
             f"{place.path}: is no table that is known here; name the folder of the corpus, or a"
@@ -197,6 +207,8 @@ def _place_at(path: str | Path) -> Path:
     """The folder or the table that a user named. Raises UserError where there is none."""
     is_table = suffix_of(Path(path), named=True) is not None
     place = Path(os.path.expanduser(path))
+    if is_tars(path) and not place.is_dir():
+        return place
     if str(path) and not place.is_dir() and (is_table or place.exists()):
         return file_at(path, "SpeechFolder", "a table that names sound files, or their folder")
     return folder_at(path, "SpeechFolder", WANTED)
