@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,12 @@ from mmtok.sources.hub_cells import COLUMN_KINDS, ColumnKind, cell_of
 from mmtok.sources.hub_stream import stream_listing
 from mmtok.sources.hub_tables import TablePlace, load_datasets
 from mmtok.sources.jet_formats import FEATURES
-from mmtok.sources.rows import Rows, group_numbers
+from mmtok.sources.leaks import Content, check_leaks, content_of_signals
+from mmtok.sources.rows import Rows, group_numbers, hash_of
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 
 FILLED = Limit("filled cells", 1)  # a row without any is no example
+_COMPARED: set[str] = set()  # tables whose own splits were compared in this process
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,46 @@ class HubTable(ScreenedSource):
         if not self.heldout:
             parts = self._shares(rows)
         parts = {name: part[: self.limit or None] for name, part in parts.items()}
-        screen = Screen(
-            np.sort(np.concatenate(list(parts.values()))).tolist(),
-            partial(self.sizes, rows),
-            self,
-            "rows",
-            self.all_limits(),
-            rows.where,
-        )
+        contents: list[Content] = [None] * len(rows)
+
+        def look(i: int) -> dict[str, float]:
+            sizes, contents[i] = self._look(rows, i)
+            return sizes
+
+        looked_at = np.sort(np.concatenate(list(parts.values()))).tolist()
+        screen = Screen(looked_at, look, self, "rows", self.all_limits(), rows.where)
         usable = np.array(screen.items)
-        chosen = usable[np.isin(usable, parts[split])].tolist()
-        return screen.listing_of(self._chunks(rows, chosen), len(chosen))
+        chosen = {name: usable[np.isin(usable, part)].tolist() for name, part in parts.items()}
+        self._check_leaks(rows, chosen, contents, cache)
+        listed = chosen[split]
+        return screen.listing_of(self._chunks(rows, listed), len(listed))
+
+    def _check_leaks(
+        self,
+        rows: Rows,
+        chosen: Mapping[str, Sequence[int]],
+        contents: Sequence[Content],
+        cache: Path,
+    ) -> None:
+        """Raise UserError where too much of the held-out split is in training too.
+
+        Where both are splits of the table, the held-out one is read for this, once in a process.
+        """
+        held_rows = rows
+        if self.heldout:
+            if "train" not in chosen or repr(self) in _COMPARED:
+                return
+            _COMPARED.add(repr(self))
+            held_rows = self._rows("heldout", cache)
+            held = [self._content(held_rows, i) for i in range(len(held_rows))]
+            held = held[: self.limit or None]
+        else:
+            held = [contents[i] for i in chosen["heldout"]]
+
+        def name(i: int) -> str:
+            return held_rows.where(i if self.heldout else chosen["heldout"][i])
+
+        check_leaks([contents[i] for i in chosen["train"]], held, name, self, "rows")
 
     def own_split(self, split: str) -> str:
         """What the table calls the split that these rows are taken from."""
@@ -241,19 +271,37 @@ class HubTable(ScreenedSource):
 
         Raises UserError for a broken file.
         """
+        return self._look(rows, i)[0]
+
+    def _look(self, rows: Rows, i: int) -> tuple[dict[str, float], Content]:
+        """The sizes of a row, and what it holds, for `check_leaks`."""
         if problem := rows.open_quote(i, self._names_file):
             raise UserError(problem)
-        sizes = {
-            name: self._size(rows, name, cell, where) for name, cell, where in self.cells(rows, i)
-        }
-        return {FILLED.unit: len(sizes), **sizes}
+        sizes: dict[str, float] = {}
+        content: Content = None
+        signals = []
+        for name, cell, where in self.cells(rows, i):
+            kind = self.kind(name)
+            if kind.size is not None:
+                file = self.file_in(cell, where)
+                sizes[name] = kind.size(file, where)
+                content = content or (
+                    str(file) if isinstance(file, Path) else hash_of(file.getvalue())
+                )
+            else:
+                signal = kind.read(self, rows, self.columns[name], cell, where)
+                sizes[name] = signal if isinstance(signal, float) else len(signal)
+                signals.append(signal)
+        if not self.file_columns:
+            content = content_of_signals(signals)
+        return {FILLED.unit: len(sizes), **sizes}, content
 
-    def _size(self, rows: Rows, name: str, cell: Any, where: str) -> float:
-        kind = self.kind(name)
-        if kind.size is not None:
-            return kind.size(self.file_in(cell, where), where)
-        signal = kind.read(self, rows, self.columns[name], cell, where)
-        return signal if isinstance(signal, float) else len(signal)
+    def _content(self, rows: Rows, i: int) -> Content:
+        """What a row holds; None for one that cannot be used."""
+        try:
+            return self._look(rows, i)[1]
+        except UserError:
+            return None
 
     def file_in(self, cell: Any, where: str) -> io.BytesIO | Path:
         """The bytes that a cell of sound or picture holds, or the file that it names."""

@@ -20,6 +20,7 @@ from mmtok.sources.base import Chunk, Example, Picture
 from mmtok.sources.captions import CAPTION_COLUMNS, caption_of, texts_of
 from mmtok.sources.image_files import PICTURES, open_image, size_of
 from mmtok.sources.image_parquet import picture_columns
+from mmtok.sources.leaks import Content
 from mmtok.sources.pictures import (
     CAPTIONS_TEXT,
     IMAGE_COLUMNS,
@@ -72,6 +73,10 @@ class PictureFiles(Pictures):
     def parts(self, i: int) -> tuple[str, ...]:
         """As they were added."""
         return self._parts[i]
+
+    def content(self, i: int) -> Content:
+        """Its file."""
+        return self.name(i)
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each caption."""

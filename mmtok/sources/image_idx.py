@@ -15,7 +15,9 @@ from mmtok.sources.base import Chunk, Example, Picture
 from mmtok.sources.captions import caption_of
 from mmtok.sources.idx import read_idx
 from mmtok.sources.image_files import DIGIT_NAMES
+from mmtok.sources.leaks import Content
 from mmtok.sources.pictures import Pictures, Place, ReadSettings, item_chunks
+from mmtok.sources.rows import hash_of
 
 # train-images-idx3-ubyte.gz; some mirrors have a dot before idx, EMNIST a prefix
 IMAGES = re.compile(r"(.*?)(train|t10k|test)-images[-.]idx3-ubyte(\.gz|\.xz)?", re.IGNORECASE)
@@ -78,6 +80,11 @@ class IdxPictures(Pictures):
     def parts(self, i: int) -> tuple[str, ...]:
         """train, and t10k or test."""
         return (part_of(self._files[self._file_of[i]][0]),)
+
+    def content(self, i: int) -> Content:
+        """Its pixels."""
+        images, _, k, _ = self._item(i)
+        return hash_of(loaded(images)[k].tobytes())
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each image."""

@@ -16,6 +16,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.tars import Span, TarIndex, read_span
 from mmtok.sources.base import Chunk, Example
 from mmtok.sources.image_files import PICTURES, decode_image, size_of
+from mmtok.sources.leaks import Content, FilePart
 from mmtok.sources.pictures import Pictures, Place, ReadSettings, item_chunks
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.tar_samples import Caption, Tars
@@ -129,6 +130,11 @@ class TarPictures(Pictures):
     def parts(self, i: int) -> tuple[str, ...]:
         """Its tar."""
         return self._parts[self._tar_of[i]]
+
+    def content(self, i: int) -> Content:
+        """A part of its tar."""
+        sample = self._sample(i)
+        return FilePart(str(sample.path), sample.picture.offset, sample.picture.size)
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each sample."""

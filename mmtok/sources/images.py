@@ -18,6 +18,7 @@ from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
 from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, WITH_ROOT, WITHOUT_COLUMNS, Splits
 from mmtok.sources.layouts import check_layout, chosen_layout
+from mmtok.sources.leaks import check_leaks
 from mmtok.sources.pictures import FIELDS, Pictures, ReadSettings, place_at
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 
@@ -211,9 +212,19 @@ class ImageFolder(ScreenedSource):
         return [place.home / path for path in place.pictures]
 
     def check(self) -> None:
-        """Raise UserError where the pictures are missing, or too many have unusable headers."""
+        """Raise UserError where the pictures are missing, or too many have unusable headers.
+
+        Likewise where too many of the held-out ones are among the others too.
+        """
         pictures, screen = self._screen()
-        self._splits(pictures).of(screen.items)
+        chosen = self._splits(pictures).of(screen.items)
+        contents = {split: [pictures.content(i) for i in part] for split, part in chosen.items()}
+        heldout = chosen["heldout"]
+
+        def name(i: int) -> str:
+            return pictures.name(heldout[i])
+
+        check_leaks(contents["train"], contents["heldout"], name, self, "pictures")
 
     def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The pictures of a split, in the corpus's order; nothing is cached."""

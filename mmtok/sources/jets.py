@@ -40,6 +40,7 @@ from mmtok.sources.jet_screen import (
     screened,
 )
 from mmtok.sources.layouts import is_part
+from mmtok.sources.leaks import equal_contents, refuse_leaks
 from mmtok.sources.screen import Limit, ScreenedSource
 
 WANTED = "jets as .npz, .npy, .parquet, .h5, .root, .jsonl or .hepmc"
@@ -124,8 +125,30 @@ class JetFile(ScreenedSource):
         return {"jets": {"features": self.features}}
 
     def check(self) -> None:
-        """Raise UserError where a file is missing, or too many of the jets cannot be used."""
-        self._screened()
+        """Raise UserError where a file is missing, or too many of the jets cannot be used.
+
+        Likewise where too many of the held-out ones lie in copies of files that have others.
+        """
+        found, _ = self._screened()
+        self._check_leaks(found)
+
+    def _check_leaks(self, found: Screened) -> None:
+        counts = {}
+        for split in self.splits:
+            ends = np.concatenate([[0], np.cumsum(self._chosen(found, split))])
+            counts[split] = np.diff(ends[found.firsts])  # jets of each file
+        paths = [str(place.path) for place in found.places]
+        n = 0
+        firsts = []
+        for copies in equal_contents(paths, range(len(paths))):
+            for f in copies:
+                others = [g for g in copies if g != f and counts["train"][g]]
+                if counts["heldout"][f] and others:
+                    n += int(counts["heldout"][f])
+                    firsts.append(paths[f])
+        if n:
+            n_heldout = int(counts["heldout"].sum())
+            refuse_leaks(n, n_heldout, min(firsts), self, "jets")
 
     def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The jets of a split, in the order of the files; nothing is cached."""

@@ -19,6 +19,7 @@ from mmtok.io.tables import SUFFIXES as TABLES
 from mmtok.io.walk import Found, file_at, folder_at, kind_of, walk
 from mmtok.sources.base import CHUNK, Chunk, Items, batched_lists
 from mmtok.sources.image_files import PICTURES
+from mmtok.sources.leaks import Content
 
 WANTED = "pictures with captions"
 TARS = (".tar",)
@@ -80,6 +81,10 @@ class Pictures(ABC):
     @abstractmethod
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """The examples of some pictures."""
+
+    def content(self, i: int) -> Content:
+        """What picture i holds, as far as that is known without reading all of it."""
+        return None
 
     def groups(self) -> np.ndarray | None:
         """A number for each picture; equal ones belong in one split. None: all differ."""

@@ -35,21 +35,24 @@ class Tolerance:
         on_error: skip: pass over what cannot be read, count it, and stop where it is more than
             `max_error_share`; raise: stop at the first.
         max_error_share: that share of all files (or rows, or jets).
+        max_leak_share: the share of the held-out examples whose content may be in training too.
     """
 
     on_error: str = "skip"
     max_error_share: float = 0.01
+    max_leak_share: float = 0.01
 
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "raise"):
             raise UserError(
                 f"{type(self).__name__}: on_error is {self.on_error!r}; it is skip or raise"
             )
-        if not 0 <= self.max_error_share <= 1:
-            raise UserError(
-                f"{type(self).__name__}: max_error_share is {self.max_error_share}; it is a share,"
-                " from 0 to 1"
-            )
+        for name in ("max_error_share", "max_leak_share"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise UserError(
+                    f"{type(self).__name__}: {name} is {share}; it is a share, from 0 to 1"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from mmtok.io.progress import Progress
 from mmtok.sources.base import Example, Listing, Sound, Source
 from mmtok.sources.clips import Clip, split_clips
 from mmtok.sources.layouts import check_layout
+from mmtok.sources.leaks import check_leaks
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.sound_files import ROUNDING_S, open_sound, sound_seconds
 from mmtok.sources.speech_columns import FIELDS, ReadSettings
@@ -104,8 +105,14 @@ class SpeechFolder(ScreenedSource):
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
         screen = self._screen()
-        if self.train or self.heldout:
-            self._split(screen, "train")
+        parts = split_clips(screen.items, self.train, self.heldout)
+        heldout = parts["heldout"]
+        contents = {split: [clip.path for clip in clips] for split, clips in parts.items()}
+
+        def name(i: int) -> str:
+            return heldout[i].name
+
+        check_leaks(contents["train"], contents["heldout"], name, self, "clips")
         if self._gives_speaker and not any(clip.speaker for clip in screen.items):
             raise UserError(
                 f"{self.path}: the speakers of its clips are unknown; name their column (--columns"

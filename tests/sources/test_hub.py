@@ -226,7 +226,7 @@ def test_text_stays_text(tmp_path, name):
 
 def test_a_row_that_swallowed_another_is_broken(tmp_path):
     for i in range(4):
-        Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((2, 2), i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "t.csv").write_text('file,text\n0.png,"a\n1.png,b"\n2.png,"c,\nd"\n3.png,e\n')
     source = HubTable(
         str(tmp_path / "t.csv"),
@@ -293,8 +293,8 @@ def test_rows_of_a_local_table_are_held_against_its_header(tmp_path, content, pa
 
 def clips(folder, rows):
     """A table of rows (file, text) with the files that it names."""
-    for name in {name for name, _ in rows if name}:
-        (folder / name).write_bytes(wav(1))
+    for i, name in enumerate(sorted({name for name, _ in rows if name})):
+        (folder / name).write_bytes(wav(i / 10))
     (folder / "t.csv").write_text(
         "file,text\n" + "".join(f"{name},{text}\n" for name, text in rows)
     )
@@ -479,7 +479,7 @@ def test_jets_as_records_lists_and_padded(tmp_path, kind):
     if kind == "padded":
         cell = [*map(list, jet), [0.0, 0.0, 0.0]]
     path = parquet(tmp_path / "t.parquet", {"jet": [cell, cell]})
-    source = HubTable(path, {"jets": "jet"}, {"jets": "jets"})
+    source = HubTable(path, {"jets": "jet"}, {"jets": "jets"}, max_leak_share=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [e for split in source.splits for e in source.examples(split, tmp_path / "cache")]

@@ -94,7 +94,7 @@ def test_audiofolder_with_a_metadata_file_in_each_split(tmp_path, kind):
             for i in range(n)
         ]
         for i in range(n):
-            put_sound(tmp_path / split / "data" / f"{split}{i}.flac", 400 + i)
+            put_sound(tmp_path / split / "data" / f"{split}{i}.flac", 400 + i + 10 * (n == 2))
         table = tmp_path / split / f"metadata.{kind}"
         if kind == "csv":
             lines = [f'{r["file_name"]},"{r["transcription"]}"' for r in rows]
@@ -105,7 +105,7 @@ def test_audiofolder_with_a_metadata_file_in_each_split(tmp_path, kind):
             pq.write_table(pa.Table.from_pylist(rows), table)
     found, said = read(SpeechFolder(str(tmp_path)))
     assert found == {f"train{i}.flac": (f"train, {i}", 400 + i) for i in range(3)} | {
-        f"test{i}.flac": (f"test, {i}", 400 + i) for i in range(2)
+        f"test{i}.flac": (f"test, {i}", 410 + i) for i in range(2)
     }
     assert "read as audiofolder (test/metadata" in said and "parts test, train are read as" in said
     source = SpeechFolder(str(tmp_path), train="train", heldout="test")
@@ -245,15 +245,15 @@ def test_libritts(tmp_path):
 
 @pytest.mark.parametrize("version", ["0.80", "0.92"])
 def test_vctk(tmp_path, version):
-    for speaker in ("p225", "p226"):
+    for speaker, n in (("p225", 300), ("p226", 400)):
         for i in (1, 2):
             put_text(tmp_path / "txt" / speaker / f"{speaker}_00{i}.txt", f"{speaker} {i}\n")
             if version == "0.80":
-                put_sound(tmp_path / "wav48" / speaker / f"{speaker}_00{i}.wav", 400 + i)
+                put_sound(tmp_path / "wav48" / speaker / f"{speaker}_00{i}.wav", n + i)
                 continue
             for mic in (1, 2):
                 name = f"{speaker}_00{i}_mic{mic}.flac"
-                put_sound(tmp_path / "wav48_silence_trimmed" / speaker / name, 400 + 10 * mic + i)
+                put_sound(tmp_path / "wav48_silence_trimmed" / speaker / name, n + 10 * mic + i)
     put_text(tmp_path / "speaker-info.txt", "ID AGE GENDER\n")
     found, said = read(SpeechFolder(str(tmp_path)))
     assert "read as vctk (txt/, wav48" in said and len(found) == 4
