@@ -322,8 +322,8 @@ def test_commonvoice_enclosed_texts_durations_and_leaks(tmp_path):
 
 def put_kaldi(root, segments=False):
     data = root / "data" / "train"
-    for name in ("r1", "r2"):
-        put_sound(root / "audio" / f"{name}.wav", 16_000)
+    for name, n in (("r1", 16_000), ("r2", 16_001)):
+        put_sound(root / "audio" / f"{name}.wav", n)
     put_text(data / "wav.scp", f"r1 {root}/audio/r1.wav\nr2 audio/r2.wav\n")
     if segments:
         put_text(data / "segments", "u1 r1 0.10 0.30\nu2 r1 0.50 -1\nu3 r2 0.0 1.02\n")
@@ -337,7 +337,7 @@ def put_kaldi(root, segments=False):
 def test_kaldi(tmp_path):
     data = put_kaldi(tmp_path)
     found, said = read(SpeechFolder(str(data)))
-    assert found == {"r1.wav": ("one", 16_000), "r2.wav": ("two words", 16_000)}
+    assert found == {"r1.wav": ("one", 16_000), "r2.wav": ("two words", 16_001)}
     assert "read as kaldi (wav.scp)" in said
     assert read(SpeechFolder(str(tmp_path / "data")))[0] == found
 
@@ -349,7 +349,7 @@ def test_kaldi_segments_are_parts_of_files(tmp_path):
     ramp = {caption: e["speech"].samples[:, 0] * 2**15 for caption, e in examples.items()}
     assert np.array_equal(ramp["one"], np.arange(1600, 4800))
     assert np.array_equal(ramp["two words"], np.arange(8000, 16_000))
-    assert len(ramp["three"]) == 16_000  # 20 ms more are rounding
+    assert len(ramp["three"]) == 16_001  # 20 ms more are rounding
     assert examples["one"].name.endswith("r1.wav from 0.1 s")
     assert examples["three"]["speaker"] == "s2"
     sides = [{e.name.split(" ")[0] for e in source.examples(split)} for split in source.splits]
