@@ -16,7 +16,8 @@ from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.leaks import FilePart, equal_contents
-from mmtok.sources.speech import SpeechFolder, write_sound
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpeechFolder
 
 
 def refused(source, part):
