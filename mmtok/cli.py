@@ -103,6 +103,14 @@ def train(
     tensorboard: Annotated[
         bool, Arg("write the log's numbers for TensorBoard too, to RUN/tensorboard")
     ] = False,
+    weights: Annotated[
+        str | None,
+        Arg(
+            "how often sources are read, relative to their sizes: speech=2 reads that twice as"
+            " often, 0=0.5 the first one half as often (the recipe's train.source_weights)",
+            "SOURCE=WEIGHT,...",
+        ),
+    ] = None,
     device: Device = None,
     max_memory: MaxMemory = None,
     overrides: Overrides,
@@ -121,6 +129,8 @@ def train(
     from mmtok.run import build
     from mmtok.run.recipe import load_recipe, run_folder
 
+    if weights is not None:
+        overrides = [*overrides, "--train.source_weights", weights]
     loaded = load_recipe(recipe, overrides)
     build.train(loaded, out or run_folder(recipe, loaded), tensorboard, device)
 

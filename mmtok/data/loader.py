@@ -35,6 +35,44 @@ class _Item:
     row: int
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How often token files are read, where a task has several.
+
+    A file has the share w n^(1 / temperature) of a task's positions, up to a common factor: n are
+    its own positions, w its weight. Source: Xue et al. 2021, mT5, section 3.1.
+
+    Attributes:
+        weights: of each file; empty is 1 for all.
+        temperature: 1 reads each in proportion to its size; above it small ones more often.
+    """
+
+    weights: Sequence[float] = ()
+    temperature: float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all examples are read equally often."""
+        return self.temperature == 1 and all(weight == 1 for weight in self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """The examples that are drawn from together, n of them.
+
+    Attributes:
+        task: its number.
+        weight: share of the training's positions, up to a common factor.
+        rows: (n, 2), file and row.
+        lengths: (n,), of the documents.
+    """
+
+    task: int
+    weight: float
+    rows: np.ndarray
+    lengths: np.ndarray
+
+
 class Loader:
     """Batches by step.
 
@@ -44,6 +82,7 @@ class Loader:
         input_masking: field -> what training hides of its input.
         batch_size: B, rows of a step's batch, over all processes.
         seq_len: L, positions of a row.
+        mixture: how often each of the files is read.
     """
 
     def __init__(
@@ -55,6 +94,7 @@ class Loader:
         batch_size: int,
         seq_len: int,
         seed: int,
+        mixture: Mixture | None = None,
     ) -> None:
         self.files = files
         self.tasks = tasks
@@ -63,38 +103,36 @@ class Loader:
         self.batch_size = batch_size
         self.seq_len = seq_len
         self.seed = seed
-        self.pools, self.lengths = zip(*(self._pool(task) for task in tasks), strict=True)
+        self.mixture = mixture or Mixture()
+        self.pools = [pool for t in range(len(tasks)) for pool in self._pools(t)]
         self._check_lengths()
-        mean = np.array([lengths.mean() for lengths in self.lengths])
-        share = np.array([task.weight for task in tasks]) / mean
+        mean = np.array([pool.lengths.mean() for pool in self.pools])
+        share = np.array([pool.weight for pool in self.pools]) / mean
         n_documents = share / (share @ mean) * STEPS_PER_ROUND * batch_size * seq_len
         self.per_round = np.maximum(1, np.round(n_documents)).astype(int)
         # the newest round, and its rows
         self._round: tuple[int, list[list[_Item]]] = (-1, [])
-        # task -> its newest epoch, and the order of examples in it
+        # pool -> its newest epoch, and the order of examples in it
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         # of every round planned so far, and of the one after it
         self._first_step = [0]
 
-    def _pool(self, task: Task) -> tuple[np.ndarray, np.ndarray]:
-        """The examples that have all fields of a task.
-
-        Returns (n, 2) file and row, and (n,) the length of the document.
-        """
-        pool = []
-        lengths = []
+    def _pools(self, t: int) -> list[_Pool]:
+        """The examples that have all fields of task t: one pool, or one per file of a mixture."""
+        task = self.tasks[t]
+        found = []
         for f, file in enumerate(self.files):
             if set(task.fields) <= set(file.fields):
                 rows = np.flatnonzero(np.all([file.has(name) for name in task.fields], 0))
                 dtype = _int_type(len(file))
-                pool.append(np.stack([np.full(len(rows), f, dtype), rows.astype(dtype)], 1))
+                pairs = np.stack([np.full(len(rows), f, dtype), rows.astype(dtype)], 1)
                 n_frames = [file.n_frames(name)[rows] for name in task.fields]
                 # `positions` takes each field as one segment, with two marks
                 more = sum(2 * (file.n_segments(name)[rows] - 1) for name in task.fields)
-                lengths.append(task.positions(n_frames) + more)
-        if not any(map(len, pool)):
+                found.append((f, pairs, task.positions(n_frames) + more))
+        if not any(len(pairs) for _, pairs, _ in found):
             raise UserError(f"no example has all fields of task {task}")
-        first_file = next(rows for rows in pool if len(rows))[0, 0]
+        first_file = next(f for f, pairs, _ in found if len(pairs))
         target = self.files[first_file].signatures[task.targets[-1]]
         if task.max_target_frames and target.modality == INTERLEAVED:
             raise UserError(
@@ -106,17 +144,38 @@ class Loader:
                 f"task {task}: infilling is not possible in {target.modality}, whose frames are"
                 " ordered; set its infill to 0"
             )
-        all_lengths = np.concatenate(lengths)
-        return np.concatenate(pool), all_lengths.astype(_int_type(all_lengths.max() + 1))
+        if not self.mixture.is_plain:
+            return self._mixed(t, found)
+        pairs = np.concatenate([pairs for _, pairs, _ in found])
+        return [_pool(t, task.weight, pairs, np.concatenate([lengths for *_, lengths in found]))]
+
+    def _mixed(self, t: int, found: list[tuple[int, np.ndarray, np.ndarray]]) -> list[_Pool]:
+        """A pool for each file (number, rows, lengths) of task t, by the mixture."""
+        found = [one for one in found if len(one[1])]
+        given = self.mixture.weights or [1.0] * len(self.files)
+        power = 1 / self.mixture.temperature
+        weights = np.array([given[f] * float(lengths.sum()) ** power for f, _, lengths in found])
+        task = self.tasks[t]
+        if not weights.any():
+            raise UserError(
+                f"task {task}: all sources that have its fields have the weight 0 in"
+                " train.source_weights"
+            )
+        shares = task.weight * weights / weights.sum()
+        return [
+            _pool(t, float(share), pairs, lengths)
+            for share, (_, pairs, lengths) in zip(shares, found, strict=True)
+            if share > 0
+        ]
 
     def _check_lengths(self) -> None:
         """Raise UserError, naming the longest field, where the longest document exceeds a row."""
-        t = int(np.argmax([lengths.max() for lengths in self.lengths]))
-        task = self.tasks[t]
-        longest = int(self.lengths[t].max())
+        pool = max(self.pools, key=_longest)
+        longest = _longest(pool)
         if longest <= self.seq_len:
             return
-        f, row = self.pools[t][self.lengths[t].argmax()]
+        task = self.tasks[pool.task]
+        f, row = pool.rows[pool.lengths.argmax()]
         n_frames = {name: int(self.files[f].n_frames(name)[row]) for name in task.fields}
         field = max(n_frames, key=lambda name: n_frames[name])
         raise UserError(
@@ -131,38 +190,37 @@ class Loader:
             return self._round[1]
         items = []
         lengths = []
-        for t, n in enumerate(self.per_round):
-            pool = self.pools[t]
-            for i in self._examples(t, round * n, n):
-                file, row = pool[i]
-                items.append(_Item(t, int(file), int(row)))
-                lengths.append(int(self.lengths[t][i]))
+        for p, (pool, n) in enumerate(zip(self.pools, self.per_round, strict=True)):
+            for i in self._examples(p, round * n, n):
+                file, row = pool.rows[i]
+                items.append(_Item(pool.task, int(file), int(row)))
+                lengths.append(int(pool.lengths[i]))
         order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
         rows = plan_rows([lengths[i] for i in order], self.seq_len)
         shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
         self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
         return self._round[1]
 
-    def _examples(self, task: int, start: int, n: int) -> np.ndarray:
-        """Examples start..start+n of a task's endless order: one permutation after another."""
-        n_examples = len(self.pools[task])
+    def _examples(self, p: int, start: int, n: int) -> np.ndarray:
+        """Examples start..start+n of a pool's endless order: one permutation after another."""
+        n_examples = len(self.pools[p].rows)
         stop = start + n
         pieces = []
         for epoch in range(start // n_examples, (stop - 1) // n_examples + 1):
             first = epoch * n_examples
-            pieces.append(self._order(task, epoch)[max(0, start - first) : stop - first])
+            pieces.append(self._order(p, epoch)[max(0, start - first) : stop - first])
         return np.concatenate(pieces)
 
-    def _order(self, task: int, epoch: int) -> np.ndarray:
+    def _order(self, p: int, epoch: int) -> np.ndarray:
         """(n_examples,) the order of one epoch.
 
         The newest is kept: an epoch has many rounds, and permuting 10^8 examples takes seconds.
         """
-        if task not in self._orders or self._orders[task][0] != epoch:
-            n_examples = len(self.pools[task])
-            order = np.random.default_rng((self.seed, task, epoch, 3)).permutation(n_examples)
-            self._orders[task] = (epoch, order.astype(_int_type(n_examples)))
-        return self._orders[task][1]
+        if p not in self._orders or self._orders[p][0] != epoch:
+            n_examples = len(self.pools[p].rows)
+            order = np.random.default_rng((self.seed, p, epoch, 3)).permutation(n_examples)
+            self._orders[p] = (epoch, order.astype(_int_type(n_examples)))
+        return self._orders[p][1]
 
     def items(self, step: int) -> list[list[_Item]]:
         """The rows of this step, over all processes."""
@@ -241,6 +299,15 @@ class Loader:
                 rows = np.isin(np.flatnonzero(stream.ids == span[0]), positions)
                 _mask_channels(channels[m], np.flatnonzero(rows), masking, rng)
         return InputMask(hidden, channels)
+
+
+def _pool(task: int, weight: float, rows: np.ndarray, lengths: np.ndarray) -> _Pool:
+    """A pool whose lengths take no more memory than they need."""
+    return _Pool(task, weight, rows, lengths.astype(_int_type(lengths.max() + 1)))
+
+
+def _longest(pool: _Pool) -> int:
+    return int(pool.lengths.max())
 
 
 def _int_type(n: int) -> type[np.integer]:

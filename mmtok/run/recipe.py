@@ -161,6 +161,7 @@ class Recipe:
         self._check_fields()
         self._check_modalities("sampling", self.sampling)
         self._check_modalities("train.loss_weights", self.train.loss_weights)
+        self.weights_of_sources()
         self._check_prompt_format()
 
     def _fill_preparation(self) -> None:
@@ -273,6 +274,38 @@ class Recipe:
                     f"recipe {self.name!r}: {where} names the modality {name!r}, "
                     f"but the recipe has tokenizers for {', '.join(self.tokenizers)}{hint}"
                 )
+
+    def weights_of_sources(self) -> list[float]:
+        """The weight of each source, by `train.source_weights`.
+
+        Raises UserError for a name that no source has, and where two names disagree on a source.
+        """
+        names = [
+            {str(i), type(source).__name__, *source.fields, *source.fields.values()}
+            for i, source in enumerate(self.sources)
+        ]
+        weights: dict[int, tuple[str, float]] = {}
+        for name, weight in self.train.source_weights.items():
+            having = [i for i, own in enumerate(names) if name in own]
+            if not having:
+                known = sorted(set().union(*names))
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(
+                    f"recipe {self.name!r}: train.source_weights names {name!r}, but sources are"
+                    f" called {', '.join(known)}{hint}"
+                )
+            for i in having:
+                other, set_before = weights.setdefault(i, (name, weight))
+                if set_before != weight:
+                    raise UserError(
+                        f"recipe {self.name!r}: train.source_weights gives source {i} the weights"
+                        f" {set_before:g} ({other}) and {weight:g} ({name}); name it once, as {i}"
+                    )
+        found = [weights.get(i, ("", 1.0))[1] for i in range(len(self.sources))]
+        if not any(found):
+            raise UserError(f"recipe {self.name!r}: train.source_weights leaves all sources out")
+        return found
 
     @property
     def fields(self) -> dict[str, str]:

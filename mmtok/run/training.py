@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmtok.data.loader import Loader
+from mmtok.data.loader import Loader, Mixture
 from mmtok.data.tokens import TokenFile
 from mmtok.io.files import atomic_write, save_tensors, write_text
 from mmtok.io.messages import counted
@@ -110,6 +110,7 @@ def _trainer(run: Run, lm: LM, processes: Processes, log: Listener) -> Trainer:
         config.batch_size,
         config.seq_len,
         config.seed,
+        Mixture(recipe.weights_of_sources(), config.source_temperature),
     )
     units = _units_per_frame(run, files)
     return Trainer(lm, loader, config, run.folder / "checkpoints", log, processes, units)

@@ -43,6 +43,11 @@ class TrainConfig:
             else float32; or "bf16", "float32". Weights and optimiser stay in float32. A resumed
             training keeps the precision that it began with.
         loss_weights: modality -> weight of its nats in the loss, on top of 1 / sqrt(C) per channel.
+        source_weights: of the recipe's sources, where tasks read several of them: how often one is
+            read, relative to its size. By its place ("0"), or by a field, modality or class that is
+            its own alone or that several share. 1 where it is not named, 0 leaves it out.
+        source_temperature: of the sources' sizes. A source is read in proportion to its size to the
+            power 1 / temperature: 1 as they are, above it small sources more often than that.
         grad_accum_steps: micro-batches per step. The loss is normalised over all of them together.
         fsdp: split weights, gradients and optimiser over the processes (FSDP2), for a model that
             one device cannot hold.
@@ -68,6 +73,8 @@ class TrainConfig:
     ema_power: float = 0.0
     precision: Precision = "auto"
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    source_temperature: float = 1.0
     grad_accum_steps: int = 1
     fsdp: bool = False
     activation_checkpointing: int = 0
@@ -95,6 +102,14 @@ class TrainConfig:
                     f"TrainConfig: loss_weights of {modality} is {weight}; it must not be negative,"
                     " and finite"
                 )
+        for name, weight in self.source_weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(
+                    f"TrainConfig: source_weights of {name} is {weight}; it must not be negative,"
+                    " and finite"
+                )
+        if not 1 <= self.source_temperature < math.inf:
+            self._refuse("source_temperature", "it must be at least 1, and finite")
         if not 0 <= self.ema_decay < 1:
             self._refuse("ema_decay", "it must be at least 0 and below 1")
         if not 0 <= self.ema_power < math.inf or (self.ema_power and not self.ema_decay):

@@ -13,7 +13,7 @@ import torch
 from mmtok.core.batch import unpack
 from mmtok.core.grammar import to_document
 from mmtok.core.segment import Segment
-from mmtok.data.loader import Loader
+from mmtok.data.loader import Loader, Mixture
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
@@ -196,15 +196,15 @@ def test_every_example_comes_once_per_epoch(loader):
     for t, rounds in seen.items():
         total = sum(rounds, Counter())
         assert sum(total.values()) == n_rounds * one.per_round[t]
-        assert max(total.values()) - min(total[tuple(map(int, at))] for at in one.pools[t]) <= 1, (
-            "no example twice before all came once"
-        )
+        assert (
+            max(total.values()) - min(total[tuple(map(int, at))] for at in one.pools[t].rows) <= 1
+        ), "no example twice before all came once"
 
 
 def test_rows_without_a_tasks_fields_are_not_in_its_pool(loader, files):
     pools = loader().pools
-    assert [len(p) for p in pools] == [60, 90, 90, 30]
-    assert all(files[f].has("jets")[row] for f, row in pools[3])
+    assert [len(pool.rows) for pool in pools] == [60, 90, 90, 30]
+    assert all(files[f].has("jets")[row] for f, row in pools[3].rows)
 
 
 def test_steps_of_a_round_share_its_rows_out(loader):
@@ -340,7 +340,7 @@ def test_noise_differs_between_steps_for_the_same_document(loader):
 
 
 def test_a_document_too_long_is_refused_naming_the_field_and_what_to_raise(loader):
-    longest = max(int(lengths.max()) for lengths in loader().lengths)
+    longest = max(int(pool.lengths.max()) for pool in loader().pools)
     with pytest.raises(UserError) as error:
         loader(seq_len=16)
     said = str(error.value)
@@ -430,3 +430,47 @@ def test_first_reads_no_further_and_tells_no_end_there(loader, vocabulary):
     )
     with pytest.raises(UserError, match="max_target_frames is -1"):
         Task((), ("speech",), max_target_frames=-1)
+
+
+# ---- mixtures
+
+CAPTIONS = Task((), ("caption",))
+
+
+def position_shares(one, n_steps):
+    """The share of each file among the positions of the documents of some steps."""
+    n = np.zeros(len(one.files))
+    for step in range(n_steps):
+        for row in one.items(step):
+            for item in row:
+                n[item.file] += len(one.files[item.file].segment("caption", item.row)) + 3
+    return n / n.sum()
+
+
+@pytest.mark.parametrize(
+    "mixture", [Mixture((2, 1)), Mixture((0.25, 1)), Mixture((1, 1), 4.0), Mixture((3, 1), 1e9)]
+)
+def test_a_mixture_reads_each_file_by_its_weight_and_size(files, vocabulary, mixture):
+    one = Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0, mixture)
+    sizes = np.array([(file.lengths("caption") + 3).sum() for file in files])
+    expected = np.array(mixture.weights) * sizes ** (1 / mixture.temperature)
+    np.testing.assert_allclose(position_shares(one, 96), expected / expected.sum(), rtol=0.02)
+
+
+def test_a_mixture_of_equals_is_none(files, vocabulary):
+    plain = Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0)
+    mixed = Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0, Mixture((1.0, 1.0)))
+    assert plain.items(5) == mixed.items(5)
+
+
+def test_a_weight_of_0_leaves_a_file_out(files, vocabulary):
+    one = Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0, Mixture((0, 1)))
+    assert {item.file for step in range(20) for row in one.items(step) for item in row} == {1}
+    with pytest.raises(UserError, match="caption: all sources that have its fields have"):
+        Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0, Mixture((0, 0)))
+
+
+def test_a_mixture_s_epochs_read_every_example_once(files, vocabulary):
+    one = Loader(files, (CAPTIONS,), vocabulary, {}, 4, 48, 0, Mixture((5, 1)))
+    first = [i for start in range(0, 60, 7) for i in one._examples(0, start, min(7, 60 - start))]
+    assert sorted(first) == list(range(60))

@@ -2,8 +2,11 @@
 wrong in it.
 """
 
+from dataclasses import replace
+
 import pytest
 
+from mmtok.cli import main
 from mmtok.errors import UserError
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import open_run
@@ -30,7 +33,7 @@ def test_the_recipe_survives_json(tiny_recipe):
         (["--tasks.0.inputs", '["title"]'], ["'title'", "the sources yield caption"]),
         (["--tasks", "[]"], ["recipe 'tiny' has no tasks"]),
         (["--trunk.n_heads", "0"], ["model.trunk", "n_heads must be at least 1, got 0"]),
-        (["--train.loss_weights", "3"], ["train.loss_weights must be a mapping"]),
+        (["--train.loss_weights", "3"], ["train.loss_weights is '3'; it must be NAME=VALUE"]),
         (
             ["--train.loss_weights", '{"txet": 2}'],
             ["train.loss_weights names the modality 'txet'", "did you mean 'text'?"],
@@ -105,3 +108,31 @@ def test_wrong_recipe_json_is_named(tiny_copy, change, parts):
         with pytest.raises(UserError) as error:
             read(path)
         assert all(part in str(error.value) for part in ["recipe.json", *parts]), str(error.value)
+
+
+# ---- weights of sources
+
+
+def test_sources_are_weighted_by_place_field_modality_or_class(tiny_recipe):
+    def weights(**source_weights):
+        train = replace(tiny_recipe.train, source_weights=source_weights)
+        return replace(tiny_recipe, train=train).weights_of_sources()
+
+    assert weights() == [1, 1, 1]
+    assert weights(speech=2) == [1, 2, 1] == weights(**{"1": 2}) == weights(SpeechFolder=2)
+    assert weights(caption=0.5, image=0.5) == [0.5, 0.5, 0.5]
+    for wrong, message in (
+        ({"speach": 2}, "names 'speach', but sources are called 0, 1, 2, .*did you mean 'speech'"),
+        ({"speech": 2, "1": 3}, r"source 1 the weights 2 \(speech\) and 3 \(1\); name it once"),
+        ({"text": 0}, "leaves all sources out"),
+        ({"speech": -1}, "source_weights of speech is -1; it must not be negative"),
+    ):
+        with pytest.raises(UserError, match=message):
+            weights(**wrong)
+
+
+def test_the_command_line_sets_weights_of_sources(tiny_words, tmp_path, said, capsys):
+    words = ["train", *tiny_words, "--out", tmp_path / "run", "--train.steps", "1"]
+    assert "'spech'" in said([*words, "--weights", "spech=2"])
+    assert main([str(word) for word in [*words, "--weights", "speech=2,image=0.5"]]) == 0
+    assert open_run(tmp_path / "run").recipe.train.source_weights == {"speech": 2, "image": 0.5}

@@ -209,7 +209,8 @@ def test_what_is_kept_of_rows_and_examples_is_counted_exactly(scale, tmp_path):
         0,
     )
     loader.batch(0)
-    held = [*loader.pools, *loader.lengths, *(order for _, order in loader._orders.values())]
+    held = [array for pool in loader.pools for array in (pool.rows, pool.lengths)]
+    held += [*(order for _, order in loader._orders.values())]
     assert sum(x.nbytes for x in held) == 2 * 50 * scale.LOADER_BYTES
 
 
