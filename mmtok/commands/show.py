@@ -10,16 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mmtok.commands.show_tokens import describe_tokens, frame_text
 from mmtok.commands.signal_files import configs_of
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.preparation import load_preparation
-from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
-from mmtok.io.messages import counted
 from mmtok.io.overrides import field_groups
 from mmtok.io.serialize import to_plain
 from mmtok.io.strict_json import read_json
@@ -226,20 +224,6 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
     return [f"  decoder: {at_most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
 
 
-def frame_text(signature: Signature) -> str:
-    """A frame's make-up and its size in bits."""
-    bits = f"{signature.bits_per_frame:.4g} bits a frame"
-    if signature.latent_size:
-        shape = f"{signature.latent_size} floats a frame"
-        return f"{shape} of {signature.cells} cells each, {bits}" if signature.cells else shape
-    sizes = [str(k) for k in signature.levels]
-    if len(sizes) > 1 and len(set(sizes)) == 1:
-        shape = f"{len(sizes)} x {sizes[0]}"
-    else:
-        shape = " x ".join(sizes)
-    return f"{shape} levels, {bits}"
-
-
 def _fidelity_text(fidelity: Mapping[str, float]) -> str:
     if not fidelity:
         return ""
@@ -295,46 +279,3 @@ def n_numbers(weights: Path) -> int:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except SafetensorError as error:
         raise UserError(f"{weights} cannot be read: {error}") from None
-
-
-def describe_tokens(path: Path) -> str:
-    """What a token file holds, as lines of text: rows, fields, frames, bits, fingerprints."""
-    file = read_tokens(path)
-    lines = [f"{path}: token file, {counted(len(file), 'row')}"]
-    for name in file.fields:
-        signature = file.signatures[name]
-        there = file.has(name)
-        frames = "no frames"
-        if there.any():
-            lengths = file.lengths(name)[there]
-            n_frames = counted(int(lengths.sum()), "frame")
-            frames = f"{n_frames} ({lengths.min()} to {lengths.max()} a row)"
-        n_truncated = sum(file.segment(name, int(i)).truncated for i in np.flatnonzero(there))
-        if n_truncated:
-            frames += f", {n_truncated} truncated"
-        rows = counted(int(there.sum()), "row")
-        lines += [
-            f"  {name}: {signature.modality}, in {rows}, {frames}",
-            f"    {', '.join([frame_text(signature), *_bit_rates(file, name)])}",
-            f"    tokenizer {signature.fingerprint}",
-        ]
-    return lines_text(lines)
-
-
-def _bit_rates(file: TokenFile, name: str) -> list[str]:
-    """Bits a row; also bits a second or a pixel if the segments' info has durations or sizes."""
-    segments = [file.segment(name, int(i)) for i in np.flatnonzero(file.has(name))]
-    bits = sum(map(len, segments)) * file.signatures[name].bits_per_frame
-    if not bits:
-        return []
-    rates = [f"{bits / len(segments):.4g} bits a row"]
-    infos = [segment.info for segment in segments]
-    if all("n_samples" in info and "rate_hz" in info for info in infos):
-        seconds = sum(info["n_samples"] / info["rate_hz"] for info in infos)
-        if seconds:
-            rates.append(f"{bits / seconds:.4g} bit/s over {seconds:.4g} s")
-    elif all("height" in info and "width" in info for info in infos):
-        n_pixels = sum(info["height"] * info["width"] for info in infos)
-        if n_pixels:
-            rates.append(f"{bits / n_pixels:.4g} bits a pixel")
-    return rates

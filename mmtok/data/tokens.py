@@ -420,6 +420,22 @@ class TokenFile:
         """(n,) frames of this field in every row; 0 where it is missing."""
         return np.diff(self._columns[field].offsets)
 
+    def n_truncated(self, field: str) -> int:
+        """How many rows of this field were cut off at a cap."""
+        column = self._columns[field]
+        return int((column.truncated & column.present).sum())
+
+    def infos(self, field: str) -> list[tuple[Mapping, int]]:
+        """The info of this field's rows, and how many rows have it; equal ones may come twice."""
+        column = self._columns[field]
+        rows = np.flatnonzero(column.present)
+        places = np.stack([column.starts[rows], column.sizes[rows]], 1)
+        _, first, n = np.unique(places, axis=0, return_index=True, return_counts=True)
+        return [
+            (_info(column.info(i)), k)
+            for i, k in zip(rows[first].tolist(), n.tolist(), strict=True)
+        ]
+
     def segment(self, field: str, i: int) -> Segment:
         """Row i's segment of a field, a copy. Raises KeyError where the row lacks it."""
         if not -self._n <= i < self._n:
