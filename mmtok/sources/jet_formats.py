@@ -46,6 +46,7 @@ from mmtok.sources.layouts import check_layout, chosen_layout
 
 HDF5 = (".h5", ".hdf5")
 AS_FOUND = ReadSettings()
+OF_COLLECTIONS = ("collection", "min_pt_gev", "max_abs_eta", "puppi")
 EVENT_NAMES = ("mass", "weight", "constituents")  # that columns of files of events may have besides
 
 
@@ -172,7 +173,7 @@ LAYOUTS = (
         jet_nanoaod.nanoaod_evidence,
         jet_nanoaod.open_nano,
         suffixes=(".root",),
-        has_events=True,
+        settings=OF_COLLECTIONS,
     ),
     JetLayout(
         "pfnano",
@@ -180,7 +181,7 @@ LAYOUTS = (
         jet_nanoaod.pfnano_evidence,
         jet_nanoaod.open_nano,
         suffixes=(".root",),
-        has_events=True,
+        settings=OF_COLLECTIONS,
     ),
     JetLayout(
         "physlite",
@@ -188,7 +189,7 @@ LAYOUTS = (
         jet_physlite.physlite_evidence,
         jet_physlite.open_daod,
         suffixes=(".root", ".root.1"),
-        has_events=True,
+        settings=OF_COLLECTIONS[:-1],
     ),
     JetLayout(
         "hepmc3",
@@ -197,7 +198,7 @@ LAYOUTS = (
         jet_hepmc.HepmcJets,
         plain=True,
         suffixes=jet_hepmc.SUFFIXES,
-        has_events=True,
+        settings=("min_pt_gev", "max_abs_eta", "radius"),
     ),
     JetLayout(
         "columns",
@@ -281,13 +282,14 @@ def open_jets(
             f"{path}: reading jets needs the feature pt_gev, asked were {', '.join(features)}"
         )
     found = layout_of(path, settings, layout)
-    names = [*NAMES, *features, *(EVENT_NAMES if found.has_events else ())]
+    names = [*NAMES, *features, *(EVENT_NAMES if found.settings else ())]
     check_named(settings.columns, tuple(dict.fromkeys(names)), "jets")
-    if settings.of_events() and not found.has_events:
-        events = [of.name for of in LAYOUTS if of.has_events]
+    foreign = [name for name in settings.of_events() if name not in found.settings]
+    if foreign:
+        others = [of.name for of in LAYOUTS if set(foreign) <= set(of.settings)]
         raise UserError(
-            f"{path}: is read as {found.name}, and {listed(settings.of_events())} are for the"
-            f" layouts {', '.join(events)}"
+            f"{path}: is read as {found.name}, and {listed(foreign)} is for"
+            f" {listed(others) or 'no layout'}"
         )
     try:
         reader = found.reader(path, settings)

@@ -130,11 +130,8 @@ class HepmcJets(JetReader):
 
     def __init__(self, path: Path, settings: ReadSettings) -> None:
         self.path = path
-        for name in ("collection", "puppi", "pt_unit"):
-            if getattr(settings, name):
-                raise UserError(f"{path}: {name} is for other layouts than hepmc3")
-        if settings.columns:
-            raise UserError(f"{path}: HepMC files have no columns to name")
+        if settings.columns or settings.pt_unit:
+            raise UserError(f"{path}: HepMC files have no columns to name, and state their unit")
         self._radius = settings.radius or RADIUS
         if self._radius > np.pi / 2:
             raise UserError(f"{path}: radius is {self._radius:g}; it must be at most pi / 2")

@@ -268,8 +268,6 @@ def open_nano(path: Path, settings: ReadSettings) -> JetReader:
     columns = _events_of(path)
     if columns is None:
         raise UserError(f"{path}: not NanoAOD: it has no tree {TREE}")
-    if settings.radius:
-        raise UserError(f"{path}: radius is for layouts whose events are clustered here (hepmc3)")
     there = list(_tables(columns.names))
     jets = listed([name for name in TABLES if f"{name}_pt" in columns.names]) or "no jets"
     collection = chosen_collection(path, settings.collection, there, f"{LACKS}; it has {jets}")

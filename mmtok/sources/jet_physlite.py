@@ -127,7 +127,7 @@ class DaodJets(EventJets):
                 self.of_jets[f"raw_{name}"] = of[raw]
         self._links = of["constituentLinks"]
         self._weights = of.get("constituentWeights", "")
-        self.is_weighted = bool(self._weights) and self.settings.puppi != "off"
+        self.is_weighted = bool(self._weights)
         self.find_jets()
         self._find_targets()
 
@@ -367,8 +367,6 @@ def open_daod(path: Path, settings: ReadSettings) -> JetReader:
     columns = tree_of(path, TREES)
     if columns is None:
         raise UserError(f"{path}: not PHYSLITE: it has no tree {' or '.join(TREES)}")
-    if settings.radius:
-        raise UserError(f"{path}: radius is for layouts whose events are clustered here (hepmc3)")
     there = Variables(columns.names).jets()
     collection = chosen_collection(path, settings.collection, there, LACKS)
     return DaodJets(columns, collection, settings, GEV[settings.pt_unit or "MeV"])

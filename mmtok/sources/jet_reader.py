@@ -17,6 +17,7 @@ from mmtok.io.messages import listed
 from mmtok.sources.layouts import Layout
 
 FEATURES = ("pt_gev", "eta_rel", "phi_rel")
+EVENT_SETTINGS = ("collection", "min_pt_gev", "max_abs_eta", "radius", "puppi")
 GEV = {"GeV": 1.0, "MeV": 1e-3, "TeV": 1e3, "keV": 1e-6}  # of a unit of pt
 
 
@@ -52,8 +53,7 @@ class ReadSettings:
 
     def of_events(self) -> list[str]:
         """The names of those that are set and mean something for files of events only."""
-        names = ("collection", "min_pt_gev", "max_abs_eta", "radius", "puppi")
-        return [name for name in names if getattr(self, name)]
+        return [name for name in EVENT_SETTINGS if getattr(self, name)]
 
 
 class JetReader(ABC):
@@ -120,12 +120,12 @@ class JetLayout(Layout[Path, Callable[[Path, ReadSettings], JetReader]]):
     Attributes:
         suffixes: of its files, in lower case.
         has_captions: whether the layout itself has labels, which are then the captions.
-        has_events: whether its jets lie in events, so that there are collections and cuts.
+        settings: of `ReadSettings.of_events`, those that it has; () where a file is no events.
     """
 
     suffixes: tuple[str, ...] = ()
     has_captions: bool = False
-    has_events: bool = False
+    settings: tuple[str, ...] = ()
 
 
 def offsets_of(n_particles: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from mmtok.sources.jet_formats import (
     split_jets,
     suffix_of,
 )
-from mmtok.sources.jet_reader import JetLayout, ReadSettings
+from mmtok.sources.jet_reader import EVENT_SETTINGS, JetLayout, ReadSettings
 from mmtok.sources.jet_screen import (
     JETS,
     JetPlace,
@@ -163,14 +163,18 @@ class JetFile(ScreenedSource):
         )
 
     def reading(self, modality: str, path: Path) -> Mapping[str, Any]:
-        """The columns, layout and unit of its own files; nothing of jets as `write_jets` writes."""
+        """How its own files are read; nothing of jets as `write_jets` writes.
+
+        Of what is said of events, what means something for this file.
+        """
         if modality != "jets":
             return {}
         found = layout_of(path)
         if found.name == "plain" and found.evidence(path):
             return {}
+        foreign = set(EVENT_SETTINGS) - set(found.settings)
         options = {"layout": self.layout, **vars(self._settings())}
-        return {name: value for name, value in options.items() if value}
+        return {name: value for name, value in options.items() if value and name not in foreign}
 
     def _limit(self) -> Limit:
         return Limit("particles", self.min_particles, self.max_particles)

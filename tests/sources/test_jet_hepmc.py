@@ -115,10 +115,20 @@ def test_what_is_no_hepmc_is_refused(files, tmp_path):
     (tmp_path / "none.hepmc").write_text("\n".join(lines[:2]))
     with pytest.raises(UserError, match="holds no event that can be read"):
         JetFile(str(tmp_path / "none.hepmc")).check()
-    with pytest.raises(UserError, match="collection is for other layouts than hepmc3"):
+    with pytest.raises(
+        UserError, match="read as hepmc3, and collection is for nanoaod, pfnano, phys"
+    ):
         JetFile(str(files / "e.hepmc"), collection="Jet").check()
+    with pytest.raises(UserError, match="no columns to name"):
+        JetFile(str(files / "e.hepmc"), columns={"caption": "label"}).check()
     with pytest.raises(UserError, match="radius is 2; it must be at most pi / 2"):
         JetFile(str(files / "e.hepmc"), radius=2).check()
+
+
+def test_a_run_on_other_events_reads_them(files):
+    """What a run's source says of collections is not said of HepMC's files."""
+    source = JetFile("cms.root", collection="FatJet", min_pt_gev=30, puppi="off")
+    assert source.reading("jets", files / "e.hepmc") == {"min_pt_gev": 30}
 
 
 def test_long_suffixes(tmp_path):

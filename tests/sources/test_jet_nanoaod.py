@@ -214,5 +214,7 @@ def test_no_events_and_several_files(collider, files, tmp_path):
 
 def test_settings_of_events_are_refused_elsewhere(tmp_path):
     np.savez(tmp_path / "j.npz", values=np.ones((3, 3), np.float32), offsets=[0, 2, 3])
-    with pytest.raises(UserError, match="read as plain, and collection, min_pt_gev are for the"):
+    with pytest.raises(
+        UserError, match="read as plain, and collection, min_pt_gev is for nanoaod,"
+    ):
         JetFile(str(tmp_path / "j.npz"), collection="Jet", min_pt_gev=5).check()
