@@ -241,6 +241,11 @@ def test_the_floor_plan_is_the_house():
     assert result.returncode == 0, "write it again by python docs/floor_plan.py"
 
 
+def test_the_page_of_what_can_be_read_has_all_layouts():
+    result = subprocess.run([sys.executable, ROOT / "docs" / "layouts.py", "--check"])
+    assert result.returncode == 0, "write it again by python docs/layouts.py"
+
+
 def test_the_new_names_of_the_changelog_exist():
     renamed, moved = (ROOT / "CHANGELOG.md").read_text().split("### Renamed")[1].split("### Moved")
     code = "\n".join(path.read_text() for path in (ROOT / "mmtok").rglob("*.py"))

@@ -15,6 +15,7 @@ from mmtok.io.tables import CHARACTER_BYTES
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Chunk, Listing, check_heldout_share
 from mmtok.sources.layouts import check_layout
+from mmtok.sources.leaks import check_leaks
 from mmtok.sources.screen import Screen, ScreenedSource
 from mmtok.sources.text_corpus import (
     CharacterReader,
@@ -143,8 +144,21 @@ class TextFile(ScreenedSource):
         return {"text": "text"}
 
     def check(self) -> None:
-        """Raise UserError where the text is missing or cannot be split."""
-        self._windows()
+        """Raise UserError where the text is missing or cannot be split.
+
+        Likewise where too many of the held-out files are copies of others.
+        """
+        windows = self._windows()[1]
+        wholes = {
+            split: [window.path for window in some if window.is_whole]
+            for split, some in windows.items()
+        }
+        contents = {split: [str(path) for path in paths] for split, paths in wholes.items()}
+
+        def name(i: int) -> str:
+            return str(wholes["heldout"][i])
+
+        check_leaks(contents["train"], contents["heldout"], name, self, "files")
 
     def is_chat(self) -> bool:
         """Whether the examples are conversations, as far as its files are there to tell."""

@@ -338,6 +338,11 @@ class Window:
     first: int = 0
     last: int | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the file."""
+        return not self.first and self.last is None
+
 
 def named_split(files: Sequence[Path], name: str, where: str) -> list[Path]:
     """The files of a split that the corpus publishes: those with this name, or in such a folder.

@@ -18,6 +18,7 @@ from mmtok.sources.jets import JetFile
 from mmtok.sources.leaks import FilePart, equal_contents
 from mmtok.sources.sound_files import write_sound
 from mmtok.sources.speech import SpeechFolder
+from mmtok.sources.text import TextFile
 
 
 def refused(source, part):
@@ -124,6 +125,17 @@ def test_a_file_of_jets_under_two_names(tmp_path):
         shutil.copy(tmp_path / "0.npz", tmp_path / "0 (copy).npz")
         refused(source, "0 (copy).npz: held out, and its content is in training too")
         JetFile(str(tmp_path), heldout="1").check()  # both copies are for training
+
+
+def test_a_text_under_two_names(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        words = " ".join(map(str, rng.integers(0, 1000, 100)))
+        (tmp_path / f"{i}.txt").write_text(words)
+    source = TextFile(str(tmp_path), heldout_share=0.3)
+    source.check()
+    shutil.copy(tmp_path / "0.txt", tmp_path / "9.txt")
+    refused(source, "9.txt: held out, and its content is in training too")
 
 
 def texts(tmp_path, words):
