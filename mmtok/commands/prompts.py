@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
 from mmtok.io.conversations import read_conversation
-from mmtok.io.numbers import as_number
+from mmtok.io.numbers import NUMBER, as_number
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
@@ -135,6 +137,8 @@ def _given_field(run: Run, word: str) -> tuple[str, str] | None:
     """The field and the value of a word FIELD=VALUE; None for any other word.
 
     The fields are those of numbers, and those that the recipe's `prompt_format` names.
+
+    Raises UserError for a number of a field that is misspelt.
     """
     name, equals, value = word.partition("=")
     name = name.strip()
@@ -146,6 +150,10 @@ def _given_field(run: Run, word: str) -> tuple[str, str] | None:
         names |= set(format_fields(recipe.prompt_format))
     if name in names:
         return name, value.strip()
+    near = [f for f in sorted(names) if f.startswith(name)]
+    near += difflib.get_close_matches(name, names, 1)
+    if near and re.fullmatch(NUMBER, value.strip()):
+        raise UserError(f"{word}: this run has no field {name!r}; did you mean {near[0]}={value}?")
     return None
 
 

@@ -94,6 +94,8 @@ def target_modality(run: Run, to: str) -> str:
     modality = run.recipe.fields.get(to, to)
     if modality not in run.tokenizers:
         raise UserError(f"--to {to}: this run makes {', '.join(run.tokenizers)}")
+    if run.recipe.tokenizers[modality].is_input_only:
+        raise UserError(f"--to {to}: it is a condition, which is read and never made")
     return modality
 
 

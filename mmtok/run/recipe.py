@@ -221,6 +221,11 @@ class Recipe:
                         f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the"
                         " recipe has no tokenizer"
                     )
+            if task.max_target_frames and fields[task.targets[-1]] == INTERLEAVED:
+                raise UserError(
+                    f"recipe {self.name!r}: task {task} has max_target_frames, which"
+                    f" {task.targets[-1]!r} cannot have, as it is interleaved; set it to 0"
+                )
             for name in task.predicted:
                 config = self.tokenizers.get(fields[name])
                 if config is not None and config.is_input_only:

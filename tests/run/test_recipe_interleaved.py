@@ -153,5 +153,10 @@ def test_a_modality_without_a_tokenizer_is_said(run, trained):
         train(recipe, trained / "without")
 
 
+def test_a_cap_on_frames_is_refused_before_anything_is_made(run):
+    with pytest.raises(UserError, match="'document' cannot have, as it is interleaved"):
+        replace(run.recipe, tasks=(Task((), ("document",), max_target_frames=4),))
+
+
 def test_json_keeps_it(run):
     assert Recipe.from_json(run.recipe.to_json()) == run.recipe

@@ -135,6 +135,10 @@ def test_prompts_by_form_and_by_field_are_the_same(run, trained):
         segments("top", "pt_gev=600 GeV")
     with pytest.warns(UserWarning, match="clipped, being above 1000 GeV"):
         segments("top, pt 6000 GeV")
+    with pytest.raises(UserError, match="did you mean pt_gev=600"):
+        segments("top", "pt=600")
+    with pytest.raises(UserError, match="a condition, which is read and never made"):
+        sample(run, ["top"], "pt_gev", 1, trained / "out")
     with pytest.raises(UserError, match="never trained on text -> jets"):
         sample(run, ["caption=top"], "jets", 1, trained / "out")
     [path] = sample(run, ["top, pt 600 GeV"], "jets", 2, trained / "out", guidance=2.0)
