@@ -34,7 +34,7 @@ from mmtok.sources.jet_reader import (
 EVENTS = 1000  # that are read at once
 N_COMPARED = 256  # jets whose sums are compared with what the file states
 MOST_DISAGREEMENT = 0.02  # of pt, in the median, where constituents are right
-N_REMEMBERED = 64  # files of which is remembered what was found
+N_REMEMBERED = 1000  # files of which is remembered what was found
 COORDINATES = ("pt", "eta", "phi", "mass")
 
 
@@ -153,6 +153,7 @@ class EventJets(JetReader):
     def __post_init__(self) -> None:
         self.path = self.columns.path
         self.left_out = {}
+        self._last: Any = None
         caption = self.settings.columns.get("caption", "")
         if caption:
             prefixed = self.column_of_jets(caption)
@@ -257,13 +258,7 @@ class EventJets(JetReader):
         self, start: int, stop: int, quantities: Sequence[str], of_jets: Sequence[str]
     ) -> Gathered:
         """The constituents of jets start to stop, block by block."""
-        block = self.found.event[start:stop] // EVENTS
-        edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), stop - start]
-        pieces = [
-            self._block(start + a, start + b, quantities, of_jets)
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
-            if a < b
-        ]
+        pieces = [self._block(a, b, quantities, of_jets) for a, b in self._blocks(start, stop)]
         nothing = np.zeros(0)
         return Gathered(
             {q: np.concatenate([nothing, *(p.parts[q] for p in pieces)]) for q in quantities},
@@ -271,25 +266,25 @@ class EventJets(JetReader):
             {q: np.concatenate([nothing, *(p.jets[q] for p in pieces)]) for q in of_jets},
         )
 
+    def _blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Jets start to stop as stretches that are each of one block of events."""
+        block = self.found.event[start:stop] // EVENTS
+        edges = [start, *(start + 1 + np.flatnonzero(np.diff(block))).tolist(), stop]
+        return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+
     def _block(
         self, start: int, stop: int, quantities: Sequence[str], of_jets: Sequence[str]
     ) -> Gathered:
         """The constituents of jets start to stop, all of one block of events."""
         event = self.found.event[start:stop]
-        first = int(event[0])
-        last = int(event[-1]) + 1
-        jets = self._jets(first, last, of_jets)
+        first = int(event[0]) // EVENTS * EVENTS
+        jets, links, every = self._events(first, tuple(quantities), tuple(of_jets))
         offsets = jets[of_jets[0]].offsets
         at = offsets[event - first] + self.found.number[start:stop]
         place = np.full(int(offsets[-1]), -1)
         place[at] = np.arange(stop - start)
-        links = self.links(first, last, offsets)
         jet = place[links.jet]
         used = np.flatnonzero(jet >= 0)
-        wanted = tuple(quantities)
-        if self.is_weighted and links.weight is None:
-            wanted = (*quantities, "weight")
-        every = self.constituents(first, last, wanted)
         parts = {
             name: np.asarray(values)[links.constituent[used]].astype(np.float64)
             for name, values in every.items()
@@ -306,6 +301,24 @@ class EventJets(JetReader):
         n_particles = np.bincount(jet, minlength=stop - start)
         picked = {name: np.asarray(lists.values)[at] for name, lists in jets.items()}
         return Gathered(parts, offsets_of(n_particles), picked)
+
+    def _events(
+        self, first: int, quantities: tuple[str, ...], of_jets: tuple[str, ...]
+    ) -> tuple[dict[str, Lists], Links, dict[str, np.ndarray]]:
+        """Jets, links and constituents of a block of events; the last one is kept.
+
+        A stretch of jets is mostly less than a block, and a file's baskets hold more events.
+        """
+        key = (first, self.is_weighted, quantities, of_jets)
+        if self._last is None or self._last[0] != key:
+            last = min(first + EVENTS, self.columns.n_rows)
+            jets = self._jets(first, last, of_jets)
+            links = self.links(first, last, jets[of_jets[0]].offsets)
+            wanted = quantities
+            if self.is_weighted and links.weight is None:
+                wanted = (*quantities, "weight")
+            self._last = (key, (jets, links, self.constituents(first, last, wanted)))
+        return self._last[1]
 
     def agreement(self) -> Agreement:
         """How well the sums of the first jets' constituents agree with what the file states."""
@@ -337,8 +350,14 @@ class EventJets(JetReader):
 
     def captions(self, start: int, stop: int) -> list[str]:
         """As of the contract."""
-        jets = self.gathered(start, stop, (), ("caption",)).jets["caption"]
-        return [as_caption(value) for value in jets.tolist()]
+        texts: list[str] = []
+        for a, b in self._blocks(start, stop):
+            event = self.found.event[a:b]
+            first = int(event[0])
+            column = self._jets(first, int(event[-1]) + 1, ("caption",))["caption"]
+            at = column.offsets[event - first] + self.found.number[a:b]
+            texts += map(as_caption, np.asarray(column.values)[at].tolist())
+        return texts
 
     def close(self) -> None:
         """As of the contract."""

@@ -7,10 +7,10 @@ file, so that memory does not grow with it. Event weights are not used.
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import os
 import tempfile
-import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -103,21 +103,38 @@ class Counted:
         self._raw.close()
 
 
-@dataclass(eq=False)
+@dataclass
 class Clustered:
     """The jets of a file.
 
     Attributes:
-        file: STORED of all constituents as float32, row by row; it vanishes with this value.
-        offsets: (N + 1,) of the jets.
+        file: a temporary file with STORED of all constituents as float32, row by row.
+        first: the number of the first of its rows.
+        offsets: (N + 1,) of the jets, from that row on.
         left_out: what was left out -> how many jets.
         note: what was strange, in words; "" where nothing was.
     """
 
     file: IO[bytes]
+    first: int
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     left_out: dict[str, int] = field(default_factory=dict)
     note: str = ""
+
+
+_FILES: dict[int, IO[bytes]] = {}
+
+
+def _own_file() -> IO[bytes]:
+    """The temporary file of this process, which holds the jets of all files that it clusters.
+
+    One for all, since a process may have only so many files open. It vanishes with the process.
+    """
+    if os.getpid() not in _FILES:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
+        atexit.register(file.close)
+        _FILES[os.getpid()] = file
+    return _FILES[os.getpid()]
 
 
 class HepmcJets(JetReader):
@@ -151,22 +168,22 @@ class HepmcJets(JetReader):
         self.check_features(features)
         offsets = self._jets.offsets[start : stop + 1]
         width = NUMBER_BYTES * len(STORED)
-        first = int(offsets[0])
+        first = self._jets.first + int(offsets[0])
         # pread does not move the file's position, which forked processes share
-        n_bytes = (int(offsets[-1]) - first) * width
+        n_bytes = int(offsets[-1] - offsets[0]) * width
         data = os.pread(self._jets.file.fileno(), n_bytes, first * width)
         if len(data) != n_bytes:
             raise UserError(f"{self.path}: the temporary file of its jets cannot be read")
         values = np.frombuffer(data, np.float32).reshape(-1, len(STORED))
-        return values[:, [STORED.index(name) for name in features]], offsets - first
+        return values[:, [STORED.index(name) for name in features]], offsets - offsets[0]
 
     # ---- clustering
 
     def _cluster(self) -> Clustered:
         """Read the file once, and keep its jets in a temporary file."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as what is returned)
-        jets = Clustered(file)
-        weakref.finalize(jets, file.close)
+        file = _own_file()
+        width = NUMBER_BYTES * len(STORED)
+        jets = Clustered(file, file.seek(0, os.SEEK_END) // width)
         sizes: list[np.ndarray] = [np.zeros(0, np.int64)]
         n_events = n_outside = 0
         with closing(Counted(self.path)) as source:

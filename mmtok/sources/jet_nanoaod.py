@@ -224,7 +224,7 @@ class NanoJets(EventJets):
             self.is_weighted = with_weights.pt < without.pt
         applied = with_weights if self.is_weighted else without
         other = without if self.is_weighted else with_weights
-        self.note = self._note(applied, other, has_weights)
+        self.note = self._note(applied, other, has_weights) if self.n_jets else ""
 
     def _compare(self) -> tuple[Agreement, Agreement]:
         """How well sums agree with weights and without."""
@@ -252,7 +252,7 @@ class NanoJets(EventJets):
         else:
             words.append(f"PUPPI weights are in {self.parts['pt']}: {said}")
         if applied.pt > MOST_DISAGREEMENT:
-            words.append("they DISAGREE: are constituents missing, or weighted otherwise?")
+            words.append("which they are not: are constituents missing, or weighted otherwise?")
         words.append(f"axis: {self.of_jets['eta']}, {self.of_jets['phi']}")
         return ", ".join(words)
 

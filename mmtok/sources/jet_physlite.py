@@ -238,6 +238,7 @@ class DaodJets(EventJets):
         """Which container each key stands for; then the note."""
         key = f"targets {self.collection} {self.settings}"
         self.targets, agreement = remembered(self.path, key, self._fitting)
+        self._last = None
         named = [n for n in self.settings.columns if n not in ("caption", "constituents")]
         for name in named:
             for target in self.targets.values():
@@ -254,7 +255,7 @@ class DaodJets(EventJets):
         ]
         self.others = (*known, *named)
         self.features = (*self.features, *self.others)
-        self.note = self._note(agreement)
+        self.note = self._note(agreement) if self.n_jets else ""
 
     def _fitting(self) -> tuple[dict[int, Target], Agreement]:
         """The containers behind the keys, and how well their sums agree.
@@ -267,6 +268,7 @@ class DaodJets(EventJets):
         ways = [way for way in product(*options) if len({t.container for t in way}) == len(way)]
         for way in ways[:MOST_TRIED]:
             self.targets = dict(zip(needed, way, strict=True))
+            self._last = None
             agreement = self.agreement()
             if not best[0] or agreement.pt < best[1].pt:
                 best = (self.targets, agreement)
