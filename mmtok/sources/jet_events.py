@@ -403,8 +403,8 @@ def chosen_collection(path: Path, asked: str, there: Sequence[str], what: str) -
     measured = [name for name in there if "Gen" not in name and "Truth" not in name] or list(there)
     if len(measured) > 1:
         raise UserError(
-            f"{path}: holds jets of {listed(there)}; name one: collection={measured[0]} or"
-            f" collection={measured[1]}"
+            f"{path}: holds jets of {listed(there)}; name one: --collection {measured[0]} or"
+            f" --collection {measured[1]}"
         )
     return measured[0]
 

@@ -134,7 +134,7 @@ def test_captions_are_a_column_of_the_jets(collider, files):
 
 def test_a_collection_must_be_named_where_there_are_several(collider, files):
     path = files / "pfnano.root"
-    with pytest.raises(UserError, match="jets of Jet, FatJet; name one: collection=Jet or"):
+    with pytest.raises(UserError, match="jets of Jet, FatJet; name one: --collection Jet or"):
         JetFile(str(path)).check()
     with pytest.raises(UserError, match="no jets 'AK8' with constituents.* one of Jet, FatJet"):
         JetFile(str(path), collection="AK8").check()
