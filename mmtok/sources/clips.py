@@ -27,6 +27,7 @@ class Clip(NamedTuple):
     length_s: float = 0.0  # its length as the corpus says; 0 where it does not
     group: str = ""  # clips of one group are in one split; "": the file's path without suffix
     fault: str = ""  # why it cannot be used; "" where it can
+    numbers: tuple[tuple[str, float], ...] = ()  # (field, number), of those that are there
     member: tuple[str, int, int] | None = None  # of a tar: where, from which byte, how many
 
     @property

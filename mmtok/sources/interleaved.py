@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +43,9 @@ from mmtok.sources.base import (
 from mmtok.sources.image_files import open_image, picture_size
 from mmtok.sources.jet_formats import FEATURES
 from mmtok.sources.jets import checked_jet, each_jet
+from mmtok.sources.leaks import FilePart, check_leaks
 from mmtok.sources.screen import Screen, ScreenedSource
-from mmtok.sources.speech import open_sound, sound_seconds
+from mmtok.sources.sound_files import open_sound, sound_seconds
 
 TYPES = {  # of parts -> modality
     "text": "text",
@@ -59,6 +60,14 @@ TYPES = {  # of parts -> modality
 PATHS = ("path", "url", "image", "audio", "image_url", "input_audio")  # keys that hold the path
 ANSWERS = "assistant"  # the role whose parts carry loss
 SUFFIXES = (".json", ".jsonl")
+
+
+class Line(NamedTuple):
+    """A line of a file: its number from 1, and its bytes."""
+
+    number: int
+    start: int
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -87,65 +96,81 @@ class InterleavedFile(ScreenedSource):
         return {"document": "interleaved"}
 
     def check(self) -> None:
-        """Raise UserError where the file, or too many documents, cannot be used."""
-        self._screen()
+        """Raise UserError where too many documents cannot be used, or a split leaks."""
+        parts = self._splits()
+        path = self._file()
+        contents = {
+            split: [FilePart(str(path), line.start, line.n_bytes) for line in lines]
+            for split, lines in parts.items()
+        }
+
+        def name(i: int) -> str:
+            return _where(path, parts["heldout"][i])
+
+        check_leaks(contents["train"], contents["heldout"], name, self, "documents")
 
     def listing(self, split: str, cache: Path | None = None) -> Listing:
         """The documents of a split, in the order of the file."""
         self.check_split(split)
+        path = self._file()
         screen = self._screen()
+        items = self._split(screen)[split]
+        return screen.listing(items, partial(_example, path, self.features), partial(_where, path))
+
+    def _splits(self) -> dict[str, list[Line]]:
+        """The lines of each split, in the order of the file."""
+        return self._split(self._screen())
+
+    def _split(self, screen: Screen[Line]) -> dict[str, list[Line]]:
         if len(screen.items) < 2:
             raise UserError(
                 f"{self.path}: {counted(len(screen.items), 'document')} cannot be split into train"
                 " and heldout; give at least two"
             )
-        order = split_order(len(screen.items), self.heldout_share, self.seed)[split]
-        path = self._file()
-        items = [screen.items[i] for i in np.sort(order)]
-        reader = partial(_example, path, self.features)
-        return screen.listing(items, reader, partial(_where, path))
+        order = split_order(len(screen.items), self.heldout_share, self.seed)
+        return {split: [screen.items[i] for i in np.sort(part)] for split, part in order.items()}
 
     def _file(self) -> Path:
         return file_at(self.path, "InterleavedFile", "documents as JSON lines")
 
-    def _screen(self) -> Screen[tuple[int, int]]:
+    def _screen(self) -> Screen[Line]:
         path = self._file()
         look = partial(_look, path, self.features)
         return Screen(_lines(path), look, self, "documents", name=partial(_where, path))
 
 
-def _lines(path: Path) -> list[tuple[int, int]]:
-    """(number from 1, byte where it begins) of each line that is not blank."""
+def _lines(path: Path) -> list[Line]:
+    """The lines that are not blank."""
     found = []
     at = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                found.append((number, at))
+                found.append(Line(number, at, len(line)))
             at += len(line)
     return found
 
 
-def _where(path: Path, line: tuple[int, int]) -> str:
-    return f"{path}, line {line[0]}"
+def _where(path: Path, line: Line) -> str:
+    return f"{path}, line {line.number}"
 
 
-def _parsed(path: Path, line: tuple[int, int]) -> Any:
+def _parsed(path: Path, line: Line) -> Any:
     """The JSON value of a line; a byte-order mark before the first is left out."""
     with path.open("rb") as file:
-        file.seek(line[1])
+        file.seek(line.start)
         text = file.readline().removeprefix(b"\xef\xbb\xbf")
     return parse_json(text, _where(path, line))
 
 
-def _example(path: Path, features: tuple[str, ...], line: tuple[int, int]) -> dict[str, Any]:
+def _example(path: Path, features: tuple[str, ...], line: Line) -> dict[str, Any]:
     where = _where(path, line)
     return Example(
         {"document": read_document(_parsed(path, line), path.parent, where, features)}, where
     )
 
 
-def _look(path: Path, features: tuple[str, ...], line: tuple[int, int]) -> dict[str, float]:
+def _look(path: Path, features: tuple[str, ...], line: Line) -> dict[str, float]:
     """Look at the headers of a document's files, not at what they hold."""
     where = _where(path, line)
     checks: dict[str, Callable[[Path], object]] = {"image": picture_size, "speech": sound_seconds}

@@ -59,6 +59,8 @@ class SpeechFolder(ScreenedSource):
         heldout: that to hold out. "": a tenth.
         with_speaker: whether examples have the field speaker, a text, where it is known; so they
             do where `columns` names it.
+        numbers: columns of numbers that are fields too, such as age, each a modality of its own; or
+            names of which `columns` says the column.
     """
 
     path: str = ""
@@ -73,12 +75,18 @@ class SpeechFolder(ScreenedSource):
     train: str = ""
     heldout: str = ""
     with_speaker: bool = False
+    numbers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._limits()
         check_layout(LAYOUTS, self.layout, "SpeechFolder")
-        check_named(self.columns, FIELDS, "SpeechFolder")
+        if taken := {"speech", *FIELDS}.intersection(self.numbers):
+            raise UserError(
+                f"SpeechFolder: numbers names {', '.join(sorted(taken))}, which is a field of its"
+                " own; give the number another name, and its column (--columns NAME=COLUMN)"
+            )
+        check_named(self.columns, (*FIELDS, *self.numbers), "SpeechFolder")
 
     @property
     def fields(self) -> dict[str, str]:
@@ -86,7 +94,7 @@ class SpeechFolder(ScreenedSource):
         fields = {"caption": "text", "speech": "speech"}
         if self._gives_speaker:
             fields["speaker"] = "text"
-        return fields
+        return fields | {name: name for name in self.numbers}
 
     @property
     def _gives_speaker(self) -> bool:
@@ -119,6 +127,14 @@ class SpeechFolder(ScreenedSource):
                 " speaker=COLUMN), or leave with_speaker out"
             )
 
+        for number in self.numbers:
+            if not any(number == name for clip in screen.items for name, _ in clip.numbers):
+                raise UserError(
+                    f"{self.path}: none of its clips has the number {number!r}, which is read from"
+                    " the corpus's tables; name its column (--columns"
+                    f" {number}=COLUMN), or leave it out of numbers"
+                )
+
     def voices(self, split: str, cache: Path | None = None) -> list[str] | None:
         """The speaker of each example of a split; None where one is unknown."""
         self.check_split(split)
@@ -139,7 +155,9 @@ class SpeechFolder(ScreenedSource):
         return split_clips(screen.items, self.train, self.heldout)[split]
 
     def _screen(self) -> Screen[Clip]:
-        settings = ReadSettings(self.columns, self.transcript, self.mic, self.train, self.heldout)
+        settings = ReadSettings(
+            self.columns, self.transcript, self.mic, self.train, self.heldout, self.numbers
+        )
         clips = list_clips(self.path, self.layout, settings)
         return Screen(clips, _look, self, "clips", self._limits(), _name_of)
 
@@ -167,7 +185,8 @@ def _read_clip(clip: Clip) -> Example:
         sound = open_member(clip)
     else:
         sound = open_sound(clip.path, clip.start_s, clip.duration_s)
-    return Example({"caption": clip.caption, "speech": sound}, clip.name, clip.speaker)
+    fields = {"caption": clip.caption, "speech": sound, **dict(clip.numbers)}
+    return Example(fields, clip.name, clip.speaker)
 
 
 def _read_clip_and_speaker(clip: Clip) -> Example:

@@ -46,6 +46,7 @@ class ReadSettings:
         mic: the microphone, where a corpus has recordings of several.
         train: the corpus's own split to train on, "" for none.
         heldout: that to hold out.
+        numbers: fields that are numbers in the column that `columns` says, else of the same name.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +54,18 @@ class ReadSettings:
     mic: str = "mic2"
     train: str = ""
     heldout: str = ""
+    numbers: tuple[str, ...] = ()
+
+
+def number_columns(there: Sequence[str], settings: ReadSettings, where: object) -> dict[str, str]:
+    """Number field -> its column. Raises UserError for one that is not there."""
+    columns = {name: settings.columns.get(name, name) for name in settings.numbers}
+    found = {}
+    for name in columns:
+        column = chosen_column(name, there, columns, (), where)
+        if column is not None:
+            found[name] = column
+    return found
 
 
 def find_columns(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
+from mmtok.io.numbers import as_number
 from mmtok.io.table_rows import TableFile, first_chars, open_table
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
@@ -27,6 +28,7 @@ from mmtok.sources.speech_columns import (
     ReadSettings,
     find_columns,
     need_columns,
+    number_columns,
     seconds,
 )
 from mmtok.sources.transcripts import Names, caption_of
@@ -116,6 +118,7 @@ def table_clips(
     Raises UserError for a table without the columns, and for one that names no file that is there.
     """
     columns = find_columns(table.columns, settings, table.path)
+    columns |= number_columns(table.columns, settings, table.path)
     need_columns(columns, table.columns, table.path)
     n_rows = 0
     missing = ""
@@ -133,7 +136,7 @@ def table_clips(
             tally.add(UNNAMED, f"{where}, {name}")
             continue
         n_found += 1
-        yield _row_clip(row, path, where, split, speakers)
+        yield _row_clip(row, path, where, split, speakers, settings.numbers)
     if not n_rows:
         raise UserError(f"{table.path}: the table has no rows")
     if not n_found:
@@ -145,17 +148,30 @@ def table_clips(
 
 
 def _row_clip(
-    row: dict[str, Any], path: str, where: str, split: str, speakers: dict[str, str]
+    row: dict[str, Any],
+    path: str,
+    where: str,
+    split: str,
+    speakers: dict[str, str],
+    numbers: Sequence[str],
 ) -> Clip:
-    """A row as a clip, or with what is wrong with it. speakers: each name -> the same, once."""
+    """A row as a clip, or with what is wrong with it.
+
+    speakers: each name -> the same, once; numbers: the fields that are numbers.
+    """
     try:
         split = as_text(row.get("split"), where) or split
         speaker = (as_text(row.get("speaker"), where) or "").strip()
         caption = caption_of(as_text(row["caption"], where) or "")
         times = _times(row, where)
+        values = tuple(
+            (name, as_number(row[name], f"{where}, {name}"))
+            for name in numbers
+            if row[name] not in (None, "")
+        )
     except UserError as error:
         return Clip(path, "", split=split, fault=str(error))
-    clip = Clip(path, caption, speakers.setdefault(speaker, speaker), split, *times)
+    clip = Clip(path, caption, speakers.setdefault(speaker, speaker), split, *times, numbers=values)
     if not caption:
         return clip._replace(fault=f"{where}: the transcript is empty; write it, or remove the row")
     return clip

@@ -13,11 +13,18 @@ from pathlib import Path, PurePosixPath
 
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
+from mmtok.io.numbers import as_number
 from mmtok.io.tables import SUFFIXES, Table, as_text, decoded, read_table
 from mmtok.io.tally import Tally
 from mmtok.io.walk import Found
 from mmtok.sources.clips import Clip
-from mmtok.sources.speech_columns import SPELLINGS, ReadSettings, find_columns, need_columns
+from mmtok.sources.speech_columns import (
+    SPELLINGS,
+    ReadSettings,
+    find_columns,
+    need_columns,
+    number_columns,
+)
 
 NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
 PIPED = ("file", "text", "normalized")  # columns between pipes without a header, as in LJSpeech
@@ -45,6 +52,7 @@ class Transcripts:
         self.folder = found.folder
         self.table = _table_in(found)
         self._names = Names(found)
+        self._numbers = settings.numbers
         self._columns: dict[str, str] = {}
         self._row_of: dict[Path, int] = {}
         if self.table is not None:
@@ -73,7 +81,13 @@ class Transcripts:
         above = path.relative_to(self.folder).parent.as_posix().removeprefix(".")
         try:
             split = self._cell(path, "split") or above
-            return Clip(str(path), self.text(path), self._cell(path, "speaker"), split)
+            text = self.text(path)
+            numbers = tuple(
+                (name, as_number(cell, f"{path}, {name}"))
+                for name in self._numbers
+                if (cell := self._cell(path, name))
+            )
+            return Clip(str(path), text, self._cell(path, "speaker"), split, numbers=numbers)
         except UserError as error:
             return Clip(str(path), "", split=above, fault=str(error))
 
@@ -231,6 +245,7 @@ def _columns(table: Table, names: Names, settings: ReadSettings) -> tuple[Table,
             " file,text above it"
         )
     found = find_columns(table.columns, settings, table.path, FIELDS)
+    found |= number_columns(table.columns, settings, table.path)
     need_columns(found, table.columns, table.path)
     return table, found
 

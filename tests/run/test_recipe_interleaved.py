@@ -54,7 +54,7 @@ def trained(tmp_path_factory):
     (folder / "docs.jsonl").write_text("\n".join(lines))
     recipe = Recipe(
         name="docs",
-        sources=(InterleavedFile(str(folder / "docs.jsonl")),),
+        sources=(InterleavedFile(str(folder / "docs.jsonl"), max_leak_share=1.0),),
         tokenizers={
             "text": BytesConfig(),
             "image": PixelsConfig(2, 2, 1, n_levels=2),

@@ -9,7 +9,7 @@ from mmtok.errors import UserError
 from mmtok.sources.image_files import write_image
 from mmtok.sources.interleaved import InterleavedFile, read_documents
 from mmtok.sources.jet_formats import write_jets
-from mmtok.sources.speech import write_sound
+from mmtok.sources.sound_files import write_sound
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_what_is_no_document_is_refused_in_one_line(folder, value, words):
 
 
 def test_broken_documents_are_passed_over_while_they_are_few(folder):
-    good = [{"content": [TEXT]}] * 30
+    good = [{"content": [{"type": "text", "text": f"document {i}"}]} for i in range(30)]
     path = write(folder, *good, {"content": [{"type": "image", "path": "gone.png"}]})
     with path.open("a") as file:
         file.write("{not json\n")
@@ -132,6 +132,15 @@ def test_broken_documents_are_passed_over_while_they_are_few(folder):
     source = InterleavedFile(str(path), max_error_share=0.1)
     with pytest.warns(UserWarning, match="2 of 32 documents were passed over"):
         assert len(list(source.examples("train", folder))) == 27
+
+
+def test_a_document_in_both_splits_is_a_leak(folder):
+    source = InterleavedFile(str(write(folder, *[{"content": [TEXT]}] * 30)))
+    with pytest.raises(UserError, match="held out, and its content is in training too"):
+        source.check()
+    allowed = InterleavedFile(source.path, max_leak_share=1.0)
+    with pytest.warns(UserWarning, match="3 of 3"):
+        allowed.check()
 
 
 @pytest.mark.parametrize("name, words", [("none.jsonl", "no such file"), ("media", "is a folder")])
