@@ -167,8 +167,7 @@ class ArrayRows:
             self._file.seek(_begin_of_member(self._file, self._info))
             left = self._info.file_size
             found = 0
-            while left:
-                block = self._file.read(min(left, CHECKED_BYTES))
+            while block := self._file.read(min(left, CHECKED_BYTES)):
                 found = zlib.crc32(block, found)
                 left -= len(block)
         if found != self._info.CRC:

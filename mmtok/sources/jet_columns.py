@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,12 @@ def open_hdf5(path: Path) -> Any:
         return h5py.File(path)
 
 
+def hdf5_members(path: Path) -> set[str]:
+    """The names of what an hdf5 file has at its top."""
+    with closing(open_hdf5(path)) as file, reading(path, "jets"):
+        return set(file)
+
+
 def hdf5_rows(path: Path, table: Any, start: int, stop: int) -> np.ndarray:
     """Rows of a dataset.
 
@@ -126,11 +132,14 @@ def hdf5_rows(path: Path, table: Any, start: int, stop: int) -> np.ndarray:
     Raises UserError where they take more than the memory budget, or no filter is there.
     """
     n_rows = stop - start
-    width = max(1, table.dtype.itemsize // 4) * math.prod(table.shape[1:])
-    what = f"{counted(n_rows, 'jet')} of its {table.name[1:]}"
+    with reading(path, "jets"):
+        name = str(table.name)
+        width = max(1, table.dtype.itemsize // 4) * math.prod(table.shape[1:])
+        lacks_filter = _lacks_filter(table)
+    what = f"{counted(n_rows, 'jet')} of its {name[1:]}"
     memory_budget.check(VALUE_BYTES * width * n_rows, path, what)
-    if _lacks_filter(table):
-        return _rows_by_pytables(path, table.name, start, stop)
+    if lacks_filter:
+        return _rows_by_pytables(path, name, start, stop)
     with reading(path, "jets"):
         return np.asarray(table[start:stop])
 
@@ -159,32 +168,36 @@ class Hdf5Columns(Columns):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_hdf5(path)
-        self._places: dict[str, tuple[Any, str]] = {}
-        with reading(path, "jets"):
-            self._file.visititems(self._add)
-        self.n_rows = rows_of(path, {name: t.shape[0] for name, (t, _) in self._places.items()})
-        self.names = tuple(
-            name for name, (table, _) in self._places.items() if table.shape[0] == self.n_rows
-        )
+        self._tables: dict[str, Any] = {}
+        self._places: dict[str, tuple[str, str]] = {}  # column -> table, field of its records
+        lengths: dict[str, int] = {}
 
-    def _add(self, name: str, table: Any) -> None:
-        if not getattr(table, "shape", None):
-            return
-        for field in table.dtype.names or ():
-            self._places[f"{name}.{field}"] = (table, field)
-        if not table.dtype.names:
-            self._places[name] = (table, "")
+        def add(name: str | bytes, table: Any) -> None:
+            if not getattr(table, "shape", None):
+                return
+            if isinstance(name, bytes):  # as h5py gives what is not UTF-8
+                name = name.decode(errors="replace")
+            self._tables[name] = table
+            fields = table.dtype.names
+            places = {f"{name}.{field}": (name, field) for field in fields or ()}
+            self._places |= places or {name: (name, "")}
+            lengths.update(dict.fromkeys(places or [name], int(table.shape[0])))
+
+        with reading(path, "jets"):
+            self._file.visititems(add)
+        self.n_rows = rows_of(path, lengths)
+        self.names = tuple(name for name, length in lengths.items() if length == self.n_rows)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         """As of the contract."""
         import h5py
 
-        tables = {self._places[name][0].name: self._places[name][0] for name in names}
-        rows = {key: hdf5_rows(self.path, table, start, stop) for key, table in tables.items()}
+        tables = dict.fromkeys(self._places[name][0] for name in names)
+        rows = {key: hdf5_rows(self.path, self._tables[key], start, stop) for key in tables}
         found: dict[str, Column] = {}
         for name in names:
             table, field = self._places[name]
-            column = rows[table.name]
+            column = rows[table]
             column = column[field] if field else column
             kind = h5py.check_vlen_dtype(column.dtype)
             found[name] = _listed_objects(column) if kind not in (None, str, bytes) else column
@@ -226,21 +239,22 @@ class RootColumns(Columns):
                 for name, kind in classes.items()
                 if kind.startswith(("TTree", "ROOT::RNTuple"))
             ]
+            self.trees = tuple(str(found.name) for found in trees)
+            n_rows = [int(found.num_entries) for found in trees]
         if not trees:
             raise UserError(f"{path}: holds no tree; it has {listed(list(classes)) or 'nothing'}")
-        named = [found for found in trees if found.name == tree]
-        if tree and not named:
-            names = listed([found.name for found in trees])
-            raise UserError(f"{path}: has no tree {tree!r}; its trees are {names}")
-        self.trees = tuple(found.name for found in trees)
-        self.tree = (named or sorted(trees, key=_entries, reverse=True))[0]
+        if tree and tree not in self.trees:
+            raise UserError(f"{path}: has no tree {tree!r}; its trees are {listed(self.trees)}")
+        at = self.trees.index(tree) if tree else n_rows.index(max(n_rows))
         if len(trees) > 1:
             others = listed(self.trees)
             self.part = (
-                f"in the tree {self.tree.name} (--columns tree=NAME takes another of {others})"
+                f"in the tree {self.trees[at]} (--columns tree=NAME takes another of {others})"
             )
-        self.n_rows = int(self.tree.num_entries)
-        self.names = tuple(self.tree.keys())
+        self.tree = trees[at]
+        self.n_rows = n_rows[at]
+        with reading(path, "jets"):
+            self.names = tuple(self.tree.keys())
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         """As of the contract."""
@@ -253,10 +267,6 @@ class RootColumns(Columns):
     def close(self) -> None:
         """As of the contract."""
         self._file.close()
-
-
-def _entries(tree: Any) -> int:
-    return int(tree.num_entries)
 
 
 def _of_awkward(array: Any) -> Column:

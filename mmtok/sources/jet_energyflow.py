@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from mmtok.errors import UserError, reading
 from mmtok.io.arrays import ArrayRows, names_in, read_npz
 from mmtok.io.messages import listed
-from mmtok.sources.jet_columns import hdf5_rows, open_hdf5
+from mmtok.sources.jet_columns import hdf5_members, hdf5_rows, open_hdf5
 from mmtok.sources.jet_coordinates import about_axes, axes_of_sums, four_momenta, masses_by_id
 from mmtok.sources.jet_reader import FEATURES, JetReader, ReadSettings, offsets_of, table_of
 
@@ -176,18 +175,20 @@ class ModJets(JetReader):
     def __init__(self, path: Path, settings: ReadSettings) -> None:
         self.path = path
         self._file = open_hdf5(path)
-        there = [name for name in ("pfcs", "gens") if name in self._file]
-        name = settings.columns.get("particles", (there or ["pfcs"])[0])
-        needed = ("jets_f", name, f"{name}_index")
-        missing = [key for key in needed if key not in self._file]
+        there = hdf5_members(path)
+        names = [name for name in ("pfcs", "gens") if name in there]
+        name = settings.columns.get("particles", (names or ["pfcs"])[0])
+        missing = [key for key in ("jets_f", name, f"{name}_index") if key not in there]
         if missing:
             raise UserError(f"{path}: not a MOD file: it lacks {listed(missing)}")
-        self._particles = self._file[name]
-        self._jets = self._file["jets_f"]
         with reading(path, "jets"):
+            self._particles = self._file[name]
+            self._jets = self._file["jets_f"]
             self._index = np.asarray(self._file[f"{name}_index"]).astype(np.int64)
-        self._parts = {n: i for i, n in enumerate(_cols(self._particles))}
-        self._of_jets = {n: i for i, n in enumerate(_cols(self._jets))}
+            shapes = (self._particles.shape, self._jets.shape, self._index.shape)
+            columns = (_cols(self._particles), _cols(self._jets))
+        self._check(*shapes, [len(of) for of in columns])
+        self._parts, self._of_jets = ({n: i for i, n in enumerate(of)} for of in columns)
         lacks = [n for n in ("pt", "y", "phi") if n not in self._parts]
         lacks += [n for n in ("jet_y", "jet_phi") if n not in self._of_jets]
         if lacks:
@@ -196,6 +197,20 @@ class ModJets(JetReader):
         self.note = f"{name}: pt in GeV, rapidity (as published), axis: jet_y, jet_phi"
         if "pid" not in self._parts:
             self.features = self.features[: len(FEATURES)]
+
+    def _check(
+        self, particles: Sequence[int], jets: Sequence[int], index: Sequence[int], widths: list[int]
+    ) -> None:
+        """Raise UserError unless the arrays fit each other, by their shapes."""
+        are_two = len(particles) == len(jets) == 2 and len(index) == 1
+        if not are_two or [particles[1], jets[1]] != widths or index[0] != jets[0] + 1:
+            raise UserError(
+                f"{self.path}: expected particles (all P, {widths[0]}), jets_f (N, {widths[1]}) and"
+                f" an index (N + 1), got {particles}, {jets} and {index}"
+            )
+        rises = bool(np.all(np.diff(self._index) >= 0))
+        if not rises or self._index[0] < 0 or self._index[-1] > particles[0]:
+            raise UserError(f"{self.path}: its index must rise from 0 to {particles[0]:,}")
 
     def read(self, start: int, stop: int, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As of the contract."""
@@ -227,6 +242,6 @@ def _cols(table: Any) -> tuple[str, ...]:
 
 def mod_evidence(path: Path) -> str:
     """Arrays jets_f and pfcs or gens."""
-    with closing(open_hdf5(path)) as file:
-        has_both = "jets_f" in file and ("pfcs" in file or "gens" in file)
+    there = hdf5_members(path)
+    has_both = "jets_f" in there and bool(there & {"pfcs", "gens"})
     return "arrays jets_f and pfcs or gens" if has_both else ""

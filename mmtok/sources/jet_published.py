@@ -17,7 +17,13 @@ import numpy as np
 from mmtok.errors import UserError, reading
 from mmtok.io.columns import known_column
 from mmtok.io.messages import listed
-from mmtok.sources.jet_columns import Columns, Hdf5Columns, hdf5_rows, open_hdf5
+from mmtok.sources.jet_columns import (
+    Columns,
+    Hdf5Columns,
+    hdf5_members,
+    hdf5_rows,
+    open_hdf5,
+)
 from mmtok.sources.jet_coordinates import about_axes, axes_of_sums, pt_eta_phi
 from mmtok.sources.jet_quantities import OTHER_NAMES, PARTS, ColumnJets, planned
 from mmtok.sources.jet_reader import (
@@ -25,6 +31,7 @@ from mmtok.sources.jet_reader import (
     GEV,
     JetReader,
     ReadSettings,
+    as_caption,
     offsets_of,
     table_of,
 )
@@ -52,36 +59,41 @@ class JetNetJets(JetReader):
     def __init__(self, path: Path, settings: ReadSettings) -> None:
         self.path = path
         self._file = open_hdf5(path)
-        tables = [self._file.get(name) for name in JETNET]
-        if any(getattr(table, "shape", None) is None for table in tables):
+        with reading(path, "jets"):
+            there = list(self._file)
+            tables = [self._file.get(name) for name in JETNET]
+            shapes: list[Any] = [getattr(table, "shape", None) for table in tables]
+            kinds: list[Any] = [getattr(table, "dtype", None) for table in tables]
+        if None in shapes:
             raise UserError(
                 f"{path}: not a JetNet file: it needs {' and '.join(JETNET)}, and has"
-                f" {listed(list(self._file))}"
+                f" {listed(there)}"
             )
-        for table in tables:
-            if table.dtype.kind not in "fiu":
-                raise UserError(f"{path}: {table.name} holds {table.dtype}, no numbers")
+        for name, kind in zip(JETNET, kinds, strict=True):
+            if kind.kind not in "fiu":
+                raise UserError(f"{path}: {name} holds {kind}, no numbers")
         self._particles, self._jets = tables
-        shape = self._particles.shape
+        shape, of_jets = shapes
         if (
             len(shape) != 3
             or shape[2] < 3
-            or len(self._jets.shape) != 2
-            or self._jets.shape[1] < 1
-            or len(self._jets) != len(self._particles)
+            or len(of_jets) != 2
+            or of_jets[1] < 1
+            or of_jets[0] != shape[0]
         ):
             raise UserError(
                 f"{path}: expected particle_features (N, P, 4) and jet_features (N, 4), got"
-                f" {shape} and {self._jets.shape}"
+                f" {shape} and {of_jets}"
             )
         self.n_jets = shape[0]
+        self._widths = (int(shape[2]), int(of_jets[1]))
         self._find_columns(settings)
         self._find_caption(settings)
 
     def _find_columns(self, settings: ReadSettings) -> None:
         """Which column is what, by attributes, by the user's numbers, or as published."""
-        width = self._particles.shape[2]
-        names = _names_of(self._particles, width) or JETNET_PARTS[:width]
+        width, jet_width = self._widths
+        names = _names_of(self.path, self._particles, width) or JETNET_PARTS[:width]
         at = {}
         for part in ("deta", "dphi", "ptrel", "mask"):
             name = known_column(PARTS[part], names)
@@ -98,8 +110,7 @@ class JetNetJets(JetReader):
                 f" {', '.join(missing)}; number them: --columns ptrel=2,deta=0,dphi=1"
             )
         self._at = at
-        jet_width = self._jets.shape[1]
-        of_jets = _names_of(self._jets, jet_width) or JETNET_JETS
+        of_jets = _names_of(self.path, self._jets, jet_width) or JETNET_JETS
         if len(of_jets) < jet_width:
             of_jets = ("type", *of_jets)  # as the JetNet package gives them
         if "pt" not in of_jets:
@@ -149,16 +160,17 @@ class JetNetJets(JetReader):
         self._file.close()
 
 
-def _names_of(table: Any, n: int) -> tuple[str, ...]:
+def _names_of(path: Path, table: Any, n: int) -> tuple[str, ...]:
     """The names of n columns in an attribute of a dataset or of its file; () where there are none.
 
     An attribute is a list of names, or one text with commas.
     """
-    own = dict(table.attrs)
-    of_file = {k: v for k, v in table.file.attrs.items() if k.startswith(table.name[1:])}
-    for value in (*own.values(), *of_file.values()):
-        texts = np.asarray(value).reshape(-1).tolist()
-        names = [t.decode() if isinstance(t, bytes) else str(t) for t in texts]
+    with reading(path, "jets"):
+        own = list(dict(table.attrs).values())
+        of_file = [v for k, v in table.file.attrs.items() if k.startswith(table.name[1:])]
+        values = [np.asarray(value).reshape(-1).tolist() for value in (*own, *of_file)]
+    for texts in values:
+        names = [as_caption(text) for text in texts]
         if len(names) == 1:
             names = [name.strip(" '\"[]()") for name in names[0].split(",")]
         if len(names) == n and all(re.match(r"[A-Za-z]", name) for name in names):
@@ -180,8 +192,7 @@ def _number(path: Path, column: str, names: Sequence[str]) -> int:
 
 def jetnet_evidence(path: Path) -> str:
     """Both arrays of a JetNet file."""
-    with closing(open_hdf5(path)) as file:
-        return "particle_features" if JETNET[0] in file else ""
+    return "particle_features" if JETNET[0] in hdf5_members(path) else ""
 
 
 # ---- top tagging: Zenodo 2603256, arXiv 1902.09914
@@ -204,9 +215,12 @@ class TopTaggingJets(JetReader):
         self.path = path
         self._scale = GEV[settings.pt_unit or "GeV"]
         self._file = open_hdf5(path)
-        blocks = pandas_blocks(self._file)
-        if not blocks:
-            raise UserError(f"{path}: holds no pandas table; it has {listed(list(self._file))}")
+        with reading(path, "jets"):
+            there = list(self._file)
+            blocks = pandas_blocks(self._file)
+            lengths = {len(table) for table, _, _ in blocks}
+        if not blocks or len(lengths) > 1:
+            raise UserError(f"{path}: holds no pandas table; it has {listed(there)}")
         self._blocks = [table for table, _, _ in blocks]
         self._fields = [field for _, field, _ in blocks]
         places = {
@@ -222,7 +236,7 @@ class TopTaggingJets(JetReader):
         self._momenta = [[places[f"{q}_{i}"] for i in numbers] for q in ("E", "PX", "PY", "PZ")]
         self._label = places["is_signal_new"]
         self._last: tuple[int, int, list[np.ndarray]] = (0, -1, [])
-        self.n_jets = len(self._blocks[0])
+        self.n_jets = lengths.pop()
 
     def _rows(self, start: int, stop: int) -> list[np.ndarray]:
         """The values of each block in rows start to stop."""
@@ -342,5 +356,4 @@ def open_atlastop(path: Path, settings: ReadSettings) -> JetReader:
 
 def atlastop_evidence(path: Path) -> str:
     """The array fjet_clus_pt."""
-    with closing(open_hdf5(path)) as file:
-        return "fjet_clus_pt" if "fjet_clus_pt" in file else ""
+    return "fjet_clus_pt" if "fjet_clus_pt" in hdf5_members(path) else ""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io.arrays import names_in, read_npy, read_npz
+from mmtok.io.arrays import ArrayRows, names_in, read_npy, read_npz
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,25 @@ def test_headers_are_not_believed(tmp_path, words, part):
             and len(line.splitlines()) == 1
             and len(line) < 500
         )
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_an_array_are_those_of_the_whole(tmp_path, save, order):
+    array = np.asarray(np.arange(60.0).reshape(10, 3, 2), order=order)
+    save(tmp_path / "a.npz", other=np.ones(3), a=array)
+    np.save(tmp_path / "a.npy", array)
+    for rows in (ArrayRows(tmp_path / "a.npz", "x", "a"), ArrayRows(tmp_path / "a.npy", "x")):
+        assert (len(rows), rows.shape) == (10, (10, 3, 2))
+        for start, stop in ((4, 7), (0, 2), (9, 10), (3, 3), (0, 10)):
+            np.testing.assert_array_equal(rows.rows(start, stop), array[start:stop])
+        rows.verify()
+        rows.close()
+
+
+def test_a_member_that_declares_more_than_there_is_ends(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.ones(9))
+    rows = ArrayRows(tmp_path / "a.npz", "x", "a")
+    rows._info.file_size += 10**9
+    with pytest.raises(UserError, match="a.npz: 'a': cannot be read as x .its checksum"):
+        rows.verify()
