@@ -120,8 +120,10 @@ class ArrayRows:
         self._what = what
         self._shown = f"{path}: {name!r}" if name else str(path)
         self._archive: zipfile.ZipFile | None = None
+        self._raw: IO[bytes] | None = None
         with reading(path, what):
             self._file: IO[bytes] = path.open("rb")
+            self._raw = self._file
             begin = 0
             size = path.stat().st_size
             if name:
@@ -188,9 +190,13 @@ class ArrayRows:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
-        if self._archive is not None:
-            self._archive.close()
+        for file in (self._archive, self._raw):
+            if file is not None:
+                file.close()
+
+    def __del__(self) -> None:
+        # a reader that was given up half-way, or that nobody closed
+        self.close()
 
 
 def _begin_of_member(file: IO[bytes], info: zipfile.ZipInfo) -> int:

@@ -119,6 +119,11 @@ class JsonColumns(Columns):
         """As of the contract."""
         self._file.close()
 
+    def __del__(self) -> None:
+        # what was given up half-way, or what nobody closed
+        if hasattr(self, "_file"):
+            self._file.close()
+
 
 def _has_text(cells: Sequence[Any]) -> bool:
     return any(cell is None or isinstance(cell, str) for cell in cells)

@@ -49,7 +49,7 @@ def in_files(folder, suffix, sizes=(30, 1, 49, 50)):
     return jets
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".parquet"])
 def test_files_are_read_as_one(tmp_path, suffix):
     jets = in_files(tmp_path / "many", suffix)
