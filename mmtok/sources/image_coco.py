@@ -30,7 +30,8 @@ def coco_files(place: Place) -> list[Path]:
     found = []
     for path in place.with_suffix(".json"):
         parents = path.relative_to(place.folder).parts[:-1]
-        if parents in ((), ("annotations",)) and _is_coco(path):
+        is_named = path.name.lower().startswith("captions_")  # then reading it says what is wrong
+        if parents in ((), ("annotations",)) and (is_named or _is_coco(path)):
             found.append(path)
     named = [path for path in found if "caption" in path.name.lower()]
     return named or found

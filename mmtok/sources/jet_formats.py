@@ -209,6 +209,13 @@ LAYOUTS = (
     ),
 )
 SPECIAL = LAYOUTS[:-1]
+# what columns may name in layouts whose columns are as published
+OWN_COLUMNS: dict[str, tuple[str, ...]] = {
+    "toptagging": (),
+    "quarkgluon": (),
+    "energyflow": ("particles",),
+    "mod": ("particles",),
+}
 SUFFIXES = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
 # what a file of this suffix should have been, where nothing in it is known
 EXPECTED = {suffix: of.name for of in reversed(LAYOUTS) if of.plain for suffix in of.suffixes}
@@ -284,6 +291,13 @@ def open_jets(
     found = layout_of(path, settings, layout)
     names = [*NAMES, *features, *(EVENT_NAMES if found.settings else ())]
     check_named(settings.columns, tuple(dict.fromkeys(names)), "jets")
+    own = OWN_COLUMNS.get(found.name, names)
+    ignored = [name for name in settings.columns if name not in own]
+    if ignored:
+        raise UserError(
+            f"{path}: is read as {found.name}, whose columns are as published; leave"
+            f" {listed(ignored)} out of columns, or take --layout columns"
+        )
     foreign = [name for name in settings.of_events() if name not in found.settings]
     if foreign:
         others = [of.name for of in LAYOUTS if set(foreign) <= set(of.settings)]

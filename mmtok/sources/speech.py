@@ -20,7 +20,7 @@ from mmtok.io.progress import Progress
 from mmtok.sources.base import Example, Listing, Sound, Source
 from mmtok.sources.clips import Clip, split_clips
 from mmtok.sources.layouts import check_layout
-from mmtok.sources.leaks import check_leaks
+from mmtok.sources.leaks import Content, FilePart, check_leaks
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.sound_files import ROUNDING_S, open_sound, sound_seconds
 from mmtok.sources.speech_columns import FIELDS, ReadSettings
@@ -115,7 +115,7 @@ class SpeechFolder(ScreenedSource):
         screen = self._screen()
         parts = split_clips(screen.items, self.train, self.heldout)
         heldout = parts["heldout"]
-        contents = {split: [clip.path for clip in clips] for split, clips in parts.items()}
+        contents = {split: list(map(_content_of, clips)) for split, clips in parts.items()}
 
         def name(i: int) -> str:
             return heldout[i].name
@@ -160,6 +160,13 @@ class SpeechFolder(ScreenedSource):
         )
         clips = list_clips(self.path, self.layout, settings)
         return Screen(clips, _look, self, "clips", self._limits(), _name_of)
+
+
+def _content_of(clip: Clip) -> Content:
+    """What a clip holds, for `check_leaks`: its file, or its member of a tar."""
+    if clip.member is not None:
+        return FilePart(*clip.member)
+    return clip.path
 
 
 def _look(clip: Clip) -> dict[str, float]:

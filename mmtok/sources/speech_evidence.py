@@ -287,7 +287,7 @@ def table_evidence(place: Place) -> str:
     others = {*nemo_tables(place), *commonvoice_tables(place), *piped_tables(place)}
     tables = [path for path in tables_with_columns(place) if path not in others]
     if place.has_folder(["clips"]) and commonvoice_evidence(place):
-        return ""
+        tables = [path for path in tables if suffix_of(path) != ".tsv"]  # others are its own
     if not tables:
         return ""
     shown = listed([path.name for path in tables], 3)

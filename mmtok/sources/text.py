@@ -251,7 +251,7 @@ class TextFile(ScreenedSource):
         others = [file for file in files if file not in set(heldout)]
         train = others
         if self.train:
-            train = named_split(others or files, self.train, where)
+            train = named_split(others or files, self.train, where, heldout)
         if not heldout:
             return split_at_share(train, n_chars, self.heldout_share, reader, where)
         if not train:

@@ -344,12 +344,16 @@ class Window:
         return not self.first and self.last is None
 
 
-def named_split(files: Sequence[Path], name: str, where: str) -> list[Path]:
+def named_split(
+    files: Sequence[Path], name: str, where: str, others: Sequence[Path] = ()
+) -> list[Path]:
     """The files of a split that the corpus publishes: those with this name, or in such a folder.
+
+    others: files of the corpus that are in another split.
 
     Raises UserError where there are none.
     """
-    above = os.path.commonpath([file.parent for file in files])
+    above = os.path.commonpath([file.parent for file in (*files, *others)])
     found = [
         file
         for file in files
