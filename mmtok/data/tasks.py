@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.errors import UserError
 
 
@@ -116,6 +117,34 @@ def orders(
         if task.inputs and task.cond_dropout > 0:
             found.append(((), modality_of[task.targets[0]], task))
     return found
+
+
+def order_fits(condition: tuple[str, ...], to: str, inputs: tuple[str, ...], target: str) -> bool:
+    """Whether an order can be one of a task with interleaved documents, which may have any.
+
+    Args:
+        condition: the modalities that are given.
+        to: the one that is asked for.
+        inputs: the modalities of the task's inputs, or what stands before its target.
+        target: that of its target.
+    """
+    first = len(inputs)
+    behind: tuple[str, ...] = ()
+    if INTERLEAVED in inputs:
+        first = inputs.index(INTERLEAVED)
+        behind = inputs[len(inputs) - inputs[::-1].index(INTERLEAVED) :]
+    if condition[:first] != inputs[:first]:
+        return False
+    if target == INTERLEAVED:
+        return True
+    rest = condition[first:]
+    is_long = len(rest) >= len(behind)
+    return (
+        INTERLEAVED in inputs
+        and to == target
+        and is_long
+        and rest[len(rest) - len(behind) :] == behind
+    )
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.interleaved import Interleaver, fields_of, interleaved_preparer
 from mmtok.data.mapped import MAP_FROM
 from mmtok.data.preparation import DEFAULTS, Preparer, load_preparation, prepared_examples, preparer
-from mmtok.data.tasks import Task, orders
+from mmtok.data.tasks import Task, order_fits, orders
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
@@ -299,11 +299,7 @@ class Run:
             if inputs == tuple(condition) and target == to:
                 return task
         for inputs, target, task in trained:
-            begins_so = tuple(condition)[: len(inputs)] == inputs
-            # documents may have any order
-            if target == INTERLEAVED and begins_so and to in self.recipe.tokenizers:
-                return task
-            if inputs == (INTERLEAVED,) and target == to:
+            if to in self.recipe.tokenizers and order_fits(tuple(condition), to, inputs, target):
                 return task
         known = dict.fromkeys(_order_text(inputs, target) for inputs, target, _ in trained)
         raise UserError(

@@ -19,6 +19,7 @@ parts of the role "assistant" carry loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,8 @@ from mmtok.sources.base import (
     split_order,
 )
 from mmtok.sources.image_files import open_image, picture_size
-from mmtok.sources.jet_formats import FEATURES
-from mmtok.sources.jets import checked_jet, each_jet
+from mmtok.sources.jet_formats import FEATURES, open_jets
+from mmtok.sources.jets import checked_jet
 from mmtok.sources.leaks import FilePart, check_leaks
 from mmtok.sources.screen import Screen, ScreenedSource
 from mmtok.sources.sound_files import open_sound, sound_seconds
@@ -288,10 +289,11 @@ def _signal(
     if not isinstance(index, int) or index < 0:
         raise UserError(f"{name}: index is {shown(index)}; it must be 0 or a jet's number")
     path = _file_of(part, folder, name)
-    for i, jet in enumerate(each_jet(path, features)):
-        if i == index:
-            return jet
-    raise UserError(f"{name}: {path} has no jet {index}")
+    with closing(open_jets(path, features)) as reader:
+        if index >= reader.n_jets:
+            raise UserError(f"{name}: {path} has no jet {index}; it has {reader.n_jets:,}, from 0")
+        values, _ = reader.read(index, index + 1, features)
+    return checked_jet(values, name, features)
 
 
 def _file_of(part: Mapping[str, Any], folder: Path, name: str) -> Path:

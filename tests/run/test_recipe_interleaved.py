@@ -9,8 +9,9 @@ import pytest
 from mmtok.commands.sample import prompt_document, sample
 from mmtok.commands.score import score
 from mmtok.commands.show import describe, describe_tokens
+from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document
-from mmtok.data.tasks import Task
+from mmtok.data.tasks import Task, order_fits
 from mmtok.errors import UserError
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.heads.sampling import Sampling
@@ -160,3 +161,16 @@ def test_a_cap_on_frames_is_refused_before_anything_is_made(run):
 
 def test_json_keeps_it(run):
     assert Recipe.from_json(run.recipe.to_json()) == run.recipe
+
+
+def test_orders_that_tasks_allow_around_documents(run):
+    """Fields before a document stand first; a field behind one may follow any parts."""
+    behind = order_fits(("image", "text", "shade"), "text", (INTERLEAVED, "shade"), "text")
+    assert behind and not order_fits(("image", "text"), "text", (INTERLEAVED, "shade"), "text")
+    assert not order_fits(("image", "shade"), "image", (INTERLEAVED, "shade"), "text")
+    assert order_fits(("shade", "image"), "text", ("shade",), INTERLEAVED)
+    assert not order_fits(("image", "shade"), "text", ("shade",), INTERLEAVED)
+    assert not order_fits(("image",), "text", ("image", "shade"), "text")
+    assert run.task_for(["image", "text"], "image") is run.recipe.tasks[0]
+    with pytest.raises(UserError, match="it was on: nothing -> interleaved"):
+        run.task_for(["image"], "speech")
