@@ -31,7 +31,8 @@ from mmtok.sources.jet_reader import (
     table_of,
 )
 
-EVENTS = 1000  # that are read at once
+EVENTS = 1000  # that are read at once, at least
+BLOCK_BYTES = 4_000_000  # of one column that are read at once, where baskets are larger
 N_COMPARED = 256  # jets whose sums are compared with what the file states
 MOST_DISAGREEMENT = 0.02  # of pt, in the median, where constituents are right
 N_REMEMBERED = 1000  # files of which is remembered what was found
@@ -154,6 +155,7 @@ class EventJets(JetReader):
         self.path = self.columns.path
         self.left_out = {}
         self._last: Any = None
+        self.n_block = EVENTS
         caption = self.settings.columns.get("caption", "")
         if caption:
             prefixed = self.column_of_jets(caption)
@@ -186,6 +188,18 @@ class EventJets(JetReader):
         """The column of a quantity of the jets."""
         return f"{self.collection}_{name}"
 
+    def fit_blocks(self, column: str) -> None:
+        """Read as many events at once as the first basket of a column holds, within bounds.
+
+        A basket is unpacked for every block that it has events of.
+        """
+        branch = self.columns.tree[column]
+        if not self.columns.n_rows or not getattr(branch, "num_baskets", 0):
+            return  # an RNTuple has small pages instead
+        start, stop = branch.basket_entry_start_stop(0)
+        event_bytes = max(1.0, branch.uncompressed_bytes / self.columns.n_rows)
+        self.n_block = max(EVENTS, min(int(stop - start), int(BLOCK_BYTES / event_bytes)))
+
     # ---- which jets
 
     def find_jets(self, about: str = "") -> None:
@@ -200,8 +214,8 @@ class EventJets(JetReader):
         events: list[np.ndarray] = []
         numbers: list[np.ndarray] = []
         left_out: dict[str, int] = {}
-        for first in range(0, self.columns.n_rows, EVENTS):
-            last = min(first + EVENTS, self.columns.n_rows)
+        for first in range(0, self.columns.n_rows, self.n_block):
+            last = min(first + self.n_block, self.columns.n_rows)
             jets = self._jets(first, last, ("pt", "eta"))
             offsets = jets["pt"].offsets
             n_linked = np.bincount(self.links(first, last, offsets).jet, minlength=int(offsets[-1]))
@@ -268,7 +282,7 @@ class EventJets(JetReader):
 
     def _blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Jets start to stop as stretches that are each of one block of events."""
-        block = self.found.event[start:stop] // EVENTS
+        block = self.found.event[start:stop] // self.n_block
         edges = [start, *(start + 1 + np.flatnonzero(np.diff(block))).tolist(), stop]
         return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
 
@@ -277,7 +291,7 @@ class EventJets(JetReader):
     ) -> Gathered:
         """The constituents of jets start to stop, all of one block of events."""
         event = self.found.event[start:stop]
-        first = int(event[0]) // EVENTS * EVENTS
+        first = int(event[0]) // self.n_block * self.n_block
         jets, links, every = self._events(first, tuple(quantities), tuple(of_jets))
         offsets = jets[of_jets[0]].offsets
         at = offsets[event - first] + self.found.number[start:stop]
@@ -311,7 +325,7 @@ class EventJets(JetReader):
         """
         key = (first, self.is_weighted, quantities, of_jets)
         if self._last is None or self._last[0] != key:
-            last = min(first + EVENTS, self.columns.n_rows)
+            last = min(first + self.n_block, self.columns.n_rows)
             jets = self._jets(first, last, of_jets)
             links = self.links(first, last, jets[of_jets[0]].offsets)
             wanted = quantities

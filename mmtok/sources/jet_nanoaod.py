@@ -117,6 +117,7 @@ class NanoJets(EventJets):
         if self._raw in there:
             self.of_jets["raw"] = self._raw
         self._find_parts()
+        self.fit_blocks(f"{self.table.candidates}_pt")
         self.find_jets()
         self._decide_weights()
 

@@ -27,7 +27,6 @@ from mmtok.io.messages import listed
 from mmtok.sources.jet_columns import Lists
 from mmtok.sources.jet_coordinates import pt_eta_phi
 from mmtok.sources.jet_events import (
-    EVENTS,
     MOST_DISAGREEMENT,
     Agreement,
     EventJets,
@@ -128,6 +127,7 @@ class DaodJets(EventJets):
         self._links = of["constituentLinks"]
         self._weights = of.get("constituentWeights", "")
         self.is_weighted = bool(self._weights)
+        self.fit_blocks(self._links)
         self.find_jets()
         self._find_targets()
 
@@ -287,8 +287,8 @@ class DaodJets(EventJets):
     def _sizes_needed(self) -> dict[int, tuple[int, np.ndarray]]:
         """Key -> the first block of events with it, and how many entries those need (events,)."""
         needed: dict[int, tuple[int, np.ndarray]] = {}
-        for first in range(0, self.columns.n_rows, EVENTS):
-            last = min(first + EVENTS, self.columns.n_rows)
+        for first in range(0, self.columns.n_rows, self.n_block):
+            last = min(first + self.n_block, self.columns.n_rows)
             offsets = self._jets(first, last, ("pt",))["pt"].offsets
             jet, key, index, _ = self._raw_links(first, last, offsets)
             event = np.searchsorted(offsets, jet, side="right") - 1

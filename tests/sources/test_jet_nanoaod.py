@@ -90,10 +90,13 @@ def test_the_charge_is_that_of_the_code(collider, files):
 
 
 def test_any_stretch_is_the_same_part_of_all(collider, files, monkeypatch):
-    monkeypatch.setattr("mmtok.sources.jet_events.EVENTS", 7)  # many blocks
     settings = ReadSettings(collection="FatJet", min_pt_gev=45)
     reader = open_jets(files / "pfnano.root", settings=settings)
     every, offsets = reader.read(0, reader.n_jets, reader.features)
+    monkeypatch.setattr("mmtok.sources.jet_events.EVENTS", 7)
+    monkeypatch.setattr("mmtok.sources.jet_events.BLOCK_BYTES", 1)  # many blocks
+    reader = open_jets(files / "pfnano.root", settings=settings)
+    assert reader.n_block == 7
     for start, stop in ((0, 1), (3, 40), (reader.n_jets - 2, reader.n_jets), (5, 5)):
         values, at = reader.read(start, stop, reader.features)
         np.testing.assert_array_equal(values, every[offsets[start] : offsets[stop]])
