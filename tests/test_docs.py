@@ -25,6 +25,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/your_speech.md",
     "docs/tutorials/your_pictures.md",
     "docs/tutorials/your_jets.md",
+    "docs/tutorials/your_text.md",
     "docs/tutorials/new_modality.md",
     "docs/tutorials/pretrained_llama.md",
     "docs/howto/recipes.md",
@@ -141,6 +142,8 @@ def bring(page, home, make_llama):
     if "checkpoints/llama" in text:
         (home / "checkpoints").mkdir()
         make_llama(home / "checkpoints" / "llama")
+    if "chats.jsonl" in text:
+        write_chats(home)
     if "tokenizer.model" in text:
         import sentencepiece
 
@@ -150,6 +153,17 @@ def bring(page, home, make_llama):
     if "tokens.parquet" in text and not any("tokenize" in words for words in shell_lines(page)):
         pictures = map(str, sorted((home / "pictures").rglob("*.png")))
         assert main(["tokenize", "image", *pictures, "-o", "tokens.parquet"]) == 0
+
+
+def write_chats(home):
+    """Conversations, and a template for the checkpoint of the tests."""
+    template = "{% for m in messages %}<|begin|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+    template += "{% if add_generation_prompt %}<|begin|>assistant:{% endif %}"
+    (home / "checkpoints" / "llama" / "chat_template.jinja").write_text(template)
+    chat = [{"role": "user", "content": "dark?"}, {"role": "assistant", "content": "light"}]
+    (home / "chats.jsonl").write_text((json.dumps({"messages": chat}) + "\n") * 20)
+    (home / "chat.json").write_text(json.dumps(chat))
+    (home / "question.json").write_text(json.dumps(chat[:1]))
 
 
 def run_line(words, home):
