@@ -8,6 +8,8 @@
              of them tokenised, beside the same from memory
     tars     10,000 pictures in webdataset tars against the same in folders: pictures read a second,
              with their listing; the memory that a caption table of 100,000 rows takes
+    text     100 MB of text (--full: 1 GB) in files of every kind, looked at and read; the memory
+             that 100 GB would take, by what the index of a table takes
 
 Files are made in a temporary folder first. Memory is that of a process of its own, beyond what its
 imports take. On a shared machine only memory and ratios mean much.
@@ -15,6 +17,7 @@ imports take. On a shared machine only memory and ratios mean much.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -30,8 +33,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from side_by_side import (
     Line,
     called,
@@ -46,12 +52,15 @@ from side_by_side import (
 from mmtok.core.segment import Segment
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
-from mmtok.sources.base import Chunk, Made
+from mmtok.sources.base import Chunk, Made, batched_lists
 from mmtok.sources.images import ImageFolder, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.sound_files import write_sound
 from mmtok.sources.speech import SpeechFolder
+from mmtok.sources.text import TextFile
+from mmtok.sources.text_corpus import RowReader
+from mmtok.sources.text_pieces import Chunking
 from mmtok.tokenizers.jets import JetGridConfig
 
 GIB_MB = 1024.0
@@ -319,12 +328,82 @@ def list_pictures(table: Path) -> None:
     list(next(iter(listing.chunks)).read())
 
 
+# ---- text
+
+
+def text(options: Options) -> Iterator[Line]:
+    """Memory and time of looking at a text and reading all its chunks, and the index of a table."""
+    n_bytes = 4 * 10**6 if options.quick else 10**8
+    if options.full:
+        n_bytes = 10**9
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TEXT_FILES:
+            path = Path(folder) / f"a{name}"
+            make_text(path, n_bytes)
+            start = time.perf_counter()
+            peak = peak_mb(partial(read_texts, path))
+            took = time.perf_counter() - start
+            what = f"{n_bytes // 10**6:,} MB of text in {name}, looked at and read"
+            yield Line(what, "MB at most", peak, "time", took, "MB", peak, GIB_MB, least=False)
+            if name == ".jsonl":
+                index = RowReader(Chunking(256)).faults(path)
+                peak += index.groups.nbytes * 10**11 / n_bytes / 2**20
+                what = "100 GB of text in jsonl, by the index of the former"
+                yield Line(what, "MB at most", peak, "", None, "MB", peak, GIB_MB, least=False)
+            path.unlink()
+
+
+TEXT_FILES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.zst", ".csv", ".parquet")
+
+
+def make_text(path: Path, n_bytes: int) -> None:
+    """Documents of 2,000 characters of about n bytes together, in the format of the suffix."""
+    generator = np.random.default_rng(0)
+    letters = generator.choice(list("etaoinshr dlu "), 200_000)
+    text = "".join(letters)
+    starts = generator.integers(0, len(text) - 2_000, -(-n_bytes // 2_000))
+    documents = (text[start : start + 2_000] for start in starts.tolist())
+    if path.suffix == ".parquet":
+        schema = pa.schema([("text", pa.string())])
+        with pq.ParquetWriter(path, schema) as writer:
+            for group in batched_lists(documents, 5_000):
+                writer.write_table(pa.table({"text": group}, schema))
+        return
+    with _packed(path) as file:
+        if ".csv" in path.name:
+            file.write(b"id,text\n")
+        for i, document in enumerate(documents):
+            row = document
+            if ".jsonl" in path.name:
+                row = json.dumps({"id": i, "text": document})
+            elif ".csv" in path.name:
+                row = f"{i},{document}"
+            file.write(f"{row}\n".encode())
+
+
+def _packed(path: Path) -> Any:
+    """A file to write to, packed as its suffix says."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "wb", compresslevel=1)
+    if path.suffix == ".zst":
+        return pa.CompressedOutputStream(str(path), "zstd")
+    return path.open("wb")
+
+
+def read_texts(path: Path) -> None:
+    """List the training split of a text, and read all its chunks."""
+    for chunk in TextFile(str(path)).listing("train").chunks:
+        for _ in chunk.read():
+            pass
+
+
 # ---- the command line
 
 SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {
     "speech": speech,
     "jets": jets,
     "tars": tars,
+    "text": text,
 }
 
 

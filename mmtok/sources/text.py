@@ -211,6 +211,11 @@ class TextFile(ScreenedSource):
             return {"chars": n_chars[path]}
 
         screen = Screen(place.files(layout), look, self, "files")
+        with Tally("files") as tally:
+            for path in screen.items:
+                tally.count()
+                if remark := reader.remark(path):
+                    tally.add(remark, path)
         report_rows([reader.faults(path) for path in screen.items], self)
         return reader, self._split(screen.items, n_chars, reader), screen
 

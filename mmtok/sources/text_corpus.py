@@ -16,13 +16,13 @@ from pathlib import Path
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
 from mmtok.io.packed import PACKED
-from mmtok.io.patterns import is_pattern, named_places
+from mmtok.io.patterns import named_places
 from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
 from mmtok.sources.layouts import Layout, chosen_layout, is_part
 from mmtok.sources.screen import Tolerance
-from mmtok.sources.text_pieces import Chunking, n_chars_of, pieces, ranges
+from mmtok.sources.text_pieces import Chunking, begins_with_mark, n_chars_of, pieces, ranges
 from mmtok.sources.text_rows import (
     MESSAGES,
     N_NAMED,
@@ -81,6 +81,10 @@ class Reader(ABC):
         """What is wrong in rows of a file; None where it has no rows."""
         return None
 
+    def remark(self, path: Path) -> str:
+        """What is said of a file; "" for nothing."""
+        return ""
+
 
 def _version(path: Path) -> tuple[Path, int, int]:
     try:
@@ -98,6 +102,12 @@ class CharacterReader(Reader):
 
     def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
         return _n_chars(path, n_bytes, changed_ns, self.chunking.mark)
+
+    def remark(self, path: Path) -> str:
+        """Whether it begins with a byte order mark."""
+        if _has_mark(*_version(path)):
+            return "read with a byte order mark, kept as a character"
+        return ""
 
     def document_at(self, path: Path, at: int) -> tuple[int, int]:
         """Of a file without marks `at`, as it is cut anywhere."""
@@ -122,6 +132,11 @@ class CharacterReader(Reader):
 @lru_cache(maxsize=N_REMEMBERED)
 def _n_chars(path: Path, n_bytes: int, changed_ns: int, mark: str) -> int:
     return n_chars_of(path, mark)
+
+
+@lru_cache(maxsize=N_REMEMBERED)
+def _has_mark(path: Path, n_bytes: int, changed_ns: int) -> bool:
+    return begins_with_mark(path)
 
 
 @dataclass(frozen=True)
@@ -239,12 +254,8 @@ def text_place(path: str) -> TextPlace:
 
     Raises UserError where there are none.
     """
-    if not is_pattern(path) and not Path(path).expanduser().is_dir():
-        places = [file_at(path, "TextFile", WANTED)]
-    else:
-        places = named_places(path, "TextFile", WANTED)
     place = TextPlace()
-    for one in places:
+    for one in named_places(path, "TextFile", WANTED):
         if not one.is_dir():
             place.named.append(file_at(one, "TextFile", WANTED))
             (place.tables if is_table(one) else place.plain).append(one)

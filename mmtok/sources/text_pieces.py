@@ -21,6 +21,8 @@ from mmtok.sources.base import CHUNK, Example, Unusable
 BLANK_LINES = "blank lines"  # the mark that stands for one blank line, or several
 BLANKS = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
 LONG_BYTES = 2**30  # of a file: looking at it shows how far it is
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
+FROM_UTF_16 = "convert it first, e.g. iconv -f utf-16 -t utf-8"
 TO_UTF8 = "convert it first, e.g. iconv -f latin1 -t utf-8"
 
 
@@ -57,6 +59,8 @@ def decoded_blocks(path: Path, first: int = 0, last: int | None = None) -> Itera
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         at = position - n_pending + error.start
+        if at == 0 and error.object[:2] in UTF_16:
+            raise UserError(f"{path}: is UTF-16 text; {FROM_UTF_16}") from None
         raise UserError(
             f"{path}: not UTF-8 text: byte 0x{error.object[error.start]:02X} at offset {at};"
             f" {TO_UTF8}"
@@ -140,6 +144,11 @@ def n_chars_of(path: Path, mark: str) -> int:
             n_chars += len(piece.text)
             progress.advance(len(piece.text))
     return n_chars
+
+
+def begins_with_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark."""
+    return next(decoded_blocks(path)).text.startswith("\ufeff")
 
 
 def between(stream: Iterable[Piece], first: int, last: int | None) -> Iterator[Piece]:

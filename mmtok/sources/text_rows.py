@@ -35,7 +35,16 @@ from mmtok.io.tables import (
     suffix_of,
 )
 from mmtok.sources.base import CHUNK, Example, Unusable, batched_lists
-from mmtok.sources.text_pieces import LONG_BYTES, TO_UTF8, Chunking, Piece, check_unchanged, cut
+from mmtok.sources.text_pieces import (
+    FROM_UTF_16,
+    LONG_BYTES,
+    TO_UTF8,
+    UTF_16,
+    Chunking,
+    Piece,
+    check_unchanged,
+    cut,
+)
 
 SPELLINGS = (  # of the column that holds the text
     "text",
@@ -228,8 +237,8 @@ def _decoded(path: Path, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise UserError(f"{path}: is UTF-16; convert it first, e.g. iconv -f utf-16") from None
+        if line[:2] in UTF_16:
+            raise UserError(f"{path}: is UTF-16 text; {FROM_UTF_16}") from None
         raise UserError(
             f"{path}: not UTF-8 text: byte 0x{line[error.start]:02X}; {TO_UTF8}"
         ) from None

@@ -183,6 +183,11 @@ class PretrainedText(TextTokenizer):
             fingerprint=fingerprint("PretrainedText", about, pieces.encode()),
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled for another process; the library forgets how it was set up."""
+        self.__dict__.update(state)
+        self._tok.encode_special_tokens = True
+
     def encode(self, signal: str | Conversation) -> Segment:
         """A string -> codes (T, 1) int32.
 

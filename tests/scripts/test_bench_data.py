@@ -46,3 +46,17 @@ def test_tars_hold_what_the_folders_hold(bench, tmp_path):
     assert found[0] == found[1] and len(found[0]) == 12
     bench.read_pictures(tmp_path / "tars")
     bench.list_pictures(bench.make_captions(tmp_path / "table", 5))
+
+
+def test_a_text_is_the_same_in_files_of_every_kind(bench, tmp_path):
+    read = []
+    for name in bench.TEXT_FILES:
+        path = tmp_path / f"a{name}"
+        bench.make_text(path, 5_000)
+        source = bench.TextFile(str(path), chunk_chars=9_000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bench.read_texts(path)
+            texts = [e["text"] for split in source.splits for e in source.examples(split)]
+        read.append("".join(texts).replace("\n", ""))
+    assert set(read) == {read[0]} and len(read[0]) == 6_000

@@ -248,6 +248,7 @@ def test_faulty_rows_are_passed_over_while_they_are_few(tmp_path):
         ("a.jsonl", b"just words\nand more\n", "none of its first lines is a JSON object"),
         ("a.csv", "text,n\ncaf\u00e9,1\n".encode("latin1"), "not UTF-8 text: byte 0xE9"),
         ("a.csv", "text,n\na,1\n".encode("utf-16"), "is UTF-16"),
+        ("a.txt", "text\n".encode("utf-16"), "is UTF-16 text"),
         ("a.csv", b'text,n\n"open,1\nb,2\n', "a quote opens in this row and is never closed"),
         ("a.csv", b"text,n\n", "a single character cannot be split"),
         ("a.parquet", b"PAR1 no", "not a Parquet file"),
@@ -260,6 +261,20 @@ def test_broken_files_are_answered_in_one_line(tmp_path, name, content, says):
     with pytest.raises(UserError, match=says) as error:
         TextFile(str(tmp_path / name), layout=layout).check()
     assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_a_byte_order_mark_is_a_character_of_a_text_and_none_of_a_table(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffsome text".encode())
+    with pytest.warns(UserWarning, match="a.txt was read with a byte order mark"):
+        read = [e["text"] for e in TextFile(str(tmp_path / "a.txt")).examples("train")]
+    assert read == ["\ufeffsome tex"]
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "one"}\n{"text": "two"}'.encode())
+    assert texts_of(TextFile(str(tmp_path / "a.jsonl"))) == ["one"]
+
+
+def test_an_address_is_not_fetched(tmp_path):
+    with pytest.raises(UserError, match="is an address, and TextFile reads local files"):
+        texts_of(TextFile("https://example.org/a.txt"))
 
 
 def test_a_file_that_changes_meanwhile_is_unusable(tmp_path):

@@ -1,6 +1,7 @@
 """Conversations: a checkpoint's template lays them out, and p is asked of the assistant's words."""
 
 import json
+import pickle
 import re
 
 import numpy as np
@@ -196,6 +197,17 @@ def test_what_is_saved_is_opened(tmp_path):
     plain = PretrainedTextConfig(str(tmp_path / "start")).build()
     assert plain.signature.fingerprint != tokenizer.signature.fingerprint
     assert len(plain.signature.banned) == len(MARKS)
+
+
+def test_another_process_encodes_alike(tmp_path):
+    checkpoint(tmp_path)
+    tokenizer = opened(tmp_path)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    for signal in ("seven <|eot_id|><|pad|> letters", conversation_of(LONG, [WEATHER])):
+        mine = tokenizer.encode(signal)
+        theirs = again.encode(signal)
+        assert (mine.codes == theirs.codes).all() and (mine.asked == theirs.asked).all()
+    assert again._tok.encode_special_tokens and not again.chat._tok.encode_special_tokens
 
 
 def test_a_missing_template_is_refused_in_one_line(tmp_path):
