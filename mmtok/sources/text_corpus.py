@@ -22,19 +22,21 @@ from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
 from mmtok.sources.layouts import Layout, chosen_layout, is_part
 from mmtok.sources.screen import Tolerance
+from mmtok.sources.text_index import (
+    N_NAMED,
+    RowIndex,
+    RowRange,
+    is_empty,
+    look_at,
+    size_of,
+)
 from mmtok.sources.text_pieces import Chunking, begins_with_mark, n_chars_of, pieces, ranges
 from mmtok.sources.text_rows import (
     MESSAGES,
-    N_NAMED,
     SPELLINGS,
-    RowIndex,
-    RowRange,
     columns_of,
-    is_empty,
     is_table,
-    look_at,
     open_rows,
-    size_of,
 )
 
 TXT = ".txt"

@@ -17,7 +17,7 @@ from mmtok.errors import UserError
 from mmtok.io import packed
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, to_plain
-from mmtok.sources import text_pieces, text_rows
+from mmtok.sources import text_index, text_pieces, text_rows
 from mmtok.sources.base import Unusable
 from mmtok.sources.text import TextFile
 
@@ -60,7 +60,7 @@ def small(monkeypatch):
     """Blocks of 7 bytes and ranges of 3 chunks, so that all is cut everywhere."""
     monkeypatch.setattr(packed, "BLOCK", 7)
     monkeypatch.setattr(text_pieces, "CHUNK", 3)
-    monkeypatch.setattr(text_rows, "CHUNK", 3)
+    monkeypatch.setattr(text_index, "CHUNK", 3)
     monkeypatch.setattr(text_rows, "ROWS", 2)
 
 
