@@ -29,10 +29,7 @@ TO_UTF8 = "convert it first, e.g. iconv -f latin1 -t utf-8"
 class Piece(NamedTuple):
     """Some characters of a document.
 
-    Attributes:
-        text: the characters.
-        first: where they begin, in bytes of the unpacked file.
-        ends: whether the document ends with them.
+    They begin at the byte `first` of the unpacked file; the document ends with them where `ends`.
     """
 
     text: str

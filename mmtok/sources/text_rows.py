@@ -57,12 +57,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Row(NamedTuple):
     """A row of a table.
 
-    Attributes:
-        first: where it begins: a byte of the unpacked file, or a row.
-        number: as messages call it.
-        cell: of the wanted column; of conversations a pair, with that of the tools. None where
-            there is none.
-        fault: why it cannot be used; "" where it can.
+    It begins at the byte `first` of the unpacked file, or is that row, and messages call it by its
+    `number`. `cell` is that of the wanted column; of conversations a pair, with that of the tools;
+    None where there is none. `fault` says why it cannot be used, "" where it can.
     """
 
     first: int
