@@ -161,11 +161,21 @@ def folder_caption(folders: Sequence[str], file: str) -> str:
 # ---- tables
 
 
-def tables_of(place: Place, settings: ReadSettings, is_metadata: bool) -> list[TableFile]:
+def tables_of(
+    place: Place, settings: ReadSettings, is_metadata: bool, is_wanted: bool = False
+) -> list[TableFile]:
     """The tables of a place that name files and captions.
 
-    is_metadata: those of Hugging Face's image folders, metadata.csv and the like in any folder;
-    else all others that lie in the folder itself.
+    Args:
+        place: where to look.
+        settings: which columns they have.
+        is_metadata: those of Hugging Face's image folders, metadata.csv and the like in any folder;
+            else all others that lie in the folder itself.
+        is_wanted: whether their layout is chosen already, so that each must have the columns that
+            the user names; else one without them may belong to another layout.
+
+    Raises:
+        UserError: a table that is meant cannot be read, or lacks a column that the user names.
     """
     tables = []
     for path in place.companions:
@@ -173,15 +183,26 @@ def tables_of(place: Place, settings: ReadSettings, is_metadata: bool) -> list[T
         if is_named_so != is_metadata or not (is_metadata or path.parent == place.folder):
             continue
         table = opened_table(place, path)
-        if table is not None and None not in _columns(place, table, settings)[:2]:
-            tables.append(table)
+        if table is None:
+            continue
+        try:
+            if has_columns(place, table, settings):
+                tables.append(table)
+        except UserError:
+            if is_wanted or place.found is None:
+                raise
     return tables
 
 
-def opened_table(place: Place, path: Path) -> TableFile | None:
+def has_columns(place: Place, table: TableFile, settings: ReadSettings) -> bool:
+    """Whether a table names files and captions. Raises UserError as `tables_of` does."""
+    return None not in _columns(place, table, settings)[:2]
+
+
+def opened_table(place: Place, path: Path, is_needed: bool = False) -> TableFile | None:
     """A table; None for what is none, such as another kind of JSON.
 
-    Raises UserError where one that the user means cannot be read.
+    Raises UserError where one that the user means, or that is needed, cannot be read.
     """
     name = path.name.lower()
     if not name.endswith((*TABLES, CAPTIONS_TEXT)) or is_one_object(path):
@@ -193,7 +214,7 @@ def opened_table(place: Place, path: Path) -> TableFile | None:
             return open_table(path, separator=",")
         return open_table(path)
     except UserError:
-        if is_meant(place, path):
+        if is_needed or is_meant(place, path):
             raise
         return None
 
@@ -242,7 +263,7 @@ def read_tables(place: Place, settings: ReadSettings, is_metadata: bool = False)
 
     Raises UserError where there is no table with such columns, or none of its files is there.
     """
-    tables = tables_of(place, settings, is_metadata)
+    tables = tables_of(place, settings, is_metadata, is_wanted=True)
     if not tables:
         raise no_table(place, settings)
     rows = _Rows(place, settings)
@@ -259,6 +280,7 @@ def no_table(place: Place, settings: ReadSettings) -> UserError:
         table = opened_table(place, path)
         if table is None:
             continue
+        _columns(place, table, settings)  # raises for one that the user names and is not there
         named = [cell for cell in table.columns if cell.lower().endswith(PICTURES)]
         if named:
             return UserError(

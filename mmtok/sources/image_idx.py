@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,16 +22,18 @@ from mmtok.sources.rows import hash_of
 
 # train-images-idx3-ubyte.gz; some mirrors have a dot before idx, EMNIST a prefix
 IMAGES = re.compile(r"(.*?)(train|t10k|test)-images[-.]idx3-ubyte(\.gz|\.xz)?", re.IGNORECASE)
+PACKED = (".gz", ".xz")
 Item = tuple[Path, Path, int, str]  # images, labels, which, caption
 
 
 def image_files(place: Place) -> list[Path]:
-    """The files of images that lie in the folder itself, of one set."""
-    return [
-        path
-        for path in place.companions
-        if path.parent == place.folder and IMAGES.fullmatch(path.name)
-    ]
+    """The files of images; of one that lies there packed too, as torchvision leaves it, the plain.
+
+    They may lie in a folder below, such as MNIST/raw.
+    """
+    files = [path for path in place.companions if IMAGES.fullmatch(path.name)]
+    plain = {path for path in files if path.suffix.lower() not in PACKED}
+    return [path for path in files if path in plain or path.with_suffix("") not in plain]
 
 
 class IdxPictures(Pictures):
@@ -129,7 +132,7 @@ def _loaded(path: Path, n_bytes: int, changed_ns: int) -> np.ndarray:
 
 
 def read_idx_images(place: Place, settings: ReadSettings) -> IdxPictures:
-    """The images of MNIST's files in a folder; without names their classes are digits.
+    """The images of MNIST's files in a folder; without names their classes are digits, as is said.
 
     Raises UserError where files are missing, or there are several sets of them.
     """
@@ -139,8 +142,14 @@ def read_idx_images(place: Place, settings: ReadSettings) -> IdxPictures:
     parts = [part_of(path) for path in images]
     if len(set(parts)) < len(parts):
         raise UserError(
-            f"{place.folder}: several sets of images, {listed([path.name for path in images])};"
-            " put one into a folder of its own"
+            f"{place.folder}: several sets of images, {listed([place.inside(i) for i in images])};"
+            " put one into a folder of its own, and name that"
+        )
+    if not settings.names:
+        warnings.warn(
+            f"{images[0].parent}: its classes are called {DIGIT_NAMES[0]} to {DIGIT_NAMES[-1]}; for"
+            " other things than digits, give --names",
+            stacklevel=5,
         )
     files = [(path, _labels_of(path)) for path in sorted(images, key=_train_first)]
     return IdxPictures(files, settings.names or DIGIT_NAMES)

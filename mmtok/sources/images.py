@@ -17,6 +17,7 @@ from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
 from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
 from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, WITH_ROOT, WITHOUT_COLUMNS, Splits
+from mmtok.sources.image_unread import check_tables_used
 from mmtok.sources.layouts import check_layout, chosen_layout
 from mmtok.sources.leaks import check_leaks
 from mmtok.sources.pictures import FIELDS, Pictures, ReadSettings, place_at
@@ -259,6 +260,8 @@ class ImageFolder(ScreenedSource):
         layout = chosen_layout(IMAGE_LAYOUTS, (place, settings), self.layout, place.shown)
         if layout is None and place.found is None:
             raise no_table(place, settings)
+        if not self.layout and (layout is None or layout.plain):
+            check_tables_used(place, settings)
         if layout is None or layout.plain:
             _warn(place.note(()))
         n_loose = len(place.pictures)

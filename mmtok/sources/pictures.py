@@ -23,6 +23,7 @@ from mmtok.sources.leaks import Content
 
 WANTED = "pictures with captions"
 TARS = (".tar",)
+PACKED_TARS = (".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
 CAPTIONS_TEXT = "captions.txt"  # Flickr8k's table
 IDX = tuple(
     f"{kind}{packed}" for kind in ("idx3-ubyte", "idx1-ubyte") for packed in ("", ".gz", ".xz")
@@ -161,6 +162,11 @@ def place_at(path: str, root: str = "") -> Place:
         pictures = _below(folder, [file for file in files if _ends(file, PICTURES)])
         companions = [file for file in files if _ends(file, COMPANIONS)]
         if not pictures and not companions:
+            if _ends(files[0], PACKED_TARS):
+                raise UserError(
+                    f"{files[0]}: is packed, and pictures in tars are read by their offset; unpack"
+                    " it to a .tar first"
+                )
             raise UserError(
                 f"{files[0]}: is no folder and no tar, table or picture; ImageFolder wants a"
                 f" folder, {WANTED}, or files of these kinds"

@@ -22,7 +22,10 @@ def folder(tmp_path):
 
 
 def test_published_splits_and_names(folder):
-    with pytest.warns(UserWarning, match="read as idx .t10k-images-idx3-ubyte.gz and 1 more."):
+    with (
+        pytest.warns(UserWarning, match="read as idx .t10k-images-idx3-ubyte.gz and 1 more."),
+        pytest.warns(UserWarning, match="called zero to nine; .* give --names"),
+    ):
         held = examples(ImageFolder(str(folder)), "heldout")
     assert held == [("zero", 30), ("one", 31), ("zero", 32)]
     source = ImageFolder(str(folder), names=("bag", "coat"))
@@ -38,6 +41,20 @@ def test_dotted_names_and_other_sets(folder):
     images = next(folder.glob("train-images*"))
     (folder / f"emnist-{images.name}").write_bytes(images.read_bytes())
     refused(ImageFolder(str(folder)), "several sets of images, ")
+
+
+def test_as_torchvision_leaves_them(folder):
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for packed in folder.glob("*.gz"):
+        (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.rename(raw / packed.name)
+    for labels in folder.glob("*-ubyte"):
+        labels.rename(raw / labels.name)
+    for place in (folder / "data", raw):
+        assert silently(ImageFolder(str(place)), "heldout") == [
+            ("zero", 30), ("one", 31), ("zero", 32)
+        ]  # fmt: skip
 
 
 def test_faults_are_named(folder):

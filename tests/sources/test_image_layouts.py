@@ -210,6 +210,27 @@ def test_broken_tables_are_named(tmp_path):
         refused(ImageFolder(str(table)), said)
 
 
+def test_a_table_that_cannot_be_read_is_no_folder_of_one_class(tmp_path):
+    for i in range(3):
+        write_picture(tmp_path / "train" / f"{i}.png", i)
+    table = tmp_path / "labels.csv"
+    for text, said in [
+        ("id,breed\n0,pug\n1,boxer\n2,pug\n", "has id, breed; name them: --columns image=.*folder"),
+        ("0.png,a\n1.png,b\n", "names the file 0.png, so it is no header.*--layout folder"),
+        ("file,caption\n0.png,Gr\xfcn\n", "not UTF-8 text.*--layout folder"),
+        ("", "the file is empty"),
+    ]:
+        table.write_bytes(text.encode("latin-1"))
+        refused(ImageFolder(str(tmp_path)), said)
+    assert sorted(silently(ImageFolder(str(tmp_path), layout="folder")))[0] == ("train", 0)
+    table.write_text("id,breed\n0,pug\n1,boxer\n2,pug\n")
+    columns = {"image": "id", "caption": "breed"}
+    found = silently(ImageFolder(str(tmp_path), columns=columns))
+    assert sorted(found) == [("boxer", 1), ("pug", 0), ("pug", 2)]
+    table.rename(tmp_path / "train" / "labels.csv")
+    refused(ImageFolder(str(tmp_path), columns=columns), "train/labels.csv: .* give its own --path")
+
+
 # ---- Hugging Face's imagefolder
 
 
@@ -347,6 +368,8 @@ def test_places_that_are_none(tmp_path):
     refused(
         ImageFolder(str(tmp_path / "a.doc")), "a.doc: is no folder and no tar, table or picture"
     )
+    (tmp_path / "a.tar.gz").write_text("x")
+    refused(ImageFolder(str(tmp_path / "a.tar.gz")), "is packed, .* unpack it to a .tar first")
     refused(ImageFolder("https://host/a.tar"), "is an address")
     refused(ImageFolder(""), "no path given")
     refused(ImageFolder(f"{tmp_path}/*.tar"), "nothing there has such a name")

@@ -8,6 +8,8 @@ import tarfile
 import warnings
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -54,6 +56,11 @@ def test_several_tars_by_folder_pattern_and_range(tmp_path):
     wanted = [(f"picture {10 * k + i}", 10 * k + i) for k in range(3) for i in range(4)]
     with pytest.warns(UserWarning, match="read as webdataset .00000.tar and 2 more."):
         assert sorted(examples(ImageFolder(str(tmp_path)))) == sorted(wanted)
+    table = pyarrow.table({"caption": ["c"], "url": ["u"], "key": ["000000000"]})
+    pyarrow.parquet.write_table(table, tmp_path / "00000.parquet")  # as img2dataset puts it beside
+    found = silently(ImageFolder(str(tmp_path), columns={"image": "png", "caption": "key"}))
+    assert sorted(found)[0] == ("0", 0)
+    refused(ImageFolder(str(tmp_path), columns={"caption": "kez"}), "no column 'kez'; nearest: key")
     for name in ("*.tar", "{00000..00002}.tar", "0000[0-2].tar"):
         source = ImageFolder(f"{tmp_path}/{name}")
         assert silently(source) == silently(ImageFolder(str(tmp_path)))
