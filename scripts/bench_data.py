@@ -6,6 +6,8 @@
              memory that a manifest of 100,000 rows takes (--full: of a million)
     jets     a million jets in 100 files (--full: ten million) are looked at and read, and 50,000
              of them tokenised, beside the same from memory
+    tokenise  two worker processes over one, for each modality: by the clock, which needs two quiet
+             cores, and by the processors' seconds that both take (--full: 13,100 clips)
     tars     10,000 pictures in webdataset tars against the same in folders: pictures read a second,
              with their listing; the memory that a caption table of 100,000 rows takes
     text     100 MB of text (--full: 1 GB) in files of every kind, looked at and read; the memory
@@ -29,6 +31,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -49,6 +52,7 @@ from side_by_side import (
     seconds,
 )
 
+from mmtok.commands.tokenize import How, tokenize_files
 from mmtok.core.segment import Segment
 from mmtok.data.tokens import write_tokens
 from mmtok.errors import UserError
@@ -397,11 +401,90 @@ def read_texts(path: Path) -> None:
             pass
 
 
+# ---- tokenising by worker processes
+
+CLIP_S = 6.5  # of LJSpeech's clips, on average
+MODALITIES = ("speech", "image", "text", "jets")
+
+
+def tokenise_by_workers(options: Options) -> Iterator[Line]:
+    """Two workers over one: files of each modality become one token file."""
+    for modality in MODALITIES:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            n, unit = make_files(place / "in", modality, options)
+            measured: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+            for _ in range(options.repeats):
+                for workers, found in measured.items():
+                    found.append(afresh(partial(tokenise_files, place, modality, workers)))
+            one, two = (np.median(found, axis=0) for found in measured.values())
+            what = f"{n:,} {unit} tokenised by two workers"
+            bar = 1.7 if modality == "speech" else 0.0
+            yield Line.ratio(what, f"{unit}/s", n / two[0], "one", n / one[0], bar)
+            what = f"{n:,} {unit}: processors' seconds of one process over those of two workers"
+            value = one[1] / two[1]
+            yield Line(what, "s", two[1], "one", one[1], "ratio", value, 0.85)
+            peak = peak_mb(partial(tokenise_files, place, modality, 1))
+            what = f"{n:,} {unit} tokenised by one process"
+            yield Line(what, "MB at most", peak, "", None, "MB", peak, GIB_MB, least=False)
+
+
+def afresh(work: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    """What work returns in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work)
+
+
+def tokenise_files(place: Path, modality: str, workers: int) -> tuple[float, float]:
+    """Tokenise all files; returns the seconds of the clock, and of all processes together."""
+    warnings.simplefilter("ignore")
+    start = time.perf_counter()
+    computed = computed_s()
+    how = How(workers=workers)
+    out = place / f"{workers}.parquet"
+    with redirect_stderr(io.StringIO()):
+        tokenize_files(modality, [place / "in"], out, how=how)
+    return time.perf_counter() - start, computed_s() - computed
+
+
+def computed_s() -> float:
+    """Seconds that this process and its ended children have computed."""
+    own = os.times()
+    return own.user + own.system + own.children_user + own.children_system
+
+
+def make_files(folder: Path, modality: str, options: Options) -> tuple[int, str]:
+    """Files of a modality. Returns how many signals they hold, and what these are called."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    if modality == "jets":
+        n = 10 if options.quick else 1_000
+        make_jets(folder, ".npz", n)
+        return n * JET_FILES, "jets"
+    n = 40 if options.quick else 2_000
+    if modality == "speech":
+        if options.full:
+            n = 13_100
+        samples = generator.normal(0, 0.1, int(22_050 * 2 * CLIP_S)).astype(np.float32)
+        for i in range(n):
+            write_sound(folder / f"{i:05}.wav", samples[i : i + int(22_050 * CLIP_S)], 22_050)
+        return n, "clips"
+    for i in range(n):
+        if modality == "image":
+            pixels = generator.integers(0, 256, (128, 128, 3), np.uint8)
+            write_image(folder / f"{i:05}.png", pixels)
+        else:
+            words = generator.integers(0, 10_000, 4_000)
+            (folder / f"{i:05}.txt").write_text(" ".join(map(str, words)))
+    return n, {"image": "pictures", "text": "texts"}[modality]
+
+
 # ---- the command line
 
 SECTIONS: dict[str, Callable[[Options], Iterator[Line]]] = {
     "speech": speech,
     "jets": jets,
+    "tokenise": tokenise_by_workers,
     "tars": tars,
     "text": text,
 }

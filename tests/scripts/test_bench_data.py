@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mmtok.data.tokens import read_tokens
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -60,3 +62,12 @@ def test_a_text_is_the_same_in_files_of_every_kind(bench, tmp_path):
             texts = [e["text"] for split in source.splits for e in source.examples(split)]
         read.append("".join(texts).replace("\n", ""))
     assert set(read) == {read[0]} and len(read[0]) == 6_000
+
+
+@pytest.mark.parametrize("modality", ["text", "jets"])
+def test_files_of_a_modality_are_tokenised_and_timed(bench, tmp_path, monkeypatch, modality):
+    monkeypatch.setattr(bench, "JET_FILES", 2)
+    n, _ = bench.make_files(tmp_path / "in", modality, bench.Options(quick=True))
+    clock, computed = bench.tokenise_files(tmp_path, modality, 1)
+    assert 0 < clock < 60 and 0 < computed < 60
+    assert len(read_tokens(tmp_path / "1.parquet")) == n
