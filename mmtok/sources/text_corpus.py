@@ -304,12 +304,14 @@ def _plain_evidence(place: TextPlace) -> str:
 
 
 def _table_evidence(place: TextPlace) -> str:
-    """The first table, unless it holds conversations and no text."""
+    """The column of texts in the first table; "" where that holds conversations and no text."""
     for path in place.tables[:1]:
         names = _columns(path)
-        if known_column(MESSAGES, names) and not known_column(SPELLINGS, names):
-            return ""
-        return path.name
+        column = known_column(SPELLINGS, names)
+        if column:
+            return f"{column} in {path.name}"
+        if not known_column(MESSAGES, names):
+            return path.name
     return ""
 
 

@@ -170,7 +170,7 @@ def test_a_folder_as_the_hub_has_it_is_a_table(tmp_path):
     for split in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
         write_rows(tmp_path / "data" / f"{split}.parquet", [f"{split} {i}" for i in range(4)])
     source = TextFile(str(tmp_path), train="train", heldout="test")
-    with pytest.warns(UserWarning, match=r"read as table \(test-00000-of-00001.parquet\)"):
+    with pytest.warns(UserWarning, match=r"read as table \(text in test-00000-of-00001.parquet\)"):
         train = [e["text"] for e in source.examples("train")]
     assert len(train) == 8 and all(text.startswith("train") for text in train)
     assert texts_of(source, "heldout") == [f"test-00000-of-00001 {i}" for i in range(4)]
@@ -185,7 +185,7 @@ def test_two_layouts_in_one_folder_are_asked_about(tmp_path):
     (tmp_path / "a.csv").write_text("n,text\n1,row one\n2,row two\n")
     with pytest.raises(UserError) as error:
         texts_of(TextFile(str(tmp_path)))
-    assert "plain (essay.md) and table (a.csv)" in str(error.value)
+    assert "plain (essay.md) and table (text in a.csv)" in str(error.value)
     assert "--layout plain or --layout table" in str(error.value)
     assert texts_of(TextFile(str(tmp_path), layout="table")) == ["row one"]
     assert texts_of(TextFile(str(tmp_path), layout="plain"))[0].startswith("an essay")
