@@ -23,6 +23,7 @@ from mmtok.sources.text_corpus import (
     RowReader,
     TextPlace,
     Window,
+    check_row_leaks,
     layout_of,
     layouts_of,
     named_split,
@@ -148,7 +149,8 @@ class TextFile(ScreenedSource):
 
         Likewise where too many of the held-out files are copies of others.
         """
-        windows = self._windows()[1]
+        reader, windows, _ = self._windows()
+        check_row_leaks(windows, reader, self)
         wholes = {
             split: [window.path for window in some if window.is_whole]
             for split, some in windows.items()

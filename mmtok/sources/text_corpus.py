@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
 from mmtok.io.packed import PACKED
@@ -21,6 +23,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
 from mmtok.sources.layouts import Layout, chosen_layout, is_part
+from mmtok.sources.leaks import refuse_leaks
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.text_index import (
     N_NAMED,
@@ -166,6 +169,10 @@ class RowReader(Reader):
         """The characters of a row."""
         row = self._row_at(path, at)
         return row[2], row[3]
+
+    def name_at(self, path: Path, at: int) -> str:
+        """The row with character `at`, as messages call it."""
+        return f"{path}: row {self._row_at(path, at)[1]}"
 
     def _row_at(self, path: Path, at: int) -> tuple[int, int, int, int]:
         """(where it begins, its number, first character, the one after) of the row with `at`."""
@@ -422,6 +429,43 @@ def split_at_share(
                 splits["heldout"].append(Window(file, start))
         n_before += n
     return splits
+
+
+def check_row_leaks(
+    windows: Mapping[str, Sequence[Window]], reader: Reader, tolerance: Tolerance
+) -> None:
+    """Raise UserError where too many of the held-out rows are in training too; see `leaks`.
+
+    Of very many rows those with the least hashes are compared.
+    """
+    found = {
+        split: [(window, index) for window in some if (index := reader.faults(window.path))]
+        for split, some in windows.items()
+    }
+    if not found["heldout"] or not isinstance(reader, RowReader):
+        return
+    bound = min(index.bound for some in found.values() for _, index in some)
+    held = [(window, _sampled(window, index, bound)) for window, index in found["heldout"]]
+    train = [_sampled(window, index, bound)[:, 0] for window, index in found["train"]]
+    known = np.unique(np.concatenate([np.zeros(0, np.uint64), *train]))
+    n = 0
+    first = ""
+    for window, sample in held:
+        leaked = np.flatnonzero(np.isin(sample[:, 0], known))
+        n += len(leaked)
+        if len(leaked) and not first:
+            first = reader.name_at(window.path, int(sample[leaked[0], 1]))
+    if n:
+        refuse_leaks(n, sum(len(sample) for _, sample in held), first, tolerance, "rows")
+
+
+def _sampled(window: Window, index: RowIndex, bound: int) -> np.ndarray:
+    """The sample of the rows that begin in a window."""
+    hashes, places = index.sample.T
+    is_in = (places >= window.first) & (hashes <= np.uint64(bound - 1))
+    if window.last is not None:
+        is_in &= places < window.last
+    return index.sample[is_in]
 
 
 def report_rows(indices: Sequence[RowIndex | None], tolerance: Tolerance) -> None:

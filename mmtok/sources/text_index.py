@@ -18,9 +18,12 @@ from mmtok.io.conversations import Conversation
 from mmtok.io.progress import Progress
 from mmtok.io.tables import ROWS
 from mmtok.sources.base import CHUNK, Example, Unusable, batched_lists
+from mmtok.sources.leaks import FEW_CHARS
+from mmtok.sources.rows import hash_of
 from mmtok.sources.text_pieces import LONG_BYTES, Chunking, Piece, check_unchanged, cut
 from mmtok.sources.text_rows import Row, RowFile
 
+MOST_SAMPLED = 2**18  # rows whose hashes are kept
 N_NAMED = 10  # rows that cannot be used and are named
 
 
@@ -50,6 +53,9 @@ class RowIndex:
         n_short: chunks that are left out.
         short: why the first of these is.
         first_short: the row of the first of these.
+        sample: (K, 2) uint64: hash and first character of texts that are not short: all whose hash
+            is less than `bound`, so that equal texts of all files are sampled, or none is.
+        bound: of the hashes.
     """
 
     table: RowFile
@@ -65,6 +71,8 @@ class RowIndex:
     n_short: int
     short: str
     first_short: str
+    sample: np.ndarray
+    bound: int
 
     def parts(self) -> Iterator[tuple[Group, int | None]]:
         """The groups, each with the end of its rows."""
@@ -142,6 +150,9 @@ class _Look:
         self.faults: list[str] = []
         self.n_faults = self.n_empty = self.n_short = 0
         self.first_empty = self.short = self.first_short = ""
+        self.hashes = array("Q")
+        self.places = array("Q")
+        self.bound = 2**64
 
     def add(self, row: Row) -> None:
         """One more row."""
@@ -160,6 +171,7 @@ class _Look:
         if self.n_kept >= CHUNK:
             self.groups.extend((row.first, row.number, self.n_chars))
             self.n_kept = 0
+        self._sample(row.cell)
         self.n_chars += size_of(row.cell)
         for _, fault in signals_in(row.cell, self.chunking):
             self.n_chunks += 1
@@ -169,6 +181,23 @@ class _Look:
                 self.first_short = self.first_short or self.table.where(row)
             else:
                 self.n_kept += 1
+
+    def _sample(self, cell: str | Conversation | None) -> None:
+        """Keep the hash of a text, where it is among the least."""
+        text = str(cell)
+        if len(text) < FEW_CHARS:
+            return
+        digest = hash_of(text.encode("utf-8", "surrogatepass"))
+        if digest >= self.bound:
+            return
+        self.hashes.append(digest)
+        self.places.append(self.n_chars)
+        if len(self.hashes) > MOST_SAMPLED:
+            self.bound //= 2
+            hashes = np.array(self.hashes, np.uint64)
+            is_kept = hashes < np.uint64(self.bound)
+            self.hashes = array("Q", hashes[is_kept].tolist())
+            self.places = array("Q", np.array(self.places, np.uint64)[is_kept].tolist())
 
     def index(self, n_bytes: int) -> RowIndex:
         """What was found."""
@@ -186,6 +215,8 @@ class _Look:
             n_short=self.n_short,
             short=self.short,
             first_short=self.first_short,
+            sample=np.array([self.hashes, self.places], np.uint64).T,
+            bound=self.bound,
         )
 
 

@@ -138,6 +138,22 @@ def test_a_text_under_two_names(tmp_path):
     refused(source, "9.txt: held out, and its content is in training too")
 
 
+def test_a_row_of_text_in_two_tables(tmp_path, monkeypatch):
+    rows = [json.dumps({"text": f"a text that is long enough, the {i}th"}) for i in range(400)]
+    for name, some in (("train", rows[:300]), ("test", rows[298:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(some))
+    named = {"train": "train", "heldout": "test"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        refused(TextFile(str(tmp_path), **named), "test.jsonl: row 1: held out, and its content")
+        refused(TextFile(str(tmp_path)), " of 2 of 40 held-out rows")
+        (tmp_path / "test.jsonl").write_text("\n".join(rows[300:]))
+        TextFile(str(tmp_path), **named).check()
+        monkeypatch.setattr("mmtok.sources.text_index.MOST_SAMPLED", 64)
+        (tmp_path / "test.jsonl").write_text("\n".join(rows[150:]))
+        refused(TextFile(str(tmp_path), **named), "held out, and its content is in training too")
+
+
 def texts(tmp_path, words):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"w": w}) + "\n" for w in words))
     return HubTable(str(tmp_path / "t.jsonl"), {"caption": "w"}, {"caption": "text"})
