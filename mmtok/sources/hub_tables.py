@@ -46,10 +46,14 @@ class TablePlace:
     def files(self) -> list[Path]:
         """The files that the id names; [] for a folder, or a table of the hub.
 
-        Raises UserError where they are of several kinds.
+        Raises UserError where they are of several kinds, or not there.
         """
         if self.path.is_file():
             return [self.path]
+        is_table = suffix_of(self.path, named=True) or self.path.suffix.lower() in KINDS
+        is_local = is_table or self.id.startswith(("/", "./", "../", "~"))
+        if is_local and not is_pattern(self.id) and not self.path.exists():
+            raise UserError(f"{self.path}: no such file; HubTable wants {WANTED}")
         if not is_pattern(self.id) or self.path.exists():
             return []
         files = named_places(self.id, "HubTable", WANTED)

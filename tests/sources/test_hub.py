@@ -583,3 +583,10 @@ def test_a_table_of_the_hub_without_a_network_is_one_line(tmp_path, monkeypatch)
             next(found.examples("train", tmp_path))
         assert "hf download some/table --repo-type dataset" in str(e.value)
         assert "\n" not in str(e.value)
+
+
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path):
+    for name in ("t.parquet", "t.csv.gz", "folder"):
+        source = HubTable(str(tmp_path / name), {"caption": "w"}, {"caption": "text"})
+        with pytest.raises(UserError, match=f"{name}: no such file; HubTable wants a table"):
+            source.check()
