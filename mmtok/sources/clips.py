@@ -94,7 +94,9 @@ def wanted_clips(clips: list[Clip], train: str, heldout: str) -> list[Clip]:
     return [clip for clip in clips if clip.split in wanted]
 
 
-def split_clips(clips: list[Clip], train: str, heldout: str) -> dict[str, list[Clip]]:
+def split_clips(
+    clips: list[Clip], train: str, heldout: str, most_leaked: float = MOST_LEAKED
+) -> dict[str, list[Clip]]:
     """The clips of "train" and of "heldout".
 
     A tenth of the files is held out, by the hash of their names, unless the corpus's own splits are
@@ -115,7 +117,7 @@ def split_clips(clips: list[Clip], train: str, heldout: str) -> dict[str, list[C
             f"no clip is left to train on: train is {train!r} and heldout {heldout!r}, and the"
             f" corpus has {listed([name for name in names if name])}"
         )
-    return {"train": _without_leaks(training, held), "heldout": held}
+    return {"train": _without_leaks(training, held, most_leaked), "heldout": held}
 
 
 def _parts(name: str, there: dict[str, None]) -> set[str]:
@@ -129,10 +131,10 @@ def _parts(name: str, there: dict[str, None]) -> set[str]:
     return found
 
 
-def _without_leaks(training: list[Clip], held: list[Clip]) -> list[Clip]:
+def _without_leaks(training: list[Clip], held: list[Clip], most: float) -> list[Clip]:
     """The training clips without those whose files are held out.
 
-    Raises UserError where these are more than one in a hundred of the held-out files.
+    Raises UserError where these are more than the share `most` of the held-out files.
     """
     units = {clip.unit for clip in held}
     leaked = {clip.unit for clip in training} & units
@@ -140,7 +142,7 @@ def _without_leaks(training: list[Clip], held: list[Clip]) -> list[Clip]:
         _count_captions(training, held)
         return training
     first = next(clip for clip in training if clip.unit in leaked)
-    if len(leaked) > MOST_LEAKED * len(units):
+    if len(leaked) > most * len(units):
         raise UserError(
             f"{first.path}: in the training split and in the held-out one, as are {len(leaked):,}"
             f" of {len(units):,} held-out files; name splits that share none"

@@ -23,7 +23,6 @@ from mmtok.sources.screen import Tolerance
 
 Found = tuple[Place, ReadSettings]
 Reader = Callable[[Place, ReadSettings, Tolerance], Pictures]
-MOST_LEAKED = 0.01  # of the held-out pictures that may be in training's parts too
 HELDOUT_NAMES = ("test", "val", "valid", "validation", "dev", "heldout")
 
 
@@ -118,11 +117,18 @@ class Splits:
     The corpus's own splits where the user names them, or where they are always used; else a share
     that the seed chooses. Pictures of one group stay together.
 
-    Raises UserError where a split is empty, and for splits that share more than a hundredth.
+    Raises UserError where a split is empty, and for splits that share more than `most_leaked` of
+    the held-out pictures.
     """
 
     def __init__(
-        self, pictures: Pictures, shown: str, names: tuple[str, str], share: float, seed: int
+        self,
+        pictures: Pictures,
+        shown: str,
+        names: tuple[str, str],
+        share: float,
+        seed: int,
+        most_leaked: float,
     ) -> None:
         self.pictures = pictures
         self.shown = shown
@@ -131,6 +137,7 @@ class Splits:
             self.names = pictures.published
         self.share = share
         self.seed = seed
+        self.most_leaked = most_leaked
 
     def of(self, usable: Sequence[int]) -> Mapping[str, list[int]]:
         """Split -> the pictures in it, of those that can be used."""
@@ -173,7 +180,7 @@ class Splits:
         groups = self._groups()
         taken = {groups[i] for i in held}
         shared = [i for i in chosen if groups[i] in taken]
-        if len(shared) > MOST_LEAKED * len(held):
+        if len(shared) > self.most_leaked * len(held):
             raise UserError(
                 f"{self.pictures.name(shared[0])}: is in the split to train on and in the one to"
                 f" hold out, as are {len(shared):,} of {len(held):,}; take them out of one"

@@ -239,7 +239,9 @@ class ImageFolder(ScreenedSource):
 
     def _splits(self, pictures: Pictures) -> Splits:
         names = (self.train, self.heldout)
-        return Splits(pictures, self.path, names, self.heldout_share, self.seed)
+        return Splits(
+            pictures, self.path, names, self.heldout_share, self.seed, self.max_leak_share
+        )
 
     def _screen(self) -> tuple[Pictures, Screen[int]]:
         pictures = self._pictures()

@@ -113,7 +113,7 @@ class SpeechFolder(ScreenedSource):
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
         screen = self._screen()
-        parts = split_clips(screen.items, self.train, self.heldout)
+        parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
         heldout = parts["heldout"]
         contents = {split: list(map(_content_of, clips)) for split, clips in parts.items()}
 
@@ -152,7 +152,8 @@ class SpeechFolder(ScreenedSource):
         )
 
     def _split(self, screen: Screen[Clip], split: str) -> list[Clip]:
-        return split_clips(screen.items, self.train, self.heldout)[split]
+        parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
+        return parts[split]
 
     def _screen(self) -> Screen[Clip]:
         settings = ReadSettings(
