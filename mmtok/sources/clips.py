@@ -58,6 +58,8 @@ def in_order(clips: Sequence[Clip], tally: Tally) -> list[Clip]:
         if part != at:
             at = part
             captions.clear()
+        elif clip.fault:
+            pass  # it counts with what cannot be used
         elif clip.caption in captions:
             tally.add("listed more than once and taken once", clip.name)
             continue

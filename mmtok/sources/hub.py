@@ -7,6 +7,7 @@ are read as bytes and decoded here: decoding inside `datasets` would need FFmpeg
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,11 @@ class HubTable(ScreenedSource):
                     f" {', '.join(COLUMN_KINDS)}"
                 )
         check_heldout_share(self, self.heldout_share)
+        if self.heldout == self.train:
+            raise UserError(
+                f"HubTable {self.id!r}: train and heldout are both {self.train!r}; name two splits,"
+                " or leave heldout empty to hold a share out"
+            )
         if self.limit < 0 or self.shuffle < 0:
             raise UserError(
                 f"HubTable {self.id!r}: limit is {self.limit} and shuffle {self.shuffle}; neither"
@@ -177,6 +183,11 @@ class HubTable(ScreenedSource):
         screen = Screen(looked_at, look, self, "rows", self.all_limits(), rows.where)
         usable = np.array(screen.items)
         chosen = {name: usable[np.isin(usable, part)].tolist() for name, part in parts.items()}
+        for name in (name for name in chosen if not chosen[name]):
+            said = f"{self.id}: none of its {counted(len(usable), 'usable row')} is for {name}"
+            if name == "train":
+                raise UserError(f"{said}; give more rows, or name splits of the table")
+            warnings.warn(f"{said}, so nothing can be compared with it", stacklevel=2)
         self._check_leaks(rows, chosen, contents, cache)
         listed = chosen[split]
         return screen.listing_of(self._chunks(rows, listed), len(listed))
@@ -312,7 +323,7 @@ class HubTable(ScreenedSource):
         if isinstance(cell, str) and cell:
             home = self.place.home
             try:
-                path = inside(home, cell)
+                path = _file(home, cell)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
             if not path.is_file():
@@ -327,9 +338,17 @@ class HubTable(ScreenedSource):
         if not self.file_columns:
             return False
         try:
-            return inside(self.place.home, cell).is_file()
+            return _file(self.place.home, cell).is_file()
         except UserError:
             return False
+
+
+def _file(home: Path, name: str) -> Path:
+    r"""The file of a name in a cell; one such as wavs\1.wav was written on Windows."""
+    path = inside(home, name)
+    if "\\" in name and not path.is_file():
+        return inside(home, name.replace("\\", "/"))
+    return path
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,10 @@ def _undecoded(
 ) -> tuple[Any, dict[str, Any]]:
     """The wanted columns, whose sounds and pictures are left as bytes, and their types."""
     check_columns(list(features), columns, where)
+    for name in columns:
+        top, _, part = name.partition(".")
+        if name not in features and part and isinstance(features[top], Mapping):
+            named_column(part.split(".")[0], list(features[top]), f"{where}, column {top!r}")
     tops = [name if name in features else name.split(".")[0] for name in columns]
     there = list(dict.fromkeys(tops))
     table = table.select_columns(there)

@@ -119,14 +119,14 @@ class Broken:
         self.n = n
         self.unit = unit
         self.tolerance = tolerance
-        self.errors: dict[str, UserError] = {}
+        self.errors: dict[tuple[str, str], UserError] = {}  # by name, and by what is wrong
         self.tally = Tally(unit)  # of those that are met while reading
 
     def add(self, name: str, error: UserError, tally: Tally) -> None:
         """Count one more."""
         if self.tolerance.on_error == "raise":
             raise error
-        self.errors[name] = error
+        self.errors[name, str(error)] = error
         tally.add("passed over as unusable", error)
 
     def meet(self, unusable: Unusable) -> None:
@@ -142,10 +142,10 @@ class Broken:
     def stop_if_many(self) -> None:
         """Raise UserError when they are more than the share that may be skipped."""
         share = self.tolerance.max_error_share
-        names = list(self.errors)
+        names = [name for name, _ in self.errors]
         if len(names) <= share * self.n:
             return
-        first = self.errors[names[0]]
+        first = next(iter(self.errors.values()))
         if self.n == 1:
             raise first
         others = ""

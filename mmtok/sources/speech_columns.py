@@ -5,8 +5,9 @@ A table names them by its header, as corpora usually spell them, or the user doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from mmtok.errors import UserError
@@ -32,6 +33,8 @@ NORMALIZED = (
     "normalized_transcript",
 )  # fmt: skip
 TIMES = ("start_s", "end_s", "duration_s")
+PIPED = ("file", "text", "normalized")  # columns between pipes without a header, as in LJSpeech
+N_LOOKED_AT = 10_000  # rows between pipes, to tell speakers from texts
 FIELDS = tuple(SPELLINGS)
 
 
@@ -115,3 +118,31 @@ def seconds(cell: Any, what: str, where: str) -> float:
     if not 0 <= value < 1e9:
         raise UserError(f"{where}: {what} is {text!r}; it must be a number of seconds")
     return value
+
+
+def check_second_cells(
+    rows: Iterable[Sequence[str]], settings: ReadSettings, where: object
+) -> None:
+    """Raise UserError where second cells seem to be speakers: NAME|speaker|text, as VITS has it.
+
+    They are one word each, and few different ones or numbers, where texts of several words follow.
+
+    Args:
+        rows: the second and third cell of each row of a table without a header.
+        settings: where these say which cell is the text, nothing is checked.
+        where: the table, in messages.
+    """
+    if settings.columns or settings.transcript != "original":
+        return
+    looked_at = list(islice(rows, N_LOOKED_AT))
+    words = [row[0].strip() for row in looked_at]
+    n_sentences = sum(len(row[1].split()) > 1 for row in looked_at)
+    names = list(dict.fromkeys(words))
+    are_words = all(len(name.split()) == 1 for name in names)
+    repeat = 2 * len(names) <= len(words) or all(name.isdecimal() for name in names)
+    if are_words and repeat and 2 * n_sentences > len(looked_at):
+        raise UserError(
+            f"{where}: its second cells, such as {listed(names, 3)}, seem to be speakers, and the"
+            " third ones texts; say so (--columns speaker=text,caption=normalized), or that the"
+            " second ones are texts (--columns caption=text)"
+        )

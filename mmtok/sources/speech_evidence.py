@@ -205,7 +205,8 @@ def ljspeech_evidence(place: Place) -> str:
     shown = f"{listed([path.name for path in tables], 3)} between pipes"
     if below:
         shown += f", {below}/"
-    if first_line(tables[0]).count("|") == 2:
+    cells = first_line(tables[0]).split("|")
+    if len(cells) == 3 and (known_column(NORMALIZED, cells) or not _has_columns(cells)):
         shown += f"; {_which_text(place)}"
     return shown
 

@@ -24,8 +24,10 @@ from mmtok.sources.clips import Clip
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.speech_columns import (
+    PIPED,
     SPELLINGS,
     ReadSettings,
+    check_second_cells,
     find_columns,
     need_columns,
     number_columns,
@@ -44,7 +46,6 @@ GUESSED = (
     ".WAV",
     ".FLAC",
 )  # where a table leaves the suffix out
-PIPED = ("file", "text", "normalized")
 UNNAMED = "left out: they name no sound file that is there"
 
 
@@ -272,11 +273,11 @@ def piped_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) ->
     """LJSpeech: NAME|text|normalised text between pipes, without a header; Coqui's with one."""
     for path in wanted_tables(tables, settings, "metadata"):
         yield from table_clips(
-            _piped(path), SoundFiles(path.parent), settings, tally, split=path.name
+            _piped(path, settings), SoundFiles(path.parent), settings, tally, split=path.name
         )
 
 
-def _piped(path: Path) -> TableFile:
+def _piped(path: Path, settings: ReadSettings) -> TableFile:
     """A table of two or three cells between pipes, or of any with a header."""
     cells = [cell.strip() for cell in first_line(path).split("|")]
     if set(cells) & set(SPELLINGS["file"]) and set(cells) & set(SPELLINGS["caption"]):
@@ -286,7 +287,10 @@ def _piped(path: Path) -> TableFile:
             f"{path}: line 1 has {len(cells)} cells between pipes; without a header there are two"
             " or three, name|text|normalised text"
         )
-    return open_table(path, PIPED[: len(cells)], "|")
+    table = open_table(path, PIPED[: len(cells)], "|")
+    if len(cells) == len(PIPED):
+        check_second_cells((row for _, row in table.rows(PIPED[1:])), settings, path)
+    return table
 
 
 def audiofolder_clips(

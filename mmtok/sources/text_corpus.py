@@ -419,8 +419,8 @@ def split_at_share(
                 start = end  # the first document is trained on, however long it is
             if n_before + start == total:
                 raise UserError(
-                    f"{where}: a single document cannot be split into train and heldout; give more,"
-                    " or name no document_mark"
+                    f"{where}: a single document (a row of a table, or what stands between marks)"
+                    " cannot be split into train and heldout; give more of them"
                 )
             if start == n:
                 splits["train"].append(Window(file))

@@ -19,15 +19,16 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import Found
 from mmtok.sources.clips import Clip
 from mmtok.sources.speech_columns import (
+    PIPED,
     SPELLINGS,
     ReadSettings,
+    check_second_cells,
     find_columns,
     need_columns,
     number_columns,
 )
 
 NAMES = {stem + suffix for stem in ("transcripts", "metadata") for suffix in SUFFIXES}
-PIPED = ("file", "text", "normalized")  # columns between pipes without a header, as in LJSpeech
 TEXTS = (".txt", ".lab")  # of transcripts beside a sound; the first one counts
 COMPANIONS = (*TEXTS, *SUFFIXES)
 FIELDS = ("file", "caption", "speaker", "split")
@@ -239,6 +240,8 @@ def _columns(table: Table, names: Names, settings: ReadSettings) -> tuple[Table,
         named = next((cell for cell in table.columns if names.file(cell, where)), None)
     if named and table.separator == "|" and 2 <= len(table.columns) <= len(PIPED):
         table = read_table(table.path, PIPED[: len(table.columns)])
+        if len(table.columns) == len(PIPED):
+            check_second_cells((row[1:] for row in table.rows), settings, table.path)
     elif named:
         raise UserError(
             f"{table.path}: line 1 names the file {named}, so it is no header; put the line"

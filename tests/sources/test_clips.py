@@ -91,3 +91,8 @@ def test_a_split_that_leaks_is_counted_and_refused_above_one_in_a_hundred():
     more = [Clip(f"{i}.wav", "x", split="train") for i in range(3)]
     with pytest.raises(UserError, match="0.wav: in the training split .* 3 of 200 held-out files"):
         split_clips([*more, *held], "train", "dev")
+
+
+def test_rows_that_cannot_be_used_are_no_copies_of_each_other():
+    faulty = [Clip("a.wav", "", fault=f"line {i}: start is '-1'") for i in (2, 3)]
+    assert len(in_order([*faulty, Clip("b.wav", "said")], Tally())) == 3

@@ -82,3 +82,15 @@ def test_settings_are_checked():
     for least, most in ((-1, 0), (3, 2), (float("nan"), 0)):
         with pytest.raises(UserError, match="min_chars"):
             Limit("chars", least, most)
+
+
+def test_two_faults_of_one_name_are_two():
+    faults = iter(["line 2: no time", "line 3: no time"])
+
+    def looked(item):
+        if item < 2:
+            raise UserError(next(faults))
+        return {}
+
+    with pytest.raises(UserError, match=r"line 2: no time; likewise a\.wav: 2 of 100 clips cannot"):
+        Screen(range(100), looked, Tolerance(), "clips", name=lambda item: "a.wav")

@@ -1,0 +1,71 @@
+"""Tables whose splits hold nothing or the same, and names in them that are not there."""
+
+import io
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from mmtok.errors import UserError
+from mmtok.sources.hub import HubTable
+
+datasets = pytest.importorskip("datasets")
+
+
+def wav(value):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(1600, value / 100), 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def test_one_split_is_not_both(tmp_path):
+    with pytest.raises(UserError, match="train and heldout are both 'train'; name two splits"):
+        HubTable(str(tmp_path), {"caption": "w"}, {"caption": "text"}, heldout="train")
+
+
+@pytest.mark.parametrize(("column", "split"), [("n", "heldout"), ("m", "train")])
+def test_a_split_without_usable_rows_is_said(tmp_path, column, split):
+    (tmp_path / "t.csv").write_text("n,m,w\n1,x,a\nx,2,b\n3,x,c\n")  # the second is held out
+    table = HubTable(
+        str(tmp_path / "t.csv"),
+        {"n": column, "caption": "w"},
+        {"n": "number", "caption": "text"},
+        max_error_share=0.7,
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if split == "train":
+            with pytest.raises(UserError, match="none of its 1 usable row is for train; give more"):
+                table.listing("train", tmp_path)
+        else:
+            assert len(list(table.examples("train", tmp_path))) == 2
+            assert any("none of its 2 usable rows is for heldout" in str(w.message) for w in said)
+
+
+def test_a_part_of_a_record_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+    rows = [{"en": f"e{i}", "de": f"d{i}"} for i in range(4)]
+    pq.write_table(pa.table({"translation": rows}), tmp_path / "t.parquet")
+    table = HubTable(
+        str(tmp_path / "t.parquet"), {"caption": "translation.fr"}, {"caption": "text"}
+    )
+    with pytest.raises(UserError, match="column 'translation': has no column 'fr'; nearest: en"):
+        table.listing("train", tmp_path)
+
+
+def test_files_named_with_backslashes(tmp_path):
+    (tmp_path / "wavs").mkdir()
+    for i in range(3):
+        (tmp_path / f"wavs/{i}.wav").write_bytes(wav(i))
+    rows = "".join(f"wavs\\{i}.wav,{i}\n" for i in range(3))
+    (tmp_path / "t.csv").write_text("file,text\n" + rows)
+    columns = {"speech": "file", "caption": "text"}
+    table = HubTable(str(tmp_path / "t.csv"), columns, {"speech": "speech", "caption": "text"})
+    read = [x for split in table.splits for x in table.examples(split, tmp_path)]
+    assert {x["caption"]: round(float(x["speech"].samples[0, 0]), 2) for x in read} == {
+        "0": 0.0,
+        "1": 0.01,
+        "2": 0.02,
+    }
