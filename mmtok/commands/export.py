@@ -168,7 +168,7 @@ def _check_place(place: Path, folder: Path) -> None:
     An export's config.json has the vocabulary's fingerprint. A folder that transformers saved again
     has it too, but also the version of transformers.
     """
-    check_folder_fits(folder)
+    check_folder_fits(Path(folder))
     if not place.exists():
         return
     if Path.cwd().is_relative_to(place):

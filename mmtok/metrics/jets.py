@@ -97,10 +97,11 @@ def w1_ratio(
     """w1(generated, reference) over w1(real_a, real_b), the distance of two real samples.
 
     The denominator is at least 1 % of the real mean. About 1 is as good as real. For an imperfect
-    generator the ratio grows with the size of the samples.
+    generator the ratio grows with the size of the samples. Where the real values are all 0, as the
+    masses of jets of one particle, they have no scale: it is the distance itself.
     """
     floor = 0.01 * abs(float(np.mean(np.concatenate((real_a, real_b)))))
-    return w1(generated, reference) / max(w1(real_a, real_b), floor)
+    return w1(generated, reference) / (max(w1(real_a, real_b), floor) or 1.0)
 
 
 OBSERVABLES = {

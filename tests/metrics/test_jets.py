@@ -117,3 +117,9 @@ def test_girth_and_dispersion_of_two_equal_constituents():
     np.testing.assert_allclose(pt_dispersions([jet, jet[:1]]), [0.5**0.5, 1.0], rtol=1e-6)
     turned = jet + np.array([0, 1.0, 0.5], np.float32)
     np.testing.assert_allclose(girths([turned]), [0.2], atol=1e-5)
+
+
+def test_values_that_are_all_0_have_no_scale():
+    zero = np.zeros(5)
+    assert w1_ratio(zero, zero, zero, zero) == 0
+    assert w1_ratio(zero + 2, zero, zero, zero) == 2
