@@ -347,21 +347,32 @@ def export(
 
 
 def tokenize(
-    modality: Modality,
+    modality: Annotated[
+        str,
+        Arg(
+            "text, speech, image or jets, or one that the --recipe brings; or the folder of a run"
+            " whose tokenizers are fitted, for the tokens of its sources",
+            "MODALITY",
+        ),
+    ],
     files: Annotated[
         Sequence[Path],
-        Arg("files of one signal or of many jets each; a folder stands for all in it", "FILE"),
-    ],
+        Arg(
+            "files of one signal or of many jets each; a folder stands for all in it; none for a"
+            " run",
+            "FILE",
+        ),
+    ] = (),
     *,
     out: Annotated[
-        str,
+        str | None,
         Arg(
             "the token file to write; FOLDER/, with its slash, is a folder of parts: the same"
             " command goes on where it was interrupted",
             "TOKENS",
             "-o",
         ),
-    ],
+    ] = None,
     tokenizer: Folder = None,
     prepare: Annotated[
         Sequence[str],
@@ -414,9 +425,13 @@ def tokenize(
     device: OnCpu = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet."""
+    """Turn files into tokens: mmtok tokenize image *.png -o digits.parquet.
+
+    mmtok tokenize RUN makes the token files of a run that `mmtok fit` began, from corpora of any
+    layout. With --shard or --ray a cluster shares the work, and `mmtok train` goes on from there.
+    """
     memory_budget.set_limit(max_memory)
-    from mmtok.commands.tokenize import How, tokenize_files
+    from mmtok.commands.tokenize import How, needed_out, tokenize_files, tokenize_run
     from mmtok.io.serialize import mapping_of
     from mmtok.nn.device import stay_on_cpu
 
@@ -431,6 +446,19 @@ def tokenize(
         "radius": radius,
     }
     reading = {name: value for name, value in named.items() if value}
+    if not files:
+        own = {
+            "out": out,
+            "tokenizer": tokenizer,
+            "prepare": prepare,
+            "check": check,
+            "allow_clipping": allow_clipping,
+        }
+        given = [name for name, value in (own | reading).items() if value]
+        how = How(True, shard, workers, ray)
+        print_answer(tokenize_run(modality, given, recipe, how))
+        return
+    out = needed_out(out)
     how = How(out.endswith("/"), shard, workers, ray, check)
     done = tokenize_files(
         modality, files, Path(out), tokenizer, prepare, allow_clipping, recipe, reading, how

@@ -2,7 +2,8 @@
 
 `Annotated` types carry their help:
 
-    positional parameter               an argument that must be given; Sequence[...]: one or more
+    positional parameter               an argument that must be given; Sequence[...]: one or more,
+                                       or none where the parameter has a default
     keyword-only parameter             an option `--name`; bool: a switch; Sequence[...]: may be
                                        given several times
     parameter named `overrides`        takes all options that are left over
@@ -173,12 +174,13 @@ def _usage(parser: _Parser, verb: Callable) -> str:
         match action.nargs:
             case 0:
                 value = ""
-            case "+":
+            case "+" | "*":
                 value = f"{value}..."
             case "?":
                 value = f"[{value}]"
         text = " ".join(part for part in (*action.option_strings[:1], value) if part)
-        words.append(text if action.required else f"[{text}]")
+        is_needed = action.required and action.nargs != "*"
+        words.append(text if is_needed else f"[{text}]")
     if "overrides" in _parameters(verb):
         words.append("[--field value ...]")
     return " ".join(words)
@@ -212,7 +214,10 @@ def _add(
     }
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         settings["metavar"] = about.metavar or parameter.name.upper()
-        parser.add_argument(parameter.name, nargs="+" if many else None, **settings)
+        if many:
+            is_needed = parameter.default is inspect.Parameter.empty
+            settings["nargs"] = "+" if is_needed else "*"
+        parser.add_argument(parameter.name, **settings)
         return
     names = [about.short] if about.short else []
     if len(parameter.name) > 1:

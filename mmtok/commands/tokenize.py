@@ -167,6 +167,57 @@ def tokenize_files(
     return done
 
 
+def needed_out(out: str | None) -> str:
+    """The place that the user names. Raises UserError where none is named."""
+    if out is None:
+        raise UserError("tokenize: say where the tokens go: -o TOKENS.parquet, or -o FOLDER/")
+    return out
+
+
+def tokenize_run(folder: str, given: Sequence[str], recipe_file: Path | None, how: How) -> str:
+    """Make the token files of a run's sources, or a share of them; returns what was done.
+
+    Args:
+        folder: of the run, whose tokenizers are fitted.
+        given: names of the options that are for files, which a run cannot have.
+        recipe_file: the run's recipe, if it has classes of its own.
+        how: who makes them.
+
+    Raises:
+        UserError: the folder is no such run, or a signal is refused.
+    """
+    from mmtok.run.run import open_run
+    from mmtok.run.tokenise import tokenise_share
+
+    if not (Path(folder) / "recipe.json").is_file():
+        raise UserError(
+            f"tokenize: {folder} is no run's folder, and without one FILE is needed: mmtok tokenize"
+            " MODALITY FILE... -o TOKENS, or mmtok tokenize RUN"
+        )
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(
+            f"tokenize: {folder} is a run, whose recipe says all that; without {options}"
+        )
+
+    def write(parts: PartSet, progress: Progress, share: tuple[int, int]) -> None:
+        _write_parts(parts, progress, how, share)
+
+    run = open_run(folder, recipe_file)
+    if tokenise_share(run, write, shard_of(how.shard)):
+        return f"{folder}: all token files are made; mmtok train goes on from here"
+    return f"{folder}: this share is made; the last one to end marks the whole"
+
+
+def _write_parts(parts: PartSet, progress: Progress, how: How, share: tuple[int, int]) -> None:
+    if how.ray is None:
+        parts.write(progress, how.workers, share)
+        return
+    from mmtok.data.on_ray import write_on_ray
+
+    write_on_ray(parts, progress, how.ray, share)
+
+
 def _write(done: Tokenised, listing: Listing, encoder: Encoder, made_from: Any, how: How) -> None:
     """Write the file or the parts, and fill in how much that was."""
     label = f"tokenize {next(iter(encoder.tokenizers))}"
@@ -177,13 +228,7 @@ def _write(done: Tokenised, listing: Listing, encoder: Encoder, made_from: Any, 
             counts = write_file(done.path, listing, encoder, progress, how.workers)
         else:
             parts = PartSet(done.path, listing, encoder, made_from)
-            share = shard_of(how.shard)
-            if how.ray is not None:
-                from mmtok.data.on_ray import write_on_ray
-
-                write_on_ray(parts, progress, how.ray, share)
-            else:
-                parts.write(progress, how.workers, share)
+            _write_parts(parts, progress, how, shard_of(how.shard))
             found = parts.finish()
             if found is None:
                 done.unfinished = True

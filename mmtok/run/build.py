@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmtok.core.interleaved import INTERLEAVED
-from mmtok.data.encoder import Encoder
-from mmtok.data.interleaved import encoders_of, signals_in
-from mmtok.data.parts import read_mark
+from mmtok.data.interleaved import signals_in
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
-from mmtok.data.tokenise import PartSet
 from mmtok.errors import UserError
 from mmtok.io.files import is_temporary, remove_leftovers, write_text
 from mmtok.io.locks import LOCK, folder_lock
-from mmtok.io.messages import counted
-from mmtok.io.progress import Progress
-from mmtok.io.serialize import to_plain
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
@@ -40,8 +32,8 @@ from mmtok.run.pretrained import load_start, resolve_start
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures
+from mmtok.run.tokenise import tokenise
 from mmtok.run.training import save_model, train_decoder
-from mmtok.sources.base import Source
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
@@ -50,7 +42,7 @@ from mmtok.train.checks import (
     warn_pairing,
     warn_sigma_data,
 )
-from mmtok.train.distributed import SINGLE_PROCESS, Processes, init_distributed
+from mmtok.train.distributed import init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.tensorboard import TensorBoardWriter, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
@@ -197,95 +189,6 @@ def _signals(run: Run, split: str, modality: str) -> Iterator[Any]:
                         yield from signals_in(example[name], modality)
                     else:
                         yield example[name]
-
-
-# ---- tokens
-
-
-def tokenise(run: Run, processes: Processes = SINGLE_PROCESS) -> None:
-    """Write the training split of every source as token files, unless they are already there.
-
-    What an interrupted call has made stands. Under torchrun all processes must call it, and each
-    makes its share of the files.
-    """
-    for i in range(len(run.recipe.sources)):
-        stands = processes.on_rank0(partial(_stand, run.token_path(i)))
-        if not processes.all_reduce(stands or False)[0]:
-            _tokenise_source(run, i, processes)
-
-
-def _stand(folder: Path) -> bool:
-    """Whether the token files of a source are all made; says so.
-
-    Raises UserError for the one file that older versions made.
-    """
-    older = folder.with_name(f"{folder.name}.parquet")
-    if older.exists():
-        raise UserError(
-            f"{older} was made by an older version of mmtok: remove {folder.parent}, and the tokens"
-            " are made anew"
-        )
-    if read_mark(folder) is None:
-        return False
-    print_status(f"{folder.name} stands")
-    return True
-
-
-def _tokenise_source(run: Run, i: int, processes: Processes) -> None:
-    source = run.recipe.sources[i]
-    # else only one process can read it, and what it caches must be made once
-    is_shared = type(source).listing is not Source.listing
-
-    def write(share: tuple[int, int]) -> PartSet:
-        """Write a share of the parts."""
-        parts = _parts_of(run, i)
-        n = parts.listing.n
-        n_own = None if n is None else n // share[1]
-        label = f"tokenise {type(source).__name__}"
-        with Progress(label, n_own, "examples", quiet=not processes.is_rank0) as progress:
-            parts.write(progress, share=share)
-        return parts
-
-    def write_share() -> PartSet:
-        """Write this process's share; rank 0 reports for all."""
-        share = (processes.rank, processes.world_size) if is_shared else (0, 1)
-        with ExitStack() as stack:
-            if not processes.is_rank0:
-                stack.enter_context(warnings.catch_warnings(action="ignore"))
-            return write(share)
-
-    meet = processes.on_each_rank if is_shared else processes.on_rank0
-    parts: PartSet | None = meet(write_share)
-    processes.on_rank0(partial(_finish, run, source, parts))
-
-
-def _parts_of(run: Run, i: int) -> PartSet:
-    """The token files of a source that are to be made."""
-    source = run.recipe.sources[i]
-    plain = to_plain(run.recipe)
-    preparers = run.preparers_of(source)
-    tokenizers = encoders_of(preparers, run.tokenizers)
-    return PartSet(
-        run.token_path(i),
-        source.listing("train", run.folder / "data"),
-        Encoder(tokenizers, preparers),
-        [plain["sources"][i], plain["preparation"]],
-    )
-
-
-def _finish(run: Run, source: Source, parts: PartSet | None) -> None:
-    """Mark the token files of a source as complete, and say what was left out.
-
-    parts: of rank 0, which alone comes here.
-    """
-    assert parts is not None
-    counts = parts.finish(run.noted_of(source))
-    if counts is None:
-        raise UserError(
-            f"{parts.folder}: files of other processes are not there; all machines must see the run"
-            " folder under the same path"
-        )
-    print_status(f"{parts.folder.name}: {counted(counts.n_rows, 'example')}")
 
 
 # ---- the decoder

@@ -257,3 +257,51 @@ def descendants(pid):
     import psutil
 
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+# ---- of a run
+
+
+def small_parts(monkeypatch):
+    """Chunks of two examples, parts of one chunk."""
+    for room in ("mmtok.data.tokenise", "mmtok.sources.pictures", "mmtok.sources.screen"):
+        monkeypatch.setattr(f"{room}.CHUNK", 2)
+    monkeypatch.setattr(parts_room, "CHUNKS", 1)
+
+
+def test_shares_of_a_run_are_what_training_makes(tiny_words, tmp_path, monkeypatch, capsys, said):
+    small_parts(monkeypatch)
+    one = tmp_path / "one"
+    shared = tmp_path / "shared"
+    assert main(["train", *tiny_words, "--train.steps", "1", "-o", str(one)]) == 0
+    assert "no fitted" in said(["tokenize", _begun(tiny_words, shared)])
+    assert main(["fit", *tiny_words, "--train.steps", "1", "-o", str(shared)]) == 0
+    capsys.readouterr()
+    for i in (2, 0):
+        tokenize(shared, "--shard", f"{i}/3")
+        assert "this share is made" in capsys.readouterr().out
+    assert not list(shared.glob("tokens/0-*/complete.json"))
+    tokenize(shared, "--shard", "1/3")
+    assert "all token files are made" in capsys.readouterr().out
+    made = {path.relative_to(shared): path for path in shared.glob("tokens/*/*.parquet")}
+    assert len(made) > 3
+    for name, path in made.items():
+        assert path.read_bytes() == (one / name).read_bytes()
+    assert main(["train", *tiny_words, "--train.steps", "1", "-o", str(shared)]) == 0
+    assert "stands" in capsys.readouterr().err
+
+
+def _begun(words, folder):
+    """The folder of a run that has a recipe alone."""
+    from mmtok.run.build import start_run
+    from mmtok.run.recipe import load_recipe
+
+    start_run(load_recipe(words[0], [*words[1:], "--train.steps", "1"]), folder)
+    return folder
+
+
+def test_options_of_files_are_refused_for_a_run(tiny_run, said):
+    line = said(["tokenize", tiny_run, "-o", "x", "--columns", "a=b"])
+    assert line.endswith("is a run, whose recipe says all that; without --out, --columns")
+    assert "is no run's folder, and without one FILE is needed" in said(["tokenize", "text"])
+    assert "say where the tokens go: -o" in said(["tokenize", "text", "README.md"])
