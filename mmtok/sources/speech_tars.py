@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mmtok.sources.clips import Clip
 from mmtok.sources.media import SUFFIXES
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.sound_files import decode_sound, seconds_of
-from mmtok.sources.speech_columns import ReadSettings
+from mmtok.sources.speech_columns import SPELLINGS, ReadSettings
 from mmtok.sources.speech_evidence import Place
 from mmtok.sources.tar_samples import Caption, Tars
 
@@ -52,22 +53,44 @@ def tar_clips(path: Path, settings: ReadSettings, tally: Tally) -> Iterable[Clip
     tars = Tars(files, Tolerance(), str(path))
     known = [suffix.lstrip(".") for suffix in SUFFIXES]
     suffixes = tars.suffixes("file", known, settings.columns)
-    caption = tars.caption(settings.columns)
-    speaker = None
-    if "speaker" in settings.columns:
-        speaker = tars.caption({"caption": settings.columns["speaker"]})
+    named = settings.columns.get("speaker")
+    speaker = tars.known_key(SPELLINGS["speaker"])
+    if named is not None:
+        speaker = tars.caption({"caption": named})
+    texts = _Texts(tars.caption(settings.columns), speaker, named is not None)
     for index in tars.indices:
         split = index.path.relative_to(folder).as_posix()
-        yield from _clips(index, suffixes, caption, speaker, split, tally)
+        yield from _clips(index, suffixes, texts, split, tally)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Where the texts of samples are.
+
+    Attributes:
+        caption: the transcript.
+        speaker: who speaks; None where no sample says so.
+        needs_speaker: whether a sample without it cannot be used, as the user named it.
+    """
+
+    caption: Caption
+    speaker: Caption | None
+    needs_speaker: bool
+
+    def speaker_of(self, index: TarIndex, k: int) -> str:
+        """Who speaks in a sample; "" where that is unknown."""
+        if self.speaker is None:
+            return ""
+        try:
+            return _text(index, k, self.speaker)
+        except UserError:
+            if self.needs_speaker:
+                raise
+            return ""
 
 
 def _clips(
-    index: TarIndex,
-    suffixes: list[str],
-    caption: Caption,
-    speaker: Caption | None,
-    split: str,
-    tally: Tally,
+    index: TarIndex, suffixes: list[str], texts: _Texts, split: str, tally: Tally
 ) -> Iterator[Clip]:
     has_sound = np.zeros(len(index), bool)
     for suffix in suffixes:
@@ -80,9 +103,8 @@ def _clips(
             assert span is not None  # such are looped over
             clip = Clip(where, "", split=split, member=(str(index.path), *span))
             try:
-                clip = clip._replace(caption=_text(index, k, caption))
-                if speaker is not None:
-                    clip = clip._replace(speaker=_text(index, k, speaker))
+                clip = clip._replace(caption=_text(index, k, texts.caption))
+                clip = clip._replace(speaker=texts.speaker_of(index, k))
             except UserError as error:
                 clip = clip._replace(fault=str(error))
             yield clip

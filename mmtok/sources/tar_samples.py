@@ -148,6 +148,18 @@ class Tars:
             )
         return Caption(JSON, key, names)
 
+    def known_key(self, spellings: Sequence[str]) -> Caption | None:
+        """The first of these keys in the JSON beside the samples; None where it has none."""
+        if JSON not in self.n_having:
+            return None
+        try:
+            key = known_column(spellings, self._json_keys()[0])
+        except UserError:
+            return None  # the samples of such JSON are counted when they are read
+        if key is None:
+            return None
+        return Caption(JSON, key)
+
     def _json_keys(self) -> tuple[list[str], str]:
         """The keys of the first JSON, and what messages call it."""
         index = next(index for index in self.indices if JSON in index.suffixes)

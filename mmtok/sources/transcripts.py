@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
@@ -40,6 +41,18 @@ def caption_of(text: str) -> str:
     return text.removeprefix("\ufeff").strip()
 
 
+def composed(name: str) -> str:
+    """A name in one Unicode form: a file system may give an accent as a character of its own."""
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", name)
+
+
+def _stem(path: Path) -> str:
+    """What a sound and its transcript have in common: the path without its suffix."""
+    return composed(str(path.with_suffix("")))
+
+
 class Transcripts:
     """The transcripts of the sound files that a walk found.
 
@@ -63,7 +76,7 @@ class Transcripts:
             raise UserError(
                 f"{found.folder}: has no table of transcripts; columns and transcript choose in one"
             )
-        self._texts: dict[Path, Path] = {}
+        self._texts: dict[str, Path] = {}
         for suffix in TEXTS:
             for path in found.companions:
                 if path.suffix.lower() == suffix:
@@ -71,11 +84,11 @@ class Transcripts:
         self._count(found, tally)
 
     def _add_text(self, path: Path, tally: Tally) -> None:
-        first = self._texts.setdefault(path.with_suffix(""), path)
+        first = self._texts.setdefault(_stem(path), path)
         if first.suffix.lower() != path.suffix.lower():
             tally.add("passed over: another transcript has that name", path)
         else:
-            self._texts[path.with_suffix("")] = path
+            self._texts[_stem(path)] = path
 
     def clip(self, path: Path) -> Clip:
         """A file with its transcript, or with what is wrong with that."""
@@ -97,7 +110,7 @@ class Transcripts:
 
         Raises UserError where there is none, where it is empty or not UTF-8.
         """
-        text_file = self._texts.get(path.with_suffix(""))
+        text_file = self._texts.get(_stem(path))
         if self.table is not None and path in self._row_of:
             where = self.table.where(self._row_of[path])
             text = self._cell(path, "caption")
@@ -149,7 +162,7 @@ class Transcripts:
         """Count the transcripts that are not used."""
         sounds = defaultdict(list)
         for path in found.files:
-            sounds[path.with_suffix("")].append(path)
+            sounds[_stem(path)].append(path)
         for stem, path in self._texts.items():
             if stem not in sounds:
                 tally.add("left out: no sound file has that name", path)
@@ -183,18 +196,20 @@ class Names:
 
     def __init__(self, found: Found) -> None:
         self.folder = found.folder
-        self.by_path = {path.relative_to(found.folder).as_posix(): path for path in found.files}
+        self.by_path = {
+            composed(path.relative_to(found.folder).as_posix()): path for path in found.files
+        }
         self.short: dict[str, list[Path]] = defaultdict(list)
         for path in found.files:
             for name in {path.name, path.stem}:
-                self.short[name].append(path)
+                self.short[composed(name)].append(path)
 
     def file(self, cell: str, where: str) -> Path | None:
         """The file that a cell names; None where there is none.
 
         Raises UserError where it may be one of several.
         """
-        name = cell.strip().replace("\\", "/").removeprefix("./")
+        name = composed(cell.strip().replace("\\", "/").removeprefix("./"))
         if name in self.by_path:
             return self.by_path[name]
         parts = PurePosixPath(posixpath.normpath(name)).parts
@@ -210,11 +225,11 @@ class Names:
 
     def is_known(self, name: str) -> bool:
         """Whether a file, or several, have this name."""
-        return name in self.by_path or name in self.short
+        return composed(name) in self.by_path or composed(name) in self.short
 
     def _is_in(self, path: Path, folders: tuple[str, ...]) -> bool:
         """Whether a file is in folders of these names, as far up as both are known."""
-        own = path.relative_to(self.folder).parent.parts
+        own = tuple(map(composed, path.relative_to(self.folder).parent.parts))
         known = min(len(own), len(folders))
         return own[len(own) - known :] == folders[len(folders) - known :]
 

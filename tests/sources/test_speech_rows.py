@@ -1,5 +1,6 @@
 """Rows of tables of clips that are easily taken for others: speakers for texts, and the like."""
 
+import unicodedata
 import warnings
 
 import numpy as np
@@ -83,3 +84,28 @@ def test_faulty_rows_of_one_file_are_counted_each(tmp_path):
     (tmp_path / "t.csv").write_text("file,text,start\n" + rows)
     said = said_by(SpeechFolder(str(tmp_path / "t.csv")))
     assert "start is '-1'" in said and "3 of 4 clips cannot be used" in said
+
+
+@pytest.mark.parametrize("way", ["plain table", "table", "texts", "kaldi"])
+def test_names_in_another_unicode_form_are_the_same(tmp_path, way):
+    on_disk = unicodedata.normalize("NFD", "caf\u00e9/\u00e9t\u00e9.wav")  # as macOS gives them
+    name = unicodedata.normalize("NFC", on_disk)
+    put_sound(tmp_path / on_disk)
+    put_sound(tmp_path / "b.wav", 401)
+    place = tmp_path
+    if way == "texts":
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).with_suffix(".txt").write_text("one")
+        (tmp_path / "b.txt").write_text("two")
+    elif way == "kaldi":
+        (tmp_path / "wav.scp").write_text(f"1 {name}\n2 b.wav\n")
+        (tmp_path / "text").write_text("1 one\n2 two\n")
+    else:
+        place = tmp_path / "t.csv"
+        if way == "plain table":
+            place = tmp_path
+        table = tmp_path / ("transcripts.csv" if way == "plain table" else "t.csv")
+        table.write_text(f"file,text\n{name},one\nb,two\n")
+    found, said = read(SpeechFolder(str(place)))
+    wanted = {on_disk.split("/")[1]: ("one", 400, None), "b.wav": ("two", 401, None)}
+    assert found == wanted and "left out" not in said

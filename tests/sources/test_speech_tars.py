@@ -84,7 +84,7 @@ def test_faults(tmp_path):
     ]:
         with pytest.raises(UserError, match=said):
             examples(source)
-    samples = {f"{i:03}": {"wav": sound(1), "txt": f"text {i}"} for i in range(200)}
+    samples = {f"{i:03}": {"wav": sound(1, n=800 + i), "txt": f"text {i}"} for i in range(200)}
     samples["007"]["wav"] = b"no sound"
     samples["009"]["txt"] = " "
     write_tar(path, samples)
@@ -97,3 +97,28 @@ def test_faults(tmp_path):
     write_tar(path, samples)
     with pytest.raises(UserError, match="a.tar: 007.wav: .*: 3 of 200 clips cannot be used"):
         examples(SpeechFolder(str(path)))
+
+
+def test_speakers_are_found_by_their_usual_key(tmp_path):
+    shard(tmp_path / "a.tar", range(4), speaker=True)
+    found = examples(SpeechFolder(str(tmp_path), with_speaker=True))
+    assert sorted((e["caption"], e["speaker"]) for e in found) == [
+        (f"text {i}", f"s{i % 2}") for i in range(4)
+    ]
+    voices = SpeechFolder(str(tmp_path)).voices("train")
+    assert voices is not None and set(voices) <= {"s0", "s1"}
+
+
+def test_samples_without_a_speaker_are_read_unless_it_is_named(tmp_path):
+    samples = {
+        f"{i}": {"wav": sound(i, n=800 + i), "json": json.dumps({"text": f"text {i}"})}
+        for i in range(4)
+    }
+    samples["0"]["json"] = json.dumps({"text": "text 0", "speaker": 12})
+    write_tar(tmp_path / "a.tar", samples)
+    found = examples(SpeechFolder(str(tmp_path), with_speaker=True))
+    assert sorted((e["caption"], e.get("speaker")) for e in found) == [
+        ("text 0", "12"), ("text 1", None), ("text 2", None), ("text 3", None)
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="its speaker is None, and no text"):
+        examples(SpeechFolder(str(tmp_path), columns={"speaker": "speaker"}))
