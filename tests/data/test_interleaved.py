@@ -94,7 +94,7 @@ def test_the_trap_document_comes_through(tmp_path, vocabulary, trap, lm):
     assert all(
         np.array_equal(a.values, b.values) for a, b in zip(back.segments, whole, strict=True)
     )
-    assert loader.lengths[0].tolist() == [len(stream)] * 3
+    assert loader.pools[0].lengths.tolist() == [len(stream)] * 3
     assert torch.isfinite(lm(loader.batch(0)).total).all()
 
 
@@ -120,7 +120,7 @@ def test_the_last_segment_is_infilled_where_that_is_possible(tmp_path, vocabular
         for row in loader.items(step):
             for item in row:
                 stream, _ = loader._document(item, step)
-                assert len(stream) <= loader.lengths[0][item.row]
+                assert len(stream) <= loader.pools[0].lengths[item.row]
                 spans = to_document(vocabulary, stream).segments[-1].infill_spans
                 seen.setdefault(item.row, set()).add(bool(spans))
     assert seen == {0: {True}, 1: {False}, 2: {False}}
