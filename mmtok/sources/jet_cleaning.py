@@ -63,10 +63,11 @@ def faults_of(values: np.ndarray, offsets: np.ndarray, pt_column: int) -> dict[i
         return {}
     jet = jet_of_particle(offsets)
     faults = {
-        int(i): "has a negative pt; give pt in GeV, not its logarithm" for i in jet[is_negative]
+        int(i): "has a negative pt; give pt in GeV, not its logarithm; and pad with zeros"
+        for i in jet[is_negative]
     }
     for i in jet[~is_finite]:
-        faults[int(i)] = "has a NaN or infinite value; remove the jet or pad with zeros"
+        faults.setdefault(int(i), "has a NaN or infinite value; remove the jet or pad with zeros")
     return dict(sorted(faults.items()))
 
 

@@ -43,15 +43,17 @@ class Columns(ABC):
     Attributes:
         path: the file.
         names: of its columns; ROOT's branches, hdf5's datasets as "group/name", fields of records
-            as "records.field".
+            as "records.field", those of an array (N, P, F) as "array.0", "array.1", ...
         n_rows: of each.
         part: which part of the file it is, where that is a choice, in words; else "".
+        alike: the names of the file's parts that have these columns, where there are several.
     """
 
     path: Path
     names: tuple[str, ...]
     n_rows: int
     part: str = ""
+    alike: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
@@ -75,22 +77,41 @@ def rows_of(path: Path, lengths: Mapping[str, int]) -> int:
     return Counter(lengths.values()).most_common(1)[0][0]
 
 
+def columns_of(name: str, shape: Sequence[int]) -> dict[str, int | None]:
+    """The columns of an array -> which one of its last axis, of (N, P, F); else None, all of it."""
+    if len(shape) != 3:
+        return {name: None}
+    return {f"{name}.{k}": k for k in range(shape[2])}
+
+
 # ---- numpy
 
 
 class NpzColumns(Columns):
-    """The arrays of a .npz file; those of more than two axes are left to their own readers."""
+    """The arrays of a .npz file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._arrays = {name: ArrayRows(path, "jets", name) for name in names_in(path, "jets")}
         of_jets = {name: a for name, a in self._arrays.items() if a.shape}
         self.n_rows = rows_of(path, {name: len(a) for name, a in of_jets.items()})
-        self.names = tuple(name for name, a in of_jets.items() if len(a) == self.n_rows)
+        self._places = {
+            column: (name, k)
+            for name, a in of_jets.items()
+            if len(a) == self.n_rows
+            for column, k in columns_of(name, a.shape).items()
+        }
+        self.names = tuple(self._places)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         """As of the contract."""
-        return {name: self._arrays[name].rows(start, stop) for name in names}
+        arrays = dict.fromkeys(self._places[name][0] for name in names)
+        rows = {array: self._arrays[array].rows(start, stop) for array in arrays}
+        found: dict[str, Column] = {}
+        for name in names:
+            array, k = self._places[name]
+            found[name] = rows[array] if k is None else rows[array][..., k]
+        return found
 
     def close(self) -> None:
         """As of the contract."""
@@ -169,7 +190,8 @@ class Hdf5Columns(Columns):
         self.path = path
         self._file = open_hdf5(path)
         self._tables: dict[str, Any] = {}
-        self._places: dict[str, tuple[str, str]] = {}  # column -> table, field of its records
+        # column -> table, and the field of its records or the place in its last axis
+        self._places: dict[str, tuple[str, str | int | None]] = {}
         lengths: dict[str, int] = {}
 
         def add(name: str | bytes, table: Any) -> None:
@@ -178,10 +200,10 @@ class Hdf5Columns(Columns):
             if isinstance(name, bytes):  # as h5py gives what is not UTF-8
                 name = name.decode(errors="replace")
             self._tables[name] = table
-            fields = table.dtype.names
-            places = {f"{name}.{field}": (name, field) for field in fields or ()}
-            self._places |= places or {name: (name, "")}
-            lengths.update(dict.fromkeys(places or [name], int(table.shape[0])))
+            fields: dict[str, str] = {f"{name}.{field}": field for field in table.dtype.names or ()}
+            parts = fields or columns_of(name, table.shape)
+            self._places |= {column: (name, part) for column, part in parts.items()}
+            lengths.update(dict.fromkeys(parts, int(table.shape[0])))
 
         with reading(path, "jets"):
             self._file.visititems(add)
@@ -196,9 +218,12 @@ class Hdf5Columns(Columns):
         rows = {key: hdf5_rows(self.path, self._tables[key], start, stop) for key in tables}
         found: dict[str, Column] = {}
         for name in names:
-            table, field = self._places[name]
+            table, part = self._places[name]
             column = rows[table]
-            column = column[field] if field else column
+            if isinstance(part, str):
+                column = column[part]
+            elif part is not None:
+                column = column[..., part]
             kind = h5py.check_vlen_dtype(column.dtype)
             found[name] = _listed_objects(column) if kind not in (None, str, bytes) else column
         return found
@@ -220,9 +245,11 @@ def _listed_objects(column: np.ndarray) -> Lists:
 class RootColumns(Columns):
     """The branches of a tree of a ROOT file: of the one that is named, or has the most entries.
 
+    Of a tree that was written several times (its cycles), the last is taken, as ROOT does.
+
     Attributes:
         tree: as uproot gives it.
-        trees: the names of all trees of the file.
+        trees: the names of all trees of the file, with the folders that they are in.
     """
 
     def __init__(self, path: Path, tree: str = "") -> None:
@@ -233,28 +260,36 @@ class RootColumns(Columns):
             raise missing_extra(f"{path}: reading .root", "hep") from None
         with reading(path, "jets"):
             self._file = uproot.open(path)
-            classes = self._file.classnames()
-            trees = [
-                self._file[name]
+            classes = self._file.classnames(cycle=False)
+            trees = {
+                name: self._file[name]
                 for name, kind in classes.items()
                 if kind.startswith(("TTree", "ROOT::RNTuple"))
-            ]
-            self.trees = tuple(str(found.name) for found in trees)
-            n_rows = [int(found.num_entries) for found in trees]
+            }
+            n_rows = {name: int(found.num_entries) for name, found in trees.items()}
+        self.trees = tuple(trees)
         if not trees:
             raise UserError(f"{path}: holds no tree; it has {listed(list(classes)) or 'nothing'}")
-        if tree and tree not in self.trees:
-            raise UserError(f"{path}: has no tree {tree!r}; its trees are {listed(self.trees)}")
-        at = self.trees.index(tree) if tree else n_rows.index(max(n_rows))
+        at = self._named(tree) if tree else max(n_rows, key=n_rows.__getitem__)
         if len(trees) > 1:
             others = listed(self.trees)
-            self.part = (
-                f"in the tree {self.trees[at]} (--columns tree=NAME takes another of {others})"
-            )
+            self.part = f"in the tree {at} (--columns tree=NAME takes another of {others})"
         self.tree = trees[at]
         self.n_rows = n_rows[at]
         with reading(path, "jets"):
             self.names = tuple(self.tree.keys())
+            alike = [name for name, found in trees.items() if set(found.keys()) == set(self.names)]
+        self.alike = tuple(name for name in alike if n_rows[name])
+
+    def _named(self, tree: str) -> str:
+        """The tree that a user names; its folder may be left out where one tree is so called."""
+        called = [name for name in self.trees if tree in (name, name.rpartition("/")[2])]
+        if tree in called:
+            return tree
+        if len(called) != 1:
+            lack = f"several trees {tree!r}" if called else f"no tree {tree!r}"
+            raise UserError(f"{self.path}: has {lack}; its trees are {listed(self.trees)}")
+        return called[0]
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         """As of the contract."""
@@ -262,11 +297,19 @@ class RootColumns(Columns):
             arrays = self.tree.arrays(
                 list(names), entry_start=start, entry_stop=stop, library="ak", how=dict
             )
-            return {name: _of_awkward(arrays[name]) for name in names}
+            return {name: _of_awkward(_picked(arrays, name)) for name in names}
 
     def close(self) -> None:
         """As of the contract."""
         self._file.close()
+
+
+def _picked(arrays: Mapping[str, Any], name: str) -> Any:
+    """A column; that of a field of records is within the records, as uproot gives RNTuples."""
+    if name in arrays:
+        return arrays[name]
+    records, _, field = name.rpartition(".")
+    return arrays[records][field]
 
 
 def _of_awkward(array: Any) -> Column:

@@ -62,6 +62,7 @@ def rapidity_of(pz: np.ndarray, energy: np.ndarray) -> np.ndarray:
         return np.where(energy == 0, 0.0, np.arctanh(pz / energy))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # jets of such values are refused by their number
 def four_momenta(
     pt: np.ndarray,
     eta: np.ndarray,
@@ -124,6 +125,7 @@ def check_numbers(source: str, names: Sequence[str], features: Sequence[str]) ->
         )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def axes_of_sums(
     px: np.ndarray, py: np.ndarray, pz: np.ndarray, energy: np.ndarray, offsets: np.ndarray
 ) -> Axes:
@@ -139,6 +141,7 @@ def axes_of_sums(
     return Axes(pt, eta, rapidity_of(sum_pz, sum_energy), phi, mass)
 
 
+@np.errstate(invalid="ignore")
 def about_axes(
     eta: np.ndarray,
     phi: np.ndarray,

@@ -105,7 +105,8 @@ class JsonColumns(Columns):
         numbers = []
         for i, cell in enumerate(cells):
             try:
-                numbers.append(np.array(cell, np.float64).reshape(-1))
+                # null is no list: a jet without constituents, as in Parquet
+                numbers.append(np.array([] if cell is None else cell, np.float64).reshape(-1))
             except (TypeError, ValueError):
                 raise UserError(
                     f"{self.path}: line {self._lines[start + i]}: {name} holds {shown(cell)},"

@@ -80,6 +80,7 @@ OTHER_NAMES = {  # that a user may give a quantity
     "rapidity": "y",
 }
 MOMENTA = ("pt", "px", "py", "pz", "energy")  # of which the first that is used has the unit
+FILLERS = (-1, -99, -999, -9999)  # that padded rows have where there is no constituent
 COORDINATES = ("pt", "ptrel", "px", "eta", "y", "deta")
 # what makes up the features; other quantities are features under their own names
 KINEMATIC = ("pt", "ptrel", "px", "py", "pz", "energy", "eta", "y", "phi", "deta", "dphi", "mask")
@@ -233,6 +234,12 @@ def planned(columns: Columns, settings: ReadSettings, unit: str = "") -> Plan:
 
     Raises UserError where something is missing.
     """
+    if len(columns.alike) > 1 and "tree" not in settings.columns:
+        choices = " or ".join(f"tree={name}" for name in columns.alike[:3])
+        raise UserError(
+            f"{columns.path}: the trees {listed(columns.alike)} have the same columns; say which to"
+            f" read: --columns {choices}"
+        )
     quantities = found_quantities(columns, settings.columns)
     plan = Plan(quantities)
     if missing := plan.missing():
@@ -334,8 +341,8 @@ def flattened(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Columns of one stretch -> quantity -> values (all P,), and offsets; without the padding.
 
-    What is of a jet, such as jet_pt, stays (n,). Padding is what has no pt (0 or NaN) in padded
-    rows, or no mask.
+    What is of a jet, such as jet_pt, stays (n,). Padding is what has no pt (0, NaN or one of
+    FILLERS) in padded rows, or no mask.
 
     Raises UserError where jets have other numbers of one quantity than of another.
     """
@@ -382,6 +389,8 @@ def flattened(
     if is_padded:
         sizes = [values[name] for name in ("pt", "ptrel", "px", "py") if name in values]
         is_real &= np.any([(size != 0) & ~np.isnan(size) for size in sizes], axis=0)
+        for size in (values[name] for name in ("pt", "ptrel") if name in values):
+            is_real &= ~np.isin(size, FILLERS)
     if not is_real.all():
         values = {name: value[is_real] for name, value in values.items()}
         _, offsets = selected(np.zeros((len(is_real), 0)), offsets, is_real)

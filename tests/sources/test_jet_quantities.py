@@ -230,7 +230,8 @@ def test_the_tree_of_a_root_file(tmp_path):
     "pt, said",
     [
         (np.ones((2, 4), complex), "pt holds complex128, expected numbers"),
-        (np.ones((2, 4, 2)), "pt has 3 axes, expected one value for each constituent"),
+        (np.ones((2, 4, 2)), "lack a pt .*; they are eta, phi, pt.0, pt.1"),
+        (np.ones((2, 4, 2, 1)), "pt has 4 axes, expected one value for each constituent"),
         (np.ones(2), "pt has one value for each jet, expected"),
     ],
 )
@@ -241,3 +242,80 @@ def test_columns_that_are_no_numbers_of_constituents(tmp_path, pt, said):
             file[name] = column
     with pytest.raises(UserError, match=said):
         read_jets(tmp_path / "a.h5")
+
+
+def test_trees_of_one_name_in_two_folders(tmp_path):
+    """None is taken in silence; each has its own jets."""
+    uproot = pytest.importorskip("uproot")
+    ak = pytest.importorskip("awkward")
+    lists = {n: ak.Array(c) for n, c in columns_of().items()}
+    path = tmp_path / "a.root"
+    with uproot.recreate(path) as file:
+        for folder, kept in (("signal", slice(2)), ("other", slice(1, 2))):
+            types = {n: "var * float64" if a.ndim == 2 else "float64" for n, a in lists.items()}
+            file.mktree(f"{folder}/jets", types).extend({n: a[kept] for n, a in lists.items()})
+    with pytest.raises(UserError, match="--columns tree=signal/jets or tree=other/jets"):
+        read_jets(path)
+    with pytest.raises(UserError, match="has several trees 'jets'; its trees are signal/jets, oth"):
+        read_jets(path, settings=ReadSettings({"tree": "jets"}))
+    assert_close(read_jets(path, settings=ReadSettings({"tree": "other/jets"})), about(AXES)[1:])
+
+
+def test_the_last_cycle_of_a_tree_is_read(tmp_path):
+    """As ROOT does; those before are backups."""
+    uproot = pytest.importorskip("uproot")
+    ak = pytest.importorskip("awkward")
+    lists = {n: ak.Array(c) for n, c in columns_of().items()}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file["jets"] = lists
+        file["jets"] = {n: a[1:] for n, a in lists.items()}
+    assert_close(read_jets(tmp_path / "a.root"), about(AXES)[1:])
+
+
+def test_records_of_an_rntuple(tmp_path):
+    uproot = pytest.importorskip("uproot")
+    ak = pytest.importorskip("awkward")
+    parts = {n.removeprefix("part_"): ak.Array(c) for n, c in columns_of().items() if "part" in n}
+    axes = {n: ak.Array(c) for n, c in columns_of().items() if "jet" in n}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mkrntuple("jets", {"Particle": ak.zip(parts), **axes})
+    assert_close(read_jets(tmp_path / "a.root"), about(AXES))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_an_array_of_four_momenta(tmp_path, suffix):
+    pt, eta, phi = (padded([[p[k] for p in jet] for jet in JETS]) for k in range(3))
+    momenta = [pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)]
+    array = np.stack(momenta, 2)
+    if suffix == ".npz":
+        np.savez(tmp_path / "a.npz", Pmu=array, label=[1, 0])
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["Pmu"] = array
+            file["label"] = [1, 0]
+    named = {"E": "Pmu.0", "px": "Pmu.1", "py": "Pmu.2", "pz": "Pmu.3"}
+    found = read_jets(tmp_path / f"a{suffix}", settings=ReadSettings(named))
+    for jet, expected in zip(found, JETS, strict=True):
+        np.testing.assert_allclose(jet[:, 0], np.array(expected)[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(np.diff(jet[:, 1]), np.diff(expected, axis=0)[:, 1], atol=1e-5)
+
+
+def test_padding_by_a_number_that_no_constituent_has(tmp_path):
+    columns = columns_of()
+    arrays = {n: padded(c, value=-999) for n, c in columns.items() if n.startswith("part_")}
+    axes = {n: c for n, c in columns.items() if n.startswith("jet_")}
+    np.savez(tmp_path / "a.npz", **arrays, **axes)
+    assert_close(read_jets(tmp_path / "a.npz"), about(AXES))
+    logarithms = arrays | {"part_pt": np.where(arrays["part_pt"] > 0, -0.5, 0)}
+    np.savez(tmp_path / "b.npz", **logarithms, **axes)
+    with pytest.raises(UserError, match="jet 0 has a negative pt; give pt in GeV, not its log"):
+        read_jets(tmp_path / "b.npz")
+
+
+def test_json_lines_without_constituents(tmp_path):
+    rows = [{"pt": [2.0], "eta": [0.1], "phi": [0.0]}, {"pt": None, "eta": None, "phi": None}]
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.warns(UserWarning, match="1 of 2 jets have no constituents, the first is jet 1"):
+        jets = read_jets(tmp_path / "a.jsonl")
+    assert [len(jet) for jet in jets] == [1, 0]
