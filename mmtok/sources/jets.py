@@ -165,7 +165,8 @@ class JetFile(ScreenedSource):
     def reading(self, modality: str, path: Path) -> Mapping[str, Any]:
         """How its own files are read; nothing of jets as `write_jets` writes.
 
-        Of what is said of events, what means something for this file.
+        Of what is said of events, what means something for this file; the layout, where files of it
+        end so; no captions, which are not read with the jets.
         """
         if modality != "jets":
             return {}
@@ -173,7 +174,10 @@ class JetFile(ScreenedSource):
         if found.name == "plain" and found.evidence(path):
             return {}
         foreign = set(EVENT_SETTINGS) - set(found.settings)
-        options = {"layout": self.layout, **vars(self._settings())}
+        columns = {name: column for name, column in self.columns.items() if name != "caption"}
+        options = {**vars(self._settings()), "columns": columns}
+        if self.layout and suffix_of(path) in layout_named(self.layout).suffixes:
+            options["layout"] = self.layout
         return {name: value for name, value in options.items() if value and name not in foreign}
 
     def _limit(self) -> Limit:

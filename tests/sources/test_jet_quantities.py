@@ -206,6 +206,12 @@ def test_a_source_says_how_files_like_its_own_are_read(tmp_path):
     source = JetFile(str(path), columns=named, pt_unit="MeV")
     assert source.reading("jets", path) == {"columns": named, "pt_unit": "MeV"}
     assert source.reading("text", path) == {}
+    captioned = JetFile(str(path), columns={**named, "caption": "label"}, layout="columns")
+    assert captioned.reading("jets", path) == {"columns": named, "layout": "columns"}
+    # a file of another kind is scored as what it is: no captions of it are read
+    other = JetFile(str(path), columns={"caption": "label"}, layout="jetclass")
+    np.savez(tmp_path / "qg.npz", X=np.ones((2, 3, 4)), y=np.zeros(2))
+    assert other.reading("jets", tmp_path / "qg.npz") == {}
     plain = dict(zip(("pt_gev", "eta_rel", "phi_rel"), columns.values()))
     assert source.reading("jets", write(tmp_path / "ours.parquet", plain)) == {}
 
