@@ -43,10 +43,12 @@ class Clip(NamedTuple):
         return self.group or os.path.splitext(self.path)[0]
 
 
-def in_order(clips: Sequence[Clip], tally: Tally) -> list[Clip]:
+def in_order(clips: Sequence[Clip], tally: Tally, by_split: bool = True) -> list[Clip]:
     """Clips ordered by folders and file names, then by time; a row that comes twice is taken once.
 
     A part of a file that has several transcripts is kept with each, and counted.
+
+    by_split: whether a row counts in each of the corpus's own splits, as these are to be used.
     """
     ordered = sorted(clips, key=_start)
     ordered.sort(key=_path_key)
@@ -54,7 +56,7 @@ def in_order(clips: Sequence[Clip], tally: Tally) -> list[Clip]:
     at: tuple[object, ...] = ()
     captions: set[str] = set()  # of the part at hand
     for clip in ordered:
-        part = (clip.path, clip.start_s, clip.duration_s, clip.split)
+        part = (clip.path, clip.start_s, clip.duration_s, by_split and clip.split)
         if part != at:
             at = part
             captions.clear()

@@ -26,6 +26,7 @@ from mmtok.sources.sound_files import ROUNDING_S, open_sound, sound_seconds
 from mmtok.sources.speech_columns import FIELDS, ReadSettings
 from mmtok.sources.speech_layouts import LAYOUTS, list_clips
 from mmtok.sources.speech_tars import member_seconds, open_member
+from mmtok.sources.speech_trees import LIBRITTS, MICS
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -81,6 +82,12 @@ class SpeechFolder(ScreenedSource):
         super().__post_init__()
         self._limits()
         check_layout(LAYOUTS, self.layout, "SpeechFolder")
+        for name, value, choices in (
+            ("transcript", self.transcript, tuple(LIBRITTS)),
+            ("mic", self.mic, MICS),
+        ):
+            if value not in choices:
+                raise UserError(f"SpeechFolder: {name} is {value!r}; it is {' or '.join(choices)}")
         if taken := {"speech", *FIELDS}.intersection(self.numbers):
             raise UserError(
                 f"SpeechFolder: numbers names {', '.join(sorted(taken))}, which is a field of its"

@@ -182,7 +182,7 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     with Tally("transcripts") as tally:
         clips = list(chosen.reader(place, tally))
         if chosen.name != "plain":
-            clips = in_order(clips, tally)
+            clips = in_order(clips, tally, bool(settings.train or settings.heldout))
     if not clips:
         raise UserError(f"{place.path}: no sound file with a transcript in it")
     if chosen.name != "plain":

@@ -33,11 +33,8 @@ def librispeech_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Ite
     found = walk(folder, SOUNDS, (".trans.txt",))
     texts: dict[str, str] = {}
     for path in found.companions:
-        for where, name, text in keyed_lines(path):
-            key = str(path.parent / name)
-            if key in texts:
-                raise UserError(f"{where}: names {name} a second time; remove one of them")
-            texts[key] = text
+        for _, name, text in keyed_lines(path, once=True):
+            texts[str(path.parent / name)] = text
     for sound in found.files:
         tally.count()
         said = texts.pop(os.path.splitext(sound)[0], None)
@@ -129,12 +126,22 @@ def _split(folder: Path, sound: Path) -> str:
     return folder_below(folder, str(sound), n_inner=2)
 
 
-def keyed_lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(where, key, rest) of each line that is not empty."""
+def keyed_lines(path: Path, once: bool = False) -> Iterator[tuple[str, str, str]]:
+    """(where, key, rest) of each line that is not empty.
+
+    Raises UserError for a key that comes a second time, where it may come but `once`.
+    """
+    seen: set[str] = set()
     for number, line in text_lines(path, "\n"):
         parts = line.strip().split(None, 1)
-        if parts:
-            yield f"{path}: line {number}", parts[0], next(iter(parts[1:]), "")
+        if not parts:
+            continue
+        where = f"{path}: line {number}"
+        if once:
+            if parts[0] in seen:
+                raise UserError(f"{where}: names {parts[0]} a second time; remove one of them")
+            seen.add(parts[0])
+        yield where, parts[0], next(iter(parts[1:]), "")
 
 
 # ---- Kaldi
@@ -166,7 +173,7 @@ def _kaldi_folder(data: Path, tally: Tally) -> Iterator[Clip]:
     """The utterances of a data folder."""
     if not (data / "text").is_file():
         raise UserError(f"{data}: has a wav.scp and no text; transcripts stand there, a line each")
-    texts = {key: text for _, key, text in keyed_lines(data / "text")}
+    texts = {key: text for _, key, text in keyed_lines(data / "text", once=True)}
     speakers = _values(data / "utt2spk")
     n_found = 0
     for key, clip in _kaldi_sounds(data, tally):
@@ -194,18 +201,18 @@ def _kaldi_sounds(data: Path, tally: Tally) -> Iterator[tuple[str, Clip]]:
     files = SoundFiles(data, [data, *data.resolve().parents[:N_ABOVE]])
     if not (data / "segments").is_file():
         lengths = _values(data / "utt2dur")
-        for where, key, name in keyed_lines(data / "wav.scp"):
+        for where, key, name in keyed_lines(data / "wav.scp", once=True):
             path = _kaldi_file(files, name, where, tally)
             if path is not None:
                 length = seconds(lengths.get(key), "utt2dur", where)
                 yield key, Clip(path, "", length_s=length)
         return
     recordings = {}
-    for where, key, name in keyed_lines(data / "wav.scp"):
+    for where, key, name in keyed_lines(data / "wav.scp", once=True):
         path = _kaldi_file(files, name, where, tally)
         if path is not None:
             recordings[key] = path
-    for where, key, rest in keyed_lines(data / "segments"):
+    for where, key, rest in keyed_lines(data / "segments", once=True):
         parts = rest.split()
         if len(parts) < 3:
             raise UserError(f"{where}: needs UTTERANCE RECORDING START END, has {key} {rest}")
@@ -248,6 +255,6 @@ def _values(path: Path) -> dict[str, str]:
         return {}
     values: dict[str, str] = {}
     shared: dict[str, str] = {}
-    for _, key, value in keyed_lines(path):
+    for _, key, value in keyed_lines(path, once=True):
         values[key] = shared.setdefault(value.strip(), value.strip())
     return values

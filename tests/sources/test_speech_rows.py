@@ -109,3 +109,45 @@ def test_names_in_another_unicode_form_are_the_same(tmp_path, way):
     found, said = read(SpeechFolder(str(place)))
     wanted = {on_disk.split("/")[1]: ("one", 400, None), "b.wav": ("two", 401, None)}
     assert found == wanted and "left out" not in said
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "text", "utt2spk", "segments"])
+def test_a_key_that_comes_twice_in_kaldi_is_refused(tmp_path, name):
+    put_sound(tmp_path / "a.wav", RATE_HZ)
+    put_sound(tmp_path / "b.wav", RATE_HZ + 1)
+    files = {
+        "wav.scp": ["a a.wav", "b b.wav"],
+        "text": ["a one", "b two"],
+        "utt2spk": ["a s", "b s"],
+        "segments": ["a a 0 0.5", "b b 0 0.5"],
+    }
+    for file, lines in files.items():
+        (tmp_path / file).write_text("\n".join(lines))
+    assert set(read(SpeechFolder(str(tmp_path)))[0]) == {"a.wav from 0 s", "b.wav from 0 s"}
+    (tmp_path / name).write_text("\n".join([*files[name], files[name][0]]))
+    assert f"{name}: line 3: names a a second time" in said_by(SpeechFolder(str(tmp_path)))
+
+
+def test_a_row_of_two_manifests_is_taken_once_unless_they_are_splits(tmp_path):
+    rows = []
+    for i in range(4):
+        put_sound(tmp_path / f"{i}.wav", 400 + i)
+        rows.append(f'{{"audio_filepath": "{i}.wav", "text": "said {i}"}}\n')
+    (tmp_path / "all.json").write_text("".join(rows))
+    (tmp_path / "dev.json").write_text(rows[2])
+    with pytest.warns(UserWarning, match=r"1 of 5 .* listed more than once and taken once"):
+        assert len(SpeechFolder(str(tmp_path)).transcripts()) == 4
+    source = SpeechFolder(str(tmp_path), train="all", heldout="dev")
+    assert "in the training split and in the held-out one" in said_by(source)
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ({"mic": "mic3"}, "mic is 'mic3'; it is mic1 or mic2 or both"),
+        ({"transcript": "both"}, "transcript is 'both'; it is original or normalized"),
+    ],
+)
+def test_settings_have_choices(setting, part):
+    with pytest.raises(UserError, match=part):
+        SpeechFolder("x", **setting)
