@@ -63,7 +63,7 @@ def conversation_of(messages: Any, tools: Any = None) -> Conversation:
     """
     found = _listed(messages, "a conversation")
     return Conversation(
-        tuple(_message(i, message) for i, message in enumerate(found)),
+        tuple(message_of(i, message) for i, message in enumerate(found)),
         tuple(_listed(tools, "tools") if tools else ()),
     )
 
@@ -100,8 +100,11 @@ def _listed(cell: Any, what: str) -> list[Any]:
     return cell
 
 
-def _message(i: int, message: Any) -> dict[str, Any]:
-    """A message with the usual keys and roles. Tables fill missing keys with None: these go."""
+def message_of(i: int, message: Any) -> dict[str, Any]:
+    """Message i with the usual keys and roles. Tables fill missing keys with None: these go.
+
+    Raises UserError, without naming the row, for what is none.
+    """
     if not isinstance(message, Mapping):
         raise UserError(f"message {i} is {shown(message)}, where role and content belong")
     found = {KEYS.get(str(k), str(k)): value for k, value in message.items() if value is not None}

@@ -12,12 +12,18 @@ A part is one of
     {"type": "number", "name": "pt_gev", "value": 600}
 
 and carries loss unless its "predict" is false. A path is relative to the file's folder. Instead of
-`content` a line may have `messages` of a role and a content each (a string or a list); then the
-parts of the role "assistant" carry loss.
+`content` a line may have `messages` of a role and a content each (a string or a list), also as
+`conversations` of `from` and `value`; then the parts of the role "assistant" carry loss. Where a
+line lists its files by itself (`image`, `images`, `audio`, `audios`), parts without a path and the
+words <image> and <audio> in messages stand for them, in order:
+
+    {"image": "cat.png", "conversations": [{"from": "human", "value": "<image> What is it?"},
+                                           {"from": "gpt", "value": "A cat."}]}
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmtok.errors import UserError
+from mmtok.io.conversations import ASSISTANT, message_of
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted, listed, shown
 from mmtok.io.numbers import as_number
@@ -59,8 +66,11 @@ TYPES = {  # of parts -> modality
     "number": "number",
 }
 PATHS = ("path", "url", "image", "audio", "image_url", "input_audio")  # keys that hold the path
-ANSWERS = "assistant"  # the role whose parts carry loss
+MESSAGES = ("messages", "conversations")  # keys that hold these
+LISTED = {"image": ("image", "images"), "audio": ("audio", "audios")}  # type -> keys of a line
+PLACE = re.compile("<(image|audio)>")  # in words, for the next of these
 SUFFIXES = (".json", ".jsonl")
+PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 
 class Line(NamedTuple):
@@ -132,7 +142,12 @@ class InterleavedFile(ScreenedSource):
         return {split: [screen.items[i] for i in np.sort(part)] for split, part in order.items()}
 
     def _file(self) -> Path:
-        return file_at(self.path, "InterleavedFile", "documents as JSON lines")
+        path = file_at(self.path, "InterleavedFile", "documents as JSON lines")
+        if path.suffix.lower() in PACKED:
+            raise UserError(
+                f"{path}: is packed, and lines are read by their place; unpack it first"
+            )
+        return path
 
     def _screen(self) -> Screen[Line]:
         path = self._file()
@@ -175,7 +190,9 @@ def _look(path: Path, features: tuple[str, ...], line: Line) -> dict[str, float]
     """Look at the headers of a document's files, not at what they hold."""
     where = _where(path, line)
     checks: dict[str, Callable[[Path], object]] = {"image": picture_size, "speech": sound_seconds}
-    for i, (modality, part, _) in enumerate(_parts(_parsed(path, line), where)):
+    is_learned = False
+    for i, (modality, part, predict) in enumerate(_parts(_parsed(path, line), where)):
+        is_learned = is_learned or predict
         name = f"{where}, part {i}"
         if modality in checks:
             checks[modality](_file_of(part, path.parent, name))
@@ -183,6 +200,8 @@ def _look(path: Path, features: tuple[str, ...], line: Line) -> dict[str, float]
             _signal(modality, part, path.parent, name, features)
         elif "constituents" not in part:
             _file_of(part, path.parent, name)
+    if not is_learned:
+        raise UserError(f"{where}: no part carries loss: none is the assistant's, or to predict")
     return {}
 
 
@@ -258,14 +277,68 @@ def _contents(value: Any, where: str) -> Iterator[tuple[Any, bool]]:
     if isinstance(value, list):
         yield value, True
         return
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
-        for message in messages:
-            yield message.get("content"), message.get("role") == ANSWERS
+    if not isinstance(value, dict):
+        value = {}
+    messages = next((value[key] for key in MESSAGES if value.get(key)), None)
+    if not isinstance(messages, list):
+        if "content" not in value:
+            raise UserError(f"{where}: has no content, a list of parts, nor messages that have one")
+        yield value["content"], True
         return
-    if not isinstance(value, dict) or "content" not in value:
-        raise UserError(f"{where}: has no content, a list of parts, nor messages that have one")
-    yield value["content"], True
+    files = {kind: _listed_files(value, kind, where) for kind in LISTED}
+    for i, message in enumerate(messages):
+        try:
+            message = message_of(i, message)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        content = _with_files(message["content"], files, where)
+        yield content, message["role"] == ASSISTANT
+    for kind, left in files.items():
+        if left:
+            raise UserError(
+                f"{where}: no message has a place for {left[0]}; write <{kind}> there, or a part of"
+                f" the type {kind}"
+            )
+
+
+def _listed_files(value: Mapping[str, Any], kind: str, where: str) -> list[str]:
+    """The files of a kind that a line lists beside its messages. Raises UserError for others."""
+    found = next((value[key] for key in LISTED[kind] if value.get(key)), [])
+    if isinstance(found, str):
+        found = [found]
+    if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
+        raise UserError(f"{where}: {kind} is {shown(found)}; it must be a path or a list of paths")
+    return list(found)
+
+
+def _with_files(content: Any, files: Mapping[str, list[str]], where: str) -> Any:
+    """A message's content as parts, those without a file with the next one of the line.
+
+    Words are as they are where the line lists no files.
+    """
+    if isinstance(content, str):
+        words = PLACE.split(content) if any(files.values()) else [content]
+        kinds = words[1::2]
+        parts: list[Any] = [{"type": "text", "text": words[0]}]
+        for kind, text in zip(kinds, words[2::2], strict=True):
+            parts += [{"type": kind}, {"type": "text", "text": text}]
+        content = [part for part in parts if part.get("text") != ""]
+    if not isinstance(content, list):
+        return content
+    return [_with_file(part, files, where) for part in content]
+
+
+def _with_file(part: Any, files: Mapping[str, list[str]], where: str) -> Any:
+    """A part with the next file of the line, where it needs one."""
+    if not isinstance(part, dict):
+        return part
+    kind = str(part.get("type"))
+    if kind not in files or any(part.get(key) for key in PATHS):
+        return part
+    if not files[kind]:
+        keys = " or ".join(LISTED[kind])
+        raise UserError(f"{where}: a place for an {kind} has no file, as path or in {keys}")
+    return part | {"path": files[kind].pop(0)}
 
 
 def _signal(

@@ -77,6 +77,49 @@ def test_the_forms_of_chats(folder):
     assert [p.modality for p in plain.parts] == ["text", "image"]
 
 
+def test_messages_of_other_words_and_files_listed_beside_them(folder):
+    """LLaVA's from and value with <image>; Hugging Face's parts without a path."""
+    llava = {
+        "image": "media/cat.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": "A cat."},
+        ],
+    }
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, TEXT, {"type": "audio"}]},
+        {"role": "assistant", "content": "y"},
+    ]
+    listed = {"images": ["media/cat.png"], "audios": ["media/meow.wav"], "messages": messages}
+    plain = {"messages": [{"role": "gpt", "content": "<image> is a word"}]}
+    path = write(folder, llava, listed, plain)
+    found = [[(p.modality, p.predict) for p in d.parts] for _, d in read_documents(path)]
+    answered = [("text", False), ("text", True)]
+    assert found[0] == [("image", False), *answered]
+    assert found[1] == [("image", False), ("text", False), ("speech", False), ("text", True)]
+    assert found[2] == [("text", True)]
+    (_, first), _, (_, last) = read_documents(path)
+    assert [p.signal for p in first.parts[1:]] == ["\nWhat is it?", "A cat."]
+    assert last.parts[0].signal == "<image> is a word"
+    for value, said in [
+        (llava | {"image": ["media/cat.png"] * 2}, "no message has a place for media/cat.png"),
+        ({"messages": messages}, "a place for an image has no file, as path or in image or images"),
+        (llava | {"image": 3}, "image is 3; it must be a path or a list of paths"),
+        ({"messages": [{"content": "x"}]}, "message 0 has no role"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            list(read_documents(write(folder, value)))
+
+
+def test_documents_without_loss_and_packed_files_are_refused(folder):
+    asked = {"messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(UserError, match="line 1: no part carries loss.* 2 of 2 documents"):
+        InterleavedFile(str(write(folder, asked, asked))).check()
+    (folder / "docs.jsonl.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UserError, match="docs.jsonl.gz: is packed"):
+        InterleavedFile(str(folder / "docs.jsonl.gz")).check()
+
+
 def test_splits_are_disjoint_and_repeatable(folder):
     path = write(folder, *({"content": [{"type": "text", "text": f"{i}"}]} for i in range(20)))
     with path.open("a") as file:
