@@ -203,15 +203,29 @@ def check_columns(there: Sequence[str], wanted: Sequence[str], where: str) -> No
             raise UserError(f"{where}: has no column {name!r}, but {listed(there)}")
 
 
+def _check_parts(
+    datasets: Any, features: Mapping[str, Any], columns: Sequence[str], where: str
+) -> None:
+    """Raise UserError for a part, such as en in translation.en, that a column does not have."""
+    for name in columns:
+        top, _, part = name.partition(".")
+        if name in features or not part:
+            continue
+        if isinstance(features[top], Mapping):
+            named_column(part.split(".")[0], list(features[top]), f"{where}, column {top!r}")
+        elif isinstance(features[top], (datasets.Value, datasets.ClassLabel)):
+            raise UserError(
+                f"{where}: the column {top!r} holds no records, so it has no part {part!r}; name"
+                f" the column alone, {top}"
+            )
+
+
 def _undecoded(
     datasets: Any, table: Any, features: Mapping[str, Any], columns: Sequence[str], where: str
 ) -> tuple[Any, dict[str, Any]]:
     """The wanted columns, whose sounds and pictures are left as bytes, and their types."""
     check_columns(list(features), columns, where)
-    for name in columns:
-        top, _, part = name.partition(".")
-        if name not in features and part and isinstance(features[top], Mapping):
-            named_column(part.split(".")[0], list(features[top]), f"{where}, column {top!r}")
+    _check_parts(datasets, features, columns, where)
     tops = [name if name in features else name.split(".")[0] for name in columns]
     there = list(dict.fromkeys(tops))
     table = table.select_columns(there)

@@ -45,14 +45,18 @@ def test_a_split_without_usable_rows_is_said(tmp_path, column, split):
             assert any("none of its 2 usable rows is for heldout" in str(w.message) for w in said)
 
 
-def test_a_part_of_a_record_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_part_of_a_record_that_is_not_there_is_refused(tmp_path, streaming):
     rows = [{"en": f"e{i}", "de": f"d{i}"} for i in range(4)]
-    pq.write_table(pa.table({"translation": rows}), tmp_path / "t.parquet")
-    table = HubTable(
-        str(tmp_path / "t.parquet"), {"caption": "translation.fr"}, {"caption": "text"}
-    )
-    with pytest.raises(UserError, match="column 'translation': has no column 'fr'; nearest: en"):
-        table.listing("train", tmp_path)
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"translation": rows, "text": list("abcd")}), path)
+    for column, said in [
+        ("translation.fr", "column 'translation': has no column 'fr'; nearest: en"),
+        ("text.en", "the column 'text' holds no records, so it has no part 'en'"),
+    ]:
+        table = HubTable(str(path), {"caption": column}, {"caption": "text"}, streaming=streaming)
+        with pytest.raises(UserError, match=said):
+            list(table.examples("train", tmp_path))
 
 
 def test_files_named_with_backslashes(tmp_path):
