@@ -43,6 +43,9 @@ class QuarkGluonJets(JetReader):
 
     def __init__(self, path: Path, settings: ReadSettings) -> None:
         self.path = path
+        there = names_in(path, "jets")
+        if "X" not in there:
+            raise UserError(f"{path}: not quark and gluon jets: it has no X, but {listed(there)}")
         self._array = ArrayRows(path, "jets", "X")
         shape = self._array.shape
         if len(shape) != 3 or shape[2] < 4 or self._array.dtype.kind not in "fiu":
@@ -51,7 +54,7 @@ class QuarkGluonJets(JetReader):
                 f" {self._array.dtype}"
             )
         self.n_jets = shape[0]
-        self.has_captions = "y" in names_in(path, "jets")
+        self.has_captions = "y" in there
         if self.has_captions:
             (self._labels,) = read_npz(path, ("y",), "jets")
             if len(self._labels) != self.n_jets:

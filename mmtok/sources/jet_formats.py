@@ -111,6 +111,7 @@ LAYOUTS = (
         _plain_evidence,
         _open_plain,
         plain=True,
+        is_gev=True,
         suffixes=(".npz", ".npy", ".parquet"),
     ),
     JetLayout(
@@ -119,6 +120,7 @@ LAYOUTS = (
         jet_published.jetnet_evidence,
         jet_published.JetNetJets,
         plain=True,
+        is_gev=True,
         suffixes=HDF5,
     ),
     JetLayout(
@@ -150,6 +152,7 @@ LAYOUTS = (
         "quark and gluon jets: X of pt, rapidity, phi and PDG code, and y",
         jet_energyflow.quarkgluon_evidence,
         jet_energyflow.QuarkGluonJets,
+        is_gev=True,
         suffixes=(".npz",),
         has_captions=True,
     ),
@@ -158,6 +161,7 @@ LAYOUTS = (
         "EnergyFlow's Z + jets with Delphes: gen_particles, sim_particles",
         jet_energyflow.energyflow_evidence,
         jet_energyflow.ZJetsDelphesJets,
+        is_gev=True,
         suffixes=(".npz",),
     ),
     JetLayout(
@@ -165,6 +169,7 @@ LAYOUTS = (
         "MOD's jets of the CMS Open Data: jets_f, pfcs",
         jet_energyflow.mod_evidence,
         jet_energyflow.ModJets,
+        is_gev=True,
         suffixes=HDF5,
     ),
     JetLayout(
@@ -304,6 +309,11 @@ def open_jets(
         raise UserError(
             f"{path}: is read as {found.name}, and {listed(foreign)} is for"
             f" {listed(others) or 'no layout'}"
+        )
+    if settings.pt_unit and found.is_gev:
+        raise UserError(
+            f"{path}: is read as {found.name}, whose pt is in GeV; leave out pt_unit, or name the"
+            " columns (--columns pt=...)"
         )
     try:
         reader = found.reader(path, settings)

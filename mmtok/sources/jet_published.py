@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError, reading
-from mmtok.io.columns import known_column
+from mmtok.io.columns import known_column, named_column
 from mmtok.io.messages import listed
 from mmtok.sources.jet_columns import (
     Columns,
@@ -326,7 +326,11 @@ def open_jetclass(path: Path, settings: ReadSettings) -> JetReader:
         raise UserError(
             f"{path}: not JetClass: it has no label_ columns; it has {listed(columns.names)}"
         )
-    return ColumnJets(columns, planned(columns, settings, "GeV"), classes=classes)
+    plan = planned(columns, settings, "GeV")
+    if "caption" in settings.columns:
+        column = named_column(settings.columns["caption"], columns.names, path)
+        return ColumnJets(columns, plan, column)
+    return ColumnJets(columns, plan, classes=classes)
 
 
 def jetclass_evidence(path: Path) -> str:
@@ -350,6 +354,9 @@ def open_atlastop(path: Path, settings: ReadSettings) -> JetReader:
     columns: Columns = Hdf5Columns(path)
     named = ReadSettings({**ATLAS, **settings.columns}, settings.pt_unit)
     plan = planned(columns, named, "MeV")
+    if "caption" in settings.columns:
+        column = named_column(settings.columns["caption"], columns.names, path)
+        return ColumnJets(columns, plan, column)
     caption = "labels" if "labels" in columns.names else ""
     return ColumnJets(columns, plan, caption, values={"1": "top", "0": "qcd"})
 

@@ -257,10 +257,7 @@ def planned(columns: Columns, settings: ReadSettings, unit: str = "") -> Plan:
 def unit_of(asked: str, column: str, of_layout: str = "") -> tuple[str, str]:
     """The unit of momenta and why: as a user says, by a column's suffix, as of the layout, GeV."""
     if asked:
-        known = {name.lower(): name for name in GEV}
-        if asked.lower() not in known:
-            raise UserError(f"pt_unit is {asked!r}; it is one of {', '.join(GEV)}")
-        return known[asked.lower()], "as named"
+        return asked, "as named"
     by_suffix = re.search(r"[_\[( ](gev|mev|tev|kev)[\])]?$", column.lower())
     if by_suffix:
         return {name.lower(): name for name in GEV}[by_suffix[1]], f"by {column}"

@@ -44,6 +44,11 @@ class ReadSettings:
     puppi: str = ""
 
     def __post_init__(self) -> None:
+        if self.pt_unit:
+            unit = {name.lower(): name for name in GEV}.get(self.pt_unit.lower())
+            if unit is None:
+                raise UserError(f"pt_unit is {self.pt_unit!r}; it is one of {', '.join(GEV)}")
+            object.__setattr__(self, "pt_unit", unit)
         if self.puppi not in ("", "on", "off"):
             raise UserError(f"puppi is {self.puppi!r}; it is on, off or nothing")
         for name in ("min_pt_gev", "max_abs_eta", "radius"):
@@ -121,11 +126,13 @@ class JetLayout(Layout[Path, Callable[[Path, ReadSettings], JetReader]]):
         suffixes: of its files, in lower case.
         has_captions: whether the layout itself has labels, which are then the captions.
         settings: of `ReadSettings.of_events`, those that it has; () where a file is no events.
+        is_gev: whether its pt is in GeV whatever a user says.
     """
 
     suffixes: tuple[str, ...] = ()
     has_captions: bool = False
     settings: tuple[str, ...] = ()
+    is_gev: bool = False
 
 
 def offsets_of(n_particles: np.ndarray) -> np.ndarray:

@@ -222,6 +222,14 @@ def test_jetclass(tmp_path, suffix):
     assert found == {f"{path}: jet {i}": CLASSES[k] for i, k in enumerate(numbers)}
 
 
+def test_another_column_of_jetclass_is_the_caption(tmp_path):
+    path = tmp_path / "a.parquet"
+    _, numbers = write_jetclass(path, four_momenta(4))
+    source = JetFile(str(path), columns={"caption": "label_Hbb"})
+    found = {e.name[-1]: e["caption"] for s in source.splits for e in source.examples(s)}
+    assert [found[str(k)] for k in range(4)] == [str(int(n == 1)) for n in numbers]
+
+
 def test_jetclass_without_labels_or_without_a_class(tmp_path):
     ak = pytest.importorskip("awkward")
     lists, flat, _ = jetclass_columns(four_momenta(4))

@@ -325,3 +325,30 @@ def test_json_lines_without_constituents(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 jets have no constituents, the first is jet 1"):
         jets = read_jets(tmp_path / "a.jsonl")
     assert [len(jet) for jet in jets] == [1, 0]
+
+
+def test_a_unit_is_used_or_refused(tmp_path):
+    """Of jets in MeV none comes back in GeV, a thousand times too hard, in silence."""
+    np.save(tmp_path / "a.npy", np.ones((2, 3, 3), np.float32))
+    settings = ReadSettings(pt_unit="mev")
+    with pytest.raises(
+        UserError, match="a.npy: is read as plain, whose pt is in GeV; leave out pt"
+    ):
+        read_jets(tmp_path / "a.npy", settings=settings)
+    rows = np.zeros((2, 3, 4))
+    rows[:, :2] = [[60000, 1.0, 0.2, 22], [30000, 1.2, 0.4, 211]]
+    np.savez(tmp_path / "qg.npz", X=rows, y=np.ones(2))
+    with pytest.raises(UserError, match="is read as quarkgluon, whose pt is in GeV"):
+        read_jets(tmp_path / "qg.npz", settings=settings)
+    named = {"pt": "X.0", "y": "X.1", "phi": "X.2", "pdg_id": "X.3", "caption": "y"}
+    features = ("pt_gev", "eta_rel", "phi_rel", "pdg_id")
+    jet, _ = read_jets(tmp_path / "qg.npz", features, ReadSettings(named, "mev"))
+    np.testing.assert_allclose(jet[:, [0, 3]], [[60, 22], [30, 211]], rtol=1e-6)
+
+
+def test_files_of_two_layouts_of_one_suffix(tmp_path):
+    """The first one says how all are read."""
+    np.savez(tmp_path / "a.npz", X=np.ones((2, 3, 4)), y=np.ones(2))
+    np.savez(tmp_path / "b.npz", pt=np.ones((2, 3)), eta=np.ones((2, 3)), phi=np.ones((2, 3)))
+    with pytest.raises(UserError, match="b.npz: not quark and gluon jets: it has no X, but pt, e"):
+        JetFile(str(tmp_path)).check()
