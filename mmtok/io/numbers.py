@@ -30,7 +30,10 @@ def as_number(value: Any, where: str) -> float:
         value = float(value)
     if not isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
         raise UserError(f"{where}: {shown(value)} is no number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number
+        number = math.inf
     if not math.isfinite(number):
         raise UserError(f"{where}: the number is {number}; it must be finite, or left out")
     return number

@@ -16,8 +16,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from mmtok.core.segment import Segment, Signature
-from mmtok.errors import UserError
+from mmtok.errors import UserError, reading
+from mmtok.io.files import atomic_write
 from mmtok.io.numbers import as_number
+from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.tokenizers import MODALITIES
 from mmtok.tokenizers.base import (
@@ -78,6 +80,14 @@ class NumberConfig(TokenizerConfig):
                 f"NumberConfig: low is {self.low:g} and high {self.high:g}; low must be below high,"
                 " both finite"
             )
+        width = self.high / self.low if self.scale == "log" and self.low else self.high - self.low
+        if not math.isfinite(width):
+            raise UserError(
+                f"NumberConfig: low is {self.low:g} and high {self.high:g}, too far apart for"
+                " arithmetic; narrow them"
+            )
+        if self.scale not in ("linear", "log"):
+            raise UserError(f"NumberConfig: scale is {self.scale!r}; it is linear or log")
         if self.scale == "log" and self.low <= 0:
             raise UserError(f"NumberConfig: low is {self.low:g}; on a log scale it is above 0")
 
@@ -97,6 +107,10 @@ class NumberConfig(TokenizerConfig):
     def is_input_only(self) -> bool:
         """Fourier features are read, never made."""
         return not (self.n_bins or self.n_classes)
+
+    def signal_files(self) -> SignalFiles:
+        """Text files of a number per line; none is a prompt, which gives numbers by themselves."""
+        return SignalFiles((), ".txt", read_numbers, write_numbers, many=True, unit="numbers")
 
     def build(self) -> Number:
         """The tokenizer; nothing is learned."""
@@ -124,6 +138,20 @@ class NumberConfig(TokenizerConfig):
         if self.scale == "log":
             return self.low * np.exp(shares * math.log(self.high / self.low))
         return self.low + shares * (self.high - self.low)
+
+
+def read_numbers(path: Path, takes: Mapping[str, Any]) -> Iterator[float]:
+    """The numbers of a text file, one per line."""
+    with reading(path, "numbers"):
+        lines = path.read_text("utf-8-sig").splitlines()
+    for k, line in enumerate(lines, 1):
+        yield as_number(line, f"{path}: line {k}")
+
+
+def write_numbers(path: Path, numbers: Sequence[float], takes: Mapping[str, Any]) -> None:
+    """Write one number per line, each so that it is read as the same."""
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{number!r}\n" for number in numbers), "utf-8")
 
 
 class NumberCount:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmtok.commands.signal_files import files_of
 from mmtok.errors import UserError
 from mmtok.tokenizers import load
 from mmtok.tokenizers.numbers import NumberConfig
@@ -48,7 +49,9 @@ def test_bins_and_classes_are_codes():
             digit.encode(wrong)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "nan", "six", "1,000", "600 GeV", "", None])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, "nan", "six", "1,000", "600 GeV", "", None, 10**400]
+)
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(UserError, match="pt_gev"):
         PT.build().encode(value)
@@ -112,6 +115,9 @@ def test_save_and_load_keep_everything(config, tmp_path):
         ({"high": math.inf}, "both finite"),
         ({"n_bins": 3, "n_classes": 3}, "exclude each other"),
         ({"n_frequencies": 0}, "n_frequencies is 0"),
+        ({"scale": "sqrt"}, "scale is 'sqrt'; it is linear or log"),
+        ({"low": -1e308, "high": 1e308}, "too far apart"),
+        ({"low": 1e-300, "high": 1e300, "scale": "log"}, "too far apart"),
     ],
 )
 def test_impossible_settings_are_refused(settings, words):
@@ -122,3 +128,14 @@ def test_impossible_settings_are_refused(settings, words):
 def test_a_number_is_not_named_as_a_signal():
     with pytest.raises(UserError, match="speech is no number"):
         NumberConfig().named("speech")
+
+
+def test_numbers_that_are_made_are_written_and_read(tmp_path):
+    """One per line, exactly; a text file as a prompt stays a text."""
+    files = files_of(AGE)
+    files.write(tmp_path / "age.txt", [7.5, 1 / 3, 1e-9], {})
+    assert list(files.read(tmp_path / "age.txt", {})) == [7.5, 1 / 3, 1e-9]
+    assert files.many and ".txt" not in files.suffixes
+    (tmp_path / "age.txt").write_text("7\nold\n")
+    with pytest.raises(UserError, match="age.txt: line 2: 'old' is no number"):
+        list(files.read(tmp_path / "age.txt", {}))
