@@ -303,7 +303,7 @@ def _contents(value: Any, where: str) -> Iterator[tuple[Any, bool]]:
 
 def _listed_files(value: Mapping[str, Any], kind: str, where: str) -> list[str]:
     """The files of a kind that a line lists beside its messages. Raises UserError for others."""
-    found = next((value[key] for key in LISTED[kind] if value.get(key)), [])
+    found: Any = next((value[key] for key in LISTED[kind] if value.get(key)), [])
     if isinstance(found, str):
         found = [found]
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
