@@ -216,6 +216,7 @@ LAYOUTS = (
 SPECIAL = LAYOUTS[:-1]
 # what columns may name in layouts whose columns are as published
 OWN_COLUMNS: dict[str, tuple[str, ...]] = {
+    "jetnet": jet_published.JETNET_NAMES,
     "toptagging": (),
     "quarkgluon": (),
     "energyflow": ("particles",),

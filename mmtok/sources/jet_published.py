@@ -42,6 +42,7 @@ from mmtok.sources.jet_tables import open_columns
 JETNET = ("particle_features", "jet_features")
 JETNET_PARTS = ("etarel", "phirel", "ptrel", "mask")
 JETNET_JETS = ("pt", "eta", "mass", "num_particles")
+JETNET_NAMES = ("ptrel", "deta", "eta_rel", "dphi", "phi_rel", "mask", "jet_pt", "caption")
 JETNET_TYPES = {"g": "gluon", "q": "quark", "t": "top", "w": "W", "z": "Z"}
 
 
@@ -50,8 +51,8 @@ class JetNetJets(JetReader):
 
     Columns are in the published order (etarel, phirel, ptrel, mask; pt, eta, mass, num_particles)
     unless an attribute of the file names them, or the user does by number: `--columns
-    ptrel=0,deta=1,dphi=2`. Without a mask, constituents of zero pt are padding. A user who asks for
-    `caption=type` gets the type in the file's name, g, q, t, w or z.
+    ptrel=0,deta=1,dphi=2,jet_pt=1 --layout jetnet`. Without a mask, constituents of zero pt are
+    padding. A user who asks for `caption=type` gets the type in the file's name, g, q, t, w or z.
     """
 
     features = FEATURES
@@ -102,7 +103,7 @@ class JetNetJets(JetReader):
         for name, column in settings.columns.items():
             part = OTHER_NAMES.get(name, name)
             if part in ("deta", "dphi", "ptrel", "mask"):
-                at[part] = _number(self.path, column, names)
+                at[part] = _number(self.path, column, names, JETNET[0])
         missing = [part for part in ("deta", "dphi", "ptrel") if part not in at]
         if missing:
             raise UserError(
@@ -113,11 +114,13 @@ class JetNetJets(JetReader):
         of_jets = _names_of(self.path, self._jets, jet_width) or JETNET_JETS
         if len(of_jets) < jet_width:
             of_jets = ("type", *of_jets)  # as the JetNet package gives them
-        if "pt" not in of_jets:
+        asked = settings.columns.get("jet_pt", "pt")
+        if "pt" not in of_jets and asked == "pt":
             raise UserError(
-                f"{self.path}: the columns of jet_features are {listed(of_jets)}, without pt"
+                f"{self.path}: the columns of jet_features are {listed(of_jets)}, without pt;"
+                " number it: --columns jet_pt=0"
             )
-        self._pt_at = of_jets.index("pt")
+        self._pt_at = _number(self.path, asked, of_jets[:jet_width], JETNET[1])
         if names != JETNET_PARTS or of_jets != JETNET_JETS:
             self.note = f"columns {', '.join(names)} and {', '.join(of_jets)}"
 
@@ -178,14 +181,14 @@ def _names_of(path: Path, table: Any, n: int) -> tuple[str, ...]:
     return ()
 
 
-def _number(path: Path, column: str, names: Sequence[str]) -> int:
-    """The index of a column that a user names or numbers."""
+def _number(path: Path, column: str, names: Sequence[str], table: str) -> int:
+    """The index of a column of a table that a user names or numbers."""
     if column in names:
         return list(names).index(column)
     if column.isdigit() and int(column) < len(names):
         return int(column)
     raise UserError(
-        f"{path}: has no column {column!r} of particle_features; name or number one, from 0, of"
+        f"{path}: has no column {column!r} of {table}; name or number one, from 0, of"
         f" {listed(names)}"
     )
 

@@ -103,6 +103,17 @@ def test_jetnet_by_the_users_numbers_and_by_its_type(tmp_path):
         read_jets(path, settings=settings, layout="jetnet")
 
 
+def test_the_pt_of_jetnets_jets_by_the_users_number(tmp_path):
+    path = jetnet(tmp_path / "t.hdf5", jets=("mass", "pt"))  # nothing names them
+    found = read_jets(path, settings=ReadSettings({"jet_pt": "1"}))
+    for jet, expected in zip(found, EXPECTED, strict=True):
+        np.testing.assert_allclose(jet, expected, rtol=1e-6)
+    with pytest.raises(UserError, match="no column '2' of jet_features; name or number one"):
+        read_jets(path, settings=ReadSettings({"jet_pt": "2"}))
+    with pytest.raises(UserError, match="leave jet_eta out of columns"):
+        read_jets(path, settings=ReadSettings({"jet_eta": "2"}))
+
+
 # ---- top tagging
 
 
