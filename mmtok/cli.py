@@ -111,6 +111,9 @@ def train(
             "SOURCE=WEIGHT,...",
         ),
     ] = None,
+    stream: Annotated[
+        bool, Arg("begin to train on the first token files while the others are made")
+    ] = False,
     device: Device = None,
     max_memory: MaxMemory = None,
     overrides: Overrides,
@@ -132,7 +135,7 @@ def train(
     if weights is not None:
         overrides = [*overrides, "--train.source_weights", weights]
     loaded = load_recipe(recipe, overrides)
-    build.train(loaded, out or run_folder(recipe, loaded), tensorboard, device)
+    build.train(loaded, out or run_folder(recipe, loaded), tensorboard, device, stream)
 
 
 def sample(

@@ -18,6 +18,7 @@ from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.preparation import load_preparation
 from mmtok.errors import UserError
+from mmtok.io.messages import counted
 from mmtok.io.overrides import field_groups
 from mmtok.io.serialize import to_plain
 from mmtok.io.strict_json import read_json
@@ -26,6 +27,7 @@ from mmtok.run.folder import NOTES, read_fidelity, read_notes
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
+from mmtok.run.staged import stages_by_name
 from mmtok.tokenizers import load
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.train.checkpoint import planned_steps
@@ -103,6 +105,7 @@ def describe_run(run: Run) -> str:
             *decoder,
             of_vocabulary,
             _training(folder, recipe, trained),
+            *_stages(run),
             *_notes(folder),
             *_fields(recipe),
         ]
@@ -125,6 +128,18 @@ def _training(folder: Path, recipe: Recipe, trained: bool) -> str:
     if header:
         text += f", in {header['precision']} on {header['device']}"
     return text
+
+
+def _stages(run: Run) -> list[str]:
+    """The stages of a training that began before all token files were made."""
+    stages = stages_by_name(run)
+    if not stages:
+        return []
+    lines = [f"  token files were read in {counted(len(stages), 'stage')}:"]
+    for stage in stages:
+        parts = ", ".join(f"{name} {n}" for name, n in stage["parts"].items())
+        lines.append(f"    from step {stage['step']}, the first parts: {parts}")
+    return lines
 
 
 def _notes(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from mmtok.errors import UserError
 # A round holds the positions of so many steps: enough to pack well, few enough to plan in
 # milliseconds.
 STEPS_PER_ROUND = 32
+STAGED = 2**62  # in seeds, where no step, task or round is: of the orders of later stages
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,19 @@ class _Pool:
     lengths: np.ndarray
 
 
+class NoExamples(UserError):
+    """No example has all fields of a task."""
+
+
+class Batches(Protocol):
+    """What a training reads."""
+
+    vocabulary: Vocabulary
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step; this process's share of its rows."""
+
+
 class Loader:
     """Batches by step.
 
@@ -103,6 +118,8 @@ class Loader:
         self.batch_size = batch_size
         self.seq_len = seq_len
         self.seed = seed
+        self.order_seed: tuple[int, ...] = (seed,)
+        self.first_step = 0  # where the order begins
         self.mixture = mixture or Mixture()
         self.pools = [pool for t in range(len(tasks)) for pool in self._pools(t)]
         self._check_lengths()
@@ -131,7 +148,7 @@ class Loader:
                 more = sum(2 * (file.n_segments(name)[rows] - 1) for name in task.fields)
                 found.append((f, pairs, task.positions(n_frames) + more))
         if not any(len(pairs) for _, pairs, _ in found):
-            raise UserError(f"no example has all fields of task {task}")
+            raise NoExamples(f"no example has all fields of task {task}")
         first_file = next(f for f, pairs, _ in found if len(pairs))
         target = self.files[first_file].signatures[task.targets[-1]]
         if task.max_target_frames and target.modality == INTERLEAVED:
@@ -195,9 +212,9 @@ class Loader:
                 file, row = pool.rows[i]
                 items.append(_Item(pool.task, int(file), int(row)))
                 lengths.append(int(pool.lengths[i]))
-        order = np.random.default_rng((self.seed, round, 1)).permutation(len(items))
+        order = np.random.default_rng((*self.order_seed, round, 1)).permutation(len(items))
         rows = plan_rows([lengths[i] for i in order], self.seq_len)
-        shuffled = np.random.default_rng((self.seed, round, 2)).permutation(len(rows))
+        shuffled = np.random.default_rng((*self.order_seed, round, 2)).permutation(len(rows))
         self._round = (round, [[items[order[i]] for i in rows[r]] for r in shuffled])
         return self._round[1]
 
@@ -218,12 +235,29 @@ class Loader:
         """
         if p not in self._orders or self._orders[p][0] != epoch:
             n_examples = len(self.pools[p].rows)
-            order = np.random.default_rng((self.seed, p, epoch, 3)).permutation(n_examples)
+            order = np.random.default_rng((*self.order_seed, p, epoch, 3)).permutation(n_examples)
             self._orders[p] = (epoch, order.astype(_int_type(n_examples)))
         return self._orders[p][1]
 
+    def as_stage(self, number: int, first_step: int) -> Self:
+        """This loader, with the order of stage `number`, which begins at a step.
+
+        The order of stage 0 from step 0 on is the one that it has anyhow. Noise depends on the true
+        step.
+        """
+        if number:
+            self.order_seed = (self.seed, STAGED, number)
+        self.first_step = first_step
+        return self
+
+    def begins_round(self, step: int) -> bool:
+        """Whether a round begins with this step."""
+        self.items(step)
+        return step - self.first_step in self._first_step
+
     def items(self, step: int) -> list[list[_Item]]:
         """The rows of this step, over all processes."""
+        step -= self.first_step
         while self._first_step[-1] <= step:
             n_rows = len(self._plan(len(self._first_step) - 1))
             self._first_step.append(self._first_step[-1] + max(1, n_rows // self.batch_size))

@@ -11,9 +11,10 @@ import copy
 import json
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,10 @@ def write_part(
     return plain
 
 
+def _ignore(part: int) -> None:
+    """Take notice of nothing."""
+
+
 @dataclass
 class PartSet:
     """A folder of parts to make.
@@ -240,6 +245,8 @@ class PartSet:
         encoder: makes the rows.
         made_from: what decides over the rows, as JSON values: a set that was begun goes on only if
             it is the same.
+        on_made: called with the number of every part that is made, or that was looked at and
+            stands.
         n_parts: how many there are, known once all jobs were gone through.
     """
 
@@ -247,6 +254,7 @@ class PartSet:
     listing: Listing
     encoder: Encoder
     made_from: Any
+    on_made: Callable[[int], None] = _ignore
     n_parts: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -268,7 +276,26 @@ class PartSet:
         encoded = encode_jobs(self.encoder, self.jobs(progress, share), n, workers)
         for k, chunks in _by_part(encoded):
             write_part(part_path(self.folder, k), self.key, k, self.encoder, chunks, monitor)
+            self.on_made(k)
         self.end(monitor, share)
+
+    def look(self) -> None:
+        """Look at the parts that stand; see `on_made`."""
+        last = max(standing_parts(self.folder, self.key), default=-1)
+        for job in self.jobs(Progress("", quiet=True), (0, 1)):
+            if job.part > last:
+                return
+
+    def begin(self, progress: Progress) -> None:
+        """Make the first part alone. Raises UserError as `write` does.
+
+        The listing is used up by that, as by all that goes through it.
+        """
+        jobs = takewhile(_is_of_first, jobs_of(self.listing, self.per_part))
+        encoded = encode_jobs(self.encoder, jobs, self.per_part * CHUNK)
+        monitor = self.monitor(progress)
+        write_part(part_path(self.folder, 0), self.key, 0, self.encoder, encoded, monitor)
+        self.on_made(0)
 
     def jobs(self, progress: Progress, share: tuple[int, int]) -> Iterator[Job]:
         """The jobs of the parts to make; on the way all parts are counted."""
@@ -284,6 +311,8 @@ class PartSet:
                 held = []
             if job.part in own:
                 held += [job] * bool(job.stamp)
+                if job.is_last and not job.stamp:
+                    self.on_made(job.part)
             elif job.part % count == index:
                 yield job
         if held:
@@ -293,6 +322,7 @@ class PartSet:
         """The jobs of a part that stands; none where its files are those that it was made from."""
         k = jobs[0].part
         if standing[k]["stamp"] == key_of([job.stamp for job in jobs]):
+            self.on_made(k)
             return []
         warnings.warn(
             f"{part_path(self.folder, k)} is made anew: files that it was made from have changed",
@@ -333,6 +363,10 @@ class PartSet:
         self.listing.report()
         counts.report()
         return counts
+
+
+def _is_of_first(job: Job) -> bool:
+    return job.part == 0
 
 
 def _by_part(encoded: Iterator[Encoded]) -> Iterator[tuple[int, Iterator[Encoded]]]:

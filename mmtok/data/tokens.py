@@ -39,7 +39,7 @@ from mmtok.data.mapped import (
     width_of,
     within,
 )
-from mmtok.data.parts import check_whole, token_paths
+from mmtok.data.parts import check_whole, part_path, token_paths
 from mmtok.errors import UserError
 from mmtok.io.files import atomic_write
 from mmtok.io.messages import listed, shown
@@ -258,7 +258,10 @@ def is_tokens(path: Path) -> bool:
 
 
 def read_tokens(
-    path: Path, expect: Mapping[str, Signature] | None = None, map_from: int | None = None
+    path: Path,
+    expect: Mapping[str, Signature] | None = None,
+    map_from: int | None = None,
+    n_parts: int | None = None,
 ) -> TokenFile:
     """Open a token file, or a folder of them (its *.parquet files in order of name).
 
@@ -269,14 +272,20 @@ def read_tokens(
     read.
     map_from: fields that take so many bytes or more are read through a map of a copy beside the
     file, which is written where there is none (`mmtok.data.mapped`); without it they are read into
-    memory. Raises UserError for whatever is not a sound token file.
+    memory.
+    n_parts: read the first parts alone, of a folder that need not be complete.
+
+    Raises UserError for whatever is not a sound token file.
     """
     path = Path(path)
-    paths = token_paths(path) if path.is_dir() else [path]
+    if n_parts is None:
+        paths = token_paths(path) if path.is_dir() else [path]
+    else:
+        paths = [part_path(path, k) for k in range(n_parts)]
     if not paths:
         raise UserError(f"{path}: no token files (*.parquet) in this folder")
     found, parts, metadata = zip(*(_look_at(p, expect) for p in paths), strict=True)
-    if path.is_dir():
+    if path.is_dir() and n_parts is None:
         check_whole(path, paths, metadata)
     for p, signatures in zip(paths, found, strict=True):
         if signatures != found[0]:

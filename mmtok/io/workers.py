@@ -27,8 +27,8 @@ SENT_AHEAD = 2  # items that a worker has, so that it need not wait for the next
 WINDOW = 3  # items a worker, at most, between the first that is not done and the newest sent
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables of libraries
 START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    " from mmtok.io.workers import serve; serve(int(sys.argv[2]))"
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " getattr(importlib.import_module(sys.argv[2]), 'serve')(int(sys.argv[3]))"
 )
 READY = "ready"
 DONE = "done"
@@ -65,18 +65,9 @@ class Workers:
             raise
 
     def _start_one(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                env={**os.environ, **dict.fromkeys(THREADS, "1")},
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # a terminal's Ctrl-C is not for them
-            )
+        process, connection = start_interpreter(__name__)
         self._processes.append(process)
-        self._connections.append(Connection(ours.detach()))
+        self._connections.append(connection)
 
     def load(self) -> bool:
         """Give the workers their function. Returns whether all of them can import it."""
@@ -171,10 +162,7 @@ class Workers:
             raise self._ended(worker) from None
 
     def _ended(self, worker: int) -> UserError:
-        code = self._processes[worker].wait()
-        how = f"exit code {code}"
-        if code < 0:
-            how = f"signal {-code}"
+        how = how_it_ended(self._processes[worker])
         return UserError(
             f"a worker process ended ({how}); where memory is short, have fewer of them:"
             " --workers 1, or MMTOK_WORKERS=1"
@@ -228,6 +216,33 @@ class _Waiting:
         return False
 
 
+def start_interpreter(module: str) -> tuple[subprocess.Popen, Connection]:
+    """A fresh interpreter that computes in one thread, and a connection to it.
+
+    module: its function `serve` is called there with the number of the connection's file. It must
+    end the process once the connection is closed.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, json.dumps(sys.path), module, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            env={**os.environ, **dict.fromkeys(THREADS, "1")},
+            pass_fds=(theirs.fileno(),),
+            process_group=0,  # a terminal's Ctrl-C is not for them
+        )
+    return process, Connection(ours.detach())
+
+
+def how_it_ended(process: subprocess.Popen) -> str:
+    """How a process ended, in words; waits for its end."""
+    code = process.wait()
+    if code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}"
+
+
 def pickled(value: Any) -> bytes | None:
     """A value as bytes; None where it cannot be pickled."""
     try:
@@ -256,7 +271,7 @@ def serve(file: int) -> None:
         try:
             result = function(item)
         except Exception as error:
-            _answer(connection, number, FAILED, _sendable(error))
+            _answer(connection, number, FAILED, sendable(error))
         else:
             _answer(connection, number, DONE, result)
 
@@ -285,7 +300,7 @@ def _answer(connection: Connection, number: int, kind: str, value: Any = None) -
         os._exit(0)
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
     """An error as it can be sent; a bug brings its traceback along."""
     if not isinstance(error, (UserError, OSError)):
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")

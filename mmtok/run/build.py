@@ -20,6 +20,7 @@ from mmtok.data.interleaved import signals_in
 from mmtok.data.preparation import save_preparation
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import check_rows
+from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
 from mmtok.io.files import is_temporary, remove_leftovers, write_text
 from mmtok.io.locks import LOCK, folder_lock
@@ -32,8 +33,10 @@ from mmtok.run.pretrained import load_start, resolve_start
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures
+from mmtok.run.staged import StagedLoader, is_staged
+from mmtok.run.streaming import TokenStream
 from mmtok.run.tokenise import tokenise
-from mmtok.run.training import save_model, train_decoder
+from mmtok.run.training import loader_of, save_model, train_decoder
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
@@ -194,7 +197,13 @@ def _signals(run: Run, split: str, modality: str) -> Iterator[Any]:
 # ---- the decoder
 
 
-def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | None = None) -> Run:
+def train(
+    recipe: Recipe,
+    out: Path,
+    tensorboard: bool = False,
+    device: str | None = None,
+    stream: bool = False,
+) -> Run:
     """Fit if needed, tokenise, train.
 
     The same call again resumes, and does nothing for a finished run. With another number of steps a
@@ -208,6 +217,7 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         tensorboard: write the log as TensorBoard's scalars too, to RUN/tensorboard, from the first
             logged step on.
         device: of the decoder, by name, as `resolve_device` takes it; None is the best there is.
+        stream: train on the first token files while the others are made; see `mmtok.data.stages`.
     """
     recipe = resolve_start(recipe, out)
     with init_distributed(device=device) as processes, ExitStack() as stack:
@@ -239,14 +249,22 @@ def train(recipe: Recipe, out: Path, tensorboard: bool = False, device: str | No
         if recipe.start and load_checkpoint(out / "checkpoints") is None:
             load_start(lm, recipe)
 
-        tokenise(run, processes)
-
-        def prepare() -> None:
+        def check(files: Callable[[], Sequence[TokenFile]]) -> None:
             predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
-            warn_sigma_data(lm, run.token_files, predicted, recipe.train.seed)
+            warn_sigma_data(lm, files, predicted, recipe.train.seed)
 
-        processes.on_rank0(prepare)
-        weights = train_decoder(run, lm, processes, open_board)
+        staged = None
+        if is_staged(run, stream, processes):
+            if not stream:
+                tokenise(run, processes)
+            tokens = processes.on_rank0(lambda: stack.enter_context(TokenStream(run)))
+            staged = StagedLoader(run, processes, tokens, loader_of, check)
+        else:
+            tokenise(run, processes)
+            processes.on_rank0(lambda: check(run.token_files))
+        weights = train_decoder(run, lm, processes, open_board, staged)
+        if staged is not None:
+            staged.finish()
         processes.on_rank0(lambda: save_model(run, weights))
     return run
 

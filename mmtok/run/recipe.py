@@ -88,6 +88,7 @@ PackageSources = (
 
 
 # fields that only recipes of older versions have
+OF_FILE = "recipe:"  # and its path: the name of the module of a recipe file
 OLD_FIELD = re.compile(
     r"corrupt"
     r"|train\.(rows|row_length|clip|average|weights|accumulate|recompute|shard)"
@@ -353,7 +354,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         )
     if path.suffix == ".json":
         return override(read_recipe(path), overrides)
-    recipe = getattr(_run_file(path.resolve()), "recipe", None)
+    recipe = getattr(run_file(path.resolve()), "recipe", None)
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path} holds no value named 'recipe' of type mmtok.run.recipe.Recipe")
     return override(recipe, overrides)
@@ -401,13 +402,13 @@ def check_not_older(stored: Any, path: Path) -> None:
         )
 
 
-def _run_file(path: Path) -> types.ModuleType:
+def run_file(path: Path) -> types.ModuleType:
     """Run a Python file, which may import its neighbours.
 
     The module gets a name of its own in sys.modules, so that the type hints of classes that it
     defines can be resolved. Raises UserError, with the line, for whatever the file raises.
     """
-    module = types.ModuleType(f"recipe:{path}")
+    module = types.ModuleType(f"{OF_FILE}{path}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     sys.path.insert(0, str(path.parent))

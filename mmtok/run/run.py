@@ -4,7 +4,8 @@ RUN/recipe.json        the recipe, with all fields
     tokenizers/        a folder for each modality
     vocabulary.json    the tokenizers' signatures, and the fingerprint of their ids
     data/              what sources download or make
-    tokens/            the training split, a folder of Parquet files for each source
+    tokens/            the training split, a folder of Parquet files for each source; stages.json,
+                       where training began before all were made
     checkpoints/       to resume from
     log.jsonl          losses of the training
     notes.txt          warnings about the data
@@ -270,17 +271,20 @@ class Run:
         [parts] = Interleaver(self.tokenizers).encode([(name, signal)])
         return Document(tuple(s for s, _ in parts), tuple(predict for _, predict in parts))
 
-    def token_files(self) -> list[TokenFile]:
+    def token_files(self, parts: Sequence[int] | None = None) -> list[TokenFile]:
         """The tokenised training split, one folder of files per source, opened as one.
 
         Large files are memory-mapped, so that processes share them.
 
+        parts: how many of each source, from the first on, where they need not all be made.
+
         Raises UserError where they are not made, or not all of them.
         """
         files = []
-        for i, source in enumerate(self.recipe.sources):
+        counts: Sequence[int | None] = parts or [None] * len(self.recipe.sources)
+        for i, (source, n) in enumerate(zip(self.recipe.sources, counts, strict=True)):
             signatures = fields_of(source.fields, self.tokenizers)
-            files.append(read_tokens(self.token_path(i), signatures, MAP_FROM))
+            files.append(read_tokens(self.token_path(i), signatures, MAP_FROM, n))
         return files
 
     def token_path(self, i: int) -> Path:

@@ -31,12 +31,12 @@ def tokenise(run: Run, processes: Processes = SINGLE_PROCESS) -> None:
     makes its share of the files.
     """
     for i in range(len(run.recipe.sources)):
-        stands = processes.on_rank0(partial(_stand, run.token_path(i)))
+        stands = processes.on_rank0(partial(parts_stand, run.token_path(i)))
         if not processes.all_reduce(stands or False)[0]:
             _tokenise_source(run, i, processes)
 
 
-def _stand(folder: Path) -> bool:
+def parts_stand(folder: Path) -> bool:
     """Whether the token files of a source are all made; says so.
 
     Raises UserError for the one file that older versions made.
@@ -55,11 +55,11 @@ def _stand(folder: Path) -> bool:
 
 def _tokenise_source(run: Run, i: int, processes: Processes) -> None:
     source = run.recipe.sources[i]
-    is_shared = _can_be_shared(source)
+    is_shared = can_be_shared(source)
 
     def write(share: tuple[int, int]) -> PartSet:
         """Write a share of the parts."""
-        parts = _parts_of(run, i)
+        parts = parts_of(run, i)
         n = parts.listing.n
         n_own = None if n is None else n // share[1]
         label = f"tokenise {type(source).__name__}"
@@ -77,10 +77,10 @@ def _tokenise_source(run: Run, i: int, processes: Processes) -> None:
 
     meet = processes.on_each_rank if is_shared else processes.on_rank0
     parts: PartSet | None = meet(write_share)
-    processes.on_rank0(partial(_finish, run, source, parts))
+    processes.on_rank0(partial(finish, run, source, parts))
 
 
-def _parts_of(run: Run, i: int) -> PartSet:
+def parts_of(run: Run, i: int) -> PartSet:
     """The token files of a source that are to be made."""
     source = run.recipe.sources[i]
     plain = to_plain(run.recipe)
@@ -94,7 +94,7 @@ def _parts_of(run: Run, i: int) -> PartSet:
     )
 
 
-def _finish(run: Run, source: Source, parts: PartSet | None) -> None:
+def finish(run: Run, source: Source, parts: PartSet | None) -> None:
     """Mark the token files of a source as complete, and say what was left out.
 
     parts: of rank 0, which alone comes here.
@@ -139,15 +139,15 @@ def tokenise_share(run: Run, write: Write, share: tuple[int, int] = (0, 1)) -> b
     """
     is_complete = True
     for i, source in enumerate(run.recipe.sources):
-        if _stand(run.token_path(i)):
+        if parts_stand(run.token_path(i)):
             continue
         own = share
-        if not _can_be_shared(source):
+        if not can_be_shared(source):
             if share[0]:
                 is_complete = False
                 continue
             own = (0, 1)
-        parts = _parts_of(run, i)
+        parts = parts_of(run, i)
         n = parts.listing.n
         n_own = None if n is None else n // own[1]
         with Progress(f"tokenise {type(source).__name__}", n_own, "examples") as progress:
@@ -156,6 +156,6 @@ def tokenise_share(run: Run, write: Write, share: tuple[int, int] = (0, 1)) -> b
     return is_complete
 
 
-def _can_be_shared(source: Source) -> bool:
+def can_be_shared(source: Source) -> bool:
     """Whether several processes can read it; else what it caches must be made once."""
     return type(source).listing is not Source.listing

@@ -18,6 +18,7 @@ from mmtok.io.progress import Progress, span_text
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM
 from mmtok.run.run import Run
+from mmtok.run.staged import StagedLoader
 from mmtok.train.checkpoint import digest, planned_steps
 from mmtok.train.config import TrainConfig
 from mmtok.train.distributed import Processes
@@ -36,6 +37,7 @@ def train_decoder(
     lm: LM,
     processes: Processes,
     open_board: Callable[[], Listener | None],
+    staged: StagedLoader | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train from the newest checkpoint or from the start; return the weights to keep.
 
@@ -44,12 +46,15 @@ def train_decoder(
         lm: the decoder, untrained or with the weights that the recipe starts from.
         processes: that share the training.
         open_board: called once on rank 0; the log's lines go to what it returns, too.
+        staged: gives the batches where the tokens are not all written when training begins.
     """
     config = run.recipe.train
     progress = Progress("train", config.steps, "steps")
     log = _Log(run.folder / "log.jsonl", progress)
-    trainer = _trainer(run, lm, processes, log.add)
+    trainer = _trainer(run, lm, processes, log.add, staged)
     resumed = trainer.resume()
+    if staged is not None:
+        _take_stages(run, trainer, staged, log)
 
     def begin() -> None:
         """Say what is trained, and start the log."""
@@ -57,7 +62,7 @@ def train_decoder(
             print_status(f"resuming at step {trainer.step}")
         if len(trainer.planned) > 1:
             print_status(schedule_text(config, trainer.planned))
-        log.begin(trainer.header(), trainer.step)
+        log.begin(trainer.header() | stages_header(staged), trainer.step)
         log.board = open_board()
         print_status(_training_text(trainer, lm, config, processes))
 
@@ -70,6 +75,19 @@ def train_decoder(
     else:
         trainer.run()
     return trainer.weights()
+
+
+def _take_stages(run: Run, trainer: Trainer, staged: StagedLoader, log: _Log) -> None:
+    """Open the stage that training goes on in; follow the stages after it."""
+
+    def on_stage(files: Sequence[TokenFile]) -> None:
+        trainer.gauge.units_per_frame = _units_per_frame(run, files)
+        if trainer.processes.is_rank0:
+            log.begin(trainer.header() | stages_header(staged), trainer.step)
+
+    staged.on_stage.append(on_stage)
+    if trainer.step < trainer.config.steps:
+        staged.prepare(trainer.step)
 
 
 class _Log:
@@ -97,12 +115,27 @@ class _Log:
             self.board(line)
 
 
-def _trainer(run: Run, lm: LM, processes: Processes, log: Listener) -> Trainer:
-    """The trainer of a run's decoder, with the loader of its token files."""
+def _trainer(
+    run: Run, lm: LM, processes: Processes, log: Listener, staged: StagedLoader | None
+) -> Trainer:
+    """The trainer of a run's decoder, with the loader of its token files, or with `staged`."""
+    folder = run.folder / "checkpoints"
+    config = run.recipe.train
+    if staged is not None:
+        return Trainer(lm, staged, config, folder, log, processes)
+    files = _token_files(run, processes)
+    units = _units_per_frame(run, files)
+    return Trainer(lm, loader_of(run, files), config, folder, log, processes, units)
+
+
+def loader_of(run: Run, files: Sequence[TokenFile]) -> Loader:
+    """The loader of a run's tasks from its token files.
+
+    Raises UserError for examples that do not fit.
+    """
     recipe = run.recipe
     config = recipe.train
-    files = _token_files(run, processes)
-    loader = Loader(
+    return Loader(
         files,
         recipe.tasks,
         run.vocabulary,
@@ -112,8 +145,13 @@ def _trainer(run: Run, lm: LM, processes: Processes, log: Listener) -> Trainer:
         config.seed,
         Mixture(recipe.weights_of_sources(), config.source_temperature),
     )
-    units = _units_per_frame(run, files)
-    return Trainer(lm, loader, config, run.folder / "checkpoints", log, processes, units)
+
+
+def stages_header(staged: StagedLoader | None) -> dict:
+    """What the log's first line says of stages; nothing where there are none."""
+    if staged is None:
+        return {}
+    return staged.header()
 
 
 def _training_text(trainer: Trainer, lm: LM, config: TrainConfig, processes: Processes) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmtok.core.batch import Batch, pack, rows_of
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.loader import Loader
+from mmtok.data.loader import Batches
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.compiled import missing_for_compile
@@ -80,7 +80,7 @@ class Trainer:
     def __init__(
         self,
         lm: LM,
-        loader: Loader,
+        loader: Batches,
         config: TrainConfig,
         folder: Path,
         log: Callable[[dict], None],
