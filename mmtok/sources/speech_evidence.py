@@ -234,7 +234,7 @@ def audiofolder_evidence(place: Place) -> str:
     """A metadata file in a folder below, and none here."""
     sampled = [path for path in place.sample if path.name in AUDIOFOLDER]
     below = [path for path in sampled if path.parent != place.path]
-    if not below or _own_table(place) or not _names_files(below[0]):
+    if not below or own_table(place) or not _names_files(below[0]):
         return ""
     return listed([os.path.relpath(path, place.path) for path in below], 3)
 
@@ -244,7 +244,7 @@ def _names_files(path: Path) -> bool:
     return known_column(("file_name", "audio_file_name"), columns) is not None
 
 
-def _own_table(place: Place) -> str:
+def own_table(place: Place) -> str:
     """The table of transcripts that the plain layout reads; "" where there is none."""
     if any(field in place.settings.columns for field in TIMES):
         return ""  # it knows no parts of files
@@ -283,7 +283,7 @@ def table_evidence(place: Place) -> str:
         ):
             return ""
         return _shown_columns(place.path, place)
-    if _own_table(place) or _pair(place):
+    if own_table(place):
         return ""
     others = {*nemo_tables(place), *commonvoice_tables(place), *piped_tables(place)}
     tables = [path for path in tables_with_columns(place) if path not in others]
@@ -304,7 +304,7 @@ def _shown_columns(path: Path, place: Place) -> str:
     return ", ".join(f"{name} from {column}" for name, column in found.items()) or "no column known"
 
 
-def _pair(place: Place) -> str:
+def pair_in(place: Place) -> str:
     """A text beside a sound of its name; "" where there is none."""
     sounds = {os.path.splitext(path)[0] for path in place.sample if _is(path, SOUNDS)}
     pairs = (path for path in place.sample if _is(path, TEXTS))
@@ -317,4 +317,4 @@ def _is(path: Path, suffixes: tuple[str, ...]) -> bool:
 
 def plain_evidence(place: Place) -> str:
     """A table of transcripts, or a text beside a sound of its name."""
-    return _own_table(place) or _pair(place)
+    return own_table(place) or pair_in(place)

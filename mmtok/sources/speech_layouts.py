@@ -34,6 +34,8 @@ from mmtok.sources.speech_evidence import (
     ljspeech_evidence,
     nemo_evidence,
     nemo_tables,
+    own_table,
+    pair_in,
     piped_tables,
     plain_evidence,
     table_evidence,
@@ -49,7 +51,7 @@ from mmtok.sources.speech_tables import (
 )
 from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
 from mmtok.sources.speech_trees import kaldi_clips, librispeech_clips, libritts_clips, vctk_clips
-from mmtok.sources.transcripts import COMPANIONS, Transcripts
+from mmtok.sources.transcripts import COMPANIONS, TEXTS, Transcripts, stem_of
 
 WANTED = "sound files with transcripts (NAME.txt beside NAME.wav)"
 N_BELOW = 20  # folders that are looked at where a folder has no layout itself
@@ -186,6 +188,8 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
     if not clips:
         raise UserError(f"{place.path}: no sound file with a transcript in it")
     if chosen.name != "plain":
+        if not layout:
+            _check_loose(place, chosen, clips)
         _say_splits(place, clips)
     return wanted_clips(clips, settings.train, settings.heldout)
 
@@ -232,8 +236,37 @@ def _choices(place: Place) -> tuple[Layout[Place, Reader], ...]:
     """The layouts; the plain one is one among others where a tree has transcripts of its own."""
     if not place.path.is_dir() or not plain_evidence(place):
         return LAYOUTS
-    trees = any(layout.evidence(place) for layout in LAYOUTS if layout.name in TREES)
-    return tuple(replace(x, plain=x.plain and not trees) for x in LAYOUTS)
+    others = [x for x in LAYOUTS if x.name in TREES or (own_table(place) and not x.plain)]
+    asks = any(layout.evidence(place) for layout in others)
+    return tuple(replace(x, plain=x.plain and not asks) for x in LAYOUTS)
+
+
+def _check_loose(place: Place, chosen: Layout[Place, Reader], clips: list[Clip]) -> None:
+    """Count the texts beside sounds that a table or tars name, which are passed over.
+
+    Raises UserError where sounds that they do not name have texts: that is a second layout.
+    """
+    if not place.path.is_dir() or not pair_in(place):
+        return
+    found = walk(place.path, SOUNDS, companions=TEXTS)
+    stems = {stem_of(path) for path in found.companions}
+    sounds = [path for path in found.files if stem_of(path) in stems]
+    used = {clip.path for clip in clips}
+    loose = [path for path in sounds if str(path) not in used]
+    is_part = bool(place.settings.train)  # of the corpus: other tables may name those sounds
+    if loose and not is_part:
+        raise UserError(
+            f"{place.path}: could be read as {chosen.name} ({chosen.evidence(place)}) and plain"
+            f" ({len(loose):,} other sounds have texts of their own, such as {loose[0].name}); say"
+            f" which: --layout {chosen.name} or --layout plain"
+        )
+    with Tally("sounds with a text beside them") as tally:
+        tally.count(len(sounds))
+        if n := len(sounds) - len(loose):
+            first = next(path for path in sounds if str(path) in used)
+            tally.add(f"captioned by {chosen.name}, and the text passed over", first, n)
+        if loose:
+            tally.add("left out: no table that is read names them", loose[0], len(loose))
 
 
 def _say_splits(place: Place, clips: list[Clip]) -> None:

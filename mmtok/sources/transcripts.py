@@ -48,7 +48,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """What a sound and its transcript have in common: the path without its suffix."""
     return composed(str(path.with_suffix("")))
 
@@ -84,11 +84,11 @@ class Transcripts:
         self._count(found, tally)
 
     def _add_text(self, path: Path, tally: Tally) -> None:
-        first = self._texts.setdefault(_stem(path), path)
+        first = self._texts.setdefault(stem_of(path), path)
         if first.suffix.lower() != path.suffix.lower():
             tally.add("passed over: another transcript has that name", path)
         else:
-            self._texts[_stem(path)] = path
+            self._texts[stem_of(path)] = path
 
     def clip(self, path: Path) -> Clip:
         """A file with its transcript, or with what is wrong with that."""
@@ -110,7 +110,7 @@ class Transcripts:
 
         Raises UserError where there is none, where it is empty or not UTF-8.
         """
-        text_file = self._texts.get(_stem(path))
+        text_file = self._texts.get(stem_of(path))
         if self.table is not None and path in self._row_of:
             where = self.table.where(self._row_of[path])
             text = self._cell(path, "caption")
@@ -162,7 +162,7 @@ class Transcripts:
         """Count the transcripts that are not used."""
         sounds = defaultdict(list)
         for path in found.files:
-            sounds[_stem(path)].append(path)
+            sounds[stem_of(path)].append(path)
         for stem, path in self._texts.items():
             if stem not in sounds:
                 tally.add("left out: no sound file has that name", path)

@@ -1,0 +1,65 @@
+"""Corpora of speech beside loose sounds with texts: what is asked, and what is passed over."""
+
+import pytest
+
+from mmtok.sources.speech import SpeechFolder
+from tests.sources.test_speech_layouts import put_sound, put_text, read, said_by
+
+
+def _table_of(folder, layout, names):
+    """A table of a layout that names sounds."""
+    lines = {
+        "ljspeech": ("metadata.csv", [f"{name}|words of {name}|words of {name}" for name in names]),
+        "nemo": (
+            "manifest.jsonl",
+            [f'{{"audio_filepath": "wavs/{x}.wav", "text": "words of {x}"}}' for x in names],
+        ),
+        "table": ("list.csv", ["file,text", *(f"wavs/{x}.wav,words of {x}" for x in names)]),
+        "audiofolder": (
+            "wavs/metadata.csv",
+            ["file_name,transcription", *(f"{name}.wav,words of {name}" for name in names)],
+        ),
+    }
+    name, rows = lines[layout]
+    for sound in names:
+        put_sound(folder / "wavs" / f"{sound}.wav", 400 + ord(sound))
+    put_text(folder / name, "\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("layout", ["ljspeech", "nemo", "table", "audiofolder"])
+def test_a_table_beside_other_sounds_with_texts_is_asked_about(tmp_path, layout):
+    _table_of(tmp_path, layout, ["a", "b", "c"])
+    for name in ("x", "y"):
+        put_sound(tmp_path / "loose" / f"{name}.wav", 400 + ord(name))
+        put_text(tmp_path / "loose" / f"{name}.txt", f"own text of {name}")
+    line = said_by(SpeechFolder(str(tmp_path)))
+    assert f"--layout {layout}" in line and "--layout plain" in line, line
+    found, _ = read(SpeechFolder(str(tmp_path), layout=layout))
+    assert {name: caption for name, (caption, _) in found.items()} == {
+        f"{x}.wav": f"words of {x}" for x in "abc"
+    }
+
+
+@pytest.mark.parametrize("layout", ["ljspeech", "nemo", "table", "audiofolder"])
+def test_texts_beside_the_sounds_of_a_table_are_passed_over_and_counted(tmp_path, layout):
+    _table_of(tmp_path, layout, ["a", "b", "c"])
+    for name in ("a", "b"):
+        put_text(tmp_path / "wavs" / f"{name}.txt", "not this one")
+    found, said = read(SpeechFolder(str(tmp_path)))
+    assert {caption for caption, _ in found.values()} == {f"words of {x}" for x in "abc"}
+    assert f"2 of 2 sounds with a text beside them were captioned by {layout}" in said
+
+
+@pytest.mark.parametrize("layout", ["ljspeech", "nemo", "table"])
+def test_loose_sounds_without_texts_are_no_second_layout(tmp_path, layout):
+    _table_of(tmp_path, layout, ["a", "b", "c"])
+    put_sound(tmp_path / "loose" / "x.wav", 900)
+    found, _ = read(SpeechFolder(str(tmp_path)))
+    assert sorted(found) == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_a_table_of_transcripts_beside_a_manifest_is_asked_about(tmp_path):
+    _table_of(tmp_path, "nemo", ["a", "b", "c"])
+    put_text(tmp_path / "transcripts.csv", "file,text\nwavs/a.wav,other\n")
+    line = said_by(SpeechFolder(str(tmp_path)))
+    assert "--layout plain or --layout nemo" in line, line
