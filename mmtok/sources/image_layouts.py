@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from mmtok.errors import UserError
 from mmtok.io.messages import counted, listed
 from mmtok.io.tally import Tally
 from mmtok.sources.base import split_order
-from mmtok.sources.image_captions import read_folder, read_tables, tables_of
+from mmtok.sources.image_captions import PictureFiles, read_folder, read_tables, tables_of
 from mmtok.sources.image_coco import coco_files, read_coco
 from mmtok.sources.image_idx import image_files, read_idx_images
 from mmtok.sources.image_parquet import parquet_files, read_parquet
@@ -106,6 +108,37 @@ WITHOUT_COLUMNS = ("folder", "idx")
 WITH_ROOT = ("imagefolder", "table", "coco")  # layouts that name files
 # layouts whose pictures are not files, so that loose ones beside are a second layout
 CLOSED = ("webdataset", "parquet", "idx")
+NO_CLASSES = ("train", "unlabeled", "unlabelled", *HELDOUT_NAMES)  # folders that name no class
+
+
+def check_classes(layout: str, place: Place, pictures: Pictures) -> None:
+    """Raise UserError where folders of classes lie beside what a table names.
+
+    These are two folders or more without a picture that is named. Those of splits are none, and
+    none lies beside several folders that the table does name: there it names a part of a corpus.
+    """
+    if layout not in WITH_ROOT or not isinstance(pictures, PictureFiles):
+        return
+    named = {posixpath.dirname(file) for file in pictures.files}
+    n_beside = Counter(posixpath.dirname(folder) for folder in named if folder)
+    unnamed: dict[str, int] = {}
+    for file in place.pictures:
+        folder = posixpath.dirname(file)
+        if folder and folder not in named:
+            unnamed[folder] = unnamed.get(folder, 0) + 1
+    classes = [
+        folder
+        for folder in unnamed
+        if n_beside[posixpath.dirname(folder)] < 2
+        and not any(is_part(name, part) for name in NO_CLASSES for part in folder.split("/"))
+    ]
+    if len(classes) < 2:
+        return
+    n = sum(unnamed[folder] for folder in classes)
+    raise UserError(
+        f"{place.shown}: could be read as {layout}, or as the {n:,} other pictures in folders of"
+        f" classes ({listed(classes, 3)}); say which: --layout {layout} or --layout folder"
+    )
 
 
 # ---- splits

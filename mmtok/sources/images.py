@@ -16,7 +16,14 @@ from mmtok.io.messages import counted, listed
 from mmtok.sources.base import Listing, Source, check_heldout_share, split_order
 from mmtok.sources.image_captions import no_table
 from mmtok.sources.image_files import DIGIT_NAMES, PICTURES, SUFFIXES, open_image, write_image
-from mmtok.sources.image_layouts import CLOSED, IMAGE_LAYOUTS, WITH_ROOT, WITHOUT_COLUMNS, Splits
+from mmtok.sources.image_layouts import (
+    CLOSED,
+    IMAGE_LAYOUTS,
+    WITH_ROOT,
+    WITHOUT_COLUMNS,
+    Splits,
+    check_classes,
+)
 from mmtok.sources.image_unread import check_tables_used
 from mmtok.sources.layouts import check_layout, chosen_layout
 from mmtok.sources.leaks import check_leaks
@@ -282,6 +289,8 @@ class ImageFolder(ScreenedSource):
         pictures = layout.reader(place, settings, self)
         if not len(pictures):
             raise UserError(f"{place.shown}: no picture with a caption in it")
+        if not self.layout:
+            check_classes(layout.name, place, pictures)
         return pictures
 
     def _check_used(self, layout: str, shown: str) -> None:

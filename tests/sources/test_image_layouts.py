@@ -363,6 +363,37 @@ def test_two_layouts_are_asked_about(tmp_path):
     refused(ImageFolder(str(tmp_path), layout="idx"), "has no train-images-idx3-ubyte")
 
 
+@pytest.mark.parametrize("table", ["metadata.csv", "captions.csv"])
+def test_folders_of_classes_beside_a_table_are_asked_about(tmp_path, table):
+    for i in range(4):
+        write_picture(tmp_path / "images" / f"{i}.png", i)
+        write_picture(tmp_path / ("cat", "hot_dog")[i % 2] / f"c{i}.png", 10 + i)
+    rows = "".join(f"images/{i}.png,text {i}\n" for i in range(3))
+    (tmp_path / table).write_text(f"file_name,caption\n{rows}")
+    layout = {"metadata.csv": "imagefolder", "captions.csv": "table"}[table]
+    refused(
+        ImageFolder(str(tmp_path)),
+        f"could be read as {layout}, or as the 4 other pictures in folders of classes \\(cat,"
+        f" hot_dog\\); say which: --layout {layout} or --layout folder",
+    )
+    found = silently(ImageFolder(str(tmp_path), layout=layout))
+    assert sorted(found) == [(f"text {i}", i) for i in range(3)]
+    found = silently(ImageFolder(str(tmp_path), layout="folder"))
+    assert sorted(found)[:2] == [("cat", 10), ("cat", 12)]
+
+
+def test_folders_of_splits_and_of_a_part_are_no_classes(tmp_path):
+    for i, folder in enumerate(("images", "test2017", "unlabeled2017", "classes/a", "classes/b")):
+        write_picture(tmp_path / folder / f"{i}.png", i)
+    write_picture(tmp_path / "classes" / "c" / "9.png", 9)
+    write_picture(tmp_path / "classes" / "d" / "8.png", 8)
+    names = ("images/0.png", "classes/a/3.png", "classes/b/4.png")
+    rows = "".join(f"{name},{name[-5]}\n" for name in names)
+    (tmp_path / "captions.csv").write_text(f"file,caption\n{rows}")
+    found = silently(ImageFolder(str(tmp_path)))
+    assert sorted(found) == [("0", 0), ("3", 3), ("4", 4)]
+
+
 def test_places_that_are_none(tmp_path):
     (tmp_path / "a.doc").write_text("x")
     refused(
