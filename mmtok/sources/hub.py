@@ -143,7 +143,18 @@ class HubTable(ScreenedSource):
             raise UserError(
                 "HubTable: no id given; pass --id OWNER/NAME of the hub, or a file or folder"
             )
-        if self.heldout and self.place.files():
+        is_files = bool(self.place.files())
+        if is_files and self.subset:
+            raise UserError(
+                f"HubTable: {self.id} names files, which have no subset {self.subset!r} as tables"
+                " of the hub have; leave subset out, or name the files of that part"
+            )
+        if is_files and self.train != "train":
+            raise UserError(
+                f"HubTable: {self.id} names files, without a split {self.train!r}; leave train out,"
+                " or name the files of that split"
+            )
+        if self.heldout and is_files:
             raise UserError(
                 f"HubTable: {self.id} is one file, without a split {self.heldout!r}; leave heldout"
                 " empty to hold a share out"

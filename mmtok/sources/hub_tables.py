@@ -7,6 +7,7 @@ rows are written into a file that is read from the middle, or they come one afte
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmtok.io.columns import named_column
 from mmtok.io.messages import listed
 from mmtok.io.patterns import is_pattern, named_places
 from mmtok.io.tables import SUFFIXES, suffix_of
+from mmtok.sources.hub_reach import calling, filled_parquet
 from mmtok.sources.rows import DatasetRows, Rows, TextRows
 
 KINDS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -90,6 +92,16 @@ class TablePlace:
 
         Raises UserError for what cannot be read, and for a column that it does not have.
         """
+        with self._calling():
+            return self._rows(split, columns, cache)
+
+    def _calling(self) -> AbstractContextManager[None]:
+        """Around what `datasets` does, where it is needed."""
+        if not self.needs_datasets():
+            return nullcontext()
+        return calling(load_datasets(), not self.files() and not self.path.is_dir())
+
+    def _rows(self, split: str, columns: Sequence[str], cache: Path) -> Rows:
         builder, texts = self._opened(split, cache)
         if texts:
             rows = TextRows(texts)
@@ -120,6 +132,12 @@ class TablePlace:
             without a row; the number of rows where it is known. None for a table of text, which
             `rows` reads from its files.
         """
+        with self._calling():
+            return self._stream(split, columns, cache)
+
+    def _stream(
+        self, split: str, columns: Sequence[str], cache: Path
+    ) -> tuple[Iterable[Mapping[str, Any]], DatasetRows, int | None] | None:
         builder, texts = self._opened(split, cache)
         if texts:
             return None
@@ -164,6 +182,8 @@ class TablePlace:
         """What `datasets` builds the table with."""
         subset = self.subset or None
         files = self.files()
+        if files and _kind_of(files[0]) == "parquet":
+            files = filled_parquet(files)
         if files:
             return datasets.load_dataset_builder(
                 _kind_of(files[0]),
@@ -184,9 +204,12 @@ class TablePlace:
         """What is said of an error of `datasets`."""
         is_local = bool(self.path.exists() or self.files())
         if not is_local and any(word in name for name in _kinds(error) for word in UNREACHABLE):
+            reason = _first_line(error)
+            if "OfflineModeIsEnabled" in (reason, *_kinds(error)) or "(Offline" in reason:
+                reason = "it does not answer, or HF_HUB_OFFLINE is set"
             return UserError(
                 f"{self.id}: no file or folder of that name is here, and the Hugging Face hub"
-                f" cannot be reached ({_first_line(error)}); without a network fetch it before: hf"
+                f" cannot be reached ({reason}); without a network fetch it before: hf"
                 f" download {self.id} --repo-type dataset"
             )
         return UserError(f"{self._at(split)}: `datasets` cannot read it: {_first_line(error)}")
