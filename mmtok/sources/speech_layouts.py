@@ -47,6 +47,7 @@ from mmtok.sources.speech_tables import (
     commonvoice_clips,
     count_unused,
     manifest_clips,
+    nemo_clips,
     piped_clips,
 )
 from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
@@ -88,7 +89,7 @@ def _read_commonvoice(place: Place, tally: Tally) -> Iterable[Clip]:
 def _read_nemo(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = nemo_tables(place)
     _check_tables(tables, place, "a manifest (.jsonl or .json) of lines with audio_filepath")
-    return manifest_clips(tables, place.settings, tally)
+    return nemo_clips(tables, place.settings, tally)
 
 
 def _read_ljspeech(place: Place, tally: Tally) -> Iterable[Clip]:
@@ -153,6 +154,15 @@ LAYOUTS: tuple[Layout[Place, Reader], ...] = (
 )  # fmt: skip
 WITHOUT_COLUMNS = ("librispeech", "libritts", "vctk", "kaldi")
 OF_ONE_TEXT = ("librispeech", "vctk", "kaldi")
+# what the readers count, where that is not the rows of tables
+UNITS = {
+    "plain": "transcripts",
+    "librispeech": "sounds",
+    "libritts": "sounds",
+    "vctk": "sounds",
+    "kaldi": "utterances",
+    "webdataset": "samples",
+}
 TREES = ("librispeech", "libritts", "vctk", "commonvoice", "kaldi")  # beside which none is plain
 
 
@@ -181,7 +191,7 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
         _look_below(place)
     chosen = found or LAYOUTS[0]
     _check_settings(place, chosen.name)
-    with Tally("transcripts") as tally:
+    with Tally(UNITS.get(chosen.name, "rows")) as tally:
         clips = list(chosen.reader(place, tally))
         if chosen.name != "plain":
             clips = in_order(clips, tally, bool(settings.train or settings.heldout))

@@ -23,6 +23,7 @@ from mmtok.io.walk import walk
 from mmtok.sources.clips import Clip
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
+from mmtok.sources.sound_files import sound_seconds
 from mmtok.sources.speech_columns import (
     PIPED,
     SPELLINGS,
@@ -354,3 +355,50 @@ def manifest_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally)
         yield from table_clips(
             open_table(path), SoundFiles(path.parent), settings, tally, split=path.name
         )
+
+
+# ---- durations of NeMo
+
+
+LEAST_CUT_S = 0.05  # less is rounding
+LEAST_CUT_SHARE = 0.01
+MILLISECONDS = (900, 1100)  # times the seconds of a file
+_seconds: dict[int, float] = {}  # hash of path, size and time of change -> seconds of a file
+
+
+def nemo_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
+    """The rows of NeMo's manifests; of a file that is longer than they say, only that much is read.
+
+    So NeMo does. Raises UserError where durations are in milliseconds.
+    """
+    for clip in manifest_clips(tables, settings, tally):
+        if clip.fault or clip.start_s or clip.duration_s or not clip.length_s:
+            yield clip
+            continue
+        yield _cut_to_duration(clip, tally)
+
+
+def _cut_to_duration(clip: Clip, tally: Tally) -> Clip:
+    said = clip.length_s
+    try:
+        length = _seconds_of(clip.path)
+    except (UserError, OSError):
+        return clip  # reading it says what is wrong
+    if MILLISECONDS[0] < said / length < MILLISECONDS[1]:
+        raise UserError(
+            f"{clip.path}: its duration is {said:g} and the file lasts {length:.3g} s, so the"
+            " manifest has milliseconds; divide them by 1000"
+        )
+    if length - said <= max(LEAST_CUT_S, LEAST_CUT_SHARE * length):
+        return clip._replace(length_s=length)
+    tally.add("cut to the manifest's duration", clip.path)
+    return clip._replace(duration_s=said)
+
+
+def _seconds_of(path: str) -> float:
+    """The length of a file by its header; less memory than `sound_seconds` for a million."""
+    status = os.stat(path)
+    key = hash((path, status.st_size, status.st_mtime_ns))
+    if key not in _seconds:
+        _seconds[key] = sound_seconds.__wrapped__(Path(path))  # type: ignore[attr-defined]
+    return _seconds[key]

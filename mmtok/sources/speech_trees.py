@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mmtok.errors import UserError
@@ -35,6 +35,7 @@ def librispeech_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Ite
     for path in found.companions:
         for _, name, text in keyed_lines(path, once=True):
             texts[str(path.parent / name)] = text
+    n_texts = len(texts)
     for sound in found.files:
         tally.count()
         said = texts.pop(os.path.splitext(sound)[0], None)
@@ -43,8 +44,7 @@ def librispeech_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Ite
             continue
         speaker = sound.stem.split("-")[0]
         yield _clip(sound, said, speaker, _split(folder, sound))
-    for key in texts:
-        tally.add(NO_SOUND, key)
+    _count_unused(texts, n_texts)
 
 
 def libritts_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
@@ -52,6 +52,7 @@ def libritts_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterat
     suffix = LIBRITTS[settings.transcript]
     found = walk(folder, SOUNDS, (suffix,))
     texts = {str(path)[: -len(suffix)]: path for path in found.companions}
+    n_texts = len(texts)
     for sound in found.files:
         tally.count()
         text = texts.pop(os.path.splitext(sound)[0], None)
@@ -60,8 +61,7 @@ def libritts_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterat
             continue
         speaker = sound.stem.split("_")[0]
         yield _read(sound, text, speaker, _split(folder, sound))
-    for path in texts.values():
-        tally.add(NO_SOUND, path)
+    _count_unused(list(texts.values()), n_texts)
 
 
 def vctk_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterator[Clip]:
@@ -95,8 +95,15 @@ def vctk_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterator[C
         used.add(key)
         group = str(sound.parent / name)
         yield _read(sound, text, sound.parent.name, "")._replace(group=group)
-    for key in sorted(texts.keys() - used):
-        tally.add(NO_SOUND, texts[key])
+    _count_unused([texts[key] for key in sorted(texts.keys() - used)], len(texts))
+
+
+def _count_unused(texts: Collection[object], n_texts: int) -> None:
+    """Count the transcripts, of so many, that no sound is there for."""
+    with Tally("transcripts") as tally:
+        tally.count(n_texts)
+        for text in texts:
+            tally.add(NO_SOUND, text)
 
 
 def vctk_trees(folder: Path) -> list[str]:

@@ -261,7 +261,7 @@ def test_vctk(tmp_path, version):
         assert found["p226_002.wav"] == ("p226 2", 402)
     else:
         assert found["p226_002_mic2.flac"] == ("p226 2", 422)
-        assert "4 of 8 transcripts were left out: not of mic2" in said
+        assert "4 of 8 sounds were left out: not of mic2" in said
         both = SpeechFolder(str(tmp_path), mic="both")
         held = {e["caption"] for e in both.examples("heldout")}
         assert held and not held & {e["caption"] for e in both.examples("train")}
@@ -402,6 +402,29 @@ def test_nemo_manifests_with_and_without_offsets(tmp_path):
     assert held["speech"].samples[0, 0] == 12_000 / 2**15
 
 
+def test_nemo_reads_as_much_of_a_file_as_its_duration_says(tmp_path):
+    durations = {"a": (1.0, 0.5), "b": (1.0, 0.96), "c": (8.0, 7.93), "d": (8.0, 7.9), "e": (2, 3)}
+    rows = []
+    for i, (name, (length_s, said_s)) in enumerate(durations.items()):
+        put_sound(tmp_path / f"{name}.wav", int(length_s * RATE_HZ) + i)
+        rows.append({"audio_filepath": f"{name}.wav", "duration": said_s, "text": f"{name} text"})
+    put_text(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
+    found, said = read(SpeechFolder(str(tmp_path)))
+    assert {name: n for name, (_, n) in found.items()} == {
+        "a.wav": 8_000,
+        "b.wav": 16_001,
+        "c.wav": 128_002,
+        "d.wav": 126_400,
+        "e.wav": 32_004,
+    }
+    assert "2 of 5 rows were cut to the manifest's duration (first:" in said
+    rows[0]["duration"] = 1000
+    put_text(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
+    line = said_by(SpeechFolder(str(tmp_path)))
+    assert "a.wav: its duration is 1000 and the file lasts 1 s, so the manifest has" in line
+    assert "divide them by 1000" in line
+
+
 @pytest.mark.parametrize(
     "row, part",
     [
@@ -454,7 +477,7 @@ def test_rows_of_one_file_stay_in_one_split_and_twins_are_taken_once(tmp_path):
         parts = [[e["caption"].split()[1] for e in source.examples(s)] for s in source.splits]
     lines = " ".join(str(w.message) for w in said)
     assert len(parts[0]) == 36 and len(parts[1]) == 4 and not set(parts[0]) & set(parts[1])
-    assert "20 of 60 transcripts were listed more than once and taken once" in lines
+    assert "20 of 60 rows were listed more than once and taken once" in lines
     assert "given several transcripts" in lines
 
 
