@@ -24,6 +24,7 @@ import torch
 from mmtok.data.parts import read_mark, standing_parts
 from mmtok.data.tokenise import PartSet
 from mmtok.errors import UserError
+from mmtok.io.files import remove_leftovers
 from mmtok.io.progress import Progress
 from mmtok.io.terminal import print_status
 from mmtok.io.workers import how_it_ended, sendable, start_interpreter
@@ -52,6 +53,7 @@ class TokenStream:
 
     def __init__(self, run: Run) -> None:
         """Start the process, unless all token files are complete."""
+        self._folder = run.folder / "tokens"
         self._names = [run.token_path(i).name for i in range(len(run.recipe.sources))]
         marks = [read_mark(run.token_path(i)) for i in range(len(run.recipe.sources))]
         self.made = [mark.parts if mark else 0 for mark in marks]
@@ -127,6 +129,7 @@ class TokenStream:
             self._connection = None
             self._process.kill()
             self._process.wait()
+            remove_leftovers(self._folder)
 
     def __enter__(self) -> Self:
         return self

@@ -155,6 +155,7 @@ def test_an_error_of_the_other_process_ends_training_which_resumes_to_the_same_w
         train(recipe, folder, stream=True)
     assert (folder / "checkpoints" / "step-000020").exists()
     assert [stage.parts for stage in read_stages(folder / "tokens", 1)] == [(1,)]
+    assert not list(folder.rglob("*.tmp"))
     (gates / "1.wrong").unlink()
     opened = {25: "1", 60: "2"}
     train(recipe, folder, stream=True)
