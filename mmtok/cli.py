@@ -74,6 +74,19 @@ MaxMemory = Annotated[
         "SIZE",
     ),
 ]
+# how files of jets are read: the same of every verb that reads them
+Columns = Annotated[
+    str | None,
+    Arg("columns of files of jets: pt=part_pt,eta=part_eta,phi=part_phi", "NAME=COLUMN,..."),
+]
+Layout = Annotated[
+    str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
+]
+PtUnit = Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")]
+Collection = Annotated[str | None, Arg("of files of events, whose jets are read, such as FatJet")]
+MinPt = Annotated[float, Arg("of files of events, the least pt of a jet")]
+MaxEta = Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")]
+Radius = Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")]
 
 
 def fit(
@@ -249,6 +262,13 @@ def score(
     ],
     *,
     condition: Annotated[Sequence[str], Arg("the condition: text, or a file", "PROMPT")] = (),
+    columns: Columns = None,
+    layout: Layout = None,
+    pt_unit: PtUnit = None,
+    collection: Collection = None,
+    min_pt_gev: MinPt = 0.0,
+    max_abs_eta: MaxEta = 0.0,
+    radius: Radius = 0.0,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -258,15 +278,21 @@ def score(
 
     Each line says whether its figure is exact, a bound or an estimate. For continuous latents p is
     a density of the standardised values, so nats may be negative.
+
+    Files of jets are read as the run's own were. Where the options say how (--layout, --columns,
+    ...), they alone count.
     """
     memory_budget.set_limit(max_memory)
     from mmtok.commands.score import Scored, totals
     from mmtok.commands.score import score as score_files
+    from mmtok.commands.signal_files import reading_options
     from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.run import Run
 
+    reading = reading_options(columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius)
+
     def work(opened: Run) -> list[Scored]:
-        return score_files(opened, files, condition)
+        return score_files(opened, files, condition, reading)
 
     rows = run_on_all_ranks(run, recipe, work, device, checkpoint) or []
     for row in [*rows, *totals(rows)]:
@@ -397,20 +423,13 @@ def tokenize(
             "I/N",
         ),
     ] = None,
-    columns: Annotated[
-        str | None,
-        Arg("columns of files of jets: pt=part_pt,eta=part_eta,phi=part_phi", "NAME=COLUMN,..."),
-    ] = None,
-    layout: Annotated[
-        str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
-    ] = None,
-    pt_unit: Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")] = None,
-    collection: Annotated[
-        str | None, Arg("of files of events, whose jets are read, such as FatJet")
-    ] = None,
-    min_pt_gev: Annotated[float, Arg("of files of events, the least pt of a jet")] = 0.0,
-    max_abs_eta: Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")] = 0.0,
-    radius: Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")] = 0.0,
+    columns: Columns = None,
+    layout: Layout = None,
+    pt_unit: PtUnit = None,
+    collection: Collection = None,
+    min_pt_gev: MinPt = 0.0,
+    max_abs_eta: MaxEta = 0.0,
+    radius: Radius = 0.0,
     workers: Annotated[
         int | None,
         Arg("processes that share the work (default: one per core, where the work is long)", "N"),
@@ -434,21 +453,12 @@ def tokenize(
     layout. With --shard or --ray a cluster shares the work, and `mmtok train` goes on from there.
     """
     memory_budget.set_limit(max_memory)
+    from mmtok.commands.signal_files import reading_options
     from mmtok.commands.tokenize import How, needed_out, tokenize_files, tokenize_run
-    from mmtok.io.serialize import mapping_of
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    named = {
-        "columns": mapping_of(columns, "--columns"),
-        "layout": layout,
-        "pt_unit": pt_unit,
-        "collection": collection,
-        "min_pt_gev": min_pt_gev,
-        "max_abs_eta": max_abs_eta,
-        "radius": radius,
-    }
-    reading = {name: value for name, value in named.items() if value}
+    reading = reading_options(columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius)
     if not files:
         own = {
             "out": out,

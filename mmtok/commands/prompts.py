@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmtok.commands.documents import documents_in, is_documents
@@ -63,11 +64,15 @@ def expand_folders(run: Run, words: Sequence[str]) -> list[str]:
     return expanded
 
 
-def read_segments(run: Run, word: str) -> list[Segment]:
+def read_segments(
+    run: Run, word: str, reading: Mapping[str, Any] = MappingProxyType({})
+) -> list[Segment]:
     """A prompt's word as segments: a file of any modality, else text.
 
     A file of jets gives one segment per jet. A .json file holds a conversation. A text file longer
     than the chunks that the run was trained on gives one per chunk.
+
+    reading: how a file is read, instead of as the run's own were; see `SignalFiles.options`.
     """
     path = Path(word)
     if given := _given_field(run, word):
@@ -85,12 +90,13 @@ def read_segments(run: Run, word: str) -> list[Segment]:
             raise UserError(
                 f"{word}: this run knows no text, only {', '.join(run.tokenizers)}{hint}"
             )
+        SIGNAL_FILES["text"].reading(reading)  # refuses what texts do not have
         return run.encode("text", [word])
     modality = modality_of(path, run_files(run))
     tokenizer = tokenizer_of(run, modality)
     try:
         with counting([tokenizer]):
-            return tokenizer.encode_batch(_signals(run, modality, path))
+            return tokenizer.encode_batch(_signals(run, modality, path, reading))
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
@@ -167,7 +173,7 @@ def _field_segment(run: Run, name: str, value: str) -> Segment:
         return tokenizer.encode(as_number(value, name))
 
 
-def _signals(run: Run, modality: str, path: Path) -> list[Any]:
+def _signals(run: Run, modality: str, path: Path, reading: Mapping[str, Any]) -> list[Any]:
     """The prepared signals of a file.
 
     A text is cut into chunks as in training, and each is prepared by itself. If the run was trained
@@ -176,9 +182,10 @@ def _signals(run: Run, modality: str, path: Path) -> list[Any]:
     prepare = run.preparer(modality)
     if modality != "text":
         ways = (source.reading(modality, path) for source in run.recipe.sources)
-        options = next((way for way in ways if way), {})
+        options = reading or next((way for way in ways if way), {})
         files = files_of(run.recipe.tokenizers[modality]).reading(options)
         return [signal for _, signal in signals_of(files, [path], prepare)]
+    SIGNAL_FILES["text"].reading(reading)
     sizes = [s.chunk_chars for s in run.recipe.sources if isinstance(s, TextFile)]
     if not sizes:
         return [_caption(path, prepare)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mmtok.commands.documents import documents_in, is_documents
 from mmtok.commands.prompts import are_chunks, condition_segments, expand_folders, read_segments
@@ -126,11 +128,18 @@ def n_units(run: Run, segment: Segment) -> int:
     return run.tokenizers[segment.modality].n_units(segment)
 
 
-def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list[Scored]:
+def score(
+    run: Run,
+    files: Sequence[str],
+    condition: Sequence[str] = (),
+    reading: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Scored]:
     """-log p of every file or word, each given the condition.
 
-    A folder stands for the files below it. Raises UserError for an order of modalities that was
-    never trained. No condition needs a run trained with the null condition.
+    A folder stands for the files below it. No condition needs a run trained with the null
+    condition. Raises UserError for an order of modalities that was never trained.
+
+    reading: how the files are read, instead of as the run's own were; see `SignalFiles.options`.
     """
     before = condition_segments(run, condition)
     names: list[str] = []
@@ -150,7 +159,7 @@ def score(run: Run, files: Sequence[str], condition: Sequence[str] = ()) -> list
                     is_chunk.append(False)
                 documents.append(document)
             continue
-        segments = read_segments(run, word)
+        segments = read_segments(run, word, reading)
         several = len(segments) > 1
         chunks = are_chunks(run, segments)
         for i, segment in enumerate(segments):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
+from mmtok.io.serialize import mapping_of
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
@@ -106,6 +107,31 @@ def all_files(configs: Iterable[TokenizerConfig]) -> dict[str, SignalFiles]:
 
 
 # ---- reading
+
+
+def reading_options(
+    columns: str | None,
+    layout: str | None,
+    pt_unit: str | None,
+    collection: str | None,
+    min_pt_gev: float,
+    max_abs_eta: float,
+    radius: float,
+) -> dict[str, Any]:
+    """What a command line says of how files are read (`SignalFiles.options`); not what it leaves.
+
+    columns: "pt=part_pt,eta=part_eta". Raises UserError for one that is not written so.
+    """
+    named = {
+        "columns": mapping_of(columns, "--columns"),
+        "layout": layout,
+        "pt_unit": pt_unit,
+        "collection": collection,
+        "min_pt_gev": min_pt_gev,
+        "max_abs_eta": max_abs_eta,
+        "radius": radius,
+    }
+    return {name: value for name, value in named.items() if value}
 
 
 def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> dict[Path, str]:

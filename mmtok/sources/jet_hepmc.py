@@ -113,6 +113,7 @@ class Clustered:
         offsets: (N + 1,) of the jets, from that row on.
         left_out: what was left out -> how many jets.
         note: what was strange, in words; "" where nothing was.
+        n_events: of the file, that were read.
     """
 
     file: IO[bytes]
@@ -120,6 +121,7 @@ class Clustered:
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     left_out: dict[str, int] = field(default_factory=dict)
     note: str = ""
+    n_events: int = 0
 
 
 _FILES: dict[int, IO[bytes]] = {}
@@ -158,6 +160,11 @@ class HepmcJets(JetReader):
         self._jets: Clustered = remembered(path, key, self._cluster)
         self.n_jets = len(self._jets.offsets) - 1
         self.left_out = self._jets.left_out
+        if not self.left_out:
+            self.if_none = (
+                f" of pt from {self._min_pt:g} GeV in its {self._jets.n_events:,} events; lower"
+                " min_pt_gev"
+            )
         self.note = (
             f"events clustered by anti-kT, radius {self._radius:g}, pt from {self._min_pt:g} GeV,"
             f" without neutrinos, axis: the sum of the constituents (its rapidity){self._jets.note}"
@@ -200,6 +207,7 @@ class HepmcJets(JetReader):
                     advance(source.position - done)
                     done = source.position
             jets.note = self._fault(source, n_events)
+        jets.n_events = n_events
         file.flush()
         if n_outside:
             jets.left_out[f"left out: |eta| above {self._max_abs_eta:g}"] = n_outside

@@ -76,6 +76,7 @@ class JetReader(ABC):
         left_out: what the reader's own cuts left out -> how many jets.
         note: what was found out or assumed, to be said in one line: "axis: sum of the constituents,
             unit: MeV (by _mev), padding: pt 0"; "" where nothing was.
+        if_none: what a line on a file without jets adds: why, and what to do.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class JetReader(ABC):
     has_captions: bool = False
     left_out: Mapping[str, int] = MappingProxyType({})
     note: str = ""
+    if_none: str = ""
 
     @abstractmethod
     def read(self, start: int, stop: int, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

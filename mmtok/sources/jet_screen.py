@@ -145,7 +145,7 @@ def screened(
             tally.count(n_out)
             tally.add(words, place.shown, n_out)
     if not n_jets:
-        raise UserError(f"{places[0].shown}: holds no jets{cut_words(tally.counts)}")
+        raise UserError(no_jets(readers, places[0].shown))
     if labels is not None:
         labels.check(n_jets)
     found = Screened(
@@ -169,6 +169,16 @@ def screened(
             f"none of {n_jets:,} jets is left, such as {found.name(0, 0)}; widen the limits"
         )
     return found
+
+
+def no_jets(readers: Sequence[JetReader], place: object) -> str:
+    """The line of files that hold no jets: what the readers' cuts left out, and what to do."""
+    left_out: dict[str, int] = {}
+    for reader in readers:
+        for words, n in reader.left_out.items():
+            left_out[words] = left_out.get(words, 0) + n
+    remedy = next((reader.if_none for reader in readers if reader.if_none), "")
+    return f"{place}: holds no jets{cut_words(left_out)}{remedy}"
 
 
 def cut_words(left_out: Mapping[str, int]) -> str:

@@ -37,6 +37,7 @@ from mmtok.sources.jet_screen import (
     Screened,
     chunks,
     cut_words,
+    no_jets,
     screened,
 )
 from mmtok.sources.layouts import is_part
@@ -227,7 +228,16 @@ class JetFile(ScreenedSource):
         """
         files = self._files()
         if self.train or self.heldout:
-            files = [file for file in files if self._split_of(file)]
+            splits = {file: self._split_of(file) for file in files}
+            for split in self.splits:
+                if split not in splits.values():
+                    names = listed([file.name for file in files])
+                    raise UserError(
+                        f"{self.path}: no jets for {split} (train={self.train!r},"
+                        f" heldout={self.heldout!r}); the files are {names}; name"
+                        " one, or its folder"
+                    )
+            files = [file for file, split in splits.items() if split]
         firsts: dict[str, Path] = {}
         for file in files:
             firsts.setdefault(suffix_of(file), file)
@@ -373,7 +383,7 @@ def each_jet(
     pt_column = list(features).index("pt_gev") if "pt_gev" in features else 0
     with closing(open_jets(path, features, settings, layout)) as reader:
         if not reader.n_jets:
-            raise UserError(f"{path}: holds no jets{cut_words(reader.left_out)}")
+            raise UserError(no_jets([reader], path))
         if reader.note:
             warnings.warn(f"{path}: {reader.note}", stacklevel=2)
         if reader.left_out:

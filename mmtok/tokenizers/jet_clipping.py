@@ -244,7 +244,10 @@ class Clipping:
         if c > 0:
             return f"far from the axis; {widen}, or leave them out"
         if side == ABOVE and pt > MOST_GEV:
-            return f"jets have {pt:,.0f} GeV on average; is pt in MeV? Give GeV, or {widen}"
+            return (
+                f"jets have {pt:,.0f} GeV on average; is pt in MeV? Say so (--pt_unit MeV, or"
+                f" pt_unit of JetFile), or {widen}"
+            )
         if side == BELOW and pt < LEAST_GEV:
             return (
                 f"jets have {pt:.3g} GeV on average; is pt relative to the jet's, or in TeV? Give"

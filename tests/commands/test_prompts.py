@@ -1,8 +1,11 @@
 """Words of a command line as segments, and what samples are named after."""
 
+import json
+
 import numpy as np
 import pytest
 
+from mmtok.cli import main
 from mmtok.commands import prompts as words
 from mmtok.commands import sample as sampling
 from mmtok.commands import score as scoring
@@ -11,6 +14,7 @@ from mmtok.errors import UserError
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import open_run
 from mmtok.sources.images import SUFFIXES as PICTURES
+from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.signal_files import SIGNAL_FILES
 
@@ -99,3 +103,28 @@ def test_a_drawn_jet_without_constituents_leaves_its_file_readable(tiny_run, tmp
     with pytest.warns(UserWarning, match="2 of 3 jets have no constituents"):
         rows = scoring.score(run, [str(path)], ["fat jet"])
     assert [row.frames for row in rows] == [0, 1, 0] and all(row.nats > 0 for row in rows)
+
+
+def test_files_of_jets_are_scored_as_the_options_say(tiny_run, tmp_path, capsys):
+    """As `mmtok tokenize` reads them: MeV and names of their own give what GeV and ours do."""
+    jets = [np.array([[300, 0.1, 0.2], [90, -0.1, 0]], np.float32) for _ in range(2)]
+    jets[1][:, 0] /= 3
+    write_jets(tmp_path / "ours.npz", jets)
+    lines = []
+    for jet in jets:
+        parts = [{"p": 1000 * float(p), "e": float(e), "f": float(f)} for p, e, f in jet]
+        lines.append(json.dumps({"cl": parts}) + "\n")
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    score = ["score", str(tiny_run), "--condition", "fat jet", "--"]
+    assert main([*score, str(tmp_path / "ours.npz")]) == 0
+    ours = capsys.readouterr().out.replace(f"{tmp_path}/ours.npz", "FILE")
+    named = ["--columns", "pt=cl.p,deta=cl.e,dphi=cl.f", "--pt_unit", "MeV", "--layout", "columns"]
+    assert main([*score[:-1], *named, "--", str(tmp_path / "a.jsonl")]) == 0
+    told = capsys.readouterr()
+    assert (
+        told.out.replace(f"{tmp_path}/a.jsonl", "FILE") == ours and "in MeV (as named)" in told.err
+    )
+    for word in ("low", str(tmp_path / "low.txt")):
+        (tmp_path / "low.txt").write_text("low")
+        assert main(["score", str(tiny_run), *named, "--", word]) == 2
+        assert "--columns is no option of reading texts" in capsys.readouterr().err

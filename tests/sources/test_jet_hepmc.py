@@ -68,6 +68,16 @@ def test_cuts_and_defaults(collider, files):
     assert "anti-kT, radius 0.8, pt from 20 GeV, without neutrinos" in lines
 
 
+def test_a_cut_above_all_jets_is_said_with_the_remedy(files):
+    told = r"e.hepmc: holds no jets of pt from 9000 GeV in its \d+ events; lower min_pt_gev"
+    with pytest.raises(UserError, match=told):
+        JetFile(str(files / "e.hepmc"), min_pt_gev=9000).check()
+    with pytest.raises(UserError, match=told):
+        read_jets(files / "e.hepmc", settings=ReadSettings(min_pt_gev=9000))
+    with pytest.raises(UserError, match=r"no jets \(\d+ left out: .eta. above 1e-09\)$"):
+        JetFile(str(files / "e.hepmc"), max_abs_eta=1e-9).check()
+
+
 def test_features_of_constituents(files):
     features = ("pt_gev", "pdg_id", "charge")
     reader = open_jets(files / "e.hepmc", features)

@@ -208,7 +208,12 @@ def write_jetclass(path, momenta):
     if path.suffix == ".root":
         uproot = pytest.importorskip("uproot")
         with uproot.recreate(path) as file:
-            file["tree"] = {name: ak.Array(value) for name, value in lists.items()} | flat
+            # a TTree with a counter of the particles, as the published files have
+            jets = {name: ak.Array(value) for name, value in lists.items()}
+            types = {name: "var * float32" for name in jets}
+            types |= {name: str(value.dtype) for name, value in flat.items()}
+            file.mktree("tree", types, counter_name=lambda counted: "jet_nparticles")
+            file["tree"].extend({**jets, **flat})
     else:
         ak.to_parquet(ak.Array({**lists, **flat}), path)
     return lists, numbers

@@ -136,6 +136,12 @@ def test_published_splits_are_used_where_they_are_named(tmp_path):
     assert sorted(number(e) for e in rest.examples("train")) == [*range(30), *range(50, 60)]
     with pytest.raises(UserError, match="no jets for heldout .*the files are test.npz, train_a"):
         list(JetFile(str(tmp_path / "set"), heldout="valid").examples("heldout"))
+    # before a jet is looked at, and where no file is of either
+    for names in ({"heldout": "valid"}, {"train": "train", "heldout": "valid"}):
+        with pytest.raises(UserError, match="no jets for heldout .*; name one, or its folder"):
+            JetFile(str(tmp_path / "set"), **names).check()
+    with pytest.raises(UserError, match="no jets for train .*the files are test.npz, train_a"):
+        JetFile(str(tmp_path / "set"), train="tr", heldout="vl").check()
     with pytest.raises(UserError, match="train names files, but heldout none"):
         JetFile(str(tmp_path / "set"), train="train")
 

@@ -455,7 +455,10 @@ def real_jet(n=60, pt=500.0, eta=0.0, seed=0):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda jet: jet * np.array([1000, 1, 1], np.float32), "pt_gev, above 992.*is pt in MeV"),
+        (
+            lambda jet: jet * np.array([1000, 1, 1], np.float32),
+            "pt_gev, above 992.*pt in MeV.*--pt_unit MeV",
+        ),
         (
             lambda jet: jet / np.array([500, 1, 1], np.float32),
             "pt_gev, below 0.135.*is pt relative to the jet's, or in TeV",
