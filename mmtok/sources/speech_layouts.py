@@ -20,7 +20,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, folder_at, walk
 from mmtok.sources.clips import Clip, in_order, wanted_clips
 from mmtok.sources.layouts import Layout, check_layout, chosen_layout
-from mmtok.sources.media import SOUNDS, SUFFIXES
+from mmtok.sources.media import SOUNDS
 from mmtok.sources.speech_columns import ReadSettings
 from mmtok.sources.speech_evidence import (
     Place,
@@ -131,7 +131,7 @@ def _read_plain(place: Place, tally: Tally) -> Iterable[Clip]:
     if found.left_out:
         warnings.warn(found.note(), stacklevel=3)
     if not found.files:
-        raise UserError(f"{folder}: no sound files ({', '.join(SUFFIXES)}) in it")
+        raise UserError(f"{folder}: no sound files ({', '.join(SOUNDS)}) in it")
     transcripts = Transcripts(found, place.settings, tally)
     return [transcripts.clip(path) for path in found.files]
 
@@ -153,6 +153,7 @@ LAYOUTS: tuple[Layout[Place, Reader], ...] = (
     Layout("table", "any table with columns of files and texts", table_evidence, _read_table),
 )  # fmt: skip
 WITHOUT_COLUMNS = ("librispeech", "libritts", "vctk", "kaldi")
+OF_FOLDERS = ("librispeech", "libritts", "vctk", "kaldi", "audiofolder")
 OF_ONE_TEXT = ("librispeech", "vctk", "kaldi")
 # what the readers count, where that is not the rows of tables
 UNITS = {
@@ -205,7 +206,12 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
 
 
 def _check_settings(place: Place, layout: str) -> None:
-    """Raise UserError for a setting that means nothing in a layout."""
+    """Raise UserError for a setting that means nothing in a layout, or a file that has none."""
+    if layout in OF_FOLDERS and not place.path.is_dir():
+        raise UserError(
+            f"{place.path}: is a file, and the layout {layout} is of folders; name the folder of"
+            " the corpus, or leave layout out"
+        )
     if place.settings.columns and layout in WITHOUT_COLUMNS:
         raise UserError(
             f"{place.path}: is read as {layout}, which has no columns; leave columns out, or name"

@@ -23,7 +23,6 @@ from mmtok.sources.text_corpus import (
     RowReader,
     TextPlace,
     Window,
-    check_row_leaks,
     layout_of,
     layouts_of,
     named_split,
@@ -31,6 +30,7 @@ from mmtok.sources.text_corpus import (
     split_at_share,
     text_place,
 )
+from mmtok.sources.text_leaks import check_document_leaks
 from mmtok.sources.text_pieces import Chunking, Piece, cut
 
 
@@ -150,7 +150,7 @@ class TextFile(ScreenedSource):
         Likewise where too many of the held-out files are copies of others.
         """
         reader, windows, _ = self._windows()
-        check_row_leaks(windows, reader, self)
+        check_document_leaks(windows, reader, self)
         wholes = {
             split: [window.path for window in some if window.is_whole]
             for split, some in windows.items()

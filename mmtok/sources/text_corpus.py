@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
 from mmtok.sources.layouts import Layout, chosen_layout, is_part
-from mmtok.sources.leaks import refuse_leaks
 from mmtok.sources.screen import Tolerance
 from mmtok.sources.text_index import (
     N_NAMED,
@@ -31,6 +31,7 @@ from mmtok.sources.text_index import (
     RowRange,
     is_empty,
     look_at,
+    sample_documents,
     size_of,
 )
 from mmtok.sources.text_pieces import Chunking, begins_with_mark, n_chars_of, pieces, ranges
@@ -56,7 +57,13 @@ N_REMEMBERED = 100_000  # files
 
 
 class Reader(ABC):
-    """How the files of a corpus are read."""
+    """How the files of a corpus are read.
+
+    Attributes:
+        unit: what their documents are called, in the plural.
+    """
+
+    unit: ClassVar[str] = "documents"
 
     def n_chars(self, path: Path) -> int:
         """The characters of a file's documents. Raises UserError for an unusable file."""
@@ -85,6 +92,17 @@ class Reader(ABC):
     def faults(self, path: Path) -> RowIndex | None:
         """What is wrong in rows of a file; None where it has no rows."""
         return None
+
+    def sample(self, path: Path) -> tuple[np.ndarray, int] | None:
+        """Hashes of a file's documents as `Sampler` has them, and their bound.
+
+        None where documents are not known.
+        """
+        return None
+
+    def name_at(self, path: Path, at: int) -> str:
+        """The document with character `at`, as messages call it."""
+        return str(path)
 
     def remark(self, path: Path) -> str:
         """What is said of a file; "" for nothing."""
@@ -127,6 +145,23 @@ class CharacterReader(Reader):
                 start = n_before
         return start, n_before
 
+    def sample(self, path: Path) -> tuple[np.ndarray, int] | None:
+        """Of what stands between marks; a file without is compared as a whole."""
+        if not self.chunking.mark:
+            return None
+        return _documents(*_version(path), self.chunking.mark)
+
+    def name_at(self, path: Path, at: int) -> str:
+        """The document by its number."""
+        n_before = 0
+        number = 1
+        for piece in pieces(path, self.chunking.mark):
+            n_before += len(piece.text)
+            if n_before > at:
+                break
+            number += piece.ends
+        return f"{path}: document {number:,}"
+
     def chunks(
         self, path: Path, first: int, last: int | None, see: Callable[[str, Path], None]
     ) -> Iterator[Chunk]:
@@ -137,6 +172,11 @@ class CharacterReader(Reader):
 @lru_cache(maxsize=N_REMEMBERED)
 def _n_chars(path: Path, n_bytes: int, changed_ns: int, mark: str) -> int:
     return n_chars_of(path, mark)
+
+
+@lru_cache(maxsize=N_REMEMBERED)
+def _documents(path: Path, n_bytes: int, changed_ns: int, mark: str) -> tuple[np.ndarray, int]:
+    return sample_documents(pieces(path, mark))
 
 
 @lru_cache(maxsize=N_REMEMBERED)
@@ -154,6 +194,7 @@ class RowReader(Reader):
         is_chat: rows hold conversations.
     """
 
+    unit: ClassVar[str] = "rows"
     chunking: Chunking
     named: tuple[tuple[str, str], ...] = ()
     is_chat: bool = False
@@ -164,6 +205,11 @@ class RowReader(Reader):
     def faults(self, path: Path) -> RowIndex:
         """All that a look at the table found."""
         return _index(*_version(path), self)
+
+    def sample(self, path: Path) -> tuple[np.ndarray, int]:
+        """Of its rows."""
+        index = self.faults(path)
+        return index.sample, index.bound
 
     def document_at(self, path: Path, at: int) -> tuple[int, int]:
         """The characters of a row."""
@@ -429,43 +475,6 @@ def split_at_share(
                 splits["heldout"].append(Window(file, start))
         n_before += n
     return splits
-
-
-def check_row_leaks(
-    windows: Mapping[str, Sequence[Window]], reader: Reader, tolerance: Tolerance
-) -> None:
-    """Raise UserError where too many of the held-out rows are in training too; see `leaks`.
-
-    Of very many rows those with the least hashes are compared.
-    """
-    found = {
-        split: [(window, index) for window in some if (index := reader.faults(window.path))]
-        for split, some in windows.items()
-    }
-    if not found["heldout"] or not isinstance(reader, RowReader):
-        return
-    bound = min(index.bound for some in found.values() for _, index in some)
-    held = [(window, _sampled(window, index, bound)) for window, index in found["heldout"]]
-    train = [_sampled(window, index, bound)[:, 0] for window, index in found["train"]]
-    known = np.unique(np.concatenate([np.zeros(0, np.uint64), *train]))
-    n = 0
-    first = ""
-    for window, sample in held:
-        leaked = np.flatnonzero(np.isin(sample[:, 0], known))
-        n += len(leaked)
-        if len(leaked) and not first:
-            first = reader.name_at(window.path, int(sample[leaked[0], 1]))
-    if n:
-        refuse_leaks(n, sum(len(sample) for _, sample in held), first, tolerance, "rows")
-
-
-def _sampled(window: Window, index: RowIndex, bound: int) -> np.ndarray:
-    """The sample of the rows that begin in a window."""
-    hashes, places = index.sample.T
-    is_in = (places >= window.first) & (hashes <= np.uint64(bound - 1))
-    if window.last is not None:
-        is_in &= places < window.last
-    return index.sample[is_in]
 
 
 def report_rows(indices: Sequence[RowIndex | None], tolerance: Tolerance) -> None:

@@ -6,8 +6,9 @@ can read any part: from a byte on (of what is unpacked, where the file is packed
 
 from __future__ import annotations
 
+import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -138,6 +139,65 @@ def look_at(table: RowFile, chunking: Chunking) -> RowIndex:
     return look.index(n_bytes)
 
 
+class Sampler:
+    """Keeps hashes of texts: all of them, or of very many those that are the least.
+
+    Attributes:
+        bound: all hashes below are kept.
+    """
+
+    def __init__(self) -> None:
+        self.bound = 2**64
+        self._hashes = array("Q")
+        self._places = array("Q")
+
+    def add(self, digest: int, place: int) -> None:
+        """One more text. place: its first character."""
+        if digest >= self.bound:
+            return
+        self._hashes.append(digest)
+        self._places.append(place)
+        if len(self._hashes) > MOST_SAMPLED:
+            self.bound //= 2
+            hashes = np.array(self._hashes, np.uint64)
+            is_kept = hashes < np.uint64(self.bound)
+            self._hashes = array("Q", hashes[is_kept].tolist())
+            self._places = array("Q", np.array(self._places, np.uint64)[is_kept].tolist())
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(K, 2) uint64: hash and place of the texts that are kept."""
+        return np.array([self._hashes, self._places], np.uint64).T
+
+
+def sample_documents(stream: Iterable[Piece]) -> tuple[np.ndarray, int]:
+    """Hashes of documents that are not short, without white space around them, and their bound."""
+    sampler = Sampler()
+    n_before = place = n_chars = 0
+    digest = hashlib.blake2b(digest_size=8)
+    space = ""  # after what is hashed, which counts where more follows
+    for piece in stream:
+        text = piece.text
+        if not n_chars:
+            text = text.lstrip()
+        body = text.rstrip()
+        if body:
+            digest.update((space + body).encode("utf-8", "surrogatepass"))
+            n_chars += len(space) + len(body)
+            space = text[len(body) :]
+        elif n_chars:
+            space += text
+        n_before += len(piece.text)
+        if piece.ends:
+            if n_chars >= FEW_CHARS:
+                sampler.add(int.from_bytes(digest.digest(), "little"), place)
+            digest = hashlib.blake2b(digest_size=8)
+            space = ""
+            n_chars = 0
+            place = n_before
+    return sampler.rows, sampler.bound
+
+
 class _Look:
     """What is noted of the rows of a table, one after another."""
 
@@ -150,9 +210,7 @@ class _Look:
         self.faults: list[str] = []
         self.n_faults = self.n_empty = self.n_short = 0
         self.first_empty = self.short = self.first_short = ""
-        self.hashes = array("Q")
-        self.places = array("Q")
-        self.bound = 2**64
+        self.sample = Sampler()
 
     def add(self, row: Row) -> None:
         """One more row."""
@@ -171,7 +229,9 @@ class _Look:
         if self.n_kept >= CHUNK:
             self.groups.extend((row.first, row.number, self.n_chars))
             self.n_kept = 0
-        self._sample(row.cell)
+        text = str(row.cell)
+        if len(text) >= FEW_CHARS:
+            self.sample.add(hash_of(text.encode("utf-8", "surrogatepass")), self.n_chars)
         self.n_chars += size_of(row.cell)
         for _, fault in signals_in(row.cell, self.chunking):
             self.n_chunks += 1
@@ -181,23 +241,6 @@ class _Look:
                 self.first_short = self.first_short or self.table.where(row)
             else:
                 self.n_kept += 1
-
-    def _sample(self, cell: str | Conversation | None) -> None:
-        """Keep the hash of a text, where it is among the least."""
-        text = str(cell)
-        if len(text) < FEW_CHARS:
-            return
-        digest = hash_of(text.encode("utf-8", "surrogatepass"))
-        if digest >= self.bound:
-            return
-        self.hashes.append(digest)
-        self.places.append(self.n_chars)
-        if len(self.hashes) > MOST_SAMPLED:
-            self.bound //= 2
-            hashes = np.array(self.hashes, np.uint64)
-            is_kept = hashes < np.uint64(self.bound)
-            self.hashes = array("Q", hashes[is_kept].tolist())
-            self.places = array("Q", np.array(self.places, np.uint64)[is_kept].tolist())
 
     def index(self, n_bytes: int) -> RowIndex:
         """What was found."""
@@ -215,8 +258,8 @@ class _Look:
             n_short=self.n_short,
             short=self.short,
             first_short=self.first_short,
-            sample=np.array([self.hashes, self.places], np.uint64).T,
-            bound=self.bound,
+            sample=self.sample.rows,
+            bound=self.sample.bound,
         )
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,21 @@ def test_a_row_of_text_in_two_tables(tmp_path, monkeypatch):
         monkeypatch.setattr("mmtok.sources.text_index.MOST_SAMPLED", 64)
         (tmp_path / "test.jsonl").write_text("\n".join(rows[150:]))
         refused(TextFile(str(tmp_path), **named), "held out, and its content is in training too")
+
+
+@pytest.mark.parametrize("mark, between", [("<|end|>", "<|end|>\n"), ("blank lines", "\n\n\n")])
+def test_a_document_between_marks_in_both_splits(tmp_path, mark, between):
+    documents = [f"A text of\n two lines that is long, the {i}th." for i in range(400)]
+    for name, some in (("train", documents[:300]), ("test", [*documents[300:398], documents[7]])):
+        (tmp_path / f"{name}.txt").write_text(between.join(["yes", *some, "yes"]))
+    source = TextFile(str(tmp_path), document_mark=mark, train="train", heldout="test")
+    refused(source, "test.txt: document 100: held out, and its content is in training too, as is"
+            " that of 1 of 99 held-out documents")  # fmt: skip
+    counted(replace(source, max_leak_share=0.02), "1 of 99 held-out documents was of a content")
+    one = tmp_path / "one.txt"
+    one.write_text(between.join([*documents[:399], documents[0]]))
+    refused(TextFile(str(one), document_mark=mark), "one.txt: document 400: held out")
+    TextFile(str(tmp_path / "train.txt"), document_mark=mark).check()
 
 
 def texts(tmp_path, words):

@@ -63,3 +63,16 @@ def test_a_table_of_transcripts_beside_a_manifest_is_asked_about(tmp_path):
     put_text(tmp_path / "transcripts.csv", "file,text\nwavs/a.wav,other\n")
     line = said_by(SpeechFolder(str(tmp_path)))
     assert "--layout plain or --layout nemo" in line, line
+
+
+@pytest.mark.parametrize("layout", ["librispeech", "libritts", "vctk", "kaldi", "audiofolder"])
+def test_a_layout_of_folders_is_refused_of_a_file(tmp_path, layout):
+    _table_of(tmp_path, "table", ["a", "b"])
+    line = said_by(SpeechFolder(str(tmp_path / "list.csv"), layout=layout))
+    assert f"list.csv: is a file, and the layout {layout} is of folders; name the folder" in line
+
+
+def test_a_folder_without_sounds_names_all_suffixes(tmp_path):
+    put_text(tmp_path / "a.md", "x")
+    assert ".wav" in said_by(SpeechFolder(str(tmp_path)))
+    assert ".m4a" in said_by(SpeechFolder(str(tmp_path)))
