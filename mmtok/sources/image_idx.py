@@ -23,6 +23,7 @@ from mmtok.sources.rows import hash_of
 # train-images-idx3-ubyte.gz; some mirrors have a dot before idx, EMNIST a prefix
 IMAGES = re.compile(r"(.*?)(train|t10k|test)-images[-.]idx3-ubyte(\.gz|\.xz)?", re.IGNORECASE)
 PACKED = (".gz", ".xz")
+TRANSPOSED = re.compile(r"emnist-.*images", re.IGNORECASE)  # Cohen et al. 2017 stored columns first
 Item = tuple[Path, Path, int, str]  # images, labels, which, caption
 
 
@@ -118,7 +119,7 @@ def read_item(item: Item) -> Example:
 
 
 def loaded(path: Path) -> np.ndarray:
-    """The array in a file, kept while the file does not change."""
+    """The array in a file, EMNIST's images upright, kept while the file does not change."""
     try:
         status = path.stat()
     except OSError:
@@ -128,7 +129,10 @@ def loaded(path: Path) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _loaded(path: Path, n_bytes: int, changed_ns: int) -> np.ndarray:
-    return read_idx(path)
+    values = read_idx(path)
+    if TRANSPOSED.match(path.name) and values.ndim == 3:
+        values = np.ascontiguousarray(values.transpose(0, 2, 1))
+    return values
 
 
 def read_idx_images(place: Place, settings: ReadSettings) -> IdxPictures:
@@ -149,6 +153,11 @@ def read_idx_images(place: Place, settings: ReadSettings) -> IdxPictures:
         warnings.warn(
             f"{images[0].parent}: its classes are called {DIGIT_NAMES[0]} to {DIGIT_NAMES[-1]}; for"
             " other things than digits, give --names",
+            stacklevel=5,
+        )
+    if TRANSPOSED.match(images[0].name):
+        warnings.warn(
+            f"{images[0]}: EMNIST stores its images transposed; they are turned upright",
             stacklevel=5,
         )
     files = [(path, _labels_of(path)) for path in sorted(images, key=_train_first)]

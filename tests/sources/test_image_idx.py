@@ -43,6 +43,19 @@ def test_dotted_names_and_other_sets(folder):
     refused(ImageFolder(str(folder)), "several sets of images, ")
 
 
+def test_images_of_emnist_are_turned_upright(tmp_path):
+    stored = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    for split in ("train", "test"):
+        name = tmp_path / f"emnist-letters-{split}-images-idx3-ubyte"
+        name.write_bytes(idx(stored))
+        labels = tmp_path / f"emnist-letters-{split}-labels-idx1-ubyte"
+        labels.write_bytes(idx(np.array([0, 1], np.uint8)))
+    source = ImageFolder(str(tmp_path), names=("a", "b"))
+    with pytest.warns(UserWarning, match="stores its images transposed; they are turned upright"):
+        found = [e["image"].pixels for e in source.listing("train").examples()]
+    assert np.array_equal(found, stored.transpose(0, 2, 1))
+
+
 def test_as_torchvision_leaves_them(folder):
     raw = folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
