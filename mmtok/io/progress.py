@@ -67,7 +67,7 @@ class Progress:
 
     Attributes:
         label: what is being done.
-        total: how many units there are, or None when unknown.
+        total: about how many units there are, or None when unknown; it grows with what is done.
         unit: what is counted, plural.
         done: how many were done before (a run resumed).
         every_s: in a pipe: seconds between two lines at least.
@@ -106,6 +106,8 @@ class Progress:
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """`n` more units are done; `note` (a loss, a file's name) is shown beside them."""
         self.done += n
+        if self.total is not None:
+            self.total = max(self.total, self.done)
         if note is not None:
             self.note = printable(note)
         if n > 0:
@@ -113,7 +115,13 @@ class Progress:
             self.pace.add(n, now - self._advanced)
             self._advanced = now
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, left=self.left, note=self.note)
+            self._bar.update(
+                self._task,
+                total=self.total,
+                completed=self.done,
+                left=self.left,
+                note=self.note,
+            )
         elif time.monotonic() - self._last >= self.every_s:
             self._line()
 

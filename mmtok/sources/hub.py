@@ -329,6 +329,8 @@ class HubTable(ScreenedSource):
         """The bytes that a cell of sound or picture holds, or the file that it names."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
+            if not cell:
+                raise UserError(f"{where}: has no bytes and no path")
         if isinstance(cell, bytes) and cell:
             return io.BytesIO(cell)
         if isinstance(cell, str) and cell:

@@ -38,8 +38,10 @@ def coco_files(place: Place) -> list[Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a file begins as one object that has images or annotations."""
+    """Whether a file begins as one object that has images or annotations, but no sentences."""
     head = head_of(path)
+    if b'"sentences"' in head:
+        return False  # Karpathy's
     return is_one_object(path) and (b'"images"' in head or b'"annotations"' in head)
 
 

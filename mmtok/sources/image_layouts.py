@@ -18,6 +18,12 @@ from mmtok.sources.image_captions import PictureFiles, read_folder, read_tables,
 from mmtok.sources.image_coco import coco_files, read_coco
 from mmtok.sources.image_idx import image_files, read_idx_images
 from mmtok.sources.image_parquet import parquet_files, read_parquet
+from mmtok.sources.image_sentences import (
+    karpathy_files,
+    read_karpathy,
+    read_tokens,
+    token_files,
+)
 from mmtok.sources.image_tars import read_tars
 from mmtok.sources.layouts import Layout, is_part
 from mmtok.sources.pictures import Pictures, Place, ReadSettings
@@ -59,6 +65,14 @@ def _of_coco(found: Found) -> str:
     return _shown(coco_files(found[0]), found[0])
 
 
+def _of_karpathy(found: Found) -> str:
+    return _shown(karpathy_files(found[0]), found[0])
+
+
+def _of_tokens(found: Found) -> str:
+    return _shown(token_files(found[0]), found[0])
+
+
 def _of_tars(found: Found) -> str:
     return _shown(found[0].with_suffix(".tar"), found[0])
 
@@ -87,6 +101,14 @@ def _read_coco(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pi
     return read_coco(place, settings)
 
 
+def _read_karpathy(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_karpathy(place, settings)
+
+
+def _read_tokens(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
+    return read_tokens(place, settings)
+
+
 def _read_parquet(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
     return read_parquet(place, settings)
 
@@ -100,12 +122,14 @@ IMAGE_LAYOUTS: tuple[Layout[Found, Reader], ...] = (
     Layout("imagefolder", "metadata.csv, .jsonl or .parquet", _of_metadata, _read_metadata),
     Layout("table", "a table of picture files and captions", _of_table, _read_table),
     Layout("coco", "COCO's captions_*.json", _of_coco, _read_coco),
+    Layout("karpathy", "dataset_coco.json and the like", _of_karpathy, _read_karpathy),
+    Layout("flickr", "Flickr8k.token.txt and the like", _of_tokens, _read_tokens),
     Layout("webdataset", "tars of pictures with txt, json or cls", _of_tars, read_tars),
     Layout("parquet", "Parquet files that hold the pictures", _of_parquet, _read_parquet),
     Layout("idx", "MNIST's four files", _of_idx, _read_idx),
 )
-WITHOUT_COLUMNS = ("folder", "idx")
-WITH_ROOT = ("imagefolder", "table", "coco")  # layouts that name files
+WITHOUT_COLUMNS = ("folder", "idx", "karpathy", "flickr")
+WITH_ROOT = ("imagefolder", "table", "coco", "karpathy", "flickr")  # layouts that name files
 # layouts whose pictures are not files, so that loose ones beside are a second layout
 CLOSED = ("webdataset", "parquet", "idx")
 NO_CLASSES = ("train", "unlabeled", "unlabelled", *HELDOUT_NAMES)  # folders that name no class

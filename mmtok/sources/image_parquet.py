@@ -58,7 +58,7 @@ def picture_columns(path: Path) -> list[str]:
         kind = field.type
         if pa.types.is_struct(kind):
             fields = [kind.field(i) for i in range(kind.num_fields)]
-            if any(f.name == "bytes" and _is_binary(f.type) for f in fields):
+            if any(f.name == "bytes" and _may_be_binary(f.type) for f in fields):
                 found.append(field.name)
         elif _is_binary(kind):
             found.append(field.name)
@@ -69,6 +69,13 @@ def _is_binary(kind: Any) -> bool:
     import pyarrow as pa
 
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _may_be_binary(kind: Any) -> bool:
+    """Whether it holds bytes, or nothing in all rows, as where a table names files instead."""
+    import pyarrow as pa
+
+    return _is_binary(kind) or pa.types.is_null(kind)
 
 
 def _schema(path: Path) -> Any:
@@ -229,6 +236,8 @@ def picture_file(cell: Any, path: Path, where: str) -> io.BytesIO | Path:
     content = cell
     if isinstance(cell, dict):
         content = cell.get("bytes") or cell.get("path")
+        if not content:
+            raise UserError(f"{where}: holds no picture: no bytes and no path")
     if isinstance(content, bytes) and content:
         return io.BytesIO(content)
     if isinstance(content, str) and content:

@@ -168,6 +168,8 @@ class ImageFolder(ScreenedSource):
       Face hub, also in the folder of each split
     * table: any csv, tsv, JSON lines or Parquet that names files and captions, several of one file
     * coco: annotations/captions_*.json beside the folders of pictures
+    * karpathy: dataset_coco.json, dataset_flickr8k.json and the like, with their splits
+    * flickr: Flickr8k.token.txt, with the splits of Flickr_8k.trainImages.txt where that is there
     * webdataset: tars of pictures with txt, cls or json
     * parquet: Parquet files that hold the pictures, as on the hub
     * idx: MNIST's four files

@@ -25,10 +25,13 @@ WANTED = "pictures with captions"
 TARS = (".tar",)
 PACKED_TARS = (".tgz", ".tar.gz", ".tar.zst", ".tar.xz", ".tar.bz2")
 CAPTIONS_TEXT = "captions.txt"  # Flickr8k's table
+TOKENS = (".token.txt", ".token")  # of Flickr8k and Flickr30k
+FLICKR_LISTS = ("trainimages.txt", "devimages.txt", "testimages.txt")  # Flickr8k's splits
 IDX = tuple(
     f"{kind}{packed}" for kind in ("idx3-ubyte", "idx1-ubyte") for packed in ("", ".gz", ".xz")
 )
-COMPANIONS = (*TARS, *TABLES, *IDX, CAPTIONS_TEXT)
+COMPANIONS = (*TARS, *TABLES, *IDX, CAPTIONS_TEXT, *TOKENS, *FLICKR_LISTS)
+NAMING = (*TABLES, CAPTIONS_TEXT, *TOKENS)  # files that name pictures
 IMAGE_COLUMNS = (
     "file_name", "image", "file", "path", "image_path", "file_path", "image_name", "image_file",
     "img", "img_path", "picture", "photo", "jpg", "png",
@@ -172,7 +175,7 @@ def place_at(path: str, root: str = "") -> Place:
                 f" folder, {WANTED}, or files of these kinds"
             )
         place = Place(str(path), folder, folder, pictures, companions)
-        if not root and any(_ends(file, (*TABLES, CAPTIONS_TEXT)) for file in companions):
+        if not root and any(_ends(file, NAMING) for file in companions):
             root = str(folder)
             if folder.name.lower() == "annotations":  # COCO's, beside its folders of pictures
                 root = str(folder.parent)

@@ -115,3 +115,10 @@ def test_an_error_is_not_followed_by_a_count(capsys):
     with pytest.raises(ValueError), Progress("a", 2):
         raise ValueError
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_never_passes_the_total(capsys, clock):
+    with Progress("tokenise", 3, "examples", every_s=1) as progress:
+        clock(2)
+        progress.advance(5)
+    assert "5/5 examples" in capsys.readouterr().err and progress.left == ""

@@ -124,3 +124,18 @@ def test_unclear_columns_and_broken_files_are_named(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(UserError, match="a.parquet: row .: "):
         silently(ImageFolder(str(path)))
+
+
+def test_structs_without_bytes_name_files_or_nothing(tmp_path):
+    """`datasets` writes a column whose bytes are all missing without their type."""
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, file in enumerate(files):
+        file.write_bytes(picture(i))
+    paths = [{"bytes": None, "path": file.name} for file in files]
+    pq.write_table(pa.table({"image": paths, "text": list("abc")}), tmp_path / "rows.parquet")
+    path = str(tmp_path / "rows.parquet")
+    assert sorted(silently(ImageFolder(path, layout="parquet"))) == [("a", 0), ("b", 1), ("c", 2)]
+    empty = [{"bytes": None, "path": None}] * 3
+    pq.write_table(pa.table({"image": empty, "text": list("abc")}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="row [0-2]: holds no picture: no bytes and no path"):
+        silently(ImageFolder(path, layout="parquet"))
