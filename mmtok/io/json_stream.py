@@ -44,6 +44,32 @@ def stream_json(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
 
 
+def element_places(path: Path) -> Iterator[tuple[int, int]]:
+    """(first byte, number of bytes) of each element of the array in a file.
+
+    Raises UserError, naming the file, for what is no array in JSON.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            text = _Text(path, file)
+            if text.peek() == "\ufeff":
+                text.at += 1
+            text.expect("[")
+            separator = "," if text.peek() != "]" else text.expect("]")
+            while separator == ",":
+                text.peek()
+                start = text.byte()
+                text.value()
+                yield start, text.byte() - start
+                separator = text.expect(",]")
+            if text.peek():
+                raise text.fault("something follows the array")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; is it JSON?") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
+
+
 def _elements(text: _Text) -> Iterator[Any]:
     text.expect("[")
     separator = "," if text.peek() != "]" else text.expect("]")
@@ -61,6 +87,8 @@ class _Text:
         self.text = ""
         self.at = 0
         self.n_dropped = 0
+        self._n_bytes = 0  # of the characters before `_counted`, dropped ones too
+        self._counted = 0
         self.is_whole = False  # whether the rest of the file is in `text`
         self.decoder = json.JSONDecoder()
 
@@ -104,11 +132,19 @@ class _Text:
             self._read_on(n_more)
             n_more *= 2
 
+    def byte(self) -> int:
+        """The number of bytes before here, where they are counted from the beginning."""
+        self._n_bytes += len(self.text[self._counted : self.at].encode())
+        self._counted = self.at
+        return self._n_bytes
+
     def fault(self, what: str) -> UserError:
         """The error to raise here."""
         return UserError(f"{self.path}: not JSON at character {self.n_dropped + self.at:,}: {what}")
 
     def _read_on(self, n: int) -> None:
+        self.byte()
+        self._counted = 0
         piece = self.file.read(n)
         self.is_whole = not piece
         self.n_dropped += self.at

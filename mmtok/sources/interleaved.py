@@ -19,6 +19,8 @@ words <image> and <audio> in messages stand for them, in order:
 
     {"image": "cat.png", "conversations": [{"from": "human", "value": "<image> What is it?"},
                                            {"from": "gpt", "value": "A cat."}]}
+
+A .json may also be one array of such documents, as LLaVA's is.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.conversations import ASSISTANT, message_of
 from mmtok.io.filenames import inside
+from mmtok.io.json_stream import element_places
 from mmtok.io.messages import counted, listed, shown
 from mmtok.io.numbers import as_number
 from mmtok.io.strict_json import parse_json, read_json
@@ -70,20 +73,24 @@ MESSAGES = ("messages", "conversations")  # keys that hold these
 LISTED = {"image": ("image", "images"), "audio": ("audio", "audios")}  # type -> keys of a line
 PLACE = re.compile("<(image|audio)>")  # in words, for the next of these
 SUFFIXES = (".json", ".jsonl")
+HEAD_BYTES = 2**16  # of a file, to tell what it holds
 PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 
 class Line(NamedTuple):
-    """A line of a file: its number from 1, and its bytes."""
+    """A line of a file, or an element of the array in it: its number from 1, and its bytes."""
 
     number: int
     start: int
     n_bytes: int
+    unit: str = "line"
 
 
 @dataclass(frozen=True)
 class InterleavedFile(ScreenedSource):
-    """Documents of a JSON-lines file, of which a share is held out; their field is `document`.
+    """Documents of a file of JSON lines, or of one array; their field is `document`.
+
+    A share of them is held out.
 
     Attributes:
         path: of the file.
@@ -142,7 +149,7 @@ class InterleavedFile(ScreenedSource):
         return {split: [screen.items[i] for i in np.sort(part)] for split, part in order.items()}
 
     def _file(self) -> Path:
-        path = file_at(self.path, "InterleavedFile", "documents as JSON lines")
+        path = file_at(self.path, "InterleavedFile", "documents as JSON lines or an array")
         if path.suffix.lower() in PACKED:
             raise UserError(
                 f"{path}: is packed, and lines are read by their place; unpack it first"
@@ -156,7 +163,10 @@ class InterleavedFile(ScreenedSource):
 
 
 def _lines(path: Path) -> list[Line]:
-    """The lines that are not blank."""
+    """The lines that are not blank; of an array of documents, as LLaVA's, its elements."""
+    if _is_array(path):
+        places = enumerate(element_places(path), 1)
+        return [Line(number, *place, "document") for number, place in places]
     found = []
     at = 0
     with path.open("rb") as file:
@@ -167,15 +177,33 @@ def _lines(path: Path) -> list[Line]:
     return found
 
 
+def _is_array(path: Path) -> bool:
+    """Whether a .json is one array of documents, and not documents or lists of parts by lines."""
+    if path.suffix.lower() != ".json":
+        return False
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head.startswith(b"[") or not head[1:].lstrip().startswith(b"{"):
+        return False
+    try:
+        start, n_bytes = next(element_places(path))
+        with path.open("rb") as file:
+            file.seek(start)
+            document = parse_json(file.read(n_bytes), str(path))
+    except UserError:
+        return False  # what is wrong shows where the line is read
+    return any(key in document for key in ("content", *MESSAGES))
+
+
 def _where(path: Path, line: Line) -> str:
-    return f"{path}, line {line.number}"
+    return f"{path}, {line.unit} {line.number}"
 
 
 def _parsed(path: Path, line: Line) -> Any:
     """The JSON value of a line; a byte-order mark before the first is left out."""
     with path.open("rb") as file:
         file.seek(line.start)
-        text = file.readline().removeprefix(b"\xef\xbb\xbf")
+        text = file.read(line.n_bytes).removeprefix(b"\xef\xbb\xbf")
     return parse_json(text, _where(path, line))
 
 
@@ -211,11 +239,11 @@ def _look(path: Path, features: tuple[str, ...], line: Line) -> dict[str, float]
 def read_documents(
     path: Path, features: tuple[str, ...] = FEATURES
 ) -> Iterator[tuple[str, Interleaved]]:
-    """(name, document) of each line of a .jsonl, or of the one document of a .json.
+    """(name, document) of each line of a .jsonl, or of the document or documents of a .json.
 
     Raises UserError, naming the place, for what cannot be read.
     """
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" and not _is_array(path):
         yield str(path), read_document(read_json(path), path.parent, str(path), features)
         return
     for line in _lines(path):

@@ -55,3 +55,14 @@ def test_faults_are_named_with_their_place(tmp_path, text, said):
     (tmp_path / "a.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(UserError, match="a.json: not UTF-8"):
         list(stream_json(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+def test_places_of_elements_are_their_bytes(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(json_stream, "PIECE", piece)
+    values = [{"größe": i, "b": ["€"] * i} for i in range(9)] + [12345, "ü", None]
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(values, indent=1, ensure_ascii=False).encode())
+    content = path.read_bytes()
+    found = [json.loads(content[at : at + n]) for at, n in json_stream.element_places(path)]
+    assert found == values

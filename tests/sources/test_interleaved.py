@@ -197,3 +197,30 @@ def test_an_empty_file_and_a_single_document_are_refused(folder):
         source = InterleavedFile(str(write(folder, *values)))
         with pytest.raises(UserError, match="cannot be split"):
             list(source.examples("train", folder))
+
+
+@pytest.mark.parametrize("indent, ends", [(None, "\n"), (2, "\n"), (2, "\r\n")])
+def test_an_array_of_documents_as_of_llava(folder, indent, ends):
+    turns = [{"from": "human", "value": "<image>\nWhät?"}, {"from": "gpt", "value": "Ein Tïer."}]
+    rows = [{"id": str(i), "image": "media/cat.png", "conversations": turns} for i in range(20)]
+    rows[7]["image"] = "media/none.png"
+    path = folder / "llava_instruct.json"
+    text = json.dumps(rows, indent=indent, ensure_ascii=False).replace("\n", ends)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    source = InterleavedFile(str(path), max_error_share=0.1, max_leak_share=1.0)
+    with pytest.warns(UserWarning, match="llava_instruct.json, document 8, part 0: no file"):
+        found = [list(source.examples(split)) for split in ("train", "heldout")]
+    assert [len(part) for part in found] == [17, 2]
+    parts = found[0][0]["document"].parts
+    assert parts[-1].signal == "Ein Tïer." and parts[-1].predict
+    with pytest.raises(UserError, match="document 8, part 0: no file"):
+        list(read_documents(path))
+    path.write_text(json.dumps(rows)[:-5])
+    with pytest.raises(UserError, match="llava_instruct.json: not JSON at character"):
+        source.check()
+
+
+def test_a_list_of_parts_stays_one_document(folder):
+    path = write(folder, PARTS, name="one.json")
+    [(name, document)] = read_documents(path)
+    assert name == str(path) and len(document.parts) == len(PARTS)
