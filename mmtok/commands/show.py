@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -28,12 +29,14 @@ from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.run.staged import stages_by_name
+from mmtok.sources.base import Source
 from mmtok.tokenizers import load
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 
 MOST_NOTES = 10
+PLACE = re.compile(r"--(sources\.\d+\.)?path(=|$)")  # the option that names a corpus
 
 
 def describe_path(
@@ -51,7 +54,12 @@ def describe_path(
     if not path.exists():
         raise UserError(f"show: {path} does not exist")
     if path.suffix in (".py", ".json"):
-        return describe(load_recipe(path, overrides))
+        recipe = load_recipe(path, overrides)
+        if any(PLACE.match(word) for word in overrides):
+            found = [source.found() for source in recipe.sources]
+        else:
+            found = [_found(source) for source in recipe.sources]
+        return describe(recipe, found)
     if overrides:
         raise UserError(
             f"show: {overrides[0]} is for recipes, and {path} is none: what is made has the fields"
@@ -69,13 +77,25 @@ def describe_path(
 # ---- recipes and runs
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe, found: Sequence[str] = ()) -> str:
     """A recipe as lines of text: its parts, their sizes, and every field by its name.
 
     Sizes that depend on the data are left out.
+
+    found: what lies at the path of each source; none is looked at here.
     """
-    parts = _parts(recipe, planned_signatures(recipe), {})
+    parts = _parts(recipe, planned_signatures(recipe), {}, found=found)
     return lines_text([*parts, *_decoder(recipe, None), *_fields(recipe)])
+
+
+def _found(source: Source) -> str:
+    """What lies at a source's path, or why it cannot be read: the recipe is shown all the same."""
+    if not getattr(source, "path", ""):
+        return ""
+    try:
+        return source.found()
+    except UserError as error:
+        return f"cannot be read: {error}"
 
 
 def describe_run(run: Run) -> str:
@@ -158,6 +178,7 @@ def _parts(
     signatures: Mapping[str, Signature],
     fidelity: Mapping[str, Mapping[str, float]],
     data: Path | None = None,
+    found: Sequence[str] = (),
 ) -> list[str]:
     """The recipe's name, tokenizers, sources and tasks.
 
@@ -166,6 +187,7 @@ def _parts(
         signatures: of the modalities whose tokenizers' are known.
         fidelity: of fitted tokenizers, by modality.
         data: the run's folder of cached data, if there is one.
+        found: what lies at the path of each source.
     """
     lines = [f"recipe {recipe.name}"]
     if recipe.start:
@@ -177,11 +199,12 @@ def _parts(
         else:
             facts.append("sizes known once it is fitted")
         lines.append(f"  {m}: {', '.join(facts)}")
-    for source in recipe.sources:
+    for i, source in enumerate(recipe.sources):
         facts = [f"{field} ({modality})" for field, modality in source.fields.items()]
         if description := source.description(data):
             facts.append(description)
         lines.append(f"  source {type(source).__name__}: {', '.join(facts)}")
+        lines += [f"    {text}" for text in found[i : i + 1] if text]
     for task in recipe.tasks:
         lines.append(f"  task {task}, weight {task.weight:g}")
         if task.max_target_frames:

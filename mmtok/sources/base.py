@@ -249,6 +249,14 @@ class Source(ABC):
         """What `mmtok show` adds to the names of its fields, such as versions; "" for nothing."""
         return ""
 
+    def found(self) -> str:
+        """What lies at its path, as `mmtok show` says: the layout, and how much there is.
+
+        By names, tables and first lines alone, without a look into each file; "" for nothing to
+        say. Raises UserError for what cannot be read.
+        """
+        return ""
+
     def check_split(self, split: str) -> None:
         """Raise UserError for a split that this source does not have."""
         if split not in self.splits:

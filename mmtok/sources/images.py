@@ -25,7 +25,7 @@ from mmtok.sources.image_layouts import (
     check_classes,
 )
 from mmtok.sources.image_unread import check_tables_used
-from mmtok.sources.layouts import check_layout, chosen_layout
+from mmtok.sources.layouts import check_layout, chosen_layout, found_text
 from mmtok.sources.leaks import check_leaks
 from mmtok.sources.pictures import FIELDS, Pictures, ReadSettings, place_at
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
@@ -253,7 +253,7 @@ class ImageFolder(ScreenedSource):
         )
 
     def _screen(self) -> tuple[Pictures, Screen[int]]:
-        pictures = self._pictures()
+        _, pictures = self._pictures()
         limits = (self._limit(),)
 
         def look(i: int) -> dict[str, float]:
@@ -264,8 +264,14 @@ class ImageFolder(ScreenedSource):
         screen = Screen(range(len(pictures)), look, self, "pictures", limits, pictures.name)
         return pictures, screen
 
-    def _pictures(self) -> Pictures:
-        """The pictures, by their layout. Raises UserError where none is there."""
+    def found(self) -> str:
+        """The layout, and the pictures of each split before their headers are looked at."""
+        layout, pictures = self._pictures()
+        parts = self._splits(pictures).of(range(len(pictures)))
+        return found_text(layout, {name: len(part) for name, part in parts.items()}, "pictures")
+
+    def _pictures(self) -> tuple[str, Pictures]:
+        """The layout, and its pictures. Raises UserError where none is there."""
         place = place_at(self.path, self.root)
         settings = ReadSettings(self.columns, self.names, bool(self.train or self.heldout))
         layout = chosen_layout(IMAGE_LAYOUTS, (place, settings), self.layout, place.shown)
@@ -293,7 +299,7 @@ class ImageFolder(ScreenedSource):
             raise UserError(f"{place.shown}: no picture with a caption in it")
         if not self.layout:
             check_classes(layout.name, place, pictures)
-        return pictures
+        return layout.name, pictures
 
     def _check_used(self, layout: str, shown: str) -> None:
         """Raise UserError for a setting that the layout does not use."""

@@ -213,6 +213,13 @@ class JetFile(ScreenedSource):
         except (UserError, OSError):
             return not Path(self.path).expanduser().exists()
 
+    def found(self) -> str:
+        """The layout and the files; their jets are counted where they are read."""
+        places = self._places()
+        n_bytes = sum(place.path.stat().st_size for place in places)
+        layouts = listed(sorted({place.layout for place in places}))
+        return f"read as {layouts}: {counted(len(places), 'file')} of {n_bytes:,} bytes"
+
     # ---- files
 
     def _files(self) -> list[Path]:

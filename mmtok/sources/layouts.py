@@ -9,11 +9,12 @@ from __future__ import annotations
 import fnmatch
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mmtok.errors import UserError
+from mmtok.io.messages import counted
 
 P = TypeVar("P")  # a place, as the modality sees it
 R = TypeVar("R", covariant=True)  # its reader
@@ -80,6 +81,15 @@ def chosen_layout(
             warnings.warn(f"{where}: read as {layout.name} ({evidence})", stacklevel=3)
         return layout
     return next((layout for layout, _ in found), None)
+
+
+def found_text(layout: str, counts: Mapping[str, int], unit: str) -> str:
+    """What `mmtok show` says of a place.
+
+    counts: of the examples of each split; unit: what they are called, in the plural.
+    """
+    parts = ", ".join(f"{n:,} for {split}" for split, n in counts.items())
+    return f"read as {layout}: {counted(sum(counts.values()), unit.removesuffix('s'))}, {parts}"
 
 
 # ---- the splits that a corpus publishes

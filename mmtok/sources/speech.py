@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,12 +19,12 @@ from mmtok.io.files import atomic_write
 from mmtok.io.progress import Progress
 from mmtok.sources.base import Example, Listing, Sound, Source
 from mmtok.sources.clips import Clip, split_clips
-from mmtok.sources.layouts import check_layout
+from mmtok.sources.layouts import check_layout, found_text
 from mmtok.sources.leaks import Content, FilePart, check_leaks
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
 from mmtok.sources.sound_files import ROUNDING_S, open_sound, sound_seconds
 from mmtok.sources.speech_columns import FIELDS, ReadSettings
-from mmtok.sources.speech_layouts import LAYOUTS, list_clips
+from mmtok.sources.speech_layouts import LAYOUTS, find_clips, list_clips
 from mmtok.sources.speech_tars import member_seconds, open_member
 from mmtok.sources.speech_trees import LIBRITTS, MICS
 
@@ -162,11 +162,19 @@ class SpeechFolder(ScreenedSource):
         parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
         return parts[split]
 
-    def _screen(self) -> Screen[Clip]:
-        settings = ReadSettings(
+    def found(self) -> str:
+        """The layout, and the clips of each split before their headers are looked at."""
+        layout, clips = find_clips(self.path, self.layout, replace(self._settings(), looks=False))
+        parts = split_clips(clips, self.train, self.heldout, self.max_leak_share)
+        return found_text(layout, {name: len(part) for name, part in parts.items()}, "clips")
+
+    def _settings(self) -> ReadSettings:
+        return ReadSettings(
             self.columns, self.transcript, self.mic, self.train, self.heldout, self.numbers
         )
-        clips = list_clips(self.path, self.layout, settings)
+
+    def _screen(self) -> Screen[Clip]:
+        clips = list_clips(self.path, self.layout, self._settings())
         return Screen(clips, _look, self, "clips", self._limits(), _name_of)
 
 

@@ -50,6 +50,7 @@ class ReadSettings:
         train: the corpus's own split to train on, "" for none.
         heldout: that to hold out.
         numbers: fields that are numbers in the column that `columns` says, else of the same name.
+        looks: whether headers of sounds are read; else what the corpus says of them is taken.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class ReadSettings:
     train: str = ""
     heldout: str = ""
     numbers: tuple[str, ...] = ()
+    looks: bool = True
 
 
 def number_columns(there: Sequence[str], settings: ReadSettings, where: object) -> dict[str, str]:

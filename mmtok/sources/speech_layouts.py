@@ -168,7 +168,12 @@ TREES = ("librispeech", "libritts", "vctk", "commonvoice", "kaldi")  # beside wh
 
 
 def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Clip]:
-    """The clips of a corpus: a folder, or a table that names files.
+    """The clips of a corpus: see `find_clips`."""
+    return find_clips(path, layout, settings)[1]
+
+
+def find_clips(path: str | Path, layout: str, settings: ReadSettings) -> tuple[str, list[Clip]]:
+    """The layout and the clips of a corpus: a folder, or a table that names files.
 
     Args:
         path: of the folder or table.
@@ -202,7 +207,7 @@ def list_clips(path: str | Path, layout: str, settings: ReadSettings) -> list[Cl
         if not layout:
             _check_loose(place, chosen, clips)
         _say_splits(place, clips)
-    return wanted_clips(clips, settings.train, settings.heldout)
+    return chosen.name, wanted_clips(clips, settings.train, settings.heldout)
 
 
 def _check_settings(place: Place, layout: str) -> None:

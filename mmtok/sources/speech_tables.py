@@ -372,7 +372,8 @@ def nemo_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) -> 
     So NeMo does. Raises UserError where durations are in milliseconds.
     """
     for clip in manifest_clips(tables, settings, tally):
-        if clip.fault or clip.start_s or clip.duration_s or not clip.length_s:
+        is_whole = clip.length_s and not (clip.fault or clip.start_s or clip.duration_s)
+        if not is_whole or not settings.looks:
             yield clip
             continue
         yield _cut_to_duration(clip, tally)

@@ -11,6 +11,7 @@ from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.columns import check_named
 from mmtok.io.files import write_bytes
+from mmtok.io.messages import counted
 from mmtok.io.tables import CHARACTER_BYTES
 from mmtok.io.tally import Tally
 from mmtok.sources.base import Chunk, Listing, check_heldout_share
@@ -161,6 +162,14 @@ class TextFile(ScreenedSource):
             return str(wholes["heldout"][i])
 
         check_leaks(contents["train"], contents["heldout"], name, self, "files")
+
+    def found(self) -> str:
+        """The layout and the files; their characters are counted where they are read."""
+        place = text_place(str(self.path))
+        layout = layout_of(place, self.layout or self._asked_layout(place), str(self.path))
+        files = place.files(layout)
+        n_bytes = sum(path.stat().st_size for path in files)
+        return f"read as {layout}: {counted(len(files), 'file')} of {n_bytes:,} bytes"
 
     def is_chat(self) -> bool:
         """Whether the examples are conversations, as far as its files are there to tell."""

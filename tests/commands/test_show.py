@@ -5,14 +5,16 @@ whatever it is shown.
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmtok.cli import main
-from mmtok.commands.show import describe
+from mmtok.commands.show import describe, describe_path
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
@@ -27,6 +29,8 @@ from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
@@ -220,3 +224,54 @@ def test_a_token_file_tells_bits_a_row(tmp_path, said):
     assert f"41 x 31 x 31 levels, {bits:.4g} bits a frame, {1.5 * bits:.4g} bits a row" in said(
         tmp_path / "t.parquet"
     )
+
+
+# ---- what lies at a path
+
+
+def _show(recipe, *overrides):
+    return describe_path(recipe, overrides=overrides)
+
+
+def test_show_tells_what_a_path_is_read_as(tmp_path, monkeypatch):
+    (tmp_path / "wavs").mkdir()
+    names = [f"LJ001-{i:04}" for i in range(20)]
+    for name in names:
+        (tmp_path / "wavs" / f"{name}.wav").write_bytes(b"no header is looked at")
+    rows = "".join(f"{name}|Words {name}.|words {name}\n" for name in names)
+    (tmp_path / "metadata.csv").write_text(rows)
+    with pytest.warns(UserWarning, match="read as ljspeech") as said:
+        text = _show(RECIPES / "speech.py", "--path", str(tmp_path))
+    assert "    read as ljspeech: 20 clips, 18 for train, 2 for heldout\n" in text
+    lines = [str(w.message) for w in said]
+    assert len(lines) == len(set(lines))
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(
+        f'{{"audio_filepath": "wavs/{name}.wav", "duration": 2, "text": "a"}}\n' for name in names
+    ))  # fmt: skip
+    with pytest.warns(UserWarning, match="read as nemo"):
+        text = _show(RECIPES / "speech.py", "--path", str(manifest))
+    assert "    read as nemo: 20 clips, 18 for train, 2 for heldout\n" in text
+
+
+def test_show_tells_of_pictures_and_texts(tmp_path):
+    for i in range(10):
+        path = tmp_path / "pictures" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no header is looked at")
+    text = _show(RECIPES / "image.py", "--path", str(tmp_path / "pictures"))
+    assert "    read as folder: 10 pictures, 9 for train, 1 for heldout\n" in text
+    (tmp_path / "a.txt").write_text("words")
+    text = _show(RECIPES / "text.py", "--path", str(tmp_path / "a.txt"))
+    assert "    read as plain: 1 file of 5 bytes\n" in text
+
+
+def test_show_refuses_a_path_that_is_asked_about_and_only_says_so_of_a_recipes_own(tmp_path):
+    for path in ("speech.py", "image.py", "text.py", "jets.py"):
+        with pytest.raises(UserError, match="nowhere"):
+            _show(RECIPES / path, "--path", str(tmp_path / "nowhere"))
+    recipe = tmp_path / "recipe.py"
+    source = (RECIPES / "text.py").read_text()
+    assert 'path=""' in source
+    recipe.write_text(source.replace('path=""', 'path="nowhere.txt"'))
+    assert "    cannot be read: nowhere.txt" in _show(recipe)
