@@ -1,12 +1,14 @@
 """What the README and the site show is run: each page from top to bottom, on tiny runs and data."""
 
 import functools
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,8 @@ def bring(page, home, make_llama):
         make_llama(home / "checkpoints" / "llama")
     if "chats.jsonl" in text:
         write_chats(home)
+    if "my.tsv" in text:
+        write_corpora(home)
     if "tokenizer.model" in text:
         import sentencepiece
 
@@ -153,6 +157,24 @@ def bring(page, home, make_llama):
     if "tokens.parquet" in text and not any("tokenize" in words for words in shell_lines(page)):
         pictures = map(str, sorted((home / "pictures").rglob("*.png")))
         assert main(["tokenize", "image", *pictures, "-o", "tokens.parquet"]) == 0
+
+
+def write_corpora(home):
+    """What the page of layouts shows: a table of sounds, a table of texts, tars of pictures."""
+    (home / "sounds").mkdir()
+    for i in range(4):
+        (home / "sounds" / f"{i}.wav").write_bytes(b"not looked into")
+    rows = "".join(f"sounds/{i}.wav\twords {i}\n" for i in range(4))
+    (home / "my.tsv").write_text(f"clip\tsentence\n{rows}")
+    (home / "corpus").mkdir()
+    (home / "corpus" / "a.jsonl").write_text('{"body": "a text"}\n' * 4)
+    (home / "cc3m").mkdir()
+    for i in range(332):
+        with tarfile.open(home / "cc3m" / f"{i:05}.tar", "w") as tar:
+            for name in (f"{i:05}.jpg", f"{i:05}.txt"):
+                member = tarfile.TarInfo(name)
+                member.size = 5
+                tar.addfile(member, io.BytesIO(b"words"))
 
 
 def write_chats(home):
