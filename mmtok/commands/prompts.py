@@ -15,7 +15,7 @@ from mmtok.commands.signal_files import all_files, files_of, signals_of
 from mmtok.core.segment import Segment
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
-from mmtok.io.conversations import read_conversation
+from mmtok.io.conversations import looks_like_conversation, read_conversation
 from mmtok.io.numbers import NUMBER, as_number
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
@@ -69,8 +69,8 @@ def read_segments(
 ) -> list[Segment]:
     """A prompt's word as segments: a file of any modality, else text.
 
-    A file of jets gives one segment per jet. A .json file holds a conversation. A text file longer
-    than the chunks that the run was trained on gives one per chunk.
+    A file of jets gives one segment per jet. A .json file holds a conversation or jets. A text
+    file longer than the chunks that the run was trained on gives one per chunk.
 
     reading: how a file is read, instead of as the run's own were; see `SignalFiles.options`.
     """
@@ -78,7 +78,10 @@ def read_segments(
     if given := _given_field(run, word):
         name, value = given
         return [_field_segment(run, name, value)]
-    if path.suffix.lower() == CHAT and is_file(word) and CHAT not in _suffixes(run_files(run)):
+    is_json = path.suffix.lower() == CHAT and is_file(word)
+    is_json = is_json and CHAT not in _suffixes(run_files(run))
+    holds_jets = is_json and _holds_jets(run, path)
+    if is_json and not holds_jets:
         return tokenizer_of(run, "text").encode_batch([read_conversation(path)])
     if not is_file(word):
         if word.lower().endswith(tuple(_suffixes(run_files(run)))):
@@ -92,13 +95,20 @@ def read_segments(
             )
         SIGNAL_FILES["text"].reading(reading)  # refuses what texts do not have
         return run.encode("text", [word])
-    modality = modality_of(path, run_files(run))
+    modality = "jets" if holds_jets else modality_of(path, run_files(run))
     tokenizer = tokenizer_of(run, modality)
     try:
         with counting([tokenizer]):
             return tokenizer.encode_batch(_signals(run, modality, path, reading))
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _holds_jets(run: Run, path: Path) -> bool:
+    """Whether a .json file is read as jets: the run knows them, and it is no conversation."""
+    if "jets" not in run.tokenizers:
+        return False
+    return "text" not in run.tokenizers or not looks_like_conversation(path)
 
 
 def condition_segments(run: Run, words: Sequence[str], to: str = "") -> list[Segment]:

@@ -152,6 +152,11 @@ def score(
                 raise UserError(
                     f"{word}: a document holds all that its parts are given: leave --condition out"
                 )
+            if reading:
+                raise UserError(
+                    f"{word}: a document says itself how it is read: leave"
+                    f" --{next(iter(reading))} out"
+                )
             for name, document in documents_in(run, Path(word)):
                 for k in _predicted(run, document):
                     names.append(f"{name}[{k}]")

@@ -12,6 +12,7 @@ from mmtok.errors import UserError, reason_of
 from mmtok.io.messages import shown
 
 ASSISTANT = "assistant"
+HEAD_BYTES = 2**16  # of a file, to tell what it is
 # other words for roles, as ShareGPT's files have them
 ROLES = {
     "human": "user",
@@ -87,6 +88,13 @@ def read_conversation(path: Path) -> Conversation:
     if not chat.messages:
         raise UserError(f"{path}: a conversation without a message")
     return replace(chat, opens=chat.messages[-1]["role"] != ASSISTANT)
+
+
+def looks_like_conversation(path: Path) -> bool:
+    """Whether the beginning of a JSON file has a key of conversations."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return any(f'"{key}"'.encode() in head for key in ("messages", "role", "from"))
 
 
 def _listed(cell: Any, what: str) -> list[Any]:

@@ -1,9 +1,10 @@
-"""A large JSON object read a piece at a time: the elements of its lists, one after another."""
+"""A large JSON object or list read a piece at a time: the elements of lists, one after another."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,22 +23,43 @@ def stream_json(path: Path) -> Iterator[tuple[str, Any]]:
 
     Raises UserError, naming the file, for what is no object in JSON.
     """
+    with _opened(path) as text:
+        text.expect("{")
+        separator = "," if text.peek() != "}" else text.expect("}")
+        while separator == ",":
+            key = text.value()
+            text.expect(":")
+            if text.peek() == "[":
+                for element in _elements(text):
+                    yield key, element
+            else:
+                yield key, text.value()
+            separator = text.expect(",}")
+        if text.peek():
+            raise text.fault("something follows the object")
+
+
+def stream_list(path: Path) -> Iterator[Any]:
+    """The elements of the list in a file, one after another: only one is in memory.
+
+    Raises UserError, naming the file, for what is no list in JSON.
+    """
+    with _opened(path) as text:
+        if text.peek() != "[":
+            raise UserError(
+                f"{path}: holds no list in JSON; lines of JSON, one each, are read as .jsonl"
+            )
+        yield from _elements(text)
+        if text.peek():
+            raise text.fault("something follows the list; lines of JSON are read as .jsonl")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Text]:
+    """The text of a file. Raises UserError, naming the file, for what cannot be read."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            text = _Text(path, file)
-            text.expect("{")
-            separator = "," if text.peek() != "}" else text.expect("}")
-            while separator == ",":
-                key = text.value()
-                text.expect(":")
-                if text.peek() == "[":
-                    for element in _elements(text):
-                        yield key, element
-                else:
-                    yield key, text.value()
-                separator = text.expect(",}")
-            if text.peek():
-                raise text.fault("something follows the object")
+            yield _Text(path, file)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; is it JSON?") from None
     except OSError as error:

@@ -222,7 +222,9 @@ OWN_COLUMNS: dict[str, tuple[str, ...]] = {
     "energyflow": ("particles",),
     "mod": ("particles",),
 }
-SUFFIXES = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
+NAMED_ONLY = (".json",)  # of files that are read where they are named: in folders others have it
+KNOWN = tuple(dict.fromkeys(suffix for of in LAYOUTS for suffix in of.suffixes))
+SUFFIXES = tuple(suffix for suffix in KNOWN if suffix not in NAMED_ONLY)
 # what a file of this suffix should have been, where nothing in it is known
 EXPECTED = {suffix: of.name for of in reversed(LAYOUTS) if of.plain for suffix in of.suffixes}
 EXPECTED |= dict.fromkeys(HDF5, "columns")
@@ -231,7 +233,7 @@ EXPECTED[".root.1"] = "physlite"
 
 def suffix_of(path: Path) -> str:
     """The suffix of a file, in lower case: the longest of those that are known, as .hepmc.gz."""
-    known = [suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)]
+    known = [suffix for suffix in KNOWN if path.name.lower().endswith(suffix)]
     return max(known, key=len, default=path.suffix.lower())
 
 
@@ -268,9 +270,9 @@ def layout_of(path: Path, settings: ReadSettings = AS_FOUND, name: str = "") -> 
 
 
 def _check_file(path: Path) -> None:
-    if suffix_of(path) not in SUFFIXES:
+    if suffix_of(path) not in KNOWN:
         raise UserError(
-            f"{path}: not a file of jets that can be read; known are {', '.join(SUFFIXES)}"
+            f"{path}: not a file of jets that can be read; known are {', '.join(KNOWN)}"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file")

@@ -1,33 +1,39 @@
-"""Jets in JSON lines."""
+"""Jets in JSON lines, plain or packed, or in one list in JSON."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mmtok.errors import UserError, reading
+from mmtok.io.json_stream import stream_list
 from mmtok.io.messages import shown
+from mmtok.io.packed import is_packed
+from mmtok.io.packed import lines as unpacked_lines
 from mmtok.sources.jet_columns import Column, Columns, Lists
 from mmtok.sources.jet_reader import offsets_of
 
+LIST = ".json"  # the suffix of one list
 LOOKED_AT = 1000  # lines, for the names of columns
 
 
 class JsonColumns(Columns):
     """JSON lines, a jet each: a list of records, or an object of numbers, texts, lists, records.
 
-    The names of columns are those of the first line that has some.
+    The names of columns are those of the first line that has some. A list in JSON (`ak.to_json`)
+    has such a jet in each place; messages count these as lines.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path, "jets"):
-            self._file = path.open("rb")
+            self._file = _lines_of(path)
             starts = array("q")
             numbers = array("q")
             begin = 0
@@ -124,6 +130,28 @@ class JsonColumns(Columns):
         # what was given up half-way, or what nobody closed
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _lines_of(path: Path) -> IO[bytes]:
+    """The lines of a file, to be read from any place on.
+
+    What is packed, or one list, is copied to a temporary file, so that memory does not grow with
+    it; the copy vanishes once it is closed.
+    """
+    is_list = path.suffix.lower() == LIST
+    if not is_list and not is_packed(path):
+        return path.open("rb")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the columns)
+    try:
+        if is_list:
+            copy.writelines(json.dumps(jet).encode() + b"\n" for jet in stream_list(path))
+        else:
+            copy.writelines(line for _, line in unpacked_lines(path))
+    except BaseException:
+        copy.close()
+        raise
+    copy.seek(0)
+    return copy
 
 
 def _has_text(cells: Sequence[Any]) -> bool:

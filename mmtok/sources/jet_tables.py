@@ -17,6 +17,9 @@ COLUMNS: dict[str, Callable[[Path], Columns]] = {
     ".parquet": ParquetColumns,
     ".jsonl": JsonColumns,
     ".ndjson": JsonColumns,
+    ".jsonl.gz": JsonColumns,
+    ".jsonl.zst": JsonColumns,
+    ".json": JsonColumns,
 }
 
 
@@ -27,4 +30,5 @@ def open_columns(path: Path, tree: str = "") -> Columns:
     """
     if path.suffix.lower() == ".root":
         return RootColumns(path, tree)
-    return COLUMNS[path.suffix.lower()](path)
+    suffix = max((s for s in COLUMNS if path.name.lower().endswith(s)), key=len)
+    return COLUMNS[suffix](path)

@@ -44,7 +44,7 @@ from mmtok.sources.layouts import is_part
 from mmtok.sources.leaks import equal_contents, refuse_leaks
 from mmtok.sources.screen import Limit, ScreenedSource
 
-WANTED = "jets as .npz, .npy, .parquet, .h5, .root, .jsonl or .hepmc"
+WANTED = "jets as .npz, .npy, .parquet, .h5, .root, .jsonl, .json or .hepmc"
 N_KEPT = 4  # screenings that are kept in memory
 
 

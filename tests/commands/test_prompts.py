@@ -124,6 +124,10 @@ def test_files_of_jets_are_scored_as_the_options_say(tiny_run, tmp_path, capsys)
     assert (
         told.out.replace(f"{tmp_path}/a.jsonl", "FILE") == ours and "in MeV (as named)" in told.err
     )
+    # the same in one list: a run of jets and texts takes it for no conversation
+    (tmp_path / "b.json").write_text(f"[{', '.join(lines)}]")
+    assert main([*score[:-1], *named, "--", str(tmp_path / "b.json")]) == 0
+    assert capsys.readouterr().out.replace(f"{tmp_path}/b.json", "FILE") == ours
     for word in ("low", str(tmp_path / "low.txt")):
         (tmp_path / "low.txt").write_text("low")
         assert main(["score", str(tiny_run), *named, "--", word]) == 2

@@ -1,10 +1,12 @@
 """Jets from columns of any names: what is named, what is found, what is said."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
+from mmtok.commands.tokenize import tokenize_files
 from mmtok.errors import UserError
 from mmtok.sources.jet_formats import layout_of
 from mmtok.sources.jet_reader import ReadSettings
@@ -325,6 +327,66 @@ def test_json_lines_without_constituents(tmp_path):
     with pytest.warns(UserWarning, match="1 of 2 jets have no constituents, the first is jet 1"):
         jets = read_jets(tmp_path / "a.jsonl")
     assert [len(jet) for jet in jets] == [1, 0]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_list_in_json_as_awkward_writes_it(tmp_path, is_nested):
+    """One list of jets: columns of each, or records of its constituents."""
+    ak = pytest.importorskip("awkward")
+    array = ak.Array([dict(zip(columns_of(), row)) for row in zip(*columns_of().values())])
+    if is_nested:
+        array = ak.Array([[dict(zip(("pt", "eta", "phi"), p)) for p in jet] for jet in JETS])
+    path = tmp_path / "a.json"
+    ak.to_json(array, path)
+    lines = tmp_path / "a.jsonl"
+    ak.to_json(array, lines, line_delimited=True)
+    found = read_jets(path)
+    assert_close(found, read_jets(lines))
+    if not is_nested:
+        assert_close(found, about(AXES))
+        source = JetFile(str(path), columns={"caption": "jet_eta"}, layout="columns")
+        texts = {e["caption"] for s in source.splits for e in source.examples(s)}
+        assert texts == {str(axis[1]) for axis in AXES}
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_packed_json_lines(tmp_path, suffix):
+    plain = write(tmp_path / "a.jsonl", columns_of())
+    path = tmp_path / f"b.jsonl{suffix}"
+    if suffix == ".gz":
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    else:
+        pa = pytest.importorskip("pyarrow")
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(plain.read_bytes())
+    assert layout_of(path).name == "columns"
+    assert_close(read_jets(path), about(AXES))
+    assert tokenize_files("jets", [path], tmp_path / "t.parquet").rows == len(JETS)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"b.jsonl{suffix}: cannot be unpacked, it may be trunc"):
+        read_jets(path)
+
+
+def test_json_that_is_no_list_of_jets_is_refused_in_a_line(tmp_path):
+    path = tmp_path / "a.json"
+    for text, told in (
+        ('{"pt": [1]}', "a.json: holds no list in JSON; lines of JSON"),
+        ('[{"pt": 1}]\n[{"pt": 2}]\n', "not JSON at character 12: something follows the list"),
+        ("[]", "a.json: holds no jets"),
+        ('[{"pt": [1', "a.json: not JSON at character"),
+        ("[1, 2]", "a.json: line 1: holds int; a jet is a list of records"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=told) as refusal:
+            read_jets(path)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_of_jets_may_hold_json_that_is_none(tmp_path):
+    write(tmp_path / "a.parquet", columns_of())
+    (tmp_path / "about.json").write_text("{}")
+    with pytest.warns(UserWarning, match="left out 1 .json files .first about.json"):
+        assert JetFile(str(tmp_path)).listing("train").n == len(JETS) - 1
 
 
 def test_a_unit_is_used_or_refused(tmp_path):
