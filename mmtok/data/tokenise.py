@@ -177,7 +177,7 @@ def write_file(
             counts.merge(encoded.counts)
             progress.advance(encoded.counts["rows"])
         counts.refuse()
-    listing.report()
+    listing.report(counts.n_rows)
     counts.report()
     return counts
 
@@ -360,7 +360,7 @@ class PartSet:
             counts.merge(about["counts"])
         counts.refuse()
         write_mark(self.folder, Complete(self.key, self.n_parts, counts.n_rows))
-        self.listing.report()
+        self.listing.report(counts.n_rows)
         counts.report()
         return counts
 

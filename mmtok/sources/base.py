@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -153,11 +154,16 @@ class Listing:
     chunks: Iterable[Chunk]
     faults: Faults | None = None
     n: int | None = None
+    _unusable: Unusable | None = field(default=None, init=False, repr=False)  # the first
 
     def examples(self) -> Iterator[dict[str, Any]]:
         """The usable examples, read here, one after another."""
-        yield from self.usable(chain.from_iterable(chunk.read() for chunk in self.chunks))
-        self.report()
+        n_usable = 0
+        read = chain.from_iterable(chunk.read() for chunk in self.chunks)
+        for example in self.usable(read):
+            n_usable += 1
+            yield example
+        self.report(n_usable)
 
     def usable(self, read: Iterable[dict[str, Any] | Unusable]) -> Iterator[dict[str, Any]]:
         """What chunks gave, without what is unusable, which is counted.
@@ -170,12 +176,19 @@ class Listing:
             elif self.faults is None:
                 raise UserError(found.error)
             else:
+                self._unusable = self._unusable or found
                 self.faults.meet(found)
 
-    def report(self) -> None:
-        """Say, once, how much was unusable."""
+    def report(self, n_usable: int) -> None:
+        """Say, once, how much was unusable, and where nothing is left beside it."""
         if self.faults is not None:
             self.faults.report()
+        if self._unusable is not None and not n_usable:
+            warnings.warn(
+                f"{self._unusable.error}: all of its split is unusable, so the split is empty; mend"
+                " it, or give more",
+                stacklevel=2,
+            )
 
 
 class Source(ABC):

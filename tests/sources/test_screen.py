@@ -94,3 +94,20 @@ def test_two_faults_of_one_name_are_two():
 
     with pytest.raises(UserError, match=r"line 2: no time; likewise a\.wav: 2 of 100 clips cannot"):
         Screen(range(100), looked, Tolerance(), "clips", name=lambda item: "a.wav")
+
+
+def unread(item):
+    if item < 2:
+        raise UserError(f"{item}: is broken inside")
+    return {"text": str(item)}
+
+
+@pytest.mark.parametrize("split, left", [((0, 1), 0), ((0, 5), 1), ((), 0)])
+def test_a_split_that_ends_empty_as_all_is_unusable_says_so(split, left):
+    listing = Screen(range(200), look(()), Tolerance(), "clips").listing(split, unread)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert len(list(listing.examples())) == left
+    empty = [str(w.message) for w in said if "so the split is empty" in str(w.message)]
+    assert len(empty) == (split == (0, 1))
+    assert not empty or empty[0].startswith("0: is broken inside: all of its split is unusable")
