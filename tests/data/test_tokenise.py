@@ -380,3 +380,17 @@ def test_killed_and_resumed_it_writes_the_same(few, pictures, tmp_path, contents
         for name, content in contents(tmp_path / "killed").items()
         if name not in left_behind
     } == contents(tmp_path / "whole")
+
+
+def _unreadable(item):
+    raise UserError(f"{item}: is broken inside")
+
+
+def test_a_split_of_unusable_examples_alone_is_said_to_be_empty(pictures, tmp_path):
+    screened = screen.Screen(range(200), lambda item: {}, screen.Tolerance(), "pictures")
+    parts = PartSet(tmp_path, screened.listing([0, 1], _unreadable), encoder_of(pictures), "a")
+    with quiet() as progress:
+        parts.write(progress, workers=1)
+    counts, said = noted(parts.finish)
+    assert counts.n_rows == 0
+    assert sum("0: is broken inside: all of its split is unusable" in text for text in said) == 1
