@@ -183,7 +183,9 @@ def write_chats(home):
     template += "{% if add_generation_prompt %}<|begin|>assistant:{% endif %}"
     (home / "checkpoints" / "llama" / "chat_template.jinja").write_text(template)
     chat = [{"role": "user", "content": "dark?"}, {"role": "assistant", "content": "light"}]
-    (home / "chats.jsonl").write_text((json.dumps({"messages": chat}) + "\n") * 20)
+    chats = [[{"role": "user", "content": f"dark {i}?"}, chat[1]] for i in range(20)]
+    lines = [json.dumps({"messages": messages}) + "\n" for messages in chats]
+    (home / "chats.jsonl").write_text("".join(lines))
     (home / "chat.json").write_text(json.dumps(chat))
     (home / "question.json").write_text(json.dumps(chat[:1]))
 
