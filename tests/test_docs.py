@@ -208,8 +208,8 @@ def is_elsewhere(words, home):
     """Whether a line names a corpus that only its reader has."""
     if "--path" not in words:
         return False
-    path = words[words.index("--path") + 1]
-    return "{" not in path and not (home / path).exists()
+    first = re.sub(r"\{(\w+)\.\.\w+\}", r"\1", words[words.index("--path") + 1])
+    return not (home / first).exists()
 
 
 def test_there_is_something_to_test():
