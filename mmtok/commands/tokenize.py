@@ -19,7 +19,7 @@ from mmtok.commands.signal_files import (
 )
 from mmtok.core.segment import Segment
 from mmtok.data.encoder import Encoder, Job, size_of_example
-from mmtok.data.parts import MARK, key_of
+from mmtok.data.parts import MARK
 from mmtok.data.preparation import Preparer, chosen_preparation, preparer
 from mmtok.data.tokenise import PartSet, write_file
 from mmtok.data.tokens import groups, is_tokens
@@ -260,22 +260,21 @@ class _FileChunk:
     Attributes:
         names: file -> the name that its rows bear.
         modality: of their signals.
-        files: says how they are read.
+        of_modality: says how they are read.
         takes: what the tokenizer takes.
         share: (i, n), every n-th signal from i on; where files hold many.
     """
 
     names: Mapping[Path, str]
     modality: str
-    files: SignalFiles
+    of_modality: SignalFiles
     takes: Mapping[str, Any]
     share: tuple[int, int] = (0, 1)
 
     @property
-    def stamp(self) -> str:
-        """Changes where one of the files does: their sizes and times of change."""
-        found = [path.stat() for path in self.names]
-        return key_of([[status.st_size, status.st_mtime_ns] for status in found])
+    def files(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(self.names)
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The signals. Raises UserError for a file that cannot be read."""
@@ -284,8 +283,8 @@ class _FileChunk:
             yield FileExample({self.modality: signal}, path, self.names[path])
 
     def _signals(self, path: Path) -> Sequence[Any]:
-        found = self.files.read(path, self.takes)
-        if self.files.many:
+        found = self.of_modality.read(path, self.takes)
+        if self.of_modality.many:
             return found
         return [found]
 

@@ -95,8 +95,9 @@ class Job:
         part: that it belongs to.
         first: the number of its first example.
         chunk: is read.
-        is_last: of its part; unknown of the very last one.
-        stamp: changes where the files of the chunk change; "" where that is not looked at.
+        is_last: whether it ends a full part; False of the last chunk of a listing that ends within
+            one.
+        stamp: changes where the files of the chunk change; "" where that is not known.
     """
 
     part: int

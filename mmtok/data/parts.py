@@ -24,6 +24,7 @@ from mmtok.errors import UserError
 from mmtok.io.files import write_text
 from mmtok.io.serialize import Within, check_known, read_json_as
 from mmtok.io.strict_json import parse_json
+from mmtok.sources.base import Chunk, Items
 
 MARK = "complete.json"
 PART = {"key": str, "part": Annotated[int, Within(0)], "stamp": str, "counts": dict[str, Any]}
@@ -64,11 +65,32 @@ def key_of(*made_from: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def stamp_of(chunk: Chunk) -> str:
+    """Changes where the files of a chunk do, by their sizes and times, or what is listed of them.
+
+    "" where it has none.
+    """
+    files = getattr(chunk, "files", ())
+    if not files:
+        return ""
+    listed = repr(chunk.items) if isinstance(chunk, Items) else ""  # captions among it
+    return key_of([_version(Path(file)) for file in files], listed)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """The size and time of change of a file; () where it is not there, as reading it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
+
+
 def standing_parts(folder: Path, key: str) -> dict[int, dict[str, Any]]:
     """The parts that are made: number -> what its metadata say.
 
-    A damaged one does not count, with a warning. Raises UserError where the folder holds anything
-    of another set.
+    One whose metadata cannot be read does not count, with a warning. Raises UserError where the
+    folder holds anything of another set.
     """
     standing = {}
     for path in token_paths(folder):

@@ -1,4 +1,4 @@
-"""The tokenising of a source: its chunks become token files, by one process for each core.
+"""The tokenising of a source: its chunks become token files, by as many processes as pay.
 
 They are one file (`write_file`), or a folder of parts (`PartSet`; see `mmtok.data.parts`).
 What is written does not depend on the number of processes, to the last byte: a chunk is encoded by
@@ -29,6 +29,7 @@ from mmtok.data.parts import (
     key_of,
     part_metadata,
     part_path,
+    stamp_of,
     standing_parts,
     write_mark,
 )
@@ -96,7 +97,7 @@ def jobs_of(listing: Listing, per_part: int) -> Iterator[Job]:
     first = 0
     for i, chunk in enumerate(listing.chunks):
         is_last = (i + 1) % per_part == 0
-        yield Job(i // per_part, first, chunk, is_last, getattr(chunk, "stamp", ""))
+        yield Job(i // per_part, first, chunk, is_last, stamp_of(chunk))
         if isinstance(chunk, Made):
             first += len(chunk.made)
         elif isinstance(chunk, Items):
@@ -298,20 +299,25 @@ class PartSet:
         self.on_made(0)
 
     def jobs(self, progress: Progress, share: tuple[int, int]) -> Iterator[Job]:
-        """The jobs of the parts to make; on the way all parts are counted."""
+        """The jobs of the parts to make; `n_parts` is known at their end."""
         index, count = share
         standing = standing_parts(self.folder, self.key)
         own = {k: about for k, about in standing.items() if k % count == index}
         progress.done = sum(about["counts"]["rows"] for about in own.values())
-        held: list[Job] = []  # of a part that stands, as long as its files may have changed
+        held: list[Job] = []  # of a part that stands, to compare it once all of them were seen
+        unknown = -1  # the part that has a chunk without files, so that it cannot be compared
         for job in jobs_of(self.listing, self.per_part):
             self.n_parts = job.part + 1
             if held and held[0].part != job.part:
                 yield from self._changed(held, own)
                 held = []
             if job.part in own:
-                held += [job] * bool(job.stamp)
-                if job.is_last and not job.stamp:
+                if not job.stamp:
+                    unknown = job.part
+                    held = []
+                elif job.part != unknown:
+                    held.append(job)
+                if job.is_last and job.part == unknown:
                     self.on_made(job.part)
             elif job.part % count == index:
                 yield job

@@ -93,7 +93,11 @@ class Unusable:
 
 
 class Chunk(Protocol):
-    """Some examples of a split, not read yet: small, and picklable, so any process can read it."""
+    """Some examples of a split, not read yet: small, and picklable, so any process can read it.
+
+    It may have `files`, the paths that it reads: what was made of it is made anew where they have
+    changed meanwhile.
+    """
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The examples, always the same ones in the same order."""
@@ -114,13 +118,22 @@ class Made:
 class Items:
     """A chunk of items, such as paths, each of which is read by itself.
 
-    All three are picklable, so no lambda and no inner function. `reader` makes the example of an
-    item, and raises UserError for one that cannot be read; `name` gives its name, in messages.
+    All are picklable, so no lambda and no inner function. `reader` makes the example of an item,
+    and raises UserError for one that cannot be read; `name` gives its name, in messages; `file`
+    gives the file that it is read from.
     """
 
     items: Sequence[Any]
     reader: Callable[[Any], dict[str, Any]]
     name: Callable[[Any], str] = str
+    file: Callable[[Any], str | Path] | None = None
+
+    @property
+    def files(self) -> tuple[str | Path, ...]:
+        """The files of its items."""
+        if self.file is None:
+            return ()
+        return tuple(dict.fromkeys(map(self.file, self.items)))
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The items' examples."""

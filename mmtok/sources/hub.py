@@ -220,8 +220,8 @@ class HubTable(ScreenedSource):
                 return
             _COMPARED.add(repr(self))
             held_rows = self._rows("heldout", cache)
-            held = [self._content(held_rows, i) for i in range(len(held_rows))]
-            held = held[: self.limit or None]
+            n = len(held_rows)
+            held = [self._content(held_rows, i) for i in range(n)[: self.limit or None]]
         else:
             held = [contents[i] for i in chosen["heldout"]]
 
@@ -375,6 +375,11 @@ class RowChunk:
 
     source: HubTable
     rows: Rows
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Those of the rows."""
+        return self.rows.files
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """Their examples."""

@@ -80,7 +80,7 @@ class PictureFiles(Pictures):
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each caption."""
-        return item_chunks(self._items(chosen), read_item, name_of)
+        return item_chunks(self._items(chosen), read_item, name_of, name_of)
 
     def _items(self, chosen: Sequence[int]) -> Iterator[Item]:
         for i in chosen:

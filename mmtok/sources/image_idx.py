@@ -92,7 +92,7 @@ class IdxPictures(Pictures):
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each image."""
-        return item_chunks((self._item(i) for i in chosen), read_item, name_of)
+        return item_chunks((self._item(i) for i in chosen), read_item, name_of, images_of)
 
     def _item(self, i: int) -> Item:
         k = self._file_of[i]
@@ -104,6 +104,11 @@ def part_of(path: Path) -> str:
     """The split that a file of images is of, as its name says."""
     match = IMAGES.fullmatch(path.name)
     return match[2].lower() if match else ""
+
+
+def images_of(item: Item) -> Path:
+    """The file of an image."""
+    return item[0]
 
 
 def name_of(item: Item) -> str:

@@ -40,6 +40,11 @@ class Sample(NamedTuple):
         return f"{self.path}: {self.key}.{self.suffix}"
 
 
+def tar_of(sample: Sample) -> Path:
+    """The tar of a sample."""
+    return sample.path
+
+
 def name_of(sample: Sample) -> str:
     """The picture of a sample, as messages call it."""
     return sample.name
@@ -138,7 +143,7 @@ class TarPictures(Pictures):
 
     def chunks(self, chosen: Sequence[int]) -> Iterator[Chunk]:
         """An example for each sample."""
-        return item_chunks((self._sample(i) for i in chosen), read_sample, name_of)
+        return item_chunks((self._sample(i) for i in chosen), read_sample, name_of, tar_of)
 
 
 def _pixels(sample: Sample) -> int:

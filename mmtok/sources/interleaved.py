@@ -133,7 +133,8 @@ class InterleavedFile(ScreenedSource):
         path = self._file()
         screen = self._screen()
         items = self._split(screen)[split]
-        return screen.listing(items, partial(_example, path, self.features), partial(_where, path))
+        reader = partial(_example, path, self.features)
+        return screen.listing(items, reader, partial(_where, path), partial(_file, path))
 
     def _splits(self) -> dict[str, list[Line]]:
         """The lines of each split, in the order of the file."""
@@ -193,6 +194,10 @@ def _is_array(path: Path) -> bool:
     except UserError:
         return False  # what is wrong shows where the line is read
     return any(key in document for key in ("content", *MESSAGES))
+
+
+def _file(path: Path, line: Line) -> Path:
+    return path
 
 
 def _where(path: Path, line: Line) -> str:

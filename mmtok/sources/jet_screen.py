@@ -310,6 +310,11 @@ class JetChunk:
     has_captions: bool = False
     numbers: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file alone."""
+        return (self.place.path,)
+
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The jets with their captions."""
         numbers = (self.start + self.kept).tolist()

@@ -96,10 +96,13 @@ class Pictures(ABC):
 
 
 def item_chunks(
-    items: Iterator[Any], reader: Callable[[Any], dict[str, Any]], name: Callable[[Any], str]
+    items: Iterator[Any],
+    reader: Callable[[Any], dict[str, Any]],
+    name: Callable[[Any], str],
+    file: Callable[[Any], str | Path],
 ) -> Iterator[Chunk]:
-    """Items as chunks, made when they are asked for."""
-    return (Items(part, reader, name) for part in batched_lists(items, CHUNK))
+    """Items as chunks, made when they are asked for; see `Items`."""
+    return (Items(part, reader, name, file) for part in batched_lists(items, CHUNK))
 
 
 # ---- where they lie

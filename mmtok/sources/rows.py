@@ -27,6 +27,10 @@ class Rows(Protocol):
     def columns(self) -> Sequence[str]:
         """The names of the columns."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that the rows are in, where these are the user's own."""
+
     def __len__(self) -> int: ...
 
     def row(self, i: int) -> Mapping[str, Any]:
@@ -74,6 +78,11 @@ class TextRows:
         self._tables = tables
         self._ends = list(accumulate(map(len, tables)))
         self.columns: Sequence[str] = tables[0].columns
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The tables."""
+        return [table.file.path for table in self._tables]
 
     def _at(self, i: int) -> tuple[TextTable, int]:
         """The table of a row, and the row in it."""
@@ -145,6 +154,11 @@ class DatasetRows:
         self._indices = range(len(table)) if indices is None else indices
         self._numbers = self._indices if numbers is None else numbers
         self.columns: Sequence[str] = list(features)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """None: they are in a copy that `datasets` has made."""
+        return ()
 
     def __len__(self) -> int:
         return len(self._indices)

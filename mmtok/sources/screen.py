@@ -218,12 +218,13 @@ class Screen(Generic[T]):
         items: Sequence[Any],
         reader: Callable[[Any], dict[str, Any]],
         name: Callable[[Any], str] = str,
+        file: Callable[[Any], str | Path] | None = None,
     ) -> Listing:
         """Some of the items, or what stands for them, as chunks; see `Items`.
 
         Those that looked well and cannot be read are skipped too, and count with the broken ones.
         """
-        chunks = (Items(part, reader, name) for part in batched_lists(items, CHUNK))
+        chunks = (Items(part, reader, name, file) for part in batched_lists(items, CHUNK))
         return self.listing_of(chunks, len(items))
 
     def listing_of(self, chunks: Iterable[Chunk], n: int | None = None) -> Listing:

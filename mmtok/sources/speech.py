@@ -56,7 +56,8 @@ class SpeechFolder(ScreenedSource):
         transcript: original or normalized, where a corpus has both (LJSpeech, LibriTTS).
         mic: mic1, mic2 or both, of VCTK's recordings.
         train: the corpus's own split to train on: the name of a folder, a table, or a cell of the
-            column split. "": all that is not held out.
+            column split. "": all that is not held out; of Common Voice validated.tsv, or train.tsv
+            with `heldout` alone.
         heldout: that to hold out. "": a tenth.
         with_speaker: whether examples have the field speaker, a text, where it is known; so they
             do where `columns` names it.
@@ -115,7 +116,7 @@ class SpeechFolder(ScreenedSource):
         reader = _read_clip
         if self._gives_speaker:
             reader = _read_clip_and_speaker
-        return screen.listing(clips, reader, _name_of)
+        return screen.listing(clips, reader, _name_of, _file_of)
 
     def check(self) -> None:
         """Raise UserError where files or transcripts are missing, or too many are unusable."""
@@ -170,7 +171,13 @@ class SpeechFolder(ScreenedSource):
 
     def _settings(self) -> ReadSettings:
         return ReadSettings(
-            self.columns, self.transcript, self.mic, self.train, self.heldout, self.numbers
+            self.columns,
+            self.transcript,
+            self.mic,
+            self.train,
+            self.heldout,
+            self.numbers,
+            tolerance=self,
         )
 
     def _screen(self) -> Screen[Clip]:
@@ -221,6 +228,12 @@ def _read_clip_and_speaker(clip: Clip) -> Example:
 
 def _name_of(clip: Clip) -> str:
     return clip.name
+
+
+def _file_of(clip: Clip) -> str:
+    if clip.member is not None:
+        return clip.member[0]
+    return clip.path
 
 
 # ---- spoken digits

@@ -10,6 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +104,11 @@ class RowRange:
     last: int | None
     chunking: Chunking
     n_bytes: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The table alone."""
+        return (self.table.path,)
 
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The chunks of the rows."""

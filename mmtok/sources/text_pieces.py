@@ -249,6 +249,11 @@ class TextRange:
     chunking: Chunking
     n_bytes: int
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file alone."""
+        return (self.path,)
+
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """The chunks."""
         try:

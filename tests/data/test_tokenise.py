@@ -1,5 +1,6 @@
 """Tokenising: the same bytes whoever does it, whatever interrupted it; nothing is lost."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -24,6 +25,9 @@ from mmtok.sources import pictures as pictures_room
 from mmtok.sources import screen
 from mmtok.sources.base import Example, Items, Listing, Made
 from mmtok.sources.images import ImageFolder
+from mmtok.sources.sound_files import write_sound
+from mmtok.sources.speech import SpeechFolder
+from mmtok.sources.text import TextFile
 from mmtok.tokenizers import default
 
 
@@ -300,6 +304,61 @@ def test_a_damaged_part_is_made_anew(few, pictures, tmp_path):
     with pytest.warns(UserWarning, match="part-00001.parquet: a damaged token file .*made anew"):
         set_of(tmp_path, pictures).write(quiet())
     assert path.read_bytes() == before
+
+
+def texts_of(folder):
+    (folder / "a.txt").write_text("one two three " * 300)
+    (folder / "b.txt").write_text("four five six " * 300)
+    return TextFile(str(folder), chunk_chars=64), folder / "b.txt", "seven ate nine " * 280
+
+
+def rows_of(folder):
+    path = folder / "t.jsonl"
+    lines = [
+        json.dumps({"text": f"text number {i} of many others, all different"}) for i in range(80)
+    ]
+    path.write_text("\n".join(lines))
+    return TextFile(str(path)), path, "\n".join(lines).replace("number 3 ", "number X ")
+
+
+def clips_of(folder):
+    for i in range(30):
+        write_sound(folder / f"{i:02}.wav", np.full(400 + i, 0.1, np.float32))
+    rows = [f"{i:02}.wav,word {i}" for i in range(30)]
+    (folder / "transcripts.csv").write_text("\n".join(["file,text", *rows]))
+    changed = "\n".join(["file,text", *rows]).replace("word 5", "another")
+    return SpeechFolder(str(folder)), folder / "transcripts.csv", changed
+
+
+@pytest.mark.parametrize("corpus", [texts_of, rows_of, clips_of])
+def test_parts_of_a_corpus_that_was_edited_are_made_anew(few, corpus, tmp_path, contents):
+    """Not of other rows than a call that began after the edit would make."""
+    (tmp_path / "corpus").mkdir()
+    source, path, changed = corpus(tmp_path / "corpus")
+    noted(lambda: set_of(tmp_path / "parts", source).write(quiet()))
+    _, said = noted(lambda: set_of(tmp_path / "parts", source).write(quiet()))
+    assert not [line for line in said if "made anew" in line]
+    path.write_text(changed)
+    _, said = noted(lambda: set_of(tmp_path / "parts", source).write(quiet()))
+    assert [line for line in said if "made anew: files that it was made from have changed" in line]
+    noted(lambda: set_of(tmp_path / "whole", source).write(quiet()))
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_part_with_a_chunk_without_files_stands(few, pictures, tmp_path):
+    """It cannot be compared; nor may only the chunks that can be go into it anew."""
+
+    def mixed():
+        listing = pictures.listing("train")
+        chunks = list(listing.chunks)
+        chunks[0] = Made(list(chunks[0].read()))
+        return PartSet(tmp_path, Listing(chunks, n=listing.n), encoder_of(pictures), "a")
+
+    noted(lambda: mixed().write(quiet()))
+    before = [path.read_bytes() for path in sorted(tmp_path.glob("*.parquet"))]
+    _, said = noted(lambda: mixed().write(quiet()))
+    assert not [line for line in said if "made anew" in line]
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.parquet"))] == before
 
 
 def test_no_example_makes_one_empty_part(tmp_path):
