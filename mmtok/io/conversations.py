@@ -10,6 +10,7 @@ from typing import Any
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io.messages import shown
+from mmtok.io.strict_json import unique_keys
 
 ASSISTANT = "assistant"
 HEAD_BYTES = 2**16  # of a file, to tell what it is
@@ -77,7 +78,7 @@ def read_conversation(path: Path) -> Conversation:
     Raises UserError, naming the file, for what is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
         tools = None
         if isinstance(found, Mapping):
             tools = found.get("tools")
@@ -100,7 +101,7 @@ def looks_like_conversation(path: Path) -> bool:
 def _listed(cell: Any, what: str) -> list[Any]:
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
+            cell = json.loads(cell, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError):
             raise UserError(f"holds {shown(cell)}, where {what} as JSON belongs") from None
     if not isinstance(cell, list):

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
+from mmtok.io.strict_json import RepeatedKey, unique_keys
 
 PIECE = 2**20  # characters that are read at once
 SPACE = " \t\r\n"
@@ -112,7 +113,7 @@ class _Text:
         self._n_bytes = 0  # of the characters before `_counted`, dropped ones too
         self._counted = 0
         self.is_whole = False  # whether the rest of the file is in `text`
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
@@ -144,7 +145,7 @@ class _Text:
             except RecursionError:
                 raise self.fault("nested too deeply") from None
             except ValueError as error:
-                if self.is_whole:
+                if self.is_whole or isinstance(error, RepeatedKey):
                     raise self.fault(reason_of(error)) from None
             else:
                 if end < len(self.text) or self.is_whole:  # a number may go on in the next piece

@@ -65,6 +65,19 @@ def parse_json(text: str | bytes, where: str, nan: bool = False) -> Any:
     return value
 
 
+class RepeatedKey(ValueError):
+    """A key that comes twice in an object, of which JSON's own reader keeps the last one."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; the hook of readers of rows. Raises RepeatedKey."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKey(f"the key {next(key for key in keys if keys.count(key) > 1)} comes twice")
+    return found
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:

@@ -1,6 +1,6 @@
 """Tables of any size, read row by row: the files of `mmtok.io.tables`, by the same strict rules.
 
-Only the row at hand is in memory, of Parquet a few thousand rows of the columns that are asked for.
+Only the row at hand is in memory, of Parquet a group of rows of the columns that are asked for.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from typing import Any
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.messages import listed
+from mmtok.io.strict_json import unique_keys
 from mmtok.io.tally import Tally
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
@@ -404,20 +405,11 @@ def parsed_json(path: Path, where: str, text: str) -> Any:
     """A JSON value whose numbers are left as text. Raises UserError for a key that comes twice."""
     try:
         return json.loads(
-            text, object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str
+            text, object_pairs_hook=unique_keys, parse_float=str, parse_int=str, parse_constant=str
         )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path}: {where}not JSON: {reason}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Raises ValueError for a key that comes twice, where JSON's reader keeps one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} comes twice")
-    return found
 
 
 # ---- Parquet

@@ -16,6 +16,7 @@ from mmtok.io.json_stream import stream_list
 from mmtok.io.messages import shown
 from mmtok.io.packed import is_packed
 from mmtok.io.packed import lines as unpacked_lines
+from mmtok.io.strict_json import unique_keys
 from mmtok.sources.jet_columns import Column, Columns, Lists
 from mmtok.sources.jet_reader import offsets_of
 
@@ -64,7 +65,7 @@ class JsonColumns(Columns):
                 self._file.seek(int(self._starts[k]))
                 line = self._file.readline()
                 try:
-                    rows.append(json.loads(line.decode("utf-8-sig")))
+                    rows.append(json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys))
                 except (ValueError, RecursionError) as error:
                     raise UserError(
                         f"{self.path}: line {self._lines[k]}: not JSON: {error}"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtok.errors import UserError
+from mmtok.errors import UserError, reason_of
 from mmtok.io.columns import known_column, named_column
 from mmtok.io.messages import listed
+from mmtok.io.strict_json import unique_keys
 from mmtok.io.tally import Tally
 from mmtok.io.tars import TarIndex, read_span, tar_index
 from mmtok.sources.captions import CAPTION_COLUMNS, caption_of
@@ -55,9 +56,9 @@ class Caption:
 def json_object(text: str, where: str) -> dict:
     """The object in a text of JSON. Raises UserError for another thing."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where}: not JSON") from None
+        found = json.loads(text, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({reason_of(error)})") from None
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds {type(found).__name__}, not an object")
     return found

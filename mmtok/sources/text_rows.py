@@ -20,6 +20,7 @@ from mmtok.io.columns import chosen_column, known_column, named_column
 from mmtok.io.conversations import Conversation, conversation_of
 from mmtok.io.messages import listed
 from mmtok.io.packed import bare_path, lines
+from mmtok.io.strict_json import unique_keys
 from mmtok.io.tables import (
     ROWS,
     as_text,
@@ -253,7 +254,7 @@ def _json_value(path: Path, text: str, is_chat: bool) -> Any:
     if not is_chat:
         return parsed_json(path, "", text)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {reason_of(error)}") from None
 

@@ -66,3 +66,12 @@ def test_places_of_elements_are_their_bytes(tmp_path, monkeypatch, piece):
     content = path.read_bytes()
     found = [json.loads(content[at : at + n]) for at, n in json_stream.element_places(path)]
     assert found == values
+
+
+def test_a_key_that_comes_twice_is_refused_at_once(tmp_path, monkeypatch):
+    """JSON's own reader would keep the last one; nor is the rest of the file read for it."""
+    monkeypatch.setattr(json_stream, "PIECE", 64)
+    path = tmp_path / "t.json"
+    path.write_text('{"images": [{"id": 1, "id": 2}, ' + '{"id": 3}, ' * 1000 + '{"id": 4}]}')
+    with pytest.raises(UserError, match="not JSON at character 12: the key id comes twice"):
+        list(stream_json(path))
