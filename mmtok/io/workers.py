@@ -46,7 +46,10 @@ def n_workers() -> int:
         if not asked.isdecimal() or int(asked) < 1:
             raise UserError(f"MMTOK_WORKERS is {asked!r}; it must be a number from 1")
         return int(asked)
-    n = len(os.sched_getaffinity(0))
+    try:
+        n = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has none
+        n = os.cpu_count() or 1
     return max(1, n // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

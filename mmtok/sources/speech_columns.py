@@ -14,6 +14,7 @@ from mmtok.errors import UserError
 from mmtok.io.columns import chosen_column
 from mmtok.io.messages import listed
 from mmtok.io.tables import as_text
+from mmtok.sources.screen import Tolerance
 
 # field -> spellings of its column, likeliest first
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -51,6 +52,7 @@ class ReadSettings:
         heldout: that to hold out.
         numbers: fields that are numbers in the column that `columns` says, else of the same name.
         looks: whether headers of sounds are read; else what the corpus says of them is taken.
+        tolerance: what to do with tars that cannot be read.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class ReadSettings:
     heldout: str = ""
     numbers: tuple[str, ...] = ()
     looks: bool = True
+    tolerance: Tolerance = Tolerance()
 
 
 def number_columns(there: Sequence[str], settings: ReadSettings, where: object) -> dict[str, str]:

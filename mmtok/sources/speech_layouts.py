@@ -1,7 +1,7 @@
 """The layouts in which corpora of speech are published: LAYOUTS, and the clips of a corpus.
 
 What tells a layout from the others is in `speech_evidence`; what reads them is in `speech_trees`,
-`speech_tables` and, for the plain one, `transcripts`.
+`speech_tables`, `speech_tars` and, for the plain one, `transcripts`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def _read_kaldi(place: Place, tally: Tally) -> Iterable[Clip]:
 
 def _read_commonvoice(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = commonvoice_tables(place)
-    _check_tables(tables, place, "a table such as validated.tsv beside clips/")
+    _check_tables(
+        tables,
+        place,
+        "a table such as validated.tsv, with path, sentence and up_votes, beside clips/",
+    )
     return commonvoice_clips(tables, place.settings, tally)
 
 

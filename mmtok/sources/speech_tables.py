@@ -229,8 +229,9 @@ def folder_below(root: Path, path: str, n_inner: int = 0) -> str:
 def wanted_tables(tables: Sequence[Path], settings: ReadSettings, whole: str = "") -> list[Path]:
     """Those of a corpus's tables that are to be read.
 
-    These are the ones that `train` and `heldout` name, else the one whose name begins with `whole`,
-    else all. Splits that no table is called are looked for among the rows.
+    With `train` these are the ones that `train` and `heldout` name; without either, the one that is
+    called `whole`, but for its suffix; else, or where there is no such table, all. Splits that no
+    table is called are looked for among the rows.
     """
     names = [name for name in (settings.train, settings.heldout) if name]
     named = [path for path in tables if any(is_part(name, path.name) for name in names)]

@@ -18,7 +18,6 @@ from mmtok.io.walk import walk
 from mmtok.sources.base import Sound
 from mmtok.sources.clips import Clip
 from mmtok.sources.media import SUFFIXES
-from mmtok.sources.screen import Tolerance
 from mmtok.sources.sound_files import decode_sound, seconds_of
 from mmtok.sources.speech_columns import SPELLINGS, ReadSettings
 from mmtok.sources.speech_evidence import Place
@@ -50,7 +49,7 @@ def tar_clips(path: Path, settings: ReadSettings, tally: Tally) -> Iterable[Clip
     else:
         files = named_places(str(path), "SpeechFolder", "tars of sounds with texts")
         folder = Path(os.path.commonpath([file.parent for file in files]))
-    tars = Tars(files, Tolerance(), str(path))
+    tars = Tars(files, settings.tolerance, str(path))
     known = [suffix.lstrip(".") for suffix in SUFFIXES]
     suffixes = tars.suffixes("file", known, settings.columns)
     named = settings.columns.get("speaker")

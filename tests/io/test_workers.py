@@ -156,6 +156,9 @@ def test_workers_end_with_the_process_that_started_them(task):
 def test_how_many_workers_there_are(monkeypatch):
     cores = len(os.sched_getaffinity(0))
     assert n_workers() == cores
+    with monkeypatch.context() as macos:
+        macos.delattr(os, "sched_getaffinity")
+        assert n_workers() == os.cpu_count()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(2 * cores))
     assert n_workers() == 1
     monkeypatch.setenv("MMTOK_WORKERS", "7")

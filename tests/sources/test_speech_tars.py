@@ -122,3 +122,13 @@ def test_samples_without_a_speaker_are_read_unless_it_is_named(tmp_path):
     ]  # fmt: skip
     with pytest.raises(UserError, match="its speaker is None, and no text"):
         examples(SpeechFolder(str(tmp_path), columns={"speaker": "speaker"}))
+
+
+def test_broken_tars_are_passed_over_as_the_source_says(tmp_path):
+    for k in range(3):
+        shard(tmp_path / f"{k}.tar", range(10 * k, 10 * k + 4))
+    (tmp_path / "1.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UserError, match="1 of 3 tars cannot be used"):
+        SpeechFolder(str(tmp_path)).check()
+    found = examples(SpeechFolder(str(tmp_path), max_error_share=0.5))
+    assert len(found) == 8
