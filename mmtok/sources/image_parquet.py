@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.errors import UserError, reason_of
+from mmtok.errors import UserError, reading, reason_of
 from mmtok.io.columns import chosen_column
 from mmtok.io.filenames import inside
 from mmtok.io.messages import listed
@@ -203,6 +203,11 @@ class ParquetChunk:
     rows: array
     columns: Columns
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file alone."""
+        return (self.path,)
+
     def read(self) -> Iterator[dict[str, Any] | Unusable]:
         """An example for each caption of each row."""
         wanted = (self.columns.image, self.columns.caption)
@@ -340,7 +345,7 @@ def _leaf(path: Path, column: str) -> Iterator[Any]:
     """The cells of a column that is small, or of a field of a struct."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with reading(path, "pictures in Parquet"), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=[column]):
             yield from batch.column(0).to_pylist()
 

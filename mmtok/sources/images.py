@@ -287,7 +287,7 @@ class ImageFolder(ScreenedSource):
                 f"{place.shown}: {counted(n_loose, 'image')} in it; at least two are needed, one"
                 f" to train on and one to hold out ({listed(PICTURES)})"
             )
-        if layout.name in CLOSED and not self.layout and n_loose >= 2:
+        if layout.name in CLOSED and not self.layout and place.found is not None and n_loose >= 2:
             raise UserError(
                 f"{place.shown}: could be read as {layout.name}, or as the {n_loose:,} pictures"
                 f" that lie in it (first {place.pictures[0]}); say which: --layout {layout.name} or"

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mmtok.io.walk import file_at, files_at
 from mmtok.sources.base import Listing, check_heldout_share
 from mmtok.sources.jet_cleaning import Cleaned, cleaned, faults_of
 from mmtok.sources.jet_coordinates import check_numbers
+from mmtok.sources.jet_events import remembered
 from mmtok.sources.jet_formats import (
     AS_FOUND,
     FEATURES,
@@ -208,8 +208,8 @@ class JetFile(ScreenedSource):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 file = self._files()[0]
-            status = file.stat()
-            return _has_captions(file, status.st_mtime_ns, repr(self._settings()))
+            settings = self._settings()
+            return remembered(file, repr(settings), lambda: layout_of(file, settings).has_captions)
         except (UserError, OSError):
             return not Path(self.path).expanduser().exists()
 
@@ -327,12 +327,6 @@ _SCREENED: dict[tuple[Any, ...], tuple[Screened, Labels | None]] = {}
 def file_or_folder(path: str) -> str:
     """How messages call what a user named; ~ is the home."""
     return str(Path(path).expanduser())
-
-
-@lru_cache(maxsize=1000)
-def _has_captions(file: Path, changed_ns: int, settings: str) -> bool:
-    """Whether the layout of a file has labels."""
-    return layout_of(file).has_captions
 
 
 def _check_one(place: str, layouts: Mapping[str, JetLayout], firsts: Mapping[str, Path]) -> None:

@@ -3,6 +3,8 @@
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmtok.errors import UserError
@@ -284,3 +286,19 @@ def test_atlas_top_tagging_is_in_mev(tmp_path):
     source = JetFile(str(tmp_path / "train.h5"))
     found = {e.name[-1]: e["caption"] for s in source.splits for e in source.examples(s)}
     assert [found[str(i)] for i in range(6)] == ["top", "qcd", "top", "qcd", "qcd", "qcd"]
+
+
+def test_columns_that_are_named_leave_no_captions_promised(tmp_path):
+    """The layout that reads the file decides, not the one that it would have without them."""
+    path = tmp_path / "ZJetsToNuNu_000.parquet"
+    write_jetclass(path, four_momenta(30))
+    columns = {"pt": "part_pt", "eta": "part_deta", "phi": "part_dphi"}
+    table = pq.read_table(path)
+    pts = [
+        list(np.hypot(*row))
+        for row in zip(*(map(np.array, table[c].to_pylist()) for c in ("part_px", "part_py")))
+    ]
+    pq.write_table(table.append_column("part_pt", pa.array(pts)), path)
+    source = JetFile(str(path), columns=columns)
+    assert source.fields == {"jets": "jets"}
+    assert all(set(e) == {"jets"} for e in source.examples("train"))
