@@ -86,6 +86,13 @@ PtUnit = Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")]
 Collection = Annotated[str | None, Arg("of files of events, whose jets are read, such as FatJet")]
 MinPt = Annotated[float, Arg("of files of events, the least pt of a jet")]
 MaxEta = Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")]
+Puppi = Annotated[
+    str | None,
+    Arg(
+        "of files of events: weights of constituents (default: as fits the jets)",
+        choices=("on", "off"),
+    ),
+]
 Radius = Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")]
 
 
@@ -269,6 +276,7 @@ def score(
     min_pt_gev: MinPt = 0.0,
     max_abs_eta: MaxEta = 0.0,
     radius: Radius = 0.0,
+    puppi: Puppi = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -289,7 +297,9 @@ def score(
     from mmtok.run.distributed import run_on_all_ranks
     from mmtok.run.run import Run
 
-    reading = reading_options(columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius)
+    reading = reading_options(
+        columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
+    )
 
     def work(opened: Run) -> list[Scored]:
         return score_files(opened, files, condition, reading)
@@ -430,6 +440,7 @@ def tokenize(
     min_pt_gev: MinPt = 0.0,
     max_abs_eta: MaxEta = 0.0,
     radius: Radius = 0.0,
+    puppi: Puppi = None,
     workers: Annotated[
         int | None,
         Arg("processes that share the work (default: one per core, where the work is long)", "N"),
@@ -458,7 +469,9 @@ def tokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    reading = reading_options(columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius)
+    reading = reading_options(
+        columns, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
+    )
     if not files:
         own = {
             "out": out,

@@ -117,6 +117,7 @@ def reading_options(
     min_pt_gev: float,
     max_abs_eta: float,
     radius: float,
+    puppi: str | None,
 ) -> dict[str, Any]:
     """What a command line says of how files are read (`SignalFiles.options`); not what it leaves.
 
@@ -130,6 +131,7 @@ def reading_options(
         "min_pt_gev": min_pt_gev,
         "max_abs_eta": max_abs_eta,
         "radius": radius,
+        "puppi": puppi,
     }
     return {name: value for name, value in named.items() if value}
 

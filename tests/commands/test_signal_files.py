@@ -1,16 +1,19 @@
 """Files of any modality: the table of the package's own, and what a config may bring."""
 
+import inspect
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from mmtok import cli
 from mmtok.commands.signal_files import (
     all_files,
     check_headers,
     files_for,
     files_of,
+    reading_options,
     signals_of,
     write_signal,
 )
@@ -123,3 +126,11 @@ def test_options_of_reading_reach_the_reader_or_are_refused():
     assert seen == [{"rate_hz": 5, "layout": "wide"}, {"rate_hz": 5}]
     with pytest.raises(UserError, match="--columns is no option of reading signals; there are lay"):
         files.reading({"columns": {"a": "b"}})
+
+
+@pytest.mark.parametrize("verb", ["score", "tokenize"])
+def test_every_choice_of_reading_is_an_option(verb):
+    """Those of the files of jets: an option for each, and no other is passed on."""
+    options = set(SIGNAL_FILES["jets"].options)
+    assert set(inspect.signature(reading_options).parameters) == options
+    assert options <= set(inspect.signature(getattr(cli, verb)).parameters)
