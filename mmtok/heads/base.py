@@ -119,7 +119,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
-        """What training lowers, (N,): -log p where the head is exact, a bound or another loss else.
+        """What training lowers, (N,): -log p where it is exact; else a bound or another loss.
 
         Random draws come from torch's global generator. With N = 0 every parameter must still be
         in the graph.

@@ -87,8 +87,8 @@ PackageSources = (
 )
 
 
-# fields that only recipes of older versions have
 OF_FILE = "recipe:"  # and its path: the name of the module of a recipe file
+# fields that only recipes of older versions have
 OLD_FIELD = re.compile(
     r"corrupt"
     r"|train\.(rows|row_length|clip|average|weights|accumulate|recompute|shard)"

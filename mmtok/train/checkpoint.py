@@ -1,6 +1,6 @@
 """Checkpoints: a folder per step, written whole or not at all.
 
-Each is written under a temporary name and then renamed, so that a sound one always exists.
+Each is written under a temporary name and then renamed, so that a crash leaves those before it.
 
     checkpoints/step-000400/  weights.safetensors  optimizer.safetensors  [ema.safetensors]
                               state.json

@@ -54,7 +54,7 @@ from mmtok.train.schedule import learning_rate, replan
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during training, raised once the checkpoint of the current step is written."""
+    """Ctrl-C or SIGTERM in training, raised once the checkpoint of the current step is written."""
 
 
 def make_optimizer(lm: LM, config: TrainConfig) -> torch.optim.AdamW:
