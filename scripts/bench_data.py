@@ -406,6 +406,7 @@ def read_texts(path: Path) -> None:
 
 CLIP_S = 6.5  # of LJSpeech's clips, on average
 MODALITIES = ("speech", "image", "text", "jets")
+SIGNALS = {"speech": 4_000, "image": 12_000, "text": 30_000}
 
 
 def tokenise_by_workers(options: Options) -> Iterator[Line]:
@@ -418,7 +419,7 @@ def tokenise_by_workers(options: Options) -> Iterator[Line]:
             for _ in range(options.repeats):
                 for workers, found in measured.items():
                     found.append(afresh(partial(tokenise_files, place, modality, workers)))
-            one, two = (np.median(found, axis=0) for found in measured.values())
+            one, two = (np.median(found, axis=0).tolist() for found in measured.values())
             what = f"{n:,} {unit} tokenised by two workers"
             bar = 1.7 if modality == "speech" else 0.0
             yield Line.ratio(what, f"{unit}/s", n / two[0], "one", n / one[0], bar)
@@ -458,14 +459,17 @@ def computed_s() -> float:
 
 
 def make_files(folder: Path, modality: str, options: Options) -> tuple[int, str]:
-    """Files of a modality. Returns how many signals they hold, and what these are called."""
+    """Files of a modality. Returns how many signals they hold, and what these are called.
+
+    Enough for some 20 s of one process: starting two more takes them two.
+    """
     generator = np.random.default_rng(0)
     folder.mkdir()
     if modality == "jets":
-        n = 10 if options.quick else 1_000
+        n = 10 if options.quick else 6_000
         make_jets(folder, ".npz", n)
         return n * JET_FILES, "jets"
-    n = 40 if options.quick else 2_000
+    n = 40 if options.quick else SIGNALS[modality]
     if modality == "speech":
         if options.full:
             n = 13_100
