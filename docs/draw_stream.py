@@ -124,7 +124,7 @@ def main() -> None:
     """Write the picture."""
     tokenizers = {
         "text": BytesConfig().build(),
-        "speech": DMelConfig.apple_40hz().build(),
+        "speech": DMelConfig.dmel_40hz().build(),
         "image": PixelsConfig(8, 8, 1, n_levels=16).build(),
         "jets": JetGridConfig(max_constituents=40).build(),
     }

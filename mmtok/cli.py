@@ -41,8 +41,9 @@ OwnTokenizers = Annotated[
 Folder = Annotated[
     Path | None,
     Arg(
-        "a tokenizer's folder, or a sentencepiece .model file (default: the training-free tokenizer"
-        " of the modality, or the --recipe's)",
+        "a tokenizer's folder, a preset of speech (dmel-80hz, dmel-40hz, dmel-40hz-causal,"
+        " inkling-20hz), or a sentencepiece .model file (default: the training-free tokenizer of"
+        " the modality, or the --recipe's)",
         "FOLDER",
     ),
 ]

@@ -30,7 +30,7 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="continuous_speech",
     sources=(SpokenDigits(),),
-    tokenizers={"text": BytesConfig(), "speech": LogMelConfig.apple_40hz()},
+    tokenizers={"text": BytesConfig(), "speech": LogMelConfig.dmel_40hz()},
     tasks=(
         Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),

@@ -23,7 +23,7 @@ recipe = Recipe(
     sources=(ScannedDigits(), SpokenDigits(n_utterances=6000), PythiaJets()),
     tokenizers={
         "text": BytesConfig(),
-        "speech": DMelConfig.apple_40hz(),
+        "speech": DMelConfig.dmel_40hz(),
         "image": VQPatchesConfig(),
         "jets": JetGridConfig(totals=("pt_gev", "mass_gev")),
     },

@@ -21,7 +21,7 @@ from mmtok.train.config import TrainConfig
 recipe = Recipe(
     name="speech",
     sources=(SpeechFolder(path=""),),
-    tokenizers={"text": BytesConfig(), "speech": DMelConfig.apple_40hz()},
+    tokenizers={"text": BytesConfig(), "speech": DMelConfig.dmel_40hz()},
     tasks=(
         Task(("caption",), ("speech",), weight=0.5, cond_dropout=0.1),
         Task(("speech",), ("caption",), weight=0.5),

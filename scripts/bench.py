@@ -59,7 +59,7 @@ def speech(repeats: int) -> Iterator[Line]:
 
     from mmtok.tokenizers.speech import DMelConfig
 
-    tokenizer = DMelConfig.apple_80hz().build()
+    tokenizer = DMelConfig.dmel_80hz().build()
     peer = dmel.DiscretizedLogMelFbank(dmel.LogMelFbank(frame_stride_ms=12.5), n_bits=4)
     for n_clips, duration_s in ((1, 10), (16, 4)):
         n_samples = 16_000 * duration_s

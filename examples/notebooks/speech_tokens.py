@@ -50,7 +50,7 @@ print(f"{clip['caption']}: {len(samples) / 16_000:.2f} seconds")
 # Each column of the pictures below is one frame, which the model reads and writes in one step.
 
 # %%
-tokenizers = {"40 Hz": DMelConfig.apple_40hz().build(), "80 Hz": DMelConfig().build()}
+tokenizers = {"40 Hz": DMelConfig.dmel_40hz().build(), "80 Hz": DMelConfig().build()}
 segments = {name: tokenizer.encode(samples) for name, tokenizer in tokenizers.items()}
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
 for axis, (name, segment) in zip(axes, segments.items(), strict=True):

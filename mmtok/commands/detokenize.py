@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmtok.commands.signal_files import configs_of, files_of, tokenizer_in, write_signal
+from mmtok.core.segment import Signature
 from mmtok.data.mapped import width_of
 from mmtok.data.tokens import TokenFile, groups, read_tokens
 from mmtok.errors import UserError
@@ -18,6 +19,7 @@ from mmtok.io.filenames import file_names, inside, is_name, tree_names
 from mmtok.io.files import check_folder_fits, remove_leftovers_of
 from mmtok.io.progress import Progress
 from mmtok.io.signal_files import SignalFiles
+from mmtok.tokenizers import PRESETS, preset
 
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
@@ -42,8 +44,8 @@ def detokenize_file(
     Args:
         tokens: the token file.
         out: the folder.
-        tokenizer: a tokenizer's folder, or a folder that holds one for each field or modality; None
-            is the training-free default of each field's modality.
+        tokenizer: a tokenizer's folder, a preset, or a folder that holds one for each field or
+            modality; None is the preset or the training-free default that made each field.
         recipe_file: a recipe whose tokenizers are taken instead of the defaults; they may be of
             modalities from outside the package.
     """
@@ -73,6 +75,8 @@ def _tokenizer_of(
             if is_name(sub) and (folder / sub).is_dir():
                 folder = folder / sub
                 break
+    if folder is None and signature.modality not in configs:
+        folder = _preset_of(signature)
     tokenizer = tokenizer_in(folder, signature.modality, configs)
     found = tokenizer.signature.fingerprint
     if found != signature.fingerprint:
@@ -85,6 +89,14 @@ def _tokenizer_of(
             f" {hint}"
         )
     return tokenizer
+
+
+def _preset_of(signature: Signature) -> Path | None:
+    """The name of the preset that made a field; None where none did."""
+    for name, (modality, _) in PRESETS.items():
+        if modality == signature.modality and preset(name).signature == signature:
+            return Path(name)
+    return None
 
 
 def _stems(file: TokenFile, field: str, files: SignalFiles, out: Path) -> list[Path]:

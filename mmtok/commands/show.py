@@ -30,7 +30,7 @@ from mmtok.run.run import Run, open_run
 from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.run.staged import stages_by_name
 from mmtok.sources.base import Source
-from mmtok.tokenizers import load
+from mmtok.tokenizers import is_preset, load
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
@@ -47,10 +47,13 @@ def describe_path(
     Raises UserError if nothing is there.
 
     Args:
-        path: a recipe, a run's folder, a token file, a tokenizer's folder or a .model file.
+        path: a recipe, a run's folder, a token file, a tokenizer's folder, a preset or a .model
+            file.
         recipe_file: of a run or a tokenizer, its recipe file if it defines classes of its own.
         overrides: of a recipe, fields to set: ["--train.steps", "30"].
     """
+    if is_preset(path):
+        return describe_tokenizer(path, {})
     if not path.exists():
         raise UserError(f"show: {path} does not exist")
     if path.suffix in (".py", ".json"):

@@ -22,7 +22,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.sources.screen import Screen, Tolerance, remembered
 from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
-from mmtok.tokenizers import MODALITIES, default, load
+from mmtok.tokenizers import MODALITIES, default, is_preset, load
 from mmtok.tokenizers.base import naming
 
 if TYPE_CHECKING:
@@ -40,13 +40,15 @@ def tokenizer_in(
     Raises UserError for a tokenizer of another modality.
 
     Args:
-        folder: of a fitted tokenizer.
+        folder: of a fitted tokenizer, or the name of a preset.
         modality: that it must be of.
         configs: modality -> config, of a recipe; they take the place of the package's defaults, and
             open folders of classes from outside the package.
     """
     config = (configs or {}).get(modality)
-    if config is not None:
+    if folder is not None and is_preset(folder):
+        tokenizer = load(folder)
+    elif config is not None:
         tokenizer = _of_config(config, folder)
     elif folder is not None:
         tokenizer = load(folder)

@@ -6,7 +6,7 @@ ranges, and each class against its own rules.
 
 Where a field offers a choice (which tokenizer, which source, which head) the plain value carries
 `kind`, the name of the class, which is looked up among the members of that field's union only, or
-among its `Kinds`.
+among its `Kinds`. A text there is one of the `presets` of these classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,10 +252,15 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
         return _from_fields(value, known[kind], where, kinds)
     if value is None and type(None) in members:
         return None
+    presets = _presets(candidates)
+    if isinstance(value, str) and value.replace("_", "-") in presets:
+        return presets[value.replace("_", "-")]()
     choices = [cls.__name__ for cls in own]
     if len(choices) > 1 and (isinstance(value, dict) or len(choices) == len(members)):
+        or_preset = f", or a preset: {', '.join(presets)};" if presets else ","
         raise UserError(
-            f'{where} must be {{"kind": ...}} with one of {", ".join(choices)}, got {shown(value)}'
+            f'{where} must be {{"kind": ...}} with one of {", ".join(choices)}{or_preset} got'
+            f" {shown(value)}"
         )
     errors = []
     for member in members:
@@ -265,6 +270,15 @@ def _from_union(value: Any, members: tuple, where: str, kinds: Sequence[type]) -
             except UserError as error:
                 errors.append(str(error))
     raise UserError(errors[-1])
+
+
+def _presets(classes: Sequence[Any]) -> dict[str, Callable[[], Any]]:
+    """The constructors that classes name in `presets`, by their names with hyphens."""
+    return {
+        name.replace("_", "-"): getattr(cls, name)
+        for cls in classes
+        for name in getattr(cls, "presets", ())
+    }
 
 
 def _from_fields(value: Any, cls: Any, where: str, kinds: Sequence[type]) -> Any:

@@ -32,13 +32,17 @@ KINDS = {
     "Number": "numbers",
 }
 MODALITIES = ("text", "speech", "image", "jets")
+# tokenizers without anything learned that have a name -> file and class of the config
+PRESETS = dict.fromkeys(
+    ("dmel-80hz", "dmel-40hz", "dmel-40hz-causal", "inkling-20hz"), ("speech", "DMelConfig")
+)
 
 
 def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
-    """Open a tokenizer: a folder, whichever class wrote it, or a published text tokenizer.
+    """Open a tokenizer: a folder, whichever class wrote it, a preset, or a published text one.
 
-    The latter is a sentencepiece `.model` file, or a folder whose tokenizer.json is of the package
-    `tokenizers`.
+    A preset goes by its name in `PRESETS`, unless a folder has it. A published text tokenizer is a
+    sentencepiece `.model` file, or a folder whose tokenizer.json is of the package `tokenizers`.
 
     known: classes from outside this package that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
@@ -46,6 +50,8 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
     from mmtok.tokenizers.base import is_published, naming, read_config
 
     folder = Path(folder)
+    if is_preset(folder):
+        return preset(str(folder))
     if folder.suffix == ".model" and not folder.is_dir():
         from mmtok.tokenizers.published import SentencePieceFile
 
@@ -57,6 +63,19 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
     found = _class_of_kind(read_config(folder).get("kind"), folder, known)
     with naming(folder):  # settings that do not fit together, too
         return found.load(folder)
+
+
+def is_preset(folder: Path) -> bool:
+    """Whether a path is the name of a preset, and nothing lies there."""
+    return str(folder) in PRESETS and not folder.exists()
+
+
+def preset(name: str) -> Tokenizer:
+    """The tokenizer of this name, "dmel-40hz"."""
+    module, config = PRESETS[name]
+    make = getattr(import_module(f"mmtok.tokenizers.{module}"), config)
+    found: Tokenizer = getattr(make, name.replace("-", "_"))().build()
+    return found
 
 
 def _class_of_kind(kind: object, folder: Path, known: Sequence[type[Tokenizer]]) -> type[Tokenizer]:

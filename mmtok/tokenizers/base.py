@@ -45,6 +45,8 @@ class TokenizerConfig(ABC):
     learns: ClassVar[bool] = False
     # fitting may find fewer codes than `signature` says (few texts have few pieces)
     signature_is_bound: ClassVar[bool] = False
+    # constructors without arguments that a command line may name instead: dmel_40hz as dmel-40hz
+    presets: ClassVar[tuple[str, ...]] = ()
 
     def named(self, modality: str) -> Self:
         """This config under the name that a recipe gives its modality; most have their own."""
@@ -315,7 +317,7 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
         raise UserError(
             f"{folder} is not a tokenizer folder: it has no tokenizer.json; name one that was"
             " fitted (RUN/tokenizers/text), or of text also a sentencepiece .model file or a"
-            " checkpoint's folder with its tokenizer.json"
+            " checkpoint's folder with its tokenizer.json, or of speech a preset (dmel-40hz)"
         ) from None
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:

@@ -55,15 +55,36 @@ class MelConfig(TokenizerConfig):
         return texts
 
     @classmethod
-    def apple_80hz(cls) -> Self:
+    def dmel_80hz(cls) -> Self:
         """The vocoder setting of Bai et al. 2024: a frame every 12.5 ms."""
         return cls()
 
     @classmethod
-    def apple_40hz(cls) -> Self:
+    def dmel_40hz(cls) -> Self:
         """The default of their package: a frame every 25 ms."""
-        config = cls()
-        return replace(config, mel=MelSpec(hop_samples=400))  # type: ignore[type-var]
+        return cls._of(MelSpec(hop_samples=400))
+
+    @classmethod
+    def dmel_40hz_causal(cls) -> Self:
+        """The same filters every 25 ms, without a sample ahead: it can be streamed."""
+        return cls._of(MelSpec(hop_samples=400, causal=True))
+
+    @classmethod
+    def inkling_20hz(cls) -> Self:
+        """The front end of Inkling, a frame every 50 ms: causal, so it can be streamed."""
+        mel = MelSpec(
+            n_fft=1600,
+            window_samples=1600,
+            hop_samples=800,
+            fmin_hz=0.0,
+            fmax_hz=8000.0,
+            causal=True,
+        )
+        return cls._of(mel)
+
+    @classmethod
+    def _of(cls, mel: MelSpec) -> Self:
+        return replace(cls(), mel=mel)  # type: ignore[type-var]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able fields, those of mel and vocoder as dicts of their own."""

@@ -1,7 +1,7 @@
 """Speech as dMel: a log-mel spectrogram with every value rounded to one of 16 levels.
 
 Bai et al. 2024, "dMel: Speech Tokenization made Simple", arXiv 2407.15835; tokens equal those of
-the authors' PyPI package `dmel` (apple presets) and of the Inkling front end in `transformers`
+the authors' PyPI package `dmel` (dmel presets) and of the Inkling front end in `transformers`
 (inkling preset). Deliberate differences: levels are an exact linspace (theirs rounds the step to
 four decimals, which breaks beyond 12 bits); no pad, bos or eos among the codes (those belong to the
 shared vocabulary); a clip's codes never depend on the batch; clips shorter than half a window are
@@ -32,7 +32,8 @@ from mmtok.tokenizers.vocoders import GriffinLimConfig
 class DMelConfig(MelConfig):
     """Which spectrogram, and the levels that its log10 values are rounded to.
 
-    The default is 80 Hz, 25.6 kbps.
+    The default is the preset dmel_80hz, 25.6 kbps; the others are dmel_40hz and dmel_40hz_causal
+    (12.8 kbps), and inkling_20hz (6.4 kbps).
 
     Attributes:
         low: the lowest level.
@@ -40,6 +41,13 @@ class DMelConfig(MelConfig):
         n_levels: evenly spaced, both ends included.
         vocoder: how codes become sound again; not in the fingerprint, as it changes no code.
     """
+
+    presets: ClassVar[tuple[str, ...]] = (
+        "dmel_80hz",
+        "dmel_40hz",
+        "dmel_40hz_causal",
+        "inkling_20hz",
+    )
 
     mel: MelSpec = MelSpec()
     low: float = -7.0
@@ -53,19 +61,6 @@ class DMelConfig(MelConfig):
             raise UserError(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
         if not 2 <= self.n_levels <= 65536:
             raise UserError(f"DMelConfig: n_levels must be 2 to 65536, got {self.n_levels}")
-
-    @classmethod
-    def inkling_20hz(cls) -> DMelConfig:
-        """Causal, so it can be streamed: a frame every 50 ms, 6.4 kbps."""
-        mel = MelSpec(
-            n_fft=1600,
-            window_samples=1600,
-            hop_samples=800,
-            fmin_hz=0.0,
-            fmax_hz=8000.0,
-            causal=True,
-        )
-        return cls(mel=mel)
 
     @property
     def kbps(self) -> float:
@@ -149,7 +144,7 @@ class DMelStream:
         if not self.spec.causal:
             raise UserError(
                 "speech: a centred spectrogram cannot be streamed, it looks half a window ahead;"
-                " use the inkling_20hz preset"
+                " use the preset dmel_40hz_causal or inkling_20hz"
             )
         self.tail = torch.zeros(self.spec.left_samples)  # samples of frames to come
         self.n_samples = 0

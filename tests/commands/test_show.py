@@ -155,7 +155,7 @@ def test_a_run_tells_its_tokenizers_with_their_measured_fidelity(tiny_run, said)
 @pytest.mark.parametrize(
     "config, part",
     [
-        (DMelConfig.apple_80hz(), f"80 frames/s, {DMelConfig.apple_80hz().kbps * 1000:.5g} bit/s"),
+        (DMelConfig.dmel_80hz(), f"80 frames/s, {DMelConfig.dmel_80hz().kbps * 1000:.5g} bit/s"),
         (DMelConfig.inkling_20hz(), "20 frames/s, 6400 bit/s"),
         (PixelsConfig(n_levels=16), "4 bits a value of a pixel"),
         (PixelsConfig(4, 4, 1, n_levels=4), "16 values an image, 32 bits an image, 2 bits a pixel"),

@@ -18,6 +18,7 @@ from mmtok.errors import UserError
 from mmtok.sources.images import write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import read_jets
+from mmtok.sources.sound_files import sound_seconds, write_sound
 from mmtok.tokenizers import default
 
 KILLED = (
@@ -402,3 +403,17 @@ def test_jets_of_named_columns(tmp_path, said, notes):
     assert "it must be NAME=VALUE" in said([*words, "pt"])
     texts = ["tokenize", "text", tmp_path / "a.txt", "-o", tmp_path / "t.parquet"]
     assert "no option of reading texts" in said([*texts, "--layout", "jetclass"])
+
+
+def test_presets_of_speech_by_name(tmp_path, monkeypatch, capsys):
+    """A preset tokenises, is shown, and is found again from what it made."""
+    monkeypatch.chdir(tmp_path)
+    clip = np.random.default_rng(0).uniform(-0.5, 0.5, 1001).astype(np.float32)
+    write_sound(tmp_path / "a.wav", clip, 16_000)
+    main(["tokenize", "speech", "a.wav", "-o", "t.parquet", "--tokenizer", "dmel-40hz-causal"])
+    assert len(read_tokens(tmp_path / "t.parquet").segments("speech", 0)[0][0]) == 3
+    main(["detokenize", "t.parquet", "-o", "out"])
+    assert sound_seconds(tmp_path / "out" / "a.wav") == 1001 / 16_000
+    capsys.readouterr()
+    main(["show", "dmel-40hz-causal"])
+    assert "40 frames/s, 12800 bit/s" in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_the_judge_of_words_knows_held_out_words(word_judge, digits):
     assert word_judge.probabilities(clips).sum(1) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("config", [DMelConfig.apple_80hz(), DMelConfig.apple_40hz()])
+@pytest.mark.parametrize("config", [DMelConfig.dmel_80hz(), DMelConfig.dmel_40hz()])
 def test_the_judge_of_words_hears_through_a_round_trip(word_judge, digits, config):
     clips, labels = single_words(digits["heldout"])
     tokenizer = config.build()

@@ -26,7 +26,7 @@ recipe = Recipe(
     ),
     tokenizers={
         "text": BytesConfig(),
-        "speech": DMelConfig.apple_40hz(),
+        "speech": DMelConfig.dmel_40hz(),
         "image": PixelsConfig(4, 4, 1, n_levels=4),
         "jets": JetGridConfig(),
     },

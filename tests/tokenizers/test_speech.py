@@ -2,17 +2,27 @@
 pieces, length-exact decoding.
 """
 
+from itertools import cycle
+from time import process_time
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
-from mmtok.nn.audio import MelSpec
+from mmtok.io.serialize import CommandLineText, from_plain
+from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.nn.resample import resample
+from mmtok.run.recipe import PackageTokenizers
+from mmtok.tokenizers import PRESETS as NAMES
+from mmtok.tokenizers import load
 from mmtok.tokenizers.speech import DMel, DMelConfig
 
-PRESETS = [DMelConfig.apple_80hz(), DMelConfig.apple_40hz(), DMelConfig.inkling_20hz()]
+PRESETS = [getattr(DMelConfig, name)() for name in DMelConfig.presets]
+CAUSAL = [config for config in PRESETS if config.mel.causal]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def test_parity_with_inklings_front_end(clips):
             extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
         )[0]
         expected = (mel.clamp(-7, 2)[..., None] - levels).abs().argmin(-1).numpy()
-        assert np.array_equal(PRESETS[2].build().encode(clip).codes, expected)
+        assert np.array_equal(DMelConfig.inkling_20hz().build().encode(clip).codes, expected)
 
 
 @pytest.mark.parametrize("n_bits", range(1, 17))
@@ -77,6 +87,17 @@ def test_levels_end_exactly_and_requantise_to_themselves(n_bits):
     assert np.array_equal(tokenizer.quantise(mel), codes)
 
 
+@pytest.mark.parametrize("n_levels, tolerance", [(8, 0.05), (16, 0.03), (64, 0.03), (256, 0.03)])
+def test_quantisation_error_of_speech_is_that_of_even_steps(n_levels, tolerance, clips):
+    config = DMelConfig(n_levels=n_levels)
+    tokenizer = config.build()
+    step = 9 / (n_levels - 1)
+    mels = torch.cat(log_mel([torch.from_numpy(clip) for clip in clips], config.mel)).clamp(-7, 2)
+    error = tokenizer.log_mel(Segment("speech", codes=tokenizer.quantise(mels))) - mels
+    assert error.abs().max() <= step / 2 + 1e-6
+    assert error.square().mean().item() == pytest.approx(step**2 / 12, rel=tolerance)
+
+
 def test_quantisation_error_is_at_most_half_a_step_and_uniform():
     tokenizer = DMelConfig().build()
     mel = torch.rand(5000, 80, dtype=torch.float64).mul(9).sub(7).float()
@@ -88,7 +109,31 @@ def test_quantisation_error_is_at_most_half_a_step_and_uniform():
 
 
 def test_bitrates():
-    assert [config.kbps for config in PRESETS] == [25.6, 12.8, 6.4]
+    assert [config.kbps for config in PRESETS] == [25.6, 12.8, 12.8, 6.4]
+
+
+@pytest.mark.parametrize("config", PRESETS)
+def test_entropy_of_the_codes_is_below_their_bits(config, clips):
+    """Zero order, channel by channel: what a packed file would need at least."""
+    codes = np.concatenate([s.codes for s in config.build().encode_batch(clips)])
+    entropy = 0.0
+    for channel in codes.T:
+        p = np.bincount(channel, minlength=16) / len(channel)
+        entropy -= (p[p > 0] * np.log2(p[p > 0])).sum()
+    share = entropy * config.mel.rate_hz / config.mel.hop_samples / 1000 / config.kbps
+    assert 0.4 < share < 0.7
+
+
+@pytest.mark.slow
+def test_a_minute_is_encoded_a_hundred_times_as_fast_as_it_is_spoken():
+    tokenizer = DMelConfig().build()
+    clip = noise(60 * 16_000)
+    times_s = []
+    for _ in range(5):
+        start = process_time()
+        tokenizer.encode(clip)
+        times_s.append(process_time() - start)
+    assert 60 / min(times_s) >= 100
 
 
 def test_gain_of_one_step_shifts_every_unclipped_code_by_one(clips):
@@ -118,25 +163,45 @@ def test_batch_equals_single(config, clips):
         np.testing.assert_allclose(tokenizer.decode(segment), sound, atol=2e-3)
 
 
-@pytest.mark.parametrize("piece", [160, 200, 3200, 12_345, (1, 7, 333)])
-def test_streamed_equals_whole(piece, clips):
-    tokenizer = DMelConfig.inkling_20hz().build()
-    clip = clips[0][:20_001]
+def streamed(tokenizer, clip, sizes):
+    """Codes of a clip that comes in pieces of these sizes, over and over."""
     stream = tokenizer.stream()
-    sizes = np.atleast_1d(piece)
-    at = 0
     codes = []
-    for i in range(len(clip)):
-        size = int(sizes[i % len(sizes)])
+    at = 0
+    for size in cycle(sizes):
+        if at >= len(clip):
+            return np.concatenate([*codes, stream.finish()])
         codes.append(stream.push(clip[at : at + size]))
         at += size
-    codes.append(stream.finish())
-    assert np.array_equal(np.concatenate(codes), tokenizer.encode(clip).codes)
+
+
+@pytest.mark.parametrize("config", CAUSAL)
+@pytest.mark.parametrize("sizes", [[160], [200], [3200], [12_345], [1, 7, 333]])
+def test_streamed_equals_whole(config, sizes, clips):
+    tokenizer = config.build()
+    clip = clips[0][:20_001]
+    assert np.array_equal(streamed(tokenizer, clip, sizes), tokenizer.encode(clip).codes)
+
+
+@pytest.mark.parametrize("config", CAUSAL)
+@given(n=st.integers(1, 3000), sizes=st.lists(st.integers(1, 900), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_streamed_equals_whole_however_it_is_cut(config, n, sizes):
+    tokenizer = config.build()
+    assert np.array_equal(streamed(tokenizer, noise(n), sizes), tokenizer.encode(noise(n)).codes)
 
 
 def test_centred_spectrogram_refuses_to_stream():
-    with pytest.raises(UserError, match="inkling_20hz"):
+    with pytest.raises(UserError, match="dmel_40hz_causal or inkling_20hz"):
         DMelConfig().build().stream()
+
+
+def test_a_causal_frame_has_no_later_sample():
+    clip = noise(4000)
+    for config in CAUSAL:
+        for n in (400, 800, 2400):
+            alone = config.build().encode(clip[:n]).codes[: n // config.mel.hop_samples]
+            assert np.array_equal(config.build().encode(clip).codes[: len(alone)], alone)
 
 
 @pytest.mark.parametrize("config", PRESETS)
@@ -224,7 +289,9 @@ def test_bad_signals_are_refused(signal, complaint):
     "segment",
     [
         Segment("speech", codes=np.zeros((3, 79), int)),
-        Segment("speech", codes=np.full((3, 80), 16)),
+        Segment("speech", codes=np.full((3, 80), 16)),  # pad, bos and eos of the package dmel
+        Segment("speech", codes=np.full((3, 80), 17)),
+        Segment("speech", codes=np.full((3, 80), 18)),
         Segment("speech", codes=np.full((3, 80), -1)),
         Segment("speech", latents=np.zeros((3, 80), np.float32)),
         Segment("speech", codes=np.zeros((3, 80), int), info={"rate_hz": 8000}),
@@ -251,7 +318,7 @@ def test_save_load(config, tmp_path):
 def test_fingerprint_tells_codes_apart_but_not_vocoders(tmp_path):
     from mmtok.tokenizers.vocoders import GriffinLimConfig
 
-    assert len({config.build().signature.fingerprint for config in PRESETS}) == 3
+    assert len({config.build().signature.fingerprint for config in PRESETS}) == 4
     assert (
         DMelConfig(vocoder=GriffinLimConfig(n_iterations=8)).build().signature
         == DMelConfig().build().signature
@@ -270,3 +337,18 @@ def test_impossible_settings_are_refused():
     ):
         with pytest.raises(UserError, match="DMelConfig"):
             DMelConfig(**wrong)
+
+
+def test_presets_go_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [name.replace("-", "_") for name in NAMES] == list(DMelConfig.presets)
+    for name, config in zip(NAMES, PRESETS, strict=True):
+        assert load(name).config == config
+        assert from_plain(CommandLineText(name), PackageTokenizers, "speech") == config
+        assert from_plain(name.replace("-", "_"), PackageTokenizers, "speech") == config
+    with pytest.raises(UserError, match="a preset: dmel-80hz, .* got 'dmel-50hz'"):
+        from_plain("dmel-50hz", PackageTokenizers, "speech")
+    with pytest.raises(UserError, match="dmel-50hz is not a tokenizer folder.* a preset"):
+        load("dmel-50hz")
+    DMelConfig.inkling_20hz().build().save(tmp_path / "dmel-80hz")  # a folder of that name is it
+    assert load("dmel-80hz").config == DMelConfig.inkling_20hz()

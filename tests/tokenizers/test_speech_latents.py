@@ -17,7 +17,7 @@ from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMel, LogMelConfig
 from mmtok.tokenizers.vocoders import GriffinLimConfig
 
-PRESETS = [LogMelConfig.apple_80hz(), LogMelConfig.apple_40hz()]
+PRESETS = [LogMelConfig.dmel_80hz(), LogMelConfig.dmel_40hz()]
 
 
 def noise(n, seed=0, level=0.1):
@@ -136,7 +136,7 @@ def test_speech_is_no_worse_than_from_rounded_levels():
         for v in VOICES[:6]
     ]
     for ours, rounded in zip(
-        PRESETS, (DMelConfig.apple_80hz(), DMelConfig.apple_40hz()), strict=True
+        PRESETS, (DMelConfig.dmel_80hz(), DMelConfig.dmel_40hz()), strict=True
     ):
         assert ours.fit(clips).fidelity(clips)["stoi"] >= rounded.build().fidelity(clips)["stoi"]
 

@@ -15,8 +15,9 @@ from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
 
 PRESETS = [
-    DMelConfig.apple_80hz(),
-    DMelConfig.apple_40hz(),
+    DMelConfig.dmel_80hz(),
+    DMelConfig.dmel_40hz(),
+    DMelConfig.dmel_40hz_causal(),
     DMelConfig.inkling_20hz(),
     DMelConfig(mel=MelSpec(hop_samples=800)),
 ]
@@ -101,7 +102,7 @@ def test_where_sound_is_too_loud_the_gain_falls():
 
 
 def test_latents_are_streamed_too():
-    tokenizer = LogMelConfig.apple_40hz().fit([chirp(1.0)])
+    tokenizer = LogMelConfig.dmel_40hz().fit([chirp(1.0)])
     latents = tokenizer.encode(chirp(1.0)).latents
     assert len(streamed(tokenizer, latents)) == len(
         tokenizer.decode(Segment("speech", latents=latents))
