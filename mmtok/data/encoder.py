@@ -20,7 +20,8 @@ import pyarrow as pa
 from mmtok.core.segment import Segment, Signature
 from mmtok.data.interleaved import Interleaver
 from mmtok.data.preparation import Preparer
-from mmtok.data.tokens import groups, schema_of, table_of
+from mmtok.data.token_writer import encoded_rows
+from mmtok.data.tokens import groups, schema_of, size_of_row, table_of
 from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Interleaved, Made, Unusable
 from mmtok.tokenizers.base import EncodingCount, Tokenizer, encode_named
@@ -113,12 +114,12 @@ class Encoded:
 
     Attributes:
         job: what it was made from, without the chunk.
-        tables: (how many numbers it holds, some rows); no table is large.
+        rows: (how many numbers they hold, some rows as a table or an encoded group).
         counts: of the chunk, as `Counts.as_plain` gives them.
     """
 
     job: Job
-    tables: list[tuple[int, pa.Table]]
+    rows: list[tuple[int, pa.Table | bytes]]
     counts: dict[str, Any]
 
 
@@ -191,12 +192,9 @@ class Encoder:
             warnings.simplefilter("always", UserWarning)
             with ExitStack() as stack:
                 counts = self._counts(stack)
-                tables = [
-                    (sum(map(_size_of_row, rows)), self._table(rows, files))
-                    for rows, files in self._rows(job, counts)
-                ]
+                encoded = [self._encoded(*group) for group in self._rows(job, counts)]
         counts.notes = dict.fromkeys(str(warning.message) for warning in noted)
-        return Encoded(replace(job, chunk=NO_CHUNK), tables, counts.as_plain())
+        return Encoded(replace(job, chunk=NO_CHUNK), encoded, counts.as_plain())
 
     def prepared(self, job: Job, counts: Counts) -> Iterator[tuple[str, dict[str, Any]]]:
         """(origin, example) of a chunk, with signals ready for their tokenizers."""
@@ -247,19 +245,20 @@ class Encoder:
         if said := self.remark(segment):
             tally.add(said, f"{origin}, {len(segment):,} tokens")
 
-    def _table(self, rows: list[dict[str, Segment]], files: list[str]) -> pa.Table:
+    def _encoded(
+        self, rows: list[dict[str, Segment]], files: list[str]
+    ) -> tuple[int, pa.Table | bytes]:
+        """How many numbers some rows hold, and the rows as they are sent and written."""
         schema = schema_of(self.signatures, self.of_files)
-        return table_of(rows, self.signatures, schema, files if self.of_files else None)
+        table = table_of(rows, self.signatures, schema, files if self.of_files else None)
+        n_values = sum(map(size_of_row, rows))
+        return n_values, encoded_rows(n_values, table)
 
 
 def _can_merge(tokenizer: Tokenizer) -> bool:
     """Whether what a tokenizer counts can be merged; else it reports by itself, chunk by chunk."""
     with tokenizer.counting(quiet=True) as count:
         return count is not None
-
-
-def _size_of_row(row: Mapping[str, Segment]) -> int:
-    return sum(segment.values.size for segment in row.values())
 
 
 def size_of_example(named: tuple[str, dict[str, Any]]) -> int:

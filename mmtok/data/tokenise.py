@@ -12,14 +12,11 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmtok.data.encoder import Counts, Encoded, Encoder, Job
 from mmtok.data.parts import (
@@ -33,13 +30,13 @@ from mmtok.data.parts import (
     standing_parts,
     write_mark,
 )
-from mmtok.data.tokens import MOST_VALUES, schema_of
-from mmtok.io.files import atomic_write, remove_leftovers_of
+from mmtok.data.token_writer import TokenWriter, token_writer
+from mmtok.data.tokens import schema_of
+from mmtok.io.files import remove_leftovers_of
 from mmtok.io.progress import Progress
 from mmtok.io.workers import Workers, n_workers
 from mmtok.sources.base import CHUNK, Items, Listing, Made, Unusable
 
-ROW_GROUP = 4096  # rows that are written at once
 PAY_S = 10.0  # seconds of work that are worth the start of worker processes, some 3 s each
 
 
@@ -93,11 +90,11 @@ def _read_here(job: Job) -> Job:
 
 
 def jobs_of(listing: Listing, per_part: int) -> Iterator[Job]:
-    """All chunks of a listing; `per_part` of them make a part."""
+    """All chunks of a listing, without stamps; `per_part` of them make a part."""
     first = 0
     for i, chunk in enumerate(listing.chunks):
         is_last = (i + 1) % per_part == 0
-        yield Job(i // per_part, first, chunk, is_last, stamp_of(chunk))
+        yield Job(i // per_part, first, chunk, is_last)
         if isinstance(chunk, Made):
             first += len(chunk.made)
         elif isinstance(chunk, Items):
@@ -116,46 +113,14 @@ def _meet(listing: Listing, plain: dict[str, Any]) -> None:
 # ---- writing
 
 
-class _Rows:
-    """Writes tables to an open file in groups of rows that depend on the rows alone."""
-
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self.writer = writer
-        self._group: list[pa.Table] = []
-        self._n_rows = 0
-        self._n_values = 0
-
-    def add(self, encoded: Encoded) -> None:
-        """Add a chunk's rows."""
-        for n_values, table in encoded.tables:
-            if self._n_values + n_values > MOST_VALUES:
-                self.flush()
-            self._group.append(table)
-            self._n_rows += len(table)
-            self._n_values += n_values
-            if self._n_rows >= ROW_GROUP:
-                self.flush()
-
-    def flush(self) -> None:
-        """Write what is left."""
-        if self._n_rows:
-            self.writer.write_table(pa.concat_tables(self._group))
-        self._group = []
-        self._n_rows = 0
-        self._n_values = 0
+def _opened(path: Path, encoder: Encoder) -> AbstractContextManager[TokenWriter]:
+    return token_writer(path, schema_of(encoder.signatures, encoder.of_files))
 
 
-@contextmanager
-def _opened(path: Path, encoder: Encoder) -> Iterator[_Rows]:
-    """A token file to write rows to; it appears when the block is left without an error."""
-    schema = schema_of(encoder.signatures, encoder.of_files)
-    with (
-        atomic_write(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
-    ):
-        rows = _Rows(writer)
-        yield rows
-        rows.flush()
+def _add(writer: TokenWriter, encoded: Encoded) -> None:
+    """Write a chunk's rows."""
+    for n_values, rows in encoded.rows:
+        writer.add(n_values, rows)
 
 
 def write_file(
@@ -171,10 +136,10 @@ def write_file(
     too much was clipped; then there is no file.
     """
     counts = encoder.counts()
-    with _opened(path, encoder) as rows:
+    with _opened(path, encoder) as writer:
         for encoded in encode_jobs(encoder, jobs_of(listing, 1), listing.n, workers):
             _meet(listing, encoded.counts)
-            rows.add(encoded)
+            _add(writer, encoded)
             counts.merge(encoded.counts)
             progress.advance(encoded.counts["rows"])
         counts.refuse()
@@ -219,16 +184,16 @@ def write_part(
     remove_leftovers_of([path])
     counts = encoder.counts()
     stamps = []
-    with _opened(path, encoder) as rows:
+    with _opened(path, encoder) as writer:
         for encoded in chunks:
             stamps.append(encoded.job.stamp)
             monitor.add_chunk(encoded.counts)
-            rows.add(encoded)
+            _add(writer, encoded)
             counts.merge(encoded.counts)
         plain = counts.as_plain()
         monitor.add_part(plain)
         about = {"key": key, "part": k, "stamp": key_of(stamps), "counts": plain}
-        rows.writer.add_key_value_metadata({METADATA: json.dumps(about)})
+        writer.metadata[METADATA.decode()] = json.dumps(about)
     return plain
 
 
@@ -292,7 +257,7 @@ class PartSet:
 
         The listing is used up by that, as by all that goes through it.
         """
-        jobs = takewhile(_is_of_first, jobs_of(self.listing, self.per_part))
+        jobs = takewhile(_is_of_first, self._all_jobs())
         encoded = encode_jobs(self.encoder, jobs, self.per_part * CHUNK)
         monitor = self.monitor(progress)
         write_part(part_path(self.folder, 0), self.key, 0, self.encoder, encoded, monitor)
@@ -306,7 +271,7 @@ class PartSet:
         progress.done = sum(about["counts"]["rows"] for about in own.values())
         held: list[Job] = []  # of a part that stands, to compare it once all of them were seen
         unknown = -1  # the part that has a chunk without files, so that it cannot be compared
-        for job in jobs_of(self.listing, self.per_part):
+        for job in self._all_jobs():
             self.n_parts = job.part + 1
             if held and held[0].part != job.part:
                 yield from self._changed(held, own)
@@ -323,6 +288,10 @@ class PartSet:
                 yield job
         if held:
             yield from self._changed(held, own)
+
+    def _all_jobs(self) -> Iterator[Job]:
+        for job in jobs_of(self.listing, self.per_part):
+            yield replace(job, stamp=stamp_of(job.chunk))
 
     def _changed(self, jobs: list[Job], standing: Mapping[int, Mapping]) -> list[Job]:
         """The jobs of a part that stands; none where its files are those that it was made from."""

@@ -40,8 +40,8 @@ from mmtok.data.mapped import (
     within,
 )
 from mmtok.data.parts import check_whole, part_path, token_paths
+from mmtok.data.token_writer import MOST_VALUES, ROW_GROUP, token_writer
 from mmtok.errors import UserError
-from mmtok.io.files import atomic_write
 from mmtok.io.messages import listed, shown
 from mmtok.io.serialize import Within, check_known, from_plain
 from mmtok.io.strict_json import parse_json
@@ -58,7 +58,6 @@ INFO = {
 COLUMNS = ("", ".info", ".truncated", ".tokenizer")
 FILE = ".file"
 PREDICT = ".predict"
-MOST_VALUES = 2**24  # numbers in memory at once: of a group of rows, of a batch of signals
 
 T = TypeVar("T")
 
@@ -105,7 +104,7 @@ def write_tokens(
     path: Path,
     signatures: Mapping[str, Signature],
     rows: Iterable[Mapping[str, Segment]] | Iterable[tuple[str, Mapping[str, Segment]]],
-    row_group: int = 4096,
+    row_group: int = ROW_GROUP,
     named: bool = False,
 ) -> int:
     """Write rows (field -> segment; a field may be missing) atomically; returns how many.
@@ -123,13 +122,11 @@ def write_tokens(
     """
     schema = schema_of(signatures, named)
     n_rows = 0
-    with (
-        atomic_write(Path(path)) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
-    ):
-        for group in groups(_named(rows, named), row_group, lambda row: _size_of(row[1])):
+    with token_writer(Path(path), schema) as writer:
+        for group in groups(_named(rows, named), row_group, lambda row: size_of_row(row[1])):
             files = [file for file, _ in group] if named else None
-            writer.write_table(table_of([row for _, row in group], signatures, schema, files))
+            writer.add(0, table_of([row for _, row in group], signatures, schema, files))
+            writer.flush()
             n_rows += len(group)
     return n_rows
 
@@ -156,7 +153,8 @@ def groups(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[
         yield group
 
 
-def _size_of(row: Mapping[str, Segment]) -> int:
+def size_of_row(row: Mapping[str, Segment]) -> int:
+    """How many numbers a row has."""
     return sum(segment.values.size for segment in row.values())
 
 

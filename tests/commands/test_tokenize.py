@@ -369,7 +369,7 @@ def test_long_signals_are_encoded_and_written_a_few_at_a_time(pictures, tmp_path
     files = sorted(pictures.glob("[0-9].png"))
     tokenize_files("image", files, tmp_path / "whole.parquet")
     monkeypatch.setattr("mmtok.data.tokens.MOST_VALUES", 40)  # two pictures of 16 pixels
-    monkeypatch.setattr("mmtok.data.tokenise.MOST_VALUES", 40)
+    monkeypatch.setattr("mmtok.data.token_writer.MOST_VALUES", 40)
     tokenize_files("image", files, tmp_path / "parts.parquet")
     about = pq.read_metadata(tmp_path / "parts.parquet")
     assert [about.row_group(i).num_rows for i in range(about.num_row_groups)] == [2] * 5

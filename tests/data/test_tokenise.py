@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from mmtok.data import tokenise as room
 from mmtok.data.encoder import Encoder, Job
 from mmtok.data.parts import part_path, read_mark
 from mmtok.data.preparation import preparer
+from mmtok.data.token_writer import OWN_GROUP
 from mmtok.data.tokenise import PartSet, write_file
 from mmtok.data.tokens import read_tokens
 from mmtok.errors import UserError
@@ -93,6 +95,20 @@ def test_two_processes_write_the_file_of_one(few, pictures, tmp_path):
             f" {pictures.path}/00.png)"
         ]
     )
+
+
+def test_chunks_of_many_numbers_are_row_groups_of_their_own(tmp_path):
+    """Each is encoded where its rows were made; the few numbers between them share a group."""
+    texts = ["a", "b" * OWN_GROUP, "c", "d", "e" * OWN_GROUP, "f" * OWN_GROUP, "g"]
+    for n in (1, 2):
+        listing = Listing([Made([{"text": text}]) for text in texts], n=len(texts))
+        write_file(tmp_path / f"{n}", listing, Encoder({"text": default("text")}, {}), quiet(), n)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    about = pq.read_metadata(tmp_path / "1")
+    assert [about.row_group(g).num_rows for g in range(6)] == [1, 1, 2, 1, 1, 1]
+    file = read_tokens(tmp_path / "1")
+    found = [bytes(file.segment("text", i).codes[:, 0].tolist()).decode() for i in range(7)]
+    assert found == texts
 
 
 def test_what_one_thread_encodes_is_what_examples_give(few, pictures, tmp_path):

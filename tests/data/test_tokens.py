@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmtok.core.segment import Segment, Signature
 from mmtok.data.tokens import groups, is_tokens, read_tokens, write_tokens
 from mmtok.errors import UserError
+from mmtok.io.parquet_groups import GroupWriter
 
 SIGNATURES = {
     "caption": Signature("text", (256,), fingerprint="text-a"),
@@ -300,10 +301,10 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(self, table, *_):
+    def full(self, content):
         raise OSError(28, "Error writing bytes to file")
 
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    monkeypatch.setattr(GroupWriter, "append", full)
     with pytest.raises(OSError, match="No space left.*t.parquet"):
         write_one(tmp_path / "t.parquet", "caption", [[1]])
     assert os.listdir(tmp_path) == []
