@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 HOUSE = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 CORE = "core"
-UNPROMISED = {"harness"}  # some of what it brings has no wheels on any Python
+UNPROMISED = {"harness", "judges"}  # some of what they bring has no wheels on any Python
 
 
 def main() -> int:

@@ -23,12 +23,8 @@ from mmtok.evaluation.task import (
 )
 from mmtok.evaluation.text import read_signals
 from mmtok.io.terminal import print_status
-from mmtok.metrics.speech import (
-    entropy_share,
-    train_speech_judge,
-    train_voice_judge,
-    word_error_rate,
-)
+from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge
+from mmtok.metrics.speech_text import word_error_rate
 from mmtok.sources.base import Source
 
 MAX_CLIPS = 10_000  # clips that the judge of words learns from; of a second each they take 640 MB

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.io.files import write_text
-from mmtok.metrics.speech import word_error_rate
+from mmtok.metrics.speech_text import word_error_rate
 
 MAX_LENGTHS = 5  # lengths of transcripts, in words, that have a figure of their own
 

@@ -1,8 +1,8 @@
-"""Metrics of speech: word error rate, intelligibility, classifiers of words and of voices.
+"""Judges of single words and of voices: classifiers that are trained on real clips.
 
-The classifiers ("judges") are trained on real clips only. Their features (40 mel bands up to
-3.9 kHz every 10 ms) are those of no tokenizer of the package, so that they do not share its blind
-spots. Letters: T frames, N_i samples of clip i.
+Their features (40 mel bands up to 3.9 kHz every 10 ms) are those of no tokenizer of the package, so
+that they do not share its blind spots. Judges that come with their weights are in
+`speech_pretrained`. Letters: T frames, N_i samples of clip i.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.errors import UserError, missing_extra
-from mmtok.nn import audio
+from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.nn.weight_decay import decay_groups
 
@@ -26,44 +25,6 @@ JUDGE_FRAMES = 120  # 1.2 s, room for one word
 JUDGE_DEPTH = 3.0  # log10 of magnitude: more than 60 dB below the clip's loudest value is silence
 NOISY_COPIES = 3  # of each training clip
 JUDGE_BATCH = 64
-
-
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Substitutions, insertions and deletions of words per word of the references.
-
-    Both are summed over all pairs before dividing. Without any reference word it is 0 where nothing
-    was heard either, else infinity.
-    """
-    pairs = zip(references, hypotheses, strict=True)
-    n_edits = sum(_edits(reference.split(), heard.split()) for reference, heard in pairs)
-    n_words = sum(len(reference.split()) for reference in references)
-    if not n_words:
-        return math.inf if n_edits else 0.0
-    return n_edits / n_words
-
-
-def _edits(a: Sequence[str], b: Sequence[str]) -> int:
-    """Levenshtein distance, row by row. Source: Wagner and Fischer 1974."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        above = row
-        row = [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y)))
-    return row[-1]
-
-
-def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
-    """Short-time objective intelligibility of `degraded` (N,) against `reference` (N,), up to 1.
-
-    Source: Taal et al. 2011. Raises UserError without pystoi, or when the shapes differ.
-    """
-    try:
-        return audio.stoi(reference, degraded, rate_hz)
-    except ImportError:
-        raise missing_extra("intelligibility (STOI)", "eval") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def entropy_share(labels: Sequence, n: int) -> float:

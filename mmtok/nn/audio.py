@@ -331,11 +331,14 @@ def griffin_lim_update(t: Tensor, t_last: Tensor, target: Tensor, momentum: floa
     return torch.view_as_complex(direction * scale[..., None])
 
 
-def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
+def stoi(
+    reference: np.ndarray, degraded: np.ndarray, rate_hz: int, extended: bool = False
+) -> float:
     """Short-time objective intelligibility (Taal et al. 2011) of two aligned clips (N,): in [0, 1].
 
-    It is NaN when less than some 0.4 s of the reference is sound. Never align by cross-correlation
-    first: the random phase of Griffin-Lim gives false shifts.
+    `extended` is ESTOI (Jensen & Taal 2016). It is NaN when less than some 0.4 s of the reference
+    is sound. Never align by cross-correlation first: the random phase of Griffin-Lim gives false
+    shifts.
 
     Raises ImportError without pystoi (extra: eval), ValueError for clips of unequal length.
     """
@@ -350,6 +353,6 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, rate_hz: int) -> float:
         # pystoi returns 1e-5 with a warning where it cannot measure
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return float(pystoi(reference, degraded, rate_hz))
+            return float(pystoi(reference, degraded, rate_hz, extended))
         except (RuntimeWarning, ValueError):
             return float("nan")
