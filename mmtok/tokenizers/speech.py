@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
 from mmtok.tokenizers.base import checked_codes, fingerprint
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
 from mmtok.tokenizers.vocoders import GriffinLimConfig
+
+MOST_STACKED = 16  # frames of the spectrogram in one of the stream
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class DMelConfig(MelConfig):
         low: the lowest level.
         high: the highest level.
         n_levels: evenly spaced, both ends included.
+        reduction_factor: how many frames of the spectrogram one frame of the stream holds (Wang et
+            al. 2017, "Tacotron", section 3.3; Bai et al. 2024: up to 4 work alike). Channel
+            k * c + j is mel band c of frame j. The last frame is filled up with the lowest level.
         vocoder: how codes become sound again; not in the fingerprint, as it changes no code.
     """
 
@@ -53,6 +58,7 @@ class DMelConfig(MelConfig):
     low: float = -7.0
     high: float = 2.0
     n_levels: int = 16
+    reduction_factor: int = 1
     vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
 
     def __post_init__(self) -> None:
@@ -61,12 +67,34 @@ class DMelConfig(MelConfig):
             raise UserError(f"DMelConfig: needs finite low < high, got {self.low} and {self.high}")
         if not 2 <= self.n_levels <= 65536:
             raise UserError(f"DMelConfig: n_levels must be 2 to 65536, got {self.n_levels}")
+        if not 1 <= self.reduction_factor <= MOST_STACKED:
+            raise UserError(
+                f"DMelConfig: reduction_factor must be 1 to {MOST_STACKED}, got"
+                f" {self.reduction_factor}"
+            )
 
     @property
     def kbps(self) -> float:
         """Bits of the codes per millisecond, at log2(n_levels) bits each."""
         bits_per_frame = self.mel.n_mels * math.log2(self.n_levels)
         return bits_per_frame * self.mel.rate_hz / self.mel.hop_samples / 1000
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """As of any spectrogram; without a reduction factor of 1, which changes nothing."""
+        fields = super().meaning
+        if self.reduction_factor == 1:
+            del fields["reduction_factor"]
+        return fields
+
+    def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
+        """Frames and bits per second, and how many frames of the spectrogram a frame holds."""
+        k = self.reduction_factor
+        texts = super().rate_texts(signature, fidelity)
+        if k > 1:
+            frames_per_s = self.mel.rate_hz / self.mel.hop_samples / k
+            texts = [f"{frames_per_s:.4g} frames/s of {k} spectra", f"{self.kbps * 1000:.5g} bit/s"]
+        return texts
 
     @property
     def levels(self) -> np.ndarray:
@@ -83,7 +111,7 @@ class DMelConfig(MelConfig):
 
 
 class DMel(MelTokenizer):
-    """np.float32 (N,) mono <-> codes (T, n_mels).
+    """np.float32 (N,) mono <-> codes (T, n_mels * reduction_factor).
 
     In range, a log10 mel value comes back within half a step (6 dB at 16 levels).
     """
@@ -98,24 +126,42 @@ class DMel(MelTokenizer):
         midpoints = (levels[:-1] + levels[1:]) / 2
         self._borders = torch.from_numpy(midpoints.astype(np.float32))
         mark = fingerprint("DMel", config.meaning)
-        channels = (config.n_levels,) * config.mel.n_mels
+        channels = (config.n_levels,) * (config.mel.n_mels * config.reduction_factor)
         self.signature = Signature("speech", channels, fingerprint=mark)
 
     def quantise(self, log_mels: Tensor) -> np.ndarray:
-        """log10 mel (T, C) -> codes (T, C) of the nearest levels, which clips at both ends."""
+        """log10 mel (T, C) -> codes (T, C) of the nearest levels, which clips at both ends.
+
+        They are not stacked yet.
+        """
         codes: np.ndarray = torch.bucketize(log_mels, self._borders, out_int32=True).numpy()
         return codes
 
     def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
-        return Segment("speech", codes=self.quantise(log_mel), info=info)
+        codes = stacked(self.quantise(log_mel), self.config.reduction_factor)
+        return Segment("speech", codes=codes, info=info)
 
     def log_mel(self, segment: Segment) -> Tensor:
-        """A segment's codes -> log10 mel (T, C) float32.
+        """A segment's codes -> log10 mel (n, n_mels) float32 of its spectrogram's n frames.
 
         Raises UserError on codes that are not of this tokenizer.
         """
         codes = checked_codes(segment, self.signature)
-        return self._levels[torch.from_numpy(codes.astype(np.int64))]
+        frames = unstacked(codes, self.config.reduction_factor)[: self.n_units(segment)]
+        return self._levels[torch.from_numpy(frames.astype(np.int64))]
+
+    def n_units(self, segment: Segment) -> int:
+        """How many frames its spectrogram has, without those that fill the last frame up.
+
+        So scores of all reduction factors have one unit. Where the clip's length is not known, or
+        does not fit, as of sampled and truncated segments, none is taken for filling.
+        """
+        k = self.config.reduction_factor
+        most = k * len(segment)
+        n_samples = int(segment.info.get("n_samples", 0))
+        if n_samples >= 1 and most - k < (n := self.config.mel.n_frames(n_samples)) <= most:
+            return n
+        return most
 
     def stream(self) -> DMelStream:
         """An encoder for samples that arrive in pieces.
@@ -129,7 +175,28 @@ class DMel(MelTokenizer):
         values = torch.cat(log_mel(clips, self.config.mel))
         half = (self.config.high - self.config.low) / (self.config.n_levels - 1) / 2
         outside = (values < self.config.low - half) | (values > self.config.high + half)
-        return {"clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
+        figures = {"clipped_share": outside.float().mean().item(), "kbps": self.config.kbps}
+        if self.config.reduction_factor > 1:
+            n_stacked = sum(map(len, segments)) * self.config.reduction_factor
+            figures["filled_share"] = 1 - len(values) / n_stacked
+        return figures
+
+
+def stacked(codes: np.ndarray, k: int) -> np.ndarray:
+    """Codes (n, C) -> (ceil(n / k), C k): k neighbouring frames side by side, band by band.
+
+    So neighbouring channels are of neighbouring bands, which masks in training rely on. What is
+    missing in the last one is code 0.
+    """
+    n, n_channels = codes.shape
+    filled = np.pad(codes, ((0, -n % k), (0, 0)))
+    return filled.reshape(-1, k, n_channels).swapaxes(1, 2).reshape(-1, n_channels * k)
+
+
+def unstacked(codes: np.ndarray, k: int) -> np.ndarray:
+    """The inverse of `stacked`, with what was filled up: (T, C k) -> (T k, C)."""
+    n_channels = codes.shape[1] // k
+    return codes.reshape(-1, n_channels, k).swapaxes(1, 2).reshape(-1, n_channels)
 
 
 class DMelStream:
@@ -147,6 +214,7 @@ class DMelStream:
                 " use the preset dmel_40hz_causal or inkling_20hz"
             )
         self.tail = torch.zeros(self.spec.left_samples)  # samples of frames to come
+        self.waiting = np.zeros((0, self.spec.n_mels), np.int32)  # codes of frames to be stacked
         self.n_samples = 0
 
     def push(self, samples: np.ndarray) -> np.ndarray:
@@ -155,18 +223,27 @@ class DMelStream:
         An empty piece gives none.
         """
         if not len(samples):
-            return self._codes(self.tail)
+            return self._stack(self._codes(self.tail))
         piece = checked_samples(samples)
         self.n_samples += len(piece)
-        return self._codes(torch.cat([self.tail, piece]))
+        return self._stack(self._codes(torch.cat([self.tail, piece])))
 
     def finish(self) -> np.ndarray:
         """Codes (0 or 1, C) of the last frame, which is filled up with zeros."""
         n_missing = -self.n_samples % self.spec.hop_samples
-        return self._codes(torch.nn.functional.pad(self.tail, (0, n_missing)))
+        last = self._codes(torch.nn.functional.pad(self.tail, (0, n_missing)))
+        return stacked(np.concatenate([self.waiting, last]), self.tokenizer.config.reduction_factor)
+
+    def _stack(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (n, n_mels) of the next frames -> those (t, C) that are complete; others wait."""
+        k = self.tokenizer.config.reduction_factor
+        codes = np.concatenate([self.waiting, codes])
+        n = len(codes) // k * k
+        self.waiting = codes[n:]
+        return stacked(codes[:n], k)
 
     def _codes(self, samples: Tensor) -> np.ndarray:
-        """Codes (t, C) of the frames that these samples complete; the tail is kept."""
+        """Codes (n, n_mels) of the frames that these samples complete; the tail is kept."""
         hop = self.spec.hop_samples
         n_frames = max(0, (len(samples) - self.spec.n_fft) // hop + 1)
         self.tail = samples[n_frames * hop :]
