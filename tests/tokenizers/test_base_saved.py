@@ -62,11 +62,11 @@ KEPT = {
         "14de4adec372",
         "18fd5b9cba57",
     ),
-    "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "74104b9200c2", None),
+    "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "b165c919635f", None),
     "DMel, causal": (
         lambda: DMelConfig.inkling_20hz().build(),
         "c7ed5f12fd67",
-        "a9e855993e03",
+        "d52b88cbdf29",
         None,
     ),
     "LogMel": (
