@@ -279,6 +279,64 @@ class _BatchedSTFT:
         return samples * self.sample_mask
 
 
+def inverse_stft(spectra: Tensor, spec: MelSpec, n_samples: int) -> Tensor:
+    """Complex spectra (B, T, F) -> samples (B, N), T = spec.n_frames(N); has gradients.
+
+    The least-squares signal (Griffin & Lim 1984, eq. 6), but that samples fade out where the
+    windows do.
+    """
+    window = analysis_window(spec).to(spectra.device)
+    frames = torch.fft.irfft(spectra, spec.n_fft) * window
+    weight = _overlap_add(window.square().expand(1, frames.shape[1], -1), spec)
+    samples = _overlap_add(frames, spec) / weight.clamp_min(WINDOW_FLOOR)
+    samples = samples[:, spec.left_samples :][:, :n_samples]
+    return torch.nn.functional.pad(samples, (0, n_samples - samples.shape[1]))
+
+
+class SpectraStream:
+    """`inverse_stft` of one clip whose spectra arrive in pieces: `push` them, then `finish`."""
+
+    def __init__(self, spec: MelSpec):
+        self.spec = spec
+        self.window = analysis_window(spec)
+        # what the frames so far add to the samples from `at` on, and their weight there
+        self.kept = torch.zeros(2, spec.n_fft - spec.hop_samples)
+        self.at = -spec.left_samples
+        self.n_frames = 0
+
+    def push(self, spectra: Tensor) -> Tensor:
+        """(t, F) -> the samples (n,) that no later frame adds to, n >= 0."""
+        n = len(spectra)
+        if not n:
+            return torch.zeros(0)
+        frames = torch.fft.irfft(spectra, self.spec.n_fft) * self.window
+        weights = self.window.square().expand(n, -1)
+        added = _overlap_add(torch.stack([frames, weights]), self.spec)
+        added[:, : self.kept.shape[1]] += self.kept
+        n_settled = n * self.spec.hop_samples
+        self.kept = added[:, n_settled:]
+        self.n_frames += n
+        return self._samples(added[:, :n_settled])
+
+    def finish(self, n_samples: int | None = None) -> Tensor:
+        """The samples (n,) that are left of N; nothing may be pushed after it."""
+        n_left = self.left(n_samples)
+        samples = self._samples(self.kept)[:n_left]
+        return torch.nn.functional.pad(samples, (0, n_left - len(samples)))
+
+    def left(self, n_samples: int | None = None) -> int:
+        """How many samples are still to come, of N or of as many as the frames so far give."""
+        if n_samples is None:
+            n_samples = self.spec.n_samples(self.n_frames)
+        return max(0, n_samples - max(0, self.at))
+
+    def _samples(self, added: Tensor) -> Tensor:
+        """Sums and weights (2, n) from sample `at` on -> samples, without those before 0."""
+        skipped = max(0, -self.at)
+        self.at += added.shape[1]
+        return (added[0] / added[1].clamp_min(WINDOW_FLOOR))[skipped:]
+
+
 def griffin_lim(
     magnitudes: Sequence[Tensor],
     n_samples: Sequence[int],
@@ -286,12 +344,13 @@ def griffin_lim(
     n_iterations: int = 32,
     momentum: float = 0.99,
     seed: int = 0,
+    phases: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Samples (N_i,) whose spectra have about these magnitudes (T_i, F).
 
-    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). The initial phases are
-    drawn from `seed` for every clip anew, so that a clip sounds the same alone and in a batch (to
-    float32 rounding).
+    Fast Griffin-Lim (Perraudin, Balazs & Sondergaard 2013, algorithm 2). The initial phases, unless
+    given as (T_i, F), are drawn from `seed` for every clip anew, so that a clip sounds the same
+    alone and in a batch (to float32 rounding).
 
     Raises ValueError unless T_i = spec.n_frames(N_i).
     """
@@ -301,13 +360,13 @@ def griffin_lim(
                 f"griffin_lim: {n} samples are {spec.n_frames(n)} frames, got {len(clip)}"
             )
     device = magnitudes[0].device
-    phases = [
-        torch.rand(m.shape, generator=torch.Generator().manual_seed(seed)) * (2 * torch.pi)
-        for m in magnitudes
-    ]
+    if phases is None:
+        phases = [
+            first_phases(len(m), spec, torch.Generator().manual_seed(seed)) for m in magnitudes
+        ]
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         target = pad_sequence([m.float() for m in magnitudes], batch_first=True)  # (B, T, F)
-        phase = pad_sequence(phases, batch_first=True).to(device)
+        phase = pad_sequence(list(phases), batch_first=True).to(device)
         stft = _BatchedSTFT(n_samples, target.shape[1], spec, device)
         c = torch.polar(target, phase)
         t_last = torch.zeros(*target.shape, 2, device=device)
@@ -317,6 +376,11 @@ def griffin_lim(
             t_last = t
         samples = stft.inverse(c)
     return [row[:n] for row, n in zip(samples, n_samples, strict=True)]
+
+
+def first_phases(n_frames: int, spec: MelSpec, generator: torch.Generator) -> Tensor:
+    """Random phases (T, F); those of further frames go on where these end."""
+    return torch.rand(n_frames, spec.n_fft // 2 + 1, generator=generator) * (2 * torch.pi)
 
 
 def griffin_lim_update(t: Tensor, t_last: Tensor, target: Tensor, momentum: float) -> Tensor:

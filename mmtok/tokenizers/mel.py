@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
+from mmtok.io.serialize import to_plain
 from mmtok.nn.audio import MelSpec, log_mel, stoi
 from mmtok.tokenizers.base import BatchTokenizer, TokenizerConfig
-from mmtok.tokenizers.vocoders import GriffinLim, GriffinLimConfig
+from mmtok.tokenizers.vocoder_base import Vocoder
+from mmtok.tokenizers.vocoders import AnyVocoder
 
 LARGEST_PEAK = 100.0  # samples beyond this are integers that were cast to float, not scaled
+NETWORKS = ("vocoder", "dequantiser")  # fields that change no frame, and folders of their weights
 
 
 class MelConfig(TokenizerConfig):
@@ -33,13 +37,22 @@ class MelConfig(TokenizerConfig):
     modality: ClassVar[str] = "speech"
 
     mel: MelSpec
-    vocoder: GriffinLimConfig
+    vocoder: AnyVocoder
 
     def __post_init__(self) -> None:
         try:
             self.mel.check()
         except ValueError as error:
             raise UserError(f"{type(self).__name__}: {error}") from None
+
+    @property
+    def has_training(self) -> bool:
+        """Whether networks are trained with the tokenizer: its vocoder, for instance."""
+        return self.vocoder.training is not None
+
+    def check(self) -> None:
+        """Raise UserError where the vocoder's files are missing or of other spectrograms."""
+        self.vocoder.check(self.mel)
 
     @property
     def takes(self) -> dict[str, int]:
@@ -87,13 +100,48 @@ class MelConfig(TokenizerConfig):
         return replace(cls(), mel=mel)  # type: ignore[type-var]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able fields, those of mel and vocoder as dicts of their own."""
-        return asdict(self)  # type: ignore[call-overload]
+        """JSON-able fields, those of mel as a dict of their own, networks with their kind."""
+        plain = asdict(self)  # type: ignore[call-overload]
+        for name in NETWORKS:
+            if name in plain:
+                plain[name] = to_plain(getattr(self, name))
+        return plain
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """The fields that a fingerprint is of: the vocoder changes no frame."""
-        return {name: value for name, value in self.as_dict().items() if name != "vocoder"}
+        """The fields that a fingerprint is of: vocoder and de-quantiser change no frame."""
+        return {name: value for name, value in self.as_dict().items() if name not in NETWORKS}
+
+
+class FrameStream(Protocol):
+    """log10 mel frames for the vocoder, from segments of a clip's frames as they arrive."""
+
+    @property
+    def delay_s(self) -> float:
+        """By how much they are behind the frames pushed, in seconds."""
+
+    def push(self, segment: Segment) -> Tensor:
+        """Further frames -> the log10 mel (n, C) that is complete."""
+
+    def finish(self) -> Tensor:
+        """The log10 mel (n, C) that is left."""
+
+
+class DirectFrames:
+    """The `FrameStream` of a tokenizer whose frames are its vocoder's."""
+
+    delay_s = 0.0
+
+    def __init__(self, tokenizer: MelTokenizer):
+        self.tokenizer = tokenizer
+
+    def push(self, segment: Segment) -> Tensor:
+        """Further frames -> as many of log10 mel."""
+        return self.tokenizer.log_mel(segment)
+
+    def finish(self) -> Tensor:
+        """Nothing is left."""
+        return torch.zeros(0, self.tokenizer.config.mel.n_mels)
 
 
 class MelTokenizer(BatchTokenizer):
@@ -103,11 +151,22 @@ class MelTokenizer(BatchTokenizer):
     original.
     """
 
-    def __init__(self, config: MelConfig):
+    vocoder: Vocoder
+
+    def __init__(
+        self, config: MelConfig, saved: Path | None = None, sound_spec: MelSpec | None = None
+    ):
+        """Open the vocoder.
+
+        Args:
+            config: of the tokenizer.
+            saved: its folder, in which the weights of its networks are looked for.
+            sound_spec: of the spectrogram that the vocoder is given; None: the tokenizer's.
+        """
         self.config = config
         n_bytes = 6 * 8 * config.mel.n_fft // 2 * config.mel.n_mels
         memory_budget.check(n_bytes, type(config).__name__, "the filters of mel bands")
-        self.vocoder = config.vocoder.build(config.mel)
+        self.vocoder = config.vocoder.build(sound_spec or config.mel, saved and saved / "vocoder")
 
     @abstractmethod
     def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
@@ -119,6 +178,14 @@ class MelTokenizer(BatchTokenizer):
 
         Raises UserError for frames that are not of this tokenizer.
         """
+
+    def sound_mel(self, segment: Segment, n_samples: int) -> Tensor:
+        """A segment's frames -> what its vocoder makes N samples of: log10 mel (T', C) float32."""
+        return self.log_mel(segment)
+
+    def frame_stream(self) -> FrameStream:
+        """`sound_mel` of frames that arrive in pieces."""
+        return DirectFrames(self)
 
     def _figures(self, clips: Sequence[Tensor], segments: Sequence[Segment]) -> dict[str, float]:
         """Figures of a class's own frames."""
@@ -139,11 +206,38 @@ class MelTokenizer(BatchTokenizer):
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Segments -> samples.
 
-        As many as info's n_samples, where T frames fit it, else as many as T frames give. Faster
-        than the single calls, and equal to some 1e-3 of rounding (see vocoders.py). A clip whose
+        As many as info's n_samples, where T frames fit it, else as many as T frames give. Equal to
+        the single calls, of Griffin-Lim to some 1e-3 of rounding (see griffin_lim.py). A clip whose
         peak would exceed 1 is scaled down as a whole, so that a file holds it unclipped.
+
+        Raises UserError for a segment at another rate than the tokenizer's.
         """
-        return sounds(self.vocoder, [self.log_mel(segment) for segment in segments], segments)
+        lengths = [self._length(segment) for segment in segments]
+        mels = [self.sound_mel(*pair) for pair in zip(segments, lengths, strict=True)]
+        full = [i for i, mel in enumerate(mels) if len(mel)]
+        clips = self.vocoder([mels[i] for i in full], [lengths[i] for i in full])
+        signals = [np.zeros(0, np.float32)] * len(mels)
+        for i, clip in zip(full, clips, strict=True):
+            signals[i] = (clip / clip.abs().max().clamp_min(1)).numpy()
+        return signals
+
+    def _length(self, segment: Segment) -> int:
+        """How many samples a segment stands for."""
+        spec = self.config.mel
+        if segment.info.get("rate_hz", spec.rate_hz) != spec.rate_hz:
+            raise UserError(
+                f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at"
+                f" {spec.rate_hz} Hz"
+            )
+        n_samples = int(segment.info.get("n_samples", 0))
+        n_frames = self.n_units(segment)
+        if n_samples < 1 or spec.n_frames(n_samples) != n_frames:  # sampled, or truncated
+            n_samples = spec.n_samples(n_frames)
+        return n_samples
+
+    def save_networks(self, folder: Path) -> None:
+        """Write the weights of vocoder and de-quantiser, where there are any."""
+        self.vocoder.save(Path(folder) / "vocoder")
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """`sound_error` of the round trip, and the class's own figures; {} of no clips."""
@@ -183,34 +277,6 @@ def checked_samples(signal: Any) -> Tensor:
             " 32768"
         )
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
-
-
-def sounds(
-    vocoder: GriffinLim, mels: Sequence[Tensor], segments: Sequence[Segment]
-) -> list[np.ndarray]:
-    """log10 mel spectrograms (T, C) of these segments -> samples, see `MelTokenizer.decode_batch`.
-
-    Raises UserError for a segment at another rate than the vocoder's.
-    """
-    spec = vocoder.spec
-    for segment in segments:
-        if segment.info.get("rate_hz", spec.rate_hz) != spec.rate_hz:
-            raise UserError(
-                f"speech: the segment is at {segment.info['rate_hz']} Hz, this tokenizer at"
-                f" {spec.rate_hz} Hz"
-            )
-    lengths = []
-    for mel, segment in zip(mels, segments, strict=True):
-        n_samples = int(segment.info.get("n_samples", 0))
-        if n_samples < 1 or spec.n_frames(n_samples) != len(mel):  # sampled, or truncated
-            n_samples = spec.n_samples(len(mel))
-        lengths.append(n_samples)
-    full = [i for i, mel in enumerate(mels) if len(mel)]
-    clips = vocoder([mels[i] for i in full], [lengths[i] for i in full])
-    signals = [np.zeros(0, np.float32)] * len(mels)
-    for i, clip in zip(full, clips, strict=True):
-        signals[i] = (clip / clip.abs().max().clamp_min(1)).numpy()
-    return signals
 
 
 def sound_error(

@@ -23,9 +23,20 @@ from torch import Tensor
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec, log_mel, log_mel_of_frames
-from mmtok.tokenizers.base import checked_codes, fingerprint
-from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
-from mmtok.tokenizers.vocoders import GriffinLimConfig
+from mmtok.tokenizers.base import checked_codes, fingerprint, load_config, write_config
+from mmtok.tokenizers.dequantiser import (
+    CodeDequantiser,
+    DequantiserConfig,
+    DequantiserDescription,
+)
+from mmtok.tokenizers.mel import (
+    DirectFrames,
+    FrameStream,
+    MelConfig,
+    MelTokenizer,
+    checked_samples,
+)
+from mmtok.tokenizers.vocoders import AnyVocoder, GriffinLimConfig
 
 MOST_STACKED = 16  # frames of the spectrogram in one of the stream
 
@@ -44,7 +55,9 @@ class DMelConfig(MelConfig):
         reduction_factor: how many frames of the spectrogram one frame of the stream holds (Wang et
             al. 2017, "Tacotron", section 3.3; Bai et al. 2024: up to 4 work alike). Channel
             k * c + j is mel band c of frame j. The last frame is filled up with the lowest level.
-        vocoder: how codes become sound again; not in the fingerprint, as it changes no code.
+        vocoder: how a spectrogram becomes sound again.
+        dequantiser: how codes become the spectrogram before that; None: their levels are it.
+            Neither is in the fingerprint, as they change no code.
     """
 
     presets: ClassVar[tuple[str, ...]] = (
@@ -59,7 +72,8 @@ class DMelConfig(MelConfig):
     high: float = 2.0
     n_levels: int = 16
     reduction_factor: int = 1
-    vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
+    vocoder: AnyVocoder = field(default_factory=GriffinLimConfig)
+    dequantiser: DequantiserConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,9 +115,39 @@ class DMelConfig(MelConfig):
         """The log10 mel magnitude of each code: (n_levels,) float64, from low to high exactly."""
         return np.linspace(self.low, self.high, self.n_levels)
 
-    def build(self) -> DMel:
-        """The tokenizer: nothing is to be learned."""
-        return DMel(self)
+    def signature(self) -> Signature:
+        """Complete without any weights."""
+        channels = (self.n_levels,) * (self.mel.n_mels * self.reduction_factor)
+        return Signature("speech", channels, fingerprint=fingerprint("DMel", self.meaning))
+
+    def check(self) -> None:
+        """Raise UserError where weights are missing, or of other codes or spectrograms."""
+        spec = self.mel
+        if self.dequantiser is not None:
+            spec = self.dequantised(self.dequantiser).fine_spec
+        self.vocoder.check(spec)
+
+    def dequantised(
+        self, dequantiser: DequantiserConfig, saved: Path | None = None
+    ) -> DequantiserDescription:
+        """What the de-quantiser of these codes is.
+
+        Raises UserError where its weights are missing, or of other codes.
+        """
+        return dequantiser.describe(self.mel, self.low, self.high, self.n_levels, saved)
+
+    @property
+    def has_training(self) -> bool:
+        """Whether vocoder or de-quantiser are trained with the tokenizer."""
+        own = self.dequantiser is not None and self.dequantiser.training is not None
+        return own or super().has_training
+
+    def build(self, saved: Path | None = None) -> DMel:
+        """The tokenizer: no code is to be learned.
+
+        saved: a folder with the weights of networks that were trained with it.
+        """
+        return DMel(self, saved)
 
     def load(self, folder: Path) -> DMel:
         """Open the tokenizer that was saved in `folder`."""
@@ -118,16 +162,21 @@ class DMel(MelTokenizer):
 
     config_type: ClassVar[type] = DMelConfig
 
-    def __init__(self, config: DMelConfig):
-        super().__init__(config)
+    def __init__(self, config: DMelConfig, saved: Path | None = None):
+        self.dequantiser: CodeDequantiser | None = None
+        sound_spec = config.mel
+        if config.dequantiser is not None:
+            own = saved and saved / "dequantiser"
+            description = config.dequantised(config.dequantiser, own)
+            self.dequantiser = config.dequantiser.build(description, own)
+            sound_spec = description.fine_spec
+        super().__init__(config, saved, sound_spec)
         levels = config.levels
         self._levels = torch.from_numpy(levels.astype(np.float32))
         # halfway between levels: a value goes to the nearest level, a tie to the lower one
         midpoints = (levels[:-1] + levels[1:]) / 2
         self._borders = torch.from_numpy(midpoints.astype(np.float32))
-        mark = fingerprint("DMel", config.meaning)
-        channels = (config.n_levels,) * (config.mel.n_mels * config.reduction_factor)
-        self.signature = Signature("speech", channels, fingerprint=mark)
+        self.signature = config.signature()
 
     def quantise(self, log_mels: Tensor) -> np.ndarray:
         """log10 mel (T, C) -> codes (T, C) of the nearest levels, which clips at both ends.
@@ -146,9 +195,16 @@ class DMel(MelTokenizer):
 
         Raises UserError on codes that are not of this tokenizer.
         """
+        return self._levels[self.spectrum_codes(segment)]
+
+    def spectrum_codes(self, segment: Segment) -> Tensor:
+        """A segment's codes, not stacked: (n, n_mels) int64 of its spectrogram's n frames.
+
+        Raises UserError on codes that are not of this tokenizer.
+        """
         codes = checked_codes(segment, self.signature)
         frames = unstacked(codes, self.config.reduction_factor)[: self.n_units(segment)]
-        return self._levels[torch.from_numpy(frames.astype(np.int64))]
+        return torch.from_numpy(frames.astype(np.int64))
 
     def n_units(self, segment: Segment) -> int:
         """How many frames its spectrogram has, without those that fill the last frame up.
@@ -162,6 +218,38 @@ class DMel(MelTokenizer):
         if n_samples >= 1 and most - k < (n := self.config.mel.n_frames(n_samples)) <= most:
             return n
         return most
+
+    def sound_mel(self, segment: Segment, n_samples: int) -> Tensor:
+        """A segment's codes -> what its vocoder makes N samples of: log10 mel (T', C) float32."""
+        if self.dequantiser is None or not len(segment):
+            return self.log_mel(segment)
+        codes = self.spectrum_codes(segment)
+        return self.dequantiser(codes)[: self.vocoder.spec.n_frames(n_samples)]
+
+    def frame_stream(self) -> FrameStream:
+        """`sound_mel` of codes that arrive in pieces."""
+        if self.dequantiser is None:
+            return DirectFrames(self)
+        return DequantisedFrames(self, self.dequantiser)
+
+    def save_networks(self, folder: Path) -> None:
+        """Write the weights of vocoder and de-quantiser, where there are any."""
+        super().save_networks(folder)
+        if self.dequantiser is not None:
+            self.dequantiser.save(Path(folder) / "dequantiser")
+
+    def save(self, folder: Path) -> None:
+        """Write the config and the weights of the networks."""
+        self.save_networks(folder)
+        write_config(Path(folder), "DMel", self.config.as_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> DMel:
+        """Open what `save` wrote.
+
+        Raises UserError for a folder of another class, or a damaged one.
+        """
+        return cls(load_config(folder, "DMel", DMelConfig), Path(folder))
 
     def stream(self) -> DMelStream:
         """An encoder for samples that arrive in pieces.
@@ -197,6 +285,23 @@ def unstacked(codes: np.ndarray, k: int) -> np.ndarray:
     """The inverse of `stacked`, with what was filled up: (T, C k) -> (T k, C)."""
     n_channels = codes.shape[1] // k
     return codes.reshape(-1, n_channels, k).swapaxes(1, 2).reshape(-1, n_channels)
+
+
+class DequantisedFrames:
+    """The `FrameStream` of codes through a de-quantiser."""
+
+    def __init__(self, tokenizer: DMel, dequantiser: CodeDequantiser):
+        self.tokenizer = tokenizer
+        self.delay_s = dequantiser.delay_s
+        self.values = dequantiser.stream()
+
+    def push(self, segment: Segment) -> Tensor:
+        """Further codes -> the log10 mel (n, C) that is complete."""
+        return self.values.push(self.tokenizer.spectrum_codes(segment))
+
+    def finish(self) -> Tensor:
+        """The log10 mel (n, C) that is left."""
+        return self.values.finish()
 
 
 class DMelStream:

@@ -28,7 +28,7 @@ from mmtok.tokenizers.base import (
     write_learned,
 )
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
-from mmtok.tokenizers.vocoders import GriffinLimConfig
+from mmtok.tokenizers.vocoders import AnyVocoder, GriffinLimConfig
 
 CLIPS_AT_ONCE = 64  # bounds the memory of fitting
 # Standard deviation of log10 mel, 0.02 dB. A band that varies less is silent; dividing by its
@@ -51,15 +51,16 @@ class LogMelConfig(MelConfig):
     learns: ClassVar[bool] = True
 
     mel: MelSpec = field(default_factory=MelSpec)
-    vocoder: GriffinLimConfig = field(default_factory=GriffinLimConfig)
+    vocoder: AnyVocoder = field(default_factory=GriffinLimConfig)
 
     def signature(self) -> Signature:
         """Without the fingerprint, which is of the constants of the bands."""
         return Signature("speech", latent_size=self.mel.n_mels)
 
-    def fit(self, signals: Sequence[np.ndarray]) -> LogMel:
+    def fit(self, signals: Sequence[np.ndarray], saved: Path | None = None) -> LogMel:
         """Learn each band's mean and spread over all frames of the clips.
 
+        saved: a folder with the weights of a vocoder that was trained with it.
         Raises UserError where there is no clip; see also `checked_samples`.
         """
         n = 0
@@ -78,7 +79,7 @@ class LogMelConfig(MelConfig):
         bands.shift.copy_(mean)
         spread = (squares / n - mean.square()).clamp_min(0).sqrt()
         bands.scale.copy_(torch.where(spread > LEAST_SPREAD, spread, 1.0))
-        return LogMel(self, bands)
+        return LogMel(self, bands, saved)
 
     def load(self, folder: Path) -> LogMel:
         """Open the tokenizer that was saved in `folder`."""
@@ -119,8 +120,8 @@ class LogMel(MelTokenizer):
 
     has_pictures = True
 
-    def __init__(self, config: LogMelConfig, bands: Bands):
-        super().__init__(config)
+    def __init__(self, config: LogMelConfig, bands: Bands, saved: Path | None = None):
+        super().__init__(config, saved)
         self.bands = bands
         mark = fingerprint("LogMel", config.meaning, *learned(bands))
         self.signature = Signature("speech", latent_size=config.mel.n_mels, fingerprint=mark)
@@ -146,7 +147,8 @@ class LogMel(MelTokenizer):
         return spreads(segments)
 
     def save(self, folder: Path) -> None:
-        """Write the config and the constants of the bands."""
+        """Write the config, the constants of the bands and the vocoder's weights."""
+        self.save_networks(folder)
         write_learned(Path(folder), "LogMel", self.config.as_dict(), self.bands)
 
     @classmethod
@@ -156,4 +158,4 @@ class LogMel(MelTokenizer):
         Raises UserError when the constants are missing, broken or of other sizes.
         """
         config = load_config(folder, "LogMel", LogMelConfig)
-        return cls(config, with_weights(folder, lambda: Bands(config.mel.n_mels)))
+        return cls(config, with_weights(folder, lambda: Bands(config.mel.n_mels)), Path(folder))

@@ -109,7 +109,7 @@ def test_latents_are_streamed_too():
     )
 
 
-def test_what_is_no_griffin_lim_is_refused():
+def test_what_makes_no_sound_of_a_spectrogram_is_refused():
     with pytest.raises(UserError, match="object gives no sound before its last frame"):
         SoundStream(object())
     with pytest.raises(UserError, match="codes of shape"):

@@ -1,0 +1,185 @@
+"""The contract of vocoders, which make samples from log-mel spectrograms, and of their configs.
+
+A network's weights lie in a folder of their own: `NAME.json` says what they were made for, with the
+`MelSpec` that every use is compared with, and weights.safetensors holds them. A tokenizer's folder
+holds those of its networks, so that it needs nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmtok.errors import UserError
+from mmtok.io.files import write_tensors, write_text
+from mmtok.io.serialize import read_json_as, to_plain
+from mmtok.nn.audio import MelSpec
+from mmtok.tokenizers.base import weights_of, with_weights
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+N = TypeVar("N", bound=nn.Module)
+SHIPPED = Path(__file__).parent.parent / "weights"  # folders of weights that come with the package
+
+
+class VocoderStream(Protocol):
+    """Samples of one clip whose frames arrive in pieces: `push` them, then `finish` once.
+
+    `delay_s` is the longest time by which the sound given out is behind the frames pushed.
+    """
+
+    @property
+    def delay_s(self) -> float:
+        """In seconds."""
+
+    def push(self, log_mel: Tensor) -> Tensor:
+        """log10 mel (t, C) -> the samples (n,) that are complete, n >= 0."""
+
+    def finish(self, n_samples: int | None = None) -> Tensor:
+        """The samples that are left of N in all, or of as many as the spec says of the frames."""
+
+
+class Vocoder(ABC):
+    """log10 mel spectrograms (T_i, C) -> samples (N_i,), where T_i = spec.n_frames(N_i) >= 1.
+
+    Deterministic; a clip sounds the same alone and in a batch, to the rounding that a class states.
+
+    Attributes:
+        spec: of the spectrograms that it takes.
+        look_ahead: how many later frames a frame's sound depends on, besides those that its window
+            overlaps; None: all of the clip.
+    """
+
+    spec: MelSpec
+    look_ahead: int | None
+
+    @abstractmethod
+    def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:
+        """The samples of each clip."""
+
+    def stream(self) -> VocoderStream:
+        """A clip whose frames arrive in pieces. Raises UserError where the class has no streams."""
+        raise UserError(f"{type(self).__name__} gives no sound before its last frame")
+
+    # most have nothing to save
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write the weights, if there are any, into `folder`."""
+
+
+class VocoderConfig(ABC):
+    """The settings of a vocoder: the base of a frozen dataclass that a tokenizer's config holds.
+
+    `training` is not None where the network is trained with the tokenizer: `fit_tokenizer` has a
+    trainer for it.
+    """
+
+    training: ClassVar[Any] = None
+
+    # most name no files
+    def check(self, spec: MelSpec) -> None:  # noqa: B027
+        """Raise UserError for files that the config names and that cannot be used."""
+
+    @abstractmethod
+    def build(self, spec: MelSpec, saved: Path | None = None) -> Vocoder:
+        """The vocoder of spectrograms of these settings.
+
+        Raises UserError where it was made for others.
+
+        Args:
+            spec: of the spectrograms.
+            saved: the folder in which a tokenizer saved it, if there is one.
+        """
+
+
+def differences(ours: DataclassInstance, theirs: DataclassInstance) -> str:
+    """The fields in which two settings differ, in words: "hop_samples 400 against 200"."""
+    words = []
+    for field in fields(ours):
+        pair = [getattr(settings, field.name) for settings in (ours, theirs)]
+        if pair[0] != pair[1]:
+            words.append(f"{field.name} {pair[0]} against {pair[1]}")
+    return ", ".join(words)
+
+
+def check_spec(spec: MelSpec, own: MelSpec, name: object) -> None:
+    """Raise UserError where spectrograms of `spec` are given to a vocoder of `own` ones."""
+    if spec != own:
+        raise UserError(
+            f"{name} is of other spectrograms than the tokenizer's: {differences(spec, own)}; name"
+            " a vocoder that was made for these, or set the tokenizer's mel alike"
+        )
+
+
+# ---- folders of weights
+
+
+@dataclass(frozen=True)
+class WeightsKind:
+    """A kind of folders of weights.
+
+    Attributes:
+        name: of the file that says what the weights are, and of the folder in a tokenizer's.
+        hint: the dataclass that the file holds.
+    """
+
+    name: str
+    hint: type
+
+    def find(self, path: str | Path) -> Path:
+        """The folder of weights at a path: that folder, a tokenizer's or a run's.
+
+        Raises UserError where there is none.
+        """
+        for below in (".", self.name, f"tokenizers/speech/{self.name}"):
+            folder = Path(path) / below
+            if (folder / f"{self.name}.json").is_file():
+                return folder
+        raise UserError(
+            f"{path} holds no {self.name} ({self.name}.json and weights.safetensors); name the"
+            " folder of a run, of a tokenizer or of the weights themselves"
+        )
+
+    def shipped(self, fits: Callable[[Any], bool]) -> Path | None:
+        """The package's own folder of weights whose description fits, if there is one."""
+        for path in sorted(SHIPPED.glob(f"*/{self.name}.json")):
+            if fits(self.describe(path.parent)):
+                return path.parent
+        return None
+
+    def describe(self, folder: Path) -> Any:
+        """What the weights in a folder are. Raises UserError for a damaged file."""
+        return read_json_as(folder / f"{self.name}.json", self.hint)
+
+    def read(self, folder: Path, make: Callable[[], N]) -> N:
+        """The network that `make` makes, with the weights in a folder, for use alone.
+
+        Raises UserError for weights of other sizes.
+        """
+        network = with_weights(folder, make)
+        return network.eval().requires_grad_(False)
+
+    def write(self, folder: Path, description: Any, network: nn.Module) -> None:
+        """Write weights, and what they are."""
+        write_tensors(folder / "weights.safetensors", weights_of(network))
+        write_text(folder / f"{self.name}.json", to_plain_text(description))
+
+
+def to_plain_text(description: Any) -> str:
+    """A dataclass as the text of a JSON file."""
+    import json
+
+    return json.dumps(to_plain(description), indent=2) + "\n"
+
+
+@torch.no_grad()
+def in_blocks(stream: Any, frames: Tensor, block: int) -> list[Tensor]:
+    """What a stream gives of the frames (T, C), pushed block by block, without its end."""
+    return [stream.push(part) for part in frames.split(block)]
