@@ -44,6 +44,7 @@ LATE = {
     "pythia8mc",
     "fastjet",
     "espeakng_loader",
+    "hibari",
     "matplotlib",
     "vector_quantize_pytorch",
     "datasets",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mmtok.data.image_preparation import ImagePreparation
-from mmtok.data.speech_preparation import SpeechPreparation
+from mmtok.data.speech_preparation import SpeechPreparation, VoicePreparation
 from mmtok.data.text_preparation import TextPreparation
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
@@ -29,11 +29,16 @@ from mmtok.io.tally import Tally
 from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.tokenizers.base import TokenizerConfig
 
-PreparationConfig = TextPreparation | SpeechPreparation | ImagePreparation
+PreparationConfig = TextPreparation | SpeechPreparation | VoicePreparation | ImagePreparation
 # modality -> its default preparation; jets are what they are
 DEFAULTS: dict[str, PreparationConfig] = {
     preparation.modality: preparation
-    for preparation in (TextPreparation(), SpeechPreparation(), ImagePreparation())
+    for preparation in (
+        TextPreparation(),
+        SpeechPreparation(),
+        VoicePreparation(),
+        ImagePreparation(),
+    )
 }
 FILE = "preparation.json"
 

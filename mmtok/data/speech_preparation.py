@@ -91,6 +91,13 @@ class SpeechPreparation:
         return mix
 
 
+@dataclass(frozen=True)
+class VoicePreparation(SpeechPreparation):
+    """The same for a clip that only tells who speaks."""
+
+    modality: ClassVar[str] = "voice"
+
+
 def mix_loss_db(samples: np.ndarray, mix: np.ndarray) -> float:
     """The power that a mix (N,) loses against the mean of its channels (N, channels), in dB.
 

@@ -6,6 +6,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from mmtok.core.spoken_form import spoken_form
 from mmtok.io.tally import Tally
 
 
@@ -17,6 +18,8 @@ class TextPreparation:
         lower_case: make all letters lower case.
         normal_form: of Unicode: NFC, NFD, NFKC or NFKD; "" leaves the characters as they are.
         strip: remove white space at both ends.
+        spoken_form: of which language's transcripts: lower case without punctuation, numbers
+            spelled (`mmtok.core.spoken_form`); "" leaves them as written.
     """
 
     modality: ClassVar[str] = "text"
@@ -24,6 +27,7 @@ class TextPreparation:
     normal_form: Literal["", "NFC", "NFD", "NFKC", "NFKD"] = ""
     lower_case: bool = False
     strip: bool = False
+    spoken_form: Literal["", "en"] = ""
 
     def prepare(self, text: str, name: str, tally: Tally) -> str:
         """A text, prepared; to prepare it again changes nothing."""
@@ -44,4 +48,6 @@ class TextPreparation:
             prepared = unicodedata.normalize(self.normal_form, prepared)
         if self.strip:
             prepared = prepared.strip()
+        if self.spoken_form:
+            prepared = spoken_form(prepared)
         return prepared

@@ -45,6 +45,7 @@ from mmtok.sources.images import ImageFolder, ScannedDigits
 from mmtok.sources.interleaved import InterleavedFile
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
+from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.base import TokenizerConfig
@@ -57,6 +58,7 @@ from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
+from mmtok.tokenizers.voices import VoiceConfig
 from mmtok.train.config import TrainConfig
 
 PackageTokenizers = (
@@ -72,6 +74,7 @@ PackageTokenizers = (
     | LogMelConfig
     | JetGridConfig
     | NumberConfig
+    | VoiceConfig
 )
 PackageSources = (
     TextFile
@@ -79,6 +82,7 @@ PackageSources = (
     | ImageFolder
     | IdxImages
     | SpokenDigits
+    | SpokenSentences
     | SpeechFolder
     | PythiaJets
     | JetFile

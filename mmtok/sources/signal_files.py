@@ -74,6 +74,15 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         unit="clips",
         check=sound_files.sound_seconds,
     ),
+    # after speech, to which a sound file belongs where a run knows both
+    "voice": SignalFiles(
+        media.SOUNDS,
+        ".wav",
+        _read_sound,
+        _write_sound,
+        unit="voices",
+        check=sound_files.sound_seconds,
+    ),
     "image": SignalFiles(
         image_files.PICTURES,
         ".png",

@@ -30,6 +30,7 @@ KINDS = {
     "KLPatches": "image_latents",
     "JetGrid": "jets",
     "Number": "numbers",
+    "Voice": "voices",
 }
 MODALITIES = ("text", "speech", "image", "jets")
 # tokenizers without anything learned that have a name -> file and class of the config

@@ -15,6 +15,7 @@ CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
         ({"normal_form": "NFC"}, "  Caf\u00e9 ﬁne\n"),
         ({"normal_form": "NFKC", "lower_case": True}, "  caf\u00e9 fine\n"),
         ({"strip": True}, "Cafe\u0301 ﬁne"),
+        ({"spoken_form": "en"}, "caf\u00e9 fine"),
     ],
 )
 def test_texts_are_prepared_as_said_and_twice_is_as_once(how, expected):
