@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_be_written(capsys, tmp_path, letters):
 def test_a_full_disk_is_one_line_and_leaves_nothing(capsys, tmp_path, letters, monkeypatch):
     import pyarrow.parquet as pq
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28]")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
