@@ -251,8 +251,16 @@ def called(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def report(lines: Iterable[Line], path: Path | None, **about: dict) -> None:
-    """Prints the tables `about`, then each line as it comes; writes all as JSON to `path`."""
+def report(
+    lines: Iterable[Line],
+    path: Path | None,
+    more: Mapping[str, object] | None = None,
+    **about: dict,
+) -> None:
+    """Prints the tables `about`, then each line as it comes; writes all as JSON to `path`.
+
+    `more` is written too, as it is once all lines are made.
+    """
     for name, table in about.items():
         print(f"{name}: " + ", ".join(f"{key} {_short(value)}" for key, value in table.items()))
     made = []
@@ -260,7 +268,7 @@ def report(lines: Iterable[Line], path: Path | None, **about: dict) -> None:
         print(line, flush=True)
         made.append(asdict(line) | {"met": line.met})
     if path:
-        write_text(path, json.dumps({**about, "lines": made}, indent=1) + "\n")
+        write_text(path, json.dumps({**about, "lines": made, **(more or {})}, indent=1) + "\n")
 
 
 def _short(value: object) -> str:

@@ -38,7 +38,7 @@ TRAJECTORY_REMARK = (
 
 
 @dataclass(frozen=True)
-class _Clip:
+class SoundClip:
     """A clip to show: its heading, samples (N,) float32, and log10 mel magnitudes (T, C)."""
 
     heading: str
@@ -59,7 +59,7 @@ def speech_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup
     loudest = max((float(clip.log_mel.max()) for clip in clips), default=0.0)
     blocks = []
     for prompt, some in shown.items():
-        figures = [_figure(clip, spec, longest, loudest) for clip in some]
+        figures = [sound_figure(clip, spec, longest, loudest) for clip in some]
         sounds = tag("div", *figures, cls="sounds")
         blocks.append(tag("div", tag("h3", prompt), sounds, cls="prompt full"))
     remark = (
@@ -75,14 +75,16 @@ def speech_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup
     ]
 
 
-def _clips_within_budget(run: Run, prompts: Mapping[str, list[Sample]]) -> dict[str, list[_Clip]]:
+def _clips_within_budget(
+    run: Run, prompts: Mapping[str, list[Sample]]
+) -> dict[str, list[SoundClip]]:
     """Prompt -> its clips, of as many prompts as the section's share of SOUND_BYTES allows."""
     folders = (run.folder / "samples").iterdir()
     n_sections = sum(any(folder.glob("*.wav")) for folder in folders)
     budget = SOUND_BYTES // max(1, n_sections)
     chosen = dict(islice(prompts.items(), N_PROMPTS))
     real = _real_clips(run, set(chosen))
-    shown: dict[str, list[_Clip]] = {}
+    shown: dict[str, list[SoundClip]] = {}
     for prompt, samples in chosen.items():
         clips = _clips(run, samples[:N_CLIPS], real.get(prompt))
         budget -= sum(BYTES_PER_SAMPLE * len(clip.samples) for clip in clips)
@@ -92,7 +94,7 @@ def _clips_within_budget(run: Run, prompts: Mapping[str, list[Sample]]) -> dict[
     return shown
 
 
-def _figure(clip: _Clip, spec: MelSpec, longest: int, loudest: float) -> Markup:
+def sound_figure(clip: SoundClip, spec: MelSpec, longest: int, loudest: float) -> Markup:
     """A clip's spectrogram and player.
 
     Args:
@@ -110,7 +112,7 @@ def _figure(clip: _Clip, spec: MelSpec, longest: int, loudest: float) -> Markup:
     return tag("figure", tag("figcaption", clip.heading), picture, player)
 
 
-def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list[_Clip]:
+def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list[SoundClip]:
     """What is shown of one prompt, without samples that have no sound."""
     import torch
 
@@ -132,7 +134,7 @@ def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list
         round_trip = tokenizer.decode(tokenizer.encode(real))
         found += [("real", real), ("real, through the tokenizer", round_trip)]
     return [
-        _Clip(heading, x, log_mel([torch.from_numpy(x)], spec)[0].numpy())
+        SoundClip(heading, x, log_mel([torch.from_numpy(x)], spec)[0].numpy())
         for heading, x in found
         if len(x)
     ]

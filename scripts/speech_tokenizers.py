@@ -1,0 +1,136 @@
+"""Ways of speech through a tokenizer and a vocoder, by the names that a command line gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from mmtok.errors import UserError
+from mmtok.nn.audio import MelSpec, log_mel
+from mmtok.tokenizers import load
+from mmtok.tokenizers.speech import DMelConfig
+
+RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Trip:
+    """One way: encode to what is kept of a clip, decode to sound.
+
+    Attributes:
+        tokenizer: of the frames.
+        vocoder: its name in the table.
+        continuous: whether the spectrogram goes to the vocoder as it is, without levels.
+    """
+
+    tokenizer: Any
+    vocoder: str
+    continuous: bool = False
+
+    @property
+    def spec(self) -> MelSpec:
+        """Of the spectrogram."""
+        return self.tokenizer.config.mel
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames of the spectrogram."""
+        return self.spec.rate_hz / self.spec.hop_samples
+
+    @property
+    def n_levels(self) -> int:
+        """0 without levels."""
+        if self.continuous:
+            return 0
+        return getattr(self.tokenizer.config, "n_levels", 0)
+
+    @property
+    def kbps(self) -> float:
+        """Bits of the codes per millisecond; 0 without levels."""
+        if self.continuous:
+            return 0.0
+        return getattr(self.tokenizer.config, "kbps", 0.0)
+
+    @property
+    def tokens(self) -> str:
+        """What is kept, in words."""
+        levels = f"{self.n_levels} levels" if self.n_levels else "log-mel"
+        return f"{self.frames_per_s:g} Hz, {levels}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "hz": self.frames_per_s,
+            "bins": self.n_levels,
+            "vocoder": self.vocoder,
+            "kbps": self.kbps,
+        }
+
+    def encode(self, clip: np.ndarray) -> Any:
+        """A clip (N,) -> its segment, or its spectrogram and N."""
+        if self.continuous:
+            return log_mel([torch.from_numpy(clip)], self.spec)[0], len(clip)
+        return self.tokenizer.encode(clip)
+
+    def decode(self, kept: Any) -> np.ndarray:
+        """What `encode` gave -> sound (N,)."""
+        if not self.continuous:
+            return self.tokenizer.decode(kept)
+        mel, n_samples = kept
+        sound = self.tokenizer.vocoder([mel], [n_samples])[0]
+        return (sound / sound.abs().max().clamp_min(1)).numpy()
+
+
+def trips(bins: Sequence[int], hz: Sequence[float], vocoders: Sequence[str]) -> Iterator[Trip]:
+    """Every vocoder with every rate and number of levels; a tokenizer's folder has its own.
+
+    Raises UserError for an unknown vocoder, and for numbers that no tokenizer has.
+    """
+    kinds = vocoder_kinds()
+    for name in vocoders:
+        kind, _, folder = name.partition("=")
+        kind = kind.replace("-", "")
+        if kind not in kinds and Path(name).is_dir():
+            yield Trip(load(Path(name)), Path(name).name)
+            continue
+        if kind not in kinds:
+            raise UserError(
+                f"--vocoder {name}: it is {' or '.join(kinds)}, with =FOLDER for weights of your"
+                " own, or the folder of a tokenizer"
+            )
+        vocoder = kinds[kind](folder) if folder else kinds[kind]()
+        for frames_per_s in hz:
+            config = replace(config_of(frames_per_s), vocoder=vocoder)
+            for n_levels in bins:
+                if n_levels:
+                    yield Trip(replace(config, n_levels=n_levels).build(), name)
+                else:
+                    yield Trip(config.build(), name, continuous=True)
+
+
+def config_of(frames_per_s: float) -> DMelConfig:
+    """dMel at a rate of frames: the presets', else with a window of two hops."""
+    presets = (DMelConfig.dmel_80hz(), DMelConfig.dmel_40hz(), DMelConfig.inkling_20hz())
+    for config in presets:
+        if config.mel.rate_hz == frames_per_s * config.mel.hop_samples:
+            return config
+    if not 1 <= frames_per_s <= 1000:
+        raise UserError(f"--hz {frames_per_s:g}: frames per second must be 1 to 1000")
+    hop = round(RATE_HZ / frames_per_s)
+    window = max(800, 2 * hop)
+    n_fft = 1 << (window - 1).bit_length()
+    return DMelConfig(mel=MelSpec(n_fft=n_fft, window_samples=window, hop_samples=hop))
+
+
+def vocoder_kinds() -> dict[str, type]:
+    """Name -> config of every vocoder that dMel can have: griffinlim -> GriffinLimConfig."""
+    hint = get_type_hints(DMelConfig)["vocoder"]
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {config.__name__.removesuffix("Config").lower(): config for config in choices}
