@@ -144,7 +144,8 @@ def bars(m: Measured, own: dict[str, Estimate], unseen: bool, band: str) -> Iter
         what = f"{name}: phoneme error"
         above = f["phoneme_error_above"]
         wrong = "" if np.isfinite(above.value) else "no phonemes were heard"
-        ours, theirs = f["phoneme_error"].value, own["phoneme_error"].value
+        ours = f["phoneme_error"].value
+        theirs = own["phoneme_error"].value
         held = f"above {span(above)}:"
         yield Line(
             what, "", ours, "recordings", theirs, held, above.value, 0.02, None, False, wrong
@@ -185,7 +186,7 @@ def roundtrip(options: Any, clips: list[Clip], panel: Panel, rows: list) -> Iter
     print(table_row(("recordings", "", ""), own, shown, ""), flush=True)
     rows.append({"recordings": {name: as_json(estimate) for name, estimate in own.items()}})
     all_measured = []
-    for trip in trips(options.bins, options.hz, options.vocoder):
+    for trip in trips(options.bins, options.hz, options.vocoder, options.dequantiser):
         m = measured(trip, clips, recordings)
         cells = (trip.tokens, trip.vocoder, f"{trip.kbps:.3g}" if trip.kbps else "")
         print(table_row(cells, m.figures, shown, f"{m.realtime:.3f}"), flush=True)
@@ -224,6 +225,7 @@ def main() -> None:
         metavar="NAME",
         help="a kind of the package, KIND=FOLDER of its weights, or the folder of a tokenizer",
     )
+    add("--dequantiser", default="", metavar="FOLDER", help="measure with this one too")
     add("--every", type=int, default=1, help="take every n-th clip, by name")
     add("--limit", type=int, default=0, help="take at most so many")
     add("--unseen", action="store_true", help="bars of voices that no vocoder was trained on")

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from mmtok.errors import UserError
+from mmtok.io.terminal import print_status
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.tokenizers import load
+from mmtok.tokenizers.dequantiser import DequantiserConfig
 from mmtok.tokenizers.speech import DMelConfig
 
 RATE_HZ = 16_000
@@ -88,8 +90,12 @@ class Trip:
         return (sound / sound.abs().max().clamp_min(1)).numpy()
 
 
-def trips(bins: Sequence[int], hz: Sequence[float], vocoders: Sequence[str]) -> Iterator[Trip]:
+def trips(
+    bins: Sequence[int], hz: Sequence[float], vocoders: Sequence[str], dequantiser: str = ""
+) -> Iterator[Trip]:
     """Every vocoder with every rate and number of levels; a tokenizer's folder has its own.
+
+    A de-quantiser is put before the vocoder of codes that it was made for, beside the way without.
 
     Raises UserError for an unknown vocoder, and for numbers that no tokenizer has.
     """
@@ -110,9 +116,23 @@ def trips(bins: Sequence[int], hz: Sequence[float], vocoders: Sequence[str]) -> 
             config = replace(config_of(frames_per_s), vocoder=vocoder)
             for n_levels in bins:
                 if n_levels:
-                    yield Trip(replace(config, n_levels=n_levels).build(), name)
+                    levels = replace(config, n_levels=n_levels)
+                    yield Trip(levels.build(), name)
+                    yield from _dequantised(levels, name, dequantiser)
                 else:
                     yield Trip(config.build(), name, continuous=True)
+
+
+def _dequantised(config: DMelConfig, vocoder: str, folder: str) -> Iterator[Trip]:
+    """The way through the de-quantiser in a folder, where it is of this spectrogram's levels."""
+    if not folder:
+        return
+    config = replace(config, dequantiser=DequantiserConfig(folder))
+    try:
+        config.check()
+        yield Trip(config.build(), f"{vocoder} after the de-quantiser")
+    except UserError as error:
+        print_status(f"no de-quantiser at {config.mel.hop_samples} samples a frame: {error}")
 
 
 def config_of(frames_per_s: float) -> DMelConfig:

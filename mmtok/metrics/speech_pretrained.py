@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmtok.core.spoken_form import spoken_form
 from mmtok.errors import UserError, missing_extra
-from mmtok.metrics.speech_text import EditCounts, edit_counts, normalised
+from mmtok.metrics.speech_text import EditCounts, edit_counts
 from mmtok.nn.resample import resample
 
 RATE_HZ = 16_000  # of all three
@@ -91,10 +92,10 @@ class PhonemeJudge:
     def read(self, texts: Sequence[str]) -> list[list[str] | None]:
         """The phonemes of each text, word by word.
 
-        None of a text that has anything but English letters after `normalised`, which the reader
+        None of a text that has anything but English letters in its `spoken_form`, which the reader
         would take for other languages.
         """
-        return [self._read(normalised(text)) for text in texts]
+        return [self._read(spoken_form(text)) for text in texts]
 
     def error(
         self, references: Sequence[Sequence[str] | None], clips: Sequence[np.ndarray], rate_hz: int

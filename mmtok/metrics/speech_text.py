@@ -1,4 +1,4 @@
-"""Word, character and phoneme errors of transcripts, after one normalisation.
+"""Word, character and phoneme errors of transcripts, after one normalisation: `spoken_form`.
 
 All are Levenshtein distances, summed over all pairs before they are divided by the length of the
 references.
@@ -7,34 +7,13 @@ references.
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mmtok.core.spoken_form import spoken_form
 from mmtok.metrics.intervals import Estimate, ratio_estimate
-
-APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'"))
-LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")  # a quotation mark, not one inside a word
-
-
-def normalised(text: str) -> str:
-    """A transcript as word errors count it: words in lower case, with one space between them.
-
-    Unicode's compatibility form (NFKC), case folded. Letters, marks and digits of any language
-    stay, and apostrophes inside words ("don't"); all else parts words: "twenty-one" is two. Numbers
-    are not written out.
-    """
-    text = unicodedata.normalize("NFKC", text).translate(APOSTROPHES).casefold()
-    # letters and their marks may be characters of their own: Thai, Hindi
-    kept = "".join(c if _is_of_words(c) else " " for c in text)
-    return " ".join(LOOSE_APOSTROPHE.sub(" ", kept).split())
-
-
-def _is_of_words(c: str) -> bool:
-    return c == "'" or unicodedata.category(c)[0] in "LMN"
 
 
 @dataclass(frozen=True)
@@ -73,19 +52,19 @@ def edit_counts(
 
 
 def word_counts(references: Sequence[str], hypotheses: Sequence[str]) -> EditCounts:
-    """`edit_counts` of the words of normalised texts."""
+    """`edit_counts` of the words of the spoken forms of texts."""
     return edit_counts(
-        *([normalised(x).split() for x in side] for side in (references, hypotheses))
+        *([spoken_form(x).split() for x in side] for side in (references, hypotheses))
     )
 
 
 def character_counts(references: Sequence[str], hypotheses: Sequence[str]) -> EditCounts:
-    """`edit_counts` of the characters of normalised texts, spaces included."""
-    return edit_counts(*([normalised(x) for x in side] for side in (references, hypotheses)))
+    """`edit_counts` of the characters of the spoken forms of texts, spaces included."""
+    return edit_counts(*([spoken_form(x) for x in side] for side in (references, hypotheses)))
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Word edits per word of the references, of normalised texts.
+    """Word edits per word of the references, of the spoken forms of texts.
 
     Without any reference word it is 0 where nothing was heard either, else infinity.
     """
@@ -93,7 +72,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
 
 
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Edits of characters per character of the references, of normalised texts."""
+    """Edits of characters per character of the references, of the spoken forms of texts."""
     return character_counts(references, hypotheses).rate
 
 
