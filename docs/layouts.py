@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mmtok.io.tables import PACKED, TEXT_TABLE, TEXTS
+from mmtok.io.compressed import COMPRESSED
+from mmtok.io.tables import TEXT_TABLE, TEXTS
 from mmtok.sources.hub_cells import COLUMN_KINDS
 from mmtok.sources.hub_tables import KINDS
 from mmtok.sources.image_files import PICTURES
@@ -53,6 +54,7 @@ def suffixes(names: Sequence[str]) -> str:
 def tables() -> dict[str, str]:
     """Name of a table on the page -> its text."""
     known = suffixes([*TEXTS, TEXT_TABLE])
+    packed = " or ".join(f"`{suffix}`" for suffix in COMPRESSED)
     return {
         "speech": rows(SPEECH_LAYOUTS),
         "sounds": suffixes(SOUNDS),
@@ -60,7 +62,7 @@ def tables() -> dict[str, str]:
         "pictures": suffixes(PICTURES),
         "text": rows(layouts_of()),
         "jets": jet_rows(),
-        "files": f"{known}, each also with `{PACKED}`; {suffixes(list(KINDS))}",
+        "files": f"{known}, each also with {packed}; {suffixes(list(KINDS))}",
         "columns": ", ".join(COLUMN_KINDS),
         "parts": ", ".join(f"`{name}`" for name in TYPES),
     }

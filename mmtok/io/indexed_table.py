@@ -7,11 +7,8 @@ of a row is a few numbers; its cells are read again when they are asked for.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import mmap
-import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
-from mmtok.io.table_rows import TableFile, is_list, json_objects, open_table, text_lines
+from mmtok.io.compressed import blocks, is_compressed
+from mmtok.io.table_rows import (
+    TableFile,
+    is_list,
+    json_objects,
+    listed_objects,
+    open_table,
+    text_lines,
+)
 from mmtok.io.tables import (
-    PACKED,
     check_count,
     content_of,
     parsed_json,
-    read_table,
     separated_records,
     swallowed_row,
 )
@@ -51,7 +54,7 @@ class TextTable:
         stops: likewise.
         numbers: of each row, as `Table.numbers`.
         broken: indices of rows that run over several lines.
-        content: the text, where the file cannot be read from the middle: it is packed, or one list.
+        content: the text, where the file cannot be read from the middle, as it is compressed.
     """
 
     file: TableFile
@@ -161,21 +164,14 @@ def index_table(path: Path) -> TextTable:
         _add_objects(table)
     if not len(table):
         raise UserError(f"{path}: the table has no rows")
-    if path.suffix.lower() == PACKED and not table.content:
+    if is_compressed(path):
         table.content = content_of(path)
     return table
 
 
 def _add_list(table: TextTable) -> None:
-    """One list of objects is kept as lines of objects."""
-    whole = read_table(table.file.path)
-    content = bytearray()
-    for number, row in zip(whole.numbers, whole.rows, strict=True):
-        start = len(content)
-        content += json.dumps(dict(zip(whole.columns, row, strict=True))).encode()
-        table._add(start, len(content), number)
-    table.columns = whole.columns
-    table.content = bytes(content)
+    for number, element in enumerate(listed_objects(table.file.path)):
+        table._add(element.first, element.first + element.n_bytes, number)
 
 
 class _Lines:
@@ -221,10 +217,8 @@ def _add_objects(table: TextTable) -> None:
 
 def _mark_length(path: Path) -> int:
     """The bytes of the byte order mark of a text; 0 where it has none."""
-    opened = gzip.open if path.suffix.lower() == PACKED else open
     try:
-        with opened(path, "rb") as file:
-            start = file.read(len(BOM))
-    except (OSError, EOFError, zlib.error):
+        start = next(blocks(path), b"")
+    except UserError:
         return 0  # reading its lines says what is wrong
-    return len(BOM) if start == BOM else 0
+    return len(BOM) * start.startswith(BOM)

@@ -5,17 +5,16 @@ Only the row at hand is in memory, of Parquet a group of rows of the columns tha
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mmtok.errors import UserError, reason_of
+from mmtok.io.compressed import FAULTS, fault_of, open_text
+from mmtok.io.json_stream import Element, stream_list
 from mmtok.io.tables import (
-    PACKED,
     ROWS,
     SEPARATORS,
     TEXT_TABLE,
@@ -24,7 +23,6 @@ from mmtok.io.tables import (
     decoded,
     header_names,
     parsed_json,
-    read_table,
     separated_records,
     separator_of,
     suffix_of,
@@ -109,14 +107,14 @@ def open_table(
 
 
 def text_lines(path: Path, ends: str = "") -> Iterator[tuple[int, str]]:
-    """(number from 1, line with its end) of a UTF-8 file, unpacked where it is a .gz.
+    """(number from 1, line with its end) of a UTF-8 file, decompressed if need be.
 
     ends: of lines, as `open` has newline: "" any, left as they are.
 
     Raises UserError, with line and remedy, for another encoding, and for NUL bytes.
     """
     try:
-        with _open(path, ends) as file:
+        with open_text(path, ends) as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     decoded(path)  # raises, and says where
@@ -124,27 +122,17 @@ def text_lines(path: Path, ends: str = "") -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         decoded(path)
         raise UserError(f"{path}: not UTF-8 text ({reason_of(error)})") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except FAULTS as error:
+        raise fault_of(path, error) from None
 
 
 def first_chars(path: Path) -> str:
     """The beginning of a text. Raises UserError where it cannot be read as UTF-8."""
     try:
-        with _open(path, "\n") as file:
+        with open_text(path, "\n") as file:
             return file.read(HEAD_CHARS)
-    except (UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
+    except (UnicodeDecodeError, *FAULTS) as error:
         raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
-
-
-def _open(path: Path, ends: str) -> TextIO:
-    if path.suffix.lower() == PACKED:
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=ends)
-    return path.open(encoding="utf-8-sig", newline=ends)
 
 
 def _separated_rows(
@@ -173,24 +161,44 @@ def _index(table: TableFile, name: str) -> int:
 
 
 def _json_table(path: Path) -> TableFile:
-    """One object a line; a list of objects has to be read as a whole."""
+    """One object a line, or one list of objects."""
     if is_list(path):
-        table = read_table(path)
-        return TableFile(path, table.columns, table.unit)
+        names = chain.from_iterable(element.value for element in listed_objects(path))
+        table = TableFile(path, tuple(dict.fromkeys(names)), "row")
+        if not table.columns:
+            raise UserError(f"{path}: the table has no rows")
+        return table
     objects = (cells for _, cells in json_objects(path, text_lines(path, "\n")))
     names = chain.from_iterable(islice(objects, N_SNIFFED))
     return TableFile(path, tuple(dict.fromkeys(names)))
 
 
 def _json_rows(table: TableFile, wanted: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    if is_list(table.path):
-        whole = read_table(table.path)
-        at = [_index(table, name) for name in wanted]
-        for number, row in zip(whole.numbers, whole.rows, strict=True):
-            yield number, [row[i] if i >= 0 else None for i in at]
-        return
-    for number, cells in json_objects(table.path, text_lines(table.path, "\n")):
+    path = table.path
+    rows: Iterable[tuple[int, dict[str, Any]]]
+    if is_list(path):
+        rows = enumerate(element.value for element in listed_objects(path))
+    else:
+        rows = json_objects(path, text_lines(path, "\n"))
+    for number, cells in rows:
         yield number, [cells.get(name) for name in wanted]
+
+
+def listed_objects(
+    path: Path,
+    first: int = 0,
+    number: int = 0,
+    last: int | None = None,
+    numbers_as_text: bool = True,
+) -> Iterator[Element]:
+    """The objects of one list, as `stream_list` gives them; the first has this number.
+
+    Raises UserError for what is no object.
+    """
+    elements = stream_list(path, first, last, numbers_as_text)
+    for row, element in enumerate(elements, number):
+        _check_object(path, f"row {row}", element.value)
+        yield element
 
 
 def json_objects(
@@ -201,12 +209,15 @@ def json_objects(
         if not line.strip():
             continue
         found = parsed_json(path, f"line {number}: ", line)
-        if not isinstance(found, dict):
-            raise UserError(
-                f"{path}: line {number}: holds {type(found).__name__}, not an object of column and"
-                " cell"
-            )
+        _check_object(path, f"line {number}", found)
         yield number, found
+
+
+def _check_object(path: Path, where: str, found: Any) -> None:
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path}: {where}: holds {type(found).__name__}, not an object of column and cell"
+        )
 
 
 def is_list(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Tables read strictly: csv, tsv, columns between pipes, JSON lines, Parquet; text also gzipped.
+"""Tables read strictly: csv, tsv, columns between pipes, JSON, Parquet; texts also compressed.
 
 Every row is checked against the header, text stays text (00501, 1.10, NA, true), and errors name
 file and line. Nothing is guessed, padded or left out but empty lines.
@@ -7,12 +7,10 @@ file and line. Nothing is guessed, padded or left out but empty lines.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
+from mmtok.io.compressed import COMPRESSED, bare_path, blocks, is_compressed
 from mmtok.io.messages import listed
 from mmtok.io.strict_json import unique_keys
 from mmtok.io.tally import Tally
@@ -32,12 +31,10 @@ USUAL = (",", ";")  # else the one that cuts the header into more cells
 DECLARED = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)  # the first line that Excel reads
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 TEXTS = (*SEPARATORS, ".jsonl", ".json")
-PACKED = ".gz"  # behind the suffix of a text
-SUFFIXES = (*TEXTS, *(suffix + PACKED for suffix in TEXTS), ".parquet")
+SUFFIXES = (*TEXTS, *(suffix + more for suffix in TEXTS for more in COMPRESSED), ".parquet")
 # Memory per byte of a text while it is decoded and cut: as bytes, and as characters of up to four.
 CHARACTER_BYTES = 6
 CELL_BYTES = 80  # more, of a cell with what its row takes
-UNPACKED_BYTES = 2**20  # that are unpacked between two looks at the budget
 ROWS = 1024  # of Parquet that are read at once
 TO_UTF8 = "convert it first, e.g. iconv -f {} -t utf-8"
 
@@ -121,8 +118,8 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
     if suffix is None:
         texts = ", ".join(TEXTS)
         raise UserError(
-            f"{path}: not a table that can be read; known are {texts}, each also as {PACKED}, and"
-            " .parquet"
+            f"{path}: not a table that can be read; known are {texts}, each also as"
+            f" {' or '.join(COMPRESSED)}, and .parquet"
         )
     if suffix == ".parquet":
         table = _parquet(path)
@@ -143,13 +140,13 @@ def suffix_of(path: Path, named: bool = False) -> str | None:
     name = path.name.lower()
     known = SUFFIXES
     if named:
-        known = (*SUFFIXES, TEXT_TABLE, TEXT_TABLE + PACKED)
+        known = (*SUFFIXES, TEXT_TABLE, *(TEXT_TABLE + more for more in COMPRESSED))
     found = next((suffix for suffix in known if name.endswith(suffix)), None)
-    return found and found.removesuffix(PACKED)
+    return found and str(bare_path(Path(found)))
 
 
 def decoded(path: Path) -> str:
-    """The text of a UTF-8 file, unpacked where it is a .gz, without a byte order mark.
+    """The text of a UTF-8 file, without a byte order mark, decompressed if need be.
 
     Raises UserError, with line and remedy, for another encoding and for NUL bytes, and for a file
     larger than the memory budget.
@@ -173,31 +170,20 @@ def decoded(path: Path) -> str:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of a file, those of a .gz unpacked.
+    """The bytes of a file, decompressed if need be.
 
     Raises UserError where they would pass the memory budget.
     """
-    try:
-        if path.suffix.lower() == PACKED:
-            return _unpacked(path)
-        memory_budget.check(CHARACTER_BYTES * path.stat().st_size, path)
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _unpacked(path: Path) -> bytes:
-    """The content of a .gz; its size is unknown, so the budget is checked piece by piece."""
-    content = bytearray()
-    with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+    if not is_compressed(path):
         try:
-            while piece := file.read(UNPACKED_BYTES):
-                content += piece
-                memory_budget.check(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{path}: cannot be unpacked, it may be truncated: {reason_of(error)}"
-            ) from None
+            memory_budget.check(CHARACTER_BYTES * path.stat().st_size, path)
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    content = bytearray()
+    for block in blocks(path):  # how many there are is not known before
+        content += block
+        memory_budget.check(CHARACTER_BYTES * len(content), path, "what is unpacked of it")
     return bytes(content)
 
 

@@ -38,7 +38,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.conversations import ASSISTANT, message_of
 from mmtok.io.filenames import inside
-from mmtok.io.json_stream import element_places
+from mmtok.io.json_stream import stream_list
 from mmtok.io.messages import counted, listed, shown
 from mmtok.io.numbers import as_number
 from mmtok.io.strict_json import parse_json, read_json
@@ -166,8 +166,8 @@ class InterleavedFile(ScreenedSource):
 def _lines(path: Path) -> list[Line]:
     """The lines that are not blank; of an array of documents, as LLaVA's, its elements."""
     if _is_array(path):
-        places = enumerate(element_places(path), 1)
-        return [Line(number, *place, "document") for number, place in places]
+        elements = enumerate(stream_list(path), 1)
+        return [Line(number, e.first, e.n_bytes, "document") for number, e in elements]
     found = []
     at = 0
     with path.open("rb") as file:
@@ -187,10 +187,7 @@ def _is_array(path: Path) -> bool:
     if not head.startswith(b"[") or not head[1:].lstrip().startswith(b"{"):
         return False
     try:
-        start, n_bytes = next(element_places(path))
-        with path.open("rb") as file:
-            file.seek(start)
-            document = parse_json(file.read(n_bytes), str(path))
+        document = next(stream_list(path)).value
     except UserError:
         return False  # what is wrong shows where the line is read
     return any(key in document for key in ("content", *MESSAGES))

@@ -1,4 +1,4 @@
-"""Jets in JSON lines, plain or packed, or in one list in JSON."""
+"""Jets in JSON lines, plain or compressed, or in one list in JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import IO, Any
 import numpy as np
 
 from mmtok.errors import UserError, reading
+from mmtok.io.compressed import is_compressed
+from mmtok.io.compressed import lines as decompressed_lines
 from mmtok.io.json_stream import stream_list
 from mmtok.io.messages import shown
-from mmtok.io.packed import is_packed
-from mmtok.io.packed import lines as unpacked_lines
 from mmtok.io.strict_json import unique_keys
 from mmtok.sources.jet_columns import Column, Columns, Lists
 from mmtok.sources.jet_reader import offsets_of
@@ -136,18 +136,20 @@ class JsonColumns(Columns):
 def _lines_of(path: Path) -> IO[bytes]:
     """The lines of a file, to be read from any place on.
 
-    What is packed, or one list, is copied to a temporary file, so that memory does not grow with
-    it; the copy vanishes once it is closed.
+    What is compressed, or one list, is copied to a temporary file, so that memory does not grow
+    with it; the copy vanishes once it is closed.
     """
     is_list = path.suffix.lower() == LIST
-    if not is_list and not is_packed(path):
+    if not is_list and not is_compressed(path):
         return path.open("rb")
     copy = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the columns)
     try:
         if is_list:
-            copy.writelines(json.dumps(jet).encode() + b"\n" for jet in stream_list(path))
+            copy.writelines(
+                json.dumps(element.value).encode() + b"\n" for element in stream_list(path)
+            )
         else:
-            copy.writelines(line for _, line in unpacked_lines(path))
+            copy.writelines(line for _, line in decompressed_lines(path))
     except BaseException:
         copy.close()
         raise

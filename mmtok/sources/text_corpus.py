@@ -18,7 +18,7 @@ import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
-from mmtok.io.packed import PACKED
+from mmtok.io.compressed import COMPRESSED
 from mmtok.io.patterns import named_places
 from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
@@ -45,9 +45,9 @@ from mmtok.sources.text_rows import (
 
 TXT = ".txt"
 PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
-PLAIN_FILES = (*PLAIN, *(suffix + packed for suffix in PLAIN for packed in PACKED))
+PLAIN_FILES = (*PLAIN, *(suffix + more for suffix in PLAIN for more in COMPRESSED))
 ROWS = (".jsonl", ".csv", ".tsv", ".tab", ".psv", ".json")
-ROW_FILES = (*ROWS, *(suffix + packed for suffix in ROWS for packed in PACKED), ".parquet")
+ROW_FILES = (*ROWS, *(suffix + more for suffix in ROWS for more in COMPRESSED), ".parquet")
 ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_infos")
 WANTED = "a UTF-8 text, a table of texts, or a folder of them"
 N_REMEMBERED = 100_000  # files

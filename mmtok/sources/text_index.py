@@ -1,7 +1,7 @@
 """What is where in a table of texts or conversations: groups of rows that any process can read.
 
 A look at a file reads it once and notes where every 256th chunk or so begins, so that any process
-can read any part: from a byte on (of what is unpacked, where the file is packed), or from a row.
+can read any part: from a byte on (a decompressed one, where the file is compressed), or from a row.
 """
 
 from __future__ import annotations

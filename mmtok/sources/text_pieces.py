@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmtok.errors import UserError
-from mmtok.io.packed import blocks
+from mmtok.io.compressed import blocks
 from mmtok.io.progress import Progress
 from mmtok.sources.base import CHUNK, Example, Unusable
 
@@ -29,7 +29,8 @@ TO_UTF8 = "convert it first, e.g. iconv -f latin1 -t utf-8"
 class Piece(NamedTuple):
     """Some characters of a document.
 
-    They begin at the byte `first` of the unpacked file; the document ends with them where `ends`.
+    They begin at the byte `first` of the decompressed file; the document ends with them where
+    `ends`.
     """
 
     text: str
@@ -233,7 +234,7 @@ class Chunking:
 
 @dataclass(frozen=True)
 class TextRange:
-    """Some chunks of a text, as the range of bytes that they lie in. A packed file counts unpacked.
+    """Some chunks of a text, as the range of bytes that they lie in, decompressed ones.
 
     Attributes:
         path: of the file.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +16,15 @@ import numpy as np
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io.columns import chosen_column, known_column, named_column
+from mmtok.io.compressed import bare_path, lines
 from mmtok.io.conversations import Conversation, conversation_of
 from mmtok.io.messages import listed
-from mmtok.io.packed import bare_path, lines
 from mmtok.io.strict_json import unique_keys
+from mmtok.io.table_rows import is_list, listed_objects
 from mmtok.io.tables import (
     ROWS,
     as_text,
     check_count,
-    decoded,
     header_names,
     parsed_json,
     separated_records,
@@ -58,9 +57,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Row(NamedTuple):
     """A row of a table.
 
-    It begins at the byte `first` of the unpacked file, or is that row, and messages call it by its
-    `number`. `cell` is that of the wanted column; of conversations a pair, with that of the tools;
-    None where there is none. `fault` says why it cannot be used, "" where it can.
+    It begins at the byte `first` of the decompressed file, or of Parquet is that row, and messages
+    call it by its `number`. `cell` is that of the wanted column; of conversations a pair, with that
+    of the tools; None where there is none. `fault` says why it cannot be used, "" where it can.
     """
 
     first: int
@@ -118,7 +117,7 @@ class RowFile:
         if self.suffix == ".parquet":
             return _parquet_rows(self, first, last)
         if self.suffix == ".json":
-            return _listed_rows(self, first, last)
+            return _listed_rows(self, first, number, last)
         if self.separator:
             return _separated_rows(self, first, number, last)
         return _json_rows(self, first, number, last)
@@ -149,7 +148,7 @@ class RowFile:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table by its suffix, packed or not."""
+    """Whether a file is a table by its suffix, compressed or not."""
     return suffix_of(bare_path(path)) is not None
 
 
@@ -167,8 +166,9 @@ def columns_of(path: Path) -> tuple[str, tuple[str, ...], str]:
         )
     if suffix == ".parquet":
         return suffix, _parquet_columns(path), ""
-    if suffix == ".json" and _is_list(path):
-        return suffix, tuple(dict.fromkeys(name for row in _objects(path) for name in row)), ""
+    if suffix == ".json" and is_list(path):
+        names = (name for element in listed_objects(path) for name in element.value)
+        return suffix, tuple(dict.fromkeys(names)), ""
     if suffix in (".json", ".jsonl"):
         return ".jsonl", _json_columns(path), ""
     texts = (_decoded(path, line) for _, line in lines(path))
@@ -176,8 +176,8 @@ def columns_of(path: Path) -> tuple[str, tuple[str, ...], str]:
     texts = (_decoded(path, line) for _, line in lines(path))
     records = separated_records(path, texts, separator, separator != "|")
     first, _, columns = next(records, (1, 1, []))
-    names = header_names(path, first, [cell.removeprefix("\ufeff") for cell in columns])
-    return suffix, names, separator
+    header = header_names(path, first, [cell.removeprefix("\ufeff") for cell in columns])
+    return suffix, header, separator
 
 
 def open_rows(path: Path, named: Mapping[str, str], is_chat: bool = False) -> RowFile:
@@ -305,24 +305,10 @@ def _separated_rows(table: RowFile, first: int, number: int, last: int | None) -
 # ---- lists of JSON, Parquet
 
 
-def _is_list(path: Path) -> bool:
-    _, line = next(lines(path), (0, b""))
-    return line.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
-
-
-@lru_cache(maxsize=2)
-def _objects(path: Path, is_chat: bool = False) -> list[Mapping[str, Any]]:
-    """A list of JSON objects, which is read as a whole. Raises UserError where it is none."""
-    found = _json_value(path, decoded(path), is_chat)
-    wrong = next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)
-    if wrong is not None:
-        raise UserError(f"{path}: row {wrong}: not an object of column and cell")
-    return list(found)
-
-
-def _listed_rows(table: RowFile, first: int, last: int | None) -> Iterator[Row]:
-    rows = _objects(table.path, table.is_chat)[first:last]
-    return (Row(i, i, table.cell_in(row)) for i, row in enumerate(rows, first))
+def _listed_rows(table: RowFile, first: int, number: int, last: int | None) -> Iterator[Row]:
+    objects = listed_objects(table.path, first, number, last, numbers_as_text=not table.is_chat)
+    for n, element in enumerate(objects, number):
+        yield Row(element.first, n, table.cell_in(element.value))
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
         read_table(tmp_path / "no.csv")
 
 
-# ---- packed by gzip
+# ---- compressed
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,20 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
         ("t.csv.gz", 'a,b\n00501,"x, y"\n'),
         ("t.TSV.gz", "a\tb\n00501\tx, y\n"),
         ("t.jsonl.gz", '{"a": "00501", "b": "x, y"}\n'),
+        ("t.csv.zst", 'a,b\n00501,"x, y"\n'),
+        ("t.json.ZST", '[{"a": "00501", "b": "x, y"}]'),
     ],
 )
-def test_a_packed_table_is_the_table_within(tmp_path, name, content):
-    table = read_table(put(tmp_path, gzip.compress(content.encode()), name))
+def test_a_compressed_table_is_the_table_within(tmp_path, name, content):
+    table = read_table(put(tmp_path, compressed(content.encode(), name), name))
     assert table.columns == ("a", "b") and table.rows == [("00501", "x, y")]
-    assert read_table(put(tmp_path, content, name[:-3])).rows == table.rows
+    assert read_table(put(tmp_path, content, name.rpartition(".")[0])).rows == table.rows
+
+
+def compressed(content, name):
+    if name.endswith(".gz"):
+        return gzip.compress(content)
+    return pa.compress(content, "zstd", asbytes=True)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +206,7 @@ def test_a_packed_table_is_the_table_within(tmp_path, name, content):
         ),
     ],
 )
-def test_what_is_wrong_in_a_packed_table_is_said_as_in_a_plain_one(tmp_path, content, part):
+def test_what_is_wrong_in_a_compressed_table_is_said_as_in_a_plain_one(tmp_path, content, part):
     path = put(tmp_path, content, "t.csv.gz")
     with pytest.raises(UserError) as error:
         read_table(path)

@@ -190,21 +190,20 @@ def texts(source, cache):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "t.csv",
-        "t.tsv",
-        "t.jsonl",
-        "folder.csv",
-        "folder.jsonl",
-        "t.csv.gz",
-        "t.tsv.gz",
-        "t.jsonl.gz",
-        "folder.csv.gz",
-        "folder.jsonl.gz",
-    ],
-)
+def compressed(content, name):
+    """The content of a file as its suffix says."""
+    if name.endswith(".gz"):
+        return gzip.compress(content)
+    if name.endswith(".zst"):
+        return pa.compress(content, "zstd", asbytes=True)
+    return content
+
+
+PLAIN = ("t.csv", "t.tsv", "t.jsonl", "folder.csv", "folder.jsonl")
+ZIPPED = (*(f"{name}.gz" for name in PLAIN), "t.csv.zst", "folder.jsonl.zst")
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *ZIPPED])
 def test_text_stays_text(tmp_path, name):
     separator = "\t" if name.startswith("t.tsv") else ","
     lines = [f"{i}{separator}{word}" for i, word in enumerate(WORDS)]
@@ -217,7 +216,7 @@ def test_text_stays_text(tmp_path, name):
         "folder/train." + name.partition(".")[2] if name.startswith("folder") else name
     )
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    path.write_bytes(compressed(content.encode(), name))
     place = path.parent if name.startswith("folder") else path
     assert texts(
         HubTable(str(place), {"caption": "w"}, {"caption": "text"}), tmp_path / "cache"
@@ -385,14 +384,21 @@ def test_chunks_are_read_elsewhere(table, tmp_path):
 
 @pytest.mark.parametrize(
     "name, ends",
-    [("t.csv", "\n"), ("t.csv", "\r"), ("t.csv", "\r\n"), ("t.csv.gz", "\n"), ("t.txt", "\r\n")],
+    [
+        ("t.csv", "\n"),
+        ("t.csv", "\r"),
+        ("t.csv", "\r\n"),
+        ("t.csv.gz", "\n"),
+        ("t.csv.zst", "\n"),
+        ("t.txt", "\r\n"),
+    ],
 )
 def test_rows_of_text_are_found_in_the_middle_of_the_file(tmp_path, name, ends):
     words = ["é", 'say ""hi""', f"two{ends}lines, of text", "", "ß\u2028", "last"]
     rows = [f'{i},"{word}"' for i, word in enumerate(words)]
     text = ends.join(["sep=,", "i,w", "", *rows[:3], " ", *rows[3:]])
     content = b"\xef\xbb\xbf" + text.encode()
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    (tmp_path / name).write_bytes(compressed(content, name))
     source = HubTable(str(tmp_path / name), {"caption": "w"}, {"caption": "text"})
     found = [e for split in source.splits for e in read_chunks(source, split, tmp_path)]
     expected = [word.replace('""', '"') for word in words]
@@ -400,10 +406,11 @@ def test_rows_of_text_are_found_in_the_middle_of_the_file(tmp_path, name, ends):
     assert all(f"{tmp_path / name}: line " in e.name for e in found)
 
 
-def test_a_list_of_objects_is_a_table(tmp_path):
-    content = '[{"w": 1.10}, {"w": "é", "v": [1]}, {"w": true}]'
-    (tmp_path / "t.json").write_text(content)
-    source = HubTable(str(tmp_path / "t.json"), {"caption": "w"}, {"caption": "text"})
+@pytest.mark.parametrize("name", ["t.json", "t.json.gz"])
+def test_a_list_of_objects_is_a_table(tmp_path, name):
+    content = '\ufeff[{"w": 1.10}, {"w": "é", "v": [1]}, {"w": true}]'
+    (tmp_path / name).write_bytes(compressed(content.encode(), name))
+    source = HubTable(str(tmp_path / name), {"caption": "w"}, {"caption": "text"})
     found = [e for split in source.splits for e in read_chunks(source, split, tmp_path)]
     assert sorted(e["caption"] for e in found) == ["1.10", "true", "é"]
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmtok.errors import UserError
-from mmtok.io import packed
+from mmtok.io import compressed
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, to_plain
 from mmtok.sources import text_index, text_pieces, text_rows
@@ -58,7 +58,7 @@ def write_rows(path, texts):
 @pytest.fixture
 def small(monkeypatch):
     """Blocks of 7 bytes and ranges of 3 chunks, so that all is cut everywhere."""
-    monkeypatch.setattr(packed, "BLOCK", 7)
+    monkeypatch.setattr(compressed, "BLOCK", 7)
     monkeypatch.setattr(text_pieces, "CHUNK", 3)
     monkeypatch.setattr(text_index, "CHUNK", 3)
     monkeypatch.setattr(text_rows, "ROWS", 2)
@@ -291,7 +291,7 @@ def test_a_file_that_changes_meanwhile_is_unusable(tmp_path):
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.csv"])
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, name):
     """Of 8 MB in documents of 2 kB, less than 1.5 MB is held."""
-    monkeypatch.setattr(packed, "BLOCK", 2**17)
+    monkeypatch.setattr(compressed, "BLOCK", 2**17)
     texts = [f"{i} {'word and word ' * 140}" for i in range(4_000)]
     if ".txt" in name:
         pack = {".gz": gzip.compress}.get((tmp_path / name).suffix, bytes)
@@ -314,7 +314,7 @@ def simulated(n_blocks, block):
 
     def blocks(path, first=0, last=None):
         if last is not None:
-            yield from packed.blocks(path, first, last)
+            yield from compressed.blocks(path, first, last)
             return
         for _ in range(n_blocks):
             yield block
