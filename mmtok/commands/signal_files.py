@@ -20,7 +20,7 @@ from mmtok.io.serialize import mapping_of
 from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
-from mmtok.sources.screen import Screen, Tolerance, remembered
+from mmtok.sources.screen import Screen, Tolerance, looks_once
 from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
 from mmtok.tokenizers import MODALITIES, default, is_preset, load
 from mmtok.tokenizers.base import naming
@@ -165,7 +165,7 @@ def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:
 
     The error names the first ten.
     """
-    check = files.check or remembered(_nothing)
+    check = files.check or looks_once(_nothing)
 
     def sizes(path: Path) -> dict[str, float]:
         check(path)

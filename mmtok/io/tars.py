@@ -12,7 +12,6 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from mmtok.errors import UserError, reason_of
 from mmtok.io import memory_budget
+from mmtok.io.remembered import Remembered
 from mmtok.io.walk import SYSTEM
 
 BLOCK = 512  # bytes of a header; contents are padded to a multiple
@@ -90,6 +90,9 @@ class TarIndex:
         return self._spans[suffix][:, 0] >= 0
 
 
+_indices: Remembered[TarIndex] = Remembered(10_000)
+
+
 def tar_index(path: Path) -> TarIndex:
     """The index of a tar; that of a file that did not change is made once.
 
@@ -99,13 +102,12 @@ def tar_index(path: Path) -> TarIndex:
         status = path.stat()
         if not status.st_size:
             raise UserError(f"{path}: the file is empty")
-        return _index(path, status.st_size, status.st_mtime_ns)
+        return _indices(path, lambda: _index(path, status.st_size))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {reason_of(error)}") from None
 
 
-@lru_cache(maxsize=10_000)
-def _index(path: Path, n_bytes: int, changed_ns: int) -> TarIndex:
+def _index(path: Path, n_bytes: int) -> TarIndex:
     samples: dict[str, int] = {}
     members: dict[str, tuple[array, array, array]] = {}  # suffix -> samples, offsets, sizes
     notes: Notes = {}
@@ -315,8 +317,7 @@ def read_span(path: Path, span: Span, name: str, most: int | None = None) -> byt
         n_bytes = min(most, n_bytes)
     memory_budget.check(2 * n_bytes, name)
     try:
-        status = path.stat()
-        content = _opened(path, status.st_size, status.st_mtime_ns).read(span.offset, n_bytes)
+        content = _open_files(path, lambda: _OpenFile(path)).read(span.offset, n_bytes)
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {reason_of(error)}") from None
     if len(content) < n_bytes:
@@ -375,6 +376,4 @@ class _OpenFile:
             os.close(self.descriptor)
 
 
-@lru_cache(maxsize=N_OPEN)
-def _opened(path: Path, n_bytes: int, changed_ns: int) -> _OpenFile:
-    return _OpenFile(path)
+_open_files: Remembered[_OpenFile] = Remembered(N_OPEN)

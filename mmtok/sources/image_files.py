@@ -19,7 +19,7 @@ from mmtok.errors import UserError, missing_extra, reason_of
 from mmtok.io import memory_budget
 from mmtok.io.files import atomic_write
 from mmtok.sources.base import Picture
-from mmtok.sources.screen import remembered
+from mmtok.sources.screen import looks_once
 
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpf", ".jpx", ".webp",
@@ -76,7 +76,7 @@ def decode_image(file: Path | BinaryIO, name: str) -> Picture:
     return Picture(values, name, tuple(done))
 
 
-@remembered
+@looks_once
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture, from its header.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.messages import listed
+from mmtok.io.remembered import Remembered
 from mmtok.sources.base import Chunk, Example, Picture
 from mmtok.sources.captions import caption_of
 from mmtok.sources.idx import read_idx
@@ -126,14 +126,15 @@ def read_item(item: Item) -> Example:
 def loaded(path: Path) -> np.ndarray:
     """The array in a file, EMNIST's images upright, kept while the file does not change."""
     try:
-        status = path.stat()
-    except OSError:
+        return _arrays(path, lambda: _load(path))
+    except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    return _loaded(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)
-def _loaded(path: Path, n_bytes: int, changed_ns: int) -> np.ndarray:
+_arrays: Remembered[np.ndarray] = Remembered(4)
+
+
+def _load(path: Path) -> np.ndarray:
     values = read_idx(path)
     if TRANSPOSED.match(path.name) and values.ndim == 3:
         values = np.ascontiguousarray(values.transpose(0, 2, 1))

@@ -9,7 +9,6 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmtok.errors import UserError, reading, reason_of
 from mmtok.io.columns import chosen_column
 from mmtok.io.filenames import inside
 from mmtok.io.messages import listed
+from mmtok.io.remembered import Remembered
 from mmtok.io.tables import as_text
 from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Example, Unusable
@@ -172,9 +172,7 @@ class _Cursor:
         return self.rows[i - self.first]
 
 
-@lru_cache(maxsize=4)
-def _opened(path: Path, columns: tuple[str, ...], n_bytes: int, changed_ns: int) -> _Cursor:
-    return _Cursor(path, columns)
+_cursors: Remembered[_Cursor] = Remembered(4)
 
 
 def read_row(path: Path, columns: tuple[str, ...], i: int) -> dict[str, Any]:
@@ -182,10 +180,9 @@ def read_row(path: Path, columns: tuple[str, ...], i: int) -> dict[str, Any]:
     import pyarrow as pa
 
     try:
-        status = path.stat()
-        return _opened(path, columns, status.st_size, status.st_mtime_ns).row(i)
+        return _cursors(path, lambda: _Cursor(path, columns), columns).row(i)
     except (pa.ArrowException, OSError, ValueError, StopIteration) as error:
-        _opened.cache_clear()  # half read, it cannot go on
+        _cursors.forget()  # half read, it cannot go on
         raise UserError(f"{path}: row {i}: cannot be read: {reason_of(error)}") from None
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.columns import named_column
 from mmtok.io.messages import listed
+from mmtok.io.remembered import Remembered
 from mmtok.sources.jet_columns import Lists, RootColumns
 from mmtok.sources.jet_coordinates import about_axes, axes_of_sums, four_momenta
 from mmtok.sources.jet_reader import (
@@ -35,7 +35,6 @@ EVENTS = 1000  # that are read at once, at least
 BLOCK_BYTES = 4_000_000  # of one column that are read at once, where baskets are larger
 N_COMPARED = 256  # jets whose sums are compared with what the file states
 MOST_DISAGREEMENT = 0.02  # of pt, in the median, where constituents are right
-N_REMEMBERED = 1000  # files of which is remembered what was found
 COORDINATES = ("pt", "eta", "phi", "mass")
 
 
@@ -108,22 +107,7 @@ def _rounded_up(percent: float) -> float:
     return 10.0 ** max(-3, math.ceil(math.log10(max(percent, 1e-3))))
 
 
-_REMEMBERED: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-
-
-def remembered(path: Path, about: str, find: Callable[[], Any]) -> Any:
-    """What `find` gives for a file that was not changed since; it is called once in a process.
-
-    about: what else it depends on.
-    """
-    status = path.stat()
-    key = (str(path), status.st_size, status.st_mtime_ns, about)
-    if key not in _REMEMBERED:
-        _REMEMBERED[key] = find()
-    _REMEMBERED.move_to_end(key)
-    while len(_REMEMBERED) > N_REMEMBERED:
-        _REMEMBERED.popitem(last=False)
-    return _REMEMBERED[key]
+remembered: Remembered[Any] = Remembered(1_000)  # what was found in files of events
 
 
 @dataclass
@@ -205,7 +189,7 @@ class EventJets(JetReader):
     def find_jets(self, about: str = "") -> None:
         """Find the jets that pass the cuts, once. about: what else the links depend on."""
         key = f"{type(self).__name__} {self.collection} {self.settings} {about}"
-        self.found = remembered(self.path, key, self._find)
+        self.found = remembered(self.path, self._find, key)
         self.left_out = dict(self.found.left_out)
         self.n_jets = len(self.found.event)
         self.features = (*FEATURES, "mass_gev", *self.others)

@@ -157,7 +157,7 @@ class HepmcJets(JetReader):
         self._min_pt = settings.min_pt_gev or MIN_PT_GEV
         self._max_abs_eta = settings.max_abs_eta
         key = f"hepmc {self._radius} {self._min_pt} {self._max_abs_eta}"
-        self._jets: Clustered = remembered(path, key, self._cluster)
+        self._jets: Clustered = remembered(path, self._cluster, key)
         self.n_jets = len(self._jets.offsets) - 1
         self.left_out = self._jets.left_out
         if not self.left_out:

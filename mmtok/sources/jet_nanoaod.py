@@ -219,7 +219,7 @@ class NanoJets(EventJets):
                 " leave puppi out"
             )
         key = f"weights {self.collection} {self.settings}"
-        with_weights, without = remembered(self.path, key, self._compare)
+        with_weights, without = remembered(self.path, self._compare, key)
         self.is_weighted = has_weights and puppi != "off"
         if has_weights and not puppi and self.n_jets:
             self.is_weighted = with_weights.pt < without.pt

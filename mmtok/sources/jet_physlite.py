@@ -237,7 +237,7 @@ class DaodJets(EventJets):
     def _find_targets(self) -> None:
         """Which container each key stands for; then the note."""
         key = f"targets {self.collection} {self.settings}"
-        self.targets, agreement = remembered(self.path, key, self._fitting)
+        self.targets, agreement = remembered(self.path, self._fitting, key)
         self._last = None
         named = [n for n in self.settings.columns if n not in ("caption", "constituents")]
         for name in named:

@@ -209,7 +209,7 @@ class JetFile(ScreenedSource):
                 warnings.simplefilter("ignore")
                 file = self._files()[0]
             settings = self._settings()
-            return remembered(file, repr(settings), lambda: layout_of(file, settings).has_captions)
+            return remembered(file, lambda: layout_of(file, settings).has_captions, repr(settings))
         except (UserError, OSError):
             return not Path(self.path).expanduser().exists()
 

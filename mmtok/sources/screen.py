@@ -10,12 +10,13 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mmtok.errors import UserError
 from mmtok.io.progress import track
+from mmtok.io.remembered import Remembered
 from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Items, Listing, Source, Unusable, batched_lists
 
@@ -232,27 +233,26 @@ class Screen(Generic[T]):
         return Listing(chunks, copy.deepcopy(self._broken), n)
 
 
-def remembered(look: Callable[[Path], R]) -> Callable[[Path], R]:
-    """Cache a function of a file, by the file's size and time of change.
+def looks_once(look: Callable[[Path], R]) -> Callable[[Path], R]:
+    """Cache a function of a file, and its UserErrors, while the file does not change.
 
     A missing or empty file is refused without a look.
     """
-
-    @lru_cache(maxsize=1_000_000)
-    def looked(path: Path, size: int, changed_ns: int) -> R | str:
-        if not size:
-            return f"{path}: the file is empty"
-        try:
-            return look(path)
-        except UserError as error:
-            return str(error)
+    remembered: Remembered[R | str] = Remembered(1_000_000)
 
     @wraps(look)
     def of_file(path: Path) -> R:
+        def found_in() -> R | str:
+            if not path.stat().st_size:
+                return f"{path}: the file is empty"
+            try:
+                return look(path)
+            except UserError as error:
+                return str(error)
+
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        status = path.stat()
-        found = looked(path, status.st_size, status.st_mtime_ns)
+        found = remembered(path, found_in)
         if isinstance(found, str):
             raise UserError(found)
         return found

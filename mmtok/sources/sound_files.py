@@ -16,7 +16,7 @@ from mmtok.io.files import write_bytes
 from mmtok.nn.resample import check_rate
 from mmtok.sources.base import Sound
 from mmtok.sources.media import decode_media, is_media, media_seconds
-from mmtok.sources.screen import remembered
+from mmtok.sources.screen import looks_once
 
 SAMPLE_BYTES = 8  # of memory per sample, while channels are mixed and rates changed
 # what soundfile raises on damaged files
@@ -50,7 +50,7 @@ def open_sound(path: str | Path, start_s: float = 0.0, duration_s: float = 0.0) 
     return sound
 
 
-@remembered
+@looks_once
 def sound_seconds(path: Path) -> float:
     """The length of a sound file in seconds, from its header.
 

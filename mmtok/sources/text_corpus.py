@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mmtok.errors import UserError
 from mmtok.io.columns import known_column
 from mmtok.io.compressed import COMPRESSED
 from mmtok.io.patterns import named_places
+from mmtok.io.remembered import Remembered
 from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
@@ -52,6 +53,8 @@ ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_i
 WANTED = "a UTF-8 text, a table of texts, or a folder of them"
 N_REMEMBERED = 100_000  # files
 
+R = TypeVar("R")
+
 
 # ---- how a file is read
 
@@ -65,13 +68,9 @@ class Reader(ABC):
 
     unit: ClassVar[str] = "documents"
 
+    @abstractmethod
     def n_chars(self, path: Path) -> int:
         """The characters of a file's documents. Raises UserError for an unusable file."""
-        return self._count(*_version(path))
-
-    @abstractmethod
-    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
-        """The same, for one version of the file."""
 
     @abstractmethod
     def document_at(self, path: Path, at: int) -> tuple[int, int]:
@@ -109,12 +108,15 @@ class Reader(ABC):
         return ""
 
 
-def _version(path: Path) -> tuple[Path, int, int]:
+_found: Remembered[Any] = Remembered(N_REMEMBERED)
+
+
+def _once(path: Path, find: Callable[..., R], *about: Hashable) -> R:
+    """What `find(path, *about)` gives; it is called once while the file does not change."""
     try:
-        status = path.stat()
+        return _found(path, partial(find, path, *about), find, *about)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return path, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,13 @@ class CharacterReader(Reader):
 
     chunking: Chunking
 
-    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
-        return _n_chars(path, n_bytes, changed_ns, self.chunking.mark)
+    def n_chars(self, path: Path) -> int:
+        """As of the contract."""
+        return _once(path, n_chars_of, self.chunking.mark)
 
     def remark(self, path: Path) -> str:
         """Whether it begins with a byte order mark."""
-        if _has_mark(*_version(path)):
+        if _once(path, begins_with_mark):
             return "read with a byte order mark, kept as a character"
         return ""
 
@@ -149,7 +152,7 @@ class CharacterReader(Reader):
         """Of what stands between marks; a file without is compared as a whole."""
         if not self.chunking.mark:
             return None
-        return _documents(*_version(path), self.chunking.mark)
+        return _once(path, _documents, self.chunking.mark)
 
     def name_at(self, path: Path, at: int) -> str:
         """The document by its number."""
@@ -169,19 +172,8 @@ class CharacterReader(Reader):
         return ranges(path, first, last, self.chunking, see)
 
 
-@lru_cache(maxsize=N_REMEMBERED)
-def _n_chars(path: Path, n_bytes: int, changed_ns: int, mark: str) -> int:
-    return n_chars_of(path, mark)
-
-
-@lru_cache(maxsize=N_REMEMBERED)
-def _documents(path: Path, n_bytes: int, changed_ns: int, mark: str) -> tuple[np.ndarray, int]:
+def _documents(path: Path, mark: str) -> tuple[np.ndarray, int]:
     return sample_documents(pieces(path, mark))
-
-
-@lru_cache(maxsize=N_REMEMBERED)
-def _has_mark(path: Path, n_bytes: int, changed_ns: int) -> bool:
-    return begins_with_mark(path)
 
 
 @dataclass(frozen=True)
@@ -199,12 +191,13 @@ class RowReader(Reader):
     named: tuple[tuple[str, str], ...] = ()
     is_chat: bool = False
 
-    def _count(self, path: Path, n_bytes: int, changed_ns: int) -> int:
+    def n_chars(self, path: Path) -> int:
+        """As of the contract."""
         return self.faults(path).n_chars
 
     def faults(self, path: Path) -> RowIndex:
         """All that a look at the table found."""
-        return _index(*_version(path), self)
+        return _once(path, _index, self)
 
     def sample(self, path: Path) -> tuple[np.ndarray, int]:
         """Of its rows."""
@@ -264,9 +257,8 @@ class RowReader(Reader):
             yield RowRange(index.table, start, number, end, self.chunking, index.n_bytes)
 
 
-@lru_cache(maxsize=N_REMEMBERED)
-def _index(path: Path, n_bytes: int, changed_ns: int, reader: RowReader) -> RowIndex:
-    if not n_bytes:
+def _index(path: Path, reader: RowReader) -> RowIndex:
+    if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty; a table with a header is needed")
     return look_at(open_rows(path, dict(reader.named), reader.is_chat), reader.chunking)
 
