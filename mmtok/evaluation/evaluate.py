@@ -13,6 +13,7 @@ from typing import Any
 from mmtok.commands.sample import NOTHING
 from mmtok.evaluation import images, jets, speech, text
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
+from mmtok.evaluation.speech_judged import judged_speech
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.io.files import remove_leftovers_of, write_text
 from mmtok.io.terminal import print_status
@@ -85,6 +86,7 @@ def _figures(run: Run) -> dict[str, Any]:
             continue
         print_status(f"evaluating {task}")
         figures[task.name] = compute(task)
+    figures |= judged_speech(run)
     print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)
     for task in map(partial(TaskEvaluation, run), run.recipe.tasks):

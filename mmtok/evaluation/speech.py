@@ -14,6 +14,7 @@ import numpy as np
 
 from mmtok.commands.sample import NOTHING
 from mmtok.data.subset import random_subset
+from mmtok.evaluation.speech_judged import recognition_of
 from mmtok.evaluation.task import (
     MAX_CLASSES,
     TaskEvaluation,
@@ -140,7 +141,7 @@ def _strings(task: TaskEvaluation) -> dict[str, float]:
     On samples, and on real clips of the same strings. {} without a task of recognition, or without
     such strings.
     """
-    recognition = _recognition(task)
+    recognition = recognition_of(task.run)
     rows = ((words, clip) for words, clip in task.rows("heldout") if len(words.split()) == 3)
     strings = list(islice(rows, N_STRINGS))
     if recognition is None or not strings:
@@ -156,12 +157,3 @@ def _strings(task: TaskEvaluation) -> dict[str, float]:
         "string_word_error_real": word_error_rate(prompts, read_real),
         "string_stopped": share_ended(sampled),
     }
-
-
-def _recognition(task: TaskEvaluation) -> TaskEvaluation | None:
-    """The run's task speech -> text, where it has one."""
-    for other in task.run.recipe.tasks:
-        recognition = TaskEvaluation(task.run, other)
-        if recognition.modalities == ("speech", "text"):
-            return recognition
-    return None

@@ -146,6 +146,17 @@ class TaskEvaluation:
         rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
         return self._sampled([self.run.prompt(row, modality) for row in rows])
 
+    def sample_examples(self, examples: Sequence[Mapping[str, Any]]) -> list[Sampled]:
+        """One sample for the inputs of each example, with the recipe's sampling and seed."""
+        fields = self.run.recipe.fields
+        modality = fields[self.target_field]
+        segments = {
+            f: self.run.tokenizers[fields[f]].encode_batch([example[f] for example in examples])
+            for f in self.task.inputs
+        }
+        rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
+        return self._sampled([self.run.prompt(row, modality) for row in rows])
+
     def sample_unconditional(self, n: int) -> list[Sampled]:
         """`n` samples of a task without inputs, with the recipe's sampling and seed.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.io.files import write_text
-from mmtok.metrics.speech_text import word_error_rate
+from mmtok.metrics.speech_text import character_counts, word_counts, word_error_rate
 
 MAX_LENGTHS = 5  # lengths of transcripts, in words, that have a figure of their own
 
@@ -44,7 +44,11 @@ def text_from_speech(task: TaskEvaluation) -> dict[str, float]:
     known = {transcript for _, transcript in task.rows("train")}
     unseen = [i for i, transcript in enumerate(words) if transcript not in known]
     unseen = unseen or list(range(len(words)))
+    chosen_words = [words[i] for i in unseen]
+    chosen_readings = [readings[i] for i in unseen]
     figures = {
+        **word_counts(chosen_words, chosen_readings).estimate().named("word_error_rate"),
+        **character_counts(chosen_words, chosen_readings).estimate().named("character_error_rate"),
         "word_error_rate": error_rate(unseen),
         "n_unseen_strings": len(unseen),
         "word_error_rate_all_heldout": word_error_rate(words, readings),

@@ -25,6 +25,8 @@ LABELS = {
     **images.LABELS,
     **jets.LABELS,
 }
+LOW = "_low"  # the ends of a figure's interval
+HIGH = "_high"
 REMARKS = {
     "jets_from_text": jets.REMARK,
     "jets_from_nothing": jets.REMARK,
@@ -33,6 +35,7 @@ REMARKS = {
         " is a Gaussian for each of a frame's numbers, or, where these are cells of an axis, a"
         " table of them."
     ),
+    **speech.REMARKS,
     "zero_shot": "Held-out images named by the caption under which they are likeliest.",
 }
 SCORE_COLUMNS = {  # key of the scores -> heading
@@ -114,9 +117,20 @@ def _score_label(m: str, values: Mapping[str, object]) -> str:
 def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
     """Heading -> figures, as a table with a row per key of the figures."""
     keys = dict.fromkeys(key for figures in columns.values() for key in figures)
+    ends = {f"{key}{end}" for key in keys for end in (LOW, HIGH)}
     rows = []
     for key in keys:
+        if key in ends:
+            continue
         label = LABELS.get(key, key.replace("_", " "))
-        cells = [number(figures.get(key, math.nan)) for figures in columns.values()]
+        cells = [_with_interval(figures, key) for figures in columns.values()]
         rows.append((join(label, " ", tag("code", key)), *cells))
     return table(("", *columns), rows)
+
+
+def _with_interval(figures: Mapping[str, float], key: str) -> str:
+    """A figure, with its interval where it has one: 0.12 (0.1 to 0.15)."""
+    value = number(figures.get(key, math.nan))
+    if f"{key}{LOW}" not in figures:
+        return value
+    return f"{value} ({number(figures[key + LOW])} to {number(figures[key + HIGH])})"

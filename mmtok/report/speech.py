@@ -29,6 +29,30 @@ LABELS = {
     "string_word_error": "word errors on its own three-word strings",
     "string_word_error_real": "the same on real clips",
     "string_stopped": "strings that end by themselves",
+    "silent": "samples without any sound",
+    "mos": "quality by DistillMOS, 1 to 5",
+    "mos_below": "the same, below the recordings'",
+    "phoneme_error": "phoneme errors by hama against the text",
+    "phoneme_error_above": "the same, above the recordings'",
+    "speaker_similarity": (
+        "likeness of voices by resemblyzer, to the recording (of recordings: to the next one)"
+    ),
+    "speaker_above_others": "the same, above the likeness to other voices",
+    "word_error": "word errors of the run's own recognition",
+    "character_error": "its character errors",
+    "mcd_db": "mel-cepstral distortion in dB",
+    "stoi": "intelligibility (STOI)",
+    "estoi": "the same, extended (ESTOI)",
+    "pesq": "quality against the recording (PESQ, wide band)",
+}
+JUDGED_REMARK = (
+    "Samples of held-out texts, the round trip of their recordings through the tokenizer, and the"
+    " recordings themselves. In brackets: 95 % bootstrap intervals over clips."
+)
+REMARKS = {
+    "speech_from_text_judged": JUDGED_REMARK,
+    "speech_from_voice_and_text_judged": JUDGED_REMARK,
+    "speech_from_nothing_judged": JUDGED_REMARK,
 }
 TRAJECTORY_REMARK = (
     f"Of sound: the first {PICTURE_FRAMES} frames of the spectrogram, low bands at the bottom, each"

@@ -94,3 +94,21 @@ def test_what_is_no_evaluation_is_answered_in_one_line(tmp_path):
         done = subprocess.run([sys.executable, SCRIPT, path], capture_output=True, text=True)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
         assert f"{path} is no evaluation.json" in done.stderr
+
+
+def judged(**changes):
+    ours = {"stopped": 0.98, "phoneme_error": 0.28, "mos": 3.2, "speaker_above_others": 0.15}
+    beside = {"phoneme_error": 0.2, "phoneme_error_low": 0.1, "phoneme_error_high": 0.3, "mos": 3.5}
+    return {"samples": ours | changes, "round_trip": beside, "recordings": {"mos": 4.0}}
+
+
+def test_judged_speech_has_bars_beside_its_round_trip(tmp_path):
+    lines = printed({"speech_from_text_judged": judged(word_error=0.4)}, tmp_path)
+    assert len(lines) == 5 and not any("missed" in line for line in lines)
+    assert "round trip 0.200 (0.100 to 0.300), recordings -" in lines[1]
+    worse = judged(stopped=0.97, phoneme_error=0.29, mos=3.1, speaker_above_others=0.1)
+    lines = printed({"speech_from_text_judged": worse}, tmp_path)
+    assert sum("missed" in line for line in lines) == 4
+    words = {"judge_accuracy": 1.0}
+    lines = printed({"speech_from_text_judged": worse, "speech_from_text": words}, tmp_path)
+    assert not any("missed" in line for line in lines)
