@@ -74,18 +74,18 @@ def test_without_judges_the_run_s_own_reading_is_left(tiny_copy, monkeypatch, ca
     assert capsys.readouterr().err.count("not measured") == 1
 
 
-def test_speech_from_nothing_has_what_needs_no_text(tiny_copy, judges):
+def test_speech_from_nothing_has_what_needs_no_text(tiny_copy, judges, monkeypatch):
     run = open_run(tiny_copy)
     run.recipe = replace(run.recipe, tasks=(Task((), ("speech",)),))
-    run.draw = lambda prompts, sampling, seed: [silent_sample(run)] * len(prompts)
+    frames = Segment("speech", codes=np.zeros((3, 80), np.int32))
+
+    def draw(prompts, sampling, seed):
+        return [Sampled(frames, "end")] * len(prompts)
+
+    monkeypatch.setattr(run, "draw", draw)
     figures = judged_speech(run)["speech_from_nothing_judged"]
     assert figures["samples"]["stopped"] == 1 and "word_error" not in figures["samples"]
     assert "mos" in figures["recordings"] and "mos" in figures["round_trip"]
-
-
-def silent_sample(run):
-    codes = np.zeros((3, 80), np.int32)
-    return Sampled(Segment("speech", codes=codes), "end")
 
 
 def test_a_voice_is_nearer_to_its_own_recording(tiny_copy, judges):
