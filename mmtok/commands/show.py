@@ -250,6 +250,8 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
 
     The vocabulary is None before the tokenizers are fitted.
     """
+    if not recipe.tasks:
+        return ["  no tasks, so no decoder: tokenizers are all that is made"]
     at_most = ""
     try:
         if vocabulary is None:

@@ -147,11 +147,19 @@ class Dequantiser(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """(B, T, C) -> (B, r T, C)."""
         codes = codes.float()
+        return self.values(codes, self._neighbours(codes), self.network(self.scaled(codes)))
+
+    def base(self, codes: Tensor) -> Tensor:
+        """What the codes say without the network: levels, and lines between them (B, r T, C)."""
+        codes = codes.float()
+        outputs = torch.zeros_like(codes).repeat(1, 1, self.r)
+        return self.values(codes, self._neighbours(codes), outputs)
+
+    def _neighbours(self, codes: Tensor) -> Tensor:
+        """The codes of the frames on whose side fine frames lie."""
         if self.needs_next:
-            other = torch.cat([codes[:, 1:], codes[:, -1:]], 1)
-        else:
-            other = torch.cat([codes[:, :1], codes[:, :-1]], 1)
-        return self.values(codes, other, self.network(self.scaled(codes)))
+            return torch.cat([codes[:, 1:], codes[:, -1:]], 1)
+        return torch.cat([codes[:, :1], codes[:, :-1]], 1)
 
     def scaled(self, codes: Tensor) -> Tensor:
         """Codes as the network reads them: -1 to 1."""

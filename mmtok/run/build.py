@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmtok.core.interleaved import INTERLEAVED
@@ -49,10 +50,12 @@ from mmtok.train.distributed import init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.tensorboard import TensorBoardWriter, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
+from mmtok.train.vocoder_fit import remove_work
 
 __all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
 
 N_FIT = 4_000  # the most signals that a tokenizer is fitted to
+N_TRAIN = 20_000  # the most clips that a vocoder is trained on; they are kept in memory
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
 
 
@@ -160,8 +163,14 @@ def _fit_one(run: Run, modality: str) -> None:
     """Fit one tokenizer and save it, with its fidelity, by one renaming."""
     recipe = run.recipe
     config = recipe.tokenizers[modality]
-    signals = _some_signals(run, "train", modality, N_FIT) if config.learns else ()
-    tokenizer = fit_tokenizer(config, signals, recipe.train.seed, precision=recipe.train.precision)
+    work = run.folder / "training" / modality
+    tokenizer = fit_tokenizer(
+        config,
+        _signals_to_fit(run, modality),
+        recipe.train.seed,
+        precision=recipe.train.precision,
+        folder=work,
+    )
     fidelity = tokenizer.fidelity(_some_signals(run, "heldout", modality, N_FIDELITY))
     folder = run.folder / "tokenizers" / modality
     temporary = folder.with_name(f".{modality}.tmp")
@@ -171,10 +180,22 @@ def _fit_one(run: Run, modality: str) -> None:
         save_preparation(temporary, recipe.preparation.get(modality))
         write_text(temporary / "fidelity.json", json.dumps(fidelity, indent=1))
         temporary.rename(folder)
+        remove_work(work)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     figures = ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
     print_status(f"{modality} tokenizer {tokenizer.signature.fingerprint}: {figures}")
+
+
+def _signals_to_fit(run: Run, modality: str) -> Sequence[Any]:
+    """The signals that a tokenizer is fitted to."""
+    config = run.recipe.tokenizers[modality]
+    if config.has_training:
+        clips = (np.asarray(clip, np.float16) for clip in _signals(run, "train", modality))
+        return random_subset(clips, N_TRAIN, run.recipe.train.seed)
+    if config.learns:
+        return _some_signals(run, "train", modality, N_FIT)
+    return ()
 
 
 def _some_signals(run: Run, split: str, modality: str, n: int) -> Sequence[Any]:
@@ -238,6 +259,9 @@ def train(
 
         processes.on_rank0(start)
         run = Run(out, recipe, processes.device)
+        if not recipe.tasks:
+            processes.on_rank0(lambda: print_status(f"{out} has no tasks: tokenizers are all"))
+            return run
         if (out / "model.safetensors").exists():
             processes.on_rank0(open_board)
             processes.on_rank0(lambda: print_status(f"{out} is trained: nothing to do"))

@@ -46,6 +46,7 @@ from mmtok.sources.interleaved import InterleavedFile
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.sentences import SpokenSentences
+from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.base import TokenizerConfig
@@ -84,6 +85,7 @@ PackageSources = (
     | SpokenDigits
     | SpokenSentences
     | SpeechFolder
+    | SoundFolder
     | PythiaJets
     | JetFile
     | HubTable
@@ -109,7 +111,8 @@ class Recipe:
             otherwise.
         tokenizers: modality -> config.
         sources: where examples come from; together they yield every field that the tasks name.
-        tasks: what is learned: orders of fields, with weights.
+        tasks: what is learned: orders of fields, with weights. None: tokenizers are all that is
+            made, which is how a vocoder is trained.
         model: sizes of the decoder, and its heads.
         train: how it is trained.
         preparation: modality -> how raw signals become those that the tokenizer takes; the
@@ -146,11 +149,8 @@ class Recipe:
             raise UserError(
                 f"recipe {self.name!r}: n_samples is {self.n_samples}; it must be at least 1"
             )
-        if not self.tasks:
-            raise UserError(
-                f"recipe {self.name!r} has no tasks; name at least one, such as Task((),"
-                ' ("caption",))'
-            )
+        if not self.tokenizers:
+            raise UserError(f"recipe {self.name!r} has no tokenizers; name at least one")
         for modality in self.tokenizers:
             # torch keeps the weights of a modality under its name
             if not is_name(modality) or "." in modality or hasattr(ModuleDict, modality):

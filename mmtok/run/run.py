@@ -168,6 +168,7 @@ class Run:
         """The checkpoint whose weights are used, with a note; None for a finished run's weights."""
         if self.step is None and (self.folder / "model.safetensors").exists():
             return None
+        self._check_tasks()
         found = load_weights(self.folder / "checkpoints", self.step)
         if found is None:
             raise UserError(
@@ -183,6 +184,15 @@ class Run:
             line = f"{self.folder} is not trained to its end: {line}"
         self.note(line)
         return found
+
+    def _check_tasks(self) -> None:
+        """Raise UserError where there is no decoder, and will not be."""
+        if not self.recipe.tasks:
+            raise UserError(
+                f"{self.folder} has tokenizers alone, as its recipe has no tasks: there is no"
+                " decoder to ask; `mmtok tokenize` and `mmtok detokenize` take --tokenizer"
+                f" {self.folder / 'tokenizers'}"
+            )
 
     def note(self, line: str) -> None:
         """Print a note for the user; under torchrun only rank 0 does."""
@@ -298,6 +308,7 @@ class Run:
 
         Raises UserError, with the tasks there are, if there is none.
         """
+        self._check_tasks()
         trained = orders(self.recipe.tasks, self.recipe.fields)
         for inputs, target, task in trained:
             if inputs == tuple(condition) and target == to:

@@ -53,6 +53,11 @@ class TokenizerConfig(ABC):
         return self
 
     @property
+    def has_training(self) -> bool:
+        """Whether networks that no code depends on, such as a vocoder, are trained with it."""
+        return False
+
+    @property
     def is_input_only(self) -> bool:
         """Whether its frames are read, but never made."""
         return False

@@ -73,7 +73,7 @@ class DequantiserTraining(AdversarialTraining):
     learning_rate: Annotated[float, Within(0, 1)] = 1e-3
     adversarial_from: Annotated[float, Within(0, 1)] = 0.5
     gain_db: tuple[float, float] = (-12.0, 1.5)
-    ema_decay: Annotated[float, Within(0, 1)] = 0.998
+    ema_decay: Annotated[float, Within(0, 0.99999)] = 0.998
     network: ConvNeXtConfig = ConvNeXtConfig(depth=6)
     upsampling: Annotated[int, Within(1, 64)] = 1
     margin: Annotated[float, Within(0, 10)] = 0.6
@@ -86,18 +86,18 @@ class DequantiserConfig:
     """A de-quantiser: codes -> continuous log-mel values, each within the cell of its code.
 
     Attributes:
-        path: its weights: their folder, a tokenizer's or a run's; "": the package's own.
-        training: how it is trained with the tokenizer, instead of being opened from `path`.
+        weights: their folder, a tokenizer's or a run's; "": the package's own.
+        training: how it is trained with the tokenizer, instead of being opened.
     """
 
-    path: str = ""
+    weights: str = ""
     training: DequantiserTraining | None = None
 
     def __post_init__(self) -> None:
-        if self.path and self.training is not None:
+        if self.weights and self.training is not None:
             raise UserError(
-                "DequantiserConfig has a path and a training, of which one alone says where its"
-                ' weights come from: leave out one (path "", training null)'
+                "DequantiserConfig has weights and a training, of which one alone says where its"
+                ' weights come from: leave out one (weights "", training null)'
             )
 
     def describe(
@@ -146,7 +146,7 @@ class DequantiserConfig:
         if folder is None:
             raise UserError(
                 "the de-quantiser of this tokenizer is trained with it: fit the tokenizer first, or"
-                " name its folder (dequantiser.path)"
+                " name its folder (dequantiser.weights)"
             )
         return CodeDequantiser(description, WEIGHTS.read(folder, description.make))
 
@@ -161,9 +161,9 @@ class DequantiserConfig:
         return self._named(mel, low, high, n_levels)
 
     def _named(self, mel: MelSpec, low: float, high: float, n_levels: int) -> Path:
-        """The folder that `path` names, or the package's own."""
-        if self.path:
-            return WEIGHTS.find(self.path)
+        """The folder that `weights` names, or the package's own."""
+        if self.weights:
+            return WEIGHTS.find(self.weights)
 
         def fits(own: DequantiserDescription) -> bool:
             return own.mel == mel and own.cells == Cells(low, high, n_levels, own.cells.margin)
@@ -172,7 +172,7 @@ class DequantiserConfig:
         if found is None:
             raise UserError(
                 "the package has no de-quantiser of these codes: name a folder with weights"
-                " (dequantiser.path), train one (recipes/vocoder.py), or leave it out (null)"
+                " (dequantiser.weights), train one (recipes/vocoder.py), or leave it out (null)"
             )
         return found
 

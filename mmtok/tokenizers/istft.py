@@ -53,11 +53,14 @@ class AdversarialTraining:
     Attributes:
         steps: of training.
         batch_size: crops a step.
-        crop_frames: frames of 200 samples in a crop, or so.
+        crop_frames: frames of the vocoder's spectrogram in a crop, at least.
         learning_rate: at its height, of AdamW.
         adversarial_from: the share of the steps after which discriminators join; 1: never.
         gain_db: crops become louder or softer by an amount drawn from this range.
         ema_decay: of the moving average of the weights, which is what is kept.
+        start: a folder with weights that training starts from, named likewise; "": none.
+        log_every: steps per line of the log.
+        checkpoint_every: steps between checkpoints, from which an interrupted training goes on.
     """
 
     steps: Annotated[int, Within(1)] = 20_000
@@ -66,7 +69,10 @@ class AdversarialTraining:
     learning_rate: Annotated[float, Within(0, 1)] = 5e-4
     adversarial_from: Annotated[float, Within(0, 1)] = 0.3
     gain_db: tuple[float, float] = (-12.0, 1.5)
-    ema_decay: Annotated[float, Within(0, 1)] = 0.999
+    ema_decay: Annotated[float, Within(0, 0.99999)] = 0.999
+    start: str = ""
+    log_every: Annotated[int, Within(1)] = 100
+    checkpoint_every: Annotated[int, Within(1)] = 500
 
 
 @dataclass(frozen=True)
@@ -88,18 +94,18 @@ class ISTFTConfig(VocoderConfig):
     """An iSTFT vocoder (Vocos-like).
 
     Attributes:
-        path: its weights: their folder, a tokenizer's or a run's; "": the package's own.
-        training: how it is trained with the tokenizer, instead of being opened from `path`.
+        weights: their folder, a tokenizer's or a run's; "": the package's own.
+        training: how it is trained with the tokenizer, instead of being opened.
     """
 
-    path: str = ""
+    weights: str = ""
     training: ISTFTTraining | None = None  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        if self.path and self.training is not None:
+        if self.weights and self.training is not None:
             raise UserError(
-                "ISTFTConfig has a path and a training, of which one alone says where its weights"
-                ' come from: leave out one (path "", training null)'
+                "ISTFTConfig has weights and a training, of which one alone says where its weights"
+                ' come from: leave out one (weights "", training null)'
             )
 
     def check(self, spec: MelSpec) -> None:
@@ -114,16 +120,16 @@ class ISTFTConfig(VocoderConfig):
         elif self.training is not None:
             raise UserError(
                 "the vocoder of this tokenizer is trained with it: fit the tokenizer first, or name"
-                " its folder (vocoder.path)"
+                " its folder (vocoder.weights)"
             )
-        elif self.path:
-            folder = WEIGHTS.find(self.path)
+        elif self.weights:
+            folder = WEIGHTS.find(self.weights)
         else:
             found = WEIGHTS.shipped(lambda description: description.mel == spec)
             if found is None:
                 raise UserError(
                     "the package has no iSTFT vocoder of this spectrogram: name a folder with"
-                    " weights (vocoder.path), train one (recipes/vocoder.py), or take"
+                    " weights (vocoder.weights), train one (recipes/vocoder.py), or take"
                     ' {"kind": "GriffinLimConfig"}'
                 )
             folder = found

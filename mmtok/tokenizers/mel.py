@@ -112,6 +112,14 @@ class MelConfig(TokenizerConfig):
         """The fields that a fingerprint is of: vocoder and de-quantiser change no frame."""
         return {name: value for name, value in self.as_dict().items() if name not in NETWORKS}
 
+    def build(self, saved: Path | None = None) -> MelTokenizer:
+        """The tokenizer; `saved`: a folder with the weights of networks trained with it."""
+        raise TypeError(f"{type(self).__name__} is learned: give it signals")
+
+    def fit(self, signals: Sequence[Any], saved: Path | None = None) -> MelTokenizer:
+        """The tokenizer, learned from signals; `saved` as in `build`."""
+        raise TypeError(f"{type(self).__name__} learns nothing: build it")
+
 
 class FrameStream(Protocol):
     """log10 mel frames for the vocoder, from segments of a clip's frames as they arrive."""

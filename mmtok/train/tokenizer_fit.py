@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +28,9 @@ from mmtok.nn.weight_decay import decay_groups
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
+from mmtok.tokenizers.mel import MelConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, NetworkConfig, to_tensor
+from mmtok.train.vocoder_fit import fit_networks
 
 if TYPE_CHECKING:
     from vector_quantize_pytorch import VectorQuantize
@@ -56,6 +60,7 @@ def fit_tokenizer(
     seed: int = 0,
     progress: Report | None = None,
     precision: Precision = "auto",
+    folder: Path | None = None,
 ) -> Tokenizer:
     """The tokenizer that `config` describes, learned from `signals` where it learns.
 
@@ -71,9 +76,13 @@ def fit_tokenizer(
             without it, stderr shows the steps.
         precision: of the networks' products while training by gradients; losses, codebooks and
             latents are in float32 in any case.
+        folder: for work that goes on where it was interrupted: of vocoders, which are trained in
+            float32 and report by themselves. None: a temporary one.
     """
     if not isinstance(config, TokenizerConfig):
         raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
+    if isinstance(config, MelConfig) and config.has_training:
+        return _with_networks(config, signals, seed, folder)
     if not config.learns:
         return config.build()
     if not isinstance(config, NetworkConfig) or type(config) not in TRAINERS:
@@ -84,6 +93,19 @@ def fit_tokenizer(
         return trained(config, signals, seed, progress, chosen)
     with Progress(f"learning {what}", config.steps, "steps") as shown:
         return trained(config, signals, seed, lambda done, total, note: shown.advance(), chosen)
+
+
+def _with_networks(
+    config: MelConfig, signals: Sequence, seed: int, folder: Path | None
+) -> Tokenizer:
+    """The tokenizer of a config whose vocoder or de-quantiser are trained with it."""
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+        saved = fit_networks(config, signals, seed, folder)
+        if config.learns:
+            return config.fit(signals, saved)
+        return config.build(saved)
 
 
 def _train_codes(

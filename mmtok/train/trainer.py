@@ -158,7 +158,7 @@ class Trainer:
         config = self.config
         processes = self.processes
         # dropout is a function of (seed, step, rank)
-        torch.manual_seed(_mix(config.seed, self.step) ^ (processes.rank << 40))
+        torch.manual_seed(mixed_seed(config.seed, self.step) ^ (processes.rank << 40))
         batch = self.loader.batch(self.step, processes.rank, processes.world_size)
         frames = predicted_frames(batch, self.loader.vocabulary)
         counts = [int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()]
@@ -238,7 +238,7 @@ class Trainer:
         if self.step < self.config.steps:
             matrix_flop_per_s = self.processes.all_reduce(matrix_rate(self.device))[0]
         self.lm.train()
-        with _stop_signals() as stops:
+        with stop_signals() as stops:
             while self.step < self.config.steps:
                 start = time.perf_counter()
                 done = self.update()
@@ -349,12 +349,13 @@ def with_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> Batch:
     return replace(batch, **padded)
 
 
-def _mix(seed: int, step: int) -> int:
+def mixed_seed(seed: int, step: int) -> int:
+    """The seed of a step of a training with this seed."""
     return (seed * 1_000_003 + step) % 2**63
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of raising; only the main thread can."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

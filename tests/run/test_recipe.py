@@ -31,7 +31,7 @@ def test_the_recipe_survives_json(tiny_recipe):
         (["--sampling.text.top_p", "2"], ["top_p"]),
         (["--tasks.0.inputs", "caption"], ["tasks.0.inputs must be a list"]),
         (["--tasks.0.inputs", '["title"]'], ["'title'", "the sources yield caption"]),
-        (["--tasks", "[]"], ["recipe 'tiny' has no tasks"]),
+        (["--tokenizers", "{}"], ["recipe 'tiny' has no tokenizers"]),
         (["--trunk.n_heads", "0"], ["model.trunk", "n_heads must be at least 1, got 0"]),
         (["--train.loss_weights", "3"], ["train.loss_weights is '3'; it must be NAME=VALUE"]),
         (

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         HiFiGANConfig(str(folder), mel=MelSpec()).build(MelSpec())
     with pytest.raises(UserError, match="cannot be opened as a SpeechT5HifiGan"):
         HiFiGANConfig(str(tmp_path / "none")).build(SPEC)
-    with pytest.raises(UserError, match="path is empty"):
+    with pytest.raises(UserError, match="weights is empty"):
         HiFiGANConfig()
     with pytest.raises(UserError, match="gives no sound before its last frame"):
         HiFiGANConfig(str(folder)).build(SPEC).stream()

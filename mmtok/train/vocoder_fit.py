@@ -1,0 +1,346 @@
+"""Trains the networks that make sound of a speech tokenizer's frames, from clips.
+
+First the de-quantiser, whose values stay in the cells of their codes (L1, then a discriminator of
+spectrograms), then the iSTFT vocoder (distances of spectra at several resolutions, then
+discriminators of sound). Both are in the folder of work when they are done, and it holds what an
+interrupted training goes on from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmtok.errors import UserError
+from mmtok.io.serialize import to_plain
+from mmtok.io.terminal import print_status
+from mmtok.nn.audio import MelSpec, log_mel, mel_filters
+from mmtok.nn.vocoder import Dequantiser, ISTFTVocoder
+from mmtok.tokenizers import dequantiser as dequantisers
+from mmtok.tokenizers import istft
+from mmtok.tokenizers.dequantiser import DequantiserDescription, DequantiserTraining
+from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription, ISTFTTraining
+from mmtok.tokenizers.mel import MelConfig
+from mmtok.tokenizers.speech import DMelConfig
+from mmtok.train.adversarial import AdversarialFit, Problem
+from mmtok.train.discriminators import MelDiscriminator, resolutions_of, wave_discriminators
+
+QUIET = 0.02  # crops whose peak is below this are drawn again
+N_DRAWS = 10  # at most
+MEL_FLOOR = 1e-5
+STFT_FLOOR = 1e-4
+
+
+def fit_networks(config: MelConfig, signals: Sequence[np.ndarray], seed: int, folder: Path) -> Path:
+    """Train the vocoder and the de-quantiser that `config` wants trained.
+
+    Returns the folder, with a folder of weights in it for each. What is there stands, and what is
+    half done goes on.
+
+    Args:
+        config: of the tokenizer.
+        signals: clips (N,) at its rate, in [-1, 1]; of any float type, float16 takes least memory.
+        seed: of everything random.
+        folder: for the work.
+
+    Raises UserError where the clips are too few, or the work was begun with other settings.
+    """
+    clips = Crops(signals, config.mel.rate_hz)
+    spec = config.mel
+    network: Dequantiser | None = None
+    if isinstance(config, DMelConfig) and config.dequantiser is not None:
+        place = folder / dequantisers.WEIGHTS.name
+        description = config.dequantised(config.dequantiser, place)
+        spec = description.fine_spec
+        training = config.dequantiser.training
+        if training is not None and not _stands(place, dequantisers.WEIGHTS.name):
+            fitted = _fit_dequantiser(description, training, clips, seed, place)
+            dequantisers.WEIGHTS.write(place, description, fitted)
+        network = config.dequantiser.build(description, place).network
+    vocoder = config.vocoder
+    if isinstance(vocoder, ISTFTConfig) and vocoder.training is not None:
+        place = folder / istft.WEIGHTS.name
+        if not _stands(place, istft.WEIGHTS.name):
+            own = ISTFTDescription(spec, vocoder.training.network)
+            trained = _fit_vocoder(own, vocoder.training, network, clips, seed, place)
+            istft.WEIGHTS.write(place, own, trained)
+    return folder
+
+
+def remove_work(folder: Path) -> None:
+    """Remove what `fit_networks` goes on from, once it is in a tokenizer's folder; logs stay."""
+    for path in folder.glob("*/checkpoints"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in [*folder.glob("*/*.safetensors"), *folder.glob("*/*.json")]:
+        path.unlink()
+
+
+def _stands(place: Path, name: str) -> bool:
+    """Whether a network is trained; says so."""
+    stands = (place / f"{name}.json").is_file()
+    if stands:
+        print_status(f"the {name} stands")
+    return stands
+
+
+class Crops:
+    """Random stretches of clips, with random gain."""
+
+    def __init__(self, signals: Sequence[np.ndarray], rate_hz: int):
+        if not len(signals):
+            raise UserError("no clips to train a vocoder on; give at least one")
+        self.samples = torch.cat([torch.as_tensor(np.asarray(clip)) for clip in signals])
+        hours = len(self.samples) / rate_hz / 3600
+        print_status(f"training on {hours:.2g} h of sound in {len(signals):,} clips")
+
+    def draw(
+        self, n: int, length: int, gain_db: tuple[float, float], generator: torch.Generator
+    ) -> Tensor:
+        """(n, length) float32: stretches that are not silent, where some draws find one."""
+        if len(self.samples) < length:
+            raise UserError(
+                f"the clips have {len(self.samples):,} samples in all, and a crop has {length:,}:"
+                " give more sound, or set crop_frames lower"
+            )
+        crops = torch.stack([self._one(length, generator) for _ in range(n)])
+        low, high = gain_db
+        gains = low + (high - low) * torch.rand(n, 1, generator=generator)
+        return crops * 10 ** (gains / 20)
+
+    def _one(self, length: int, generator: torch.Generator) -> Tensor:
+        for _ in range(N_DRAWS):
+            start = torch.randint(len(self.samples) - length + 1, (), generator=generator)
+            crop = self.samples[start : start + length].float()
+            if crop.abs().max() >= QUIET:
+                break
+        return crop
+
+
+def _settings(description: Any, training: Any, seed: int, clips: Crops) -> Mapping[str, Any]:
+    """What a training that goes on must share with its beginning."""
+    plain = to_plain(training)
+    for name in ("log_every", "checkpoint_every"):
+        del plain[name]
+    n_samples = len(clips.samples)
+    return {
+        "network": to_plain(description),
+        "training": plain,
+        "seed": seed,
+        "n_samples": n_samples,
+    }
+
+
+def _fitted(
+    problem: Problem, description: Any, training: Any, clips: Crops, seed: int, folder: Path
+) -> nn.Module:
+    """The trained network. Its settings are compared with those of a training that goes on."""
+    if training.start:
+        kind = {"vocoder": istft.WEIGHTS, "dequantiser": dequantisers.WEIGHTS}[problem.what]
+        found = kind.find(training.start)
+        start = kind.read(found, kind.describe(found).make)
+        try:
+            problem.network.load_state_dict(start.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"training cannot start from the {problem.what} in {found}, whose sizes are others:"
+                " set training.network as it has them"
+            ) from None
+    settings = _settings(description, training, seed, clips)
+    fit = AdversarialFit(problem, training, settings, seed, folder)
+    fit.run()
+    return fit.averaged()
+
+
+# ---- the de-quantiser
+
+
+class DequantiserProblem(Problem):
+    """Codes of crops -> their fine spectrogram."""
+
+    what = "dequantiser"
+    distance_weight = 10.0
+    grad_clip = 5.0
+
+    def __init__(
+        self, description: DequantiserDescription, training: DequantiserTraining, clips: Crops
+    ):
+        self.network: Dequantiser = description.make()
+        self.cells = description.cells
+        self.spec = description.fine_spec
+        self.r = description.upsampling
+        self.training = training
+        self.clips = clips
+        self.discriminators = nn.ModuleList([MelDiscriminator(self.cells.step / 2)])
+        self.adversarial_weight = training.adversarial_weight
+        self.matching_weight = training.matching_weight
+        n_frames = -(-training.crop_frames // self.r)
+        self.n_samples = n_frames * description.mel.hop_samples
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Codes (B, T, C), and the fine spectrogram (B, T', C) that they are of."""
+        training = self.training
+        crops = self.clips.draw(training.batch_size, self.n_samples, training.gain_db, generator)
+        fine = torch.stack(log_mel(list(crops), self.spec))
+        return codes_of(fine, self.network), fine
+
+    def made(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The network's spectrogram."""
+        codes, fine = batch
+        return self.network(codes)[:, : fine.shape[1]]
+
+    def wanted(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """That of the crop, as far as the cells allow it."""
+        codes, fine = batch
+        wanted = fine.clamp(self.cells.low - self.cells.margin, self.cells.high + self.cells.margin)
+        coarse = own_frames(wanted, self.network)
+        coarse.copy_(self.cells.clamp(codes, coarse))
+        return wanted
+
+    def distance(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """The mean absolute error in steps."""
+        return (made - wanted).abs().mean() / self.cells.step
+
+    def conditions(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """What the codes say without a network."""
+        codes, fine = batch
+        return (self.network.base(codes)[:, : fine.shape[1]],)
+
+
+def own_frames(fine: Tensor, network: Dequantiser) -> Tensor:
+    """The fine frames (B, T', C) that are the frames of codes: (B, T, C), a view."""
+    first = network.r - 1 if network.spec.causal else 0
+    return fine[:, first :: network.r]
+
+
+def codes_of(fine: Tensor, network: Dequantiser) -> Tensor:
+    """The codes (B, T, C) of a fine spectrogram (B, T', C)."""
+    cells = network.cells
+    codes = ((own_frames(fine, network) - cells.low) / cells.step).round()
+    return codes.clamp(0, cells.n_levels - 1)
+
+
+def _fit_dequantiser(
+    description: DequantiserDescription,
+    training: DequantiserTraining,
+    clips: Crops,
+    seed: int,
+    folder: Path,
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        problem = DequantiserProblem(description, training, clips)
+    return _fitted(problem, description, training, clips, seed, folder)
+
+
+# ---- the iSTFT vocoder
+
+
+class VocoderProblem(Problem):
+    """The spectrograms of crops -> crops."""
+
+    what = "vocoder"
+    distance_weight = 5.0
+    adversarial_weight = 1.0
+    matching_weight = 2.0
+    grad_clip = 20.0
+
+    def __init__(
+        self,
+        description: ISTFTDescription,
+        training: ISTFTTraining,
+        dequantiser: Dequantiser | None,
+        clips: Crops,
+    ):
+        self.network: ISTFTVocoder = description.make()
+        self.spec = description.mel
+        self.training = training
+        self.dequantiser = dequantiser
+        self.clips = clips
+        self.discriminators = wave_discriminators(self.spec.n_fft)
+        resolutions = resolutions_of(self.spec.rate_hz)
+        self.scales = [Scale(self.spec.rate_hz, *sizes) for sizes in resolutions]
+        hop = self.spec.hop_samples
+        if dequantiser is not None:
+            hop *= dequantiser.r
+        longest = max(n for n, _ in resolutions)
+        least = max(training.crop_frames * self.spec.hop_samples, longest)
+        self.n_samples = -(-least // hop) * hop
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """log10 mel spectrograms (B, T, C), and the crops (B, N) that they are of."""
+        training = self.training
+        crops = self.clips.draw(training.batch_size, self.n_samples, training.gain_db, generator)
+        mels = torch.stack(log_mel(list(crops), self.spec))
+        if self.dequantiser is not None:
+            chosen = torch.rand(len(crops), generator=generator) < training.dequantised_share
+            if chosen.any():
+                with torch.no_grad():
+                    codes = codes_of(mels[chosen], self.dequantiser)
+                    mels[chosen] = self.dequantiser(codes)[:, : mels.shape[1]]
+        return mels, crops
+
+    def made(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The network's sound."""
+        mels, crops = batch
+        return self.network(mels, crops.shape[1])
+
+    def wanted(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The crops."""
+        return batch[1]
+
+    def distance(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """The sum over scales."""
+        return torch.stack([scale.distance(made, wanted) for scale in self.scales]).sum()
+
+
+class Scale:
+    """The distance of sounds at one resolution: of log mel and of log spectral magnitudes, L1.
+
+    Beside them, as Yamamoto et al. 2020 (arXiv 1910.11480, eq. 6), spectral convergence.
+    """
+
+    def __init__(self, rate_hz: int, window_samples: int, n_mels: int):
+        n = window_samples
+        spec = MelSpec(rate_hz, n, n, max(1, n // 4), n_mels, 0.0, rate_hz / 2)
+        self.filters = mel_filters(spec)
+        self.window = torch.hann_window(n)
+
+    def distance(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """Between sounds (B, N)."""
+        own, own_mel = self._spectra(made)
+        other, other_mel = self._spectra(wanted)
+        of_mels = _log_distance(own_mel, other_mel, MEL_FLOOR)
+        of_bins = _log_distance(own, other, STFT_FLOOR)
+        convergence = (own - other).norm() / other.norm()
+        return of_mels + 0.3 * of_bins + 0.3 * convergence
+
+    def _spectra(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) -> magnitudes (B, F, T), and those of mel bands (B, T, C)."""
+        n = len(self.window)
+        spectra = torch.stft(samples, n, n // 4, window=self.window, return_complex=True)
+        magnitudes = (torch.view_as_real(spectra).square().sum(-1) + 1e-10).sqrt()
+        return magnitudes, magnitudes.transpose(1, 2) @ self.filters
+
+
+def _log_distance(a: Tensor, b: Tensor, floor: float) -> Tensor:
+    return ((a + floor).log() - (b + floor).log()).abs().mean()
+
+
+def _fit_vocoder(
+    description: ISTFTDescription,
+    training: ISTFTTraining,
+    dequantiser: Dequantiser | None,
+    clips: Crops,
+    seed: int,
+    folder: Path,
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        problem = VocoderProblem(description, training, dequantiser, clips)
+    return _fitted(problem, description, training, clips, seed, folder)
