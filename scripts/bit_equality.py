@@ -47,20 +47,24 @@ from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.io.files import write_text
 from mmtok.io.strict_json import read_json
+from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
+from mmtok.run.tokenise import tokenise
 from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.sound_files import write_sound
+from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
+from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
 from mmtok.train.log import read_log
 
@@ -154,6 +158,8 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, path=str(make_pictures(data)))
     if isinstance(source, SpeechFolder):
         return replace(source, path=str(make_sounds(data)))
+    if isinstance(source, SoundFolder):
+        return replace(source, path=str(make_sounds(data)))
     if isinstance(source, JetFile):
         return replace(source, path=str(make_jets(data)))
     raise ValueError(f"{type(source).__name__} is no source that is made small here: add it")
@@ -167,7 +173,20 @@ def tiny_tokenizer(config: Any) -> Any:
         return replace(config, hidden=8, steps=STEPS)
     if isinstance(config, SentencePieceConfig):
         return replace(config, n_pieces=300)
+    if isinstance(config, DMelConfig) and config.has_training:
+        return replace(
+            config, vocoder=briefly(config.vocoder), dequantiser=briefly(config.dequantiser)
+        )
     return config
+
+
+def briefly(network: Any) -> Any:
+    """The config of a vocoder or de-quantiser that is trained in no time."""
+    sizes = ConvNeXtConfig(width=8, depth=1)
+    training = replace(
+        network.training, steps=STEPS, batch_size=2, crop_frames=16, log_every=1, network=sizes
+    )
+    return replace(network, training=training)
 
 
 def tiny_head(head: Any) -> Any:
@@ -197,11 +216,31 @@ def figures(family: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     data.mkdir(parents=True)
     recipe = tiny(load_recipe(RECIPES / f"{family}.py"), data, seed)
     run = train(recipe, folder / "run", device="cpu")
+    if not recipe.tasks:
+        return figures_of_tokenizers(run)
     return {
         "tokens": tokens_digest(run),
         "losses": [float(line["loss"]).hex() for line in read_log(run.folder / "log.jsonl")],
         "sample": sample_digest(run, seed),
         "score": scores(run),
+    }
+
+
+def figures_of_tokenizers(run: Run) -> dict[str, Any]:
+    """Of a run without tasks: distances in training, and weights in the place of samples."""
+    tokenise(run)
+    weights = hashlib.sha256()
+    for path in sorted((run.folder / "tokenizers").rglob("*.safetensors")):
+        weights.update(path.read_bytes())
+    losses: list[str] = []
+    for path in sorted((run.folder / "training").rglob("log.jsonl")):
+        lines = map(json.loads, path.read_text().splitlines())
+        losses += [float(line["distance"]).hex() for line in lines]
+    return {
+        "tokens": tokens_digest(run),
+        "losses": losses,
+        "sample": weights.hexdigest(),
+        "score": [],
     }
 
 

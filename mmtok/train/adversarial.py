@@ -77,7 +77,7 @@ class Problem(ABC):
         """How far the one is off the other."""
 
     def conditions(self, batch: Any) -> tuple[Tensor, ...]:
-        """What discriminators are told besides."""
+        """What discriminators are given besides."""
         return ()
 
 
@@ -133,9 +133,11 @@ class AdversarialFit:
         figures = {"distance": distance.detach()}
         loss = problem.distance_weight * distance
         if self.step >= self.training.adversarial_from * self.training.steps:
-            told = problem.conditions(batch)
-            figures["discriminators"] = self._update_discriminators(made.detach(), wanted, told)
-            verdict, matching = self._judged(made, wanted, told)
+            conditions = problem.conditions(batch)
+            figures["discriminators"] = self._update_discriminators(
+                made.detach(), wanted, conditions
+            )
+            verdict, matching = self._judged(made, wanted, conditions)
             figures |= {"adversarial": verdict.detach(), "matching": matching.detach()}
             loss = loss + problem.adversarial_weight * verdict + problem.matching_weight * matching
         self.optimizers[0].zero_grad(set_to_none=True)
@@ -160,11 +162,11 @@ class AdversarialFit:
         return training.learning_rate * warm * (LEAST_RATE + (1 - LEAST_RATE) * cosine)
 
     def _update_discriminators(
-        self, made: Tensor, wanted: Tensor, told: tuple[Tensor, ...]
+        self, made: Tensor, wanted: Tensor, conditions: tuple[Tensor, ...]
     ) -> Tensor:
         """One step of the discriminators; their loss."""
-        parts = [d(wanted, *told)[0] for d in self.problem.discriminators]
-        others = [d(made, *told)[0] for d in self.problem.discriminators]
+        parts = [d(wanted, *conditions)[0] for d in self.problem.discriminators]
+        others = [d(made, *conditions)[0] for d in self.problem.discriminators]
         loss = torch.stack([hinge_loss(*pair) for pair in zip(parts, others, strict=True)]).sum()
         self.optimizers[1].zero_grad(set_to_none=True)
         loss.backward()
@@ -172,7 +174,7 @@ class AdversarialFit:
         return loss.detach()
 
     def _judged(
-        self, made: Tensor, wanted: Tensor, told: tuple[Tensor, ...]
+        self, made: Tensor, wanted: Tensor, conditions: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """The discriminators' verdict of what was made, and the distance of their features."""
         verdicts = []
@@ -180,8 +182,8 @@ class AdversarialFit:
         self.problem.discriminators.requires_grad_(False)
         for discriminator in self.problem.discriminators:
             with torch.no_grad():
-                features = discriminator(wanted, *told)[1]
-            scores, own = discriminator(made, *told)
+                features = discriminator(wanted, *conditions)[1]
+            scores, own = discriminator(made, *conditions)
             verdicts.append(-scores.mean())
             distances.append(matching_loss(features, own))
         self.problem.discriminators.requires_grad_(True)
