@@ -130,7 +130,7 @@ def test_another_setting_of_a_begun_training_is_refused(tmp_path):
         ("dequantiser", dequantiser(**FIRM, learning_rate=0.02), 0.8),
     ],
 )
-def test_the_distance_falls(kind, training, share):
+def test_the_distance_falls(monkeypatch, kind, training, share):
     problem = problem_of(kind, training)
     batch = problem.batch(torch.Generator().manual_seed(99))
 
@@ -139,7 +139,7 @@ def test_the_distance_falls(kind, training, share):
             return problem.distance(problem.made(batch), problem.wanted(batch))
 
     before = distance()
-    problem.batch = lambda generator: batch
+    monkeypatch.setattr(problem, "batch", lambda generator: batch)
     fit = AdversarialFit(problem, training, {}, 0, None)
     for _ in range(training.steps):
         fit.update()
