@@ -233,6 +233,58 @@ def make_llama():
     return random_llama
 
 
+@pytest.fixture(scope="session")
+def make_codec():
+    """make_codec(folder, family) -> a tiny random Mimi, DAC or EnCodec, saved by transformers: four
+    codebooks of 16 codes at 24 kHz.
+    """
+    return random_codec
+
+
+def random_codec(folder, family, **settings):
+    import transformers
+
+    sizes = {
+        "mimi": {
+            "hidden_size": 16,
+            "num_filters": 4,
+            "codebook_dim": 8,
+            "vector_quantization_hidden_dimension": 8,
+            "num_quantizers": 4,
+            "num_hidden_layers": 1,
+            "intermediate_size": 16,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "upsample_groups": 16,
+        },
+        "dac": {
+            "encoder_hidden_size": 4,
+            "decoder_hidden_size": 32,
+            "n_codebooks": 4,
+            "codebook_dim": 4,
+            "downsampling_ratios": [2, 4, 5, 8],
+            "sampling_rate": 24_000,
+        },
+        "encodec": {
+            "hidden_size": 8,
+            "num_filters": 4,
+            "num_lstm_layers": 1,
+            "target_bandwidths": [0.6, 1.2],
+        },
+    }
+    kind = {"mimi": "Mimi", "dac": "Dac", "encodec": "Encodec"}[family]
+    config = getattr(transformers, f"{kind}Config")(codebook_size=16, **sizes[family] | settings)
+    torch.manual_seed(3)
+    model = getattr(transformers, f"{kind}Model")(config)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith(("codebook.embed", "embed_sum")):  # zeros, else
+                value.copy_(torch.randn(value.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
 def random_llama(folder, tied=True, rope=None):
     import tokenizers
     import transformers

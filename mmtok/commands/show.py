@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -115,6 +116,8 @@ def describe_run(run: Run) -> str:
         signatures = planned_signatures(recipe)
         fidelity = {}
         of_vocabulary = "  tokenizers not fitted"
+    configs = {m: run.tokenizer_config(m) for m in recipe.tokenizers}
+    kept = dataclasses.replace(recipe, tokenizers=configs)
     trained = (folder / "model.safetensors").exists()
     if trained:
         n_parameters = sum(p.numel() for p in run.lm.parameters())
@@ -123,7 +126,7 @@ def describe_run(run: Run) -> str:
         decoder = _decoder(recipe, vocabulary)
     return lines_text(
         [
-            *_parts(recipe, signatures, fidelity, folder / "data"),
+            *_parts(kept, signatures, fidelity, folder / "data"),
             f"run {folder}",
             *decoder,
             of_vocabulary,

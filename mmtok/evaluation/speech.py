@@ -43,7 +43,7 @@ def speech_from_nothing(task: TaskEvaluation) -> dict[str, float]:
     """Do samples end by themselves, and how evenly do they spread over the voices?"""
     sampled = task.sample_unconditional(task.run.recipe.n_samples)
     task.save_samples(task.name, [NOTHING] * len(sampled), sampled)
-    rate_hz = task.target_tokenizer.config.mel.rate_hz
+    rate_hz = task.target_tokenizer.config.takes["rate_hz"]
     return {"stopped": share_ended(sampled), **voice_figures(task, task.decode(sampled), rate_hz)}
 
 
@@ -54,7 +54,7 @@ def _single_words(task: TaskEvaluation) -> dict[str, float]:
     if not heldout_words or not can_be_classified(task, all_words, words):
         return {}
     tokenizer = task.target_tokenizer
-    rate_hz = tokenizer.config.mel.rate_hz
+    rate_hz = tokenizer.config.takes["rate_hz"]
     print_status("training the judge of words on real clips")
     judge = train_speech_judge(clips, words, rate_hz, task.seed)
     classes = sorted(all_words)[:MAX_CLASSES]

@@ -16,6 +16,8 @@ from mmtok.report import plots
 from mmtok.report.html import Markup, data_uri, tag
 from mmtok.report.samples import N_PROMPTS, Sample, more_prompts, task_fields, trajectories
 from mmtok.run.run import Run
+from mmtok.tokenizers.base import TokenizerConfig
+from mmtok.tokenizers.mel import MelConfig
 from mmtok.tokenizers.speech_latents import PICTURE_FRAMES, PICTURE_RANGE
 
 N_CLIPS = 2  # shown per prompt
@@ -76,7 +78,7 @@ def speech_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup
     Beside them a real held-out clip of the same words, and its round trip through the tokenizer.
     """
     tokenizer: Any = run.tokenizers["speech"]
-    spec = tokenizer.config.mel
+    spec = _spec(tokenizer.config)
     shown = _clips_within_budget(run, prompts)
     clips = [clip for some in shown.values() for clip in some]
     longest = max((len(clip.samples) for clip in clips), default=1)
@@ -97,6 +99,15 @@ def speech_section(run: Run, prompts: Mapping[str, list[Sample]]) -> list[Markup
         *more_prompts(prompts, len(shown)),
         *trajectories(paths, TRAJECTORY_REMARK),
     ]
+
+
+def _spec(config: TokenizerConfig) -> MelSpec:
+    """The spectrogram to draw: the tokenizer's own, or a like one at its rate."""
+    if isinstance(config, MelConfig):
+        return config.mel
+    rate_hz = config.takes["rate_hz"]
+    size = round(0.05 * rate_hz)
+    return MelSpec(rate_hz, size, size, round(0.0125 * rate_hz), fmax_hz=min(7600.0, rate_hz / 2))
 
 
 def _clips_within_budget(
@@ -144,7 +155,7 @@ def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list
     from mmtok.nn.audio import log_mel
 
     tokenizer: Any = run.tokenizers["speech"]
-    spec = tokenizer.config.mel
+    spec = _spec(tokenizer.config)
     found: list[tuple[str, np.ndarray]] = []
     for i, sample in enumerate(samples, 1):
         heading = f"sample {i}"

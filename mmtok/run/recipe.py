@@ -50,6 +50,7 @@ from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.base import TokenizerConfig
+from mmtok.tokenizers.codecs import CodecConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
@@ -73,6 +74,7 @@ PackageTokenizers = (
     | KLPatchesConfig
     | DMelConfig
     | LogMelConfig
+    | CodecConfig
     | JetGridConfig
     | NumberConfig
     | VoiceConfig

@@ -49,7 +49,7 @@ from mmtok.nn.device import resolve_device
 from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.sources.base import Interleaved
-from mmtok.tokenizers.base import Tokenizer, naming
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, naming
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 
 SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
@@ -256,8 +256,12 @@ class Run:
     def preparer(self, modality: str) -> Preparer:
         """Turns raw signals of a modality into those that its tokenizer takes."""
         return preparer(
-            modality, self.recipe.tokenizers[modality], self.recipe.preparation.get(modality)
+            modality, self.tokenizer_config(modality), self.recipe.preparation.get(modality)
         )
+
+    def tokenizer_config(self, modality: str) -> TokenizerConfig:
+        """The recipe's config of a tokenizer, with the files that the run keeps for it."""
+        return self.recipe.tokenizers[modality].kept_in(self.folder / "tokenizers" / modality)
 
     def encode(self, modality: str, signals: Sequence[Any]) -> list[Segment]:
         """Raw signals as segments, prepared as in training."""

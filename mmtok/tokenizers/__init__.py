@@ -24,6 +24,7 @@ KINDS = {
     "PretrainedText": "pretrained",
     "DMel": "speech",
     "LogMel": "speech_latents",
+    "Codec": "codecs",
     "Pixels": "images",
     "VQPatches": "images",
     "PixelLatents": "image_latents",
@@ -40,15 +41,16 @@ PRESETS = dict.fromkeys(
 
 
 def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
-    """Open a tokenizer: a folder, whichever class wrote it, a preset, or a published text one.
+    """Open a tokenizer: a folder, whichever class wrote it, a preset, or a published one.
 
     A preset goes by its name in `PRESETS`, unless a folder has it. A published text tokenizer is a
-    sentencepiece `.model` file, or a folder whose tokenizer.json is of the package `tokenizers`.
+    sentencepiece `.model` file, or a folder whose tokenizer.json is of the package `tokenizers`; a
+    published codec of speech is a folder with its config.json.
 
     known: classes from outside this package that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.tokenizers.base import is_published, naming, read_config
+    from mmtok.tokenizers.base import is_codec, is_published, naming, read_config
 
     folder = Path(folder)
     if is_preset(folder):
@@ -61,6 +63,10 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
         from mmtok.tokenizers.pretrained import PretrainedTextConfig
 
         return PretrainedTextConfig(str(folder)).build()
+    if is_codec(folder):
+        from mmtok.tokenizers.codecs import opened_checkpoint
+
+        return opened_checkpoint(folder)
     found = _class_of_kind(read_config(folder).get("kind"), folder, known)
     with naming(folder):  # settings that do not fit together, too
         return found.load(folder)

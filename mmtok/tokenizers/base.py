@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CODECS = ("mimi", "dac", "encodec")  # types of models in `transformers`
+
 
 class TokenizerConfig(ABC):
     """The settings of a tokenizer: the base of a frozen dataclass that a recipe holds.
@@ -82,6 +84,13 @@ class TokenizerConfig(ABC):
     # not abstract: most configs name no files
     def check(self) -> None:  # noqa: B027
         """Raise UserError for files that the config names and that cannot be used."""
+
+    def kept_in(self, folder: Path) -> Self:
+        """This config as the tokenizer that was saved in `folder` has it, or as it is without one.
+
+        Files that the config names may be gone, and be kept there.
+        """
+        return self
 
     def build(self) -> Tokenizer:
         """The tokenizer without anything learned."""
@@ -308,6 +317,21 @@ def is_published(folder: Path) -> bool:
     except (OSError, UserError):
         return False
     return isinstance(found, dict) and "kind" not in found and isinstance(found.get("model"), dict)
+
+
+def codec_family(folder: Path) -> str | None:
+    """Which of `CODECS` the config.json of a model's folder names; None: none, or no file."""
+    try:
+        found = read_json(folder / "config.json", nan=True)
+    except (OSError, UserError):
+        return None
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    return kind if isinstance(kind, str) and kind in CODECS else None
+
+
+def is_codec(folder: Path) -> bool:
+    """Whether a folder is a published codec's, and not one that a tokenizer was saved in."""
+    return not (folder / "tokenizer.json").exists() and codec_family(folder) is not None
 
 
 def read_config(folder: Path, kind: str | None = None) -> dict:
