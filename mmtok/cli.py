@@ -42,8 +42,8 @@ Folder = Annotated[
     Path | None,
     Arg(
         "a tokenizer's folder, a preset of speech (dmel-80hz, dmel-40hz, dmel-40hz-causal,"
-        " inkling-20hz), or a sentencepiece .model file (default: the training-free tokenizer of"
-        " the modality, or the --recipe's)",
+        " inkling-20hz), the folder of a codec (Mimi, DAC, EnCodec), or a sentencepiece .model"
+        " file (default: the training-free tokenizer of the modality, or the --recipe's)",
         "FOLDER",
     ),
 ]

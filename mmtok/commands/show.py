@@ -32,7 +32,7 @@ from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.run.staged import stages_by_name
 from mmtok.sources.base import Source
 from mmtok.tokenizers import is_preset, load
-from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, is_codec
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 
@@ -48,8 +48,8 @@ def describe_path(
     Raises UserError if nothing is there.
 
     Args:
-        path: a recipe, a run's folder, a token file, a tokenizer's folder, a preset or a .model
-            file.
+        path: a recipe, a run's folder, a token file, a tokenizer's folder, a preset, a codec's
+            folder or a .model file.
         recipe_file: of a run or a tokenizer, its recipe file if it defines classes of its own.
         overrides: of a recipe, fields to set: ["--train.steps", "30"].
     """
@@ -73,7 +73,7 @@ def describe_path(
         from mmtok.nn.device import resolve_device
 
         return describe_run(open_run(path, recipe_file, resolve_device("cpu")))
-    if (path / "tokenizer.json").exists() or path.suffix == ".model":
+    if (path / "tokenizer.json").exists() or path.suffix == ".model" or is_codec(path):
         return describe_tokenizer(path, configs_of(recipe_file))
     return describe_tokens(path)
 
@@ -297,7 +297,7 @@ def describe_tokenizer(folder: Path, configs: Mapping[str, TokenizerConfig]) -> 
     if (weights := folder / "weights.safetensors").exists():
         lines.append(f"  {n_numbers(weights):,} numbers learned")
     lines += [f"  {line}" for line in tokenizer.remarks()]
-    if folder.is_dir():
+    if (folder / "tokenizer.json").exists():
         lines.append(f"  {json.dumps(read_json(folder / 'tokenizer.json'))}")
     if preparation := load_preparation(folder, signature.modality):
         lines.append(f"  signals are prepared by {json.dumps(to_plain(preparation))}")

@@ -346,7 +346,8 @@ def read_config(folder: Path, kind: str | None = None) -> dict:
         raise UserError(
             f"{folder} is not a tokenizer folder: it has no tokenizer.json; name one that was"
             " fitted (RUN/tokenizers/text), or of text also a sentencepiece .model file or a"
-            " checkpoint's folder with its tokenizer.json, or of speech a preset (dmel-40hz)"
+            " checkpoint's folder with its tokenizer.json, or of speech a preset (dmel-40hz) or a"
+            " codec's folder"
         ) from None
     check_known(config, {"kind": str}, str(path), ("kind",))
     if kind is not None and config.get("kind") != kind:
