@@ -24,7 +24,7 @@ recipe = Recipe(
     sources=(SpokenSentences(),),
     tokenizers={
         "text": BytesConfig(),
-        "speech": DMelConfig.apple_40hz(),
+        "speech": DMelConfig.dmel_40hz(),
         "voice": VoiceConfig(),
     },
     preparation={"text": TextPreparation(spoken_form="en")},

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -189,6 +190,14 @@ def read_sizes(folder: Path) -> CodecSizes:
     Raises UserError for a folder without a codec's config.json, and for a variant that is not
     supported.
     """
+    config = folder / CONFIG
+    changed = config.stat().st_mtime_ns if config.is_file() else 0
+    return _sizes(folder.resolve(), folder, changed)
+
+
+@lru_cache(maxsize=8)
+def _sizes(place: Path, folder: Path, changed: int) -> CodecSizes:
+    """The sizes, which every prepared signal asks for; place and changed say which file it is."""
     return _settings(folder)[0]
 
 

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -82,7 +83,9 @@ class CodecConfig(TokenizerConfig):
 
         Raises UserError for what is no such checkpoint, and where it has fewer codebooks.
         """
-        folder = checkpoint_folder(self.path)
+        folder = Path(self.path)
+        if not folder.is_dir():
+            folder = _fetched(self.path)
         sizes = read_sizes(folder)
         if not sizes.least <= self.n_codebooks <= sizes.most:
             raise UserError(
@@ -156,7 +159,6 @@ class Codec(BatchTokenizer):
     """
 
     config_type: ClassVar[type] = CodecConfig
-    fewer_frames: ClassVar[str] = ""
 
     def __init__(self, config: CodecConfig, folder: Path):
         """folder: of the checkpoint."""
@@ -283,6 +285,12 @@ class Codec(BatchTokenizer):
         config = load_config(folder, "Codec", CodecConfig)
         copy = Path(folder) / CHECKPOINT
         return cls(replace(config, path=str(copy)), copy)
+
+
+@lru_cache(maxsize=8)
+def _fetched(name: str) -> Path:
+    """A checkpoint of the hub, which is asked for it once."""
+    return checkpoint_folder(name)
 
 
 def opened_checkpoint(folder: Path) -> Codec:
