@@ -164,12 +164,22 @@ def sample(
     *,
     prompt: Annotated[
         Sequence[str],
-        Arg("text, or files of any modality, in the order of a trained task", "PROMPT"),
+        Arg(
+            "text, or files of any modality, in the order of a trained task; - reads a text from"
+            " stdin",
+            "PROMPT",
+        ),
     ] = (),
     to: Annotated[str, Arg("what to sample: a modality, or a field of the recipe", "FIELD")],
+    voice: Annotated[
+        Path | None, Arg("a clip of who is to speak, of a run that reads voices", "CLIP")
+    ] = None,
     n: Annotated[
         int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")
     ] = None,
+    best_of: Annotated[
+        int, Arg("keep of so many draws the one that is likeliest per frame", "N")
+    ] = 1,
     out: Annotated[
         Path | None,
         Arg(
@@ -256,7 +266,9 @@ def sample(
     }
 
     def work(opened: Run) -> list[Path]:
-        return sample_or_play(opened, prompt, to, n, out, seed, infill, play, **changes)
+        return sample_or_play(
+            opened, prompt, to, n, out, seed, infill, play, voice, best_of, **changes
+        )
 
     paths = run_on_all_ranks(run, recipe, work, device, checkpoint)
     for path in paths or ():

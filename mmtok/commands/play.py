@@ -9,14 +9,25 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from mmtok.commands.best_of import draw_best
+from mmtok.commands.long_texts import (
+    PAUSE_S,
+    completed_sentences,
+    piped_text,
+    prompts_by_sentence,
+    spoken_only,
+)
+from mmtok.commands.prompts import with_voice
 from mmtok.commands.sample import prompt_document, target_modality
 from mmtok.commands.sample import sample as sample_to_files
 from mmtok.core.segment import Document, segment_of
@@ -29,7 +40,7 @@ from mmtok.run.run import Run
 from mmtok.tokenizers.streaming import SoundStream
 
 STDOUT = Path("-")
-PAUSE_S = 0.3  # between two samples
+PIPED = "-"  # the word of a prompt that stands for standard input
 PLAYERS = {  # program -> arguments with which it plays raw samples from its standard input
     "ffplay": "-loglevel error -nodisp -autoexit -f s16le -sample_rate {rate} -i -",
     "aplay": "-q -t raw -f S16_LE -c 1 -r {rate} -",
@@ -52,6 +63,8 @@ def sample(
     seed: int = 0,
     infill: str | None = None,
     play: str | None = None,
+    voice: Path | None = None,
+    best_of: int = 1,
     **changes: Any,
 ) -> list[Path]:
     """As `mmtok.commands.sample.sample`, and optionally streamed.
@@ -70,13 +83,27 @@ def sample(
             in it becomes their rate in Hz.
         seed: as there.
         infill: as there; cannot be streamed.
+        voice: a clip of who is to speak, of a run that reads voices.
+        best_of: keep of so many draws the likeliest; cannot be streamed.
         changes: as there.
     """
+    prompt = with_voice(run, prompt, voice)
     streamed = play is not None or out == STDOUT
-    if not streamed:
-        return sample_to_files(run, prompt, to, n or 8, out, seed, infill, **changes)
-    n = n or 1
     modality = target_modality(run, to)
+    speaks = modality in STREAMED and STREAMED[modality].is_sound
+    if PIPED in prompt and not (out == STDOUT and speaks):
+        prompt = ["".join(piped_text()).strip() if word == PIPED else word for word in prompt]
+    if not streamed:
+        draw_well = partial(draw_best, run, best_of=best_of)
+        return sample_to_files(
+            run, prompt, to, n or 8, out, seed, infill, draw=draw_well, **changes
+        )
+    n = n or 1
+    if best_of != 1:
+        raise UserError(
+            "sample: --best-of compares whole samples, so they come as files only; leave out --play"
+            " and --out -"
+        )
     if infill is not None:
         raise UserError(
             "sample: what is infilled is not drawn from front to back, so it comes as files only;"
@@ -88,10 +115,10 @@ def sample(
                 "sample: --out - is for one sample, which is not played too; leave out -n and"
                 " --play"
             )
-        document = prompt_document(run, prompt, modality)
-        to_stdout(run, document, run.sampling(modality, **changes), seed)
+        documents = documents_to_stream(run, prompt, modality)
+        to_stdout(run, modality, documents, run.sampling(modality, **changes), seed)
         return []
-    if modality not in STREAMED or not STREAMED[modality].is_sound:
+    if not speaks:
         raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
     with Player(play or "", SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
 
@@ -275,14 +302,16 @@ def in_turn(steps: Steps, known: Sequence[np.ndarray]) -> RowFrames:
 def sounds(
     tokenizer: Any, row_frames: RowFrames
 ) -> Generator[tuple[int, int, np.ndarray], None, list[Sampled]]:
-    """The sound of each row, with a pause between two rows.
+    """The sound of each row, with a pause before the first frame of a later one.
 
+    The end of a row's sound comes as soon as the next row is named, with or without frames.
     Yields (row, how many of its frames are decoded, samples (n,)); n may be 0. Returns what
     `row_frames` does.
     """
     current = 0
     sound = SoundStream(tokenizer)
     pause = np.zeros(int(PAUSE_S * sound.spec.rate_hz), np.float32)
+    n_pauses = 0  # that are due
     while True:
         try:
             row, frames = next(row_frames)
@@ -290,38 +319,81 @@ def sounds(
             yield current, sound.n_frames, sound.finish()
             return end.value
         if row != current:
-            yield current, sound.n_frames, np.concatenate([sound.finish(), pause])
+            yield current, sound.n_frames, sound.finish()
             current = row
             sound = SoundStream(tokenizer)
+            n_pauses += 1
         piece = sound.push(frames)
+        if len(frames):
+            piece = np.concatenate([*[pause] * n_pauses, piece])
+            n_pauses = 0
         yield current, sound.n_frames, piece
 
 
 # ---- to standard output
 
 
-def to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> None:
-    """Draw the continuation of a document and write it to standard output as it comes.
+def documents_to_stream(run: Run, prompt: Sequence[str], modality: str) -> Iterator[Document]:
+    """The documents of a prompt: one, or those of a text's sentences.
+
+    A word - stands for standard input, whose sentences come as soon as they are whole.
+    """
+    if PIPED not in prompt:
+        parts = prompts_by_sentence(run, prompt, modality)
+        # the first now: what is wrong with a prompt is said before anything is written
+        first = prompt_document(run, parts[0], modality)
+        return chain([first], (prompt_document(run, part, modality) for part in parts[1:]))
+    i = prompt.index(PIPED)
+    return (
+        prompt_document(run, [*prompt[:i], sentence, *prompt[i + 1 :]], modality)
+        for sentence in spoken_only(completed_sentences(piped_text()))
+    )
+
+
+def one_after_the_other(
+    run: Run, documents: Iterable[Document], sampling: Sampling, seed: int
+) -> RowFrames:
+    """The frames of documents, as `in_turn` gives them: each is drawn when those before it are.
+
+    Document i has the seed `seed` + i. After its last frame comes the next row without frames.
+    """
+    samples = []
+    for i, document in enumerate(documents):
+        frames = in_turn(run.stream([document], sampling, seed + i), [document.target.values])
+        while True:
+            try:
+                _, piece = next(frames)
+            except StopIteration as end:
+                samples += end.value
+                break
+            yield i, piece
+        yield i + 1, document.target.values[:0]  # the sound of this one is complete
+    return samples
+
+
+def to_stdout(
+    run: Run, modality: str, documents: Iterable[Document], sampling: Sampling, seed: int
+) -> None:
+    """Draw the continuations of documents and write them to standard output as they come.
 
     A text is UTF-8 and ends with a newline; speech is WAV. On a terminal control characters of a
     text are shown as escapes, except newlines and tabs. Raises UserError for other modalities, for
     speech on a terminal, and if standard output is closed.
     """
-    known = document.target
-    streamed = STREAMED.get(known.modality)
+    streamed = STREAMED.get(modality)
     if streamed is None:
         raise UserError(
-            f"sample: --out - is for speech and text; {known.modality} goes to files, name a folder"
+            f"sample: --out - is for speech and text; {modality} goes to files, name a folder"
         )
     write = stdout_writer(streamed.is_sound)
-    row_frames = in_turn(run.stream([document], sampling, seed), [known.values])
+    row_frames = one_after_the_other(run, documents, sampling, seed)
     n_written = 0
-    for piece, length in streamed.pieces(run.tokenizers[known.modality], row_frames):
+    for piece, length in streamed.pieces(run.tokenizers[modality], row_frames):
         write(piece)
         n_written += length
     if not n_written:
         warnings.warn(
-            f"the sample ended before its first frame, so that this {known.modality} is empty; draw"
+            f"the sample ended before its first frame, so that this {modality} is empty; draw"
             " again with another --seed",
             stacklevel=2,
         )

@@ -22,7 +22,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.run.prompt_format import format_fields, parse_prompt
 from mmtok.run.run import Run
-from mmtok.sources.signal_files import SIGNAL_FILES
+from mmtok.sources.signal_files import CONDITION_FILES, SIGNAL_FILES
 from mmtok.sources.text import TextFile, chunks, read_text
 from mmtok.sources.transcripts import caption_of
 from mmtok.tokenizers.base import counting
@@ -121,7 +121,7 @@ def condition_segments(run: Run, words: Sequence[str], to: str = "") -> list[Seg
     Raises UserError for a text that is not of that form.
     """
     recipe = run.recipe
-    if not recipe.prompt_format or len(words) != 1 or not _is_text(run, words[0]):
+    if not recipe.prompt_format or len(words) != 1 or not is_text(run, words[0]):
         return [segment for word in words for segment in _word_segments(run, word)]
     numbers = [f for f, m in recipe.fields.items() if m in recipe.numbers]
     values = parse_prompt(words[0], recipe.prompt_format, numbers)
@@ -142,7 +142,7 @@ def _word_segments(run: Run, word: str) -> list[Segment]:
     return [segment for segment in document.segments if segment is not None]
 
 
-def _is_text(run: Run, word: str) -> bool:
+def is_text(run: Run, word: str) -> bool:
     """Whether a word is neither FIELD=VALUE nor a file or folder, nor could have been meant so."""
     suffix = Path(word).suffix.lower()
     names_file = is_file(word) or suffix in _suffixes(run_files(run)) or word.endswith("/")
@@ -152,7 +152,8 @@ def _is_text(run: Run, word: str) -> bool:
 def _given_field(run: Run, word: str) -> tuple[str, str] | None:
     """The field and the value of a word FIELD=VALUE; None for any other word.
 
-    The fields are those of numbers, and those that the recipe's `prompt_format` names.
+    The fields are those of numbers, those that files give and that are only read (a voice), and
+    those that the recipe's `prompt_format` names.
 
     Raises UserError for a number of a field that is misspelt.
     """
@@ -162,6 +163,7 @@ def _given_field(run: Run, word: str) -> tuple[str, str] | None:
         return None
     recipe = run.recipe
     names = {f for f, m in recipe.fields.items() if m in recipe.numbers}
+    names |= set(fields_of_files(run))
     if recipe.prompt_format:
         names |= set(format_fields(recipe.prompt_format))
     if name in names:
@@ -173,14 +175,67 @@ def _given_field(run: Run, word: str) -> tuple[str, str] | None:
     return None
 
 
+def fields_of_files(run: Run) -> dict[str, str]:
+    """Field -> modality, of those that are only read and that a file gives, such as a voice."""
+    tokenizers = run.recipe.tokenizers
+    return {
+        f: m
+        for f, m in run.recipe.fields.items()
+        if m in CONDITION_FILES and m in tokenizers and tokenizers[m].is_input_only
+    }
+
+
+def with_voice(run: Run, words: Sequence[str], voice: Path | None) -> list[str]:
+    """The words of a prompt with the clip of who is to speak, where the run's task reads it.
+
+    Raises UserError for a run without a field of voices, and for words that name a voice already.
+    """
+    if voice is None:
+        return list(words)
+    named = [f for f, m in fields_of_files(run).items() if m == "voice"]
+    if not named:
+        raise UserError(
+            f"--voice {voice}: this run reads no voices, only {', '.join(run.recipe.fields)}; leave"
+            " it out, or train a recipe with a field of voices (recipes/sentences.py)"
+        )
+    if any(word.startswith(f"{f}=") for f in named for word in words):
+        raise UserError(f"--voice {voice}: the prompt names a voice already; give one of them")
+    word = f"{named[0]}={voice}"
+    n_before = max(
+        (
+            task.inputs.index(named[0])
+            for task in run.recipe.tasks
+            if named[0] in task.inputs and len(task.inputs) == len(words) + 1
+        ),
+        default=0,
+    )
+    return [*words[:n_before], word, *words[n_before:]]
+
+
 def _field_segment(run: Run, name: str, value: str) -> Segment:
     """A field's value, as a user writes it, as a segment."""
     modality = run.recipe.fields[name]
     tokenizer = tokenizer_of(run, modality)
+    if name in fields_of_files(run):
+        return _file_segment(run, modality, value, f"{name}={value}")
     if modality == "text":
         return run.encode("text", [value])[0]
     with counting([tokenizer]):
         return tokenizer.encode(as_number(value, name))
+
+
+def _file_segment(run: Run, modality: str, value: str, word: str) -> Segment:
+    """The segment of a file of a field that is only read.
+
+    Raises UserError for what is no such file.
+    """
+    path = Path(value)
+    if not path.is_file():
+        raise UserError(f"{word}: there is no file at {value}; name a clip of the voice")
+    try:
+        return tokenizer_of(run, modality).encode_batch(_signals(run, modality, path, {}))[0]
+    except UserError as error:
+        raise UserError(str(error) if value in str(error) else f"{value}: {error}") from None
 
 
 def _signals(run: Run, modality: str, path: Path, reading: Mapping[str, Any]) -> list[Any]:

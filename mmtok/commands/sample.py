@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from mmtok.commands.long_texts import joined, prompts_by_sentence
 from mmtok.commands.prompts import condition_segments, first_segment, is_file
 from mmtok.commands.signal_files import all_files, files_for, write_signal
 from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
@@ -24,6 +25,7 @@ from mmtok.io.files import check_folder_fits, remove_leftovers_of, write_text
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import read_json
 from mmtok.io.tally import Tally
+from mmtok.io.terminal import print_status
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
@@ -81,12 +83,38 @@ def sample(
     if files is not None and files.many:
         stems = [stem] * n
     _check_prompts_stay(prompt, stems, folder)
-    document = prompt_document(run, prompt, modality, infill)
-    samples = (draw or run.draw)([document] * n, run.sampling(modality, **changes), seed)
+    samples = draw_prompt(run, prompt, modality, n, seed, infill, draw or run.draw, **changes)
     noted_by_player = draw is not None and not any(len(s.segment) for s in samples)
     if not noted_by_player:
         note_empty(stems, samples)
     return write_samples(run, folder, stems, samples, [_prompt_text(prompt)] * n)
+
+
+def draw_prompt(
+    run: Run,
+    prompt: Sequence[str],
+    modality: str,
+    n: int,
+    seed: int,
+    infill: str | None,
+    draw: Callable[..., list[Sampled]],
+    **changes: Any,
+) -> list[Sampled]:
+    """N samples of a prompt; a long text is spoken sentence by sentence, which is said.
+
+    Sentence i has the seed `seed` + i, and all have the same voice where the prompt names one.
+    """
+    sampling = run.sampling(modality, **changes)
+    parts = [list(prompt)]
+    if infill is None:
+        parts = prompts_by_sentence(run, prompt, modality)
+    if len(parts) == 1:
+        document = prompt_document(run, parts[0], modality, infill)
+        return draw([document] * n, sampling, seed)
+    print_status(f"{len(parts)} sentences, spoken one after the other")
+    documents = [prompt_document(run, part, modality) for part in parts]
+    drawn = [draw([document] * n, sampling, seed + i) for i, document in enumerate(documents)]
+    return [joined(run, row) for row in zip(*drawn, strict=True)]
 
 
 def target_modality(run: Run, to: str) -> str:
@@ -103,7 +131,17 @@ def _prompt_text(prompt: Sequence[str]) -> str:
     """The prompt's words and the names of its files, joined."""
     if not prompt:
         return NOTHING
-    return "-".join(Path(word).stem if is_file(word) else word for word in prompt)
+    return "-".join(map(_word_text, prompt))
+
+
+def _word_text(word: str) -> str:
+    """A word, or the name of the file that it stands for: voice=clips/anna.wav is voice=anna."""
+    field, equals, value = word.partition("=")
+    if is_file(word):
+        return Path(word).stem
+    if equals and is_file(value):
+        return f"{field}={Path(value).stem}"
+    return word
 
 
 def _stem(prompt: Sequence[str], taken: Iterable[str] = ()) -> str:

@@ -21,7 +21,7 @@ from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.sources.screen import Screen, Tolerance, looks_once
-from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
+from mmtok.sources.signal_files import ARRAYS, CONDITION_FILES, SIGNAL_FILES
 from mmtok.tokenizers import MODALITIES, default, is_preset, load
 from mmtok.tokenizers.base import naming
 
@@ -92,7 +92,8 @@ def files_of(config: TokenizerConfig) -> SignalFiles:
 
     Raises UserError for a modality from outside the package that brings none.
     """
-    found = config.signal_files() or SIGNAL_FILES.get(config.modality)
+    own = SIGNAL_FILES | CONDITION_FILES
+    found = config.signal_files() or own.get(config.modality)
     if found is None:
         raise UserError(
             f"{config.modality} has no files: give its {type(config).__name__} the method"

@@ -26,7 +26,7 @@ from mmtok.io.files import write_text
 from mmtok.io.overrides import set_fields
 from mmtok.io.serialize import from_plain, read_json_as, to_plain
 from mmtok.io.tally import Tally
-from mmtok.sources.signal_files import SIGNAL_FILES
+from mmtok.sources.signal_files import CONDITION_FILES, SIGNAL_FILES
 from mmtok.tokenizers.base import TokenizerConfig
 
 PreparationConfig = TextPreparation | SpeechPreparation | VoicePreparation | ImagePreparation
@@ -98,7 +98,7 @@ class Preparer:
 
 def unit_of(modality: str) -> str:
     """What signals of a modality are called where they are counted, in the plural."""
-    files = SIGNAL_FILES.get(modality)
+    files = (SIGNAL_FILES | CONDITION_FILES).get(modality)
     if files is None:
         return modality
     return files.unit

@@ -267,7 +267,7 @@ class Run:
         """Raw signals as segments, prepared as in training."""
         prepare = self.preparer(modality)
         prepared = []
-        with Tally(prepare.unit) as tally:
+        with Tally(prepare.unit, self._noted.setdefault(modality, set())) as tally:
             for i, signal in enumerate(signals):
                 name = repr(signal[:40]) if isinstance(signal, str) else f"{modality} {i}"
                 prepared.append(prepare(signal, name, tally))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,6 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
         unit="clips",
         check=sound_files.sound_seconds,
     ),
-    # after speech, to which a sound file belongs where a run knows both
-    "voice": SignalFiles(
-        media.SOUNDS,
-        ".wav",
-        _read_sound,
-        _write_sound,
-        unit="voices",
-        check=sound_files.sound_seconds,
-    ),
     "image": SignalFiles(
         image_files.PICTURES,
         ".png",
@@ -103,3 +94,7 @@ SIGNAL_FILES: dict[str, SignalFiles] = {
 }
 # arrays of a modality from outside the package that brings no files of its own
 ARRAYS = SignalFiles((".npy",), ".npy", _read_array, _write_array, unit="arrays")
+# likewise of modalities that are only read, and that a prompt names: voice=clip.wav
+CONDITION_FILES: dict[str, SignalFiles] = {
+    "voice": replace(SIGNAL_FILES["speech"], unit="voices"),
+}
