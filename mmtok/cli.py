@@ -177,6 +177,9 @@ def sample(
     n: Annotated[
         int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")
     ] = None,
+    timestamps: Annotated[
+        bool, Arg("of text read in a clip: write when each word is said, to NAME.words.csv")
+    ] = False,
     best_of: Annotated[
         int, Arg("keep of so many draws the one that is likeliest per frame", "N")
     ] = 1,
@@ -267,7 +270,7 @@ def sample(
 
     def work(opened: Run) -> list[Path]:
         return sample_or_play(
-            opened, prompt, to, n, out, seed, infill, play, voice, best_of, **changes
+            opened, prompt, to, n, out, seed, infill, play, voice, best_of, timestamps, **changes
         )
 
     paths = run_on_all_ranks(run, recipe, work, device, checkpoint)

@@ -28,6 +28,7 @@ from mmtok.commands.long_texts import (
     spoken_only,
 )
 from mmtok.commands.prompts import with_voice
+from mmtok.commands.recordings import is_long_recording, read_samples
 from mmtok.commands.sample import prompt_document, target_modality
 from mmtok.commands.sample import sample as sample_to_files
 from mmtok.core.segment import Document, segment_of
@@ -65,6 +66,7 @@ def sample(
     play: str | None = None,
     voice: Path | None = None,
     best_of: int = 1,
+    timestamps: bool = False,
     **changes: Any,
 ) -> list[Path]:
     """As `mmtok.commands.sample.sample`, and optionally streamed.
@@ -85,6 +87,7 @@ def sample(
         infill: as there; cannot be streamed.
         voice: a clip of who is to speak, of a run that reads voices.
         best_of: keep of so many draws the likeliest; cannot be streamed.
+        timestamps: as there; they go to files only.
         changes: as there.
     """
     prompt = with_voice(run, prompt, voice)
@@ -94,15 +97,15 @@ def sample(
     if PIPED in prompt and not (out == STDOUT and speaks):
         prompt = ["".join(piped_text()).strip() if word == PIPED else word for word in prompt]
     if not streamed:
-        draw_well = partial(draw_best, run, best_of=best_of)
+        several = None if best_of == 1 else partial(draw_best, run, best_of=best_of)
         return sample_to_files(
-            run, prompt, to, n or 8, out, seed, infill, draw=draw_well, **changes
+            run, prompt, to, n or 8, out, seed, infill, several, timestamps, **changes
         )
     n = n or 1
-    if best_of != 1:
+    if best_of != 1 or timestamps:
         raise UserError(
-            "sample: --best-of compares whole samples, so they come as files only; leave out --play"
-            " and --out -"
+            "sample: --best-of compares whole samples, and --timestamps have a file of their own,"
+            " so they come as files only; leave out --play and --out -"
         )
     if infill is not None:
         raise UserError(
@@ -115,8 +118,11 @@ def sample(
                 "sample: --out - is for one sample, which is not played too; leave out -n and"
                 " --play"
             )
-        documents = documents_to_stream(run, prompt, modality)
-        to_stdout(run, modality, documents, run.sampling(modality, **changes), seed)
+        sampling = run.sampling(modality, **changes)
+        if modality == "text" and is_long_recording(run, prompt_document(run, prompt, modality)):
+            recording_to_stdout(run, prompt_document(run, prompt, modality), sampling, seed)
+            return []
+        to_stdout(run, modality, documents_to_stream(run, prompt, modality), sampling, seed)
         return []
     if not speaks:
         raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
@@ -348,6 +354,21 @@ def documents_to_stream(run: Run, prompt: Sequence[str], modality: str) -> Itera
         prompt_document(run, [*prompt[:i], sentence, *prompt[i + 1 :]], modality)
         for sentence in spoken_only(completed_sentences(piped_text()))
     )
+
+
+def recording_to_stdout(run: Run, document: Document, sampling: Sampling, seed: int) -> None:
+    """Read a recording by windows and write its text, once they are joined.
+
+    Raises UserError as `to_stdout` does.
+    """
+    write = stdout_writer(is_sound=False)
+
+    def draw(documents: Sequence[Document], seed: int) -> list[Sampled]:
+        """Readings of windows."""
+        return run.draw(documents, sampling, seed)
+
+    (found,) = read_samples(run, document, 1, seed, draw, with_times=False)
+    write(run.tokenizers["text"].decode(found.segment).encode() + b"\n")
 
 
 def one_after_the_other(

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmtok.commands.long_texts import joined, prompts_by_sentence
 from mmtok.commands.prompts import condition_segments, first_segment, is_file
+from mmtok.commands.recordings import is_long_recording, read_samples, write_word_times
 from mmtok.commands.signal_files import all_files, files_for, write_signal
 from mmtok.commands.trajectories import named_prompt, prompt_of, write_trajectories
 from mmtok.core.interleaved import INTERLEAVED
@@ -50,6 +51,7 @@ def sample(
     seed: int = 0,
     infill: str | None = None,
     draw: Callable[..., list[Sampled]] | None = None,
+    timestamps: bool = False,
     **changes: Any,
 ) -> list[Path]:
     """Draw n samples and write them to files; return the paths.
@@ -71,6 +73,7 @@ def sample(
             been trained with infilling, or draw codes in any order (MaskedDiffusion), which also
             takes several spans, "FILE:0:3,8:12".
         draw: called instead of `run.draw`, with the same arguments and result.
+        timestamps: of texts that were read in a recording: write NAME.words.csv beside each.
         changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps,
             aug_noise instead of the recipe's.
     """
@@ -83,11 +86,19 @@ def sample(
     if files is not None and files.many:
         stems = [stem] * n
     _check_prompts_stay(prompt, stems, folder)
-    samples = draw_prompt(run, prompt, modality, n, seed, infill, draw or run.draw, **changes)
+    sampling = run.sampling(modality, **changes)
+
+    def draw_so(documents: Sequence[Document], seed: int) -> list[Sampled]:
+        """Samples of documents, as this call asks for them."""
+        return (draw or run.draw)(documents, sampling, seed)
+
+    samples = draw_prompt(run, prompt, modality, n, seed, infill, draw_so, timestamps)
     noted_by_player = draw is not None and not any(len(s.segment) for s in samples)
     if not noted_by_player:
         note_empty(stems, samples)
-    return write_samples(run, folder, stems, samples, [_prompt_text(prompt)] * n)
+    paths = write_samples(run, folder, stems, samples, [_prompt_text(prompt)] * n)
+    write_word_times(samples, paths)
+    return paths
 
 
 def draw_prompt(
@@ -97,23 +108,26 @@ def draw_prompt(
     n: int,
     seed: int,
     infill: str | None,
-    draw: Callable[..., list[Sampled]],
-    **changes: Any,
+    draw: Callable[[Sequence[Document], int], list[Sampled]],
+    timestamps: bool = False,
 ) -> list[Sampled]:
-    """N samples of a prompt; a long text is spoken sentence by sentence, which is said.
+    """N samples of a prompt.
 
-    Sentence i has the seed `seed` + i, and all have the same voice where the prompt names one.
+    A long text is spoken sentence by sentence, and a long recording is read by windows; both are
+    said. Sentence i has the seed `seed` + i; all have the same voice where the prompt names one.
+
+    Raises UserError for timestamps of what is not read in a recording.
     """
-    sampling = run.sampling(modality, **changes)
     parts = [list(prompt)]
     if infill is None:
         parts = prompts_by_sentence(run, prompt, modality)
+    documents = [prompt_document(run, part, modality, infill) for part in parts]
+    if timestamps or is_long_recording(run, documents[0]):
+        return read_samples(run, documents[0], n, seed, draw, timestamps)
     if len(parts) == 1:
-        document = prompt_document(run, parts[0], modality, infill)
-        return draw([document] * n, sampling, seed)
+        return draw(documents * n, seed)
     print_status(f"{len(parts)} sentences, spoken one after the other")
-    documents = [prompt_document(run, part, modality) for part in parts]
-    drawn = [draw([document] * n, sampling, seed + i) for i, document in enumerate(documents)]
+    drawn = [draw([document] * n, seed + i) for i, document in enumerate(documents)]
     return [joined(run, row) for row in zip(*drawn, strict=True)]
 
 

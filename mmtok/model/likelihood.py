@@ -109,6 +109,34 @@ def score_part(
     }
 
 
+def last_nats(
+    lm: LM, documents: Sequence[Document], positions_per_batch: int = 16_384
+) -> list[np.ndarray]:
+    """-log p of each frame of each document's last segment, and of its end mark: (T + 1,).
+
+    For segments without spans to infill; the end mark of a truncated one is missing.
+    """
+    streams = [to_stream(lm.vocabulary, d) for d in documents]
+    lengths = [len(s) for s in streams]
+    rows = plan_rows(lengths, max(lengths, default=1))
+    per_batch = max(1, positions_per_batch // max(lengths, default=1))
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(rows), per_batch):
+        chunk = rows[start : start + per_batch]
+        with evaluating(lm):
+            batch = pack(lm.vocabulary, [[streams[i] for i in row] for row in chunk]).to(lm.device)
+            total = lm(batch).total.cpu().double().numpy()
+        for r, row in enumerate(chunk):
+            at = 0
+            for i in row:
+                stop = at + lengths[i]
+                # the last segment ends the stream; its begin mark is given
+                n = len(documents[i].target) + (not documents[i].target.truncated)
+                found[i] = total[r, stop - n : stop]
+                at = stop
+    return [found[i] for i in range(len(documents))]
+
+
 def _check_nats(document: Document, nats: np.ndarray) -> None:
     """Raise UserError where the nats of a predicted segment are NaN or minus infinity."""
     for segment, predicted, x in zip(document.segments, document.predict, nats, strict=True):

@@ -1,0 +1,143 @@
+"""Recordings by windows: all of them read, overlaps joined, memory bounded, words timed."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmtok.cli import main
+from mmtok.commands import recordings
+from mmtok.commands.recordings import Word, join, read_recording, timed, windows, word_spans
+from mmtok.core.segment import Document
+from mmtok.sources.sound_files import write_sound
+
+
+@given(st.integers(0, 500), st.integers(8, 60))
+def test_windows_cover_a_recording_and_overlap(n_frames, size):
+    spans = windows(n_frames, size)
+    assert spans[0][0] == 0 and spans[-1][1] == n_frames
+    assert all(stop - start <= size for start, stop in spans)
+    for (start, stop), (later, _) in zip(spans, spans[1:], strict=False):
+        assert start < later <= stop - size // 4
+    if len(spans) > 1:
+        assert {stop - start for start, stop in spans} == {size}
+
+
+def words(text, nats=1.0):
+    return [Word(word, nats) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    "before, after, whole",
+    [
+        ("the dog ran to", "ran to the house", "the dog ran to the house"),
+        ("the dog ran t", "dog ran to the house", "the dog ran to the house"),
+        ("", "a b", "a b"),
+        ("a b", "", "a b"),
+    ],
+)
+def test_readings_are_joined_at_what_they_share(before, after, whole):
+    assert [word.text for word in join(words(before), words(after))] == whole.split()
+
+
+def test_without_a_common_word_the_less_likely_one_at_the_seam_goes():
+    likely = words("one two", 1.0)
+    unlikely = words("hou home", 9.0)
+    assert [w.text for w in join(likely, unlikely)] == ["one", "two", "home"]
+    assert [w.text for w in join(unlikely, likely)] == ["hou", "one", "two"]
+
+
+@given(st.integers(4, 30), st.integers(4, 12))
+def test_any_text_comes_back_from_right_readings_of_its_windows(n, size):
+    text = [f"w{i}" for i in range(n)]
+    joined = []
+    for start, stop in windows(n, size):
+        joined = join(joined, words(" ".join(text[start:stop])))
+    assert [word.text for word in joined] == text
+
+
+def test_words_have_the_scores_of_their_codes(speaking_run):
+    """Their sum, and that of the end mark, is the score of the text."""
+    speech = speaking_run.encode("speech", [next(speaking_run.examples("heldout"))["speech"]])[0]
+    text = speaking_run.encode("text", ["Ben  ran, twice."])[0]
+    assert [word for word, *_ in word_spans(speaking_run, text)] == ["ben", "ran", "twice"]
+    (found,) = recordings.read_words(speaking_run, [speech], [text])
+    nats = recordings.last_nats(speaking_run.lm, [Document((speech, text), (False, True))])[0]
+    (score,) = speaking_run.score_documents([Document((speech, text), (False, True))])
+    assert len(nats) == len(text) + 1
+    assert sum(word.nats for word in found) + nats[-1] == pytest.approx(score.total, rel=1e-5)
+
+
+def test_times_are_ordered_and_within_the_clip(speaking_run):
+    speech = speaking_run.encode("speech", [next(speaking_run.examples("heldout"))["speech"]])[0]
+    text = speaking_run.encode("text", ["Ben ran twice."])[0]
+    (found,) = recordings.read_words(speaking_run, [speech], [text])
+    placed = timed(speaking_run, speech, text, found, 0.025, 10.0)
+    edges = [10.0, *(word.end_s for word in placed)]
+    assert [word.start_s for word in placed] == edges[:-1]
+    assert edges == sorted(edges)
+    assert edges[-1] == pytest.approx(10 + len(speech) * 0.025)
+
+
+def test_the_middle_of_a_word_is_where_half_of_its_score_is_known(speaking_run, monkeypatch):
+    """A clip of which each ten frames tell one word."""
+    speech = recordings.part(
+        speaking_run.tokenizers["speech"].encode(np.zeros(16_000, np.float32)), 0, 30
+    )
+    text = speaking_run.encode("text", ["ab cd ef"])[0]
+
+    def nats(run, heard, texts):
+        rows = []
+        for clip in heard:
+            known = np.clip(len(clip) / 10 - np.arange(3), 0, 1)
+            rows.append(np.append(np.repeat(10 - 9 * known, [2, 3, 3]), 0.5))
+        return rows
+
+    monkeypatch.setattr(recordings, "_nats", nats)
+    assert recordings.middle_frames(speaking_run, speech, text) == pytest.approx([6, 16, 26], abs=2)
+
+
+def test_a_recording_longer_than_rows_is_read_by_windows(speaking_run, tmp_path, capsys):
+    clips = [example["speech"] for example in speaking_run.examples("heldout", "speech")]
+    path = tmp_path / "long.wav"
+    write_sound(path, np.tile(np.concatenate(clips), 40)[: 79 * 16_000])
+    out = tmp_path / "out"
+    call = [
+        "sample",
+        speaking_run.folder,
+        "--prompt",
+        path,
+        "--to",
+        "text",
+        "-n",
+        "1",
+        "--out",
+        out,
+    ]
+    assert main([str(word) for word in [*call, "--timestamps"]]) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if " windows of " in line]
+    assert len(lines) == 1 and lines[0].startswith("79.0 s are read in ")
+    (row,) = json.loads((out / "index.json").read_text())
+    table = (out / row["file"]).with_suffix(".words.csv").read_text().splitlines()
+    assert table[0] == "word,start_s,end_s,nats"
+    text = (out / row["file"]).read_text()
+    assert len(table) - 1 == len(text.split())
+    assert main([str(word) for word in [*call[:-4], "--out", "-"]]) == 0
+    assert capsys.readouterr().out.split() == text.split()
+
+
+def test_windows_are_drawn_in_bounded_batches(speaking_run):
+    speech = speaking_run.tokenizers["speech"].encode(np.zeros(16_000 * 100, np.float32))
+    sizes = []
+
+    def draw(prompts, seed):
+        sizes.append((len(prompts), max(len(p.segments[0]) for p in prompts)))
+        return speaking_run.draw(prompts, speaking_run.sampling("text"), seed)
+
+    read_recording(speaking_run, speech, 0, draw)
+    assert max(n for n, _ in sizes) <= recordings.WINDOWS_AT_ONCE
+    assert max(n for _, n in sizes) == recordings.window_frames(speaking_run)
+    assert len(sizes) > 1
