@@ -25,6 +25,7 @@ PAGES = sorted(
 )
 SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/your_speech.md",
+    "docs/tutorials/spoken_sentences.md",
     "docs/tutorials/your_pictures.md",
     "docs/tutorials/your_jets.md",
     "docs/tutorials/your_text.md",
@@ -55,6 +56,7 @@ SMALL_TOKENIZERS = {
     "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
     "recipes/text.py": {"text.n_pieces": 300},
 }
+SMALL_SOURCES = {"recipes/sentences.py": {"0.n_utterances": 60}}
 
 
 ROOMS = sorted(path.parent.name for path in (ROOT / "mmtok").glob("*/__init__.py"))
@@ -110,6 +112,8 @@ def small(words):
         fields |= {f"model.trunk.{name}": value for name, value in SMALL_TRUNK.items()}
         of_recipe = SMALL_TOKENIZERS.get(words[1], {})
         fields |= {f"tokenizers.{name}": value for name, value in of_recipe.items()}
+        of_source = SMALL_SOURCES.get(words[1], {})
+        fields |= {f"sources.{name}": value for name, value in of_source.items()}
     added = [(f"--{k}", str(v)) for k, v in fields.items() if f"--{k}" not in words]
     return words + [word for pair in added for word in pair]
 
