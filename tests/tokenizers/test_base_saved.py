@@ -62,17 +62,17 @@ KEPT = {
         "14de4adec372",
         "18fd5b9cba57",
     ),
-    "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "b165c919635f", None),
+    "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "cc3c82733db1", None),
     "DMel, causal": (
         lambda: DMelConfig.inkling_20hz().build(),
         "c7ed5f12fd67",
-        "d52b88cbdf29",
+        "00272d27229d",
         None,
     ),
     "LogMel": (
         lambda: LogMel(LogMelConfig(), filled(Bands(80))),
         "0d8be23bcad4",
-        "da6845dae07c",
+        "bdf4ec9ec341",
         "1db797955efe",
     ),
 }
