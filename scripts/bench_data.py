@@ -421,8 +421,7 @@ def tokenise_by_workers(options: Options) -> Iterator[Line]:
                     found.append(afresh(partial(tokenise_files, place, modality, workers)))
             one, two = (np.median(found, axis=0).tolist() for found in measured.values())
             what = f"{n:,} {unit} tokenised by two workers"
-            bar = 1.7 if modality == "speech" else 0.0
-            yield Line.ratio(what, f"{unit}/s", n / two[0], "one", n / one[0], bar)
+            yield Line.ratio(what, f"{unit}/s", n / two[0], "one", n / one[0], 1.7)
             what = f"{n:,} {unit}: processors' seconds of one process over those of two workers"
             value = one[1] / two[1]
             yield Line(what, "s", two[1], "one", one[1], "ratio", value, 0.85)

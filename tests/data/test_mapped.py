@@ -105,7 +105,7 @@ def flats(folder):
 # ---- the law
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     n=st.integers(0, 30),
     batch=st.sampled_from([1, 700, 2**20]),
@@ -333,7 +333,7 @@ def test_a_process_keeps_little_of_what_it_maps(large):
 
 
 def test_several_that_open_a_file_at_once_read_the_same(tmp_path):
-    path = write(tmp_path / "t.parquet", n=400)
+    path = write(tmp_path / "t.parquet", n=100)
     piped = dict(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -177,7 +177,7 @@ class Counted(np.ndarray):
 
 @pytest.fixture
 def many(monkeypatch):
-    """many(field) -> training examples that have it come 400 times over, the prepared signals
+    """many(field) -> training examples that have it come 100 times over, the prepared signals
     counted.
     """
     Counted.held = Counted.most = 0
@@ -186,7 +186,7 @@ def many(monkeypatch):
         examples_of = Run.examples_of
 
         def repeated(self, source, split):
-            for _ in range(400 if split == "train" else 1):
+            for _ in range(100 if split == "train" else 1):
                 for example in examples_of(self, source, split):
                     yield (
                         {**example, field: Counted.of(example[field].copy())}
@@ -204,7 +204,7 @@ def test_training_images_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
     monkeypatch.setattr(image_figures, "FITTED_ROWS", 20)
     figures = image_figures.image_from_text(task_of(open_run(tiny_copy), "text", "image"))
     assert "judge_accuracy" in figures and "frechet" in figures
-    assert 256 <= Counted.most < 600  # 5,600 images; a batch of them is encoded at once
+    assert 256 <= Counted.most < 600  # 1,400 images; a batch of them is encoded at once
 
 
 def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
@@ -218,7 +218,7 @@ def test_training_clips_go_by_a_few_at_a_time(tiny_copy, monkeypatch, many):
     run = open_run(tiny_copy)
     assert "judge_accuracy" in speech_figures.speech_from_text(task_of(run, "text", "speech"))
     assert "word_error_rate" in text_figures.text_from_speech(task_of(run, "speech", "text"))
-    assert 20 <= Counted.most < 60  # of 7,200
+    assert 20 <= Counted.most < 60  # of 1,800
 
 
 def test_copies_are_sought_among_all_training_images(tiny_copy, monkeypatch):

@@ -49,7 +49,7 @@ def single_words(pairs):
 
 @pytest.fixture(scope="module")
 def word_judge(digits):
-    return train_speech_judge(*single_words(digits["train"]))
+    return train_speech_judge(*single_words(digits["train"]), n_steps=150)
 
 
 def test_the_judge_of_words_knows_held_out_words(word_judge, digits):
