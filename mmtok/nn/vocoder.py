@@ -56,7 +56,9 @@ def spectra_of(outputs: Tensor) -> Tensor:
 class ISTFTVocoderStream:
     """Samples of one clip whose log10 mel frames arrive in pieces; see `ConvNeXtStream`."""
 
-    def __init__(self, vocoder: ISTFTVocoder):
+    def __init__(self, vocoder: ISTFTVocoder, n_samples: int | None = None):
+        """`n_samples`: N, where it is known from the start."""
+        self.n_samples = n_samples
         self.features = ConvNeXtStream(vocoder.network)
         self.sound = SpectraStream(vocoder.spec)
 
@@ -67,7 +69,7 @@ class ISTFTVocoderStream:
     def finish(self, n_samples: int | None = None) -> Tensor:
         """The samples that are left: of a clip of N samples, or of as many as the frames give."""
         first = self.sound.push(spectra_of(self.features.finish()))
-        return torch.cat([first, self.sound.finish(n_samples)])
+        return torch.cat([first, self.sound.finish(n_samples or self.n_samples)])
 
 
 # ---- the de-quantiser

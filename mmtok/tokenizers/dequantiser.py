@@ -17,7 +17,7 @@ from mmtok.nn.vocoder import Cells, Dequantiser, DequantiserStream
 from mmtok.tokenizers.istft import AdversarialTraining
 from mmtok.tokenizers.vocoder_base import WeightsKind, check_spec, differences, in_blocks
 
-BLOCK_FRAMES = 1024  # that are decoded at a time, which bounds the memory
+BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,9 @@ class CodeDequantiser:
 
     def __call__(self, codes: Tensor) -> Tensor:
         """(T, C) -> (r T, C)."""
-        stream = self.stream()
-        pieces = in_blocks(stream, codes, BLOCK_FRAMES)
-        return torch.cat([*pieces, stream.finish()])
+        n_frames, n_channels = codes.shape
+        out = torch.empty(self.network.r * n_frames, n_channels)
+        return in_blocks(self.stream(), codes, BLOCK_FRAMES, out)
 
     def stream(self) -> DequantiserStream:
         """Codes of one clip that arrive in pieces."""

@@ -32,7 +32,7 @@ from mmtok.tokenizers.vocoder_base import Vocoder, VocoderConfig
 
 FRAMES_AT_ONCE = 256  # of a padded batch; more is slower on a CPU, as they no longer fit its cache
 # Of a clip that is decoded in blocks: bounds the memory. Shorter ones are decoded as a whole.
-BLOCK_FRAMES = 2400
+BLOCK_FRAMES = 1600
 STREAM_BLOCK_S = 0.1  # sound that is given out at a time
 STREAM_AHEAD_S = 0.05  # frames after the block that are used with it; twice gains nothing in STOI
 

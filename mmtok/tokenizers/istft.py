@@ -23,7 +23,7 @@ from mmtok.tokenizers.vocoder_base import (
     in_blocks,
 )
 
-BLOCK_FRAMES = 1024  # that are decoded at a time, which bounds the memory
+BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,8 @@ class ISTFT(Vocoder):
         """The samples of each clip."""
         clips = []
         for log_mel, n in zip(log_mels, n_samples, strict=True):
-            stream = ISTFTVocoderStream(self.network)
-            pieces = in_blocks(stream, log_mel, BLOCK_FRAMES)
-            clips.append(torch.cat([*pieces, stream.finish(n)])[:n])
+            stream = ISTFTVocoderStream(self.network, n)
+            clips.append(in_blocks(stream, log_mel, BLOCK_FRAMES, torch.empty(n)))
         return clips
 
     def stream(self) -> ISTFTStream:

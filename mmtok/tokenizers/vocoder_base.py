@@ -180,6 +180,17 @@ def to_plain_text(description: Any) -> str:
 
 
 @torch.no_grad()
-def in_blocks(stream: Any, frames: Tensor, block: int) -> list[Tensor]:
-    """What a stream gives of the frames (T, C), pushed block by block, without its end."""
-    return [stream.push(part) for part in frames.split(block)]
+def in_blocks(stream: Any, frames: Tensor, block: int, out: Tensor) -> Tensor:
+    """Fill `out` with what a stream gives of the frames (T, C), pushed block by block.
+
+    What it gives beyond the length of `out` is left out. One place for all pieces, as many pieces
+    would scatter over the memory and hold more of it.
+    """
+    at = 0
+    for part in frames.split(block):
+        piece = stream.push(part)[: len(out) - at]
+        out[at : at + len(piece)] = piece
+        at += len(piece)
+    if at < len(out):
+        out[at:] = stream.finish()[: len(out) - at]
+    return out
