@@ -88,10 +88,13 @@ class DequantiserConfig:
     Attributes:
         weights: their folder, a tokenizer's or a run's; "": the package's own.
         training: how it is trained with the tokenizer, instead of being opened.
+        optional: whether codes stay levels where the package has none of its own for them, which
+            is refused otherwise.
     """
 
     weights: str = ""
     training: DequantiserTraining | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.weights and self.training is not None:
@@ -102,12 +105,15 @@ class DequantiserConfig:
 
     def describe(
         self, mel: MelSpec, low: float, high: float, n_levels: int, saved: Path | None = None
-    ) -> DequantiserDescription:
+    ) -> DequantiserDescription | None:
         """What the network is, of codes with these levels; `saved` as in `build`.
 
-        Raises UserError where the weights are missing, or of other codes.
+        None: it is optional, and there is none. Raises UserError where the weights are missing, or
+        of other codes.
         """
         folder = self._folder(mel, low, high, n_levels, saved)
+        if folder is None and self.training is None:
+            return None
         if folder is None:
             assert self.training is not None
             try:
@@ -153,14 +159,14 @@ class DequantiserConfig:
     def _folder(
         self, mel: MelSpec, low: float, high: float, n_levels: int, saved: Path | None
     ) -> Path | None:
-        """Where the weights are; None: they are to be trained."""
+        """Where the weights are; None: they are to be trained, or optional and not there."""
         if saved is not None and (saved / f"{WEIGHTS.name}.json").is_file():
             return saved
         if self.training is not None:
             return None
         return self._named(mel, low, high, n_levels)
 
-    def _named(self, mel: MelSpec, low: float, high: float, n_levels: int) -> Path:
+    def _named(self, mel: MelSpec, low: float, high: float, n_levels: int) -> Path | None:
         """The folder that `weights` names, or the package's own."""
         if self.weights:
             return WEIGHTS.find(self.weights)
@@ -169,7 +175,7 @@ class DequantiserConfig:
             return own.mel == mel and own.cells == Cells(low, high, n_levels, own.cells.margin)
 
         found = WEIGHTS.shipped(fits)
-        if found is None:
+        if found is None and not self.optional:
             raise UserError(
                 "the package has no de-quantiser of these codes: name a folder with weights"
                 " (dequantiser.weights), train one (recipes/vocoder.py), or leave it out (null)"

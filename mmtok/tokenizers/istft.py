@@ -143,6 +143,13 @@ class ISTFTConfig(VocoderConfig):
         return ISTFT(description, WEIGHTS.read(folder, description.make))
 
 
+def has_own(spec: MelSpec, saved: Path | None) -> bool:
+    """Whether there is a vocoder of these spectrograms, in `saved` or in the package."""
+    if saved is not None and (saved / f"{WEIGHTS.name}.json").is_file():
+        return True
+    return WEIGHTS.shipped(lambda description: description.mel == spec) is not None
+
+
 class ISTFT(Vocoder):
     """log10 mel spectrograms (T_i, C) -> samples (N_i,), by an iSTFT vocoder.
 

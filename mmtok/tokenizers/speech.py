@@ -123,18 +123,19 @@ class DMelConfig(MelConfig):
     def check(self) -> None:
         """Raise UserError where weights are missing, or of other codes or spectrograms."""
         spec = self.mel
-        if self.dequantiser is not None:
-            spec = self.dequantised(self.dequantiser).fine_spec
+        description = self.dequantised()
+        if description is not None:
+            spec = description.fine_spec
         self.vocoder.check(spec)
 
-    def dequantised(
-        self, dequantiser: DequantiserConfig, saved: Path | None = None
-    ) -> DequantiserDescription:
-        """What the de-quantiser of these codes is.
+    def dequantised(self, saved: Path | None = None) -> DequantiserDescription | None:
+        """What the de-quantiser of these codes is; None: there is none.
 
         Raises UserError where its weights are missing, or of other codes.
         """
-        return dequantiser.describe(self.mel, self.low, self.high, self.n_levels, saved)
+        if self.dequantiser is None:
+            return None
+        return self.dequantiser.describe(self.mel, self.low, self.high, self.n_levels, saved)
 
     @property
     def has_training(self) -> bool:
@@ -165,9 +166,9 @@ class DMel(MelTokenizer):
     def __init__(self, config: DMelConfig, saved: Path | None = None):
         self.dequantiser: CodeDequantiser | None = None
         sound_spec = config.mel
-        if config.dequantiser is not None:
-            own = saved and saved / "dequantiser"
-            description = config.dequantised(config.dequantiser, own)
+        own = saved and saved / "dequantiser"
+        description = config.dequantised(own)
+        if config.dequantiser is not None and description is not None:
             self.dequantiser = config.dequantiser.build(description, own)
             sound_spec = description.fine_spec
         super().__init__(config, saved, sound_spec)

@@ -166,9 +166,12 @@ class WeightsKind:
         network = with_weights(folder, make)
         return network.eval().requires_grad_(False)
 
-    def write(self, folder: Path, description: Any, network: nn.Module) -> None:
-        """Write weights, and what they are."""
-        write_tensors(folder / "weights.safetensors", weights_of(network))
+    def write(self, folder: Path, description: Any, network: nn.Module, half: bool = False) -> None:
+        """Write weights, and what they are; `half`: in float16."""
+        weights = weights_of(network)
+        if half:
+            weights = {name: value.half() for name, value in weights.items()}
+        write_tensors(folder / "weights.safetensors", weights)
         write_text(folder / f"{self.name}.json", to_plain_text(description))
 
 

@@ -56,13 +56,14 @@ def fit_networks(config: MelConfig, signals: Sequence[np.ndarray], seed: int, fo
     network: Dequantiser | None = None
     if isinstance(config, DMelConfig) and config.dequantiser is not None:
         place = folder / dequantisers.WEIGHTS.name
-        description = config.dequantised(config.dequantiser, place)
-        spec = description.fine_spec
+        description = config.dequantised(place)
         training = config.dequantiser.training
-        if training is not None and not _stands(place, dequantisers.WEIGHTS.name):
-            fitted = _fit_dequantiser(description, training, clips, seed, place)
-            dequantisers.WEIGHTS.write(place, description, fitted)
-        network = config.dequantiser.build(description, place).network
+        if description is not None:
+            spec = description.fine_spec
+            if training is not None and not _stands(place, dequantisers.WEIGHTS.name):
+                fitted = _fit_dequantiser(description, training, clips, seed, place)
+                dequantisers.WEIGHTS.write(place, description, fitted)
+            network = config.dequantiser.build(description, place).network
     vocoder = config.vocoder
     if isinstance(vocoder, ISTFTConfig) and vocoder.training is not None:
         place = folder / istft.WEIGHTS.name

@@ -17,6 +17,7 @@ from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.streaming import SoundStream
+from mmtok.tokenizers.vocoders import PackageVocoderConfig
 
 AT_80_HZ = MelSpec()
 CELLS = Cells()
@@ -255,6 +256,29 @@ def test_what_is_not_there_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"weights.safetensors cannot be opened as this"):
         ISTFTConfig(str(tmp_path)).build(MelSpec())
+
+
+def test_what_the_package_has_is_taken_where_it_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmtok.tokenizers.vocoder_base.SHIPPED", tmp_path)
+    config = DMelConfig(
+        mel=MelSpec(hop_samples=400),
+        vocoder=PackageVocoderConfig(),
+        dequantiser=DequantiserConfig(optional=True),
+    )
+    config.check()
+    segment = config.build().encode(clip(0.2))
+    plain = DMelConfig(mel=config.mel).build()
+    assert np.array_equal(config.build().decode(segment), plain.decode(segment))
+    dequantiser_in(tmp_path / "d", config.mel, 2)
+    vocoder_in(tmp_path / "v")
+    tokenizer = config.build()
+    assert tokenizer.vocoder.spec == MelSpec()
+    tokenizer.save(tmp_path / "saved")
+    for name in ("d", "v"):
+        (tmp_path / name).rename(tmp_path / f".{name}")
+    monkeypatch.setattr("mmtok.tokenizers.vocoder_base.SHIPPED", tmp_path / "none")
+    again = type(tokenizer).load(tmp_path / "saved")
+    assert np.array_equal(again.decode(segment), tokenizer.decode(segment))
 
 
 def test_the_package_s_own_weights_are_found_by_their_spectrogram(tmp_path, monkeypatch):

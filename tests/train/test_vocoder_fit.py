@@ -67,9 +67,10 @@ def problem_of(kind, training):
     crops = Crops(clips(), 16_000)
     torch.manual_seed(0)
     if kind == "vocoder":
-        own = config().dequantised(DequantiserConfig(training=dequantiser(upsampling=2))).make()
+        own = config().dequantised().make()
         return VocoderProblem(ISTFTDescription(MelSpec(), TINY), training, own, crops)
-    described = config().dequantised(DequantiserConfig(training=training))
+    own = DequantiserConfig(training=training)
+    described = replace(config(), dequantiser=own).dequantised()
     return DequantiserProblem(described, training, crops)
 
 
@@ -149,9 +150,8 @@ def test_the_distance_falls(monkeypatch, kind, training, share):
 
 @pytest.mark.parametrize("spec, r", [(AT_40_HZ, 2), (MelSpec(), 1)])
 def test_codes_of_crops_are_the_tokenizers(spec, r):
-    described = DMelConfig(mel=spec).dequantised(
-        DequantiserConfig(training=dequantiser(upsampling=r))
-    )
+    own = DequantiserConfig(training=dequantiser(upsampling=r))
+    described = DMelConfig(mel=spec, dequantiser=own).dequantised()
     problem = DequantiserProblem(described, dequantiser(upsampling=r), Crops(clips(), 16_000))
     codes, fine = problem.batch(torch.Generator().manual_seed(0))
     crop = problem.clips.draw(
