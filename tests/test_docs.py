@@ -52,9 +52,15 @@ NOT_RUN_FLAGS = {"--play", "--ray", "--tensorboard"}
 # What the tests add to training commands: few steps of a small model.
 SMALL_TRAIN = {"steps": 4, "batch_size": 2, "log_every": 2, "warmup": 1}
 SMALL_TRUNK = {"depth": 1, "width": 32, "n_heads": 2, "n_kv_heads": 2, "feed_forward": 48}
+SMALL_NETWORK = {"steps": 2, "batch_size": 2, "network.width": 8, "network.depth": 1}
 SMALL_TOKENIZERS = {
     "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
     "recipes/text.py": {"text.n_pieces": 300},
+    "recipes/vocoder.py": {
+        f"speech.{part}.training.{name}": value
+        for part in ("vocoder", "dequantiser")
+        for name, value in SMALL_NETWORK.items()
+    },
 }
 SMALL_SOURCES = {"recipes/sentences.py": {"0.n_utterances": 60}}
 

@@ -223,3 +223,17 @@ def test_a_recipe_without_tasks_trains_its_vocoder(tmp_path, capsys):
     with pytest.raises(UserError, match="was made from another recipe"):
         changed = {"speech": config(learning_rate=1e-4)}
         train(replace(recipe, tokenizers=changed), tmp_path / "run")
+
+
+def test_a_run_takes_the_folder_of_a_tokenizer_of_the_same_codes(tmp_path):
+    for i, clip in enumerate(clips()):
+        write_sound(tmp_path / "clips" / f"{i}.wav", clip)
+    plain = DMelConfig(mel=AT_40_HZ)
+    recipe = Recipe("plain", {"speech": plain}, (SoundFolder(str(tmp_path / "clips")),), ())
+    run = train(recipe, tmp_path / "run")
+    own = fit_tokenizer(config(), clips())
+    own.save(run.folder / "tokenizers" / "speech")
+    opened = open_run(run.folder)
+    segment = own.encode(clips()[0])
+    assert np.array_equal(opened.tokenizers["speech"].decode(segment), own.decode(segment))
+    assert opened.vocabulary.fingerprint == run.vocabulary.fingerprint
