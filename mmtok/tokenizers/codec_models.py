@@ -31,7 +31,8 @@ from mmtok.tokenizers.base import CODECS, codec_family
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BYTES_PER_CHANNEL = 16  # float32 of one sample in a layer: what comes in and out, and two between
+# of memory per sample and channel of the widest layers: 39 were measured of EnCodec, 25 of Mimi
+BYTES_PER_CHANNEL = 40
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ class _Dac(CodecModel):
             config.codebook_size,
             1,
             config.n_codebooks,
-            config.encoder_hidden_size,
+            max(
+                config.encoder_hidden_size,
+                config.decoder_hidden_size // 2 ** len(config.downsampling_ratios),
+            ),
         )
 
     def codes(self, samples: Tensor, n_codebooks: int) -> Tensor:

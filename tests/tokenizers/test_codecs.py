@@ -15,6 +15,7 @@ import torch
 from mmtok.core.segment import Segment
 from mmtok.data.loader import cut
 from mmtok.errors import UserError
+from mmtok.io import memory_budget
 from mmtok.io.serialize import from_plain, to_plain
 from mmtok.run.recipe import PackageTokenizers
 from mmtok.tokenizers import load
@@ -285,3 +286,12 @@ def test_impossible_settings_are_refused(settings, complaint):
 def test_codes_of_another_tokenizer_are_refused(tokenizer, segment):
     with pytest.raises(UserError):
         tokenizer.decode(segment)
+
+
+def test_clips_that_do_not_fit_the_memory_are_refused(tokenizer):
+    memory_budget.set_limit("10MB")
+    try:
+        with pytest.raises(UserError, match="the clip in the codec would take"):
+            tokenizer.encode(noise(2_000_000))
+    finally:
+        memory_budget.set_limit(None)
