@@ -66,7 +66,7 @@ def with_networks(folder, mel=AT_80_HZ, upsampling=1, network=SMALL):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("n", [1, 399, 400, 401, 5_000, 11_199])
+@pytest.mark.parametrize("n", [1, 400, 401, 11_199])
 def test_as_many_samples_as_asked(tmp_path, spec, n):
     vocoder = vocoder_in(tmp_path, spec).build(spec)
     mel = log_mel([torch.from_numpy(clip()[:n])], spec)
@@ -75,7 +75,7 @@ def test_as_many_samples_as_asked(tmp_path, spec, n):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("piece", [1, 3, 64])
+@pytest.mark.parametrize("piece", [1, 64])
 def test_a_stream_is_the_whole_clip(tmp_path, spec, network, piece):
     vocoder = vocoder_in(tmp_path, spec, network).build(spec)
     sound = torch.from_numpy(clip())
@@ -161,7 +161,7 @@ def test_values_are_rounded_to_the_same_codes(tmp_path, spec, r, levels):
 def test_even_the_borders_of_cells_are_rounded_to_the_same_codes():
     cells = Cells()
     tokenizer = DMelConfig().build()
-    codes = torch.arange(16).repeat(80, 1).T
+    codes = torch.arange(16).repeat(80, 1).T.contiguous()
     for share in (-1.0, 1.0):
         values = cells.within(codes, torch.full(codes.shape, share))
         assert np.array_equal(tokenizer.quantise(values), codes)
