@@ -70,14 +70,15 @@ class Judging:
     def __init__(self, task: TaskEvaluation, panel: Panel):
         self.task = task
         self.panel = panel
-        self.rate_hz = task.target_tokenizer.config.mel.rate_hz
+        self.rate_hz = task.target_tokenizer.config.takes["rate_hz"]
 
     @cached_property
     def examples(self) -> list[dict[str, Any]]:
-        """N_JUDGED random held-out examples."""
+        """N_JUDGED random held-out examples, of those that have all the task's fields."""
         task = self.task
-        rows = task.run.examples("heldout", *task.task.inputs, task.target_field)
-        return random_subset(rows, N_JUDGED, task.seed)
+        needed = {*task.task.inputs, task.target_field}
+        rows = task.run.examples("heldout", *needed)
+        return random_subset((row for row in rows if needed <= row.keys()), N_JUDGED, task.seed)
 
     @cached_property
     def clips(self) -> list[np.ndarray]:
