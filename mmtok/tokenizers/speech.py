@@ -36,7 +36,7 @@ from mmtok.tokenizers.mel import (
     MelTokenizer,
     checked_samples,
 )
-from mmtok.tokenizers.vocoders import AnyVocoder, GriffinLimConfig
+from mmtok.tokenizers.vocoders import DEFAULT_VOCODER, AnyVocoder
 
 MOST_STACKED = 16  # frames of the spectrogram in one of the stream
 
@@ -72,7 +72,7 @@ class DMelConfig(MelConfig):
     high: float = 2.0
     n_levels: int = 16
     reduction_factor: int = 1
-    vocoder: AnyVocoder = field(default_factory=GriffinLimConfig)
+    vocoder: AnyVocoder = field(default_factory=DEFAULT_VOCODER)
     dequantiser: DequantiserConfig | None = None
 
     def __post_init__(self) -> None:

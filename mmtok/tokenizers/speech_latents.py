@@ -28,7 +28,7 @@ from mmtok.tokenizers.base import (
     write_learned,
 )
 from mmtok.tokenizers.mel import MelConfig, MelTokenizer, checked_samples
-from mmtok.tokenizers.vocoders import AnyVocoder, GriffinLimConfig
+from mmtok.tokenizers.vocoders import DEFAULT_VOCODER, AnyVocoder
 
 CLIPS_AT_ONCE = 64  # bounds the memory of fitting
 # Standard deviation of log10 mel, 0.02 dB. A band that varies less is silent; dividing by its
@@ -51,7 +51,7 @@ class LogMelConfig(MelConfig):
     learns: ClassVar[bool] = True
 
     mel: MelSpec = field(default_factory=MelSpec)
-    vocoder: AnyVocoder = field(default_factory=GriffinLimConfig)
+    vocoder: AnyVocoder = field(default_factory=DEFAULT_VOCODER)
 
     def signature(self) -> Signature:
         """Without the fingerprint, which is of the constants of the bands."""

@@ -126,25 +126,32 @@ class WeightsKind:
     """A kind of folders of weights.
 
     Attributes:
-        name: of the file that says what the weights are, and of the folder in a tokenizer's.
+        name: of the file that says what the weights are.
         hint: the dataclass that the file holds.
+        part: the folder of a tokenizer's that they are in; "": of the same name.
     """
 
     name: str
     hint: type
+    part: str = ""
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder holds such weights."""
+        return (folder / f"{self.name}.json").is_file()
 
     def find(self, path: str | Path) -> Path:
         """The folder of weights at a path: that folder, a tokenizer's or a run's.
 
         Raises UserError where there is none.
         """
-        for below in (".", self.name, f"tokenizers/speech/{self.name}"):
+        part = self.part or self.name
+        for below in (".", part, f"tokenizers/speech/{part}"):
             folder = Path(path) / below
-            if (folder / f"{self.name}.json").is_file():
+            if self.is_in(folder):
                 return folder
         raise UserError(
-            f"{path} holds no {self.name} ({self.name}.json and weights.safetensors); name the"
-            " folder of a run, of a tokenizer or of the weights themselves"
+            f"{path} holds no {part} of this kind ({self.name}.json and weights.safetensors); name"
+            " the folder of a run, of a tokenizer or of the weights themselves"
         )
 
     def shipped(self, fits: Callable[[Any], bool]) -> Path | None:

@@ -10,29 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtok.nn.audio import MelSpec
+from mmtok.tokenizers import harmonic, istft
 from mmtok.tokenizers.griffin_lim import GriffinLimConfig
+from mmtok.tokenizers.harmonic import HarmonicConfig
 from mmtok.tokenizers.hifigan import HiFiGANConfig
-from mmtok.tokenizers.istft import ISTFTConfig, has_own
+from mmtok.tokenizers.istft import ISTFTConfig
 from mmtok.tokenizers.vocoder_base import Vocoder, VocoderConfig
 
 
 @dataclass(frozen=True)
 class PackageVocoderConfig(VocoderConfig):
-    """The package's own iSTFT vocoder where it has one of the spectrogram, else Griffin-Lim."""
+    """The package's own network where it has one of the spectrogram, else Griffin-Lim.
+
+    A source-filter vocoder goes before an iSTFT vocoder.
+    """
 
     def build(self, spec: MelSpec, saved: Path | None = None) -> Vocoder:
         """The vocoder of spectrograms of these settings."""
-        if has_own(spec, saved):
-            return ISTFTConfig().build(spec, saved)
-        return GriffinLimConfig().build(spec)
+        return best_vocoder(spec, saved).build(spec, saved)
 
 
-AnyVocoder = GriffinLimConfig | ISTFTConfig | HiFiGANConfig | PackageVocoderConfig
+def best_vocoder(spec: MelSpec, saved: Path | None = None) -> VocoderConfig:
+    """The network in `saved`, else the package's own of a spectrogram, else Griffin-Lim."""
+    networks = ((harmonic, HarmonicConfig()), (istft, ISTFTConfig()))
+    for module, config in networks:
+        if saved is not None and module.WEIGHTS.is_in(saved):
+            return config
+    for module, config in networks:
+        if module.has_own(spec, None):
+            return config
+    return GriffinLimConfig()
+
+
+AnyVocoder = GriffinLimConfig | HarmonicConfig | ISTFTConfig | HiFiGANConfig | PackageVocoderConfig
+DEFAULT_VOCODER = GriffinLimConfig  # of every tokenizer of spectrograms
 
 __all__ = [
+    "DEFAULT_VOCODER",
     "AnyVocoder",
     "GriffinLimConfig",
+    "HarmonicConfig",
     "HiFiGANConfig",
     "ISTFTConfig",
     "PackageVocoderConfig",
+    "best_vocoder",
 ]
