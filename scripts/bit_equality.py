@@ -174,9 +174,9 @@ def tiny_tokenizer(config: Any) -> Any:
     if isinstance(config, SentencePieceConfig):
         return replace(config, n_pieces=300)
     if isinstance(config, DMelConfig) and config.has_training:
-        return replace(
-            config, vocoder=briefly(config.vocoder), dequantiser=briefly(config.dequantiser)
-        )
+        if config.dequantiser is not None:
+            config = replace(config, dequantiser=briefly(config.dequantiser))
+        return replace(config, vocoder=briefly(config.vocoder))
     return config
 
 

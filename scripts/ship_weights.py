@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmtok.errors import UserError
-from mmtok.tokenizers import dequantiser, istft
+from mmtok.tokenizers import dequantiser, harmonic, istft
 from mmtok.tokenizers.vocoder_base import SHIPPED, WeightsKind
 
 MOST_BYTES = 5_000_000
@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if missing := missing_headings(card):
         raise UserError(f"{options.card} lacks the headings {', '.join(missing)}")
     shipped = 0
-    for kind in (istft.WEIGHTS, dequantiser.WEIGHTS):
+    for kind in (harmonic.WEIGHTS, istft.WEIGHTS, dequantiser.WEIGHTS):
         try:
             kind.find(options.run)
         except UserError:

@@ -36,6 +36,7 @@ WARM_STEPS = 200  # or a tenth of the training, where that is less
 LEAST_RATE = 0.02  # of the learning rate, at the last step
 BETAS = (0.8, 0.95)
 WEIGHT_DECAY = 0.01
+JUDGED = ("discriminators", "adversarial", "matching")  # figures of later steps
 DISCRIMINATOR_RATE = 0.5  # of the network's learning rate
 
 
@@ -67,6 +68,10 @@ class Problem(ABC):
     @abstractmethod
     def made(self, batch: Any) -> Tensor:
         """What the network makes of it."""
+
+    def made_with_losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """`made`, and further losses that are added as they are, by name."""
+        return self.made(batch), {}
 
     @abstractmethod
     def wanted(self, batch: Any) -> Tensor:
@@ -128,10 +133,11 @@ class AdversarialFit:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.step))
         batch = problem.batch(generator)
         wanted = problem.wanted(batch)
-        made = problem.made(batch)
+        made, further = problem.made_with_losses(batch)
         distance = problem.distance(made, wanted)
         figures = {"distance": distance.detach()}
-        loss = problem.distance_weight * distance
+        figures |= {name: value.detach() for name, value in further.items()}
+        loss = sum(further.values(), problem.distance_weight * distance)
         if self.step >= self.training.adversarial_from * self.training.steps:
             conditions = problem.conditions(batch)
             figures["discriminators"] = self._update_discriminators(
@@ -226,8 +232,7 @@ class AdversarialFit:
         first = self.training.adversarial_from * self.training.steps
         n_judged = min(n, max(1, self.step - math.ceil(first)))
         means = {
-            name: total / (n if name == "distance" else n_judged)
-            for name, total in self.sums.items()
+            name: total / (n_judged if name in JUDGED else n) for name, total in self.sums.items()
         }
         self.sums = {}
         words = ", ".join(f"{name} {value:.4g}" for name, value in means.items())

@@ -1,9 +1,9 @@
 """Trains the networks that make sound of a speech tokenizer's frames, from clips.
 
 First the de-quantiser, whose values stay in the cells of their codes (L1, then a discriminator of
-spectrograms), then the iSTFT vocoder (distances of spectra at several resolutions, then
-discriminators of sound). Both are in the folder of work when they are done, and it holds what an
-interrupted training goes on from.
+spectrograms), then the vocoder (distances of spectra at several resolutions, then discriminators of
+sound; a source-filter vocoder learns the pitch that a tracker finds besides). Both are in the
+folder of work when they are done, and it holds what an interrupted training goes on from.
 """
 
 from __future__ import annotations
@@ -15,19 +15,35 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtok.errors import UserError
+from mmtok.io.progress import Progress
 from mmtok.io.serialize import to_plain
 from mmtok.io.terminal import print_status
 from mmtok.nn.audio import MelSpec, log_mel, mel_filters
+from mmtok.nn.harmonic import HarmonicVocoder, n_source_samples
+from mmtok.nn.pitch import pitch_loss, track_pitch
 from mmtok.nn.vocoder import Dequantiser, ISTFTVocoder
 from mmtok.tokenizers import dequantiser as dequantisers
-from mmtok.tokenizers import istft
+from mmtok.tokenizers import harmonic, istft
 from mmtok.tokenizers.dequantiser import DequantiserDescription, DequantiserTraining
-from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription, ISTFTTraining
+from mmtok.tokenizers.harmonic import (
+    MOST_LINES,
+    HarmonicDescription,
+    HarmonicTraining,
+    own_spec,
+    with_lines,
+)
+from mmtok.tokenizers.istft import (
+    AdversarialTraining,
+    ISTFTDescription,
+    ISTFTTraining,
+)
 from mmtok.tokenizers.mel import MelConfig
 from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.vocoder_base import WeightsKind
 from mmtok.train.adversarial import AdversarialFit, Problem
 from mmtok.train.discriminators import MelDiscriminator, resolutions_of, wave_discriminators
 
@@ -35,6 +51,7 @@ QUIET = 0.02  # crops whose peak is below this are drawn again
 N_DRAWS = 10  # at most
 MEL_FLOOR = 1e-5
 STFT_FLOOR = 1e-4
+STRETCH_FRAMES = 40_000  # whose pitch is found at a time, which bounds the memory
 
 
 def fit_networks(config: MelConfig, signals: Sequence[np.ndarray], seed: int, folder: Path) -> Path:
@@ -60,17 +77,20 @@ def fit_networks(config: MelConfig, signals: Sequence[np.ndarray], seed: int, fo
         training = config.dequantiser.training
         if description is not None:
             spec = description.fine_spec
-            if training is not None and not _stands(place, dequantisers.WEIGHTS.name):
+            if training is not None and not _stands(place, dequantisers.WEIGHTS):
                 fitted = _fit_dequantiser(description, training, clips, seed, place)
                 dequantisers.WEIGHTS.write(place, description, fitted)
             network = config.dequantiser.build(description, place).network
-    vocoder = config.vocoder
-    if isinstance(vocoder, ISTFTConfig) and vocoder.training is not None:
-        place = folder / istft.WEIGHTS.name
-        if not _stands(place, istft.WEIGHTS.name):
-            own = ISTFTDescription(spec, vocoder.training.network)
-            trained = _fit_vocoder(own, vocoder.training, network, clips, seed, place)
-            istft.WEIGHTS.write(place, own, trained)
+    place = folder / "vocoder"
+    learned = config.vocoder.training
+    if isinstance(learned, ISTFTTraining) and not _stands(place, istft.WEIGHTS):
+        own = ISTFTDescription(spec, learned.network)
+        trained = _fit_vocoder(own, learned, network, clips, seed, place)
+        istft.WEIGHTS.write(place, own, trained)
+    if isinstance(learned, HarmonicTraining) and not _stands(place, harmonic.WEIGHTS):
+        described = HarmonicDescription(own_spec(spec), learned.network)
+        trained = _fit_harmonic(described, learned, clips, seed, place)
+        harmonic.WEIGHTS.write(place, described, trained)
     return folder
 
 
@@ -82,11 +102,11 @@ def remove_work(folder: Path) -> None:
         path.unlink()
 
 
-def _stands(place: Path, name: str) -> bool:
+def _stands(place: Path, kind: WeightsKind) -> bool:
     """Whether a network is trained; says so."""
-    stands = (place / f"{name}.json").is_file()
+    stands = kind.is_in(place)
     if stands:
-        print_status(f"the {name} stands")
+        print_status(f"the {place.name} stands")
     return stands
 
 
@@ -104,23 +124,38 @@ class Crops:
         self, n: int, length: int, gain_db: tuple[float, float], generator: torch.Generator
     ) -> Tensor:
         """(n, length) float32: stretches that are not silent, where some draws find one."""
+        return self.draw_at(n, length, gain_db, generator)[0]
+
+    def draw_at(
+        self,
+        n: int,
+        length: int,
+        gain_db: tuple[float, float],
+        generator: torch.Generator,
+        step: int = 1,
+    ) -> tuple[Tensor, Tensor]:
+        """`draw`, and the samples (n,) at which they begin, which are multiples of `step`."""
         if len(self.samples) < length:
             raise UserError(
                 f"the clips have {len(self.samples):,} samples in all, and a crop has {length:,}:"
                 " give more sound, or set crop_frames lower"
             )
-        crops = torch.stack([self._one(length, generator) for _ in range(n)])
+        starts = [self._start(length, generator, step) for _ in range(n)]
+        crops = torch.stack([self._crop(start, length) for start in starts])
         low, high = gain_db
         gains = low + (high - low) * torch.rand(n, 1, generator=generator)
-        return crops * 10 ** (gains / 20)
+        return crops * 10 ** (gains / 20), torch.tensor(starts)
 
-    def _one(self, length: int, generator: torch.Generator) -> Tensor:
+    def _start(self, length: int, generator: torch.Generator, step: int) -> int:
+        n_places = (len(self.samples) - length) // step + 1
         for _ in range(N_DRAWS):
-            start = torch.randint(len(self.samples) - length + 1, (), generator=generator)
-            crop = self.samples[start : start + length].float()
-            if crop.abs().max() >= QUIET:
+            start = step * int(torch.randint(n_places, (), generator=generator))
+            if self._crop(start, length).abs().max() >= QUIET:
                 break
-        return crop
+        return start
+
+    def _crop(self, start: int, length: int) -> Tensor:
+        return self.samples[start : start + length].float()
 
 
 def _settings(description: Any, training: Any, seed: int, clips: Crops) -> Mapping[str, Any]:
@@ -138,11 +173,16 @@ def _settings(description: Any, training: Any, seed: int, clips: Crops) -> Mappi
 
 
 def _fitted(
-    problem: Problem, description: Any, training: Any, clips: Crops, seed: int, folder: Path
+    problem: Problem,
+    kind: WeightsKind,
+    description: Any,
+    training: Any,
+    clips: Crops,
+    seed: int,
+    folder: Path,
 ) -> nn.Module:
     """The trained network. Its settings are compared with those of a training that goes on."""
     if training.start:
-        kind = {"vocoder": istft.WEIGHTS, "dequantiser": dequantisers.WEIGHTS}[problem.what]
         found = kind.find(training.start)
         start = kind.read(found, kind.describe(found).make)
         try:
@@ -236,20 +276,43 @@ def _fit_dequantiser(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         problem = DequantiserProblem(description, training, clips)
-    return _fitted(problem, description, training, clips, seed, folder)
+    return _fitted(problem, dequantisers.WEIGHTS, description, training, clips, seed, folder)
 
 
-# ---- the iSTFT vocoder
+# ---- vocoders
 
 
-class VocoderProblem(Problem):
-    """The spectrograms of crops -> crops."""
+class SoundProblem(Problem):
+    """What trainings of vocoders share: their targets are crops."""
 
     what = "vocoder"
     distance_weight = 5.0
     adversarial_weight = 1.0
     matching_weight = 2.0
     grad_clip = 20.0
+
+    def __init__(self, spec: MelSpec, training: AdversarialTraining, clips: Crops, hop: int):
+        """`hop`: of which the length of a crop is a multiple."""
+        self.spec = spec
+        self.clips = clips
+        self.discriminators = wave_discriminators(spec.n_fft)
+        resolutions = resolutions_of(spec.rate_hz)
+        self.scales = [Scale(spec.rate_hz, *sizes) for sizes in resolutions]
+        longest = max(n for n, _ in resolutions)
+        least = max(training.crop_frames * spec.hop_samples, longest)
+        self.n_samples = -(-least // hop) * hop
+
+    def wanted(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """The crops."""
+        return batch[1]
+
+    def distance(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """The sum over scales."""
+        return torch.stack([scale.distance(made, wanted) for scale in self.scales]).sum()
+
+
+class VocoderProblem(SoundProblem):
+    """The spectrograms of crops -> crops, by an iSTFT vocoder."""
 
     def __init__(
         self,
@@ -259,19 +322,12 @@ class VocoderProblem(Problem):
         clips: Crops,
     ):
         self.network: ISTFTVocoder = description.make()
-        self.spec = description.mel
         self.training = training
         self.dequantiser = dequantiser
-        self.clips = clips
-        self.discriminators = wave_discriminators(self.spec.n_fft)
-        resolutions = resolutions_of(self.spec.rate_hz)
-        self.scales = [Scale(self.spec.rate_hz, *sizes) for sizes in resolutions]
-        hop = self.spec.hop_samples
+        hop = description.mel.hop_samples
         if dequantiser is not None:
             hop *= dequantiser.r
-        longest = max(n for n, _ in resolutions)
-        least = max(training.crop_frames * self.spec.hop_samples, longest)
-        self.n_samples = -(-least // hop) * hop
+        super().__init__(description.mel, training, clips, hop)
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """log10 mel spectrograms (B, T, C), and the crops (B, N) that they are of."""
@@ -291,13 +347,78 @@ class VocoderProblem(Problem):
         mels, crops = batch
         return self.network(mels, crops.shape[1])
 
-    def wanted(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The crops."""
-        return batch[1]
 
-    def distance(self, made: Tensor, wanted: Tensor) -> Tensor:
-        """The sum over scales."""
-        return torch.stack([scale.distance(made, wanted) for scale in self.scales]).sum()
+class HarmonicProblem(SoundProblem):
+    """The spectrograms of crops, as coarse as codes are -> crops, at the pitch of a tracker."""
+
+    pitch_weight = 0.5
+
+    def __init__(self, description: HarmonicDescription, training: HarmonicTraining, clips: Crops):
+        self.network: HarmonicVocoder = description.make()
+        self.training = training
+        super().__init__(description.mel, training, clips, description.mel.hop_samples)
+        for scale in self.scales[1:-1]:
+            scale.weight_of_bins = 0.5
+        for scale in (self.scales[0], self.scales[-1]):
+            scale.weight_of_bins = 0.0
+            scale.weight_of_convergence = 0.0
+        self.pitch = pitch_of_clips(clips.samples, self.spec)
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Spectrograms (B, T, C), crops (B, N), pitch (B, T), phases (B,) and noise of a step."""
+        training = self.training
+        hop = self.spec.hop_samples
+        crops, starts = self.clips.draw_at(
+            training.batch_size, self.n_samples, training.gain_db, generator, hop
+        )
+        mels = self.coarse(torch.stack(log_mel(list(crops), self.spec)), generator)
+        n_frames = mels.shape[1]
+        places = starts[:, None] // hop + torch.arange(n_frames)
+        pitch = self.pitch[places.clamp_max(len(self.pitch) - 1)]
+        phases = torch.rand(len(crops), generator=generator, dtype=torch.float64)
+        n_noise = n_source_samples(self.spec, n_frames)
+        noise = torch.randn(len(crops), n_noise, generator=generator)
+        return mels, crops, pitch, phases, noise
+
+    def coarse(self, mels: Tensor, generator: torch.Generator) -> Tensor:
+        """Spectrograms (B, T, C) as codes of a drawn number of levels say them."""
+        training = self.training
+        is_other, is_lines = torch.rand(2, generator=generator).tolist()
+        place = int(torch.randint(max(1, len(training.others)), (), generator=generator))
+        n_levels = training.n_levels
+        if training.others and is_other < training.others_share:
+            n_levels = training.others[place]
+        if n_levels:
+            step = (training.high - training.low) / (n_levels - 1)
+            codes = ((mels - training.low) / step).round().clamp(0, n_levels - 1)
+            mels = training.low + step * codes
+        if is_lines < training.lines_share and not self.spec.causal:
+            mels = with_lines(mels[:, ::MOST_LINES], MOST_LINES)[:, : mels.shape[1]]
+        return mels
+
+    def made(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """The network's sound."""
+        return self.made_with_losses(batch)[0]
+
+    def made_with_losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's sound at the tracker's pitch, and the losses of its own pitch."""
+        mels, crops, pitch, phases, noise = batch
+        made, logits = self.network(mels, crops.shape[1], pitch, phases, noise)
+        of_bins, of_voicing = pitch_loss(logits, pitch)
+        return made, {"pitch": self.pitch_weight * of_bins, "voicing": of_voicing}
+
+
+def pitch_of_clips(samples: Tensor, spec: MelSpec) -> Tensor:
+    """Pitch in Hz of the frames of clips (N,), 0: unvoiced; stretch by stretch."""
+    found = []
+    hop = spec.hop_samples
+    before = spec.left_samples - spec.n_fft // 2  # frame t is in the middle of its window
+    stretches = F.pad(samples, (before, 0)).split(STRETCH_FRAMES * hop)
+    with Progress("finding pitch", len(stretches), "stretches") as progress:
+        for stretch in stretches:
+            found.append(track_pitch(stretch, spec.rate_hz, hop)[:STRETCH_FRAMES])
+            progress.advance()
+    return torch.cat(found)
 
 
 class Scale:
@@ -305,6 +426,9 @@ class Scale:
 
     Beside them, as Yamamoto et al. 2020 (arXiv 1910.11480, eq. 6), spectral convergence.
     """
+
+    weight_of_bins = 0.3
+    weight_of_convergence = 0.3
 
     def __init__(self, rate_hz: int, window_samples: int, n_mels: int):
         n = window_samples
@@ -319,7 +443,7 @@ class Scale:
         of_mels = _log_distance(own_mel, other_mel, MEL_FLOOR)
         of_bins = _log_distance(own, other, STFT_FLOOR)
         convergence = (own - other).norm() / other.norm()
-        return of_mels + 0.3 * of_bins + 0.3 * convergence
+        return of_mels + self.weight_of_bins * of_bins + self.weight_of_convergence * convergence
 
     def _spectra(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) -> magnitudes (B, F, T), and those of mel bands (B, T, C)."""
@@ -344,4 +468,17 @@ def _fit_vocoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         problem = VocoderProblem(description, training, dequantiser, clips)
-    return _fitted(problem, description, training, clips, seed, folder)
+    return _fitted(problem, istft.WEIGHTS, description, training, clips, seed, folder)
+
+
+def _fit_harmonic(
+    description: HarmonicDescription,
+    training: HarmonicTraining,
+    clips: Crops,
+    seed: int,
+    folder: Path,
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        problem = HarmonicProblem(description, training, clips)
+    return _fitted(problem, harmonic.WEIGHTS, description, training, clips, seed, folder)

@@ -10,12 +10,14 @@ import torch
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.convnext import ConvNeXtConfig
+from mmtok.nn.pitch import pitch_of
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import open_run
 from mmtok.sources.sound_files import write_sound
 from mmtok.sources.sounds import SoundFolder
 from mmtok.tokenizers.dequantiser import DequantiserConfig, DequantiserTraining
+from mmtok.tokenizers.harmonic import HarmonicConfig, HarmonicDescription, HarmonicTraining
 from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription, ISTFTTraining
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
@@ -25,6 +27,7 @@ from mmtok.train.trainer import Interrupted
 from mmtok.train.vocoder_fit import (
     Crops,
     DequantiserProblem,
+    HarmonicProblem,
     VocoderProblem,
     codes_of,
     fit_networks,
@@ -42,6 +45,10 @@ def vocoder(**changes):
 
 def dequantiser(**changes):
     return DequantiserTraining(**SHORT | {"steps": 4, "adversarial_from": 0.5} | changes)
+
+
+def harmonic(**changes):
+    return HarmonicTraining(**SHORT | {"steps": 4, "adversarial_from": 0.5} | changes)
 
 
 def config(mel=AT_40_HZ, upsampling=2, **changes):
@@ -66,6 +73,8 @@ def clips(n=4):
 def problem_of(kind, training):
     crops = Crops(clips(), 16_000)
     torch.manual_seed(0)
+    if kind == "harmonic":
+        return HarmonicProblem(HarmonicDescription(MelSpec(), training.network), training, crops)
     if kind == "vocoder":
         own = config().dequantised().make()
         return VocoderProblem(ISTFTDescription(MelSpec(), TINY), training, own, crops)
@@ -76,7 +85,11 @@ def problem_of(kind, training):
 
 @pytest.mark.parametrize(
     "kind, training",
-    [("vocoder", vocoder(steps=6)), ("dequantiser", dequantiser(steps=6, upsampling=2))],
+    [
+        ("vocoder", vocoder(steps=6)),
+        ("harmonic", harmonic(steps=6, adversarial_from=1.0)),  # discriminators are as above
+        ("dequantiser", dequantiser(steps=6, upsampling=2)),
+    ],
 )
 def test_a_resumed_training_has_the_same_weights(tmp_path, kind, training):
     fits = []
@@ -128,6 +141,7 @@ def test_another_setting_of_a_begun_training_is_refused(tmp_path):
     "kind, training, share",
     [
         ("vocoder", vocoder(steps=30, adversarial_from=1.0, learning_rate=0.01), 0.8),
+        ("harmonic", harmonic(steps=30, adversarial_from=1.0, learning_rate=0.01), 0.9),
         ("dequantiser", dequantiser(**FIRM, learning_rate=0.02), 0.8),
     ],
 )
@@ -172,6 +186,63 @@ def test_weights_to_start_from(tmp_path):
     assert np.allclose(first.decode(segment), again.decode(segment), atol=1e-6)
     with pytest.raises(UserError, match="whose sizes are others"):
         fit_tokenizer(config(**start, network=ConvNeXtConfig(width=4, depth=1)), clips())
+
+
+def test_the_pitch_of_clips_is_learned(monkeypatch):
+    network = ConvNeXtConfig(width=32, depth=1)
+    training = harmonic(steps=50, adversarial_from=1.0, learning_rate=0.02, network=network)
+    problem = problem_of("harmonic", training)
+    assert (problem.pitch > 0).float().mean() > 0.9  # these clips are tones
+    batch = problem.batch(torch.Generator().manual_seed(99))
+    monkeypatch.setattr(problem, "batch", lambda generator: batch)
+    monkeypatch.setattr(problem, "distance", lambda made, wanted: 0 * made.mean())
+    fit = AdversarialFit(problem, training, {}, 0, None)
+    for _ in range(training.steps):
+        fit.update()
+    mels, _, pitch, *_ = batch
+    with torch.no_grad():
+        own = pitch_of(problem.network.pitch_logits(problem.network.outputs(mels)))
+    both = (own > 0) & (pitch > 0)
+    assert ((own > 0) == (pitch > 0)).float().mean() > 0.9
+    assert ((own / pitch).log().abs()[both] < 0.03).float().mean() > 0.8
+
+
+def test_a_source_filter_vocoder_serves_both_rates(tmp_path):
+    training = harmonic(steps=2, adversarial_from=0.5)
+    own = DMelConfig(mel=AT_40_HZ, vocoder=HarmonicConfig(training=training))
+    tokenizer = fit_tokenizer(own, clips())
+    tokenizer.save(tmp_path)
+    segment = tokenizer.encode(clips()[0])
+    assert len(tokenizer.decode(segment)) == len(clips()[0])
+    for spec in (MelSpec(), AT_40_HZ):
+        other = DMelConfig(mel=spec, vocoder=HarmonicConfig(str(tmp_path))).build()
+        sound = other.decode(other.encode(clips()[0]))
+        assert np.isfinite(sound).all()
+    again = type(tokenizer).load(tmp_path)
+    assert np.array_equal(again.decode(segment), tokenizer.decode(segment))
+
+
+def test_spectrograms_are_as_coarse_as_codes():
+    mels = 4 * torch.rand(2, 9, 80) - 5
+    ways = {"others": (), "lines_share": 0.0}
+    generator = torch.Generator()
+    tokenizer = DMelConfig().build()
+    problem = problem_of("harmonic", harmonic(**ways))
+    codes = tokenizer.quantise(mels)
+    levels = torch.from_numpy(DMelConfig().levels.astype(np.float32))[codes]
+    assert torch.allclose(problem.coarse(mels, generator), levels, atol=1e-5)
+    problem.training = harmonic(**ways | {"lines_share": 1.0, "n_levels": 0})
+    lines = problem.coarse(mels, generator)
+    assert torch.equal(lines[:, ::2], mels[:, ::2])
+    assert torch.allclose(lines[:, 1], (mels[:, 0] + mels[:, 2]) / 2, atol=1e-6)
+
+
+def test_crops_begin_at_frames():
+    crops = Crops(clips(), 16_000)
+    drawn, starts = crops.draw_at(5, 3_000, (0.0, 0.0), torch.Generator().manual_seed(0), 200)
+    assert (starts % 200 == 0).all()
+    for crop, start in zip(drawn, starts.tolist()):
+        assert torch.equal(crop, crops.samples[start : start + 3_000])
 
 
 def test_a_vocoder_of_latents(tmp_path):
