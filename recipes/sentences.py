@@ -6,6 +6,8 @@ mmtok sample runs/sentences --prompt "Anna found 3 keys." --voice clip.wav --to 
 mmtok sample runs/sentences --prompt clip.wav --to text
 """
 
+from dataclasses import replace
+
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.text_preparation import TextPreparation
 from mmtok.heads.categorical import Parallel
@@ -24,7 +26,8 @@ recipe = Recipe(
     sources=(SpokenSentences(),),
     tokenizers={
         "text": BytesConfig(),
-        "speech": DMelConfig.dmel_40hz(),
+        # two frames of the spectrogram in one of the stream: half the positions
+        "speech": replace(DMelConfig.dmel_40hz(), reduction_factor=2),
         "voice": VoiceConfig(),
     },
     preparation={"text": TextPreparation(spoken_form="en")},
@@ -36,7 +39,7 @@ recipe = Recipe(
     # dMel's setting of RichASR (section 3.3.1): without it, the frames just read say too much
     input_masking={
         "speech": InputMasking(
-            span_prob=0.4, span_length=3, apply_prob=0.6, n_freq_masks=1, freq_mask_width=16
+            span_prob=0.4, span_length=2, apply_prob=0.6, n_freq_masks=1, freq_mask_width=32
         )
     },
     model=DecoderConfig(
@@ -47,8 +50,8 @@ recipe = Recipe(
     ),
     train=TrainConfig(
         steps=3000,
-        batch_size=8,
-        seq_len=256,
+        batch_size=12,
+        seq_len=168,
         optimizer="muon",
         learning_rate=2e-3,
         warmup=100,
@@ -57,7 +60,7 @@ recipe = Recipe(
         log_every=50,
     ),
     sampling={
-        "text": Sampling(temperature=0.0, max_frames=120),
-        "speech": Sampling(temperature=0.7, max_frames=240),
+        "text": Sampling(temperature=0.0, max_frames=96),
+        "speech": Sampling(temperature=0.7, max_frames=120),
     },
 )

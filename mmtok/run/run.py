@@ -219,10 +219,13 @@ class Run:
     # ---- examples
 
     def examples(self, split: str, *fields: str) -> Iterator[dict[str, Any]]:
-        """Prepared examples of a split, from all sources that have it and these fields."""
+        """Prepared examples of a split that have these fields, from all sources that have it."""
+        wanted = set(fields)
         for source in self.recipe.sources:
-            if split in source.splits and set(fields) <= set(source.fields):
-                yield from self.examples_of(source, split)
+            if split in source.splits and wanted <= set(source.fields):
+                for example in self.examples_of(source, split):
+                    if wanted <= example.keys():
+                        yield example
 
     def examples_of(self, source: Any, split: str) -> Iterator[dict[str, Any]]:
         """A source's examples of a split, each signal prepared for its tokenizer.

@@ -84,7 +84,7 @@ def test_times_are_ordered_and_within_the_clip(speaking_run):
 def test_the_middle_of_a_word_is_where_half_of_its_score_is_known(speaking_run, monkeypatch):
     """A clip of which each ten frames tell one word."""
     speech = recordings.part(
-        speaking_run.tokenizers["speech"].encode(np.zeros(16_000, np.float32)), 0, 30
+        speaking_run.tokenizers["speech"].encode(np.zeros(32_000, np.float32)), 0, 30
     )
     text = speaking_run.encode("text", ["ab cd ef"])[0]
 
