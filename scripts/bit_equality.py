@@ -58,6 +58,7 @@ from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.pythia import PythiaJets
+from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sound_files import write_sound
 from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
@@ -150,6 +151,8 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, copies=1)
     if isinstance(source, SpokenDigits):
         return replace(source, n_utterances=30)
+    if isinstance(source, SpokenSentences):
+        return replace(source, n_utterances=60)
     if isinstance(source, PythiaJets):
         return replace(source, n_per_class=6, n_heldout=2, processes=1)
     if isinstance(source, TextFile):
