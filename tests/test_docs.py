@@ -57,9 +57,7 @@ SMALL_TOKENIZERS = {
     "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
     "recipes/text.py": {"text.n_pieces": 300},
     "recipes/vocoder.py": {
-        f"speech.{part}.training.{name}": value
-        for part in ("vocoder", "dequantiser")
-        for name, value in SMALL_NETWORK.items()
+        f"speech.vocoder.training.{name}": value for name, value in SMALL_NETWORK.items()
     },
 }
 SMALL_SOURCES = {"recipes/sentences.py": {"0.n_utterances": 60}}
