@@ -32,10 +32,11 @@ def test_places_come_in_order_and_once(tmp_path):
     assert named_places(str(odd), "Source", "tars") == [odd]
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "s-01.tar").write_bytes(b"")
-    with pytest.raises(UserError, match="2 of its names stand for nothing: .*s-00.tar, .*s-02.tar"):
-        named_places(f"{tmp_path}/s-{{00..02}}.tar", "Source", "tars")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="2 of its names stand for nothing: s-00.tar, s-02.tar"):
+        named_places("s-{00..02}.tar", "Source", "tars")
     for name, said in [
         (f"{tmp_path}/t-*.tar", "nothing there has such a name; Source wants tars"),
         ("https://host/a.tar", "is an address, and Source reads local files"),

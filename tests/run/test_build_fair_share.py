@@ -14,7 +14,7 @@ from mmtok.tokenizers.text import SentencePieceConfig
 def test_a_tokenizer_learns_from_all_of_a_sorted_source(tiny_recipe, tmp_path, monkeypatch):
     seen = {}
 
-    def spy(config, signals, seed, precision):
+    def spy(config, signals, *others, **named):
         seen[type(config).__name__] = (
             Counter(signals) if config.__class__ is SentencePieceConfig else len(signals)
         )
