@@ -3,9 +3,9 @@
 import errno
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -401,13 +401,19 @@ def run(words, **settings):
 
 
 def test_help_is_quick():
-    """Aim: under 0.5 s; the best of three, so that a busy machine does not fail it."""
+    """Under 0.5 s of a processor, the best of three: a busy machine does not fail it."""
     seconds = []
     for words in (["--help"], ["train", "--help"], ["--help"]):
-        start = time.perf_counter()
+        start = children_s()
         assert run(words).returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
+        seconds.append(children_s() - start)
+    assert 0 < min(seconds) < 0.5
+
+
+def children_s():
+    """Processor's seconds of the ended children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_exit_code_and_streams_of_the_process():
