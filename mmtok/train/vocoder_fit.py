@@ -9,7 +9,8 @@ folder of work when they are done, and it holds what an interrupted training goe
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,20 @@ def fit_networks(config: MelConfig, signals: Sequence[np.ndarray], seed: int, fo
         training = config.dequantiser.training
         if description is not None:
             spec = description.fine_spec
-            if training is not None and not _stands(place, dequantisers.WEIGHTS):
-                fitted = _fit_dequantiser(description, training, clips, seed, place)
-                dequantisers.WEIGHTS.write(place, description, fitted)
+            if training is not None:
+                make_dequantiser = partial(DequantiserProblem, description, training, clips)
+                _train(make_dequantiser, dequantisers.WEIGHTS, description, seed, place)
             network = config.dequantiser.build(description, place).network
     place = folder / "vocoder"
     learned = config.vocoder.training
-    if isinstance(learned, ISTFTTraining) and not _stands(place, istft.WEIGHTS):
+    if isinstance(learned, ISTFTTraining):
         own = ISTFTDescription(spec, learned.network)
-        trained = _fit_vocoder(own, learned, network, clips, seed, place)
-        istft.WEIGHTS.write(place, own, trained)
-    if isinstance(learned, HarmonicTraining) and not _stands(place, harmonic.WEIGHTS):
+        make_vocoder = partial(VocoderProblem, own, learned, network, clips)
+        _train(make_vocoder, istft.WEIGHTS, own, seed, place)
+    if isinstance(learned, HarmonicTraining):
         described = HarmonicDescription(own_spec(spec), learned.network)
-        trained = _fit_harmonic(described, learned, clips, seed, place)
-        harmonic.WEIGHTS.write(place, described, trained)
+        make_harmonic = partial(HarmonicProblem, described, learned, clips)
+        _train(make_harmonic, harmonic.WEIGHTS, described, seed, place)
     return folder
 
 
@@ -158,6 +159,13 @@ class Crops:
         return self.samples[start : start + length].float()
 
 
+class ClipProblem(Problem):
+    """What all trainings here have: settings, and clips to draw crops of."""
+
+    training: Any  # an AdversarialTraining of its own kind
+    clips: Crops
+
+
 def _settings(description: Any, training: Any, seed: int, clips: Crops) -> Mapping[str, Any]:
     """What a training that goes on must share with its beginning."""
     plain = to_plain(training)
@@ -172,16 +180,26 @@ def _settings(description: Any, training: Any, seed: int, clips: Crops) -> Mappi
     }
 
 
+def _train(
+    make: Callable[[], ClipProblem], kind: WeightsKind, description: Any, seed: int, folder: Path
+) -> None:
+    """Train a network and write its weights, unless they stand.
+
+    Its settings are compared with those of a training that goes on.
+    """
+    if _stands(folder, kind):
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        problem = make()
+    kind.write(folder, description, _fitted(problem, kind, description, seed, folder))
+
+
 def _fitted(
-    problem: Problem,
-    kind: WeightsKind,
-    description: Any,
-    training: Any,
-    clips: Crops,
-    seed: int,
-    folder: Path,
+    problem: ClipProblem, kind: WeightsKind, description: Any, seed: int, folder: Path
 ) -> nn.Module:
-    """The trained network. Its settings are compared with those of a training that goes on."""
+    """The trained network."""
+    training = problem.training
     if training.start:
         found = kind.find(training.start)
         start = kind.read(found, kind.describe(found).make)
@@ -192,7 +210,7 @@ def _fitted(
                 f"training cannot start from the {problem.what} in {found}, whose sizes are others:"
                 " set training.network as it has them"
             ) from None
-    settings = _settings(description, training, seed, clips)
+    settings = _settings(description, training, seed, problem.clips)
     fit = AdversarialFit(problem, training, settings, seed, folder)
     fit.run()
     return fit.averaged()
@@ -201,7 +219,7 @@ def _fitted(
 # ---- the de-quantiser
 
 
-class DequantiserProblem(Problem):
+class DequantiserProblem(ClipProblem):
     """Codes of crops -> their fine spectrogram."""
 
     what = "dequantiser"
@@ -266,23 +284,10 @@ def codes_of(fine: Tensor, network: Dequantiser) -> Tensor:
     return codes.clamp(0, cells.n_levels - 1)
 
 
-def _fit_dequantiser(
-    description: DequantiserDescription,
-    training: DequantiserTraining,
-    clips: Crops,
-    seed: int,
-    folder: Path,
-) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        problem = DequantiserProblem(description, training, clips)
-    return _fitted(problem, dequantisers.WEIGHTS, description, training, clips, seed, folder)
-
-
 # ---- vocoders
 
 
-class SoundProblem(Problem):
+class SoundProblem(ClipProblem):
     """What trainings of vocoders share: their targets are crops."""
 
     what = "vocoder"
@@ -455,30 +460,3 @@ class Scale:
 
 def _log_distance(a: Tensor, b: Tensor, floor: float) -> Tensor:
     return ((a + floor).log() - (b + floor).log()).abs().mean()
-
-
-def _fit_vocoder(
-    description: ISTFTDescription,
-    training: ISTFTTraining,
-    dequantiser: Dequantiser | None,
-    clips: Crops,
-    seed: int,
-    folder: Path,
-) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        problem = VocoderProblem(description, training, dequantiser, clips)
-    return _fitted(problem, istft.WEIGHTS, description, training, clips, seed, folder)
-
-
-def _fit_harmonic(
-    description: HarmonicDescription,
-    training: HarmonicTraining,
-    clips: Crops,
-    seed: int,
-    folder: Path,
-) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        problem = HarmonicProblem(description, training, clips)
-    return _fitted(problem, harmonic.WEIGHTS, description, training, clips, seed, folder)
