@@ -7,8 +7,9 @@ There are no tasks, so no decoder is trained. The run's folder is what other rec
     mmtok train recipes/speech.py --path FOLDER \
         --tokenizers.speech.vocoder '{"kind": "HarmonicConfig", "weights": "runs/vocoder"}'
 
-It learns from spectrograms of several numbers of levels and of half as many frames, so one run
-serves codes of 80 and 40 Hz. `ISTFTConfig` and `DequantiserConfig` are trained the same way.
+It learns from spectrograms of several numbers of levels and of half as many frames, so its weights
+serve recipes with codes of 80 and 40 Hz. `ISTFTConfig` and `DequantiserConfig` are trained the same
+way.
 """
 
 from mmtok.run.recipe import Recipe
