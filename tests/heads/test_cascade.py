@@ -132,12 +132,26 @@ def test_with_ideal_denoisers_every_draw_of_the_bound_is_the_density(level):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.9])
-def test_with_ideal_denoisers_what_is_drawn_has_the_covariance_of_the_data_at_any_level(level):
-    """The finer network is told the level that the picture below it has: were it told another, the
-    four pixels would not move together.
+def test_with_ideal_denoisers_what_is_drawn_follows_the_picture_below_at_any_level(level):
+    """The finer network is told the level that the picture below it has. The four pixels' mean m
+    follows z with the slope cov(m, z) / var(z), where cov(m, z) = sqrt(1 - level) var(m) / r: told
+    another level, it would follow z more or less than that.
     """
-    x = sampled(ideal(0.5), 8000, steps=40, aug_noise=level)[..., 0].double()
+    seen = []
+
+    def watched(condition):
+        seen.append(condition[:, H].double())
+        return given_below(condition)
+
+    head = ideal(0.5)
+    head.stages[1].network = Ideal(COLUMN, watched)
+    x = sampled(head, 8000, steps=40, aug_noise=level)[..., 0].double()
     torch.testing.assert_close(x.T @ x / len(x), COVARIANCE, atol=0.06, rtol=0)
+    z = torch.cat(seen)[: len(x)]  # of the first step
+    scale = math.sqrt(1 - level) / COLUMN.sigma_data
+    variance = COVARIANCE.mean()
+    slope = scale * variance / (scale**2 * variance + level)
+    torch.testing.assert_close((x.mean(1) * z).mean() / z.square().mean(), slope, atol=0.03, rtol=0)
 
 
 def shaken(level=0.2):
