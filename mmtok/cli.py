@@ -170,12 +170,17 @@ def sample(
             "PROMPT",
         ),
     ] = (),
+    prompts: Annotated[
+        Path | None,
+        Arg("a text file, each line of which is a prompt of its own; n samples of each", "FILE"),
+    ] = None,
     to: Annotated[str, Arg("what to sample: a modality, or a field of the recipe", "FIELD")],
     voice: Annotated[
         Path | None, Arg("a clip of who is to speak, of a run that reads voices", "CLIP")
     ] = None,
     n: Annotated[
-        int | None, Arg("how many samples (default: 8; 1 with --play or --out -)", "N", "-n")
+        int | None,
+        Arg("how many samples (default: 8; 1 with --prompts, --play or --out -)", "N", "-n"),
     ] = None,
     timestamps: Annotated[
         bool, Arg("of text read in a clip: write when each word is said, to NAME.words.csv")
@@ -270,7 +275,19 @@ def sample(
 
     def work(opened: Run) -> list[Path]:
         return sample_or_play(
-            opened, prompt, to, n, out, seed, infill, play, voice, best_of, timestamps, **changes
+            opened,
+            prompt,
+            to,
+            n,
+            out,
+            seed,
+            infill,
+            play,
+            voice,
+            best_of,
+            timestamps,
+            prompts,
+            **changes,
         )
 
     paths = run_on_all_ranks(run, recipe, work, device, checkpoint)

@@ -27,7 +27,7 @@ from mmtok.commands.long_texts import (
     prompts_by_sentence,
     spoken_only,
 )
-from mmtok.commands.prompts import with_voice
+from mmtok.commands.prompts import prompts_in, with_voice
 from mmtok.commands.recordings import is_long_recording, read_samples
 from mmtok.commands.sample import prompt_document, target_modality
 from mmtok.commands.sample import sample as sample_to_files
@@ -67,6 +67,7 @@ def sample(
     voice: Path | None = None,
     best_of: int = 1,
     timestamps: bool = False,
+    prompts: Path | None = None,
     **changes: Any,
 ) -> list[Path]:
     """As `mmtok.commands.sample.sample`, and optionally streamed.
@@ -77,7 +78,7 @@ def sample(
         run: as there.
         prompt: as there.
         to: as there.
-        n: None is 8, or 1 when streaming.
+        n: None is 8, or 1 with a file of prompts or when streaming.
         out: as there; "-" writes one sample to standard output and no file, speech as WAV, text as
             it is.
         play: play speech too, one sample after the other, as it is drawn. "" takes a player that is
@@ -88,16 +89,27 @@ def sample(
         voice: a clip of who is to speak, of a run that reads voices.
         best_of: keep of so many draws the likeliest; cannot be streamed.
         timestamps: as there; they go to files only.
+        prompts: a text file with a prompt on each line, to files only; without `prompt`.
         changes: as there.
     """
-    prompt = with_voice(run, prompt, voice)
     streamed = play is not None or out == STDOUT
+    several = None if best_of == 1 else partial(draw_best, run, best_of=best_of)
+    if prompts is not None:
+        if prompt or streamed or infill is not None:
+            raise UserError(
+                "sample: --prompts takes the place of --prompt, and gives files only; leave out"
+                " --prompt, --play, --out - and --infill"
+            )
+        lines = [with_voice(run, [line], voice) for line in prompts_in(prompts)]
+        return sample_to_files(
+            run, (), to, n or 1, out, seed, None, several, timestamps, lines, **changes
+        )
+    prompt = with_voice(run, prompt, voice)
     modality = target_modality(run, to)
     speaks = modality in STREAMED and STREAMED[modality].is_sound
     if PIPED in prompt and not (out == STDOUT and speaks):
         prompt = ["".join(piped_text()).strip() if word == PIPED else word for word in prompt]
     if not streamed:
-        several = None if best_of == 1 else partial(draw_best, run, best_of=best_of)
         return sample_to_files(
             run, prompt, to, n or 8, out, seed, infill, several, timestamps, **changes
         )

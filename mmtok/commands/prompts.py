@@ -185,6 +185,24 @@ def fields_of_files(run: Run) -> dict[str, str]:
     }
 
 
+def prompts_in(path: Path) -> list[str]:
+    """The prompts of a text file, one on each line; how many lines are empty is said.
+
+    Raises UserError for a file that cannot be read, or without any.
+    """
+    found = []
+    with Tally("lines") as tally:
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            tally.count()
+            if line.strip():
+                found.append(line.strip())
+            else:
+                tally.add("left out, as it is empty", f"{path}:{number}")
+    if not found:
+        raise UserError(f"{path}: holds no prompt; write one on each line")
+    return found
+
+
 def with_voice(run: Run, words: Sequence[str], voice: Path | None) -> list[str]:
     """The words of a prompt with the clip of who is to speak, where the run's task reads it.
 

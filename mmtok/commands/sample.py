@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +52,7 @@ def sample(
     infill: str | None = None,
     draw: Callable[..., list[Sampled]] | None = None,
     timestamps: bool = False,
+    prompts: Sequence[Sequence[str]] = (),
     **changes: Any,
 ) -> list[Path]:
     """Draw n samples and write them to files; return the paths.
@@ -74,36 +75,39 @@ def sample(
             takes several spans, "FILE:0:3,8:12".
         draw: called instead of `run.draw`, with the same arguments and result.
         timestamps: of texts that were read in a recording: write NAME.words.csv beside each.
+        prompts: several prompts instead of `prompt`, n samples of each.
         changes: temperature, top_k, top_p, guidance, max_frames, precision, compiled, steps,
             aug_noise instead of the recipe's.
     """
     modality = target_modality(run, to)
     folder = out or run.folder / "samples" / "asked"
     check_folder_fits(folder)
-    stem = _stem(prompt, {prompt_of(path.stem) for path in folder.glob("*")})
+    prompts = prompts or [prompt]
+    texts = list(map(_prompt_text, prompts))
+    names = file_names(texts, {prompt_of(path.stem) for path in folder.glob("*")})
     files = all_files(run.recipe.tokenizers.values()).get(modality)
-    stems = [f"{stem}-{i:03d}" for i in range(n)]
+    stems = [f"{name}-{i:03d}" for name in names for i in range(n)]
     if files is not None and files.many:
-        stems = [stem] * n
-    _check_prompts_stay(prompt, stems, folder)
+        stems = [name for name in names for _ in range(n)]
+    _check_prompts_stay([word for words in prompts for word in words], stems, folder)
     sampling = run.sampling(modality, **changes)
 
     def draw_so(documents: Sequence[Document], seed: int) -> list[Sampled]:
         """Samples of documents, as this call asks for them."""
         return (draw or run.draw)(documents, sampling, seed)
 
-    samples = draw_prompt(run, prompt, modality, n, seed, infill, draw_so, timestamps)
+    samples = draw_prompts(run, prompts, modality, n, seed, infill, draw_so, timestamps)
     noted_by_player = draw is not None and not any(len(s.segment) for s in samples)
     if not noted_by_player:
         note_empty(stems, samples)
-    paths = write_samples(run, folder, stems, samples, [_prompt_text(prompt)] * n)
+    paths = write_samples(run, folder, stems, samples, [text for text in texts for _ in range(n)])
     write_word_times(samples, paths)
     return paths
 
 
-def draw_prompt(
+def draw_prompts(
     run: Run,
-    prompt: Sequence[str],
+    prompts: Sequence[Sequence[str]],
     modality: str,
     n: int,
     seed: int,
@@ -111,24 +115,34 @@ def draw_prompt(
     draw: Callable[[Sequence[Document], int], list[Sampled]],
     timestamps: bool = False,
 ) -> list[Sampled]:
-    """N samples of a prompt.
+    """N samples of each prompt, one prompt after the other.
 
     A long text is spoken sentence by sentence, and a long recording is read by windows; both are
-    said. Sentence i has the seed `seed` + i; all have the same voice where the prompt names one.
+    said. Sentence i of a prompt has the seed `seed` + i; all have the same voice where the prompt
+    names one. Prompts that are neither are drawn together where there are several.
 
     Raises UserError for timestamps of what is not read in a recording.
     """
-    parts = [list(prompt)]
-    if infill is None:
-        parts = prompts_by_sentence(run, prompt, modality)
-    documents = [prompt_document(run, part, modality, infill) for part in parts]
-    if timestamps or is_long_recording(run, documents[0]):
-        return read_samples(run, documents[0], n, seed, draw, timestamps)
-    if len(parts) == 1:
-        return draw(documents * n, seed)
-    print_status(f"{len(parts)} sentences, spoken one after the other")
-    drawn = [draw([document] * n, seed + i) for i, document in enumerate(documents)]
-    return [joined(run, row) for row in zip(*drawn, strict=True)]
+    found: dict[int, list[Sampled]] = {}
+    whole: dict[int, Document] = {}  # by the prompt's number
+    for number, prompt in enumerate(prompts):
+        parts = [list(prompt)]
+        if infill is None:
+            parts = prompts_by_sentence(run, prompt, modality)
+        documents = [prompt_document(run, part, modality, infill) for part in parts]
+        if timestamps or is_long_recording(run, documents[0]):
+            found[number] = read_samples(run, documents[0], n, seed, draw, timestamps)
+        elif len(parts) == 1:
+            whole[number] = documents[0]
+        else:
+            print_status(f"{len(parts)} sentences, spoken one after the other")
+            drawn = [draw([document] * n, seed + i) for i, document in enumerate(documents)]
+            found[number] = [joined(run, row) for row in zip(*drawn, strict=True)]
+    if whole:
+        together = draw([document for document in whole.values() for _ in range(n)], seed)
+        for i, number in enumerate(whole):
+            found[number] = together[i * n : (i + 1) * n]
+    return [sample for number in sorted(found) for sample in found[number]]
 
 
 def target_modality(run: Run, to: str) -> str:
@@ -156,11 +170,6 @@ def _word_text(word: str) -> str:
     if equals and is_file(value):
         return f"{field}={Path(value).stem}"
     return word
-
-
-def _stem(prompt: Sequence[str], taken: Iterable[str] = ()) -> str:
-    """What samples of a prompt are named after; `taken` are names in the folder already."""
-    return file_names([_prompt_text(prompt)], taken)[0]
 
 
 def _check_prompts_stay(prompt: Sequence[str], stems: Sequence[str], folder: Path) -> None:

@@ -117,3 +117,33 @@ def test_the_stream_of_a_pipe_is_that_of_the_text(speaking_run, monkeypatch, cap
     assert main([str(word) for word in [*words, "-"]]) == 0
     assert capfdbinary.readouterr().out == whole
     assert len(whole) > 44
+
+
+def test_each_line_of_a_file_is_a_prompt(speaking_run, tmp_path, notes):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Ben ran.\n\nAnna slept. Ben ran.\nLeo saw a fox.\n")
+    words = ["sample", speaking_run.folder, "--to", "speech", "--prompts", lines, "-n", "2"]
+    found = notes([*words, "--out", tmp_path / "a"])
+    assert any("1 of 4 lines was left out, as it is empty" in note for note in found)
+    rows = json.loads((tmp_path / "a" / "index.json").read_text())
+    assert [row["prompt"] for row in rows[::2]] == [
+        "Ben ran.",
+        "Anna slept. Ben ran.",
+        "Leo saw a fox.",
+    ]
+    together = [
+        prompt_document(speaking_run, [text], "speech")
+        for text in ("Ben ran.", "Leo saw a fox.")
+        for _ in range(2)
+    ]
+    drawn = speaking_run.draw(together, speaking_run.sampling("speech"), 0)
+    assert [row["frames"] for row in rows[:2] + rows[4:]] == [len(d.segment) for d in drawn]
+
+
+def test_a_file_of_prompts_goes_alone(speaking_run, tmp_path, said):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n")
+    words = ["sample", speaking_run.folder, "--to", "speech", "--prompts", lines]
+    assert "holds no prompt" in said(words)
+    assert "leave out --prompt" in said([*words, "--prompt", "low"])
+    assert "leave out --prompt" in said([*words, "--out", "-"])

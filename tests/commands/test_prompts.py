@@ -11,6 +11,7 @@ from mmtok.commands import sample as sampling
 from mmtok.commands import score as scoring
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
+from mmtok.io.filenames import file_names
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import open_run
 from mmtok.sources.images import SUFFIXES as PICTURES
@@ -83,9 +84,10 @@ def test_samples_never_take_the_place_of_their_prompt(tiny_run, tmp_path):
 def test_prompts_that_differ_have_names_that_differ():
     long = "the cat sat on the mat and then the dog ran over a hill"
     prompts = ([], [""], ["a/b"], ["a_b"], [f"{long} A"], [f"{long} B"], ["seven"], [".."])
-    assert len({sampling._stem(p) for p in prompts}) == len(prompts)
-    assert sampling._stem(["seven"]) == "seven" and sampling._stem([]) == "nothing"
-    assert not any("/" in sampling._stem(p) or set(sampling._stem(p)) <= {"."} for p in prompts)
+    names = [file_names([sampling._prompt_text(prompt)])[0] for prompt in prompts]
+    assert len(set(names)) == len(prompts)
+    assert names[0] == "nothing" and names[-2] == "seven"
+    assert not any("/" in name or set(name) <= {"."} for name in names)
 
 
 def test_suffixes_name_one_modality_each():
