@@ -7,6 +7,11 @@ so parts of a picture can be drawn anew. By default scikit-learn's digits.
     mmtok train recipes/any_order.py
     mmtok sample runs/any_order --prompt seven --to image -n 16
 
+In blocks of eight codes, a row of the picture, each given those before it (Arriola et al. 2025,
+arXiv 2503.09573): between this and autoregression, in what it knows and in time.
+
+    mmtok train recipes/any_order.py --model.heads.image.block 8 --name rows
+
 Pixels instead of learned codes, and a folder of pictures:
 
     mmtok train recipes/any_order.py \

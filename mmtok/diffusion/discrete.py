@@ -283,8 +283,12 @@ class Masked:
 
     def hidden_nll(self, model: Model, x: Tensor, hidden: Tensor) -> Tensor:
         """The sum over masked tokens of -log p(x_i | those not masked)."""
+        return self.token_nll(model, x, hidden).sum(1)
+
+    def token_nll(self, model: Model, x: Tensor, hidden: Tensor) -> Tensor:
+        """-log p(x_i | those not masked) of masked tokens, 0 of the others: (B, L)."""
         log_p = log_probs(model(self.hide(x, hidden))).gather(-1, x[..., None])[..., 0]
-        return -log_p.masked_fill(~hidden, 0).sum(1)
+        return -log_p.masked_fill(~hidden, 0)
 
     def bound(
         self,
@@ -331,8 +335,27 @@ class Masked:
         L / n times the nats of n random masked tokens; n_hidden (B,) is drawn from 1..L. It varies
         less than `bound`, where the number of masked tokens is random too.
         """
-        rank = uniform(x.shape, x, generator).argsort(1).argsort(1)
-        return x.shape[1] / n_hidden * self.hidden_nll(model, x, rank < n_hidden[:, None])
+        return self.block_bound(model, x, n_hidden[:, None], x.shape[1], generator)
+
+    def block_bound(
+        self,
+        model: Model,
+        x: Tensor,
+        n_hidden: Tensor,
+        block: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The sum over blocks of `order_bound` of each block given those before it.
+
+        Source: Arriola et al. 2025 (arXiv 2503.09573), equation 8. The model (B, L) -> (B, L, K) is
+        shown x with tokens of all blocks masked; that a block reads those before it unmasked, and
+        none behind it, is the model's part. n_hidden (B, blocks): drawn from 1 to the size of each
+        block, `block` or for the last one what is left.
+        """
+        rank = blocks_of(uniform(x.shape, x, generator), block, torch.inf).argsort(2).argsort(2)
+        hidden = (rank < n_hidden[..., None]).flatten(1)[:, : x.shape[1]]
+        nats = blocks_of(self.token_nll(model, x, hidden), block, 0.0).sum(2)
+        return (block_sizes(x.shape[1], block, x.device) / n_hidden * nats).sum(1)
 
     def enumerated_bound(self, model: Model, x: Tensor, weights: Tensor) -> Tensor:
         """The bound without sampling, for L up to a dozen.
@@ -442,6 +465,18 @@ class Masked:
         else:
             tokens[shown] = choose(logits / temperature, u[shown])
         return tokens
+
+
+def block_sizes(n_tokens: int, block: int, device: torch.device | None = None) -> Tensor:
+    """How many of n tokens lie in each block, (blocks,): the last one holds what is left."""
+    first = torch.arange(0, n_tokens, block, device=device)
+    return (n_tokens - first).clamp(max=block)
+
+
+def blocks_of(x: Tensor, block: int, filling: float) -> Tensor:
+    """(B, L) -> (B, blocks, block), the last one filled up."""
+    missing = -x.shape[1] % block
+    return torch.nn.functional.pad(x, (0, missing), value=filling).unflatten(1, (-1, block))
 
 
 def subset_weights(n_tokens: int) -> Tensor:

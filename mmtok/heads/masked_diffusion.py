@@ -2,8 +2,10 @@
 
 They are drawn given the state at the segment's begin mark, and any subset of them can be filled in
 given the rest. The codes are those that the decoder would write one after another without a head.
-Source: Sahoo et al. 2024 (arXiv 2406.07524); Ou et al. 2024 (arXiv 2406.03736). Letters: N
-segments, T frames, K codes of the codebook.
+In blocks (`block`) the codes of one are drawn in any order, given the blocks before it: between
+masked diffusion and autoregression, which blocks of one code are.
+Source: Sahoo et al. 2024 (arXiv 2406.07524); Ou et al. 2024 (arXiv 2406.03736); Arriola et al. 2025
+(block diffusion, arXiv 2503.09573). Letters: N segments, T frames, K codes of the codebook.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ import torch
 from torch import Tensor
 
 from mmtok.core.segment import Signature
-from mmtok.diffusion.discrete import Masked
+from mmtok.diffusion.discrete import Masked, block_sizes
 from mmtok.diffusion.random import stratified
 from mmtok.heads.base import Callback, Head, HeadConfig, Known, as_user_error, with_frames
 from mmtok.heads.patchify import grid_of
 from mmtok.heads.sampling import Sampling, mix_guidance
-from mmtok.nn.denoisers import CodeDenoiser, DiTConfig, in_chunks
+from mmtok.nn.code_denoiser import CodeDenoiser
+from mmtok.nn.denoisers import DiTConfig, in_chunks
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class MaskedDiffusion(HeadConfig):
     """Settings of a head that unmasks codes in any order.
 
     Attributes:
-        steps: unmasking steps when sampling; codes of one step are sampled independently. 0: one at
-            a time, exact.
+        steps: unmasking steps of a block when sampling; codes of one step are sampled
+            independently. 0: one at a time, exact.
         draws: masked subsets per segment in a training step.
         bound_draws: masked subsets per segment when scoring, their sizes evenly spread: the more,
             the less the estimate of the bound varies.
         grid: (rows, columns) of the codes; None: a square where possible, else one row.
+        block: codes, row by row, that make one block; 0: all. Blocks lie closer to the truth and
+            are drawn with the earlier ones' keys and values kept, but codes can only be infilled
+            where none is free in an earlier block.
     """
 
     kind = "bound"
@@ -45,9 +51,10 @@ class MaskedDiffusion(HeadConfig):
     draws: int = 1
     bound_draws: int = 64
     grid: tuple[int, int] | None = None
+    block: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("draws", 1), ("bound_draws", 1)):
+        for name, least in (("steps", 0), ("draws", 1), ("bound_draws", 1), ("block", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         # rotary positions by row and by column need a pair of numbers for each
@@ -79,7 +86,11 @@ class MaskedDiffusionHead(Head):
         self.masked = Masked(n_levels)
         grid = grid_of(signature, config.grid)
         self.n_frames = grid[0] * grid[1]
-        self.network = CodeDenoiser(config.network, n_levels, grid, width)
+        self.block = min(config.block or self.n_frames, self.n_frames)
+        self.in_blocks = self.block < self.n_frames
+        self.network = CodeDenoiser(
+            config.network, n_levels, grid, width, self.block if self.in_blocks else None
+        )
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the bound of -log p(y | h) (N,)."""
@@ -97,15 +108,20 @@ class MaskedDiffusionHead(Head):
 
     def _bound(self, h: Tensor, y: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
         codes = y[..., 0]
-        n_frames = codes.shape[1]
+        sizes = block_sizes(codes.shape[1], self.block, h.device)
+        clean = [codes] if self.in_blocks else []
         total = h.new_zeros(len(h), dtype=torch.float32)
         # The draws of one segment are spread over the sizes that a subset can have; so are those of
         # all segments within each part.
         parts = torch.arange(draws, device=h.device)[:, None]
         quantiles = (stratified(len(codes), codes, generator) + parts) / draws
         for u in quantiles:
-            n_hidden = 1 + (u * n_frames).long()
-            total = total + self.masked.order_bound(self._model([h]), codes, n_hidden, generator)
+            # every block has a size of its own among those that the draws share
+            turned = (u[:, None] + torch.arange(len(sizes), device=h.device) / len(sizes)) % 1
+            n_hidden = 1 + (turned * sizes).long()
+            total = total + self.masked.block_bound(
+                self._model([h], *clean), codes, n_hidden, self.block, generator
+            )
         return total / draws
 
     def sample(
@@ -122,18 +138,78 @@ class MaskedDiffusionHead(Head):
         callback: x is segments whose masked codes are K.
         """
         tokens = self._masked_tokens(len(hs[0]), hs[0].device, known)
-        model = self._model(hs, sampling.guidance)
         show = with_frames(callback, lambda codes: codes[..., None])
+        with as_user_error():
+            if self.in_blocks:
+                tokens = self._drawn_in_blocks(tokens, hs, sampling, generator, show)
+            else:
+                model = self._model(hs, guidance=sampling.guidance)
+                tokens = self._drawn(model, tokens, sampling, generator, show)
+        return tokens[..., None]
+
+    def _drawn(
+        self,
+        model: Callable[[Tensor], Tensor],
+        tokens: Tensor,
+        sampling: Sampling,
+        generator: torch.Generator,
+        show: Callback | None,
+    ) -> Tensor:
+        """Tokens (N, n) with the masked ones drawn."""
         temperature = sampling.temperature
         steps = sampling.steps or self.config.steps
-        with as_user_error():
-            if steps:
-                tokens = self.masked.sample(model, tokens, steps, generator, temperature, show)
-            else:
-                tokens = self.masked.fill(
-                    model, tokens, generator, temperature=temperature, callback=show
-                )
-        return tokens[..., None]
+        if steps:
+            return self.masked.sample(model, tokens, steps, generator, temperature, show)
+        return self.masked.fill(model, tokens, generator, temperature=temperature, callback=show)
+
+    def _drawn_in_blocks(
+        self,
+        tokens: Tensor,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        show: Callback | None,
+    ) -> Tensor:
+        """Tokens (N, T) with the masked ones drawn, block after block."""
+        self._check_order(tokens == self.masked.n_levels)
+        tokens = tokens.clone()
+        pasts = [self.network.begin(h) for h in hs]
+        n_shown = 0
+        for first in range(0, self.n_frames, self.block):
+            span = slice(first, first + self.block)
+
+            def model(codes: Tensor, first: int = first, keep: bool = False) -> Tensor:
+                logits = [
+                    self.network.next_block(codes, h, first, past, keep)
+                    for h, past in zip(hs, pasts, strict=True)
+                ]
+                return mix_guidance(logits, sampling.guidance)
+
+            def show_all(step: int, codes: Tensor, span: slice = span, n: int = n_shown) -> None:
+                assert show is not None
+                drawn = tokens.clone()
+                drawn[:, span] = codes
+                show(n + step, drawn)
+
+            masked = tokens[:, span] == self.masked.n_levels
+            if bool(masked.any()):
+                watched = show_all if show else None
+                tokens[:, span] = self._drawn(model, tokens[:, span], sampling, generator, watched)
+                n_shown += self._block_steps(sampling, int(masked.sum(1).max()))
+            if span.stop < self.n_frames:
+                model(tokens[:, span], keep=True)
+        return tokens
+
+    def _check_order(self, free: Tensor) -> None:
+        """Raise ValueError where a code is known behind a free one of an earlier block."""
+        number = torch.arange(self.n_frames, device=free.device) // self.block
+        begun = torch.where(free, number, self.n_frames).amin(1, keepdim=True)
+        if bool((~free & (number > begun)).any()):
+            raise ValueError(
+                f"{self.signature.modality} is drawn in blocks of {self.block} codes, each given"
+                " those before it, so no block can be kept behind one that is drawn: infill from"
+                " some place to the end, or train with block 0"
+            )
 
     def _masked_tokens(self, n: int, device: torch.device, known: Known | None) -> Tensor:
         """(N, T): codes, masked where they are to be drawn."""
@@ -145,12 +221,24 @@ class MaskedDiffusionHead(Head):
 
     def n_steps(self, sampling: Sampling, n_missing: int) -> int:
         """One per missing code where these are drawn one at a time."""
+        full, rest = divmod(n_missing, self.block)
+        steps = full * self._block_steps(sampling, self.block)
+        if rest:
+            steps += self._block_steps(sampling, rest)
+        return steps
+
+    def _block_steps(self, sampling: Sampling, n_missing: int) -> int:
         return sampling.steps or self.config.steps or n_missing
 
-    def _model(self, hs: Sequence[Tensor], guidance: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """Tokens (N, T) -> logits (N, T, K) given h, under guidance mixed."""
+    def _model(
+        self, hs: Sequence[Tensor], *clean: Tensor, guidance: float = 1.0
+    ) -> Callable[[Tensor], Tensor]:
+        """Tokens (N, T) -> logits (N, T, K) given h, under guidance mixed.
+
+        clean (N, T): the codes, of a head in blocks.
+        """
 
         def logits(tokens: Tensor) -> Tensor:
-            return mix_guidance([in_chunks(self.network, tokens, h) for h in hs], guidance)
+            return mix_guidance([in_chunks(self.network, tokens, h, *clean) for h in hs], guidance)
 
         return logits

@@ -74,6 +74,24 @@ class TokenMLPConfig:
             )
 
 
+class Past:
+    """Keys and values (B, H, L, M / H) that one layer of attention has kept."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.keep = True
+        """Whether what comes is kept; else it reads what was kept and is forgotten."""
+
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Those kept, followed by these."""
+        if self.kept is not None:
+            k = torch.cat([self.kept[0], k], 2)
+            v = torch.cat([self.kept[1], v], 2)
+        if self.keep:
+            self.kept = (k, v)
+        return k, v
+
+
 class SelfAttention(nn.Module):
     """Attention without a causal mask: (B, L, M) -> (B, L, M)."""
 
@@ -88,17 +106,20 @@ class SelfAttention(nn.Module):
         x: Tensor,
         attn_mask: Tensor | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Attend within x (B, L, M).
 
-        attn_mask (B, 1, 1, L) bool: positions that may be attended to; None is all. rope: of
-        `grid_rope`.
+        attn_mask (B, 1, 1, L) or (L, L) bool: positions that may be attended to; None is all. rope:
+        of `grid_rope`. past: earlier positions, which are attended to as well.
         """
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, M / H)
         if rope is not None:
             q = rotate(q, *rope)
             k = rotate(k, *rope)
+        if past is not None:
+            k, v = past.joined(k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -153,14 +174,15 @@ class DiTBlock(nn.Module):
         conditioning: Tensor,
         attn_mask: Tensor | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """States x (B, L, M) -> (B, L, M).
 
-        conditioning (B, M); attn_mask and rope as of `SelfAttention`.
+        conditioning (B, M); attn_mask, rope and past as of `SelfAttention`.
         """
         modulation = self.modulation(F.silu(conditioning)).chunk(6, 1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-        y = self.attention(modulate(_norm(x), shift_a, scale_a), attn_mask, rope)
+        y = self.attention(modulate(_norm(x), shift_a, scale_a), attn_mask, rope, past)
         x = x + gate_a[:, None] * y
         return x + gate_m[:, None] * self.mlp(modulate(_norm(x), shift_m, scale_m))
 
@@ -203,7 +225,7 @@ class GridDenoiser(nn.Module):
         self.enter = nn.Linear(channels * patch**2, config.width)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final = Final(config.width, channels * patch**2)
-        _initialise(self)
+        initialise(self)
         # DiT keeps these waves fixed. On grids of a few patches most of them hardly vary, so here
         # they are only the initial value.
         waves = grid_waves(height // patch, width // patch, config.width)
@@ -233,52 +255,6 @@ class GridDenoiser(nn.Module):
         return F.pixel_shuffle(y, self.patch)
 
 
-class CodeDenoiser(nn.Module):
-    """The network of masked diffusion: logits of the masked codes of a grid, given the others.
-
-    No timestep input: the mask count carries it (Ou et al. 2024, arXiv 2406.03736, section 3).
-
-    The condition h enters three times: by adaLN in every layer, as a prefix token, and as a bias
-    added to every code. Where most codes are known it hardly matters, so that it is learned late.
-    Digits by name, after 600 steps and under guidance: 0.30 were judged right without the bias,
-    0.60 with it.
-
-    Masked codes look alike, so attention has only their positions to go by. Positions enter as a
-    learned embedding and as rotary positions, under which a neighbour looks the same everywhere.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, config: DiTConfig, n_levels: int, grid: tuple[int, int], hidden_size: int):
-        super().__init__()
-        self.enter = nn.Embedding(n_levels + 1, config.width)  # the last one is the mask
-        self.state = nn.Linear(hidden_size, config.width)
-        self.token = nn.Linear(hidden_size, config.width)
-        self.bias = nn.Linear(hidden_size, config.width)
-        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
-        self.final = Final(config.width, n_levels)
-        _initialise(self)
-        nn.init.normal_(self.enter.weight, std=0.5)
-        self.position_embed = nn.Parameter(grid_waves(*grid, config.width))
-        cos, sin = grid_rope(*grid, config.width // config.n_heads)
-        # the prefix token is not rotated: cosine 1, sine 0
-        self.register_buffer("cos", F.pad(cos, (0, 0, 1, 0), value=1.0), persistent=False)
-        self.register_buffer("sin", F.pad(sin, (0, 0, 1, 0), value=0.0), persistent=False)
-
-    def forward(self, codes: Tensor, h: Tensor) -> Tensor:
-        """Codes (B, L), row by row, and h (B, hidden_size) -> logits (B, L, n_levels).
-
-        A masked code is n_levels.
-        """
-        conditioning = self.state(h)
-        z = self.enter(codes) + self.position_embed + self.bias(h)[:, None]
-        z = torch.cat([self.token(h)[:, None].to(z.dtype), z], 1)
-        for block in self.blocks:
-            z = block(z, conditioning, None, (self.cos, self.sin))
-        return self.final(z[:, 1:], conditioning)
-
-
 class SetDenoiser(nn.Module):
     """A diffusion transformer over sets of particles.
 
@@ -294,7 +270,7 @@ class SetDenoiser(nn.Module):
         self.enter = nn.Linear(n_features, config.width)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final = Final(config.width, n_features)
-        _initialise(self)
+        initialise(self)
 
     def forward(
         self,
@@ -343,7 +319,7 @@ class TokenDenoiser(nn.Module):
         self.enter = nn.Linear(latent_size, config.width)
         self.blocks = nn.ModuleList([TokenBlock(config.width) for _ in range(config.depth)])
         self.final = Final(config.width, latent_size)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor, c_noise: Tensor, h: Tensor) -> Tensor:
         """Frames x (B, D), c_noise (B,), hidden states h (B, hidden_size) -> (B, D)."""
@@ -394,7 +370,7 @@ def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """Glorot's uniform weights; 0 for modulations (blocks start as the identity) and the output."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
