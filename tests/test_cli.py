@@ -192,6 +192,35 @@ def test_speech_comes_back_with_its_length(tmp_path):
     assert len(read_sound(out / "clip.wav", 16_000)) == len(clip)
 
 
+def test_speech_is_heard_with_another_vocoder(capsys, tmp_path, letters):
+    from mmtok.data.speech_preparation import read_sound
+    from mmtok.nn.audio import MelSpec
+    from mmtok.nn.convnext import ConvNeXtConfig
+    from mmtok.sources.sound_files import write_sound
+    from mmtok.tokenizers import harmonic
+
+    described = harmonic.HarmonicDescription(MelSpec(), ConvNeXtConfig(width=8, depth=1))
+    harmonic.WEIGHTS.write(tmp_path / "voc", described, described.make())
+    write_sound(tmp_path / "clip.wav", (0.3 * np.sin(np.arange(3001) / 5)), 16_000)
+    tokens = tmp_path / "t.parquet"
+    assert main(["tokenize", "speech", str(tmp_path / "clip.wav"), "-o", str(tokens)]) == 0
+    sounds = []
+    for name, words in (("own", []), ("other", ["--vocoder", str(tmp_path / "voc")])):
+        assert main(["detokenize", str(tokens), "-o", str(tmp_path / name), *words]) == 0
+        sounds.append(read_sound(tmp_path / name / "clip.wav", 16_000))
+    assert len(sounds[0]) == len(sounds[1]) == 3001 and not np.array_equal(*sounds)
+    none = ["detokenize", tokens, "-o", tmp_path / "none", "--vocoder", tmp_path / "nothing"]
+    refused(capsys, none, "nothing: no vocoder is there")
+    assert not (tmp_path / "none").exists()
+    text = tmp_path / "text.parquet"
+    assert main(["tokenize", "text", *map(str, letters), "-o", str(text)]) == 0
+    refused(
+        capsys,
+        ["detokenize", text, "-o", tmp_path / "none", "--vocoder", tmp_path / "voc"],
+        "holds no speech",
+    )
+
+
 def some_jets(n):
     rng = np.random.default_rng(0)
     particles = [

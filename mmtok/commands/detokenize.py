@@ -29,7 +29,11 @@ MOST_FOLDERS = 8  # one in another, of what is written: paths have a longest len
 
 
 def detokenize_file(
-    tokens: Path, out: Path, tokenizer: Path | None = None, recipe_file: Path | None = None
+    tokens: Path,
+    out: Path,
+    tokenizer: Path | None = None,
+    recipe_file: Path | None = None,
+    vocoder: Path | None = None,
 ) -> list[Path]:
     """Decode every field of a token file into `out`, a file for each row; return the paths.
 
@@ -48,11 +52,14 @@ def detokenize_file(
             modality; None is the preset or the training-free default that made each field.
         recipe_file: a recipe whose tokenizers are taken instead of the defaults; they may be of
             modalities from outside the package.
+        vocoder: what speech is heard with instead of its tokenizer's own, see `with_vocoder`.
     """
     check_folder_fits(out)
     file = read_tokens(tokens)
     configs = configs_of(recipe_file)
     tokenizers = {name: _tokenizer_of(file, name, tokenizer, configs) for name in file.fields}
+    if vocoder is not None:
+        _take_vocoder(file, tokenizers, vocoder)
     stems = {
         name: _stems(file, name, files_of(used.config), out) for name, used in tokenizers.items()
     }
@@ -62,6 +69,20 @@ def detokenize_file(
         with Progress(f"detokenize {name}", len(file), "rows") as progress:
             paths += _decode_field(file, name, tokenizers[name], stems[name], progress)
     return paths
+
+
+def _take_vocoder(file: TokenFile, tokenizers: dict[str, Tokenizer], vocoder: Path) -> None:
+    """Give the tokenizers of speech another vocoder.
+
+    Raises UserError where no field is speech.
+    """
+    names = [name for name in file.fields if file.signatures[name].modality == "speech"]
+    if not names:
+        raise UserError(f"--vocoder: {file.path} holds no speech; leave it out")
+    from mmtok.tokenizers.other_vocoder import with_vocoder
+
+    for name in names:
+        tokenizers[name] = with_vocoder(tokenizers[name], vocoder)
 
 
 def _tokenizer_of(

@@ -9,6 +9,7 @@ Letters: B clips, T frames, M width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL = 7  # frames
+# Streams compute so many outputs of a layer at a time, always: products of one shape round every
+# frame alike, so that the pieces in which a clip arrives change no bit.
+ROWS = 32
 INNER = 3  # the inner layer's width over the block's
 
 
@@ -156,7 +160,8 @@ class ConvNeXtStream:
     """The same of one clip whose frames arrive in pieces.
 
     `push` (t, D) returns the outputs (t', n_out) that are complete, the look-ahead behind; `finish`
-    the rest. Joined, they equal those of the whole clip to rounding.
+    the rest. Joined, they are the same bits whatever the pieces, see `ROWS`, and equal `forward` to
+    rounding.
     """
 
     def __init__(self, network: ConvNeXt):
@@ -187,5 +192,17 @@ class ConvNeXtStream:
             self.kept[i] = joined[:, n:]
             x = joined.new_zeros(1, 0, self.network.config.width)
             if n:
-                x = layer.valid(joined)
-        return self.network.last(x)[0]
+                x = by_rows(layer.valid, joined, n)
+        return by_rows(self.network.last, x, x.shape[1])[0]
+
+
+def by_rows(compute: Callable[[Tensor], Tensor], frames: Tensor, n: int) -> Tensor:
+    """The n outputs (1, n, M) of `compute` on (1, around + n, D), ROWS at a time.
+
+    `around`: how many more frames it takes than it gives. What is missing at the end is zeros.
+    """
+    around = frames.shape[1] - n
+    filled = F.pad(frames, (0, 0, 0, -n % ROWS))
+    starts = range(0, max(n, 1), ROWS)
+    pieces = [compute(filled[:, start : start + ROWS + around]) for start in starts]
+    return torch.cat(pieces, 1)[:, :n]

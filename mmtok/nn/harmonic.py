@@ -48,24 +48,10 @@ class HarmonicVocoder(nn.Module):
         nn.init.zeros_(self.network.out.bias)
         self.register_buffer("envelope", band_lines(spec), persistent=False)
 
-    def double(self) -> HarmonicVocoder:
-        """The network in float64, filters and sources as before.
-
-        The phase of the pulses is the sum of all pitches so far, so it sums up what rounding does
-        to them, which depends on the lengths of pieces: in float32, higher harmonics are off after
-        a second.
-        """
-        self.network.double()
-        return self
-
     def outputs(self, log_mel: Tensor) -> Tensor:
         """(B, T, C) -> what the network says (B, T, 3 F + N_BINS + 1)."""
-        out: Tensor = self.network(self.read(log_mel))
+        out: Tensor = self.network(scaled(log_mel))
         return out
-
-    def read(self, log_mel: Tensor) -> Tensor:
-        """log10 mel as the network reads it."""
-        return scaled(log_mel.to(self.network.out.weight.dtype))
 
     def pitch_logits(self, outputs: Tensor) -> Tensor:
         """Of the bins of pitch and of voicing: (..., N_BINS + 1)."""
@@ -77,7 +63,7 @@ class HarmonicVocoder(nn.Module):
         sources: spectra of pulse train and noise (2, ..., T, F).
         """
         envelope = (log_mel @ self.envelope) * math.log(10)
-        filters = outputs[..., : 3 * self.n_frequencies].float()
+        filters = outputs[..., : 3 * self.n_frequencies]
         magnitude, phase, noise_magnitude = filters.chunk(3, -1)
         harmonic = (envelope + magnitude + HARMONIC_GAIN).clamp(max=LOUDEST).exp()
         noise = (envelope + noise_magnitude + NOISE_GAIN).clamp(max=LOUDEST).exp()
@@ -259,7 +245,11 @@ class SourceStream:
 
 
 class HarmonicVocoderStream:
-    """Samples of one clip whose log10 mel frames arrive in pieces; see `ConvNeXtStream`."""
+    """Samples of one clip whose log10 mel frames arrive in pieces; see `ConvNeXtStream`.
+
+    The phase of the pulses is the sum of all pitches so far, so it would sum up what rounding does
+    to them. That pieces change no bit of a pitch keeps higher harmonics in place.
+    """
 
     def __init__(self, vocoder: HarmonicVocoder, seed: int):
         self.vocoder = vocoder
@@ -268,12 +258,12 @@ class HarmonicVocoderStream:
         self.sound = SpectraStream(vocoder.spec)
         # of the frames whose sources are not complete
         self.log_mel = torch.zeros(0, vocoder.spec.n_mels)
-        self.outputs = vocoder.network.out.weight.new_zeros(0, vocoder.network.out.out_features)
+        self.outputs = torch.zeros(0, vocoder.network.out.out_features)
 
     def push(self, log_mel: Tensor) -> Tensor:
         """(t, C) -> the samples (n,) that are complete, n >= 0."""
         self.log_mel = torch.cat([self.log_mel, log_mel])
-        return self._push(self.features.push(self.vocoder.read(log_mel)))
+        return self._push(self.features.push(scaled(log_mel)))
 
     def finish(self, n_samples: int | None = None) -> Tensor:
         """The samples that are left: of a clip of N samples, or of as many as the frames give."""

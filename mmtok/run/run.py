@@ -87,6 +87,17 @@ class Run:
         """Modality -> tokenizer, in the recipe's order, which is the vocabulary's."""
         return {m: self._load_tokenizer(m) for m in self.recipe.tokenizers}
 
+    def take_vocoder(self, name: Path) -> None:
+        """Make sound of speech with another vocoder, see `with_vocoder`.
+
+        Raises UserError where the run has no speech.
+        """
+        if "speech" not in self.tokenizers:
+            raise UserError(f"--vocoder: {self.folder} has no speech; leave it out")
+        from mmtok.tokenizers.other_vocoder import with_vocoder
+
+        self.tokenizers["speech"] = with_vocoder(self.tokenizers["speech"], name)
+
     def _load_tokenizer(self, modality: str) -> Tokenizer:
         config = self.recipe.tokenizers[modality]
         folder = self.folder / "tokenizers" / modality

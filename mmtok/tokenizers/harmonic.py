@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from mmtok.io.serialize import Within
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.nn.harmonic import HarmonicVocoder, HarmonicVocoderStream, edge_frames
-from mmtok.tokenizers.istft import AdversarialTraining
+from mmtok.tokenizers.istft import VocoderTraining
 from mmtok.tokenizers.vocoder_base import (
+    NetworkDescription,
+    NetworkVocoderConfig,
     Vocoder,
-    VocoderConfig,
     WeightsKind,
-    check_spec,
     in_blocks,
 )
 
@@ -30,16 +30,8 @@ MOST_LINES = 2  # frames of a vocoder for one that it is given, at most
 
 
 @dataclass(frozen=True)
-class HarmonicDescription:
-    """What the weights of a source-filter vocoder are.
-
-    Attributes:
-        mel: the spectrogram that it was trained on.
-        network: its sizes.
-    """
-
-    mel: MelSpec
-    network: ConvNeXtConfig
+class HarmonicDescription(NetworkDescription):
+    """What the weights of a source-filter vocoder are."""
 
     def make(self) -> HarmonicVocoder:
         """The network, untrained."""
@@ -50,7 +42,7 @@ WEIGHTS = WeightsKind("harmonic", HarmonicDescription, "vocoder")
 
 
 @dataclass(frozen=True)
-class HarmonicTraining(AdversarialTraining):
+class HarmonicTraining(VocoderTraining):
     """How a source-filter vocoder is trained with its tokenizer.
 
     It sees spectrograms as coarse as codes are, another way every step.
@@ -77,6 +69,7 @@ class HarmonicTraining(AdversarialTraining):
     lines_share: Annotated[float, Within(0, 1)] = 0.375
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(n < 0 or n == 1 for n in (self.n_levels, *self.others)):
             raise UserError(
                 f"HarmonicTraining: n_levels is {self.n_levels} and others {self.others}; numbers"
@@ -87,7 +80,7 @@ class HarmonicTraining(AdversarialTraining):
 
 
 @dataclass(frozen=True)
-class HarmonicConfig(VocoderConfig):
+class HarmonicConfig(NetworkVocoderConfig):
     """A vocoder of source and filter: a pulse train at a predicted pitch, and noise.
 
     Its frames are of 12.5 ms. One that was made for a hop takes spectrograms of the doubled hop
@@ -99,67 +92,24 @@ class HarmonicConfig(VocoderConfig):
         seed: of the noise and of the first phase, which are the same for every clip.
     """
 
+    kind: ClassVar[WeightsKind] = WEIGHTS
+    what: ClassVar[str] = "source-filter vocoder"
+
     weights: str = ""
     training: HarmonicTraining | None = None  # type: ignore[misc]
     seed: Annotated[int, Within(0)] = 0
 
-    def __post_init__(self) -> None:
-        if self.weights and self.training is not None:
-            raise UserError(
-                "HarmonicConfig has weights and a training, of which one alone says where its"
-                ' weights come from: leave out one (weights "", training null)'
-            )
-
-    def check(self, spec: MelSpec) -> None:
-        """Raise UserError where the weights are missing or of other spectrograms."""
-        if self.training is None:
-            self._folder(spec, None)
-
-    def _folder(self, spec: MelSpec, saved: Path | None) -> Path:
-        """Where the weights are; they take the spectrogram asked for."""
-        if saved is not None and WEIGHTS.is_in(saved):
-            folder = saved
-        elif self.training is not None:
-            raise UserError(
-                "the vocoder of this tokenizer is trained with it: fit the tokenizer first, or name"
-                " its folder (vocoder.weights)"
-            )
-        elif self.weights:
-            folder = WEIGHTS.find(self.weights)
-        else:
-            found = shipped(spec)
-            if found is None:
-                raise UserError(
-                    "the package has no source-filter vocoder of this spectrogram: name a folder"
-                    " with weights (vocoder.weights), train one (recipes/vocoder.py), or take"
-                    ' {"kind": "GriffinLimConfig"}'
-                )
-            folder = found
-        own: MelSpec = WEIGHTS.describe(folder).mel
-        if not n_lines(spec, own):
-            check_spec(spec, own, f"the vocoder in {folder}")
-        return folder
+    @classmethod
+    def takes(cls, spec: MelSpec, own: MelSpec) -> bool:
+        """Whether a network of spectrograms `own` takes those of `spec`."""
+        return n_lines(spec, own) > 0
 
     def build(self, spec: MelSpec, saved: Path | None = None) -> Harmonic:
         """The vocoder with its weights."""
-        folder = self._folder(spec, saved)
+        folder = self.folder(spec, saved)
         description: HarmonicDescription = WEIGHTS.describe(folder)
-        network = WEIGHTS.read(folder, description.make).double()
+        network = WEIGHTS.read(folder, description.make)
         return Harmonic(description, network, spec, self.seed)
-
-
-def shipped(spec: MelSpec) -> Path | None:
-    """The package's own weights for a spectrogram, if there are any."""
-
-    def fits(description: HarmonicDescription) -> bool:
-        return n_lines(spec, description.mel) > 0
-
-    return WEIGHTS.shipped(fits)
-
-
-def has_own(spec: MelSpec, saved: Path | None) -> bool:
-    """Whether there is a vocoder of these spectrograms, in `saved` or in the package."""
-    return (saved is not None and WEIGHTS.is_in(saved)) or shipped(spec) is not None
 
 
 def n_lines(spec: MelSpec, own: MelSpec) -> int:
@@ -192,7 +142,7 @@ class Harmonic(Vocoder):
     """log10 mel spectrograms (T_i, C) -> samples (N_i,), by a source-filter vocoder.
 
     Every clip is decoded alone and in blocks, so neither a batch nor the length of a block changes
-    a sample but for rounding (1e-5): the network computes in float64.
+    a sample but for rounding (1e-5).
     """
 
     def __init__(

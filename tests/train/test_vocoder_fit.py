@@ -22,15 +22,15 @@ from mmtok.tokenizers.istft import ISTFTConfig, ISTFTDescription, ISTFTTraining
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.train.adversarial import AdversarialFit
+from mmtok.train.crops import Crops
 from mmtok.train.tokenizer_fit import fit_tokenizer
 from mmtok.train.trainer import Interrupted
-from mmtok.train.vocoder_fit import (
-    Crops,
+from mmtok.train.vocoder_fit import fit_networks
+from mmtok.train.vocoder_problems import (
     DequantiserProblem,
     HarmonicProblem,
     VocoderProblem,
     codes_of,
-    fit_networks,
 )
 
 TINY = ConvNeXtConfig(width=8, depth=1)
@@ -230,9 +230,9 @@ def test_spectrograms_are_as_coarse_as_codes():
     problem = problem_of("harmonic", harmonic(**ways))
     codes = tokenizer.quantise(mels)
     levels = torch.from_numpy(DMelConfig().levels.astype(np.float32))[codes]
-    assert torch.allclose(problem.coarse(mels, generator), levels, atol=1e-5)
+    assert torch.allclose(problem.heard(mels, generator), levels, atol=1e-5)
     problem.training = harmonic(**ways | {"lines_share": 1.0, "n_levels": 0})
-    lines = problem.coarse(mels, generator)
+    lines = problem.heard(mels, generator)
     assert torch.equal(lines[:, ::2], mels[:, ::2])
     assert torch.allclose(lines[:, 1], (mels[:, 0] + mels[:, 2]) / 2, atol=1e-6)
 
