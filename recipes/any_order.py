@@ -19,7 +19,7 @@ Pixels instead of learned codes, and a folder of pictures:
     mmtok train recipes/any_order.py \
         --sources '[{"kind": "ImageFolder", "path": "FOLDER"}]' \
         --tokenizers.image '{"kind": "VQPatchesConfig", "height": 32, "width": 32, "channels": 3,
-            "patch": 4, "n_codes": 512, "steps": 4000}'
+            "patch": 4, "quantizer": {"kind": "VQ", "n_codes": 512}, "steps": 4000}'
 """
 
 from mmtok.data.tasks import Task

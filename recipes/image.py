@@ -13,7 +13,9 @@ from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.images import VQPatchesConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 
@@ -26,7 +28,11 @@ recipe = Recipe(
     tokenizers={
         "text": BytesConfig(),
         "image": VQPatchesConfig(
-            **SIZE, patch=4, n_codes=512, code_size=16, hidden=96, blocks=2, steps=4000
+            **SIZE,
+            patch=4,
+            quantizer=VQ(n_codes=512, code_size=16),
+            autoencoder=ConvPatches(hidden=96, blocks=2),
+            steps=4000,
         ),
     },
     tasks=(

@@ -93,9 +93,7 @@ def family(folder: Path, image: Any, head: Any, **settings: Any) -> Recipe:
 
 # Few frames: the trunk reads them too, for nothing here.
 PIXELS = PixelLatentsConfig(SIDE, SIDE, 1, 256, patch=14)
-LATENTS = KLPatchesConfig(
-    SIDE, SIDE, 1, patch=4, latent_size=4, hidden=64, blocks=1, steps=2000, kl_weight=1e-3
-)
+LATENTS = KLPatchesConfig(SIDE, SIDE, 1, patch=4, latent_size=4, steps=2000, kl_weight=1e-3)
 # Some 96 pictures per step, whichever tokenizer.
 PIXEL_ROWS = {"batch_size": 12, "seq_len": 160}
 LATENT_ROWS = {"batch_size": 24, "seq_len": 256}

@@ -48,6 +48,7 @@ from mmtok.run.run import Run
 from mmtok.sources.images import ScannedDigits
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
 from mmtok.train.config import TrainConfig
 
@@ -111,7 +112,7 @@ def family(
 DIT = DiTConfig(6, 128, 4)
 DENOISED = {"sampler": Heun(), "steps": 25, "network": DIT, "patch": 2}
 WIDE = TransformerConfig(4, 96, 4, 4, 256, dropout=0.1)
-CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, n_codes=128, code_size=8, steps=2000)
+CODES = VQPatchesConfig(SIDE, SIDE, 1, patch=2, quantizer=VQ(128, 8), steps=2000)
 
 
 @dataclass(frozen=True)

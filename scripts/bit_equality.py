@@ -63,6 +63,7 @@ from mmtok.sources.sound_files import write_sound
 from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.speech import DMelConfig
@@ -171,9 +172,14 @@ def tiny_source(source: Any, data: Path) -> Any:
 def tiny_tokenizer(config: Any) -> Any:
     """A tokenizer's config that is learned in no time."""
     if isinstance(config, VQPatchesConfig):
-        return replace(config, hidden=8, n_codes=16, steps=STEPS)
+        return replace(
+            config,
+            quantizer=replace(config.quantizer, n_codes=16),
+            autoencoder=small_autoencoder(config.autoencoder),
+            steps=STEPS,
+        )
     if isinstance(config, KLPatchesConfig):
-        return replace(config, hidden=8, steps=STEPS)
+        return replace(config, autoencoder=small_autoencoder(config.autoencoder), steps=STEPS)
     if isinstance(config, SentencePieceConfig):
         return replace(config, n_pieces=300)
     if isinstance(config, DMelConfig) and config.has_training:
@@ -181,6 +187,13 @@ def tiny_tokenizer(config: Any) -> Any:
             config = replace(config, dequantiser=briefly(config.dequantiser))
         return replace(config, vocoder=briefly(config.vocoder))
     return config
+
+
+def small_autoencoder(config: Any) -> Any:
+    """Networks of images with few channels."""
+    if isinstance(config, ConvPatches):
+        return replace(config, hidden=8)
+    return replace(config, width=16)
 
 
 def briefly(network: Any) -> Any:

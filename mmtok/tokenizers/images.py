@@ -20,7 +20,9 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
+from mmtok.tokenizers.autoencoders import Autoencoder, ConvPatches
 from mmtok.tokenizers.base import checked_codes
+from mmtok.tokenizers.image_losses import ImageLosses
 from mmtok.tokenizers.patches import (
     ImageConfig,
     ImageTokenizer,
@@ -33,6 +35,7 @@ from mmtok.tokenizers.patches import (
     to_levels,
     without_grey_axis,
 )
+from mmtok.tokenizers.quantizers import VQ, Quantizer
 
 if TYPE_CHECKING:
     import torch
@@ -164,17 +167,16 @@ class Pixels(ImageTokenizer):
 
 @dataclass(frozen=True)
 class VQPatchesConfig(NetworkConfig):
-    """Images of one size as learned codes, one per patch; trained by `mmtok.train.tokenizer_fit`.
+    """Images of one size as learned codes of patches; trained by `mmtok.train.tokenizer_fit`.
 
     Attributes:
         height: in pixels.
         width: in pixels.
         patch: its side in pixels, which divides both; one frame per patch.
         channels: 1 grey, 3 RGB.
-        n_codes: size of the codebook.
-        code_size: numbers per code vector.
-        hidden: channels of the convolutions.
-        blocks: residual blocks, in the encoder and in the decoder.
+        quantizer: how a patch's vector becomes codes; with `ResidualVQ` a frame has several.
+        autoencoder: the networks between pixels and vectors.
+        losses: what training lowers.
         steps: of training.
     """
 
@@ -182,26 +184,25 @@ class VQPatchesConfig(NetworkConfig):
     width: int = 8
     channels: int = 1
     patch: int = 2
-    n_codes: int = 64
-    code_size: int = 8
-    hidden: int = 64
-    blocks: int = 1
+    quantizer: Quantizer = VQ()
+    autoencoder: Autoencoder = ConvPatches()
+    losses: ImageLosses = ImageLosses()
     steps: int = 1400
 
     def __post_init__(self) -> None:
-        check_size(self, patch=1, n_codes=2, code_size=1, hidden=1, blocks=0, steps=1)
+        check_size(self, patch=1, steps=1)
 
     def signature(self) -> Signature:
         """Without the fingerprint, which is of the weights."""
-        return Signature("image", (self.n_codes,), frames=self.n_patches)
+        return Signature("image", self.quantizer.levels, frames=self.n_patches)
 
     def network(self) -> PatchAutoencoder:
         """A new, untrained network of these sizes."""
         from mmtok.nn.autoencoder import PatchAutoencoder
 
-        return PatchAutoencoder(
-            self.channels, self.patch, self.hidden, self.blocks, self.code_size, self.n_codes
-        )
+        encoder = self.autoencoder.encoder(self.channels, self.patch, self.quantizer.size)
+        decoder = self.autoencoder.decoder(self.channels, self.patch, self.quantizer.size)
+        return PatchAutoencoder(encoder, self.quantizer.look_up(), decoder)
 
     def load(self, folder: Path) -> VQPatches:
         """Open the tokenizer that was saved in `folder`."""
@@ -209,22 +210,23 @@ class VQPatchesConfig(NetworkConfig):
 
 
 class VQPatches(PatchNetwork):
-    """Image <-> codes (T, 1), one per patch, row by row.
+    """Image <-> codes (T, C), a frame per patch, row by row; C is 1 but for `ResidualVQ`.
 
-    Lossy. `fidelity` adds `codebook_use`, the share of codes that occur, and `codebook_perplexity`.
+    Lossy. `fidelity` adds `codebook_use`, the share of codes that occur, and `codebook_perplexity`:
+    the means over the C codebooks.
     """
 
     config_type = VQPatchesConfig
 
     def __init__(self, config: VQPatchesConfig, network: PatchAutoencoder):
-        super().__init__(config, network, levels=(config.n_codes,))
+        super().__init__(config, network, levels=config.quantizer.levels)
 
     def _encode_frames(self, images: torch.Tensor) -> np.ndarray:
-        codes: np.ndarray = self._network.codes(images).flatten(1).numpy()
-        return codes.astype(np.int32)[:, :, None]
+        codes: np.ndarray = self._network.codes(images).flatten(1, 2).numpy()
+        return codes.astype(np.int32)
 
     def _checked_frames(self, segment: Segment) -> np.ndarray:
-        codes = checked_codes(segment, self.signature)[:, 0]
+        codes = checked_codes(segment, self.signature)
         if len(codes) != self.signature.frames:
             raise UserError(
                 f"image: {len(codes)} codes, this tokenizer needs {self.signature.frames}, one for"
@@ -233,13 +235,13 @@ class VQPatches(PatchNetwork):
         return codes
 
     def _on_grid(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.long().view(-1, *self.config.grid)
+        return frames.long().unflatten(1, self.config.grid)
 
     def _figures(self, segments: Sequence[Segment]) -> dict[str, float]:
         import torch
 
-        from mmtok.nn.quantize import book_use, code_counts, perplexity
+        from mmtok.nn.quantize import codebook_figures
 
         codes = np.concatenate([segment.values for segment in segments])
-        counts = code_counts(torch.from_numpy(codes), self.config.n_codes)
-        return {"codebook_use": book_use(counts), "codebook_perplexity": perplexity(counts)}
+        use, perplexity = codebook_figures(torch.from_numpy(codes), self.signature.levels)
+        return {"codebook_use": use, "codebook_perplexity": perplexity}

@@ -17,6 +17,8 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.core.units import psnr_db
 from mmtok.errors import UserError
+from mmtok.io.serialize import to_plain
+from mmtok.tokenizers.autoencoders import Autoencoder
 from mmtok.tokenizers.base import (
     BatchTokenizer,
     TokenizerConfig,
@@ -26,6 +28,7 @@ from mmtok.tokenizers.base import (
     with_weights,
     write_learned,
 )
+from mmtok.tokenizers.image_losses import ImageLosses
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 IMAGES_AT_ONCE = 256  # bounds the memory of a batch
 # The largest values of a config's fields. Those that are sizes are bounded so loosely because what
 # a network takes is known only once it is made.
-MOST = {"blocks": 256, "steps": 10**9}
+MOST = {"steps": 10**9}
 MOST_OF_OTHERS = 2**16
 
 
@@ -233,10 +236,19 @@ class NetworkConfig(PatchConfig):
     learns: ClassVar[bool] = True
 
     steps: int  # of training
+    autoencoder: Autoencoder
+    losses: ImageLosses
 
     @abstractmethod
     def network(self) -> Any:
         """A new, untrained network of these sizes."""
+
+
+def _plain(config: NetworkConfig) -> dict[str, Any]:
+    """Its fields as JSON values, each choice with its kind."""
+    plain: dict[str, Any] = to_plain(config)
+    del plain["kind"]
+    return plain
 
 
 class ImageTokenizer(BatchTokenizer):
@@ -277,7 +289,7 @@ class PatchNetwork(ImageTokenizer):
         """
         self.config = config
         self._network: Any = network.double().eval().requires_grad_(False)
-        mark = fingerprint(type(self).__name__, asdict(config), *learned(self._network))
+        mark = fingerprint(type(self).__name__, _plain(config), *learned(self._network))
         self.signature = Signature("image", frames=config.n_patches, fingerprint=mark, **frame)
 
     @abstractmethod
@@ -326,7 +338,7 @@ class PatchNetwork(ImageTokenizer):
 
     def save(self, folder: Path) -> None:
         """Write the config and the weights."""
-        write_learned(Path(folder), type(self).__name__, asdict(self.config), self._network)
+        write_learned(Path(folder), type(self).__name__, _plain(self.config), self._network)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -23,9 +23,11 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import override
 from mmtok.run.run import open_run
 from mmtok.run.signatures import size_of_decoder
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import SentencePieceConfig
@@ -188,7 +190,7 @@ def test_text_pieces_are_told_in_bits_a_byte_once_that_is_measured(tmp_path, sai
 def test_learned_patches_tell_how_many_numbers_they_learned(tmp_path, said):
     from mmtok.tokenizers.images import VQPatches
 
-    config = VQPatchesConfig(n_codes=4, hidden=4)
+    config = VQPatchesConfig(quantizer=VQ(4), autoencoder=ConvPatches(4))
     VQPatches(config, network := config.network()).save(tmp_path)
     assert f"{sum(x.numel() for x in network.state_dict().values()):,} numbers learned" in said(
         tmp_path

@@ -29,6 +29,7 @@ from mmtok.io.files import (
 )
 from mmtok.model.llama import to_llama
 from mmtok.sources.signal_files import ARRAYS, SIGNAL_FILES
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.autotokenizer import write_autotokenizer
 from mmtok.tokenizers.base import write_config
 from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
@@ -54,7 +55,7 @@ def no_room():
 
 
 def codebook():
-    config = VQPatchesConfig(hidden=8)
+    config = VQPatchesConfig(autoencoder=ConvPatches(8))
     return VQPatches(config, config.network())
 
 

@@ -5,13 +5,18 @@ weights; it learns to copy.
 import pytest
 import torch
 
-from mmtok.nn.autoencoder import KLAutoencoder, Posterior
+from mmtok.nn.autoencoder import KLAutoencoder, PatchDecoder, PatchEncoder, Posterior
+
+
+def small():
+    encoder = PatchEncoder(1, 4, 16, 1, 6)
+    return KLAutoencoder(encoder, PatchDecoder(1, 4, 16, 1, 3), 3).double()
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return KLAutoencoder(1, 4, 16, 1, 3).double()
+    return small()
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def test_latents_are_standardised_and_the_constants_travel_with_the_weights(netw
     )
     torch.testing.assert_close(z.var((0, 1, 2), correction=0), torch.ones(3, dtype=torch.float64))
     torch.testing.assert_close(network.images(z), plain)  # constants change latents, not pictures
-    again = KLAutoencoder(1, 4, 16, 1, 3).double()
+    again = small()
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.latents(x), z) and torch.equal(again.images(z), network.images(z))
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mmtok.nn.autoencoder import PatchAutoencoder
+from mmtok.nn.autoencoder import PatchAutoencoder, PatchDecoder, PatchEncoder
 from mmtok.nn.quantize import Codebook, book_use, code_counts, nearest_code, perplexity
 
 
@@ -27,8 +27,8 @@ def test_nearest_code_is_the_nearest():
 def test_codes_come_back_from_their_vectors():
     codebook = Codebook(32, 4)
     codebook.vectors.copy_(torch.randn(32, 4, generator=torch.Generator().manual_seed(0)))
-    codes = torch.arange(32)
-    assert torch.equal(codebook.nearest(codebook(codes)), codes)
+    codes = torch.arange(32)[:, None]
+    assert torch.equal(codebook.codes(codebook(codes)), codes)
 
 
 def test_use_and_perplexity():
@@ -46,12 +46,14 @@ def test_use_and_perplexity():
     ("channels", "patch", "height", "width"), [(1, 2, 8, 8), (3, 3, 6, 9), (1, 1, 2, 3)]
 )
 def test_patch_networks(channels, patch, height, width):
-    network = PatchAutoencoder(channels, patch, hidden=6, blocks=2, code_size=5, n_codes=7)
+    encoder = PatchEncoder(channels, patch, 6, 2, 5)
+    decoder = PatchDecoder(channels, patch, 6, 2, 5)
+    network = PatchAutoencoder(encoder, Codebook(7, 5), decoder)
     network.codebook.vectors.normal_(generator=torch.Generator().manual_seed(0))
     images = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
     codes = network.codes(images)
     assert (
-        codes.shape == (2, height // patch, width // patch)
+        codes.shape == (2, height // patch, width // patch, 1)
         and network.images(codes).shape == images.shape
     )
     network.decoder(network.encoder(images)).square().sum().backward()

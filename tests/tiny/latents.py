@@ -15,6 +15,7 @@ from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig
 from mmtok.tokenizers.text import BytesConfig
@@ -54,7 +55,9 @@ def variant(name, head, **more):
 
 KL = {
     "text": BytesConfig(),
-    "image": KLPatchesConfig(4, 4, 1, patch=2, latent_size=3, hidden=8, blocks=0, steps=4),
+    "image": KLPatchesConfig(
+        4, 4, 1, patch=2, latent_size=3, autoencoder=ConvPatches(8, 0), steps=4
+    ),
 }
 CODES = {"text": BytesConfig(), "image": PixelsConfig(4, 4, 1, n_levels=4)}
 VARIANTS = {

@@ -11,6 +11,7 @@ import torch
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import (
     KLPatches,
     KLPatchesConfig,
@@ -20,6 +21,7 @@ from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
@@ -97,7 +99,7 @@ def learned(kind, config):
     return kind(config, config.network())
 
 
-SMALL = dict(height=4, width=4, hidden=4)
+SMALL = dict(height=4, width=4, autoencoder=ConvPatches(4))
 KINDS = {
     "Bytes": of_texts(lambda home, llama: BytesConfig().build()),
     "SentencePiece": of_texts(lambda home, llama: SentencePieceConfig(300).fit(TEXTS)),
@@ -107,7 +109,7 @@ KINDS = {
     "Pixels, any size": of_images(lambda home, llama: PixelsConfig(n_levels=256).build(), ANY_SIZE),
     "Pixels": of_images(lambda home, llama: PixelsConfig(4, 4).build()),
     "VQPatches": of_images(
-        lambda home, llama: learned(VQPatches, VQPatchesConfig(**SMALL, n_codes=4, code_size=2))
+        lambda home, llama: learned(VQPatches, VQPatchesConfig(**SMALL, quantizer=VQ(4, 2)))
     ),
     "PixelLatents": of_images(lambda home, llama: PixelLatentsConfig(4, 4).build()),
     "KLPatches": of_images(

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from mmtok.tokenizers import load
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import (
     KLPatches,
     KLPatchesConfig,
     PixelLatentsConfig,
 )
 from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import Bands, LogMel, LogMelConfig
 
@@ -45,9 +47,11 @@ def learned(config, kind):
 KEPT = {
     "Pixels": (lambda: PixelsConfig(4, 4).build(), "e5dfc6d57c9b", "3d97ed0f3fa2", None),
     "VQPatches": (
-        lambda: learned(VQPatchesConfig(4, 4, hidden=4, n_codes=4, code_size=2), VQPatches),
-        "01a020e6f872",
-        "7f4b2d28cb67",
+        lambda: learned(
+            VQPatchesConfig(4, 4, quantizer=VQ(4, 2), autoencoder=ConvPatches(4)), VQPatches
+        ),
+        "ba6a6c82c074",
+        "33f6c10341bb",
         "db1b2b2a9315",
     ),
     "PixelLatents": (
@@ -57,9 +61,11 @@ KEPT = {
         None,
     ),
     "KLPatches": (
-        lambda: learned(KLPatchesConfig(4, 4, hidden=4, latent_size=2), KLPatches),
-        "9255ad84a661",
-        "14de4adec372",
+        lambda: learned(
+            KLPatchesConfig(4, 4, autoencoder=ConvPatches(4), latent_size=2), KLPatches
+        ),
+        "f23d3b09efd7",
+        "d5ca3fa1f314",
         "18fd5b9cba57",
     ),
     "DMel": (lambda: DMelConfig().build(), "95bd4d1bac4d", "cc3c82733db1", None),

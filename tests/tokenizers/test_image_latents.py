@@ -17,6 +17,7 @@ from mmtok.heads.diffusion import GridDiffusion
 from mmtok.nn.denoisers import DiTConfig
 from mmtok.sources.images import write_image
 from mmtok.tokenizers import load
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import (
     KLPatches,
     KLPatchesConfig,
@@ -46,7 +47,9 @@ def patches(height=8, width=8, channels=1, patch=2, latent_size=3, blocks=1):
     """An untrained autoencoder, standardised over random images: the laws of its format do not need
     training.
     """
-    config = KLPatchesConfig(height, width, channels, patch, latent_size, hidden=8, blocks=blocks)
+    config = KLPatchesConfig(
+        height, width, channels, patch, latent_size, autoencoder=ConvPatches(8, blocks)
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network = config.network()

@@ -8,7 +8,9 @@ import torch
 
 from mmtok.core.segment import Segment
 from mmtok.errors import UserError
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.images import Pixels, PixelsConfig, VQPatches, VQPatchesConfig
+from mmtok.tokenizers.quantizers import VQ
 
 
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -17,7 +19,7 @@ def random_images(*shape: int, seed: int = 0) -> np.ndarray:
 
 def patches(**settings) -> VQPatches:
     """An untrained tokenizer: the laws of its format do not need training."""
-    config = VQPatchesConfig(hidden=8, **settings)
+    config = VQPatchesConfig(autoencoder=ConvPatches(8), **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = config.network()
@@ -97,7 +99,7 @@ def test_patches_have_one_frame_per_patch():
     tokenizer = patches()
     assert (tokenizer.signature.levels, tokenizer.signature.frames) == ((64,), 16)
     assert tokenizer.encode(random_images(8, 8)).codes.shape == (16, 1)
-    colour = patches(height=6, width=9, channels=3, patch=3, n_codes=5)
+    colour = patches(height=6, width=9, channels=3, patch=3, quantizer=VQ(5))
     segment = colour.encode(random_images(6, 9, 3))
     assert segment.codes.shape == (6, 1) and colour.decode(segment).shape == (6, 9, 3)
 
@@ -153,9 +155,9 @@ def test_fingerprint_follows_weights_and_settings():
     a = patches()
     b = patches()
     assert a.signature.fingerprint == b.signature.fingerprint
-    network = VQPatchesConfig(hidden=8).network()
+    network = VQPatchesConfig(autoencoder=ConvPatches(8)).network()
     assert (
-        VQPatches(VQPatchesConfig(hidden=8), network).signature.fingerprint
+        VQPatches(VQPatchesConfig(autoencoder=ConvPatches(8)), network).signature.fingerprint
         != a.signature.fingerprint
     )
     assert (
@@ -213,7 +215,6 @@ def test_wrong_codes_are_refused(codes):
         (PixelsConfig, {"channels": 2}),
         (PixelsConfig, {"height": 0, "width": 8}),
         (VQPatchesConfig, {"patch": 3}),
-        (VQPatchesConfig, {"n_codes": 1}),
         (VQPatchesConfig, {"channels": 4}),
         (VQPatchesConfig, {"height": None}),
     ],

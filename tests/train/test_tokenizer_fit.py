@@ -9,14 +9,20 @@ import pytest
 import torch
 
 from mmtok.errors import UserError
+from mmtok.tokenizers.autoencoders import ConvPatches
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import Pixels, PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.patches import NetworkConfig
+from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.text import SentencePiece, SentencePieceConfig
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
-QUICK = VQPatchesConfig(height=8, width=8, patch=2, n_codes=8, hidden=16, steps=150)
-LATENTS = KLPatchesConfig(height=8, width=8, patch=4, latent_size=4, hidden=16, steps=150)
+QUICK = VQPatchesConfig(
+    height=8, width=8, patch=2, quantizer=VQ(8), autoencoder=ConvPatches(16), steps=150
+)
+LATENTS = KLPatchesConfig(
+    height=8, width=8, patch=4, latent_size=4, autoencoder=ConvPatches(16), steps=150
+)
 
 
 def blobs(n: int, *shape: int, seed: int = 0) -> list[np.ndarray]:
@@ -88,19 +94,26 @@ def test_the_kl_term_costs_error_and_latents_that_say_nothing_are_refused():
 
 @pytest.mark.parametrize("shape", [(6, 9), (6, 9, 3)])
 @pytest.mark.parametrize(
-    "kind, more", [(VQPatchesConfig, {"n_codes": 16}), (KLPatchesConfig, {"latent_size": 2})]
+    "kind, more", [(VQPatchesConfig, {"quantizer": VQ(8)}), (KLPatchesConfig, {"latent_size": 2})]
 )
 def test_any_size_and_colour(kind, more, shape):
     config = kind(
-        *shape[:2], channels=3 if len(shape) == 3 else 1, patch=3, hidden=8, steps=5, **more
+        *shape[:2],
+        channels=3 if len(shape) == 3 else 1,
+        patch=3,
+        autoencoder=ConvPatches(8),
+        steps=5,
+        **more,
     )
-    images = blobs(3, *shape)  # fewer patches than codes
+    images = blobs(3, *shape)
     tokenizer = fit_tokenizer(config, images)
     assert tokenizer.decode(tokenizer.encode(images[0])).shape == shape
 
 
 def test_images_without_content_do_not_break_training():
-    tokenizer = fit_tokenizer(VQPatchesConfig(hidden=8, steps=20), [np.zeros((8, 8), np.uint8)] * 4)
+    tokenizer = fit_tokenizer(
+        VQPatchesConfig(autoencoder=ConvPatches(8), steps=20), [np.zeros((8, 8), np.uint8)] * 4
+    )
     assert np.isfinite(tokenizer.fidelity([np.zeros((8, 8), np.uint8)])["psnr_db"])
 
 
