@@ -37,7 +37,7 @@ MODALITIES = ("text", "speech", "image", "jets")
 # tokenizers without anything learned that have a name -> file and class of the config
 PRESETS = dict.fromkeys(
     ("dmel-80hz", "dmel-40hz", "dmel-40hz-causal", "inkling-20hz"), ("speech", "DMelConfig")
-)
+) | {"jetclass": ("jets", "JetGridConfig")}
 
 
 def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
@@ -105,7 +105,7 @@ def default(modality: str) -> Tokenizer:
     """The tokenizer of a modality that needs no training.
 
     UTF-8 bytes, dMel at 80 Hz, pixels of 256 levels (any picture, nothing lost), the jet grid
-    41/31/31.
+    41/31/31, fine about the axis.
     """
     match modality:
         case "text":

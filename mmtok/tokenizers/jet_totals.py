@@ -4,6 +4,11 @@ p(jet) = p(totals) p(constituents | totals) is how the field's two-stage generat
 (Buhmann et al., arXiv 2301.08128). Decoded constituents are scaled to the totals, so a jet's pt and
 mass survive the bins of its constituents, and a sampled sum that is a little off.
 
+A total is known to a step of its logarithm. Where it lies within the step, the constituents say by
+the fraction of a step that their own sum is off a whole number of them: where that sum is right, so
+is the total, and else it is anywhere in the step. With the middles of steps instead, decoded masses
+would be a comb that any classifier sees.
+
 Letters: N jets, P constituents of all jets one after another, F features.
 """
 
@@ -21,6 +26,7 @@ N_ITERATIONS = 4
 # Angles are scaled by at most this, or its inverse: codes drawn at random must stay jets.
 MAX_FACTOR = 2.0
 SMALLEST = 1e-30  # instead of a division by 0
+EDGE = 0.01  # of a step: totals keep away from its edges, so that they are encoded as they were
 
 
 class Totals:
@@ -85,31 +91,39 @@ class Totals:
         rank = np.arange(len(values)) - np.repeat(first, n)
         values = values[rank >= n_totals]
         n_left = np.maximum(n - n_totals, 0)
-        wanted = self._wanted(codes, first, n_left > 0)
+        steps = self._steps(codes, first, n_left > 0)
         jet = np.repeat(np.arange(len(n)), n_left)
-        if "pt_gev" in wanted:
-            factor = wanted["pt_gev"] / np.maximum(pt_and_mass(values, n_left)[0], SMALLEST)
+        if "pt_gev" in steps:
+            pt = pt_and_mass(values, n_left)[0]
+            factor = self._within(steps["pt_gev"], pt) / np.maximum(pt, SMALLEST)
             values[:, 0] *= np.where(np.isnan(factor), 1, factor)[jet]
-        if "mass_gev" in wanted:
-            factor = _angle_factors(values, n_left, wanted["mass_gev"])
+        if "mass_gev" in steps:
+            mass = pt_and_mass(values, n_left)[1]
+            factor = _angle_factors(values, n_left, self._within(steps["mass_gev"], mass))
             values[:, 1:3] *= factor[jet, None]
         return values, n_left
 
-    def _wanted(
+    def _steps(
         self, codes: np.ndarray, first: np.ndarray, has_any: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Each total (N,) in GeV, as the frames say it.
+        """The step of each total (N,), as the frames say it.
 
         NaN: of jets without constituents, and of the lowest step, which only says "below".
         """
-        wanted = {}
+        steps = {}
         for i, name in enumerate(self.names):
             frame = codes[first[has_any] + i]
             step = frame[:, 1] * self.n_bins[2] + frame[:, 2]
-            gev = np.exp(self.low + (step + 0.5) * self.range / self.n_steps)
-            wanted[name] = np.full(len(has_any), np.nan)
-            wanted[name][has_any] = np.where(step > 0, gev, np.nan)
-        return wanted
+            steps[name] = np.full(len(has_any), np.nan)
+            steps[name][has_any] = np.where(step > 0, step, np.nan)
+        return steps
+
+    def _within(self, steps: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        """The totals (N,) in GeV within their steps (N,), by the constituents' sums (N,)."""
+        width = self.range / self.n_steps
+        position = (np.log(np.maximum(sums, SMALLEST)) - self.low) / width
+        fraction = np.clip(position - np.floor(position), EDGE, 1 - EDGE)
+        return np.exp(self.low + (steps + fraction) * width)
 
 
 def _angle_factors(values: np.ndarray, n: np.ndarray, mass: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Jets on a grid: each feature of each constituent is binned by itself.
 
-Finke et al., arXiv 2303.07364. One frame is one constituent, one channel is one feature. A jet is a
+Finke et al., arXiv 2303.07364, whose bins of angles are equal; here they are fine about the jet's
+axis, where most of the pt is. One frame is one constituent, one channel is one feature. A jet is a
 set, so its constituents come in the one order that all lists of them share: falling codes of pt,
 among equal ones falling codes of the next feature, and so on. Nothing is assumed about the axis or
 the mass of a jet but what its data states.
@@ -28,11 +29,14 @@ from mmtok.tokenizers.jet_order import ordered, particles
 from mmtok.tokenizers.jet_totals import TOTALS, Totals, pt_and_mass
 
 ROUNDING = 1e-6  # relative; more than float32 is off by
+# Where bins stop being equal, by feature, in its unit; of other features all are. Of 0.02 to 0.1
+# radians, 0.03 keeps both narrow jets (quarks) and wide ones (top): scripts/bench_jets.py.
+CORES = {"eta_rel": 0.03, "phi_rel": 0.03}
 
 
 @dataclass(frozen=True)
 class JetGridConfig(TokenizerConfig):
-    """A uniform grid per feature; the tuples run in parallel.
+    """A grid per feature; the tuples run in parallel.
 
     Attributes:
         features: names of the signal's columns. "pt_gev" comes first, as constituents are ordered
@@ -43,6 +47,9 @@ class JetGridConfig(TokenizerConfig):
         low: where the range of each feature begins: of ln(pt_gev) for "pt_gev", radians for angles,
             -1.5 for a charge with 5 bins.
         high: where it ends; 1.5 for such a charge.
+        core: bins are equal steps of asinh(x / core), x the feature in its unit: about equal within
+            the core, and further out as wide as a share of their distance. 0: equal everywhere,
+            as those of ln(pt_gev) must be. (): 0.03 for eta_rel and phi_rel, else 0.
         max_constituents: so many are kept, the hardest; a jet with more becomes a truncated
             segment.
         totals: frames of the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept. They
@@ -57,19 +64,37 @@ class JetGridConfig(TokenizerConfig):
 
     modality: ClassVar[str] = "jets"
     learns: ClassVar[bool] = True
+    presets: ClassVar[tuple[str, ...]] = ("jetclass",)
 
     features: tuple[str, ...] = ("pt_gev", "eta_rel", "phi_rel")
     bins: tuple[int, ...] = (41, 31, 31)
     low: tuple[float, ...] = (-2.0, -0.8, -0.8)
     high: tuple[float, ...] = (6.9, 0.8, 0.8)
+    core: tuple[float, ...] = ()
     max_constituents: int = 128
     totals: tuple[str, ...] = ()
     below: tuple[float, ...] = ()
     above: tuple[float, ...] = ()
     allow_clipping: bool = False
 
+    @classmethod
+    def jetclass(cls) -> JetGridConfig:
+        """What JetClass (arXiv 2202.03772) has of a constituent, and `PythiaJets` too.
+
+        Charge, the kind of particle (mmtok.sources.jet_coordinates.PARTICLE_IDS), and the impact
+        parameters d0 and dz in mm, fine about 0 and up to 20 mm.
+        """
+        return cls(
+            features=("pt_gev", "eta_rel", "phi_rel", "charge", "particle_id", "d0", "dz"),
+            bins=(41, 31, 31, 5, 7, 31, 31),
+            low=(-2.0, -0.8, -0.8, -1.5, -0.5, -20.0, -20.0),
+            high=(6.9, 0.8, 0.8, 1.5, 4.5, 20.0, 20.0),
+            core=(0.0, CORES["eta_rel"], CORES["phi_rel"], 0.0, 0.0, 0.02, 0.02),
+        )
+
     def __post_init__(self) -> None:
         self._check_grid()
+        self._check_core()
         self._check_totals()
         self._check_ends("below", self.below, -1, self.edges[:, 0])
         self._check_ends("above", self.above, 1, self.edges[:, 1])
@@ -92,6 +117,16 @@ class JetGridConfig(TokenizerConfig):
             raise UserError(
                 "JetGridConfig: needs at least 3 bins per feature, low below high, and at least one"
                 " constituent"
+            )
+
+    def _check_core(self) -> None:
+        if not self.core:
+            return
+        are_sizes = all(0 <= size < math.inf for size in self.core)
+        if len(self.core) != len(self.features) or not are_sizes or self.core[0]:
+            raise UserError(
+                "JetGridConfig: core has a size of at least 0 for each feature, that of pt_gev 0,"
+                f" or none at all; got {self.core}"
             )
 
     def _check_totals(self) -> None:
@@ -131,6 +166,11 @@ class JetGridConfig(TokenizerConfig):
         edges[0] = np.exp(edges[0])
         return edges
 
+    @property
+    def cores(self) -> tuple[float, ...]:
+        """`core`, or those of CORES where none are given."""
+        return self.core or tuple(CORES.get(name, 0.0) for name in self.features)
+
     def signature(self) -> Signature:
         """Without the fingerprint, which is of `below` and `above` too."""
         return replace(self.build().signature, fingerprint="")
@@ -162,14 +202,14 @@ class JetGridConfig(TokenizerConfig):
 class JetGrid(BatchTokenizer):
     """Constituents (P, F) <-> codes (P, F), or (n_totals + P, F).
 
-    Within the range of a feature, a round trip is off by at most half a bin (of ln pt for pt). What
-    lies outside is clipped to the code below or above. That decodes to the mean of what lay there,
-    where it was learned, so that sums of pt stay right on average. Each call reports what it
-    clipped and cut, once for each kind, and refuses where it is much (`Clipping`); within
-    `counting`, all calls report together.
+    Within the range of a feature, a round trip is off by at most half a bin: of ln pt for pt, of
+    asinh(x / core) where bins are not equal. What lies outside is clipped to the code below or
+    above. That decodes to the mean of what lay there, where it was learned, so that sums of pt stay
+    right on average. Each call reports what it clipped and cut, once for each kind, and refuses
+    where it is much (`Clipping`); within `counting`, all calls report together.
 
-    With `totals`, a jet's pt and mass come back to half a step of their own, within their range and
-    as far as angles scaled by up to 2 reach the mass. The price: one factor is applied to all pt of
+    With `totals`, a jet's pt and mass come back to a step of their own, within their range and as
+    far as angles scaled by up to 2 reach the mass. The price: one factor is applied to all pt of
     a jet and one to all its angles, on top of half a bin. `unscaled` leaves them out.
     """
 
@@ -185,18 +225,16 @@ class JetGrid(BatchTokenizer):
             descending=True,
             headers=len(config.totals),
         )
-        self._low = np.array(config.low, np.float64)
-        high = np.array(config.high)
         self._last = np.array(config.bins) - 1  # the code above each range
-        self._width = (high - self._low) / (self._last - 1)
+        self._cores = config.cores
+        self._low = np.array(self._stretched(config.low))
+        self._width = (np.array(self._stretched(config.high)) - self._low) / (self._last - 1)
         self._angles = [c for c, name in enumerate(config.features) if name.startswith("phi")]
-        # what the codes below and above decode to: (2, F)
-        self._ends = np.stack([self._low - self._width / 2, high + self._width / 2])
-        self._ends[:, 0] = np.exp(self._ends[:, 0])
-        if config.below:
-            self._ends[0] = config.below
-        if config.above:
-            self._ends[1] = config.above
+        # what each code decodes to, in the feature's unit: its bin's centre
+        self._values = [self._centres(c) for c in range(len(config.features))]
+        for ends, code in ((config.below, 0), (config.above, -1)):
+            for table, end in zip(self._values, ends, strict=False):
+                table[code] = end
         self._totals = Totals(config.totals, config.bins) if config.totals else None
         self._count: Clipping | None = None  # of the calls within `counting`
         self._reported: set = set()  # by calls outside it
@@ -226,17 +264,15 @@ class JetGrid(BatchTokenizer):
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Segments of codes (P, F) -> constituents (P, F) float32 at the centres of the bins.
 
-        The centres are of ln pt; pt itself is given in GeV.
+        The centres are in the measure in which bins are equal; pt itself is given in GeV.
         """
         if not segments:
             return []
         codes = np.concatenate([checked_codes(segment, self.signature) for segment in segments])
         codes = codes.astype(np.int64)
         n = np.array([len(segment) for segment in segments], np.int64)
-        values = self._low + (codes - 0.5) * self._width
-        values[:, 0] = np.exp(values[:, 0])
-        values = np.where(codes == 0, self._ends[0], values)
-        values = np.where(codes == self._last, self._ends[1], values)
+        columns = zip(self._values, codes.T, strict=True)
+        values = np.stack([table[column] for table, column in columns], 1)
         if self._totals:
             values, n = self._totals.scale(values, codes, n)
         return np.split(values.astype(np.float32), np.cumsum(n)[:-1])
@@ -277,7 +313,7 @@ class JetGrid(BatchTokenizer):
         values = kept.astype(np.float64)
         for c in self._angles:
             values[:, c] = wrap(values[:, c])
-        ends = self._ends.copy()
+        ends = np.array([[table[0], table[-1]] for table in self._values]).T  # (2, F)
         edges = self.config.edges.T  # (2, F)
         for c, last in enumerate(self._last):
             for side, code in enumerate((0, last)):
@@ -344,7 +380,7 @@ class JetGrid(BatchTokenizer):
         """
         lengths = [self._length(i, signal) for i, signal in enumerate(signals)]
         # float64, so that a jet's codes do not depend on the type of the jets next to it
-        values = np.concatenate([np.zeros((0, len(self._low))), *signals])
+        values = np.concatenate([np.zeros((0, len(self._last))), *signals])
         values, jet = particles(values, np.repeat(np.arange(len(lengths)), lengths))
         values, codes = ordered(values, self._codes(values), jet, self.config.bins)
         n = np.bincount(jet, minlength=len(lengths))
@@ -372,6 +408,23 @@ class JetGrid(BatchTokenizer):
             )
         return len(signal)
 
+    def _stretched(self, values: Sequence[float]) -> list[float]:
+        """One value of each feature, in the measure in which its bins are equal."""
+        pairs = zip(values, self._cores, strict=True)
+        return [math.asinh(x / core) if core else float(x) for x, core in pairs]
+
+    def _centres(self, c: int) -> np.ndarray:
+        """The centre of each bin of a feature (K,), in its unit.
+
+        Those of the first and last code are of one more bin beyond the range.
+        """
+        middles: np.ndarray = self._low[c] + (np.arange(self._last[c] + 1) - 0.5) * self._width[c]
+        if c == 0:
+            return np.exp(middles)
+        if self._cores[c]:
+            return self._cores[c] * np.sinh(middles)
+        return middles
+
     def _codes(self, values: np.ndarray) -> np.ndarray:
         """Values (all P, F) -> codes (all P, F) int32. A bin holds its lower edge."""
         codes = np.empty(values.shape, np.int32)
@@ -381,6 +434,8 @@ class JetGrid(BatchTokenizer):
                 x = np.log(x)
             elif c in self._angles:
                 x = wrap(x)
+            if self._cores[c]:
+                x = np.arcsinh(x / self._cores[c])
             bins = np.floor((x - self._low[c]) * (1 / self._width[c]))
             codes[:, c] = np.clip(bins + 1, 0, last)
         return codes
@@ -389,6 +444,7 @@ class JetGrid(BatchTokenizer):
 def _fingerprint(config: JetGridConfig) -> str:
     meaning = asdict(config)
     del meaning["allow_clipping"]  # it changes no code
+    meaning["core"] = config.cores
     return fingerprint("JetGrid", {**meaning, "order": "lexicographic"})
 
 

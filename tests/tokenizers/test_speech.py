@@ -17,10 +17,11 @@ from mmtok.io.serialize import CommandLineText, from_plain
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.nn.resample import resample
 from mmtok.run.recipe import PackageTokenizers
-from mmtok.tokenizers import PRESETS as NAMES
+from mmtok.tokenizers import PRESETS as ALL
 from mmtok.tokenizers import load
 from mmtok.tokenizers.speech import DMel, DMelConfig
 
+NAMES = [name for name, (modality, _) in ALL.items() if modality == "speech"]
 PRESETS = [getattr(DMelConfig, name)() for name in DMelConfig.presets]
 CAUSAL = [config for config in PRESETS if config.mel.causal]
 

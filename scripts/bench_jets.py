@@ -1,0 +1,242 @@
+"""How much substructure tokenizers of jets keep: one table over held-out jets, class by class.
+
+    python scripts/bench_jets.py CACHE                   20,000 jets of all classes; made in CACHE
+    python scripts/bench_jets.py CACHE --jets 1200 --only grid-41-31-31 equal-41-61-61
+
+AUC: boosted trees on mass, pt, multiplicity, tau21, tau32 and D2 tell jets after a round trip from
+jets as they are. Each jet is among both; trees are tested on jets that they were not trained on.
+`+-` is half of a 95 % interval (Hanley and McNeil 1982); the row `none` compares jets with other
+jets. Widths are half of the central 68 % of what the round trip changes. Live: distinct frames, of
+the vocabulary. Rates are of one thread, by its processor's time. The bar: an AUC of at most 0.55
+for each class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jet_substructure import NAMES, substructure
+from side_by_side import called
+
+from mmtok.errors import UserError, missing_extra
+from mmtok.io.terminal import print_status
+from mmtok.sources.pythia import PythiaJets
+from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.jets import JetGridConfig
+from mmtok.train.tokenizer_fit import fit_tokenizer
+
+BAR = 0.55
+FOLDS = 5
+N_FITTED = 13_500  # jets that a tokenizer learns from
+MOST_PARTICLES = 128
+BOTH = ("pt_gev", "mass_gev")
+EQUAL = (0.0, 0.0, 0.0)  # core: equal bins
+ROWS = {
+    "equal-41-31-31": JetGridConfig(core=EQUAL),
+    "equal-41-61-61": JetGridConfig(core=EQUAL, bins=(41, 61, 61)),
+    "equal-totals": JetGridConfig(core=EQUAL, totals=BOTH),
+    "grid-31-31-31": JetGridConfig(bins=(31, 31, 31)),
+    "grid-41-25-25": JetGridConfig(bins=(41, 25, 25)),
+    "grid-41-31-31": JetGridConfig(),
+    "grid-41-41-41": JetGridConfig(bins=(41, 41, 41)),
+    "grid-totals": JetGridConfig(totals=BOTH),
+}
+
+
+def auc_of_classifier(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The AUC of boosted trees that tell rows a (N, F) from rows b (N, F), and half its interval.
+
+    Row i of both is of one jet, and in one fold.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+
+    n = len(a)
+    fold = np.random.default_rng(seed).permutation(n) % FOLDS
+    rows = np.concatenate([a, b])
+    is_b = np.repeat([0, 1], n)
+    fold = np.concatenate([fold, fold])
+    found = []
+    for k in range(FOLDS):
+        trees = HistGradientBoostingClassifier(
+            max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False, random_state=seed
+        )
+        is_test = fold == k
+        trees.fit(rows[~is_test], is_b[~is_test])
+        found.append(roc_auc_score(is_b[is_test], trees.decision_function(rows[is_test])))
+    auc = float(np.mean(found))
+    return auc, 1.96 * _auc_error(auc, n)
+
+
+def _auc_error(auc: float, n: int) -> float:
+    """The standard error of an AUC of n against n (Hanley and McNeil 1982, equation 1)."""
+    q1 = auc / (2 - auc)
+    q2 = 2 * auc**2 / (1 + auc)
+    spread = auc * (1 - auc) + (n - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)
+    return math.sqrt(max(spread, 0.0)) / n
+
+
+def half_width(x: np.ndarray) -> float:
+    """Half the width of the central 68.27 %."""
+    low, high = np.quantile(x, (0.15865, 0.84135))
+    return float(0.5 * (high - low))
+
+
+# ---- jets
+
+
+def made_jets(cache: Path, n: int) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
+    """Jets to learn from, and class -> held-out jets; about `n` of these in all."""
+    source = PythiaJets()
+    n_classes = source.count("heldout") // source.n_heldout
+    n_heldout = round(n / n_classes)
+    source = PythiaJets(
+        n_per_class=n_heldout + math.ceil(N_FITTED / n_classes), n_heldout=n_heldout
+    )
+    to_fit = [cut(example["jets"]) for example in source.examples("train", cache)]
+    held_out: dict[str, list[np.ndarray]] = {}
+    for example in source.examples("heldout", cache):
+        held_out.setdefault(example["caption"], []).append(cut(example["jets"]))
+    return to_fit, held_out
+
+
+def cut(jet: np.ndarray) -> np.ndarray:
+    """The hardest particles, which are those that tokenizers keep."""
+    return jet[:MOST_PARTICLES, :3]
+
+
+# ---- one row
+
+
+def measured(
+    name: str, config: Any, to_fit: Sequence[np.ndarray], real: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of one tokenizer.
+
+    real: class -> (jets, their substructure).
+    """
+    begun = time.process_time()
+    tokenizer = fit_tokenizer(config, to_fit)
+    row: dict[str, Any] = {"name": name, "fit_s": time.process_time() - begun, "classes": {}}
+    seconds = {"encode": 0.0, "decode": 0.0}
+    codes = []
+    for label, (jets, found) in real.items():
+        begun = time.process_time()
+        segments = tokenizer.encode_batch(jets)
+        encoded = time.process_time()
+        back = tokenizer.decode_batch(segments)
+        seconds["encode"] += encoded - begun
+        seconds["decode"] += time.process_time() - encoded
+        codes += [segment.values for segment in segments]
+        row["classes"][label] = of_class(found, substructure(back))
+    n_jets = len(codes)
+    row |= sizes(tokenizer, np.concatenate(codes), n_jets)
+    row |= {f"{what}_jets_per_s": n_jets / max(s, 1e-9) for what, s in seconds.items()}
+    return row
+
+
+def of_class(found: np.ndarray, back: np.ndarray) -> dict[str, float]:
+    """The AUC and the widths of one class; substructure (N, 6) before and after."""
+    auc, error = auc_of_classifier(found, back)
+    figures = {"auc": auc, "auc_error": error}
+    for c, name in enumerate(NAMES):
+        figures[f"{name}_width"] = half_width(back[:, c] - found[:, c])
+    figures["mass_ratio"] = float(np.median(back[:, 0] / np.maximum(found[:, 0], 1e-9)))
+    return figures
+
+
+def sizes(tokenizer: Tokenizer, frames: np.ndarray, n_jets: int) -> dict[str, Any]:
+    """Vocabulary, bits per jet and live frames; frames (all T, C)."""
+    signature = tokenizer.signature
+    if not signature.levels:
+        return {"vocabulary": None, "bits_per_jet": None, "live": None}
+    vocabulary = math.prod(signature.levels)
+    return {
+        "vocabulary": vocabulary,
+        "bits_per_jet": len(frames) / n_jets * math.log2(vocabulary),
+        "live": len(np.unique(frames, axis=0)),
+    }
+
+
+def null_row(real: Mapping[str, Any]) -> dict[str, Any]:
+    """Jets against other jets of their class."""
+    classes = {}
+    for label, (_, found) in real.items():
+        half = len(found) // 2
+        auc, error = auc_of_classifier(found[:half], found[half : 2 * half])
+        classes[label] = {"auc": auc, "auc_error": error}
+    return {"name": "none", "classes": classes}
+
+
+# ---- the table
+
+
+HEADINGS = (
+    *("tokenizer", "vocabulary", "bits/jet", "live", "class", "AUC", "+-"),
+    *("mass GeV", "pt GeV", "tau21", "tau32", "D2", "m/m0", "enc/s", "dec/s"),
+)
+
+
+def lines_of(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The cells of a row's lines, one for each class."""
+    lines = []
+    for label, found in row["classes"].items():
+        cells = [row["name"], "", "", "", label, f"{found['auc']:.3f}", f"{found['auc_error']:.3f}"]
+        if row.get("vocabulary"):
+            cells[1:4] = [
+                f"{row['vocabulary']:,}",
+                f"{row['bits_per_jet']:.0f}",
+                f"{row['live']:,}",
+            ]
+        if "mass_width" in found:
+            cells += [f"{found['mass_width']:.2f}", f"{found['pt_width']:.2f}"]
+            cells += [f"{found[f'{name}_width']:.3f}" for name in ("tau21", "tau32", "D2")]
+            cells += [f"{found['mass_ratio']:.3f}"]
+            cells += [f"{row[f'{what}_jets_per_s']:.0f}" for what in ("encode", "decode")]
+        lines.append(tuple(cells))
+    return lines
+
+
+def main() -> None:
+    """Measure the rows asked for, one after another, and print them as they come."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cache", type=Path, help="a folder for the jets")
+    parser.add_argument("--jets", type=int, default=20_000, help="held-out jets of all classes")
+    parser.add_argument("--only", nargs="+", choices=("none", *ROWS), help="these tokenizers")
+    parser.add_argument("--json", action="store_true", help="one row a line, as JSON")
+    words = parser.parse_args()
+    if words.jets < 300:
+        raise UserError(f"--jets {words.jets}: too few for trees; give at least 300")
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise missing_extra("bench_jets.py", "demo") from None
+    to_fit, held_out = made_jets(words.cache, words.jets)
+    real = {label: (jets, substructure(jets)) for label, jets in held_out.items()}
+    if not words.json:
+        print(" | ".join(HEADINGS))
+    missed = []
+    for name in words.only or ("none", *ROWS):
+        print_status(f"measuring {name}")
+        row = null_row(real) if name == "none" else measured(name, ROWS[name], to_fit, real)
+        if name != "none" and max(x["auc"] for x in row["classes"].values()) > BAR:
+            missed.append(name)
+        if words.json:
+            print(json.dumps(row), flush=True)
+            continue
+        for cells in lines_of(row):
+            print(" | ".join(cells), flush=True)
+    print_status(f"above an AUC of {BAR} for a class: {', '.join(missed) or 'none'}")
+
+
+if __name__ == "__main__":
+    called(main)
