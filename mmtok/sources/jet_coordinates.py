@@ -32,6 +32,10 @@ MASSES_GEV = {
 }
 
 
+# the feature particle_id: 0 a photon, 1 a neutral hadron, ...
+PARTICLE_IDS = ("photon", "neutral hadron", "charged hadron", "electron", "muon")
+
+
 @dataclass(frozen=True)
 class Axes:
     """The four-momenta of N jets, each (N,): pt, eta (pseudorapidity), y (rapidity), phi, mass.
@@ -161,3 +165,12 @@ def masses_by_id(pdg_id: np.ndarray) -> np.ndarray:
     for code, mass in MASSES_GEV.items():
         masses[codes == code] = mass
     return masses
+
+
+def particle_ids(pdg_id: np.ndarray, charge: np.ndarray) -> np.ndarray:
+    """The index in PARTICLE_IDS of particles, by their PDG codes and charges; float64."""
+    codes = np.abs(pdg_id)
+    ids = np.where(charge != 0, 2.0, 1.0)
+    for code, index in ((22, 0.0), (11, 3.0), (13, 4.0)):
+        ids[codes == code] = index
+    return ids

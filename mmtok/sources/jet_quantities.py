@@ -6,6 +6,7 @@ not named is looked for under the names that it has elsewhere. Of a constituent 
     pt_gev    pt, or px and py, or ptrel times jet_pt
     eta_rel   deta, or eta (from px, py, pz if need be) minus the axis; or y, the rapidity, likewise
     phi_rel   dphi, or phi minus the axis
+    particle_id   the index in PARTICLE_IDS of the flags isPhoton, ..., or by PDG code and charge
 
 The axis is jet_eta (jet_y) and jet_phi, or else the sum of the massless constituents.
 """
@@ -27,6 +28,7 @@ from mmtok.sources.jet_coordinates import (
     about_axes,
     axes_of_sums,
     four_momenta,
+    particle_ids,
     pt_eta_phi,
 )
 from mmtok.sources.jet_reader import (
@@ -84,6 +86,10 @@ FILLERS = (-1, -99, -999, -9999)  # that padded rows have where there is no cons
 COORDINATES = ("pt", "ptrel", "px", "eta", "y", "deta")
 # what makes up the features; other quantities are features under their own names
 KINEMATIC = ("pt", "ptrel", "px", "py", "pz", "energy", "eta", "y", "phi", "deta", "dphi", "mask")
+PARTICLE_ID = "particle_id"
+# of what it is made: flags in the order of PARTICLE_IDS, or else these two
+FLAGS = ("is_photon", "is_neutral_hadron", "is_charged_hadron", "is_electron", "is_muon")
+CODES = ("pdg_id", "charge")
 
 
 OTHERS = ("caption", "particles", "tree")  # that are no quantities of constituents
@@ -289,6 +295,8 @@ class ColumnJets(JetReader):
         self.n_jets = self.columns.n_rows
         jet_wide = (*KINEMATIC, *OF_JET)
         others = [name for name in self.plan.quantities if name not in jet_wide]
+        if self._of_particle_id():
+            others.append(PARTICLE_ID)
         self.features = (*FEATURES, *others)
         self.has_captions = bool(self.caption or self.classes)
         self.note = self.plan.note()
@@ -296,14 +304,25 @@ class ColumnJets(JetReader):
     def read(self, start: int, stop: int, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As of the contract."""
         self.check_features(features)
-        others = [name for name in features if name not in FEATURES]
+        others = [name for name in features if name not in (*FEATURES, PARTICLE_ID)]
+        if PARTICLE_ID in features:
+            others += [name for name in self._of_particle_id() if name not in others]
         quantities = (*self.plan.needed(), *others)
         names = {self.plan.quantities[quantity] for quantity in quantities}
         read = self.columns.read(sorted(names), start, stop)
         found = {quantity: read[self.plan.quantities[quantity]] for quantity in quantities}
         parts, offsets = flattened(found, self, start)
         kept = {name: parts[name].astype(np.float64) for name in parts}
+        if PARTICLE_ID in features:
+            kept[PARTICLE_ID] = kinds_of(kept)
         return table_of(kept | kinematics(kept, offsets, self.plan), features), offsets
+
+    def _of_particle_id(self) -> tuple[str, ...]:
+        """The quantities that particle_id is made of; () where it cannot be."""
+        for names in (FLAGS, CODES):
+            if self.plan.has(*names):
+                return names
+        return ()
 
     def captions(self, start: int, stop: int) -> list[str]:
         """As of the contract."""
@@ -392,6 +411,14 @@ def flattened(
         values = {name: value[is_real] for name, value in values.items()}
         _, offsets = selected(np.zeros((len(is_real), 0)), offsets, is_real)
     return values | of_jets, offsets
+
+
+def kinds_of(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The feature particle_id (all P,); NaN where no flag, or more than one, is set."""
+    if all(name in parts for name in FLAGS):
+        flags = np.stack([parts[name] for name in FLAGS], 1) > 0.5
+        return np.where(flags.sum(1) == 1, flags.argmax(1), np.nan)
+    return particle_ids(parts["pdg_id"], parts["charge"])
 
 
 def kinematics(

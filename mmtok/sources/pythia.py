@@ -1,11 +1,7 @@
 """Simulation of labelled jets: Pythia 8 collides protons, fastjet clusters the particles.
 
-Assumptions: every constituent is massless; its three-momentum is kept, its energy is set to |p|
-before clustering, so its rapidity and pseudorapidity coincide. Neutrinos are left out, muons stay.
-`eta_rel` is the constituent's (pseudo)rapidity minus the RAPIDITY of the jet, `phi_rel` its azimuth
-minus the jet's, wrapped into [-pi, pi): a boost along the beam changes neither.
-
-Pythia 8.3 (arXiv 2203.11601), FastJet 3 (arXiv 1111.6097), anti-kT (arXiv 0802.1189).
+What is assumed of particles, axes and classes is in `pythia_events`, of pile-up in
+`pythia_pileup`.
 """
 
 from __future__ import annotations
@@ -27,53 +23,44 @@ from typing import Any
 
 import numpy as np
 
-from mmtok.errors import UserError, missing_extra
+from mmtok.errors import UserError
 from mmtok.io.progress import Progress
-from mmtok.nn.angles import wrap
 from mmtok.sources.base import Source
-from mmtok.sources.jet_clustering import anti_kt
 from mmtok.sources.jet_coordinates import check_numbers, jet_numbers
 from mmtok.sources.jet_formats import FEATURES, load_flat, save_flat, split_jets
+from mmtok.sources.pythia_events import (
+    CLASSES,
+    TRACKS,
+    JetCuts,
+    event_batches,
+    hard_pythia,
+    jets_in,
+    need_generators,
+    soft_events,
+)
 
-CLASSES = ("gluon", "quark", "top")
-PROCESSES = {
-    "gluon": ("HardQCD:gg2gg = on", "HardQCD:qqbar2gg = on"),
-    "quark": (
-        "HardQCD:qq2qq = on",
-        "HardQCD:gg2qqbar = on",
-        "HardQCD:qqbar2qqbarNew = on",
-        "HardQCD:nQuarkNew = 3",
-    ),
-    "top": (
-        "Top:gg2ttbar = on",
-        "Top:qqbar2ttbar = on",
-        "24:onMode = off",
-        "24:onIfAny = 1 2 3 4 5",
-    ),
-}
 JETS_PER_CHUNK = 500  # of one Pythia seed; a constant, since it changes the jets of a seed
-EVENTS_PER_BATCH = 25
-HARDEST_JETS = 2  # of an event; a third one is rarely that of a hard parton
 BEAM_GEV = 6500.0  # of each of two protons; no parton has more
 MOST_EVENTS = 2_000  # in a row without a jet of the class, then the settings are refused
+MOST_PILEUP = 1_000  # collisions on average; no collider has more
 MADE_BY = ("pythia8mc", "fastjet")  # packages whose versions change the jets
-NEUTRINOS = (12, 14, 16)
-OUTGOING = 23  # status of a parton that leaves the hard process
-GLUON = 21
-LIGHT_QUARKS = (1, 2, 3)  # d, u, s
-TOP = 6
-W_BOSON = 24
+IS_PILEUP = "is_pileup"
+LATER = ("classes", "mu", "features")  # settings that the names of files have where they are set
 
 
 @dataclass(frozen=True)
 class PythiaJets(Source):
-    """Gluon, light-quark and hadronic top jets of proton collisions at 13 TeV.
+    """Jets of proton collisions at 13 TeV, by class.
 
-    Examples are {"caption": "gluon jet", "jets": (P, 3) float32}. Jets are anti-kT, at most two of
+    Examples are {"caption": "gluon jet", "jets": (P, F) float32}. Jets are anti-kT, at most two of
     an event. A gluon or quark (u, d, s) jet lies within radius / 2 of a parton of its kind that
-    left the hard process; a top jet has all three quarks of its decay within `radius`. All
+    left the hard process; a top, W, Z or Higgs jet has all quarks of its decay (b q q', q q', b b)
+    within `radius`. All
     constituents are given, by falling pt: the tokenizer limits their number. Showers, multiple
     interactions and hadronisation are Pythia's defaults. Train and heldout share no event.
+
+    With pile-up, jets are clustered anew with it, about an axis of their own, and the field
+    `clean_jets` is the jet without the particles of pile-up, about the same axis.
 
     Attributes:
         n_per_class: jets of each class in both splits.
@@ -84,6 +71,10 @@ class PythiaJets(Source):
         processes: changes the time, not the jets; with more than one, a script of your own needs
             the usual `if __name__ == "__main__"` guard.
         numbers: of each jet that are fields too, each a modality of its own: "pt_gev", "mass_gev".
+        classes: some of gluon, quark, top, W, Z, Higgs (to b quarks).
+        mu: the mean number of collisions of pile-up in an event, Poisson distributed; 0: none.
+        features: columns of a jet: pt_gev, eta_rel, phi_rel, and of charge, particle_id (see
+            `jet_coordinates.PARTICLE_IDS`), d0, dz (mm) and is_pileup (0 or 1).
     """
 
     seed: int = 0
@@ -94,14 +85,49 @@ class PythiaJets(Source):
     radius: float = 0.8
     processes: int = 2
     numbers: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ("gluon", "quark", "top")
+    mu: float = 0.0
+    features: tuple[str, ...] = FEATURES
 
     def __post_init__(self) -> None:
-        check_numbers("PythiaJets", self.numbers, FEATURES)
+        check_numbers("PythiaJets", self.numbers, self.features)
+        self._check_named("classes", self.classes, CLASSES)
+        self._check_named("features", self.features, (*FEATURES, *TRACKS, IS_PILEUP))
+        if self.features[0] != FEATURES[0]:
+            raise UserError(f"PythiaJets: the first of features must be {FEATURES[0]}")
+        if not 0 <= self.mu <= MOST_PILEUP:
+            raise UserError(
+                f"PythiaJets: mu is {self.mu:g}, the mean number of collisions of pile-up; it must"
+                f" be 0 to {MOST_PILEUP:,}"
+            )
+
+    def _check_named(self, field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+        """Raise UserError unless a field names some of what is known, each once."""
+        if not names or not set(names) <= set(known) or len(set(names)) < len(names):
+            raise UserError(
+                f"PythiaJets: {field} are some of {', '.join(known)}, each once; got"
+                f" {', '.join(names) or 'none'}"
+            )
 
     @property
     def fields(self) -> dict[str, str]:
-        """A jet, the name of its class, and its numbers."""
-        return {"caption": "text", **{name: name for name in self.numbers}, "jets": "jets"}
+        """A jet, the name of its class, and its numbers; with pile-up, the jet without it too."""
+        found = {"caption": "text", **{name: name for name in self.numbers}, "jets": "jets"}
+        if self.mu:
+            found["clean_jets"] = "jets"
+        return found
+
+    @property
+    def gives(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The features of the jets."""
+        return {"jets": {"features": self.features}}
+
+    @property
+    def kept_features(self) -> tuple[str, ...]:
+        """Columns of the file: with pile-up, which particles are of it is always among them."""
+        if self.mu and IS_PILEUP not in self.features:
+            return (*self.features, IS_PILEUP)
+        return self.features
 
     def check(self) -> None:
         """Raise UserError for settings that no collision can meet."""
@@ -146,6 +172,9 @@ class PythiaJets(Source):
     @property
     def _key(self) -> str:
         settings = {k: v for k, v in asdict(self).items() if k not in ("processes", "numbers")}
+        for name in LATER:
+            if settings[name] == getattr(PythiaJets, name):
+                del settings[name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def count(self, split: str, cache: Path | None = None) -> int:
@@ -153,21 +182,29 @@ class PythiaJets(Source):
         n = self.n_heldout
         if split != "heldout":
             n = self.n_per_class - self.n_heldout
-        return len(CLASSES) * n
+        return len(self.classes) * n
 
     def examples(self, split: str, cache: Path) -> Iterator[dict[str, Any]]:
         """The jets of a split, the classes in turn. Made on first use and kept under `cache`."""
         self.check_split(split)
         values, offsets, labels = load_flat(self.make(cache))
-        of_name = jet_numbers(values, offsets, FEATURES, self.numbers)
-        by_class: dict[str, list[dict[str, Any]]] = {name: [] for name in CLASSES}
+        of_name = jet_numbers(values, offsets, self.kept_features, self.numbers)
+        by_class: dict[str, list[dict[str, Any]]] = {name: [] for name in self.classes}
         for i, jet in enumerate(split_jets(values, offsets)):
             of_split, _, name = str(labels[i]).partition("/")
             if of_split == split:
                 numbers = {key: column[i] for key, column in of_name.items()}
-                by_class[name].append({"caption": f"{name} jet", **numbers, "jets": jet})
+                by_class[name].append({"caption": f"{name} jet", **numbers, **self._fields_of(jet)})
         for jets in zip(*by_class.values(), strict=True):
             yield from jets
+
+    def _fields_of(self, jet: np.ndarray) -> dict[str, np.ndarray]:
+        """The jet (P, F), and with pile-up the one without it, of a jet as it is kept."""
+        asked = jet[:, : len(self.features)]
+        if not self.mu:
+            return {"jets": asked}
+        is_pileup = jet[:, self.kept_features.index(IS_PILEUP)] > 0
+        return {"jets": asked, "clean_jets": asked[~is_pileup]}
 
     def make(self, cache: Path) -> Path:
         """Make all splits in one file under `cache`, and return its path.
@@ -196,12 +233,12 @@ class PythiaJets(Source):
             )
         chunks = self._chunks()
         jets: list[np.ndarray] = []
-        with Progress("making jets", len(CLASSES) * self.n_per_class, "jets") as progress:
+        with Progress("making jets", len(self.classes) * self.n_per_class, "jets") as progress:
             for made in _run(self, chunks):
                 jets += made
                 progress.advance(len(made))
         names = [f"{split}/{name}" for split, name, n, _ in chunks for _ in range(n)]
-        save_flat(path, jets, np.array(names))
+        save_flat(path, jets, np.array(names), self.kept_features)
         return path
 
     def _chunks(self) -> list[tuple[str, str, int, int]]:
@@ -209,9 +246,9 @@ class PythiaJets(Source):
         chunks = []
         for split, n in (("heldout", self.n_heldout), ("train", self.n_per_class - self.n_heldout)):
             for start in range(0, n, JETS_PER_CHUNK):
-                for c, name in enumerate(CLASSES):
+                for name in self.classes:
                     entropy = np.random.SeedSequence(
-                        [self.seed, self.splits.index(split), c, start]
+                        [self.seed, self.splits.index(split), CLASSES.index(name), start]
                     )
                     # from 1, as Pythia's seed 0 means the clock
                     pythia_seed = 1 + int(entropy.generate_state(1)[0]) % 900_000_000
@@ -245,18 +282,22 @@ def _run(source: PythiaJets, chunks: list) -> Iterator[list[np.ndarray]]:
 
 
 def make_chunk(job: tuple[PythiaJets, str, int, int]) -> list[np.ndarray]:
-    """`n` jets (P, 3) float32 of one class, from one Pythia seed; the work of one process."""
+    """`n` jets (P, F) float32 of one class, from one Pythia seed; the work of one process."""
     source, name, n, seed = job
-    pythia = _pythia(name, seed, source.pt_hat_min_gev)
-    return list(islice(_endless(pythia, name, source), n))
+    return list(islice(_endless(name, source, seed), n))
 
 
-def _endless(pythia: Any, name: str, source: PythiaJets) -> Iterator[np.ndarray]:
+def _endless(name: str, source: PythiaJets, seed: int) -> Iterator[np.ndarray]:
     """Endless jets of one class. Raises UserError once too many events in a row have none."""
+    pythia = hard_pythia(name, seed, source.pt_hat_min_gev)
+    pileup = None
+    if source.mu:
+        pileup = soft_events(source.mu, seed)
+    cuts = JetCuts(source.radius, source.pt_min_gev, source.kept_features)
     n_events = 0
-    for batch in _batches(pythia):
+    for batch in event_batches(pythia):
         n_events += len(batch["n"])
-        for jet in _jets(batch, name, source):
+        for jet in jets_in(batch, name, cuts, pythia, pileup):
             n_events = 0
             yield jet
         if n_events >= MOST_EVENTS:
@@ -274,129 +315,3 @@ def versions() -> list[str]:
         with suppress(PackageNotFoundError):
             found.append(f"{name}-{version(name)}")
     return found
-
-
-def need_generators() -> None:
-    """Raise UserError where the extra `jets` is not installed."""
-    try:
-        import awkward  # noqa: F401
-        import fastjet  # noqa: F401
-        import pythia8mc  # noqa: F401
-        import vector  # noqa: F401
-    except ImportError:
-        raise missing_extra("making jets", "jets") from None
-
-
-def _pythia(name: str, seed: int, pt_hat_min_gev: float) -> Any:
-    """A silent Pythia that makes one class."""
-    import pythia8mc
-
-    pythia = pythia8mc.Pythia("", False)
-    settings = (
-        "Print:quiet = on",
-        "Random:setSeed = on",
-        f"Random:seed = {seed}",
-        "Beams:eCM = 13000.",
-        f"PhaseSpace:pTHatMin = {pt_hat_min_gev}",
-        *PROCESSES[name],
-    )
-    if not all(pythia.readString(line) for line in settings) or not pythia.init():
-        raise UserError(
-            f"PythiaJets: Pythia refuses to make {name} jets with pt_hat_min_gev {pt_hat_min_gev:g}"
-        )
-    return pythia
-
-
-def _batches(pythia: Any) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of events as flat columns: id, status, mother's id, px, py, pz.
-
-    `n` is the number of particles of each event.
-    """
-    import awkward as ak
-
-    while True:
-        events = pythia.nextBatch(EVENTS_PER_BATCH).prt
-        flat = ak.flatten(events)
-        n = ak.num(events).to_numpy()
-        batch = {key: np.asarray(flat[key]) for key in ("id", "status")}
-        batch |= {key: np.asarray(flat.p[key]) for key in ("px", "py", "pz")}
-        first = np.repeat(np.cumsum(n) - n, n)
-        yield batch | {"mother": batch["id"][first + np.asarray(flat.mother1)], "n": n}
-
-
-def _jets(batch: dict, name: str, source: PythiaJets) -> Iterator[np.ndarray]:
-    """The jets of one class in a batch of events, hardest first within an event."""
-    event = np.repeat(np.arange(len(batch["n"])), batch["n"])
-    is_visible = (batch["status"] > 0) & ~np.isin(np.abs(batch["id"]), NEUTRINOS)
-    partons = _hard_partons(batch, event)
-    pt, eta, phi = _pt_eta_phi(batch, is_visible)
-    for e, members in _cluster(batch, is_visible, event, source):
-        # the jet's four-momentum is the sum of massless constituents (E scheme)
-        pt_gev = pt[members]
-        plus = pt_gev @ np.exp(eta[members])
-        minus = pt_gev @ np.exp(-eta[members])
-        y_jet = 0.5 * np.log(plus / minus)
-        phi_jet = np.arctan2(pt_gev @ np.sin(phi[members]), pt_gev @ np.cos(phi[members]))
-        near = [
-            (parton_id, mother_id, np.hypot(parton_eta - y_jet, wrap(parton_phi - phi_jet)))
-            for of_event, parton_id, mother_id, parton_eta, parton_phi in partons
-            if of_event == e
-        ]
-        if _matches(near, name, source.radius):
-            columns = (pt_gev, eta[members] - y_jet, wrap(phi[members] - phi_jet))
-            yield np.stack(columns, 1)[np.argsort(-pt_gev, kind="stable")].astype(np.float32)
-
-
-def _hard_partons(
-    batch: dict, event: np.ndarray
-) -> list[tuple[int, int, int, np.float64, np.float64]]:
-    """(event, id, mother's id, rapidity, azimuth) of the partons of the hard processes.
-
-    Decay products of their resonances are among them.
-    """
-    is_hard = np.abs(batch["status"]) == OUTGOING
-    _, eta, phi = _pt_eta_phi(batch, is_hard)
-    ids = batch["id"][is_hard]
-    mothers = batch["mother"][is_hard]
-    return list(zip(event[is_hard], ids, mothers, eta, phi, strict=True))
-
-
-def _matches(near: list[tuple[int, int, np.float64]], name: str, radius: float) -> bool:
-    """Whether a jet is of the class `name`.
-
-    near: (id, mother's id, distance from the jet's axis) of the hard partons of its event.
-    """
-    if name == "top":
-        # t -> b W+ and W+ -> q q': the mothers of the three quarks are t, W+, W+; for an
-        # antiquark all ids are negative
-        signs = [
-            int(np.sign(mother))
-            for parton, mother, distance in near
-            if distance < radius and abs(mother) in (TOP, W_BOSON) and abs(parton) < TOP
-        ]
-        return signs.count(1) == 3 or signs.count(-1) == 3
-    parton, _, distance = min(near, key=lambda item: item[2])
-    wanted = (GLUON,) if name == "gluon" else LIGHT_QUARKS
-    return bool(distance < radius / 2 and abs(parton) in wanted)
-
-
-def _cluster(
-    batch: dict, is_visible: np.ndarray, event: np.ndarray, source: PythiaJets
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(event, indices among the visible particles) of each event's hardest jets."""
-    p = {key: batch[key][is_visible] for key in ("px", "py", "pz")}
-    n = np.bincount(event[is_visible], minlength=len(batch["n"]))
-    p["E"] = np.sqrt(p["px"] ** 2 + p["py"] ** 2 + p["pz"] ** 2)  # massless
-    for e, jets in enumerate(anti_kt(p, n, source.radius, source.pt_min_gev)):
-        yield from ((e, jet) for jet in jets[:HARDEST_JETS])
-
-
-def _pt_eta_phi(batch: dict, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Transverse momentum, pseudorapidity and azimuth of the particles in the mask.
-
-    A particle along the beam gets a large but finite pseudorapidity.
-    """
-    px, py, pz = (batch[key][mask] for key in ("px", "py", "pz"))
-    pt = np.hypot(px, py)
-    eta = np.arcsinh(pz / np.maximum(pt, 1e-12))
-    return pt, eta, np.arctan2(py, px)

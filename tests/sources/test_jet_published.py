@@ -240,6 +240,35 @@ def test_jetclass(tmp_path, suffix):
     assert found == {f"{path}: jet {i}": CLASSES[k] for i, k in enumerate(numbers)}
 
 
+def test_kinds_of_particles_are_those_of_flags_or_of_codes(tmp_path):
+    ak = pytest.importorskip("awkward")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    write_jetclass(path, four_momenta(4))
+    jets = ak.from_parquet(path)
+    kinds = ak.local_index(jets["part_px"]) % 5
+    flags = ("isPhoton", "isNeutralHadron", "isChargedHadron", "isElectron", "isMuon")
+    for k, flag in enumerate(flags):
+        jets[f"part_{flag}"] = ak.values_astype(kinds == k, "float32")
+    ak.to_parquet(jets, path)
+    codes = np.array([22, 130, -211, 11, -13])
+    charge = np.array([0, 0, -1, -1, 1])
+    with pytest.warns(UserWarning, match="as published"):
+        flagged = read_jets(path, ("pt_gev", "particle_id"))
+    assert sorted(np.concatenate(flagged)[:, 1].tolist()) == sorted(ak.flatten(kinds).tolist())
+    table = pq.read_table(path)
+    table = table.drop_columns([f"part_{flag}" for flag in flags] + ["part_charge"])
+    jets = ak.from_arrow(table)
+    flat = ak.to_numpy(ak.flatten(kinds))
+    jets["part_pdgid"] = ak.unflatten(codes[flat], ak.num(kinds))
+    jets["part_charge"] = ak.unflatten(charge[flat], ak.num(kinds))
+    ak.to_parquet(jets, path)
+    with pytest.warns(UserWarning, match="as published"):
+        coded = read_jets(path, ("pt_gev", "particle_id"))
+    for a, b in zip(flagged, coded, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_another_column_of_jetclass_is_the_caption(tmp_path):
     path = tmp_path / "a.parquet"
     _, numbers = write_jetclass(path, four_momenta(4))
