@@ -13,7 +13,7 @@ from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.run.recipe import Recipe
 from mmtok.sources.images import ImageFolder
-from mmtok.tokenizers.autoencoders import ConvPatches
+from mmtok.tokenizers.autoencoders import StagedConv
 from mmtok.tokenizers.images import VQPatchesConfig
 from mmtok.tokenizers.quantizers import VQ
 from mmtok.tokenizers.text import BytesConfig
@@ -30,9 +30,10 @@ recipe = Recipe(
         "image": VQPatchesConfig(
             **SIZE,
             patch=4,
-            quantizer=VQ(n_codes=512, code_size=16),
-            autoencoder=ConvPatches(hidden=96, blocks=2),
-            steps=4000,
+            quantizer=VQ(n_codes=512, rotation=True),
+            # 2 dB and more above convolutions of pixels after as much time of a processor
+            autoencoder=StagedConv(width=64),
+            steps=8000,
         ),
     },
     tasks=(

@@ -6,6 +6,7 @@ X/p; W channels, D numbers of a patch's vector. Nothing depends on the number of
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -66,10 +67,15 @@ def _rope(n_rows: int, n_columns: int, attention: SelfAttention, x: Tensor) -> t
 # ---- stages
 
 
-def _stages(patch: int, width: int) -> tuple[list[int], list[int]]:
-    """Factors of the patch's side from fine to coarse, and the channels after each."""
+def _stages(patch: int, stages: int, width: int) -> tuple[list[int], list[int]]:
+    """Factors of the patch's side from fine to coarse, and the channels after each.
+
+    The first stage takes the factors that are more than `stages`.
+    """
     factors = prime_factors(patch) or [1]
-    n = len(factors)
+    n = min(stages, len(factors))
+    n_first = len(factors) - n + 1
+    factors = [math.prod(factors[:n_first]), *factors[n_first:]]
     widths = [max(min(LEAST_WIDTH, width), width // 2 ** (n - 1 - i)) for i in range(n)]
     return factors, widths
 
@@ -78,10 +84,17 @@ class StagedEncoder(nn.Module):
     """Image (B, C, Y, X) -> one vector per patch (B, Y/p, X/p, D)."""
 
     def __init__(
-        self, channels: int, patch: int, width: int, blocks: int, attention: bool, n_out: int
+        self,
+        channels: int,
+        patch: int,
+        stages: int,
+        width: int,
+        blocks: int,
+        attention: bool,
+        n_out: int,
     ):
         super().__init__()
-        factors, widths = _stages(patch, width)
+        factors, widths = _stages(patch, stages, width)
         first = factors[0]
         layers = [
             nn.PixelUnshuffle(first),
@@ -106,10 +119,17 @@ class StagedDecoder(nn.Module):
     """One vector per patch (B, Y/p, X/p, D) -> image (B, C, Y, X)."""
 
     def __init__(
-        self, channels: int, patch: int, width: int, blocks: int, attention: bool, n_in: int
+        self,
+        channels: int,
+        patch: int,
+        stages: int,
+        width: int,
+        blocks: int,
+        attention: bool,
+        n_in: int,
     ):
         super().__init__()
-        factors, widths = _stages(patch, width)
+        factors, widths = _stages(patch, stages, width)
         layers: list[nn.Module] = [nn.Conv2d(n_in, width, 3, padding=1)]
         if attention:
             layers.append(GridAttention(width))

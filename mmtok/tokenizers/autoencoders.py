@@ -44,23 +44,27 @@ class ConvPatches:
 
 @dataclass(frozen=True)
 class StagedConv:
-    """Convolutions in stages: a prime factor of the patch's side each, most work on patches.
+    """Convolutions in stages of growing resolution, most of the work on patches.
 
-    Esser et al. 2021 (VQGAN, arXiv 2012.09841) with attention on patches, but no convolution at
-    the pixels' own resolution, where it costs most.
+    Esser et al. 2021 (VQGAN, arXiv 2012.09841), but without convolutions at the pixels' own
+    resolution, where they cost most. One stage, whose pixels become channels at once, was best in
+    a minute on a processor, and attention no gain (docs/figures.md).
 
     Attributes:
         width: channels on patches; half as many at each finer resolution. The dial of the size.
         blocks: residual blocks on patches, in the encoder and in the decoder.
+        stages: resolutions; the last ones take a prime factor of the patch's side each, the first
+            one what is left.
         attention: between all patches of an image; the width is then a multiple of 16.
     """
 
-    width: int = 128
+    width: int = 64
     blocks: int = 2
-    attention: bool = True
+    stages: int = 1
+    attention: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, width=(1, 2**13), blocks=(0, 256))
+        _check(self, width=(1, 2**13), blocks=(0, 256), stages=(1, 32))
         if self.attention and self.width % 16:
             raise UserError(
                 f"StagedConv: width is {self.width}; with attention it must be a multiple of 16"
@@ -70,13 +74,15 @@ class StagedConv:
         """Images (B, channels, Y, X) -> (B, Y/patch, X/patch, n_out)."""
         from mmtok.nn.image_autoencoders import StagedEncoder
 
-        return StagedEncoder(channels, patch, self.width, self.blocks, self.attention, n_out)
+        sizes = (self.stages, self.width, self.blocks, self.attention)
+        return StagedEncoder(channels, patch, *sizes, n_out)
 
     def decoder(self, channels: int, patch: int, n_in: int) -> nn.Module:
         """Vectors (B, Y/patch, X/patch, n_in) -> images (B, channels, Y, X)."""
         from mmtok.nn.image_autoencoders import StagedDecoder
 
-        return StagedDecoder(channels, patch, self.width, self.blocks, self.attention, n_in)
+        sizes = (self.stages, self.width, self.blocks, self.attention)
+        return StagedDecoder(channels, patch, *sizes, n_in)
 
 
 @dataclass(frozen=True)

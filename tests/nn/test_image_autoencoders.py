@@ -9,8 +9,8 @@ from mmtok.tokenizers.autoencoders import ConvPatches, StagedConv, ViTPatches
 
 CONFIGS = [
     ConvPatches(8),
-    StagedConv(32, 1),
-    StagedConv(12, 1, attention=False),
+    StagedConv(32, 1, 3, True),
+    StagedConv(12, 1),
     ViTPatches(16, 1),
 ]
 
@@ -61,7 +61,7 @@ def test_attention_begins_as_the_identity_and_reads_the_whole_grid():
     ("config", "settings", "says"),
     [
         (ConvPatches, {"hidden": 0}, "at least 1"),
-        (StagedConv, {"width": 20}, "multiple of 16"),
+        (StagedConv, {"attention": True, "width": 20}, "multiple of 16"),
         (StagedConv, {"blocks": 999}, "at most 256"),
         (ViTPatches, {"width": 24}, "multiple of 16"),
         (ViTPatches, {"depth": 0}, "at least 1"),

@@ -72,7 +72,7 @@ def test_a_collapse_is_said_once_with_its_remedy():
 
 
 @pytest.mark.parametrize("quantizer", [ResidualVQ(2, 8, 4), FSQ((4, 3)), LFQ(4)], ids=str)
-@pytest.mark.parametrize("autoencoder", [StagedConv(16, 1), ViTPatches(16, 1)], ids=str)
+@pytest.mark.parametrize("autoencoder", [StagedConv(16, 1, 2, True), ViTPatches(16, 1)], ids=str)
 def test_every_quantizer_and_network_learns(quantizer, autoencoder, tmp_path):
     config = VQPatchesConfig(quantizer=quantizer, autoencoder=autoencoder, steps=40)
     tokenizer = fit_tokenizer(config, pictures())
