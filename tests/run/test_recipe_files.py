@@ -141,7 +141,7 @@ def small_data(modality, folder):
     [
         ("text", "--chunk_chars 64 --n_pieces 300 --seq_len 256"),
         ("speech", "--seq_len 128"),
-        ("image", "--tokenizers.image.steps 2 --hidden 16 --n_codes 16 --seq_len 128"),
+        ("image", "--tokenizers.image.steps 2 --autoencoder.width 16 --n_codes 16 --seq_len 128"),
         ("jets", "--seq_len 64"),
     ],
 )
