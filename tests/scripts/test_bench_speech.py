@@ -84,6 +84,20 @@ def test_ways_keep_lengths_and_say_their_bits(scripts):
         assert len(trip.decode(trip.encode(clip))) == len(clip)
 
 
+def test_rates_that_a_vocoder_does_not_take_are_left_out(scripts, tmp_path):
+    from mmtok.nn.audio import MelSpec
+    from mmtok.nn.convnext import ConvNeXtConfig
+    from mmtok.tokenizers import harmonic
+
+    described = harmonic.HarmonicDescription(MelSpec(), ConvNeXtConfig(width=8, depth=1))
+    harmonic.WEIGHTS.write(tmp_path, described, described.make())
+    trips = scripts["speech_tokenizers"].trips
+    found = list(trips([16], [80, 40, 20], [f"harmonic={tmp_path}"]))
+    assert [trip.frames_per_s for trip in found] == [80, 40]
+    with pytest.raises(UserError, match="of other spectrograms than the tokenizer's"):
+        list(trips([16], [20], [f"harmonic={tmp_path}"]))
+
+
 def test_a_saved_tokenizer_is_a_way_too(scripts, tmp_path):
     from mmtok.tokenizers.speech import DMelConfig
 
