@@ -31,6 +31,7 @@ DEFAULT_HZ = 150.0  # of the source before the first voiced frame, where it is s
 # Natural logs of the filters beside the mel's own envelope, before training.
 HARMONIC_GAIN = -0.3
 NOISE_GAIN = -0.7
+SOFTEST = 1e-5  # band of noise, below which it is not made louder
 NOISE_BLOCK = 4096  # samples that are drawn at a time
 
 
@@ -38,6 +39,7 @@ class HarmonicVocoder(nn.Module):
     """log10 mel (B, T, C) -> samples (B, N), T = spec.n_frames(N)."""
 
     envelope: Tensor
+    bands: Tensor
 
     def __init__(self, spec: MelSpec, config: ConvNeXtConfig):
         super().__init__()
@@ -47,6 +49,7 @@ class HarmonicVocoder(nn.Module):
         nn.init.trunc_normal_(self.network.out.weight, std=0.01)
         nn.init.zeros_(self.network.out.bias)
         self.register_buffer("envelope", band_lines(spec), persistent=False)
+        self.register_buffer("bands", mel_filters(spec), persistent=False)
 
     def outputs(self, log_mel: Tensor) -> Tensor:
         """(B, T, C) -> what the network says (B, T, 3 F + N_BINS + 1)."""
@@ -61,13 +64,21 @@ class HarmonicVocoder(nn.Module):
         """Filtered sources: complex (..., T, F).
 
         sources: spectra of pulse train and noise (2, ..., T, F).
+
+        The noise is flattened: its chance louder and softer bands are levelled, since what the mel
+        says of a frame's bands is true of the sound and not of its expectation alone.
         """
         envelope = (log_mel @ self.envelope) * math.log(10)
         filters = outputs[..., : 3 * self.n_frequencies]
         magnitude, phase, noise_magnitude = filters.chunk(3, -1)
         harmonic = (envelope + magnitude + HARMONIC_GAIN).clamp(max=LOUDEST).exp()
         noise = (envelope + noise_magnitude + NOISE_GAIN).clamp(max=LOUDEST).exp()
-        return torch.polar(harmonic, phase) * sources[0] + noise * sources[1]
+        return torch.polar(harmonic, phase) * sources[0] + noise * self.flattened(sources[1])
+
+    def flattened(self, noise: Tensor) -> Tensor:
+        """Spectra (..., T, F) with every mel band at 1."""
+        level = (noise.abs() @ self.bands).clamp_min(SOFTEST).log() @ self.envelope
+        return noise * (-level).exp()
 
     def forward(
         self, log_mel: Tensor, n_samples: int, f0_hz: Tensor, start: Tensor, noise: Tensor

@@ -13,6 +13,8 @@ from mmtok.nn.harmonic import (
     PulseTrain,
     SourceStream,
     band_lines,
+    n_source_samples,
+    source_spectra,
 )
 
 SPEC = MelSpec()
@@ -97,3 +99,16 @@ def test_an_untrained_one_is_about_as_loud_as_its_spectrogram():
     stream = HarmonicVocoderStream(network, 0)
     made = torch.cat([stream.push(mel), stream.finish(16_000)])
     assert made.std() == pytest.approx(float(sound.std()), rel=0.5)
+
+
+def test_flattened_noise_has_the_loudness_of_its_frame_in_every_band():
+    vocoder = HarmonicVocoder(SPEC, ConvNeXtConfig(8, 1))
+    n = n_source_samples(SPEC, 200)
+    noise = source_spectra(Noise(0).next(n), SPEC)
+    before = (noise.abs() @ vocoder.bands).log()
+    after = (vocoder.flattened(noise).abs() @ vocoder.bands).log()
+    assert before.std(0).mean() > 0.25
+    assert after.std(0).mean() < 0.1
+    assert after.mean().abs() < 0.05
+    # a frame of silence stays what it is
+    assert vocoder.flattened(torch.zeros(1, SPEC.n_fft // 2 + 1)).abs().max() == 0
