@@ -92,7 +92,8 @@ def blocks(page):
 
 def shell_lines(page):
     """The words of every command in a page's shell blocks."""
-    lines = [line for name, text in blocks(page) if name == "bash" for line in text.splitlines()]
+    scripts = [text.replace("\\\n", " ") for name, text in blocks(page) if name == "bash"]
+    lines = [line for text in scripts for line in text.splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
