@@ -28,7 +28,10 @@ from side_by_side import called
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.terminal import print_status
 from mmtok.sources.pythia import PythiaJets
+from mmtok.sources.pythia_events import CLASSES
 from mmtok.tokenizers.base import Tokenizer
+from mmtok.tokenizers.jet_codes import JetCodesConfig
+from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
@@ -45,8 +48,14 @@ ROWS = {
     "grid-31-31-31": JetGridConfig(bins=(31, 31, 31)),
     "grid-41-25-25": JetGridConfig(bins=(41, 25, 25)),
     "grid-41-31-31": JetGridConfig(),
+    "grid-47-31-31": JetGridConfig(bins=(47, 31, 31)),
     "grid-41-41-41": JetGridConfig(bins=(41, 41, 41)),
     "grid-totals": JetGridConfig(totals=BOTH),
+    "grid-20-20-20": JetGridConfig(bins=(20, 20, 20)),
+    "continuous": JetLatentsConfig(),
+    "k-means-8000": JetCodesConfig(n_codes=8000),
+    "residual-2x512": JetCodesConfig(n_codes=512, n_books=2),
+    "residual-3x256": JetCodesConfig(n_codes=256, n_books=3),
 }
 
 
@@ -94,11 +103,11 @@ def half_width(x: np.ndarray) -> float:
 
 def made_jets(cache: Path, n: int) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
     """Jets to learn from, and class -> held-out jets; about `n` of these in all."""
-    source = PythiaJets()
-    n_classes = source.count("heldout") // source.n_heldout
-    n_heldout = round(n / n_classes)
+    n_heldout = round(n / len(CLASSES))
     source = PythiaJets(
-        n_per_class=n_heldout + math.ceil(N_FITTED / n_classes), n_heldout=n_heldout
+        n_per_class=n_heldout + math.ceil(N_FITTED / len(CLASSES)),
+        n_heldout=n_heldout,
+        classes=CLASSES,
     )
     to_fit = [cut(example["jets"]) for example in source.examples("train", cache)]
     held_out: dict[str, list[np.ndarray]] = {}

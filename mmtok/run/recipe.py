@@ -53,6 +53,8 @@ from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.codecs import CodecConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
+from mmtok.tokenizers.jet_codes import JetCodesConfig
+from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.numbers import NumberConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
@@ -76,6 +78,8 @@ PackageTokenizers = (
     | LogMelConfig
     | CodecConfig
     | JetGridConfig
+    | JetCodesConfig
+    | JetLatentsConfig
     | NumberConfig
     | VoiceConfig
 )

@@ -30,6 +30,8 @@ KINDS = {
     "PixelLatents": "image_latents",
     "KLPatches": "image_latents",
     "JetGrid": "jets",
+    "JetCodes": "jet_codes",
+    "JetLatents": "jet_latents",
     "Number": "numbers",
     "Voice": "voices",
 }

@@ -18,6 +18,8 @@ from mmtok.tokenizers.image_latents import (
     PixelLatentsConfig,
 )
 from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
+from mmtok.tokenizers.jet_codes import JetCodesConfig
+from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
@@ -119,6 +121,11 @@ KINDS = {
     "DMel, causal": of_clips(lambda home, llama: DMelConfig.inkling_20hz().build()),
     "LogMel": of_clips(lambda home, llama: LogMelConfig(**MEL).fit(CLIPS)),
     "JetGrid": of_jets(lambda home, llama: JetGridConfig().build()),
+    "JetCodes": of_jets(lambda home, llama: JetCodesConfig(n_codes=2).fit(JETS)),
+    "JetCodes, residual": of_jets(
+        lambda home, llama: JetCodesConfig(n_codes=2, n_books=3, max_constituents=2).fit(JETS)
+    ),
+    "JetLatents": of_jets(lambda home, llama: JetLatentsConfig().fit(JETS)),
     "JetGrid, totals": of_jets(
         lambda home, llama: JetGridConfig(
             totals=("pt_gev", "mass_gev"), max_constituents=20

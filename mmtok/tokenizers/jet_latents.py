@@ -1,0 +1,171 @@
+"""Jets as they are, without codes: each constituent is a vector of three numbers (P, 3).
+
+For heads that draw latents, such as mmtok.heads.diffusion. Nothing is lost but float32's rounding.
+Constituents go by falling pt; p is of that list, so it bounds p of the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mmtok.core.segment import Segment, Signature
+from mmtok.errors import UserError
+from mmtok.tokenizers.base import (
+    BatchTokenizer,
+    TokenizerConfig,
+    checked_latents,
+    fingerprint,
+    learned,
+    load_config,
+    spreads,
+    with_weights,
+    write_learned,
+)
+from mmtok.tokenizers.jet_clipping import Clipping
+from mmtok.tokenizers.jet_particles import FEATURES, counted, hardest, stretched, unstretched
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEAST_SPREAD = 1e-6  # of a number that says something
+
+
+@dataclass(frozen=True)
+class JetLatentsConfig(TokenizerConfig):
+    """Constituents as latents of mean 0 and variance 1.
+
+    Attributes:
+        max_constituents: so many are kept, the hardest; a jet with more becomes a truncated
+            segment.
+    """
+
+    modality: ClassVar[str] = "jets"
+    learns: ClassVar[bool] = True
+
+    max_constituents: int = 128
+
+    def __post_init__(self) -> None:
+        if self.max_constituents < 1:
+            raise UserError(
+                f"JetLatentsConfig: max_constituents is {self.max_constituents}; it must be at"
+                " least 1"
+            )
+
+    @property
+    def takes(self) -> dict[str, tuple[str, ...]]:
+        """The jets that the tokenizer takes: these columns."""
+        return {"features": FEATURES}
+
+    def signature(self) -> Signature:
+        """Without the fingerprint, which is of the means and spreads."""
+        return Signature("jets", latent_size=len(FEATURES))
+
+    def scales(self) -> nn.Module:
+        """Means 0 and spreads 1."""
+        import torch
+        from torch import nn
+
+        module = nn.Module()
+        module.register_buffer("shift", torch.zeros(len(FEATURES)))
+        module.register_buffer("scale", torch.ones(len(FEATURES)))
+        return module
+
+    def fit(self, signals: Sequence[np.ndarray]) -> JetLatents:
+        """Learn the mean and spread of each number. Raises UserError without constituents."""
+        import torch
+
+        values, _, _ = hardest(signals, self.max_constituents, counted(self.max_constituents))
+        if not len(values):
+            raise UserError("JetLatentsConfig: no constituents to learn from; give jets")
+        numbers = stretched(values)
+        spread = numbers.std(0)
+        scales = self.scales()
+        scales.get_buffer("shift").copy_(torch.from_numpy(numbers.mean(0)))
+        spread = np.where(spread > LEAST_SPREAD, spread, 1.0)
+        scales.get_buffer("scale").copy_(torch.from_numpy(spread))
+        return JetLatents(self, scales)
+
+    def load(self, folder: Path) -> JetLatents:
+        """Open the tokenizer that was saved in `folder`."""
+        return JetLatents.load(folder)
+
+
+class JetLatents(BatchTokenizer):
+    """Constituents (P, 3) <-> latents (P, 3); `fidelity` gives the `spreads`."""
+
+    config: JetLatentsConfig
+    config_type: ClassVar[type] = JetLatentsConfig
+    is_ambiguous = True
+
+    def __init__(self, config: JetLatentsConfig, scales: nn.Module):
+        super().__init__(config)
+        self._scales = scales
+        self._shift = scales.get_buffer("shift").double().numpy()
+        self._scale = scales.get_buffer("scale").double().numpy()
+        mark = fingerprint("JetLatents", asdict(config), *learned(scales))
+        self.signature = Signature("jets", latent_size=len(FEATURES), fingerprint=mark)
+        self._count: Clipping | None = None  # of the calls within `counting`
+        self._reported: set = set()  # by calls outside it
+
+    def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
+        """Jets (P, 3) -> segments of latents (P, 3), P at most max_constituents.
+
+        Particles of zero pt are padding and left out. Raises UserError for another shape, NaN,
+        infinities and negative pt.
+        """
+        most = self.config.max_constituents
+        count = self._count or counted(most)
+        values, n, is_cut = hardest(signals, most, count)
+        if self._count is None:
+            count.report(self._reported)
+        latents = ((stretched(values) - self._shift) / self._scale).astype(np.float32)
+        pieces = np.split(latents, np.cumsum(n)[:-1]) if len(n) else []
+        return [
+            Segment("jets", latents=piece, truncated=cut)
+            for piece, cut in zip(pieces, is_cut.tolist(), strict=True)
+        ]
+
+    def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
+        """Segments of latents (P, 3) -> constituents (P, 3) float32, in their order."""
+        return [
+            unstretched(checked_latents(segment, self.signature) * self._scale + self._shift)
+            for segment in segments
+        ]
+
+    @contextmanager
+    def counting(self, quiet: bool = False) -> Iterator[Clipping]:
+        """Report what is cut once for all calls within it; `quiet`: not at all."""
+        outer = self._count
+        count = self._count = counted(self.config.max_constituents)
+        try:
+            yield count
+        finally:
+            self._count = outer
+        if not quiet:
+            count.report()
+
+    def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
+        """The smallest and largest spread of a number, and the share of jets that are cut."""
+        with self.counting(quiet=True):
+            segments = self.encode_batch(signals)
+        cut = float(np.mean([segment.truncated for segment in segments]))
+        return {**spreads(segments), "truncated_share": cut}
+
+    def save(self, folder: Path) -> None:
+        """Write the config, the means and the spreads."""
+        write_learned(Path(folder), "JetLatents", asdict(self.config), self._scales)
+
+    @classmethod
+    def load(cls, folder: Path) -> JetLatents:
+        """Open what `save` wrote.
+
+        Raises UserError when the constants are missing, broken or of other sizes.
+        """
+        config = load_config(folder, "JetLatents", JetLatentsConfig)
+        return cls(config, with_weights(folder, config.scales))
