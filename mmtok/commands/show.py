@@ -32,7 +32,7 @@ from mmtok.run.signatures import planned_signatures, size_of_decoder
 from mmtok.run.staged import stages_by_name
 from mmtok.sources.base import Source
 from mmtok.tokenizers import is_preset, load
-from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, is_codec
+from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, is_codec, is_image_model
 from mmtok.train.checkpoint import planned_steps
 from mmtok.train.log import read_header, read_log
 
@@ -73,12 +73,17 @@ def describe_path(
         from mmtok.nn.device import resolve_device
 
         return describe_run(open_run(path, recipe_file, resolve_device("cpu")))
-    if (path / "tokenizer.json").exists() or path.suffix == ".model" or is_codec(path):
+    if (path / "tokenizer.json").exists() or path.suffix == ".model" or _is_published(path):
         return describe_tokenizer(path, configs_of(recipe_file))
     return describe_tokens(path)
 
 
 # ---- recipes and runs
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a folder is that of a published codec or tokenizer of images."""
+    return is_codec(path) or is_image_model(path)
 
 
 def describe(recipe: Recipe, found: Sequence[str] = ()) -> str:

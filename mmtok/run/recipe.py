@@ -51,6 +51,7 @@ from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.codecs import CodecConfig
+from mmtok.tokenizers.image_checkpoints import ImageCheckpointConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jet_codes import JetCodesConfig
@@ -74,6 +75,7 @@ PackageTokenizers = (
     | VQPatchesConfig
     | PixelLatentsConfig
     | KLPatchesConfig
+    | ImageCheckpointConfig
     | DMelConfig
     | LogMelConfig
     | CodecConfig

@@ -27,6 +27,7 @@ KINDS = {
     "Codec": "codecs",
     "Pixels": "images",
     "VQPatches": "images",
+    "ImageCheckpoint": "image_checkpoints",
     "PixelLatents": "image_latents",
     "KLPatches": "image_latents",
     "JetGrid": "jets",
@@ -47,12 +48,12 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
 
     A preset goes by its name in `PRESETS`, unless a folder has it. A published text tokenizer is a
     sentencepiece `.model` file, or a folder whose tokenizer.json is of the package `tokenizers`; a
-    published codec of speech is a folder with its config.json.
+    published codec of speech, or tokenizer of images, is a folder with its config.json.
 
     known: classes from outside this package that the folder may also hold.
     Raises UserError for a folder that is not a tokenizer's or names an unknown class.
     """
-    from mmtok.tokenizers.base import is_codec, is_published, naming, read_config
+    from mmtok.tokenizers.base import is_codec, is_image_model, is_published, naming, read_config
 
     folder = Path(folder)
     if is_preset(folder):
@@ -69,6 +70,10 @@ def load(folder: Path, known: Sequence[type[Tokenizer]] = ()) -> Tokenizer:
         from mmtok.tokenizers.codecs import opened_checkpoint
 
         return opened_checkpoint(folder)
+    if is_image_model(folder):
+        from mmtok.tokenizers import image_checkpoints
+
+        return image_checkpoints.opened_checkpoint(folder)
     found = _class_of_kind(read_config(folder).get("kind"), folder, known)
     with naming(folder):  # settings that do not fit together, too
         return found.load(folder)

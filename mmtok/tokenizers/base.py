@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CODECS = ("mimi", "dac", "encodec")  # types of models in `transformers`
+JANUS = ("janus_vqgan", "janus")
+EMU3 = ("emu3_vqgan", "emu3")
+CHAMELEON = ("chameleon_vqgan", "chameleon")
+KL = "AutoencoderKL"
 
 
 class TokenizerConfig(ABC):
@@ -332,6 +336,33 @@ def codec_family(folder: Path) -> str | None:
 def is_codec(folder: Path) -> bool:
     """Whether a folder is a published codec's, and not one that a tokenizer was saved in."""
     return not (folder / "tokenizer.json").exists() and codec_family(folder) is not None
+
+
+def image_model_folder(folder: Path) -> Path:
+    """The folder itself, or the autoencoder's inside a whole pipeline of `diffusers`."""
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        return folder / "vae"
+    return folder
+
+
+def image_model_kind(folder: Path) -> str:
+    """The kind that a folder's config.json names; "": none, or there is no such file."""
+    try:
+        found = read_json(image_model_folder(folder) / "config.json", nan=True)
+    except (OSError, UserError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    for name in ("model_type", "_class_name"):
+        if isinstance(found.get(name), str):
+            return str(found[name])
+    return ""
+
+
+def is_image_model(folder: Path) -> bool:
+    """Whether a folder is that of a published image tokenizer, as its config.json says."""
+    own = (*JANUS, *EMU3, *CHAMELEON, KL)
+    return not (folder / "tokenizer.json").exists() and image_model_kind(folder) in own
 
 
 def read_config(folder: Path, kind: str | None = None) -> dict:
