@@ -144,6 +144,11 @@ class _Level(nn.Module):
         return x
 
 
+def _changes(level: nn.Module, name: str) -> list[nn.Module]:
+    """What changes the resolution after a level, where anything does."""
+    return [child for own, child in level.named_children() if own == name]
+
+
 class _Encoder(nn.Module):
     def __init__(self, sizes: VQGANSizes):
         super().__init__()
@@ -166,8 +171,8 @@ class _Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
+            for change in _changes(level, "downsample"):
+                x = change(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -195,8 +200,8 @@ class _Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in self.up:
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
+            for change in _changes(level, "upsample"):
+                x = change(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
