@@ -586,9 +586,106 @@ def show(
     print_answer_lines(describe_path(path, recipe, overrides))
 
 
+def compare(
+    a: Annotated[
+        str,
+        Arg(
+            "a file of many signals (jets, a table, lines of text, tokens), a folder, or - for"
+            " lines of text on stdin",
+            "A",
+        ),
+    ],
+    b: Annotated[str, Arg("what it is compared with, of the same modality", "B")],
+    *,
+    modality: Annotated[
+        str | None,
+        Arg(
+            "what both hold (default: by their suffixes; a table holds columns of numbers)",
+            choices=("text", "speech", "image", "jets", "numbers", "tokens"),
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        Arg(
+            "of tables, those that are compared: mass,pt; of files of jets:"
+            " pt=part_pt,eta=part_eta,phi=part_phi",
+            "NAME,...",
+        ),
+    ] = None,
+    tests: Annotated[
+        str | None,
+        Arg("some of ks, sks, sw, fgd, mmd, c2st, with commas (default: all)", "NAME,..."),
+    ] = None,
+    n: Annotated[int, Arg("signals of each set, at random, at most", "N", "-n")] = 2_000,
+    permutations: Annotated[int, Arg("of the null of every test", "N")] = 500,
+    power: Annotated[int, Arg("pairs of sets that power is measured with; 0: none", "N")] = 20,
+    classifier: Annotated[
+        str,
+        Arg(
+            "of c2st; boosted needs scikit-learn (the extra eval)",
+            choices=("boosted", "quadratic", "linear"),
+        ),
+    ] = "boosted",
+    json: Annotated[bool, Arg("print one JSON object instead of tables")] = False,
+    layout: Layout = None,
+    pt_unit: PtUnit = None,
+    collection: Collection = None,
+    min_pt_gev: MinPt = 0.0,
+    max_abs_eta: MaxEta = 0.0,
+    radius: Radius = 0.0,
+    puppi: Puppi = None,
+    seed: Annotated[int, Arg("seed of all random numbers", "SEED")] = 0,
+    max_memory: MaxMemory = None,
+) -> None:
+    """Compare two sets of signals: could they be of one distribution?
+
+    mmtok compare generated.npz real.npz
+
+    Every signal becomes a few features, which the table lists; rows of a table are taken as they
+    are. Tests: ks, the mean Kolmogorov-Smirnov distance of the features; sks, the same along random
+    directions; sw, sliced Wasserstein-1; fgd, Frechet distance, extrapolated; mmd, quartic kernel;
+    c2st, the AUC of a classifier on held-out signals. A p-value is how often labels at random give
+    a statistic as large. Power says how often the test finds a small, declared difference: where
+    it is low, a large p-value says little.
+    """
+    memory_budget.set_limit(max_memory)
+    from mmtok.commands.compare import as_json, as_text
+    from mmtok.commands.compare import compare as compare_places
+    from mmtok.commands.signal_files import reading_options
+
+    of_jets = columns
+    of_tables: list[str] = []
+    if columns and "=" not in columns:
+        of_jets = None
+        of_tables = [name.strip() for name in columns.split(",")]
+    reading = reading_options(
+        of_jets, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
+    )
+    chosen = [name.strip() for name in (tests or "").split(",") if name.strip()]
+    compared = compare_places(
+        a, b, modality, of_tables, chosen, n, permutations, power, classifier, reading, seed
+    )
+    if json:
+        print_answer_lines(as_json(compared))
+    else:
+        print_answer_lines(as_text(compared))
+
+
 VERBS = {
     verb.__name__: verb
-    for verb in (fit, train, sample, score, evaluate, report, export, tokenize, detokenize, show)
+    for verb in (
+        fit,
+        train,
+        sample,
+        score,
+        evaluate,
+        report,
+        compare,
+        export,
+        tokenize,
+        detokenize,
+        show,
+    )
 }
 
 

@@ -110,6 +110,8 @@ def small(words):
     """The command, and what makes it one of seconds."""
     if words[0] == "sample" and "--max-frames" not in words:
         return [*words, "--max-frames", "8"]
+    if words[0] == "compare" and "--power" not in words:
+        return [*words, "--permutations", "20", "--power", "0"]
     if words[0] not in ("train", "fit"):
         return words
     fields = {f"train.{name}": value for name, value in SMALL_TRAIN.items()}
@@ -157,6 +159,8 @@ def bring(page, home, make_llama):
         write_chats(home)
     if "my.tsv" in text:
         write_corpora(home)
+    if "generated.npz" in text:
+        write_pairs(home)
     if "tokenizer.model" in text:
         import sentencepiece
 
@@ -166,6 +170,16 @@ def bring(page, home, make_llama):
     if "tokens.parquet" in text and not any("tokenize" in words for words in shell_lines(page)):
         pictures = map(str, sorted((home / "pictures").rglob("*.png")))
         assert main(["tokenize", "image", *pictures, "-o", "tokens.parquet"]) == 0
+
+
+def write_pairs(home):
+    """Pairs of files that are compared."""
+    for name in ("generated.npz", "real.npz"):
+        shutil.copy(home / "jets.npz", home / name)
+    shutil.copy(home / "my.txt", home / "real.txt")
+    for name in ("a.csv", "b.csv"):
+        rows = "".join(f"{i % 7},{i * i % 11}\n" for i in range(40))
+        (home / name).write_text(f"mass,pt\n{rows}")
 
 
 def write_corpora(home):
