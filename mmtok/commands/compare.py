@@ -184,6 +184,18 @@ def unit_of(kind: str) -> str:
     return {NUMBERS: "rows", TOKENS: "rows of tokens"}[kind]
 
 
+def comma_names(text: str | None) -> list[str]:
+    """Names that a command line gives with commas between them."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def columns_of(text: str | None) -> tuple[list[str], str | None]:
+    """What --columns says of tables, a list of names, and what of files of jets, pt=part_pt,..."""
+    if text and "=" in text:
+        return [], text
+    return comma_names(text), None
+
+
 # ---- reading
 
 
