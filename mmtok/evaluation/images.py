@@ -19,10 +19,12 @@ from mmtok.evaluation.task import (
     random_labelled,
 )
 from mmtok.io.terminal import print_status
+from mmtok.metrics.distance_tests import frechet_test, share_test
 from mmtok.metrics.images import (
     FITTED_ROWS,
     copied,
-    frechet_pixels,
+    frechet,
+    principal_components,
     psnr_db,
     train_image_judge,
 )
@@ -46,9 +48,12 @@ def image_from_text(task: TaskEvaluation) -> dict[str, float]:
         return figures
     print_status("training the judge of images on real ones")
     judge = train_image_judge([images[i] for i in chosen], judged_names)
+    right = judge.right(samples, prompts)
+    right_heldout = judge.right(heldout, heldout_names)
     return {
-        "judge_accuracy": judge.accuracy(samples, prompts),
-        "judge_heldout": judge.accuracy(heldout, heldout_names),
+        "judge_accuracy": float(np.mean(right)),
+        **share_test(right, right_heldout).named("judge_accuracy"),
+        "judge_heldout": float(np.mean(right_heldout)),
         "judge_round_trip": judge.accuracy(round_trip, heldout_names),
         **figures,
     }
@@ -91,14 +96,19 @@ def novelty(
     else:  # equal images may have latents that differ in their last bits, so images are compared
         copies = copied(np.stack([*samples, *round_trip]), task.training_round_trips())
     figures["copies"] = float(copies[:n].mean())
+    figures |= share_test(copies[:n], copies[n:]).named("copies")
     figures["copies_heldout"] = float(copies[n:].mean())
     n_compared = min(n, len(heldout) // 2)
     if n_compared >= 2:  # a covariance needs two
         order = np.random.default_rng(task.seed).permutation(len(heldout))  # folders come sorted
         real = [heldout[i] for i in order[:n_compared]]
         other_real = [heldout[i] for i in order[n_compared : 2 * n_compared]]
-        figures["frechet"] = frechet_pixels(training, samples[:n_compared], real)
-        figures["frechet_real"] = frechet_pixels(training, other_real, real)
+        ours, other, reference = principal_components(
+            training, samples[:n_compared], other_real, real
+        )
+        figures["frechet"] = frechet(ours, reference)
+        figures |= frechet_test(ours, reference).named("frechet")
+        figures["frechet_real"] = frechet(other, reference)
     return figures, samples, round_trip
 
 

@@ -11,6 +11,7 @@ from mmtok.commands.sample import NOTHING
 from mmtok.data.subset import random_subset
 from mmtok.evaluation.task import MAX_CLASSES, TaskEvaluation
 from mmtok.io.filenames import file_names
+from mmtok.metrics.distance_tests import jet_tests
 from mmtok.metrics.jets import jet_distances
 from mmtok.model.sampling import Sampled
 
@@ -61,8 +62,9 @@ def _distances(
             are from the next n is the unit of the distances.
 
     Returns:
-        `jet_distances`, the shares cut at the cap, and n. Where the tokenizer scales constituents
-        to their jet's totals, `_unscaled` figures are of jets without that scaling.
+        `jet_distances` with their `jet_tests`, the shares cut at the cap, and n. Where the
+        tokenizer scales constituents to their jet's totals, `_unscaled` figures are of jets without
+        that scaling.
     """
     tokenizer = task.target_tokenizer
     n = len(sampled)
@@ -72,7 +74,9 @@ def _distances(
     segments = [s.segment for s in sampled]
     encoded = tokenizer.encode_batch(real_a)
     generated = tokenizer.decode_batch(segments)
-    figures = jet_distances(generated, tokenizer.decode_batch(encoded), real_a, real_b)
+    detokenised = tokenizer.decode_batch(encoded)
+    figures = jet_distances(generated, detokenised, real_a, real_b)
+    figures |= jet_tests(generated, detokenised, real_a, real_b)
     figures["at_cap"] = float(np.mean([s.stop == "cap" for s in sampled]))
     figures["at_cap_real"] = float(np.mean([segment.truncated for segment in encoded]))
     figures["n"] = n

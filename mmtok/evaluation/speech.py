@@ -24,8 +24,10 @@ from mmtok.evaluation.task import (
 )
 from mmtok.evaluation.text import read_signals
 from mmtok.io.terminal import print_status
+from mmtok.metrics.distance_tests import Comparison, label_test, share_test
+from mmtok.metrics.intervals import paired_difference
 from mmtok.metrics.speech import entropy_share, train_speech_judge, train_voice_judge
-from mmtok.metrics.speech_text import word_error_rate
+from mmtok.metrics.speech_text import word_counts, word_error_rate
 from mmtok.sources.base import Source
 
 MAX_CLIPS = 10_000  # clips that the judge of words learns from; of a second each they take 640 MB
@@ -64,9 +66,12 @@ def _single_words(task: TaskEvaluation) -> dict[str, float]:
     samples = task.decode(sampled)
     heard = random_subset(range(len(heldout)), N_HEARD, task.seed)
     round_trip = tokenizer.decode_batch(tokenizer.encode_batch([heldout[i] for i in heard]))
+    right = judge.right(samples, prompts)
+    right_heldout = judge.right(heldout, heldout_words)
     return {
-        "judge_accuracy": judge.accuracy(samples, prompts),
-        "judge_heldout": judge.accuracy(heldout, heldout_words),
+        "judge_accuracy": float(np.mean(right)),
+        **share_test(right, right_heldout).named("judge_accuracy"),
+        "judge_heldout": float(np.mean(right_heldout)),
         "judge_round_trip": judge.accuracy(round_trip, [heldout_words[i] for i in heard]),
         "stopped": share_ended(sampled),
         **voice_figures(task, samples, rate_hz),
@@ -91,8 +96,14 @@ def voice_figures(
     print_status("training the judge of voices on real clips")
     judge = train_voice_judge(*_clips_and_voices(task, source, "train", N_VOICE_CLIPS), rate_hz)
     heldout, heldout_voices = _clips_and_voices(task, source, "heldout", N_HEARD)
+    heard = judge.predict(samples)
+
+    def entropy(voices: Sequence[str]) -> float:
+        return entropy_share(voices, n_voices)
+
     return {
-        "voice_entropy": entropy_share(judge.predict(samples), n_voices),
+        "voice_entropy": entropy(heard),
+        **label_test(heard, heldout_voices, entropy).named("voice_entropy"),
         "voice_entropy_real": entropy_share(heldout_voices, n_voices),
         "voice_judge_heldout": judge.accuracy(heldout, heldout_voices),
     }
@@ -152,8 +163,12 @@ def _strings(task: TaskEvaluation) -> dict[str, float]:
     task.save_samples(f"{task.name}_strings", prompts, sampled)
     read = read_signals(recognition, task.decode(sampled))
     read_real = read_signals(recognition, clips)
+    errors = word_counts(prompts, read)
+    _, p = paired_difference(errors.edits, word_counts(prompts, read_real).edits)
+    estimate = errors.estimate()
     return {
-        "string_word_error": word_error_rate(prompts, read),
+        "string_word_error": errors.rate,
+        **Comparison(estimate.low, estimate.high, p).named("string_word_error"),
         "string_word_error_real": word_error_rate(prompts, read_real),
         "string_stopped": share_ended(sampled),
     }

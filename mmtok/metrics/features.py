@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.metrics.jets import OBSERVABLES
+from mmtok.metrics.substructure import substructure
 
 Points = tuple[tuple[str, ...], np.ndarray]
 
@@ -22,6 +23,7 @@ SILENT_DB = -60.0  # below the loudest frame
 FLOOR = 1e-10  # of a power, so that silence has a logarithm
 ROLLOFF = 0.85  # share of the power below the roll-off frequency
 GREY = (0.299, 0.587, 0.114)  # brightness of red, green and blue: ITU-R BT.601
+LEAST_D2 = 1e-3  # of jets of fewer than three particles
 JET_UNITS = {"mass": " [GeV]", "pt": " [GeV]", "girth": " [rad]"}
 
 
@@ -134,9 +136,15 @@ def _mean_step(grey: np.ndarray) -> float:
 
 
 def jet_features(jets: Sequence[np.ndarray]) -> Points:
-    """The observables of jets (P, F) with the columns pt_gev, eta, phi first, massless."""
-    names = tuple(name + JET_UNITS.get(name, "") for name in OBSERVABLES)
-    columns = [observable(jets) for observable in OBSERVABLES.values()]
+    """Observables and substructure of jets (P, F), massless: pt_gev, eta, phi come first.
+
+    The energy correlation ratio is its logarithm, as it spans decades.
+    """
+    values = {name: observable(jets) for name, observable in OBSERVABLES.items()}
+    values |= substructure(jets)
+    values["log d2"] = np.log10(np.maximum(values.pop("d2"), LEAST_D2))
+    names = tuple(name + JET_UNITS.get(name, "") for name in values)
+    columns = list(values.values())
     return names, np.stack(columns, 1).astype(np.float64)
 
 

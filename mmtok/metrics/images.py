@@ -40,9 +40,13 @@ class ImageJudge:
             return np.array([])
         return self._classifier.predict(flat_pixels(images))
 
+    def right(self, images: Sequence[np.ndarray], labels: Sequence) -> np.ndarray:
+        """Whether the predicted label is the given one, of each image (N,)."""
+        return self.predict(images) == np.asarray(labels)
+
     def accuracy(self, images: Sequence[np.ndarray], labels: Sequence) -> float:
         """Share of images whose predicted label is the given one."""
-        return float(np.mean(self.predict(images) == np.asarray(labels)))
+        return float(np.mean(self.right(images, labels)))
 
 
 def train_image_judge(images: Sequence[np.ndarray], labels: Sequence) -> ImageJudge:
@@ -85,10 +89,10 @@ def _psd_root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-def frechet_pixels(
-    real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16, seed: int = 0
-) -> float:
-    """Fréchet distance of two sets of images on principal components of real training pixels.
+def principal_components(
+    real_train: Sequence, *sets: Sequence, n_components: int = 16, seed: int = 0
+) -> list[np.ndarray]:
+    """Sets of images as points (N, D) on principal components of real training pixels.
 
     Pixels run from 0 to 1. The components are fitted to a random part of many or large training
     images: at most 20,000, and fewer of more than a thousand values, so that they take 160 MB.
@@ -98,7 +102,15 @@ def frechet_pixels(
     train = flat_pixels([real_train[i] for i in chosen])
     centre = train.mean(0)
     components = np.linalg.svd(train - centre, full_matrices=False)[2][:n_components]
-    return frechet(*((flat_pixels(images) - centre) @ components.T for images in (a, b)))
+    return [(flat_pixels(images) - centre) @ components.T for images in sets]
+
+
+def frechet_pixels(
+    real_train: Sequence, a: Sequence, b: Sequence, n_components: int = 16, seed: int = 0
+) -> float:
+    """Fréchet distance of two sets of images on `principal_components`."""
+    points = principal_components(real_train, a, b, n_components=n_components, seed=seed)
+    return frechet(*points)
 
 
 def copied(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> np.ndarray:

@@ -133,8 +133,14 @@ class SpeechJudge:
 
         Raises ValueError when there are not as many labels.
         """
-        heard = self.predict(clips)
-        return float(np.mean([a == b for a, b in zip(heard, labels, strict=True)]))
+        return float(np.mean(self.right(clips, labels)))
+
+    def right(self, clips: Sequence[np.ndarray], labels: Sequence[str]) -> list[bool]:
+        """Whether each clip (N_i,) is heard as its label.
+
+        Raises ValueError when there are not as many labels.
+        """
+        return [a == b for a, b in zip(self.predict(clips), labels, strict=True)]
 
 
 def train_speech_judge(

@@ -27,6 +27,8 @@ LABELS = {
 }
 LOW = "_low"  # the ends of a figure's interval
 HIGH = "_high"
+P_VALUE = "_p"  # of a figure that compares two sets
+HALVES = "_halves"  # what two halves of real signals stay below
 REMARKS = {
     "jets_from_text": jets.REMARK,
     "jets_from_nothing": jets.REMARK,
@@ -117,7 +119,7 @@ def _score_label(m: str, values: Mapping[str, object]) -> str:
 def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
     """Heading -> figures, as a table with a row per key of the figures."""
     keys = dict.fromkeys(key for figures in columns.values() for key in figures)
-    ends = {f"{key}{end}" for key in keys for end in (LOW, HIGH)}
+    ends = {f"{key}{end}" for key in keys for end in (LOW, HIGH, P_VALUE, HALVES)}
     rows = []
     for key in keys:
         if key in ends:
@@ -129,8 +131,12 @@ def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
 
 
 def _with_interval(figures: Mapping[str, float], key: str) -> str:
-    """A figure, with its interval where it has one: 0.12 (0.1 to 0.15)."""
-    value = number(figures.get(key, math.nan))
-    if f"{key}{LOW}" not in figures:
-        return value
-    return f"{value} ({number(figures[key + LOW])} to {number(figures[key + HIGH])})"
+    """A figure with what it has beside it: 0.12 (0.1 to 0.15), real halves below 1.2, p 0.04."""
+    text = number(figures.get(key, math.nan))
+    if f"{key}{LOW}" in figures:
+        text += f" ({number(figures[key + LOW])} to {number(figures[key + HIGH])})"
+    if f"{key}{HALVES}" in figures:
+        text += f", real halves below {number(figures[key + HALVES])}"
+    if f"{key}{P_VALUE}" in figures:
+        text += f", p {number(figures[key + P_VALUE])}"
+    return text

@@ -38,7 +38,8 @@ LABELS = {
 }
 REMARK = (
     "Wasserstein-1 distances of generated to real jets, in units of what two sets of real jets"
-    " differ by."
+    " differ by. Intervals are of 95 %; p is how often two sets that are alike are as far apart;"
+    " two random halves of the real jets stay below the third figure in 95 of 100 draws."
 )
 
 

@@ -69,6 +69,10 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
     names = leaves(figures)
     expected = [
         "image_from_text.judge_accuracy",
+        "image_from_text.judge_accuracy_low",
+        "image_from_text.judge_accuracy_p",
+        "image_from_text.frechet_p",
+        "speech_from_text.string_word_error_p",
         "image_from_text.judge_heldout",
         "image_from_text.copies",
         "image_from_text.copies_heldout",
@@ -85,9 +89,10 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
         "zero_shot.accuracy",
     ]
     expected += [
-        f"jets_from_text.{c}.{x}_w1"
+        f"jets_from_text.{c}.{x}_w1{end}"
         for c in ("thin", "fat")
         for x in ("mass", "multiplicity", "pt")
+        for end in ("", "_low", "_high", "_p", "_raw", "_raw_p", "_halves")
     ]
     units = {
         "text": "bits_per_byte",
@@ -252,6 +257,7 @@ def test_what_nothing_is_given_for_has_figures_too(unconditional):
         "codebook_use",
         "frechet",
         "frechet_real",
+        *[f"{name}_{end}" for name in ("copies", "frechet") for end in ("low", "high", "p")],
     }
     assert figures["image_from_nothing"].keys() == expected
     assert (

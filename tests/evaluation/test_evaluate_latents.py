@@ -58,6 +58,7 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
     assert json.loads((run.folder / "evaluation.json").read_text()) == figures
     of_pictures = figures["image_from_text"]
     judged = {"judge_accuracy", "judge_heldout", "judge_round_trip"}
+    tested = ("judge_accuracy", "copies", "frechet")
     novel = {
         "round_trip_psnr_db",
         "copies",
@@ -65,6 +66,7 @@ def test_the_figures_of_latents_are_those_of_codes(evaluated, name):
         "frechet",
         "frechet_real",
         *["codebook_use"] * (name == "codes"),
+        *[f"{key}_{end}" for key in tested for end in ("low", "high", "p")],
     }
     assert of_pictures.keys() == judged | novel
     assert all(math.isfinite(x) for x in of_pictures.values())

@@ -273,6 +273,7 @@ def test_copies_of_images_of_latents_are_found_by_what_they_decode_to(tmp_path, 
         "frechet_real",
         "copies",
         "copies_heldout",
+        *[f"{name}_{end}" for name in ("copies", "frechet") for end in ("low", "high", "p")],
     }
     assert np.array_equal(samples, images[:4])
     assert figures["copies"] == 2 / 4 and figures["copies_heldout"] == 5 / 8

@@ -112,3 +112,12 @@ def test_judged_speech_has_bars_beside_its_round_trip(tmp_path):
     words = {"judge_accuracy": 1.0}
     lines = printed({"speech_from_text_judged": worse, "speech_from_text": words}, tmp_path)
     assert not any("missed" in line for line in lines)
+
+
+def test_jets_are_held_against_halves_of_the_real_ones_beside_the_bar(tmp_path):
+    figures = jets(3.0)
+    for key in ("mass_w1", "multiplicity_w1", "pt_w1"):
+        figures |= {f"{key}_low": 0.5, f"{key}_high": 4.0, f"{key}_p": 0.25, f"{key}_halves": 1.5}
+    rows = printed({"jets_from_text": {"top": figures}}, tmp_path)
+    assert len(rows) == 2 and "missed" not in "".join(rows)
+    assert "outside / inside / inside" in rows[1] and "3.000 (0.500 to 4.000), p 0.250" in rows[1]
