@@ -29,6 +29,7 @@ from mmtok.metrics.deformations import Deformation
 from mmtok.metrics.features import FEATURES, Points, code_features
 from mmtok.metrics.jets import w1
 from mmtok.metrics.statistics import LEAST_POINTS, TESTS, TwoSample, two_sample
+from mmtok.sources.jet_reader import FEATURES as FEATURES_OF_JETS
 from mmtok.sources.signal_files import SIGNAL_FILES
 from mmtok.sources.text import read_text
 
@@ -38,7 +39,6 @@ KINDS = (*FEATURES, NUMBERS, TOKENS)
 STDIN = "-"
 MOST_CHANNELS = 16  # of tokens, whose features are shown
 DECLARED = Deformation("shift", 0.1)  # the alternative of power, in standard deviations
-JET_AXES = ("pt_gev", "eta", "phi")
 MISSING = ("", "nan", "null", "none", "na")
 
 
@@ -309,7 +309,7 @@ def _signals(
     paths = named_files([Path(place)], kind, files)
     for path in paths:
         if kind == "jets":
-            yield from files.read(path, {"features": JET_AXES})
+            yield from files.read(path, {"features": FEATURES_OF_JETS})
         elif kind == "speech":
             yield partial(_sound, path)
         else:

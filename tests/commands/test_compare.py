@@ -86,7 +86,7 @@ def test_sounds_pictures_and_jets(tmp_path, rng):
             pixels = rng.integers(0, 255, (8, 9, 3), np.uint8)
             write_image(tmp_path / "pictures" / side / f"{i}.png", pixels)
         jets = [np.abs(rng.normal(size=(5 + i % 3, 3))) for i in range(20)]
-        write_jets(tmp_path / f"{side}.npz", jets, ("pt_gev", "eta", "phi"))
+        write_jets(tmp_path / f"{side}.npz", jets, ("pt_gev", "eta_rel", "phi_rel"))
     for kind, feature in (("sounds", "spectral centroid [Hz]"), ("pictures", "brightness")):
         found = compare(f"{tmp_path}/{kind}/a", f"{tmp_path}/{kind}/b", **FEW)
         assert feature in found.features and found.a.n_all == 10
