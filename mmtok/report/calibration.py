@@ -85,7 +85,7 @@ def pull_histogram(title: str, found: Pulls, n_bins: int = 30) -> Markup:
     def draw(figure: Figure, theme: Theme) -> None:
         """The bins and the density."""
         axes = figure.subplots()
-        edges = np.linspace(-4, 4, n_bins + 1)
+        edges = np.linspace(-4, 4, n_bins + 1).tolist()
         z = np.linspace(-4, 4, 200)
         axes.hist(np.clip(found.values, -4, 4), edges, density=True, color=theme.real)
         axes.plot(z, norm.pdf(z), color=theme.ours, lw=1.4)
