@@ -419,6 +419,7 @@ def to_stdout(
             f"sample: --out - is for speech and text; {modality} goes to files, name a folder"
         )
     write = stdout_writer(streamed.is_sound)
+    run.lm  # noqa: B018 - opened before a pipe is waited for, not when its first sentence is there
     row_frames = one_after_the_other(run, documents, sampling, seed)
     n_written = 0
     for piece, length in streamed.pieces(run.tokenizers[modality], row_frames):

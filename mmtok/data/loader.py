@@ -303,7 +303,13 @@ class Loader:
             start, stop = np.sort(rng.integers(0, len(last) + 1, 2))
             last = replace(last, infill_spans=((int(start), int(stop)),))
         stream = to_stream(self.vocabulary, Document((*segments, last), tuple(predict)))
-        return stream, self._corruption(stream, names, rng)
+        maskings = [self.input_masking.get(name) for name in names]
+        if task.target_masking is not None:
+            maskings = [
+                task.target_masking if name in task.targets else masking
+                for name, masking in zip(names, maskings, strict=True)
+            ]
+        return stream, self._corruption(stream, maskings, rng)
 
     def _can_infill(self, segment: Segment) -> bool:
         """Whether frames of a segment can be put last; those of a set stand where they must."""
@@ -311,16 +317,15 @@ class Loader:
         return not segment.truncated and not is_set
 
     def _corruption(
-        self, stream: Stream, names: Sequence[str], rng: np.random.Generator
+        self, stream: Stream, maskings: Sequence[InputMasking | None], rng: np.random.Generator
     ) -> InputMask:
-        """What training hides of a document, by the masking of each segment's field.
+        """What training hides of a document, by the masking of each segment.
 
         Returns which positions are hidden, and by modality which channels (T, C) of its frames.
         """
         hidden = np.zeros(len(stream), bool)
         channels = {m: np.zeros(x.shape, bool) for m, x in stream.values.items()}
-        for i, name in enumerate(names):
-            masking = self.input_masking.get(name)
+        for i, masking in enumerate(maskings):
             modality = stream.modality[stream.segment == i][-1]
             if masking is None or modality < 0:  # below 0: the null mark in place of a segment
                 continue

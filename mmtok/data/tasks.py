@@ -13,6 +13,38 @@ from mmtok.errors import UserError
 
 
 @dataclass(frozen=True)
+class InputMasking:
+    """What training hides of a field's input; targets are never touched.
+
+    Attributes:
+        drop_prob: share of frames hidden one by one.
+        span_prob: share of frames hidden in spans of about `span_length` frames (dMel, section
+            3.3.1: 0.5 with spans of 3).
+        apply_prob: probability that spans are hidden in a document at all.
+        n_freq_masks: how many bands of up to `freq_mask_width` neighbouring channels are hidden
+            (SpecAugment's frequency masks, Park et al. 2019, section 2); hidden latents read as 0,
+            their mean where they are standardised.
+    """
+
+    drop_prob: float = 0.0
+    span_prob: float = 0.0
+    span_length: int = 3
+    apply_prob: float = 1.0
+    n_freq_masks: int = 0
+    freq_mask_width: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("drop_prob", "span_prob", "apply_prob"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"InputMasking: {name} is {value}; it is a share, from 0 to 1")
+        for name, least in (("span_length", 1), ("n_freq_masks", 0), ("freq_mask_width", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise UserError(f"InputMasking: {name} is {value}; it must be at least {least}")
+
+
+@dataclass(frozen=True)
 class Task:
     """An order of fields: the inputs, then the targets, which the model learns to predict.
 
@@ -27,6 +59,9 @@ class Task:
         max_target_frames: read at most so many frames of the last field, as a truncated segment; 0
             reads all. Where what matters comes first (jets by falling pt), more examples fit into
             the same positions.
+        target_masking: what training hides of the targets' frames when later ones are predicted
+            from them, instead of the recipe's `input_masking` of that field. Speech says by itself
+            how it goes on: with long spans hidden, what to say is learned from the text.
     """
 
     inputs: tuple[str, ...]
@@ -36,6 +71,7 @@ class Task:
     loss_on_inputs: bool = False
     infill: float = 0.0
     max_target_frames: int = 0
+    target_masking: InputMasking | None = None
 
     def __post_init__(self) -> None:
         are_tuples = isinstance(self.inputs, tuple) and isinstance(self.targets, tuple)
@@ -145,38 +181,6 @@ def order_fits(condition: tuple[str, ...], to: str, inputs: tuple[str, ...], tar
         and is_long
         and rest[len(rest) - len(behind) :] == behind
     )
-
-
-@dataclass(frozen=True)
-class InputMasking:
-    """What training hides of a field's input; targets are never touched.
-
-    Attributes:
-        drop_prob: share of frames hidden one by one.
-        span_prob: share of frames hidden in spans of about `span_length` frames (dMel, section
-            3.3.1: 0.5 with spans of 3).
-        apply_prob: probability that spans are hidden in a document at all.
-        n_freq_masks: how many bands of up to `freq_mask_width` neighbouring channels are hidden
-            (SpecAugment's frequency masks, Park et al. 2019, section 2); hidden latents read as 0,
-            their mean where they are standardised.
-    """
-
-    drop_prob: float = 0.0
-    span_prob: float = 0.0
-    span_length: int = 3
-    apply_prob: float = 1.0
-    n_freq_masks: int = 0
-    freq_mask_width: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("drop_prob", "span_prob", "apply_prob"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise UserError(f"InputMasking: {name} is {value}; it is a share, from 0 to 1")
-        for name, least in (("span_length", 1), ("n_freq_masks", 0), ("freq_mask_width", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise UserError(f"InputMasking: {name} is {value}; it must be at least {least}")
 
 
 def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int]) -> None:

@@ -312,6 +312,10 @@ def _checked_decoder(run: Run, device: torch.device | None) -> LM:
     lm = run.untrained(device)
     check_targets(lm, recipe.tasks, recipe.fields)
     check_freq_masks(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
+    for task in recipe.tasks:
+        if task.target_masking is not None:
+            masking = dict.fromkeys(task.targets, task.target_masking)
+            check_freq_masks(masking, recipe.fields, run.vocabulary.signatures, "target_masking")
     return lm
 
 

@@ -67,16 +67,17 @@ def check_freq_masks(
     input_masking: Mapping[str, InputMasking],
     modality_of: Mapping[str, str],
     signatures: Mapping[str, Signature],
+    where: str = "input_masking",
 ) -> None:
     """Raise UserError for frequency masks of a field whose frames have one channel.
 
-    modality_of: of each field.
+    modality_of: of each field. where: of the recipe the masking is.
     """
     for name, hidden in input_masking.items():
         m = modality_of[name]
         if hidden.n_freq_masks and m in signatures and signatures[m].one_channel:
             raise UserError(
-                f"input_masking.{name}.n_freq_masks is {hidden.n_freq_masks}, but a frame of {m}"
+                f"{where}.{name}.n_freq_masks is {hidden.n_freq_masks}, but a frame of {m}"
                 " has one channel, no bands of them: set it to 0, or use drop_prob"
             )
 

@@ -273,6 +273,21 @@ def test_corruption_hides_inputs_only_and_leaves_targets(loader, vocabulary):
     assert hidden == {"speech", "image"}
 
 
+def test_a_task_may_hide_its_targets_in_its_own_way(loader):
+    """Inputs are hidden as the recipe says, targets as the task says; what is predicted stays."""
+    task = next(task for task in TASKS if task.targets == ("speech",) and task.inputs)
+    all_hidden = replace(task, target_masking=InputMasking(drop_prob=1.0), infill=0.0)
+    clean = loader(tasks=(replace(task, infill=0.0),), corrupt={})
+    own = loader(tasks=(all_hidden,), corrupt={})
+    for step in range(3):
+        a = clean.batch(step)
+        b = own.batch(step)
+        assert torch.equal(a.ids, b.ids) and torch.equal(a.predict, b.predict)
+        is_speech = b.ids == own.vocabulary.span("speech")[0]
+        assert is_speech.any()
+        assert torch.equal(b.inputs != b.ids, is_speech)
+
+
 def test_corruption_has_its_rates(loader):
     one = loader(tasks=TASKS[:1])
     batches = [one.batch(k) for k in range(40)]
