@@ -74,6 +74,6 @@ recipe = Recipe(
     ),
     sampling={
         "text": Sampling(temperature=0.0, max_frames=32),
-        "speech": Sampling(temperature=0.7, guidance=1.5, max_frames=120),
+        "speech": Sampling(temperature=0.5, guidance=1.5, max_frames=120),
     },
 )
