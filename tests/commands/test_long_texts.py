@@ -11,6 +11,7 @@ from mmtok.cli import main
 from mmtok.commands import play
 from mmtok.commands.long_texts import completed_sentences, joined, prompts_by_sentence, sentences_in
 from mmtok.commands.sample import prompt_document
+from mmtok.run.run import open_run
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,19 @@ def test_a_pipe_is_spoken_while_it_writes(speaking_run, monkeypatch, capfdbinary
     words = ["sample", speaking_run.folder, "--prompt", "-", "--to", "speech", "--out", "-"]
     assert main([str(word) for word in [*words, "--seed", seed]]) == 0
     assert sizes == [44 + 2 * n_samples]
+
+
+def test_the_decoder_is_open_before_a_pipe_is_waited_for(speaking_run, monkeypatch, capfdbinary):
+    run = open_run(speaking_run.folder)
+    was_open = []
+
+    def pieces():
+        was_open.append("lm" in vars(run))
+        yield "Ben ran.\n"
+
+    monkeypatch.setattr(play, "piped_text", pieces)
+    play.sample(run, ["-"], "speech", out=play.STDOUT)
+    assert was_open == [True]
 
 
 def test_the_stream_of_a_pipe_is_that_of_the_text(speaking_run, monkeypatch, capfdbinary):
