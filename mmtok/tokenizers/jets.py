@@ -55,6 +55,9 @@ class JetGridConfig(TokenizerConfig):
         totals: frames of the summed pt ("pt_gev") and the mass ("mass_gev") of what is kept. They
             need eta_rel and phi_rel as second and third feature, whose codes hold equal steps of
             the logarithm between 1 GeV and 20 TeV (1 % each at 31 bins).
+        pt_share: bins are of ln of the share of its jet's pt that a constituent has, and low and
+            high of "pt_gev" too, such as -9 and 0. It needs the total pt_gev, which turns shares
+            into GeV.
         below: what the code below each range decodes to, in the feature's unit (GeV for "pt_gev").
             (): learned by `fit` as the mean of what lay there, or else the middle of one more bin.
         above: what the code above each range decodes to, likewise.
@@ -73,6 +76,7 @@ class JetGridConfig(TokenizerConfig):
     core: tuple[float, ...] = ()
     max_constituents: int = 128
     totals: tuple[str, ...] = ()
+    pt_share: bool = False
     below: tuple[float, ...] = ()
     above: tuple[float, ...] = ()
     allow_clipping: bool = False
@@ -140,6 +144,9 @@ class JetGridConfig(TokenizerConfig):
                 "JetGridConfig: totals need eta_rel and phi_rel as the second and third feature,"
                 " whose codes hold the digits"
             )
+
+        if self.pt_share and "pt_gev" not in self.totals:
+            raise UserError("JetGridConfig: pt_share needs pt_gev among the totals")
 
     def _check_ends(self, name: str, ends: tuple[float, ...], sign: int, edges: np.ndarray) -> None:
         """Raise UserError unless `ends` is empty, or beyond the edges (F,) towards `sign`."""
@@ -308,9 +315,9 @@ class JetGrid(BatchTokenizer):
         Where nothing does, the middle of one more bin. Raises UserError where too much does.
         """
         count = self._clipping()
-        kept, codes, _, _ = self._kept(signals, count)
+        kept, codes, n, _ = self._kept(signals, count)
         count.refuse()
-        values = kept.astype(np.float64)
+        values = self._shared(kept.astype(np.float64), np.repeat(np.arange(len(n)), n))
         for c in self._angles:
             values[:, c] = wrap(values[:, c])
         ends = np.array([[table[0], table[-1]] for table in self._values]).T  # (2, F)
@@ -327,10 +334,22 @@ class JetGrid(BatchTokenizer):
         return tuple(below.tolist()), tuple(above.tolist())
 
     def unscaled(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """As `decode_batch`, without the totals: what the constituents' codes say on their own."""
-        plain = JetGrid(replace(self.config, totals=()))
+        """As `decode_batch`, without the totals: what the constituents' codes say on their own.
+
+        The total that shares of pt are of stays.
+        """
+        kept: tuple[str, ...] = ()
+        if self.config.pt_share:
+            kept = ("pt_gev",)
+        plain = JetGrid(replace(self.config, totals=kept))
         n_totals = len(self.config.totals)
-        return plain.decode_batch([replace(x, codes=x.values[n_totals:]) for x in segments])
+        first = [self.config.totals.index(name) for name in kept]
+        pieces = []
+        for segment in segments:
+            codes = segment.values
+            head = codes[first] if len(codes) >= n_totals else codes[:0]
+            pieces.append(replace(segment, codes=np.concatenate([head, codes[n_totals:]])))
+        return plain.decode_batch(pieces)
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Figures of the round trip of jets.
@@ -382,7 +401,8 @@ class JetGrid(BatchTokenizer):
         # float64, so that a jet's codes do not depend on the type of the jets next to it
         values = np.concatenate([np.zeros((0, len(self._last))), *signals])
         values, jet = particles(values, np.repeat(np.arange(len(lengths)), lengths))
-        values, codes = ordered(values, self._codes(values), jet, self.config.bins)
+        codes = self._codes(self._shared(values, jet))
+        values, codes = ordered(values, codes, jet, self.config.bins)
         n = np.bincount(jet, minlength=len(lengths))
         sides = np.full(codes.shape, -1)
         sides[codes == 0] = 0
@@ -396,6 +416,14 @@ class JetGrid(BatchTokenizer):
             values = values[is_kept]
             codes = codes[is_kept]
         return values, codes, n_kept, is_cut
+
+    def _shared(self, values: np.ndarray, jet: np.ndarray) -> np.ndarray:
+        """The values (P, F), pt as the share of its jet where the config says so."""
+        if not self.config.pt_share or not len(values):
+            return values
+        shares = values.copy()
+        shares[:, 0] /= np.bincount(jet, values[:, 0])[jet]
+        return shares
 
     def _length(self, i: int, signal: np.ndarray) -> int:
         """P of jet number i (P, F). Raises UserError for another shape or type."""
@@ -445,6 +473,8 @@ def _fingerprint(config: JetGridConfig) -> str:
     meaning = asdict(config)
     del meaning["allow_clipping"]  # it changes no code
     meaning["core"] = config.cores
+    if not config.pt_share:
+        del meaning["pt_share"]
     return fingerprint("JetGrid", {**meaning, "order": "lexicographic"})
 
 

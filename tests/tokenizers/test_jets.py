@@ -326,6 +326,24 @@ def test_decoded_totals_are_no_comb_and_are_encoded_as_they_were():
         assert np.histogram(fraction, 4, (0, 1))[0].min() > 0.15 * len(jets)
 
 
+def test_shares_of_pt_are_alike_in_jets_of_any_pt_and_come_back_in_gev():
+    config = JetGridConfig(totals=BOTH, pt_share=True, low=(-9, -0.8, -0.8), high=(0, 0.8, 0.8))
+    grid = config.fit([jet[:128] for jet in make_jets(50)])
+    jet = in_order(JetGridConfig().build(), make_jets(3, seed=7)[2])
+    hard = jet * np.float32([8, 1, 1])
+    segments = grid.encode_batch([jet, hard])
+    np.testing.assert_array_equal(segments[0].codes[2:], segments[1].codes[2:])
+    for true, back in zip((jet, hard), grid.decode_batch(segments), strict=True):
+        step = np.log(20_000) / 31**2 + 1e-5
+        assert abs(np.log(back[:, 0].sum() / true[:, 0].sum())) < step
+        ratio = np.log(np.sort(back[:, 0]) / np.sort(true[:, 0]))
+        assert np.abs(ratio).max() < widths(config)[0] / 2 + 0.1  # and one factor for all
+    bare = grid.unscaled(segments)
+    assert abs(np.log(bare[1][:, 0].sum() / hard[:, 0].sum())) < step
+    with pytest.raises(UserError, match="pt_share needs pt_gev among the totals"):
+        JetGridConfig(pt_share=True)
+
+
 def test_totals_outside_their_range_are_counted_by_jet():
     def pair(pt, angle):
         # massless: m = 2 pt sin(angle)
