@@ -162,3 +162,14 @@ def pt_and_mass(values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarr
         - total(pt * np.sin(phi)) ** 2
     )
     return total(pt), np.sqrt(np.maximum(square, 0))
+
+
+def half_width(x: np.ndarray) -> float:
+    """Half the width of the central 68.27 %: of a Gaussian, its standard deviation."""
+    low, high = np.quantile(x, (0.15865, 0.84135))
+    return float(0.5 * (high - low))
+
+
+def of_jets(jets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """`pt_and_mass` of jets (P, F) each."""
+    return pt_and_mass(np.concatenate(jets), np.array([len(jet) for jet in jets]))

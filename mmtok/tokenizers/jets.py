@@ -26,7 +26,7 @@ from mmtok.nn.angles import wrap
 from mmtok.tokenizers.base import BatchTokenizer, TokenizerConfig, checked_codes, fingerprint
 from mmtok.tokenizers.jet_clipping import Clipping
 from mmtok.tokenizers.jet_order import ordered, particles
-from mmtok.tokenizers.jet_totals import TOTALS, Totals, pt_and_mass
+from mmtok.tokenizers.jet_totals import TOTALS, Totals, half_width, of_jets
 
 ROUNDING = 1e-6  # relative; more than float32 is off by
 # Where bins stop being equal, by feature, in its unit; of other features all are. Of 0.02 to 0.1
@@ -370,12 +370,12 @@ class JetGrid(BatchTokenizer):
             raise UserError("fidelity of jets needs at least one constituent")
         is_clipped = ((codes == 0) | (codes == self._last)).any(1)
         full = [i for i, segment in enumerate(segments) if len(segment)]
-        pt, mass = _of_jets([signals[i] for i in full])
+        pt, mass = of_jets([signals[i] for i in full])
         decoded = self.decode_batch(segments)
-        pt_back, mass_back = _of_jets([decoded[i] for i in full])
+        pt_back, mass_back = of_jets([decoded[i] for i in full])
         all_pt = kept[:, 0].sum(dtype=np.float64)
         figures = {
-            "pt_ratio_width": _half_width(pt_back / pt),
+            "pt_ratio_width": half_width(pt_back / pt),
             "pt_ratio_median": np.median(pt_back / pt),
             "clipped_share": is_clipped.mean(),
             "clipped_pt_share": kept[is_clipped, 0].sum(dtype=np.float64) / all_pt,
@@ -385,7 +385,7 @@ class JetGrid(BatchTokenizer):
             is_outside = self._totals.is_outside(self._totals.measured(kept, n))
             figures["clipped_totals_share"] = is_outside.mean()
         if self.config.features[1:3] == ("eta_rel", "phi_rel"):
-            figures["mass_width_gev"] = _half_width(mass_back - mass)
+            figures["mass_width_gev"] = half_width(mass_back - mass)
             figures["mass_shift_gev"] = np.median(mass_back - mass)
         return {name: float(value) for name, value in figures.items()}
 
@@ -476,14 +476,3 @@ def _fingerprint(config: JetGridConfig) -> str:
     if not config.pt_share:
         del meaning["pt_share"]
     return fingerprint("JetGrid", {**meaning, "order": "lexicographic"})
-
-
-def _half_width(x: np.ndarray) -> float:
-    """Half the width of the central 68.27 %: of a Gaussian, its standard deviation."""
-    low, high = np.quantile(x, (0.15865, 0.84135))
-    return float(0.5 * (high - low))
-
-
-def _of_jets(jets: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """`pt_and_mass` of jets (P, F) each."""
-    return pt_and_mass(np.concatenate(jets), np.array([len(jet) for jet in jets]))
