@@ -24,10 +24,8 @@ HALVES = 0.95  # quantile of what two halves of real signals are apart
 class Comparison(NamedTuple):
     """What stands beside a figure that compares two sets.
 
-    Attributes:
-        low: Lower end of its interval at LEVEL; NaN of one signal.
-        high: Upper end.
-        p_value: How often two sets that are alike have as large a figure.
+    The ends of its interval at LEVEL, NaN of one signal; and how often two sets that are alike have
+    as large a figure.
     """
 
     low: float
