@@ -263,7 +263,6 @@ OPTIONS = _by_name(
         "--force": ("overwrite",),
         "--prompt": (
             "text",
-            "prompts",
             "input",
         ),
         "--seed": ("random_seed",),
