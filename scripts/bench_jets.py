@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jet_substructure import NAMES, substructure
 from side_by_side import called
 
 from mmtok.errors import UserError, missing_extra
 from mmtok.io.terminal import print_status
+from mmtok.metrics.jets import masses, multiplicities, summed_pts
+from mmtok.metrics.substructure import substructure
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.pythia_events import CLASSES
 from mmtok.tokenizers.base import Tokenizer
@@ -35,6 +36,7 @@ from mmtok.tokenizers.jet_latents import JetLatentsConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
+NAMES = ("mass", "pt", "multiplicity", "tau21", "tau32", "d2")
 BAR = 0.55
 FOLDS = 5
 N_FITTED = 13_500  # jets that a tokenizer learns from
@@ -121,6 +123,17 @@ def cut(jet: np.ndarray) -> np.ndarray:
     return jet[:MOST_PARTICLES, :3]
 
 
+def observables(jets: Sequence[np.ndarray]) -> np.ndarray:
+    """NAMES of jets (P, 3), (N, 6)."""
+    found = {
+        "mass": masses(jets),
+        "pt": summed_pts(jets),
+        "multiplicity": multiplicities(jets),
+        **substructure(jets),
+    }
+    return np.stack([found[name] for name in NAMES], 1)
+
+
 # ---- one row
 
 
@@ -129,7 +142,7 @@ def measured(
 ) -> dict[str, Any]:
     """The figures of one tokenizer.
 
-    real: class -> (jets, their substructure).
+    real: class -> (jets, their observables).
     """
     begun = time.process_time()
     tokenizer = fit_tokenizer(config, to_fit)
@@ -144,7 +157,7 @@ def measured(
         seconds["encode"] += encoded - begun
         seconds["decode"] += time.process_time() - encoded
         codes += [segment.values for segment in segments]
-        row["classes"][label] = of_class(found, substructure(back))
+        row["classes"][label] = of_class(found, observables(back))
     n_jets = len(codes)
     row |= sizes(tokenizer, np.concatenate(codes), n_jets)
     row |= {f"{what}_jets_per_s": n_jets / max(s, 1e-9) for what, s in seconds.items()}
@@ -152,7 +165,7 @@ def measured(
 
 
 def of_class(found: np.ndarray, back: np.ndarray) -> dict[str, float]:
-    """The AUC and the widths of one class; substructure (N, 6) before and after."""
+    """The AUC and the widths of one class; observables (N, 6) before and after."""
     auc, error = auc_of_classifier(found, back)
     figures = {"auc": auc, "auc_error": error}
     for c, name in enumerate(NAMES):
@@ -206,7 +219,7 @@ def lines_of(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
             ]
         if "mass_width" in found:
             cells += [f"{found['mass_width']:.2f}", f"{found['pt_width']:.2f}"]
-            cells += [f"{found[f'{name}_width']:.3f}" for name in ("tau21", "tau32", "D2")]
+            cells += [f"{found[f'{name}_width']:.3f}" for name in ("tau21", "tau32", "d2")]
             cells += [f"{found['mass_ratio']:.3f}"]
             cells += [f"{row[f'{what}_jets_per_s']:.0f}" for what in ("encode", "decode")]
         lines.append(tuple(cells))
@@ -230,7 +243,7 @@ def main() -> None:
     except ImportError:
         raise missing_extra("bench_jets.py", "demo") from None
     to_fit, held_out = made_jets(words.cache, words.jets)
-    real = {label: (jets, substructure(jets)) for label, jets in held_out.items()}
+    real = {label: (jets, observables(jets)) for label, jets in held_out.items()}
     if not words.json:
         print(" | ".join(HEADINGS))
     missed = []

@@ -122,17 +122,10 @@ def compare(
 
     Raises UserError for what cannot be read or compared.
     """
-    if a == b == STDIN:
-        raise UserError("compare: - is stdin, which only one side can read")
     for name, value, least in (("-n", most, LEAST_POINTS), ("--permutations", n_null, 1)):
         if value < least:
             raise UserError(f"compare: {name} is {value}; it must be at least {least}")
-    kinds = [kind or kind_of(place) for place in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise UserError(
-            f"compare: {a} holds {kinds[0]} and {b} {kinds[1]}; --modality says what both are"
-        )
-    kind = kinds[0]
+    kind = _kind_of_both(a, b, kind)
     read = [_read(place, kind, columns, most, reading or {}, seed) for place in (a, b)]
     names, points, totals = zip(*read, strict=True)
     if names[0] != names[1]:
@@ -170,6 +163,18 @@ def compare(
         spread[varied],
         _apart(x, y),
     )
+
+
+def _kind_of_both(a: str, b: str, kind: str | None) -> str:
+    """What both sides hold; `kind`, where it is given. Raises UserError where they differ."""
+    if a == b == STDIN:
+        raise UserError("compare: - is stdin, which only one side can read")
+    kinds = [kind or kind_of(place) for place in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"compare: {a} holds {kinds[0]} and {b} {kinds[1]}; --modality says what both are"
+        )
+    return kinds[0]
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:

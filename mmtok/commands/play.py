@@ -113,7 +113,27 @@ def sample(
         return sample_to_files(
             run, prompt, to, n or 8, out, seed, infill, several, timestamps, **changes
         )
-    n = n or 1
+    _check_streamed(best_of, timestamps, infill)
+    if out == STDOUT:
+        if (n or 1) != 1 or play is not None:
+            raise UserError(
+                "sample: --out - is for one sample, which is not played too; leave out -n and"
+                " --play"
+            )
+        _to_stdout(run, prompt, modality, run.sampling(modality, **changes), seed)
+        return []
+    if not speaks:
+        raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
+    with Player(play or "", SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
+
+        def draw(prompts: Sequence[Document], sampling: Sampling, seed: int) -> list[Sampled]:
+            return draw_and_play(run, prompts, sampling, seed, player)
+
+        return sample_to_files(run, prompt, to, n or 1, out, seed, draw=draw, **changes)
+
+
+def _check_streamed(best_of: int, timestamps: bool, infill: str | None) -> None:
+    """Raise UserError for what cannot be streamed."""
     if best_of != 1 or timestamps:
         raise UserError(
             "sample: --best-of compares whole samples, and --timestamps have a file of their own,"
@@ -124,26 +144,18 @@ def sample(
             "sample: what is infilled is not drawn from front to back, so it comes as files only;"
             " leave out --play and --out -"
         )
-    if out == STDOUT:
-        if n != 1 or play is not None:
-            raise UserError(
-                "sample: --out - is for one sample, which is not played too; leave out -n and"
-                " --play"
-            )
-        sampling = run.sampling(modality, **changes)
-        if modality == "text" and is_long_recording(run, prompt_document(run, prompt, modality)):
-            recording_to_stdout(run, prompt_document(run, prompt, modality), sampling, seed)
-            return []
-        to_stdout(run, modality, documents_to_stream(run, prompt, modality), sampling, seed)
-        return []
-    if not speaks:
-        raise UserError(f"sample: --play plays speech, and {to} makes no sound; leave it out")
-    with Player(play or "", SoundStream(run.tokenizers[modality]).spec.rate_hz) as player:
 
-        def draw(prompts: Sequence[Document], sampling: Sampling, seed: int) -> list[Sampled]:
-            return draw_and_play(run, prompts, sampling, seed, player)
 
-        return sample_to_files(run, prompt, to, n, out, seed, draw=draw, **changes)
+def _to_stdout(
+    run: Run, prompt: Sequence[str], modality: str, sampling: Sampling, seed: int
+) -> None:
+    """One sample to standard output: of a long recording by windows, else as it is drawn."""
+    if modality == "text":
+        document = prompt_document(run, prompt, modality)
+        if is_long_recording(run, document):
+            recording_to_stdout(run, document, sampling, seed)
+            return
+    to_stdout(run, modality, documents_to_stream(run, prompt, modality), sampling, seed)
 
 
 # ---- a player

@@ -40,7 +40,9 @@ class HarmonicDescription(NetworkDescription):
         return HarmonicVocoder(self.mel, self.network)
 
 
-WEIGHTS = WeightsKind("harmonic", HarmonicDescription, "vocoder")
+# Weights of harmonic.json were trained beside noise whose bands were not level (see
+# `HarmonicVocoder.flattened`), and would speak with noise of another loudness.
+WEIGHTS = WeightsKind("source_filter", HarmonicDescription, "vocoder")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shares are of the particles and of their pt: three particles of a thousand may c
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.tally import Tally
+from mmtok.tokenizers.counting import CountingTokenizer
 
 # shares of the particles, or of the pt, above which clipping is reported, and refused
 REPORTED = 0.01
@@ -256,3 +258,19 @@ class Clipping:
         if side == ABOVE:
             return f"harder than the grid's range; {widen}"
         return f"softer than the grid's range; {widen}"
+
+
+class ClippingTokenizer(CountingTokenizer):
+    """A tokenizer of jets; single calls report each kind of loss once in the tokenizer's life."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._reported: set = set()
+
+    @abstractmethod
+    def new_count(self) -> Clipping:
+        """A count of nothing yet."""
+
+    def report_call(self, count: Clipping) -> None:
+        """Report what no call before it has reported."""
+        count.report(self._reported)

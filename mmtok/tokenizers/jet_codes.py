@@ -8,8 +8,7 @@ their codes, and centres are numbered by rising pt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,6 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.tokenizers.base import (
-    BatchTokenizer,
     TokenizerConfig,
     checked_codes,
     fingerprint,
@@ -28,7 +26,7 @@ from mmtok.tokenizers.base import (
     with_weights,
     write_learned,
 )
-from mmtok.tokenizers.jet_clipping import Clipping
+from mmtok.tokenizers.jet_clipping import Clipping, ClippingTokenizer
 from mmtok.tokenizers.jet_order import ordered
 from mmtok.tokenizers.jet_particles import FEATURES, counted, hardest, stretched, unstretched
 
@@ -156,7 +154,7 @@ def _nearest(vectors: Tensor, book: Tensor) -> Tensor:
     return nearest_code(vectors, book)
 
 
-class JetCodes(BatchTokenizer):
+class JetCodes(ClippingTokenizer):
     """Constituents (P, 3) <-> codes (P, n_books); lossy.
 
     They come back as the centres, pt in GeV. `fidelity` adds the use of the codebooks.
@@ -171,8 +169,6 @@ class JetCodes(BatchTokenizer):
         mark = fingerprint("JetCodes", asdict(config), *learned(books))
         levels = (config.n_codes,) * config.n_books
         self.signature = Signature("jets", levels, fingerprint=mark, descending=True)
-        self._count: Clipping | None = None  # of the calls within `counting`
-        self._reported: set = set()  # by calls outside it
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, 3) -> segments of codes (P, C) int32, P at most max_constituents.
@@ -182,11 +178,8 @@ class JetCodes(BatchTokenizer):
         """
         import torch
 
-        most = self.config.max_constituents
-        count = self._count or counted(most)
-        values, n, is_cut = hardest(signals, most, count)
-        if self._count is None:
-            count.report(self._reported)
+        with self.count_of_call() as count:
+            values, n, is_cut = hardest(signals, self.config.max_constituents, count)
         codes = self._books.codes(torch.from_numpy(stretched(values)).float()).numpy()
         jet = np.repeat(np.arange(len(n)), n)
         _, codes = ordered(values, codes.astype(np.int32), jet, self.signature.levels)
@@ -207,17 +200,9 @@ class JetCodes(BatchTokenizer):
         n = [len(segment) for segment in segments]
         return np.split(unstretched(numbers), np.cumsum(n)[:-1])
 
-    @contextmanager
-    def counting(self, quiet: bool = False) -> Iterator[Clipping]:
-        """Report what is cut once for all calls within it; `quiet`: not at all."""
-        outer = self._count
-        count = self._count = counted(self.config.max_constituents)
-        try:
-            yield count
-        finally:
-            self._count = outer
-        if not quiet:
-            count.report()
+    def new_count(self) -> Clipping:
+        """Of jets that are cut."""
+        return counted(self.config.max_constituents)
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """Use and perplexity of the codebooks; the median of decoded over true summed pt."""

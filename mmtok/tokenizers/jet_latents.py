@@ -6,8 +6,7 @@ Constituents go by falling pt; p is of that list, so it bounds p of the set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,7 +16,6 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.tokenizers.base import (
-    BatchTokenizer,
     TokenizerConfig,
     checked_latents,
     fingerprint,
@@ -27,7 +25,7 @@ from mmtok.tokenizers.base import (
     with_weights,
     write_learned,
 )
-from mmtok.tokenizers.jet_clipping import Clipping
+from mmtok.tokenizers.jet_clipping import Clipping, ClippingTokenizer
 from mmtok.tokenizers.jet_particles import FEATURES, counted, hardest, stretched, unstretched
 
 if TYPE_CHECKING:
@@ -96,7 +94,7 @@ class JetLatentsConfig(TokenizerConfig):
         return JetLatents.load(folder)
 
 
-class JetLatents(BatchTokenizer):
+class JetLatents(ClippingTokenizer):
     """Constituents (P, 3) <-> latents (P, 3); `fidelity` gives the `spreads`."""
 
     config: JetLatentsConfig
@@ -110,8 +108,6 @@ class JetLatents(BatchTokenizer):
         self._scale = scales.get_buffer("scale").double().numpy()
         mark = fingerprint("JetLatents", asdict(config), *learned(scales))
         self.signature = Signature("jets", latent_size=len(FEATURES), fingerprint=mark)
-        self._count: Clipping | None = None  # of the calls within `counting`
-        self._reported: set = set()  # by calls outside it
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, 3) -> segments of latents (P, 3), P at most max_constituents.
@@ -119,11 +115,8 @@ class JetLatents(BatchTokenizer):
         Particles of zero pt are padding and left out. Raises UserError for another shape, NaN,
         infinities and negative pt.
         """
-        most = self.config.max_constituents
-        count = self._count or counted(most)
-        values, n, is_cut = hardest(signals, most, count)
-        if self._count is None:
-            count.report(self._reported)
+        with self.count_of_call() as count:
+            values, n, is_cut = hardest(signals, self.config.max_constituents, count)
         latents = ((stretched(values) - self._shift) / self._scale).astype(np.float32)
         pieces = np.split(latents, np.cumsum(n)[:-1]) if len(n) else []
         return [
@@ -138,17 +131,9 @@ class JetLatents(BatchTokenizer):
             for segment in segments
         ]
 
-    @contextmanager
-    def counting(self, quiet: bool = False) -> Iterator[Clipping]:
-        """Report what is cut once for all calls within it; `quiet`: not at all."""
-        outer = self._count
-        count = self._count = counted(self.config.max_constituents)
-        try:
-            yield count
-        finally:
-            self._count = outer
-        if not quiet:
-            count.report()
+    def new_count(self) -> Clipping:
+        """Of jets that are cut."""
+        return counted(self.config.max_constituents)
 
     def fidelity(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
         """The smallest and largest spread of a number, and the share of jets that are cut."""

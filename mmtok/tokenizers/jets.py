@@ -12,8 +12,7 @@ With `totals`, frames of the jet's own pt and mass go before the constituents (j
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -23,8 +22,8 @@ import numpy as np
 from mmtok.core.segment import Segment, Signature
 from mmtok.errors import UserError
 from mmtok.nn.angles import wrap
-from mmtok.tokenizers.base import BatchTokenizer, TokenizerConfig, checked_codes, fingerprint
-from mmtok.tokenizers.jet_clipping import Clipping
+from mmtok.tokenizers.base import TokenizerConfig, checked_codes, fingerprint
+from mmtok.tokenizers.jet_clipping import Clipping, ClippingTokenizer
 from mmtok.tokenizers.jet_order import ordered, particles
 from mmtok.tokenizers.jet_totals import TOTALS, Totals, half_width, of_jets
 
@@ -206,7 +205,7 @@ class JetGridConfig(TokenizerConfig):
         return [text]
 
 
-class JetGrid(BatchTokenizer):
+class JetGrid(ClippingTokenizer):
     """Constituents (P, F) <-> codes (P, F), or (n_totals + P, F).
 
     Within the range of a feature, a round trip is off by at most half a bin: of ln pt for pt, of
@@ -224,7 +223,7 @@ class JetGrid(BatchTokenizer):
     config_type: ClassVar[type] = JetGridConfig
 
     def __init__(self, config: JetGridConfig):
-        self.config = config
+        super().__init__(config)
         self.signature = Signature(
             "jets",
             levels=config.bins,
@@ -243,8 +242,6 @@ class JetGrid(BatchTokenizer):
             for table, end in zip(self._values, ends, strict=False):
                 table[code] = end
         self._totals = Totals(config.totals, config.bins) if config.totals else None
-        self._count: Clipping | None = None  # of the calls within `counting`
-        self._reported: set = set()  # by calls outside it
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, F), one column per feature -> segments of codes (P, F) int32.
@@ -254,12 +251,8 @@ class JetGrid(BatchTokenizer):
         UserError for another number of features, NaN, infinities and negative pt, and where too
         much lies outside the grid.
         """
-        if self._count is not None:
-            values, codes, n, is_cut = self._kept(signals, self._count)
-        else:
-            count = self._clipping()
+        with self.count_of_call() as count:
             values, codes, n, is_cut = self._kept(signals, count)
-            count.report(self._reported)
         if self._totals:
             codes, n = self._totals.prepend(codes, values, n)
         pieces = np.split(codes, np.cumsum(n)[:-1]) if len(n) else []
@@ -288,22 +281,8 @@ class JetGrid(BatchTokenizer):
         """Particles: the frames without the totals."""
         return max(0, len(segment) - self.signature.headers)
 
-    @contextmanager
-    def counting(self, quiet: bool = False) -> Iterator[Clipping]:
-        """Report what is clipped and cut once for all calls within it, and refuse at its end.
-
-        quiet: do neither, as it was done before, or will be by who takes the count.
-        """
-        outer = self._count
-        count = self._count = self._clipping()
-        try:
-            yield count
-        finally:
-            self._count = outer
-        if not quiet:
-            count.report()
-
-    def _clipping(self) -> Clipping:
+    def new_count(self) -> Clipping:
+        """Of what is clipped and cut."""
         c = self.config
         return Clipping(c.features, c.edges, c.max_constituents, c.allow_clipping)
 
@@ -314,7 +293,7 @@ class JetGrid(BatchTokenizer):
 
         Where nothing does, the middle of one more bin. Raises UserError where too much does.
         """
-        count = self._clipping()
+        count = self.new_count()
         kept, codes, n, _ = self._kept(signals, count)
         count.refuse()
         values = self._shared(kept.astype(np.float64), np.repeat(np.arange(len(n)), n))
@@ -365,7 +344,7 @@ class JetGrid(BatchTokenizer):
         """
         with self.counting(quiet=True):
             segments = self.encode_batch(signals)
-        kept, codes, n, is_cut = self._kept(signals, self._clipping())
+        kept, codes, n, is_cut = self._kept(signals, self.new_count())
         if len(codes) == 0:
             raise UserError("fidelity of jets needs at least one constituent")
         is_clipped = ((codes == 0) | (codes == self._last)).any(1)

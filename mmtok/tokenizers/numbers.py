@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,12 +22,12 @@ from mmtok.io.signal_files import SignalFiles
 from mmtok.io.tally import Tally
 from mmtok.tokenizers import MODALITIES
 from mmtok.tokenizers.base import (
-    BatchTokenizer,
     TokenizerConfig,
     checked_codes,
     checked_latents,
     fingerprint,
 )
+from mmtok.tokenizers.counting import CountingTokenizer
 
 MOST_FREQUENCIES = 24  # beyond, float32 cannot tell neighbouring angles apart
 MOST_CODES = 2**20
@@ -176,7 +175,7 @@ class NumberCount:
         self.tally.report()
 
 
-class Number(BatchTokenizer):
+class Number(CountingTokenizer):
     """A number <-> latents (1, 2 n_frequencies), or a code (1, 1).
 
     The features of a share v of the range, from 0 to 1, are those of Tancik et al. 2020, "Fourier
@@ -203,7 +202,6 @@ class Number(BatchTokenizer):
             fingerprint=fingerprint("Number", asdict(config)),
             **sizes,
         )
-        self._count: NumberCount | None = None
 
     def encode_batch(self, signals: Sequence[Any]) -> list[Segment]:
         """Numbers, or texts that are numbers.
@@ -236,7 +234,7 @@ class Number(BatchTokenizer):
     def _clipped(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers within the range; what lies outside is counted, or said where nobody counts."""
         c = self.config
-        with self.counting() if self._count is None else _kept(self._count) as count:
+        with self.count_of_call() as count:
             count.tally.count(len(numbers))
             for edge, side, outside in (
                 (c.low, "below", numbers < c.low),
@@ -280,20 +278,6 @@ class Number(BatchTokenizer):
         is_outside = (numbers < c.low) | (numbers > c.high)
         return {"max_error": float(errors.max()), "clipped_share": float(is_outside.mean())}
 
-    @contextmanager
-    def counting(self, quiet: bool = False) -> Iterator[NumberCount]:
-        """Within it, what is clipped is counted, and said at the end unless `quiet`."""
-        outer = self._count
-        count = self._count = NumberCount(self.config.modality)
-        try:
-            yield count
-        finally:
-            self._count = outer
-        if not quiet:
-            count.report()
-
-
-@contextmanager
-def _kept(count: NumberCount) -> Iterator[NumberCount]:
-    """A count that goes on."""
-    yield count
+    def new_count(self) -> NumberCount:
+        """Of numbers that are clipped."""
+        return NumberCount(self.config.modality)

@@ -1,5 +1,7 @@
 """Substructure with values by hand, invariances, and agreement with FastJet."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,31 @@ def test_axes_of_many_jets_agree_with_those_of_each(rng, capfd):
             if len(jet) > k + 1:
                 np.testing.assert_allclose(np.sort(ours, 0), np.sort(theirs, 0), atol=1e-9)
     assert capfd.readouterr().out == ""  # no banner among what a verb prints
+
+
+def jets_by_chance(n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        np.stack([rng.uniform(1, 90, k), *rng.normal(0, 0.2, (2, k))], 1)
+        for k in rng.integers(4, 20, n)
+    ]
+
+
+def test_d2_is_its_sum_over_pairs_and_triples():
+    jets = jets_by_chance(5)
+    for jet, found in zip(jets, d2(jets), strict=True):
+        z = jet[:, 0] / jet[:, 0].sum()
+        r = np.hypot(*(jet[:, None, c] - jet[None, :, c] for c in (1, 2)))
+        n = range(len(jet))
+        e2 = sum(z[i] * z[j] * r[i, j] for i, j in combinations(n, 2))
+        e3 = sum(z[i] * z[j] * z[k] * r[i, j] * r[j, k] * r[i, k] for i, j, k in combinations(n, 3))
+        assert np.isclose(found, e3 / e2**3)
+
+
+def test_subjettiness_falls_with_its_axes_and_is_0_of_as_many_particles():
+    three = np.array([[50, 0.3, 0.0], [40, -0.3, 0.1], [30, 0.0, -0.4]])
+    tau = subjettiness([three, *jets_by_chance()])
+    assert (tau[:, 0] >= tau[:, 1]).all() and (tau[:, 1] >= tau[:, 2]).all()
+    assert np.isclose(tau[0, 2], 0, atol=1e-7)
+    turned = subjettiness([three + [0, 0.5, 3.0]])  # across the seam of phi
+    np.testing.assert_allclose(turned[0], tau[0], atol=1e-6)
