@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from mmtok.heads.base import Callback, Head, HeadConfig, Known, as_user_error, w
 from mmtok.heads.patchify import grid_of
 from mmtok.heads.sampling import Sampling, mix_guidance
 from mmtok.nn.code_denoiser import CodeDenoiser
-from mmtok.nn.denoisers import DiTConfig, in_chunks
+from mmtok.nn.denoisers import DiTConfig, Past, in_chunks
 
 
 @dataclass(frozen=True)
@@ -177,28 +178,31 @@ class MaskedDiffusionHead(Head):
         n_shown = 0
         for first in range(0, self.n_frames, self.block):
             span = slice(first, first + self.block)
-
-            def model(codes: Tensor, first: int = first, keep: bool = False) -> Tensor:
-                logits = [
-                    self.network.next_block(codes, h, first, past, keep)
-                    for h, past in zip(hs, pasts, strict=True)
-                ]
-                return mix_guidance(logits, sampling.guidance)
-
-            def show_all(step: int, codes: Tensor, span: slice = span, n: int = n_shown) -> None:
-                assert show is not None
-                drawn = tokens.clone()
-                drawn[:, span] = codes
-                show(n + step, drawn)
-
+            model = partial(self._block_logits, hs, pasts, sampling.guidance, first)
             masked = tokens[:, span] == self.masked.n_levels
             if bool(masked.any()):
-                watched = show_all if show else None
+                watched = show and partial(_show_block, show, tokens, span, n_shown)
                 tokens[:, span] = self._drawn(model, tokens[:, span], sampling, generator, watched)
                 n_shown += self._block_steps(sampling, int(masked.sum(1).max()))
             if span.stop < self.n_frames:
                 model(tokens[:, span], keep=True)
         return tokens
+
+    def _block_logits(
+        self,
+        hs: Sequence[Tensor],
+        pasts: Sequence[list[Past]],
+        guidance: float,
+        first: int,
+        codes: Tensor,
+        keep: bool = False,
+    ) -> Tensor:
+        """Logits (N, n, K) of a block's codes (N, n), under guidance mixed; `keep`: final ones."""
+        logits = [
+            self.network.next_block(codes, h, first, past, keep)
+            for h, past in zip(hs, pasts, strict=True)
+        ]
+        return mix_guidance(logits, guidance)
 
     def _check_order(self, free: Tensor) -> None:
         """Raise ValueError where a code is known behind a free one of an earlier block."""
@@ -242,3 +246,12 @@ class MaskedDiffusionHead(Head):
             return mix_guidance([in_chunks(self.network, tokens, h, *clean) for h in hs], guidance)
 
         return logits
+
+
+def _show_block(
+    show: Callback, tokens: Tensor, span: slice, n_shown: int, step: int, codes: Tensor
+) -> None:
+    """Show tokens (N, T) with a block's codes as they are at a step of it."""
+    drawn = tokens.clone()
+    drawn[:, span] = codes
+    show(n_shown + step, drawn)
