@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmtok.cli import main
-from mmtok.commands.compare import compare, kind_of
+from mmtok.commands.compare import compare
+from mmtok.commands.compare_points import kind_of
 from mmtok.errors import UserError
 from mmtok.sources.image_files import write_image
 from mmtok.sources.jet_formats import write_jets
