@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmtok.sources.text import read_text
 NUMBERS = "numbers"  # columns of a table, or of an array
 TOKENS = "tokens"
 KINDS = (*FEATURES, NUMBERS, TOKENS)
+BY_NAME = ("speech", "image", "jets", "text")  # modalities whose files are told by their names
 STDIN = "-"
 MOST_CHANNELS = 16  # of tokens, whose features are shown
 MISSING = ("", "nan", "null", "none", "na")
@@ -43,7 +45,7 @@ def unit_of(kind: str) -> str:
 
 
 def kind_of(place: str) -> str:
-    """What a file or folder holds, by its suffix; of a folder by its files.
+    """What a file or folder holds, by its suffix; of a folder what most of its files are.
 
     Raises UserError where that cannot be said.
     """
@@ -52,24 +54,40 @@ def kind_of(place: str) -> str:
     path = Path(place)
     if not path.exists():
         raise UserError(f"compare: {place} does not exist")
-    suffixes = [path.name.lower()]
+    kind: str | None
     if path.is_dir():
-        suffixes = sorted({p.name.lower() for p in path.rglob("*") if p.is_file()})
-        if any(is_tokens(p) for p in sorted(path.glob("*.parquet"))[:1]):
-            return TOKENS
+        kind = _kind_of_folder(path)
     elif is_tokens(path):
-        return TOKENS
-    for kind in ("text", "speech", "image"):
-        if any(name.endswith(SIGNAL_FILES[kind].suffixes) for name in suffixes):
-            return kind
-    if path.is_file() and path.name.lower().endswith((".npy", *TABLES)):
-        return NUMBERS
-    if any(name.endswith(SIGNAL_FILES["jets"].suffixes) for name in suffixes):
-        return "jets"
+        kind = TOKENS
+    elif path.name.lower().endswith((".npy", *TABLES)):
+        kind = NUMBERS
+    else:
+        kind = _kind_of_name(path.name)
+    if kind is not None:
+        return kind
     raise UserError(
         f"compare: {place} is no file or folder of a known modality; say which with --modality"
         f" {'|'.join(KINDS)}"
     )
+
+
+def _kind_of_folder(folder: Path) -> str | None:
+    """What most of its files are; as many texts as others are taken for what is said of these."""
+    if any(is_tokens(path) for path in sorted(folder.glob("*.parquet"))[:1]):
+        return TOKENS
+    kinds = Counter(_kind_of_name(path.name) for path in folder.rglob("*") if path.is_file())
+    kind = max(BY_NAME, key=lambda name: kinds[name])
+    if not kinds[kind]:
+        return None
+    return kind
+
+
+def _kind_of_name(name: str) -> str | None:
+    """The modality of files of this name."""
+    for kind in BY_NAME:
+        if name.lower().endswith(SIGNAL_FILES[kind].suffixes):
+            return kind
+    return None
 
 
 def read_points(

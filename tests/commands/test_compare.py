@@ -142,6 +142,23 @@ def test_wrong_files_are_refused_in_one_line(tables, capsys, monkeypatch, words,
     assert says in said.err and len(lines) == 1 and not said.out
 
 
+def test_a_folder_is_what_most_of_its_files_are(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.wav").write_bytes(b"")
+        (tmp_path / f"{i}.txt").write_text("what is said in it")
+    (tmp_path / "metadata.csv").write_text("")
+    assert kind_of(str(tmp_path)) == "speech"
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    assert kind_of(str(tmp_path)) == "image"
+    for i in range(3, 9):
+        (tmp_path / f"{i}.txt").write_text("a text")
+    assert kind_of(str(tmp_path)) == "text"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no file or folder of a known modality"):
+        kind_of(str(tmp_path / "empty"))
+
+
 def test_kinds_by_suffix(tmp_path):
     for name, kind in (("a.wav", "speech"), ("a.png", "image"), ("a.h5", "jets")):
         (tmp_path / name).write_bytes(b"")
