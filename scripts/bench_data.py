@@ -407,6 +407,7 @@ def read_texts(path: Path) -> None:
 CLIP_S = 6.5  # of LJSpeech's clips, on average
 MODALITIES = ("speech", "image", "text", "jets")
 SIGNALS = {"speech": 4_000, "image": 12_000, "text": 30_000}
+MOST_SIGNALS = {"speech": 13_100, "image": 48_000, "text": 120_000}  # of --full
 
 
 def tokenise_by_workers(options: Options) -> Iterator[Line]:
@@ -460,7 +461,8 @@ def computed_s() -> float:
 def make_files(folder: Path, modality: str, options: Options) -> tuple[int, str]:
     """Files of a modality. Returns how many signals they hold, and what these are called.
 
-    Enough for some 20 s of one process: starting two more takes them two.
+    Enough for some 20 s of one process, of --full for a minute and more: starting two more takes
+    them two.
     """
     generator = np.random.default_rng(0)
     folder.mkdir()
@@ -468,10 +470,10 @@ def make_files(folder: Path, modality: str, options: Options) -> tuple[int, str]
         n = 10 if options.quick else 6_000
         make_jets(folder, ".npz", n)
         return n * JET_FILES, "jets"
-    n = 40 if options.quick else SIGNALS[modality]
+    n = (MOST_SIGNALS if options.full else SIGNALS)[modality]
+    if options.quick:
+        n = 40
     if modality == "speech":
-        if options.full:
-            n = 13_100
         samples = generator.normal(0, 0.1, int(22_050 * 2 * CLIP_S)).astype(np.float32)
         for i in range(n):
             write_sound(folder / f"{i:05}.wav", samples[i : i + int(22_050 * CLIP_S)], 22_050)
