@@ -335,7 +335,8 @@ def export(
 ) -> None:
     """Write a folder that AutoModelForCausalLM and AutoTokenizer open.
 
-    Only for runs whose modalities have one channel each: their decoder is a Llama.
+    Only for runs whose modalities have one channel each: their decoder is a Llama, or what the run
+    started from.
     """
     memory_budget.set_limit(max_memory)
     from mmtok.commands.export import export as export_run

@@ -1,5 +1,7 @@
 """To `transformers` and back: over one-channel modalities the trunk is a Llama, weight by weight.
 
+Or it is another of the table in architectures.py, by its switches.
+
 What a Llama cannot hold is refused in both directions, not dropped. The grammar is no part of a
 Llama: its logits are `LM.logits`, over all ids, but for suppressed ones (llama_suppress.py).
 """
@@ -20,17 +22,20 @@ from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
 from mmtok.io.files import write_tensors, write_text
+from mmtok.model.architectures import ARCHITECTURES
 from mmtok.model.llama_folder import (
     CONFIG,
     FINGERPRINT,
     WEIGHTS,
     check_config,
+    is_tied,
     llama_config,
     read_config,
     read_shapes,
     read_weights,
     trunk_config,
     widened_config,
+    with_offset,
 )
 from mmtok.model.llama_suppress import READ, WRITE, widen
 from mmtok.model.lm import LM, DecoderConfig
@@ -52,13 +57,15 @@ def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> Non
     if unreachable:
         weights = widen(weights, lm.config.trunk, unreachable)
         config |= widened_config(lm)
+    offset = ARCHITECTURES[config["model_type"]].gain_offset
+    weights = {name: with_offset(name, x, -offset) for name, x in weights.items()}
     write_tensors(folder / WEIGHTS, weights, {"format": "pt"})
     # The config comes last, so that a new folder that has one is complete.
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0) -> LM:
-    """Open a Llama checkpoint folder as an LM over a vocabulary of one-channel modalities.
+    """Open a checkpoint folder as an LM over a vocabulary of one-channel modalities.
 
     The LM is in float32 on the CPU.
 
@@ -73,11 +80,11 @@ def from_llama(folder: Path | str, vocabulary: Vocabulary, dropout: float = 0.0)
 def llama_sizes(folder: Path | str, config: DecoderConfig) -> DecoderConfig:
     """A config with its trunk replaced by that of a Llama checkpoint folder.
 
-    Sizes, rotary positions, context length and whether the output layer has its own table are the
-    checkpoint's; heads and dropout stay.
+    Sizes, switches, rotary positions, context length, architecture and whether the output layer has
+    its own table are the checkpoint's; heads and dropout stay.
 
-    Raises UserError for a folder without a config, another architecture, rotary positions scaled
-    otherwise than Llama 3's, biases or quantised weights.
+    Raises UserError for a folder without a config, an architecture that is not in the table, rotary
+    positions scaled otherwise than Llama 3's, and other things that no trunk here can be.
     """
     folder = Path(folder)
     llama = read_config(folder)
@@ -85,7 +92,8 @@ def llama_sizes(folder: Path | str, config: DecoderConfig) -> DecoderConfig:
     return replace(
         config,
         trunk=trunk_config(llama, folder, config.trunk.dropout),
-        untied=not llama.get("tie_word_embeddings", False),
+        untied=not is_tied(llama),
+        model_type=llama["model_type"],
     )
 
 

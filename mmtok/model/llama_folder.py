@@ -1,4 +1,4 @@
-"""The files of a Llama checkpoint folder: its config.json and its tensors.
+"""The files of a checkpoint folder of `transformers`: its config.json and its tensors.
 
 A widened folder is one whose Llama never generates some ids (llama_suppress.py). It is read as the
 model from before it was widened.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,7 +19,10 @@ from torch import Tensor
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
 from mmtok.io.strict_json import read_json
+from mmtok.model.architectures import ARCHITECTURES, architecture_of, exported_as, refused
 from mmtok.model.llama_suppress import (
+    READ,
+    WRITE,
     check_kept,
     narrow,
     narrow_shape,
@@ -78,17 +82,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError for a config.json of a model that this package has no place for."""
-    kind = config.get("model_type")
-    if kind != "llama":
-        raise UserError(f"{folder} holds a model of type {kind!r}; only 'llama' can be opened")
+    kind = architecture_of(config, folder)
     for key, type_, what in (
         ("rope_parameters", dict, "an object"),
         ("rope_scaling", dict, "an object"),
+        ("layer_types", list, "a list"),
         ("tie_word_embeddings", bool, "true or false"),
     ):
         if not isinstance(config.get(key) or type_(), type_):
             raise UserError(
-                f"{folder / CONFIG} does not describe a Llama that fits: its {key} is"
+                f"{folder / CONFIG} does not describe a {kind.model_type} that fits: its {key} is"
                 f" {config[key]!r}, where {what} belongs"
             )
     rope = _rope(config)
@@ -99,15 +102,17 @@ def check_config(config: Mapping[str, Any], folder: Path) -> None:
         "it turns only a part of each head by its position": (
             rope.get("partial_rotary_factor", 1.0) != 1.0
         ),
-        "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
-        f"its activation is {config.get('hidden_act')!r}, not 'silu'": (
-            config.get("hidden_act", "silu") != "silu"
-        ),
-        "its weights are quantised": config.get("quantization_config") is not None,
+        refused(config, kind): refused(config, kind) != "",
     }
     for reason, holds in reasons.items():
         if holds:
             raise UserError(f"{folder} cannot be opened: {reason}")
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's output layer is its embedding."""
+    default = ARCHITECTURES[config["model_type"]].default("tie_word_embeddings")
+    return bool(config.get("tie_word_embeddings", default or False))
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,12 +134,15 @@ def trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tra
     Raises UserError for sizes that are missing, no numbers, or do not fit each other.
     """
     where = folder / CONFIG
+    kind = architecture_of(config, folder)
+    given = {**kind.defaults, **config}
     n_heads = _number(config, "num_attention_heads", int, where)
     defaults = {"num_key_value_heads": n_heads, "rms_norm_eps": 1e-6}
-    config = defaults | _without_nulls(config)
+    config = defaults | _without_nulls(given)
+    width = _number(config, "hidden_size", int, where)
     sizes = {
         "depth": _number(config, "num_hidden_layers", int, where),
-        "width": _number(config, "hidden_size", int, where),
+        "width": width,
         "n_heads": n_heads,
         "n_kv_heads": _number(config, "num_key_value_heads", int, where),
         "feed_forward": _number(config, "intermediate_size", int, where),
@@ -143,17 +151,27 @@ def trunk_config(config: Mapping[str, Any], folder: Path, dropout: float) -> Tra
     }
     if "max_position_embeddings" in config:
         sizes["max_positions"] = _number(config, "max_position_embeddings", int, where)
+    if "head_dim" in config:
+        head_dim = _number(config, "head_dim", int, where)
+        if head_dim * n_heads != width:
+            sizes["head_dim"] = head_dim
+    if kind.has_window and "sliding_window" in config:
+        sizes["sliding_window"] = _number(config, "sliding_window", int, where)
     try:
-        trunk = TransformerConfig(**sizes, dropout=dropout, rope_scaling=_scaling(config, where))
-    except ValueError as error:
-        raise UserError(f"{where} does not describe a Llama that fits: {error}") from None
-    head_size = _number({"head_dim": trunk.width // n_heads} | config, "head_dim", int, where)
-    if head_size * n_heads != trunk.width:
-        raise UserError(
-            f"{folder} cannot be opened: its {n_heads} heads of size {head_size} do not make up its"
-            f" width {trunk.width}"
+        return TransformerConfig(
+            **sizes,
+            dropout=dropout,
+            rope_scaling=_scaling(config, where),
+            qkv_bias=kind.qkv_bias,
+            qk_norm=kind.qk_norm,
+            norms=kind.norms,
+            activation=kind.activation,
+            scale_embedding=kind.scale_embedding,
         )
-    return trunk
+    except ValueError as error:
+        raise UserError(
+            f"{where} does not describe a {kind.model_type} that fits: {error}"
+        ) from None
 
 
 def _scaling(config: Mapping[str, Any], where: Path) -> Llama3Scaling | None:
@@ -191,7 +209,7 @@ def _number(config: Mapping[str, Any], key: str, kind: type, where: Path) -> Any
     if kind is int:
         wanted = "whole number"
     raise UserError(
-        f"{where} does not describe a Llama that fits: {found}, where a {wanted} above 0 belongs"
+        f"{where} does not describe a model that fits: {found}, where a {wanted} above 0 belongs"
     )
 
 
@@ -211,25 +229,29 @@ def _rope_config(trunk: TransformerConfig) -> dict[str, Any]:
 
 
 def llama_config(lm: LM) -> dict[str, Any]:
-    """The config.json of an LM as a Llama."""
+    """The config.json of an LM, as a Llama or as another architecture that has its switches.
+
+    Raises UserError where none has.
+    """
     trunk = lm.config.trunk
     vocabulary = lm.vocabulary
+    kind = exported_as(trunk, lm.config.model_type)
     dtype = str(lm.model.embed_tokens.weight.dtype).removeprefix("torch.")
     rope = _rope_config(trunk)
     scaling = None
     if trunk.rope_scaling is not None:
         scaling = rope
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    config = {
+        "architectures": [kind.model],
+        "model_type": kind.model_type,
         "vocab_size": vocabulary.size,
         "hidden_size": trunk.width,
         "intermediate_size": trunk.feed_forward,
         "num_hidden_layers": trunk.depth,
         "num_attention_heads": trunk.n_heads,
         "num_key_value_heads": trunk.n_kv_heads,
-        "head_dim": trunk.width // trunk.n_heads,
-        "hidden_act": "silu",
+        "head_dim": trunk.head_size,
+        "hidden_act": kind.default("hidden_act") or "silu",
         "max_position_embeddings": trunk.max_positions or MAX_POSITIONS,
         "rms_norm_eps": trunk.norm_eps,
         "rope_theta": trunk.rope_theta,  # before transformers 5
@@ -245,6 +267,9 @@ def llama_config(lm: LM) -> dict[str, Any]:
         "torch_dtype": dtype,  # before transformers 5
         FINGERPRINT: vocabulary.fingerprint,
     }
+    if kind.has_window:
+        config["sliding_window"] = trunk.sliding_window
+    return config
 
 
 def widened_config(lm: LM) -> dict[str, Any]:
@@ -273,9 +298,14 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors, narrowed again where it was widened."""
+    """A checkpoint's tensors as a trunk has them: norms' weights are what they multiply by.
+
+    They are narrowed again where the checkpoint was widened.
+    """
     weights = read_files(folder, load_file)
     config = read_config(folder)
+    kind = architecture_of(config, folder)
+    weights = {name: with_offset(name, x, kind.gain_offset) for name, x in weights.items()}
     if WIDENED not in config:
         return weights
     width = config["hidden_size"]
@@ -283,7 +313,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         check_kept(weights, width)
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None
-    return {name: narrow(name, x, width) for name, x in weights.items() if name.endswith(".weight")}
+    weights = {
+        name: narrow(name, x, width, kind)
+        for name, x in weights.items()
+        if name.endswith((".weight", ".bias"))
+    }
+    # where one table was two, that of the output was not multiplied, and so not rounded
+    if is_tied(config) and torch.allclose(weights[READ], weights[WRITE], rtol=1e-6, atol=0):
+        weights[READ] = weights[WRITE]
+    return weights
+
+
+def with_offset(name: str, x: Tensor, offset: float) -> Tensor:
+    """A tensor; of a norm's with `offset` added, in float32 at least."""
+    if offset == 0 or not name.endswith("norm.weight"):
+        return x
+    return x.to(torch.promote_types(x.dtype, torch.float32)) + offset
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -27,6 +27,7 @@ from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, check_settings
 from mmtok.io.serialize import Kinds
+from mmtok.model.architectures import ModelType
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.transformer import Transformer, TransformerConfig
@@ -48,6 +49,8 @@ class DecoderConfig:
         totals: modality -> how many running totals its frames carry along, see `FrameEmbedding`;
             for sets such as jets.
         untied: the output layer has a table of ids of its own, not the input embedding's.
+        model_type: the architecture of `transformers` that it is exported as, if that has the
+            trunk's switches.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -55,6 +58,7 @@ class DecoderConfig:
     channel_size: int = 16
     totals: Mapping[str, int] = field(default_factory=dict)
     untied: bool = False
+    model_type: ModelType = "llama"
 
 
 @dataclass(frozen=True, eq=False)

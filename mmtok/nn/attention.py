@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -168,28 +168,54 @@ def _compiled(function: Callable) -> Callable:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (Ainslie et al. 2023).
 
-    Its weights are named as in a Llama.
+    Its weights are named as in `transformers`.
+
+    head_size: None is width / n_heads. bias: of queries, keys and values. q_norm, k_norm: norms of
+    queries and keys before they turn, with a weight for each number of a head, or of all heads.
     """
 
-    def __init__(self, width: int, n_heads: int, n_kv_heads: int):
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_size: int | None = None,
+        bias: bool = False,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+    ):
         super().__init__()
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads
-        self.head_size = width // n_heads
-        self.q_proj = nn.Linear(width, n_heads * self.head_size, bias=False)
-        self.k_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
-        self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=False)
+        self.head_size = head_size or width // n_heads
+        self.q_proj = nn.Linear(width, n_heads * self.head_size, bias=bias)
+        self.k_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=bias)
+        self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=bias)
         self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
+        self.q_norm = q_norm
+        self.k_norm = k_norm
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
     ) -> Tensor:
         """States x (B, L, M) -> (B, L, M). rope: cosines and sines of `rotary`."""
-        q = self._heads(self.q_proj(x), self.n_heads)
-        k = self._heads(self.k_proj(x), self.n_kv_heads)
+        q = self._heads(normed_heads(self.q_proj(x), self.q_norm), self.n_heads)
+        k = self._heads(normed_heads(self.k_proj(x), self.k_norm), self.n_kv_heads)
         v = self._heads(self.v_proj(x), self.n_kv_heads)
         y = attend(rotate(q, *rope), rotate(k, *rope), v, attn_mask)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, n: int) -> Tensor:
         return x.unflatten(-1, (n, self.head_size)).transpose(1, 2)
+
+
+def normed_heads(x: Tensor, norm: nn.Module | None) -> Tensor:
+    """Queries or keys (..., H head_size) under a norm of each head, or of all heads at once.
+
+    It is computed in float32 at least, as in `transformers`.
+    """
+    if norm is None:
+        return x
+    size = cast(Tensor, norm.weight).shape[0]
+    groups = x.unflatten(-1, (-1, size)).to(torch.promote_types(x.dtype, torch.float32))
+    return norm(groups).to(x.dtype).flatten(-2)

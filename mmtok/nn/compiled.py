@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.nn.attention import rotate
-from mmtok.nn.transformer import Block, Transformer
+from mmtok.nn.transformer import Block, Transformer, activate
 
 # inductor's options: weights are constants in the layout that each product prefers, products are
 # tuned for their shape, and no Python runs between them
@@ -157,7 +157,7 @@ class StaticStep(nn.Module):
         return nn.Parameter(torch.cat([self._cast(w) for w in weights]), requires_grad=False)
 
     def _cast(self, weight: Tensor) -> Tensor:
-        """Matrices in the type of the products; norms, which cost nothing, as they are."""
+        """Matrices in the type of the products; norms and biases as they are."""
         weight = weight.detach()
         if weight.ndim == 2:
             return weight.to(self.dtype)
@@ -197,7 +197,8 @@ class StaticStep(nn.Module):
         size = self.config.head_size
         n_rows = len(x)
         for own, cached in zip(self.layers, cache, strict=True):
-            qkv = F.linear(self._norm(x, own["before_attention"]), own["qkv"])
+            qkv = F.linear(self._before(x, own, "before_attention"), own["qkv"])
+            qkv = self._biased_and_normed(qkv, own)
             q_k, v = qkv.view(n_rows, n + 2 * n_kv, size).split([n + n_kv, n_kv], 1)
             q, k = rotate(q_k, cos, sin).split([n, n_kv], 1)
             cached.index_copy_(2, cache_position, torch.cat([k, v], 1)[:, :, None])
@@ -205,13 +206,41 @@ class StaticStep(nn.Module):
             y = F.scaled_dot_product_attention(
                 q.reshape(n_rows, n_kv, n // n_kv, size), keys, values, attn_mask=attn_mask
             )
-            x = x + F.linear(y.reshape(n_rows, n * size), own["out"]).to(x.dtype)
-            gate, up = F.linear(self._norm(x, own["before_mlp"]), own["gate_up"]).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, own["down"]).to(x.dtype)
+            y = F.linear(y.reshape(n_rows, n * size), own["out"]).to(x.dtype)
+            x = x + self._after(y, own, "after_attention")
+            y = F.linear(self._before(x, own, "before_mlp"), own["gate_up"])
+            gate, up = y.chunk(2, -1)
+            y = F.linear(activate(gate, self.config.activation) * up, own["down"]).to(x.dtype)
+            x = x + self._after(y, own, "after_mlp")
         return self._rms_norm(x, self.last_norm)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._rms_norm(x, weight).to(self.dtype)
+    def _before(self, x: Tensor, own: nn.ParameterDict, norm: str) -> Tensor:
+        """What a branch reads, in the type of the products."""
+        if self.config.norms == "before":
+            x = self._rms_norm(x, own[norm])
+        return x.to(self.dtype)
+
+    def _after(self, y: Tensor, own: nn.ParameterDict, norm: str) -> Tensor:
+        """What a branch adds."""
+        if self.config.norms == "after":
+            return self._rms_norm(y, own[norm])
+        return y
+
+    def _biased_and_normed(self, qkv: Tensor, own: nn.ParameterDict) -> Tensor:
+        """Queries, keys and values (B, N) with their biases and norms, where the trunk has them."""
+        config = self.config
+        if config.qkv_bias:
+            qkv = qkv + own["qkv_bias"].to(qkv.dtype)
+        if config.qk_norm == "none":
+            return qkv
+        n_keys = config.n_kv_heads * config.head_size
+        q, k, v = qkv.split([config.n_heads * config.head_size, n_keys, n_keys], 1)
+        q = self._norm_heads(q, own["q_norm"])
+        return torch.cat([q, self._norm_heads(k, own["k_norm"]), v], 1)
+
+    def _norm_heads(self, x: Tensor, weight: Tensor) -> Tensor:
+        groups = x.unflatten(-1, (-1, len(weight))).to(weight.dtype)
+        return self._rms_norm(groups, weight).to(x.dtype).flatten(-2)
 
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config.norm_eps) * weight
@@ -221,11 +250,21 @@ def _weights(block: Block) -> dict[str, tuple[Tensor, ...]]:
     """The weights of a block by their place in a step; those that read the same input together."""
     attention = block.self_attn
     mlp = block.mlp
-    return {
-        "before_attention": (block.input_layernorm.weight,),
+    first: dict[str, tuple[Tensor, ...]] = {}
+    if block.norms == "before":
+        first["before_attention"] = (block.input_layernorm.weight,)
+        first["before_mlp"] = (block.post_attention_layernorm.weight,)
+    else:
+        first["after_attention"] = (block.post_attention_layernorm.weight,)
+        first["after_mlp"] = (block.post_feedforward_layernorm.weight,)
+    if attention.q_proj.bias is not None:
+        first["qkv_bias"] = (attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias)
+    if attention.q_norm is not None and attention.k_norm is not None:
+        first["q_norm"] = (cast(Tensor, attention.q_norm.weight),)
+        first["k_norm"] = (cast(Tensor, attention.k_norm.weight),)
+    return first | {
         "qkv": (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
         "out": (attention.o_proj.weight,),
-        "before_mlp": (block.post_attention_layernorm.weight,),
         "gate_up": (mlp.gate_proj.weight, mlp.up_proj.weight),
         "down": (mlp.down_proj.weight,),
     }

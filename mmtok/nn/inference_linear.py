@@ -20,7 +20,7 @@ BLOCK = 64  # kernels go through weights in blocks of this many
 class Linear(nn.Module):
     """y = x W^T + b with weights that do not learn: x (..., M) -> (..., N), in the weights' type.
 
-    silu(x) and times(x, other) let a kernel fuse SwiGLU's activation and product.
+    silu(x), gelu_tanh(x) and times(x, other) let a kernel fuse SwiGLU's activation and product.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
@@ -36,6 +36,10 @@ class Linear(nn.Module):
     def silu(self, x: Tensor) -> Tensor:
         """The same, then SiLU."""
         return F.silu(self(x))
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """The same, then GELU by tanh."""
+        return F.gelu(self(x), approximate="tanh")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """The same, times `other` of the same shape."""
@@ -72,6 +76,12 @@ class BlockedLinear(Linear):
         if self.n_padding:
             return super().silu(x)
         return self.unary(x.to(self.dtype), self.weight, self.bias, "swish", [], "")
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """The same, then GELU by tanh."""
+        if self.n_padding:
+            return super().gelu_tanh(x)
+        return self.unary(x.to(self.dtype), self.weight, self.bias, "gelu", [], "tanh")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """The same, times `other` of the same shape."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.nn.attention import rotary
+from mmtok.nn.attention import normed_heads, rotary
 from mmtok.nn.compiled import CompiledStep, compiled_step
 from mmtok.nn.inference_linear import Linear, WeightPrecision, prepare_linear
 from mmtok.nn.precision import DTYPES, matmul_rates
@@ -21,13 +21,21 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Layer(NamedTuple):
-    """The linear maps of a block. Each norm's weights are folded into the maps that follow it."""
+    """The linear maps of a block. Each norm's weights are folded into the maps that follow it.
+
+    What follows none keeps its weights: norms of queries and keys, and norms after a branch, whose
+    weights are multiplied by the factor that `KVCacheDecoder._norm` leaves out.
+    """
 
     qkv: Product
     out: Product
-    gate: Product  # then SiLU
+    gate: Product  # then its activation
     up: Callable[[Tensor, Tensor], Tensor]  # times the gate
     down: Product
+    q_norm: nn.Module | None = None
+    k_norm: nn.Module | None = None
+    after_attention: Tensor | None = None
+    after_mlp: Tensor | None = None
 
 
 class KVCacheDecoder:
@@ -97,18 +105,23 @@ class KVCacheDecoder:
         """
         cache_position = self.length
         self.length += x.shape[1]
+        self.config.check_length(self.length)
         if self.length > self.capacity:
             self._grow(len(x), x.device)
         x = x.to(self.stream_dtype)
+        if self.config.scale_embedding:
+            x = x * self.config.input_scale
         if self.compiled is not None and x.shape[1] == 1:
             return self._compiled_forward(self.compiled, x, cache_position)
         rope = self._rope(cache_position)
         attn_mask = self._attn_mask(cache_position)
         for layer, cached in zip(self.layers, self.cache, strict=True):
-            qkv = layer.qkv(self._norm(x))
-            x = x + layer.out(self._attend(qkv, cached, cache_position, rope, attn_mask))
-            y = self._norm(x).to(self.dtype)
-            x = x + layer.down(layer.up(y, layer.gate(y)))
+            qkv = self._normed_qkv(layer, layer.qkv(self._before(x)))
+            y = layer.out(self._attend(qkv, cached, cache_position, rope, attn_mask))
+            x = x + self._after(y, layer.after_attention)
+            y = self._before(x).to(self.dtype)
+            y = layer.down(layer.up(y, layer.gate(y)))
+            x = x + self._after(y, layer.after_mlp)
         return self._norm(x) * self.last_norm
 
     def select(self, rows: Tensor) -> None:
@@ -144,6 +157,27 @@ class KVCacheDecoder:
         These are folded into the maps that follow.
         """
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.root_eps)
+
+    def _before(self, x: Tensor) -> Tensor:
+        """What a branch reads."""
+        if self.config.norms == "before":
+            return self._norm(x)
+        return x
+
+    def _after(self, y: Tensor, weight: Tensor | None) -> Tensor:
+        """What a branch adds."""
+        if weight is None:
+            return y
+        return self._norm(y.to(self.stream_dtype)) * weight
+
+    def _normed_qkv(self, layer: Layer, qkv: Tensor) -> Tensor:
+        """Queries, keys and values, the first two normed where the trunk does."""
+        if layer.q_norm is None:
+            return qkv
+        n_keys = self.config.n_kv_heads * self.config.head_size
+        q, k, v = qkv.split([qkv.shape[-1] - 2 * n_keys, n_keys, n_keys], -1)
+        q = normed_heads(q, layer.q_norm)
+        return torch.cat([q, normed_heads(k, layer.k_norm), v], -1)
 
     def _attend(
         self,
@@ -254,21 +288,37 @@ def _cache_dtype(weight: Tensor, precision: WeightPrecision) -> torch.dtype:
 def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     attention = block.self_attn
     mlp = block.mlp
-    root_width = block.input_layernorm.weight.shape[0] ** 0.5
+    root_width = block.post_attention_layernorm.weight.shape[0] ** 0.5
 
-    def folded(norm: nn.Module, *linears: nn.Linear) -> Linear:
-        """One map of the linears' outputs, with the norm's weights folded in."""
-        weight = torch.cat([x.weight for x in linears]) * (norm.weight * root_width)
-        return prepare_linear(weight, None, precision, n_rows)
+    def prepared(norm: nn.Module | None, *linears: nn.Linear) -> Linear:
+        """One map of the linears' outputs, with the weights of a norm before it folded in."""
+        weight = torch.cat([x.weight for x in linears])
+        if norm is not None:
+            weight = weight * (norm.weight * root_width)
+        bias: Tensor | None = None
+        if linears[0].bias is not None:
+            bias = torch.cat([x.bias for x in linears])
+        return prepare_linear(weight, bias, precision, n_rows)
 
-    def prepared(linear: nn.Linear) -> Linear:
-        return prepare_linear(linear.weight, None, precision, n_rows)
-
-    qkv = folded(block.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj)
+    before_attention: nn.Module | None = None
+    before_mlp: nn.Module | None = None
+    after_attention: Tensor | None = None
+    after_mlp: Tensor | None = None
+    if block.norms == "before":
+        before_attention = block.input_layernorm
+        before_mlp = block.post_attention_layernorm
+    else:
+        after_attention = block.post_attention_layernorm.weight.detach() * root_width
+        after_mlp = block.post_feedforward_layernorm.weight.detach() * root_width
+    gate = prepared(before_mlp, mlp.gate_proj)
     return Layer(
-        qkv=qkv.forward,
-        out=prepared(attention.o_proj).forward,
-        gate=folded(block.post_attention_layernorm, mlp.gate_proj).silu,
-        up=folded(block.post_attention_layernorm, mlp.up_proj).times,
-        down=prepared(mlp.down_proj).forward,
+        qkv=prepared(before_attention, attention.q_proj, attention.k_proj, attention.v_proj),
+        out=prepared(None, attention.o_proj),
+        gate=gate.silu if mlp.activation == "silu" else gate.gelu_tanh,
+        up=prepared(before_mlp, mlp.up_proj).times,
+        down=prepared(None, mlp.down_proj),
+        q_norm=attention.q_norm,
+        k_norm=attention.k_norm,
+        after_attention=after_attention,
+        after_mlp=after_mlp,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,42 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from mmtok.errors import UserError
 from mmtok.nn.attention import Attention, Llama3Scaling, document_mask, rotary
 
-SIZES = ("depth", "width", "n_heads", "n_kv_heads", "feed_forward", "max_positions")
+SIZES = (
+    "depth",
+    "width",
+    "n_heads",
+    "n_kv_heads",
+    "feed_forward",
+    "max_positions",
+    "head_dim",
+    "sliding_window",
+)
+Activation = Literal["silu", "gelu_tanh"]
+QKNorm = Literal["none", "head", "all_heads"]
+Norms = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of the trunk; `from_depth` derives them from one number.
 
-    max_positions: the context length that a pretrained trunk was made for. It is kept for export
-    and limits nothing here.
+    By default it is a Llama. The switches make it any other architecture that a pretrained trunk
+    may have.
+
+    Attributes:
+        max_positions: the context length that a pretrained trunk was made for. It is kept for
+            export and limits nothing here.
+        head_dim: numbers per head of attention; None is width / n_heads.
+        qkv_bias: queries, keys and values have biases (Qwen2).
+        qk_norm: queries and keys are normed, each head by itself (Qwen3) or all at once (OLMo2).
+        norms: before each branch (Llama), or after it (OLMo2).
+        activation: of the feed-forward's gate.
+        scale_embedding: embedded frames are multiplied by sqrt(width) (Gemma).
+        sliding_window: a pretrained trunk's positions attend to so many at most (Mistral). Rows of
+            more are refused, as this trunk attends to all.
 
     Raises ValueError for sizes below 1 or sizes that do not fit together.
     """
@@ -39,17 +64,27 @@ class TransformerConfig:
     dropout: float = 0.0
     rope_scaling: Llama3Scaling | None = None
     max_positions: int | None = None
+    head_dim: int | None = None
+    qkv_bias: bool = False
+    qk_norm: QKNorm = "none"
+    norms: Norms = "before"
+    activation: Activation = "silu"
+    scale_embedding: bool = False
+    sliding_window: int | None = None
 
     def __post_init__(self) -> None:
         for name in SIZES:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"a trunk's {name} must be at least 1, got {size}")
-        if self.width % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
+        fits = self.width % (2 * self.n_heads) == 0
+        if self.head_dim is not None:
+            fits = self.head_dim % 2 == 0
+        if not fits or self.n_heads % self.n_kv_heads:
             raise ValueError(
                 "a trunk's width must hold its heads in an even size each, and its heads share"
                 f" n_kv_heads evenly; got width {self.width}, n_heads {self.n_heads}, n_kv_heads"
-                f" {self.n_kv_heads}"
+                f" {self.n_kv_heads}{self._head_text()}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
@@ -67,7 +102,28 @@ class TransformerConfig:
     @property
     def head_size(self) -> int:
         """Numbers per head of attention."""
-        return self.width // self.n_heads
+        return self.head_dim or self.width // self.n_heads
+
+    @property
+    def input_scale(self) -> float:
+        """What embedded frames are multiplied by."""
+        if self.scale_embedding:
+            return self.width**0.5
+        return 1.0
+
+    def _head_text(self) -> str:
+        if self.head_dim is None:
+            return ""
+        return f", head_dim {self.head_dim}"
+
+    def check_length(self, length: int) -> None:
+        """Raise UserError for more positions than a sliding window has."""
+        if self.sliding_window is not None and length > self.sliding_window:
+            raise UserError(
+                f"{length} positions are more than the {self.sliding_window} that this pretrained"
+                " trunk attends to (model.trunk.sliding_window), and windows within a row are not"
+                " supported: take shorter texts, or rows (--seq_len)"
+            )
 
 
 class RMSNorm(nn.Module):
@@ -131,22 +187,34 @@ def drop(x: Tensor, p: float, training: bool) -> Tensor:
     return x * x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - p).div_(1 - p)
 
 
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, eq. 6)."""
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """SiLU, or GELU by tanh (Hendrycks and Gimpel 2016)."""
+    if activation == "silu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh")
 
-    def __init__(self, width: int, hidden: int):
+
+class FeedForward(nn.Module):
+    """SwiGLU, or GEGLU (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation = "silu"):
         super().__init__()
+        self.activation = activation
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., M) -> (..., M)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = activate(self.gate_proj(x), self.activation)
+        return self.down_proj(gate * self.up_proj(x))
 
 
 class Block(nn.Module):
     """x + attention(norm x), then x + feed-forward(norm x).
+
+    With norms after the branches: x + norm(attention(x)), then x + norm(feed-forward(x)). Norms are
+    named as in `transformers`, where one name means two places.
 
     Attributes:
         activation_checkpointing: keep only x for the backward pass, which computes the rest again
@@ -160,10 +228,14 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.self_attn = Attention(config.width, config.n_heads, config.n_kv_heads)
-        self.mlp = FeedForward(config.width, config.feed_forward)
-        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = _attention(config)
+        self.mlp = FeedForward(config.width, config.feed_forward, config.activation)
+        self.norms = config.norms
+        if config.norms == "before":
+            self.input_layernorm = RMSNorm(config.width, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        if config.norms == "after":
+            self.post_feedforward_layernorm = RMSNorm(config.width, config.norm_eps)
         self.dropout = config.dropout
         self.activation_checkpointing = False
         self.compiled = False
@@ -183,10 +255,41 @@ class Block(nn.Module):
     def _run(
         self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
     ) -> Tensor:
+        if self.norms == "after":
+            return self._run_normed_after(x, rope, attn_mask)
         y = self.self_attn(_to_autocast_dtype(self.input_layernorm(x)), rope, attn_mask)
         x = x + drop(y, self.dropout, self.training)
         y = self.mlp(_to_autocast_dtype(self.post_attention_layernorm(x)))
         return x + drop(y, self.dropout, self.training)
+
+    def _run_normed_after(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
+    ) -> Tensor:
+        y = self.self_attn(_to_autocast_dtype(x), rope, attn_mask).to(x.dtype)
+        x = x + drop(self.post_attention_layernorm(y), self.dropout, self.training)
+        y = self.mlp(_to_autocast_dtype(x)).to(x.dtype)
+        return x + drop(self.post_feedforward_layernorm(y), self.dropout, self.training)
+
+
+def _attention(config: TransformerConfig) -> Attention:
+    """The attention of a block."""
+    q_norm: RMSNorm | None = None
+    k_norm: RMSNorm | None = None
+    if config.qk_norm != "none":
+        n_queries, n_keys = 1, 1
+        if config.qk_norm == "all_heads":
+            n_queries, n_keys = config.n_heads, config.n_kv_heads
+        q_norm = RMSNorm(n_queries * config.head_size, config.norm_eps)
+        k_norm = RMSNorm(n_keys * config.head_size, config.norm_eps)
+    return Attention(
+        config.width,
+        config.n_heads,
+        config.n_kv_heads,
+        config.head_size,
+        config.qkv_bias,
+        q_norm,
+        k_norm,
+    )
 
 
 @cache
@@ -250,6 +353,9 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
         config = self.config
+        config.check_length(x.shape[1])
+        if config.scale_embedding:
+            x = x * config.input_scale
         rope = rotary(position, config.head_size, config.rope_theta, config.rope_scaling)
         attn_mask = document_mask(document, config.head_size)
         for block in self.layers:
@@ -268,3 +374,5 @@ def _to_autocast_dtype(x: Tensor) -> Tensor:
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

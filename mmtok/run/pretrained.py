@@ -31,7 +31,12 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
     text = _text_config(recipe, stored)
     if stored is not None:
         trunk = replace(stored.model.trunk, dropout=recipe.model.trunk.dropout)
-        model = replace(recipe.model, trunk=trunk, untied=stored.model.untied)
+        model = replace(
+            recipe.model,
+            trunk=trunk,
+            untied=stored.model.untied,
+            model_type=stored.model.model_type,
+        )
     else:
         folder = checkpoint_folder(recipe.start)
         if exported_vocabulary(folder):
@@ -40,6 +45,7 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
                 " go on with that run, or open the folder with mmtok.model.llama.from_llama"
             )
         model = llama_sizes(folder, recipe.model)
+        model.trunk.check_length(recipe.train.seq_len)
         check_llama(folder, model, text.build().signature)  # before anything is written
     return replace(recipe, tokenizers={**recipe.tokenizers, "text": text}, model=model)
 

@@ -128,8 +128,8 @@ class Recipe:
         input_masking: field -> which of its frames the model may not read in training.
         sampling: modality -> how `sample` and `evaluate` sample it.
         n_samples: how many samples `evaluate` draws for each of its metrics.
-        start: a Llama's checkpoint folder or hub id. Its trunk and its text tokenizer replace the
-            recipe's.
+        start: a checkpoint's folder or hub id, of an architecture in model/architectures.py. Its
+            trunk and its text tokenizer replace the recipe's.
         prompt_format: how one text gives all inputs of a task, "{caption}, pt {pt_gev} GeV"; a
             prompt must match it exactly. "": texts are texts.
     """

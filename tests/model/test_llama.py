@@ -310,7 +310,7 @@ def saved(tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"model_type": "qwen3"}, "'qwen3'"),
+        ({"model_type": "qwen3"}, "missing.*k_norm"),
         ({"tie_word_embeddings": False}, "missing.*lm_head"),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0}},
@@ -327,7 +327,7 @@ def saved(tmp_path):
         ({"attention_bias": True}, "biases"),
         ({"mlp_bias": True}, "biases"),
         ({"hidden_act": "gelu"}, "gelu"),
-        ({"head_dim": 16}, "heads of size 16"),
+        ({"head_dim": 16}, r"q_proj.weight has shape \(32, 32\)"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"num_hidden_layers": 3}, "missing"),
         ({"num_hidden_layers": 1}, "unknown"),

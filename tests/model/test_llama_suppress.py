@@ -166,7 +166,7 @@ def test_axes_that_were_trained_elsewhere_are_refused(ours, tmp_path):
         with pytest.raises(UserError, match="trained after the export"):
             check_kept(changed, TRUNK.width)
     assert all(
-        torch.equal(narrow(n, weights[n], TRUNK.width), x)
+        torch.equal(narrow(n, weights[n], TRUNK.width, TRUNK), x)
         for n, x in ours.state_dict().items()
         if x.ndim > 1
     )

@@ -165,7 +165,7 @@ def test_a_recipe_without_text_gets_it_and_dropout_stays(pretrained, recipe, tmp
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"model_type": "qwen3"}, "type 'qwen3'; only 'llama'"),
+        ({"model_type": "gpt2"}, "type 'gpt2'; what can be opened is llama, mistral"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
         ({"vocab_size": 200}, "200 rows"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
