@@ -276,11 +276,13 @@ def _attention(config: TransformerConfig) -> Attention:
     q_norm: RMSNorm | None = None
     k_norm: RMSNorm | None = None
     if config.qk_norm != "none":
-        n_queries, n_keys = 1, 1
+        q_size = config.head_size
+        k_size = config.head_size
         if config.qk_norm == "all_heads":
-            n_queries, n_keys = config.n_heads, config.n_kv_heads
-        q_norm = RMSNorm(n_queries * config.head_size, config.norm_eps)
-        k_norm = RMSNorm(n_keys * config.head_size, config.norm_eps)
+            q_size *= config.n_heads
+            k_size *= config.n_kv_heads
+        q_norm = RMSNorm(q_size, config.norm_eps)
+        k_norm = RMSNorm(k_size, config.norm_eps)
     return Attention(
         config.width,
         config.n_heads,
