@@ -157,7 +157,8 @@ def load_llama(lm: LM, folder: Path | str) -> None:
 def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
     """Marks around a text -> the language model's special ids that mean the same.
 
-    Warns where its config names none.
+    A model without an id for the beginning (Qwen, OLMo2) learned texts with its end between them,
+    so there the end stands for both. Warns where its config names neither.
     """
 
     def first(key: str) -> Any:
@@ -168,6 +169,8 @@ def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int
 
     begin = first("bos_token_id")
     end = first("eos_token_id")
+    if begin is None:
+        begin = end
     wanted = {
         vocabulary.document_mark: begin,
         vocabulary.begin("text"): begin,
