@@ -274,12 +274,16 @@ def evaluate(
     run: RunFolder,
     *,
     force: Annotated[bool, Arg("compute again, even if evaluation.json exists")] = False,
+    vocoder: OtherVocoder = None,
     device: Device = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json."""
+    """Compute the metrics of all the recipe's tasks; write RUN/evaluation.json.
+
+    Figures of speech say which vocoder spoke.
+    """
     memory_budget.set_limit(max_memory)
     from mmtok.evaluation.evaluate import evaluate as evaluate_run
     from mmtok.io.overrides import leaves
@@ -287,6 +291,8 @@ def evaluate(
     from mmtok.run.run import Run
 
     def work(opened: Run) -> dict[str, Any]:
+        if vocoder is not None:
+            opened.take_vocoder(vocoder)
         return evaluate_run(opened, force=force)
 
     figures = run_on_all_ranks(run, recipe, work, device, checkpoint) or {}
@@ -299,19 +305,26 @@ def report(
     run: RunFolder,
     *,
     force: Annotated[bool, Arg("write again, even if a newer report exists")] = False,
+    vocoder: OtherVocoder = None,
     device: OnCpu = None,
     checkpoint: Checkpoint = None,
     recipe: RecipeFile = None,
     max_memory: MaxMemory = None,
 ) -> None:
-    """Write RUN/report.html: one self-contained page of curves, samples and metrics."""
+    """Write RUN/report.html: one self-contained page of curves, samples and metrics.
+
+    Samples and figures are those that are there; --vocoder is for the round trips of real clips.
+    """
     memory_budget.set_limit(max_memory)
     from mmtok.nn.device import resolve_device, stay_on_cpu
     from mmtok.report.report import write_report
     from mmtok.run.run import open_run
 
     stay_on_cpu(device, "tokenizers work")
-    print_answer(write_report(open_run(run, recipe, resolve_device("cpu"), checkpoint), force))
+    opened = open_run(run, recipe, resolve_device("cpu"), checkpoint)
+    if vocoder is not None:
+        opened.take_vocoder(vocoder)
+    print_answer(write_report(opened, force))
 
 
 def export(

@@ -29,6 +29,7 @@ from mmtok.io.tally import Tally
 from mmtok.io.terminal import print_status
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
+from mmtok.tokenizers.other_vocoder import vocoder_name
 
 NOTHING = "nothing"  # the name of samples without a prompt
 INDEX = "index.json"  # of a folder of samples
@@ -38,6 +39,7 @@ ROW = {  # of the index
     "stop": str,
     "prompt": str,
     "modality": str,
+    "vocoder": str,
 }
 SPAN = r"-?\d+:-?\d+"  # of frames, START:STOP
 
@@ -293,7 +295,8 @@ def write_samples(
 
     If samples have trajectories, steps/ in the folder shows that of each prompt's first sample
     (`mmtok.model.trajectory`). index.json in the folder has a row for each sample: its file, its
-    modality, its frames, how it stopped ("end" or "cap"), and the prompt unless the name says it.
+    modality, its frames, how it stopped ("end" or "cap"), of speech which vocoder spoke, and the
+    prompt unless the name says it.
     Rows of one file keep their order. Rows of other files that are still there stay.
 
     Args:
@@ -325,6 +328,8 @@ def write_samples(
         path = write_signal(inside(folder, stem), files, signal, tokenizer.config)
         file_of[stem] = path
         of_file = {"file": path.name, "modality": modality}
+        if spoken_by := vocoder_name(tokenizer):
+            of_file["vocoder"] = spoken_by
         if prompts and prompts[group[0]] != named_prompt(path):
             of_file["prompt"] = prompts[group[0]]
         rows[path.name] = [

@@ -58,21 +58,25 @@ def evaluated_tasks(run: Run) -> Iterator[tuple[TaskEvaluation, TaskFigures]]:
 def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
     """Compute every figure that the recipe's tasks have and write RUN/evaluation.json.
 
-    One of the same weights is kept unless `force`. Its entry "weights" says after which step of how
-    many the weights are, as `Run.trained` does.
+    One of the same weights and vocoder is kept unless `force`. Its entry "weights" says after which
+    step of how many the weights are, as `Run.trained` does; "vocoder", what spoke, of a run with
+    speech.
     """
     path = run.folder / "evaluation.json"
     remove_leftovers_of([path])
     if path.exists() and not force:
         figures = read_figures(path)
-        if figures.get("weights") == run.trained:
+        if figures.get("weights") != run.trained:
+            print_status(f"{path} is of other weights, so it is made again")
+        elif figures.get("vocoder", "") != run.vocoder:
+            print_status(f"{path} is of another vocoder, so it is made again")
+        else:
             print_status(f"{path} stands")
             return figures
-        print_status(f"{path} is of other weights, so it is made again")
     run.lm  # noqa: B018 - fails here, not after the judges are trained, where there is no model
     # what is clipped was said when the sources were tokenised
     with counting(run.tokenizers.values(), quiet=True):
-        figures = {"weights": run.trained, **_figures(run)}
+        figures = {"weights": run.trained, **_vocoder(run), **_figures(run)}
     write_text(path, json.dumps(figures, indent=1) + "\n")
     return figures
 
@@ -86,6 +90,8 @@ def _figures(run: Run) -> dict[str, Any]:
             continue
         print_status(f"evaluating {task}")
         figures[task.name] = compute(task)
+        if task.modalities[-1] == "speech":
+            figures[task.name] |= _vocoder(run)
     figures |= judged_speech(run)
     print_status("scoring held-out documents")
     figures["score"] = held_out_scores(run)
@@ -94,3 +100,10 @@ def _figures(run: Run) -> dict[str, Any]:
             figures["zero_shot"] = zero_shot(task)
             break
     return figures
+
+
+def _vocoder(run: Run) -> dict[str, str]:
+    """{"vocoder": what spoke}; {} where no vocoder makes sound."""
+    if not run.vocoder:
+        return {}
+    return {"vocoder": run.vocoder}

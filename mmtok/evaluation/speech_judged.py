@@ -23,6 +23,7 @@ from mmtok.metrics.speech_panel import Panel, Recordings, distances, missing_not
 from mmtok.metrics.speech_text import character_counts, word_counts
 from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
+from mmtok.tokenizers.other_vocoder import vocoder_name
 
 N_JUDGED = 40  # held-out clips; each takes the judges some three seconds of a core in all
 SHOWN_DISTANCES = ("stoi", "estoi", "pesq", "mcd_db")
@@ -30,7 +31,7 @@ SAMPLES = "samples"
 ROUND_TRIP = "round_trip"
 RECORDINGS = "recordings"
 
-Columns = dict[str, dict[str, float]]  # whose -> name -> figure
+Columns = dict[str, dict[str, Any]]  # whose -> name -> figure; "vocoder": what spoke
 
 
 def judged_speech(run: Run) -> dict[str, Columns]:
@@ -108,14 +109,18 @@ class Judging:
         round_trip = tokenizer.decode_batch(tokenizer.encode_batch(self.clips))
         values = distances(self.clips, round_trip, self.rate_hz)
         near = {name: mean_estimate(values[name]) for name in SHOWN_DISTANCES if name in values}
+        trip = (
+            recordings.figures_of(round_trip)
+            | self._voice_figures(recordings, round_trip)
+            | near
+            | self._read_figures(round_trip)
+        )
+        spoken = {}
+        if spoken_by := vocoder_name(tokenizer):
+            spoken["vocoder"] = spoken_by
         return {
-            SAMPLES: self._sample_figures(recordings),
-            ROUND_TRIP: _named(
-                recordings.figures_of(round_trip)
-                | self._voice_figures(recordings, round_trip)
-                | near
-                | self._read_figures(round_trip)
-            ),
+            SAMPLES: {**spoken, **self._sample_figures(recordings)},
+            ROUND_TRIP: {**spoken, **_named(trip)},
             RECORDINGS: {
                 "n": len(self.clips),
                 **_named(recordings.own_figures() | self._read_figures(self.clips)),

@@ -146,8 +146,13 @@ class TaskEvaluation:
         rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
         return self._sampled([self.run.prompt(row, modality) for row in rows])
 
-    def sample_examples(self, examples: Sequence[Mapping[str, Any]]) -> list[Sampled]:
-        """One sample for the inputs of each example, with the recipe's sampling and seed."""
+    def sample_examples(
+        self, examples: Sequence[Mapping[str, Any]], **changes: Any
+    ) -> list[Sampled]:
+        """One sample for the inputs of each example, with the recipe's sampling and seed.
+
+        changes: of the sampling, see `Run.sampling`.
+        """
         fields = self.run.recipe.fields
         modality = fields[self.target_field]
         segments = {
@@ -155,7 +160,7 @@ class TaskEvaluation:
             for f in self.task.inputs
         }
         rows = zip(*(segments[f] for f in self.task.inputs), strict=True)
-        return self._sampled([self.run.prompt(row, modality) for row in rows])
+        return self._sampled([self.run.prompt(row, modality) for row in rows], **changes)
 
     def sample_unconditional(self, n: int) -> list[Sampled]:
         """`n` samples of a task without inputs, with the recipe's sampling and seed.
@@ -204,8 +209,8 @@ class TaskEvaluation:
             n_taken[key] += 1
         return chosen
 
-    def _sampled(self, prompts: Sequence[Document]) -> list[Sampled]:
-        sampling = self.run.sampling(self.run.recipe.fields[self.target_field])
+    def _sampled(self, prompts: Sequence[Document], **changes: Any) -> list[Sampled]:
+        sampling = self.run.sampling(self.run.recipe.fields[self.target_field], **changes)
         return self.run.draw(prompts, sampling, self.seed)
 
     def decode(self, samples: Sequence[Sampled]) -> list[Any]:

@@ -20,6 +20,7 @@ LABELS = {
     "n": "number of signals",
     "stopped": "samples that end by themselves",
     "at_cap": "samples cut at the cap",
+    "vocoder": "what made the sound",
     **text.LABELS,
     **speech.LABELS,
     **images.LABELS,
@@ -55,6 +56,7 @@ def figure_section(run: Run) -> list[Markup]:
         return not_there_yet(run, "not evaluated yet")
     figures = read_figures(path)
     weights = figures.pop("weights", None)
+    figures.pop("vocoder", None)  # each table of sound says it
     blocks = []
     for name, values in figures.items():
         remark = [tag("p", REMARKS[name], cls="soft")] if name in REMARKS else []
@@ -132,7 +134,7 @@ def _figure_table(columns: Mapping[str, Mapping[str, float]]) -> Markup:
 
 def _with_interval(figures: Mapping[str, float], key: str) -> str:
     """A figure with what it has beside it: 0.12 (0.1 to 0.15), real halves below 1.2, p 0.04."""
-    text = number(figures.get(key, math.nan))
+    text = number(figures.get(key, math.nan))  # a word as it is
     if f"{key}{LOW}" in figures:
         text += f" ({number(figures[key + LOW])} to {number(figures[key + HIGH])})"
     if f"{key}{HALVES}" in figures:

@@ -84,13 +84,17 @@ def write_report(run: Run, force: bool = False) -> Path:
 
 
 def _stands(run: Run, path: Path) -> bool:
-    """Whether a report is newer than all else in the run, and of the weights that are opened."""
+    """Whether a report is newer than all else in the run, and of what is opened.
+
+    That is the weights, and the vocoder.
+    """
     if not path.exists():
         return False
     newest = max(p.stat().st_mtime_ns for p in (run.folder, *run.folder.rglob("*")))
     if path.stat().st_mtime_ns < newest:
         return False
-    return _weights_text(run) in path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return _weights_text(run) in text and (not run.vocoder or tag("dd", run.vocoder) in text)
 
 
 # ---- sections
@@ -212,6 +216,8 @@ def _header(run: Run, links: Markup) -> Markup:
         "weights of": _weights_text(run),
         "vocabulary": "not laid out yet",
     }
+    if run.vocoder:
+        facts["vocoder"] = run.vocoder
     if weights.exists():
         facts["parameters"] = f"{n_numbers(weights):,}"
     if vocabulary.exists():

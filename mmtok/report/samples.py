@@ -31,12 +31,14 @@ class Sample:
         prompt: what its samples were asked for with.
         stops: how each of them stopped, "end" or "cap"; empty where it is not noted.
         modality: of the samples; None where it is not noted.
+        vocoder: what spoke, of speech; "" where it is not noted.
     """
 
     path: Path
     prompt: str
     stops: tuple[str, ...] = ()
     modality: str | None = None
+    vocoder: str = ""
 
 
 def find_samples(folder: Path) -> list[Sample]:
@@ -50,7 +52,8 @@ def find_samples(folder: Path) -> list[Sample]:
         sample = found.get(path.name)
         if sample is None:
             prompt = row.get("prompt", named_prompt(path))
-            sample = Sample(path, prompt, modality=row.get("modality"))
+            modality = row.get("modality")
+            sample = Sample(path, prompt, modality=modality, vocoder=row.get("vocoder", ""))
         if "stop" in row:
             sample = replace(sample, stops=(*sample.stops, row["stop"]))
         found[path.name] = sample

@@ -159,6 +159,8 @@ def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list
     found: list[tuple[str, np.ndarray]] = []
     for i, sample in enumerate(samples, 1):
         heading = f"sample {i}"
+        if sample.vocoder:
+            heading += f", {sample.vocoder}"
         if "cap" in sample.stops:
             heading += ", cut at the cap"
         try:
@@ -167,7 +169,10 @@ def _clips(run: Run, samples: Sequence[Sample], real: np.ndarray | None) -> list
             continue
     if real is not None:
         round_trip = tokenizer.decode(tokenizer.encode(real))
-        found += [("real", real), ("real, through the tokenizer", round_trip)]
+        words = "real, through the tokenizer"
+        if run.vocoder:
+            words += f", {run.vocoder}"
+        found += [("real", real), (words, round_trip)]
     return [
         SoundClip(heading, x, log_mel([torch.from_numpy(x)], spec)[0].numpy())
         for heading, x in found

@@ -39,6 +39,7 @@ from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import DecoderConfig
 from mmtok.run.prompt_format import format_fields
 from mmtok.sources.base import Source
+from mmtok.sources.fsdd import FSDD
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
@@ -93,6 +94,7 @@ PackageSources = (
     | SpokenDigits
     | SpokenSentences
     | SpeechFolder
+    | FSDD
     | SoundFolder
     | PythiaJets
     | JetFile

@@ -50,6 +50,7 @@ from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.sources.base import Interleaved
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, naming
+from mmtok.tokenizers.other_vocoder import vocoder_name, with_vocoder
 from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
 
 SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
@@ -94,9 +95,15 @@ class Run:
         """
         if "speech" not in self.tokenizers:
             raise UserError(f"--vocoder: {self.folder} has no speech; leave it out")
-        from mmtok.tokenizers.other_vocoder import with_vocoder
-
         self.tokenizers["speech"] = with_vocoder(self.tokenizers["speech"], name)
+
+    @property
+    def vocoder(self) -> str:
+        """What makes the sound of speech, in figures; "" where nothing does, or not yet."""
+        try:
+            return vocoder_name(self.tokenizers.get("speech"))
+        except UserError:
+            return ""
 
     def _load_tokenizer(self, modality: str) -> Tokenizer:
         config = self.recipe.tokenizers[modality]

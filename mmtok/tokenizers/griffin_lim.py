@@ -81,6 +81,11 @@ class GriffinLim(Vocoder):
         self.config = config
         self.spec = spec
 
+    @property
+    def name(self) -> str:
+        """It has no weights."""
+        return "griffin-lim"
+
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:
         """The samples of each clip.
 

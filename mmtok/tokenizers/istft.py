@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -22,6 +23,7 @@ from mmtok.tokenizers.vocoder_base import (
     Vocoder,
     WeightsKind,
     in_blocks,
+    name_of_weights,
 )
 
 BLOCK_FRAMES = 256  # that are decoded at a time, which bounds the memory
@@ -140,6 +142,11 @@ class ISTFT(Vocoder):
         self.network = network
         self.spec = description.mel
         self.look_ahead = description.network.ahead
+
+    @cached_property
+    def name(self) -> str:
+        """With a digest of the weights."""
+        return name_of_weights("istft", self.network)
 
     @torch.no_grad()
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:

@@ -176,6 +176,13 @@ class MelTokenizer(BatchTokenizer):
         memory_budget.check(n_bytes, type(config).__name__, "the filters of mel bands")
         self.vocoder = config.vocoder.build(sound_spec or config.mel, saved and saved / "vocoder")
 
+    @property
+    def speaks_by(self) -> str:
+        """What makes the sound, as figures say it."""
+        if getattr(self.config, "dequantiser", None) is None:
+            return self.vocoder.name
+        return f"{self.vocoder.name} after a de-quantiser"
+
     @abstractmethod
     def _segment(self, log_mel: Tensor, info: Mapping[str, int]) -> Segment:
         """log10 mel (T, C) -> the frames of a segment."""

@@ -46,6 +46,13 @@ def with_vocoder(tokenizer: Tokenizer, name: Path) -> Tokenizer:
     return other
 
 
+def vocoder_name(tokenizer: Tokenizer | None) -> str:
+    """What makes a tokenizer's sound, as figures say it; "" of one without a vocoder."""
+    if isinstance(tokenizer, MelTokenizer):
+        return tokenizer.speaks_by
+    return ""
+
+
 def vocoder_of(name: Path, spec: MelSpec) -> tuple[AnyVocoder, Vocoder]:
     """The vocoder of spectrograms of `spec` that a path or a name stands for, and its config.
 

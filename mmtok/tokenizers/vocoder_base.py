@@ -7,6 +7,7 @@ holds those of its networks, so that it needs nothing else.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -61,6 +62,11 @@ class Vocoder(ABC):
 
     spec: MelSpec
     look_ahead: int | None
+
+    @property
+    def name(self) -> str:
+        """What spoke, as figures say it: of a network with a digest of its weights."""
+        return type(self).__name__
 
     @abstractmethod
     def __call__(self, log_mels: Sequence[Tensor], n_samples: Sequence[int]) -> list[Tensor]:
@@ -203,6 +209,15 @@ class NetworkVocoderConfig(VocoderConfig):
         if not self.takes(spec, own):
             check_spec(spec, own, f"the vocoder in {folder}")
         return folder
+
+
+def name_of_weights(kind: str, network: nn.Module) -> str:
+    """A kind of network and eight digits of its weights' digest: "source-filter 1b9f03ac"."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return f"{kind} {digest.hexdigest()[:8]}"
 
 
 # ---- folders of weights

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +21,11 @@ from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import held_out_scores
 from mmtok.evaluation.task import TaskEvaluation
 from mmtok.evaluation.text import text_from_image
+from mmtok.nn.audio import MelSpec
 from mmtok.report.report import write_report
 from mmtok.run.build import train
 from mmtok.run.run import Run, open_run
+from mmtok.tokenizers.griffin_lim import GriffinLim, GriffinLimConfig
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,8 @@ def check_values(figures):
     for name, value in figures.items():
         if name.startswith("score.") and name.endswith(".kind"):
             assert value in KINDS, name
+        elif name.split(".")[-1] == "vocoder":
+            assert value == "griffin-lim", name
         else:
             assert isinstance(value, (int, float)) and math.isfinite(value), name
 
@@ -83,6 +88,8 @@ def test_the_figures_have_the_names_that_others_read(evaluated):
         "speech_from_text.judge_heldout",
         "speech_from_text.judge_round_trip",
         "speech_from_text.stopped",
+        "speech_from_text.vocoder",
+        "vocoder",
         "speech_from_text.string_word_error",
         "speech_from_text.string_word_error_real",
         "text_from_speech.word_error_rate",
@@ -170,6 +177,36 @@ def test_an_evaluation_that_stands_is_kept_unless_forced(evaluated, monkeypatch,
     (run.folder / "evaluation.json").write_bytes(before)
 
 
+def test_figures_of_another_vocoder_are_made_again_and_say_which(evaluated, monkeypatch, capsys):
+    run, _ = evaluated
+    monkeypatch.setattr(room, "held_out_scores", lambda run: {})
+    monkeypatch.setattr(room, "judged_speech", lambda run: {})
+    monkeypatch.setattr(room, "TASK_FIGURES", {("text", "speech"): lambda task: {"n": 1}})
+    before = (run.folder / "evaluation.json").read_bytes()
+    tokenizer = run.tokenizers["speech"]
+    other = copy(tokenizer)
+    other.vocoder = NamedVocoder()
+    run.tokenizers["speech"] = other
+    try:
+        figures = evaluate(run)
+        assert "another vocoder" in capsys.readouterr().err
+        assert figures["vocoder"] == figures["speech_from_text"]["vocoder"] == "other 1234"
+        assert evaluate(run) == figures and "stands" in capsys.readouterr().err
+    finally:
+        run.tokenizers["speech"] = tokenizer
+    assert evaluate(run)["vocoder"] == "griffin-lim"
+    (run.folder / "evaluation.json").write_bytes(before)
+
+
+class NamedVocoder(GriffinLim):
+    """Of another name."""
+
+    name = "other 1234"
+
+    def __init__(self):
+        super().__init__(GriffinLimConfig(), MelSpec(hop_samples=400))
+
+
 def test_the_command_line_prints_every_figure(evaluated, capsys):
     run, figures = evaluated
     assert main(["evaluate", str(run.folder)]) == 0
@@ -249,7 +286,7 @@ def unconditional(tiny_recipe, tmp_path_factory):
 
 def test_what_nothing_is_given_for_has_figures_too(unconditional):
     run, figures = unconditional
-    assert figures["speech_from_nothing"].keys() == {"stopped"}
+    assert figures["speech_from_nothing"].keys() == {"stopped", "vocoder"}
     expected = {
         "copies",
         "copies_heldout",

@@ -309,7 +309,10 @@ def sounding_run(tmp_path_factory):
     jets.mkdir()
     write_json(
         sounds / "index.json",
-        [{"file": f"low-00{i}.wav", "frames": 9, "stop": s} for i, s in enumerate(("cap", "end"))],
+        [
+            {"file": f"low-00{i}.wav", "frames": 9, "stop": s, "vocoder": "other 12"}
+            for i, s in enumerate(("cap", "end"))
+        ],
     )
     write_sound(sounds / "low-000.wav", rng.normal(0, 0.1, 3000).astype(np.float32))
     soundfile.write(sounds / "low-001.wav", np.zeros(0), 16_000)  # nothing was drawn
@@ -330,8 +333,9 @@ def test_sounds_have_players_beside_real_ones(sounding_page):
         (8000, 16_000),
     ]
     for words in (
-        "sample 1, cut at the cap",
-        "real, through the tokenizer",
+        "sample 1, other 12, cut at the cap",
+        "real, through the tokenizer, griffin-lim",
+        "<dt>vocoder</dt><dd>griffin-lim</dd>",
         "0.19 s",
         "0.50 s",
         "7.6 kHz",

@@ -1,5 +1,7 @@
 """Another vocoder than a tokenizer's own: of runs, of folders, with a name; codes stay."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from mmtok.tokenizers import harmonic, istft
 from mmtok.tokenizers.griffin_lim import GriffinLimConfig
 from mmtok.tokenizers.harmonic import HarmonicConfig, HarmonicDescription
 from mmtok.tokenizers.istft import ISTFTDescription
-from mmtok.tokenizers.other_vocoder import with_vocoder
+from mmtok.tokenizers.other_vocoder import vocoder_name, with_vocoder
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.text import BytesConfig
 
@@ -42,6 +44,23 @@ def test_a_run_a_tokenizer_and_weights_are_one_vocoder(tmp_path, hop):
     tokenizer.save(tmp_path / "with")
     again = type(tokenizer).load(tmp_path / "with")
     assert np.array_equal(again.decode(segment), wanted)
+
+
+def test_figures_name_the_weights_that_spoke(tmp_path):
+    """Equal weights have one name wherever they lie; other weights, another; codecs have none."""
+    plain = DMelConfig().build()
+    assert vocoder_name(plain) == "griffin-lim"
+    ours = vocoder_name(with_vocoder(plain, weights_in(tmp_path / "a")))
+    assert re.fullmatch(r"source-filter [0-9a-f]{8}", ours)
+    at_40_hz = DMelConfig.dmel_40hz().build()
+    assert vocoder_name(with_vocoder(at_40_hz, weights_in(tmp_path / "b"))) == ours
+    description = HarmonicDescription(MelSpec(), TINY)
+    torch.manual_seed(1)
+    harmonic.WEIGHTS.write(tmp_path / "c", description, description.make())
+    assert vocoder_name(with_vocoder(plain, tmp_path / "c")) != ours
+    weights_in(tmp_path / "i", istft, ISTFTDescription)
+    assert vocoder_name(with_vocoder(plain, tmp_path / "i")).startswith("istft ")
+    assert vocoder_name(BytesConfig().build()) == vocoder_name(None) == ""
 
 
 def test_names_and_other_kinds(tmp_path):
