@@ -301,7 +301,7 @@ def train(
         weights = train_decoder(run, lm, processes, open_board, staged)
         if staged is not None:
             staged.finish()
-        processes.on_rank0(lambda: save_model(run, weights))
+        save_model(run, weights, processes)
     return run
 
 

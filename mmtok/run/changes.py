@@ -17,6 +17,7 @@ from mmtok.train.checkpoint import load_checkpoint
 
 FREE_FIELDS = {  # they say how a run is computed, not what it is, so they may change at any time
     "train.fsdp",
+    "train.replicas",
     "train.activation_checkpointing",
     "train.compile",
 }

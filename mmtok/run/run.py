@@ -36,7 +36,7 @@ from mmtok.data.tasks import Task, order_fits, orders
 from mmtok.data.tokens import TokenFile, read_tokens
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
-from mmtok.io.files import read_tensors
+from mmtok.io.files import digest, read_tensors
 from mmtok.io.progress import Progress
 from mmtok.io.tally import Tally
 from mmtok.io.terminal import print_status
@@ -51,7 +51,7 @@ from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
 from mmtok.sources.base import Interleaved
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, naming
 from mmtok.tokenizers.other_vocoder import vocoder_name, with_vocoder
-from mmtok.train.checkpoint import Checkpoint, digest, kept_weights, load_weights
+from mmtok.train.checkpoint import Checkpoint, kept_weights, load_weights
 
 SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from mmtok.data.loader import Loader, Mixture
 from mmtok.data.tokens import TokenFile
-from mmtok.io.files import atomic_write, save_tensors, write_text
+from mmtok.io.files import atomic_write, digest, write_text
 from mmtok.io.messages import counted
 from mmtok.io.progress import Progress, span_text
+from mmtok.io.tensor_stream import TensorStream, stream_order
 from mmtok.io.terminal import print_status
 from mmtok.model.lm import LM
+from mmtok.nn.sharded import full_tensor
 from mmtok.run.run import Run
 from mmtok.run.staged import StagedLoader
-from mmtok.train.checkpoint import digest, planned_steps
+from mmtok.train.checkpoint import planned_steps
 from mmtok.train.config import TrainConfig
-from mmtok.train.distributed import Processes
+from mmtok.train.distributed import SINGLE_PROCESS, Processes
 from mmtok.train.log import read_log
 from mmtok.train.schedule import schedule_text
 from mmtok.train.trainer import Trainer
@@ -241,19 +246,42 @@ def _print_line(line: dict, left: str) -> None:
     print_status(text)
 
 
-def save_model(run: Run, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write model.safetensors and config.json.
+def save_model(
+    run: Run, weights: Mapping[str, torch.Tensor], processes: Processes = SINGLE_PROCESS
+) -> None:
+    """Write model.safetensors and config.json; all processes must call it.
 
-    config.json has the weights' SHA-256, and a model type of its own, so that no loader for another
-    type drops the heads silently.
+    Sharded weights are gathered one at a time. config.json has the file's SHA-256, and a model type
+    of its own, so that no loader for another type drops the heads silently.
     """
-    with atomic_write(run.folder / "model.safetensors") as temporary:
-        save_tensors(temporary, weights)
-        config = {
-            "model_type": "mmtok",
-            "vocabulary": run.vocabulary.fingerprint,
-            "recipe": "recipe.json",
-            "sha256": digest(temporary),
-            "planned": planned_steps(run.folder / "checkpoints"),
-        }
-        write_text(run.folder / "config.json", json.dumps(config, indent=1))
+    with ExitStack() as stack:
+
+        def begin() -> tuple[Path, TensorStream]:
+            path = stack.enter_context(atomic_write(run.folder / "model.safetensors"))
+            file = stack.enter_context(closing(TensorStream(path, weights)))
+            return path, file
+
+        # nothing on other ranks, which call neither of the two functions
+        begun = cast(tuple[Path, TensorStream], processes.on_rank0(begin))
+        for name in stream_order(weights):
+            x = full_tensor(weights[name])
+            processes.on_rank0(partial(_write_next, begun, x))
+        processes.on_rank0(partial(_end_model, run, begun))
+
+
+def _write_next(begun: tuple[Path, TensorStream], x: torch.Tensor) -> None:
+    begun[1].write(x)
+
+
+def _end_model(run: Run, begun: tuple[Path, TensorStream]) -> None:
+    """Close model.safetensors, which has no name yet, and describe it in config.json."""
+    path, file = begun
+    file.close()
+    config = {
+        "model_type": "mmtok",
+        "vocabulary": run.vocabulary.fingerprint,
+        "recipe": "recipe.json",
+        "sha256": digest(path),
+        "planned": planned_steps(run.folder / "checkpoints"),
+    }
+    write_text(run.folder / "config.json", json.dumps(config, indent=1))

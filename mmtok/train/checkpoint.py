@@ -9,11 +9,9 @@ There are no pickles. state.json holds the step and a SHA-256 of every file and 
 damaged checkpoint is detected, named and skipped for the one before it. No generator state is
 stored: every random number is a function of (seed, step).
 
-Several processes write the same files as one: rank 0 gathers sharded tensors, and each process
-takes its shard when it loads. So a training can resume with any number of processes, sharded or
-not. The price is that rank 0 holds the whole state in main memory. This is not
-torch.distributed.checkpoint, which writes a file per process and a pickle that joins them: none of
-its files can be opened alone.
+Several processes write a folder of shards in the place of each file, see shards.py: each process
+its part, so that no process needs the memory for all. Both can be read by any number of processes,
+sharded or not.
 """
 
 from __future__ import annotations
@@ -23,22 +21,22 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
-from mmtok.io.files import save_tensors
+from mmtok.io.files import digest, save_tensors
 from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import read_json
-from mmtok.train.distributed import shard_like
+from mmtok.train.distributed import SINGLE_PROCESS, Processes
+from mmtok.train.shards import Tensors, read_complete, write_shards
 
 KEEP = 2
 N_LISTED = 10  # steps that a message names at most
@@ -65,36 +63,76 @@ class Checkpoint:
     tensors: file stem -> name -> tensor. state: small JSON values, with `step` at least.
     """
 
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: Tensors
     state: dict
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
-    """Write FOLDER/step-N, whole or not at all; then remove all but the newest `keep`."""
-    target = folder / _name(checkpoint.state["step"])
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A sound checkpoint whose tensors are not read yet.
+
+    files: file stem -> the files that hold its tensors. state: as of `Checkpoint`.
+    """
+
+    files: Mapping[str, Sequence[Path]]
+    state: dict
+
+
+def save_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    keep: int = KEEP,
+    processes: Processes = SINGLE_PROCESS,
+) -> Path:
+    """Write FOLDER/step-N, whole or not at all; then remove all but the newest `keep`.
+
+    Of several processes each writes its part of the tensors, and all must call it.
+    """
+    step = checkpoint.state["step"]
+    target = folder / _name(step)
     temporary = folder / f".{target.name}.tmp"
-    tidy(folder, checkpoint.state["step"], keep)
-    try:
+
+    def begin() -> None:
+        tidy(folder, step, keep)
         temporary.mkdir(parents=True)
-        digests = {}
-        for stem, tensors in checkpoint.tensors.items():
-            path = temporary / f"{stem}.safetensors"
-            save_tensors(path, tensors)
-            digests[path.name] = digest(path)
-        state = {**checkpoint.state, "files": digests}
-        text = json.dumps({**state, "sha256": _digest_of(state)}, indent=1)
-        (temporary / "state.json").write_text(text)
-        for path in temporary.iterdir():
-            _sync(path)
-        if target.exists():  # the same step again, after a resume from an older checkpoint
-            shutil.rmtree(target)
-        os.rename(temporary, target)
-        _sync(folder)
+
+    def end() -> None:
+        _publish(temporary, target, {**checkpoint.state, "files": digests})
+        tidy(folder, step, keep)
+
+    try:
+        processes.on_rank0(begin)
+        if processes.world_size == 1:
+            digests = _write_files(temporary, checkpoint.tensors)
+        else:
+            digests = write_shards(temporary, checkpoint.tensors, processes)
+        processes.on_rank0(end)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    tidy(folder, checkpoint.state["step"], keep)
     return target
+
+
+def _write_files(folder: Path, tensors: Tensors) -> dict[str, str]:
+    """Write FOLDER/STEM.safetensors for each stem; returns file -> its SHA-256."""
+    digests = {}
+    for stem, named in tensors.items():
+        path = folder / f"{stem}.safetensors"
+        save_tensors(path, named)
+        digests[path.name] = digest(path)
+    return digests
+
+
+def _publish(temporary: Path, target: Path, state: dict) -> None:
+    """Write state.json beside the tensors, and give the folder its name."""
+    text = json.dumps({**state, "sha256": _digest_of(state)}, indent=1)
+    (temporary / "state.json").write_text(text)
+    for path in temporary.iterdir():
+        _sync(path)
+    if target.exists():  # the same step again, after a resume from an older checkpoint
+        shutil.rmtree(target)
+    os.rename(temporary, target)
+    _sync(target.parent)
 
 
 def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
@@ -109,24 +147,52 @@ def tidy(folder: Path, step: int, keep: int = KEEP) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest sound checkpoint, or None when there is none yet.
+def find_checkpoint(folder: Path, processes: Processes = SINGLE_PROCESS) -> Found | None:
+    """The newest sound checkpoint, or None when there is none yet; all processes must call it.
 
-    Damaged ones are skipped with a warning. Raises UserError when there are checkpoints but none
-    can be read.
+    Damaged ones are skipped with a warning. Each process reads some of the files for their digests.
+    Raises UserError when there are checkpoints but none can be read, or when the processes see
+    different ones.
     """
     steps = _steps(folder)
+    newest = -1
+    if steps:
+        newest = int(steps[-1].name.removeprefix("step-"))
+    if len(set(processes.all_gather(newest))) > 1:
+        raise UserError(
+            f"the processes see different checkpoints in {folder}: it must be on a file system that"
+            " all of them share"
+        )
     for path in reversed(steps):
+        found = damage = None
         try:
-            return _read(path)
+            found = _find(path, processes)
         except DAMAGE as error:
-            _pass_over(path, error)
+            damage = _reason(error)
+        said = processes.all_said(damage)
+        if found is not None and not said:
+            return found
+        if processes.is_rank0:
+            _pass_over(path, said[0])
     if steps:
         raise UserError(
             f"none of the checkpoints in {folder} can be read; remove the folder to train from the"
             " start"
         )
     return None
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest sound checkpoint with its tensors, as `find_checkpoint` finds it."""
+    found = find_checkpoint(folder)
+    if found is None:
+        return None
+    return _loaded(found)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint to resume from; its tensors are not looked at."""
+    return precision_of(folder) is not None
 
 
 def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
@@ -145,7 +211,7 @@ def load_weights(folder: Path, step: int | None = None) -> Checkpoint | None:
             return _read(path, WEIGHTS)
         except DAMAGE as error:
             if not any(_order(other) > _order(path) for other in set(_steps(folder)) - tried):
-                _pass_over(path, error)
+                _pass_over(path, _reason(error))
     if tried:
         raise UserError(
             f"none of the checkpoints in {folder} can be read; `mmtok train` on the run's recipe"
@@ -172,10 +238,8 @@ def _of_step(folder: Path, step: int) -> Checkpoint:
         raise UserError(f"--checkpoint {step}: {what}; {others}") from None
 
 
-def _pass_over(path: Path, error: Exception) -> None:
-    warnings.warn(
-        f"checkpoint {path} is damaged ({_reason(error)}); using the one before it", stacklevel=3
-    )
+def _pass_over(path: Path, damage: str) -> None:
+    warnings.warn(f"checkpoint {path} is damaged ({damage}); using the one before it", stacklevel=3)
 
 
 def _reason(error: Exception) -> str:
@@ -207,20 +271,38 @@ def precision_of(folder: Path) -> str | None:
     return None
 
 
-def _read(path: Path, stems: Collection[str] | None = None) -> Checkpoint:
-    """Read a checkpoint, or only the files of these stems; raises one of DAMAGE if damaged."""
+def _read(path: Path, stems: Collection[str]) -> Checkpoint:
+    """Read the files of these stems; raises one of DAMAGE if damaged."""
+    return _loaded(_find(path, stems=stems))
+
+
+def _loaded(found: Found) -> Checkpoint:
+    return Checkpoint(
+        {stem: read_complete(files) for stem, files in found.files.items()}, found.state
+    )
+
+
+def _find(
+    path: Path, processes: Processes = SINGLE_PROCESS, stems: Collection[str] | None = None
+) -> Found:
+    """A checkpoint, or only its files of these stems; raises one of DAMAGE if damaged.
+
+    Of several processes each compares the digests of some of the files.
+    """
     state = _state(path)
     if state.pop("sha256") != _digest_of(state):
         raise ValueError("state.json is not what was written")
-    files = {
-        name: written
-        for name, written in state.pop("files").items()
-        if stems is None or Path(name).stem in stems
-    }
-    for name, written in files.items():
-        if digest(inside(path, name)) != written:
+    files: dict[str, list[Path]] = {}
+    for i, (name, written) in enumerate(state.pop("files").items()):
+        stem = Path(name).parts[0].removesuffix(".safetensors")
+        if stems is not None and stem not in stems:
+            continue
+        file = inside(path, name)
+        is_mine = i % processes.world_size == processes.rank
+        if is_mine and digest(file) != written:
             raise ValueError(f"{name} is not what was written")
-    return Checkpoint({Path(name).stem: load_file(path / name) for name in files}, state)
+        files.setdefault(stem, []).append(file)
+    return Found(files, state)
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -248,12 +330,6 @@ def _digest_of(state: Mapping) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -279,11 +355,25 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """The inverse of `optimizer_tensors`."""
+    for key, x in empty_state(optimizer, names, tensors).items():
+        x.copy_(tensors[key])
+
+
+def empty_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], keys: Iterable[str]
+) -> dict[str, Tensor]:
+    """Make an optimiser's state, of zeros, for what `optimizer_tensors` gave; returns it alike.
+
+    Raises ValueError for a parameter that the optimiser does not have.
+    """
     parameters = {name: p for p, name in names.items()}
-    for key, value in tensors.items():
+    for key in keys:
         name, entry = key.rsplit(":", 1)
+        if name not in parameters:
+            raise ValueError(f"there is no parameter {name}")
         p = parameters[name]
         if entry == "step":  # never sharded; the fused update needs it on the parameter's device
-            optimizer.state[p][entry] = value.to(p.device)
+            optimizer.state[p][entry] = torch.zeros((), device=p.device)
         else:
-            optimizer.state[p][entry] = shard_like(value, p)
+            optimizer.state[p][entry] = torch.zeros_like(p.detach())
+    return optimizer_tensors(optimizer, names)

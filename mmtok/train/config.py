@@ -16,6 +16,7 @@ POSITIVE_COUNTS = (
     "batch_size",
     "seq_len",
     "grad_accum_steps",
+    "replicas",
     "checkpoint_every",
     "log_every",
 )
@@ -51,6 +52,9 @@ class TrainConfig:
         grad_accum_steps: micro-batches per step. The loss is normalised over all of them together.
         fsdp: split weights, gradients and optimiser over the processes (FSDP2), for a model that
             one device cannot hold.
+        replicas: with fsdp, copies of the weights. Processes form so many groups of successive
+            ranks, and each group holds one copy in shares. With a group per machine, only gradients
+            travel between machines.
         activation_checkpointing: how many of the trunk's blocks keep no activations and compute
             them again in the backward pass: less memory, more time, the same weights. More than
             there are blocks means all.
@@ -77,6 +81,7 @@ class TrainConfig:
     source_temperature: float = 1.0
     grad_accum_steps: int = 1
     fsdp: bool = False
+    replicas: int = 1
     activation_checkpointing: int = 0
     compile: bool = False
     checkpoint_every: int = 200
@@ -96,6 +101,8 @@ class TrainConfig:
                 "TrainConfig: warmup, seed, activation_checkpointing and weight_decay must not be"
                 " negative"
             )
+        if self.replicas > 1 and not self.fsdp:
+            self._refuse("replicas", "it needs fsdp true; without, each process has a copy")
         for modality, weight in self.loss_weights.items():
             if not 0 <= weight < math.inf:
                 raise UserError(

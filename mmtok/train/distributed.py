@@ -9,7 +9,8 @@ hold the model in one of two ways:
                 over processes, and which must know the last micro-batch before its backward pass.
                 It would overlap the sums with the backward pass, as FSDP2 does too.
     sharded     FSDP2: every process holds 1/N of the weights, gradients and optimiser, and gathers
-                a block when it needs it.
+                a block when it needs it. With several replicas (hybrid sharding) the processes form
+                groups, say one per machine, and a group's N processes hold all of it together.
 
 The processes of all machines must see the run folder under the same path.
 """
@@ -17,11 +18,11 @@ The processes of all machines must see the run folder under the same path.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -50,12 +51,14 @@ class Processes:
         world_size: How many processes there are.
         device: Where this process computes.
         wait_group: The Gloo group in which the others wait for the work of rank 0.
+        background_group: Another one, for a thread that works while training goes on.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
     wait_group: dist.ProcessGroup | None = None
+    background_group: dist.ProcessGroup | None = None
 
     @property
     def is_rank0(self) -> bool:
@@ -101,10 +104,7 @@ class Processes:
             result = work()
         except BaseException as raised:
             error = raised
-        text = None if error is None else str(error) or type(error).__name__
-        texts: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(texts, text, group=self.wait_group)
-        said = [text for text in texts if text is not None]
+        said = self.all_said(None if error is None else str(error) or type(error).__name__)
         if not said:
             return cast(T, result)
         expected = error is None or isinstance(error, (UserError, OSError))
@@ -113,6 +113,18 @@ class Processes:
         if self.is_rank0:
             raise UserError(said[0])
         raise SystemExit(2)
+
+    def all_said(self, text: str | None) -> list[str]:
+        """The texts of the processes that have something to say, by rank."""
+        texts: list[str | None] = [text]
+        if self.world_size > 1:
+            texts *= self.world_size
+            dist.all_gather_object(texts, text, group=self.wait_group)
+        return [text for text in texts if text is not None]
+
+    def in_background(self) -> Processes:
+        """The same processes, for a thread beside the training."""
+        return replace(self, wait_group=self.background_group)
 
     def all_reduce(self, *numbers: float) -> list[float]:
         """The sum of each number over the processes, in float64: integers are exact up to 2^53."""
@@ -186,7 +198,8 @@ def init_distributed(lost: str = LOST, device: str | None = None) -> Iterator[Pr
     dist.init_process_group(backend, timeout=STEP_TIMEOUT)
     try:
         wait_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
-        yield Processes(rank, world_size, own, wait_group)
+        background_group = dist.new_group(backend="gloo", timeout=WORK_TIMEOUT)
+        yield Processes(rank, world_size, own, wait_group, background_group)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
@@ -198,17 +211,40 @@ def init_distributed(lost: str = LOST, device: str | None = None) -> Iterator[Pr
 # ---- sharding
 
 
+def check_replicas(processes: Processes, replicas: int) -> None:
+    """Raise UserError unless the processes form so many groups of equal size."""
+    n = processes.world_size
+    if n > 1 and n % replicas:
+        raise UserError(
+            f"--train.replicas {replicas}: {n} processes cannot form {replicas} groups of equal"
+            f" size; choose a number that divides {n}, such as that of the machines"
+        )
+
+
 def shard_model(
-    lm: nn.Module, blocks: Sequence[nn.Module], processes: Processes, precision: str
+    lm: nn.Module,
+    blocks: Sequence[nn.Module],
+    processes: Processes,
+    precision: str,
+    replicas: int = 1,
 ) -> None:
     """Split the weights over the processes' devices, in place: block by block, then all the rest.
+
+    replicas: in how many groups of successive ranks the processes hold a copy each.
 
     With "bf16" blocks are gathered in bfloat16, which halves traffic and memory; a block's norms,
     which otherwise stay in float32, are then rounded with it. Gradients are summed in float32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = dist.init_device_mesh(processes.device.type, (processes.world_size,))
+    check_replicas(processes, replicas)
+    # FSDP2 copies over the first axis and shards over the second
+    sizes = (replicas, processes.world_size // replicas)
+    mesh = dist.init_device_mesh(
+        processes.device.type, sizes, mesh_dim_names=("replicas", "shards")
+    )
+    if replicas == 1:
+        mesh = mesh["shards"]
     block_policy = MixedPrecisionPolicy()
     if precision == "bf16":
         block_policy = MixedPrecisionPolicy(
@@ -222,47 +258,17 @@ def shard_model(
         sharded.set_gradient_divide_factor(1.0)
 
 
-def full_tensors(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
-    """Named tensors, with the sharded ones gathered in the main memory of rank 0.
+def sum_after_last(lm: nn.Module, is_last: bool, replicas: int = 1) -> None:
+    """Say before a backward pass of a sharded model whether it is the last one of its step.
 
-    Other ranks leave the sharded ones out. What is not sharded is passed through. All processes
-    must call it.
+    Gradients are summed in the last one only. Until then each process keeps complete gradients, 4
+    bytes per parameter. With several replicas each group sums its own in every pass and keeps
+    shares of them, and only what travels between the groups waits.
     """
-    gathered = {}
-    for name, x in tensors.items():
-        if is_sharded(x):
-            x = full_tensor(x)
-            if not processes.is_rank0:
-                continue
-            x = x.cpu()
-        gathered[name] = x
-    return gathered
+    from torch.distributed.fsdp import FSDPModule
 
-
-def shard_like(x: Tensor, like: Tensor) -> Tensor:
-    """A full tensor on the device of `like`; where that is sharded, this process's shard of it."""
-    if not is_sharded(like):
-        return x.to(like.device)
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    sharded = cast(DTensor, like)
-    mesh = sharded.device_mesh
-    placements = sharded.placements
-    shape, offset = compute_local_shape_and_global_offset(sharded.shape, mesh, placements)
-    index = tuple(slice(a, a + n) for a, n in zip(offset, shape, strict=True))
-    return DTensor.from_local(
-        x[index].to(like.device), mesh, placements, shape=like.shape, stride=like.stride()
-    )
-
-
-def is_sharded(x: Tensor) -> bool:
-    """Whether it is a DTensor, without importing that class."""
-    return hasattr(x, "full_tensor")
-
-
-def full_tensor(x: Tensor) -> Tensor:
-    """A sharded tensor gathered on every process; any other as it is."""
-    if is_sharded(x):
-        return cast(Any, x).full_tensor()
-    return x
+    sharded = cast(FSDPModule, lm)
+    if replicas > 1:
+        sharded.set_requires_all_reduce(is_last)
+    else:
+        sharded.set_requires_gradient_sync(is_last)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmtok.nn.sharded import full_tensor, shard_like
 from mmtok.nn.weight_decay import decay_groups, matrices
-from mmtok.train.distributed import full_tensor, shard_like
 
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)  # of AdamW

@@ -29,28 +29,24 @@ from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.compiled import missing_for_compile
 from mmtok.nn.ema import ema_update, exponential, power
 from mmtok.nn.precision import PRECISIONS, Precision, matmul_rates, resolve_precision
+from mmtok.nn.sharded import full_tensor
 from mmtok.nn.weight_decay import decay_groups
 from mmtok.train.checkpoint import (
     Checkpoint,
-    load_checkpoint,
+    Found,
+    empty_state,
+    find_checkpoint,
     optimizer_tensors,
     precision_of,
-    restore_optimizer,
-    save_checkpoint,
     tidy,
 )
 from mmtok.train.config import TrainConfig
-from mmtok.train.distributed import (
-    SINGLE_PROCESS,
-    Processes,
-    full_tensor,
-    full_tensors,
-    shard_like,
-    shard_model,
-)
+from mmtok.train.distributed import SINGLE_PROCESS, Processes, shard_model, sum_after_last
 from mmtok.train.log import Gauge, matrix_rate
 from mmtok.train.muon import Muon
+from mmtok.train.saver import Saver
 from mmtok.train.schedule import learning_rate, replan
+from mmtok.train.shards import names_in, read_into
 
 
 class Interrupted(KeyboardInterrupt):
@@ -93,6 +89,7 @@ class Trainer:
         self.folder = folder
         self.log = log
         self.processes = processes
+        self.saver = Saver(folder, processes)
         self.gauge = Gauge(lm, config.seq_len, units_per_frame)
         device = lm.device
         if processes.world_size > 1:
@@ -109,7 +106,7 @@ class Trainer:
             lm.model.compile_blocks()
         self.sharded = config.fsdp and processes.world_size > 1
         if self.sharded:
-            shard_model(lm, list(lm.model.layers), processes, self.precision)
+            shard_model(lm, list(lm.model.layers), processes, self.precision, config.replicas)
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.ema: dict[str, Tensor] = {}
@@ -203,7 +200,10 @@ class Trainer:
         if self.processes.world_size > 1:
             # a share may be short of rows, but each process must make every backward pass
             batch = with_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
-        for part in split_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps):
+        parts_of_batch = split_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
+        for i, part in enumerate(parts_of_batch, 1):
+            if self.sharded:
+                sum_after_last(self.lm, i == len(parts_of_batch), self.config.replicas)
             part = part.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 nats = self.lm(part)
@@ -238,7 +238,7 @@ class Trainer:
         if self.step < self.config.steps:
             matrix_flop_per_s = self.processes.all_reduce(matrix_rate(self.device))[0]
         self.lm.train()
-        with stop_signals() as stops:
+        with stop_signals() as stops, self.saver:
             while self.step < self.config.steps:
                 start = time.perf_counter()
                 done = self.update()
@@ -250,7 +250,7 @@ class Trainer:
                     self.window = []
                 stop = self.processes.all_reduce(len(stops)) != [0]
                 if stop or self._is_due(self.config.checkpoint_every):
-                    self.save()
+                    self.saver.start(self.checkpoint())
                 if stop and self.step < self.config.steps:
                     raise Interrupted(
                         f"stopped at step {self.step}; the same command goes on from there"
@@ -261,14 +261,18 @@ class Trainer:
         return self.step % every == 0 or self.step == self.config.steps
 
     def save(self) -> None:
-        """Write a checkpoint of this step; it is the same for any number of processes."""
+        """Write a checkpoint of this step, and wait for it."""
+        self.saver.start(self.checkpoint())
+        self.saver.wait()
+
+    def checkpoint(self) -> Checkpoint:
+        """What this step can be resumed from; of sharded tensors this process's part."""
         tensors = {
             "weights": self.lm.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer, self.names),
         }
         if self.ema:
             tensors["ema"] = self.ema
-        tensors = {stem: full_tensors(named, self.processes) for stem, named in tensors.items()}
         state = {
             "step": self.step,
             "vocabulary": self.loader.vocabulary.fingerprint,
@@ -276,7 +280,7 @@ class Trainer:
             "planned": self.planned,
             "window": self.window,
         }
-        self.processes.on_rank0(lambda: save_checkpoint(self.folder, Checkpoint(tensors, state)))
+        return Checkpoint(tensors, state)
 
     def resume(self) -> bool:
         """Restore the newest sound checkpoint; returns whether there is one.
@@ -284,39 +288,35 @@ class Trainer:
         Files that a killed process left half-written are removed. Raises UserError when the
         processes see different checkpoints, or none that stand can be read.
         """
-        checkpoint = load_checkpoint(self.folder)
-        seen = self.processes.all_gather(checkpoint.state["step"] if checkpoint else -1)
-        if len(set(seen)) > 1:
-            raise UserError(
-                f"the processes see different checkpoints in {self.folder}: it must be on a file"
-                " system that all of them share"
-            )
-        if checkpoint is None:
+        found = find_checkpoint(self.folder, self.processes)
+        if found is None:
             return False
-        self.loader.vocabulary.check(
-            checkpoint.state["vocabulary"], f"the checkpoint in {self.folder}"
-        )
-        like = self.lm.state_dict()
-        weights = dict(checkpoint.tensors["weights"])
-        for name in weights.keys() & like.keys():
-            weights[name] = shard_like(weights[name], like[name])
-        self.lm.load_state_dict(weights)
-        restore_optimizer(self.optimizer, self.names, checkpoint.tensors["optimizer"])
-        for name, value in checkpoint.tensors.get("ema", {}).items():
-            self.ema[name].copy_(shard_like(value, self.ema[name]))
-        self.step = checkpoint.state["step"]
-        self.window = checkpoint.state.get("window", [])
-        planned = checkpoint.state.get("planned", self.planned)
+        state = found.state
+        self.loader.vocabulary.check(state["vocabulary"], f"the checkpoint in {self.folder}")
+        try:
+            self._read(found)
+        except (ValueError, LookupError) as error:
+            raise UserError(
+                f"the checkpoint of step {state['step']} in {self.folder} cannot be loaded"
+                f" ({error}): it was not made from this recipe"
+            ) from None
+        self.step = state["step"]
+        self.window = state.get("window", [])
+        planned = state.get("planned", self.planned)
         self.planned = replan(planned, self.step, self.config.steps)
         self.processes.on_rank0(lambda: tidy(self.folder, self.step))
         return True
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights that the run keeps: the moving average where there is one.
+    def _read(self, found: Found) -> None:
+        """Read the tensors of a checkpoint into this training's own."""
+        read_into(found.files["weights"], self.lm.state_dict())
+        kept = found.files["optimizer"]
+        read_into(kept, empty_state(self.optimizer, self.names, names_in(kept)))
+        read_into(found.files.get("ema", ()), self.ema)
 
-        Sharded ones are gathered on rank 0.
-        """
-        return full_tensors({**self.lm.state_dict(), **self.ema}, self.processes)
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that the run keeps: the moving average where there is one."""
+        return {**self.lm.state_dict(), **self.ema}
 
 
 def predicted_frames(batch: Batch, vocabulary: Vocabulary) -> dict[str, int]:

@@ -6,22 +6,26 @@ python many.py FOLDER             writes FOLDER/NAME.json: what process 0 saw of
 python many.py FOLDER compiled    then those whose blocks are compiled, which takes half a minute
 """
 
+import errno
 import json
 import os
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401  before the forks: a second each
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TOY, segment_maker  # noqa: E402
 from forked import fork  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
+from torch.distributed.checkpoint.filesystem import FileSystem  # noqa: E402
 
 from mmtok.core.vocabulary import Vocabulary  # noqa: E402
 from mmtok.data.loader import Loader  # noqa: E402
@@ -29,9 +33,10 @@ from mmtok.data.tasks import InputMasking, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
 from mmtok.heads.categorical import Chained, Parallel  # noqa: E402
 from mmtok.model.lm import LM, DecoderConfig  # noqa: E402
+from mmtok.nn.sharded import full_tensor  # noqa: E402
 from mmtok.nn.transformer import TransformerConfig  # noqa: E402
 from mmtok.train.config import TrainConfig  # noqa: E402
-from mmtok.train.distributed import full_tensors, init_distributed  # noqa: E402
+from mmtok.train.distributed import init_distributed  # noqa: E402
 from mmtok.train.trainer import Trainer  # noqa: E402
 
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
@@ -63,7 +68,9 @@ class Apart(Loader):
         jets, others = (
             [x for x in documents if (x.task == JETS) is wanted] for wanted in (True, False)
         )
-        return [jets[:3], others[:3], jets[3:6], others[3:6]][: self.batch_size]
+        starts = range(0, 3 * self.batch_size // 2, 3)
+        rows = [some[i : i + 3] for i in starts for some in (jets, others)]
+        return rows[: self.batch_size]
 
 
 def trainer(home, name, processes, config=CONFIG):
@@ -130,7 +137,7 @@ def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
     touched = sum(p in it.optimizer.state for p in it.names)
     told["untouched"] = sum(processes.all_gather(len(it.names) - touched))
     it.save()
-    weights = full_tensors(it.lm.state_dict(), processes)
+    weights = {k: full_tensor(x) for k, x in it.lm.state_dict().items()}
     if processes.is_rank0:
         told["sum"] = {k: float(x.double().abs().sum()) for k, x in weights.items()}
         (home / f"{name}.json").write_text(json.dumps(told))
@@ -141,6 +148,8 @@ def train(home, name, processes, until=CONFIG.steps, resume=None, **changes):
 
 def by_one(home, processes):
     train(home, "one", processes)
+    train(home, f"one-{CUT}", processes, CUT)
+    train(home, "one-long", processes, 3, batch_size=8)
     train(home, "one-short", processes, 3, batch_size=2)
     train(home, "one-bf16", processes, 3, precision="bf16")
     train(home, "one-muon", processes, 3, optimizer="muon")
@@ -172,6 +181,45 @@ def by_two_compiled(home, processes):
         note(home, f"{name}-graphs", processes, str(dict(counters["stats"])))
 
 
+def by_four(home, processes):
+    train(home, "four-hybrid", processes, CUT, fsdp=True, replicas=2)
+    for name, replicas in (("four-hybrid-accumulated", 2), ("four-sharded-accumulated", 1)):
+        with reductions() as counts:
+            train(
+                home,
+                name,
+                processes,
+                3,
+                fsdp=True,
+                replicas=replicas,
+                batch_size=8,
+                grad_accum_steps=2,
+            )
+        note(home, name, processes, json.dumps(counts))
+
+
+@contextmanager
+def reductions():
+    """How many numbers each collective of gradients was given."""
+    counts = {}
+    names = ("all_reduce", "reduce_scatter_tensor")
+    kept = {name: getattr(dist, name) for name in names}
+
+    def counting(name):
+        def call(*args, **kwargs):
+            x = kwargs.get("input", args[0] if args else kwargs.get("tensor"))
+            counts[name] = counts.get(name, 0) + (x.numel() if x.dtype == torch.float32 else 0)
+            return kept[name](*args, **kwargs)
+
+        return call
+
+    for name in names:
+        setattr(dist, name, counting(name))
+    yield counts
+    for name in names:
+        setattr(dist, name, kept[name])
+
+
 def by_three(home, processes):
     train(home, "three", processes, resume="two")
     train(home, "three-sharded", processes, resume="two-sharded", fsdp=True)
@@ -193,6 +241,24 @@ def first_fails(home, processes):
         processes.on_rank0(fail)
     except BaseException as error:
         note(home, "fails", processes, repr(error))
+
+
+def second_cannot_write(home, processes):
+    it = trainer(home, "full", processes)
+    it.save()
+    it.update()
+    if processes.rank == 1:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        FileSystem.create_stream = full
+    it.saver.start(it.checkpoint())
+    it.update()  # training goes on meanwhile
+    try:
+        it.saver.wait()
+    except BaseException as error:
+        note(home, "full", processes, f"{type(error).__name__}: {error}")
 
 
 def one_dies(home, processes):
@@ -233,8 +299,10 @@ def main(home, compiled=False):
         (1, by_one),
         (2, by_two),
         (3, by_three),
+        (4, by_four),
         (1, by_one_again),
         (2, first_fails),
+        (2, second_cannot_write),
         (2, one_dies),
     ]
     for n, work in [(2, by_two_compiled)] if compiled else plain:

@@ -14,14 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from mmtok.cli import main
 from mmtok.errors import UserError
-from mmtok.train.distributed import SINGLE_PROCESS, Processes, init_distributed, is_sharded
+from mmtok.nn.sharded import is_sharded
+from mmtok.train.checkpoint import load_checkpoint
+from mmtok.train.config import TrainConfig
+from mmtok.train.distributed import SINGLE_PROCESS, Processes, check_replicas, init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.trainer import Trainer
 
+CUT = 4  # steps of the trainings that are resumed
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -149,6 +154,36 @@ def test_compiled_blocks_make_the_same_steps_whole_and_sharded_by_one_graph(home
         )
 
 
+def test_two_groups_of_two_hold_a_copy_each_and_make_the_steps_of_one(home):
+    run = told(home, "four-hybrid")
+    assert same_steps(run, told(home, "one")) and len(run["steps"]) == 4
+    assert 0.5 * run["weights"] <= run["held"] < 0.55 * run["weights"]
+
+
+@pytest.mark.parametrize("name", ["four-hybrid", "four-sharded"])
+def test_gradients_travel_once_per_step_of_two_micro_batches(home, name):
+    """Between the groups of a hybrid; within one in each micro-batch, so that all keep shares."""
+    run = told(home, f"{name}-accumulated")
+    n_weights = run["weights"]
+    assert same_steps(run, told(home, "one-long")) and len(run["steps"]) == 3
+    counts = json.loads((home / f"{name}-accumulated-0.txt").read_text())
+    shares, copies = counts["reduce_scatter_tensor"], counts["all_reduce"]
+    if name == "four-sharded":
+        assert n_weights <= shares / 3 < 1.05 * n_weights and copies == 0
+    else:
+        assert n_weights <= shares / 3 / 2 < 1.05 * n_weights
+        assert n_weights / 2 <= copies / 3 < 1.05 * n_weights / 2
+
+
+def test_groups_must_be_of_equal_size():
+    check_replicas(Processes(0, 6), 3)
+    check_replicas(SINGLE_PROCESS, 3)
+    with pytest.raises(UserError, match="6 processes cannot form 4 groups of equal size"):
+        check_replicas(Processes(0, 6), 4)
+    with pytest.raises(UserError, match="replicas is 2; it needs fsdp true"):
+        TrainConfig(replicas=2)
+
+
 def test_a_shard_is_a_share(home):
     whole = told(home, "two")
     half = told(home, "two-sharded")
@@ -157,22 +192,66 @@ def test_a_shard_is_a_share(home):
     assert half["held"] < 0.55 * half["weights"] and third["held"] < 0.4 * third["weights"]
 
 
-def test_checkpoints_are_the_same_files_whoever_wrote_them(home):
-    read = {
-        name: {
-            path.stem: load_file(path)
-            for path in (home / name / "step-000004").glob("*.safetensors")
-        }
-        for name in ("two", "two-sharded")
-    }
-    whole, sharded = read.values()
-    assert whole.keys() == sharded.keys() == {"weights", "optimizer", "ema"}
-    for stem, tensors in whole.items():
-        assert tensors.keys() == sharded[stem].keys()
-        assert all(
-            x.shape == sharded[stem][k].shape and torch.allclose(x, sharded[stem][k], atol=1e-4)
-            for k, x in tensors.items()
+# ---- checkpoints that several processes write
+
+
+def test_checkpoints_hold_the_same_numbers_whoever_wrote_them(home):
+    for name in ("two", "two-sharded"):
+        read = load_checkpoint(home / name).tensors
+        one = load_checkpoint(home / f"one-{CUT}").tensors
+        assert read.keys() == one.keys() == {"weights", "optimizer", "ema"}
+        for stem, tensors in one.items():
+            assert tensors.keys() == read[stem].keys()
+            for k, x in tensors.items():
+                assert x.shape == read[stem][k].shape and x.dtype == read[stem][k].dtype
+                assert torch.allclose(x, read[stem][k], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["two", "two-sharded"])
+def test_each_process_writes_its_part_and_no_number_is_written_twice(home, name):
+    folder = home / name / f"step-{CUT:06d}"
+    n_bytes = {}
+    for path in folder.glob("*/shard-*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            n = sum(file.get_tensor(key).nbytes for key in names)
+        n_bytes[path.name[:11]] = n_bytes.get(path.name[:11], 0) + n
+    one = load_checkpoint(home / f"one-{CUT}").tensors
+    complete = sum(x.nbytes for tensors in one.values() for x in tensors.values())
+    assert n_bytes.keys() == {"shard-00001", "shard-00002"}
+    assert sum(n_bytes.values()) == complete and max(n_bytes.values()) < 0.6 * complete
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_torch_s_own_reader_reads_them_too(home):
+    folder = home / "two-sharded" / f"step-{CUT:06d}"
+    for stem, tensors in load_checkpoint(folder.parent).tensors.items():
+        read = {k: torch.full_like(x, torch.nan) for k, x in tensors.items()}
+        read = {k: x for k, x in read.items() if x.dim()}  # it cannot slice a single number
+        torch.distributed.checkpoint.load(
+            read, storage_reader=HuggingFaceStorageReader(str(folder / stem))
         )
+        assert read and all(torch.equal(x, tensors[k]) for k, x in read.items())
+
+
+def test_a_damaged_shard_is_found_out_and_the_checkpoint_before_is_used(home, tmp_path):
+    old, new = (tmp_path / f"step-{step:06d}" for step in (CUT, 8))
+    shutil.copytree(home / "two-sharded" / old.name, old)
+    shutil.copytree(home / "three-sharded" / new.name, new)
+    shard = sorted(new.glob("optimizer/*"))[-1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.warns(UserWarning, match=r"optimizer/shard-00003-\S+ is not what was written"):
+        assert load_checkpoint(tmp_path).state["step"] == CUT
+
+
+def test_when_one_process_cannot_write_the_checkpoint_before_stays_and_one_line_is_said(home):
+    folder = home / "full"
+    line = (home / "full-0.txt").read_text()
+    assert "No space left" in line and ".step-000001.tmp" in line
+    assert (home / "full-1.txt").read_text() == "SystemExit: 2"
+    assert [path.name for path in folder.iterdir()] == ["step-000000"]
+    assert load_checkpoint(folder).state["step"] == 0
 
 
 # ---- what goes wrong
