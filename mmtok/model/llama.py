@@ -39,6 +39,7 @@ from mmtok.model.llama_folder import (
 )
 from mmtok.model.llama_suppress import READ, WRITE, widen
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.sharded import copy_part
 from mmtok.nn.transformer import TransformerConfig
 
 
@@ -143,15 +144,12 @@ def load_llama(lm: LM, folder: Path | str) -> None:
         )
     n_rows = len(weights[READ])
     for name, x in mine.items():
-        if name in (READ, WRITE):
-            x[:n_rows].copy_(weights[name])
-        else:
-            x.copy_(weights[name])
+        copy_part(x, weights[name])  # of a table the first rows
     if n_rows != vocabulary.size:  # only the ids of text
         aliases = _aliases(config, vocabulary)
         for table in {READ, WRITE} & mine.keys():
             for mark, special in aliases.items():
-                mine[table][mark] = mine[table][special]
+                copy_part(mine[table], weights[table][special : special + 1], (mark, 0))
 
 
 def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int]:

@@ -143,10 +143,13 @@ def record(build: Callable[[], M]) -> tuple[M, Record]:
     """Run a constructor; returns its module on the meta device, and how to fill it.
 
     Raises NotImplementedError, or whatever torch does, for a constructor that needs the values of
-    what it draws.
+    what it draws, and for parameters with two names, which would become two parameters.
     """
     with _Recorder() as recorder:
         module = build()
+    n_names = sum(1 for _ in module.named_parameters(remove_duplicate=False))
+    if n_names > sum(1 for _ in module.parameters()):
+        raise NotImplementedError("a parameter with two names")
     tensors = named_tensors(module)
     return module.to("meta"), Record(recorder.calls, tensors)
 

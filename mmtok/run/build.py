@@ -40,7 +40,7 @@ from mmtok.run.tokenise import tokenise
 from mmtok.run.training import loader_of, save_model, train_decoder
 from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.patches import NetworkConfig
-from mmtok.train.checkpoint import load_checkpoint
+from mmtok.train.checkpoint import has_checkpoint
 from mmtok.train.checks import (
     check_freq_masks,
     check_guidance,
@@ -48,7 +48,7 @@ from mmtok.train.checks import (
     warn_pairing,
     warn_sigma_data,
 )
-from mmtok.train.distributed import init_distributed
+from mmtok.train.distributed import Processes, check_replicas, init_distributed
 from mmtok.train.log import read_log
 from mmtok.train.tensorboard import TensorBoardWriter, need_tensorboard
 from mmtok.train.tokenizer_fit import fit_tokenizer
@@ -256,6 +256,7 @@ def train(
     with init_distributed(device=device) as processes, ExitStack() as stack:
 
         def start() -> None:
+            check_replicas(processes, recipe.train.replicas)
             if tensorboard:
                 need_tensorboard()
             stack.enter_context(folder_lock(out))
@@ -278,12 +279,8 @@ def train(
             processes.on_rank0(open_board)
             processes.on_rank0(lambda: print_status(f"{out} is trained: nothing to do"))
             return run
-        # what will be sharded need not fit into one GPU
-        sharded = recipe.train.fsdp and processes.world_size > 1
-        lm = _checked_decoder(run, torch.device("cpu") if sharded else None)
+        lm, initialise = _checked_decoder(run, processes)
         processes.on_rank0(lambda: warn_pairing(lm, recipe.tasks, recipe.fields))
-        if recipe.start and load_checkpoint(out / "checkpoints") is None:
-            load_start(lm, recipe)
 
         def check(files: Callable[[], Sequence[TokenFile]]) -> None:
             predicted = {f: recipe.fields[f] for task in recipe.tasks for f in task.predicted}
@@ -298,25 +295,54 @@ def train(
         else:
             tokenise(run, processes)
             processes.on_rank0(lambda: check(run.token_files))
-        weights = train_decoder(run, lm, processes, open_board, staged)
+        weights = train_decoder(run, lm, processes, open_board, initialise, staged)
         if staged is not None:
             staged.finish()
         save_model(run, weights, processes)
     return run
 
 
-def _checked_decoder(run: Run, device: torch.device | None) -> LM:
-    """The untrained decoder, checked against tasks and data before the long work begins."""
+def _checked_decoder(run: Run, processes: Processes) -> tuple[LM, Callable[[], None] | None]:
+    """The decoder before training, checked against tasks and data before the long work begins.
+
+    One that will be sharded is on the meta device. The second result gives it its values then.
+    """
     recipe = run.recipe
     _check_heads(run)
-    lm = run.untrained(device)
+    lm, fill = _untrained(run, processes)
     check_targets(lm, recipe.tasks, recipe.fields)
     check_freq_masks(recipe.input_masking, recipe.fields, run.vocabulary.signatures)
     for task in recipe.tasks:
         if task.target_masking is not None:
             masking = dict.fromkeys(task.targets, task.target_masking)
             check_freq_masks(masking, recipe.fields, run.vocabulary.signatures, "target_masking")
-    return lm
+
+    def initialise() -> None:
+        fill()
+        if recipe.start and not has_checkpoint(run.folder / "checkpoints"):
+            load_start(lm, recipe)
+
+    if lm.device.type == "meta":
+        return lm, initialise
+    initialise()
+    return lm, None
+
+
+def _untrained(run: Run, processes: Processes) -> tuple[LM, Callable[[], None]]:
+    """The untrained decoder and what gives it its first values, if it has none yet."""
+    if not run.recipe.train.fsdp or processes.world_size == 1:
+        return run.untrained(), lambda: None
+    try:
+        return run.deferred()
+    except (NotImplementedError, RuntimeError) as error:  # of a head that is not the package's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        processes.on_rank0(
+            lambda: print_status(
+                "every process needs memory for the complete decoder at the start, as a part of it"
+                f" needs values while it is made ({reason})"
+            )
+        )
+    return run.untrained(torch.device("cpu")), lambda: None
 
 
 def _check_heads(run: Run) -> None:

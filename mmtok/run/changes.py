@@ -13,7 +13,7 @@ from mmtok.io.overrides import leaves
 from mmtok.io.strict_json import read_json
 from mmtok.run.folder import training_has_begun
 from mmtok.run.recipe import Recipe, check_not_older, kinds_of
-from mmtok.train.checkpoint import load_checkpoint
+from mmtok.train.checkpoint import find_checkpoint
 
 FREE_FIELDS = {  # they say how a run is computed, not what it is, so they may change at any time
     "train.fsdp",
@@ -96,7 +96,7 @@ def extend_training(recipe: Recipe, folder: Path) -> None:
     if set(changes) != {"train.steps"}:
         return
     before, steps = changes["train.steps"]
-    checkpoint = load_checkpoint(folder / "checkpoints")
+    checkpoint = find_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise UserError(
             f"{folder} cannot be trained on, as its checkpoints are gone and with them the"

@@ -15,9 +15,10 @@ RUN/recipe.json        the recipe, with all fields
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from mmtok.model.likelihood import LogLikelihood, score, score_part
 from mmtok.model.lm import LM
 from mmtok.model.sampling import Sampled
 from mmtok.model.trajectory import trajectory_recorder
+from mmtok.nn.deferred import record
 from mmtok.nn.device import resolve_device
 from mmtok.run.folder import read_fingerprint, read_sha256
 from mmtok.run.recipe import Recipe, kinds_of, load_recipe, read_recipe
@@ -222,8 +224,7 @@ class Run:
         Raises UserError for heads that do not fit, or that the device cannot compute.
         """
         device = device or self.device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.train.seed)
+        with self._first_seed():
             lm = LM(self.recipe.model, self.vocabulary)
         if device.type == "mps":
             diffused = [m for m in self.vocabulary.signatures if lm.kind(m) != "exact"]
@@ -233,6 +234,27 @@ class Run:
                     " float64, and MPS has none; say --device cpu"
                 )
         return lm.to(device).eval()
+
+    def deferred(self) -> tuple[LM, Callable[[], None]]:
+        """The decoder of `untrained` on the meta device, and what writes its first values.
+
+        That is to be called when its weights are sharded; nobody needs memory for all of them.
+        """
+        with self._first_seed():
+            lm, made = record(partial(LM, self.recipe.model, self.vocabulary))
+
+        def fill() -> None:
+            with self._first_seed():
+                made.fill(lm)
+
+        return lm.eval(), fill
+
+    @contextmanager
+    def _first_seed(self) -> Iterator[None]:
+        """The recipe's seed for the block; what is drawn elsewhere does not change."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.train.seed)
+            yield
 
     # ---- examples
 

@@ -42,6 +42,7 @@ def train_decoder(
     lm: LM,
     processes: Processes,
     open_board: Callable[[], Listener | None],
+    initialise: Callable[[], None] | None,
     staged: StagedLoader | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train from the newest checkpoint or from the start; return the weights to keep.
@@ -51,12 +52,13 @@ def train_decoder(
         lm: the decoder, untrained or with the weights that the recipe starts from.
         processes: that share the training.
         open_board: called once on rank 0; the log's lines go to what it returns, too.
+        initialise: gives it these values, where it has none yet; see `Trainer`.
         staged: gives the batches where the tokens are not all written when training begins.
     """
     config = run.recipe.train
     progress = Progress("train", config.steps, "steps")
     log = _Log(run.folder / "log.jsonl", progress)
-    trainer = _trainer(run, lm, processes, log.add, staged)
+    trainer = _trainer(run, lm, processes, log.add, initialise, staged)
     resumed = trainer.resume()
     if staged is not None:
         _take_stages(run, trainer, staged, log)
@@ -121,16 +123,22 @@ class _Log:
 
 
 def _trainer(
-    run: Run, lm: LM, processes: Processes, log: Listener, staged: StagedLoader | None
+    run: Run,
+    lm: LM,
+    processes: Processes,
+    log: Listener,
+    initialise: Callable[[], None] | None,
+    staged: StagedLoader | None,
 ) -> Trainer:
     """The trainer of a run's decoder, with the loader of its token files, or with `staged`."""
     folder = run.folder / "checkpoints"
     config = run.recipe.train
     if staged is not None:
-        return Trainer(lm, staged, config, folder, log, processes)
+        return Trainer(lm, staged, config, folder, log, processes, initialise=initialise)
     files = _token_files(run, processes)
     units = _units_per_frame(run, files)
-    return Trainer(lm, loader_of(run, files), config, folder, log, processes, units)
+    loader = loader_of(run, files)
+    return Trainer(lm, loader, config, folder, log, processes, units, initialise)
 
 
 def loader_of(run: Run, files: Sequence[TokenFile]) -> Loader:

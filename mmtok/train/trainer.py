@@ -71,6 +71,8 @@ class Trainer:
     start; rank 0 writes.
     units_per_frame: modality -> how many of its customary unit a frame holds on average, for the
     log.
+    initialise: gives a decoder on the meta device its first values, when its weights are sharded
+    and each process has memory for its part; or any decoder other ones than it has.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Trainer:
         log: Callable[[dict], None],
         processes: Processes = SINGLE_PROCESS,
         units_per_frame: Mapping[str, float] = MappingProxyType({}),
+        initialise: Callable[[], None] | None = None,
     ):
         self.lm = lm
         self.loader = loader
@@ -97,7 +100,7 @@ class Trainer:
         self.precision = self._precision(device)
         lm.model.checkpoint_activations(config.activation_checkpointing)
         if config.compile:
-            missing = missing_for_compile(lm.device)
+            missing = missing_for_compile(device)
             if missing:
                 raise UserError(
                     f"--train.compile true needs {missing}, which is not installed: install it, or"
@@ -107,6 +110,10 @@ class Trainer:
         self.sharded = config.fsdp and processes.world_size > 1
         if self.sharded:
             shard_model(lm, list(lm.model.layers), processes, self.precision, config.replicas)
+            if lm.device.type == "meta":
+                lm.to_empty(device=device)
+        if initialise is not None:
+            initialise()
         self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
         self.optimizer = make_optimizer(lm, config)
         self.ema: dict[str, Tensor] = {}
