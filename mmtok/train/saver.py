@@ -42,8 +42,8 @@ class Saver:
         staged = cast(dict[str, dict[str, Tensor]], stager.stage(tensors))
         copied = Checkpoint(staged, deepcopy(checkpoint.state))
         thread = ThreadPoolExecutor(1, "checkpoint")
-        beside = self.processes.in_background()
-        self.pending = thread.submit(save_checkpoint, self.folder, copied, processes=beside)
+        background = self.processes.in_background()
+        self.pending = thread.submit(save_checkpoint, self.folder, copied, processes=background)
         thread.shutdown(wait=False)
 
     def __enter__(self) -> None:
