@@ -8,6 +8,11 @@ NULL stands in the place of a condition that is left out. A truncated segment ha
 frames to infill come last, with a HOLE mark in their place:
 
     begin m, frames, HOLE, frames, end m, FILL, frames, end m
+
+Codes in rows (`Signature.rows`) have the end mark behind each row too, and the first row says how
+long all are; a row without codes is the end of the segment:
+
+    begin m, row, end m, row, end m, end m
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from mmtok.core.rows import row_layout
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
@@ -36,6 +42,8 @@ class State:
         filling: the frames that are being read are those of a HOLE mark.
         due: the mark that must follow: "document" at the start of a stream, "fill" before the
             frames of a HOLE mark, else "".
+        column: of codes in rows, those of the row that is being read.
+        columns: codes of every row; 0 in the first row, which says it.
     """
 
     modality: str | None = None
@@ -43,6 +51,8 @@ class State:
     n_open: int = 0
     filling: bool = False
     due: str = ""
+    column: int = 0
+    columns: int = 0
 
 
 START = State(due="document")
@@ -61,10 +71,10 @@ def legal_ids(vocabulary: Vocabulary, state: State) -> np.ndarray:
     if state.modality is None:
         return np.array(sorted(_marks_between(vocabulary)))
     ids = np.zeros(0, np.int64)
-    if state.left != 0:
+    if _may_go_on(state):
         banned = vocabulary.signatures[state.modality].banned
         ids = np.delete(np.array(vocabulary.span(state.modality), np.int64), banned)
-    if _may_end(state):
+    if _may_end(vocabulary, state):
         ids = np.append(ids, vocabulary.end(state.modality))
     return np.sort(ids)
 
@@ -79,10 +89,21 @@ def advance(vocabulary: Vocabulary, state: State, id: int) -> State:
         return replace(state, filling=True, due="")
     if state.modality is None:
         return _opened(vocabulary, id)
+    if vocabulary.signatures[state.modality].rows:
+        return _advance_in_rows(state, id == vocabulary.end(state.modality))
     if id != vocabulary.end(state.modality):
         return state if state.left is None else replace(state, left=state.left - 1)
     n_open = state.n_open - state.filling
     return State(state.modality, state.left, n_open, due="fill") if n_open else State()
+
+
+def _advance_in_rows(state: State, is_end: bool) -> State:
+    """The state after a code of a row, or after an end mark."""
+    if not is_end:
+        return replace(state, column=state.column + 1)
+    if state.column == 0:
+        return State()
+    return replace(state, column=0, columns=state.column)
 
 
 def _advance_unpredicted(vocabulary: Vocabulary, state: State, id: int) -> State:
@@ -115,11 +136,20 @@ def _is_legal(vocabulary: Vocabulary, state: State, id: int) -> bool:
     span = vocabulary.span(state.modality)
     if id in span:
         banned = vocabulary.signatures[state.modality].banned
-        return state.left != 0 and id - span[0] not in banned
-    return id == vocabulary.end(state.modality) and _may_end(state)
+        return _may_go_on(state) and id - span[0] not in banned
+    return id == vocabulary.end(state.modality) and _may_end(vocabulary, state)
 
 
-def _may_end(state: State) -> bool:
+def _may_go_on(state: State) -> bool:
+    row_is_full = 0 < state.columns == state.column
+    return state.left != 0 and not row_is_full
+
+
+def _may_end(vocabulary: Vocabulary, state: State) -> bool:
+    if vocabulary.signatures[state.modality or ""].rows:
+        row_may_end = state.columns in (0, state.column) and state.column > 0
+        picture_may_end = state.columns > 0 and state.column == 0
+        return row_may_end or picture_may_end
     if state.left in (None, 0):
         return True
     # frames are left, but the fill of a later HOLE mark can still take them
@@ -165,7 +195,7 @@ class _Part:
     modality: int
     segment: int
     predict: bool | np.ndarray = False
-    may_end: bool = False
+    may_end: bool | np.ndarray = False
 
 
 def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
@@ -196,7 +226,9 @@ def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
         predict=np.concatenate(
             [np.broadcast_to(part.predict, n) for part, n in zip(parts, sizes, strict=True)]
         ),
-        may_end=np.repeat(np.array([part.may_end for part in parts], bool), sizes),
+        may_end=np.concatenate(
+            [np.broadcast_to(part.may_end, n) for part, n in zip(parts, sizes, strict=True)]
+        ),
         values={m: np.concatenate(frames) for m, frames in pieces.items()},
         ceiling={
             m: _ceiling(vocabulary.signatures[m], frames)
@@ -225,6 +257,21 @@ def _check_segment(vocabulary: Vocabulary, segment: Segment, complete: bool) -> 
             f"infilling is not possible in {m}: its frames are ordered, so what is missing depends"
             " on where it stands"
         )
+    if signature.rows:
+        _check_rows(signature, segment, complete)
+
+
+def _check_rows(signature: Signature, segment: Segment, complete: bool) -> None:
+    """Raise UserError unless the codes are rows of one length; complete: nothing is missing."""
+    m = segment.modality
+    if segment.infill_spans:
+        raise UserError(
+            f"infilling is not possible in {m} of any size: what its rows lack depends on where"
+            " they stand"
+        )
+    layout = row_layout(segment.values[:, 0], signature.levels[0], m)
+    if complete and (not layout.columns or layout.column):
+        raise UserError(f"a {m} segment has {layout.column} codes behind its last row mark")
 
 
 def _check_frames(signature: Signature, segment: Segment) -> None:
@@ -239,7 +286,7 @@ def _check_frames(signature: Signature, segment: Segment) -> None:
         )
     if codes is None or not len(codes):
         return
-    if codes.min() < 0 or (codes.max(0) >= signature.levels).any():
+    if codes.min() < 0 or (codes.max(0) >= signature.sizes).any():
         raise UserError(f"a {m} segment has codes outside its levels: another tokenizer's?")
     if np.isin(codes, signature.banned).any():
         raise UserError(
@@ -272,9 +319,13 @@ def _segment_parts(
     for n, (a, b) in enumerate(_visible(segment)):
         if n > 0:
             parts.append(_Part(hole, k, i))
-        parts.append(_Part(frames[a:b], k, i, scored & asked[a:b], open_length))
+        may_end: bool | np.ndarray = open_length
+        if vocabulary.signatures[m].rows:
+            may_end, certain, *_ = row_layout(segment.values[:, 0], len(vocabulary.span(m)), m)
+            asked = asked & ~certain
+        parts.append(_Part(frames[a:b], k, i, scored & asked[a:b], may_end))
     if closed or segment.infill_spans:
-        asks_end = scored and _asks_end(asked)
+        asks_end = scored and _asks_end(segment.asked)
         parts.append(_Part(end, k, i, asks_end and open_length, open_length))
 
     for n, (a, b) in enumerate(segment.infill_spans[:n_filled]):
@@ -299,8 +350,12 @@ def _asks_end(asked: np.ndarray) -> bool:
 def _frame_ids(vocabulary: Vocabulary, segment: Segment) -> np.ndarray:
     """The ids (T,) of a segment's frames."""
     span = vocabulary.span(segment.modality)
-    if segment.codes is not None and vocabulary.signatures[segment.modality].one_channel:
-        return segment.codes[:, 0].astype(np.int64) + span[0]
+    signature = vocabulary.signatures[segment.modality]
+    if segment.codes is not None and signature.one_channel:
+        ids = segment.codes[:, 0].astype(np.int64) + span[0]
+        if signature.rows:
+            ids[segment.codes[:, 0] == len(span)] = vocabulary.end(segment.modality)
+        return ids
     return np.full(len(segment), span[0])
 
 
@@ -360,6 +415,8 @@ def _read_segment(
     ids = stream.ids[where]
     span = vocabulary.span(m)
     signature = vocabulary.signatures[m]
+    if signature.rows:
+        return _read_rows(vocabulary, m, ids, stream.predict[where])
     is_frame = (ids >= span[0]) & (ids <= span[-1])
     if signature.one_channel:
         frames = (ids[is_frame] - span[0])[:, None]
@@ -392,3 +449,15 @@ def _read_segment(
     if signature.levels:
         return Segment(m, codes=frames[in_order], **more)
     return Segment(m, latents=frames[in_order], **more)
+
+
+def _read_rows(vocabulary: Vocabulary, m: str, ids: np.ndarray, predict: np.ndarray) -> Segment:
+    """The segment of codes in rows: ids (L,) from its begin mark on."""
+    end = vocabulary.end(m)
+    closed = len(ids) > 2 and bool((ids[-2:] == end).all())
+    frames = slice(1, len(ids) - closed)
+    mark = len(vocabulary.span(m))
+    codes = np.where(ids[frames] == end, mark, ids[frames] - vocabulary.span(m)[0])
+    asked = predict[frames] | row_layout(codes, mark, m).certain
+    some = bool(predict.any()) and not asked.all()
+    return Segment(m, codes=codes[:, None], truncated=not closed, predict=asked if some else None)

@@ -38,6 +38,8 @@ class Signature:
         headers: number of first frames that stand outside that order (a jet's totals).
         cells: of latents that are discrete: each is the centre of one of so many equal cells of the
             axis from -1 to 1; 0: continuous.
+        rows: the codes of a segment stand in rows of one length, each closed by a row mark, the
+            code `levels[0]`. The grammar allows nothing else.
     """
 
     modality: str
@@ -49,6 +51,7 @@ class Signature:
     descending: bool = False
     headers: int = 0
     cells: int = 0
+    rows: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
@@ -68,6 +71,10 @@ class Signature:
             raise ValueError(
                 f"signature of {self.modality!r}: descending is true or false, and true of codes"
                 " only"
+            )
+        if self.rows and (not self.one_channel or self.frames is not None):
+            raise ValueError(
+                f"signature of {self.modality!r}: rows are of one-channel codes, of any number"
             )
         if self.headers < 0 or self.headers and not self.descending:
             raise ValueError(
@@ -102,6 +109,11 @@ class Signature:
         return len(self.levels) == 1 and not self.descending
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Values of each channel of a segment's codes, with the row mark where there are rows."""
+        return tuple(n + self.rows for n in self.levels)
+
+    @property
     def bits_per_frame(self) -> float:
         """log2 of the number of different frames; 0 for continuous latents."""
         if not self.latent_size:
@@ -118,7 +130,10 @@ class Signature:
 
     def as_dict(self) -> dict:
         """JSON-able fields."""
-        return asdict(self)
+        fields = asdict(self)
+        if not self.rows:  # a fingerprint does not change by what is not used
+            del fields["rows"]
+        return fields
 
 
 @dataclass(frozen=True, eq=False)

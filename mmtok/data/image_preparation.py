@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -28,17 +29,23 @@ EFFECTS = {
 class ImagePreparation:
     """How a picture gets the size and the colours that the tokenizer takes.
 
+    A tokenizer of any size takes pictures as they are, up to `max_pixels`.
+
     Attributes:
-        fit: stretch: scale both sides, each by itself; crop: scale until it covers the size, and
-            cut out the centre; pad: scale until it fits inside, and centre on the background.
+        fit: to a tokenizer of one size. stretch: scale both sides, each by itself; crop: scale
+            until it covers the size, and cut out the centre; pad: scale until it fits inside, and
+            centre on the background.
         background: shown through transparency and around padded pictures: a colour by name, or
             #rrggbb.
+        max_pixels: for a tokenizer of any size: the most that a picture may have, height times
+            width; larger ones are scaled down to it. 0: any.
     """
 
     modality: ClassVar[str] = "image"
 
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     background: str = "white"
+    max_pixels: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -50,6 +57,26 @@ class ImagePreparation:
                 f"ImagePreparation: background is {self.background!r}; "
                 "it must be a colour, such as white or #808080"
             )
+        if self.max_pixels < 0:
+            raise UserError(
+                f"ImagePreparation: max_pixels is {self.max_pixels}; it must be at least 1, or 0"
+                " for any"
+            )
+
+    def check_takes(self, takes: Mapping[str, Any]) -> None:
+        """Raise UserError for a choice that does nothing with a tokenizer that takes these."""
+        any_size = takes.get("height") is None
+        if self.max_pixels and not any_size:
+            raise UserError(
+                f"ImagePreparation: max_pixels is {self.max_pixels}, but the tokenizer takes"
+                f" {takes['height']} x {takes['width']} pixels; leave it out, or take a tokenizer"
+                " of any size (AnySizePatchesConfig)"
+            )
+        if self.fit != "stretch" and any_size:
+            raise UserError(
+                f"ImagePreparation: fit is {self.fit!r}, but the tokenizer takes pictures of any"
+                " size as they are; leave it out"
+            )
 
     def prepare(
         self,
@@ -59,10 +86,13 @@ class ImagePreparation:
         height: int | None = None,
         width: int | None = None,
         channels: int | None = None,
+        least_side: int = 1,
     ) -> np.ndarray:
         """A picture -> uint8 (height, width) or (height, width, 3); None keeps what it has.
 
         What is no picture is returned as it is: the tokenizer refuses it.
+
+        Raises UserError for a picture of which a side is less than `least_side`.
         """
         if isinstance(picture, Picture):
             pixels = picture.pixels
@@ -82,6 +112,8 @@ class ImagePreparation:
             image = image.convert("L" if channels == 1 else "RGB")
         if height is not None and width is not None and image.size != (width, height):
             image = self._resized(image, (width, height), name, tally)
+        if height is None:
+            image = self._limited(image, least_side, name, tally)
         return np.array(image)
 
     def _opaque(self, image: Image.Image, name: str, tally: Tally) -> Image.Image:
@@ -94,6 +126,22 @@ class ImagePreparation:
         ground = Image.new("RGBA", layer.size, self.background)
         over = Image.alpha_composite(ground, layer)
         return over.convert("L" if image.mode == "LA" else "RGB")
+
+    def _limited(self, image: Image.Image, least_side: int, name: str, tally: Tally) -> Image.Image:
+        """The picture with at most `max_pixels`, in its own proportions."""
+        width, height = image.size
+        if min(image.size) < least_side:
+            raise UserError(
+                f"a picture of {height} x {width} (height x width) is less than a patch of"
+                f" {least_side} x {least_side}; leave it out (min_pixels of a source), or set"
+                " patch lower"
+            )
+        if not self.max_pixels or width * height <= self.max_pixels:
+            return image
+        scale = (self.max_pixels / (width * height)) ** 0.5
+        tally.add(f"scaled down to at most {self.max_pixels:,} pixels", name)
+        size = [max(least_side, int(side * scale)) for side in image.size]
+        return image.resize((size[0], size[1]), SMOOTH)
 
     def _resized(
         self, image: Image.Image, size: tuple[int, int], name: str, tally: Tally

@@ -403,7 +403,7 @@ def number_of(signature: Signature) -> type[np.number]:
     """The narrowest type that holds every number of a frame."""
     if signature.latent_size:
         return np.float32
-    most = max(signature.levels)
+    most = max(signature.sizes)
     if most <= 2**8:
         return np.uint8
     if most <= 2**16:
@@ -420,4 +420,4 @@ def within(codes: np.ndarray, signature: Signature) -> bool:
     """Whether all codes (T, C) are within their levels."""
     if len(codes) == 0:
         return True
-    return bool(codes.min() >= 0 and (codes.max(axis=0) < np.array(signature.levels)).all())
+    return bool(codes.min() >= 0 and (codes.max(axis=0) < np.array(signature.sizes)).all())

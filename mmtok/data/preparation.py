@@ -107,7 +107,12 @@ def unit_of(modality: str) -> str:
 def preparer(
     modality: str, config: TokenizerConfig, preparation: Preparation | None = None
 ) -> Preparer:
-    """A preparer for the tokenizer of this config; without a preparation by the default one."""
+    """A preparer for the tokenizer of this config; without a preparation by the default one.
+
+    Raises UserError for a preparation of pictures that does not fit what the tokenizer takes.
+    """
+    if isinstance(preparation, ImagePreparation):
+        preparation.check_takes(config.takes)
     return Preparer(modality, preparation or DEFAULTS.get(modality), config.takes)
 
 

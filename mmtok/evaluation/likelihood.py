@@ -189,7 +189,7 @@ class _Histograms:
 
     def __init__(self, signature: Signature):
         self.cells = signature.cells
-        sizes = signature.levels or (signature.cells,) * signature.latent_size
+        sizes = signature.sizes or (signature.cells,) * signature.latent_size
         self.counts = [np.ones(size) for size in sizes]
 
     def add(self, values: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from mmtok.heads.base import Callback, Head
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
 from mmtok.model.frame_embedding import FoldedFrames, FrameEmbedding
 from mmtok.model.lm import LM
+from mmtok.model.rows import RowsDrawn
 from mmtok.model.sampling import Sampled
 from mmtok.nn.cross_entropy import upcast
 from mmtok.nn.inference_linear import WeightPrecision, prepare_linear, with_prepared_linears
@@ -39,6 +40,10 @@ class FrameDecoder:
         if signature.banned:
             self.banned = torch.tensor(signature.banned, dtype=torch.long, device=lm.device)
         self.first_id = lm.vocabulary.span(modality)[0]
+        self.row_mark = 0  # among the ids, where codes stand in rows
+        if signature.rows:
+            self.row_mark = lm.vocabulary.end(modality)
+        self.n_codes = len(lm.vocabulary.span(modality))
         self.table = lm.model.embed_tokens.weight
         self.latent_in: nn.Linear | None = None
         self.frame_in: FoldedFrames | None = None
@@ -64,7 +69,10 @@ class FrameDecoder:
         if self.latent_in is not None:
             return self.latent_in(values) + self.table[self.first_id], totals
         if self.frame_in is None:
-            return F.embedding(values[:, 0] + self.first_id, self.table), totals
+            ids = values[:, 0] + self.first_id
+            if self.row_mark:
+                ids = ids.masked_fill(values[:, 0] == self.n_codes, self.row_mark)
+            return F.embedding(ids, self.table), totals
         x, totals = self.frame_in.step(values, totals)
         return x + self.table[self.first_id], totals
 
@@ -81,6 +89,7 @@ class AutoregressiveSampler:
         alive: (N,) bool: which rows go on.
         left: (N,) how many frames are still to come; -1: open-ended.
         endless: (N,) bool: the end is certain, so it is not drawn.
+        in_rows: of codes in rows.
         ceiling: (N, C) the highest legal next frame, where frames are a set in falling order.
         totals: (N, n_totals) running totals of the frames before; n_totals is 0 for most
             modalities.
@@ -135,6 +144,9 @@ class AutoregressiveSampler:
             frame_in = cast(FrameEmbedding, lm.frame_in[self.modality])
             codes = [torch.as_tensor(s.values, device=lm.device).long() for s in known]
             self.totals = torch.stack([frame_in.totals(x) for x in codes])
+        self.in_rows: RowsDrawn | None = None
+        if self.signature.rows:
+            self.in_rows = RowsDrawn([s.values[:, 0] for s in known], self.signature.levels[0])
         self._keep(self.left != 0)
 
     def _prefill(self, documents: Sequence[Document]) -> None:
@@ -196,6 +208,8 @@ class AutoregressiveSampler:
         elif self.endless.any():
             endless = torch.from_numpy(self.endless).to(logits.device)
             logits[:, end].masked_fill_(endless, float("-inf"))
+        if self.in_rows is not None:
+            logits = self.in_rows.legal(logits)
         ids = pick(logits, sampling, self.generator)[:, None]
         values = ids
         limits = [logits.shape[1]]
@@ -212,7 +226,10 @@ class AutoregressiveSampler:
                 f"the model's {self.modality} logits are not numbers: its weights have overflowed;"
                 " train with a lower learning rate"
             )
-        goes_on = (on_host[:, 0] != end) & self.alive
+        is_end = on_host[:, 0] == end
+        if self.in_rows is not None:
+            is_end = self.in_rows.ended(is_end)
+        goes_on = ~is_end & self.alive
         return goes_on, values, on_host[:, -values.shape[1] :]
 
     def _draw_frames(self, head: Head) -> Tensor:
@@ -268,6 +285,8 @@ class AutoregressiveSampler:
         self.left = self.left[kept]
         self.endless = self.endless[kept]
         self.alive = alive[kept]
+        if self.in_rows is not None:
+            self.in_rows.keep(kept)
         on_device = torch.from_numpy(kept).to(self.h.device)
         streams = torch.cat([on_device + k * len(alive) for k in range(self.n_streams)])
         self.trunk.select(streams)

@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from torch.nn import ModuleDict
 
 from mmtok.core.interleaved import INTERLEAVED
+from mmtok.data.image_preparation import ImagePreparation
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
 from mmtok.data.tasks import InputMasking, Task
 from mmtok.errors import UserError
@@ -50,6 +51,7 @@ from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sounds import SoundFolder
 from mmtok.sources.speech import SpeechFolder, SpokenDigits
 from mmtok.sources.text import TextFile
+from mmtok.tokenizers.any_size import AnySizePatchesConfig
 from mmtok.tokenizers.base import TokenizerConfig
 from mmtok.tokenizers.codecs import CodecConfig
 from mmtok.tokenizers.image_checkpoints import ImageCheckpointConfig
@@ -74,6 +76,7 @@ PackageTokenizers = (
     | PretrainedTextConfig
     | PixelsConfig
     | VQPatchesConfig
+    | AnySizePatchesConfig
     | PixelLatentsConfig
     | KLPatchesConfig
     | ImageCheckpointConfig
@@ -193,6 +196,8 @@ class Recipe:
         filled = {}
         for m in self.tokenizers:
             chosen = self.preparation.get(m) or DEFAULTS.get(m)
+            if isinstance(chosen, ImagePreparation):
+                chosen.check_takes(self.tokenizers[m].takes)
             if chosen is not None:
                 filled[m] = chosen
         object.__setattr__(self, "preparation", filled)

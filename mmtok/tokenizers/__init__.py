@@ -27,6 +27,7 @@ KINDS = {
     "Codec": "codecs",
     "Pixels": "images",
     "VQPatches": "images",
+    "AnySizePatches": "any_size",
     "ImageCheckpoint": "image_checkpoints",
     "PixelLatents": "image_latents",
     "KLPatches": "image_latents",

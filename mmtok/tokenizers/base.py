@@ -419,7 +419,7 @@ def checked_codes(segment: Segment, signature: Signature) -> np.ndarray:
         return codes
     least = codes.min(0)
     most = codes.max(0)
-    wrong = np.flatnonzero((least < 0) | (most >= levels))
+    wrong = np.flatnonzero((least < 0) | (most >= signature.sizes))
     if len(wrong):
         c = wrong[0]
         which = f" of channel {c}" if len(levels) > 1 else ""

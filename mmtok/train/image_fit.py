@@ -33,6 +33,7 @@ from mmtok.nn.autoencoder import KLAutoencoder, PatchAutoencoder, Posterior
 from mmtok.nn.precision import Precision
 from mmtok.nn.quantize import codebook_figures
 from mmtok.nn.weight_decay import decay_groups
+from mmtok.tokenizers.any_size import AnySizePatches, AnySizePatchesConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
@@ -45,6 +46,7 @@ from mmtok.train.checkpoint import (
     save_checkpoint,
 )
 from mmtok.train.image_losses import Losses
+from mmtok.train.image_tiles import tiles
 from mmtok.train.quantizers import Learner, learner
 from mmtok.train.trainer import Interrupted, stop_signals
 
@@ -197,6 +199,8 @@ class Codes(Autoencoding):
         """With the codebook as it stands."""
         with torch.no_grad():
             self.between.write_to(self.network.codebook)
+        if isinstance(self.config, AnySizePatchesConfig):
+            return AnySizePatches(self.config, self.network)
         return VQPatches(self.config, self.network)
 
 
@@ -238,6 +242,7 @@ class Latents(Autoencoding):
 
 KINDS: dict[type, tuple[str, type[Autoencoding]]] = {
     VQPatchesConfig: ("patch codes", Codes),
+    AnySizePatchesConfig: ("patch codes", Codes),
     KLPatchesConfig: ("patch latents", Latents),
 }
 
@@ -403,6 +408,9 @@ def train_images(
     """
     if not len(signals):
         raise UserError(f"{type(config).__name__}: no images to learn from; give at least one")
+    if isinstance(config, AnySizePatchesConfig):
+        signals = tiles(signals, config, seed)
+        heldout = tiles(heldout, config, seed)
     images = to_tensor(signals, config, torch.float32)
     others = images[:N_HEALTH]
     if len(heldout):

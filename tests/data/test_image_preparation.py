@@ -87,3 +87,34 @@ def test_what_is_no_picture_is_left_to_the_tokenizer():
 def test_no_colour_is_refused(background):
     with pytest.raises(UserError, match="background"):
         ImagePreparation(background=background)
+
+
+# ---- any size
+
+
+def test_for_any_size_only_what_is_too_large_is_scaled_in_its_proportions(rng):
+    picture = rng.integers(0, 256, (30, 60, 3), dtype=np.uint8)
+    same, said = prepared(picture, {"max_pixels": 1800}, channels=3, least_side=4)
+    assert np.array_equal(same, picture) and said == []
+    small, said = prepared(picture, {"max_pixels": 450}, channels=3, least_side=4)
+    assert small.shape == (15, 30, 3) and said == ["scaled down to at most 450 pixels"]
+    thin, _ = prepared(np.zeros((4, 900), np.uint8), {"max_pixels": 400}, least_side=4)
+    assert thin.shape == (4, 300)  # a patch at least
+
+
+def test_a_picture_below_a_patch_is_refused():
+    with pytest.raises(UserError, match=r"3 x 90 \(height x width\) is less than a patch of 4 x 4"):
+        prepared(np.zeros((3, 90), np.uint8), least_side=4)
+
+
+def test_choices_that_would_do_nothing_are_refused():
+    one_size = {"height": 8, "width": 9, "channels": 1}
+    any_size = {"height": None, "width": None, "channels": 1}
+    with pytest.raises(UserError, match="max_pixels is 5, but the tokenizer takes 8 x 9 pixels"):
+        ImagePreparation(max_pixels=5).check_takes(one_size)
+    with pytest.raises(UserError, match="fit is 'crop', but the tokenizer takes pictures of any"):
+        ImagePreparation(fit="crop").check_takes(any_size)
+    ImagePreparation(max_pixels=5).check_takes(any_size)
+    ImagePreparation(fit="crop").check_takes(one_size)
+    with pytest.raises(UserError, match="max_pixels is -1"):
+        ImagePreparation(max_pixels=-1)

@@ -1,0 +1,65 @@
+"""Codes in rows: a picture of any size as rows of one length, each closed by a row mark."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mmtok.errors import UserError
+
+
+class RowLayout(NamedTuple):
+    """What is known of codes in rows.
+
+    Attributes:
+        may_end: (T,) bool: a row, or the segment, may end at this place.
+        certain: (T,) bool: nothing but the row mark may stand at this place.
+        column: codes behind the last row mark.
+        columns: codes of each row; 0 while no row is complete.
+    """
+
+    may_end: np.ndarray
+    certain: np.ndarray
+    column: int
+    columns: int
+
+
+def row_layout(codes: np.ndarray, mark: int, modality: str = "image") -> RowLayout:
+    """The layout of codes (T,), the last row of which need not be complete.
+
+    Raises UserError where rows are empty or differ in length.
+    """
+    place = np.arange(len(codes))
+    is_mark = codes == mark
+    if not is_mark.any():
+        return RowLayout(place > 0, np.zeros(len(codes), bool), len(codes), 0)
+    columns = int(is_mark.argmax())
+    column = place % (columns + 1)
+    in_first_row = place <= columns
+    if columns == 0 or not np.array_equal(column == columns, is_mark):
+        raise UserError(
+            f"{modality}: its codes are not rows of one length, each closed by a row mark; are they"
+            " another tokenizer's?"
+        )
+    may_end = np.where(in_first_row, column > 0, (column == 0) | (column == columns))
+    certain = ~in_first_row & (column == columns)
+    return RowLayout(may_end, certain, len(codes) % (columns + 1), columns)
+
+
+def in_rows(codes: np.ndarray, mark: int) -> np.ndarray:
+    """Codes (rows, columns) -> (rows x (columns + 1),), each row closed by a mark."""
+    marks = np.full((len(codes), 1), mark, codes.dtype)
+    return np.concatenate([codes, marks], 1).ravel()
+
+
+def of_rows(codes: np.ndarray, mark: int, modality: str = "image") -> np.ndarray:
+    """The inverse of `in_rows`, of complete rows; of codes without a mark, all in one row.
+
+    Raises UserError as `row_layout` does.
+    """
+    layout = row_layout(codes, mark, modality)
+    if not layout.columns:
+        return codes[None]
+    complete = codes[: len(codes) - layout.column]
+    return complete.reshape(-1, layout.columns + 1)[:, :-1]
