@@ -55,6 +55,11 @@ SMALL_TRUNK = {"depth": 1, "width": 32, "n_heads": 2, "n_kv_heads": 2, "feed_for
 SMALL_NETWORK = {"steps": 2, "batch_size": 2, "network.width": 8, "network.depth": 1}
 SMALL_TOKENIZERS = {
     "recipes/image.py": {"image.steps": 5, "image.hidden": 8, "image.n_codes": 16},
+    "recipes/any_size.py": {
+        "tokenizers.image.steps": 5,
+        "image.quantizer.n_codes": 16,
+        "image.autoencoder.width": 8,
+    },
     "recipes/text.py": {"text.n_pieces": 300},
     "recipes/vocoder.py": {
         f"speech.vocoder.training.{name}": value for name, value in SMALL_NETWORK.items()

@@ -156,10 +156,13 @@ class Loader:
                 f"task {task}: max_target_frames is not possible in {task.targets[-1]!r}, which is"
                 " interleaved; set it to 0"
             )
-        if task.infill and target.descending:
+        if task.infill and (target.descending or target.rows):
+            why = "whose frames are ordered"
+            if target.rows:
+                why = "which is of any size, in rows of one length"
             raise UserError(
-                f"task {task}: infilling is not possible in {target.modality}, whose frames are"
-                " ordered; set its infill to 0"
+                f"task {task}: infilling is not possible in {target.modality}, {why}; set its"
+                " infill to 0"
             )
         if not self.mixture.is_plain:
             return self._mixed(t, found)
@@ -313,8 +316,9 @@ class Loader:
 
     def _can_infill(self, segment: Segment) -> bool:
         """Whether frames of a segment can be put last; those of a set stand where they must."""
-        is_set = self.vocabulary.signatures[segment.modality].descending
-        return not segment.truncated and not is_set
+        signature = self.vocabulary.signatures[segment.modality]
+        is_ordered = signature.descending or signature.rows
+        return not segment.truncated and not is_ordered
 
     def _corruption(
         self, stream: Stream, maskings: Sequence[InputMasking | None], rng: np.random.Generator

@@ -24,6 +24,7 @@ from mmtok.metrics.images import (
     FITTED_ROWS,
     copied,
     frechet,
+    of_one_size,
     principal_components,
     psnr_db,
     train_image_judge,
@@ -36,6 +37,7 @@ MAX_JUDGED = 5_000  # images that the classifier learns from; an SVM takes the s
 def image_from_text(task: TaskEvaluation) -> dict[str, float]:
     """Do samples show what was asked for, and are they new?"""
     names, images, all_names = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
+    images = _comparable(task, images)
     heldout_names, heldout = task.examples("heldout")
     classes = sorted(all_names)[:MAX_CLASSES]
     prompts = [classes[i % len(classes)] for i in range(task.run.recipe.n_samples)]
@@ -49,7 +51,7 @@ def image_from_text(task: TaskEvaluation) -> dict[str, float]:
     print_status("training the judge of images on real ones")
     judge = train_image_judge([images[i] for i in chosen], judged_names)
     right = judge.right(samples, prompts)
-    right_heldout = judge.right(heldout, heldout_names)
+    right_heldout = judge.right(_comparable(task, heldout), heldout_names)
     return {
         "judge_accuracy": float(np.mean(right)),
         **share_test(right, right_heldout).named("judge_accuracy"),
@@ -64,6 +66,7 @@ def image_from_nothing(task: TaskEvaluation) -> dict[str, float]:
     sampled = task.sample_unconditional(task.run.recipe.n_samples)
     task.save_samples(task.name, [NOTHING] * len(sampled), sampled)
     _, images, _ = random_labelled(task.clean_rows(), FITTED_ROWS, task.seed)
+    images = _comparable(task, images)
     _, heldout = task.examples("heldout")
     figures, _, _ = novelty(task, images, heldout, sampled)
     return figures
@@ -76,12 +79,14 @@ def novelty(
 
     Args:
         task: Copies are sought among all of its training images.
-        training: Real training images, (Y, X) or (Y, X, 3), for the axes of the Fréchet distance.
-        heldout: Real held-out images.
+        training: Real training images, (Y, X) or (Y, X, 3), for the axes of the Fréchet distance;
+            comparable.
+        heldout: Real held-out images, as they are.
         sampled: What was drawn.
 
     Returns:
-        The figures, the samples as images, and the held-out images after the round trip.
+        The figures, the samples as images, and the held-out images after the round trip; both
+        comparable: of one size where the tokenizer takes any.
     """
     tokenizer = task.target_tokenizer
     encoded = tokenizer.encode_batch(heldout)
@@ -90,11 +95,16 @@ def novelty(
     n = len(sampled)
     figures = {"round_trip_psnr_db": psnr_db(heldout, round_trip)}
     if tokenizer.signature.levels:
-        codes = np.stack([s.codes for s in [*(d.segment for d in sampled), *encoded]])
+        codes = [s.values for s in [*(d.segment for d in sampled), *encoded]]
         copies = copied(codes, task.training_codes())
-        figures["codebook_use"] = len(np.unique(codes[n:])) / tokenizer.signature.levels[0]
+        in_use = np.unique(np.concatenate(codes[n:]))
+        n_codes = tokenizer.signature.levels[0]  # a row mark is none of them
+        figures["codebook_use"] = int((in_use < n_codes).sum()) / n_codes
     else:  # equal images may have latents that differ in their last bits, so images are compared
         copies = copied(np.stack([*samples, *round_trip]), task.training_round_trips())
+    heldout, samples, round_trip = (
+        _comparable(task, images) for images in (heldout, samples, round_trip)
+    )
     figures["copies"] = float(copies[:n].mean())
     figures |= share_test(copies[:n], copies[n:]).named("copies")
     figures["copies_heldout"] = float(copies[n:].mean())
@@ -110,6 +120,18 @@ def novelty(
         figures |= frechet_test(ours, reference).named("frechet")
         figures["frechet_real"] = frechet(other, reference)
     return figures, samples, round_trip
+
+
+def _comparable(task: TaskEvaluation, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Images of one size: those of a tokenizer of any size as large as the tiles it learned from.
+
+    Pixels are compared at that size, so proportions do not count, and copies are looked for in
+    codes.
+    """
+    tokenizer = task.target_tokenizer
+    if not tokenizer.signature.rows:
+        return list(images)
+    return of_one_size(images, tokenizer.config.height, tokenizer.config.width)
 
 
 def _evenly_spread(n: int, n_max: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mmtok.core import units
 from mmtok.errors import missing_extra
@@ -23,6 +24,17 @@ def flat_pixels(images: Sequence[np.ndarray]) -> np.ndarray:
     """Images of one size as rows (N, values) in float64, from 0 to 1."""
     stacked = np.stack([np.asarray(image) for image in images])
     return stacked.reshape(len(images), -1).astype(np.float64) / 255
+
+
+def of_one_size(images: Sequence[np.ndarray], height: int, width: int) -> list[np.ndarray]:
+    """Images scaled to (height, width), where they differ: what compares pixels needs that."""
+    found = []
+    for image in images:
+        if np.shape(image)[:2] != (height, width):
+            scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+            image = np.array(scaled)
+        found.append(image)
+    return found
 
 
 class ImageJudge:
@@ -113,11 +125,13 @@ def frechet_pixels(
     return frechet(*points)
 
 
-def copied(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> np.ndarray:
+def copied(
+    codes: Sequence[np.ndarray] | np.ndarray, training_codes: Iterable[np.ndarray]
+) -> np.ndarray:
     """Which samples equal a training example in every code, or in every pixel: (N,) bool.
 
     Args:
-        codes: (N, T) or (N, T, C), or images (N, Y, X) or (N, Y, X, 3).
+        codes: N of (T,) or (T, C), or images (Y, X) or (Y, X, 3).
         training_codes: A stream of (T,), (T, C), (Y, X) or (Y, X, 3). It may be larger than memory:
             only copies are kept.
     """
@@ -131,7 +145,9 @@ def _integer_bytes(row: np.ndarray) -> bytes:
     return np.ascontiguousarray(row, dtype=np.int64).tobytes()
 
 
-def copy_share(codes: np.ndarray, training_codes: Iterable[np.ndarray]) -> float:
+def copy_share(
+    codes: Sequence[np.ndarray] | np.ndarray, training_codes: Iterable[np.ndarray]
+) -> float:
     """Share of samples that are copies; arguments as `copied` has them."""
     return float(copied(codes, training_codes).sum()) / max(1, len(codes))
 

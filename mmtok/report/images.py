@@ -9,7 +9,7 @@ import numpy as np
 
 from mmtok.data.image_preparation import read_image
 from mmtok.errors import UserError
-from mmtok.metrics.images import nearest
+from mmtok.metrics.images import nearest, of_one_size
 from mmtok.report.html import PNG_SIDE, Markup, tag, thumbnail
 from mmtok.report.samples import N_PROMPTS, Sample, more_prompts, task_fields, trajectories
 from mmtok.run.run import Run
@@ -79,10 +79,16 @@ def _nearest_training_images(
         if target in example
     )
     training = list(islice(rows, max(1, TRAINING_VALUES // images[0].size)))
-    if len({image.shape for image in (*images, *training)}) != 1:
-        raise UserError("Training images and samples differ in size, so no nearest ones are shown.")
     remark = (
         f"Large: samples. Small, below each: the nearest of {len(training):,} training images, by"
         " the distance of the pixels."
     )
+    tokenizer = run.tokenizers["image"]
+    if tokenizer.signature.rows:  # any size
+        side = (tokenizer.config.height, tokenizer.config.width)
+        scaled = (of_one_size(some, *side) for some in (images, training))
+        remark += f" Pixels are compared at {side[0]} x {side[1]} (height x width)."
+        return [training[i] for i in nearest(*scaled)], remark
+    if len({image.shape for image in (*images, *training)}) != 1:
+        raise UserError("Training images and samples differ in size, so no nearest ones are shown.")
     return [training[i] for i in nearest(images, training)], remark

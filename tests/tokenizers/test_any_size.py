@@ -13,7 +13,6 @@ from mmtok.tokenizers.any_size import AnySizePatches, AnySizePatchesConfig
 from mmtok.tokenizers.autoencoders import ConvPatches, ViTPatches
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.quantizers import FSQ, VQ, ResidualVQ
-from mmtok.train.image_tiles import tiles
 from mmtok.train.tokenizer_fit import fit_tokenizer
 
 SIZES = ((8, 8), (3, 11), (2, 2), (7, 4), (16, 5), (8, 8))
@@ -101,21 +100,6 @@ def test_what_it_refuses():
         tokenizer.decode(Segment("image", codes=np.array([0, N_CODES + 1])[:, None]))
     with pytest.raises(UserError, match="take one of a single code"):
         AnySizePatchesConfig(quantizer=ResidualVQ(2, 8))
-
-
-def test_tiles_are_of_one_size_and_cover(rng):
-    config = AnySizePatchesConfig(height=4, width=6, patch=2)
-    large = np.arange(40 * 30).reshape(40, 30).astype(np.uint16)
-    found = tiles([large], config, 0)
-    assert len(found) == 40 * 30 // 24 and all(tile.shape == (4, 6) for tile in found)
-    for tile in found:  # cut out as they are
-        assert (np.diff(tile.astype(int)) == 1).all() and (
-            np.diff(tile.astype(int), axis=0) == 30
-        ).all()
-    small = rng.integers(0, 256, (2, 3, 3), dtype=np.uint8)
-    (tile,) = tiles([small], config, 0)
-    assert tile.shape == (4, 6, 3)
-    assert np.array_equal(tile[:2, :3], small) and (tile[2:, :3] == small[-1:]).all()
 
 
 def test_it_learns_from_pictures_of_any_size(rng):
