@@ -190,8 +190,8 @@ def logits_bytes(plan: Plan) -> int:
     """
     n_classes = plan.text_pieces + 1
     n_logits = plan.batch_size * plan.seq_len * n_classes
-    if n_logits > cross_entropy.MAX_SAVED_LOGITS:
-        n_logits = cross_entropy.CHUNK_LOGITS
+    if n_logits > cross_entropy.MAX_SAVED_LOGITS["cpu"]:
+        n_logits = cross_entropy.CHUNK_LOGITS["cpu"]
     return n_logits * (4 + 2 * plan.size) + n_classes * plan.width * (4 + plan.size + 4)
 
 
@@ -243,7 +243,10 @@ def flop_per_position(plan: Plan, lm: LM) -> tuple[float, float]:
     again = (
         gauge.flop_per_position / 3 * min(plan.activation_checkpointing, plan.depth) / plan.depth
     )
-    if plan.batch_size * plan.seq_len * (plan.text_pieces + 1) > cross_entropy.MAX_SAVED_LOGITS:
+    if (
+        plan.batch_size * plan.seq_len * (plan.text_pieces + 1)
+        > cross_entropy.MAX_SAVED_LOGITS["cpu"]
+    ):
         again += of_logits / 3
     return needed, needed + again
 

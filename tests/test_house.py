@@ -400,6 +400,7 @@ ACROSS_ROOMS = {
     "test_declared_sizes.py": "headers of files that declare too much",
     "test_docs.py": "the site and the README",
     "test_fifth_modality.py": "a modality from outside the package",
+    "test_gpu.py": "kernels, graphs and trainings on a GPU",
     "test_hostile_names.py": "names from files, wherever they become paths",
     "test_house.py": "this file",
     "test_outside_head.py": "a head from outside the package",
@@ -407,6 +408,7 @@ ACROSS_ROOMS = {
     "test_refused_signals.py": "signals that a tokenizer refuses while a run tokenises",
     "test_trap_document.py": "one document through every room",
     "examples/test_notebooks.py": "the folder examples/notebooks",
+    "train/test_host_waits.py": "steps that ask a device for no answer, through every room",
 }
 
 

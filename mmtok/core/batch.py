@@ -6,17 +6,19 @@ and attention stays within one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmtok.core.grammar import Stream
 from mmtok.core.vocabulary import Vocabulary
 
+ENDS_BLOCK = 64  # the ends of documents are counted in blocks of this many
 FULL = 8  # a row with fewer free positions than this counts as full
 
 
@@ -41,6 +43,7 @@ class Batch:
         channel_mask: modality -> (N_m, C) or (N_m, D) bool: values that the model may not read
             (corrupted input).
         ceiling: modality -> (N_m, C) highest legal frame, where frames are a set.
+        index: where the things of each modality are; None until `with_index`.
     """
 
     ids: Tensor
@@ -55,17 +58,151 @@ class Batch:
     channel_mask: dict[str, Tensor]
     ceiling: dict[str, Tensor]
     latents: dict[str, Tensor]
+    index: BatchIndex | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        moved: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, dict):
-                moved[f.name] = {m: x.to(device) for m, x in value.items()}
-            else:
-                moved[f.name] = value.to(device)
-        return Batch(**moved)
+        """The same batch on another device. From pinned memory to a GPU the host does not wait."""
+        to_host = torch.device(device).type == "cpu"
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=not to_host)
+
+        return self._with_each(move)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU can read while the host goes on."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with function(x) in place of each tensor x."""
+        return cast(Batch, _with_each(self, function))
+
+
+def _with_each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A value with function(x) in place of each tensor x inside it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _with_each(x, function) for key, x in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {f.name: _with_each(getattr(value, f.name), function) for f in fields(value)}
+        return replace(value, **changed)
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Frames in stream order, taken apart into their segments.
+
+    Attributes:
+        number: (N,) which segment each frame belongs to, counted from 0.
+        place: (N,) the place of each frame in its segment.
+        n: how many segments there are.
+        longest: frames of the longest one.
+    """
+
+    number: Tensor
+    place: Tensor
+    n: int
+    longest: int
+
+    @classmethod
+    def of(cls, segment: Tensor) -> Runs:
+        """Of numbers (N,) that change from one segment to the next."""
+        _, number, lengths = segment.unique_consecutive(return_inverse=True, return_counts=True)
+        starts = lengths.cumsum(0) - lengths
+        place = torch.arange(len(segment), device=segment.device) - starts[number]
+        return cls(number, place, len(lengths), max(lengths.tolist(), default=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the things of one modality are in a batch.
+
+    Attributes:
+        predicted: (P,) places in the flattened batch that are predicted, in order.
+        frames: (N_m,) places of its frame ids, a row of its values each.
+        framed: (F,) which of `predicted` are frames.
+        values: (F,) which rows of the values these are.
+        are_segments: whether the predicted places are complete segments of as many frames as the
+            signature says, each behind its begin mark.
+        runs: the segments of all frames.
+    """
+
+    predicted: Tensor
+    frames: Tensor
+    framed: Tensor
+    values: Tensor
+    are_segments: bool
+    runs: Runs
+
+
+@dataclass(frozen=True, eq=False)
+class BatchIndex:
+    """What can be counted in a batch, so that a training step on a GPU need not wait for counts.
+
+    Attributes:
+        places: modality -> its places.
+        document_ends: (n + 1,) int32: 0, and the ends of all documents and of the padding of each
+            row, in the flattened batch. Filled up with the last end to a multiple of 64, so that
+            few sizes occur.
+        one_per_row: whether each row is one document, maybe followed by padding.
+    """
+
+    places: dict[str, Places]
+    document_ends: Tensor
+    one_per_row: bool
+
+
+def with_index(batch: Batch, vocabulary: Vocabulary) -> Batch:
+    """The batch with its index. On a GPU this waits for the device: do it before the move."""
+    if batch.index is not None:
+        return batch
+    places = {m: _places(batch, vocabulary, i) for i, m in enumerate(vocabulary.signatures)}
+    one_per_row = not bool((batch.document > 0).any())
+    return replace(batch, index=BatchIndex(places, _document_ends(batch.document), one_per_row))
+
+
+def _places(batch: Batch, vocabulary: Vocabulary, number: int) -> Places:
+    """The places of the modality of this number."""
+    m = list(vocabulary.signatures)[number]
+    ids = batch.ids.flatten()
+    predict = batch.predict.flatten()
+    predicted = (predict & (batch.modality.flatten() == number)).nonzero()[:, 0]
+    is_frame = ids == vocabulary.span(m)[0]
+    frames = is_frame.nonzero()[:, 0]
+    length = batch.ids.shape[1]
+    segment = (frames // length * length + batch.document.flatten()[frames]) * length
+    segment = segment + batch.segment.flatten()[frames]
+    return Places(
+        predicted=predicted,
+        frames=frames,
+        framed=is_frame[predicted].nonzero()[:, 0],
+        values=predict[frames].nonzero()[:, 0],
+        are_segments=_are_segments(ids, predicted, vocabulary, m),
+        runs=Runs.of(segment),
+    )
+
+
+def _are_segments(ids: Tensor, predicted: Tensor, vocabulary: Vocabulary, m: str) -> bool:
+    """Whether places of the flattened ids are complete segments; see `Places`."""
+    n_frames = vocabulary.signatures[m].frames
+    if not n_frames or len(predicted) % n_frames:
+        return False
+    runs = predicted.unflatten(0, (-1, n_frames))
+    begun = ids[runs[:, 0] - 1] == vocabulary.begin(m)
+    return bool(begun.all() and (runs.diff(dim=1) == 1).all())
+
+
+def _document_ends(document: Tensor) -> Tensor:
+    """As `BatchIndex.document_ends`, of the documents' numbers (B, L)."""
+    n_rows, length = document.shape
+    row = torch.arange(n_rows, device=document.device)[:, None]
+    numbers = (row * (length + 1) + document).flatten()
+    _, lengths = numbers.unique_consecutive(return_counts=True)
+    ends = F.pad(lengths.cumsum(0), (1, 0))
+    more = -len(ends) % ENDS_BLOCK
+    return F.pad(ends, (0, more), value=document.numel()).int()
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +377,8 @@ def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
     chosen: dict[str, Any] = {}
     for f in fields(batch):
         value = getattr(batch, f.name)
+        if f.name == "index":
+            continue  # it is of all rows
         if not isinstance(value, dict):
             chosen[f.name] = value[index]
             continue

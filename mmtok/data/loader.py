@@ -80,9 +80,13 @@ class NoExamples(UserError):
 
 
 class Batches(Protocol):
-    """What a training reads."""
+    """What a training reads.
+
+    is_pure: whether `batch` depends on its arguments alone, so that it can be called ahead.
+    """
 
     vocabulary: Vocabulary
+    is_pure: bool
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of a step; this process's share of its rows."""
@@ -99,6 +103,8 @@ class Loader:
         seq_len: L, positions of a row.
         mixture: how often each of the files is read.
     """
+
+    is_pure = True
 
     def __init__(
         self,

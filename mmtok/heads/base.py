@@ -101,6 +101,9 @@ class Head(nn.Module, ABC):
     settings: ClassVar[frozenset[str]] = frozenset()
     """The special sampling settings that it knows, of those in `mmtok.heads.sampling.REFUSALS`."""
 
+    can_be_captured: ClassVar[bool] = False
+    """Whether `sample` never asks the device for an answer, so that a CUDA graph can hold it."""
+
     def __init__(self, config: HeadConfig, signature: Signature):
         super().__init__()
         check_fit(config, signature)

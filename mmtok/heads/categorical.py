@@ -20,6 +20,7 @@ from mmtok.core.segment import Signature
 from mmtok.heads.base import Callback, Head, HeadConfig, Known
 from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, mix_guidance, pick
 from mmtok.nn.cross_entropy import upcast
+from mmtok.nn.device import constant
 
 ChannelLogits = Generator[Tensor, Tensor, None]
 
@@ -66,6 +67,7 @@ class CategoricalHead(Head):
     """
 
     settings = LOGIT_SETTINGS
+    can_be_captured = True
 
     def __init__(self, config: CategoricalConfig, signature: Signature):
         super().__init__(config, signature)
@@ -142,7 +144,7 @@ class CategoricalHead(Head):
         sizes = self.codebook_sizes[start : start + logits.shape[1]]
         if min(sizes) == logits.shape[2]:
             return logits
-        highest = torch.tensor(sizes, device=logits.device) - 1
+        highest = constant(sizes, logits.device) - 1
         return logits.masked_fill(_above(logits, highest), float("-inf"))
 
 
@@ -157,7 +159,7 @@ class Ceiling:
 
     def __init__(self, ceiling: Tensor, codebook_sizes: Sequence[int], dtype: torch.dtype):
         self.ceiling = ceiling
-        self.last = torch.tensor(codebook_sizes, device=ceiling.device) - 1
+        self.last = constant(tuple(codebook_sizes), ceiling.device) - 1
         parts = [torch.ones(len(ceiling), dtype=dtype, device=ceiling.device)]
         for c in range(len(codebook_sizes) - 1, 0, -1):
             parts.append((ceiling[:, c] + parts[-1]) / codebook_sizes[c])

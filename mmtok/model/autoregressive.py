@@ -22,7 +22,12 @@ from mmtok.model.lm import LM
 from mmtok.model.rows import RowsDrawn
 from mmtok.model.sampling import Sampled
 from mmtok.nn.cross_entropy import upcast
-from mmtok.nn.inference_linear import WeightPrecision, prepare_linear, with_prepared_linears
+from mmtok.nn.inference_linear import (
+    WeightPrecision,
+    prepare_linear,
+    tensors_of,
+    with_prepared_linears,
+)
 from mmtok.nn.kv_cache import KVCacheDecoder
 from mmtok.nn.precision import Precision, resolve_precision
 
@@ -60,6 +65,15 @@ class FrameDecoder:
         if self.banned is None:
             return logits
         return logits.index_fill_(1, self.banned, float("-inf"))
+
+    def tensors(self) -> list[Tensor]:
+        """All weights that it reads."""
+        found = [self.table, *tensors_of(self.ids)]
+        if self.head is not None:
+            found += tensors_of(self.head)
+        if self.frame_in is not None:
+            found += [self.frame_in.added, *tensors_of(self.frame_in.inner)]
+        return found
 
     def embed(self, values: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (N, M) of new frames, and the running totals with them.
@@ -184,13 +198,13 @@ class AutoregressiveSampler:
             alive[:] = False
         if self.ceiling is not None:
             self.ceiling = self._next_ceiling(values)
-        if alive.any():
-            kept = self._keep(alive)
-            if kept is not None:
-                values = values[kept]
-            self._read(values)
-        else:
-            self.rows = self.rows[:0]
+        if not alive.any():
+            self._finish()
+            return rows, frames
+        kept = self._keep(alive)
+        if kept is not None:
+            values = values[kept]
+        self._read(values)
         return rows, frames
 
     def _draw(self) -> tuple[np.ndarray, Tensor, np.ndarray]:
@@ -212,25 +226,30 @@ class AutoregressiveSampler:
             logits = self.in_rows.legal(logits)
         ids = pick(logits, sampling, self.generator)[:, None]
         values = ids
-        limits = [logits.shape[1]]
         both = ids  # ids and frames in one copy, so that the device is waited for once
         if self.decoder.head is not None:
             values = self._draw_frames(self.decoder.head)
-            limits += self.signature.levels
             if self.signature.latent_size:
                 ids = ids.double()
             both = torch.cat([ids, values], 1)
         on_host = both.cpu().numpy()
-        if (on_host[:, : len(limits)] >= limits).any():
-            raise UserError(
-                f"the model's {self.modality} logits are not numbers: its weights have overflowed;"
-                " train with a lower learning rate"
-            )
+        self._check_drawn(on_host, logits.shape[1])
         is_end = on_host[:, 0] == end
         if self.in_rows is not None:
             is_end = self.in_rows.ended(is_end)
         goes_on = ~is_end & self.alive
         return goes_on, values, on_host[:, -values.shape[1] :]
+
+    def _check_drawn(self, on_host: np.ndarray, n_ids: int) -> None:
+        """Raise UserError for ids or codes (N, 1 + C) that are none: of logits that are NaN."""
+        limits = [n_ids]
+        if self.decoder.head is not None and not self.signature.latent_size:
+            limits += self.signature.levels
+        if (on_host[:, : len(limits)] >= limits).any():
+            raise UserError(
+                f"the model's {self.modality} logits are not numbers: its weights have overflowed;"
+                " train with a lower learning rate"
+            )
 
     def _draw_frames(self, head: Head) -> Tensor:
         """Frames (N, C) or (N, D) by the head; keeps the states after its steps."""
@@ -305,6 +324,10 @@ class AutoregressiveSampler:
         if self.n_streams > 1:
             x = x.repeat(self.n_streams, 1)
         self.h = self.trunk.forward(x[:, None])[:, 0]
+
+    def _finish(self) -> None:
+        """No row goes on."""
+        self.rows = self.rows[:0]
 
     def results(self) -> list[Sampled]:
         """One sampled segment per prompt; new frames go into the next span to infill, if any."""

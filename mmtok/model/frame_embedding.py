@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtok.core.batch import Runs
+
 
 class FrameEmbedding(nn.Module):
     """Channel embeddings, concatenated, then projected: codes (N, C) -> (N, M).
@@ -50,18 +52,18 @@ class FrameEmbedding(nn.Module):
             )
             nn.init.normal_(self.share.weight, std=0.1)
 
-    def forward(self, codes: Tensor, mask: Tensor | None, kept: Tensor, segment: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, mask: Tensor | None, kept: Tensor, runs: Runs) -> Tensor:
         """All frames of a batch in stream order, (N, C) -> (N, M).
 
         mask (N, C) bool: channel values that may not be read; kept (N, 1) bool: frames that may be
-        read at all; segment (N,): numbers that change from one segment to the next.
+        read at all; runs: the segments of the frames.
         """
         if mask is not None:
             codes = torch.where(mask, self.codebook_sizes, codes)
         joined = self._joined(codes)
         x = self.project(joined)
         if self.n_totals:
-            totals = running_totals(self._terms(codes, joined) * kept, segment)
+            totals = running_totals(self._terms(codes, joined) * kept, runs)
             x = x + self.read(totals.to(joined.dtype))
         return x * kept
 
@@ -133,17 +135,13 @@ def _folded(inner: FrameEmbedding, product: nn.Linear) -> Tensor:
     return torch.cat([rows[channel == c] @ parts[:, c].T for c in range(n_channels)])
 
 
-def running_totals(terms: Tensor, segment: Tensor) -> Tensor:
+def running_totals(terms: Tensor, runs: Runs) -> Tensor:
     """Cumulative sums of terms (N, R) within each segment: (N, R).
 
-    segment (N,): equal numbers for the frames of a segment, which are neighbours. Each segment is
-    summed on its own, so that its rounding does not depend on others.
+    Each segment is summed on its own, so that its rounding does not depend on others.
     """
     if not len(terms):
         return terms
-    _, lengths = segment.unique_consecutive(return_counts=True)
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=terms.device), lengths)
-    place = torch.arange(len(terms), device=terms.device) - (lengths.cumsum(0) - lengths)[rows]
-    padded = terms.new_zeros(len(lengths), int(lengths.max()), terms.shape[1])
-    padded = padded.index_put((rows, place), terms)
-    return padded.cumsum(1)[rows, place]
+    padded = terms.new_zeros(runs.n, runs.longest, terms.shape[1])
+    padded = padded.index_put((runs.number, runs.place), terms)
+    return padded.cumsum(1)[runs.number, runs.place]

@@ -16,7 +16,8 @@ from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.errors import UserError
 from mmtok.heads.base import Callback, Head, Known
 from mmtok.heads.sampling import Sampling
-from mmtok.model.autoregressive import AutoregressiveSampler, without_condition
+from mmtok.model.autoregressive import without_condition
+from mmtok.model.captured import make_sampler
 from mmtok.model.lm import LM, evaluating
 from mmtok.model.sampling import Sampled
 
@@ -52,7 +53,7 @@ def generate(
     if not lm.autoregressive(modality):
         return draw_segments(lm, modality, prompts, sampling, generator, callback)
     with evaluating(lm), torch.inference_mode():
-        sampler = AutoregressiveSampler(lm, prompts, sampling, generator, callback)
+        sampler = make_sampler(lm, prompts, sampling, generator, callback)
         while len(sampler.rows):
             rows, frames = sampler.step()
             if on_frames is not None and len(rows):
@@ -82,7 +83,7 @@ def stream(
             yield rows, np.stack([drawn[row].segment.values[t] for row in rows])
         return drawn
     with evaluating(lm), torch.inference_mode():
-        sampler = AutoregressiveSampler(lm, prompts, sampling, generator)
+        sampler = make_sampler(lm, prompts, sampling, generator)
     while len(sampler.rows):
         with evaluating(lm), torch.inference_mode():  # but not while the caller works
             rows, frames = sampler.step()

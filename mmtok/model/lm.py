@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.core.batch import Batch
+from mmtok.core.batch import Batch, BatchIndex, Places, with_index
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
@@ -30,6 +30,7 @@ from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll, upcast
+from mmtok.nn.device import constant
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 PackageHeads = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
@@ -158,29 +159,28 @@ class LM(nn.Module):
 
         Frames that training hides are left out.
         """
+        batch = with_index(batch, self.vocabulary)
+        assert batch.index is not None
         x = self.model.embed_tokens(batch.inputs)
-        length = batch.ids.shape[1]
-        row = torch.arange(len(x), device=x.device)[:, None]
-        segment_number = (row * length + batch.document) * length + batch.segment
         for m in [*self.frame_in, *self.latent_in]:
-            frame_id = self.vocabulary.span(m)[0]
-            where = batch.ids == frame_id
-            kept = (batch.inputs[where] == frame_id)[:, None]
+            places = batch.index.places[m]
+            inputs = batch.inputs.flatten()[places.frames]
+            kept = (inputs == self.vocabulary.span(m)[0])[:, None]
             # A batch without this modality still uses the weights, so that every rank reduces the
             # same gradients.
             if m in self.frame_in:
-                frames = self._embed_codes(m, batch, kept, segment_number[where])
+                frames = self._embed_codes(m, batch, kept, places)
             else:
                 frames = self._embed_latents(m, batch, x.dtype) * kept
-            places = where.flatten().nonzero()[:, 0]
-            x = x.flatten(0, 1).index_add(0, places, frames.to(x.dtype)).view(x.shape)
+            flat = x.flatten(0, 1).index_add(0, places.frames, frames.to(x.dtype))
+            x = flat.view(x.shape)
         return x
 
-    def _embed_codes(self, m: str, batch: Batch, kept: Tensor, segment: Tensor) -> Tensor:
+    def _embed_codes(self, m: str, batch: Batch, kept: Tensor, places: Places) -> Tensor:
         """(N, M) of all frames of a many-channel modality."""
         embedding = cast(FrameEmbedding, self.frame_in[m])
         codes = batch.channels.get(m, batch.ids.new_zeros(0, len(embedding.codebook_sizes)))
-        return embedding(codes, batch.channel_mask.get(m), kept, segment)
+        return embedding(codes, batch.channel_mask.get(m), kept, places.runs)
 
     def _embed_latents(self, m: str, batch: Batch, dtype: torch.dtype) -> Tensor:
         """(N, M) of all frames of a latent modality; hidden numbers are read as 0."""
@@ -193,7 +193,15 @@ class LM(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """(B, L, M): the state at l has read positions up to l of its document."""
-        return self.model(self.embed(batch), batch.position, batch.document)
+        batch = with_index(batch, self.vocabulary)
+        index = cast(BatchIndex, batch.index)
+        return self.model(
+            self.embed(batch),
+            batch.position,
+            batch.document,
+            index.document_ends,
+            index.one_per_row,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., n_ids) over the whole vocabulary, without the grammar: what a Llama returns."""
@@ -210,7 +218,7 @@ class LM(nn.Module):
         banned = self.vocabulary.signatures[modality].banned
         if not banned:
             return logits
-        return logits.index_fill(1, torch.tensor(banned, device=h.device), float("-inf"))
+        return logits.index_fill(1, constant(banned, h.device), float("-inf"))
 
     def id_rows(self, modality: str) -> Tensor:
         """(n + 1, M): the rows of `id_weight` of a segment's next id."""
@@ -228,34 +236,34 @@ class LM(nn.Module):
         Raises UserError for frames of a modality without a head.
         """
         signatures = self.vocabulary.signatures
-        predicted = [
-            (batch.predict & (batch.modality == i)).flatten().nonzero()[:, 0]
-            for i in range(len(signatures))
-        ]
-        places = torch.cat(predicted)
+        batch = with_index(batch, self.vocabulary)
+        assert batch.index is not None
+        predicted = [batch.index.places[m].predicted for m in signatures]
+        all_predicted = torch.cat(predicted)
         # One gather for all modalities: each of its own would cost a gradient of the whole (B, L,
         # M).
-        states = self.hidden(batch).flatten(0, 1).index_select(0, places - 1)
+        states = self.hidden(batch).flatten(0, 1).index_select(0, all_predicted - 1)
         states = states.split([len(x) for x in predicted])
         ids = []
         frames = []
-        for m, at, h in zip(signatures, predicted, states, strict=True):
-            target = batch.ids.flatten()[at]
+        for (m, places), h in zip(batch.index.places.items(), states, strict=True):
+            target = batch.ids.flatten()[places.predicted]
             no_ids = signatures[m].one_channel and not self.autoregressive(m)
             if no_ids:
-                ids.append(upcast(h.new_zeros(len(at))))
+                ids.append(upcast(h.new_zeros(len(target))))
             else:
-                ids.append(self._id_nll(m, h, target, batch.may_end.flatten()[at]))
+                may_end = batch.may_end.flatten()[places.predicted]
+                ids.append(self._id_nll(m, h, target, may_end))
             if not self.autoregressive(m):
-                frames.append(self._segment_nll(m, at, h, target, batch, seed))
+                frames.append(self._segment_nll(m, places, h, target, batch, seed))
             elif signatures[m].one_channel:
                 frames.append(torch.zeros_like(ids[-1]))
             else:
-                frames.append(self._frame_nll(m, h, target, batch, seed))
+                frames.append(self._frame_nll(m, places, h, batch, seed))
 
         def spread(parts: list[Tensor]) -> Tensor:
             flat = parts[0].new_zeros(batch.ids.numel())
-            return flat.index_put((places,), torch.cat(parts)).view(batch.ids.shape)
+            return flat.index_put((all_predicted,), torch.cat(parts)).view(batch.ids.shape)
 
         return PositionNLL(spread(ids), spread(frames))
 
@@ -266,13 +274,12 @@ class LM(nn.Module):
         return class_nll(h, self.id_rows(m), index, may_end, self.vocabulary.signatures[m].banned)
 
     def _frame_nll(
-        self, m: str, h: Tensor, target: Tensor, batch: Batch, seed: int | None
+        self, m: str, places: Places, h: Tensor, batch: Batch, seed: int | None
     ) -> Tensor:
         """(N,) of the frame's values where the target is a frame, 0 where it is the end mark."""
-        is_frame = target == self.vocabulary.span(m)[0]
         head = self.head(m)
         if head is None:
-            if is_frame.any():
+            if len(places.framed):
                 raise UserError(
                     f"{m} frames are predicted, but the model has no head for them: {m} is"
                     " input-only here"
@@ -280,27 +287,27 @@ class LM(nn.Module):
             return upcast(h.sum(-1) * 0)
         ceiling = None
         if m in batch.ceiling:
-            ceiling = batch.ceiling[m][self._is_predicted(m, batch)]
-        nll = _head_nll(head, h[is_frame], self._values(m, batch), seed, ceiling)
+            ceiling = batch.ceiling[m][places.values]
+        nll = _head_nll(head, h[places.framed], self._values(m, places, batch), seed, ceiling)
         nll = nll.to(upcast(h).dtype)
-        return nll.new_zeros(len(target)).index_put((is_frame,), nll)
+        return nll.new_zeros(len(h)).index_put((places.framed,), nll)
 
     def _segment_nll(
-        self, m: str, at: Tensor, h: Tensor, target: Tensor, batch: Batch, seed: int | None
+        self, m: str, places: Places, h: Tensor, target: Tensor, batch: Batch, seed: int | None
     ) -> Tensor:
         """(N T,) of N segments of modality m, each spread evenly over its T frames.
 
-        at (N T,): places in the flattened batch; h (N T, M), of which the first of each segment is
-        read. Raises UserError unless each segment's T frames follow its begin mark.
+        h (N T, M), of which the first of each segment is read. Raises UserError unless each
+        segment's T frames follow its begin mark.
         """
         head = cast(Head, self.heads[m])
         n_frames = cast(int, self.vocabulary.signatures[m].frames)
-        if not self._are_complete(m, at, batch):
+        if not places.are_segments:
             raise UserError(
                 f"{m} is drawn as whole segments of {n_frames} frames: it can be neither cut short"
                 " nor infilled, nor predicted in part"
             )
-        if not len(at):
+        if not len(target):
             # Empty batch: keep the head's parameters in the graph so that all ranks reduce the same
             # gradients.
             anything = cast(Tensor, sum(p.sum() for p in head.parameters()))
@@ -308,28 +315,12 @@ class LM(nn.Module):
         if self.vocabulary.signatures[m].one_channel:
             values = (target - self.vocabulary.span(m)[0])[:, None]
         else:
-            values = self._values(m, batch)
+            values = self._values(m, places, batch)
         first = h.unflatten(0, (-1, n_frames))[:, 0]
         nll = _head_nll(head, first, values.unflatten(0, (-1, n_frames)), seed)
         return (nll / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
 
-    def _are_complete(self, m: str, at: Tensor, batch: Batch) -> bool:
-        """Whether places (N,) of the flattened batch are complete segments of modality m.
-
-        These are runs of as many places as a segment has frames, each behind a begin mark.
-        """
-        n_frames = cast(int, self.vocabulary.signatures[m].frames)
-        if len(at) % n_frames:
-            return False
-        runs = at.unflatten(0, (-1, n_frames))
-        begun = batch.ids.flatten()[runs[:, 0] - 1] == self.vocabulary.begin(m)
-        return bool(begun.all() and (runs.diff(dim=1) == 1).all())
-
-    def _is_predicted(self, m: str, batch: Batch) -> Tensor:
-        """(N_m,) bool: which rows of m's values are predicted."""
-        return batch.predict[batch.ids == self.vocabulary.span(m)[0]]
-
-    def _values(self, m: str, batch: Batch) -> Tensor:
+    def _values(self, m: str, places: Places, batch: Batch) -> Tensor:
         """The predicted frames' channel values (N, C) or latents (N, D)."""
         signature = self.vocabulary.signatures[m]
         if signature.latent_size:
@@ -338,7 +329,7 @@ class LM(nn.Module):
         else:
             nothing = batch.ids.new_zeros(0, len(signature.levels))
             values = batch.channels.get(m, nothing)
-        return values[self._is_predicted(m, batch)]
+        return values[places.values]
 
 
 def fitting_heads(signature: Signature) -> str:
@@ -400,6 +391,8 @@ def loss_sums(
     drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any
     other id.
     """
+    batch = with_index(batch, vocabulary)
+    assert batch.index is not None
     total = nll.ids.new_zeros(())
     parts = {}
     for i, (m, signature) in enumerate(vocabulary.signatures.items()):
@@ -408,5 +401,5 @@ def loss_sums(
         frames = (nll.frames * here).sum()
         n_channels = max(1, len(signature.levels))
         total = total + weights.get(m, 1.0) * (ids + frames / n_channels**0.5)
-        parts[m] = ((ids + frames).detach(), int(here.sum()))
+        parts[m] = ((ids + frames).detach(), len(batch.index.places[m].predicted))
     return total, parts

@@ -17,11 +17,13 @@ from torch.nn.attention.flex_attention import (
     create_block_mask,
     flex_attention,
 )
+from torch.nn.attention.varlen import varlen_attn
 
 # True: `document_mask` makes masks of FlexAttention on every device; False: dense masks on every
 # device; None: as fits the device. Tests set it to compare the two.
 USE_FLEX_ATTENTION: bool | None = None
 MIN_FLEX_HEAD_SIZE = 16
+USE_LENGTHS = True  # the variable-length kernel where it can be used
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,47 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     return y
 
 
-def document_mask(document: Tensor, head_size: int) -> Tensor | BlockMask | None:
+@dataclass(frozen=True, eq=False)
+class DocumentEnds:
+    """Where the documents of packed rows end, as the variable-length kernel takes them.
+
+    Attributes:
+        ends: (n + 1,) int32: 0, and the ends of documents and padding in the flattened rows; the
+            last one may be repeated.
+        longest: no document is longer.
+    """
+
+    ends: Tensor
+    longest: int
+
+
+AttentionMask = Tensor | BlockMask | DocumentEnds | None
+
+
+def document_mask(
+    document: Tensor, head_size: int, ends: Tensor | None = None, one_per_row: bool | None = None
+) -> AttentionMask:
     """The attention mask of packed rows: each position attends to its own document's past.
 
     Made once per batch from the documents' numbers (B, L).
 
-    On a GPU it is a block mask of FlexAttention (Dong et al. 2024), whose cost grows with the
-    documents, not with the rows; its kernel takes heads of 16 and more. Elsewhere it is a dense
-    mask (B, 1, L, L) bool: on a CPU neither FlexAttention nor the variable-length kernel has a
-    backward pass, and one call per document was no faster. It is None where each row is one
-    document followed by padding: plain causal attention is enough there, and skips half of the
-    pairs.
+    ends, one_per_row: as of `BatchIndex`, where they are known. On a GPU they spare a wait for the
+    device, and the variable-length kernel of FlashAttention (Dao 2023) takes the ends, for heads of
+    a multiple of 8. Without them it is a block mask of FlexAttention (Dong et al. 2024), whose
+    kernel takes heads of 16 and more. Elsewhere it is a dense mask (B, 1, L, L) bool: on a CPU
+    neither has a backward pass, and one call per document was no faster. It is None where each row
+    is one document followed by padding: plain causal attention is enough there, and skips half of
+    the pairs.
     """
     use_flex = USE_FLEX_ATTENTION
     if use_flex is None:
+        if one_per_row:
+            return None
+        if document.is_cuda and ends is not None and can_use_lengths(document.device, head_size):
+            return DocumentEnds(ends, document.shape[1])
         use_flex = document.is_cuda and head_size >= MIN_FLEX_HEAD_SIZE
     if not use_flex:
-        if not (document > 0).any():
+        if one_per_row is None and not (document > 0).any():
             return None
         same = document[:, :, None] == document[:, None, :]
         return same.tril()[:, None]
@@ -143,13 +169,25 @@ def document_mask(document: Tensor, head_size: int) -> Tensor | BlockMask | None
     return make(visible, n_rows, None, length, length, device=document.device)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | BlockMask | None) -> Tensor:
+def can_use_lengths(device: torch.device, head_size: int) -> bool:
+    """Whether the variable-length kernel takes such heads: it is for 16-bit types alone."""
+    return (
+        USE_LENGTHS
+        and torch.is_autocast_enabled(device.type)
+        and head_size % 8 == 0
+        and head_size <= 256
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: AttentionMask) -> Tensor:
     """Scaled dot-product attention, softmax(q k^T / sqrt(head_size)) v.
 
     q (B, H, L, head_size), k and v (B, KV, L, head_size), all of one type -> as q. Heads share keys
     in groups of H / KV. attn_mask: of `document_mask`; None is plain causal attention.
     """
     grouped = q.shape[1] != k.shape[1]
+    if isinstance(attn_mask, DocumentEnds):
+        return _attend_by_lengths(q, k, v, attn_mask)
     if attn_mask is None or isinstance(attn_mask, Tensor):
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None, enable_gqa=grouped
@@ -158,6 +196,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | BlockMask | None
     if q.is_cuda and not torch.compiler.is_compiling():
         attention = _compiled(flex_attention)
     return attention(q, k, v, block_mask=attn_mask, enable_gqa=grouped)
+
+
+def _attend_by_lengths(q: Tensor, k: Tensor, v: Tensor, mask: DocumentEnds) -> Tensor:
+    """`attend` of all documents of all rows in one line, (B L, H, head_size) each."""
+    n_rows, n_heads, length, _ = q.shape
+    n_queries = n_heads // k.shape[1]
+    if n_queries > 1:
+        k = k.repeat_interleave(n_queries, 1)
+        v = v.repeat_interleave(n_queries, 1)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    ends = mask.ends
+    y = varlen_attn(q, k, v, ends, ends, mask.longest, mask.longest, window_size=(-1, 0))
+    assert isinstance(y, Tensor)  # a pair only where it is asked for
+    return y.view(n_rows, length, n_heads, -1).transpose(1, 2)
 
 
 @cache
@@ -195,9 +247,7 @@ class Attention(nn.Module):
         self.q_norm = q_norm
         self.k_norm = k_norm
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: AttentionMask) -> Tensor:
         """States x (B, L, M) -> (B, L, M). rope: cosines and sines of `rotary`."""
         q = self._heads(normed_heads(self.q_proj(x), self.q_norm), self.n_heads)
         k = self._heads(normed_heads(self.k_proj(x), self.k_norm), self.n_kv_heads)

@@ -2,9 +2,7 @@
 
 Compiling takes half a minute, so it pays where many frames are drawn alike.
 
-On a GPU the kernels are captured as a CUDA graph and replayed. The graph writes the cache in place,
-so every new cache is captured anew. This path follows torch's documentation and source; it has not
-been run on a GPU yet.
+On a GPU it is captured as a part of a whole step of drawing, see fixed_step.py.
 """
 
 from __future__ import annotations
@@ -92,8 +90,7 @@ class CompiledStep:
         # torch keeps compiled code with the function's code object for good, and refuses the ninth
         # version: each step has a code object of its own, so that both are freed together
         own = FunctionType(StaticStep.forward.__code__.replace(), StaticStep.forward.__globals__)
-        mode = None if self.on_cpu else "reduce-overhead"
-        self.forward = torch.compile(own, dynamic=False, fullgraph=True, mode=mode)
+        self.forward = torch.compile(own, dynamic=False, fullgraph=True)
 
     def __call__(
         self,
@@ -107,7 +104,7 @@ class CompiledStep:
         """As `StaticStep.forward`."""
         inputs = (self.static, x, cos, sin, cache_position, attn_mask, cache)
         if not self.on_cpu:
-            return self.forward(*inputs).clone()  # a replay overwrites its last result
+            return self.forward(*inputs)
         shapes = (x.shape, cos.shape, attn_mask.shape)
         if shapes in self.seen_shapes:
             return self.forward(*inputs)

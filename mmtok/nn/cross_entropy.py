@@ -19,9 +19,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Up to so many logits (64 MiB in bfloat16) saving their gradients costs less than a second product.
-MAX_SAVED_LOGITS = 2**25
-CHUNK_LOGITS = 2**24  # logits in memory at once, beyond that
+from mmtok.nn.device import constant
+from mmtok.nn.fused_nll import fused_d_logits, fused_row_sums, is_fused
+
+# Up to so many logits saving their gradients costs less than a second product: 64 MiB in bfloat16;
+# on a GPU 2 GiB, as its products are fast only where they are large.
+MAX_SAVED_LOGITS = {"cpu": 2**25, "cuda": 2**30}
+CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}  # logits in memory at once, beyond that
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -54,11 +58,12 @@ def class_nll(
     if torch.is_autocast_enabled(device):
         h = h.to(torch.get_autocast_dtype(device))
         weight = weight.to(torch.get_autocast_dtype(device))
-    save_grad = chunk is None and len(h) * len(weight) <= MAX_SAVED_LOGITS
+    most = MAX_SAVED_LOGITS.get(device, MAX_SAVED_LOGITS["cpu"])
+    save_grad = chunk is None and len(h) * len(weight) <= most
     n_rows = len(h)
     if not save_grad:
-        n_rows = (chunk or CHUNK_LOGITS) // len(weight)
-    banned_ids = torch.tensor(banned, dtype=torch.long, device=h.device)
+        n_rows = (chunk or CHUNK_LOGITS.get(device, CHUNK_LOGITS["cpu"])) // len(weight)
+    banned_ids = constant(tuple(banned), h.device)
     return _ClassNLL.apply(h, weight, target, last_legal, banned_ids, max(1, n_rows), save_grad)
 
 
@@ -85,11 +90,10 @@ class _ClassNLL(torch.autograd.Function):
         nll = torch.empty_like(lse)
         d_logits = None
         for rows in _slices(len(h), n_rows):
-            x = _logits(h[rows], weight, last_legal[rows], banned)
-            lse[rows] = x.logsumexp(1)
-            nll[rows] = lse[rows] - x.gather(1, target[rows, None])[:, 0]
+            x = _logits(h[rows], weight, banned)
+            lse[rows], nll[rows] = _row_sums(x, target[rows], last_legal[rows])
             if save_grad and any(ctx.needs_input_grad):
-                d_logits = _d_logits(x, lse, target).to(h.dtype)
+                d_logits = _d_logits(x, lse, target, last_legal).to(h.dtype)
         ctx.save_for_backward(h, weight, target, last_legal, banned, lse, d_logits)
         ctx.n_rows = n_rows
         return nll
@@ -99,30 +103,49 @@ class _ClassNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of h and weight, from p - [k = target] saved or made again chunk by chunk."""
         h, weight, target, last_legal, banned, lse, d_logits = ctx.saved_tensors
+        if d_logits is not None:
+            d_h = d_logits @ weight * grad[:, None]
+            d_weight = d_logits.T @ (h * grad[:, None]).to(h.dtype)
+            return d_h.to(h.dtype), d_weight, None, None, None, None, None
         d_h = torch.empty_like(h)
         d_weight = torch.zeros_like(weight, dtype=lse.dtype)  # chunks are summed in float32
         for rows in _slices(len(h), ctx.n_rows):
-            d = d_logits
-            if d is None:
-                x = _logits(h[rows], weight, last_legal[rows], banned)
-                d = _d_logits(x, lse[rows], target[rows]).to(h.dtype)
+            x = _logits(h[rows], weight, banned)
+            d = _d_logits(x, lse[rows], target[rows], last_legal[rows]).to(h.dtype)
             row_grad = grad[rows, None]
             d_h[rows] = d @ weight * row_grad
             d_weight += d.T @ (h[rows] * row_grad).to(h.dtype)
         return d_h, d_weight.to(weight.dtype), None, None, None, None, None
 
 
-def _d_logits(x: Tensor, lse: Tensor, target: Tensor) -> Tensor:
-    """The derivatives of the nll with respect to the logits x (N, n), written into x."""
-    d = x.sub_(lse[:, None]).exp_()
+def _logits(h: Tensor, weight: Tensor, banned: Tensor) -> Tensor:
+    """(N, n) in the products' type; -inf where a class can occur in no row."""
+    x = F.linear(h, weight)
+    if not len(banned):
+        return x
+    return x.index_fill_(1, banned, float("-inf"))
+
+
+def _row_sums(x: Tensor, target: Tensor, last_legal: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (N, n) the log-sum-exps over the legal classes and -log p of the targets, (N,)."""
+    if is_fused(x):
+        return fused_row_sums(x, target, last_legal)
+    x = _legal(x, last_legal)
+    lse = x.logsumexp(1)
+    return lse, lse - x.gather(1, target[:, None])[:, 0]
+
+
+def _d_logits(x: Tensor, lse: Tensor, target: Tensor, last_legal: Tensor) -> Tensor:
+    """The derivatives of the nll with respect to the logits x (N, n), in their place."""
+    if is_fused(x):
+        return fused_d_logits(x, lse, target, last_legal)
+    d = _legal(x, last_legal).sub_(lse[:, None]).exp_()
     return d.scatter_add_(1, target[:, None], d.new_full((len(d), 1), -1.0))
 
 
-def _logits(h: Tensor, weight: Tensor, last_legal: Tensor, banned: Tensor) -> Tensor:
-    """(N, n) in float32 at least; -inf where a class cannot occur."""
-    x = F.linear(h, weight)
+def _legal(x: Tensor, last_legal: Tensor) -> Tensor:
+    """The logits in float32 at least; -inf in the last class where it cannot occur."""
     x = upcast(x)
-    x.index_fill_(1, banned, float("-inf"))
     x[:, -1].masked_fill_(~last_legal, float("-inf"))
     return x
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from functools import lru_cache
 
 import torch
 
@@ -109,3 +110,33 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.float32
     return torch.float64
+
+
+@lru_cache(maxsize=1024)
+def constant(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Whole numbers as a tensor on a device, copied there once: a copy makes the host wait.
+
+    The tensor is shared: change it never.
+    """
+    with torch.inference_mode(False):  # else it could not be used in training later
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+
+class Reading:
+    """Numbers on their way from a device to the host, which goes on meanwhile."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        """Ask for a tensor (n,)."""
+        self._event: torch.cuda.Event | None = None
+        self._host = x.detach()
+        if x.is_cuda:
+            self._host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+            self._host.copy_(x.detach(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def numbers(self) -> list[float]:
+        """The numbers; waits for them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.tolist()

@@ -158,3 +158,12 @@ def with_prepared_linears(module: nn.Module, precision: WeightPrecision, n_rows:
         for name, part in module._modules.items()
     }
     return prepared
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """All tensors of a module: parameters, buffers, and those that prepared layers hold."""
+    found: list[Tensor] = []
+    for part in module.modules():
+        held = [*part._parameters.values(), *part._buffers.values(), *vars(part).values()]
+        found += [x for x in held if isinstance(x, Tensor)]
+    return found

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmtok.nn.attention import normed_heads, rotary
 from mmtok.nn.compiled import CompiledStep, compiled_step
+from mmtok.nn.fused_step import FusedLayer
 from mmtok.nn.inference_linear import Linear, WeightPrecision, prepare_linear
 from mmtok.nn.precision import DTYPES, matmul_rates
 from mmtok.nn.transformer import Block, Transformer
@@ -32,10 +33,16 @@ class Layer(NamedTuple):
     gate: Product  # then its activation
     up: Callable[[Tensor, Tensor], Tensor]  # times the gate
     down: Product
+    weights: FusedLayer  # of the five
+    others: tuple[Tensor, ...] = ()  # biases, and the weights of norms that are not folded in
     q_norm: nn.Module | None = None
     k_norm: nn.Module | None = None
     after_attention: Tensor | None = None
     after_mlp: Tensor | None = None
+
+    def all_weights(self) -> list[Tensor]:
+        """Everything that a step reads."""
+        return [*self.weights, *self.others]
 
 
 class KVCacheDecoder:
@@ -90,7 +97,7 @@ class KVCacheDecoder:
         self.capacity = 0  # positions that it has room for
         self.compiled: CompiledStep | None = None
         if compile_length is not None:
-            capacity = _capacity_for(compile_length)
+            capacity = capacity_for(compile_length)
             self.compiled = compiled_step(trunk, self.dtype, batch_size, capacity)
         self.compile_length = 0
         if compile_length is not None and self.compiled is not None:
@@ -123,6 +130,10 @@ class KVCacheDecoder:
             y = layer.down(layer.up(y, layer.gate(y)))
             x = x + self._after(y, layer.after_mlp)
         return self._norm(x) * self.last_norm
+
+    def weights(self) -> list[Tensor]:
+        """The prepared weights."""
+        return [*(w for layer in self.layers for w in layer.all_weights()), self.last_norm]
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows."""
@@ -246,14 +257,11 @@ class KVCacheDecoder:
         config = self.config
         size = config.head_size
         old_capacity = self.capacity
-        self.capacity = _capacity_for(max(self.length, self.compile_length))
+        self.capacity = capacity_for(max(self.length, self.compile_length))
         shape = (n_rows, 2 * config.n_kv_heads, self.capacity, size)
         grown = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         for old, new in zip(self.cache, grown, strict=False):  # the first time there is none
             new[:, :, :old_capacity] = old
-        if self.compiled is not None:  # a captured graph writes to fixed addresses
-            for new in grown:
-                torch._dynamo.mark_static_address(new)
         self.cache = grown
         slot = torch.arange(self.capacity, device=device)
         cos, sin = rotary(slot[None], size, config.rope_theta, config.rope_scaling)
@@ -271,7 +279,7 @@ class KVCacheDecoder:
             self.padding_mask = zeros.masked_fill_(padding, -math.inf)
 
 
-def _capacity_for(length: int) -> int:
+def capacity_for(length: int) -> int:
     """The next power of two."""
     return max(MIN_CACHE_LENGTH, 1 << (length - 1).bit_length())
 
@@ -310,13 +318,21 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     else:
         after_attention = block.post_attention_layernorm.weight.detach() * root_width
         after_mlp = block.post_feedforward_layernorm.weight.detach() * root_width
+    qkv = prepared(before_attention, attention.q_proj, attention.k_proj, attention.v_proj)
+    out = prepared(None, attention.o_proj)
     gate = prepared(before_mlp, mlp.gate_proj)
+    up = prepared(before_mlp, mlp.up_proj)
+    down = prepared(None, mlp.down_proj)
+    norms = [x.weight for x in (attention.q_norm, attention.k_norm) if x is not None]
+    others = [qkv.bias, after_attention, after_mlp, *norms]
     return Layer(
-        qkv=prepared(before_attention, attention.q_proj, attention.k_proj, attention.v_proj),
-        out=prepared(None, attention.o_proj),
+        qkv=qkv,
+        out=out,
         gate=gate.silu if mlp.activation == "silu" else gate.gelu_tanh,
-        up=prepared(before_mlp, mlp.up_proj).times,
-        down=prepared(None, mlp.down_proj),
+        up=up.times,
+        down=down,
+        weights=FusedLayer(qkv.weight, out.weight, gate.weight, up.weight, down.weight),
+        others=tuple(x for x in others if x is not None),
         q_norm=attention.q_norm,
         k_norm=attention.k_norm,
         after_attention=after_attention,

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from mmtok.errors import UserError
-from mmtok.nn.attention import Attention, Llama3Scaling, document_mask, rotary
+from mmtok.nn.attention import (
+    Attention,
+    AttentionMask,
+    DocumentEnds,
+    Llama3Scaling,
+    document_mask,
+    rotary,
+)
 
 SIZES = (
     "depth",
@@ -103,6 +109,16 @@ class TransformerConfig:
     def head_size(self) -> int:
         """Numbers per head of attention."""
         return self.head_dim or self.width // self.n_heads
+
+    @property
+    def is_llama(self) -> bool:
+        """Whether the blocks are a Llama's; the embedding may be scaled."""
+        return (
+            not self.qkv_bias
+            and self.qk_norm == "none"
+            and self.norms == "before"
+            and self.activation == "silu"
+        )
 
     @property
     def input_scale(self) -> float:
@@ -240,21 +256,17 @@ class Block(nn.Module):
         self.activation_checkpointing = False
         self.compiled = False
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: AttentionMask) -> Tensor:
         """States x (B, L, M) -> (B, L, M); rope and attn_mask as in `Attention.forward`."""
         run = Block._run
         if self.compiled and self.training:  # scoring has rows of any length
             run = _compiled_run()
-            _mark_rows_dynamic(x, rope, attn_mask)
+            _mark_sizes(x, rope, attn_mask)
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(run, self, x, rope, attn_mask, use_reentrant=False)
         return run(self, x, rope, attn_mask)
 
-    def _run(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
-    ) -> Tensor:
+    def _run(self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: AttentionMask) -> Tensor:
         if self.norms == "after":
             return self._run_normed_after(x, rope, attn_mask)
         y = self.self_attn(_to_autocast_dtype(self.input_layernorm(x)), rope, attn_mask)
@@ -263,7 +275,7 @@ class Block(nn.Module):
         return x + drop(y, self.dropout, self.training)
 
     def _run_normed_after(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: AttentionMask
     ) -> Tensor:
         y = self.self_attn(_to_autocast_dtype(x), rope, attn_mask).to(x.dtype)
         x = x + drop(self.post_attention_layernorm(y), self.dropout, self.training)
@@ -299,10 +311,15 @@ def _compiled_run() -> Callable:
     return torch.compile(Block._run, fullgraph=True)
 
 
-def _mark_rows_dynamic(
-    x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: Tensor | BlockMask | None
-) -> None:
-    """Tell the compiler that the number of rows varies between steps."""
+def _mark_sizes(x: Tensor, rope: tuple[Tensor, Tensor], attn_mask: AttentionMask) -> None:
+    """Tell the compiler which sizes vary between steps: of documents, and on a CPU of rows.
+
+    On a GPU code for one number of rows is faster; the compiler itself notices another number.
+    """
+    if isinstance(attn_mask, DocumentEnds):
+        torch._dynamo.maybe_mark_dynamic(attn_mask.ends, 0)
+    if x.device.type != "cpu":
+        return
     inputs = [x, *rope]
     if isinstance(attn_mask, Tensor):
         inputs.append(attn_mask)
@@ -352,14 +369,24 @@ class Transformer(nn.Module):
         for block in self.blocks():
             block.compiled = True
 
-    def forward(self, x: Tensor, position: Tensor, document: Tensor) -> Tensor:
-        """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L)."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        document: Tensor,
+        ends: Tensor | None = None,
+        one_per_row: bool | None = None,
+    ) -> Tensor:
+        """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L).
+
+        ends, one_per_row: as of `document_mask`, where they are known.
+        """
         config = self.config
         config.check_length(x.shape[1])
         if config.scale_embedding:
             x = x * config.input_scale
         rope = rotary(position, config.head_size, config.rope_theta, config.rope_scaling)
-        attn_mask = document_mask(document, config.head_size)
+        attn_mask = document_mask(document, config.head_size, ends, one_per_row)
         for block in self.layers:
             x = block(x, rope, attn_mask)
         return self.norm(x)

@@ -39,6 +39,8 @@ class StagedLoader:
         on_stage: are called on every rank with the token files of a stage that was opened.
     """
 
+    is_pure = False  # a batch depends on the parts that there are when it is asked for
+
     def __init__(
         self,
         run: Run,

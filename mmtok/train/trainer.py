@@ -11,9 +11,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, cast
@@ -21,12 +22,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mmtok.core.batch import Batch, pack, rows_of
+from mmtok.core.batch import Batch, pack, rows_of, with_index
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.data.feed import Feed
 from mmtok.data.loader import Batches
 from mmtok.errors import UserError
 from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.compiled import missing_for_compile
+from mmtok.nn.device import Reading, sum_dtype
 from mmtok.nn.ema import ema_update, exponential, power
 from mmtok.nn.precision import PRECISIONS, Precision, matmul_rates, resolve_precision
 from mmtok.nn.sharded import full_tensor
@@ -47,6 +50,37 @@ from mmtok.train.muon import Muon
 from mmtok.train.saver import Saver
 from mmtok.train.schedule import learning_rate, replan
 from mmtok.train.shards import names_in, read_into
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a step reads: its micro-batches, and counts over all of them."""
+
+    parts: list[Batch]
+    n_predicted: int
+    positions: int
+    frames: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A step that the device may not have done yet.
+
+    Attributes:
+        step: its number.
+        figures: the norm of the gradient, the loss, and the nats of each modality.
+        counts: modality -> how many were predicted.
+        rate: the learning rate.
+        positions: without padding.
+        frames: modality -> its predicted frames.
+    """
+
+    step: int
+    figures: Reading
+    counts: dict[str, int]
+    rate: float
+    positions: int
+    frames: dict[str, int]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -127,6 +161,10 @@ class Trainer:
         self.planned = [[0, config.steps]]
         self.window: list[dict] = []  # the steps since the last line of the log
         self.device = next(lm.parameters()).device
+        on_gpu = self.device.type == "cuda"
+        # several processes meet in every step anyway
+        self.steps_ahead = int(on_gpu and processes.world_size == 1)
+        self.feed = Feed(self._work, ahead=on_gpu and loader.is_pure)
 
     def _precision(self, device: torch.device) -> Precision:
         """The precision that this training began with, else the configured one for this device.
@@ -159,68 +197,115 @@ class Trainer:
 
     def update(self) -> dict:
         """One optimiser step on the batch of this step; returns what is logged of it."""
+        return self._read(self._launch())
+
+    def _launch(self) -> Launched:
+        """Give the device one optimiser step to do, without waiting for it."""
         config = self.config
         processes = self.processes
         # dropout is a function of (seed, step, rank)
         torch.manual_seed(mixed_seed(config.seed, self.step) ^ (processes.rank << 40))
-        batch = self.loader.batch(self.step, processes.rank, processes.world_size)
-        frames = predicted_frames(batch, self.loader.vocabulary)
-        counts = [int(batch.predict.sum()), int((batch.document >= 0).sum()), *frames.values()]
-        n_predicted, positions, *n_frames = map(int, processes.all_reduce(*counts))
+        work = self.feed.work(self.step)
+        counts = processes.all_reduce(work.n_predicted, work.positions, *work.frames.values())
+        n_predicted, positions, *n_frames = map(int, counts)
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, parts = self._totals(*self._accumulate(batch, n_predicted))
+        sums, counted = self._accumulate(work.parts, n_predicted)
         if not self.sharded:  # FSDP sums them in the backward pass
             processes.sum_gradients(list(self.names))
-        norm_tensor = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
-        norm = float(full_tensor(norm_tensor))
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the gradient of step {self.step} is not finite (loss {loss:.4g}): "
-                "train with a lower --train.learning_rate, into another --out"
-            )
+        norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
+        figures = Reading(torch.cat([full_tensor(norm).to(sums)[None], sums]))
+        if not self.steps_ahead:
+            self._check(self.step, figures)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.ema:
             weights = {name: p for p, name in self.names.items()}
             ema_update(self.ema, weights, self.ema_decay(self.step))
+        return Launched(
+            step=self.step - 1,
+            figures=figures,
+            counts=counted,
+            rate=rate,
+            positions=positions,
+            frames=dict(zip(work.frames, n_frames, strict=True)),
+        )
+
+    def _read(self, launched: Launched) -> dict:
+        """What is logged of a step, once the device has done it."""
+        self._check(launched.step, launched.figures)
+        norm, loss, *nats = launched.figures.numbers()
+        by_modality = zip(launched.counts.items(), nats, strict=True)
+        parts = {m: (x, n) for (m, n), x in by_modality}
+        loss, parts = self._totals(loss, parts)
         return {
             "loss": loss,
             "parts": parts,
             "norm": norm,
-            "rate": rate,
-            "positions": positions,
-            "frames": dict(zip(frames, n_frames, strict=True)),
+            "rate": launched.rate,
+            "positions": launched.positions,
+            "frames": launched.frames,
         }
 
+    def _check(self, step: int, figures: Reading) -> None:
+        """Raise UserError for a gradient that is not finite.
+
+        Where steps are read later the weights are lost then, but none such are ever saved.
+        """
+        norm, loss, *_ = figures.numbers()
+        if not math.isfinite(norm):
+            raise UserError(
+                f"the gradient of step {step} is not finite (loss {loss:.4g}): "
+                "train with a lower --train.learning_rate, into another --out"
+            )
+
+    def _work(self, step: int) -> Work:
+        """A step's micro-batches and counts, made on the host."""
+        vocabulary = self.loader.vocabulary
+        processes = self.processes
+        batch = self.loader.batch(step, processes.rank, processes.world_size)
+        frames = predicted_frames(batch, vocabulary)
+        n_predicted = int(batch.predict.sum())
+        positions = int((batch.document >= 0).sum())
+        if processes.world_size > 1:
+            # a share may be short of rows, but each process must make every backward pass
+            batch = with_rows(batch, vocabulary, self.config.grad_accum_steps)
+        parts = split_rows(batch, vocabulary, self.config.grad_accum_steps)
+        parts = [with_index(part, vocabulary) for part in parts]
+        if self.device.type == "cuda":
+            parts = [part.pin_memory() for part in parts]
+        return Work(parts, n_predicted, positions, frames)
+
     def _accumulate(
-        self, batch: Batch, n_predicted: int
-    ) -> tuple[float, dict[str, tuple[float, int]]]:
+        self, batches: Sequence[Batch], n_predicted: int
+    ) -> tuple[Tensor, dict[str, int]]:
         """The backward pass of every micro-batch.
 
-        Returns the loss, and modality -> (sum of nats, how many were predicted).
+        Returns the loss and the sum of nats of each modality, as one tensor on the device, and
+        modality -> how many were predicted.
         """
-        loss = 0.0
-        totals: dict[str, tuple[float, int]] = {}
-        if self.processes.world_size > 1:
-            # a share may be short of rows, but each process must make every backward pass
-            batch = with_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
-        parts_of_batch = split_rows(batch, self.loader.vocabulary, self.config.grad_accum_steps)
-        for i, part in enumerate(parts_of_batch, 1):
+        sums = torch.zeros(
+            1 + len(self.loader.vocabulary.signatures),
+            dtype=sum_dtype(self.device),
+            device=self.device,
+        )
+        counts = dict.fromkeys(self.loader.vocabulary.signatures, 0)
+        for i, batch in enumerate(batches, 1):
             if self.sharded:
-                sum_after_last(self.lm, i == len(parts_of_batch), self.config.replicas)
-            part = part.to(self.device)
+                sum_after_last(self.lm, i == len(batches), self.config.replicas)
+            batch = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                nats = self.lm(part)
-            total, parts = loss_sums(nats, part, self.loader.vocabulary, self.config.loss_weights)
+                nats = self.lm(batch)
+            vocabulary = self.loader.vocabulary
+            total, parts = loss_sums(nats, batch, vocabulary, self.config.loss_weights)
             (total / n_predicted).backward()
-            loss += float(total.detach()) / n_predicted
-            for m, (x, n) in parts.items():
-                nats_before, n_before = totals.get(m, (0.0, 0))
-                totals[m] = (nats_before + float(x), n_before + n)
-        return loss, totals
+            loss = total.detach().to(sums) / n_predicted
+            sums += torch.stack([loss, *(x.to(sums) for x, _ in parts.values())])
+            for m, (_, n) in parts.items():
+                counts[m] += n
+        return sums, counts
 
     def _totals(
         self, loss: float, parts: dict[str, tuple[float, int]]
@@ -245,23 +330,46 @@ class Trainer:
         if self.step < self.config.steps:
             matrix_flop_per_s = self.processes.all_reduce(matrix_rate(self.device))[0]
         self.lm.train()
-        with stop_signals() as stops, self.saver:
-            while self.step < self.config.steps:
-                start = time.perf_counter()
-                done = self.update()
-                self.window.append(done | {"seconds": time.perf_counter() - start})
-                on_step(self.step)
-                if self._is_due(self.config.log_every):
-                    if self.processes.is_rank0:
-                        self.log(self.gauge.line(self.step, self.window, matrix_flop_per_s))
-                    self.window = []
-                stop = self.processes.all_reduce(len(stops)) != [0]
-                if stop or self._is_due(self.config.checkpoint_every):
-                    self.saver.start(self.checkpoint())
-                if stop and self.step < self.config.steps:
-                    raise Interrupted(
-                        f"stopped at step {self.step}; the same command goes on from there"
-                    )
+        with stop_signals() as stops, self.feed:
+            self._loop(on_step, stops, matrix_flop_per_s)
+
+    def _loop(
+        self, on_step: Callable[[int], None], stops: list[int], matrix_flop_per_s: float
+    ) -> None:
+        """As `run`. The device does one step while the host prepares the next."""
+        launched: deque[Launched] = deque()
+        since = time.perf_counter()
+
+        def read(n_left: int) -> None:
+            """Read steps until so many are left."""
+            nonlocal since
+            while len(launched) > n_left:
+                done = self._read(launched.popleft())
+                now = time.perf_counter()
+                self.window.append(done | {"seconds": now - since})
+                since = now
+
+        while self.step < self.config.steps:
+            launched.append(self._launch())
+            read(self.steps_ahead)
+            on_step(self.step)
+            is_logged = self._is_due(self.config.log_every)
+            if is_logged:
+                read(0)
+                if self.processes.is_rank0:
+                    self.log(self.gauge.line(self.step, self.window, matrix_flop_per_s))
+                self.window = []
+            stop = self.processes.all_reduce(len(stops)) != [0]
+            is_saved = stop or self._is_due(self.config.checkpoint_every)
+            if is_saved:
+                read(0)
+                self.save()
+            if is_logged or is_saved:
+                since = time.perf_counter()
+            if stop and self.step < self.config.steps:
+                raise Interrupted(
+                    f"stopped at step {self.step}; the same command goes on from there"
+                )
 
     def _is_due(self, every: int) -> bool:
         """Whether this step is one of every so many, or the last."""

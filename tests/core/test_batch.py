@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from mmtok.core.batch import FULL, InputMask, pack, plan_rows, rows_of, unpack
+from mmtok.core.batch import FULL, InputMask, pack, plan_rows, rows_of, unpack, with_index
 from mmtok.core.grammar import to_document, to_stream
 
 
 def rows_of_streams(vocabulary, corpus):
     s = [to_stream(vocabulary, d) for d in corpus]
     return [[s[0], s[3]], [s[1]], [s[4], s[2], s[5]], [s[6], s[7], s[0]]]
+
+
+def fields_of(batch):
+    """The fields that `pack` fills."""
+    return [f for f in fields(batch) if f.name != "index"]
 
 
 def assert_same_stream(a, b):
@@ -83,7 +88,7 @@ def test_corruption_changes_only_what_the_model_reads(vocabulary, corpus, rng):
     input_masks = [[None if i % 2 else damage(s) for i, s in enumerate(row)] for row in rows]
     clean = pack(vocabulary, rows)
     dirty = pack(vocabulary, rows, input_masks=input_masks)
-    for f in fields(clean):
+    for f in fields_of(clean):
         a = getattr(clean, f.name)
         b = getattr(dirty, f.name)
         if f.name not in ("inputs", "channel_mask"):
@@ -168,7 +173,7 @@ def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):
     for here in (slice(0, 1), slice(1, 3), slice(3, None), slice(1, None, 2)):
         part = rows_of(pack(vocabulary, rows, 200), vocabulary, here)
         alone = pack(vocabulary, rows[here], 200)
-        for f in fields(alone):
+        for f in fields_of(alone):
             a = getattr(part, f.name)
             b = getattr(alone, f.name)
             if isinstance(b, dict):  # a modality that these rows lack may stay as no rows
@@ -181,6 +186,66 @@ def test_some_rows_of_a_batch_are_the_batch_of_those_rows(vocabulary, corpus):
 
 def test_a_batch_moves_with_all_it_carries(vocabulary, corpus):
     moved = pack(vocabulary, rows_of_streams(vocabulary, corpus)).to("meta")
-    for f in fields(moved):
+    for f in fields_of(moved):
         x = getattr(moved, f.name)
         assert all(v.is_meta for v in (x.values() if isinstance(x, dict) else [x])), f.name
+
+
+# ---- the index, made on the host
+
+
+def test_the_index_says_where_things_are(vocabulary, corpus):
+    batch = with_index(pack(vocabulary, rows_of_streams(vocabulary, corpus), 200), vocabulary)
+    ids = batch.ids.flatten()
+    predict = batch.predict.flatten()
+    for i, (m, places) in enumerate(batch.index.places.items()):
+        asked = predict & (batch.modality.flatten() == i)
+        assert places.predicted.tolist() == asked.nonzero()[:, 0].tolist()
+        frame = vocabulary.span(m)[0]
+        values = batch.channels.get(m, batch.latents.get(m))
+        if values is not None:
+            assert len(places.frames) == len(values)
+        assert (ids[places.frames] == frame).all()
+        assert (ids[places.predicted[places.framed]] == frame).all()
+        # the rows of values that are predicted are those of the predicted frames
+        assert torch.equal(places.frames[places.values], places.predicted[places.framed])
+        number = list(zip(*(x.flatten()[places.frames].tolist() for x in segment_names(batch))))
+        assert places.runs.n == len(set(number))
+        for k in range(places.runs.n):
+            mine = (places.runs.number == k).nonzero()[:, 0]
+            assert len({number[j] for j in mine.tolist()}) == 1
+            assert places.runs.place[mine].tolist() == list(range(len(mine)))
+            assert len(mine) <= places.runs.longest
+    assert with_index(batch, vocabulary) is batch
+
+
+def segment_names(batch):
+    """(row, document, segment) of each position."""
+    row = torch.arange(len(batch.ids))[:, None].expand_as(batch.ids)
+    return row, batch.document, batch.segment
+
+
+def test_document_ends_are_those_of_documents_and_padding(vocabulary, corpus):
+    batch = pack(vocabulary, rows_of_streams(vocabulary, corpus), 200)
+    ends = with_index(batch, vocabulary).index.document_ends
+    assert ends.dtype == torch.int32 and len(ends) % 64 == 0
+    assert ends[0] == 0 and ends[-1] == batch.ids.numel() and (ends.diff() >= 0).all()
+    names = torch.stack([x.flatten() for x in segment_names(batch)[:2]], 1)
+    changes = (names[1:] != names[:-1]).any(1).nonzero()[:, 0] + 1
+    assert ends.unique().tolist() == [0, *changes.tolist(), batch.ids.numel()]
+
+
+def test_rows_of_one_document_are_known_to_be(vocabulary, corpus):
+    streams = [to_stream(vocabulary, d) for d in corpus]
+    alone = with_index(pack(vocabulary, [[s] for s in streams]), vocabulary)
+    together = with_index(pack(vocabulary, [streams]), vocabulary)
+    assert alone.index.one_per_row and not together.index.one_per_row
+
+
+def test_the_index_is_of_all_rows_and_moves_with_the_batch(vocabulary, corpus):
+    batch = with_index(pack(vocabulary, rows_of_streams(vocabulary, corpus), 200), vocabulary)
+    assert rows_of(batch, vocabulary, slice(0, 2)).index is None
+    moved = batch.to("meta")
+    assert moved.index.document_ends.is_meta
+    assert all(places.predicted.is_meta for places in moved.index.places.values())
+    assert all(places.runs.number.is_meta for places in moved.index.places.values())

@@ -182,8 +182,8 @@ def test_a_vocabulary_too_large_for_a_table_of_logits_has_the_same_nats_and_grad
     batch = batch_of(vocabulary, *[[d] for d in corpus])
     found = []
     for whole in (10**9, 0):
-        monkeypatch.setattr(crossentropy, "MAX_SAVED_LOGITS", whole)
-        monkeypatch.setattr(crossentropy, "CHUNK_LOGITS", 5 * 300)
+        monkeypatch.setattr(crossentropy, "MAX_SAVED_LOGITS", {"cpu": whole})
+        monkeypatch.setattr(crossentropy, "CHUNK_LOGITS", {"cpu": 5 * 300})
         with torch.set_grad_enabled(not scoring):
             nats = lm(batch, 0 if scoring else None).total
         if not scoring:

@@ -282,23 +282,3 @@ def test_without_a_compiler_sampling_goes_on_and_says_so(trunk, monkeypatch):
     assert decoder.compiled is None and torch.allclose(
         decoder.forward(states(1, 5)), whole(trunk, states(1, 5)), atol=1e-10
     )
-
-
-def test_on_a_gpu_the_step_is_captured_over_a_cache_that_stays_where_it_is(trunk, monkeypatch):
-    """What can be told of it without one."""
-    modes = []
-    monkeypatch.setattr(torch, "compile", lambda step, mode, **options: modes.append(mode) or step)
-    monkeypatch.setattr("mmtok.nn.compiled.missing_for_compile", lambda device: "")
-    plain = KVCacheDecoder(trunk, batch_size=2)
-    captured = KVCacheDecoder(trunk, batch_size=2, compile_length=50)
-    with torch.inference_mode():
-        for decoder in (plain, captured):
-            decoder.forward(states(2, 40))
-        cache = [x.data_ptr() for x in captured.cache]
-        for x in states(10, 2, 1):
-            assert torch.allclose(captured.forward(x), plain.forward(x), atol=1e-10)
-    assert [x.data_ptr() for x in captured.cache] == cache and all(
-        x._dynamo_static_input_type == "unguarded" for x in captured.cache
-    )
-    KVCacheDecoder(trunk.to("meta"), batch_size=2, compile_length=50)
-    assert modes == [None, "reduce-overhead"]

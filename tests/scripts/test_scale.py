@@ -111,7 +111,7 @@ def test_the_whole_decoder_keeps_as_much_but_for_some_integers(
     scale, small, activation_checkpointing, monkeypatch
 ):
     monkeypatch.setattr(
-        crossentropy, "MAX_SAVED_LOGITS", 0
+        crossentropy, "MAX_SAVED_LOGITS", {"cpu": 0}
     )  # the ids' logits chunk by chunk, as in a large model
     plan = replace(small, activation_checkpointing=activation_checkpointing)
     # alive, but not always among what autograd keeps: the mask, the cosines and sines in float32

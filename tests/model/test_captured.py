@@ -1,0 +1,104 @@
+"""Steps of drawing with all state on the device: the draws of the plain sampler."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmtok.core.segment import Document, Segment, Signature
+from mmtok.core.vocabulary import Vocabulary
+from mmtok.heads.categorical import Chained, Parallel
+from mmtok.heads.sampling import Sampling
+from mmtok.model import captured
+from mmtok.model.autoregressive import AutoregressiveSampler
+from mmtok.model.captured import CapturedSampler
+from mmtok.model.lm import LM, DecoderConfig, evaluating
+from mmtok.nn.transformer import TransformerConfig
+
+TRUNK = TransformerConfig(depth=2, width=32, n_heads=4, n_kv_heads=2, feed_forward=48)
+VOCABULARY = Vocabulary(
+    [
+        Signature("text", (11,)),
+        Signature("image", (9,), frames=6),
+        Signature("speech", (5,) * 3),
+        Signature("jets", (6, 4), descending=True),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    torch.manual_seed(0)
+    heads = {"speech": Parallel(), "jets": Chained(hidden=8)}
+    made = LM(DecoderConfig(TRUNK, heads, totals={"jets": 2}), VOCABULARY)
+    for p in made.parameters():  # far from uniform, so that a wrong state shows
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.3)
+    return made
+
+
+def prompts(modality, lengths):
+    rng = np.random.default_rng(0)
+    text = Segment("text", codes=rng.integers(0, 11, (4, 1)))
+    levels = VOCABULARY.signatures[modality].levels
+    made = []
+    for k, n in enumerate(lengths):
+        codes = np.stack([np.sort(rng.integers(0, size, n))[::-1] for size in levels], 1)
+        segments = (Segment(modality, codes=codes),)
+        if k % 2:
+            segments = (text, *segments)
+        predict = (False,) * (len(segments) - 1) + (True,)
+        made.append(Document(segments, predict, open_end=True))
+    return made
+
+
+def drawn(kind, lm, given, sampling):
+    generator = torch.Generator().manual_seed(3)
+    with evaluating(lm), torch.inference_mode():
+        sampler = kind(lm, given, sampling, generator)
+        while len(sampler.rows):
+            sampler.step()
+    return sampler.results()
+
+
+class Staying(AutoregressiveSampler):
+    """The plain sampler, whose rows stay to the end: each draws its own random numbers."""
+
+    def _keep(self, alive):
+        self.alive = alive
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "speech", "jets"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_frames=21, precision="float32"),
+        Sampling(max_frames=9, temperature=0.7, guidance=1.5, precision="float32"),
+        Sampling(max_frames=30, top_k=3, top_p=0.9, precision="float32"),
+    ],
+)
+def test_the_draws_are_those_of_the_plain_sampler(lm, modality, sampling):
+    given = prompts(modality, [0, 2, 3, 1])
+    plain = drawn(Staying, lm, given, sampling)
+    made = drawn(CapturedSampler, lm, given, sampling)
+    for a, b in zip(plain, made, strict=True):
+        assert a.stop == b.stop and np.array_equal(a.segment.codes, b.segment.codes)
+    assert any(len(x.segment) for x in made)
+
+
+def test_a_step_is_kept_while_sizes_and_weights_are_equal(lm):
+    sampling = Sampling(max_frames=5, precision="float32")
+    given = prompts("text", [1, 2])
+    first = drawn(CapturedSampler, lm, given, sampling)
+    step = captured._kept[lm][1]
+    again = drawn(CapturedSampler, lm, given, sampling)
+    assert captured._kept[lm][1] is step
+    assert [x.segment.codes.tolist() for x in first] == [x.segment.codes.tolist() for x in again]
+    before = lm.model.norm.weight.detach().clone()
+    with torch.no_grad():
+        lm.model.norm.weight.mul_(torch.linspace(0, 3, 32))
+    changed = drawn(CapturedSampler, lm, given, sampling)
+    plain = drawn(Staying, lm, given, sampling)
+    with torch.no_grad():
+        lm.model.norm.weight.copy_(before)
+    assert captured._kept[lm][1] is not step
+    assert [x.segment.codes.tolist() for x in changed] == [x.segment.codes.tolist() for x in plain]
