@@ -109,7 +109,7 @@ def test_packed_attention_is_that_of_the_dense_mask(monkeypatch, way, n_kv):
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_captured_steps_draw_what_plain_ones_draw(modality, guidance):
     """The generator is left where plain steps leave it, and a kept graph draws the same again."""
-    lm = test_captured.lm.__wrapped__().to(CUDA)
+    lm = test_captured.make_lm().to(CUDA)
     sampling = Sampling(max_frames=40, guidance=guidance, precision="float32")
     given = test_captured.prompts(modality, [0, 2, 3, 1])
     results = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -323,8 +323,10 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     gate = prepared(before_mlp, mlp.gate_proj)
     up = prepared(before_mlp, mlp.up_proj)
     down = prepared(None, mlp.down_proj)
-    norms = [x.weight for x in (attention.q_norm, attention.k_norm) if x is not None]
-    others = [qkv.bias, after_attention, after_mlp, *norms]
+    others = [qkv.bias, after_attention, after_mlp]
+    for norm in (attention.q_norm, attention.k_norm):
+        if norm is not None:
+            others.append(cast(Tensor, norm.weight))
     return Layer(
         qkv=qkv,
         out=out,

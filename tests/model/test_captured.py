@@ -1,5 +1,7 @@
 """Steps of drawing with all state on the device: the draws of the plain sampler."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,15 +27,22 @@ VOCABULARY = Vocabulary(
 )
 
 
-@pytest.fixture(scope="module")
-def lm():
+def make_lm(trunk=TRUNK):
+    """A decoder whose draws are far from uniform, so that a wrong state shows."""
     torch.manual_seed(0)
     heads = {"speech": Parallel(), "jets": Chained(hidden=8)}
-    made = LM(DecoderConfig(TRUNK, heads, totals={"jets": 2}), VOCABULARY)
-    for p in made.parameters():  # far from uniform, so that a wrong state shows
+    made = LM(DecoderConfig(trunk, heads, totals={"jets": 2}), VOCABULARY)
+    for name, p in made.named_parameters():
         if p.ndim > 1:
             torch.nn.init.normal_(p, std=0.3)
+        elif "norm" in name or name.endswith("_proj.bias"):
+            torch.nn.init.uniform_(p, 0.3, 1.5)
     return made
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return make_lm()
 
 
 def prompts(modality, lengths):
@@ -83,6 +92,24 @@ def test_the_draws_are_those_of_the_plain_sampler(lm, modality, sampling):
     for a, b in zip(plain, made, strict=True):
         assert a.stop == b.stop and np.array_equal(a.segment.codes, b.segment.codes)
     assert any(len(x.segment) for x in made)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"qkv_bias": True},
+        {"qk_norm": "head", "head_dim": 12},
+        {"qk_norm": "all_heads", "norms": "after"},
+        {"activation": "gelu_tanh", "scale_embedding": True},
+    ],
+)
+def test_the_draws_are_those_of_the_plain_sampler_for_other_families_of_trunks(switches):
+    lm = make_lm(replace(TRUNK, **switches))
+    sampling = Sampling(max_frames=15, precision="float32")
+    given = prompts("text", [0, 2, 3, 1])
+    plain = drawn(Staying, lm, given, sampling)
+    made = drawn(CapturedSampler, lm, given, sampling)
+    assert [x.segment.codes.tolist() for x in plain] == [x.segment.codes.tolist() for x in made]
 
 
 def test_a_step_is_kept_while_sizes_and_weights_are_equal(lm):
