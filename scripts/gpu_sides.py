@@ -191,7 +191,7 @@ def our_training(
         for _ in range(n):
             launched.append(trainer._launch())
             if len(launched) > trainer.steps_ahead:
-                trainer._read(launched.popleft())
+                trainer._result(launched.popleft())
         options.wait()
 
     return run

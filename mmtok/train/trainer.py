@@ -197,7 +197,7 @@ class Trainer:
 
     def update(self) -> dict:
         """One optimiser step on the batch of this step; returns what is logged of it."""
-        return self._read(self._launch())
+        return self._result(self._launch())
 
     def _launch(self) -> Launched:
         """Give the device one optimiser step to do, without waiting for it."""
@@ -233,7 +233,7 @@ class Trainer:
             frames=dict(zip(work.frames, n_frames, strict=True)),
         )
 
-    def _read(self, launched: Launched) -> dict:
+    def _result(self, launched: Launched) -> dict:
         """What is logged of a step, once the device has done it."""
         self._check(launched.step, launched.figures)
         norm, loss, *nats = launched.figures.numbers()
@@ -330,7 +330,7 @@ class Trainer:
         if self.step < self.config.steps:
             matrix_flop_per_s = self.processes.all_reduce(matrix_rate(self.device))[0]
         self.lm.train()
-        with stop_signals() as stops, self.feed:
+        with stop_signals() as stops, self.feed, self.saver:
             self._loop(on_step, stops, matrix_flop_per_s)
 
     def _loop(
@@ -344,7 +344,7 @@ class Trainer:
             """Read steps until so many are left."""
             nonlocal since
             while len(launched) > n_left:
-                done = self._read(launched.popleft())
+                done = self._result(launched.popleft())
                 now = time.perf_counter()
                 self.window.append(done | {"seconds": now - since})
                 since = now
@@ -363,7 +363,7 @@ class Trainer:
             is_saved = stop or self._is_due(self.config.checkpoint_every)
             if is_saved:
                 read(0)
-                self.save()
+                self.saver.start(self.checkpoint())
             if is_logged or is_saved:
                 since = time.perf_counter()
             if stop and self.step < self.config.steps:
