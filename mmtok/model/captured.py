@@ -37,13 +37,18 @@ def make_sampler(
     callback: Callback | None = None,
 ) -> AutoregressiveSampler:
     """What draws these prompts: by captured steps on a GPU, where the head can be captured."""
-    head = lm.head(prompts[0].target.modality)
-    can_be_captured = head is None or head.can_be_captured
-    if lm.device.type != "cuda" or callback is not None or not can_be_captured:
-        return AutoregressiveSampler(lm, prompts, sampling, generator, callback)
-    if sampling.precision == "int8":
-        return AutoregressiveSampler(lm, prompts, sampling, generator)
-    return CapturedSampler(lm, prompts, sampling, generator)
+    modality = prompts[0].target.modality
+    head = lm.head(modality)
+    can_be_captured = (
+        lm.device.type == "cuda"
+        and callback is None
+        and (head is None or head.can_be_captured)
+        and sampling.precision != "int8"
+        and not lm.vocabulary.signatures[modality].rows  # whose rows are counted on the host
+    )
+    if can_be_captured:
+        return CapturedSampler(lm, prompts, sampling, generator)
+    return AutoregressiveSampler(lm, prompts, sampling, generator, callback)
 
 
 class DrawStep:
