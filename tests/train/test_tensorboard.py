@@ -57,15 +57,15 @@ def test_a_run_that_was_cut_and_goes_on_has_every_step_once(
         str(tmp_path / "run"),
         "--tensorboard",
     ]
-    whole_save = Trainer.save
+    whole_checkpoint = Trainer.checkpoint
 
-    def save(trainer):
+    def checkpoint(trainer):
         if trainer.step == 20:
             raise KeyboardInterrupt
-        whole_save(trainer)
+        return whole_checkpoint(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save", save)
+        patch.setattr(Trainer, "checkpoint", checkpoint)
         assert main(words) == 130
     assert [step for step, _ in read_back(tmp_path / "run" / "tensorboard")["loss"]] == [8, 16]
     assert main(words) == 0 and "resuming at step 10" in capsys.readouterr().err
