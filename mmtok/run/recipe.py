@@ -41,6 +41,7 @@ from mmtok.model.lm import DecoderConfig
 from mmtok.run.prompt_format import format_fields
 from mmtok.sources.base import Source
 from mmtok.sources.fsdd import FSDD
+from mmtok.sources.handwritten import HandwrittenDigits
 from mmtok.sources.hub import HubTable
 from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
@@ -92,6 +93,7 @@ PackageTokenizers = (
 PackageSources = (
     TextFile
     | ScannedDigits
+    | HandwrittenDigits
     | ImageFolder
     | IdxImages
     | SpokenDigits

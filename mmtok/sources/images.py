@@ -102,12 +102,12 @@ class ScannedDigits(Source):
     def count(self, split: str, cache: Path | None = None) -> int:
         """The number of examples of a split."""
         self.check_split(split)
-        return len(load_scans(split)[1]) * self._copies(split)
+        return len(self._load(split)[1]) * self._copies(split)
 
     def examples(self, split: str, cache: Path | None = None) -> Iterator[dict[str, Any]]:
         """The examples of a split: all scans once, then all scans again, `copies` times over."""
         self.check_split(split)
-        scans, labels = load_scans(split)
+        scans, labels = self._load(split)
         rng = np.random.default_rng(self.seed)
         for _ in range(self._copies(split)):
             for scan, label in zip(scans, labels, strict=True):
@@ -124,6 +124,10 @@ class ScannedDigits(Source):
                     "view": view,
                     "view_caption": ", ".join((name, *shift_words(down, right))),
                 }
+
+    def _load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Clean images (N, Y, X) uint8 and labels (N,)."""
+        return load_scans(split)
 
     def _copies(self, split: str) -> int:
         if split == "train":
