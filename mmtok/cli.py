@@ -170,6 +170,12 @@ def sample(
         float | None,
         Arg("cascade: share of noise added to the low-resolution picture, 0 to below 1", "S"),
     ] = None,
+    rows: Annotated[
+        int | None, Arg("picture of any size: its rows of patches; 0: as the model draws", "N")
+    ] = None,
+    columns: Annotated[
+        int | None, Arg("picture of any size: patches of a row; 0: as the model draws", "N")
+    ] = None,
     infill: Infill = None,
     vocoder: OtherVocoder = None,
     device: Device = None,
@@ -197,6 +203,8 @@ def sample(
         "compiled": compiled or None,
         "steps": steps,
         "aug_noise": aug_noise,
+        "rows": rows,
+        "columns": columns,
     }
 
     def work(opened: Run) -> list[Path]:

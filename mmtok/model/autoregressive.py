@@ -160,7 +160,9 @@ class AutoregressiveSampler:
             self.totals = torch.stack([frame_in.totals(x) for x in codes])
         self.in_rows: RowsDrawn | None = None
         if self.signature.rows:
-            self.in_rows = RowsDrawn([s.values[:, 0] for s in known], self.signature.levels[0])
+            codes_known = [s.values[:, 0] for s in known]
+            size = (sampling.rows, sampling.columns)
+            self.in_rows = RowsDrawn(codes_known, self.signature.levels[0], *size)
         self._keep(self.left != 0)
 
     def _prefill(self, documents: Sequence[Document]) -> None:

@@ -25,7 +25,7 @@ from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
-from mmtok.heads.sampling import LOGIT_SETTINGS, Sampling, check_settings
+from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_settings
 from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
 from mmtok.model.frame_embedding import FrameEmbedding
@@ -148,7 +148,10 @@ class LM(nn.Module):
         """Raise UserError for settings that what draws this modality does not know."""
         head = self.head(modality)
         if head is None:
-            check_settings(sampling, LOGIT_SETTINGS, modality)
+            known = LOGIT_SETTINGS
+            if self.vocabulary.signatures[modality].rows:
+                known |= ROW_SETTINGS
+            check_settings(sampling, known, modality)
         else:
             head.validate(sampling)
 

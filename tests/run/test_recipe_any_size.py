@@ -75,6 +75,17 @@ def test_a_drawn_picture_has_whole_rows_of_patches(run, tmp_path):
             assert row["frames"] == 12 and n_codes - 1 <= 12
 
 
+def test_a_size_is_drawn_as_it_is_asked_for(run, tmp_path, capsys):
+    words = ["sample", str(run), "--prompt", "dark", "--to", "image", "-n", "2"]
+    size = ["--rows", "2", "--columns", "4"]
+    assert main([*words, *size, "-o", str(tmp_path)]) == 0
+    assert [read_image(p).shape for p in tmp_path.glob("*.png")] == [(8, 16, 3)] * 2
+    assert main([*words, "--rows", "9", "--columns", "4", "-o", str(tmp_path)]) != 0
+    assert "take 46 frames, more than max_frames 12" in capsys.readouterr().err
+    assert main(["sample", str(run), "--prompt", "dark", "--to", "text", "--rows", "2"]) != 0
+    assert "text" in capsys.readouterr().err
+
+
 def test_a_picture_comes_back_in_its_size(run, pictures, tmp_path, capsys):
     tokens = tmp_path / "pictures.parquet"
     tokenizer = str(run / "tokenizers" / "image")
