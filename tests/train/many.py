@@ -24,19 +24,24 @@ import torch.distributed.fsdp  # noqa: F401  before the forks: a second each
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TOY, segment_maker  # noqa: E402
 from forked import fork  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 from torch.distributed.checkpoint.filesystem import FileSystem  # noqa: E402
 
+from mmtok.core.segment import Signature  # noqa: E402
 from mmtok.core.vocabulary import Vocabulary  # noqa: E402
 from mmtok.data.loader import Loader  # noqa: E402
 from mmtok.data.tasks import InputMasking, Task  # noqa: E402
 from mmtok.data.tokens import read_tokens, write_tokens  # noqa: E402
 from mmtok.heads.categorical import Chained, Parallel  # noqa: E402
+from mmtok.io.files import write_tensors  # noqa: E402
+from mmtok.model.llama import load_llama, to_llama  # noqa: E402
 from mmtok.model.lm import LM, DecoderConfig  # noqa: E402
+from mmtok.nn.deferred import record  # noqa: E402
 from mmtok.nn.sharded import full_tensor  # noqa: E402
 from mmtok.nn.transformer import TransformerConfig  # noqa: E402
 from mmtok.train.config import TrainConfig  # noqa: E402
-from mmtok.train.distributed import init_distributed  # noqa: E402
+from mmtok.train.distributed import init_distributed, shard_model  # noqa: E402
 from mmtok.train.trainer import Trainer  # noqa: E402
 
 # the threshold of clipping lies among the gradients' norms, so that some steps are clipped
@@ -228,6 +233,55 @@ def by_three(home, processes):
     train(home, "three-short-sharded", processes, 3, batch_size=2, grad_accum_steps=2, fsdp=True)
 
 
+def start_sharded(home, processes):
+    """A pretrained start read into shards that never were complete, and into a complete decoder."""
+    signature = Signature("text", (40,))
+    pixels = Signature("image", (5,), frames=4)
+    vocabulary = Vocabulary([signature, pixels])
+    trunk = TransformerConfig(depth=2, width=16, n_heads=2, n_kv_heads=2, feed_forward=24)
+    config = DecoderConfig(trunk, untied=True)
+    folders = {"all": home / "start-all", "text": home / "start-text"}
+    processes.on_rank0(lambda: write_starts(LM(config, vocabulary), folders))
+    equal = {}
+    for name, folder in folders.items():
+        torch.manual_seed(5)
+        complete = LM(config, vocabulary)
+        lm, made = record(lambda: LM(config, vocabulary))
+        shard_model(lm, list(lm.model.layers), processes, "float32")
+        lm.to_empty(device="cpu")
+        torch.manual_seed(5)
+        made.fill(lm)
+        first = {k: full_tensor(x) for k, x in lm.state_dict().items()}
+        equal[f"{name} before"] = same_tensors(first, complete.state_dict())
+        load_llama(complete, folder)
+        load_llama(lm, folder)
+        started = {k: full_tensor(x) for k, x in lm.state_dict().items()}
+        equal[name] = same_tensors(started, complete.state_dict())
+        equal[f"{name} differs"] = not same_tensors(first, started)
+    note(home, "start", processes, json.dumps(equal))
+
+
+def write_starts(lm, folders):
+    """A checkpoint with a row for each id, and one with those of text alone, in bfloat16."""
+    to_llama(lm, folders["all"])
+    to_llama(lm, folders["text"])
+    path = folders["text"] / "model.safetensors"
+    n = len(lm.vocabulary.span("text"))
+    cut = {
+        k: (x[:n] if "embed" in k or "lm_head" in k else x).bfloat16()
+        for k, x in load_file(path).items()
+    }
+    write_tensors(path, cut, {"format": "pt"})
+    config = json.loads((folders["text"] / "config.json").read_text())
+    config = {k: v for k, v in config.items() if "mmtok" not in k and "fingerprint" not in k}
+    config |= {"vocab_size": n, "bos_token_id": 3, "eos_token_id": 4, "pad_token_id": None}
+    (folders["text"] / "config.json").write_text(json.dumps(config))
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(x, b[k]) for k, x in a.items())
+
+
 def by_one_again(home, processes):
     train(home, "one-again", processes, resume="two")
     train(home, "one-again-sharded", processes, resume="two-sharded", fsdp=True)
@@ -301,6 +355,7 @@ def main(home, compiled=False):
         (3, by_three),
         (4, by_four),
         (1, by_one_again),
+        (3, start_sharded),
         (2, first_fails),
         (2, second_cannot_write),
         (2, one_dies),
