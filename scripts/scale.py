@@ -52,6 +52,7 @@ class Plan:
         batch_size: Rows of one device at once; a step takes grad_accum_steps times as many.
         document_length: Positions of a document, on average.
         matrix_rate: FLOP per second of one device.
+        replicas: Copies of the weights; the devices of one hold shares of it.
         over: Positions per parameter of the over-trained variant.
         seq_len: Positions of a row.
         utilisation: Share of the matrix rate over all products, recomputed ones included.
@@ -67,6 +68,7 @@ class Plan:
     image_codes: int = 8_192
     devices: int = 8
     per_node: int = 8
+    replicas: int = 1
     batch_size: int = 4
     grad_accum_steps: int = 4
     seq_len: int = 4_096
@@ -89,6 +91,13 @@ class Plan:
                 raise ValueError(f"{field.name} is {value}; it must be above 0")
         if self.devices < 2:
             raise ValueError("weights are shared out over two devices or more")
+        if self.devices % self.replicas:
+            raise ValueError(f"{self.devices} devices do not form {self.replicas} groups")
+
+    @property
+    def shares(self) -> int:
+        """How many devices hold one copy of the weights."""
+        return self.devices // self.replicas
 
     @property
     def size(self) -> int:
@@ -108,6 +117,7 @@ PLANS = {
         feed_forward=11_008,
         untied=True,
         devices=64,
+        replicas=8,
         grad_accum_steps=2,
         activation_checkpointing=32,
     ),
@@ -226,7 +236,7 @@ def rows_of(plan: Plan) -> Iterator[Row]:
     yield from compute(plan, lm, n)
     yield from memory(plan, n, blocks)
     yield from data(plan, lm, n)
-    yield from checkpoints(plan, n)
+    yield from checkpoints(plan, lm, n)
     yield from traffic(plan, lm, blocks, n - blocks)
 
 
@@ -270,6 +280,11 @@ def compute(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
         f"{plan.devices}; {plan.matrix_rate / 1e12:.0f} TFLOP/s",
         "chosen; cited [3]",
     )
+    yield (
+        "copies of the weights; devices that share one",
+        f"{plan.replicas}; {plan.shares}",
+        "chosen",
+    )
     yield "utilisation of that rate", f"{plan.utilisation:.0%}", "cited [4]"
     yield "positions/s, one device; all", f"{pace:,.0f}; {pace * plan.devices:,.0f}", "calculated"
     for name, ratio, origin in (
@@ -301,8 +316,12 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
     )
     parts = {
         f"weights, moments, EMA, gradients: {states} bytes per parameter, sharded": (
-            states * n / plan.devices,
+            states * n / plan.shares,
             "exact [6]",
+        ),
+        "complete gradients, from one micro-batch of a step to the next": (
+            kept_gradients(plan, n),
+            "exact [7]",
         ),
         "two gathered blocks, gradients of one": ((3 * plan.size + 4) * block, "calculated [7]"),
         "gathered embeddings and heads, their gradients": (8 * rest, "calculated [7]"),
@@ -331,6 +350,16 @@ def memory(plan: Plan, n: int, blocks: int) -> Iterator[Row]:
             f"{each / 1e3:,.0f} kB per position, {each * tokens / GB:.1f} GB",
             "measured [8]",
         )
+
+
+def kept_gradients(plan: Plan, n: int) -> int:
+    """Bytes of gradients on one device that are not summed over devices before a step's end.
+
+    Groups of several copies sum theirs at once and keep shares.
+    """
+    if plan.grad_accum_steps == 1 or plan.replicas > 1:
+        return 0
+    return 4 * n
 
 
 def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
@@ -394,12 +423,13 @@ def data(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
     )
 
 
-def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
-    """Their size and how long they take."""
+def checkpoints(plan: Plan, lm: LM, n: int) -> Iterator[Row]:
+    """Their size, how long they take, and what main memory they and the start need."""
     size = (16 if plan.ema_decay else 12) * n
+    yield "**checkpoint**", f"{size / GB:.0f} GB", "exact [15]"
     yield (
-        "**checkpoint**, also in the first process's main memory",
-        f"{size / GB:.0f} GB",
+        "main memory of a process while it is written",
+        f"{(size + 8 * n) / plan.devices / GB:.1f} GB",
         "exact [15]",
     )
     yield (
@@ -409,41 +439,52 @@ def checkpoints(plan: Plan, n: int) -> Iterator[Row]:
     )
     minutes = 2 * size / plan.disk_bytes_per_s / 60
     yield (
-        "time to write it and to read it for its digest; rate of the disk",
+        "time to write it, beside the training, and to read it for its digest; rate of the disk",
         f"{minutes:.1f} min; {plan.disk_bytes_per_s / GB:g} GB/s",
         "chosen",
     )
+    largest = max(p.numel() for p in lm.parameters())
     yield (
-        "a node's main memory at the start",
-        f"{4 * n * min(plan.per_node, plan.devices) / GB:.0f} GB",
+        "main memory of a process for first values; for the finished model's file",
+        f"{4 * largest / GB:.1f} GB; {4 * largest / GB:.1f} GB",
         "exact [16]",
     )
 
 
 def traffic(plan: Plan, lm: LM, blocks: int, rest: int) -> Iterator[Row]:
-    """What a device receives per micro-batch, beside the time that it computes."""
-    n_bytes = (plan.devices - 1) / plan.devices * ((2 * plan.size + 4) * blocks + 8 * rest)
-    seconds = plan.batch_size * plan.seq_len / positions_per_s(plan, lm)
+    """What a device receives in a step, beside the time that it computes."""
+    of_others = (plan.shares - 1) / plan.shares
+    n_sums = plan.grad_accum_steps
+    if plan.replicas == 1:  # once per step
+        n_sums = 1
+    gathered = plan.grad_accum_steps * (2 * plan.size * blocks + 4 * rest)
+    within = of_others * (gathered + n_sums * 4 * (blocks + rest))
+    copies = 2 * (plan.replicas - 1) / plan.replicas * 4 * (blocks + rest) / plan.shares
     rate = plan.network_bytes_per_s
     where = "between nodes"
-    if plan.devices <= plan.per_node:
+    if plan.shares <= plan.per_node:
         rate = plan.node_bytes_per_s
         where = "within a node"
-    yield "**traffic** per device and micro-batch", f"{n_bytes / GB:.1f} GB", "calculated [17]"
     yield (
-        "rate of the link",
-        f"{rate / GB:g} GB/s, {where}",
+        "**traffic** per device and step: of shares; between copies",
+        f"{within / GB:.1f} GB; {copies / GB:.1f} GB",
+        "calculated [17]",
+    )
+    yield (
+        "rate of the link of shares; between nodes",
+        f"{rate / GB:g} GB/s, {where}; {plan.network_bytes_per_s / GB:g} GB/s",
         "cited [18]",
     )
+    positions = plan.batch_size * plan.seq_len * plan.grad_accum_steps
     yield (
-        "seconds of traffic; of computation",
-        f"{n_bytes / rate:.2f}; {seconds:.2f}",
+        "seconds per step: traffic of shares; between copies; computation",
+        f"{within / rate:.2f}; {copies / plan.network_bytes_per_s:.2f};"
+        f" {positions / positions_per_s(plan, lm):.2f}",
         "calculated",
     )
-    step = plan.devices * plan.batch_size * plan.seq_len * plan.grad_accum_steps
     yield (
         "micro-batches per step; positions per step",
-        f"{plan.grad_accum_steps}; {step:,}",
+        f"{plan.grad_accum_steps}; {plan.devices * positions:,}",
         "chosen",
     )
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mmtok.train.checkpoint import Checkpoint, save_checkpoint
 from mmtok.train.distributed import Processes
+from mmtok.train.shards import to_write
 
 
 class Saver:
     """Writes checkpoints into `folder`, one after the other.
 
-    Several processes copy their parts of the tensors into main memory, and write these in a thread
+    Several processes copy what each will write into main memory, and write that in a thread
     while they train on. A checkpoint counts once it is complete; one at a time is written. A single
     process writes before it goes on.
     """
@@ -38,7 +39,7 @@ class Saver:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
         stager = DefaultStager(StagingOptions(False, False, False, False))
-        tensors = {stem: dict(named) for stem, named in checkpoint.tensors.items()}
+        tensors = to_write(checkpoint.tensors, self.processes)
         staged = cast(dict[str, dict[str, Tensor]], stager.stage(tensors))
         copied = Checkpoint(staged, deepcopy(checkpoint.state))
         thread = ThreadPoolExecutor(1, "checkpoint")

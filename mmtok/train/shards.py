@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,40 @@ from torch import Tensor
 
 from mmtok.io.files import digest
 from mmtok.io.tensor_stream import DTYPES
-from mmtok.nn.sharded import copy_part, own_part
+from mmtok.nn.sharded import copy_part, is_sharded, own_part
 from mmtok.train.distributed import Processes
 
 OFFSETS = "DCP_SHARDING_INFO"  # of a file's metadata, as torch.distributed.checkpoint names it
 Tensors = Mapping[str, Mapping[str, Tensor]]  # stem -> name -> tensor
+
+
+def to_write(tensors: Tensors, processes: Processes) -> dict[str, dict[str, Tensor]]:
+    """The tensors of which this process writes what it holds.
+
+    What several processes hold a copy of is dealt out among them by size.
+    """
+    kept: dict[str, dict[str, Tensor]] = {}
+    dealt: dict[int, list[int]] = {}  # how many copies -> bytes for each of their holders
+    for stem, named in tensors.items():
+        kept[stem] = {}
+        for name, x in named.items():
+            n_copies, mine = _copies(x, processes)
+            n_bytes = dealt.setdefault(n_copies, [0] * n_copies)
+            writer = n_bytes.index(min(n_bytes))
+            n_bytes[writer] += x.numel() * x.element_size()
+            if writer == mine:
+                kept[stem][name] = x
+    return kept
+
+
+def _copies(x: Tensor, processes: Processes) -> tuple[int, int]:
+    """How many processes hold the same part of a tensor, and which of them this one is."""
+    if not is_sharded(x):
+        return processes.world_size, processes.rank
+    mesh = cast(Any, x).device_mesh
+    if mesh.ndim == 1:
+        return 1, 0
+    return mesh.size(0), mesh.get_local_rank(0)
 
 
 def write_shards(folder: Path, tensors: Tensors, processes: Processes) -> dict[str, str]:
