@@ -195,7 +195,7 @@ def their_draw(
     """
     sigmas = make().sigmas.double()
     c_noise = VP().coefficients(sigmas[:-1]).c_noise.tolist()
-    timesteps = [torch.full((len(noise),), c) for c in c_noise]
+    timesteps = [noise.new_full((len(noise),), c) for c in c_noise]
     start = float(sigmas[0])
     if not unscaled:
         start = float(sigmas[0] / (1 + sigmas[0] ** 2).sqrt())

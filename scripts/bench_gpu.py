@@ -25,7 +25,11 @@ from statistics import median
 
 import numpy as np
 import torch
+from bench_diffusion import N_STEPS, pairs, with_noisy_weights
 from gpu_sides import (
+    SMALL,
+    Constant,
+    Drawn,
     Options,
     Shape,
     Work,
@@ -37,8 +41,11 @@ from gpu_sides import (
     text_rows,
     their_training,
 )
+from rounded import manual
 from side_by_side import Line, called, check_peers, machine, parsed, parser, report
 
+from mmtok.core.batch import pack
+from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.loader import Loader
@@ -48,7 +55,9 @@ from mmtok.heads.categorical import Parallel
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate, stream
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.denoisers import DiTConfig, GridDenoiser
 from mmtok.nn.device import resolve_device
+from mmtok.nn.transformer import TransformerConfig
 from mmtok.train.config import TrainConfig
 from mmtok.train.trainer import Trainer
 
@@ -105,7 +114,7 @@ def train(options: Options) -> Iterator[Line]:
         their_s = seconds_per_step([theirs], options)[0]
         their_gib = peak_gib(theirs, options)
         del theirs
-        ours = our_training(lm, batch, shape, options, stack)
+        ours = our_training(lm, Constant(lm.vocabulary, batch), shape, options, stack)
         our_s = seconds_per_step([ours], options)[0]
         our_gib = peak_gib(ours, options)
         if options.profile:
@@ -133,7 +142,7 @@ def train_large(options: Options) -> Iterator[Line]:
         with ExitStack() as stack:
             lm = text_model(shape, options.device)
             batch = text_rows(lm, [shape.length] * shape.n_rows, shape)
-            ours = our_training(lm, batch, shape, options, stack)
+            ours = our_training(lm, Constant(lm.vocabulary, batch), shape, options, stack)
             s = seconds_per_step([ours], options, 3)[0]
         yield mfu_line(f"training, {name}", shape, s, options, 0.50)
 
@@ -147,7 +156,7 @@ def ragged(options: Options) -> Iterator[Line]:
             with ExitStack() as stack:
                 lm = text_model(shape, options.device)
                 batch = text_rows(lm, lengths, shape)
-                ours = our_training(lm, batch, shape, options, stack)
+                ours = our_training(lm, Constant(lm.vocabulary, batch), shape, options, stack)
                 s = seconds_per_step([ours], options, 3)[0]
                 rates.append(int((batch.document >= 0).sum()) / s)
         full, packed = rates
@@ -163,7 +172,7 @@ def mixed(options: Options) -> Iterator[Line]:
     for make in (text_alone, four_modalities):
         with ExitStack() as stack:
             lm, batch = make(shape, options.device)
-            ours = our_training(lm, batch, shape, options, stack)
+            ours = our_training(lm, Constant(lm.vocabulary, batch), shape, options, stack)
             s = seconds_per_step([ours], options)[0]
             rates.append(int((batch.document >= 0).sum()) / s)
     alone, all_four = rates
@@ -195,7 +204,7 @@ def end_to_end(options: Options) -> Iterator[Line]:
             shape.length,
             seed=0,
         )
-        ours = our_training(lm, loader.batch(0), shape, options, stack)
+        ours = our_training(lm, Constant(lm.vocabulary, loader.batch(0)), shape, options, stack)
         bare = seconds_per_step([ours], options)[0]
         bare_positions = int((loader.batch(0).document >= 0).sum())
         lines: list[dict] = []
@@ -322,6 +331,90 @@ def speech(options: Options) -> Iterator[Line]:
         )
 
 
+# ---- diffusion
+
+
+def dit(options: Options) -> Iterator[Line]:
+    """A DiT sampler of 25 steps, 64 latents of 32 x 32 x 4, beside diffusers' on equal steps."""
+    config = DiTConfig(12, 384, 6)
+    n = 64
+    size = 32
+    if not options.on_gpu:
+        config = DiTConfig(2, 32, 2)
+        n = 4
+        size = 8
+    network = with_noisy_weights(GridDenoiser(config, (4, size, size), 2)).to(options.device)
+    noise = torch.randn(n, 4, size, size, generator=torch.Generator().manual_seed(0))
+    for name, ours, theirs in pairs(network, noise.to(options.device), N_STEPS):
+        took: list[list[float]] = [[], []]
+        for _ in range(options.repeats + 1):
+            for times, side in zip(took, (ours, theirs), strict=True):
+                start = time.perf_counter()
+                side()
+                options.wait()
+                times.append(time.perf_counter() - start)
+        our_s, their_s = (median(times[1:]) for times in took)
+        yield Line.ratio(
+            f"{name}, {N_STEPS} steps, {n} latents",
+            "latents/s",
+            n / our_s,
+            "diffusers",
+            n / their_s,
+            1.0,
+        )
+
+
+# ---- optimisers
+
+
+def optimizers(options: Options) -> Iterator[Line]:
+    """Held-out nats of Python's manual after equal time, by Muon and by AdamW."""
+    seconds = 25.0 if options.on_gpu else 3.0
+    lm = text_model(SMALL, torch.device("cpu"))
+    n_codes = lm.vocabulary.signatures["text"].levels[0]
+    training, heldout = manual("text", n_codes)
+    shape = replace(SMALL, n_rows=16, length=256)
+    if options.on_gpu:
+        shape = replace(shape, trunk=TransformerConfig.from_depth(8))
+    ends = {}
+    for name in ("adamw", "muon"):
+        with ExitStack() as stack:
+            lm = text_model(shape, options.device)
+            loader = Drawn(lm.vocabulary, training, shape.n_rows)
+            step, n_steps = (
+                our_training(
+                    lm, loader, shape, options, stack, optimizer=name, learning_rate=2e-3, warmup=20
+                ),
+                0,
+            )
+            step(3)
+            start = time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                step(5)
+                n_steps += 5
+            ends[name] = held_out_nats(lm, heldout, options)
+        print(f"{name}: {n_steps} steps, {ends[name]:.4f} nats a piece on held-out text")
+    yield Line.ratio(
+        f"held-out nats after {seconds:.0f} s",
+        "nats",
+        ends["muon"],
+        "AdamW",
+        ends["adamw"],
+        1.0,
+        least=False,
+    )
+
+
+@torch.no_grad()
+def held_out_nats(lm: LM, documents: list[Document], options: Options) -> float:
+    """Nats per predicted position of these documents."""
+    batch = pack(lm.vocabulary, [[to_stream(lm.vocabulary, d)] for d in documents])
+    lm.eval()
+    nats = lm(batch.to(options.device)).total.sum() / batch.predict.sum().to(options.device)
+    lm.train()
+    return float(nats)
+
+
 # ---- profiles
 
 
@@ -354,9 +447,11 @@ ROWS = {
         end_to_end,
         mixed,
         train_large,
+        dit,
+        optimizers,
     )
 }
-PEERS = {"train": ("transformers", "hub")}
+PEERS = {"train": ("transformers", "hub"), "dit": ("diffusers", "bench")}
 
 
 def options_of_the_line() -> argparse.Namespace:

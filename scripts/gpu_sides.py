@@ -20,6 +20,7 @@ from mmtok.core.batch import Batch, pack, plan_rows
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.data.loader import Batches
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.model.llama import to_llama
@@ -163,15 +164,33 @@ class Constant:
         return self._batch
 
 
+class Drawn:
+    """Batches of random documents, a function of the step."""
+
+    is_pure = True
+
+    def __init__(self, vocabulary: Vocabulary, documents: list[Document], n_rows: int):
+        self.vocabulary = vocabulary
+        self._documents = documents
+        self._n_rows = n_rows
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step."""
+        rng = np.random.default_rng(step)
+        chosen = rng.choice(len(self._documents), self._n_rows, replace=False)
+        rows = [[to_stream(self.vocabulary, self._documents[i])] for i in chosen]
+        return pack(self.vocabulary, rows)
+
+
 # ---- training
 
 Work = Callable[[int], None]  # so many steps
 
 
 def our_training(
-    lm: LM, batch: Batch, shape: Shape, options: Options, stack: ExitStack, **settings: Any
+    lm: LM, loader: Batches, shape: Shape, options: Options, stack: ExitStack, **settings: Any
 ) -> Work:
-    """Our trainer on one batch, without its log and checkpoints."""
+    """Our trainer without its log and checkpoints."""
     config = TrainConfig(
         steps=100_000,
         batch_size=shape.n_rows,
@@ -182,7 +201,6 @@ def our_training(
         compile=options.on_gpu,
     )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    loader = Constant(lm.vocabulary, batch)
     trainer = Trainer(lm.train(), loader, replace(config, **settings), folder, print)
     stack.enter_context(trainer.feed)
 
