@@ -353,7 +353,7 @@ def dit(options: Options) -> Iterator[Line]:
                 side()
                 options.wait()
                 times.append(time.perf_counter() - start)
-        our_s, their_s = (median(times[1:]) for times in took)
+        our_s, their_s = [median(times[1:]) for times in took]
         yield Line.ratio(
             f"{name}, {N_STEPS} steps, {n} latents",
             "latents/s",
@@ -381,12 +381,9 @@ def optimizers(options: Options) -> Iterator[Line]:
         with ExitStack() as stack:
             lm = text_model(shape, options.device)
             loader = Drawn(lm.vocabulary, training, shape.n_rows)
-            step, n_steps = (
-                our_training(
-                    lm, loader, shape, options, stack, optimizer=name, learning_rate=2e-3, warmup=20
-                ),
-                0,
-            )
+            settings = {"optimizer": name, "learning_rate": 2e-3, "warmup": 20}
+            step = our_training(lm, loader, shape, options, stack, **settings)
+            n_steps = 0
             step(3)
             start = time.perf_counter()
             while time.perf_counter() - start < seconds:
