@@ -61,10 +61,12 @@ class Checkpoint:
     """All that training needs to resume.
 
     tensors: file stem -> name -> tensor. state: small JSON values, with `step` at least.
+    names: of all tensors of each stem, where `tensors` has only those that this process writes.
     """
 
     tensors: Tensors
     state: dict
+    names: Mapping[str, Collection[str]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,8 @@ def save_checkpoint(
         if processes.world_size == 1:
             digests = _write_files(temporary, checkpoint.tensors)
         else:
-            digests = write_shards(temporary, checkpoint.tensors, processes)
+            names = checkpoint.names or checkpoint.tensors
+            digests = write_shards(temporary, checkpoint.tensors, processes, names)
         processes.on_rank0(end)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

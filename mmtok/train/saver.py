@@ -41,7 +41,8 @@ class Saver:
         stager = DefaultStager(StagingOptions(False, False, False, False))
         tensors = to_write(checkpoint.tensors, self.processes)
         staged = cast(dict[str, dict[str, Tensor]], stager.stage(tensors))
-        copied = Checkpoint(staged, deepcopy(checkpoint.state))
+        names = {stem: list(named) for stem, named in checkpoint.tensors.items()}
+        copied = Checkpoint(staged, deepcopy(checkpoint.state), names)
         thread = ThreadPoolExecutor(1, "checkpoint")
         background = self.processes.in_background()
         self.pending = thread.submit(save_checkpoint, self.folder, copied, processes=background)

@@ -9,7 +9,7 @@ it holds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,13 +31,14 @@ Tensors = Mapping[str, Mapping[str, Tensor]]  # stem -> name -> tensor
 def to_write(tensors: Tensors, processes: Processes) -> dict[str, dict[str, Tensor]]:
     """The tensors of which this process writes what it holds.
 
-    What several processes hold a copy of is dealt out among them by size.
+    What several processes hold a copy of is dealt out among them by size, in the order of the
+    names: a resumed process may hold its tensors in another order than the next one.
     """
     kept: dict[str, dict[str, Tensor]] = {}
     dealt: dict[int, list[int]] = {}  # how many copies -> bytes for each of their holders
     for stem, named in tensors.items():
         kept[stem] = {}
-        for name, x in named.items():
+        for name, x in sorted(named.items()):
             n_copies, mine = _copies(x, processes)
             n_bytes = dealt.setdefault(n_copies, [0] * n_copies)
             writer = n_bytes.index(min(n_bytes))
@@ -57,8 +58,12 @@ def _copies(x: Tensor, processes: Processes) -> tuple[int, int]:
     return mesh.size(0), mesh.get_local_rank(0)
 
 
-def write_shards(folder: Path, tensors: Tensors, processes: Processes) -> dict[str, str]:
+def write_shards(
+    folder: Path, tensors: Tensors, processes: Processes, names: Mapping[str, Collection[str]]
+) -> dict[str, str]:
     """Write FOLDER/STEM/shard-*.safetensors for each stem; all processes must call it.
+
+    names: of all tensors of each stem, of which `tensors` has those that this process writes.
 
     Returns file -> its SHA-256 on rank 0, and {} on the others. When it fails in any process, rank
     0 raises the error and the others SystemExit(2), so that there is one message.
@@ -69,11 +74,16 @@ def write_shards(folder: Path, tensors: Tensors, processes: Processes) -> dict[s
     for stem, named in tensors.items():
         writer = checkpoint.HuggingFaceStorageWriter(str(folder / stem), save_distributed=True)
         try:
-            checkpoint.save(dict(named), storage_writer=writer, process_group=processes.wait_group)
+            written = checkpoint.save(
+                dict(named), storage_writer=writer, process_group=processes.wait_group
+            )
         except CheckpointException as error:
             if processes.is_rank0:
                 raise _first_error(error.failures.values(), folder) from None
             raise SystemExit(2) from None
+        lost = set(names[stem]).symmetric_difference(written.state_dict_metadata)
+        if lost:
+            raise RuntimeError(f"no process has written {min(lost)} of {folder / stem}")
     return _digests(folder, list(tensors), processes)
 
 
@@ -132,9 +142,9 @@ def read_complete(files: Iterable[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def names_in(files: Iterable[Path]) -> set[str]:
-    """The names of the tensors that files hold."""
-    return set(_sizes(files))
+def names_in(files: Iterable[Path]) -> list[str]:
+    """The names of the tensors that files hold, sorted."""
+    return sorted(_sizes(files))
 
 
 def _sizes(files: Iterable[Path]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -24,6 +24,7 @@ from mmtok.train.checkpoint import load_checkpoint
 from mmtok.train.config import TrainConfig
 from mmtok.train.distributed import SINGLE_PROCESS, Processes, check_replicas, init_distributed
 from mmtok.train.log import read_log
+from mmtok.train.shards import to_write
 from mmtok.train.trainer import Trainer
 
 CUT = 4  # steps of the trainings that are resumed
@@ -227,6 +228,19 @@ def test_each_process_writes_its_part_and_no_number_is_written_twice(home, name,
     complete = sum(x.nbytes for tensors in one.values() for x in tensors.values())
     assert n_bytes.keys() == {f"shard-{rank + 1:05d}" for rank in range(n)}
     assert sum(n_bytes.values()) == complete and max(n_bytes.values()) < 1.2 * complete / n
+
+
+def test_copies_are_dealt_out_alike_whatever_the_order_of_the_names():
+    """Of one process, what it resumed from may stand in another order than in the next one."""
+    sizes = {"a": 5, "b": 3, "c": 900, "d": 3, "e": 1}
+    tensors = {name: torch.zeros(n) for name, n in sizes.items()}
+    orders = [["a", "b", "c", "d", "e"], ["e", "c", "a", "d", "b"], ["d", "e", "b", "c", "a"]]
+    dealt = [
+        list(to_write({"x": {name: tensors[name] for name in order}}, Processes(rank, 3))["x"])
+        for rank, order in enumerate(orders)
+    ]
+    assert sorted(name for names in dealt for name in names) == sorted(sizes)
+    assert ["c"] in dealt, "the largest goes alone"
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
