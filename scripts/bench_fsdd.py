@@ -97,6 +97,8 @@ def pocketsphinx_hears() -> Hear:
     decoder.activate_search("digits")
 
     def hear(sound: np.ndarray) -> str:
+        if not len(sound):
+            return ""
         decoder.start_utt()
         pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
         decoder.process_raw(pcm.tobytes(), full_utt=True)
@@ -232,7 +234,7 @@ def speaking(m: Measured) -> Iterator[Line]:
     stopped = mean_estimate([sample.stop == "end" for sample in sampled])
     greedy = share_ended(m.synthesis.sample_examples(m.asked.examples, temperature=0.0))
     yield at_least(f"{m.name} S3: stopped by themselves", stopped, 0.97, "greedy", greedy)
-    real_frames = m.k * np.mean([len(segment.values) for segment in codes])
+    real_frames = m.k * sum(len(segment.values) for segment in codes) / len(codes)
     frames = mean_estimate([m.k * len(sample.segment.values) for sample in sampled])
     off = abs(frames.value / real_frames - 1)
     held = f"{span(frames)}, off by"

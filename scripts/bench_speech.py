@@ -5,8 +5,9 @@
 
 CLIPS is a folder or a tar of sound files; a text beside a clip (NAME.txt or .lab) is what is said
 in it. Row roundtrip: each number of bins (0: the spectrogram as it is), rate of frames and vocoder.
-Row robustness: noise, gain, other rates, DC, clicks, silence, one sample, ten minutes. `+-` is half
-of a 95 % bootstrap interval over clips. Judges that are not installed are left out and named.
+Row robustness: noise, gain, other rates, DC, clicks, silence, one sample, ten minutes, and 79 s
+into a recogniser's shorter rows. `+-` is half of a 95 % bootstrap interval over clips. Judges that
+are not installed are left out and named.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from side_by_side import Line, called, machine, parsed, parser, report
 from speech_clips import Clip, clip_page, find_clips
 from speech_conditions import robustness
+from speech_long import long_recording
 from speech_text import as_json, span, value_text
 from speech_tokenizers import RATE_HZ, Trip, trips
 
@@ -44,6 +46,7 @@ COLUMNS = {
     "stft_convergence": ("STFT sc", 3),
     "stft_log_magnitude": ("STFT log", 3),
 }
+JUDGES = ("distillmos", "hama", "resemblyzer")
 BAR_LEVELS = 16
 # frames per second -> least DistillMOS: of a voice that the vocoder was trained on, and of others
 MOS_BARS = {80: (3.8, 3.6), 40: (3.5, 3.3)}
@@ -227,16 +230,24 @@ def main() -> None:
         " tokenizer",
     )
     add("--dequantiser", default="", metavar="FOLDER", help="measure with this one too")
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        choices=JUDGES,
+        help="do not ask these judges, which take most of the time",
+    )
     add("--every", type=int, default=1, help="take every n-th clip, by name")
     add("--limit", type=int, default=0, help="take at most so many")
     add("--unseen", action="store_true", help="bars of voices that no vocoder was trained on")
+    add("--recogniser", type=Path, metavar="RUN", help="robustness: give it 79 s to read")
     add("--page", type=Path, help="write spectrograms and players to this HTML file")
     options = parsed(made, ROWS)
     torch.manual_seed(0)
     clips = find_clips(options.clips, options.every, options.limit)
-    panel = Panel()
-    if panel.missing:
-        print(missing_note(panel.missing))
+    if missing := Panel().missing:
+        print(missing_note(missing))
+    panel = Panel(options.without)
     about = machine(PACKAGES) | {"clips": len(clips), "of": str(options.clips)}
     about["seconds"] = round(sum(len(clip.samples) for clip in clips) / RATE_HZ, 1)
     rows: list[dict[str, Any]] = []
@@ -250,6 +261,8 @@ def lines(options: Any, clips: list[Clip], panel: Panel, rows: list) -> Iterator
     if "robustness" in options.rows:
         for trip in trips(options.bins[:1], options.hz[:1], options.vocoder):
             yield from robustness(trip, clips, panel, rows)
+        if options.recogniser:
+            yield from long_recording(options.recogniser, rows)
 
 
 if __name__ == "__main__":

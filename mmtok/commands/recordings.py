@@ -1,9 +1,9 @@
 """Recordings longer than a recogniser's rows, read by windows; and when each word is said.
 
-A window is as long as rows leave room for: `train.seq_len` less the text's `max_frames`. Windows
-overlap by a quarter. Where two readings of an overlap have words in common they are joined at the
-longest common run; else the less likely of the two words at the seam, which the window's edge may
-have cut, is left out.
+A window is at most as long as rows leave room for: `train.seq_len` less the text's `max_frames`. It
+ends in a pause, else the next one overlaps it by a quarter. Where two readings of an overlap have
+words in common they are joined there; else each window gives the words up to the middle of the
+overlap, by the times at which they are said.
 
 Times come from forced scores. Word k is scored given the clip's first frames, for more and more of
 them; when half of what the whole clip says about it has been heard, its middle has passed. That
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
+from functools import cached_property, partial
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
 
+from mmtok.commands.pauses import OVERLAP, Span, loudness, pauses, windows
 from mmtok.core.segment import Document, Segment
 from mmtok.errors import UserError
 from mmtok.io.files import write_text
@@ -28,7 +30,6 @@ from mmtok.model.sampling import Sampled
 from mmtok.run.run import Run
 
 MARKS = 5  # of a document of two segments
-OVERLAP = 0.25  # of a window
 LEAST_SHARE = 0.25  # of a row that a window may have at the least
 WINDOWS_AT_ONCE = 16  # bounds the memory
 STEP_FRAMES = 2  # between two times at which words are scored
@@ -110,7 +111,7 @@ def read_samples(
         )
     speech = prompt.segments[0]
     assert speech is not None, "it is one of the modalities"
-    n_windows = len(windows(len(speech), window_frames(run)))
+    n_windows = len(spans_of(run, speech))
     samples: list[Sampled] = []
     for i in range(n):
         found = read_recording(run, speech, seed + i * n_windows, draw, with_times, said=bool(i))
@@ -135,15 +136,6 @@ def window_frames(run: Run) -> int:
     return max(int(LEAST_SHARE * row), row - run.sampling("text").max_frames - MARKS)
 
 
-def windows(n_frames: int, size: int) -> list[tuple[int, int]]:
-    """Spans [start, stop) that cover so many frames, each but a single one `size` long."""
-    if n_frames <= size:
-        return [(0, n_frames)]
-    step = size - int(OVERLAP * size)
-    starts = [*range(0, n_frames - size, step), n_frames - size]
-    return [(start, start + size) for start in starts]
-
-
 def read_recording(
     run: Run,
     speech: Segment,
@@ -162,16 +154,12 @@ def read_recording(
         with_times: find when each word is said.
         said: whether it was said that there are windows.
     """
-    spans = windows(len(speech), window_frames(run))
+    spans = spans_of(run, speech)
     frame_s = frame_seconds(run, speech)
     if len(spans) > 1 and not said:
-        size = spans[0][1]
-        print_status(
-            f"{frame_s * len(speech):.1f} s are read in {len(spans)} windows of"
-            f" {frame_s * size:.1f} s that overlap by {frame_s * (size - spans[1][0]):.1f} s or"
-            " more, as rows hold no more"
-        )
+        print_status(windows_note(spans, frame_s, window_frames(run)))
     words: list[Word] = []
+    last: _Window | None = None
     stop = "end"
     for first in range(0, len(spans), WINDOWS_AT_ONCE):
         some = spans[first : first + WINDOWS_AT_ONCE]
@@ -186,8 +174,38 @@ def read_recording(
         ):
             if with_times:
                 found = timed(run, piece, text, found, frame_s, start * frame_s)
-            words = join(words, found)
+            window = _Window(run, piece, text, start, len(found))
+            if last is None or last.stop == start:
+                words += found
+            else:
+                words = join(words, found, last.n_words, partial(_beyond_seam, last, window))
+            last = window
     return Reading(tuple(words), stop)
+
+
+def spans_of(run: Run, speech: Segment) -> list[Span]:
+    """The windows in which a recording is read; one where a row holds it."""
+    size = window_frames(run)
+    if len(speech) <= size:
+        return [(0, len(speech))]
+    levels = loudness(run.tokenizers["speech"], speech)
+    quiet: list[Span] = []
+    if levels is not None:
+        quiet = pauses(levels, frame_seconds(run, speech))
+    return windows(len(speech), size, quiet)
+
+
+def windows_note(spans: Sequence[Span], frame_s: float, size: int) -> str:
+    """What is said of windows of at most `size` frames, each of `frame_s` seconds."""
+    seconds = frame_s * spans[-1][1]
+    n_cut = sum(a[1] == b[0] for a, b in pairwise(spans))
+    cuts = [f"{n_cut} cut in pauses"] * bool(n_cut)
+    n_overlapping = len(spans) - 1 - n_cut
+    cuts += [f"{n_overlapping} with an overlap"] * bool(n_overlapping)
+    return (
+        f"{seconds:.1f} s are read in {len(spans)} windows, {' and '.join(cuts)}, as rows hold no"
+        f" more than {frame_s * size:.1f} s"
+    )
 
 
 def frame_seconds(run: Run, speech: Segment) -> float:
@@ -205,20 +223,96 @@ def part(speech: Segment, start: int, stop: int) -> Segment:
     return replace(speech, latents=speech.values[start:stop], info={})
 
 
-def join(words: Sequence[Word], more: Sequence[Word]) -> list[Word]:
-    """The words of one window, then those of the next, which overlaps it."""
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """A window that was read: its frames, which begin at frame `start`, and the text of them."""
+
+    run: Run
+    speech: Segment
+    text: Segment
+    start: int
+    n_words: int
+
+    @property
+    def stop(self) -> int:
+        """The frame at which it ends."""
+        return self.start + len(self.speech)
+
+    @cached_property
+    def middles(self) -> np.ndarray:
+        """The frame of the recording at which each word's middle is."""
+        if not len(self.text):
+            return np.zeros(0)
+        return self.start + middle_frames(self.run, self.speech, self.text)
+
+
+def _beyond_seam(before: _Window, after: _Window) -> tuple[int, int]:
+    """How many words of the window before, and of that after, are beyond the overlap's middle."""
+    seam = (after.start + before.stop) / 2
+    return int((before.middles >= seam).sum()), int((after.middles < seam).sum())
+
+
+def join(
+    words: Sequence[Word],
+    more: Sequence[Word],
+    n_last: int | None = None,
+    seam: Callable[[], tuple[int, int]] | None = None,
+) -> list[Word]:
+    """The words so far, then those of the next window, which overlaps the last one.
+
+    Args:
+        words: so far.
+        more: of the next window.
+        n_last: how many words the last window gave; all of them by default.
+        seam: how many words at the end of `words` and at the beginning of `more` are beyond the
+            middle of the overlap; asked where they have nothing in common.
+    """
+    if n_last is None:
+        n_last = len(words)
     if not words or not more:
         return [*words, *more]
-    n = 2 + int(2 * OVERLAP * max(len(words), len(more)))  # words that may lie in the overlap
+    # words that may lie in the overlap
+    n = 2 + int(2 * OVERLAP * max(n_last, len(more)))
     tail = [word.text for word in words[-n:]]
     head = [word.text for word in more[:n]]
-    match = SequenceMatcher(None, tail, head, autojunk=False).find_longest_match()
-    if match.size:
-        n_left = len(words) - len(tail) + match.a + match.size
-        return [*words[:n_left], *more[match.b + match.size :]]
+    match = _common_run(tail, head)
+    if match is not None:
+        a, b, size = match
+        return [*words[: len(words) - len(tail) + a + size], *more[b + size :]]
+    if seam is not None:
+        n_left, n_right = seam()
+        kept = words[: len(words) - n_left]
+        added = more[n_right:]
+        if kept and added and kept[-1].text == added[0].text:
+            added = added[1:]
+        return [*kept, *added]
     if words[-1].nats_per_letter > more[0].nats_per_letter:
         return [*words[:-1], *more]
     return [*words, *more[1:]]
+
+
+def _common_run(tail: Sequence[str], head: Sequence[str]) -> tuple[int, int, int] | None:
+    """(place in tail, place in head, length) of the run at which they are joined.
+
+    That with the most words, less half of those that it leaves out at the end of the tail and at
+    the beginning of the head. None where each leaves out more than twice as many as it has: a
+    single "the" far from the seam is chance.
+    """
+    best = None
+    most = 0.0
+    for a in range(len(tail)):
+        for b in range(len(head)):
+            pairs = zip(tail[a:], head[b:], strict=False)
+            size = sum(1 for _ in takewhile(_are_equal, pairs))
+            value = size - (len(tail) - a - size + b) / 2
+            if size and value >= most:
+                best = (a, b, size)
+                most = value
+    return best
+
+
+def _are_equal(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
 
 
 # ---- words and their scores

@@ -90,10 +90,14 @@ def distances(
 
 
 class Panel:
-    """The judges that are installed, each made when it is first asked; None where it is missing."""
+    """The judges that are installed, each made when it is first asked; None where it is missing.
 
-    def __init__(self) -> None:
+    `without` are packages of judges that are not asked, as if they were missing.
+    """
+
+    def __init__(self, without: Sequence[str] = ()) -> None:
         self.missing = missing_packages()
+        self.missing += [name for name in without if name not in self.missing]
 
     @cached_property
     def quality(self) -> MOSJudge | None:

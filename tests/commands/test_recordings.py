@@ -1,6 +1,7 @@
 """Recordings by windows: all of them read, overlaps joined, memory bounded, words timed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 
 from mmtok.cli import main
 from mmtok.commands import recordings
-from mmtok.commands.recordings import Word, join, read_recording, timed, windows, word_spans
+from mmtok.commands.pauses import loudness, pauses, windows
+from mmtok.commands.recordings import Word, join, read_recording, timed, word_spans
 from mmtok.core.segment import Document
 from mmtok.sources.sound_files import write_sound
+from mmtok.tokenizers.speech import DMelConfig
+from mmtok.tokenizers.text import BytesConfig
 
 
 @given(st.integers(0, 500), st.integers(8, 60))
@@ -23,6 +27,43 @@ def test_windows_cover_a_recording_and_overlap(n_frames, size):
         assert start < later <= stop - size // 4
     if len(spans) > 1:
         assert {stop - start for start, stop in spans} == {size}
+
+
+@given(st.integers(0, 300), st.integers(8, 40), st.lists(st.integers(0, 300), max_size=20))
+def test_windows_end_in_pauses_where_there_are_some(n_frames, size, middles):
+    quiet = [(middle - 1, middle + 1) for middle in sorted(set(middles))]
+    spans = windows(n_frames, size, quiet)
+    assert spans[0][0] == 0 and spans[-1][1] == n_frames
+    assert all(0 < stop - start <= size for start, stop in spans if n_frames)
+    for (start, stop), (later, _) in zip(spans, spans[1:], strict=False):
+        if stop in middles and later == stop:
+            assert stop - start >= size // 4
+        else:
+            in_reach = [m for m in middles if start + max(1, size // 4) <= m <= start + size]
+            assert not in_reach and start < later <= stop - size // 4
+
+
+def test_the_longest_pause_is_taken():
+    quiet = [(20, 24), (30, 40), (50, 53)]
+    assert windows(100, 60, quiet) == [(0, 35), (35, 51), (51, 100)]
+    levels = np.repeat([1.0, -6.0, 0.5, -6.0, 0.0], [30, 8, 20, 3, 30])
+    assert pauses(levels, 0.025) == [(30, 38)]  # the other is shorter than 0.15 s
+
+
+def test_pauses_are_heard_in_codes_of_any_reduction(rng):
+    """Two bursts of noise with 0.5 s of silence between them."""
+    sound = np.concatenate(
+        [rng.normal(0, 0.1, 16_000), np.zeros(8_000), rng.normal(0, 0.1, 16_000)]
+    )
+    for k in (1, 2, 4):
+        tokenizer = replace(DMelConfig.dmel_40hz(), reduction_factor=k).build()
+        speech = tokenizer.encode(sound.astype(np.float32))
+        levels = loudness(tokenizer, speech)
+        assert len(levels) == len(speech)
+        ((start, stop),) = pauses(levels, 0.025 * k)
+        assert start * k * 0.025 == pytest.approx(1.0, abs=0.11)
+        assert stop * k * 0.025 == pytest.approx(1.5, abs=0.11)
+    assert loudness(BytesConfig().build(), speech) is None
 
 
 def words(text, nats=1.0):
@@ -40,6 +81,29 @@ def words(text, nats=1.0):
 )
 def test_readings_are_joined_at_what_they_share(before, after, whole):
     assert [word.text for word in join(words(before), words(after))] == whole.split()
+
+
+def test_a_common_small_word_far_from_the_seam_joins_nothing():
+    """However much was read before."""
+    before = words("the cat saw the bird and the old man slept near a warm stove at home")
+    after = words("long journeys begin early so the dog ran")
+    found = [w.text for w in join(before, after, n_last=8, seam=lambda: (1, 0))]
+    assert found == [w.text for w in before[:-1]] + [w.text for w in after]
+    read = []
+    phrase = "the cat and the dog and the man and the bird and the fish"
+    text = phrase.split() * 6
+    last = None
+    for start, stop in windows(len(text), 12):
+        read = join(read, words(" ".join(text[start:stop])), last)
+        last = stop - start
+    assert len(read) == pytest.approx(len(text), abs=8)
+
+
+def test_what_both_windows_read_at_the_seam_is_there_once():
+    found = join(words("a b warm"), words("warm c"), 3, seam=lambda: (0, 0))
+    assert [w.text for w in found] == ["a", "b", "warm", "c"]
+    found = join(words("a b c hot"), words("x warm c2"), 4, seam=lambda: (1, 1))
+    assert [w.text for w in found] == ["a", "b", "c", "warm", "c2"]
 
 
 def test_without_a_common_word_the_less_likely_one_at_the_seam_goes():
@@ -120,7 +184,7 @@ def test_a_recording_longer_than_rows_is_read_by_windows(speaking_run, tmp_path,
     ]
     assert main([str(word) for word in [*call, "--timestamps"]]) == 0
     printed = capsys.readouterr()
-    lines = [line for line in printed.err.splitlines() if " windows of " in line]
+    lines = [line for line in printed.err.splitlines() if " windows, " in line]
     assert len(lines) == 1 and lines[0].startswith("79.0 s are read in ")
     (row,) = json.loads((out / "index.json").read_text())
     table = (out / row["file"]).with_suffix(".words.csv").read_text().splitlines()

@@ -13,7 +13,14 @@ from mmtok.metrics.intervals import Estimate
 from mmtok.sources.sound_files import write_sound
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-NAMES = ("bench_speech", "speech_conditions", "speech_clips", "speech_tokenizers", "side_by_side")
+NAMES = (
+    "bench_speech",
+    "speech_long",
+    "speech_conditions",
+    "speech_clips",
+    "speech_tokenizers",
+    "side_by_side",
+)
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +178,15 @@ def test_the_page_holds_a_player_for_each_way(scripts, folder, tmp_path):
     scripts["speech_clips"].clip_page(tmp_path / "out.html", clips, sounds)
     text = (tmp_path / "out.html").read_text()
     assert text.count("<audio") == 9 and "b &amp; c" in text and 'src="http' not in text
+
+
+def test_a_recogniser_that_reads_nothing_right_misses_the_bar_of_long_recordings(
+    scripts, tiny_run, monkeypatch
+):
+    monkeypatch.setattr(scripts["speech_long"], "LONG_S", 5.0)
+    rows = []
+    (line,) = scripts["speech_long"].long_recording(tiny_run, rows)
+    assert not line.met and line.wrong
+    assert 5 <= rows[0]["seconds"] < 8 and rows[0]["word_error_alone"] > 0.5
+    with pytest.raises(UserError, match="no held-out clips"):
+        scripts["speech_long"].joinable(iter(()), 16_000)
