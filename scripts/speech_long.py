@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from mmtok.run.run import Run, open_run
 from mmtok.sources.sound_files import write_sound
 
 LONG_S = 79.0
+MOST = 1000  # clips that are looked at
 PAUSE_S = 0.3  # between the clips that are joined
 UNTRAINED = 0.5  # word error of clips alone of a run whose reading says nothing
 WORSE = 0.10  # by which the word error may be above that of the clips alone
@@ -71,21 +73,22 @@ def long_recording(folder: Path, rows: list[dict[str, Any]]) -> Iterator[Line]:
 
 
 def joinable(rows: Iterator[tuple[Any, Any]], rate_hz: int) -> tuple[list[np.ndarray], list[str]]:
-    """The first clips (N_i,) of LONG_S seconds in all, and what is said in each.
+    """Clips (N_i,) of LONG_S seconds in all, the first ones again and again where they are few.
 
-    Raises UserError where there are none.
+    With what is said in each. Raises UserError where there are none.
     """
+    pairs = list(islice(rows, MOST))
+    if not sum(len(clip) for clip, _ in pairs):
+        raise UserError("the run has no held-out clips with a text")
     clips: list[np.ndarray] = []
     texts: list[str] = []
     n = 0
-    for clip, text in rows:
+    for clip, text in cycle(pairs):
         if n >= LONG_S * rate_hz:
             break
         clips.append(clip)
         texts.append(text)
         n += len(clip) + round(PAUSE_S * rate_hz)
-    if not clips:
-        raise UserError("the run has no held-out clips with a text")
     return clips, texts
 
 
