@@ -46,6 +46,12 @@ from mmtok.tokenizers.pretrained import checkpoint_folder
 
 CHECKPOINT = "codec"  # in a tokenizer's folder: a copy of the checkpoint
 N_CODEBOOKS = 8
+# Longer clips go through the codec in blocks, each with what is around it. Constants, not a share
+# of the memory: codes must not depend on the machine.
+WHOLE_S = 30.0
+BLOCK_S = 20.0
+BEFORE_S = 10.0  # what an LSTM and an attention remember of before
+AFTER_S = 1.0  # more than convolutions look ahead
 
 
 @dataclass(frozen=True)
@@ -150,12 +156,22 @@ class CodecConfig(TokenizerConfig):
         return bits_per_frame * sizes.rate_hz / sizes.hop_samples / 1000
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Frames [first, last) that go through the codec together, of which `kept` are kept."""
+
+    first: int
+    last: int
+    kept: slice
+
+
 class Codec(BatchTokenizer):
     """np.float32 (N,) mono <-> codes (T, Q), T = ceil(N / hop), of a pretrained codec.
 
-    Sound comes back with exactly N samples, as the codec makes them. A codec reads a clip as a
-    whole, so that clips are encoded one by one: batches equal single calls. With the delay T has
-    Q - 1 more.
+    Sound comes back with exactly N samples, as the codec makes them. Clips are encoded one by one,
+    so batches equal single calls. Those of more than WHOLE_S go through the codec block by block:
+    DAC's codes and sound are those of the whole clip, Mimi's and EnCodec's nearly, as these
+    remember more than BEFORE_S. With the delay T has Q - 1 more.
     """
 
     config_type: ClassVar[type] = CodecConfig
@@ -183,9 +199,14 @@ class Codec(BatchTokenizer):
         return [self._encode(clip) for clip in clips]
 
     def _encode(self, clip: Tensor) -> Segment:
-        memory_budget.check(memory_bytes(self.sizes, len(clip)), "speech", "the clip in the codec")
-        with torch.inference_mode():
-            codes = self.codec.codes(clip, self.config.n_codebooks).T.numpy().astype(np.int32)
+        hop = self.sizes.hop_samples
+        parts = []
+        for block in self._blocks(-(-len(clip) // hop)):
+            part = clip[block.first * hop : block.last * hop]
+            with torch.inference_mode():
+                found = self.codec.codes(part, self.config.n_codebooks)
+            parts.append(found[:, block.kept])
+        codes = torch.cat(parts, 1).T.numpy().astype(np.int32)
         if self.config.delay:
             codes = delayed(codes, self.sizes.codebook_size)
         info = {"n_samples": len(clip), "rate_hz": self.sizes.rate_hz}
@@ -234,13 +255,38 @@ class Codec(BatchTokenizer):
             n_samples = len(codes) * hop
         if not n_samples:
             return np.zeros(0, np.float32)
-        memory_budget.check(memory_bytes(self.sizes, n_samples), "speech", "the clip in the codec")
-        with torch.inference_mode():
-            rows = torch.from_numpy(np.ascontiguousarray(codes.T, np.int64))
-            clip = self.codec.samples(rows)[:n_samples]
+        rows = torch.from_numpy(np.ascontiguousarray(codes.T, np.int64))
+        parts = []
+        for block in self._blocks(len(codes)):
+            with torch.inference_mode():
+                part = self.codec.samples(rows[:, block.first : block.last])
+            parts.append(part[block.kept.start * hop : block.kept.stop * hop])
+        clip = torch.cat(parts)[:n_samples]
         clip = torch.nn.functional.pad(clip, (0, n_samples - len(clip)))
         sound: np.ndarray = (clip / clip.abs().max().clamp_min(1)).numpy()
         return sound
+
+    def _blocks(self, n_frames: int) -> list[_Block]:
+        """The blocks in which a clip of so many frames goes through the codec; one of short ones.
+
+        Raises UserError where one takes more memory than the budget.
+        """
+        hop = self.sizes.hop_samples
+        whole, size, before, after = (
+            math.ceil(seconds * self.sizes.rate_hz / hop)
+            for seconds in (WHOLE_S, BLOCK_S, BEFORE_S, AFTER_S)
+        )
+        if n_frames <= whole:
+            size = max(1, n_frames)
+        blocks = []
+        for start in range(0, n_frames, size):
+            first = max(0, start - before)
+            stop = min(n_frames, start + size)
+            last = min(n_frames, stop + after)
+            blocks.append(_Block(first, last, slice(start - first, stop - first)))
+        longest = hop * max((block.last - block.first for block in blocks), default=0)
+        memory_budget.check(memory_bytes(self.sizes, longest), "speech", "the clip in the codec")
+        return blocks
 
     def n_units(self, segment: Segment) -> int:
         """How many frames the codec has for it, without those that the delay adds."""

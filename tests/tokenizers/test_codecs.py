@@ -7,6 +7,7 @@ import math
 import pickle
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mmtok.errors import UserError
 from mmtok.io import memory_budget
 from mmtok.io.serialize import from_plain, to_plain
 from mmtok.run.recipe import PackageTokenizers
-from mmtok.tokenizers import load
+from mmtok.tokenizers import codecs, load
 from mmtok.tokenizers.codecs import Codec, CodecConfig
 
 transformers = pytest.importorskip("transformers")
@@ -87,6 +88,52 @@ def test_lengths_are_exact(tokenizer, family, n):
     sound = tokenizer.decode(segment)
     assert sound.shape == (n,) and sound.dtype == np.float32 and np.isfinite(sound).all()
     assert np.abs(sound).max() <= 1
+
+
+def test_long_clips_go_block_by_block(family, checkpoints, monkeypatch):
+    """DAC's are those of the whole clip; of the others nearly, as they remember what was long ago.
+
+    No call sees more than a block with what is around it.
+    """
+    tokenizer = CodecConfig(str(checkpoints[family]), n_codebooks=3).build()
+    clip = noise(24_000 * 4 + 100)
+    whole = tokenizer.encode(clip)
+    sound = tokenizer.decode(whole)
+    for name, seconds in (("WHOLE_S", 2.0), ("BLOCK_S", 1.0), ("BEFORE_S", 0.8), ("AFTER_S", 0.4)):
+        monkeypatch.setattr(codecs, name, seconds)
+    seen = []
+    codes, samples = tokenizer.codec.codes, tokenizer.codec.samples
+
+    def noting(call, unit, *arguments):
+        seen.append(arguments[0].shape[-1] * unit / 24_000)
+        return call(*arguments)
+
+    hop = FAMILIES[family]
+    monkeypatch.setattr(tokenizer.codec, "codes", partial(noting, codes, 1))
+    monkeypatch.setattr(tokenizer.codec, "samples", partial(noting, samples, hop))
+    in_blocks = tokenizer.encode(clip)
+    again = tokenizer.decode(whole)
+    assert len(seen) >= 8 and max(seen) <= 1.0 + 0.8 + 0.4 + 3 * hop / 24_000
+    assert in_blocks.codes.shape == whole.codes.shape and len(again) == len(clip)
+    same = (in_blocks.codes == whole.codes).mean()
+    off = np.abs(again - sound).max() / np.abs(sound).max()
+    if family == "dac":
+        assert same == 1 and off < 1e-5
+    else:
+        assert same > 0.9 and off < 0.05
+    short = noise(24_000 * 2)  # not longer than WHOLE_S
+    seen.clear()
+    tokenizer.encode(short)
+    assert seen == [2.0]
+
+
+def test_a_long_clip_takes_the_memory_of_a_block(checkpoints, monkeypatch):
+    tokenizer = CodecConfig(str(checkpoints["mimi"]), n_codebooks=3).build()
+    asked = []
+    monkeypatch.setattr(memory_budget, "check", lambda n_bytes, *rest: asked.append(n_bytes))
+    for minutes in (1, 10, 100):
+        assert len(tokenizer._blocks(round(12.5 * 60 * minutes))) == 3 * minutes
+    assert len(set(asked)) == 1
 
 
 def test_batches_equal_single_calls(tokenizer):
