@@ -102,7 +102,8 @@ def test_long_clips_go_block_by_block(family, checkpoints, monkeypatch):
     for name, seconds in (("WHOLE_S", 2.0), ("BLOCK_S", 1.0), ("BEFORE_S", 0.8), ("AFTER_S", 0.4)):
         monkeypatch.setattr(codecs, name, seconds)
     seen = []
-    codes, samples = tokenizer.codec.codes, tokenizer.codec.samples
+    codes = tokenizer.codec.codes
+    samples = tokenizer.codec.samples
 
     def noting(call, unit, *arguments):
         seen.append(arguments[0].shape[-1] * unit / 24_000)
