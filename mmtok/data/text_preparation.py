@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 from mmtok.core.spoken_form import spoken_form
 from mmtok.io.tally import Tally
 
+SLASH = "/"  # around phonemes, as linguists write them
+
 
 @dataclass(frozen=True)
 class TextPreparation:
@@ -20,6 +22,8 @@ class TextPreparation:
         strip: remove white space at both ends.
         spoken_form: of which language's transcripts: lower case without punctuation, numbers
             spelled (`mmtok.core.spoken_form`); "" leaves them as written.
+        phonemes: a language of espeak-ng (en-us, de, ...): the text becomes its phonemes in the
+            IPA, between slashes, as in /həlˈoʊ/. A text between slashes stays as it is.
     """
 
     modality: ClassVar[str] = "text"
@@ -28,6 +32,7 @@ class TextPreparation:
     lower_case: bool = False
     strip: bool = False
     spoken_form: Literal["", "en"] = ""
+    phonemes: str = ""
 
     def prepare(self, text: str, name: str, tally: Tally) -> str:
         """A text, prepared; to prepare it again changes nothing."""
@@ -42,6 +47,8 @@ class TextPreparation:
         return prepared
 
     def _once(self, prepared: str) -> str:
+        if self.phonemes and prepared[:1] == SLASH == prepared[-1:]:
+            return prepared
         if self.lower_case:
             prepared = prepared.lower()
         if self.normal_form:
@@ -50,4 +57,8 @@ class TextPreparation:
             prepared = prepared.strip()
         if self.spoken_form:
             prepared = spoken_form(prepared)
+        if self.phonemes:
+            from mmtok.sources.espeak import phonemiser
+
+            prepared = f"{SLASH}{phonemiser().phonemes(prepared, self.phonemes)}{SLASH}"
         return prepared

@@ -95,6 +95,14 @@ class Judging:
             return None
         return [example[named[0]] for example in self.examples]
 
+    @property
+    def letters(self) -> list[str] | None:
+        """The texts where they are in letters; None of phonemes, which the judge cannot read."""
+        preparation = self.task.run.recipe.preparation.get("text")
+        if getattr(preparation, "phonemes", ""):
+            return None
+        return self.texts
+
     @cached_property
     def recognition(self) -> TaskEvaluation | None:
         """The run's own task speech -> text, where there are texts to compare with."""
@@ -105,7 +113,7 @@ class Judging:
     def columns(self) -> Columns:
         """Whose -> figures."""
         tokenizer = self.task.target_tokenizer
-        recordings = Recordings(self.panel, self.clips, self.rate_hz, self.texts)
+        recordings = Recordings(self.panel, self.clips, self.rate_hz, self.letters)
         round_trip = tokenizer.decode_batch(tokenizer.encode_batch(self.clips))
         values = distances(self.clips, round_trip, self.rate_hz)
         near = {name: mean_estimate(values[name]) for name in SHOWN_DISTANCES if name in values}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ RETRIEVE_SYNCHRONOUSLY = 2
 RATE = 1
 PITCH = 3
 CHARS_UTF8 = 1
+IPA = 2
 CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
@@ -39,7 +41,7 @@ class Espeak:
         try:
             import espeakng_loader
         except ImportError:
-            raise missing_extra("making spoken digits", "demo") from None
+            raise missing_extra("espeak-ng (spoken digits, phonemes)", "demo") from None
         data = Path(espeakng_loader.get_data_path())
         library = Path(espeakng_loader.get_library_path())
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -85,6 +87,33 @@ class Espeak:
         self._engine.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, CHARS_UTF8, None, None)
         self._engine.espeak_Synchronize()
         return np.concatenate([np.zeros(0, np.int16), *self._pieces])
+
+    def phonemes(self, text: str, language: str) -> str:
+        """Text -> its phonemes in the IPA, with stress; words have blanks between them.
+
+        Numbers are said; punctuation is gone.
+
+        Raises UserError for an unknown language.
+        """
+        if language not in self.languages or self._engine.espeak_SetVoiceByName(language.encode()):
+            raise UserError(
+                f"espeak-ng has no language {language!r}; languages are e.g. en-us, en, de, fr-fr"
+            )
+        translate = self._engine.espeak_TextToPhonemes
+        translate.restype = ctypes.c_char_p
+        encoded = ctypes.c_char_p(text.encode())
+        left = ctypes.c_void_p.from_buffer(encoded)  # moved on by each call, NULL at the end
+        clauses = []
+        while left.value:
+            found = translate(ctypes.byref(left), CHARS_UTF8, IPA)
+            clauses.append((found or b"").decode().strip())
+        return " ".join(filter(None, clauses))
+
+
+@lru_cache(maxsize=1)
+def phonemiser() -> Espeak:
+    """An engine that this process keeps for phonemes: they do not depend on what it did before."""
+    return Espeak()
 
 
 def trim(

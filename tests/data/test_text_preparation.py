@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 
 from mmtok.data.text_preparation import TextPreparation
+from mmtok.errors import UserError
 from mmtok.io.tally import Tally
 
 CAFE = "  Cafe\u0301 ﬁne\n"  # an accent of its own, a ligature
@@ -42,3 +43,21 @@ def test_twice_is_as_once_for_every_character(form):
     assert prepare("\U0001d400", "a", Tally()) == (
         "a" if "K" in form else "\U0001d400"
     )  # a bold A is one by its form only
+
+
+def test_phonemes_are_those_of_what_is_said_and_stay_as_they_are():
+    pytest.importorskip("espeakng_loader")
+    prepare = TextPreparation(phonemes="en-us").prepare
+
+    def said(text):
+        return prepare(text, "a", Tally())
+
+    assert said("I read a book, I have read 2.") == "/aɪ ɹˈiːd ɐ bˈʊk aɪ hæv ɹˈɛd tˈuː/"
+    assert said("2 cats!") == said("two cats") == said(said("two cats"))
+    assert said("") == said("?!") == "//"
+    sentences = " ".join(["A cat sat. Two dogs ran, and left!"] * 40)
+    assert said(sentences).count("kˈæt") == 40  # clause after clause, to the end
+    german = TextPreparation(phonemes="de").prepare("Guten Tag", "a", Tally())
+    assert german == "/ɡˈuːtən tˈɑːk/" and said("Guten Tag") != german
+    with pytest.raises(UserError, match="no language 'xx'"):
+        TextPreparation(phonemes="xx").prepare("a", "a", Tally())
