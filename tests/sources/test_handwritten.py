@@ -62,7 +62,7 @@ def test_views_are_shifted_as_they_say(package):
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(handwritten, "find_spec", lambda name: None)
     handwritten._table.cache_clear()
-    with pytest.raises(UserError, match="demo"):
+    with pytest.raises(UserError, match=r"mmtok\[digits\]"):
         HandwrittenDigits().count("train")
 
 
