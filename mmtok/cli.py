@@ -347,6 +347,13 @@ def export(
             "MODALITY",
         ),
     ] = None,
+    adapter: Annotated[
+        bool,
+        Arg(
+            "write the adapters of a run trained with --lora alone, as peft reads them, and not"
+            " the whole model with these merged in"
+        ),
+    ] = False,
     device: Annotated[
         str | None, Arg("accepted for uniformity: weights are written from the CPU", "DEVICE")
     ] = None,
@@ -365,7 +372,8 @@ def export(
     from mmtok.run.run import open_run
 
     stay_on_cpu(device, "weights are written")
-    print_answer(export_run(open_run(run, recipe, resolve_device("cpu"), checkpoint), out, to))
+    opened = open_run(run, recipe, resolve_device("cpu"), checkpoint)
+    print_answer(export_run(opened, out, to, adapter))
 
 
 def tokenize(

@@ -25,6 +25,8 @@ from mmtok.io.files import (
 )
 from mmtok.io.locks import LOCK, folder_lock
 from mmtok.io.strict_json import read_json
+from mmtok.model import adapter as adapter_files
+from mmtok.model.adapter import is_exported_adapter, to_adapter
 from mmtok.model.llama import check_one_channel, to_llama
 from mmtok.model.llama_folder import CONFIG, FINGERPRINT, WEIGHTS
 from mmtok.run.run import Run
@@ -36,11 +38,13 @@ OURS = (  # all files that an export may write
     WEIGHTS,
     "tokenizer.json",
     "tokenizer_config.json",
+    adapter_files.CONFIG,
+    adapter_files.WEIGHTS,
 )
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def export(run: Run, folder: Path, to: str | None = None) -> Path:
+def export(run: Run, folder: Path, to: str | None = None, adapter: bool = False) -> Path:
     """Write a run as a folder that `transformers` opens; return the folder.
 
     The files are config.json, generation_config.json, model.safetensors, and, if the run has text,
@@ -59,12 +63,16 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
         folder: new, empty, or a former export.
         to: the modality that the exported model writes; by default text if a task has it as its
             target, else the last target of the first task.
+        adapter: of a run trained with adapters, write these alone, as `peft` reads them:
+            adapter_config.json and adapter_model.safetensors. Else they are merged into the
+            weights.
 
     Raises:
-        UserError: the run has modalities with several channels or latents, which a Llama has no
-            place for; no task makes `to`, or a head of its own draws it; AutoTokenizer cannot hold
-            the text tokenizer; the folder holds anything but a former export, is the current one,
-            or is being written by another process.
+        UserError: `adapter` of a run that learned more than adapters; the run has modalities with
+            several channels or latents, which a Llama has no place for; no task makes `to`, or a
+            head of its own draws it; AutoTokenizer cannot hold the text tokenizer; the folder
+            holds anything but a former export, is the current one, or is being written by another
+            process.
     """
     place = Path(folder).resolve()  # the target of a link is exchanged, not the link
     if not place.name:
@@ -72,14 +80,29 @@ def export(run: Run, folder: Path, to: str | None = None) -> Path:
     recover_folder(place)
     _check_place(place, folder)
     check_one_channel(run.vocabulary)
-    written = _written_modality(run, to)
+    if adapter and to is not None:
+        raise UserError("export: --to is of a model, and --adapter is none: leave one of them out")
+    written = ""
+    if not adapter:
+        written = _written_modality(run, to)
     with (
         folder_lock(place),
         _errors_name(folder, place),
         atomic_folder(place, OURS) as temporary,
     ):
-        _write(run, temporary, written)
+        if adapter:
+            to_adapter(run.lm, temporary, _base_of(run))
+        else:
+            _write(run, temporary, written)
     return Path(folder)
+
+
+def _base_of(run: Run) -> str:
+    """The checkpoint that a run started from; a folder in full."""
+    start = str(run.recipe.start)
+    if Path(start).is_dir():
+        return str(Path(start).resolve())
+    return start
 
 
 def _written_modality(run: Run, to: str | None) -> str:
@@ -165,8 +188,8 @@ def _errors_name(folder: Path, place: Path) -> Iterator[None]:
 def _check_place(place: Path, folder: Path) -> None:
     """Raise UserError unless the folder is new, empty or a former export.
 
-    An export's config.json has the vocabulary's fingerprint. A folder that transformers saved again
-    has it too, but also the version of transformers.
+    An export's config.json has the vocabulary's fingerprint, or else its file of adapters has. A
+    folder that transformers saved again has it too, but also the version of transformers.
     """
     check_folder_fits(Path(folder))
     if not place.exists():
@@ -183,7 +206,7 @@ def _check_place(place: Path, folder: Path) -> None:
         config = read_json(place / CONFIG) if CONFIG in names else {}
     except UserError:
         config = {}
-    is_export = (
+    is_export = is_exported_adapter(place) or (
         isinstance(config, dict) and FINGERPRINT in config and "transformers_version" not in config
     )
     if names and not is_export:

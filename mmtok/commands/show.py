@@ -126,7 +126,7 @@ def describe_run(run: Run) -> str:
     trained = (folder / "model.safetensors").exists()
     if trained:
         n_parameters = sum(p.numel() for p in run.lm.parameters())
-        decoder = [f"  decoder: {n_parameters:,} parameters"]
+        decoder = [f"  decoder: {n_parameters:,} parameters{_learning(run)}"]
     else:
         decoder = _decoder(recipe, vocabulary)
     return lines_text(
@@ -171,6 +171,15 @@ def _stages(run: Run) -> list[str]:
         parts = ", ".join(f"{name} {n}" for name, n in stage["parts"].items())
         lines.append(f"    from step {stage['step']}, the first parts: {parts}")
     return lines
+
+
+def _learning(run: Run) -> str:
+    """How many parameters learned, where adapters did."""
+    config = run.recipe.model
+    if not config.lora:
+        return ""
+    n = sum(p.numel() for p in run.lm.parameters() if p.requires_grad)
+    return f", of which {n:,} learned (adapters of rank {config.lora}, base {config.lora_base})"
 
 
 def _notes(folder: Path) -> list[str]:

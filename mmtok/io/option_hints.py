@@ -128,6 +128,18 @@ FIELDS = _by_name(
             "train_file",
         ),
         "--train.ema_decay": ("ema",),
+        "--lora, the rank of the adapters of a pretrained trunk": (
+            "lora_r",
+            "lora_rank",
+            "use_lora",
+            "peft",
+            "use_peft",
+        ),
+        "--lora_base int8, with --lora RANK": (
+            "load_in_8bit",
+            "load_in_4bit",
+            "qlora",
+        ),
         "--trunk.depth": (
             "n_layer",
             "n_layers",

@@ -39,6 +39,7 @@ from mmtok.model.llama_folder import (
 )
 from mmtok.model.llama_suppress import READ, WRITE, widen
 from mmtok.model.lm import LM, DecoderConfig
+from mmtok.nn.lora import adapters, is_adapter
 from mmtok.nn.sharded import copy_part
 from mmtok.nn.transformer import TransformerConfig
 
@@ -54,6 +55,8 @@ def to_llama(lm: LM, folder: Path | str, unreachable: Sequence[int] = ()) -> Non
     check_one_channel(lm.vocabulary)
     folder = Path(folder)
     weights = _llama_weights(lm)
+    for name, layer in adapters(lm):
+        weights[f"{name}.weight"] = layer.merged_weight().detach()
     config = llama_config(lm)
     if unreachable:
         weights = widen(weights, lm.config.trunk, unreachable)
@@ -143,8 +146,12 @@ def load_llama(lm: LM, folder: Path | str) -> None:
             " tie_word_embeddings to false"
         )
     n_rows = len(weights[READ])
+    adapted = {f"{name}.weight": layer for name, layer in adapters(lm)}
     for name, x in mine.items():
-        copy_part(x, weights[name])  # of a table the first rows
+        if name in adapted:
+            adapted[name].set_weight(weights[name])
+        else:
+            copy_part(x, weights[name])  # of a table the first rows
     if n_rows != vocabulary.size:  # only the ids of text
         aliases = _aliases(config, vocabulary)
         for table in {READ, WRITE} & mine.keys():
@@ -189,9 +196,11 @@ def _aliases(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[int, int
 
 
 def _llama_weights(lm: LM) -> dict[str, Tensor]:
-    """The weights of an LM that a Llama has too, under a Llama's names."""
+    """The weights of an LM that a Llama has too, under a Llama's names; adapters are left out."""
     return {
-        name: x for name, x in lm.state_dict().items() if name.startswith("model.") or name == WRITE
+        name: x
+        for name, x in lm.state_dict().items()
+        if (name.startswith("model.") or name == WRITE) and not is_adapter(name)
     }
 
 

@@ -7,9 +7,11 @@ The weights under `model.` are a Llama's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, cast, get_args
 
 import torch
@@ -31,6 +33,7 @@ from mmtok.model.architectures import ModelType
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
+from mmtok.nn.lora import BasePrecision, LoRA
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 PackageHeads = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
@@ -52,6 +55,11 @@ class DecoderConfig:
         untied: the output layer has a table of ids of its own, not the input embedding's.
         model_type: the architecture of `transformers` that it is exported as, if that has the
             trunk's switches.
+        lora: rank of the adapters of the trunk's linear maps; 0 is none. Above it the trunk is
+            frozen, and what the checkpoint did not have learns as ever: heads, embeddings of
+            frames, and, where there is more than text, the embeddings of its ids.
+        lora_alpha: adapters are multiplied by it and divided by the rank; None is twice the rank.
+        lora_base: of the frozen linear maps; int8 takes a quarter of the memory.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -60,6 +68,27 @@ class DecoderConfig:
     totals: Mapping[str, int] = field(default_factory=dict)
     untied: bool = False
     model_type: ModelType = "llama"
+    lora: int = 0
+    lora_alpha: float | None = None
+    lora_base: BasePrecision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.lora < 0 or (self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf):
+            raise UserError(
+                f"model: lora is {self.lora} and lora_alpha {self.lora_alpha}; the rank must not be"
+                " negative, alpha above 0 and finite"
+            )
+        if not self.lora and (self.lora_alpha is not None or self.lora_base != "float32"):
+            raise UserError(
+                "model: lora_alpha and lora_base are of adapters, and there are none; give them a"
+                " rank, --lora 16"
+            )
+
+    def adapters(self) -> LoRA | None:
+        """The trunk's adapters, if any."""
+        if not self.lora:
+            return None
+        return LoRA(self.lora, self.lora_alpha or 2.0 * self.lora, self.lora_base)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +126,7 @@ class LM(nn.Module):
         _check_named("heads", config.heads, signatures, "modalities")
         _check_named("totals", config.totals, many, "many-channel modalities")
         width = config.trunk.width
-        self.model = Transformer(config.trunk, vocabulary.size)
+        self.model = Transformer(config.trunk, vocabulary.size, config.adapters())
         self.lm_head: nn.Linear | None = None  # named as in a Llama
         if config.untied:
             self.lm_head = nn.Linear(width, vocabulary.size, bias=False)
@@ -114,6 +143,25 @@ class LM(nn.Module):
         self.heads = nn.ModuleDict(
             {m: build_head(c, width, signatures[m]) for m, c in config.heads.items()}
         )
+        if config.lora:
+            self._freeze_text()
+
+    def _freeze_text(self) -> None:
+        """Beside adapters, let only what is not of a text learn of the tables of ids."""
+        n_frozen = 0
+        if "text" in self.vocabulary.signatures:
+            n_frozen = len(self.vocabulary.span("text"))
+        for table in (self.model.embed_tokens, self.lm_head):
+            if table is None:
+                continue
+            table.weight.requires_grad_(self.more_than_text)
+            if self.more_than_text:
+                table.weight.register_hook(partial(_without_rows, n=n_frozen))
+
+    @property
+    def more_than_text(self) -> bool:
+        """Whether there are ids or frames that a language model does not have."""
+        return list(self.vocabulary.signatures) != ["text"]
 
     @property
     def device(self) -> torch.device:
@@ -333,6 +381,13 @@ class LM(nn.Module):
             nothing = batch.ids.new_zeros(0, len(signature.levels))
             values = batch.channels.get(m, nothing)
         return values[places.values]
+
+
+def _without_rows(grad: Tensor, n: int) -> Tensor:
+    """A table's gradient without that of its first n rows."""
+    grad = grad.clone()
+    grad[:n] = 0
+    return grad
 
 
 def fitting_heads(signature: Signature) -> str:

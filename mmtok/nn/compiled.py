@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.nn.attention import rotate
+from mmtok.nn.lora import effective_weight
 from mmtok.nn.transformer import Block, Transformer, activate
 
 # inductor's options: weights are constants in the layout that each product prefers, products are
@@ -260,11 +261,15 @@ def _weights(block: Block) -> dict[str, tuple[Tensor, ...]]:
         first["q_norm"] = (cast(Tensor, attention.q_norm.weight),)
         first["k_norm"] = (cast(Tensor, attention.k_norm.weight),)
     return first | {
-        "qkv": (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
-        "out": (attention.o_proj.weight,),
-        "gate_up": (mlp.gate_proj.weight, mlp.up_proj.weight),
-        "down": (mlp.down_proj.weight,),
+        "qkv": _joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        "out": _joined(attention.o_proj),
+        "gate_up": _joined(mlp.gate_proj, mlp.up_proj),
+        "down": _joined(mlp.down_proj),
     }
+
+
+def _joined(*linears: nn.Linear) -> tuple[Tensor, ...]:
+    return tuple(effective_weight(linear) for linear in linears)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -99,8 +99,7 @@ class Int8Linear(Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         self.n_padding = -weight.shape[1] % BLOCK
-        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        integers = (weight / scale).round().to(torch.int8)
+        integers, scale = int8_rows(weight)
         super().__init__(F.pad(integers, (0, self.n_padding)), bias)
         self.scale = scale[:, 0].bfloat16()
         self.dtype = torch.bfloat16
@@ -115,6 +114,12 @@ class Int8Linear(Linear):
         if self.bias is None:
             return y
         return y + self.bias
+
+
+def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The integers (N, M) and scales (N, 1) nearest to a weight, see `Int8Linear`."""
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (weight / scale).round().to(torch.int8), scale
 
 
 def prepare_linear(

@@ -14,6 +14,7 @@ from mmtok.nn.attention import normed_heads, rotary
 from mmtok.nn.compiled import CompiledStep, compiled_step
 from mmtok.nn.fused_step import FusedLayer
 from mmtok.nn.inference_linear import Linear, WeightPrecision, prepare_linear
+from mmtok.nn.lora import effective_weight
 from mmtok.nn.precision import DTYPES, matmul_rates
 from mmtok.nn.transformer import Block, Transformer
 
@@ -300,7 +301,7 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
 
     def prepared(norm: nn.Module | None, *linears: nn.Linear) -> Linear:
         """One map of the linears' outputs, with the weights of a norm before it folded in."""
-        weight = torch.cat([x.weight for x in linears])
+        weight = torch.cat([effective_weight(x) for x in linears])
         if norm is not None:
             weight = weight * (norm.weight * root_width)
         bias: Tensor | None = None

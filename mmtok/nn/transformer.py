@@ -22,6 +22,7 @@ from mmtok.nn.attention import (
     document_mask,
     rotary,
 )
+from mmtok.nn.lora import LoRA, add_adapters
 
 SIZES = (
     "depth",
@@ -335,17 +336,21 @@ class Transformer(nn.Module):
 
     layers: nn.ModuleList
 
-    def __init__(self, config: TransformerConfig, n_ids: int):
+    def __init__(self, config: TransformerConfig, n_ids: int, lora: LoRA | None = None):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(n_ids, config.width)
-        self.layers = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.layers = nn.ModuleList([_block(config, lora) for _ in range(config.depth)])
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.apply(_initialise)
         # residual branches start small, so that depth does not change the scale of the output
         for block in self.blocks():
             for out in (block.self_attn.o_proj, block.mlp.down_proj):
-                nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
+                if out.weight.is_floating_point():
+                    nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
+        if lora is not None:
+            self.embed_tokens.requires_grad_(False)
+            self.norm.requires_grad_(False)
 
     def blocks(self) -> list[Block]:
         """The blocks, from the input on."""
@@ -400,8 +405,17 @@ def _to_autocast_dtype(x: Tensor) -> Tensor:
     return x
 
 
+def _block(config: TransformerConfig, lora: LoRA | None) -> Block:
+    """A block; with adapters each is made as soon as it stands, so that one is in float32."""
+    block = Block(config)
+    if lora is not None:
+        add_adapters(block, lora)
+    return block
+
+
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
+    is_drawn = isinstance(module, (nn.Linear, nn.Embedding))
+    if is_drawn and cast(Tensor, module.weight).is_floating_point():
+        nn.init.normal_(cast(Tensor, module.weight), std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

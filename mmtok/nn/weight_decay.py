@@ -18,7 +18,7 @@ MATRICES = (nn.Linear, nn.Bilinear, *CONVOLUTIONS)  # modules whose `weight` is 
 
 
 def decay_groups(weight_decay: float, *modules: nn.Module) -> list[dict]:
-    """All parameters of the modules, each once, as two groups of an optimiser.
+    """All parameters of the modules that learn, each once, as two groups of an optimiser.
 
     The first group decays: the weights of linear maps and convolutions, those of torch's own
     attention and recurrent modules, and parameters that a module's class names in its attribute
@@ -29,7 +29,8 @@ def decay_groups(weight_decay: float, *modules: nn.Module) -> list[dict]:
     decays: dict[Tensor, bool] = {}
     for module in modules:
         for parameter, decays_here in _parameters(module):
-            decays[parameter] = decays_here and decays.get(parameter, True)
+            if parameter.requires_grad:
+                decays[parameter] = decays_here and decays.get(parameter, True)
     decaying = [p for p, decay in decays.items() if decay]
     others = [p for p, decay in decays.items() if not decay]
     return [
@@ -39,8 +40,14 @@ def decay_groups(weight_decay: float, *modules: nn.Module) -> list[dict]:
 
 
 def matrices(module: nn.Module) -> list[Tensor]:
-    """The weights of the linear maps inside a module, each once: the parameters that decay."""
-    return decay_groups(0.0, module)[0]["params"]
+    """The weights of the linear maps inside a module, each once.
+
+    They are the parameters that decay, and those that would if they were not frozen.
+    """
+    decays: dict[Tensor, bool] = {}
+    for parameter, decays_here in _parameters(module):
+        decays[parameter] = decays_here and decays.get(parameter, True)
+    return [p for p, decay in decays.items() if decay]
 
 
 def _parameters(root: nn.Module) -> Iterator[tuple[Tensor, bool]]:

@@ -183,6 +183,7 @@ class Recipe:
         self._check_modalities("train.loss_weights", self.train.loss_weights)
         self.weights_of_sources()
         self._check_prompt_format()
+        self._check_adapters()
 
     def _fill_preparation(self) -> None:
         """Add the default preparations. Raises UserError for one of another modality."""
@@ -278,6 +279,21 @@ class Recipe:
             raise UserError(
                 f"recipe {self.name!r}: prompt_format gives {' and '.join(names)}, which are not"
                 " the inputs of any task"
+            )
+
+    def _check_adapters(self) -> None:
+        """Raise UserError for adapters of a trunk that is not pretrained, or that is sharded."""
+        if not self.model.lora:
+            return
+        if self.start is None:
+            raise UserError(
+                f"recipe {self.name!r}: --lora {self.model.lora} trains adapters of a pretrained"
+                " trunk, and there is none: name a checkpoint with --start, or train all weights"
+            )
+        if self.train.fsdp:
+            raise UserError(
+                f"recipe {self.name!r}: adapters (--lora) are trained whole in every process: leave"
+                " --train.fsdp out; --lora_base int8 takes a quarter of the memory"
             )
 
     @property

@@ -169,8 +169,12 @@ def stages_header(staged: StagedLoader | None) -> dict:
 
 def _training_text(trainer: Trainer, lm: LM, config: TrainConfig, processes: Processes) -> str:
     n_parameters = sum(p.numel() for p in lm.parameters())
+    n_learning = sum(p.numel() for p in lm.parameters() if p.requires_grad)
+    size = f"{n_parameters / 1e6:.2f}"
+    if n_learning < n_parameters:
+        size = f"{n_learning / 1e6:.2g} of {size}"
     text = (
-        f"training {n_parameters / 1e6:.2f} M parameters in {trainer.precision},"
+        f"training {size} M parameters in {trainer.precision},"
         f" {counted(config.steps, 'step')} of {config.batch_size} x {config.seq_len} positions"
     )
     if processes.world_size > 1:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmtok.core.units import customary
 from mmtok.errors import UserError
@@ -73,8 +73,8 @@ class Gauge:
         trunk = lm.config.trunk
         # Chowdhery et al. 2022, appendix B
         attention = 12 * trunk.depth * trunk.width * seq_len
-        self.flop_per_position = 6 * _n_weights(lm.model.layers) + attention
-        self.flop_per_predicted = {m: 6 * _n_head_weights(lm, m) for m in lm.vocabulary.signatures}
+        self.flop_per_position = _flop(lm.model.layers) + attention
+        self.flop_per_predicted = {m: _head_flop(lm, m) for m in lm.vocabulary.signatures}
 
     def line(self, step: int, window: Sequence[Mapping], matrix_flop_per_s: float) -> dict:
         """The line of the log after `step`.
@@ -126,19 +126,29 @@ def _mean(window: Sequence[Mapping], key: str) -> float:
     return sum(w[key] for w in window) / len(window)
 
 
-def _n_weights(module: nn.Module) -> int:
-    """How many numbers the matrices and kernels hold; embeddings and biases do not count."""
-    return sum(p.numel() for p in matrices(module))
+def _flop(module: nn.Module) -> int:
+    """FLOP per position of the products with matrices and kernels, forward and backward.
+
+    A frozen one has no gradient of its own, so it takes two products, not three. Embeddings and
+    biases do not count.
+    """
+    return sum(_flop_per_number(p) * p.numel() for p in matrices(module))
 
 
-def _n_head_weights(lm: LM, m: str) -> int:
+def _flop_per_number(p: Tensor) -> int:
+    if p.requires_grad:
+        return 6
+    return 4
+
+
+def _head_flop(lm: LM, m: str) -> int:
     n_ids = len(lm.vocabulary.span(m)) + 1
     if lm.vocabulary.signatures[m].one_channel and not lm.autoregressive(m):
         n_ids = 0
-    n_weights = lm.config.trunk.width * n_ids
+    flop = _flop_per_number(lm.id_weight) * lm.config.trunk.width * n_ids
     if m in lm.heads:
-        n_weights += _n_weights(lm.heads[m])
-    return n_weights
+        flop += _flop(lm.heads[m])
+    return flop
 
 
 def matrix_rate(device: torch.device) -> float:

@@ -42,7 +42,7 @@ class Muon(torch.optim.AdamW):
     def __init__(
         self, model: nn.Module, blocks: Iterable[nn.Module], lr: float, weight_decay: float
     ):
-        by_muon = {p for block in blocks for p in matrices(block)}
+        by_muon = {p for block in blocks for p in matrices(block) if p.requires_grad}
         by_adamw = decay_groups(weight_decay, model)
         for group in by_adamw:
             group["params"] = [p for p in group["params"] if p not in by_muon]

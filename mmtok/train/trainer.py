@@ -148,7 +148,9 @@ class Trainer:
                 lm.to_empty(device=device)
         if initialise is not None:
             initialise()
-        self.names: dict[Tensor, str] = {p: name for name, p in lm.named_parameters()}
+        self.names: dict[Tensor, str] = {
+            p: name for name, p in lm.named_parameters() if p.requires_grad
+        }
         self.optimizer = make_optimizer(lm, config)
         self.ema: dict[str, Tensor] = {}
         if config.ema_decay:
