@@ -348,11 +348,7 @@ def export(
         ),
     ] = None,
     adapter: Annotated[
-        bool,
-        Arg(
-            "write the adapters of a run trained with --lora alone, as peft reads them, and not"
-            " the whole model with these merged in"
-        ),
+        bool, Arg("write the adapters of a run trained with --lora alone, as peft reads them")
     ] = False,
     device: Annotated[
         str | None, Arg("accepted for uniformity: weights are written from the CPU", "DEVICE")
@@ -363,8 +359,7 @@ def export(
 ) -> None:
     """Write a folder that AutoModelForCausalLM and AutoTokenizer open.
 
-    Only for runs whose modalities have one channel each: their decoder is a Llama, or what the run
-    started from.
+    Only for runs whose modalities have one channel each: a Llama, or what they started from.
     """
     memory_budget.set_limit(max_memory)
     from mmtok.commands.export import export as export_run
