@@ -52,7 +52,7 @@ recipe = Recipe(
     ),
     # 256 positions: some 6 s
     train=TrainConfig(
-        steps=1000,
+        steps=2200,
         batch_size=8,
         seq_len=256,
         optimizer="muon",
@@ -63,7 +63,7 @@ recipe = Recipe(
         log_every=50,
     ),
     sampling={
-        "speech": Sampling(temperature=0.8, max_frames=90),
+        "speech": Sampling(temperature=0.8, guidance=1.5, max_frames=90),
         "text": Sampling(temperature=0.0, max_frames=40),
     },
 )
