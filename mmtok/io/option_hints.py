@@ -106,6 +106,10 @@ FIELDS = _by_name(
             "shard",
             "zero",
         ),
+        "--train.replicas, with --train.fsdp true": (
+            "hsdp",
+            "hybrid_shard",
+        ),
         "nothing: tokens are made once, and then read from files": (
             "workers",
             "num_workers",
