@@ -41,7 +41,6 @@ FIELDS = _by_name(
             "bs",
             "batch",
             "batchsize",
-            "rows",
             "train_batch_size",
         ),
         "--train.batch_size, rows of all processes together": ("per_device_train_batch_size",),

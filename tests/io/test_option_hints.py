@@ -34,7 +34,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "text.py"
         ("--max_steps 3", "--train.steps"),
         ("--wandb", "--tensorboard"),
         ("--LR 3", "--train.learning_rate"),
-        ("--rows 4", "--train.batch_size"),
+        ("--hsdp 2", "--train.replicas"),
         ("--row_length 128", "--train.seq_len"),
         ("--accumulate 2", "--train.grad_accum_steps"),
         ("--clip 1", "--train.grad_clip"),
