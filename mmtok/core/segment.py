@@ -40,6 +40,9 @@ class Signature:
             axis from -1 to 1; 0: continuous.
         rows: the codes of a segment stand in rows of one length, each closed by a row mark, the
             code `levels[0]`. The grammar allows nothing else.
+        scales: of latents that are standardised quantities: what each was divided by, in the
+            caller's unit, so that densities can be said in that unit; (): latents as they are.
+        counts: the latents are log(1 + n) of counts n, so that p is a probability.
     """
 
     modality: str
@@ -52,6 +55,8 @@ class Signature:
     headers: int = 0
     cells: int = 0
     rows: bool = False
+    scales: tuple[float, ...] = ()
+    counts: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
@@ -76,10 +81,25 @@ class Signature:
             raise ValueError(
                 f"signature of {self.modality!r}: rows are of one-channel codes, of any number"
             )
+        self._check_quantities()
         if self.headers < 0 or self.headers and not self.descending:
             raise ValueError(
                 f"signature of {self.modality!r}: headers are a count of frames before a descending"
                 " order"
+            )
+
+    def _check_quantities(self) -> None:
+        """Raise UserError for scales and counts that no latents have."""
+        are_scales = len(self.scales) == self.latent_size
+        are_scales = are_scales and all(0 < scale < math.inf for scale in self.scales)
+        if self.scales and not are_scales:
+            raise UserError(
+                f"signature of {self.modality!r}: scales are one for each latent, above 0 and"
+                " finite"
+            )
+        if self.counts and (not self.latent_size or self.cells or self.scales):
+            raise UserError(
+                f"signature of {self.modality!r}: counts are latents without cells and scales"
             )
 
     def _check_sizes(self) -> None:
@@ -131,8 +151,9 @@ class Signature:
     def as_dict(self) -> dict:
         """JSON-able fields."""
         fields = asdict(self)
-        if not self.rows:  # a fingerprint does not change by what is not used
-            del fields["rows"]
+        for name in ("rows", "scales", "counts"):
+            if not fields[name]:  # a fingerprint does not change by what is not used
+                del fields[name]
         return fields
 
 

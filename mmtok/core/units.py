@@ -27,7 +27,7 @@ def customary(of: str | Signature, nats: float, units: float) -> tuple[float, st
     of: a signature, or the name of a modality whose frames are codes. Discrete latents
     ("bits/value") have probabilities, which compare with those of any other model of the same
     values. Continuous latents have densities over the latents as they are, which this package
-    standardises.
+    standardises; of a vector of quantities the density is in the caller's unit.
     """
     unit, nats_per_unit = _unit(of)
     return nats / nats_per_unit / max(1, units), unit
@@ -40,7 +40,7 @@ def counted(unit: str) -> str:
 
 def is_density(signature: Signature) -> bool:
     """Whether -log p is of a density, so that it may be below 0."""
-    return bool(signature.latent_size) and not signature.cells
+    return bool(signature.latent_size) and not signature.cells and not signature.counts
 
 
 def psnr_db(mean_square: float) -> float:

@@ -104,7 +104,7 @@ class Cascade(LatentConfig):
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Latents of a fixed count of frames."""
-        return bool(signature.latent_size) and signature.frames is not None
+        return super().fits(signature) and signature.frames is not None
 
     def build(self, width: int, signature: Signature) -> CascadeHead:
         """The head for hidden states of this width and segments of this signature."""

@@ -75,8 +75,8 @@ class LatentConfig(HeadConfig):
 
     @classmethod
     def fits(cls, signature: Signature) -> bool:
-        """Latents."""
-        return bool(signature.latent_size)
+        """Latents, but no counts."""
+        return bool(signature.latent_size) and not signature.counts
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class GridDiffusion(Diffusion):
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Latents of a fixed count of frames."""
-        return bool(signature.latent_size) and signature.frames is not None
+        return super().fits(signature) and signature.frames is not None
 
     def build(self, width: int, signature: Signature) -> GridDiffusionHead:
         """The head for hidden states of this width and segments of this signature."""
@@ -230,7 +230,8 @@ class DiffusionHead(Head):
         self, h: Tensor, y: Tensor, generator: torch.Generator | None, sigma: float | None
     ) -> Tensor:
         if self.bins is None or sigma:
-            return self._log_density(h, y, sigma, generator)
+            log_volume = math.fsum(map(math.log, self.signature.scales))
+            return self._log_density(h, y, sigma, generator) - log_volume
         if self.config.likelihood == "dequantised":
             log_volume = y[0].numel() * math.log(self.bins.width)
             spread = self._dequantised(y, generator)

@@ -27,6 +27,7 @@ from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_settings
 from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
@@ -36,7 +37,9 @@ from mmtok.nn.device import constant
 from mmtok.nn.lora import BasePrecision, LoRA
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
-PackageHeads = Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion
+PackageHeads = (
+    Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion | Regression
+)
 """The package's own heads. A recipe may bring others: subclasses of HeadConfig."""
 
 

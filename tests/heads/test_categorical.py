@@ -164,10 +164,10 @@ def test_half_precision_does_not_reach_the_nats():
     "signature, names",
     [
         (Signature("speech", (5,) * 6), "Parallel() or Chained()"),
-        (Signature("voice", latent_size=4), "FrameDiffusion()"),
+        (Signature("voice", latent_size=4), "FrameDiffusion() or Regression()"),
         (
             Signature("image", latent_size=4, frames=4),
-            "FrameDiffusion(), GridDiffusion() or Cascade()",
+            "FrameDiffusion(), GridDiffusion(), Cascade() or Regression()",
         ),
         (Signature("image", (5,), frames=4), "MaskedDiffusion()"),
         (Signature("text", (5,)), ""),

@@ -1,0 +1,146 @@
+"""Regression: numbers y drawn from a closed distribution whose parameters the condition decides.
+
+The network reads the decoder's hidden state, so the condition may be of any modality, and
+p(y | condition) is exact. In the unit of the caller: where latents are standardised numbers
+(`Signature.scales`), log p has the Jacobian of that, -sum log scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmtok.core.segment import Signature
+from mmtok.diffusion.guidance import guide
+from mmtok.errors import UserError
+from mmtok.heads.base import Callback, Head, HeadConfig, Known
+from mmtok.heads.densities import (
+    Density,
+    Gaussian,
+    GaussianMixture,
+    GeneralisedNormal,
+    NegativeBinomial,
+    Poisson,
+    Student,
+)
+from mmtok.heads.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Regression(HeadConfig):
+    """A frame of latents from a closed distribution, given the state before it.
+
+    Attributes:
+        family: the distribution; of counts (`VectorConfig.counts`) Poisson or NegativeBinomial.
+        hidden: width of the network's one hidden layer; 0: a linear layer.
+    """
+
+    frames = "continuous latents, or counts"
+
+    family: (
+        Gaussian | GeneralisedNormal | Student | GaussianMixture | Poisson | NegativeBinomial
+    ) = Gaussian()
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        if self.hidden < 0:
+            raise UserError(f"Regression: hidden is {self.hidden}; it must be at least 0")
+
+    @classmethod
+    def fits(cls, signature: Signature) -> bool:
+        """Latents that are no cells."""
+        return bool(signature.latent_size) and not signature.cells
+
+    def build(self, width: int, signature: Signature) -> RegressionHead:
+        """The head for hidden states of this width and frames of this signature.
+
+        Raises UserError for counts with a family of real numbers, and the other way round.
+        """
+        return RegressionHead(self, width, signature)
+
+
+class RegressionHead(Head):
+    """Frames (N, D), one for each hidden state."""
+
+    def __init__(self, config: Regression, width: int, signature: Signature):
+        super().__init__(config, signature)
+        self.config: Regression = config
+        self.family = config.family
+        _check_family(config, signature)
+        self.size = signature.latent_size
+        self.log_volume = math.fsum(map(math.log, signature.scales))
+        n_raw = self.family.n_raw(self.size)
+        last = nn.Linear(config.hidden or width, n_raw)
+        with torch.no_grad():
+            last.weight.mul_(0.1)  # so that training starts from `initial`
+            last.bias.copy_(self.family.initial(self.size))
+        layers: list[nn.Module] = [last]
+        if config.hidden:
+            layers = [nn.Linear(width, config.hidden), nn.SiLU(), last]
+        self.network = nn.Sequential(*layers)
+
+    def density(self, hs: Sequence[Tensor], guidance: float = 1.0) -> Density:
+        """The distribution of the latents; of two states, with raw outputs mixed by guidance.
+
+        In float64, as lgamma's and the triangular solver's errors would show in float32.
+        """
+        raw = self.network(hs[0]).double()
+        if len(hs) > 1:
+            raw = guide(raw, self.network(hs[1]).double(), guidance)
+        return self.family.at(raw, self.size)
+
+    def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
+        """-log p (N,)."""
+        return -self.log_prob(h, y)
+
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Log p(y | h) (N,) in nats, of y in the caller's unit; a probability for counts."""
+        y = y.double()
+        if self.family.counts:
+            y = torch.expm1(y).round()
+        return self.density([h]).log_prob(y) - self.log_volume
+
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+    ) -> Tensor:
+        """Draw frames (N, D) in float64; see `Density.sample` for the temperature."""
+        y = self.density(hs, sampling.guidance).sample(sampling.temperature, generator)
+        if not bool(torch.isfinite(y).all()):
+            raise UserError(
+                f"{self.signature.modality}: a draw is NaN or infinite; train again, with a lower"
+                " learning rate"
+            )
+        return torch.log1p(y) if self.family.counts else y
+
+
+def _check_family(config: Regression, signature: Signature) -> None:
+    """Raise UserError for counts and a family of real numbers, and the other way round."""
+    if config.family.counts == signature.counts:
+        return
+    name = type(config.family).__name__
+    m = signature.modality
+    if signature.counts:
+        raise UserError(
+            f"Regression: {m} holds counts, but {name} is of real numbers; set"
+            f" model.heads.{m}.family to Poisson() or NegativeBinomial()"
+        )
+    raise UserError(
+        f"Regression: {m} holds real numbers, but {name} is of counts; set tokenizers.{m}.counts,"
+        f" or model.heads.{m}.family to Gaussian()"
+    )
