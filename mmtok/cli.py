@@ -203,8 +203,8 @@ def sample(
         "compiled": compiled or None,
         "steps": steps,
         "aug_noise": aug_noise,
-        "rows": rows,
-        "columns": columns,
+        "n_rows": rows,
+        "n_columns": columns,
     }
 
     def work(opened: Run) -> list[Path]:

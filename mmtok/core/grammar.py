@@ -321,8 +321,9 @@ def _segment_parts(
             parts.append(_Part(hole, k, i))
         may_end: bool | np.ndarray = open_length
         if vocabulary.signatures[m].rows:
-            may_end, certain, *_ = row_layout(segment.values[:, 0], len(vocabulary.span(m)), m)
-            asked = asked & ~certain
+            layout = row_layout(segment.values[:, 0], len(vocabulary.span(m)), m)
+            may_end = layout.may_end
+            asked = asked & ~layout.certain
         parts.append(_Part(frames[a:b], k, i, scored & asked[a:b], may_end))
     if closed or segment.infill_spans:
         asks_end = scored and _asks_end(segment.asked)

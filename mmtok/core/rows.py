@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from mmtok.errors import UserError
 
 
-class RowLayout(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RowLayout:
     """What is known of codes in rows.
 
     Attributes:

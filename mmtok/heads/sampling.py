@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "float32", "bf16", "int8")
 ROUNDED = ("bf16", "int8")
 LOGIT_SETTINGS = frozenset({"top_k", "top_p", "precision", "compiled"})
 """The special settings of what is drawn from logits: ids of the stream, and codes of channels."""
-ROW_SETTINGS = frozenset({"rows", "columns"})
+ROW_SETTINGS = frozenset({"n_rows", "n_columns"})
 """Those of codes in rows, too."""
 
 REFUSALS = {  # setting -> why a modality that does not know it refuses it
@@ -33,8 +33,8 @@ REFUSALS = {  # setting -> why a modality that does not know it refuses it
         "{modality}: its head cannot be compiled or rounded; leave out compiled and precision"
     ),
     "steps": "{modality} is drawn code by code, not in steps; leave out steps",
-    "rows": "{modality}: its tokenizer takes one size only; leave out rows",
-    "columns": "{modality}: its tokenizer takes one size only; leave out columns",
+    "n_rows": "{modality}: its tokenizer takes one size only; leave out rows",
+    "n_columns": "{modality}: its tokenizer takes one size only; leave out columns",
 }
 
 
@@ -58,8 +58,8 @@ class Sampling:
         steps: of heads that draw in steps (diffusion); 0: as many as the head's config says.
         aug_noise: of a cascade: the share of noise in the picture that the next stage reads, from 0
             to below 1; None: as each stage's config says.
-        rows: of pictures of any size: how many rows of patches; 0: as many as the model draws.
-        columns: likewise how many patches a row has.
+        n_rows: of pictures of any size: how many rows of patches; 0: as many as the model draws.
+        n_columns: likewise how many patches a row has.
     """
 
     temperature: float = 1.0
@@ -71,8 +71,8 @@ class Sampling:
     compiled: bool = False
     steps: int = 0
     aug_noise: float | None = None
-    rows: int = 0
-    columns: int = 0
+    n_rows: int = 0
+    n_columns: int = 0
 
     def __post_init__(self) -> None:
         share = self.aug_noise is None or 0 <= self.aug_noise < 1
@@ -85,17 +85,17 @@ class Sampling:
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
             ("steps", self.steps >= 0, "at least 0, which leaves them to the head"),
             ("aug_noise", share, "a share of noise, at least 0 and below 1"),
-            ("rows", self.rows >= 0, "at least 0, which leaves them to the model"),
-            ("columns", self.columns >= 0, "at least 0, which leaves them to the model"),
+            ("n_rows", self.n_rows >= 0, "at least 0, which leaves them to the model"),
+            ("n_columns", self.n_columns >= 0, "at least 0, which leaves them to the model"),
         ):
             if not fits:
                 raise UserError(f"sampling: {name} is {getattr(self, name)!r}; it must be {what}")
         if self.compiled and self.precision == "int8":
             raise UserError("sampling with int8 weights cannot be compiled; take bf16")
-        n_frames = max(1, self.rows) * (self.columns + 1) + 1
-        if self.columns and n_frames > self.max_frames:
+        n_frames = max(1, self.n_rows) * (self.n_columns + 1) + 1
+        if self.n_columns and n_frames > self.max_frames:
             raise UserError(
-                f"sampling: {max(1, self.rows)} rows of {self.columns} columns take {n_frames}"
+                f"sampling: {max(1, self.n_rows)} rows of {self.n_columns} columns take {n_frames}"
                 f" frames, more than max_frames {self.max_frames}; raise it"
             )
 
@@ -108,8 +108,8 @@ class Sampling:
             "precision": self.precision in ROUNDED,
             "compiled": self.compiled,
             "steps": self.steps > 0,
-            "rows": self.rows > 0,
-            "columns": self.columns > 0,
+            "n_rows": self.n_rows > 0,
+            "n_columns": self.n_columns > 0,
         }
         return [name for name in REFUSALS if in_use[name]]
 

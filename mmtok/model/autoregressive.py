@@ -161,7 +161,7 @@ class AutoregressiveSampler:
         self.in_rows: RowsDrawn | None = None
         if self.signature.rows:
             codes_known = [s.values[:, 0] for s in known]
-            size = (sampling.rows, sampling.columns)
+            size = (sampling.n_rows, sampling.n_columns)
             self.in_rows = RowsDrawn(codes_known, self.signature.levels[0], *size)
         self._keep(self.left != 0)
 

@@ -100,7 +100,7 @@ def test_greedy_drawing_agrees_with_the_scores(lm):
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 2), (0, 4), (2, 0), (1, 1)])
 def test_a_size_that_is_asked_for_is_drawn(lm, generator, assert_valid, rows, columns):
-    sampling = Sampling(max_frames=60, rows=rows, columns=columns)
+    sampling = Sampling(max_frames=60, n_rows=rows, n_columns=columns)
     drawn = generate(lm, [beginning()] * 40, sampling, generator)
     for sampled in drawn:
         assert_valid(lm.vocabulary, sampled)
@@ -117,7 +117,7 @@ def test_of_a_size_codes_are_drawn_as_the_model_has_them_given_it(lm, generator)
     shown = [picture(grid) for grid in grids(1, 1)]
     first = [Segment("image", codes=s.codes[:1], truncated=True) for s in shown]
     p = np.exp(-nats(lm, first))
-    drawn = generate(lm, [beginning()] * 4000, Sampling(rows=1, columns=1), generator)
+    drawn = generate(lm, [beginning()] * 4000, Sampling(n_rows=1, n_columns=1), generator)
     counts = np.bincount([s.segment.codes[0, 0] for s in drawn], minlength=MARK)
     assert np.isclose(p.sum(), 1)
     assert (np.abs(counts - 4000 * p) < 5 * (4000 * p) ** 0.5).all()
@@ -125,14 +125,14 @@ def test_of_a_size_codes_are_drawn_as_the_model_has_them_given_it(lm, generator)
 
 def test_a_size_that_cannot_be_is_refused(lm, toy_lm, generator):
     with pytest.raises(UserError, match="3 rows of 4 columns take 16 frames"):
-        Sampling(rows=3, columns=4, max_frames=15)
+        Sampling(n_rows=3, n_columns=4, max_frames=15)
     with pytest.raises(UserError, match="rows is -1"):
-        Sampling(rows=-1)
+        Sampling(n_rows=-1)
     known = [0, 1, 1, MARK, 0]
     with pytest.raises(UserError, match="the beginning has 3 columns, but 2 are asked for"):
-        generate(lm, [beginning(known)], Sampling(columns=2), generator)
+        generate(lm, [beginning(known)], Sampling(n_columns=2), generator)
     with pytest.raises(UserError, match="the beginning has 1 rows, of 1 that are asked for"):
-        generate(lm, [beginning(known)], Sampling(rows=1), generator)
+        generate(lm, [beginning(known)], Sampling(n_rows=1), generator)
     fixed = toy_lm((Signature("image", (MARK,), frames=4),))
     with pytest.raises(UserError, match="takes one size only; leave out columns"):
-        generate(fixed, [beginning()], Sampling(columns=2), generator)
+        generate(fixed, [beginning()], Sampling(n_columns=2), generator)
