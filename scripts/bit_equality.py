@@ -32,7 +32,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice, product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
 from mmtok.run.tokenise import tokenise
+from mmtok.sources.fsdd import FSDD
 from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
@@ -112,6 +113,19 @@ def make_sounds(folder: Path) -> Path:
     return folder
 
 
+def make_digits(folder: Path) -> Path:
+    """Tones named as recordings of two digits by two speakers, some of them held out."""
+    rng = np.random.default_rng(0)
+    (folder / "digits").mkdir()
+    for i, (digit, name) in enumerate(product(range(2), ("ann", "ben"))):
+        for take in (0, 1, 5, 6, 7):
+            tone = 0.3 * np.sin(np.arange(3000 + 300 * i) * (0.1 + 0.1 * i))
+            samples = tone + rng.uniform(-0.05, 0.05, len(tone))
+            path = folder / "digits" / f"{digit}_{name}_{take}.wav"
+            write_sound(path, samples.astype(np.float32))
+    return folder / "digits"
+
+
 def make_jets(folder: Path) -> Path:
     """Jets of 2 to 15 particles: pt in GeV, eta and phi beside the axis."""
     rng = np.random.default_rng(0)
@@ -166,6 +180,8 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, path=str(make_sounds(data)))
     if isinstance(source, JetFile):
         return replace(source, path=str(make_jets(data)))
+    if isinstance(source, FSDD):
+        return replace(source, path=str(make_digits(data)), n_strings=6)
     raise ValueError(f"{type(source).__name__} is no source that is made small here: add it")
 
 
