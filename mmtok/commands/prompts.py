@@ -90,6 +90,7 @@ def read_segments(
             raise UserError(f"{word} is a folder; name a file in it, or give words")
         if "text" not in run.tokenizers:
             hint = "".join(f"; a number is given as {m}=600" for m in run.recipe.numbers[:1])
+            hint += "".join(f"; a vector is given as {m}=0.5,-1" for m in run.recipe.vectors[:1])
             raise UserError(
                 f"{word}: this run knows no text, only {', '.join(run.tokenizers)}{hint}"
             )
@@ -152,8 +153,8 @@ def is_text(run: Run, word: str) -> bool:
 def _given_field(run: Run, word: str) -> tuple[str, str] | None:
     """The field and the value of a word FIELD=VALUE; None for any other word.
 
-    The fields are those of numbers, those that files give and that are only read (a voice), and
-    those that the recipe's `prompt_format` names.
+    The fields are those of numbers and vectors, those that files give and that are only read (a
+    voice), and those that the recipe's `prompt_format` names.
 
     Raises UserError for a number of a field that is misspelt.
     """
@@ -162,7 +163,8 @@ def _given_field(run: Run, word: str) -> tuple[str, str] | None:
     if not equals or not name:
         return None
     recipe = run.recipe
-    names = {f for f, m in recipe.fields.items() if m in recipe.numbers}
+    words = (*recipe.numbers, *recipe.vectors)
+    names = {f for f, m in recipe.fields.items() if m in words}
     names |= set(fields_of_files(run))
     if recipe.prompt_format:
         names |= set(format_fields(recipe.prompt_format))
@@ -238,6 +240,8 @@ def _field_segment(run: Run, name: str, value: str) -> Segment:
         return _file_segment(run, modality, value, f"{name}={value}")
     if modality == "text":
         return run.encode("text", [value])[0]
+    if modality in run.recipe.vectors:
+        return tokenizer.encode(value)
     with counting([tokenizer]):
         return tokenizer.encode(as_number(value, name))
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from mmtok.commands.sample import NOTHING
-from mmtok.evaluation import images, jets, speech, text
+from mmtok.evaluation import images, jets, speech, text, vectors
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.speech_judged import judged_speech
 from mmtok.evaluation.task import TaskEvaluation
@@ -42,6 +42,10 @@ def task_figures(run: Run) -> dict[tuple[str, ...], TaskFigures]:
     table = dict(TASK_FIGURES)
     for config in run.recipe.tokenizers.values():
         table.update(config.task_figures())
+    for task in run.recipe.tasks:
+        modalities = TaskEvaluation(run, task).modalities
+        if modalities[-1] in run.recipe.vectors and len(task.targets) == 1:
+            table.setdefault(modalities, vectors.posterior_figures)
     return table
 
 

@@ -138,15 +138,15 @@ def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
 
     It draws every channel of every frame independently, at its training frequency, and after every
     frame the end mark. Of latents it draws every dimension independently: from cells at their
-    frequencies where the latents are cells of an axis, else from a Gaussian.
+    frequencies where the latents are cells of an axis, counts from a Poisson distribution, all
+    others from a Gaussian, in the caller's unit where there is one.
 
     Where frames are a set, p is that of the set: the sum over all orders of its frames. (Of a set
     that was cut at a cap it is that of the one list: what was left out decides which orders were
     possible.)
     """
     signature = run.vocabulary.signatures[modality]
-    frames: _Histograms | _Gaussians
-    frames = _Gaussians(signature.latent_size) if is_density(signature) else _Histograms(signature)
+    frames = _unigram_of(signature)
     n_ends = n_frames = 1
     for segment in _training_targets(run, modality):
         n_frames += len(segment)
@@ -184,6 +184,34 @@ def log_orders(frames: np.ndarray) -> float:
     return math.lgamma(len(frames) + 1) - sum(math.lgamma(n + 1) for n in counts.tolist())
 
 
+def _unigram_of(signature: Signature) -> _Histograms | _Gaussians | _Counts:
+    if signature.counts:
+        return _Counts(signature.latent_size)
+    if is_density(signature):
+        return _Gaussians(signature.latent_size, signature.scales)
+    return _Histograms(signature)
+
+
+class _Counts:
+    """The mean count of each dimension (D,), with one more frame of ones: a Poisson rate."""
+
+    def __init__(self, size: int):
+        self.n = 1
+        self.total = np.ones(size)
+
+    def add(self, values: np.ndarray) -> None:
+        """Add frames (T, D) of log(1 + n)."""
+        self.n += len(values)
+        self.total += np.expm1(values.astype(np.float64)).sum(0)
+
+    def nll(self, values: np.ndarray) -> float:
+        """-log p of frames (T, D), in nats, without end marks."""
+        rate = self.total / self.n
+        counts = np.expm1(values.astype(np.float64)).round()
+        factorials = sum(math.lgamma(n + 1) for n in counts.ravel().tolist())
+        return float((rate - counts * np.log(rate)).sum()) + factorials
+
+
 class _Histograms:
     """Counts of each value of each channel, or of each cell of each dimension, plus one."""
 
@@ -218,7 +246,8 @@ class _Gaussians:
     The pair keeps the variance positive. It is what two standardised frames would be.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, scales: Sequence[float] = ()):
+        self.log_volume = math.fsum(map(math.log, scales))
         self.n = 2
         self.total = np.zeros(size)
         self.squares = np.full(size, 2.0)
@@ -234,7 +263,8 @@ class _Gaussians:
         """-log of the density of frames (T, D), in nats, without end marks."""
         mean = self.total / self.n
         variance = self.squares / self.n - mean**2
-        return float((np.square(values - mean) / variance + np.log(2 * np.pi * variance)).sum() / 2)
+        nll = (np.square(values - mean) / variance + np.log(2 * np.pi * variance)).sum() / 2
+        return float(nll) + len(values) * self.log_volume
 
 
 # ---- zero-shot classification

@@ -47,6 +47,7 @@ from mmtok.sources.idx import IdxImages
 from mmtok.sources.images import ImageFolder, ScannedDigits
 from mmtok.sources.interleaved import InterleavedFile
 from mmtok.sources.jets import JetFile
+from mmtok.sources.linear_gaussian import LinearGaussian
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sounds import SoundFolder
@@ -67,6 +68,7 @@ from mmtok.tokenizers.published import SentencePieceFile
 from mmtok.tokenizers.speech import DMelConfig
 from mmtok.tokenizers.speech_latents import LogMelConfig
 from mmtok.tokenizers.text import BytesConfig, SentencePieceConfig
+from mmtok.tokenizers.vectors import VectorConfig
 from mmtok.tokenizers.voices import VoiceConfig
 from mmtok.train.config import TrainConfig
 
@@ -88,6 +90,7 @@ PackageTokenizers = (
     | JetCodesConfig
     | JetLatentsConfig
     | NumberConfig
+    | VectorConfig
     | VoiceConfig
 )
 PackageSources = (
@@ -105,6 +108,7 @@ PackageSources = (
     | JetFile
     | HubTable
     | InterleavedFile
+    | LinearGaussian
 )
 
 
@@ -305,6 +309,11 @@ class Recipe:
     def numbers(self) -> tuple[str, ...]:
         """The modalities that are single numbers, each under a name of its own."""
         return tuple(m for m, c in self.tokenizers.items() if isinstance(c, NumberConfig))
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The modalities that are vectors of quantities, each under a name of its own."""
+        return tuple(m for m, c in self.tokenizers.items() if isinstance(c, VectorConfig))
 
     def _check_modalities(self, where: str, names: Iterable[str]) -> None:
         """Raise UserError for a modality without a tokenizer."""

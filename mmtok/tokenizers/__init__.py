@@ -35,6 +35,7 @@ KINDS = {
     "JetCodes": "jet_codes",
     "JetLatents": "jet_latents",
     "Number": "numbers",
+    "Vector": "vectors",
     "Voice": "voices",
 }
 MODALITIES = ("text", "speech", "image", "jets")
