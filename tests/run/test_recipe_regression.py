@@ -9,13 +9,17 @@ from scipy import stats
 
 from mmtok.cli import main
 from mmtok.core.segment import Document
+from mmtok.data.tasks import Task
 from mmtok.evaluation.evaluate import evaluate
-from mmtok.heads.densities import Poisson
+from mmtok.evaluation.likelihood import unigram_nll
+from mmtok.heads.densities import NegativeBinomial, Poisson
 from mmtok.heads.regression import Regression
 from mmtok.metrics.calibration import pit, uniformity
 from mmtok.run.build import train
 from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import open_run
+from mmtok.sources.hub import HubTable
+from mmtok.tokenizers.vectors import VectorConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "regression.py"
 SHORT = ["--train.steps", "250", "--train.ema_decay", "0", "--train.batch_size", "8"]
@@ -107,3 +111,31 @@ def test_a_recipe_survives_json_and_counts_need_a_family_of_counts():
     assert Recipe.from_json(recipe.to_json()) == recipe and recipe.vectors == ("x", "theta")
     model = replace(recipe.model, heads={"theta": Regression(Poisson())})
     assert Recipe.from_json(replace(recipe, model=model).to_json()).model == model
+
+
+def test_counts_of_a_table_are_scored_with_probabilities(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=600)
+    hits = rng.poisson(np.exp(1 + x))
+    lines = [f"{a},{n}\n" for a, n in zip(x, hits, strict=True)]
+    (tmp_path / "table.csv").write_text("x,hits\n" + "".join(lines))
+    recipe = load_recipe(RECIPE, ["--train.steps", "40", "--train.batch_size", "4"])
+    names = {"x": "x", "hits": "hits"}
+    table = HubTable(str(tmp_path / "table.csv"), names, dict.fromkeys(names, "number"))
+    recipe = replace(
+        recipe,
+        sources=(table,),
+        tokenizers={"x": VectorConfig(), "hits": VectorConfig(counts=True)},
+        tasks=(Task(("x",), ("hits",)),),
+        model=replace(recipe.model, heads={"hits": Regression(NegativeBinomial())}),
+    )
+    train(recipe, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    given = run.tokenizers["x"].encode(0.5)
+    counts = run.tokenizers["hits"].encode_batch(list(range(200)))
+    scored = run.score_documents([Document((given, n), (False, True)) for n in counts])
+    assert abs(np.exp([-each.total for each in scored]).sum() - 1) < 1e-4
+    nll = unigram_nll(run, "hits", counts[:2])
+    training = [e["hits"] for e in run.examples("train")]
+    rate = (sum(training) + 1) / (len(training) + 1)
+    assert abs(nll + stats.poisson(rate).logpmf([0, 1]).sum()) < 1e-4
