@@ -6,8 +6,6 @@ cross_entropy.py. `TRITON_INTERPRET=1` runs the kernels on a CPU, slowly, for te
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -46,7 +44,13 @@ if triton is not None:
 
     @triton.jit
     def _row_sums_kernel(
-        x: Any, target: Any, last_legal: Any, lse: Any, nll: Any, n: Any, BLOCK: tl.constexpr
+        x: tl.tensor,
+        target: tl.tensor,
+        last_legal: tl.tensor,
+        lse: tl.tensor,
+        nll: tl.tensor,
+        n: tl.tensor,
+        BLOCK: tl.constexpr,
     ) -> None:
         """One row: m + log sum_k exp(x_k - m) with the running maximum m of each lane."""
         row = tl.program_id(0).to(tl.int64)
@@ -71,7 +75,12 @@ if triton is not None:
 
     @triton.jit
     def _d_logits_kernel(
-        x: Any, target: Any, last_legal: Any, lse: Any, n: Any, BLOCK: tl.constexpr
+        x: tl.tensor,
+        target: tl.tensor,
+        last_legal: tl.tensor,
+        lse: tl.tensor,
+        n: tl.tensor,
+        BLOCK: tl.constexpr,
     ) -> None:
         """One block of a row after the other: p_k - [k = target], in place."""
         row = tl.program_id(0).to(tl.int64)

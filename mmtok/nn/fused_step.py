@@ -13,7 +13,8 @@ slowly, for tests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ except ImportError:  # torch for CPUs comes without it
 MAX_ROWS = 128  # beyond, torch's own products are as fast
 MIN_PROGRAMS = 264  # two for each multiprocessor of an H100
 MAX_TILE = 8192  # weights that a program holds at a time
+SHARED_RESERVE = 2**14  # bytes of shared memory that the compiler takes for other things
 TIME_BLOCK = 128  # cached positions at a time
 
 
@@ -96,6 +98,8 @@ def linear(
         block_rows = max(16, min(64, triton.next_power_of_2(n_rows)))
     block_out, block_in = _tile(n_out, n_in, block_rows)
     grid = (triton.cdiv(n_out, block_out), triton.cdiv(n_rows, block_rows))
+    n_weights = 1 + (times is not None)
+    tile = block_rows * x.element_size() + block_out * weight.element_size() * n_weights
     _linear_kernel[grid](
         x,
         weight,
@@ -113,9 +117,24 @@ def linear(
         OUT=block_out,
         IN=block_in,
         num_warps=4,
-        num_stages=4,
+        num_stages=_n_stages(block_in * tile, _shared_memory(x.device)),
     )
     return y
+
+
+def _n_stages(tile: int, shared_memory: int) -> int:
+    """How many tiles of so many bytes are on their way at once; one of them is in registers."""
+    return max(1, min(4, (shared_memory - SHARED_RESERVE) // tile + 1))
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may have."""
+    if device.type != "cuda":
+        return 2**16
+    properties = torch.cuda.get_device_properties(device)
+    # torch's stubs do not know the first name
+    return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
 
 
 def _tile(n_out: int, n_in: int, block_rows: int) -> tuple[int, int]:
@@ -177,15 +196,15 @@ if triton is not None:
 
     @triton.jit
     def _linear_kernel(
-        x: Any,
-        weight: Any,
-        weight_2: Any,
-        added: Any,
-        y: Any,
-        n_rows: Any,
-        n_out: Any,
-        n_in: Any,
-        eps: Any,
+        x: tl.tensor,
+        weight: tl.tensor,
+        weight_2: tl.tensor,
+        added: tl.tensor,
+        y: tl.tensor,
+        n_rows: tl.tensor,
+        n_out: tl.tensor,
+        n_in: tl.tensor,
+        eps: tl.tensor,
         NORM: tl.constexpr,
         SWIGLU: tl.constexpr,
         ADD: tl.constexpr,
@@ -261,17 +280,17 @@ if triton is not None:
 
     @triton.jit
     def _attend_kernel(
-        qkv: Any,
-        cache: Any,
-        cos: Any,
-        sin: Any,
-        left_padding: Any,
-        position: Any,
-        y: Any,
-        n_heads: Any,
-        n_kv: Any,
-        capacity: Any,
-        scale: Any,
+        qkv: tl.tensor,
+        cache: tl.tensor,
+        cos: tl.tensor,
+        sin: tl.tensor,
+        left_padding: tl.tensor,
+        position: tl.tensor,
+        y: tl.tensor,
+        n_heads: tl.tensor,
+        n_kv: tl.tensor,
+        capacity: tl.tensor,
+        scale: tl.tensor,
         HALF: tl.constexpr,
         HALF_BLOCK: tl.constexpr,
         TIME: tl.constexpr,
