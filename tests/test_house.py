@@ -395,6 +395,7 @@ TESTED = {"scripts": ROOT / "scripts", "examples": ROOT / "examples"}  # other r
 
 # Tests of no file: laws that hold across rooms.
 ACROSS_ROOMS = {
+    "nn/test_kernels_compile.py": "the kernels of two files, for GPUs that are not here",
     "test_bad_input.py": "wrong files, through every verb",
     "test_bad_input_runs.py": "wrong recipes and runs, through every verb",
     "test_declared_sizes.py": "headers of files that declare too much",
