@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -91,10 +92,8 @@ class DrawStep:
         self.generator = torch.Generator(device)
         self.graph: Any = None
         self.offset_per_step = 0
-
-    def tensors(self) -> list[Tensor]:
-        """The weights that the step reads."""
-        return [*self.trunk.weights(), *self.decoder.tensors()]
+        # the weights where they are now: a model that is moved takes its parameters elsewhere
+        self.read = [x.detach() for x in (*trunk.weights(), *self.decoder.tensors())]
 
     def load(self, sampler: AutoregressiveSampler) -> None:
         """Begin with the state of a sampler that has read its prompts."""
@@ -179,17 +178,25 @@ def captured(step: Callable[[], None], generator: torch.Generator) -> torch.cuda
     """A graph of the step, which is not done while it is captured."""
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
-    stream = torch.cuda.Stream()
+    stream = _side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         graph.capture_begin(capture_error_mode="thread_local")
-        step()
-        graph.capture_end()
+        try:
+            step()
+        finally:  # else everything after an error would be captured too
+            graph.capture_end()
     torch.cuda.current_stream().wait_stream(stream)
     return graph
 
 
-# LM -> what its last step was made for, and the step
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """The stream to capture on: one, as the libraries keep memory for each."""
+    return torch.cuda.Stream(device)
+
+
+# LM -> what its last step was made for, and the step, unless it is in use
 _kept: WeakKeyDictionary[LM, tuple[tuple, DrawStep]] = WeakKeyDictionary()
 
 
@@ -210,6 +217,7 @@ class CapturedSampler(AutoregressiveSampler):
         self._waiting: deque[np.ndarray] = deque()
         self._burst = 1
         self._draw_step: DrawStep | None = None
+        self._key: tuple = ()
         super().__init__(lm, prompts, replace(sampling, compiled=False), generator)
         if not self.alive.any():
             self.rows = self.rows[:0]
@@ -223,14 +231,13 @@ class CapturedSampler(AutoregressiveSampler):
         capacity = capacity_for(self.trunk.length + most)
         settings = replace(self.sampling, max_frames=1)
         key = (self.modality, settings, compiled, len(self.h), capacity, self.precision)
-        last = _kept.get(self.lm)
+        self._key = key
+        last = _kept.pop(self.lm, None)  # others that draw meanwhile make their own
         new = [*self.trunk.weights(), *self.decoder.tensors()]
-        if last is not None and last[0] == key and all_equal(last[1].tensors(), new):
+        if last is not None and last[0] == key and all_equal(last[1].read, new):
             return last[1]
         fixed = FixedStep(self.lm.model, self.trunk, len(self.h), capacity, compiled)
-        step = DrawStep(self, fixed)
-        _kept[self.lm] = key, step
-        return step
+        return DrawStep(self, fixed)
 
     def _draw(self) -> tuple[np.ndarray, Tensor, np.ndarray]:
         assert self._draw_step is not None
@@ -265,9 +272,12 @@ class CapturedSampler(AutoregressiveSampler):
         self._draw_step.rewind(len(self._waiting))
         self._waiting.clear()
         self.generator.set_state(self._draw_step.generator.get_state())
+        _kept[self.lm] = self._key, self._draw_step
 
     def _read(self, values: Tensor) -> None:
         """The step has read them."""
+        self.trunk.length += 1
+        self.trunk.config.check_length(self.trunk.length)
 
 
 def all_equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
@@ -276,7 +286,7 @@ def all_equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
         return False
     equal = []
     for x, y in zip(a, b, strict=True):
-        if x.shape != y.shape or x.dtype != y.dtype:
+        if x.shape != y.shape or x.dtype != y.dtype or x.device != y.device:
             return False
         if x.data_ptr() != y.data_ptr():
             equal.append((x == y).all())

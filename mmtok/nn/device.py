@@ -133,7 +133,7 @@ class Reading:
             self._host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
             self._host.copy_(x.detach(), non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(x.device))
 
     def numbers(self) -> list[float]:
         """The numbers; waits for them."""

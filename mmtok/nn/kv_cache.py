@@ -327,7 +327,7 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     others = [qkv.bias, after_attention, after_mlp]
     for norm in (attention.q_norm, attention.k_norm):
         if norm is not None:
-            others.append(cast(Tensor, norm.weight))
+            others.append(cast(Tensor, norm.weight).detach().clone())
     return Layer(
         qkv=qkv,
         out=out,

@@ -8,6 +8,7 @@ import torch
 
 from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
+from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling
 from mmtok.model import captured
@@ -129,3 +130,58 @@ def test_a_step_is_kept_while_sizes_and_weights_are_equal(lm):
         lm.model.norm.weight.copy_(before)
     assert captured._kept[lm][1] is not step
     assert [x.segment.codes.tolist() for x in changed] == [x.segment.codes.tolist() for x in plain]
+
+
+def test_two_streams_that_are_drawn_by_turns_keep_apart(lm):
+    sampling = Sampling(max_frames=12, precision="float32")
+    asked = [prompts("text", [1, 2]), prompts("text", [3, 4])]
+    alone = [drawn(Staying, lm, given, sampling) for given in asked]
+    with evaluating(lm), torch.inference_mode():
+        samplers = [
+            CapturedSampler(lm, given, sampling, torch.Generator().manual_seed(3))
+            for given in asked
+        ]
+        while any(len(sampler.rows) for sampler in samplers):
+            for sampler in samplers:
+                if len(sampler.rows):
+                    sampler.step()
+    for expected, sampler in zip(alone, samplers, strict=True):
+        for a, b in zip(expected, sampler.results(), strict=True):
+            assert np.array_equal(a.segment.codes, b.segment.codes)
+
+
+def test_norms_of_queries_that_changed_are_read_anew():
+    lm = make_lm(replace(TRUNK, qk_norm="head", head_dim=12))
+    sampling = Sampling(max_frames=15, precision="float32")
+    given = prompts("text", [1, 2])
+    drawn(CapturedSampler, lm, given, sampling)
+    with torch.no_grad():
+        for block in lm.model.blocks():
+            block.self_attn.q_norm.weight.mul_(torch.linspace(-3, 3, 12))
+    plain = drawn(Staying, lm, given, sampling)
+    made = drawn(CapturedSampler, lm, given, sampling)
+    assert [x.segment.codes.tolist() for x in made] == [x.segment.codes.tolist() for x in plain]
+
+
+def test_a_kept_step_holds_on_to_the_weights_that_it_reads():
+    """A graph reads them where they were, so a model that moved must not free them."""
+    lm = make_lm()
+    sampling = Sampling(max_frames=5, precision="float32")
+    drawn(CapturedSampler, lm, prompts("text", [1, 2]), sampling)
+    step = captured._kept[lm][1]
+    before = [x.data_ptr() for x in step.read]
+    for p in lm.parameters():
+        p.data = p.data.clone()
+    assert [x.data_ptr() for x in step.read] == before
+    with torch.no_grad():
+        lm.model.embed_tokens.weight[:, 0] += 1
+    drawn(CapturedSampler, lm, prompts("text", [1, 2]), sampling)
+    assert captured._kept[lm][1] is not step
+
+
+def test_no_more_positions_are_drawn_than_the_trunk_attends_to():
+    lm = make_lm(replace(TRUNK, sliding_window=10))
+    sampling = Sampling(max_frames=40, precision="float32")
+    for kind in (Staying, CapturedSampler):
+        with pytest.raises(UserError, match="11 positions are more than the 10"):
+            drawn(kind, lm, prompts("text", [1, 2]), sampling)
