@@ -127,7 +127,9 @@ class CategoricalHead(Head):
             drawn = torch.cat([drawn, chosen], 1)
             if drawn.shape[1] == len(self.codebook_sizes):
                 return drawn
-            logits = [channels.send(chosen) for channels in streams]
+            # where logits are NaN the value is none, which is for the caller to refuse
+            sent = chosen.clamp(max=mixed.shape[2] - 1)
+            logits = [channels.send(sent) for channels in streams]
 
     def _bounds(self, ceiling: Tensor | None, dtype: torch.dtype) -> Ceiling | None:
         if ceiling is None:

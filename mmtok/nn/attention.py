@@ -174,6 +174,7 @@ def can_use_lengths(device: torch.device, head_size: int) -> bool:
     return (
         USE_LENGTHS
         and torch.is_autocast_enabled(device.type)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
         and head_size % 8 == 0
         and head_size <= 256
     )

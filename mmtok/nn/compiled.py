@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.nn.attention import rotate
+from mmtok.nn.device import missing_for_kernels
 from mmtok.nn.lora import effective_weight
 from mmtok.nn.transformer import Block, Transformer, activate
 
@@ -69,10 +70,8 @@ def compiled_step(
 
 def missing_for_compile(device: torch.device) -> str:
     """What compiling needs and this machine does not have; empty where nothing is missing."""
-    if device.type != "cpu":  # Triton's launchers are C
-        if shutil.which("gcc") or shutil.which("cc"):
-            return ""
-        return "a C compiler (gcc)"
+    if device.type != "cpu":
+        return missing_for_kernels()
     if not shutil.which("g++"):
         return "a C++ compiler (g++)"
     header = Path(sysconfig.get_path("include")) / "Python.h"  # read by the C++ wrapper

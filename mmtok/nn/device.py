@@ -7,8 +7,12 @@ same on every machine.
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
+import sysconfig
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 
 import torch
 
@@ -59,6 +63,7 @@ def _gpu(name: str, index: int) -> torch.device:
         what = "is one GPU" if count == 1 else f"are {count} GPUs"
         raise UserError(f"--device {name}: there {what} here, counted from cuda:0")
     if ":" in name:
+        torch.cuda.set_device(index)  # where kernels are launched and graphs are captured
         return torch.device("cuda", index)
     return torch.device("cuda")
 
@@ -112,7 +117,7 @@ def sum_dtype(device: torch.device) -> torch.dtype:
     return torch.float64
 
 
-@lru_cache(maxsize=1024)
+@cache  # captured graphs read them where they are
 def constant(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Whole numbers as a tensor on a device, copied there once: a copy makes the host wait.
 
@@ -120,6 +125,17 @@ def constant(values: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """
     with torch.inference_mode(False):  # else it could not be used in training later
         return torch.tensor(values, dtype=torch.long, device=device)
+
+
+@lru_cache
+def missing_for_kernels() -> str:
+    """What Triton needs to build its launchers, which are C, and this machine does not have."""
+    compilers = (os.environ.get("CC", "gcc"), "gcc", "cc", "clang")
+    if not any(shutil.which(name) for name in compilers):
+        return "a C compiler (gcc)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python's headers (python3-dev)"
+    return ""
 
 
 class Reading:

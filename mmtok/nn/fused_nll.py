@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmtok.nn.device import missing_for_kernels
+
 try:
     import triton
     import triton.language as tl
@@ -21,7 +23,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def is_fused(x: Tensor) -> bool:
     """Whether the kernels serve these logits."""
-    return triton is not None and x.is_cuda and x.dtype in DTYPES and x.is_contiguous()
+    fits = x.is_cuda and x.dtype in DTYPES and x.is_contiguous()
+    return fits and triton is not None and not missing_for_kernels()
 
 
 def fused_row_sums(x: Tensor, target: Tensor, last_legal: Tensor) -> tuple[Tensor, Tensor]:

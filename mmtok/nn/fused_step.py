@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmtok.nn.device import missing_for_kernels
+
 try:
     import triton
     import triton.language as tl
@@ -176,7 +178,7 @@ def attend_step(
         heads.size**-0.5,
         HALF=half,
         HALF_BLOCK=triton.next_power_of_2(half),
-        TIME=TIME_BLOCK,
+        TIME=max(32, TIME_BLOCK * 32 // max(32, triton.next_power_of_2(half))),
         num_warps=4,
     )
     return y
@@ -187,6 +189,7 @@ def can_fuse(tensors: Sequence[Tensor], n_rows: int) -> bool:
     types = (torch.float32, torch.bfloat16, torch.float16)
     return (
         triton is not None
+        and not missing_for_kernels()
         and n_rows <= MAX_ROWS
         and all(x.is_cuda and x.dtype in types and x.is_contiguous() for x in tensors)
     )

@@ -185,3 +185,13 @@ def test_no_more_positions_are_drawn_than_the_trunk_attends_to():
     for kind in (Staying, CapturedSampler):
         with pytest.raises(UserError, match="11 positions are more than the 10"):
             drawn(kind, lm, prompts("text", [1, 2]), sampling)
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveSampler, CapturedSampler])
+@pytest.mark.parametrize("modality", ["text", "speech", "jets"])
+def test_logits_that_are_no_numbers_are_refused(kind, modality):
+    lm = make_lm()
+    with torch.no_grad():
+        lm.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=f"{modality} logits are not numbers"):
+        drawn(kind, lm, prompts(modality, [2, 3]), Sampling(max_frames=9, precision="float32"))

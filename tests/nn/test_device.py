@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from mmtok.errors import UserError
-from mmtok.nn.device import local_device, resolve_device, resolve_distributed_device, stay_on_cpu
+from mmtok.nn.device import (
+    local_device,
+    missing_for_kernels,
+    resolve_device,
+    resolve_distributed_device,
+    stay_on_cpu,
+)
 
 ROOT = Path(__file__).parents[2]
 ASKS = re.compile(r"(cuda|mps)\.(is_available|device_count)\(")
@@ -37,7 +43,10 @@ def gpus(monkeypatch):
     def there(n):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+        monkeypatch.setattr(torch.cuda, "set_device", used.append)
 
+    used: list[int] = []
+    there.used = used
     there(0)
     return there
 
@@ -48,9 +57,11 @@ def test_names(gpus):
     )
     gpus(2)
     assert resolve_device() == resolve_device("cuda") == torch.device("cuda")
+    assert gpus.used == []
     assert resolve_device("cuda:1") == torch.device("cuda:1") and resolve_device(
         "cpu"
     ) == torch.device("cpu")
+    assert gpus.used == [1]  # kernels are launched on the current device
 
 
 @pytest.mark.parametrize(
@@ -174,3 +185,12 @@ def test_what_needs_float64_is_refused_where_there_is_none(latent_run):
         ),
     ):
         open_run(latent_run("cascade"), device=torch.device("mps")).untrained()
+
+
+def test_kernels_are_not_built_where_there_is_no_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    missing_for_kernels.cache_clear()
+    try:
+        assert missing_for_kernels() == "a C compiler (gcc)"
+    finally:
+        missing_for_kernels.cache_clear()
