@@ -83,12 +83,12 @@ def _nearest_training_images(
         f"Large: samples. Small, below each: the nearest of {len(training):,} training images, by"
         " the distance of the pixels."
     )
+    if len({image.shape for image in (*images, *training)}) == 1:
+        return [training[i] for i in nearest(images, training)], remark
     tokenizer = run.tokenizers["image"]
-    if tokenizer.signature.rows:  # any size
-        side = (tokenizer.config.height, tokenizer.config.width)
-        scaled = (of_one_size(some, *side) for some in (images, training))
-        remark += f" Pixels are compared at {side[0]} x {side[1]} (height x width)."
-        return [training[i] for i in nearest(*scaled)], remark
-    if len({image.shape for image in (*images, *training)}) != 1:
+    if not tokenizer.signature.rows:
         raise UserError("Training images and samples differ in size, so no nearest ones are shown.")
-    return [training[i] for i in nearest(images, training)], remark
+    side = (tokenizer.config.height, tokenizer.config.width)
+    scaled = (of_one_size(some, *side) for some in (images, training))
+    remark += f" Pixels are compared at {side[0]} x {side[1]} (height x width)."
+    return [training[i] for i in nearest(*scaled)], remark

@@ -152,6 +152,10 @@ def test_choices_are_made_where_the_folder_has_none(fitted, tmp_path):
         "image": ["fit=crop", "background=black"],
     }[m]
     assert chosen_preparation(None, m, choices) == PREPARED[m] != DEFAULTS[m]
+    if m == "image":  # pixels are taken in any size, where a fit would do nothing
+        with pytest.raises(UserError, match="leave it out"):
+            tokenize_files(m, [path], tmp_path / "fit.parquet", prepare=choices)
+        choices = ["background=black"]
     with warnings.catch_warnings(action="ignore"):
         tokenize_files(m, [path], tmp_path / "plain.parquet")
         tokenize_files(m, [path], tmp_path / "chosen.parquet", prepare=choices)

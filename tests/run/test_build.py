@@ -108,10 +108,10 @@ def test_a_cut_run_goes_on_to_the_same_weights(tiny_run, tiny_recipe, tmp_path, 
 
     out = tmp_path / "cut"
     for at in (3, 13):
-        update = training_room.Trainer.update
+        launch = training_room.Trainer._launch
         with monkeypatch.context() as patch, pytest.raises(Stop):
             patch.setattr(
-                training_room.Trainer, "update", lambda t: stop(t) if t.step == at else update(t)
+                training_room.Trainer, "_launch", lambda t: stop(t) if t.step == at else launch(t)
             )
             train(tiny_recipe, out)
     train(tiny_recipe, out)

@@ -105,18 +105,18 @@ def test_it_gives_the_same_weights_whether_cut_or_not(
 
     whole = shutil.copytree(unfinished, tmp_path / "whole")
     train(with_steps(tiny_recipe, 28), whole)
-    update = Trainer.update
+    launch = Trainer._launch
 
     def dies(trainer):
         if trainer.step == 24:
             trainer.save()
             raise RuntimeError("killed")
-        return update(trainer)
+        return launch(trainer)
 
-    monkeypatch.setattr(Trainer, "update", dies)
+    monkeypatch.setattr(Trainer, "_launch", dies)
     with pytest.raises(RuntimeError):
         train(with_steps(tiny_recipe, 28), unfinished)
-    monkeypatch.setattr(Trainer, "update", update)
+    monkeypatch.setattr(Trainer, "_launch", launch)
     assert load_weights(unfinished / "checkpoints").state["step"] == 24
     train(with_steps(tiny_recipe, 28), unfinished)
     a = weights(whole)
