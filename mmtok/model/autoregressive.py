@@ -327,6 +327,11 @@ class AutoregressiveSampler:
             x = x.repeat(self.n_streams, 1)
         self.h = self.trunk.forward(x[:, None])[:, 0]
 
+    def close(self) -> None:
+        """Draw no more, also where rows would go on."""
+        if len(self.rows):
+            self._finish()
+
     def _finish(self) -> None:
         """No row goes on."""
         self.rows = self.rows[:0]

@@ -23,6 +23,7 @@ from mmtok.heads.base import Callback
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
 from mmtok.model.autoregressive import AutoregressiveSampler, FrameDecoder
 from mmtok.model.lm import LM
+from mmtok.nn.compiled import can_compile
 from mmtok.nn.device import constant
 from mmtok.nn.fixed_step import FixedStep
 from mmtok.nn.kv_cache import capacity_for
@@ -222,7 +223,8 @@ class CapturedSampler(AutoregressiveSampler):
         if not self.alive.any():
             self.rows = self.rows[:0]
             return
-        self._draw_step = self._prepared(sampling.compiled)
+        compiled = sampling.compiled and can_compile(lm.device)
+        self._draw_step = self._prepared(compiled)
         self._draw_step.load(self)
 
     def _prepared(self, compiled: bool) -> DrawStep:

@@ -84,11 +84,14 @@ def stream(
         return drawn
     with evaluating(lm), torch.inference_mode():
         sampler = make_sampler(lm, prompts, sampling, generator)
-    while len(sampler.rows):
-        with evaluating(lm), torch.inference_mode():  # but not while the caller works
-            rows, frames = sampler.step()
-        if len(rows):
-            yield rows, segment_of(sampler.signature, frames).values
+    try:
+        while len(sampler.rows):
+            with evaluating(lm), torch.inference_mode():  # but not while the caller works
+                rows, frames = sampler.step()
+            if len(rows):
+                yield rows, segment_of(sampler.signature, frames).values
+    finally:  # also where the caller wants no more
+        sampler.close()
     return sampler.results()
 
 

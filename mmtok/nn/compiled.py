@@ -55,17 +55,23 @@ def compiled_step(
     last = _last_compiled.get(trunk)
     if last is not None and last[0] == sizes and last[1].static.has_weights_of(trunk):
         return last[1]
+    if not can_compile(device):
+        return None
+    step = CompiledStep(StaticStep(trunk, dtype))
+    _last_compiled[trunk] = sizes, step
+    return step
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether sampling can be compiled; warns where something is missing."""
     missing = missing_for_compile(device)
     if missing:
         warnings.warn(
             f"compiled sampling needs {missing}, which is not installed: sampling goes on"
             " uncompiled",
-            stacklevel=2,
+            stacklevel=3,
         )
-        return None
-    step = CompiledStep(StaticStep(trunk, dtype))
-    _last_compiled[trunk] = sizes, step
-    return step
+    return not missing
 
 
 def missing_for_compile(device: torch.device) -> str:

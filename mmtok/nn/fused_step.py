@@ -31,7 +31,7 @@ MAX_ROWS = 128  # beyond, torch's own products are as fast
 MIN_PROGRAMS = 264  # two for each multiprocessor of an H100
 MAX_TILE = 8192  # weights that a program holds at a time
 SHARED_RESERVE = 2**14  # bytes of shared memory that the compiler takes for other things
-TIME_BLOCK = 128  # cached positions at a time
+TIME_BLOCK = 128  # cached positions at a time, of heads of up to 64
 
 
 class FusedLayer(NamedTuple):
@@ -178,10 +178,15 @@ def attend_step(
         heads.size**-0.5,
         HALF=half,
         HALF_BLOCK=triton.next_power_of_2(half),
-        TIME=max(32, TIME_BLOCK * 32 // max(32, triton.next_power_of_2(half))),
+        TIME=_positions_at_a_time(half),
         num_warps=4,
     )
     return y
+
+
+def _positions_at_a_time(half: int) -> int:
+    """Cached positions of a tile: fewer of large heads, so that tiles stay in registers."""
+    return max(32, TIME_BLOCK * 32 // max(32, triton.next_power_of_2(half)))
 
 
 def can_fuse(tensors: Sequence[Tensor], n_rows: int) -> bool:

@@ -12,6 +12,7 @@ from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling
 from mmtok.model import captured
+from mmtok.model import generate as generate_room
 from mmtok.model.autoregressive import AutoregressiveSampler
 from mmtok.model.captured import CapturedSampler
 from mmtok.model.lm import LM, DecoderConfig, evaluating
@@ -195,3 +196,18 @@ def test_logits_that_are_no_numbers_are_refused(kind, modality):
         lm.model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match=f"{modality} logits are not numbers"):
         drawn(kind, lm, prompts(modality, [2, 3]), Sampling(max_frames=9, precision="float32"))
+
+
+def test_a_stream_that_is_closed_early_moves_the_generator_on_and_keeps_its_step(lm, monkeypatch):
+    monkeypatch.setattr(generate_room, "make_sampler", CapturedSampler)
+    sampling = Sampling(max_frames=40, precision="float32")
+    given = prompts("speech", [0, 2])
+    generator = torch.Generator().manual_seed(3)
+    firsts = []
+    for _ in range(3):
+        drawing = generate_room.stream(lm, given, sampling, generator)
+        firsts.append(next(drawing)[1].tolist())
+        drawing.close()
+        firsts.append(captured._kept[lm][1])
+    assert firsts[0] != firsts[2] != firsts[4] != firsts[0]
+    assert firsts[1] is firsts[3] is firsts[5]
