@@ -96,7 +96,7 @@ def test_the_items_pass_through_and_the_count_is_said(capsys):
     assert out == "" and err == "count: 3/3 things (0 s)\n"
 
 
-def test_lines_come_no_faster_than_asked(capsys):
+def test_lines_come_no_faster_than_asked(capsys, clock):
     with Progress("a", 100, every_s=1000) as slow, Progress("b", 3, every_s=0) as quick:
         for _ in range(3):
             slow.advance()
