@@ -105,10 +105,10 @@ def test_a_large_vocabulary_costs_a_long_prompt_no_listing_of_its_ids():
         vocabulary, Document((Segment("text", codes=np.arange(2000)[:, None]),), (True,))
     )
     state = START
-    start = time.perf_counter()
+    start = time.process_time()
     for id in stream.ids:
         state = advance(vocabulary, state, int(id))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 # ---- documents to streams and back
