@@ -16,6 +16,7 @@ from mmtok.core.units import counted, customary, is_density
 from mmtok.data.subset import random_subset
 from mmtok.data.tasks import Task
 from mmtok.evaluation.task import MAX_CLASSES, TaskEvaluation
+from mmtok.io.terminal import print_status
 from mmtok.model.likelihood import LogLikelihood
 from mmtok.model.lm import LM
 from mmtok.run.run import Run
@@ -45,6 +46,9 @@ def held_out_scores(run: Run) -> dict[str, dict[str, float | int | str]]:
     untrained = run.untrained()
     figures: dict[str, dict[str, float | int | str]] = {}
     for m, docs in documents.items():
+        if reason := run.lm.no_score(m):
+            print_status(f"not scoring {m}: {reason}")
+            continue
         targets = [d.target for d in docs]
         total = sum(n_units(run, segment) for segment in targets)
         if not total:

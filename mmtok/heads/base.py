@@ -116,6 +116,11 @@ class Head(nn.Module, ABC):
         return self.config.kind
 
     @property
+    def no_score(self) -> str:
+        """Why `log_prob` refuses, whatever it is asked; "" where it does not."""
+        return ""
+
+    @property
     def autoregressive(self) -> bool:
         """Whether it fills in one frame at a time; else all frames of a segment."""
         return self.config.autoregressive

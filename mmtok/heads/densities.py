@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmtok.diffusion.random import inverse_cdf, normal_like, uniform
 from mmtok.errors import UserError
+from mmtok.heads.base import Kind
 
 LOG_2PI = math.log(2 * math.pi)
 MOST_LOG_SCALE = 12.0  # scales are within exp(-12) to exp(12) of the latents' own unit
@@ -29,6 +30,10 @@ class Density(ABC):
     @abstractmethod
     def log_prob(self, y: Tensor) -> Tensor:
         """Log p of y (N, D), in nats: (N,)."""
+
+    def loss(self, y: Tensor) -> Tensor:
+        """What training lowers (N,): -log p, unless the family is trained by another loss."""
+        return -self.log_prob(y)
 
     @abstractmethod
     def sample(self, temperature: float, generator: torch.Generator) -> Tensor:
@@ -44,9 +49,13 @@ class Family(ABC):
     """Base of a family's settings, which are a frozen dataclass.
 
     counts: whether it is of counts, 0, 1, 2 and so on; else of real numbers.
+    kind: what its log p is.
+    no_score: why there is no log p; "" where there is one.
     """
 
     counts: ClassVar[bool] = False
+    kind: ClassVar[Kind] = "exact"
+    no_score: ClassVar[str] = ""
 
     @abstractmethod
     def n_raw(self, size: int) -> int:
@@ -61,7 +70,7 @@ class Family(ABC):
         return torch.zeros(self.n_raw(size))
 
 
-def _log_scale(raw: Tensor) -> Tensor:
+def bounded_log_scale(raw: Tensor) -> Tensor:
     """Any number -> a log scale in the legal range; near 0 the number itself."""
     return MOST_LOG_SCALE * torch.tanh(raw / MOST_LOG_SCALE)
 
@@ -100,7 +109,7 @@ class Gaussian(Family):
     def at(self, raw: Tensor, size: int) -> Density:
         """Raw outputs: D means, D log variances, then rows of L below the diagonal, over L_ii."""
         mean, log_variance, below = raw.split([size, size, raw.shape[1] - 2 * size], 1)
-        log_diagonal = _log_scale(log_variance / 2)
+        log_diagonal = bounded_log_scale(log_variance / 2)
         unit = torch.eye(size, dtype=raw.dtype, device=raw.device).repeat(len(raw), 1, 1)
         if self.full:
             rows, columns = torch.tril_indices(size, size, -1, device=raw.device)
@@ -144,7 +153,9 @@ class GeneralisedNormal(Family):
     def at(self, raw: Tensor, size: int) -> Density:
         """Raw outputs: D mu, D log alpha, D of beta."""
         mean, scale, shape = raw.split(size, 1)
-        return GeneralisedNormalDensity(mean, _log_scale(scale), _between(shape, 0.5, 8.0, 2.0))
+        return GeneralisedNormalDensity(
+            mean, bounded_log_scale(scale), _between(shape, 0.5, 8.0, 2.0)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +194,7 @@ class Student(Family):
     def at(self, raw: Tensor, size: int) -> Density:
         """Raw outputs: D locations, D log scales, D of nu."""
         mean, scale, freedom = raw.split(size, 1)
-        return StudentDensity(mean, _log_scale(scale), _between(freedom, 0.5, 200.0, 8.0))
+        return StudentDensity(mean, bounded_log_scale(scale), _between(freedom, 0.5, 200.0, 8.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +252,7 @@ class GaussianMixture(Family):
         k = self.components
         logits, mean, scale = raw.split([k, k * size, k * size], 1)
         shape = (-1, k, size)
-        return MixtureDensity(logits, mean.reshape(shape), _log_scale(scale.reshape(shape)))
+        return MixtureDensity(logits, mean.reshape(shape), bounded_log_scale(scale.reshape(shape)))
 
 
 @dataclass(frozen=True, eq=False)

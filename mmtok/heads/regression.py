@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmtok.core.segment import Signature
 from mmtok.diffusion.guidance import guide
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Head, HeadConfig, Known
+from mmtok.heads.base import Callback, Head, HeadConfig, Kind, Known
 from mmtok.heads.densities import (
     Density,
     Gaussian,
@@ -27,6 +27,7 @@ from mmtok.heads.densities import (
     Poisson,
     Student,
 )
+from mmtok.heads.quantiles import AbsoluteError, Quantiles, SquaredError
 from mmtok.heads.sampling import Sampling
 
 
@@ -36,13 +37,22 @@ class Regression(HeadConfig):
 
     Attributes:
         family: the distribution; of counts (`VectorConfig.counts`) Poisson or NegativeBinomial.
+            Quantiles, SquaredError and AbsoluteError are not trained by their likelihood.
         hidden: width of the network's one hidden layer; 0: a linear layer.
     """
 
     frames = "continuous latents, or counts"
 
     family: (
-        Gaussian | GeneralisedNormal | Student | GaussianMixture | Poisson | NegativeBinomial
+        Gaussian
+        | GeneralisedNormal
+        | Student
+        | GaussianMixture
+        | Poisson
+        | NegativeBinomial
+        | Quantiles
+        | SquaredError
+        | AbsoluteError
     ) = Gaussian()
     hidden: int = 128
 
@@ -83,6 +93,16 @@ class RegressionHead(Head):
             layers = [nn.Linear(width, config.hidden), nn.SiLU(), last]
         self.network = nn.Sequential(*layers)
 
+    @property
+    def kind(self) -> Kind:
+        """The family's."""
+        return self.family.kind
+
+    @property
+    def no_score(self) -> str:
+        """Why the family has no log p; "" where it has one."""
+        return self.family.no_score
+
     def density(self, hs: Sequence[Tensor], guidance: float = 1.0) -> Density:
         """The distribution of the latents; of two states, with raw outputs mixed by guidance.
 
@@ -94,8 +114,10 @@ class RegressionHead(Head):
         return self.family.at(raw, self.size)
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
-        """-log p (N,)."""
-        return -self.log_prob(h, y)
+        """-log p (N,), or what else the family is trained by, then of the latents."""
+        if self.kind == "exact":
+            return -self.log_prob(h, y)
+        return self.density([h]).loss(y.double())
 
     def log_prob(
         self,
@@ -104,7 +126,12 @@ class RegressionHead(Head):
         generator: torch.Generator | None = None,
         ceiling: Tensor | None = None,
     ) -> Tensor:
-        """Log p(y | h) (N,) in nats, of y in the caller's unit; a probability for counts."""
+        """Log p(y | h) (N,) in nats, of y in the caller's unit; a probability for counts.
+
+        Raises UserError for a family that has none.
+        """
+        if self.no_score:
+            raise UserError(f"{self.signature.modality}: {self.no_score}")
         y = y.double()
         if self.family.counts:
             y = torch.expm1(y).round()

@@ -190,6 +190,13 @@ class LM(nn.Module):
             return "exact"
         return head.kind
 
+    def no_score(self, modality: str) -> str:
+        """Why this modality cannot be scored; "" where it can."""
+        head = self.head(modality)
+        if head is None:
+            return ""
+        return head.no_score
+
     def autoregressive(self, modality: str) -> bool:
         """Whether segments of this modality are drawn frame after frame, not all frames at once."""
         head = self.head(modality)

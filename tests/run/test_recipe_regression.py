@@ -13,6 +13,7 @@ from mmtok.data.tasks import Task
 from mmtok.evaluation.evaluate import evaluate
 from mmtok.evaluation.likelihood import unigram_nll
 from mmtok.heads.densities import NegativeBinomial, Poisson
+from mmtok.heads.quantiles import SquaredError
 from mmtok.heads.regression import Regression
 from mmtok.metrics.calibration import pit, uniformity
 from mmtok.run.build import train
@@ -48,6 +49,7 @@ def drawn(run, x, n, **settings):
     return np.stack(rows).reshape(len(x), n, -1)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_exact_posterior_in_the_callers_unit(run):
     x, theta = held_out(run)
     mean, covariance = run.recipe.sources[0].posterior(x)
@@ -60,6 +62,7 @@ def test_scores_are_those_of_the_exact_posterior_in_the_callers_unit(run):
     assert {each.kind for each in scored} == {"exact"}
 
 
+@pytest.mark.slow
 def test_mean_covariance_pit_and_coverage_are_the_posteriors(run):
     x, theta = (y[:N] for y in held_out(run))
     mean, covariance = run.recipe.sources[0].posterior(x)
@@ -80,6 +83,7 @@ def test_mean_covariance_pit_and_coverage_are_the_posteriors(run):
         assert abs(inside.mean() - level) < 0.02
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_run(run):
     figures = evaluate(run)
     of_task = figures["theta_from_x"]
@@ -92,6 +96,7 @@ def test_the_figures_of_the_run(run):
     assert abs(score["nats_per_frame_unigram"] - np.log(2 * np.pi * np.e)) < 0.15
 
 
+@pytest.mark.slow
 def test_the_command_line_serves_it(run, tmp_path, capsys):
     folder = str(run.folder)
     words = ["sample", folder, "--prompt", "x=0.5,-1,2", "--to", "theta", "-n", "4"]
@@ -113,6 +118,20 @@ def test_a_recipe_survives_json_and_counts_need_a_family_of_counts():
     assert Recipe.from_json(replace(recipe, model=model).to_json()).model == model
 
 
+@pytest.mark.slow
+def test_a_family_without_scores_is_evaluated_without_them(tmp_path, capsys):
+    small = ["--sources.0.n_train", "200", "--sources.0.n_heldout", "20"]
+    recipe = load_recipe(RECIPE, ["--train.steps", "5", "--n_samples", "5", *small])
+    model = replace(recipe.model, heads={"theta": Regression(SquaredError())})
+    train(replace(recipe, model=model), tmp_path / "run")
+    figures = evaluate(open_run(tmp_path / "run"))
+    assert figures["score"] == {} and figures["theta_from_x"]["coverage_95"] == [0.0, 0.0]
+    assert "not scoring theta: SquaredError learns a mean" in capsys.readouterr().err
+    words = ["score", str(tmp_path / "run"), "theta=1,2", "--condition", "x=1,2,3"]
+    assert main(words) == 2 and "has no probability" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_counts_of_a_table_are_scored_with_probabilities(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=600)
