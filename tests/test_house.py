@@ -63,6 +63,7 @@ LATE = {
     "uproot",
     "h5py",
     "pillow_heif",
+    "zuko",
 }
 
 

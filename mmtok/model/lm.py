@@ -26,6 +26,7 @@ from mmtok.heads.base import Head, HeadConfig, Kind
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
+from mmtok.heads.flows import NormalisingFlow
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_settings
@@ -38,7 +39,14 @@ from mmtok.nn.lora import BasePrecision, LoRA
 from mmtok.nn.transformer import Transformer, TransformerConfig
 
 PackageHeads = (
-    Parallel | Chained | FrameDiffusion | GridDiffusion | Cascade | MaskedDiffusion | Regression
+    Parallel
+    | Chained
+    | FrameDiffusion
+    | GridDiffusion
+    | Cascade
+    | MaskedDiffusion
+    | Regression
+    | NormalisingFlow
 )
 """The package's own heads. A recipe may bring others: subclasses of HeadConfig."""
 
