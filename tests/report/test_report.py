@@ -21,7 +21,7 @@ from mmtok.data.image_preparation import read_image
 from mmtok.data.tasks import Task
 from mmtok.errors import UserError
 from mmtok.nn.audio import MelSpec
-from mmtok.report import plots
+from mmtok.report import images, plots
 from mmtok.report.html import one_line, thumbnail
 from mmtok.report.report import sample_section, write_report
 from mmtok.report.samples import find_samples
@@ -240,6 +240,30 @@ def test_below_a_sample_lies_its_nearest_training_image(finished_page):
     for strip in strips:
         sample, near = (np.array(Image.open(io.BytesIO(data))) for _, data in uris(strip))
         np.testing.assert_array_equal(sample, near)
+        assert "<figcaption>0</figcaption>" in strip
+
+
+def test_held_out_images_say_how_far_is_far(finished_page, tmp_path):
+    run = fresh_run(tmp_path)
+    train, heldout = ([e["image"] for e in run.examples(part)] for part in ("train", "heldout"))
+    differences = np.stack(heldout)[:, None].astype(float) - np.stack(train)
+    nearest = np.sqrt(np.square(differences).mean((2, 3))).min(1)
+    assert f"For held-out images it is {np.median(nearest):.0f}" in finished_page
+
+
+def test_copies_by_the_tokenizer_lie_below_held_out_images(tmp_path):
+    run = fresh_run(tmp_path)
+    rough = PixelsConfig(8, 8, n_levels=3).build()
+    run.__dict__["tokenizers"] = {"image": rough}
+    title, _, pairs = images._round_trips(run)
+    heldout = [example["image"] for example in run.examples("heldout")]
+    shown = [np.array(Image.open(io.BytesIO(data))) for _, data in uris(pairs)]
+    assert "Copies by the tokenizer" in title and len(shown) == 2 * len(heldout)
+    for image, copy in zip(shown[::2], shown[1::2]):
+        assert any(np.array_equal(image, one) for one in heldout)
+        assert np.array_equal(copy, rough.decode(rough.encode(image)))
+    run.__dict__["tokenizers"] = {"image": PixelsConfig(8, 8, n_levels=256).build()}
+    assert images._round_trips(run) == []
 
 
 def test_what_others_wrote_is_escaped(finished_page):
