@@ -34,7 +34,7 @@ from mmtok.heads.diffusion import GridDiffusion
 from mmtok.heads.sampling import Sampling
 from mmtok.io.files import write_text
 from mmtok.io.terminal import print_status
-from mmtok.metrics.images import ImageJudge, flat_pixels, frechet, train_image_judge
+from mmtok.metrics.images import ImageJudge, frechet, train_pixel_judge
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.unet import UNetConfig
@@ -198,7 +198,7 @@ class Judged:
         images, labels = source.load("train")
         chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:N_JUDGE])
         names = [NAMES[k] for k in labels[chosen]]
-        self.judge: ImageJudge = train_image_judge(list(images[chosen]), names)
+        self.judge: ImageJudge = train_pixel_judge(list(images[chosen]), names)
         images, labels = source.load("heldout")
         self.accuracy_real = self.judge.accuracy(images, [NAMES[k] for k in labels])
         features = self.features(images)
@@ -211,7 +211,7 @@ class Judged:
 
     def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(N, 10): the judge's decision values."""
-        return self.judge._classifier.decision_function(flat_pixels(images))
+        return self.judge.decision_values(images)
 
     def distance(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         """Fréchet distance and its standard error."""

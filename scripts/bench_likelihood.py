@@ -276,11 +276,7 @@ def judged(run: Run) -> dict[str, float]:
     """
     clean = list(ScannedDigits().clean().examples("train"))
     judge = train_image_judge([e["image"] for e in clean], [e["caption"] for e in clean])
-
-    def features(scans: Sequence[np.ndarray]) -> np.ndarray:
-        flat = np.stack(scans).reshape(len(scans), -1) / 255
-        return judge._classifier.decision_function(flat)
-
+    features = judge.decision_values
     images, names = held_out(run)
     classes = sorted(set(names))
     asked = [classes[i % len(classes)] for i in range(N_SAMPLES)]
