@@ -34,7 +34,7 @@ from mmtok.data.tokens import TokenFile, read_tokens, write_tokens
 from mmtok.nn.precision import resolve_precision
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.tokenizers.text import SentencePieceConfig
-from mmtok.train.image_fit import products_in
+from mmtok.train.network_fit import products_in
 
 REPEATS = 7
 TRUNKS = (

@@ -39,6 +39,7 @@ from mmtok.run.streaming import TokenStream
 from mmtok.run.tokenise import tokenise
 from mmtok.run.training import loader_of, save_model, train_decoder
 from mmtok.tokenizers.base import TokenizerConfig
+from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.patches import NetworkConfig
 from mmtok.train.checkpoint import has_checkpoint
 from mmtok.train.checks import (
@@ -59,7 +60,7 @@ __all__ = ["Run", "fit", "open_run", "start_run", "tokenise", "train"]
 N_FIT = 4_000  # the most signals that a tokenizer is fitted to
 N_TRAIN = 20_000  # the most clips that a vocoder is trained on; they are kept in memory
 N_FIDELITY = 64  # held-out signals that its fidelity is measured on
-N_HELDOUT_IMAGES = 1000  # of networks of images
+N_HELDOUT_NETWORK = 1000  # where networks make its codes
 
 
 # ---- the folder
@@ -194,8 +195,8 @@ def _fit_one(run: Run, modality: str) -> None:
 
 def _n_heldout(config: TokenizerConfig) -> int:
     """How many held-out signals figures are of: a codebook's use is that of all its codes."""
-    if isinstance(config, NetworkConfig):
-        return N_HELDOUT_IMAGES
+    if isinstance(config, (NetworkConfig, JetVQConfig)):
+        return N_HELDOUT_NETWORK
     return N_FIDELITY
 
 

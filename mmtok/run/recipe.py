@@ -61,6 +61,7 @@ from mmtok.tokenizers.image_latents import KLPatchesConfig, PixelLatentsConfig
 from mmtok.tokenizers.images import PixelsConfig, VQPatchesConfig
 from mmtok.tokenizers.jet_codes import JetCodesConfig
 from mmtok.tokenizers.jet_latents import JetLatentsConfig
+from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.numbers import NumberConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
@@ -89,6 +90,7 @@ PackageTokenizers = (
     | JetGridConfig
     | JetCodesConfig
     | JetLatentsConfig
+    | JetVQConfig
     | NumberConfig
     | VectorConfig
     | VoiceConfig

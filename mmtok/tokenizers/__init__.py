@@ -34,6 +34,7 @@ KINDS = {
     "JetGrid": "jets",
     "JetCodes": "jet_codes",
     "JetLatents": "jet_latents",
+    "JetVQ": "jet_vq",
     "Number": "numbers",
     "Vector": "vectors",
     "Voice": "voices",

@@ -4,57 +4,37 @@ Codes: van den Oord et al. 2017 (VQ-VAE) with one of the quantisers of mmtok.tra
 Latents: Kingma and Welling 2014, with the weight of the KL term as a setting (Rombach et al. 2022,
 section 3.1). Both: Esser et al. 2021 (VQGAN, arXiv 2012.09841) for the perceptual term and the
 discriminator.
-
-Random numbers come from torch's global generator, from which vector-quantize-pytorch draws too. Its
-state is in checkpoints with all else, so a training that goes on has the same weights, bit for bit
-on the same machine with as many threads.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmtok.core.units import psnr_db
 from mmtok.errors import UserError
-from mmtok.io.overrides import leaves
 from mmtok.io.serialize import to_plain
-from mmtok.io.terminal import print_status
 from mmtok.nn.autoencoder import KLAutoencoder, PatchAutoencoder, Posterior
 from mmtok.nn.precision import Precision
 from mmtok.nn.quantize import codebook_figures
-from mmtok.nn.weight_decay import decay_groups
 from mmtok.tokenizers.any_size import AnySizePatches, AnySizePatchesConfig
 from mmtok.tokenizers.image_latents import KLPatches, KLPatchesConfig
 from mmtok.tokenizers.images import VQPatches, VQPatchesConfig
 from mmtok.tokenizers.patches import IMAGES_AT_ONCE, to_tensor
-from mmtok.tokenizers.quantizers import FSQ, LFQ, VQ, ResidualVQ
-from mmtok.train.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from mmtok.tokenizers.quantizers import VQ, ResidualVQ
 from mmtok.train.image_losses import Losses
 from mmtok.train.image_tiles import tiles
+from mmtok.train.network_fit import NetworkFit, Report, collapse, products_in, seeded
 from mmtok.train.quantizers import Learner, learner
-from mmtok.train.trainer import Interrupted, stop_signals
 
-CPU = torch.device("cpu")  # where tokenizers learn
 BATCH = 32  # images per step
 LEARNING_RATE = 4e-3
-WARM_STEPS = 50
-WEIGHT_DECAY = 0.01
 # Standard deviation of noise on half of the images that the encoder reads, whose values are in
 # [-1, 1]. The decoder learns to return the clean image.
 PIXEL_NOISE = 0.06
@@ -62,18 +42,6 @@ PIXEL_NOISE = 0.06
 # seeds).
 START_PER_CODE = 16
 N_HEALTH = 1000  # images that the log's figures are of at most, where none are held out
-N_LINES = 7  # of the log, about
-CHECKPOINT_EVERY = 500  # steps
-# Fewer than this share of the codes that as many even draws would show is a collapse.
-COLLAPSED = 0.5
-REMEDIES = {
-    VQ: "set quantizer.normalised, or quantizer.n_codes lower, or take the quantizer FSQ",
-    ResidualVQ: "set quantizer.n_codes or quantizer.n_books lower",
-    FSQ: "train for more steps, or set fewer quantizer.n_levels",
-    LFQ: "set quantizer.entropy_weight higher, or quantizer.n_bits lower",
-}
-
-Report = Callable[[int, int, str], None]
 
 
 class Autoencoding(ABC):
@@ -126,7 +94,7 @@ class Autoencoding(ABC):
     def _figures(self, frames: Tensor) -> dict[str, float]:
         return {}
 
-    def remark(self, figures: dict[str, float], n_images: int) -> str:
+    def remark(self, figures: Mapping[str, float], n_images: int) -> str:
         """What is wrong with figures of `health` of so many images, and what to do; or ""."""
         return ""
 
@@ -183,17 +151,11 @@ class Codes(Autoencoding):
         use, perplexity = codebook_figures(frames, self.config.quantizer.levels)
         return {"codebook_use": use, "codebook_perplexity": perplexity}
 
-    def remark(self, figures: dict[str, float], n_images: int) -> str:
+    def remark(self, figures: Mapping[str, float], n_images: int) -> str:
         """A codebook of which few codes are used."""
-        n_codes = self.config.quantizer.levels[0]
-        even = 1 - math.exp(-n_images * self.config.n_patches / n_codes)
-        use = figures["codebook_use"]
-        if use >= COLLAPSED * even:
-            return ""
-        return (
-            f"image: only {use:.1%} of the {n_codes:,} codes are used, where as many even draws"
-            f" would show {even:.1%}: {REMEDIES[type(self.config.quantizer)]}"
-        )
+        n_frames = n_images * self.config.n_patches
+        said = collapse(figures["codebook_use"], self.config.quantizer, n_frames)
+        return said and f"image: {said}"
 
     def tokenizer(self) -> VQPatches:
         """With the codebook as it stands."""
@@ -247,148 +209,58 @@ KINDS: dict[type, tuple[str, type[Autoencoding]]] = {
 }
 
 
-class ImageFit:
-    """The state of such a training; checkpoints and a log are in `folder`."""
+class ImageFit(NetworkFit):
+    """The state of such a training."""
+
+    what = "image tokenizer"
+    learning_rate = LEARNING_RATE
 
     def __init__(
         self, problem: Autoencoding, heldout: Tensor, seed: int, folder: Path, progress: Report
     ):
+        config = problem.config
+        settings = to_plain(config) | {"seed": seed, "n_images": len(problem.images)}
+        network = problem.network
+        super().__init__(network, problem.between, config.steps, settings, folder, progress)
         self.problem = problem
         self.heldout = heldout  # that figures are of
-        self.steps: int = problem.config.steps
-        self.folder = folder
-        self.progress = progress
-        self.settings = to_plain(problem.config) | {"seed": seed, "n_images": len(problem.images)}
-        self.step = 0
-        self.sums: dict[str, float] = {}  # of the losses since the last line of the log
-        self.names = {p: name for name, p in problem.network.named_parameters()}
-        self.optimizer = torch.optim.AdamW(decay_groups(WEIGHT_DECAY, problem.network))
-        self.losses = Losses(problem.config, self.steps)
-        self.has_warned = False
+        self.losses = Losses(config, self.steps)
 
-    def run(self) -> Any:
-        """Train to the last step; the tokenizer.
+    def start(self) -> None:
+        """The problem's."""
+        self.problem.start()
 
-        After Ctrl-C or SIGTERM writes a checkpoint and raises Interrupted: the same call goes on.
-        """
+    def parts(self) -> dict[str, Tensor]:
+        """Of images, and of what lies between the networks."""
         problem = self.problem
-        if not self.resume():
-            problem.start()
-        with stop_signals() as stops:
-            while self.step < self.steps:
-                self.update()
-                self.progress(self.step, self.steps, "")
-                if self._is_due(math.ceil(self.steps / N_LINES)):
-                    self._log()
-                if stops or self.step % CHECKPOINT_EVERY == 0:
-                    self.save()
-                if stops and self.step < self.steps:
-                    raise Interrupted(
-                        f"the image tokenizer is trained to step {self.step}; the same command goes"
-                        " on from there"
-                    )
-        return problem.tokenizer()
+        wanted = problem.images[torch.randint(len(problem.images), (BATCH,))]
+        made, further = problem.decoded(wanted)
+        self._seen = (made.detach(), wanted)
+        return self.losses.parts(made, wanted, problem.network.decoder, self.step) | further
 
-    def update(self) -> None:
-        """One step."""
-        problem = self.problem
-        for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.step, self.steps)
-        target = problem.images[torch.randint(len(problem.images), (BATCH,))]
-        decoded, further = problem.decoded(target)
-        parts = self.losses.parts(decoded, target, problem.network.decoder, self.step)
-        parts |= further
-        error = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad()
-        error.backward()
-        norm = nn.utils.clip_grad_norm_(problem.network.parameters(), 1.0)
-        if not math.isfinite(norm):
-            raise UserError(
-                f"the image tokenizer's gradient is not finite at step {self.step}: lower the"
-                " weights of its losses"
-            )
-        self.optimizer.step()
-        self.losses.update(decoded.detach(), target, self.step)
-        self.step += 1
-        for name, value in parts.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+    def after_step(self) -> None:
+        """One step of the discriminator."""
+        self.losses.update(*self._seen, self.step)
 
-    def _is_due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.steps
+    def health(self) -> dict[str, float]:
+        """The problem's."""
+        return self.problem.health(self.heldout)
 
-    def _log(self) -> None:
-        """A line on stderr and in log.jsonl: losses since the last one, figures of held-out images.
+    def remark(self, figures: Mapping[str, float]) -> str:
+        """The problem's."""
+        return self.problem.remark(figures, len(self.heldout))
 
-        Warns once where a codebook has collapsed.
-        """
-        every = math.ceil(self.steps / N_LINES)
-        n = self.step % every or every
-        figures = {name: total / n for name, total in self.sums.items()}
-        self.sums = {}
-        figures |= self.problem.health(self.heldout)
-        if self.problem.between is not None:
-            figures["codes_revived"] = self.problem.between.n_revived
-            self.problem.between.n_revived = 0
-        words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print_status(f"image tokenizer {self.step}/{self.steps}: {words}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": self.step} | figures) + "\n")
-        remark = self.problem.remark(figures, len(self.heldout))
-        if remark and self.step > self.steps / 2 and not self.has_warned:
-            self.has_warned = True
-            warnings.warn(remark, stacklevel=2)
+    def tokenizer(self) -> Any:
+        """The problem's."""
+        return self.problem.tokenizer()
 
-    # ---- checkpoints
+    def further_state(self) -> dict[str, dict[str, Tensor]]:
+        """The discriminator's."""
+        return self.losses.state()
 
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
-        tensors = {
-            "weights": self.problem.network.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self.names),
-            "random": {"state": torch.get_rng_state()},
-            **self.losses.state(),
-        }
-        n_revived = 0
-        if self.problem.between is not None:
-            tensors["quantizer"] = self.problem.between.state_dict()
-            n_revived = self.problem.between.n_revived
-        state = {
-            "step": self.step,
-            "settings": self.settings,
-            "sums": self.sums,
-            "n_revived": n_revived,
-        }
-        save_checkpoint(self.folder / "checkpoints", Checkpoint(tensors, state), keep=1)
-
-    def resume(self) -> bool:
-        """Restore the newest sound checkpoint, if there is one.
-
-        Raises UserError where it was begun with other settings or images.
-        """
-        found = load_checkpoint(self.folder / "checkpoints")
-        if found is None:
-            return False
-        old = leaves(found.state["settings"])
-        new = leaves(self.settings)
-        for name in {**old, **new}:
-            if old.get(name) != new.get(name):
-                raise UserError(
-                    f"{self.folder} holds an image tokenizer that is being trained with {name}"
-                    f" {old.get(name)}, not {new.get(name)}: remove the folder to begin anew, or"
-                    " set it as it was"
-                )
-        self.problem.network.load_state_dict(found.tensors["weights"])
-        if self.problem.between is not None:
-            self.problem.between.load_state_dict(found.tensors["quantizer"])
-            self.problem.between.n_revived = found.state["n_revived"]
-        restore_optimizer(self.optimizer, self.names, found.tensors["optimizer"])
-        self.losses.restore(found.tensors)
-        self.step = found.state["step"]
-        self.sums = found.state["sums"]
-        print_status(f"the image tokenizer goes on from step {self.step}")
-        torch.set_rng_state(found.tensors["random"]["state"])
-        return True
+    def restore_further(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The discriminator's."""
+        self.losses.restore(tensors)
 
 
 def train_images(
@@ -415,32 +287,12 @@ def train_images(
     others = images[:N_HEALTH]
     if len(heldout):
         others = to_tensor(heldout, config, torch.float32)
-    with _seeded(seed):
+    with seeded(seed):
         problem = KINDS[type(config)][1](config, images, precision)
         return ImageFit(problem, others, seed, folder, progress).run()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, from which the codebook library draws, and restore it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def products_in(precision: Precision) -> torch.autocast:
-    """A context in which matrix products and convolutions run in this precision."""
-    return torch.autocast(CPU.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _noisy(images: Tensor) -> Tensor:
     """Noise on half of the images, at random."""
     chosen = torch.rand(len(images), 1, 1, 1) < 0.5
     return images + PIXEL_NOISE * chosen * torch.randn_like(images)
-
-
-def _learning_rate(step: int, steps: int) -> float:
-    """A linear rise, then half a cosine down to a thousandth."""
-    warm = min(1.0, (step + 1) / WARM_STEPS)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return LEARNING_RATE * warm * (0.001 + 0.999 * cosine)

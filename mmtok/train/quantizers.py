@@ -37,11 +37,23 @@ class Learner(nn.Module):
     def quantized(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (N, D) -> those of their codes, with gradients, and a loss ()."""
 
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (..., D) of any float type -> (..., D) float32, and a loss ()."""
+    def frozen(self, vectors: Tensor) -> Tensor:
+        """Vectors (N, D) -> those of their codes, with gradients; codebooks stay as they are."""
+        return self.quantized(vectors)[0]
+
+    def forward(self, vectors: Tensor, drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Vectors (..., D) of any float type -> (..., D) float32, and a loss ().
+
+        drawn (n,): indices of the vectors, counted row by row, that the loss is of and that
+        codebooks learn from, some more often than others; None: all of them once.
+        """
         with torch.autocast(vectors.device.type, enabled=False):
             flat = vectors.float().reshape(-1, vectors.shape[-1])
-            found, loss = self.quantized(flat)
+            if drawn is None:
+                found, loss = self.quantized(flat)
+            else:
+                _, loss = self.quantized(flat[drawn])
+                found = self.frozen(flat)
         return found.reshape(vectors.shape), loss
 
     def write_to(self, look_up: LookUp) -> None:
@@ -52,6 +64,11 @@ class _Books(Learner):
     """Codebooks as moving averages."""
 
     network: Any
+
+    def frozen(self, vectors: Tensor) -> Tensor:
+        """By the library, which updates no moving average."""
+        found: Tensor = self.network(vectors[None], freeze_codebook=True)[0][0]
+        return found
 
     def _count_revived(self, books: Iterator[Any]) -> None:
         for book in books:

@@ -1,7 +1,7 @@
 """Makes a tokenizer from its config: built, fitted in closed form, or trained by gradients.
 
-Image patches are trained by mmtok.train.image_fit, networks that make sound by
-mmtok.train.vocoder_fit.
+Image patches are trained by mmtok.train.image_fit, networks of jets by mmtok.train.jet_fit,
+networks that make sound by mmtok.train.vocoder_fit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from mmtok.nn.precision import Precision, resolve_precision
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
 from mmtok.tokenizers.image_latents import KLPatchesConfig
 from mmtok.tokenizers.images import VQPatchesConfig
+from mmtok.tokenizers.jet_vq import JetVQConfig
 from mmtok.tokenizers.mel import MelConfig
-from mmtok.train.image_fit import CPU, KINDS, Report, train_images
+from mmtok.train.image_fit import KINDS, train_images
+from mmtok.train.jet_fit import train_jets
+from mmtok.train.network_fit import CPU, Report
 from mmtok.train.vocoder_fit import fit_networks
 
 
@@ -47,7 +50,7 @@ def fit_tokenizer(
             latents are in float32 in any case.
         folder: for work that goes on where it was interrupted: of what is trained by gradients.
             Vocoders are trained in float32 and report by themselves. None: a temporary one.
-        heldout: images that are not learned from, of which the log's figures are.
+        heldout: images or jets that are not learned from, of which the log's figures are.
     """
     if not isinstance(config, TokenizerConfig):
         raise TypeError(f"{type(config).__name__} is not a tokenizer's config")
@@ -55,16 +58,21 @@ def fit_tokenizer(
         return _with_networks(config, signals, seed, folder)
     if not config.learns:
         return config.build()
-    if not isinstance(config, (VQPatchesConfig, KLPatchesConfig)):
+    if not isinstance(config, (VQPatchesConfig, KLPatchesConfig, JetVQConfig)):
         return config.fit(signals)
     chosen = resolve_precision(precision, CPU)
     with ExitStack() as stack:
         if progress is None:
-            label = f"learning {KINDS[type(config)][0]}"
+            label = "learning codes of jets"
+            if not isinstance(config, JetVQConfig):
+                label = f"learning {KINDS[type(config)][0]}"
             shown = stack.enter_context(Progress(label, config.steps, "steps"))
             progress = _advancing(shown)
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory()))
+        if isinstance(config, JetVQConfig):
+            place = folder / "constituents"
+            return train_jets(config, signals, seed, progress, chosen, place, heldout)
         place = folder / "patches"
         return train_images(config, signals, seed, progress, chosen, place, heldout)
 

@@ -22,7 +22,7 @@ from mmtok.model.lm import LM, DecoderConfig
 from mmtok.nn import cross_entropy as crossentropy
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.train.config import TrainConfig
-from mmtok.train.image_fit import products_in
+from mmtok.train.network_fit import products_in
 from mmtok.train.trainer import make_optimizer
 
 ROOT = Path(__file__).parents[2]

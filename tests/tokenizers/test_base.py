@@ -20,6 +20,8 @@ from mmtok.tokenizers.image_latents import (
 from mmtok.tokenizers.images import PixelsConfig, VQPatches, VQPatchesConfig
 from mmtok.tokenizers.jet_codes import JetCodesConfig
 from mmtok.tokenizers.jet_latents import JetLatentsConfig
+from mmtok.tokenizers.jet_networks import PerParticle, WholeJet
+from mmtok.tokenizers.jet_vq import JetVQ, JetVQConfig
 from mmtok.tokenizers.jets import JetGridConfig
 from mmtok.tokenizers.pretrained import PretrainedTextConfig
 from mmtok.tokenizers.published import SentencePieceFile
@@ -101,6 +103,13 @@ def learned(kind, config):
     return kind(config, config.network())
 
 
+def learned_jets(config):
+    torch.manual_seed(0)
+    network = config.autoencoder()
+    network.codebook.vectors.normal_()
+    return JetVQ(config, network)
+
+
 SMALL = dict(height=4, width=4, autoencoder=ConvPatches(4))
 KINDS = {
     "Bytes": of_texts(lambda home, llama: BytesConfig().build()),
@@ -126,6 +135,10 @@ KINDS = {
         lambda home, llama: JetCodesConfig(n_codes=2, n_books=3, max_constituents=2).fit(JETS)
     ),
     "JetLatents": of_jets(lambda home, llama: JetLatentsConfig().fit(JETS)),
+    "JetVQ": of_jets(lambda home, llama: learned_jets(JetVQConfig(VQ(8, 4), WholeJet(8, 1, 2)))),
+    "JetVQ, per particle": of_jets(
+        lambda home, llama: learned_jets(JetVQConfig(VQ(8, 4), PerParticle(8, 1), max_angle=0.5))
+    ),
     "JetGrid, totals": of_jets(
         lambda home, llama: JetGridConfig(
             totals=("pt_gev", "mass_gev"), max_constituents=20

@@ -56,6 +56,21 @@ def test_gradients_reach_the_encoder_and_revived_codes_are_counted(config):
     assert trained.n_revived == 0 or isinstance(config, (VQ, ResidualVQ))
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_codebooks_learn_from_drawn_vectors_and_all_are_quantized(config):
+    trained = learner(config, 256)
+    vectors = torch.randn(4, 64, config.size, requires_grad=True)
+    drawn = torch.arange(128).repeat(2)
+    found, loss = trained(vectors, drawn)
+    look_up = config.look_up()
+    with torch.no_grad():
+        trained.write_to(look_up)
+    codes = look_up.codes(vectors)
+    torch.testing.assert_close(look_up(codes), found, rtol=0, atol=2e-6)
+    (found[2:].sum() + 0 * loss).backward()
+    assert vectors.grad[2:].any()
+
+
 def test_codes_that_nothing_is_near_to_are_revived():
     trained = learner(VQ(16, 2), 256)
     trained(torch.randn(256, 2))  # k-means
