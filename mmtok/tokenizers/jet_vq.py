@@ -150,8 +150,10 @@ class JetVQConfig(TokenizerConfig):
 
     def rate_texts(self, signature: Signature, fidelity: Mapping[str, float]) -> list[str]:
         """Bits of a particle, and what its code depends on."""
-        seen = "the whole jet" if isinstance(self.network, WholeJet) else "the particle alone"
-        return [f"{signature.bits_per_frame:.4g} bits a particle", f"of {seen}"]
+        seen = "by the particle alone"
+        if isinstance(self.network, WholeJet):
+            seen = "by the whole jet"
+        return [f"{signature.bits_per_frame:.4g} bits a particle {seen}"]
 
     # ---- constituents as numbers
 

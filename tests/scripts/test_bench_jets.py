@@ -43,3 +43,41 @@ def test_observables_stand_in_the_order_of_their_names(script):
     assert found["multiplicity"] == 4 and found["pt"] == 140
     assert 0 < found["tau32"] < 1 and 0 < found["tau21"] < 1 and found["d2"] > 0
     assert found["mass"] == masses([jet])[0]
+
+
+def test_bars_are_met_or_missed_class_by_class(script):
+    bench = script("bench_jets")
+
+    def row(auc, *widths):
+        found = [{"auc": auc, "mass_width": width} for width in widths]
+        return {"classes": dict(zip("ab", found, strict=True))}
+
+    rows = {
+        "none": row(0.6, 0.0, 0.0),
+        "grid-1000": row(0.54, 9.0, 8.0),
+        "vq-1000": row(0.56, 7.0, 6.0),
+        "jet-vq-1000": row(0.55, 6.0, 6.5),
+    }
+    said = bench.bars(rows)
+    assert [line.split(": ")[0] for line in said[:3]] == [*rows][1:]
+    assert [line.endswith("met") for line in said] == [True, False, True, True, False]
+    assert "7.00 / 9.00, 6.00 / 8.00: met" in said[3]
+
+
+def test_kept_rows_are_not_measured_again(script, tmp_path, monkeypatch):
+    bench = script("bench_jets")
+    monkeypatch.setattr(bench, "made_jets", lambda cache, n: ([], {"a": []}))
+    monkeypatch.setattr(bench, "observables", len)
+    asked = []
+
+    def measured(name, *rest):
+        asked.append(name)
+        return {"name": name}
+
+    monkeypatch.setattr(bench, "measured", measured)
+    names = ("grid-1000", "vq-1000")
+    found = list(bench.rows_of(names, tmp_path, 300))
+    assert found == list(bench.rows_of(names[::-1], tmp_path, 300))[::-1]
+    assert asked == list(names)
+    list(bench.rows_of(names[:1], tmp_path, 600))
+    assert asked == [*names, "grid-1000"]

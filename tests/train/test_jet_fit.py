@@ -89,7 +89,7 @@ def test_totals_of_a_step_are_those_of_the_jets():
         config = JetVQConfig(measure=measure)
         jets = [jet for jet in make_jets() if len(jet) > 2]
         held = Jets(config, jets)
-        fit = JetFit(config, held, held, 0, None, None, "fp32")
+        fit = JetFit(config, held, held, 0, None, None, "float32")
         found = fit._totals(held.numbers, held.lengths).exp().T
         expected = torch.tensor(np.stack(of_jets(jets)))
         torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=0)
