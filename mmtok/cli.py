@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from mmtok.commands.arguments import Arg
 from mmtok.commands.dispatch import run_command_line
+from mmtok.commands.embed_verb import embed
 from mmtok.commands.options import (
     AnyColumns,
     AnyKind,
@@ -589,8 +590,8 @@ def compare(
     print_answer_lines(text(compared))
 
 
-ALL = (fit, train, sample, score, evaluate, report, compare, export, tokenize, detokenize, show)
-VERBS = {verb.__name__: verb for verb in ALL}
+MAKING = (fit, train, sample, score, embed, evaluate, report, compare, export)
+VERBS = {verb.__name__: verb for verb in (*MAKING, tokenize, detokenize, show)}
 
 
 def main(words: list[str] | None = None) -> int:

@@ -40,13 +40,14 @@ import numpy as np
 import torch
 
 from mmtok.core.segment import Document, Segment
-from mmtok.data.tasks import Task
+from mmtok.data.tasks import Contrast, Task
 from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.io.files import write_text
 from mmtok.io.strict_json import read_json
+from mmtok.model.embed import embed
 from mmtok.nn.convnext import ConvNeXtConfig
 from mmtok.nn.denoisers import DiTConfig, TokenMLPConfig
 from mmtok.nn.unet import UNetConfig
@@ -254,7 +255,7 @@ def figures(family: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     data.mkdir(parents=True)
     recipe = tiny(load_recipe(RECIPES / f"{family}.py"), data, seed)
     run = train(recipe, folder / "run", device="cpu")
-    if not recipe.tasks:
+    if not recipe.learned:
         return figures_of_tokenizers(run)
     return {
         "tokens": tokens_digest(run),
@@ -310,9 +311,9 @@ def whole_tasks(run: Run) -> list[Task]:
     return [task for task in run.recipe.tasks if not task.max_target_frames]
 
 
-def held_out(run: Run, task: Task) -> list[tuple[Segment, ...]]:
-    """A few held-out documents of a task: segments in the order of its fields."""
-    names = (*task.inputs, *task.targets)
+def held_out(run: Run, task: Task | Contrast) -> list[tuple[Segment, ...]]:
+    """A few held-out documents of a task or contrast: segments in the order of its fields."""
+    names = task.fields
     rows = list(islice(run.examples("heldout", *names), N_DOCUMENTS))
     columns = []
     for name in names:
@@ -322,7 +323,7 @@ def held_out(run: Run, task: Task) -> list[tuple[Segment, ...]]:
 
 
 def sample_digest(run: Run, seed: int) -> str:
-    """SHA-256 of what is drawn for the tasks, of as much as is trained: see above."""
+    """SHA-256 of what is drawn for the tasks, of as much as is trained, and of vectors."""
     made = hashlib.sha256()
     for task in whole_tasks(run):
         n = len(task.inputs)
@@ -335,6 +336,9 @@ def sample_digest(run: Run, seed: int) -> str:
             asked.append((given, replace(sampling, guidance=GUIDANCE)))
         for prompts, way in asked:
             add_segments(made, [drawn.segment for drawn in run.draw(prompts, way, seed)])
+    for contrast in run.recipe.contrasts:
+        segments = [segment for row in held_out(run, contrast) for segment in row]
+        made.update(embed(run.lm, segments).tobytes())
     return made.hexdigest()
 
 

@@ -31,6 +31,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/your_text.md",
     "docs/tutorials/new_modality.md",
     "docs/tutorials/pretrained_llama.md",
+    "docs/howto/embedding.md",
     "docs/howto/recipes.md",
     "docs/howto/training.md",
 }
@@ -61,11 +62,20 @@ SMALL_TOKENIZERS = {
         "image.autoencoder.width": 8,
     },
     "recipes/text.py": {"text.n_pieces": 300},
+    "recipes/embed.py": {"image.steps": 5, "image.quantizer.n_codes": 16},
     "recipes/vocoder.py": {
         f"speech.vocoder.training.{name}": value for name, value in SMALL_NETWORK.items()
     },
 }
-SMALL_SOURCES = {"recipes/sentences.py": {"0.n_utterances": 60}}
+SMALL_SOURCES = {
+    "recipes/sentences.py": {"0.n_utterances": 60},
+    "recipes/embed.py": {
+        "0.copies": 1,
+        "1.n_utterances": 30,
+        "2.n_per_class": 6,
+        "2.n_heldout": 2,
+    },
+}
 
 
 ROOMS = sorted(path.parent.name for path in (ROOT / "mmtok").glob("*/__init__.py"))

@@ -229,6 +229,12 @@ def _parts(
         lines.append(f"  task {task}, weight {task.weight:g}")
         if task.max_target_frames:
             lines[-1] += f", first {task.max_target_frames} frames"
+    for contrast in recipe.contrasts:
+        lines.append(f"  contrast {contrast}, weight {contrast.weight:g}")
+    if recipe.model.embedding is not None:
+        embedding = recipe.model.embedding
+        ways = "both ways" if embedding.bidirectional else "causal"
+        lines.append(f"  vectors of {embedding.size} numbers by {embedding.loss}, {ways}")
     return lines
 
 
@@ -267,7 +273,7 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
 
     The vocabulary is None before the tokenizers are fitted.
     """
-    if not recipe.tasks:
+    if not recipe.learned:
         return ["  no tasks, so no decoder: tokenizers are all that is made"]
     at_most = ""
     try:

@@ -44,6 +44,9 @@ class Batch:
             (corrupted input).
         ceiling: modality -> (N_m, C) highest legal frame, where frames are a set.
         index: where the things of each modality are; None until `with_index`.
+        group: (B, L) int64, of documents that become vectors: which of them say the same; -1
+            elsewhere. None where there are none.
+        field: (B, L) int64, which field of the examples these documents are.
     """
 
     ids: Tensor
@@ -59,6 +62,8 @@ class Batch:
     ceiling: dict[str, Tensor]
     latents: dict[str, Tensor]
     index: BatchIndex | None = None
+    group: Tensor | None = None
+    field: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device. From pinned memory to a GPU the host does not wait."""
@@ -377,8 +382,8 @@ def rows_of(batch: Batch, vocabulary: Vocabulary, rows: slice) -> Batch:
     chosen: dict[str, Any] = {}
     for f in fields(batch):
         value = getattr(batch, f.name)
-        if f.name == "index":
-            continue  # it is of all rows
+        if f.name == "index" or value is None:
+            continue  # the index is of all rows
         if not isinstance(value, dict):
             chosen[f.name] = value[index]
             continue

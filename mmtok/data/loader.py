@@ -18,7 +18,8 @@ from mmtok.core.grammar import Stream, to_stream
 from mmtok.core.interleaved import INTERLEAVED
 from mmtok.core.segment import Document, Segment
 from mmtok.core.vocabulary import Vocabulary
-from mmtok.data.tasks import InputMasking, Task
+from mmtok.data.contrasts import equal_groups, with_groups
+from mmtok.data.tasks import Contrast, InputMasking, Task, task_text
 from mmtok.data.tokens import TokenFile
 from mmtok.errors import UserError
 
@@ -97,7 +98,7 @@ class Loader:
 
     Attributes:
         files: token files of the training split; a task reads the rows that have all its fields.
-        tasks: what is read of them.
+        tasks: what is read of them: tasks, and contrasts, whose fields are documents of their own.
         input_masking: field -> what training hides of its input.
         batch_size: B, rows of a step's batch, over all processes.
         seq_len: L, positions of a row.
@@ -109,7 +110,7 @@ class Loader:
     def __init__(
         self,
         files: Sequence[TokenFile],
-        tasks: Sequence[Task],
+        tasks: Sequence[Task | Contrast],
         vocabulary: Vocabulary,
         input_masking: Mapping[str, InputMasking],
         batch_size: int,
@@ -127,6 +128,8 @@ class Loader:
         self.order_seed: tuple[int, ...] = (seed,)
         self.first_step = 0  # where the order begins
         self.mixture = mixture or Mixture()
+        of_contrasts = (task.fields for task in tasks if isinstance(task, Contrast))
+        self._contrasted = sorted({name for fields in of_contrasts for name in fields})
         self.pools = [pool for t in range(len(tasks)) for pool in self._pools(t)]
         self._check_lengths()
         mean = np.array([pool.lengths.mean() for pool in self.pools])
@@ -154,7 +157,19 @@ class Loader:
                 more = sum(2 * (file.n_segments(name)[rows] - 1) for name in task.fields)
                 found.append((f, pairs, task.positions(n_frames) + more))
         if not any(len(pairs) for _, pairs, _ in found):
-            raise NoExamples(f"no example has all fields of task {task}")
+            raise NoExamples(f"no example has all fields of {task_text(task)}")
+        if isinstance(task, Task):
+            self._check_target(task, found)
+        if not self.mixture.is_plain:
+            return self._mixed(t, found)
+        pairs = np.concatenate([pairs for _, pairs, _ in found])
+        return [_pool(t, task.weight, pairs, np.concatenate([lengths for *_, lengths in found]))]
+
+    def _check_target(self, task: Task, found: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Raise UserError for what a task does with a target that cannot be cut or infilled.
+
+        found: the number of each file that has the task's fields, its rows and their lengths.
+        """
         first_file = next(f for f, pairs, _ in found if len(pairs))
         target = self.files[first_file].signatures[task.targets[-1]]
         if task.max_target_frames and target.modality == INTERLEAVED:
@@ -170,10 +185,6 @@ class Loader:
                 f"task {task}: infilling is not possible in {target.modality}, {why}; set its"
                 " infill to 0"
             )
-        if not self.mixture.is_plain:
-            return self._mixed(t, found)
-        pairs = np.concatenate([pairs for _, pairs, _ in found])
-        return [_pool(t, task.weight, pairs, np.concatenate([lengths for *_, lengths in found]))]
 
     def _mixed(self, t: int, found: list[tuple[int, np.ndarray, np.ndarray]]) -> list[_Pool]:
         """A pool for each file (number, rows, lengths) of task t, by the mixture."""
@@ -184,7 +195,7 @@ class Loader:
         task = self.tasks[t]
         if not weights.any():
             raise UserError(
-                f"task {task}: all sources that have its fields have the weight 0 in"
+                f"{task_text(task)}: all sources that have its fields have the weight 0 in"
                 " train.source_weights"
             )
         shares = task.weight * weights / weights.sum()
@@ -205,7 +216,7 @@ class Loader:
         n_frames = {name: int(self.files[f].n_frames(name)[row]) for name in task.fields}
         field = max(n_frames, key=lambda name: n_frames[name])
         raise UserError(
-            f"task {task}: a document with {field!r} of {n_frames[field]} frames takes"
+            f"{task_text(task)}: a document with {field!r} of {n_frames[field]} frames takes"
             f" {longest} positions, but rows are {self.seq_len} long: raise --train.seq_len to"
             f" at least {longest}, or shorten {field!r}"
         )
@@ -279,16 +290,44 @@ class Loader:
         """The batch of a step; this process's share of its rows."""
         rows = []
         input_masks = []
+        marks = []
         for row in self.items(step)[rank::world]:
-            documents = [self._document(item, step) for item in row]
-            rows.append([stream for stream, _ in documents])
-            input_masks.append([input_mask for _, input_mask in documents])
-        return pack(self.vocabulary, rows, self.seq_len, input_masks)
+            documents = [document for item in row for document in self._documents(item, step)]
+            rows.append([stream for stream, _, _ in documents])
+            input_masks.append([input_mask for _, input_mask, _ in documents])
+            marks.append([mark for *_, mark in documents])
+        batch = pack(self.vocabulary, rows, self.seq_len, input_masks)
+        if not self._contrasted:
+            return batch
+        return with_groups(batch, *equal_groups(rows, marks))
+
+    def _documents(
+        self, item: _Item, step: int
+    ) -> list[tuple[Stream, InputMask, tuple[int, int, int] | None]]:
+        """The documents of an item: one of a task; one for each field of a contrast.
+
+        Each with what is hidden of its input and, of contrasts, the file, the row and the number of
+        the field.
+        """
+        task = self.tasks[item.task]
+        if isinstance(task, Task):
+            return [(*self._document(item, step), None)]
+        rng = np.random.default_rng((self.seed, step, item.task, item.file, item.row))
+        documents: list[tuple[Stream, InputMask, tuple[int, int, int] | None]] = []
+        for name in task.fields:
+            segments = [segment for segment, _ in self.files[item.file].segments(name, item.row)]
+            document = Document(tuple(segments), (False,) * len(segments))
+            stream = to_stream(self.vocabulary, document)
+            maskings = [self.input_masking.get(name)] * len(segments)
+            mark = (item.file, item.row, self._contrasted.index(name))
+            documents.append((stream, self._corruption(stream, maskings, rng), mark))
+        return documents
 
     def _document(self, item: _Item, step: int) -> tuple[Stream, InputMask]:
-        """A document of this step, and what is hidden of its input."""
+        """A document of a task at this step, and what is hidden of its input."""
         rng = np.random.default_rng((self.seed, step, item.task, item.file, item.row))
         task = self.tasks[item.task]
+        assert isinstance(task, Task)
         file = self.files[item.file]
         n_inputs = len(task.inputs)
         names: list[str] = []

@@ -134,6 +134,41 @@ class Task:
         return f"{' + '.join(self.inputs) or 'nothing'} -> {' + '.join(self.targets)}"
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """Fields of an example whose vectors are to be alike, and unlike those of other examples.
+
+    Each field is a document of its own, so none reads another. Examples of equal signals count as
+    one: what has the caption "seven" is alike, be it a picture or a clip, whichever contrast it is
+    of.
+
+    Attributes:
+        fields: names of two fields or more.
+        weight: the share of training positions, relative to the tasks and other contrasts.
+    """
+
+    fields: tuple[str, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = self.fields
+        if not isinstance(names, tuple) or len(set(names)) != len(names) or len(names) < 2:
+            raise UserError(
+                f"Contrast: fields are two different names or more, in a tuple; got {names!r}"
+            )
+        if not 0 < self.weight < np.inf:
+            raise UserError(
+                f"contrast {self}: weight is {self.weight}; it must be above 0, and finite"
+            )
+
+    def positions(self, n_frames: Sequence[Any]) -> Any:
+        """How many positions of a row its documents take, see `Task.positions`."""
+        return sum(n_frames) + 3 * len(n_frames)
+
+    def __str__(self) -> str:
+        return " ~ ".join(self.fields)
+
+
 def orders(
     tasks: Sequence[Task], modality_of: Mapping[str, str]
 ) -> list[tuple[tuple[str, ...], str, Task]]:
@@ -183,7 +218,7 @@ def order_fits(condition: tuple[str, ...], to: str, inputs: tuple[str, ...], tar
     )
 
 
-def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int]) -> None:
+def check_rows(tasks: Sequence[Task | Contrast], seq_len: int, n_frames: Mapping[str, int]) -> None:
     """Raise UserError for a task of which no document fits into a row.
 
     n_frames: of each field, the least that are known before any is made.
@@ -192,6 +227,12 @@ def check_rows(tasks: Sequence[Task], seq_len: int, n_frames: Mapping[str, int])
         least = task.positions([n_frames[name] for name in task.fields])
         if least > seq_len:
             raise UserError(
-                f"task {task}: a document takes {least} positions or more, but rows are {seq_len}"
-                f" long: raise --train.seq_len to at least {least}"
+                f"{task_text(task)}: a document takes {least} positions or more, but rows are"
+                f" {seq_len} long: raise --train.seq_len to at least {least}"
             )
+
+
+def task_text(task: Task | Contrast) -> str:
+    """A task or a contrast as messages name it."""
+    kind = "contrast" if isinstance(task, Contrast) else "task"
+    return f"{kind} {task}"

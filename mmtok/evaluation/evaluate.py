@@ -12,6 +12,7 @@ from typing import Any
 
 from mmtok.commands.sample import NOTHING
 from mmtok.evaluation import images, jets, speech, text, vectors
+from mmtok.evaluation.embedding import embedding_figures
 from mmtok.evaluation.likelihood import held_out_scores, zero_shot
 from mmtok.evaluation.speech_judged import judged_speech
 from mmtok.evaluation.task import TaskEvaluation
@@ -86,7 +87,7 @@ def evaluate(run: Run, force: bool = False) -> dict[str, Any]:
 
 
 def _figures(run: Run) -> dict[str, Any]:
-    """A task's name, "score" or "zero_shot" -> its figures."""
+    """A task's name, "score", "zero_shot" or "embedding" -> its figures."""
     figures: dict[str, Any] = {}
     for task, compute in evaluated_tasks(run):
         if task.name in figures:
@@ -103,6 +104,9 @@ def _figures(run: Run) -> dict[str, Any]:
         if task.modalities == ("text", "image") and not task.numbers:
             figures["zero_shot"] = zero_shot(task)
             break
+    if run.recipe.contrasts:
+        print_status("looking for the nearest vectors")
+        figures["embedding"] = embedding_figures(run)
     return figures
 
 

@@ -32,6 +32,7 @@ from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_settings
 from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
+from mmtok.model.embedder import Embedder, EmbeddingConfig
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
@@ -71,6 +72,8 @@ class DecoderConfig:
             frames, and, where there is more than text, the embeddings of its ids.
         lora_alpha: adapters are multiplied by it and divided by the rank; None is twice the rank.
         lora_base: of the frozen linear maps; int8 takes a quarter of the memory.
+        embedding: how documents become vectors of one size, learned from contrasts; None: they
+            do not.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -82,6 +85,7 @@ class DecoderConfig:
     lora: int = 0
     lora_alpha: float | None = None
     lora_base: BasePrecision = "float32"
+    embedding: EmbeddingConfig | None = None
 
     def __post_init__(self) -> None:
         if self.lora < 0 or (self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf):
@@ -111,10 +115,13 @@ class PositionNLL:
         frames: of the frame's channels or latents. In training it is the head's loss; in scoring
             what the head's `kind` says. Of a head that fills in whole segments, each of the T
             frames has a T-th part.
+        contrast: the sum over documents of the contrastive loss, of a decoder with an embedding in
+            training.
     """
 
     ids: Tensor
     frames: Tensor
+    contrast: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -154,6 +161,9 @@ class LM(nn.Module):
         self.heads = nn.ModuleDict(
             {m: build_head(c, width, signatures[m]) for m, c in config.heads.items()}
         )
+        self.embedding: Embedder | None = None
+        if config.embedding is not None:
+            self.embedding = Embedder(config.embedding, width)
         if config.lora:
             self._freeze_text()
 
@@ -264,12 +274,17 @@ class LM(nn.Module):
         """(B, L, M): the state at l has read positions up to l of its document."""
         batch = with_index(batch, self.vocabulary)
         index = cast(BatchIndex, batch.index)
+        both_ways: Tensor | None = None
+        config = self.config.embedding
+        if config is not None and config.bidirectional and batch.group is not None:
+            both_ways = batch.group >= 0
         return self.model(
             self.embed(batch),
             batch.position,
             batch.document,
             index.document_ends,
             index.one_per_row,
+            both_ways,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -311,7 +326,11 @@ class LM(nn.Module):
         all_predicted = torch.cat(predicted)
         # One gather for all modalities: each of its own would cost a gradient of the whole (B, L,
         # M).
-        states = self.hidden(batch).flatten(0, 1).index_select(0, all_predicted - 1)
+        hidden = self.hidden(batch)
+        contrast: Tensor | None = None
+        if self.embedding is not None and seed is None:
+            contrast = self.embedding.loss(hidden, batch)
+        states = hidden.flatten(0, 1).index_select(0, all_predicted - 1)
         states = states.split([len(x) for x in predicted])
         ids = []
         frames = []
@@ -334,7 +353,7 @@ class LM(nn.Module):
             flat = parts[0].new_zeros(batch.ids.numel())
             return flat.index_put((all_predicted,), torch.cat(parts)).view(batch.ids.shape)
 
-        return PositionNLL(spread(ids), spread(frames))
+        return PositionNLL(spread(ids), spread(frames), contrast)
 
     def _id_nll(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""

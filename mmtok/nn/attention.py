@@ -132,11 +132,16 @@ AttentionMask = Tensor | BlockMask | DocumentEnds | None
 
 
 def document_mask(
-    document: Tensor, head_size: int, ends: Tensor | None = None, one_per_row: bool | None = None
+    document: Tensor,
+    head_size: int,
+    ends: Tensor | None = None,
+    one_per_row: bool | None = None,
+    both_ways: Tensor | None = None,
 ) -> AttentionMask:
     """The attention mask of packed rows: each position attends to its own document's past.
 
-    Made once per batch from the documents' numbers (B, L).
+    Made once per batch from the documents' numbers (B, L). Where both_ways (B, L) is true, it
+    attends to the document's future too; the mask is dense then.
 
     ends, one_per_row: as of `BatchIndex`, where they are known. On a GPU they spare a wait for the
     device, and the variable-length kernel of FlashAttention (Dao 2023) takes the ends, for heads of
@@ -146,6 +151,9 @@ def document_mask(
     is one document followed by padding: plain causal attention is enough there, and skips half of
     the pairs.
     """
+    if both_ways is not None:
+        same = document[:, :, None] == document[:, None, :]
+        return (same & (same.tril() | both_ways[:, :, None]))[:, None]
     use_flex = USE_FLEX_ATTENTION
     if use_flex is None:
         if one_per_row:

@@ -381,17 +381,18 @@ class Transformer(nn.Module):
         document: Tensor,
         ends: Tensor | None = None,
         one_per_row: bool | None = None,
+        both_ways: Tensor | None = None,
     ) -> Tensor:
         """Embedded rows (B, L, M) -> hidden states (B, L, M). position, document: (B, L).
 
-        ends, one_per_row: as of `document_mask`, where they are known.
+        ends, one_per_row, both_ways: as of `document_mask`, where they are known.
         """
         config = self.config
         config.check_length(x.shape[1])
         if config.scale_embedding:
             x = x * config.input_scale
         rope = rotary(position, config.head_size, config.rope_theta, config.rope_scaling)
-        attn_mask = document_mask(document, config.head_size, ends, one_per_row)
+        attn_mask = document_mask(document, config.head_size, ends, one_per_row, both_ways)
         for block in self.layers:
             x = block(x, rope, attn_mask)
         return self.norm(x)

@@ -78,7 +78,7 @@ def start_run(recipe: Recipe, out: Path) -> Run:
     for field, m in recipe.fields.items():
         known = m in signatures and signatures[m].frames
         n_frames[field] = known or 0
-    check_rows(recipe.tasks, recipe.train.seq_len, n_frames)
+    check_rows(recipe.learned, recipe.train.seq_len, n_frames)
     if not training_has_begun(out):  # a trained run may be sampled with another guidance
         check_guidance(recipe.tasks, recipe.fields, recipe.sampling)
     if (out / "recipe.json").exists():
@@ -273,7 +273,7 @@ def train(
 
         processes.on_rank0(start)
         run = Run(out, recipe, processes.device)
-        if not recipe.tasks:
+        if not recipe.learned:
             processes.on_rank0(lambda: print_status(f"{out} has no tasks: tokenizers are all"))
             return run
         if (out / "model.safetensors").exists():

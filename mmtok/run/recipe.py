@@ -29,7 +29,7 @@ from torch.nn import ModuleDict
 from mmtok.core.interleaved import INTERLEAVED
 from mmtok.data.image_preparation import ImagePreparation
 from mmtok.data.preparation import DEFAULTS, PreparationConfig
-from mmtok.data.tasks import InputMasking, Task
+from mmtok.data.tasks import Contrast, InputMasking, Task, task_text
 from mmtok.errors import UserError
 from mmtok.heads.sampling import Sampling
 from mmtok.io.filenames import is_name
@@ -134,6 +134,7 @@ class Recipe:
         sources: where examples come from; together they yield every field that the tasks name.
         tasks: what is learned: orders of fields, with weights. None: tokenizers are all that is
             made, which is how a vocoder is trained.
+        contrasts: fields whose vectors are to be alike; they need `model.embedding`.
         model: sizes of the decoder, and its heads.
         train: how it is trained.
         preparation: modality -> how raw signals become those that the tokenizer takes; the
@@ -159,6 +160,7 @@ class Recipe:
     n_samples: int = 200
     start: str | None = None
     prompt_format: str = ""
+    contrasts: tuple[Contrast, ...] = ()
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -190,6 +192,7 @@ class Recipe:
         self.weights_of_sources()
         self._check_prompt_format()
         self._check_adapters()
+        self._check_contrasts()
 
     def _fill_preparation(self) -> None:
         """Add the default preparations. Raises UserError for one of another modality."""
@@ -238,18 +241,19 @@ class Recipe:
     def _check_fields(self) -> None:
         """Raise UserError if tasks or masks name fields without a source or a tokenizer."""
         fields = self.fields
-        for task in self.tasks:
-            for name in task.fields:
+        for any_task in self.learned:
+            for name in any_task.fields:
                 if name not in fields:
                     raise UserError(
-                        f"recipe {self.name!r}: task {task} names the field {name!r}, but the"
-                        f" sources yield {', '.join(fields)}"
+                        f"recipe {self.name!r}: {task_text(any_task)} names the field {name!r}, but"
+                        f" the sources yield {', '.join(fields)}"
                     )
                 if fields[name] not in (*self.tokenizers, INTERLEAVED):
                     raise UserError(
                         f"recipe {self.name!r}: field {name!r} is {fields[name]}, for which the"
                         " recipe has no tokenizer"
                     )
+        for task in self.tasks:
             if task.max_target_frames and fields[task.targets[-1]] == INTERLEAVED:
                 raise UserError(
                     f"recipe {self.name!r}: task {task} has max_target_frames, which"
@@ -301,6 +305,24 @@ class Recipe:
                 f"recipe {self.name!r}: adapters (--lora) are trained whole in every process: leave"
                 " --train.fsdp out; --lora_base int8 takes a quarter of the memory"
             )
+
+    def _check_contrasts(self) -> None:
+        """Raise UserError for contrasts without an embedding, and the other way round."""
+        if self.contrasts and self.model.embedding is None:
+            raise UserError(
+                f"recipe {self.name!r}: contrasts are of vectors, and the decoder makes none: set"
+                " model.embedding, EmbeddingConfig()"
+            )
+        if self.model.embedding is not None and not self.contrasts:
+            raise UserError(
+                f"recipe {self.name!r}: model.embedding learns from contrasts, and there are none:"
+                ' name fields, contrasts=(Contrast(("caption", "image")),)'
+            )
+
+    @property
+    def learned(self) -> tuple[Task | Contrast, ...]:
+        """All that the decoder learns: tasks, then contrasts. None: there is no decoder."""
+        return (*self.tasks, *self.contrasts)
 
     @property
     def _words(self) -> list[str]:

@@ -207,7 +207,7 @@ class Run:
 
     def _check_tasks(self) -> None:
         """Raise UserError where there is no decoder, and will not be."""
-        if not self.recipe.tasks:
+        if not self.recipe.learned:
             raise UserError(
                 f"{self.folder} has tokenizers alone, as its recipe has no tasks: there is no"
                 " decoder to ask; `mmtok tokenize` and `mmtok detokenize` take --tokenizer"

@@ -150,7 +150,7 @@ def loader_of(run: Run, files: Sequence[TokenFile]) -> Loader:
     config = recipe.train
     return Loader(
         files,
-        recipe.tasks,
+        recipe.learned,
         run.vocabulary,
         recipe.input_masking,
         config.batch_size,

@@ -27,6 +27,7 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.data.feed import Feed
 from mmtok.data.loader import Batches
 from mmtok.errors import UserError
+from mmtok.model.embedder import n_vectors
 from mmtok.model.lm import LM, loss_sums
 from mmtok.nn.compiled import missing_for_compile
 from mmtok.nn.device import Reading, sum_dtype
@@ -58,6 +59,7 @@ class Work:
 
     parts: list[Batch]
     n_predicted: int
+    n_vectors: int
     positions: int
     frames: dict[str, int]
 
@@ -208,12 +210,14 @@ class Trainer:
         # dropout is a function of (seed, step, rank)
         torch.manual_seed(mixed_seed(config.seed, self.step) ^ (processes.rank << 40))
         work = self.feed.work(self.step)
-        counts = processes.all_reduce(work.n_predicted, work.positions, *work.frames.values())
-        n_predicted, positions, *n_frames = map(int, counts)
+        counts = processes.all_reduce(
+            work.n_predicted, work.n_vectors, work.positions, *work.frames.values()
+        )
+        n_predicted, n_documents, positions, *n_frames = map(int, counts)
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums, counted = self._accumulate(work.parts, n_predicted)
+        sums, counted = self._accumulate(work.parts, n_predicted, n_documents)
         if not self.sharded:  # FSDP sums them in the backward pass
             processes.sum_gradients(list(self.names))
         norm = torch.nn.utils.clip_grad_norm_(self.lm.parameters(), config.grad_clip)
@@ -278,12 +282,15 @@ class Trainer:
         parts = [with_index(part, vocabulary) for part in parts]
         if self.device.type == "cuda":
             parts = [part.pin_memory() for part in parts]
-        return Work(parts, n_predicted, positions, frames)
+        return Work(parts, n_predicted, n_vectors(batch), positions, frames)
 
     def _accumulate(
-        self, batches: Sequence[Batch], n_predicted: int
+        self, batches: Sequence[Batch], n_predicted: int, n_documents: int = 0
     ) -> tuple[Tensor, dict[str, int]]:
         """The backward pass of every micro-batch.
+
+        n_predicted, n_documents: positions that are predicted, and documents that become vectors,
+        over all micro-batches and processes.
 
         Returns the loss and the sum of nats of each modality, as one tensor on the device, and
         modality -> how many were predicted.
@@ -302,12 +309,23 @@ class Trainer:
                 nats = self.lm(batch)
             vocabulary = self.loader.vocabulary
             total, parts = loss_sums(nats, batch, vocabulary, self.config.loss_weights)
-            (total / n_predicted).backward()
-            loss = total.detach().to(sums) / n_predicted
+            mean = total / max(1, n_predicted)
+            loss = total.detach().to(sums) / max(1, n_predicted)
+            if nats.contrast is not None:
+                contrast = self._contrast_weight(n_documents) * nats.contrast
+                mean = mean + contrast
+                loss = loss + contrast.detach().to(sums)
+            mean.backward()
             sums += torch.stack([loss, *(x.to(sums) for x, _ in parts.values())])
             for m, (_, n) in parts.items():
                 counts[m] += n
         return sums, counts
+
+    def _contrast_weight(self, n_documents: int) -> float:
+        """What the sum of the contrastive loss over documents is multiplied by."""
+        embedding = self.lm.config.embedding
+        assert embedding is not None
+        return embedding.loss_weight / max(1, n_documents)
 
     def _totals(
         self, loss: float, parts: dict[str, tuple[float, int]]
@@ -458,6 +476,7 @@ def with_rows(batch: Batch, vocabulary: Vocabulary, n: int) -> Batch:
     if len(batch.ids) >= n:
         return batch
     padding = pack(vocabulary, [[]] * (n - len(batch.ids)), batch.ids.shape[1])
+    padding = replace(padding, group=padding.document, field=padding.document)  # -1
     padded: dict[str, Any] = {
         name: torch.cat([x, getattr(padding, name)])
         for name, x in vars(batch).items()

@@ -16,7 +16,7 @@ def rows_of_streams(vocabulary, corpus):
 
 def fields_of(batch):
     """The fields that `pack` fills."""
-    return [f for f in fields(batch) if f.name != "index"]
+    return [f for f in fields(batch) if f.name not in ("index", "group", "field")]
 
 
 def assert_same_stream(a, b):

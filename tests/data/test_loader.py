@@ -91,7 +91,7 @@ def tensors(batch):
     """Every tensor of a batch by name."""
     named = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "index"}
     inner = {f"{k}.{m}": x for k, v in named.items() if isinstance(v, dict) for m, x in v.items()}
-    return {k: v for k, v in named.items() if not isinstance(v, dict)} | inner
+    return {k: v for k, v in named.items() if isinstance(v, torch.Tensor)} | inner
 
 
 def equal(a, b):
