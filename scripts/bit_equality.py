@@ -61,6 +61,7 @@ from mmtok.sources.images import ImageFolder, ScannedDigits, write_image
 from mmtok.sources.jet_formats import write_jets
 from mmtok.sources.jets import JetFile
 from mmtok.sources.linear_gaussian import LinearGaussian
+from mmtok.sources.neutrinos import NeutrinoEvents
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sound_files import write_sound
@@ -185,7 +186,7 @@ def tiny_source(source: Any, data: Path) -> Any:
         return replace(source, path=str(make_sounds(data)))
     if isinstance(source, JetFile):
         return replace(source, path=str(make_jets(data)))
-    if isinstance(source, LinearGaussian):
+    if isinstance(source, (LinearGaussian, NeutrinoEvents)):
         return replace(source, n_train=40, n_heldout=10)
     if isinstance(source, FSDD):
         return replace(source, path=str(make_digits(data)), n_strings=6)

@@ -75,6 +75,8 @@ SMALL_SOURCES = {
         "2.n_per_class": 6,
         "2.n_heldout": 2,
     },
+    "recipes/regression.py": {"0.n_train": 200, "0.n_heldout": 20},
+    "recipes/neutrino.py": {"0.n_train": 200, "0.n_heldout": 20},
 }
 
 
@@ -311,6 +313,8 @@ def test_torchrun_knows_its_options():
 def test_a_page_runs_from_top_to_bottom(page, home, make_llama):
     if not {name for name, _ in blocks(page)} & {"bash", "python"}:
         pytest.skip("a page without commands")
+    if any("recipes/neutrino.py" in words for words in shell_lines(page)):
+        pytest.importorskip("zuko")
     bring(page, home, make_llama)
     for language, text in blocks(page):
         if language == "bash":

@@ -17,7 +17,7 @@ long all are; a row without codes is the end of the segment:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,12 +223,8 @@ def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
         ids=np.concatenate([part.ids for part in parts]).astype(np.int64),
         segment=np.repeat(np.array([part.segment for part in parts], np.int64), sizes),
         modality=np.repeat(np.array([part.modality for part in parts], np.int64), sizes),
-        predict=np.concatenate(
-            [np.broadcast_to(part.predict, n) for part, n in zip(parts, sizes, strict=True)]
-        ),
-        may_end=np.concatenate(
-            [np.broadcast_to(part.may_end, n) for part, n in zip(parts, sizes, strict=True)]
-        ),
+        predict=_concatenated([part.predict for part in parts], sizes),
+        may_end=_concatenated([part.may_end for part in parts], sizes),
         values={m: np.concatenate(frames) for m, frames in pieces.items()},
         ceiling={
             m: _ceiling(vocabulary.signatures[m], frames)
@@ -236,6 +232,18 @@ def to_stream(vocabulary: Vocabulary, document: Document) -> Stream:
             if vocabulary.signatures[m].descending
         },
     )
+
+
+def _concatenated(values: Sequence[bool | np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """One after another, values that are one for a part repeated over it.
+
+    (np.broadcast_to takes longer than all else that short documents need.)
+    """
+    parts = [
+        value if isinstance(value, np.ndarray) else np.full(n, value)
+        for value, n in zip(values, sizes, strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _check_segment(vocabulary: Vocabulary, segment: Segment, complete: bool) -> None:

@@ -48,6 +48,7 @@ from mmtok.sources.images import ImageFolder, ScannedDigits
 from mmtok.sources.interleaved import InterleavedFile
 from mmtok.sources.jets import JetFile
 from mmtok.sources.linear_gaussian import LinearGaussian
+from mmtok.sources.neutrinos import NeutrinoEvents
 from mmtok.sources.pythia import PythiaJets
 from mmtok.sources.sentences import SpokenSentences
 from mmtok.sources.sounds import SoundFolder
@@ -111,6 +112,7 @@ PackageSources = (
     | HubTable
     | InterleavedFile
     | LinearGaussian
+    | NeutrinoEvents
 )
 
 

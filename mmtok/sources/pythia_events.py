@@ -104,7 +104,7 @@ class JetCuts:
 
 def hard_pythia(name: str, seed: int, pt_hat_min_gev: float) -> Any:
     """A silent Pythia that makes one class. Raises UserError where it refuses the settings."""
-    pythia = _pythia(seed, (f"PhaseSpace:pTHatMin = {pt_hat_min_gev}", *PROCESSES[name]))
+    pythia = silent_pythia(seed, (f"PhaseSpace:pTHatMin = {pt_hat_min_gev}", *PROCESSES[name]))
     if pythia is None:
         raise UserError(
             f"PythiaJets: Pythia refuses to make {name} jets with pt_hat_min_gev {pt_hat_min_gev:g}"
@@ -114,7 +114,7 @@ def hard_pythia(name: str, seed: int, pt_hat_min_gev: float) -> Any:
 
 def soft_events(mu: float, seed: int) -> PileUp:
     """Pile-up of `mu` collisions on average, with a pool of its own."""
-    pythia = _pythia(seed, SOFT)
+    pythia = silent_pythia(seed, SOFT)
     if pythia is None:
         raise UserError("PythiaJets: Pythia refuses to make soft QCD")
     parts = []
@@ -130,7 +130,7 @@ def soft_events(mu: float, seed: int) -> PileUp:
     return PileUp(mu, pool, np.array(n), seed)
 
 
-def _pythia(seed: int, settings: Sequence[str]) -> Any:
+def silent_pythia(seed: int, settings: Sequence[str]) -> Any:
     """A silent Pythia of proton collisions at 13 TeV; None where it refuses the settings."""
     import pythia8mc
 
