@@ -116,6 +116,11 @@ class Head(nn.Module, ABC):
         return self.config.kind
 
     @property
+    def loss_kind(self) -> Kind:
+        """What `loss` is of -log p, for the log of a training."""
+        return self.kind
+
+    @property
     def no_score(self) -> str:
         """Why `log_prob` refuses, whatever it is asked; "" where it does not."""
         return ""

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mmtok.core.segment import Signature
 from mmtok.diffusion.guidance import guide
+from mmtok.diffusion.random import uniform
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Head, HeadConfig, Kind, Known
+from mmtok.heads.base import Callback, Head, HeadConfig, Kind, Known, TrainingTask
 from mmtok.heads.densities import (
     Density,
     Gaussian,
@@ -26,6 +28,14 @@ from mmtok.heads.densities import (
     NegativeBinomial,
     Poisson,
     Student,
+)
+from mmtok.heads.epistemic import (
+    BayesianLastLayer,
+    Certain,
+    DropoutEnsemble,
+    DropoutLinear,
+    MeanFieldLinear,
+    last_layer,
 )
 from mmtok.heads.quantiles import AbsoluteError, Quantiles, SquaredError
 from mmtok.heads.sampling import Sampling
@@ -39,6 +49,7 @@ class Regression(HeadConfig):
         family: the distribution; of counts (`VectorConfig.counts`) Poisson or NegativeBinomial.
             Quantiles, SquaredError and AbsoluteError are not trained by their likelihood.
         hidden: width of the network's one hidden layer; 0: a linear layer.
+        weights: what data leave open of them: `Certain`, `DropoutEnsemble` or `BayesianLastLayer`.
     """
 
     frames = "continuous latents, or counts"
@@ -55,6 +66,7 @@ class Regression(HeadConfig):
         | AbsoluteError
     ) = Gaussian()
     hidden: int = 128
+    weights: Certain | DropoutEnsemble | BayesianLastLayer = Certain()
 
     def __post_init__(self) -> None:
         if self.hidden < 0:
@@ -84,7 +96,7 @@ class RegressionHead(Head):
         self.size = signature.latent_size
         self.log_volume = math.fsum(map(math.log, signature.scales))
         n_raw = self.family.n_raw(self.size)
-        last = nn.Linear(config.hidden or width, n_raw)
+        last = last_layer(config.weights, config.hidden or width, n_raw)
         with torch.no_grad():
             last.weight.mul_(0.1)  # so that training starts from `initial`
             last.bias.copy_(self.family.initial(self.size))
@@ -99,6 +111,18 @@ class RegressionHead(Head):
         return self.family.kind
 
     @property
+    def loss_kind(self) -> Kind:
+        """The family's; of uncertain weights a bound on what is exact."""
+        if self.family.kind == "exact" and not self.is_certain:
+            return "bound"
+        return self.family.kind
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether there is one set of weights."""
+        return isinstance(self.config.weights, Certain)
+
+    @property
     def no_score(self) -> str:
         """Why the family has no log p; "" where it has one."""
         return self.family.no_score
@@ -106,18 +130,41 @@ class RegressionHead(Head):
     def density(self, hs: Sequence[Tensor], guidance: float = 1.0) -> Density:
         """The distribution of the latents; of two states, with raw outputs mixed by guidance.
 
-        In float64, as lgamma's and the triangular solver's errors would show in float32.
+        Of uncertain weights: by their means. In float64, as lgamma's and the triangular solver's
+        errors would show in float32.
         """
         raw = self.network(hs[0]).double()
         if len(hs) > 1:
             raw = guide(raw, self.network(hs[1]).double(), guidance)
         return self.family.at(raw, self.size)
 
+    def member(self, h: Tensor, k: int) -> Density:
+        """The distribution of the latents by member k of uncertain weights."""
+        last = cast(DropoutLinear | MeanFieldLinear, self.network[-1])
+        return self.family.at(last.member(self.network[:-1](h), k).double(), self.size)
+
+    def _values(self, y: Tensor) -> Tensor:
+        """Latents in float64, or the counts that they stand for."""
+        if self.family.counts:
+            return torch.expm1(y.double()).round()
+        return y.double()
+
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """-log p (N,), or what else the family is trained by, then of the latents."""
-        if self.kind == "exact":
-            return -self.log_prob(h, y)
-        return self.density([h]).loss(y.double())
+        if self.is_certain:
+            density = self.density([h])
+        else:
+            last = cast(DropoutLinear | MeanFieldLinear, self.network[-1])
+            raw = last.draw(self.network[:-1](h)).double()
+            density = self.family.at(raw, self.size)
+        loss = density.loss(self._values(y))
+        if self.family.kind == "exact":
+            loss = loss + self.log_volume
+        if isinstance(self.config.weights, BayesianLastLayer):
+            loss = (
+                loss + cast(MeanFieldLinear, self.network[-1]).kl() / self.config.weights.n_examples
+            )
+        return loss
 
     def log_prob(
         self,
@@ -132,10 +179,12 @@ class RegressionHead(Head):
         """
         if self.no_score:
             raise UserError(f"{self.signature.modality}: {self.no_score}")
-        y = y.double()
-        if self.family.counts:
-            y = torch.expm1(y).round()
-        return self.density([h]).log_prob(y) - self.log_volume
+        y = self._values(y)
+        if self.is_certain:
+            return self.density([h]).log_prob(y) - self.log_volume
+        n = self.config.weights.members
+        each = torch.stack([self.member(h, k).log_prob(y) for k in range(n)])
+        return torch.logsumexp(each, 0) - math.log(n) - self.log_volume
 
     def sample(
         self,
@@ -146,14 +195,44 @@ class RegressionHead(Head):
         callback: Callback | None = None,
         ceiling: Tensor | None = None,
     ) -> Tensor:
-        """Draw frames (N, D) in float64; see `Density.sample` for the temperature."""
-        y = self.density(hs, sampling.guidance).sample(sampling.temperature, generator)
+        """Draw frames (N, D) in float64; see `Density.sample` for the temperature.
+
+        Of uncertain weights each row takes a member at random, at temperature 0 their means.
+        """
+        self._check_guidance(sampling)
+        if self.is_certain or sampling.temperature == 0:
+            y = self.density(hs, sampling.guidance).sample(sampling.temperature, generator)
+        else:
+            y = self._sample_members(hs[0], sampling.temperature, generator)
         if not bool(torch.isfinite(y).all()):
             raise UserError(
                 f"{self.signature.modality}: a draw is NaN or infinite; train again, with a lower"
                 " learning rate"
             )
         return torch.log1p(y) if self.family.counts else y
+
+    def _sample_members(self, h: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+        """Draw (N, D), each row by a member that is drawn for it."""
+        n = self.config.weights.members
+        chosen = (n * uniform((len(h),), h, generator)).long()
+        y = h.new_empty((len(h), self.size), dtype=torch.float64)
+        for k in chosen.unique().tolist():
+            rows = chosen == k
+            y[rows] = self.member(h[rows], k).sample(temperature, generator)
+        return y
+
+    def validate(self, sampling: Sampling | None = None, task: TrainingTask | None = None) -> None:
+        """As `Head.validate`; uncertain weights refuse guidance."""
+        super().validate(sampling, task)
+        if sampling is not None:
+            self._check_guidance(sampling)
+
+    def _check_guidance(self, sampling: Sampling) -> None:
+        if sampling.guidance != 1 and not self.is_certain:
+            raise UserError(
+                f"{self.signature.modality}: its weights are drawn anew for every draw, which two"
+                " conditions cannot share; leave out guidance"
+            )
 
 
 def _check_family(config: Regression, signature: Signature) -> None:

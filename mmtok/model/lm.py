@@ -208,6 +208,13 @@ class LM(nn.Module):
             return "exact"
         return head.kind
 
+    def loss_kind(self, modality: str) -> Kind:
+        """What this modality's training loss is of its -log p."""
+        head = self.head(modality)
+        if head is None:
+            return "exact"
+        return head.loss_kind
+
     def no_score(self, modality: str) -> str:
         """Why this modality cannot be scored; "" where it can."""
         head = self.head(modality)

@@ -68,7 +68,7 @@ class Gauge:
     """
 
     def __init__(self, lm: LM, seq_len: int, units_per_frame: Mapping[str, float]):
-        self.kinds = {m: lm.kind(m) for m in lm.vocabulary.signatures}
+        self.kinds = {m: lm.loss_kind(m) for m in lm.vocabulary.signatures}
         self.units_per_frame = units_per_frame
         trunk = lm.config.trunk
         # Chowdhery et al. 2022, appendix B
