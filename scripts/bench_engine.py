@@ -55,8 +55,10 @@ from side_by_side import (
 
 from mmtok.core.batch import pack, plan_rows
 from mmtok.core.grammar import to_stream
+from mmtok.core.segment import Document, Segment
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
+from mmtok.model.queue import DrawQueue
 from mmtok.nn.precision import DTYPES, PRECISIONS, Precision, resolve_precision
 
 
@@ -405,6 +407,43 @@ def speech(options: Options) -> Iterator[Line]:
         )
 
 
+def queue(options: Options) -> Iterator[Line]:
+    """48 pictures of which 8 to 248 codes are missing: a queue of 16 rows against batches of 16."""
+    n_frames = 256
+    lm = our_model(n_frames)
+    rng = np.random.default_rng(0)
+    missing = np.geomspace(8, 248, 48).astype(int)[rng.permutation(48)]
+    codes = rng.integers(0, N_CODES, (n_frames, 1))
+    prompts = [
+        Document((Segment("image", codes=codes[: n_frames - n]),), (True,), open_end=True)
+        for n in missing
+    ]
+    sampling = Sampling(precision=options.precision)
+
+    def queued() -> None:
+        waiting = DrawQueue(lm, "image", sampling, rows=16)
+        for seed, prompt in enumerate(prompts):
+            waiting.put(prompt, seed)
+        assert len(dict(waiting.drain())) == len(prompts)
+
+    def batches() -> None:
+        for start in range(0, len(prompts), 16):
+            some = prompts[start : start + 16]
+            generate(lm, some, sampling, torch.Generator().manual_seed(0))
+
+    ours, theirs = median_seconds([queued, batches], max(3, options.repeats // 2))
+    yield Line(
+        "48 pictures, 8 to 248 codes missing: queue of 16 rows",
+        "codes/s",
+        missing.sum() / ours,
+        "batches of 16",
+        missing.sum() / theirs,
+        "ratio",
+        theirs / ours,
+        1.2,
+    )
+
+
 def first_frame(options: Options) -> Iterator[Line]:
     """`mmtok sample` from start to end, one picture of the tests' tiny run.
 
@@ -451,6 +490,7 @@ ROWS = {
         rounding,
         decode_many,
         speech,
+        queue,
         first_frame,
     )
 }

@@ -18,7 +18,7 @@ from torch import nn
 from mmtok.core.batch import Batch, pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment
-from mmtok.model.autoregressive import FrameDecoder
+from mmtok.model.frame_decoder import FrameDecoder
 from mmtok.model.lm import LM
 from mmtok.nn.inference_linear import WeightPrecision
 from mmtok.nn.kv_cache import KVCacheDecoder

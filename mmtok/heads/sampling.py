@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmtok.diffusion.guidance import guided_logits
-from mmtok.diffusion.random import inverse_cdf
+from mmtok.diffusion.random import drawn, inverse_cdf
 from mmtok.errors import UserError
 from mmtok.nn.device import sum_dtype
 
@@ -157,5 +157,5 @@ def draw(p: Tensor, generator: torch.Generator) -> Tensor:
     per row; torch.multinomial takes one per probability, nine tenths of a small model's step.
     """
     dtype = sum_dtype(p.device)
-    u = torch.rand(len(p), dtype=dtype, device=p.device, generator=generator)
+    u = drawn(torch.rand, (len(p),), p, generator, dtype)
     return inverse_cdf(p.to(dtype), u)

@@ -2,93 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
+from mmtok.diffusion.random import RowGenerators
 from mmtok.errors import UserError
 from mmtok.heads.base import Callback, Head
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
-from mmtok.model.frame_embedding import FoldedFrames, FrameEmbedding
+from mmtok.model.frame_decoder import FrameDecoder, weight_precision
+from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.model.lm import LM
 from mmtok.model.rows import RowsDrawn
 from mmtok.model.sampling import Sampled
-from mmtok.nn.cross_entropy import upcast
-from mmtok.nn.inference_linear import (
-    WeightPrecision,
-    prepare_linear,
-    tensors_of,
-    with_prepared_linears,
-)
+from mmtok.nn.inference_linear import WeightPrecision
 from mmtok.nn.kv_cache import KVCacheDecoder
-from mmtok.nn.precision import Precision, resolve_precision
-
-
-class FrameDecoder:
-    """The parts of an LM that draw one modality: logits of ids, the head, embeddings of new frames.
-
-    Its weights are laid out once for inference: make it anew after the LM's weights have changed.
-    """
-
-    def __init__(self, lm: LM, modality: str, precision: WeightPrecision, n_rows: int):
-        signature = lm.vocabulary.signatures[modality]
-        self.ids = prepare_linear(lm.id_rows(modality), None, precision, n_rows)
-        self.banned: Tensor | None = None
-        if signature.banned:
-            self.banned = torch.tensor(signature.banned, dtype=torch.long, device=lm.device)
-        self.first_id = lm.vocabulary.span(modality)[0]
-        self.row_mark = 0  # among the ids, where codes stand in rows
-        if signature.rows:
-            self.row_mark = lm.vocabulary.end(modality)
-        self.n_codes = len(lm.vocabulary.span(modality))
-        self.table = lm.model.embed_tokens.weight
-        self.latent_in: nn.Linear | None = None
-        self.frame_in: FoldedFrames | None = None
-        self.head = lm.head(modality)
-        if signature.latent_size:
-            self.latent_in = cast(nn.Linear, lm.latent_in[modality])
-        elif not signature.one_channel:
-            self.head = cast(Head, with_prepared_linears(cast(Head, self.head), precision, n_rows))
-            self.frame_in = cast(FrameEmbedding, lm.frame_in[modality]).folded()
-
-    def id_logits(self, h: Tensor) -> Tensor:
-        """(N, n + 1): as `LM.id_logits` of this modality."""
-        logits = upcast(self.ids(h))
-        if self.banned is None:
-            return logits
-        return logits.index_fill_(1, self.banned, float("-inf"))
-
-    def tensors(self) -> list[Tensor]:
-        """All weights that it reads."""
-        found = [self.table, *tensors_of(self.ids)]
-        if self.head is not None:
-            found += tensors_of(self.head)
-        if self.frame_in is not None:
-            found += [self.frame_in.added, *tensors_of(self.frame_in.inner)]
-        return found
-
-    def embed(self, values: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, M) of new frames, and the running totals with them.
-
-        values (N, C) or (N, D): the new frames; totals: those of the frames before.
-        """
-        if self.latent_in is not None:
-            return self.latent_in(values) + self.table[self.first_id], totals
-        if self.frame_in is None:
-            ids = values[:, 0] + self.first_id
-            if self.row_mark:
-                ids = ids.masked_fill(values[:, 0] == self.n_codes, self.row_mark)
-            return F.embedding(ids, self.table), totals
-        x, totals = self.frame_in.step(values, totals)
-        return x + self.table[self.first_id], totals
 
 
 class AutoregressiveSampler:
@@ -102,6 +37,7 @@ class AutoregressiveSampler:
         rows: (N,) the prompt that each row continues.
         alive: (N,) bool: which rows go on.
         left: (N,) how many frames are still to come; -1: open-ended.
+        n_drawn: (N,) how many frames were drawn.
         endless: (N,) bool: the end is certain, so it is not drawn.
         in_rows: of codes in rows.
         ceiling: (N, C) the highest legal next frame, where frames are a set in falling order.
@@ -114,11 +50,17 @@ class AutoregressiveSampler:
         lm: LM,
         prompts: Sequence[Document],
         sampling: Sampling,
-        generator: torch.Generator,
+        generator: torch.Generator | RowGenerators,
         callback: Callback | None = None,
+        prepared: AutoregressiveSampler | None = None,
     ):
+        """Read the prompts.
+
+        prepared: another one of the same model, modality and settings, whose weights are taken as
+        they are laid out there.
+        """
         self.lm = lm
-        self.prompts = prompts
+        self.prompts = list(prompts)
         self.sampling = sampling
         self.generator = generator
         self.callback = callback
@@ -133,9 +75,13 @@ class AutoregressiveSampler:
         self.precision: WeightPrecision = "float32"
         if not self.signature.latent_size:
             self.precision = weight_precision(sampling.precision, lm.model.norm.weight)
-        self.decoder = FrameDecoder(lm, self.modality, self.precision, len(documents))
-        self._prefill(documents)
+        if prepared is None:
+            self.decoder = FrameDecoder(lm, self.modality, self.precision, len(documents))
+        else:
+            self.decoder = prepared.decoder
+        self._prefill(documents, prepared)
         self.rows = np.arange(len(prompts))
+        self.n_drawn = np.zeros(len(prompts), int)
         self.n_known = np.array([len(s) for s in known])
         self.left = np.full(len(known), -1)
         if self.signature.frames is not None:
@@ -165,7 +111,9 @@ class AutoregressiveSampler:
             self.in_rows = RowsDrawn(codes_known, self.signature.levels[0], *size)
         self._keep(self.left != 0)
 
-    def _prefill(self, documents: Sequence[Document]) -> None:
+    def _prefill(
+        self, documents: Sequence[Document], prepared: AutoregressiveSampler | None
+    ) -> None:
         """Read all prompts at once, aligned at their ends: shorter ones start later."""
         streams = [to_stream(self.lm.vocabulary, d) for d in documents]
         batch = pack(self.lm.vocabulary, [[s] for s in streams]).to(self.lm.device)
@@ -177,7 +125,10 @@ class AutoregressiveSampler:
         size = None
         if self.sampling.compiled:
             size = length + (self.signature.frames or self.sampling.max_frames)
-        self.trunk = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
+        if prepared is None:
+            self.trunk = KVCacheDecoder(self.lm.model, self.precision, start, len(streams), size)
+        else:
+            self.trunk = prepared.trunk.emptied(start)
         self.h = self.trunk.forward(x[row, source])[:, -1]
 
     def step(self) -> tuple[np.ndarray, np.ndarray]:
@@ -193,11 +144,13 @@ class AutoregressiveSampler:
             for step, frames_then in enumerate(self._states_by_prompt(rows, goes_on)):
                 self.callback(step, frames_then)
         self.left = self.left - (self.left > 0)
+        self.n_drawn = self.n_drawn + 1
         alive = goes_on & (self.left != 0)
-        if self.signature.frames is None and len(self.drawn) == self.sampling.max_frames:
-            for r in rows:
+        if self.signature.frames is None:
+            at_cap = goes_on & (self.n_drawn == self.sampling.max_frames)
+            for r in self.rows[at_cap]:
                 self.stop[r] = "cap"
-            alive[:] = False
+            alive &= ~at_cap
         if self.ceiling is not None:
             self.ceiling = self._next_ceiling(values)
         if not alive.any():
@@ -226,7 +179,7 @@ class AutoregressiveSampler:
             logits[:, end].masked_fill_(endless, float("-inf"))
         if self.in_rows is not None:
             logits = self.in_rows.legal(logits)
-        ids = pick(logits, sampling, self.generator)[:, None]
+        ids = pick(logits, sampling, self.numbers)[:, None]
         values = ids
         both = ids  # ids and frames in one copy, so that the device is waited for once
         if self.decoder.head is not None:
@@ -261,7 +214,7 @@ class AutoregressiveSampler:
             callback = self._record
         hs = self.h.chunk(self.n_streams)
         values = head.sample(
-            hs, self.sampling, self.generator, callback=callback, ceiling=self.ceiling
+            hs, self.sampling, self.numbers, callback=callback, ceiling=self.ceiling
         )
         if self.signature.latent_size:
             return values.to(self.h.dtype)
@@ -272,7 +225,7 @@ class AutoregressiveSampler:
 
     def _next_ceiling(self, values: Tensor) -> Tensor:
         """The frames just drawn (N, C), without a bound in rows whose order begins later."""
-        before = self.n_known[self.rows] + len(self.drawn) <= self.signature.headers
+        before = self.n_known[self.rows] + self.n_drawn <= self.signature.headers
         if not before.any():
             return values
         highest = torch.tensor(self.signature.levels, device=values.device) - 1
@@ -304,10 +257,13 @@ class AutoregressiveSampler:
             return None
         self.rows = self.rows[kept]
         self.left = self.left[kept]
+        self.n_drawn = self.n_drawn[kept]
         self.endless = self.endless[kept]
         self.alive = alive[kept]
         if self.in_rows is not None:
             self.in_rows.keep(kept)
+        if isinstance(self.generator, RowGenerators):
+            self.generator = self.generator.select(kept.tolist())
         on_device = torch.from_numpy(kept).to(self.h.device)
         streams = torch.cat([on_device + k * len(alive) for k in range(self.n_streams)])
         self.trunk.select(streams)
@@ -327,6 +283,68 @@ class AutoregressiveSampler:
             x = x.repeat(self.n_streams, 1)
         self.h = self.trunk.forward(x[:, None])[:, 0]
 
+    @property
+    def numbers(self) -> torch.Generator:
+        """What heads draw from: to them generators by row are as good as one."""
+        return cast(torch.Generator, self.generator)
+
+    def drop(self, prompts: Collection[int]) -> None:
+        """Draw no more for these prompts."""
+        alive = self.alive & ~np.isin(self.rows, list(prompts))
+        if alive.any():
+            self._keep(alive)
+        else:
+            self._finish()
+
+    @property
+    def running(self) -> set[int]:
+        """The prompts that go on."""
+        if not len(self.rows):
+            return set()
+        return set(self.rows[self.alive].tolist())
+
+    def join(self, other: AutoregressiveSampler) -> None:
+        """Draw the rows of another sampler too, of the same model, modality and settings.
+
+        Both have generators by row, and no compiled step.
+        """
+        both = (self, other)
+        n_streams = self.n_streams
+        hs = [part.h.chunk(n_streams) for part in both]
+        self.h = torch.cat([h for of_stream in zip(*hs, strict=True) for h in of_stream])
+        n, m = len(self.alive), len(other.alive)
+        self.trunk.join(other.trunk)
+        if n_streams > 1:  # the streams of one sampler lie behind those of the other
+            here, there = torch.arange(n_streams * (n + m)).split([n_streams * n, n_streams * m])
+            pairs = zip(here.chunk(n_streams), there.chunk(n_streams), strict=True)
+            order = torch.cat([rows for pair in pairs for rows in pair])
+            self.trunk.select(order.to(self.h.device))
+        self.rows = np.concatenate([self.rows, other.rows + len(self.prompts)])
+        self.prompts += other.prompts
+        self.stop += other.stop
+        for name in ("n_known", "left", "n_drawn", "endless", "alive"):
+            setattr(self, name, np.concatenate([getattr(part, name) for part in both]))
+        self.totals = torch.cat([part.totals for part in both])
+        if self.ceiling is not None and other.ceiling is not None:
+            self.ceiling = torch.cat([self.ceiling, other.ceiling])
+        if self.in_rows is not None and other.in_rows is not None:
+            self.in_rows.join(other.in_rows)
+        generators = [cast(RowGenerators, part.generator).generators for part in both]
+        self.generator = RowGenerators([g for some in generators for g in some])
+
+    def forget(self) -> list[int]:
+        """Forget the prompts that have no row any more, and all that was drawn.
+
+        Returns which prompts stay, by their numbers till now; they are numbered anew from 0.
+        """
+        kept: list[int] = self.rows.tolist()
+        self.prompts = [self.prompts[i] for i in kept]
+        self.stop = [self.stop[i] for i in kept]
+        self.n_known = self.n_known[kept]
+        self.rows = np.arange(len(kept))
+        self.drawn = []
+        return kept
+
     def close(self) -> None:
         """Draw no more, also where rows would go on."""
         if len(self.rows):
@@ -338,23 +356,24 @@ class AutoregressiveSampler:
 
     def results(self) -> list[Sampled]:
         """One sampled segment per prompt; new frames go into the next span to infill, if any."""
-        done = []
-        for prompt, new, stop in zip(self.prompts, self._frames(), self.stop, strict=True):
-            known = prompt.target
-            k = prompt.n_filled
-            at = len(known)
-            if known.infill_spans:
-                at = known.infill_spans[k][0]
-            # the span itself grows at its end, those behind it move
-            spans = tuple(
-                (a + len(new) * (i > k), b + len(new) * (i >= k))
-                for i, (a, b) in enumerate(known.infill_spans)
-            )
-            values = np.concatenate([known.values[:at], new, known.values[at:]])
-            truncated = stop == "cap" and not spans
-            segment = segment_of(self.signature, values, truncated=truncated, infill_spans=spans)
-            done.append(Sampled(segment, stop))
-        return done
+        return list(map(self.result, self.prompts, self._frames(), self.stop))
+
+    def result(self, prompt: Document, new: np.ndarray, stop: str) -> Sampled:
+        """The sampled segment of a prompt that got the frames `new` (T, C)."""
+        known = prompt.target
+        k = prompt.n_filled
+        at = len(known)
+        if known.infill_spans:
+            at = known.infill_spans[k][0]
+        # the span itself grows at its end, those behind it move
+        spans = tuple(
+            (a + len(new) * (i > k), b + len(new) * (i >= k))
+            for i, (a, b) in enumerate(known.infill_spans)
+        )
+        values = np.concatenate([known.values[:at], new, known.values[at:]])
+        truncated = stop == "cap" and not spans
+        segment = segment_of(self.signature, values, truncated=truncated, infill_spans=spans)
+        return Sampled(segment, stop)
 
     def _frames(self) -> list[np.ndarray]:
         """Per prompt the frames drawn for it (T, C)."""
@@ -368,15 +387,3 @@ def without_condition(prompt: Document) -> Document:
     """The prompt with the null mark in place of its conditions."""
     nulls = (None,) * (len(prompt.segments) - 1)
     return replace(prompt, segments=nulls + prompt.segments[-1:])
-
-
-def weight_precision(asked: Precision | WeightPrecision, weight: Tensor) -> WeightPrecision:
-    """The precision of the weights while drawing, for `Sampling.precision`.
-
-    Under "auto", weights that are not float32 stay as they are.
-    """
-    if asked == "int8":
-        return "int8"
-    if asked == "auto" and weight.dtype != torch.float32:
-        return "float32"
-    return resolve_precision(asked, weight.device)

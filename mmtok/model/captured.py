@@ -21,7 +21,8 @@ from torch import Tensor
 from mmtok.core.segment import Document
 from mmtok.heads.base import Callback
 from mmtok.heads.sampling import Sampling, mix_guidance, pick
-from mmtok.model.autoregressive import AutoregressiveSampler, FrameDecoder
+from mmtok.model.autoregressive import AutoregressiveSampler
+from mmtok.model.frame_decoder import FrameDecoder
 from mmtok.model.lm import LM
 from mmtok.nn.compiled import can_compile
 from mmtok.nn.device import constant
@@ -110,7 +111,7 @@ class DrawStep:
         if self.ceiling is not None and sampler.ceiling is not None:
             self.ceiling.copy_(sampler.ceiling)
         self.totals.copy_(sampler.totals)
-        self.generator.set_state(sampler.generator.get_state())
+        self.generator.set_state(sampler.numbers.get_state())
 
     def __call__(self) -> None:
         """Draw one id and its frame for every row, and read them."""
@@ -273,7 +274,7 @@ class CapturedSampler(AutoregressiveSampler):
         assert self._draw_step is not None
         self._draw_step.rewind(len(self._waiting))
         self._waiting.clear()
-        self.generator.set_state(self._draw_step.generator.get_state())
+        self.numbers.set_state(self._draw_step.generator.get_state())
         _kept[self.lm] = self._key, self._draw_step
 
     def _read(self, values: Tensor) -> None:

@@ -49,7 +49,7 @@ def generate(
     """
     if not prompts:
         return []
-    modality = _validated(lm, prompts, sampling)
+    modality = check_prompts(lm, prompts, sampling)
     if not lm.autoregressive(modality):
         return draw_segments(lm, modality, prompts, sampling, generator, callback)
     with evaluating(lm), torch.inference_mode():
@@ -72,7 +72,7 @@ def stream(
     """
     if not prompts:
         return []
-    modality = _validated(lm, prompts, sampling)
+    modality = check_prompts(lm, prompts, sampling)
     if any(p.target.infill_spans for p in prompts):
         raise ValueError("infilling cannot be streamed")
     if not lm.autoregressive(modality):
@@ -129,7 +129,7 @@ def infill(
     return [replace(r, stop=stop) for r, stop in zip(results, stops, strict=True)]
 
 
-def _validated(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
+def check_prompts(lm: LM, prompts: Sequence[Document], sampling: Sampling) -> str:
     """The modality that all prompts ask for. Raises as `generate`."""
     modalities = {p.target.modality for p in prompts}
     if len(modalities) != 1 or not all(p.open_end for p in prompts):

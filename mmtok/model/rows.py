@@ -81,3 +81,9 @@ class RowsDrawn:
         self.row = self.row[kept]
         self.column = self.column[kept]
         self.columns = self.columns[kept]
+
+    def join(self, other: RowsDrawn) -> None:
+        """Take other pictures behind these, of which as many rows are asked for."""
+        self.row = np.concatenate([self.row, other.row])
+        self.column = np.concatenate([self.column, other.column])
+        self.columns = np.concatenate([self.columns, other.columns])

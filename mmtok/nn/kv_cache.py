@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import NamedTuple, cast
 
 import torch
@@ -143,6 +144,50 @@ class KVCacheDecoder:
             self.left_padding = self.left_padding[rows]
             self.padding_mask = self.padding_mask[rows]
 
+    def emptied(self, left_padding: Tensor) -> KVCacheDecoder:
+        """The same weights for other rows, of which nothing is cached yet."""
+        other = copy(self)
+        other.left_padding = left_padding
+        other.length = 0
+        other.capacity = 0
+        other.cache = []
+        return other
+
+    def join(self, other: KVCacheDecoder) -> None:
+        """Take the rows of another decoder of these weights too, behind those that are here.
+
+        Rows are aligned at their ends: shorter ones get more padding on the left, and positions
+        that are padding of all rows are given up. Not for a compiled step, whose rows are fixed.
+        """
+        if self.compiled is not None or other.compiled is not None:
+            raise ValueError("a compiled step takes no more rows")
+        parts = (self, other)
+        length = max(part.length for part in parts)
+        padding = torch.cat([part._padding() + (length - part.length) for part in parts])
+        spare = int(padding.min())
+        caches = [part.cache for part in parts]
+        lengths = [part.length for part in parts]
+        self.length = length - spare
+        self.left_padding = padding - spare
+        self._make_room()
+        self.cache = [self._joined(layers, lengths) for layers in zip(*caches, strict=True)]
+
+    def _joined(self, layers: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
+        """The caches of one layer, their rows below each other, their ends at `length`."""
+        n_rows = sum(map(len, layers))
+        joined = layers[0].new_zeros(n_rows, layers[0].shape[1], self.capacity, layers[0].shape[3])
+        rows = joined.split([len(layer) for layer in layers])
+        for to, layer, length in zip(rows, layers, lengths, strict=True):
+            kept = min(length, self.length)
+            to[:, :, self.length - kept : self.length] = layer[:, :, length - kept : length]
+        return joined
+
+    def _padding(self) -> Tensor:
+        """(B,): how many positions of padding each row begins with."""
+        if self.left_padding is not None:
+            return self.left_padding
+        return torch.zeros(len(self.cache[0]), dtype=torch.long, device=self.root_eps.device)
+
     def _compiled_forward(self, step: CompiledStep, x: Tensor, cache_position: int) -> Tensor:
         """The compiled step, which attends to the whole cache under an additive mask."""
         self.future_mask[..., : self.length] = 0
@@ -255,15 +300,20 @@ class KVCacheDecoder:
 
     def _grow(self, n_rows: int, device: torch.device) -> None:
         """Make room for the current length, and copy what is cached."""
-        config = self.config
-        size = config.head_size
         old_capacity = self.capacity
-        self.capacity = capacity_for(max(self.length, self.compile_length))
-        shape = (n_rows, 2 * config.n_kv_heads, self.capacity, size)
+        self._make_room()
+        shape = (n_rows, 2 * self.config.n_kv_heads, self.capacity, self.config.head_size)
         grown = [torch.zeros(shape, dtype=self.dtype, device=device) for _ in self.layers]
         for old, new in zip(self.cache, grown, strict=False):  # the first time there is none
             new[:, :, :old_capacity] = old
         self.cache = grown
+
+    def _make_room(self) -> None:
+        """A capacity for the current length, and what goes with it but the cache itself."""
+        config = self.config
+        size = config.head_size
+        device = self.root_eps.device
+        self.capacity = capacity_for(max(self.length, self.compile_length))
         slot = torch.arange(self.capacity, device=device)
         cos, sin = rotary(slot[None], size, config.rope_theta, config.rope_scaling)
         sign = torch.ones(size, dtype=self.dtype, device=device)

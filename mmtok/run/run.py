@@ -44,6 +44,7 @@ from mmtok.io.terminal import print_status
 from mmtok.model.generate import generate, infill, stream
 from mmtok.model.likelihood import LogLikelihood, score, score_part
 from mmtok.model.lm import LM
+from mmtok.model.queue import DrawQueue
 from mmtok.model.sampling import Sampled
 from mmtok.model.trajectory import trajectory_recorder
 from mmtok.nn.deferred import record
@@ -54,6 +55,7 @@ from mmtok.sources.base import Interleaved
 from mmtok.tokenizers.base import Tokenizer, TokenizerConfig, naming
 from mmtok.tokenizers.other_vocoder import vocoder_name, with_vocoder
 from mmtok.train.checkpoint import Checkpoint, kept_weights, load_weights
+from mmtok.train.checks import check_guidance
 
 SLOW_BATCH = 32  # documents scored at once where a likelihood takes many steps
 
@@ -435,6 +437,22 @@ class Run:
         sampling = self._checked_guidance(prompts, sampling)
         generator = torch.Generator(self.lm.device).manual_seed(seed)
         return (yield from stream(self.lm, prompts, sampling, generator))
+
+    def queue(self, modality: str, rows: int = 64, **changes: Any) -> DrawQueue:
+        """A queue of prompts for a modality, new ones of which join while others are drawn.
+
+        Args:
+            modality: what is drawn.
+            rows: how many prompts are drawn at once, at most.
+            changes: of the recipe's sampling, as of `sampling`.
+
+        Raises:
+            UserError: As of `DrawQueue`, and for guidance of a run that was trained without the
+                null condition.
+        """
+        sampling = self.sampling(modality, **changes)
+        check_guidance(self.recipe.tasks, self.recipe.fields, {modality: sampling})
+        return DrawQueue(self.lm, modality, sampling, rows)
 
     def _checked_guidance(self, prompts: Sequence[Document], sampling: Sampling) -> Sampling:
         """The sampling, without guidance if no prompt has a condition: it would cost twice as much.
