@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmtok.diffusion.guidance import guided_logits
-from mmtok.diffusion.random import drawn, inverse_cdf
+from mmtok.diffusion.random import RowGenerators, drawn, inverse_cdf
 from mmtok.errors import UserError
 from mmtok.nn.device import sum_dtype
 
@@ -150,7 +150,7 @@ def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     return draw(p, generator)
 
 
-def draw(p: Tensor, generator: torch.Generator) -> Tensor:
+def draw(p: Tensor, generator: torch.Generator | RowGenerators) -> Tensor:
     """Draw one id per row of probabilities (n, K) -> (n,), by inverting their cumulated sums.
 
     The sums are float64, so that rare ids come as often as they should. It takes one random number

@@ -13,10 +13,9 @@ from torch import Tensor
 from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, segment_of
-from mmtok.diffusion.random import RowGenerators
 from mmtok.errors import UserError
 from mmtok.heads.base import Callback, Head
-from mmtok.heads.sampling import Sampling, mix_guidance, pick
+from mmtok.heads.sampling import RowGenerators, Sampling, mix_guidance, pick
 from mmtok.model.frame_decoder import FrameDecoder, weight_precision
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.model.lm import LM

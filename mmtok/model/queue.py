@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from mmtok.core.segment import Document, segment_of
-from mmtok.diffusion.random import RowGenerators
 from mmtok.errors import UserError
-from mmtok.heads.sampling import Sampling
+from mmtok.heads.sampling import RowGenerators, Sampling
 from mmtok.model.autoregressive import AutoregressiveSampler
 from mmtok.model.generate import check_prompts
 from mmtok.model.lm import LM, evaluating
