@@ -311,7 +311,8 @@ class AutoregressiveSampler:
         n_streams = self.n_streams
         hs = [part.h.chunk(n_streams) for part in both]
         self.h = torch.cat([h for of_stream in zip(*hs, strict=True) for h in of_stream])
-        n, m = len(self.alive), len(other.alive)
+        n = len(self.alive)
+        m = len(other.alive)
         self.trunk.join(other.trunk)
         if n_streams > 1:  # the streams of one sampler lie behind those of the other
             here, there = torch.arange(n_streams * (n + m)).split([n_streams * n, n_streams * m])
