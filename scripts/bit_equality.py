@@ -45,6 +45,7 @@ from mmtok.errors import UserError
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.masked_diffusion import MaskedDiffusion
+from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.io.files import write_text
 from mmtok.io.strict_json import read_json
 from mmtok.model.embed import embed
@@ -233,7 +234,7 @@ def tiny_head(head: Any) -> Any:
     """A head's config with a small network and few steps."""
     if isinstance(head, FrameDiffusion):
         return replace(head, steps=3, ode_steps=2, network=TokenMLPConfig(depth=1, width=16))
-    if isinstance(head, GridDiffusion):
+    if isinstance(head, (GridDiffusion, SetDiffusion)):
         return replace(head, steps=3, ode_steps=2, network=DiTConfig(depth=1, width=16, n_heads=2))
     if isinstance(head, MaskedDiffusion):
         return replace(head, bound_draws=4, network=DiTConfig(depth=1, width=16, n_heads=2))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtok.core.grammar import Stream
+from mmtok.core.set_places import SetPlaces, set_places
 from mmtok.core.vocabulary import Vocabulary
 
 ENDS_BLOCK = 64  # the ends of documents are counted in blocks of this many
@@ -132,6 +133,7 @@ class Places:
         are_segments: whether the predicted places are complete segments of as many frames as the
             signature says, each behind its begin mark.
         runs: the segments of all frames.
+        sets: of sets, what is predicted by segments; else None.
     """
 
     predicted: Tensor
@@ -140,6 +142,7 @@ class Places:
     values: Tensor
     are_segments: bool
     runs: Runs
+    sets: SetPlaces | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +179,25 @@ def _places(batch: Batch, vocabulary: Vocabulary, number: int) -> Places:
     predicted = (predict & (batch.modality.flatten() == number)).nonzero()[:, 0]
     is_frame = ids == vocabulary.span(m)[0]
     frames = is_frame.nonzero()[:, 0]
-    length = batch.ids.shape[1]
-    segment = (frames // length * length + batch.document.flatten()[frames]) * length
-    segment = segment + batch.segment.flatten()[frames]
-    return Places(
+    places = Places(
         predicted=predicted,
         frames=frames,
         framed=is_frame[predicted].nonzero()[:, 0],
         values=predict[frames].nonzero()[:, 0],
         are_segments=_are_segments(ids, predicted, vocabulary, m),
-        runs=Runs.of(segment),
+        runs=Runs.of(_segment_numbers(batch, frames)),
     )
+    if not vocabulary.signatures[m].unordered:
+        return places
+    segments = Runs.of(_segment_numbers(batch, predicted))
+    return replace(places, sets=set_places(ids, vocabulary.begin(m), places, segments))
+
+
+def _segment_numbers(batch: Batch, places: Tensor) -> Tensor:
+    """Numbers (n,) that tell the segments of these places of the flattened batch apart."""
+    length = batch.ids.shape[1]
+    documents = places // length * length + batch.document.flatten()[places]
+    return documents * length + batch.segment.flatten()[places]
 
 
 def _are_segments(ids: Tensor, predicted: Tensor, vocabulary: Vocabulary, m: str) -> bool:

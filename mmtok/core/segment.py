@@ -43,6 +43,8 @@ class Signature:
         scales: of latents that are standardised quantities: what each was divided by, in the
             caller's unit, so that densities can be said in that unit; (): latents as they are.
         counts: the latents are log(1 + n) of counts n, so that p is a probability.
+        unordered: the frames are latents of a set, in whatever order: a head of sets gives the
+            density of the set, which all orders share.
     """
 
     modality: str
@@ -57,6 +59,7 @@ class Signature:
     rows: bool = False
     scales: tuple[float, ...] = ()
     counts: bool = False
+    unordered: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.levels) == bool(self.latent_size):
@@ -100,6 +103,10 @@ class Signature:
         if self.counts and (not self.latent_size or self.cells or self.scales):
             raise UserError(
                 f"signature of {self.modality!r}: counts are latents without cells and scales"
+            )
+        if self.unordered and (not self.latent_size or self.frames is not None):
+            raise UserError(
+                f"signature of {self.modality!r}: unordered frames are latents, of any number"
             )
 
     def _check_sizes(self) -> None:
@@ -151,7 +158,7 @@ class Signature:
     def as_dict(self) -> dict:
         """JSON-able fields."""
         fields = asdict(self)
-        for name in ("rows", "scales", "counts"):
+        for name in ("rows", "scales", "counts", "unordered"):
             if not fields[name]:  # a fingerprint does not change by what is not used
                 del fields[name]
         return fields

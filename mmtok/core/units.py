@@ -58,6 +58,6 @@ def _unit(of: str | Signature) -> tuple[str, float]:
         return UNITS.get(of, DEFAULT)
     if of.cells:
         return "bits/value", math.log(2)
-    if of.latent_size:
+    if of.latent_size and not of.unordered:
         return DEFAULT
     return UNITS.get(of.modality, DEFAULT)

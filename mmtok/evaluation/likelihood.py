@@ -157,7 +157,7 @@ def unigram_nll(run: Run, modality: str, segments: Sequence[Segment]) -> float:
         n_ends += not segment.truncated
         frames.add(segment.values)
     nll = sum(frames.nll(segment.values) for segment in segments)
-    if signature.descending:
+    if signature.descending or signature.unordered:
         complete = [segment for segment in segments if not segment.truncated]
         nll -= sum(log_orders(segment.values[signature.headers :]) for segment in complete)
     if signature.frames is None:

@@ -70,11 +70,13 @@ class HeadConfig(ABC):
         autoregressive: True: the head fills in one frame from the state before it. False: it fills
             in all frames of a segment of fixed length from the state at its begin mark.
         frames: the frames that the head can fill in, in words.
+        of_sets: the head is a `SetHead`: it fills in sets of any number of frames.
     """
 
     kind: ClassVar[Kind] = "exact"
     autoregressive: ClassVar[bool] = True
     frames: ClassVar[str] = "any frames"
+    of_sets: ClassVar[bool] = False
 
     @classmethod
     def fits(cls, signature: Signature) -> bool:
@@ -93,6 +95,7 @@ class Head(nn.Module, ABC):
     """A distribution over frames y given hidden states h (N, M).
 
     y is (N, C) long or (N, D) for autoregressive heads, (N, T, C) or (N, T, D) for the others.
+    Heads of sets (`SetHead`) are told how many of the T frames each set has.
 
     ceiling: only where frames are a set (`Signature.descending`): the frame before each (N, C),
     which the next one may not exceed in lexicographic order.
@@ -207,6 +210,73 @@ class Head(nn.Module, ABC):
         The segments are read only by heads that have something to check.
         """
         return []
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """How many frames N sets have.
+
+    Attributes:
+        n_frames: (N,) long.
+        truncated: (N,) bool: the set has more elements than these frames.
+    """
+
+    n_frames: Tensor
+    truncated: Tensor
+
+    def mask(self, longest: int) -> Tensor:
+        """(N, longest) bool: where frames are, the first ones of each row."""
+        places = torch.arange(longest, device=self.n_frames.device)
+        return places < self.n_frames[:, None]
+
+
+class SetHead(Head):
+    """A distribution over sets of frames, their number included.
+
+    y is (N, P, D), P the frames of the largest set; what stands behind a set's own frames is not
+    read. p is of the set, whatever the order of its frames: the sum over all orders.
+    """
+
+    @abstractmethod
+    def loss(
+        self, h: Tensor, y: Tensor, ceiling: Tensor | None = None, *, sizes: Sizes | None = None
+    ) -> Tensor:
+        """As `Head.loss`, of sets of these sizes: (N,)."""
+
+    @abstractmethod
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+        *,
+        sizes: Sizes | None = None,
+    ) -> Tensor:
+        """Log p(y | h) of sets of these sizes, their number of frames included: (N,)."""
+
+    @abstractmethod
+    def sample_sizes(
+        self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator
+    ) -> Sizes:
+        """Draw how many frames each set has."""
+
+    @abstractmethod
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+        *,
+        sizes: Sizes | None = None,
+    ) -> Tensor:
+        """Draw sets of these sizes (N, P, D); None: of sizes that it draws.
+
+        NaN stands behind the last frame of each.
+        """
 
 
 def check_fit(config: HeadConfig, signature: Signature) -> None:

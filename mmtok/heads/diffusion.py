@@ -295,9 +295,22 @@ class DiffusionHead(Head):
         2024). Raises UserError for fewer steps than the solver needs, and when the network returns
         NaN or infinity, naming the step.
         """
-        denoiser = self.denoiser(hs[0])
-        if len(hs) > 1:
-            denoiser = guided(denoiser, self.denoiser(hs[1]), sampling.guidance)
+        like = hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64)
+        noise = normal_like(like, generator)
+        return self.solve([self.denoiser(h) for h in hs], noise, sampling, generator, callback)
+
+    def solve(
+        self,
+        denoisers: Sequence[Denoiser],
+        noise: Tensor,
+        sampling: Sampling,
+        generator: torch.Generator,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """States from noise n ~ N(0, I) (N, ...), as `draw` makes them.
+
+        denoisers: one, or with the condition and without it.
+        """
         schedule = self.config.schedule
         sampler = self.config.sampler
         steps = self.n_steps(sampling, 0)
@@ -305,8 +318,10 @@ class DiffusionHead(Head):
             raise UserError(
                 f"{type(sampler).__name__} needs at least {sampler.least_steps} steps, got {steps}"
             )
-        like = hs[0].new_empty((len(hs[0]), *shape), dtype=torch.float64)
-        noise = sampling.temperature * normal_like(like, generator)
+        denoiser = denoisers[0]
+        if len(denoisers) > 1:
+            denoiser = guided(denoiser, denoisers[1], sampling.guidance)
+        noise = sampling.temperature * noise
         with as_user_error():
             times = schedule.times(steps)
             start = schedule.start(noise, times[0])

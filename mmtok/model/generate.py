@@ -14,7 +14,7 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Head, Known
+from mmtok.heads.base import Callback, Head, Known, SetHead
 from mmtok.heads.sampling import Sampling
 from mmtok.model.autoregressive import without_condition
 from mmtok.model.captured import make_sampler
@@ -51,7 +51,7 @@ def generate(
         return []
     modality = check_prompts(lm, prompts, sampling)
     if not lm.autoregressive(modality):
-        return draw_segments(lm, modality, prompts, sampling, generator, callback)
+        return draw_whole(lm, modality, prompts, sampling, generator, callback)
     with evaluating(lm), torch.inference_mode():
         sampler = make_sampler(lm, prompts, sampling, generator, callback)
         while len(sampler.rows):
@@ -76,10 +76,11 @@ def stream(
     if any(p.target.infill_spans for p in prompts):
         raise ValueError("infilling cannot be streamed")
     if not lm.autoregressive(modality):
-        drawn = draw_segments(lm, modality, prompts, sampling, generator)
+        drawn = draw_whole(lm, modality, prompts, sampling, generator)
         known = np.array([len(p.target) for p in prompts])
-        for t in range(known.min(), max(len(d.segment) for d in drawn)):
-            rows = np.flatnonzero(known <= t)
+        lengths = np.array([len(d.segment) for d in drawn])
+        for t in range(known.min(), lengths.max()):
+            rows = np.flatnonzero((known <= t) & (t < lengths))
             yield rows, np.stack([drawn[row].segment.values[t] for row in rows])
         return drawn
     with evaluating(lm), torch.inference_mode():
@@ -166,6 +167,64 @@ def _check_infill_spans(spans: Sequence[tuple[int, int]], n_filled: int) -> None
 # ---- non-autoregressive heads: the condition is read once, and the head fills in all frames
 
 
+def draw_whole(
+    lm: LM,
+    modality: str,
+    prompts: Sequence[Document],
+    sampling: Sampling,
+    generator: torch.Generator,
+    callback: Callback | None = None,
+) -> list[Sampled]:
+    """`draw_sets` or `draw_segments`, as the modality's head needs it."""
+    draw = draw_segments
+    if lm.of_sets(modality):
+        draw = draw_sets
+    return draw(lm, modality, prompts, sampling, generator, callback)
+
+
+def draw_sets(
+    lm: LM,
+    modality: str,
+    prompts: Sequence[Document],
+    sampling: Sampling,
+    generator: torch.Generator,
+    callback: Callback | None = None,
+) -> list[Sampled]:
+    """Draw the last segments of open documents as sets, as one batch.
+
+    Of a set that is larger than `Sampling.max_frames` so many elements are kept, whichever: it is
+    truncated, as one of more elements than its head counts. Raises UserError where frames are to be
+    kept.
+    """
+    if any(len(p.target) for p in prompts):
+        raise UserError(
+            f"{modality} is drawn as whole sets: the beginning of one, or frames around a span,"
+            " cannot be kept"
+        )
+    head = cast(SetHead, lm.head(modality))
+    with evaluating(lm):
+        hs = [states_at_end(lm, documents) for documents in _streams(prompts, sampling)]
+        sizes = head.sample_sizes(hs, sampling, generator)
+        sets = head.sample(hs, sampling, generator, callback=callback, sizes=sizes)
+    signature = lm.vocabulary.signatures[modality]
+    drawn = []
+    for x, n, is_cut in zip(
+        sets.cpu().numpy(), sizes.n_frames.tolist(), sizes.truncated.tolist(), strict=True
+    ):
+        n_kept = min(n, sampling.max_frames)
+        goes_on = is_cut or n_kept < n
+        segment = segment_of(signature, x[:n_kept], truncated=goes_on)
+        drawn.append(Sampled(segment, ("end", "cap")[goes_on]))
+    return drawn
+
+
+def _streams(prompts: Sequence[Document], sampling: Sampling) -> list[Sequence[Document]]:
+    """The prompts, and under guidance the same without their conditions."""
+    if sampling.guidance == 1:
+        return [prompts]
+    return [prompts, [without_condition(p) for p in prompts]]
+
+
 def draw_segments(
     lm: LM,
     modality: str,
@@ -184,11 +243,8 @@ def draw_segments(
     known = _known_frames([p.target for p in prompts], signature, lm.device)
     empty = segment_of(signature)
     begun = [replace(p, segments=(*p.segments[:-1], empty), n_filled=0) for p in prompts]
-    streams = [begun]
-    if sampling.guidance != 1:
-        streams.append([without_condition(p) for p in begun])
     with evaluating(lm):
-        hs = [states_at_end(lm, documents) for documents in streams]
+        hs = [states_at_end(lm, documents) for documents in _streams(begun, sampling)]
         drawn = cast(Head, lm.head(modality)).sample(hs, sampling, generator, known, callback)
     return [Sampled(segment_of(signature, x), "end") for x in drawn.cpu().numpy()]
 

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from mmtok.core.batch import Batch, BatchIndex, Places, with_index
 from mmtok.core.segment import Signature
+from mmtok.core.set_places import SetPlaces
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
-from mmtok.heads.base import Head, HeadConfig, Kind
+from mmtok.heads.base import Head, HeadConfig, Kind, SetHead, Sizes
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
@@ -30,6 +31,7 @@ from mmtok.heads.flows import NormalisingFlow
 from mmtok.heads.masked_diffusion import MaskedDiffusion
 from mmtok.heads.regression import Regression
 from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_settings
+from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
 from mmtok.model.embedder import Embedder, EmbeddingConfig
@@ -44,6 +46,7 @@ PackageHeads = (
     | Chained
     | FrameDiffusion
     | GridDiffusion
+    | SetDiffusion
     | Cascade
     | MaskedDiffusion
     | Regression
@@ -227,6 +230,16 @@ class LM(nn.Module):
         head = self.head(modality)
         return head is None or head.autoregressive
 
+    def of_sets(self, modality: str) -> bool:
+        """Whether segments of this modality are drawn as sets, their number of frames included."""
+        head = self.head(modality)
+        return head is not None and head.config.of_sets
+
+    def _ids_are_certain(self, modality: str) -> bool:
+        """Whether the head says all of a segment: its codes, or how many frames it has."""
+        one_channel = self.vocabulary.signatures[modality].one_channel
+        return self.of_sets(modality) or one_channel and not self.autoregressive(modality)
+
     def validate(self, modality: str, sampling: Sampling) -> None:
         """Raise UserError for settings that what draws this modality does not know."""
         head = self.head(modality)
@@ -343,13 +356,14 @@ class LM(nn.Module):
         frames = []
         for (m, places), h in zip(batch.index.places.items(), states, strict=True):
             target = batch.ids.flatten()[places.predicted]
-            no_ids = signatures[m].one_channel and not self.autoregressive(m)
-            if no_ids:
+            if self._ids_are_certain(m):
                 ids.append(upcast(h.new_zeros(len(target))))
             else:
                 may_end = batch.may_end.flatten()[places.predicted]
                 ids.append(self._id_nll(m, h, target, may_end))
-            if not self.autoregressive(m):
+            if self.of_sets(m):
+                frames.append(self._set_nll(m, places, h, batch, seed))
+            elif not self.autoregressive(m):
                 frames.append(self._segment_nll(m, places, h, target, batch, seed))
             elif signatures[m].one_channel:
                 frames.append(torch.zeros_like(ids[-1]))
@@ -403,10 +417,7 @@ class LM(nn.Module):
                 " nor infilled, nor predicted in part"
             )
         if not len(target):
-            # Empty batch: keep the head's parameters in the graph so that all ranks reduce the same
-            # gradients.
-            anything = cast(Tensor, sum(p.sum() for p in head.parameters()))
-            return upcast(anything).expand(0)
+            return _nothing(head)
         if self.vocabulary.signatures[m].one_channel:
             values = (target - self.vocabulary.span(m)[0])[:, None]
         else:
@@ -414,6 +425,32 @@ class LM(nn.Module):
         first = h.unflatten(0, (-1, n_frames))[:, 0]
         nll = _head_nll(head, first, values.unflatten(0, (-1, n_frames)), seed)
         return (nll / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
+
+    def _set_nll(self, m: str, places: Places, h: Tensor, batch: Batch, seed: int | None) -> Tensor:
+        """(P,) of sets of modality m, each spread evenly over its frames and its end mark.
+
+        h (P, M), of which the first of each set is read. Raises UserError unless the sets are
+        predicted as a whole.
+        """
+        head = cast(SetHead, self.heads[m])
+        sets = cast(SetPlaces, places.sets)
+        if not sets.are_whole:
+            raise UserError(
+                f"{m} is drawn as whole sets: they can be neither infilled nor predicted in part"
+            )
+        if not len(sets.first):
+            return _nothing(head)
+        values = self._values(m, places, batch)
+        # an empty set has room for one frame too, as reductions over nothing are NaN
+        padded = values.new_zeros(len(sets.first), max(1, sets.longest), values.shape[1])
+        padded = padded.index_put((sets.frame_number, sets.frame_place), values)
+        sizes = Sizes(sets.n_frames, sets.truncated)
+        if seed is None:
+            nll = head.loss(h[sets.first], padded, sizes=sizes)
+        else:
+            generator = torch.Generator(h.device).manual_seed(seed)
+            nll = -head.log_prob(h[sets.first], padded, generator, sizes=sizes)
+        return (nll / sets.n_places).to(upcast(h).dtype)[sets.number]
 
     def _values(self, m: str, places: Places, batch: Batch) -> Tensor:
         """The predicted frames' channel values (N, C) or latents (N, D)."""
@@ -425,6 +462,15 @@ class LM(nn.Module):
             nothing = batch.ids.new_zeros(0, len(signature.levels))
             values = batch.channels.get(m, nothing)
         return values[places.values]
+
+
+def _nothing(head: Head) -> Tensor:
+    """Nats of no segments: (0,).
+
+    The head's parameters stay in the graph, so that all ranks reduce the same gradients.
+    """
+    anything = cast(Tensor, sum(p.sum() for p in head.parameters()))
+    return upcast(anything).expand(0)
 
 
 def _without_rows(grad: Tensor, n: int) -> Tensor:

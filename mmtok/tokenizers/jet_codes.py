@@ -57,6 +57,8 @@ class JetCodesConfig(TokenizerConfig):
 
     modality: ClassVar[str] = "jets"
     learns: ClassVar[bool] = True
+    features: ClassVar[tuple[str, ...]] = FEATURES
+    totals: ClassVar[tuple[str, ...]] = ()
 
     n_codes: int = 8192
     n_books: int = 1

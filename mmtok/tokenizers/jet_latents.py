@@ -1,13 +1,14 @@
 """Jets as they are, without codes: each constituent is a vector of three numbers (P, 3).
 
-For heads that draw latents, such as mmtok.heads.diffusion. Nothing is lost but float32's rounding.
-Constituents go by falling pt; p is of that list, so it bounds p of the set.
+Nothing is lost but float32's rounding. Constituents go by falling pt. Heads of sets (SetDiffusion)
+give the density of the set, whatever its order; heads that draw one constituent after another
+(FrameDiffusion) that of the list by falling pt, of which other lists take their share: a bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,6 +46,8 @@ class JetLatentsConfig(TokenizerConfig):
 
     modality: ClassVar[str] = "jets"
     learns: ClassVar[bool] = True
+    features: ClassVar[tuple[str, ...]] = FEATURES
+    totals: ClassVar[tuple[str, ...]] = ()
 
     max_constituents: int = 128
 
@@ -62,7 +65,7 @@ class JetLatentsConfig(TokenizerConfig):
 
     def signature(self) -> Signature:
         """Without the fingerprint, which is of the means and spreads."""
-        return Signature("jets", latent_size=len(FEATURES))
+        return Signature("jets", latent_size=len(FEATURES), unordered=True)
 
     def scales(self) -> nn.Module:
         """Means 0 and spreads 1."""
@@ -107,7 +110,7 @@ class JetLatents(ClippingTokenizer):
         self._shift = scales.get_buffer("shift").double().numpy()
         self._scale = scales.get_buffer("scale").double().numpy()
         mark = fingerprint("JetLatents", asdict(config), *learned(scales))
-        self.signature = Signature("jets", latent_size=len(FEATURES), fingerprint=mark)
+        self.signature = replace(config.signature(), fingerprint=mark)
 
     def encode_batch(self, signals: Sequence[np.ndarray]) -> list[Segment]:
         """Jets (P, 3) -> segments of latents (P, 3), P at most max_constituents.
@@ -125,11 +128,13 @@ class JetLatents(ClippingTokenizer):
         ]
 
     def decode_batch(self, segments: Sequence[Segment]) -> list[np.ndarray]:
-        """Segments of latents (P, 3) -> constituents (P, 3) float32, in their order."""
-        return [
-            unstretched(checked_latents(segment, self.signature) * self._scale + self._shift)
-            for segment in segments
-        ]
+        """Segments of latents (P, 3) -> constituents (P, 3) float32, by falling pt."""
+        jets = []
+        for segment in segments:
+            numbers = checked_latents(segment, self.signature) * self._scale + self._shift
+            jet = unstretched(numbers)
+            jets.append(jet[np.argsort(-jet[:, 0], kind="stable")])
+        return jets
 
     def new_count(self) -> Clipping:
         """Of jets that are cut."""

@@ -1,0 +1,282 @@
+"""Sets of latents drawn by diffusion or flow matching, all elements at once: point clouds.
+
+    p(set | h) = p(N | h) N! p(x_1 ... x_N | N, h)
+
+The network (`SetDenoiser`) has no positions, so that p(x_1 ... x_N) is the same in every order; the
+N! orders of N different elements are one set. p(N) is exact, the density is that of the
+probability-flow ODE. The state h at the set's begin mark comes from the shared decoder, so the
+condition may be a text, another set, or of any other modality.
+
+Sources: Buhmann et al. 2023 (EPiC-GAN, arXiv 2301.08128) for clouds of particles; Leigh et al. 2023
+(PC-JeDi, arXiv 2303.05376) and Buhmann et al. 2023 (EPiC-FM, arXiv 2310.00049) for their diffusion
+and flow matching. Letters: N sets, P frames of the largest, D latent size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmtok.core.segment import Signature
+from mmtok.diffusion.likelihood import (
+    Divergence,
+    Field,
+    exact_trace,
+    hutchinson,
+    log_likelihood,
+    log_spaced,
+)
+from mmtok.diffusion.losses import network_loss
+from mmtok.diffusion.predictions import Denoiser, preconditioned
+from mmtok.diffusion.random import normal_like, rademacher_like, stratified
+from mmtok.heads.base import (
+    Callback,
+    Known,
+    SetHead,
+    Sizes,
+    as_user_error,
+    check_fit,
+    with_frames,
+)
+from mmtok.heads.diffusion import TRACE_EVERY, Diffusion, DiffusionHead, check_all_free
+from mmtok.heads.sampling import Sampling
+from mmtok.heads.set_sizes import SetSizes
+from mmtok.nn.conditioning import Vectors
+from mmtok.nn.denoisers import DiTConfig, SetDenoiser
+
+# Sets of nearly one size that go through the network together on a CPU: padding costs time too.
+CHUNK_SETS = 16
+SCORED_SETS = 64  # whose graphs are kept together for a likelihood
+
+
+@dataclass(frozen=True)
+class SetDiffusion(Diffusion):
+    """A set of any number of latents at once, given the state at its begin mark.
+
+    Attributes:
+        network: a transformer without positions, whose tokens are the elements of the set.
+        max_frames: the largest number of elements that a set can have; larger ones must be cut by
+            their tokenizer.
+    """
+
+    autoregressive = False
+    of_sets = True
+    frames = "latents that are a set"
+
+    network: DiTConfig = DiTConfig()
+    max_frames: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+
+    @classmethod
+    def fits(cls, signature: Signature) -> bool:
+        """Latents that are a set."""
+        return super().fits(signature) and signature.unordered and not signature.cells
+
+    def build(self, width: int, signature: Signature) -> SetDiffusionHead:
+        """The head for hidden states of this width and sets of this signature."""
+        return SetDiffusionHead(self, width, signature)
+
+
+class SetDiffusionHead(DiffusionHead, SetHead):
+    """Sets (N, P, D), one for each hidden state at a begin mark."""
+
+    def __init__(self, config: SetDiffusion, width: int, signature: Signature):
+        check_fit(config, signature)
+        # without a condition the decoder's state says so
+        condition = Vectors(width, droppable=False)
+        network = SetDenoiser(config.network, signature.latent_size, condition)
+        super().__init__(config, network, signature)
+        self.sizes = SetSizes(width, config.max_frames, signature.modality)
+
+    def loss(
+        self, h: Tensor, y: Tensor, ceiling: Tensor | None = None, *, sizes: Sizes | None = None
+    ) -> Tensor:
+        """(N,) for sets (N, P, D): -log p(N), and the denoising loss summed over the elements.
+
+        Of an element it is the mean over dimensions and noise draws.
+        """
+        sizes = self._sizes(y, sizes)
+        k = self.config.draws
+        mask = sizes.mask(y.shape[1])[..., None]
+        n_nats = -self.sizes.log_prob(h, sizes)
+        y = y.masked_fill(~mask, 0).repeat_interleave(k, 0)
+        h = h.repeat_interleave(k, 0)
+        mask = mask.repeat_interleave(k, 0)
+        schedule = self.config.schedule
+        sigma = schedule.training_sigma(1 - stratified(len(y), y))
+        # where there is no element there is neither noise nor output, so that its error is 0
+        noise = normal_like(y) * mask
+        loss = network_loss(self._network_of(h, mask[..., 0]), schedule, y, noise, sigma)
+        return loss.view(-1, k).mean(1) * y.shape[1] + n_nats
+
+    def log_prob(
+        self,
+        h: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None = None,
+        ceiling: Tensor | None = None,
+        sigma: float | None = None,
+        *,
+        sizes: Sizes | None = None,
+    ) -> Tensor:
+        """Log p(N | h) + log N! + log p(x_1 ... x_N | N, h) of sets (N, P, D): (N,) float64.
+
+        The density is exact but for the ODE's steps where N D is at most `exact_dimensions`, an
+        estimate from one random probe elsewhere. Of a set that was cut off, p(N) is that there are
+        more, and N! counts the orders of what is left.
+        """
+        sizes = self._sizes(y, sizes)
+        n = sizes.n_frames.double()
+        mask = sizes.mask(y.shape[1])[..., None]
+        y = y.double().masked_fill(~mask, 0)
+        probe = rademacher_like(y, generator)
+        found = self.sizes.log_prob(h, sizes).double() + torch.lgamma(n + 1)
+        found = found - n * math.fsum(map(math.log, self.signature.scales))
+        for rows in self._alike(sizes.n_frames):
+            here = mask[rows, : max(1, int(sizes.n_frames[rows].max()))]
+            longest = here.shape[1]
+            trace = _trace_within(here)
+            if longest * y.shape[2] > self.config.exact_dimensions:
+                trace = hutchinson(probe[rows, :longest] * here)
+            density = self._set_density(h[rows], y[rows, :longest], here, sigma, trace)
+            found[rows] = found[rows] + density
+        return found
+
+    def _alike(self, n_frames: Tensor) -> list[Tensor]:
+        """The sets' numbers in groups of nearly one size, whose trace is taken in one way."""
+        if not len(n_frames):
+            return []
+        order = n_frames.argsort(stable=True)
+        exact = n_frames[order] * self.signature.latent_size <= self.config.exact_dimensions
+        n_exact = int(exact.sum())
+        parts = [order[:n_exact], order[n_exact:]]
+        return [chunk for part in parts if len(part) for chunk in part.split(SCORED_SETS)]
+
+    def _set_density(
+        self, h: Tensor, y: Tensor, mask: Tensor, sigma_min: float | None, trace: Divergence
+    ) -> Tensor:
+        """Log p(x_1 ... x_N | N, h) (N,) of sets y (N, P, D); mask (N, P, 1).
+
+        As `DiffusionHead._log_density`; where there is no element the state stays 0.
+        """
+        n_dimensions = mask.flatten(1).sum(1) * y.shape[2]
+        with as_user_error():
+            least, sigma_max = self.config.schedule.sigma_range
+            deviation = math.hypot(sigma_max, self.config.schedule.sigma_data)
+            constant = math.log(deviation) + math.log(2 * math.pi) / 2
+
+            def log_prior(x: Tensor) -> Tensor:
+                squares = (x * mask / deviation).square().flatten(1).sum(1)
+                return -squares / 2 - n_dimensions * constant
+
+            sigmas = log_spaced(sigma_min or least, sigma_max, self.config.ode_steps)
+            denoiser = self.set_denoiser(h, mask[..., 0])
+            return log_likelihood(denoiser, y, sigmas, log_prior, trace, every=TRACE_EVERY)
+
+    def set_denoiser(self, h: Tensor, mask: Tensor) -> Denoiser:
+        """D(x, sigma) of sets x (N, P, D) given h; mask (N, P) bool: where elements are."""
+        dtype = next(self.network.parameters()).dtype
+        return preconditioned(self._network_of(h, mask), self.config.schedule, dtype)
+
+    def sample_sizes(
+        self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator
+    ) -> Sizes:
+        """Draw the number of elements from p(N | h), under the temperature and the guidance."""
+        return self.sizes.sample(hs, sampling, generator)
+
+    def sample(
+        self,
+        hs: Sequence[Tensor],
+        sampling: Sampling,
+        generator: torch.Generator,
+        known: Known | None = None,
+        callback: Callback | None = None,
+        ceiling: Tensor | None = None,
+        *,
+        sizes: Sizes | None = None,
+    ) -> Tensor:
+        """Draw sets (N, P, D) float32; see `SetHead.sample`.
+
+        Raises UserError for known frames, which it cannot keep.
+        """
+        check_all_free(known)
+        if sizes is None:
+            sizes = self.sample_sizes(hs, sampling, generator)
+        n_frames = sizes.n_frames
+        mask = sizes.mask(max([1, *n_frames.tolist()]))
+        # the noise of a set does not depend on how far others reach
+        size = (int(n_frames.sum()), self.signature.latent_size)
+        flat = normal_like(hs[0].new_empty(size, dtype=torch.float64), generator)
+        noise = flat.new_zeros((*mask.shape, size[1]))
+        noise[mask] = flat
+        show = with_frames(callback, partial(_only, mask))
+        return _only(mask, self.from_noise(hs, noise, mask, sampling, generator, show)).float()
+
+    def from_noise(
+        self,
+        hs: Sequence[Tensor],
+        noise: Tensor,
+        mask: Tensor,
+        sampling: Sampling,
+        generator: torch.Generator,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """The sets that noise (N, P, D) becomes; mask (N, P) bool: where elements are."""
+        denoisers = [self.set_denoiser(h, mask) for h in hs]
+        return self.solve(denoisers, noise, sampling, generator, callback)
+
+    def _network_of(self, h: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """F(x, c_noise) given h and the mask (N, P)."""
+        order: Tensor | None = None
+        if mask.device.type == "cpu" and len(mask) > CHUNK_SETS:
+            order = mask.sum(1).argsort(stable=True)
+
+        def conditioned(x: Tensor, c_noise: Tensor) -> Tensor:
+            state = h.to(x.dtype)
+            if order is None:
+                return self.network(x, c_noise, mask, state)
+            parts = []
+            for rows in order.split(CHUNK_SETS):
+                longest = max(1, int(mask[rows[-1]].sum()))
+                part = self.network(
+                    x[rows, :longest], c_noise[rows], mask[rows, :longest], state[rows]
+                )
+                parts.append(F.pad(part, (0, 0, 0, x.shape[1] - longest)))
+            return torch.cat(parts)[order.argsort()]
+
+        return conditioned
+
+    def _sizes(self, y: Tensor, sizes: Sizes | None) -> Sizes:
+        """The sizes that are given, once they were checked; None: all frames of y (N, P, D)."""
+        self.sizes.check(y.shape[1])
+        if sizes is not None:
+            return sizes
+        n_frames = torch.full((len(y),), y.shape[1], device=y.device)
+        return Sizes(n_frames, torch.zeros_like(n_frames, dtype=torch.bool))
+
+
+def _trace_within(mask: Tensor) -> Divergence:
+    """`exact_trace` over the elements that are there: mask (N, P, 1) bool."""
+
+    def divergence(f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        def within(z: Tensor) -> Tensor:
+            return f(z) * mask
+
+        return exact_trace(within, x)
+
+    return divergence
+
+
+def _only(mask: Tensor, x: Tensor) -> Tensor:
+    """States x (N, P, D), NaN where the mask (N, P) has no element."""
+    return x.masked_fill(~mask[..., None], math.nan)
