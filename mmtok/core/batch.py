@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmtok.core.grammar import Stream
-from mmtok.core.set_places import SetPlaces, set_places
+from mmtok.core.runs import Runs, SetPlaces, set_places
 from mmtok.core.vocabulary import Vocabulary
 
 ENDS_BLOCK = 64  # the ends of documents are counted in blocks of this many
@@ -97,31 +97,6 @@ def _with_each(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
-    """Frames in stream order, taken apart into their segments.
-
-    Attributes:
-        number: (N,) which segment each frame belongs to, counted from 0.
-        place: (N,) the place of each frame in its segment.
-        n: how many segments there are.
-        longest: frames of the longest one.
-    """
-
-    number: Tensor
-    place: Tensor
-    n: int
-    longest: int
-
-    @classmethod
-    def of(cls, segment: Tensor) -> Runs:
-        """Of numbers (N,) that change from one segment to the next."""
-        _, number, lengths = segment.unique_consecutive(return_inverse=True, return_counts=True)
-        starts = lengths.cumsum(0) - lengths
-        place = torch.arange(len(segment), device=segment.device) - starts[number]
-        return cls(number, place, len(lengths), max(lengths.tolist(), default=0))
-
-
-@dataclass(frozen=True, eq=False)
 class Places:
     """Where the things of one modality are in a batch.
 
@@ -190,7 +165,11 @@ def _places(batch: Batch, vocabulary: Vocabulary, number: int) -> Places:
     if not vocabulary.signatures[m].unordered:
         return places
     segments = Runs.of(_segment_numbers(batch, predicted))
-    return replace(places, sets=set_places(ids, vocabulary.begin(m), places, segments))
+    behind_begin = ids[predicted - 1] == vocabulary.begin(m)
+    whole = places.runs.number[places.values].unique()
+    n_whole = int(torch.bincount(places.runs.number, minlength=places.runs.n)[whole].sum())
+    sets = set_places(predicted, places.framed, segments, behind_begin, n_whole)
+    return replace(places, sets=sets)
 
 
 def _segment_numbers(batch: Batch, places: Tensor) -> Tensor:

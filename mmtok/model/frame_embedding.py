@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmtok.core.batch import Runs
+from mmtok.core.runs import Runs
 
 
 class FrameEmbedding(nn.Module):

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmtok.core.batch import Batch, BatchIndex, Places, with_index
+from mmtok.core.runs import SetPlaces
 from mmtok.core.segment import Signature
-from mmtok.core.set_places import SetPlaces
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
 from mmtok.heads.base import Head, HeadConfig, Kind, SetHead, Sizes

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmtok.core.batch import Runs
+from mmtok.core.runs import Runs
 from mmtok.model.frame_embedding import FrameEmbedding, running_totals
 
 

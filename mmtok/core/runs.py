@@ -1,4 +1,4 @@
-"""The predicted places of sets in a batch, by segments: which frames make up which set.
+"""Runs of places of a batch: the segments of frames, and which frames make up which set.
 
 Letters: P predicted places of one modality, F of them frames, S segments.
 """
@@ -6,13 +6,34 @@ Letters: P predicted places of one modality, F of them frames, S segments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mmtok.core.batch import Places, Runs
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Frames in stream order, taken apart into their segments.
+
+    Attributes:
+        number: (N,) which segment each frame belongs to, counted from 0.
+        place: (N,) the place of each frame in its segment.
+        n: how many segments there are.
+        longest: frames of the longest one.
+    """
+
+    number: Tensor
+    place: Tensor
+    n: int
+    longest: int
+
+    @classmethod
+    def of(cls, segment: Tensor) -> Runs:
+        """Of numbers (N,) that change from one segment to the next."""
+        _, number, lengths = segment.unique_consecutive(return_inverse=True, return_counts=True)
+        starts = lengths.cumsum(0) - lengths
+        place = torch.arange(len(segment), device=segment.device) - starts[number]
+        return cls(number, place, len(lengths), max(lengths.tolist(), default=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +66,30 @@ class SetPlaces:
         return self.n_places == self.n_frames
 
 
-def set_places(ids: Tensor, begin: int, places: Places, segments: Runs) -> SetPlaces:
+def set_places(
+    predicted: Tensor, framed: Tensor, segments: Runs, behind_begin: Tensor, n_whole: int
+) -> SetPlaces:
     """Take the predicted places of a modality apart.
 
-    ids: the batch's, flattened; begin: the modality's begin mark; segments (P,): of the predicted
-    places.
+    Args:
+        predicted: (P,) places in the flattened batch.
+        framed: (F,) which of them are frames.
+        segments: of the predicted places.
+        behind_begin: (P,) bool: the place before it is a begin mark.
+        n_whole: all frames of the segments of which some are predicted.
     """
-    predicted = places.predicted
     first = (segments.place == 0).nonzero()[:, 0]
-    number = segments.number[places.framed]
+    number = segments.number[framed]
     n_frames = torch.bincount(number, minlength=segments.n)
-    behind_begin = ids[predicted[first] - 1] == begin
     # a gap, as of a frame that is not asked for, moves the places behind it
     unbroken = predicted - predicted[first][segments.number] == segments.place
-    whole = places.runs.number[places.values].unique()
-    n_whole = torch.bincount(places.runs.number, minlength=places.runs.n)[whole].sum()
     return SetPlaces(
         number=segments.number,
         first=first,
         n_frames=n_frames,
         n_places=torch.bincount(segments.number, minlength=segments.n),
         frame_number=number,
-        frame_place=segments.place[places.framed],
+        frame_place=segments.place[framed],
         longest=max(n_frames.tolist(), default=0),
-        are_whole=bool(behind_begin.all() and unbroken.all() and n_whole == len(number)),
+        are_whole=bool(behind_begin[first].all() and unbroken.all()) and n_whole == len(number),
     )
