@@ -44,7 +44,7 @@ recipe = Recipe(
         # the particles' numbers have mean 0 and variance 1, so flow matching needs no constants
         heads={
             "jets": SetDiffusion(
-                schedule=CondOT(), sampler=Heun(), steps=30, network=DiTConfig(4, 128, 4)
+                schedule=CondOT(), sampler=Heun(), steps=30, network=DiTConfig(4, 96, 4)
             )
         },
     ),

@@ -32,6 +32,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/new_modality.md",
     "docs/tutorials/pretrained_llama.md",
     "docs/howto/embedding.md",
+    "docs/howto/clouds.md",
     "docs/howto/recipes.md",
     "docs/howto/training.md",
 }
