@@ -2,11 +2,12 @@
 
     python scripts/bench_regression.py            all heads, three seeds, into runs/regression_toys
     python scripts/bench_regression.py --only Gaussian flow --seeds 0
+    python scripts/bench_regression.py --posterior      recipes/regression.py beside the exact form
 
 Two numbers y given one x: means that bend, noise that grows threefold with x, and correlated; and
-two counts. A head's central intervals come from N_DRAWS draws at N_X values of x. What they cover
-is computed, not counted: by the noise itself, or of counts by many truths. A finished run is not
-repeated. `--steps` is of every training.
+two counts. Heads called "few" have FEW examples instead of 20,000. A head's central intervals come
+from N_DRAWS draws at N_X values of x. What they cover is computed, not counted: by the noise
+itself, or of counts by many truths. A finished run is not repeated. `--steps` is of every training.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from posteriors import draws
+from posteriors import draws, nll
 from scipy import stats
 from timed import SPENT, timed_train, verdict
 
@@ -34,20 +35,23 @@ from mmtok.heads.densities import (
     Student,
 )
 from mmtok.heads.diffusion import FrameDiffusion
+from mmtok.heads.epistemic import BayesianLastLayer, DropoutEnsemble
 from mmtok.heads.flows import NormalisingFlow
 from mmtok.heads.quantiles import AbsoluteError, Quantiles, SquaredError
 from mmtok.heads.regression import Regression
 from mmtok.io.files import write_text
-from mmtok.metrics.calibration import pit
+from mmtok.metrics.calibration import pit, pulls, tarp, uniformity
 from mmtok.model.lm import DecoderConfig
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
-from mmtok.run.recipe import Recipe
+from mmtok.run.recipe import Recipe, load_recipe
 from mmtok.run.run import Run
 from mmtok.sources.base import Source
+from mmtok.sources.linear_gaussian import LinearGaussian
 from mmtok.tokenizers.vectors import VectorConfig
 from mmtok.train.config import TrainConfig
 
+RECIPE = Path(__file__).parent.parent / "recipes" / "regression.py"
 LEVELS = np.array([0.5, 0.68, 0.9, 0.95])
 BAR = 0.02
 N_X = 200
@@ -112,6 +116,7 @@ class Toy(Source):
         return self.n if split == "train" else self.n // 10
 
 
+FEW = 200  # examples of the heads "few ..."
 HEADS: dict[str, tuple[HeadConfig, str]] = {
     "Gaussian": (Regression(Gaussian()), "normal"),
     "GeneralisedNormal": (Regression(GeneralisedNormal()), "normal"),
@@ -124,6 +129,9 @@ HEADS: dict[str, tuple[HeadConfig, str]] = {
     "matching": (FrameDiffusion(network=TokenMLPConfig(2, 64)), "normal"),
     "Poisson": (Regression(Poisson()), "poisson"),
     "NegativeBinomial": (Regression(NegativeBinomial()), "negative binomial"),
+    "few certain": (Regression(Gaussian()), "normal"),
+    "few dropout": (Regression(Gaussian(), weights=DropoutEnsemble(0.2)), "normal"),
+    "few Bayesian": (Regression(Gaussian(), weights=BayesianLastLayer(FEW)), "normal"),
     "SquaredError": (Regression(SquaredError()), "normal"),
     "AbsoluteError": (Regression(AbsoluteError()), "normal"),
 }
@@ -132,9 +140,12 @@ HEADS: dict[str, tuple[HeadConfig, str]] = {
 def recipe_of(name: str, seed: int, steps: int) -> Recipe:
     """A head's recipe."""
     head, noise = HEADS[name]
+    source = Toy(noise)
+    if name.startswith("few"):
+        source = Toy(noise, n=FEW)
     return Recipe(
         name="toys",
-        sources=(Toy(noise),),
+        sources=(source,),
         tokenizers={"x": VectorConfig(), "y": VectorConfig(size=2, counts=noise != "normal")},
         tasks=(Task(("x",), ("y",)),),
         model=DecoderConfig(trunk=TransformerConfig(1, 32, 2, 2, 64), heads={"y": head}),
@@ -194,7 +205,7 @@ def with_constant_width(run: Run) -> np.ndarray:
 
 def figures_of(name: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
     """Trains and measures one head with one seed, unless its figures are there already."""
-    folder = out / f"{name}-{seed}"
+    folder = out / f"{name.replace(' ', '-')}-{seed}"
     path = folder / "figures.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -207,6 +218,52 @@ def figures_of(name: str, seed: int, steps: int, out: Path) -> dict[str, Any]:
     }
     if name == "SquaredError":
         figures["constant_width"] = with_constant_width(run).mean(2).tolist()
+    write_text(path, json.dumps(figures, indent=1))
+    return figures
+
+
+# ---- a posterior that is known
+
+
+def posterior_figures(seed: int, out: Path) -> dict[str, Any]:
+    """Of recipes/regression.py with another seed of its training, beside the exact posterior."""
+    path = out / f"posterior-{seed}" / "figures.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    recipe = load_recipe(RECIPE)
+    recipe = replace(recipe, train=replace(recipe.train, seed=seed))
+    run = timed_train(recipe, path.parent)
+    examples = list(run.examples("heldout"))
+    x = np.stack([e["x"] for e in examples])
+    theta = np.stack([e["theta"] for e in examples])
+    source = recipe.sources[0]
+    assert isinstance(source, LinearGaussian)
+    mean, covariance = source.posterior(x)
+    sd = np.sqrt(np.diag(covariance))
+    drawn = draws(run, examples, N_DRAWS, seed)
+    centre = draws(run, examples, 1, temperature=0.0)[:, 0]
+    off = drawn - centre[:, None]
+    found = np.einsum("nli,nlj->ij", off, off) / off[..., 0].size
+    exact = -stats.multivariate_normal(np.zeros(2), covariance).logpdf(theta - mean)
+    z = pulls(theta.ravel(), centre.ravel(), np.tile(np.sqrt(np.diag(found)), len(theta)))
+    test = tarp(theta, drawn, levels=LEVELS.tolist(), seed=seed)
+    figures: dict[str, Any] = {
+        "nats_above_exact": float((nll(run, examples) - exact).mean()),
+        "mean_off_in_sd": float(np.sqrt(np.square((centre - mean) / sd).mean())),
+        "covariance_off": float(np.abs((found - covariance) / np.outer(sd, sd)).max()),
+        "coverage_off": float(
+            np.abs(exact_coverage(drawn, mean, np.tile(sd, (len(mean), 1))) - LEVELS[:, None]).max()
+        ),
+        "pit_p": [uniformity(pit(theta, drawn, seed)[:, k]).ks_p for k in range(2)],
+        "pull_mean": [z.mean, z.mean_error],
+        "pull_sd": [z.sd, z.sd_error],
+        "pull_p": z.p_value,
+        "tarp_off_in_errors": float(
+            np.abs((test.coverage.observed - LEVELS) / test.coverage.error).max()
+        ),
+        "tarp_p": test.p_value,
+        "cpu_minutes": json.loads((path.parent / SPENT).read_text()),
+    }
     write_text(path, json.dumps(figures, indent=1))
     return figures
 

@@ -19,19 +19,19 @@ PER_BATCH = 500
 MOST_ROWS = 20_000  # of draws at once
 
 
-def documents_of(run: Run, examples: Sequence[Mapping[str, Any]]) -> list[Document]:
-    """The documents of the recipe's first task, its one target predicted."""
-    names = run.recipe.tasks[0].fields
+def documents_of(run: Run, examples: Sequence[Mapping[str, Any]], task: int = 0) -> list[Document]:
+    """The documents of one of the recipe's tasks, its one target predicted."""
+    names = run.recipe.tasks[task].fields
     fields = run.recipe.fields
     columns = [run.tokenizers[fields[f]].encode_batch([e[f] for e in examples]) for f in names]
     predict = (False,) * (len(names) - 1) + (True,)
     return [Document(row, predict) for row in zip(*columns, strict=True)]
 
 
-def states(run: Run, examples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+def states(run: Run, examples: Sequence[Mapping[str, Any]], task: int = 0) -> torch.Tensor:
     """The decoder's states (N, M) that the target's frames are drawn from."""
-    m = run.recipe.fields[run.recipe.tasks[0].targets[0]]
-    streams = [to_stream(run.vocabulary, d) for d in documents_of(run, examples)]
+    m = run.recipe.fields[run.recipe.tasks[task].targets[0]]
+    streams = [to_stream(run.vocabulary, d) for d in documents_of(run, examples, task)]
     found = []
     for start in range(0, len(streams), PER_BATCH):
         rows = [[stream] for stream in streams[start : start + PER_BATCH]]
@@ -45,14 +45,19 @@ def states(run: Run, examples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
 
 
 def draws(
-    run: Run, examples: Sequence[Mapping[str, Any]], n: int, seed: int = 0, **sampling: Any
+    run: Run,
+    examples: Sequence[Mapping[str, Any]],
+    n: int,
+    seed: int = 0,
+    task: int = 0,
+    **sampling: Any,
 ) -> np.ndarray:
     """Draws (N, n, D) of the target for each example's inputs, in the caller's unit."""
-    m = run.recipe.fields[run.recipe.tasks[0].targets[0]]
+    m = run.recipe.fields[run.recipe.tasks[task].targets[0]]
     head = run.lm.head(m)
     assert head is not None
     generator = torch.Generator().manual_seed(seed)
-    repeated = states(run, examples).repeat_interleave(n, 0)
+    repeated = states(run, examples, task).repeat_interleave(n, 0)
     with torch.no_grad():
         parts = [
             head.sample([h], Sampling(**sampling), generator) for h in repeated.split(MOST_ROWS)

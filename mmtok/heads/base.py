@@ -124,6 +124,12 @@ class Head(nn.Module, ABC):
         return self.kind
 
     @property
+    def loss_is_positive(self) -> bool:
+        """Whether `loss` is never negative; -log of a density may be."""
+        is_density = bool(self.signature.latent_size) and not self.signature.counts
+        return not is_density or self.loss_kind == "estimate"
+
+    @property
     def no_score(self) -> str:
         """Why `log_prob` refuses, whatever it is asked; "" where it does not."""
         return ""

@@ -198,6 +198,11 @@ class CascadeHead(Head):
             made_of = signature if is_finest else replace(signature, cells=0)
             self.stages.append(StageHead(stage, network, made_of, self.shapes[i]))
 
+    @property
+    def loss_is_positive(self) -> bool:
+        """Unless a learned variance weighs that of a stage."""
+        return all(self.stage(i).loss_is_positive for i in range(len(self.stages)))
+
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """(N,) for segments (N, T, D): the sum of the stages' denoising losses.
 

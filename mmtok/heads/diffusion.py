@@ -57,6 +57,7 @@ from mmtok.nn.denoisers import (
     TokenMLPConfig,
     in_chunks,
 )
+from mmtok.nn.uncertainty import NoiseVariance, relative
 from mmtok.nn.unet import UNetConfig
 
 # Rows of a likelihood computed together. Their graphs are kept for every dimension; more rows are
@@ -99,6 +100,8 @@ class Diffusion(LatentConfig):
         dequantise: training spreads discrete data over their cells; needed for "dequantised"
             likelihoods.
         decoder: the noise and the decoder's standard deviation, in cells.
+        learned_sigma: weigh the loss of each noise level by a variance u(sigma) that is learned
+            beside it, as EDM2 does (`mmtok.nn.uncertainty`).
     """
 
     schedule: CondOT | EDM | VP | VE | IDDPM = CondOT()
@@ -110,6 +113,7 @@ class Diffusion(LatentConfig):
     likelihood: Literal["decoder", "dequantised"] = "dequantised"
     dequantise: bool = True
     decoder: tuple[float, float] = (0.5, 0.3)
+    learned_sigma: bool = False
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.ode_steps < 1 or self.exact_dimensions < 0:
@@ -189,6 +193,14 @@ class DiffusionHead(Head):
         self.config: Diffusion = config
         self.network = network
         self.bins = Bins(signature.cells) if signature.cells else None
+        self.variance: NoiseVariance | None = None
+        if config.learned_sigma:
+            self.variance = NoiseVariance()
+
+    @property
+    def loss_is_positive(self) -> bool:
+        """Unless a learned variance weighs it."""
+        return self.variance is None
 
     def loss(self, h: Tensor, y: Tensor, ceiling: Tensor | None = None) -> Tensor:
         """The denoising loss, a mean over dimensions and noise draws: (N,).
@@ -203,6 +215,8 @@ class DiffusionHead(Head):
         schedule = self.config.schedule
         sigma = schedule.training_sigma(1 - stratified(len(y), y))
         loss = network_loss(self._conditioned(h), schedule, y, self._noise(y), sigma)
+        if self.variance is not None:
+            loss = relative(loss, self.variance(schedule.coefficients(sigma).c_noise))
         return loss.view(-1, k).mean(1)
 
     def _noise(self, y: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
 from mmtok.nn.lora import BasePrecision, LoRA
 from mmtok.nn.transformer import Transformer, TransformerConfig
+from mmtok.nn.uncertainty import TaskVariances, relative
 
 PackageHeads = (
     Parallel
@@ -77,6 +78,9 @@ class DecoderConfig:
         lora_base: of the frozen linear maps; int8 takes a quarter of the memory.
         embedding: how documents become vectors of one size, learned from contrasts; None: they
             do not.
+        learned_sigma: the training loss of each modality is weighed by a variance that is learned
+            beside it (`mmtok.nn.uncertainty`), so that losses of different size count alike. Of one
+            that may be negative, as -log of a density, it is left out.
     """
 
     trunk: TransformerConfig = TransformerConfig()
@@ -89,6 +93,7 @@ class DecoderConfig:
     lora_alpha: float | None = None
     lora_base: BasePrecision = "float32"
     embedding: EmbeddingConfig | None = None
+    learned_sigma: bool = False
 
     def __post_init__(self) -> None:
         if self.lora < 0 or (self.lora_alpha is not None and not 0 < self.lora_alpha < math.inf):
@@ -120,11 +125,13 @@ class PositionNLL:
             frames has a T-th part.
         contrast: the sum over documents of the contrastive loss, of a decoder with an embedding in
             training.
+        log_variances: modality -> log sigma^2 that its loss is weighed by; none where it is not.
     """
 
     ids: Tensor
     frames: Tensor
     contrast: Tensor | None = None
+    log_variances: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -167,8 +174,15 @@ class LM(nn.Module):
         self.embedding: Embedder | None = None
         if config.embedding is not None:
             self.embedding = Embedder(config.embedding, width)
+        self.variances: TaskVariances | None = None
+        if config.learned_sigma:
+            self.variances = TaskVariances(m for m in signatures if self._loss_is_positive(m))
         if config.lora:
             self._freeze_text()
+
+    def _loss_is_positive(self, modality: str) -> bool:
+        head = self.head(modality)
+        return head is None or head.loss_is_positive
 
     def _freeze_text(self) -> None:
         """Beside adapters, let only what is not of a text learn of the tables of ids."""
@@ -374,7 +388,10 @@ class LM(nn.Module):
             flat = parts[0].new_zeros(batch.ids.numel())
             return flat.index_put((all_predicted,), torch.cat(parts)).view(batch.ids.shape)
 
-        return PositionNLL(spread(ids), spread(frames), contrast)
+        log_variances = {}
+        if self.variances is not None and seed is None:
+            log_variances = self.variances()
+        return PositionNLL(spread(ids), spread(frames), contrast, log_variances)
 
     def _id_nll(self, m: str, h: Tensor, target: Tensor, may_end: Tensor) -> Tensor:
         """(N,) -log p of ids of modality m among the codes, and the end mark where it is legal."""
@@ -537,7 +554,8 @@ def loss_sums(
     The numerator is the sum over modalities of weight * nats / sqrt(C). Divide it by the number of
     predicted positions of the whole global batch. The square root keeps a frame of 80 channels from
     drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any
-    other id.
+    other id. With a learned sigma, nats / sqrt(C) of n positions become that over sigma^2, and
+    n log sigma^2.
     """
     batch = with_index(batch, vocabulary)
     assert batch.index is not None
@@ -548,6 +566,10 @@ def loss_sums(
         ids = (nll.ids * here).sum()
         frames = (nll.frames * here).sum()
         n_channels = max(1, len(signature.levels))
-        total = total + weights.get(m, 1.0) * (ids + frames / n_channels**0.5)
-        parts[m] = ((ids + frames).detach(), len(batch.index.places[m].predicted))
+        loss = ids + frames / n_channels**0.5
+        n = len(batch.index.places[m].predicted)
+        if m in nll.log_variances:
+            loss = relative(loss, nll.log_variances[m], n)
+        total = total + weights.get(m, 1.0) * loss
+        parts[m] = ((ids + frames).detach(), n)
     return total, parts
