@@ -71,7 +71,8 @@ class Tally:
         self.first.clear()
 
     def _lines(self, kinds: list[str]) -> list[str]:
-        if self.total <= 1 and len({self.first[what] for what in kinds}) == 1:
+        is_one = self.total <= 1 and all(self.counts[what] == 1 for what in kinds)
+        if is_one and len({self.first[what] for what in kinds}) == 1:
             return [f"{self.first[kinds[0]]} was {', '.join(kinds)}"]
         lines = [self._line(what) for what in kinds[:MOST_KINDS]]
         if rest := kinds[MOST_KINDS:]:

@@ -165,7 +165,10 @@ class SpeechFolder(ScreenedSource):
 
     def found(self) -> str:
         """The layout, and the clips of each split before their headers are looked at."""
-        layout, clips = find_clips(self.path, self.layout, replace(self._settings(), looks=False))
+        layout, listed = find_clips(self.path, self.layout, replace(self._settings(), looks=False))
+        clips = [clip for clip in listed if not clip.fault]
+        if not clips:
+            raise UserError(listed[0].fault)
         parts = split_clips(clips, self.train, self.heldout, self.max_leak_share)
         return found_text(layout, {name: len(part) for name, part in parts.items()}, "clips")
 

@@ -14,6 +14,7 @@ from mmtok.errors import UserError
 from mmtok.io.columns import chosen_column
 from mmtok.io.messages import listed
 from mmtok.io.tables import as_text
+from mmtok.sources.media import SOUNDS
 from mmtok.sources.screen import Tolerance
 
 # field -> spellings of its column, likeliest first
@@ -105,10 +106,26 @@ def find_columns(
 def need_columns(found: Mapping[str, str], there: Sequence[str], where: object) -> None:
     """Raise UserError unless the columns of files and of transcripts were found."""
     if "file" not in found or "caption" not in found:
+        named = sound_among(there)
+        if named is not None:
+            raise UserError(headless(where, named))
         raise UserError(
             f"{where}: needs the columns file and text, has {listed(there)}; name them as in"
             " --columns file=COLUMN,caption=COLUMN"
         )
+
+
+def sound_among(cells: Sequence[str]) -> str | None:
+    """The first cell of a header that is the name of a sound file, so that it is no header."""
+    return next((cell for cell in cells if cell.lower().endswith(SOUNDS)), None)
+
+
+def headless(where: object, named: str) -> str:
+    """What is said of a table whose first line names a file."""
+    return (
+        f"{where}: line 1 names the file {named}, so it is no header; put the names of the columns,"
+        " file and text, in a line above it"
+    )
 
 
 def seconds(cell: Any, what: str, where: str) -> float:

@@ -19,8 +19,9 @@ from mmtok.io.tables import SUFFIXES as TABLES
 from mmtok.io.tables import suffix_of
 from mmtok.io.walk import walk
 from mmtok.sources.media import SOUNDS
+from mmtok.sources.sound_names import BELOW, SoundFiles
 from mmtok.sources.speech_columns import NORMALIZED, SPELLINGS, TIMES, ReadSettings, find_columns
-from mmtok.sources.speech_tables import BELOW, SoundFiles, columns_in, first_line
+from mmtok.sources.speech_tables import columns_in, first_line
 from mmtok.sources.speech_trees import kaldi_folders, vctk_trees
 from mmtok.sources.transcripts import COMPANIONS, NAMES, TEXTS
 

@@ -137,7 +137,7 @@ def _read_plain(place: Place, tally: Tally) -> Iterable[Clip]:
     if not found.files:
         raise UserError(f"{folder}: no sound files ({', '.join(SOUNDS)}) in it")
     transcripts = Transcripts(found, place.settings, tally)
-    return [transcripts.clip(path) for path in found.files]
+    return [*(transcripts.clip(path) for path in found.files), *transcripts.missing]
 
 
 LAYOUTS: tuple[Layout[Place, Reader], ...] = (

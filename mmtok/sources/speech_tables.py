@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmtok.sources.clips import Clip
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
 from mmtok.sources.sound_files import sound_seconds
+from mmtok.sources.sound_names import SoundFiles, bare_name, missing, none_found
 from mmtok.sources.speech_columns import (
     PIPED,
     SPELLINGS,
@@ -34,86 +34,13 @@ from mmtok.sources.speech_columns import (
     number_columns,
     seconds,
 )
-from mmtok.sources.transcripts import Names, caption_of
-
-BELOW = ("wavs", "wav", "clips", "audio", "audios", "data")  # folders of sounds beside a table
-GUESSED = (
-    ".wav",
-    ".flac",
-    ".mp3",
-    ".ogg",
-    ".opus",
-    ".m4a",
-    ".WAV",
-    ".FLAC",
-)  # where a table leaves the suffix out
-UNNAMED = "left out: they name no sound file that is there"
-
-
-class SoundFiles:
-    """Finds the sound files that the rows of a table name.
-
-    A name is looked up below `bases`, also without its suffix; where that fails, among all sounds
-    below the folder, by as many of its folders as agree.
-
-    Args:
-        folder: of the table.
-        bases: where its names begin; by default the folder, and the usual ones below it.
-    """
-
-    def __init__(self, folder: Path, bases: Sequence[Path] = ()) -> None:
-        self.folder = folder
-        below = [folder, *(folder / name for name in BELOW if (folder / name).is_dir())]
-        self._ways = [
-            (f"{base}/", suffix) for suffix in ("", *GUESSED) for base in (bases or below)
-        ]
-
-    def file(self, cell: str, where: str, tally: Tally | None = None) -> str | None:
-        """The file that a cell names; None where there is none.
-
-        tally: counts files that have another suffix than the cell says, as converted ones do.
-
-        Raises UserError where it may be one of several.
-        """
-        name = cell.strip().replace("\\", "/").removeprefix("./")
-        if not name:
-            return None
-        stem, suffix = os.path.splitext(name)
-        has_suffix = suffix.lower() in SOUNDS
-        path = self._at(name, plain=has_suffix)
-        if path is None and (found := self._names.file(cell, where)):
-            path = str(found)
-        if path is None and has_suffix:
-            path = self._at(stem, plain=False)
-            if path is not None and tally is not None:
-                tally.add("of files that have another suffix than the table says", path)
-        return path
-
-    def _at(self, name: str, plain: bool) -> str | None:
-        """The file of that name below a base; unless `plain`, also with a suffix more."""
-        for i, (base, suffix) in enumerate(self._ways):
-            if suffix and plain:
-                continue
-            path = os.path.normpath(os.path.join(base, name)) + suffix
-            if os.path.isfile(path):
-                self._ways.insert(0, self._ways.pop(i))  # likely that of the next row too
-                return path
-        return None
-
-    @cached_property
-    def _names(self) -> Names:
-        return Names(walk(self.folder, SOUNDS))
-
-    @staticmethod
-    def is_known(name: str) -> bool:
-        """Whether a text looks like the name of a sound."""
-        return name.lower().endswith(SOUNDS)
+from mmtok.sources.transcripts import caption_of
 
 
 def table_clips(
     table: TableFile, files: SoundFiles, settings: ReadSettings, tally: Tally, split: str = ""
 ) -> Iterator[Clip]:
-    """The rows of a table as clips; rows without a file are counted.
+    """The rows of a table as clips; those whose file is not there have that as their fault.
 
     split: of rows that name none.
 
@@ -123,7 +50,7 @@ def table_clips(
     columns |= number_columns(table.columns, settings, table.path)
     need_columns(columns, table.columns, table.path)
     n_rows = 0
-    missing = ""
+    first_missing = ""
     n_found = 0
     speakers: dict[str, str] = {}  # one string each
     for number, cells in table.rows(list(columns.values()), files.is_known):
@@ -134,19 +61,21 @@ def table_clips(
         name = _name(row["file"], where)
         path = files.file(name, where, tally)
         if path is None:
-            missing = missing or f"{where}, {name}"
-            tally.add(UNNAMED, f"{where}, {name}")
+            first_missing = first_missing or f"{where}, {name}"
+            path = os.path.normpath(files.folder / bare_name(name))
+            yield Clip(path, "", split=_split_of(row, where, split), fault=missing(where, name))
             continue
         n_found += 1
         yield _row_clip(row, path, where, split, speakers, settings.numbers)
     if not n_rows:
         raise UserError(f"{table.path}: the table has no rows")
     if not n_found:
-        raise UserError(
-            f"{table.path}: none of its {n_rows:,} rows names a sound file that is there (first:"
-            f" {missing}); put the files beside the table, or name their column: --columns"
-            " file=COLUMN"
-        )
+        raise none_found(table.path, n_rows, first_missing)
+
+
+def _split_of(row: dict[str, Any], where: str, split: str) -> str:
+    """The split that a row names; else the one that is given."""
+    return as_text(row.get("split"), where) or split
 
 
 def _row_clip(
@@ -162,7 +91,7 @@ def _row_clip(
     speakers: each name -> the same, once; numbers: the fields that are numbers.
     """
     try:
-        split = as_text(row.get("split"), where) or split
+        split = _split_of(row, where, split)
         speaker = (as_text(row.get("speaker"), where) or "").strip()
         caption = caption_of(as_text(row["caption"], where) or "")
         times = _times(row, where)

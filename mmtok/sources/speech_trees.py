@@ -16,8 +16,9 @@ from mmtok.io.walk import walk
 from mmtok.sources.clips import Clip
 from mmtok.sources.layouts import is_part
 from mmtok.sources.media import SOUNDS
+from mmtok.sources.sound_names import SoundFiles, missing
 from mmtok.sources.speech_columns import ReadSettings, seconds
-from mmtok.sources.speech_tables import SoundFiles, folder_below
+from mmtok.sources.speech_tables import folder_below
 from mmtok.sources.transcripts import caption_of
 
 NO_TEXT = "left out: they have no transcript"
@@ -189,13 +190,16 @@ def _kaldi_folder(data: Path, tally: Tally) -> Iterator[Clip]:
         if text is None:
             tally.add(NO_TEXT, f"{key} of {data}")
             continue
-        n_found += 1
-        fault = "" if text.strip() else f"{data / 'text'}: the transcript of {key} is empty"
+        fault = clip.fault
+        if not fault:
+            n_found += 1
+            fault = "" if text.strip() else f"{data / 'text'}: the transcript of {key} is empty"
         yield clip._replace(
             caption=caption_of(text), speaker=speakers.get(key, ""), split=data.name, fault=fault
         )
+    tally.count(len(texts))
     for key in texts:
-        tally.add("left out: no sound file is there for them", f"{key} of {data / 'text'}")
+        tally.add("left out: no sound is named for them", f"{key} of {data / 'text'}")
     if not n_found:
         raise UserError(
             f"{data}: no utterance of its text has a sound file that is there; paths of wav.scp are"
@@ -204,39 +208,39 @@ def _kaldi_folder(data: Path, tally: Tally) -> Iterator[Clip]:
 
 
 def _kaldi_sounds(data: Path, tally: Tally) -> Iterator[tuple[str, Clip]]:
-    """(utterance, its sound) by wav.scp, or by segments of what stands there."""
+    """(utterance, its sound) by wav.scp, or by segments of what stands there.
+
+    Those whose file is not there have that as their fault.
+    """
     files = SoundFiles(data, [data, *data.resolve().parents[:N_ABOVE]])
     if not (data / "segments").is_file():
         lengths = _values(data / "utt2dur")
         for where, key, name in keyed_lines(data / "wav.scp", once=True):
-            path = _kaldi_file(files, name, where, tally)
-            if path is not None:
-                length = seconds(lengths.get(key), "utt2dur", where)
-                yield key, Clip(path, "", length_s=length)
+            clip = _kaldi_file(files, name, where, tally)
+            yield key, clip._replace(length_s=seconds(lengths.get(key), "utt2dur", where))
         return
     recordings = {}
     for where, key, name in keyed_lines(data / "wav.scp", once=True):
-        path = _kaldi_file(files, name, where, tally)
-        if path is not None:
-            recordings[key] = path
+        recordings[key] = _kaldi_file(files, name, where, tally)
     for where, key, rest in keyed_lines(data / "segments", once=True):
         parts = rest.split()
         if len(parts) < 3:
             raise UserError(f"{where}: needs UTTERANCE RECORDING START END, has {key} {rest}")
-        if parts[0] not in recordings:
-            tally.add("left out: wav.scp has no such recording", f"{where}, {parts[0]}")
-            continue
         start = seconds(parts[1], "start", where)
         duration = 0.0
         if parts[2] != "-1":  # to the end of the recording
             duration = seconds(parts[2], "end", where) - start
             if duration <= 0:
                 raise UserError(f"{where}: begins at {start:g} s and ends at {parts[2]} s")
-        yield key, Clip(recordings[parts[0]], "", "", "", start, duration, duration)
+        recording = recordings.get(parts[0])
+        if recording is None:
+            fault = f"{where}: names the recording {parts[0]}, which wav.scp does not have"
+            recording = Clip(str(data / parts[0]), "", fault=fault)
+        yield key, recording._replace(start_s=start, duration_s=duration, length_s=duration)
 
 
-def _kaldi_file(files: SoundFiles, name: str, where: str, tally: Tally) -> str | None:
-    """The file of a line of wav.scp; None where it is not there, which is counted.
+def _kaldi_file(files: SoundFiles, name: str, where: str, tally: Tally) -> Clip:
+    """The file of a line of wav.scp; its fault says where it is not there.
 
     Raises UserError for a command and for a place in an archive.
     """
@@ -252,8 +256,8 @@ def _kaldi_file(files: SoundFiles, name: str, where: str, tally: Tally) -> str |
         )
     path = files.file(name, where, tally)
     if path is None:
-        tally.add("left out: they name no sound file that is there", f"{where}, {name}")
-    return path
+        return Clip(str(files.folder / name.strip()), "", fault=missing(where, name.strip()))
+    return Clip(path, "")
 
 
 def _values(path: Path) -> dict[str, str]:

@@ -6,25 +6,37 @@ reported.
 
 from __future__ import annotations
 
-import posixpath
+import io
 import re
-import unicodedata
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
 from mmtok.io.numbers import as_number
-from mmtok.io.tables import SUFFIXES, Table, as_text, decoded, read_table
+from mmtok.io.tables import (
+    SEPARATORS,
+    SUFFIXES,
+    Table,
+    as_text,
+    decoded,
+    read_table,
+    separated_records,
+    separator_of,
+    suffix_of,
+)
 from mmtok.io.tally import Tally
 from mmtok.io.walk import Found
 from mmtok.sources.clips import Clip
+from mmtok.sources.sound_names import SoundFiles, bare_name, composed, missing, none_found
 from mmtok.sources.speech_columns import (
     PIPED,
     SPELLINGS,
     ReadSettings,
     check_second_cells,
     find_columns,
+    headless,
     need_columns,
     number_columns,
 )
@@ -41,13 +53,6 @@ def caption_of(text: str) -> str:
     return text.removeprefix("\ufeff").strip()
 
 
-def composed(name: str) -> str:
-    """A name in one Unicode form: a file system may give an accent as a character of its own."""
-    if name.isascii():
-        return name
-    return unicodedata.normalize("NFC", name)
-
-
 def stem_of(path: Path) -> str:
     """What a sound and its transcript have in common: the path without its suffix."""
     return composed(str(path.with_suffix("")))
@@ -59,19 +64,26 @@ class Transcripts:
     Transcripts without a sound file, and those of files that have a row of the table, are counted
     in `tally`.
 
+    Attributes:
+        missing: clips of rows whose file is not there, with that as their fault.
+
     Raises UserError for a table that cannot be used, and for two rows of one file.
     """
 
     def __init__(self, found: Found, settings: ReadSettings, tally: Tally) -> None:
         self.folder = found.folder
-        self.table = _table_in(found)
-        self._names = Names(found)
+        self.table: Table | None = None
+        self.missing: list[Clip] = []
+        self._files = SoundFiles(found.folder, found=found)
         self._numbers = settings.numbers
         self._columns: dict[str, str] = {}
         self._row_of: dict[Path, int] = {}
-        if self.table is not None:
-            self.table, self._columns = _columns(self.table, self._names, settings)
-            self._row_of = self._rows(self.table, self._columns["file"], tally)
+        path = _table_in(found)
+        if path is not None:
+            self.table = _read(path, self._files, settings)
+            self._columns = _columns(self.table, settings)
+            with Tally("rows") as of_rows:
+                self._row_of = self._rows(self.table, of_rows)
         elif settings.columns or settings.transcript != "original":
             raise UserError(
                 f"{found.folder}: has no table of transcripts; columns and transcript choose in one"
@@ -137,29 +149,46 @@ class Transcripts:
         at = self.table.columns.index(self._columns[field])
         return as_text(self.table.rows[row][at], self.table.where(row)) or ""
 
-    def _rows(self, table: Table, file_column: str, tally: Tally) -> dict[Path, int]:
+    def _rows(self, table: Table, tally: Tally) -> dict[Path, int]:
         """File -> the row that names it."""
         rows: dict[Path, int] = {}
-        for i, cell in enumerate(table.column(file_column)):
+        first_missing = ""
+        for i, cell in enumerate(table.column(self._columns["file"])):
+            tally.count()
             where = table.where(i)
-            path = self._names.file(as_text(cell, where) or "", where)
-            if path is None:
-                tally.add("left out: they name no sound file that is there", f"{where}, {cell}")
-            elif path in rows:
+            name = as_text(cell, where) or ""
+            found = self._files.file(name, where, tally)
+            if found is None:
+                first_missing = first_missing or f"{where}, {name}"
+                self.missing.append(self._missing_clip(table, i, name))
+                continue
+            path = Path(found)
+            if path in rows:
                 first = f"{table.unit} {table.numbers[rows[path]]}"
                 raise UserError(
                     f"{where}: names {cell} a second time, after {first}; remove one of them"
                 )
-            else:
-                rows[path] = i
+            rows[path] = i
         for i in table.broken:
-            if problem := table.open_quote(i, self._names.is_known):
+            if problem := table.open_quote(i, self._files.names.is_known):
                 raise UserError(problem)
+        if not rows:
+            raise none_found(table.path, len(table.rows), first_missing)
         table.count_broken(tally)
         return rows
 
+    def _missing_clip(self, table: Table, i: int, name: str) -> Clip:
+        """The row of a file that is not there."""
+        where = table.where(i)
+        name = bare_name(name)
+        split = ""
+        if "split" in self._columns:
+            split = as_text(table.column(self._columns["split"])[i], where) or ""
+        return Clip(str(self.folder / name), "", split=split, fault=missing(where, name))
+
     def _count(self, found: Found, tally: Tally) -> None:
         """Count the transcripts that are not used."""
+        tally.count(len(self._texts))
         sounds = defaultdict(list)
         for path in found.files:
             sounds[stem_of(path)].append(path)
@@ -191,50 +220,7 @@ class Transcripts:
         )
 
 
-class Names:
-    """The names of the sound files of a folder: path below it, file name, name without suffix."""
-
-    def __init__(self, found: Found) -> None:
-        self.folder = found.folder
-        self.by_path = {
-            composed(path.relative_to(found.folder).as_posix()): path for path in found.files
-        }
-        self.short: dict[str, list[Path]] = defaultdict(list)
-        for path in found.files:
-            for name in {path.name, path.stem}:
-                self.short[composed(name)].append(path)
-
-    def file(self, cell: str, where: str) -> Path | None:
-        """The file that a cell names; None where there is none.
-
-        Raises UserError where it may be one of several.
-        """
-        name = composed(cell.strip().replace("\\", "/").removeprefix("./"))
-        if name in self.by_path:
-            return self.by_path[name]
-        parts = PurePosixPath(posixpath.normpath(name)).parts
-        last = parts[-1] if parts else ""
-        named = self.short.get(name) or self.short.get(last, [])
-        matches = [path for path in named if self._is_in(path, parts[:-1])]
-        if len(matches) > 1:
-            raise UserError(
-                f"{where}: {cell} may be {matches[0]} or {matches[1]}; name it with its folder and"
-                " suffix"
-            )
-        return next(iter(matches), None)
-
-    def is_known(self, name: str) -> bool:
-        """Whether a file, or several, have this name."""
-        return composed(name) in self.by_path or composed(name) in self.short
-
-    def _is_in(self, path: Path, folders: tuple[str, ...]) -> bool:
-        """Whether a file is in folders of these names, as far up as both are known."""
-        own = tuple(map(composed, path.relative_to(self.folder).parent.parts))
-        known = min(len(own), len(folders))
-        return own[len(own) - known :] == folders[len(folders) - known :]
-
-
-def _table_in(found: Found) -> Table | None:
+def _table_in(found: Found) -> Path | None:
     """The folder's own table. Raises UserError where there are two."""
     tables = [path for path in found.companions if path.parent == found.folder]
     tables = [path for path in tables if path.name.lower() in NAMES]
@@ -244,33 +230,48 @@ def _table_in(found: Found) -> Table | None:
         raise UserError(
             f"{tables[0]}: {tables[1].name} lies beside it; keep one table of transcripts"
         )
-    return read_table(tables[0])
+    return tables[0]
 
 
-def _columns(table: Table, names: Names, settings: ReadSettings) -> tuple[Table, dict[str, str]]:
-    """The table, and field -> column. Raises UserError where there is no file or no text."""
+def _read(path: Path, files: SoundFiles, settings: ReadSettings) -> Table:
+    """A table, which between pipes may have no header. Raises UserError where another has none."""
+    if suffix_of(path) not in SEPARATORS:
+        return read_table(path)
+    separator, cells = _first_cells(path)
     named = None
-    if not _is_header(table, settings):
-        where = f"{table.path}: line 1"
-        named = next((cell for cell in table.columns if names.file(cell, where)), None)
-    if named and table.separator == "|" and 2 <= len(table.columns) <= len(PIPED):
-        table = read_table(table.path, PIPED[: len(table.columns)])
-        if len(table.columns) == len(PIPED):
-            check_second_cells((row[1:] for row in table.rows), settings, table.path)
-    elif named:
-        raise UserError(
-            f"{table.path}: line 1 names the file {named}, so it is no header; put the line"
-            " file,text above it"
-        )
+    if not _is_header(cells, settings):
+        where = f"{path}: line 1"
+        named = next((cell for cell in cells if files.file(cell, where)), None)
+    if named is None:
+        return read_table(path)
+    if separator != "|" or not 2 <= len(cells) <= len(PIPED):
+        raise UserError(headless(path, named))
+    table = read_table(path, PIPED[: len(cells)])
+    if len(table.columns) == len(PIPED):
+        check_second_cells((row[1:] for row in table.rows), settings, path)
+    return table
+
+
+def _first_cells(path: Path) -> tuple[str, list[str]]:
+    """The separator of a table, and the cells of its first row, whatever they are."""
+    lines = io.StringIO(decoded(path), newline="")
+    separator = separator_of(path, lines)
+    lines.seek(0)
+    _, _, cells = next(separated_records(path, lines, separator, separator != "|"), (1, 1, []))
+    return separator, [cell.strip() for cell in cells]
+
+
+def _columns(table: Table, settings: ReadSettings) -> dict[str, str]:
+    """Field -> column. Raises UserError where there is no file or no text."""
     found = find_columns(table.columns, settings, table.path, FIELDS)
     found |= number_columns(table.columns, settings, table.path)
     need_columns(found, table.columns, table.path)
-    return table, found
+    return found
 
 
-def _is_header(table: Table, settings: ReadSettings) -> bool:
+def _is_header(cells: Sequence[str], settings: ReadSettings) -> bool:
     """Whether the first line names columns: those that the user names, or file and text."""
     names = set(settings.columns.values())
-    has_file = known_column(SPELLINGS["file"], table.columns)
-    has_text = known_column(SPELLINGS["caption"], table.columns)
-    return bool(names & set(table.columns) or (has_file and has_text))
+    has_file = known_column(SPELLINGS["file"], cells)
+    has_text = known_column(SPELLINGS["caption"], cells)
+    return bool(names & set(cells) or (has_file and has_text))

@@ -321,17 +321,15 @@ def test_a_transcript_that_no_file_can_hold_is_broken_like_a_file(tmp_path):
 
 
 def test_transcripts_without_files_are_counted_with_the_first(tmp_path):
-    (corpus(tmp_path) / "zzz.txt").write_text("nothing")
+    (corpus(tmp_path, 200) / "zzz.txt").write_text("nothing")
     (tmp_path / "metadata.csv").write_text("file,text\n000.wav,one\ngone.wav,two\n")
     with pytest.warns(UserWarning) as said:
         SpeechFolder(str(tmp_path)).check()
     lines = " ".join(str(w.message) for w in said)
-    assert "no sound file that is there (first:" in lines and "line 3, gone.wav)" in lines
-    assert (
-        "no sound file has that name" in lines
-        and "zzz.txt" in lines
-        and "the table has a row for that file" in lines
-    )
+    assert "1 of 201 clips was passed over as unusable (first: " in lines
+    assert "line 3: names gone.wav, and no such sound file is there)" in lines
+    assert "1 of 201 transcripts was left out: no sound file has that name" in lines
+    assert "1 of 201 transcripts was passed over: the table has a row for that file" in lines
 
 
 def test_one_broken_file_in_a_hundred_stops_nothing_and_two_stop_before_the_work(
