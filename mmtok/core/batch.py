@@ -168,7 +168,8 @@ def _places(batch: Batch, vocabulary: Vocabulary, number: int) -> Places:
     behind_begin = ids[predicted - 1] == vocabulary.begin(m)
     whole = places.runs.number[places.values].unique()
     n_whole = int(torch.bincount(places.runs.number, minlength=places.runs.n)[whole].sum())
-    sets = set_places(predicted, places.framed, segments, behind_begin, n_whole)
+    position = batch.position.flatten()[predicted]
+    sets = set_places(predicted, places.framed, segments, position, behind_begin, n_whole)
     return replace(places, sets=sets)
 
 

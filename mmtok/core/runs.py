@@ -43,21 +43,25 @@ class SetPlaces:
     Attributes:
         number: (P,) which segment each predicted place belongs to, counted from 0.
         first: (S,) which of the predicted places is the first of each segment.
+        n_before: (S,) positions of its document before each segment's first frame or end mark.
         n_frames: (S,) frames of each segment.
         n_places: (S,) its predicted places: the frames, and the end mark where there is one.
         frame_number: (F,) which segment each predicted frame belongs to.
         frame_place: (F,) the place of each predicted frame in its segment.
         longest: frames of the largest set.
+        longest_before: the most positions before one.
         are_whole: each stands behind its begin mark, and all of its frames are predicted.
     """
 
     number: Tensor
     first: Tensor
+    n_before: Tensor
     n_frames: Tensor
     n_places: Tensor
     frame_number: Tensor
     frame_place: Tensor
     longest: int
+    longest_before: int
     are_whole: bool
 
     @property
@@ -67,7 +71,12 @@ class SetPlaces:
 
 
 def set_places(
-    predicted: Tensor, framed: Tensor, segments: Runs, behind_begin: Tensor, n_whole: int
+    predicted: Tensor,
+    framed: Tensor,
+    segments: Runs,
+    position: Tensor,
+    behind_begin: Tensor,
+    n_whole: int,
 ) -> SetPlaces:
     """Take the predicted places of a modality apart.
 
@@ -75,6 +84,7 @@ def set_places(
         predicted: (P,) places in the flattened batch.
         framed: (F,) which of them are frames.
         segments: of the predicted places.
+        position: (P,) of the predicted places in their documents.
         behind_begin: (P,) bool: the place before it is a begin mark.
         n_whole: all frames of the segments of which some are predicted.
     """
@@ -86,10 +96,12 @@ def set_places(
     return SetPlaces(
         number=segments.number,
         first=first,
+        n_before=position[first],
         n_frames=n_frames,
         n_places=torch.bincount(segments.number, minlength=segments.n),
         frame_number=number,
         frame_place=segments.place[framed],
         longest=max(n_frames.tolist(), default=0),
+        longest_before=max(position[first].tolist(), default=0),
         are_whole=bool(behind_begin[first].all() and unbroken.all()) and n_whole == len(number),
     )

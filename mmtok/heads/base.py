@@ -78,6 +78,11 @@ class HeadConfig(ABC):
     frames: ClassVar[str] = "any frames"
     of_sets: ClassVar[bool] = False
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether a head of sets reads all positions before a set; see `Context`."""
+        return False
+
     @classmethod
     def fits(cls, signature: Signature) -> bool:
         """Whether the head can fill in frames of this signature."""
@@ -236,16 +241,48 @@ class Sizes:
         return places < self.n_frames[:, None]
 
 
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What N sets are given, position by position: the decoder's states before each.
+
+    Attributes:
+        states: (N, L, M); the last one of each is that at the set's begin mark.
+        mask: (N, L) bool: where states are, the first ones of each row.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """(N, M): the states at the sets' begin marks."""
+        return self.states[
+            torch.arange(len(self.mask), device=self.mask.device), self.mask.sum(1) - 1
+        ]
+
+    def rows(self, chosen: Tensor) -> Context:
+        """That of some of the sets."""
+        return Context(self.states[chosen], self.mask[chosen])
+
+
 class SetHead(Head):
     """A distribution over sets of frames, their number included.
 
     y is (N, P, D), P the frames of the largest set; what stands behind a set's own frames is not
     read. p is of the set, whatever the order of its frames: the sum over all orders.
+
+    context, contexts: where the config says `reads_context`, what h and hs are the last states of.
     """
 
     @abstractmethod
     def loss(
-        self, h: Tensor, y: Tensor, ceiling: Tensor | None = None, *, sizes: Sizes | None = None
+        self,
+        h: Tensor,
+        y: Tensor,
+        ceiling: Tensor | None = None,
+        *,
+        sizes: Sizes | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """As `Head.loss`, of sets of these sizes: (N,)."""
 
@@ -258,6 +295,7 @@ class SetHead(Head):
         ceiling: Tensor | None = None,
         *,
         sizes: Sizes | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """Log p(y | h) of sets of these sizes, their number of frames included: (N,)."""
 
@@ -278,6 +316,7 @@ class SetHead(Head):
         ceiling: Tensor | None = None,
         *,
         sizes: Sizes | None = None,
+        contexts: Sequence[Context] = (),
     ) -> Tensor:
         """Draw sets of these sizes (N, P, D); None: of sizes that it draws.
 

@@ -37,6 +37,7 @@ from mmtok.diffusion.predictions import Denoiser, preconditioned
 from mmtok.diffusion.random import normal_like, rademacher_like, stratified
 from mmtok.heads.base import (
     Callback,
+    Context,
     Known,
     SetHead,
     Sizes,
@@ -63,6 +64,8 @@ class SetDiffusion(Diffusion):
         network: a transformer without positions, whose tokens are the elements of the set.
         max_frames: the largest number of elements that a set can have; larger ones must be cut by
             their tokenizer.
+        context: the network attends to the decoder's states at all positions before the set, not
+            only to that at its begin mark: for conditions of many parts, such as another set.
     """
 
     autoregressive = False
@@ -71,11 +74,17 @@ class SetDiffusion(Diffusion):
 
     network: DiTConfig = DiTConfig()
     max_frames: int = 128
+    context: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_frames < 1:
             raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+
+    @property
+    def reads_context(self) -> bool:
+        """As the field says."""
+        return self.context
 
     @classmethod
     def fits(cls, signature: Signature) -> bool:
@@ -87,6 +96,28 @@ class SetDiffusion(Diffusion):
         return SetDiffusionHead(self, width, signature)
 
 
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What the network is told of N sets.
+
+    Attributes:
+        h: (N, M) the states at their begin marks.
+        mask: (N, P) bool: where elements are, the first ones of each row.
+        context: what is before the sets, where the head reads it.
+    """
+
+    h: Tensor
+    mask: Tensor
+    context: Context | None
+
+    def rows(self, chosen: Tensor, longest: int | None = None) -> _Given:
+        """That of some of the sets, which are no larger than `longest`."""
+        context: Context | None = None
+        if self.context is not None:
+            context = self.context.rows(chosen)
+        return _Given(self.h[chosen], self.mask[chosen, :longest], context)
+
+
 class SetDiffusionHead(DiffusionHead, SetHead):
     """Sets (N, P, D), one for each hidden state at a begin mark."""
 
@@ -94,12 +125,19 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         check_fit(config, signature)
         # without a condition the decoder's state says so
         condition = Vectors(width, droppable=False)
-        network = SetDenoiser(config.network, signature.latent_size, condition)
+        context_size = width * config.context
+        network = SetDenoiser(config.network, signature.latent_size, condition, context_size)
         super().__init__(config, network, signature)
         self.sizes = SetSizes(width, config.max_frames, signature.modality)
 
     def loss(
-        self, h: Tensor, y: Tensor, ceiling: Tensor | None = None, *, sizes: Sizes | None = None
+        self,
+        h: Tensor,
+        y: Tensor,
+        ceiling: Tensor | None = None,
+        *,
+        sizes: Sizes | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """(N,) for sets (N, P, D): -log p(N), and the denoising loss summed over the elements.
 
@@ -107,16 +145,16 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         """
         sizes = self._sizes(y, sizes)
         k = self.config.draws
-        mask = sizes.mask(y.shape[1])[..., None]
         n_nats = -self.sizes.log_prob(h, sizes)
-        y = y.masked_fill(~mask, 0).repeat_interleave(k, 0)
-        h = h.repeat_interleave(k, 0)
-        mask = mask.repeat_interleave(k, 0)
+        copies = torch.arange(len(y), device=y.device).repeat_interleave(k)
+        given = _Given(h, sizes.mask(y.shape[1]), context).rows(copies)
+        mask = given.mask[..., None]
+        y = y[copies].masked_fill(~mask, 0)
         schedule = self.config.schedule
         sigma = schedule.training_sigma(1 - stratified(len(y), y))
         # where there is no element there is neither noise nor output, so that its error is 0
         noise = normal_like(y) * mask
-        loss = network_loss(self._network_of(h, mask[..., 0]), schedule, y, noise, sigma)
+        loss = network_loss(self._network_of(given), schedule, y, noise, sigma)
         return loss.view(-1, k).mean(1) * y.shape[1] + n_nats
 
     def log_prob(
@@ -128,6 +166,7 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         sigma: float | None = None,
         *,
         sizes: Sizes | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """Log p(N | h) + log N! + log p(x_1 ... x_N | N, h) of sets (N, P, D): (N,) float64.
 
@@ -137,18 +176,19 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         """
         sizes = self._sizes(y, sizes)
         n = sizes.n_frames.double()
-        mask = sizes.mask(y.shape[1])[..., None]
-        y = y.double().masked_fill(~mask, 0)
+        all_given = _Given(h, sizes.mask(y.shape[1]), context)
+        y = y.double().masked_fill(~all_given.mask[..., None], 0)
         probe = rademacher_like(y, generator)
         found = self.sizes.log_prob(h, sizes).double() + torch.lgamma(n + 1)
         found = found - n * math.fsum(map(math.log, self.signature.scales))
         for rows in self._alike(sizes.n_frames):
-            here = mask[rows, : max(1, int(sizes.n_frames[rows].max()))]
-            longest = here.shape[1]
+            longest = max(1, int(sizes.n_frames[rows].max()))
+            given = all_given.rows(rows, longest)
+            here = given.mask[..., None]
             trace = _trace_within(here)
             if longest * y.shape[2] > self.config.exact_dimensions:
                 trace = hutchinson(probe[rows, :longest] * here)
-            density = self._set_density(h[rows], y[rows, :longest], here, sigma, trace)
+            density = self._set_density(given, y[rows, :longest], sigma, trace)
             found[rows] = found[rows] + density
         return found
 
@@ -163,12 +203,13 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         return [chunk for part in parts if len(part) for chunk in part.split(SCORED_SETS)]
 
     def _set_density(
-        self, h: Tensor, y: Tensor, mask: Tensor, sigma_min: float | None, trace: Divergence
+        self, given: _Given, y: Tensor, sigma_min: float | None, trace: Divergence
     ) -> Tensor:
-        """Log p(x_1 ... x_N | N, h) (N,) of sets y (N, P, D); mask (N, P, 1).
+        """Log p(x_1 ... x_N | N, h) (N,) of sets y (N, P, D).
 
         As `DiffusionHead._log_density`; where there is no element the state stays 0.
         """
+        mask = given.mask[..., None]
         n_dimensions = mask.flatten(1).sum(1) * y.shape[2]
         with as_user_error():
             least, sigma_max = self.config.schedule.sigma_range
@@ -180,13 +221,13 @@ class SetDiffusionHead(DiffusionHead, SetHead):
                 return -squares / 2 - n_dimensions * constant
 
             sigmas = log_spaced(sigma_min or least, sigma_max, self.config.ode_steps)
-            denoiser = self.set_denoiser(h, mask[..., 0])
+            denoiser = self._set_denoiser(given)
             return log_likelihood(denoiser, y, sigmas, log_prior, trace, every=TRACE_EVERY)
 
-    def set_denoiser(self, h: Tensor, mask: Tensor) -> Denoiser:
-        """D(x, sigma) of sets x (N, P, D) given h; mask (N, P) bool: where elements are."""
+    def _set_denoiser(self, given: _Given) -> Denoiser:
+        """D(x, sigma) of sets x (N, P, D)."""
         dtype = next(self.network.parameters()).dtype
-        return preconditioned(self._network_of(h, mask), self.config.schedule, dtype)
+        return preconditioned(self._network_of(given), self.config.schedule, dtype)
 
     def sample_sizes(
         self, hs: Sequence[Tensor], sampling: Sampling, generator: torch.Generator
@@ -204,6 +245,7 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         ceiling: Tensor | None = None,
         *,
         sizes: Sizes | None = None,
+        contexts: Sequence[Context] = (),
     ) -> Tensor:
         """Draw sets (N, P, D) float32; see `SetHead.sample`.
 
@@ -220,7 +262,8 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         noise = flat.new_zeros((*mask.shape, size[1]))
         noise[mask] = flat
         show = with_frames(callback, partial(_only, mask))
-        return _only(mask, self.from_noise(hs, noise, mask, sampling, generator, show)).float()
+        drawn = self.from_noise(hs, noise, mask, sampling, generator, show, contexts)
+        return _only(mask, drawn).float()
 
     def from_noise(
         self,
@@ -230,31 +273,42 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         sampling: Sampling,
         generator: torch.Generator,
         callback: Callback | None = None,
+        contexts: Sequence[Context] = (),
     ) -> Tensor:
         """The sets that noise (N, P, D) becomes; mask (N, P) bool: where elements are."""
-        denoisers = [self.set_denoiser(h, mask) for h in hs]
+        given = [_Given(h, mask, None) for h in hs]
+        if contexts:
+            given = [_Given(h, mask, c) for h, c in zip(hs, contexts, strict=True)]
+        denoisers = [self._set_denoiser(one) for one in given]
         return self.solve(denoisers, noise, sampling, generator, callback)
 
-    def _network_of(self, h: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """F(x, c_noise) given h and the mask (N, P)."""
-        order: Tensor | None = None
-        if mask.device.type == "cpu" and len(mask) > CHUNK_SETS:
-            order = mask.sum(1).argsort(stable=True)
+    def _network_of(self, given: _Given) -> Callable[[Tensor, Tensor], Tensor]:
+        """F(x, c_noise) of sets x (N, P, D)."""
+        if given.mask.device.type != "cpu" or len(given.mask) <= CHUNK_SETS:
+            return partial(self._network_at, given)
+        sizes = given.mask.sum(1)
+        order = sizes.argsort(stable=True)
+        chunks = []
+        for rows in order.split(CHUNK_SETS):
+            longest = max(1, int(sizes[rows[-1]]))
+            chunks.append((rows, longest, given.rows(rows, longest)))
 
         def conditioned(x: Tensor, c_noise: Tensor) -> Tensor:
-            state = h.to(x.dtype)
-            if order is None:
-                return self.network(x, c_noise, mask, state)
             parts = []
-            for rows in order.split(CHUNK_SETS):
-                longest = max(1, int(mask[rows[-1]].sum()))
-                part = self.network(
-                    x[rows, :longest], c_noise[rows], mask[rows, :longest], state[rows]
-                )
-                parts.append(F.pad(part, (0, 0, 0, x.shape[1] - longest)))
+            for rows, longest, part in chunks:
+                y = self._network_at(part, x[rows, :longest], c_noise[rows])
+                parts.append(F.pad(y, (0, 0, 0, x.shape[1] - longest)))
             return torch.cat(parts)[order.argsort()]
 
         return conditioned
+
+    def _network_at(self, given: _Given, x: Tensor, c_noise: Tensor) -> Tensor:
+        """F(x, c_noise) of sets x (N, P, D), all at once."""
+        more = {}
+        if given.context is not None:
+            states = given.context.states.to(x.dtype)
+            more = {"context": states, "context_mask": given.context.mask}
+        return self.network(x, c_noise, given.mask, given.h.to(x.dtype), **more)
 
     def _sizes(self, y: Tensor, sizes: Sizes | None) -> Sizes:
         """The sizes that are given, once they were checked; None: all frames of y (N, P, D)."""

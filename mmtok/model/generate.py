@@ -14,7 +14,7 @@ from mmtok.core.batch import pack
 from mmtok.core.grammar import to_stream
 from mmtok.core.segment import Document, Segment, Signature, segment_of
 from mmtok.errors import UserError
-from mmtok.heads.base import Callback, Head, Known, SetHead
+from mmtok.heads.base import Callback, Context, Head, Known, SetHead
 from mmtok.heads.sampling import Sampling
 from mmtok.model.autoregressive import without_condition
 from mmtok.model.captured import make_sampler
@@ -203,9 +203,14 @@ def draw_sets(
         )
     head = cast(SetHead, lm.head(modality))
     with evaluating(lm):
-        hs = [states_at_end(lm, documents) for documents in _streams(prompts, sampling)]
+        contexts = [states_of(lm, documents) for documents in _streams(prompts, sampling)]
+        hs = [context.last for context in contexts]
         sizes = head.sample_sizes(hs, sampling, generator)
-        sets = head.sample(hs, sampling, generator, callback=callback, sizes=sizes)
+        if not head.config.reads_context:
+            contexts = []
+        sets = head.sample(
+            hs, sampling, generator, callback=callback, sizes=sizes, contexts=contexts
+        )
     signature = lm.vocabulary.signatures[modality]
     drawn = []
     for x, n, is_cut in zip(
@@ -251,10 +256,14 @@ def draw_segments(
 
 def states_at_end(lm: LM, documents: Sequence[Document]) -> Tensor:
     """(N, M): the hidden state at the last position of each document's stream."""
+    return states_of(lm, documents).last
+
+
+def states_of(lm: LM, documents: Sequence[Document]) -> Context:
+    """The hidden states of each document's stream."""
     streams = [to_stream(lm.vocabulary, d) for d in documents]
     batch = pack(lm.vocabulary, [[s] for s in streams]).to(lm.device)
-    last = torch.tensor([len(s) - 1 for s in streams], device=lm.device)
-    return lm.hidden(batch)[torch.arange(len(streams), device=lm.device), last]
+    return Context(lm.hidden(batch), batch.document == 0)
 
 
 def _known_frames(segments: Sequence[Segment], signature: Signature, device: torch.device) -> Known:

@@ -23,7 +23,7 @@ from mmtok.core.runs import SetPlaces
 from mmtok.core.segment import Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.errors import UserError
-from mmtok.heads.base import Head, HeadConfig, Kind, SetHead, Sizes
+from mmtok.heads.base import Context, Head, HeadConfig, Kind, SetHead, Sizes
 from mmtok.heads.cascade import Cascade
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
@@ -364,7 +364,8 @@ class LM(nn.Module):
         contrast: Tensor | None = None
         if self.embedding is not None and seed is None:
             contrast = self.embedding.loss(hidden, batch)
-        states = hidden.flatten(0, 1).index_select(0, all_predicted - 1)
+        hidden = hidden.flatten(0, 1)
+        states = hidden.index_select(0, all_predicted - 1)
         states = states.split([len(x) for x in predicted])
         ids = []
         frames = []
@@ -376,7 +377,7 @@ class LM(nn.Module):
                 may_end = batch.may_end.flatten()[places.predicted]
                 ids.append(self._id_nll(m, h, target, may_end))
             if self.of_sets(m):
-                frames.append(self._set_nll(m, places, h, batch, seed))
+                frames.append(self._set_nll(m, places, h, hidden, batch, seed))
             elif not self.autoregressive(m):
                 frames.append(self._segment_nll(m, places, h, target, batch, seed))
             elif signatures[m].one_channel:
@@ -443,11 +444,13 @@ class LM(nn.Module):
         nll = _head_nll(head, first, values.unflatten(0, (-1, n_frames)), seed)
         return (nll / n_frames).to(upcast(h).dtype).repeat_interleave(n_frames)
 
-    def _set_nll(self, m: str, places: Places, h: Tensor, batch: Batch, seed: int | None) -> Tensor:
+    def _set_nll(
+        self, m: str, places: Places, h: Tensor, hidden: Tensor, batch: Batch, seed: int | None
+    ) -> Tensor:
         """(P,) of sets of modality m, each spread evenly over its frames and its end mark.
 
-        h (P, M), of which the first of each set is read. Raises UserError unless the sets are
-        predicted as a whole.
+        h (P, M), of which the first of each set is read; hidden (B L, M): all states. Raises
+        UserError unless the sets are predicted as a whole.
         """
         head = cast(SetHead, self.heads[m])
         sets = cast(SetPlaces, places.sets)
@@ -462,11 +465,15 @@ class LM(nn.Module):
         padded = values.new_zeros(len(sets.first), max(1, sets.longest), values.shape[1])
         padded = padded.index_put((sets.frame_number, sets.frame_place), values)
         sizes = Sizes(sets.n_frames, sets.truncated)
+        context: Context | None = None
+        if head.config.reads_context:
+            context = _context(hidden, places.predicted[sets.first], sets)
+        first = h[sets.first]
         if seed is None:
-            nll = head.loss(h[sets.first], padded, sizes=sizes)
+            nll = head.loss(first, padded, sizes=sizes, context=context)
         else:
             generator = torch.Generator(h.device).manual_seed(seed)
-            nll = -head.log_prob(h[sets.first], padded, generator, sizes=sizes)
+            nll = -head.log_prob(first, padded, generator, sizes=sizes, context=context)
         return (nll / sets.n_places).to(upcast(h).dtype)[sets.number]
 
     def _values(self, m: str, places: Places, batch: Batch) -> Tensor:
@@ -479,6 +486,15 @@ class LM(nn.Module):
             nothing = batch.ids.new_zeros(0, len(signature.levels))
             values = batch.channels.get(m, nothing)
         return values[places.values]
+
+
+def _context(hidden: Tensor, first: Tensor, sets: SetPlaces) -> Context:
+    """The states of each document before its set; first (S,): the place behind its begin mark."""
+    order = torch.arange(sets.longest_before, device=first.device)
+    places = (first - sets.n_before)[:, None] + order
+    # what is beyond the begin mark is not read: any place will do
+    places = torch.minimum(places, first[:, None] - 1)
+    return Context(hidden[places], order < sets.n_before[:, None])
 
 
 def _nothing(head: Head) -> Tensor:

@@ -255,20 +255,47 @@ class GridDenoiser(nn.Module):
         return F.pixel_shuffle(y, self.patch)
 
 
+class CrossAttention(nn.Module):
+    """x + attention from norm x to a context; it adds nothing before training."""
+
+    def __init__(self, width: int, n_heads: int, context_size: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(context_size, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        """Let x (B, L, M) attend to context (B, S, context_size); mask (B, S) bool: what of it."""
+        q = self.q(_norm(x)).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        k, v = self.kv(context).unflatten(-1, (2, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=context_mask[:, None, None])
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
 class SetDenoiser(nn.Module):
     """A diffusion transformer over sets of particles.
 
-    It has no positions, so reordering the particles reorders the outputs.
+    It has no positions, so reordering the particles reorders the outputs. With a context_size each
+    layer also attends to a context, such as the states of another set.
     """
 
     def __init__(
-        self, config: DiTConfig, n_features: int, condition: ConditionConfig | None = None
+        self,
+        config: DiTConfig,
+        n_features: int,
+        condition: ConditionConfig | None = None,
+        context_size: int = 0,
     ):
         super().__init__()
         self.conditioning = Conditioning(config.width, condition)
         self.count = TimestepEmbedding(config.width)
         self.enter = nn.Linear(n_features, config.width)
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.crosses: nn.ModuleList | None = None
+        if context_size:
+            sizes = (config.width, config.n_heads, context_size)
+            self.crosses = nn.ModuleList([CrossAttention(*sizes) for _ in range(config.depth)])
         self.final = Final(config.width, n_features)
         initialise(self)
 
@@ -279,8 +306,12 @@ class SetDenoiser(nn.Module):
         mask: Tensor,
         condition: Tensor | None = None,
         dropped: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """Particles x (B, P, D), c_noise (B,), mask (B, P) bool -> (B, P, D), 0 where masked out.
+
+        context (B, S, context_size), with a mask (B, S) bool of what is there of it.
 
         mask: True where a particle is real; what stands elsewhere is not read, be it NaN. The
         number of real particles is an input of its own: attention averages, so it cannot count.
@@ -290,8 +321,10 @@ class SetDenoiser(nn.Module):
         # an empty set attends to its padding, as a softmax over nothing is NaN
         attn_mask = (mask | ~mask.any(1, keepdim=True))[:, None, None]
         z = self.enter(x.masked_fill(~mask[..., None], 0))
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             z = block(z, conditioning, attn_mask)
+            if self.crosses is not None:
+                z = self.crosses[i](z, context, context_mask)
         return self.final(z, conditioning).masked_fill(~mask[..., None], 0)
 
 
@@ -379,7 +412,7 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (DiTBlock, TokenBlock, Final)):
             zero_module(module.modulation)
-        if isinstance(module, Final):
+        if isinstance(module, (Final, CrossAttention)):
             zero_module(module.out)
 
 

@@ -40,6 +40,8 @@ def test_sets_are_told_apart_within_rows_and_documents():
     assert sets.frame_number.tolist() == [0, 0, 2, 2, 2, 3]
     assert sets.frame_place.tolist() == [0, 1, 0, 1, 2, 0]
     assert sets.longest == 3 and sets.are_whole
+    # the mark of the document, the text with its marks, and the begin mark
+    assert sets.n_before.tolist() == [5, 9, 2, 2] and sets.longest_before == 9
 
 
 def test_a_set_that_is_only_a_condition_is_none_of_them():

@@ -15,7 +15,7 @@ from mmtok.core.segment import Document, Segment, Signature
 from mmtok.core.vocabulary import Vocabulary
 from mmtok.diffusion.schedules import EDM, VP, CondOT
 from mmtok.errors import UserError
-from mmtok.heads.base import Sizes
+from mmtok.heads.base import Context, Sizes
 from mmtok.heads.diffusion import FrameDiffusion, GridDiffusion
 from mmtok.heads.sampling import Sampling
 from mmtok.heads.set_diffusion import SetDiffusion
@@ -355,6 +355,57 @@ def test_guidance_of_one_is_none_and_of_two_differs():
         len(a.segment) != len(b.segment) or not np.array_equal(a.segment.values, b.segment.values)
         for a, b in zip(plain, guided)
     )
+
+
+# ---- a condition of many parts
+
+
+def of_set(n, seed, given=3):
+    """A set given another one of `given` elements."""
+    return Document((cloud(given, seed), cloud(n, seed + 100)), (False, True))
+
+
+def test_with_a_context_every_part_of_the_condition_matters():
+    """The state at the begin mark is kept, so that what is read of the others can be seen."""
+    head = head_of(context=True, exact_dimensions=64)
+    h, y = states(1)
+    before = torch.randn(1, 4, 16)
+    mask = torch.tensor([[True, True, True, False]])
+
+    def nats(context):
+        with torch.no_grad():
+            return -head.log_prob(h, y, generator(), sizes=sizes_of(3), context=context)
+
+    plain = nats(Context(before, mask))
+    for place, matters in ((0, True), (2, True), (3, False)):
+        other = before.clone()
+        other[:, place] += 1.0
+        assert (float((nats(Context(other, mask)) - plain).abs()) > 1e-4) == matters
+
+
+def test_with_a_context_documents_do_not_meet_in_rows_or_batches():
+    lm = lm_of(context=True)
+    documents = [of_set(3, 1), of_set(0, 2, given=1), of_set(5, 3, given=6), given(cloud(2))]
+    together = [scored.total for scored in score(lm, documents)]
+    alone = [score(lm, [document])[0].total for document in documents]
+    # a set of at most 32 elements has its exact trace, which takes no random numbers
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    lm.train()
+    streams = [to_stream(lm.vocabulary, document) for document in documents]
+    lm(pack(lm.vocabulary, [streams[:2], streams[2:]])).total.sum().backward()
+    assert all(p.grad is not None for p in lm.heads.parameters())
+
+
+def test_with_a_context_samples_by_seed_and_under_guidance():
+    lm = lm_of(context=True)
+    prompts = [
+        Document((cloud(n, n), cloud(0)), (False, True), open_end=True) for n in (1, 4, 6) * 8
+    ]
+    for sampling in (Sampling(), Sampling(guidance=1.5)):
+        first, second = (generate(lm, prompts, sampling, generator()) for _ in range(2))
+        for a, b in zip(first, second):
+            assert np.array_equal(a.segment.latents, b.segment.latents)
+            assert np.isfinite(a.segment.latents).all()
 
 
 # ---- what is refused

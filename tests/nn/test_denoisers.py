@@ -55,6 +55,15 @@ KINDS = {
         (5, 3),
         {"mask": torch.ones(B, 5).bool(), **conditioning(torch.randn(B, 6))},
     ),
+    "set of another set": lambda: (
+        SetDenoiser(SMALL, 3, context_size=7),
+        (5, 3),
+        {
+            "mask": torch.arange(5) < torch.tensor([[5], [3], [1], [4]]),
+            "context": torch.randn(B, 6, 7),
+            "context_mask": torch.arange(6) < torch.tensor([[6], [1], [3], [5]]),
+        },
+    ),
     "u-net": lambda: (UNet(SMALL_UNET, 2), (2, 6, 4), {}),
     "u-net of a class": lambda: (
         UNet(SMALL_UNET, 1, Labels(3)),
@@ -155,7 +164,7 @@ def test_what_it_is_told_matters(kind):
         return (y - before).flatten(1).abs().amax(1) > 1e-6
 
     assert changed(network(x, c_noise + 0.3, **extra)).all()
-    for name in set(extra) - {"mask", "dropped", "condition"}:
+    for name in set(extra) - {"mask", "context_mask", "dropped", "condition"}:
         assert changed(network(x, c_noise, **{**extra, name: extra[name] + 0.3})).all(), name
     if "condition" in extra:
         other = (
