@@ -31,6 +31,7 @@ SLOW_PAGES = {  # pages that train runs of their own
     "docs/tutorials/your_text.md",
     "docs/tutorials/new_modality.md",
     "docs/tutorials/pretrained_llama.md",
+    "docs/howto/economy.md",
     "docs/howto/embedding.md",
     "docs/howto/clouds.md",
     "docs/howto/recipes.md",

@@ -287,7 +287,9 @@ def _decoder(recipe: Recipe, vocabulary: Vocabulary | None) -> list[str]:
         n_parameters = size_of_decoder(recipe.model, vocabulary)
     except UserError as error:  # such as a head for a missing modality; training says the same
         return [f"  decoder: cannot be made: {error}"]
-    return [f"  decoder: {at_most}{n_parameters:,} parameters, {vocabulary.size:,} ids"]
+    odd = recipe.model.trunk.odd_blocks
+    blocks = f", trunk of {odd}" if odd else ""
+    return [f"  decoder: {at_most}{n_parameters:,} parameters, {vocabulary.size:,} ids{blocks}"]
 
 
 def _fidelity_text(fidelity: Mapping[str, float]) -> str:

@@ -42,19 +42,28 @@ def embedding_figures(run: Run) -> dict[str, Any]:
     - probe_A: {accuracy, n, and the AUC of each pair of texts}: of a linear probe on vectors of
       training examples.
     """
-    fields: dict[str, Labelled] = {}
-    for contrast in run.recipe.contrasts:
-        fields |= _labelled(run, contrast, "heldout", N_HELDOUT)
+    of_contrasts = [_labelled(run, c, "heldout", N_HELDOUT) for c in run.recipe.contrasts]
+    names = dict.fromkeys(f for found in of_contrasts for f in found)
+    fields = {f: _joined([found[f] for found in of_contrasts if f in found]) for f in names}
     figures: dict[str, Any] = {}
     for a, b in permutations(fields, 2):
         hits = top1_hits(fields[a], fields[b])
         if len(hits):
             seed = run.recipe.train.seed
             figures[f"{a}_to_{b}"] = mean_estimate(hits, seed).named("top1") | {"n": len(hits)}
-    for contrast in run.recipe.contrasts:
+    for contrast, found in zip(run.recipe.contrasts, of_contrasts, strict=True):
         if _text_field(run, contrast) is not None:
-            figures |= _probes(run, contrast, fields)
+            figures |= _probes(run, contrast, found)
     return figures
+
+
+def _joined(parts: Sequence[Labelled]) -> Labelled:
+    """What several contrasts have of a field, each vector once."""
+    vectors = np.concatenate([part.vectors for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    rows = np.concatenate([vectors, np.unique(labels, return_inverse=True)[1][:, None]], 1)
+    first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+    return Labelled(vectors[first], labels[first])
 
 
 def top1_hits(queries: Labelled, candidates: Labelled) -> np.ndarray:

@@ -62,6 +62,8 @@ class Architecture:
         ]
         if trunk.sliding_window is not None and not self.has_window:
             found.append(f"sliding_window {trunk.sliding_window}")
+        if trunk.odd_blocks:
+            found.append(trunk.odd_blocks)
         return found
 
 

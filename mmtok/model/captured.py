@@ -47,6 +47,7 @@ def make_sampler(
         and callback is None
         and (head is None or head.can_be_captured)
         and sampling.precision != "int8"
+        and not lm.config.trunk.odd_blocks  # whose positions are chosen on the host
         and not lm.vocabulary.signatures[modality].rows  # whose rows are counted on the host
     )
     if can_be_captured:

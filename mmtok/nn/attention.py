@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -128,6 +128,7 @@ class DocumentEnds:
     longest: int
 
 
+LinearMaker = Callable[[int, int], nn.Module]
 AttentionMask = Tensor | BlockMask | DocumentEnds | None
 
 
@@ -233,6 +234,7 @@ class Attention(nn.Module):
 
     head_size: None is width / n_heads. bias: of queries, keys and values. q_norm, k_norm: norms of
     queries and keys before they turn, with a weight for each number of a head, or of all heads.
+    linear: makes the four maps from their two sizes; None: linear maps.
     """
 
     def __init__(
@@ -244,15 +246,19 @@ class Attention(nn.Module):
         bias: bool = False,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
+        linear: LinearMaker | None = None,
     ):
         super().__init__()
         self.n_heads = n_heads
         self.n_kv_heads = n_kv_heads
         self.head_size = head_size or width // n_heads
-        self.q_proj = nn.Linear(width, n_heads * self.head_size, bias=bias)
-        self.k_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=bias)
-        self.v_proj = nn.Linear(width, n_kv_heads * self.head_size, bias=bias)
-        self.o_proj = nn.Linear(n_heads * self.head_size, width, bias=False)
+        # what asks for their weights asks first whether they are linear
+        make = cast(Callable[..., nn.Linear], linear or partial(nn.Linear, bias=bias))
+        self.q_proj = make(width, n_heads * self.head_size)
+        self.k_proj = make(width, n_kv_heads * self.head_size)
+        self.v_proj = make(width, n_kv_heads * self.head_size)
+        make = cast(Callable[..., nn.Linear], linear or partial(nn.Linear, bias=False))
+        self.o_proj = make(n_heads * self.head_size, width)
         self.q_norm = q_norm
         self.k_norm = k_norm
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from mmtok.nn.attention import rotate
 from mmtok.nn.device import missing_for_kernels
 from mmtok.nn.lora import effective_weight
-from mmtok.nn.transformer import Block, Transformer, activate
+from mmtok.nn.transformer import Block, FeedForward, Transformer, activate
 
 # inductor's options: weights are constants in the layout that each product prefers, products are
 # tuned for their shape, and no Python runs between them
@@ -252,7 +252,7 @@ class StaticStep(nn.Module):
 def _weights(block: Block) -> dict[str, tuple[Tensor, ...]]:
     """The weights of a block by their place in a step; those that read the same input together."""
     attention = block.self_attn
-    mlp = block.mlp
+    mlp = cast(FeedForward, block.mlp)  # steps of others are refused before
     first: dict[str, tuple[Tensor, ...]] = {}
     if block.norms == "before":
         first["before_attention"] = (block.input_layernorm.weight,)

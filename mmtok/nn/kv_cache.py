@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
-from typing import NamedTuple, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmtok.errors import UserError
 from mmtok.nn.attention import normed_heads, rotary
 from mmtok.nn.compiled import CompiledStep, compiled_step
 from mmtok.nn.fused_step import FusedLayer
 from mmtok.nn.inference_linear import Linear, WeightPrecision, prepare_linear
 from mmtok.nn.lora import effective_weight
+from mmtok.nn.mixture_of_depths import Router, kept_places, take
 from mmtok.nn.precision import DTYPES, matmul_rates
-from mmtok.nn.transformer import Block, Transformer
+from mmtok.nn.tokenformer import Pattention, TokenMap
+from mmtok.nn.transformer import Block, RoutedBlock, TokenFeedForward, Transformer
 
 MIN_CACHE_LENGTH = 64  # positions that a cache holds at first; it doubles as it fills
 Product = Callable[[Tensor], Tensor]
@@ -41,6 +45,7 @@ class Layer(NamedTuple):
     k_norm: nn.Module | None = None
     after_attention: Tensor | None = None
     after_mlp: Tensor | None = None
+    router: Router | None = None  # of a block of mixture-of-depths
 
     def all_weights(self) -> list[Tensor]:
         """Everything that a step reads."""
@@ -97,7 +102,14 @@ class KVCacheDecoder:
             self.left_padding = left_padding
         self.length = 0  # positions in the cache
         self.capacity = 0  # positions that it has room for
+        # of blocks of mixture-of-depths, by layer: how many positions of each row are cached, (B,)
+        self.n_kept: dict[int, Tensor] = {}
         self.compiled: CompiledStep | None = None
+        if compile_length is not None and trunk.config.odd_blocks:
+            raise UserError(
+                f"a compiled step is of plain blocks, and this trunk has {trunk.config.odd_blocks}:"
+                " leave --compiled out"
+            )
         if compile_length is not None:
             capacity = capacity_for(compile_length)
             self.compiled = compiled_step(trunk, self.dtype, batch_size, capacity)
@@ -124,14 +136,90 @@ class KVCacheDecoder:
             return self._compiled_forward(self.compiled, x, cache_position)
         rope = self._rope(cache_position)
         attn_mask = self._attn_mask(cache_position)
-        for layer, cached in zip(self.layers, self.cache, strict=True):
-            qkv = self._normed_qkv(layer, layer.qkv(self._before(x)))
-            y = layer.out(self._attend(qkv, cached, cache_position, rope, attn_mask))
-            x = x + self._after(y, layer.after_attention)
-            y = self._before(x).to(self.dtype)
-            y = layer.down(layer.up(y, layer.gate(y)))
-            x = x + self._after(y, layer.after_mlp)
+        for i, (layer, cached) in enumerate(zip(self.layers, self.cache, strict=True)):
+            if layer.router is not None:
+                x = self._routed(i, layer.router, x, cache_position, rope)
+                continue
+            attend = partial(
+                self._attend,
+                cached=cached,
+                cache_position=cache_position,
+                rope=rope,
+                attn_mask=attn_mask,
+            )
+            x = self._through(layer, x, attend)
         return self._norm(x) * self.last_norm
+
+    def _through(self, layer: Layer, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """States x (B, L, M) behind a block.
+
+        attend: of queries, keys and values in one, see `_attend`.
+        """
+        y = layer.out(attend(self._normed_qkv(layer, layer.qkv(self._before(x)))))
+        x = x + self._after(y, layer.after_attention)
+        y = self._before(x).to(self.dtype)
+        y = layer.down(layer.up(y, layer.gate(y)))
+        return x + self._after(y, layer.after_mlp)
+
+    def _routed(
+        self,
+        i: int,
+        router: Router,
+        x: Tensor,
+        cache_position: int,
+        rope: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """States x (B, L, M) behind layer i, which only the positions predicted pass through.
+
+        Its cache holds the kept positions of each row one after another.
+        """
+        is_kept = router.predicted(x) > 0
+        if self.left_padding is not None:
+            slot = torch.arange(cache_position, self.length, device=x.device)
+            is_kept = is_kept & (slot >= self.left_padding[:, None])
+        rows = is_kept.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return x
+        index, counts = kept_places(is_kept[rows])
+        kept = take(x[rows], index)
+        before = self.n_kept[i][rows]
+        slots = before[:, None] + torch.arange(index.shape[1], device=x.device)
+        cos, sin = (self._taken_rope(part, rows, index) for part in rope)
+        attend = partial(self._attend_kept, i=i, rows=rows, slots=slots, rope=(cos, sin))
+        y = self._through(self.layers[i], kept, attend)
+        weight = router.weights(kept) * counts
+        added = (weight[..., None] * (y - kept)).to(x.dtype)
+        self.n_kept[i][rows] = before + counts.sum(1)
+        behind = x[rows].scatter_add(1, index[..., None].expand_as(added), added)
+        return x.index_copy(0, rows, behind)
+
+    def _taken_rope(self, part: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        """Cosines or sines (L, 1, head_size) or (B, L, 1, head_size) -> (R, k, 1, head_size)."""
+        if part.ndim == 3:
+            return part[index]
+        return part[rows[:, None], index]
+
+    def _attend_kept(
+        self,
+        qkv: Tensor,
+        i: int,
+        rows: Tensor,
+        slots: Tensor,
+        rope: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """As `_attend`, of R rows whose k positions go to places (R, k) of layer i's cache."""
+        n = self.config.n_heads
+        n_kv = self.config.n_kv_heads
+        qkv = self._turned(qkv, rope)
+        cached = self.cache[i]
+        cached[rows[:, None], :, slots] = qkv.narrow(2, n, 2 * n_kv)
+        total = int(slots.max()) + 1
+        k, v = cached[rows, :, :total].split(n_kv, 1)
+        # a row's places are filled in order, so what lies behind its own is of no row yet
+        attn_mask = (torch.arange(total, device=slots.device) <= slots[..., None])[:, None]
+        q = qkv.narrow(2, 0, n).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, enable_gqa=n != n_kv)
+        return y.transpose(1, 2).flatten(2)
 
     def weights(self) -> list[Tensor]:
         """The prepared weights."""
@@ -140,17 +228,19 @@ class KVCacheDecoder:
     def select(self, rows: Tensor) -> None:
         """Keep only these rows."""
         self.cache = [x[rows] for x in self.cache]
+        self.n_kept = {i: n[rows] for i, n in self.n_kept.items()}
         if self.left_padding is not None:
             self.left_padding = self.left_padding[rows]
             self.padding_mask = self.padding_mask[rows]
 
     def emptied(self, left_padding: Tensor) -> KVCacheDecoder:
         """The same weights for other rows, of which nothing is cached yet."""
-        other = copy(self)
+        other = copy.copy(self)
         other.left_padding = left_padding
         other.length = 0
         other.capacity = 0
         other.cache = []
+        other.n_kept = {}
         return other
 
     def join(self, other: KVCacheDecoder) -> None:
@@ -167,10 +257,25 @@ class KVCacheDecoder:
         spare = int(padding.min())
         caches = [part.cache for part in parts]
         lengths = [part.length for part in parts]
+        kept = [part.n_kept for part in parts]
         self.length = length - spare
         self.left_padding = padding - spare
         self._make_room()
-        self.cache = [self._joined(layers, lengths) for layers in zip(*caches, strict=True)]
+        self.n_kept = {i: torch.cat([n[i] for n in kept]) for i in self.n_kept}
+        self.cache = [
+            self._joined_kept(layers) if i in self.n_kept else self._joined(layers, lengths)
+            for i, layers in enumerate(zip(*caches, strict=True))
+        ]
+
+    def _joined_kept(self, layers: Sequence[Tensor]) -> Tensor:
+        """The same of a block of mixture-of-depths, whose rows begin at the first place."""
+        n_rows = sum(map(len, layers))
+        joined = layers[0].new_zeros(n_rows, layers[0].shape[1], self.capacity, layers[0].shape[3])
+        rows = joined.split([len(layer) for layer in layers])
+        for to, layer in zip(rows, layers, strict=True):
+            n = min(self.capacity, layer.shape[2])
+            to[:, :, :n] = layer[:, :, :n]
+        return joined
 
     def _joined(self, layers: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:
         """The caches of one layer, their rows below each other, their ends at `length`."""
@@ -252,11 +357,7 @@ class KVCacheDecoder:
         n_kv = self.config.n_kv_heads
         size = self.config.head_size
         n_rows, length = qkv.shape[:2]
-        qkv = qkv.to(self.dtype).view(n_rows, length, n + 2 * n_kv, size)
-        cos, sin = rope
-        q_k = qkv.narrow(2, 0, n + n_kv)
-        halves_swapped = q_k.unflatten(-1, (2, size // 2)).flip(-2).flatten(-2)
-        q_k.mul_(cos).addcmul_(halves_swapped, sin)
+        qkv = self._turned(qkv, rope)
         cached.narrow(2, cache_position, length).copy_(qkv.narrow(2, n, 2 * n_kv).transpose(1, 2))
         k, v = cached.narrow(2, 0, self.length).split(n_kv, 1)
         q = qkv.narrow(2, 0, n).transpose(1, 2)
@@ -268,6 +369,18 @@ class KVCacheDecoder:
             q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None, enable_gqa=n != n_kv
         )
         return y.transpose(1, 2).flatten(2)
+
+    def _turned(self, qkv: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries, keys and values (B, L, N) by heads, the first two with their positions."""
+        n = self.config.n_heads
+        n_kv = self.config.n_kv_heads
+        size = self.config.head_size
+        qkv = qkv.to(self.dtype).view(*qkv.shape[:2], n + 2 * n_kv, size)
+        cos, sin = rope
+        q_k = qkv.narrow(2, 0, n + n_kv)
+        halves_swapped = q_k.unflatten(-1, (2, size // 2)).flip(-2).flatten(-2)
+        q_k.mul_(cos).addcmul_(halves_swapped, sin)
+        return qkv
 
     def _attn_mask(self, cache_position: int) -> Tensor | None:
         """The mask of the positions from `cache_position` on: (B or 1, 1, L or 1, length).
@@ -307,6 +420,9 @@ class KVCacheDecoder:
         for old, new in zip(self.cache, grown, strict=False):  # the first time there is none
             new[:, :, :old_capacity] = old
         self.cache = grown
+        for i, layer in enumerate(self.layers):
+            if layer.router is not None and i not in self.n_kept:
+                self.n_kept[i] = torch.zeros(n_rows, dtype=torch.long, device=device)
 
     def _make_room(self) -> None:
         """A capacity for the current length, and what goes with it but the cache itself."""
@@ -349,11 +465,17 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     mlp = block.mlp
     root_width = block.post_attention_layernorm.weight.shape[0] ** 0.5
 
-    def prepared(norm: nn.Module | None, *linears: nn.Linear) -> Linear:
-        """One map of the linears' outputs, with the weights of a norm before it folded in."""
-        weight = torch.cat([effective_weight(x) for x in linears])
+    def prepared(norm: nn.Module | None, *maps: nn.Module) -> Linear | TokenMap:
+        """One map of the maps' outputs, with the weights of a norm before it folded in."""
+        gain: Tensor | None = None
         if norm is not None:
-            weight = weight * (norm.weight * root_width)
+            gain = cast(Tensor, norm.weight) * root_width
+        if isinstance(maps[0], Pattention):
+            return TokenMap(cast(Sequence[Pattention], maps), gain)
+        linears = cast(Sequence[nn.Linear], maps)
+        weight = torch.cat([effective_weight(x) for x in linears])
+        if gain is not None:
+            weight = weight * gain
         bias: Tensor | None = None
         if linears[0].bias is not None:
             bias = torch.cat([x.bias for x in linears])
@@ -371,9 +493,21 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
         after_mlp = block.post_feedforward_layernorm.weight.detach() * root_width
     qkv = prepared(before_attention, attention.q_proj, attention.k_proj, attention.v_proj)
     out = prepared(None, attention.o_proj)
-    gate = prepared(before_mlp, mlp.gate_proj)
-    up = prepared(before_mlp, mlp.up_proj)
-    down = prepared(None, mlp.down_proj)
+    router: Router | None = None
+    if isinstance(block, RoutedBlock):
+        router = copy.deepcopy(block.router)
+    feed_forward: dict[str, Any]
+    if isinstance(mlp, TokenFeedForward):
+        tokens = prepared(before_mlp, mlp.tokens)
+        feed_forward = {"gate": tokens, "up": _second, "down": _same}
+        read = [tokens.weight] * 3
+    else:
+        gate = cast(Linear, prepared(before_mlp, mlp.gate_proj))
+        up = cast(Linear, prepared(before_mlp, mlp.up_proj))
+        down = prepared(None, mlp.down_proj)
+        activated = gate.silu if mlp.activation == "silu" else gate.gelu_tanh
+        feed_forward = {"gate": activated, "up": up.times, "down": down}
+        read = [gate.weight, up.weight, down.weight]
     others = [qkv.bias, after_attention, after_mlp]
     for norm in (attention.q_norm, attention.k_norm):
         if norm is not None:
@@ -381,13 +515,20 @@ def _layer(block: Block, precision: WeightPrecision, n_rows: int) -> Layer:
     return Layer(
         qkv=qkv,
         out=out,
-        gate=gate.silu if mlp.activation == "silu" else gate.gelu_tanh,
-        up=up.times,
-        down=down,
-        weights=FusedLayer(qkv.weight, out.weight, gate.weight, up.weight, down.weight),
+        **feed_forward,
+        weights=FusedLayer(qkv.weight, out.weight, *read),
         others=tuple(x for x in others if x is not None),
         q_norm=attention.q_norm,
         k_norm=attention.k_norm,
         after_attention=after_attention,
         after_mlp=after_mlp,
+        router=router,
     )
+
+
+def _second(x: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, cast
 
 import torch
@@ -18,11 +18,22 @@ from mmtok.nn.attention import (
     Attention,
     AttentionMask,
     DocumentEnds,
+    LinearMaker,
     Llama3Scaling,
     document_mask,
     rotary,
 )
 from mmtok.nn.lora import LoRA, add_adapters
+from mmtok.nn.mixture_of_depths import (
+    Documents,
+    Router,
+    by_weight,
+    kept_mask,
+    kept_places,
+    take,
+    take_rope,
+)
+from mmtok.nn.tokenformer import Pattention
 
 SIZES = (
     "depth",
@@ -57,6 +68,12 @@ class TransformerConfig:
         scale_embedding: embedded frames are multiplied by sqrt(width) (Gemma).
         sliding_window: a pretrained trunk's positions attend to so many at most (Mistral). Rows of
             more are refused, as this trunk attends to all.
+        mod_capacity: the share of a row's positions that pass through a block of mixture-of-depths
+            (mixture_of_depths.py), such as 0.125; 0: all pass through all blocks.
+        mod_every: of so many blocks the last is one of mixture-of-depths.
+        attn_tokens: parameter tokens in the place of each linear map of attention (tokenformer.py),
+            by generation: 64, or 64 and 64 more that were added by growth. Empty: linear maps.
+        ffn_tokens: the same in the place of a feed-forward.
 
     Raises ValueError for sizes below 1 or sizes that do not fit together.
     """
@@ -78,8 +95,13 @@ class TransformerConfig:
     activation: Activation = "silu"
     scale_embedding: bool = False
     sliding_window: int | None = None
+    mod_capacity: float = 0.0
+    mod_every: int = 2
+    attn_tokens: tuple[int, ...] = ()
+    ffn_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_economy()
         for name in SIZES:
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -95,6 +117,20 @@ class TransformerConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def _check_economy(self) -> None:
+        """Raise ValueError for shares, and numbers of tokens, that cannot be."""
+        if not 0 <= self.mod_capacity < 1 or self.mod_every < 1:
+            raise ValueError(
+                f"a trunk's mod_capacity is {self.mod_capacity} and mod_every {self.mod_every}; the"
+                " first is a share, at least 0 and below 1, the second at least 1"
+            )
+        for name in ("attn_tokens", "ffn_tokens"):
+            sizes = getattr(self, name)
+            if any(n < 1 for n in sizes):
+                raise ValueError(f"a trunk's {name} are {sizes}; each must be at least 1")
+        if self.attn_tokens and self.qkv_bias:
+            raise ValueError("a trunk's attn_tokens have no biases: set qkv_bias to false")
 
     @classmethod
     def from_depth(cls, depth: int, dropout: float = 0.0) -> TransformerConfig:
@@ -119,7 +155,22 @@ class TransformerConfig:
             and self.qk_norm == "none"
             and self.norms == "before"
             and self.activation == "silu"
+            and not self.odd_blocks
         )
+
+    @property
+    def odd_blocks(self) -> str:
+        """What blocks have that no pretrained trunk has, in words; "" for nothing."""
+        parts = []
+        if self.mod_capacity:
+            parts.append(f"mod_capacity {self.mod_capacity:g}")
+        if self.attn_tokens or self.ffn_tokens:
+            parts.append("parameter tokens")
+        return ", ".join(parts)
+
+    def is_routed(self, i: int) -> bool:
+        """Whether only some positions pass through block i."""
+        return bool(self.mod_capacity) and i % self.mod_every == self.mod_every - 1
 
     @property
     def input_scale(self) -> float:
@@ -246,7 +297,12 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.self_attn = _attention(config)
-        self.mlp = FeedForward(config.width, config.feed_forward, config.activation)
+        self.mlp: FeedForward | TokenFeedForward
+        if config.ffn_tokens:
+            std = 0.02 / (2 * config.depth) ** 0.5
+            self.mlp = TokenFeedForward(config.width, config.ffn_tokens, std)
+        else:
+            self.mlp = FeedForward(config.width, config.feed_forward, config.activation)
         self.norms = config.norms
         if config.norms == "before":
             self.input_layernorm = RMSNorm(config.width, config.norm_eps)
@@ -284,6 +340,47 @@ class Block(nn.Module):
         return x + drop(self.post_feedforward_layernorm(y), self.dropout, self.training)
 
 
+class RoutedBlock(Block):
+    """A block that only the share `capacity` of a row's positions passes through.
+
+    See mixture_of_depths.py: in training those of the highest weights, else those predicted.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
+        self.capacity = config.mod_capacity
+        self.router = Router(config.width)
+
+    def forward(  # type: ignore[override]  # its mask is of the positions that it keeps
+        self, x: Tensor, rope: tuple[Tensor, Tensor], documents: Documents
+    ) -> Tensor:
+        """States x (B, L, M) -> (B, L, M); rope as in `Attention.forward`."""
+        is_real = documents.document >= 0
+        if self.training:
+            index, is_kept, x = by_weight(x, is_real, self.router, self.capacity)
+        else:
+            index, is_kept = kept_places((self.router.predicted(x) > 0) & is_real)
+            if not index.shape[1]:
+                return x
+        kept = take(x, index)
+        y = super().forward(kept, take_rope(rope, index), kept_mask(documents, index, is_kept))
+        weight = self.router.weights(kept) * is_kept
+        added = weight[..., None] * (y - kept)
+        return x.scatter_add(1, index[..., None].expand_as(added), added.to(x.dtype))
+
+
+class TokenFeedForward(nn.Module):
+    """The feed-forward of parameter tokens: one `Pattention` (Wang et al. 2024, eq. 6)."""
+
+    def __init__(self, width: int, n_tokens: Sequence[int], std: float):
+        super().__init__()
+        self.tokens = Pattention(width, width, n_tokens, std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., M) -> (..., M)."""
+        return self.tokens(x)
+
+
 def _attention(config: TransformerConfig) -> Attention:
     """The attention of a block."""
     q_norm: RMSNorm | None = None
@@ -296,6 +393,9 @@ def _attention(config: TransformerConfig) -> Attention:
             k_size *= config.n_kv_heads
         q_norm = RMSNorm(q_size, config.norm_eps)
         k_norm = RMSNorm(k_size, config.norm_eps)
+    linear: LinearMaker | None = None
+    if config.attn_tokens:
+        linear = partial(Pattention, n_tokens=config.attn_tokens)
     return Attention(
         config.width,
         config.n_heads,
@@ -304,6 +404,7 @@ def _attention(config: TransformerConfig) -> Attention:
         config.qkv_bias,
         q_norm,
         k_norm,
+        linear,
     )
 
 
@@ -340,13 +441,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(n_ids, config.width)
-        self.layers = nn.ModuleList([_block(config, lora) for _ in range(config.depth)])
+        self.layers = nn.ModuleList([_block(config, lora, i) for i in range(config.depth)])
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.apply(_initialise)
         # residual branches start small, so that depth does not change the scale of the output
         for block in self.blocks():
-            for out in (block.self_attn.o_proj, block.mlp.down_proj):
-                if out.weight.is_floating_point():
+            outs: list[nn.Module] = [block.self_attn.o_proj]
+            if isinstance(block.mlp, FeedForward):
+                outs.append(block.mlp.down_proj)
+            for out in outs:
+                if isinstance(out, nn.Linear) and out.weight.is_floating_point():
                     nn.init.normal_(out.weight, std=0.02 / (2 * config.depth) ** 0.5)
         if lora is not None:
             self.embed_tokens.requires_grad_(False)
@@ -393,8 +497,12 @@ class Transformer(nn.Module):
             x = x * config.input_scale
         rope = rotary(position, config.head_size, config.rope_theta, config.rope_scaling)
         attn_mask = document_mask(document, config.head_size, ends, one_per_row, both_ways)
+        documents = Documents(document, both_ways)
         for block in self.layers:
-            x = block(x, rope, attn_mask)
+            if isinstance(block, RoutedBlock):
+                x = block(x, rope, documents)
+            else:
+                x = block(x, rope, attn_mask)
         return self.norm(x)
 
 
@@ -406,9 +514,9 @@ def _to_autocast_dtype(x: Tensor) -> Tensor:
     return x
 
 
-def _block(config: TransformerConfig, lora: LoRA | None) -> Block:
-    """A block; with adapters each is made as soon as it stands, so that one is in float32."""
-    block = Block(config)
+def _block(config: TransformerConfig, lora: LoRA | None, i: int) -> Block:
+    """Block i; with adapters each is made as soon as it stands, so that one is in float32."""
+    block = RoutedBlock(config) if config.is_routed(i) else Block(config)
     if lora is not None:
         add_adapters(block, lora)
     return block

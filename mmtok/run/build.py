@@ -30,6 +30,7 @@ from mmtok.model.lm import LM, fitting_heads
 from mmtok.nn.device import resolve_device, stay_on_cpu
 from mmtok.run.changes import changed_fields, changes_text, extend_training, refused_changes
 from mmtok.run.folder import record_notes, training_has_begun
+from mmtok.run.grown import copy_tokenizer
 from mmtok.run.pretrained import load_start, resolve_start
 from mmtok.run.recipe import Recipe
 from mmtok.run.run import Run, open_run
@@ -167,6 +168,9 @@ def _fit_one(run: Run, modality: str) -> None:
     """Fit one tokenizer and save it, with its fidelity, by one renaming."""
     recipe = run.recipe
     config = recipe.tokenizers[modality]
+    folder = run.folder / "tokenizers" / modality
+    if copy_tokenizer(recipe, modality, folder):
+        return
     work = run.folder / "training" / modality
     heldout = _some_signals(run, "heldout", modality, _n_heldout(config))
     tokenizer = fit_tokenizer(
@@ -178,7 +182,6 @@ def _fit_one(run: Run, modality: str) -> None:
         heldout=heldout,
     )
     fidelity = tokenizer.fidelity(heldout)
-    folder = run.folder / "tokenizers" / modality
     temporary = folder.with_name(f".{modality}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

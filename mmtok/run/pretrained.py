@@ -13,6 +13,7 @@ from mmtok.errors import UserError
 from mmtok.model.llama import check_llama, exported_vocabulary, llama_sizes, load_llama
 from mmtok.model.lm import LM
 from mmtok.run.folder import training_has_begun
+from mmtok.run.grown import check_start, load_run, starts_from_run
 from mmtok.run.recipe import Recipe, kinds_of, read_recipe
 from mmtok.sources.text import TextFile
 from mmtok.tokenizers.pretrained import PretrainedTextConfig, checkpoint_folder
@@ -27,6 +28,15 @@ def resolve_start(recipe: Recipe, out: Path) -> Recipe:
     """
     if recipe.start is None:
         return recipe
+    if starts_from_run(recipe):
+        if not training_has_begun(out):
+            check_start(recipe)
+        return recipe
+    if recipe.model.trunk.odd_blocks:
+        raise UserError(
+            f"--start {recipe.start}: a checkpoint has plain blocks, and the recipe's trunk has"
+            f" {recipe.model.trunk.odd_blocks}; leave them out, or start from a run"
+        )
     stored = _stored(recipe, out / "recipe.json") if training_has_begun(out) else None
     text = _text_config(recipe, stored)
     if stored is not None:
@@ -78,5 +88,7 @@ def _stored(recipe: Recipe, path: Path) -> Recipe | None:
 
 def load_start(lm: LM, recipe: Recipe) -> None:
     """Load the weights that the recipe starts from, if any, into its untrained decoder."""
-    if recipe.start is not None:
+    if starts_from_run(recipe):
+        load_run(lm, recipe)
+    elif recipe.start is not None:
         load_llama(lm, checkpoint_folder(recipe.start))

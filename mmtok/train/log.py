@@ -36,6 +36,7 @@ from mmtok.io.serialize import Within, check_known
 from mmtok.io.strict_json import parse_json
 from mmtok.model.lm import LM
 from mmtok.nn.precision import DTYPES, matmul_rate, matmul_rates
+from mmtok.nn.transformer import Block, RoutedBlock
 from mmtok.nn.weight_decay import matrices
 
 # fields that differ when the same training is run again
@@ -73,7 +74,7 @@ class Gauge:
         trunk = lm.config.trunk
         # Chowdhery et al. 2022, appendix B
         attention = 12 * trunk.depth * trunk.width * seq_len
-        self.flop_per_position = _flop(lm.model.layers) + attention
+        self.flop_per_position = sum(map(_block_flop, lm.model.blocks())) + attention
         self.flop_per_predicted = {m: _head_flop(lm, m) for m in lm.vocabulary.signatures}
 
     def line(self, step: int, window: Sequence[Mapping], matrix_flop_per_s: float) -> dict:
@@ -133,6 +134,13 @@ def _flop(module: nn.Module) -> int:
     biases do not count.
     """
     return sum(_flop_per_number(p) * p.numel() for p in matrices(module))
+
+
+def _block_flop(block: Block) -> float:
+    """FLOP of a block per position of a row: of one of mixture-of-depths for its share of them."""
+    if isinstance(block, RoutedBlock):
+        return block.capacity * _flop(block)
+    return _flop(block)
 
 
 def _flop_per_number(p: Tensor) -> int:

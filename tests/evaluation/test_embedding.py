@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmtok.evaluation.embedding import Labelled, top1_hits
+from mmtok.evaluation.embedding import Labelled, _joined, top1_hits
 
 
 def test_top1_asks_only_for_what_has_a_partner():
@@ -11,3 +11,12 @@ def test_top1_asks_only_for_what_has_a_partner():
     queries = Labelled(basis[[0, 1, 0, 2]], np.array(["one", "three", "four", "three"]))
     assert top1_hits(queries, candidates).tolist() == [1, 0, 1]
     assert len(top1_hits(queries, Labelled(basis[:1], np.array(["ten"])))) == 0
+
+
+def test_a_text_that_several_contrasts_have_counts_once():
+    basis = np.eye(3, dtype=np.float32)
+    one = Labelled(basis[:2], np.array(["one", "two"]))
+    other = Labelled(basis[1:], np.array(["two", "three"]))
+    found = _joined([one, other])
+    assert found.labels.tolist() == ["one", "two", "three"]
+    assert np.array_equal(found.vectors, basis)
