@@ -31,6 +31,8 @@ from mmtok.sources.pictures import (
     ReadSettings,
     item_chunks,
 )
+from mmtok.sources.screen import Tolerance
+from mmtok.sources.unread_tables import check_unread, fault_in
 
 HEAD_BYTES = 2**16  # of a text, to tell what it holds
 Item = tuple[str, str, bool]  # path, caption, whether the picture has several
@@ -258,20 +260,44 @@ def _columns(
     return image, caption, split
 
 
-def read_tables(place: Place, settings: ReadSettings, is_metadata: bool = False) -> PictureFiles:
+def read_tables(
+    place: Place,
+    settings: ReadSettings,
+    tolerance: Tolerance,
+    is_metadata: bool = False,
+) -> PictureFiles:
     """The pictures that tables name, with all the captions that rows give them.
+
+    tolerance: which share of the tables may be damaged.
 
     Raises UserError where there is no table with such columns, or none of its files is there.
     """
     tables = tables_of(place, settings, is_metadata, is_wanted=True)
     if not tables:
         raise no_table(place, settings)
+    if not is_metadata and place.found is not None:
+        _check_others(place, [table.path for table in tables], tolerance)
     rows = _Rows(place, settings)
     with Tally("captions") as tally:
         for table in tables:
             rows.add(table, len(tables) > 1, tally)
         rows.check(tables[0].path)
     return rows.pictures()
+
+
+def _check_others(place: Place, used: Sequence[Path], tolerance: Tolerance) -> None:
+    """Count the tables beside those that are read which cannot be. Raises UserError for many."""
+    others = [
+        path
+        for path in place.companions
+        if path.parent == place.folder and path not in used and path.name.lower().endswith(TABLES)
+    ]
+    faults = {
+        path: fault for path in others if not is_one_object(path) and (fault := fault_in(path))
+    }
+    with Tally("tables") as tally:
+        tally.count(len(used) + len(faults))
+        check_unread(used, faults, "", "", tolerance, tally)
 
 
 def no_table(place: Place, settings: ReadSettings) -> UserError:

@@ -90,11 +90,11 @@ def _read_folder(place: Place, settings: ReadSettings, tolerance: Tolerance) -> 
 
 
 def _read_metadata(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
-    return read_tables(place, settings, is_metadata=True)
+    return read_tables(place, settings, tolerance, is_metadata=True)
 
 
 def _read_table(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:
-    return read_tables(place, settings)
+    return read_tables(place, settings, tolerance)
 
 
 def _read_coco(place: Place, settings: ReadSettings, tolerance: Tolerance) -> Pictures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -16,6 +17,7 @@ from mmtok.errors import UserError
 from mmtok.io.arrays import read_npz
 from mmtok.io.columns import check_named
 from mmtok.io.files import atomic_write
+from mmtok.io.messages import counted
 from mmtok.io.progress import Progress
 from mmtok.sources.base import Example, Listing, Sound, Source
 from mmtok.sources.clips import Clip, split_clips
@@ -123,6 +125,7 @@ class SpeechFolder(ScreenedSource):
         screen = self._screen()
         parts = split_clips(screen.items, self.train, self.heldout, self.max_leak_share)
         heldout = parts["heldout"]
+        self._say_empty(parts)
         contents = {split: list(map(_content_of, clips)) for split, clips in parts.items()}
 
         def name(i: int) -> str:
@@ -142,6 +145,16 @@ class SpeechFolder(ScreenedSource):
                     " the corpus's tables; name its column (--columns"
                     f" {number}=COLUMN), or leave it out of numbers"
                 )
+
+    def _say_empty(self, parts: Mapping[str, list[Clip]]) -> None:
+        """Say that no clip is held out, where all are of one recording."""
+        n = sum(map(len, parts.values()))
+        if not parts["heldout"]:
+            warnings.warn(
+                f"{self.path}: none of its {counted(n, 'usable clip')} is for heldout, as all are"
+                " of one recording, so nothing can be compared with it; two recordings are needed",
+                stacklevel=3,
+            )
 
     def voices(self, split: str, cache: Path | None = None) -> list[str] | None:
         """The speaker of each example of a split; None where one is unknown."""

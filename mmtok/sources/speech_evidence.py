@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
+from mmtok.io.compressed import COMPRESSED
 from mmtok.io.messages import listed
 from mmtok.io.tables import SUFFIXES as TABLES
 from mmtok.io.tables import suffix_of
@@ -29,9 +30,13 @@ DEPTH = 6  # of folders that are looked into, to find out a layout
 N_FOLDERS = 3  # of each folder that are looked into
 N_FILES = 2_000  # of each folder that are looked at
 COMMON_VOICE = {"validated", "train", "dev", "test", "other", "invalidated"}
-AUDIOFOLDER = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
-PIPED_NAME = re.compile(r"(metadata|transcripts?)[\w-]*\.(csv|txt|psv)(\.gz)?")
-MANIFESTS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+PACKED = ("", *COMPRESSED)
+AUDIOFOLDER = {
+    "metadata.parquet",
+    *(f"metadata.{kind}{packed}" for kind in ("csv", "jsonl") for packed in PACKED),
+}
+PIPED_NAME = re.compile(r"(metadata|transcripts?)[\w-]*\.(csv|txt|psv)(\.gz|\.zst)?")
+MANIFESTS = tuple(f"{kind}{packed}" for kind in (".json", ".jsonl") for packed in PACKED)
 BOTH_TEXTS = "captions are the original text, --transcript normalized takes the other"
 
 
@@ -91,7 +96,7 @@ def _collect(folder: Path, depth: int, found: list[Path]) -> None:
     for i, name in enumerate(names):
         path = folder / name
         if name.lower().endswith((*SOUNDS, *COMPANIONS)):
-            if i < N_FILES or name in AUDIOFOLDER:
+            if i < N_FILES or name.lower() in AUDIOFOLDER:
                 found.append(path)
         elif depth and len(below) < N_FOLDERS and path.is_dir():
             below.append(path)
@@ -114,7 +119,7 @@ def libritts_evidence(place: Place) -> str:
 
 
 def _first_named(place: Place, suffix: str) -> str:
-    return next((path.name for path in place.sample if path.name.endswith(suffix)), "")
+    return next((path.name for path in place.sample if _is(path, (suffix,))), "")
 
 
 def _which_text(place: Place) -> str:
@@ -168,8 +173,15 @@ def nemo_tables(place: Place) -> list[Path]:
     return [
         path
         for path in place.tables
-        if path.name.lower().endswith(MANIFESTS) and "audio_filepath" in first_line(path)
+        if path.name.lower().endswith(MANIFESTS) and _has_manifest(path)
     ]
+
+
+def _has_manifest(path: Path) -> bool:
+    head = first_line(path)
+    if head.startswith("["):
+        return "audio_filepath" in columns_in(path)
+    return "audio_filepath" in head
 
 
 def nemo_evidence(place: Place) -> str:
@@ -228,12 +240,12 @@ def audiofolder_tables(place: Place) -> list[Path]:
     if not place.path.is_dir():
         return []
     found = walk(place.path, tuple(AUDIOFOLDER)).files
-    return [path for path in found if path.name in AUDIOFOLDER]
+    return [path for path in found if path.name.lower() in AUDIOFOLDER]
 
 
 def audiofolder_evidence(place: Place) -> str:
     """A metadata file in a folder below, and none here."""
-    sampled = [path for path in place.sample if path.name in AUDIOFOLDER]
+    sampled = [path for path in place.sample if path.name.lower() in AUDIOFOLDER]
     below = [path for path in sampled if path.parent != place.path]
     if not below or own_table(place) or not _names_files(below[0]):
         return ""
@@ -265,8 +277,6 @@ def tables_with_columns(place: Place) -> list[Path]:
     named = set(place.settings.columns.values())
     found = []
     for path in place.tables:
-        if place.path.is_dir() and first_line(path).startswith("["):
-            continue  # of a list of JSON objects the columns are known when all of it is read
         columns = columns_in(path)
         if _has_columns(columns) or named & set(columns):
             found.append(path)

@@ -52,6 +52,7 @@ from mmtok.sources.speech_tables import (
 )
 from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
 from mmtok.sources.speech_trees import kaldi_clips, librispeech_clips, libritts_clips, vctk_clips
+from mmtok.sources.speech_unread import check_no_table, check_tables
 from mmtok.sources.transcripts import COMPANIONS, TEXTS, Transcripts, stem_of
 
 WANTED = "sound files with transcripts (NAME.txt beside NAME.wav)"
@@ -82,32 +83,31 @@ def _read_kaldi(place: Place, tally: Tally) -> Iterable[Clip]:
 
 def _read_commonvoice(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = commonvoice_tables(place)
-    _check_tables(
-        tables,
-        place,
-        "a table such as validated.tsv, with path, sentence and up_votes, beside clips/",
-    )
-    return commonvoice_clips(tables, place.settings, tally)
+    wanted = "a table such as validated.tsv, with path, sentence and up_votes, beside clips/"
+    check_tables(place, "commonvoice", tables, wanted)
+    clips = commonvoice_clips(tables, place.settings, tally)
+    if place.settings.heldout:
+        return clips  # the tables that are not read name other sounds
+    return _with_unused(place, clips)
 
 
 def _read_nemo(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = nemo_tables(place)
-    _check_tables(tables, place, "a manifest (.jsonl or .json) of lines with audio_filepath")
-    return nemo_clips(tables, place.settings, tally)
+    wanted = "a manifest (.jsonl or .json) of lines with audio_filepath"
+    check_tables(place, "nemo", tables, wanted)
+    return _with_unused(place, nemo_clips(tables, place.settings, tally))
 
 
 def _read_ljspeech(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = piped_tables(place)
-    _check_tables(tables, place, "a metadata.csv of cells between pipes")
-    clips = list(piped_clips(tables, place.settings, tally))
-    if place.path.is_dir() and not place.settings.train:
-        count_unused(clips, place.folder)
-    return clips
+    check_tables(place, "ljspeech", tables, "a metadata.csv of cells between pipes")
+    return _with_unused(place, piped_clips(tables, place.settings, tally))
 
 
 def _read_audiofolder(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = audiofolder_tables(place)
-    _check_tables(tables, place, "a metadata.csv, .jsonl or .parquet, in it or below it")
+    wanted = "a metadata.csv, .jsonl or .parquet, in it or below it"
+    check_tables(place, "audiofolder", tables, wanted)
     clips = list(audiofolder_clips(place.folder, tables, place.settings, tally))
     count_unused(clips, place.folder)
     return clips
@@ -115,13 +115,16 @@ def _read_audiofolder(place: Place, tally: Tally) -> Iterable[Clip]:
 
 def _read_table(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = [place.path] if not place.path.is_dir() else tables_with_columns(place)
-    _check_tables(tables, place, "a table with the columns file and text")
-    return manifest_clips(tables, place.settings, tally)
+    check_tables(place, "table", tables, "a table with the columns file and text")
+    return _with_unused(place, manifest_clips(tables, place.settings, tally))
 
 
-def _check_tables(tables: list[Path], place: Place, wanted: str) -> None:
-    if not tables:
-        raise UserError(f"{place.path}: this layout wants {wanted}, and there is none")
+def _with_unused(place: Place, found: Iterable[Clip]) -> list[Clip]:
+    """The clips of tables; sounds of the folder that no row names are counted."""
+    clips = list(found)
+    if place.path.is_dir() and not place.settings.train:  # else other tables may name them
+        count_unused(clips, place.folder)
+    return clips
 
 
 def _read_tars(place: Place, tally: Tally) -> Iterable[Clip]:
@@ -198,6 +201,7 @@ def find_clips(path: str | Path, layout: str, settings: ReadSettings) -> tuple[s
             f" table ({', '.join(TABLES)})"
         )
     if found is None:
+        check_no_table(place)
         _look_below(place)
     chosen = found or LAYOUTS[0]
     _check_settings(place, chosen.name)

@@ -10,13 +10,22 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from mmtok.errors import UserError
+from mmtok.io.compressed import COMPRESSED
 from mmtok.io.numbers import as_number
-from mmtok.io.table_rows import TableFile, first_chars, open_table
-from mmtok.io.tables import as_text
+from mmtok.io.table_rows import (
+    N_SNIFFED,
+    TableFile,
+    first_chars,
+    is_list,
+    listed_objects,
+    open_table,
+)
+from mmtok.io.tables import as_text, suffix_of
 from mmtok.io.tally import Tally
 from mmtok.io.walk import walk
 from mmtok.sources.clips import Clip
@@ -143,7 +152,7 @@ def count_unused(clips: Sequence[Clip], folder: Path) -> None:
         for path in walk(folder, SOUNDS).files:
             counted.count()
             if str(path) not in used:
-                counted.add("left out: no row names them", path)
+                counted.add("left out: no row that is read names them", path)
 
 
 def folder_below(root: Path, path: str, n_inner: int = 0) -> str:
@@ -167,11 +176,11 @@ def wanted_tables(tables: Sequence[Path], settings: ReadSettings, whole: str = "
     if named and settings.train:
         return named
     if not names and whole:
-        return [path for path in tables if _stem(path) == whole] or list(tables)
+        return [path for path in tables if stem_of_table(path) == whole] or list(tables)
     return list(tables)
 
 
-def _stem(path: Path) -> str:
+def stem_of_table(path: Path) -> str:
     """The name of a table without suffixes: train of train.tsv.gz."""
     return path.name.split(".")[0]
 
@@ -185,8 +194,11 @@ def first_line(path: Path) -> str:
 
 
 def columns_in(path: Path) -> tuple[str, ...]:
-    """The columns of a table; () where it cannot be read."""
+    """The columns of a table; () where it cannot be read. Of JSON those of its first objects."""
     try:
+        if suffix_of(path) in (".json", ".jsonl") and is_list(path):
+            rows = islice(listed_objects(path), N_SNIFFED)
+            return tuple(dict.fromkeys(chain.from_iterable(row.value for row in rows)))
         return open_table(path).columns
     except UserError:
         return ()
@@ -243,11 +255,12 @@ def commonvoice_clips(
     Quotes do not enclose cells, but some releases have enclosed texts that hold quotes.
     """
     folder = common_folder(tables)
-    lengths = _clip_lengths(folder / "clip_durations.tsv")
+    lengths = _clip_lengths(folder)
     files = SoundFiles(folder, [folder / "clips", folder])
-    whole = next((name for name in ("validated", "train") if folder / f"{name}.tsv" in tables), "")
-    if settings.heldout and not settings.train and folder / "train.tsv" in tables:
-        settings = replace(settings, train="train.tsv")  # of the other tables none is for training
+    names = {stem_of_table(path): path.name for path in tables}
+    whole = next((name for name in ("validated", "train") if name in names), "")
+    if settings.heldout and not settings.train and "train" in names:
+        settings = replace(settings, train=names["train"])  # of the others none is for training
     for path in wanted_tables(tables, settings, whole):
         table = open_table(path, separator="\t", has_quotes=False)
         for clip in table_clips(table, files, settings, tally, split=path.name):
@@ -265,9 +278,11 @@ def _unquoted(text: str) -> str:
     return inner[1].replace('""', '"').strip()
 
 
-def _clip_lengths(path: Path) -> dict[str, float]:
+def _clip_lengths(folder: Path) -> dict[str, float]:
     """Name of a clip -> its seconds; {} where the release has no such table."""
-    if not path.is_file():
+    paths = [folder / f"clip_durations.tsv{packed}" for packed in ("", *COMPRESSED)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return {}
     table = open_table(path, separator="\t", has_quotes=False)
     durations = [name for name in table.columns if name.startswith("duration")]

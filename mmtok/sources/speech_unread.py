@@ -1,0 +1,94 @@
+"""Tables in the folder of a corpus of speech that its layout does not read, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmtok.errors import UserError
+from mmtok.io.messages import listed
+from mmtok.io.tables import suffix_of
+from mmtok.io.tally import Tally
+from mmtok.sources.layouts import is_part
+from mmtok.sources.speech_columns import headless, sound_among
+from mmtok.sources.speech_evidence import COMMON_VOICE, PIPED_NAME, Place
+from mmtok.sources.speech_tables import columns_in, stem_of_table
+from mmtok.sources.unread_tables import check_unread, fault_in
+
+WHOLE = "validated"  # the table of Common Voice that holds the others' clips
+
+
+def check_tables(place: Place, layout: str, used: Sequence[Path], wanted: str) -> None:
+    """Count the tables of a folder that are not read: without the columns, or damaged.
+
+    Args:
+        place: where the corpus lies.
+        layout: its layout, one of tables.
+        used: the tables that it reads.
+        wanted: what these are, in messages.
+
+    Raises:
+        UserError: there is none that is read, one that the user means cannot be, or more cannot be
+            than may be passed over.
+    """
+    faults = {path: fault for path in _others(place, layout, used) if (fault := _fault(path))}
+    if not used:
+        fault = next(iter(faults.values()), "")
+        raise UserError(fault or f"{place.path}: this layout wants {wanted}, and there is none")
+    settings = place.settings
+    train = settings.train
+    if layout == "commonvoice" and settings.heldout and not train:
+        train = "train"  # of the other tables none is for training
+    if WHOLE in map(stem_of_table, used) and not (settings.train or settings.heldout):
+        return
+    with Tally("tables") as tally:
+        tally.count(len(used) + len(faults))
+        check_unread(used, faults, train, settings.heldout, settings.tolerance, tally)
+        for path in _others(place, layout, used):
+            columns = columns_in(path)
+            if path in faults or not columns:
+                continue
+            tally.count()
+            _check_meant(place, path, columns, used)
+            what = "left out: they have no columns of files and texts"
+            tally.add(what, f"{path.name}, which has {listed(columns, 5)}")
+
+
+def check_no_table(place: Place) -> None:
+    """Raise UserError where a table of a folder cannot be read, which has nothing else to read."""
+    if not place.path.is_dir():
+        return
+    for path in place.tables:
+        if fault := _fault(path):
+            raise UserError(fault)
+
+
+def _others(place: Place, layout: str, used: Sequence[Path]) -> list[Path]:
+    """The tables beside those that a layout reads which could be its own."""
+    if not place.path.is_dir():
+        return []
+    others = [path for path in place.tables if path not in used]
+    if layout == "commonvoice":
+        return [path for path in others if stem_of_table(path) in COMMON_VOICE]
+    if layout == "ljspeech":
+        return [path for path in others if PIPED_NAME.fullmatch(path.name.lower())]
+    return others
+
+
+def _fault(path: Path) -> str:
+    """Why a table cannot be read; "" where it can."""
+    if fault := fault_in(path):
+        return fault
+    named = sound_among(columns_in(path)) if suffix_of(path) != ".json" else None
+    return headless(path, named) if named else ""
+
+
+def _check_meant(place: Place, path: Path, columns: Sequence[str], used: Sequence[Path]) -> None:
+    """Raise UserError where the user names this table as a split, and none that is read."""
+    for name in (place.settings.train, place.settings.heldout):
+        is_meant = name and is_part(name, path.name)
+        if is_meant and not any(is_part(name, other.name) for other in used):
+            raise UserError(
+                f"{path}: needs the columns file and text, has {listed(columns)}; name them as in"
+                " --columns file=COLUMN,caption=COLUMN"
+            )
