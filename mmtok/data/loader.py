@@ -26,6 +26,10 @@ from mmtok.errors import UserError
 # A round holds the positions of so many steps: enough to pack well, few enough to plan in
 # milliseconds.
 STEPS_PER_ROUND = 32
+# Documents without noise of up to so many positions are kept, up to so many of all: to write one
+# takes longer than a small model's step needs for it. They take some 2 kB each.
+SHORT = 32
+MOST_KEPT = 60_000
 STAGED = 2**62  # in seeds, where no step, task or round is: of the orders of later stages
 
 
@@ -142,6 +146,7 @@ class Loader:
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         # of every round planned so far, and of the one after it
         self._first_step = [0]
+        self._kept: dict[_Item, tuple[Stream, InputMask]] = {}
 
     def _pools(self, t: int) -> list[_Pool]:
         """The examples that have all fields of task t: one pool, or one per file of a mixture."""
@@ -311,7 +316,7 @@ class Loader:
         """
         task = self.tasks[item.task]
         if isinstance(task, Task):
-            return [(*self._document(item, step), None)]
+            return [(*self._kept_document(item, step), None)]
         rng = np.random.default_rng((self.seed, step, item.task, item.file, item.row))
         documents: list[tuple[Stream, InputMask, tuple[int, int, int] | None]] = []
         for name in task.fields:
@@ -322,6 +327,20 @@ class Loader:
             mark = (item.file, item.row, self._contrasted.index(name))
             documents.append((stream, self._corruption(stream, maskings, rng), mark))
         return documents
+
+    def _kept_document(self, item: _Item, step: int) -> tuple[Stream, InputMask]:
+        """As `_document`; short ones that are the same at every step are written once."""
+        if item in self._kept:
+            return self._kept[item]
+        made = self._document(item, step)
+        task = self.tasks[item.task]
+        assert isinstance(task, Task)
+        is_noisy = task.cond_dropout or task.infill or task.target_masking is not None
+        is_masked = any(name in self.input_masking for name in task.fields)
+        is_kept = len(made[0]) <= SHORT and len(self._kept) < MOST_KEPT
+        if is_kept and not is_noisy and not is_masked:
+            self._kept[item] = made
+        return made
 
     def _document(self, item: _Item, step: int) -> tuple[Stream, InputMask]:
         """A document of a task at this step, and what is hidden of its input."""

@@ -124,6 +124,20 @@ def test_batches_do_not_depend_on_the_order_in_which_they_are_asked_for(loader):
     assert equal(loader().batch(79), forwards[79])
 
 
+def test_documents_that_are_kept_are_those_that_would_be_written_anew(loader, monkeypatch):
+    kept = loader()
+    monkeypatch.setattr("mmtok.data.loader.SHORT", 10**6)
+    first = [kept.batch(step) for step in range(6)]
+    again = [kept.batch(step) for step in range(6)]
+    monkeypatch.setattr("mmtok.data.loader.MOST_KEPT", 0)
+    anew = loader()
+    for step in range(6):
+        assert equal(first[step], anew.batch(step)) and equal(again[step], first[step])
+    assert not anew._kept
+    # only what is the same at every step: jets, of which nothing is hidden, infilled or left out
+    assert {kept.tasks[item.task].targets for item in kept._kept} == {("jets",)}
+
+
 def test_another_seed_is_another_order(loader):
     assert not equal(loader().batch(0), loader(seed=1).batch(0)) and equal(
         loader(seed=1).batch(3), loader(seed=1).batch(3)
