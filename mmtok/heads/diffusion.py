@@ -215,9 +215,13 @@ class DiffusionHead(Head):
         schedule = self.config.schedule
         sigma = schedule.training_sigma(1 - stratified(len(y), y))
         loss = network_loss(self._conditioned(h), schedule, y, self._noise(y), sigma)
-        if self.variance is not None:
-            loss = relative(loss, self.variance(schedule.coefficients(sigma).c_noise))
-        return loss.view(-1, k).mean(1)
+        return self._weighed(loss, sigma).view(-1, k).mean(1)
+
+    def _weighed(self, loss: Tensor, sigma: Tensor) -> Tensor:
+        """Losses (N,) at noise levels sigma (N,), by the learned variance where there is one."""
+        if self.variance is None:
+            return loss
+        return relative(loss, self.variance(self.config.schedule.coefficients(sigma).c_noise))
 
     def _noise(self, y: Tensor) -> Tensor:
         """The noise n (N, ...) that training mixes with y (N, ...)."""

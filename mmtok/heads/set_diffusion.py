@@ -155,7 +155,10 @@ class SetDiffusionHead(DiffusionHead, SetHead):
         # where there is no element there is neither noise nor output, so that its error is 0
         noise = normal_like(y) * mask
         loss = network_loss(self._network_of(given), schedule, y, noise, sigma)
-        return loss.view(-1, k).mean(1) * y.shape[1] + n_nats
+        n_frames = sizes.n_frames.to(loss.dtype)
+        of_one = loss * (y.shape[1] / n_frames.clamp(min=1))[copies]
+        of_one = self._weighed(of_one, sigma).view(-1, k).mean(1)
+        return of_one * n_frames + n_nats
 
     def log_prob(
         self,

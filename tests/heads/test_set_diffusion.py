@@ -132,8 +132,21 @@ def test_the_training_loss_reads_no_padding():
     torch.testing.assert_close(losses[0][::8], nats[::8])
 
 
-def test_every_parameter_gets_a_gradient_also_from_empty_sets():
-    head = head_of()
+def test_before_training_the_loss_of_an_element_is_one():
+    """For data of root mean square sigma_data (Karras et al. 2022, appendix B.6)."""
+    head = head_of(shake=False, draws=2)
+    h, y = states(1200)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for n in (2, 5):
+            sizes = Sizes(*_all_of(len(y), n))
+            loss = head.loss(h, y, sizes=sizes) + head.sizes.log_prob(h, sizes)
+            assert float(loss.mean()) == pytest.approx(n, rel=0.04)
+
+
+@pytest.mark.parametrize("learned_sigma", [False, True])
+def test_every_parameter_gets_a_gradient_also_from_empty_sets(learned_sigma):
+    head = head_of(learned_sigma=learned_sigma)
     h, y = states(3)
     head.loss(h, y, sizes=sizes_of(5, 2, 0)).sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in head.parameters())
