@@ -16,8 +16,11 @@ import numpy as np
 
 from mmtok.data.preparation import Preparer
 from mmtok.errors import UserError
+from mmtok.io.compressed import COMPRESSED
+from mmtok.io.patterns import is_pattern, named_places
 from mmtok.io.serialize import mapping_of
 from mmtok.io.signal_files import SignalFiles
+from mmtok.io.tables import LINES, SEPARATORS
 from mmtok.io.tally import Tally
 from mmtok.io.walk import files_among
 from mmtok.sources.screen import Screen, Tolerance, looks_once
@@ -27,6 +30,9 @@ from mmtok.tokenizers.base import naming
 
 if TYPE_CHECKING:
     from mmtok.tokenizers.base import Tokenizer, TokenizerConfig
+
+# what holds many signals where a file of a modality is one
+CORPORA = (*LINES, *SEPARATORS, ".parquet", ".tar", *COMPRESSED)
 
 
 # ---- which tokenizer, which files
@@ -146,19 +152,40 @@ def named_files(places: Sequence[Path], modality: str, files: SignalFiles) -> di
     with the folder's own name. A file that is given more than once is taken once, with a note.
     """
     names: dict[Path, str] = {}
+    seen: set[Path] = set()
+    if any(is_pattern(str(place)) for place in places):
+        every = (named_places(str(place), f"{modality} files", "signals") for place in places)
+        places = [place for some in every for place in some]
+    _check_single(places, modality, files)
     with Tally(f"{modality} files") as tally:
         for place in places:
             above = f"{place.resolve().name}/" if len(places) > 1 else ""
             for file in files_among([place], files.suffixes):
                 tally.count()
-                if file in names:
+                real = file.resolve()
+                if real in seen:
                     tally.add("named more than once and taken once", file)
                     continue
+                seen.add(real)
                 name = file.name
                 if place.is_dir():
                     name = above + file.relative_to(place).as_posix()
                 names[file] = os.fsencode(name).decode(errors="replace")
     return names
+
+
+def _check_single(places: Sequence[Path], modality: str, files: SignalFiles) -> None:
+    """Raise UserError for tables, packed files and tars where a file is one signal."""
+    if files.many:
+        return
+    for place in places:
+        name = place.name.lower()
+        if place.is_file() and name.endswith(CORPORA) and not name.endswith(files.suffixes):
+            raise UserError(
+                f"{place}: holds many signals, or packed ones, and here a file is one of"
+                f" {', '.join(files.suffixes)}; a corpus is read by a recipe: mmtok fit"
+                f" recipes/{modality}.py --path {place} -o RUN, then mmtok tokenize RUN"
+            )
 
 
 def check_headers(files: SignalFiles, paths: Sequence[Path]) -> None:

@@ -49,9 +49,10 @@ class SignalFiles:
         """
         unknown = [name for name in options if name not in self.options]
         if unknown:
+            there = ", ".join(self.options)
+            none = "none: a corpus is read by a recipe, mmtok fit RECIPE --path PLACE -o RUN"
             raise UserError(
-                f"--{unknown[0]} is no option of reading {self.unit}; there are"
-                f" {', '.join(self.options) or 'none'}"
+                f"--{unknown[0]} is no option of reading {self.unit}; there are {there or none}"
             )
         if not options:
             return self

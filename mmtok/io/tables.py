@@ -30,7 +30,8 @@ CERTAIN = ("|", "\t")  # separators of a .csv or .txt wherever the header has th
 USUAL = (",", ";")  # else the one that cuts the header into more cells
 DECLARED = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)  # the first line that Excel reads
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
-TEXTS = (*SEPARATORS, ".jsonl", ".json")
+LINES = (".jsonl", ".ndjson")  # of JSON, two names of one thing
+TEXTS = (*SEPARATORS, *LINES, ".json")
 SUFFIXES = (*TEXTS, *(suffix + more for suffix in TEXTS for more in COMPRESSED), ".parquet")
 # Memory per byte of a text while it is decoded and cut: as bytes, and as characters of up to four.
 CHARACTER_BYTES = 6
@@ -135,6 +136,8 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Table:
 def suffix_of(path: Path, named: bool = False) -> str | None:
     """The suffix of a table in a file's name, as .csv of t.CSV.gz; None for other files.
 
+    Lines of JSON are .jsonl, whatever their name.
+
     named: whether the user named the file as a table; then it may be a .txt.
     """
     name = path.name.lower()
@@ -142,7 +145,10 @@ def suffix_of(path: Path, named: bool = False) -> str | None:
     if named:
         known = (*SUFFIXES, TEXT_TABLE, *(TEXT_TABLE + more for more in COMPRESSED))
     found = next((suffix for suffix in known if name.endswith(suffix)), None)
-    return found and str(bare_path(Path(found)))
+    if found is None:
+        return None
+    suffix = str(bare_path(Path(found)))
+    return LINES[0] if suffix in LINES else suffix
 
 
 def decoded(path: Path) -> str:

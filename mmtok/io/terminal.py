@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"  # of Persian, Indian scripts and emoji: they only shape letters
+STDOUT = 1  # its number in every process
 STREAMS = ("stdin", "stdout", "stderr")  # by their numbers
 closed: set[str] = set()  # the streams that the process was started without
 
@@ -108,6 +110,21 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def silenced_stdout() -> Iterator[None]:
+    """What a library in C prints does not reach standard output, which is the answer's."""
+    sys.stdout.flush()
+    kept = os.dup(STDOUT)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDOUT)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDOUT)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def drop(stream: TextIO) -> None:

@@ -72,7 +72,7 @@ PATHS = ("path", "url", "image", "audio", "image_url", "input_audio")  # keys th
 MESSAGES = ("messages", "conversations")  # keys that hold these
 LISTED = {"image": ("image", "images"), "audio": ("audio", "audios")}  # type -> keys of a line
 PLACE = re.compile("<(image|audio)>")  # in words, for the next of these
-SUFFIXES = (".json", ".jsonl")
+SUFFIXES = (".json", ".jsonl", ".ndjson")
 HEAD_BYTES = 2**16  # of a file, to tell what it holds
 PACKED = (".gz", ".zst", ".xz", ".bz2")
 

@@ -23,7 +23,14 @@ from mmtok.io.arrays import names_in, read_npz
 from mmtok.io.columns import check_named, named_column
 from mmtok.io.files import atomic_write
 from mmtok.io.messages import listed
-from mmtok.sources import jet_energyflow, jet_hepmc, jet_nanoaod, jet_physlite, jet_published
+from mmtok.sources import (
+    jet_energyflow,
+    jet_hepmc,
+    jet_jetnet,
+    jet_nanoaod,
+    jet_physlite,
+    jet_published,
+)
 from mmtok.sources.jet_arrays import open_arrays
 from mmtok.sources.jet_parquet import ParquetColumns, ParquetJets
 from mmtok.sources.jet_quantities import (
@@ -117,8 +124,8 @@ LAYOUTS = (
     JetLayout(
         "jetnet",
         "JetNet's particle_features and jet_features",
-        jet_published.jetnet_evidence,
-        jet_published.JetNetJets,
+        jet_jetnet.jetnet_evidence,
+        jet_jetnet.JetNetJets,
         plain=True,
         is_gev=True,
         suffixes=HDF5,
@@ -216,7 +223,7 @@ LAYOUTS = (
 SPECIAL = LAYOUTS[:-1]
 # what columns may name in layouts whose columns are as published
 OWN_COLUMNS: dict[str, tuple[str, ...]] = {
-    "jetnet": jet_published.JETNET_NAMES,
+    "jetnet": jet_jetnet.JETNET_NAMES,
     "toptagging": (),
     "quarkgluon": (),
     "energyflow": ("particles",),

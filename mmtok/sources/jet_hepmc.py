@@ -23,6 +23,7 @@ import numpy as np
 
 from mmtok.errors import UserError, missing_extra, reading
 from mmtok.io.progress import Progress
+from mmtok.io.terminal import silenced_stdout
 from mmtok.sources.jet_clustering import anti_kt
 from mmtok.sources.jet_coordinates import about_axes, axes_of_sums, pt_eta_phi
 from mmtok.sources.jet_energyflow import charges_by_id
@@ -40,6 +41,17 @@ NUMBER_BYTES = np.dtype(np.float32).itemsize
 END = b"END_EVENT_LISTING"
 TAIL_BYTES = 200
 SHOW_PROGRESS_FROM = 10_000_000  # bytes
+
+
+def _each(file: Any) -> Iterator[Any]:
+    """The events of an open file; what HepMC prints of broken ones is found out by counting."""
+    events = iter(file)
+    while True:
+        with silenced_stdout():
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
 
 
 class Counted:
@@ -224,7 +236,7 @@ class HepmcJets(JetReader):
         if b"HepMC::" not in head:
             raise UserError(f"{self.path}: not a HepMC file: HepMC::Version is not in its head")
         with reading(self.path, "HepMC"), pyhepmc.open(source) as file:
-            for event in file:
+            for event in _each(file):
                 scale = 1e-3 if event.momentum_unit == pyhepmc.Units.MEV else 1.0
                 particles = event.numpy.particles
                 pdg_id = np.asarray(particles.pid)

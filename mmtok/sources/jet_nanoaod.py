@@ -225,6 +225,12 @@ class NanoJets(EventJets):
             self.is_weighted = with_weights.pt < without.pt
         applied = with_weights if self.is_weighted else without
         other = without if self.is_weighted else with_weights
+        if not puppi and applied.pt > MOST_DISAGREEMENT:
+            raise UserError(
+                f"{self.path}: the constituents of {self.collection} are not those of its jets: the"
+                f" pt of their sums is off by {applied}; are some missing, or weighted otherwise?"
+                " Where they are right, say so: --puppi on or --puppi off"
+            )
         self.note = self._note(applied, other, has_weights) if self.n_jets else ""
 
     def _compare(self) -> tuple[Agreement, Agreement]:

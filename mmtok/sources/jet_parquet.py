@@ -195,7 +195,8 @@ class ParquetJets(JetReader):
         if missing:
             raise UserError(
                 f"{self.path}: has no column {', '.join(missing)}; it has"
-                f" {listed(list(self._types))}"
+                f" {listed(list(self._types))}; name them: --columns"
+                " pt=COLUMN,eta=COLUMN,phi=COLUMN"
             )
         for name in features:
             kind = self._types[name]

@@ -1,4 +1,4 @@
-"""Jets as published data sets keep them: JetNet, top tagging, JetClass, ATLAS top tagging.
+"""Jets as published data sets keep them: top tagging, JetClass, ATLAS top tagging.
 
 The last two have columns with a row per jet: they are plans of `jet_quantities`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmtok.errors import UserError, reading
-from mmtok.io.columns import known_column, named_column
+from mmtok.io.columns import named_column
 from mmtok.io.messages import listed
 from mmtok.sources.jet_columns import (
     Columns,
@@ -25,178 +25,16 @@ from mmtok.sources.jet_columns import (
     open_hdf5,
 )
 from mmtok.sources.jet_coordinates import about_axes, axes_of_sums, pt_eta_phi
-from mmtok.sources.jet_quantities import OTHER_NAMES, PARTS, ColumnJets, planned
+from mmtok.sources.jet_quantities import ColumnJets, planned
 from mmtok.sources.jet_reader import (
     FEATURES,
     GEV,
     JetReader,
     ReadSettings,
-    as_caption,
     offsets_of,
     table_of,
 )
 from mmtok.sources.jet_tables import open_columns
-
-# ---- JetNet: Zenodo 6975118 and 6975117, arXiv 2106.11535
-
-JETNET = ("particle_features", "jet_features")
-JETNET_PARTS = ("etarel", "phirel", "ptrel", "mask")
-JETNET_JETS = ("pt", "eta", "mass", "num_particles")
-JETNET_NAMES = ("ptrel", "deta", "eta_rel", "dphi", "phi_rel", "mask", "jet_pt", "caption")
-JETNET_TYPES = {"g": "gluon", "q": "quark", "t": "top", "w": "W", "z": "Z"}
-
-
-class JetNetJets(JetReader):
-    """JetNet of 30 or 150 particles: pt_gev is ptrel times the jet's pt.
-
-    Columns are in the published order (etarel, phirel, ptrel, mask; pt, eta, mass, num_particles)
-    unless an attribute of the file names them, or the user does by number: `--columns
-    ptrel=0,deta=1,dphi=2,jet_pt=1 --layout jetnet`. Without a mask, constituents of zero pt are
-    padding. A user who asks for `caption=type` gets the type in the file's name, g, q, t, w or z.
-    """
-
-    features = FEATURES
-
-    def __init__(self, path: Path, settings: ReadSettings) -> None:
-        self.path = path
-        self._file = open_hdf5(path)
-        with reading(path, "jets"):
-            there = list(self._file)
-            tables = [self._file.get(name) for name in JETNET]
-            shapes: list[Any] = [getattr(table, "shape", None) for table in tables]
-            kinds: list[Any] = [getattr(table, "dtype", None) for table in tables]
-        if None in shapes:
-            raise UserError(
-                f"{path}: not a JetNet file: it needs {' and '.join(JETNET)}, and has"
-                f" {listed(there)}"
-            )
-        for name, kind in zip(JETNET, kinds, strict=True):
-            if kind.kind not in "fiu":
-                raise UserError(f"{path}: {name} holds {kind}, no numbers")
-        self._particles, self._jets = tables
-        shape, of_jets = shapes
-        if (
-            len(shape) != 3
-            or shape[2] < 3
-            or len(of_jets) != 2
-            or of_jets[1] < 1
-            or of_jets[0] != shape[0]
-        ):
-            raise UserError(
-                f"{path}: expected particle_features (N, P, 4) and jet_features (N, 4), got"
-                f" {shape} and {of_jets}"
-            )
-        self.n_jets = shape[0]
-        self._widths = (int(shape[2]), int(of_jets[1]))
-        self._find_columns(settings)
-        self._find_caption(settings)
-
-    def _find_columns(self, settings: ReadSettings) -> None:
-        """Which column is what, by attributes, by the user's numbers, or as published."""
-        width, jet_width = self._widths
-        names = _names_of(self.path, self._particles, width) or JETNET_PARTS[:width]
-        at = {}
-        for part in ("deta", "dphi", "ptrel", "mask"):
-            name = known_column(PARTS[part], names)
-            if name is not None:
-                at[part] = names.index(name)
-        for name, column in settings.columns.items():
-            part = OTHER_NAMES.get(name, name)
-            if part in ("deta", "dphi", "ptrel", "mask"):
-                at[part] = _number(self.path, column, names, JETNET[0])
-        missing = [part for part in ("deta", "dphi", "ptrel") if part not in at]
-        if missing:
-            raise UserError(
-                f"{self.path}: the columns of particle_features are {listed(names)}, without"
-                f" {', '.join(missing)}; number them: --columns ptrel=2,deta=0,dphi=1"
-            )
-        self._at = at
-        of_jets = _names_of(self.path, self._jets, jet_width) or JETNET_JETS
-        if len(of_jets) < jet_width:
-            of_jets = ("type", *of_jets)  # as the JetNet package gives them
-        asked = settings.columns.get("jet_pt", "pt")
-        if "pt" not in of_jets and asked == "pt":
-            raise UserError(
-                f"{self.path}: the columns of jet_features are {listed(of_jets)}, without pt;"
-                " number it: --columns jet_pt=0"
-            )
-        self._pt_at = _number(self.path, asked, of_jets[:jet_width], JETNET[1])
-        if names != JETNET_PARTS or of_jets != JETNET_JETS:
-            self.note = f"columns {', '.join(names)} and {', '.join(of_jets)}"
-
-    def _find_caption(self, settings: ReadSettings) -> None:
-        """The type of the jets, where captions are asked for."""
-        column = settings.columns.get("caption")
-        if column is None:
-            return
-        kind = re.match(r"([gqtwz])(30|150)?$", self.path.stem.lower())
-        if column != "type" or not kind:
-            raise UserError(
-                f"{self.path}: caption={column}: JetNet has caption=type, from files called"
-                " g, q, t, w or z (or g150, ...)"
-            )
-        self._caption = JETNET_TYPES[kind[1]]
-        self.has_captions = True
-
-    def read(self, start: int, stop: int, features: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As of the contract."""
-        self.check_features(features)
-        particles = hdf5_rows(self.path, self._particles, start, stop).astype(np.float64)
-        jets = hdf5_rows(self.path, self._jets, start, stop).astype(np.float64)
-        pt_rel = particles[..., self._at["ptrel"]]
-        is_real = pt_rel != 0
-        if "mask" in self._at:
-            is_real = particles[..., self._at["mask"]] > 0.5
-        parts = {
-            "pt_gev": (pt_rel * jets[:, self._pt_at, None])[is_real],
-            "eta_rel": particles[..., self._at["deta"]][is_real],
-            "phi_rel": particles[..., self._at["dphi"]][is_real],
-        }
-        return table_of(parts, features), offsets_of(is_real.sum(1))
-
-    def captions(self, start: int, stop: int) -> list[str]:
-        """As of the contract."""
-        return [self._caption] * (stop - start)
-
-    def close(self) -> None:
-        """As of the contract."""
-        self._file.close()
-
-
-def _names_of(path: Path, table: Any, n: int) -> tuple[str, ...]:
-    """The names of n columns in an attribute of a dataset or of its file; () where there are none.
-
-    An attribute is a list of names, or one text with commas.
-    """
-    with reading(path, "jets"):
-        own = list(dict(table.attrs).values())
-        of_file = [v for k, v in table.file.attrs.items() if k.startswith(table.name[1:])]
-        values = [np.asarray(value).reshape(-1).tolist() for value in (*own, *of_file)]
-    for texts in values:
-        names = [as_caption(text) for text in texts]
-        if len(names) == 1:
-            names = [name.strip(" '\"[]()") for name in names[0].split(",")]
-        if len(names) == n and all(re.match(r"[A-Za-z]", name) for name in names):
-            return tuple(names)
-    return ()
-
-
-def _number(path: Path, column: str, names: Sequence[str], table: str) -> int:
-    """The index of a column of a table that a user names or numbers."""
-    if column in names:
-        return list(names).index(column)
-    if column.isdigit() and int(column) < len(names):
-        return int(column)
-    raise UserError(
-        f"{path}: has no column {column!r} of {table}; name or number one, from 0, of"
-        f" {listed(names)}"
-    )
-
-
-def jetnet_evidence(path: Path) -> str:
-    """Both arrays of a JetNet file."""
-    return "particle_features" if JETNET[0] in hdf5_members(path) else ""
-
 
 # ---- top tagging: Zenodo 2603256, arXiv 1902.09914
 
@@ -217,6 +55,8 @@ class TopTaggingJets(JetReader):
     def __init__(self, path: Path, settings: ReadSettings) -> None:
         self.path = path
         self._scale = GEV[settings.pt_unit or "GeV"]
+        if settings.pt_unit:
+            self.note = self.note.replace("GeV (as published)", f"{settings.pt_unit} (as asked)")
         self._file = open_hdf5(path)
         with reading(path, "jets"):
             there = list(self._file)

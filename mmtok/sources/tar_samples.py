@@ -125,9 +125,12 @@ class Tars:
         there = list(self.n_having)
         where = self.indices[0].path
         wanted = columns.get("caption", "").lstrip(".")
-        if wanted in there:
+        if wanted in there and wanted != JSON:
             return Caption(wanted, "", names)
         found = [suffix for suffix in TEXTS if suffix in there]
+        if wanted == JSON and JSON in there:  # a key of it, which its names tell
+            found = []
+            wanted = ""
         if found and not wanted:
             return Caption(found[0], "", names)
         if JSON not in there:

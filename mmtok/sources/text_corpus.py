@@ -7,6 +7,7 @@ documents are known (rows, or texts between marks), none is in two splits.
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ import numpy as np
 
 from mmtok.errors import UserError
 from mmtok.io.columns import known_column
-from mmtok.io.compressed import COMPRESSED
+from mmtok.io.compressed import COMPRESSED, bare_path
+from mmtok.io.messages import listed
 from mmtok.io.patterns import named_places
 from mmtok.io.remembered import Remembered
+from mmtok.io.tables import LINES
 from mmtok.io.tally import Tally
 from mmtok.io.walk import file_at, files_among, walk
 from mmtok.sources.base import Chunk
@@ -45,9 +48,10 @@ from mmtok.sources.text_rows import (
 )
 
 TXT = ".txt"
+TXT_FILES = (TXT, *(TXT + more for more in COMPRESSED))
 PLAIN = (TXT, ".text", ".md", ".markdown", ".rst", ".tex")
 PLAIN_FILES = (*PLAIN, *(suffix + more for suffix in PLAIN for more in COMPRESSED))
-ROWS = (".jsonl", ".csv", ".tsv", ".tab", ".psv", ".json")
+ROWS = (*LINES, ".csv", ".tsv", ".tab", ".psv", ".json")
 ROW_FILES = (*ROWS, *(suffix + more for suffix in ROWS for more in COMPRESSED), ".parquet")
 ABOUT = ("readme", "license", "licence", "changelog", "dataset_info", "dataset_infos")
 WANTED = "a UTF-8 text, a table of texts, or a folder of them"
@@ -64,9 +68,11 @@ class Reader(ABC):
 
     Attributes:
         unit: what their documents are called, in the plural.
+        is_chat: whether documents are conversations.
     """
 
     unit: ClassVar[str] = "documents"
+    is_chat: bool = False
 
     @abstractmethod
     def n_chars(self, path: Path) -> int:
@@ -288,12 +294,23 @@ class TextPlace:
 
         A warning says what is left out of a folder. Raises UserError for a folder without any.
         """
-        suffixes = PLAIN_FILES
         if layout in ("table", "chat"):
-            suffixes = ROW_FILES
-        elif self.has_txt:
-            suffixes = (TXT,)
-        return [*self.named, *files_among(self.folders, suffixes)]
+            return [*self.named, *files_among(self.folders, ROW_FILES)]
+        if not self.has_txt:
+            return [*self.named, *files_among(self.folders, PLAIN_FILES)]
+        found = files_among(self.folders, TXT_FILES)
+        about = [file for file in found if _is_about(file)]
+        if about:
+            names = listed([file.name for file in about])
+            warnings.warn(
+                f"{about[0].parent}: left out what tells of the corpus: {names}", stacklevel=2
+            )
+        return [*self.named, *(file for file in found if not _is_about(file))]
+
+
+def _is_about(file: Path) -> bool:
+    """Whether a file's name says that it tells of a corpus."""
+    return file.name.lower().startswith(ABOUT)
 
 
 def text_place(path: str) -> TextPlace:
@@ -309,12 +326,10 @@ def text_place(path: str) -> TextPlace:
             continue
         place.folders.append(one)
         found = walk(one, (*PLAIN_FILES, *ROW_FILES)).files
-        telling = [file for file in found if not file.name.lower().startswith(ABOUT)]
-        place.has_txt |= any(file.suffix.lower() == TXT for file in found)
+        telling = [file for file in found if not _is_about(file)]
+        place.has_txt |= any(bare_path(file).suffix.lower() == TXT for file in telling)
         place.tables += [file for file in telling if is_table(file)][:1]
         place.plain += [file for file in telling if not is_table(file)][:1]
-    if place.has_txt and not any(is_table(file) for file in place.named):
-        place.tables.clear()  # a folder of .txt files is one, whatever lies beside them
     return place
 
 
@@ -355,8 +370,8 @@ def _table_evidence(place: TextPlace) -> str:
         column = known_column(SPELLINGS, names)
         if column:
             return f"{column} in {path.name}"
-        if not known_column(MESSAGES, names):
-            return path.name
+        if not known_column(MESSAGES, names) and not place.has_txt:
+            return path.name  # beside texts a table without a column of texts is about them
     return ""
 
 
@@ -437,6 +452,10 @@ def split_at_share(
     Raises UserError where there is a single character or document.
     """
     total = sum(n_chars[file] for file in files)
+    if not total and reader.is_chat:
+        raise UserError(
+            f"{where}: no conversation has words of the assistant, which are what is learned"
+        )
     if total < 2:
         raise UserError(
             f"{where}: a single character cannot be split into train and heldout; give a longer"
@@ -458,7 +477,8 @@ def split_at_share(
             if n_before + start == total:
                 raise UserError(
                     f"{where}: a single document (a row of a table, or what stands between marks)"
-                    " cannot be split into train and heldout; give more of them"
+                    " cannot be split into train and heldout; give more of them, and a mark that"
+                    " stands between them"
                 )
             if start == n:
                 splits["train"].append(Window(file))

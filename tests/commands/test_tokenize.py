@@ -405,6 +405,26 @@ def test_jets_of_named_columns(tmp_path, said, notes):
     assert "no option of reading texts" in said([*texts, "--layout", "jetclass"])
 
 
+def test_a_corpus_is_no_single_signal(tmp_path, said, pictures, notes):
+    """What holds many is refused with the way that reads it; patterns in quotes are read."""
+    out = ["-o", tmp_path / "t.parquet"]
+    for modality, name in (
+        ("text", "a.txt.gz"),
+        ("text", "rows.jsonl"),
+        ("image", "00000.tar"),
+        ("speech", "part.parquet"),
+    ):
+        (tmp_path / name).write_bytes(b"{}")
+        line = said(["tokenize", modality, tmp_path / name, *out])
+        way = f"mmtok fit recipes/{modality}.py --path {tmp_path / name} -o RUN"
+        assert "holds many signals, or packed ones" in line and way in line
+    notes(["tokenize", "image", f"{pictures}/*.png", *out])
+    assert len(read_tokens(tmp_path / "t.parquet")) == 10
+    twice = [pictures / "1.png", pictures / ".." / pictures.name / "1.png"]
+    (line,) = [line for line in notes(["tokenize", "image", *twice, *out]) if "taken once" in line]
+    assert len(read_tokens(tmp_path / "t.parquet")) == 1
+
+
 def test_presets_of_speech_by_name(tmp_path, monkeypatch, capsys):
     """A preset tokenises, is shown, and is found again from what it made."""
     monkeypatch.chdir(tmp_path)

@@ -86,6 +86,7 @@ def test_they_give_what_webdataset_gives(tmp_path):
         ({"json": '{{"caption": "j {}"}}'}, {}, (), ["j 0", "j 1"]),
         ({"json": '{{"alt": "j {}", "n": NaN}}'}, {"caption": "alt"}, (), ["j 0", "j 1"]),
         ({"txt": "t", "json": '{{"alt": "j {}"}}'}, {"caption": "alt"}, (), ["j 0", "j 1"]),
+        ({"txt": "t", "json": '{{"caption": "j {}"}}'}, {"caption": "json"}, (), ["j 0", "j 1"]),
         ({"txt": "t", "en.txt": "﻿e {}\r\n"}, {"caption": "en.txt"}, (), ["e 0", "e 1"]),
     ],
 )

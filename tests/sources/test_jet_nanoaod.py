@@ -2,6 +2,7 @@
 jets were made with them; collections, cuts and captions.
 """
 
+import shutil
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mmtok.errors import UserError
 from mmtok.sources.jet_formats import layout_of, open_jets
+from mmtok.sources.jet_nanoaod import NanoJets
 from mmtok.sources.jet_reader import ReadSettings
 from mmtok.sources.jets import JetFile, read_jets
 
@@ -55,6 +57,19 @@ def test_weights_are_a_switch(collider, files, rebuilt):
         open_jets(files / "nano.root", settings=ReadSettings(puppi="on"))
     with pytest.raises(UserError, match="puppi is 'yes'; it is on, off or nothing"):
         JetFile(puppi="yes")
+
+
+def test_constituents_that_are_not_those_of_the_jets_are_refused(files, tmp_path, monkeypatch):
+    """Unless the user says which weights are right."""
+    path = shutil.copy(files / "pfnano.root", tmp_path / "off.root")
+    stated = NanoJets.reference
+    monkeypatch.setattr(
+        NanoJets, "reference", lambda self, jets: [2 * x for x in stated(self, jets)]
+    )
+    with pytest.raises(UserError, match="pt of their sums is off by .* --puppi on or --puppi off"):
+        open_jets(path, settings=ReadSettings(collection="FatJet"))
+    reader = open_jets(path, settings=ReadSettings(collection="FatJet", puppi="on"))
+    assert "which they are not" in reader.note
 
 
 def test_constituents_are_those_of_the_jet(collider, files):

@@ -105,6 +105,49 @@ def test_jetnet_by_the_users_numbers_and_by_its_type(tmp_path):
         read_jets(path, settings=settings, layout="jetnet")
 
 
+def real_jetnet(path, parts=(0, 1, 2, 3), jets=(0, 1, 2, 3)):
+    """20 jets of 5 to 30 particles whose stated mass is that of the particles; columns in an order
+    that nothing names.
+    """
+    rng = np.random.default_rng(0)
+    particles = np.zeros((20, 30, 4), np.float32)
+    stated = np.zeros((20, 4), np.float32)
+    for jet, row in zip(particles, stated):
+        n = rng.integers(5, 31)
+        share = np.sort(rng.dirichlet(np.ones(n)))[::-1]
+        eta, phi = rng.normal(0, 0.2, (2, n))
+        jet[:n] = np.stack([eta, phi, share, np.ones(n)], 1)
+        px, py, pz = share * np.cos(phi), share * np.sin(phi), share * np.sinh(eta)
+        energy = share * np.cosh(eta)
+        mass = np.sqrt(energy.sum() ** 2 - px.sum() ** 2 - py.sum() ** 2 - pz.sum() ** 2)
+        row[:] = 900, rng.normal(), 900 * mass, n
+    with h5py.File(path, "w") as file:
+        file["particle_features"] = particles[..., list(parts)]
+        file["jet_features"] = stated[:, list(jets)]
+    return path
+
+
+def test_columns_that_nothing_names_are_as_published_or_refused(tmp_path):
+    jets = read_jets(real_jetnet(tmp_path / "t.hdf5"))
+    assert all(jet[:, 0].sum() == pytest.approx(900, rel=1e-5) for jet in jets)
+    with pytest.raises(UserError) as error:  # eta, phi, mask, share
+        read_jets(real_jetnet(tmp_path / "mask.hdf5", (0, 1, 3, 2)))
+    assert "shares of pt, which sum to 1 a jet, are in column 3, a mask in column 2" in str(
+        error.value
+    )
+    assert str(error.value).endswith("--columns ptrel=3,mask=2,deta=0,dphi=1")
+    numbers = {"ptrel": "3", "mask": "2", "deta": "0", "dphi": "1"}
+    again = read_jets(tmp_path / "mask.hdf5", settings=ReadSettings(numbers), layout="jetnet")
+    for jet, other in zip(jets, again, strict=True):
+        np.testing.assert_array_equal(jet, other)
+    with pytest.raises(
+        UserError, match="column 0 is not the pt, as published; .*--columns jet_pt=2"
+    ):
+        read_jets(real_jetnet(tmp_path / "mass.hdf5", jets=(2, 1, 0, 3)))
+    again = read_jets(tmp_path / "mass.hdf5", settings=ReadSettings({"jet_pt": "2"}))
+    np.testing.assert_array_equal(jets[0], again[0])
+
+
 def test_the_pt_of_jetnets_jets_by_the_users_number(tmp_path):
     path = jetnet(tmp_path / "t.hdf5", jets=("mass", "pt"))  # nothing names them
     found = read_jets(path, settings=ReadSettings({"jet_pt": "1"}))

@@ -158,10 +158,27 @@ def test_patterns_and_folders_name_many_files(tmp_path):
 def test_a_folder_of_txt_files_is_one_whatever_lies_beside_them(tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     (tmp_path / "notes.md").write_text("not read")
-    (tmp_path / "metadata.jsonl").write_text('{"text": "not read"}\n')
+    (tmp_path / "metadata.jsonl").write_text('{"size": 9}\n')
     with pytest.warns(UserWarning, match=r"left out 1 .jsonl files .*1 .md files"):
         read = [e["text"] for e in TextFile(str(tmp_path)).examples("train")]
     assert read == ["some tex"]
+
+
+def test_what_tells_of_a_corpus_is_not_the_corpus(tmp_path):
+    """A licence beside a table, and beside texts."""
+    (tmp_path / "LICENSE.txt").write_text("All rights reserved. " * 9)
+    (tmp_path / "data.ndjson").write_text('{"text": "row one"}\n{"text": "row two"}\n')
+    assert texts_of(TextFile(str(tmp_path))) == ["row one"]
+    (tmp_path / "a.txt").write_text("some text")
+    with pytest.raises(UserError) as error:
+        texts_of(TextFile(str(tmp_path)))
+    assert "plain (a.txt) and table (text in data.ndjson)" in str(error.value)
+    (tmp_path / "data.ndjson").unlink()
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b" of two files"))
+    (tmp_path / "README.md").write_text("no part of it")
+    with pytest.warns(UserWarning, match=r"left out what tells of the corpus: LICENSE.txt"):
+        read = [e["text"] for e in TextFile(str(tmp_path), chunk_chars=99).examples("train")]
+    assert "".join(read).startswith("some text")
 
 
 def test_a_folder_as_the_hub_has_it_is_a_table(tmp_path):
