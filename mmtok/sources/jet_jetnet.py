@@ -239,8 +239,8 @@ def _names_of(path: Path, table: Any, n: int) -> tuple[str, ...]:
 
 def _are_shares(column: np.ndarray) -> bool:
     """Whether values (N, P) may be shares of a jet's pt."""
-    low, high = SHARES_SUM
-    return bool((column >= 0).all() and low < np.median(column.sum(1)) < high)
+    total = np.median(column.sum(1))
+    return bool((column >= 0).all() and SHARES_SUM[0] < total < SHARES_SUM[1])
 
 
 def _are_masses(jets: np.ndarray, pt: int, mass: int, relative: np.ndarray) -> bool:
