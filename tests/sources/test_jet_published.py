@@ -117,9 +117,9 @@ def real_jetnet(path, parts=(0, 1, 2, 3), jets=(0, 1, 2, 3)):
         share = np.sort(rng.dirichlet(np.ones(n)))[::-1]
         eta, phi = rng.normal(0, 0.2, (2, n))
         jet[:n] = np.stack([eta, phi, share, np.ones(n)], 1)
-        px, py, pz = share * np.cos(phi), share * np.sin(phi), share * np.sinh(eta)
-        energy = share * np.cosh(eta)
-        mass = np.sqrt(energy.sum() ** 2 - px.sum() ** 2 - py.sum() ** 2 - pz.sum() ** 2)
+        directions = np.stack([np.cosh(eta), np.cos(phi), np.sin(phi), np.sinh(eta)])
+        energy, *momentum = directions @ share
+        mass = np.sqrt(energy**2 - np.square(momentum).sum())
         row[:] = 900, rng.normal(), 900 * mass, n
     with h5py.File(path, "w") as file:
         file["particle_features"] = particles[..., list(parts)]
