@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from mmtok.errors import UserError
 from mmtok.io.filenames import inside
 from mmtok.io.messages import counted
+from mmtok.io.walk import walk
 from mmtok.sources.base import (
     CHUNK,
     Chunk,
@@ -35,6 +37,7 @@ from mmtok.sources.jet_formats import FEATURES
 from mmtok.sources.leaks import Content, check_leaks, content_of_signals
 from mmtok.sources.rows import Rows, group_numbers, hash_of
 from mmtok.sources.screen import Limit, Screen, ScreenedSource
+from mmtok.sources.sound_names import Names
 
 FILLED = Limit("filled cells", 1)  # a row without any is no example
 _COMPARED: set[str] = set()  # tables whose own splits were compared in this process
@@ -305,7 +308,7 @@ class HubTable(ScreenedSource):
         for name, cell, where in self.cells(rows, i):
             kind = self.kind(name)
             if kind.size is not None:
-                file = self.file_in(cell, where)
+                file = self.file_in(cell, where, kind.suffixes)
                 sizes[name] = kind.size(file, where)
                 content = content or (
                     str(file) if isinstance(file, Path) else hash_of(file.getvalue())
@@ -325,7 +328,7 @@ class HubTable(ScreenedSource):
         except UserError:
             return None
 
-    def file_in(self, cell: Any, where: str) -> io.BytesIO | Path:
+    def file_in(self, cell: Any, where: str, suffixes: tuple[str, ...] = ()) -> io.BytesIO | Path:
         """The bytes that a cell of sound or picture holds, or the file that it names."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
@@ -337,11 +340,16 @@ class HubTable(ScreenedSource):
             home = self.place.home
             try:
                 path = _file(home, cell)
+                if path.is_file():
+                    return path
+                found = None
+                if suffixes and self.place.is_here:
+                    found = _alike(home, cell, suffixes)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-            if not path.is_file():
+            if found is None:
                 raise UserError(f"{where}: no file {cell} in {home}")
-            return path
+            return found
         raise UserError(
             f"{where}: holds {type(cell).__name__}, neither the bytes of a file nor its name"
         )
@@ -362,6 +370,21 @@ def _file(home: Path, name: str) -> Path:
     if "\\" in name and not path.is_file():
         return inside(home, name.replace("\\", "/"))
     return path
+
+
+def _alike(home: Path, name: str, suffixes: tuple[str, ...]) -> Path | None:
+    """The file below a folder that is called so but for its folder, its suffix or its case."""
+    names = _names_below(home, suffixes)
+    found = names.file(name, str(home)) or names.in_any_case(name, str(home))
+    if found is None:
+        return None
+    return inside(home, found.relative_to(home).as_posix())
+
+
+@lru_cache(maxsize=4)
+def _names_below(home: Path, suffixes: tuple[str, ...]) -> Names:
+    """The names of all files of a kind in a folder; it is walked through once in a process."""
+    return Names(walk(home, suffixes))
 
 
 @dataclass(frozen=True)

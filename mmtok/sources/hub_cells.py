@@ -17,8 +17,9 @@ from mmtok.io.messages import listed
 from mmtok.io.numbers import as_number
 from mmtok.io.tables import as_text
 from mmtok.sources.base import Picture, Sound
-from mmtok.sources.image_files import decode_image, size_of
+from mmtok.sources.image_files import PICTURES, decode_image, size_of
 from mmtok.sources.jets import checked_jet
+from mmtok.sources.media import SUFFIXES as SOUNDS
 from mmtok.sources.rows import Rows
 from mmtok.sources.sound_files import decode_sound, seconds_of
 
@@ -34,8 +35,11 @@ class CellReader(Protocol):
     def join(self) -> str:
         """What joins the strings of a list; "": lists are refused."""
 
-    def file_in(self, cell: Any, where: str) -> io.BytesIO | Path:
-        """The bytes that a cell of sound or picture holds, or the file that it names."""
+    def file_in(self, cell: Any, where: str, suffixes: tuple[str, ...] = ()) -> io.BytesIO | Path:
+        """The bytes that a cell of sound or picture holds, or the file that it names.
+
+        suffixes: of the files that it may name without their suffix, folder or case.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class ColumnKind:
         size: a function (file, where it is) -> its size in that unit, by its header; None where
             cells hold signals, not files: then it is the signal's length.
         may_be_empty: whether an empty string is a signal too.
+        suffixes: of the files that cells may name.
     """
 
     unit: str
     read: Callable[[CellReader, Rows, str, Any, str], Any]
     size: Callable[[io.BytesIO | Path, str], float] | None = None
     may_be_empty: bool = False
+    suffixes: tuple[str, ...] = ()
 
     @property
     def of_files(self) -> bool:
@@ -95,11 +101,11 @@ def _one_text(cell: Any, classes: Sequence[str], where: str) -> str | None:
 
 
 def _sound(table: CellReader, rows: Rows, column: str, cell: Any, where: str) -> Sound:
-    return decode_sound(table.file_in(cell, where), where)
+    return decode_sound(table.file_in(cell, where, SOUNDS), where)
 
 
 def _picture(table: CellReader, rows: Rows, column: str, cell: Any, where: str) -> Picture:
-    return decode_image(table.file_in(cell, where), where)
+    return decode_image(table.file_in(cell, where, PICTURES), where)
 
 
 def _n_pixels(file: io.BytesIO | Path, where: str) -> float:
@@ -142,8 +148,8 @@ def _number(table: CellReader, rows: Rows, column: str, cell: Any, where: str) -
 
 COLUMN_KINDS = {  # by modality
     "text": ColumnKind("chars", _text, may_be_empty=True),
-    "speech": ColumnKind("duration_s", _sound, seconds_of),
-    "image": ColumnKind("pixels", _picture, _n_pixels),
+    "speech": ColumnKind("duration_s", _sound, seconds_of, suffixes=SOUNDS),
+    "image": ColumnKind("pixels", _picture, _n_pixels, suffixes=PICTURES),
     "jets": ColumnKind("particles", _jet),
     "number": ColumnKind("value", _number),
 }

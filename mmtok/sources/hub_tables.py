@@ -80,6 +80,11 @@ class TablePlace:
             return files[0].parent
         return Path(load_datasets().config.HF_CACHE_HOME)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is made of the user's own files."""
+        return self.path.is_dir() or bool(self.files())
+
     def needs_datasets(self) -> bool:
         """Whether it is read through `datasets`."""
         files = self.files()
@@ -105,7 +110,7 @@ class TablePlace:
         builder, texts = self._opened(split, cache)
         if texts:
             rows = TextRows(texts)
-            check_columns(rows.columns, columns, self._at(split))
+            rows.rename(found_columns(rows.columns, columns, self._at(split)))
             return rows
         datasets = load_datasets()
         try:
@@ -215,15 +220,23 @@ class TablePlace:
         return UserError(f"{self._at(split)}: `datasets` cannot read it: {_first_line(error)}")
 
 
-def check_columns(there: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raise UserError, naming the nearest, for a column that a table does not have.
+def found_columns(there: Sequence[str], wanted: Sequence[str], where: str) -> dict[str, str]:
+    """Column of a table -> what it is wanted as, where that has another case.
 
     Of a name with dots, the first part may be the column.
+
+    Raises UserError, naming the nearest, for a column that the table does not have.
     """
+    found = {}
     for name in wanted:
-        if name not in there and name.split(".")[0] not in there:
-            named_column(name, there, where)
-            raise UserError(f"{where}: has no column {name!r}, but {listed(there)}")
+        top = name.split(".")[0]
+        if name in there or top in there:
+            continue
+        whole = [column for column in there if column.lower() == name.lower()]
+        if not whole and [column for column in there if column.lower() == top.lower()]:
+            name = top
+        found[named_column(name, there, where)] = name
+    return found
 
 
 def _check_parts(
@@ -247,7 +260,10 @@ def _undecoded(
     datasets: Any, table: Any, features: Mapping[str, Any], columns: Sequence[str], where: str
 ) -> tuple[Any, dict[str, Any]]:
     """The wanted columns, whose sounds and pictures are left as bytes, and their types."""
-    check_columns(list(features), columns, where)
+    other_case = found_columns(list(features), columns, where)
+    for column, name in other_case.items():
+        table = table.rename_column(column, name)
+    features = {other_case.get(column, column): kind for column, kind in features.items()}
     _check_parts(datasets, features, columns, where)
     tops = [name if name in features else name.split(".")[0] for name in columns]
     there = list(dict.fromkeys(tops))

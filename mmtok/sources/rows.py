@@ -75,9 +75,15 @@ class TextRows:
                 table.count_broken(tally)
 
     def _set(self, tables: list[TextTable]) -> None:
+        self._names: dict[str, str] = {}  # column of the files -> what it is called here
         self._tables = tables
         self._ends = list(accumulate(map(len, tables)))
         self.columns: Sequence[str] = tables[0].columns
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns other names. names: old -> new."""
+        self._names = dict(names)
+        self.columns = [self._names.get(column, column) for column in self.columns]
 
     @property
     def files(self) -> Sequence[Path]:
@@ -96,7 +102,10 @@ class TextRows:
     def row(self, i: int) -> Mapping[str, Any]:
         """The cells of a row."""
         table, k = self._at(i)
-        return table.cells(k)
+        cells = table.cells(k)
+        if not self._names:
+            return cells
+        return {self._names.get(column, column): cell for column, cell in cells.items()}
 
     def where(self, i: int) -> str:
         """File and line."""
@@ -126,6 +135,7 @@ class TextRows:
             groups[-1][1].append(k)
         found = TextRows.__new__(TextRows)
         found._set([table.some(rows) for table, rows in groups])
+        found.rename(self._names)
         return found
 
 

@@ -52,7 +52,7 @@ from mmtok.sources.speech_tables import (
 )
 from mmtok.sources.speech_tars import is_tars, tar_clips, tars_evidence
 from mmtok.sources.speech_trees import kaldi_clips, librispeech_clips, libritts_clips, vctk_clips
-from mmtok.sources.speech_unread import check_no_table, check_tables
+from mmtok.sources.speech_unread import check_held, check_no_table, check_packed, check_tables
 from mmtok.sources.transcripts import COMPANIONS, TEXTS, Transcripts, stem_of
 
 WANTED = "sound files with transcripts (NAME.txt beside NAME.wav)"
@@ -115,6 +115,8 @@ def _read_audiofolder(place: Place, tally: Tally) -> Iterable[Clip]:
 
 def _read_table(place: Place, tally: Tally) -> Iterable[Clip]:
     tables = [place.path] if not place.path.is_dir() else tables_with_columns(place)
+    if place.path.is_dir():
+        check_held(place, place.path)
     check_tables(place, "table", tables, "a table with the columns file and text")
     return _with_unused(place, manifest_clips(tables, place.settings, tally))
 
@@ -240,6 +242,7 @@ def _place_at(path: str | Path) -> Path:
     """The folder or the table that a user named. Raises UserError where there is none."""
     is_table = suffix_of(Path(path), named=True) is not None
     place = Path(os.path.expanduser(path))
+    check_packed(place)
     if is_tars(path) and not place.is_dir():
         return place
     if str(path) and not place.is_dir() and (is_table or place.exists()):
@@ -254,6 +257,8 @@ def _look_below(place: Place) -> None:
         inner = Place(path, place.settings)
         for layout in LAYOUTS:
             evidence = "" if layout.plain else layout.evidence(inner)
+            if evidence and layout.name == "table":
+                check_held(inner, place.path)
             if evidence:
                 raise UserError(
                     f"{place.path}: has no layout itself, but {path.name} in it could be read as"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -58,7 +58,10 @@ def table_clips(
     columns = find_columns(table.columns, settings, table.path)
     columns |= number_columns(table.columns, settings, table.path)
     need_columns(columns, table.columns, table.path)
+    if problem := held_sounds(table.path, columns):
+        raise UserError(f"{table.path}: {problem}")
     n_rows = 0
+    n_timed = 0
     first_missing = ""
     n_found = 0
     speakers: dict[str, str] = {}  # one string each
@@ -75,11 +78,37 @@ def table_clips(
             yield Clip(path, "", split=_split_of(row, where, split), fault=missing(where, name))
             continue
         n_found += 1
-        yield _row_clip(row, path, where, split, speakers, settings.numbers)
+        clip = _row_clip(row, path, where, split, speakers, settings.numbers)
+        if settings.looks and _is_timed(clip) and n_timed < N_TIMED:
+            n_timed += 1
+            _check_seconds(clip)
+        yield clip
     if not n_rows:
         raise UserError(f"{table.path}: the table has no rows")
     if not n_found:
         raise none_found(table.path, n_rows, first_missing)
+
+
+def held_sounds(path: Path, columns: Mapping[str, str], place: Path | None = None) -> str:
+    """What to say of a Parquet table that holds sounds, and not the names of files; else "".
+
+    columns: field -> column; place: where the whole table is, if not in this file alone.
+    """
+    if suffix_of(path) != ".parquet":
+        return ""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pq.read_schema(path).field(columns["file"]).type
+    has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return ""
+    named = {"speech": columns["file"], "caption": columns["caption"]}
+    return (
+        f"its column {columns['file']} holds the sounds themselves, not names of files; read it in"
+        f" a recipe as HubTable({str(place or path)!r}, {named},"
+        " {'speech': 'speech', 'caption': 'text'})"
+    )
 
 
 def _split_of(row: dict[str, Any], where: str, split: str) -> str:
@@ -302,9 +331,10 @@ def manifest_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally)
         )
 
 
-# ---- durations of NeMo
+# ---- durations
 
 
+N_TIMED = 20  # rows of a table whose files are looked at, to tell its unit of time
 LEAST_CUT_S = 0.05  # less is rounding
 LEAST_CUT_SHARE = 0.01
 MILLISECONDS = (900, 1100)  # times the seconds of a file
@@ -317,24 +347,39 @@ def nemo_clips(tables: Sequence[Path], settings: ReadSettings, tally: Tally) -> 
     So NeMo does. Raises UserError where durations are in milliseconds.
     """
     for clip in manifest_clips(tables, settings, tally):
-        is_whole = clip.length_s and not (clip.fault or clip.start_s or clip.duration_s)
-        if not is_whole or not settings.looks:
+        if not _is_timed(clip) or not settings.looks:
             yield clip
             continue
         yield _cut_to_duration(clip, tally)
 
 
-def _cut_to_duration(clip: Clip, tally: Tally) -> Clip:
-    said = clip.length_s
+def _is_timed(clip: Clip) -> bool:
+    """Whether a row says how long its file is, and names no part of it."""
+    return bool(clip.length_s and not (clip.fault or clip.start_s or clip.duration_s))
+
+
+def _check_seconds(clip: Clip) -> float:
+    """The seconds of a clip's file; 0 where it cannot be read, as reading it says why.
+
+    Raises UserError where its table gives them in milliseconds.
+    """
     try:
         length = _seconds_of(clip.path)
     except (UserError, OSError):
-        return clip  # reading it says what is wrong
-    if MILLISECONDS[0] < said / length < MILLISECONDS[1]:
+        return 0.0
+    if MILLISECONDS[0] < clip.length_s / length < MILLISECONDS[1]:
         raise UserError(
-            f"{clip.path}: its duration is {said:g} and the file lasts {length:.3g} s, so the"
-            " manifest has milliseconds; divide them by 1000"
+            f"{clip.path}: its duration is {clip.length_s:g} and the file lasts {length:.3g} s, so"
+            " its table has milliseconds; divide them by 1000"
         )
+    return length
+
+
+def _cut_to_duration(clip: Clip, tally: Tally) -> Clip:
+    said = clip.length_s
+    length = _check_seconds(clip)
+    if not length:
+        return clip
     if length - said <= max(LEAST_CUT_S, LEAST_CUT_SHARE * length):
         return clip._replace(length_s=length)
     tally.add("cut to the manifest's duration", clip.path)

@@ -52,6 +52,13 @@ def libritts_clips(folder: Path, settings: ReadSettings, tally: Tally) -> Iterat
     """LibriTTS: NAME.normalized.txt and NAME.original.txt beside NAME.wav."""
     suffix = LIBRITTS[settings.transcript]
     found = walk(folder, SOUNDS, (suffix,))
+    if not found.companion_names:
+        for transcript, other in LIBRITTS.items():
+            if walk(folder, (other,)).names:
+                raise UserError(
+                    f"{folder}: has no {suffix}, but {other} beside its sounds; take --transcript"
+                    f" {transcript}"
+                )
     texts = {str(path)[: -len(suffix)]: path for path in found.companions}
     n_texts = len(texts)
     for sound in found.files:

@@ -10,9 +10,10 @@ from mmtok.io.messages import listed
 from mmtok.io.tables import suffix_of
 from mmtok.io.tally import Tally
 from mmtok.sources.layouts import is_part
-from mmtok.sources.speech_columns import headless, sound_among
+from mmtok.sources.pictures import PACKED_TARS
+from mmtok.sources.speech_columns import find_columns, headless, sound_among
 from mmtok.sources.speech_evidence import COMMON_VOICE, PIPED_NAME, Place
-from mmtok.sources.speech_tables import columns_in, stem_of_table
+from mmtok.sources.speech_tables import columns_in, held_sounds, stem_of_table
 from mmtok.sources.unread_tables import check_unread, fault_in
 
 WHOLE = "validated"  # the table of Common Voice that holds the others' clips
@@ -54,10 +55,32 @@ def check_tables(place: Place, layout: str, used: Sequence[Path], wanted: str) -
             tally.add(what, f"{path.name}, which has {listed(columns, 5)}")
 
 
+def check_packed(path: Path) -> None:
+    """Raise UserError for a packed tar."""
+    if path.name.lower().endswith(PACKED_TARS) and path.is_file():
+        raise UserError(
+            f"{path}: is packed, and sounds in tars are read by their offset; unpack it to a .tar"
+            " first"
+        )
+
+
+def check_held(place: Place, whole: Path) -> None:
+    """Raise UserError where the tables of a folder hold sounds.
+
+    whole: the folder above that the user named.
+    """
+    for path in place.tables:
+        columns = find_columns(columns_in(path), place.settings, path)
+        if {"file", "caption"} <= set(columns) and (held := held_sounds(path, columns, whole)):
+            raise UserError(f"{path}: {held}")
+
+
 def check_no_table(place: Place) -> None:
-    """Raise UserError where a table of a folder cannot be read, which has nothing else to read."""
+    """Raise UserError for what cannot be read in a folder which has nothing else to read."""
     if not place.path.is_dir():
         return
+    for name in place.names:
+        check_packed(place.path / name)
     for path in place.tables:
         if fault := _fault(path):
             raise UserError(fault)

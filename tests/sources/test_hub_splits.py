@@ -1,7 +1,9 @@
 """Tables whose splits hold nothing or the same, and names in them that are not there."""
 
 import io
+import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -73,3 +75,34 @@ def test_files_named_with_backslashes(tmp_path):
         "1": 0.01,
         "2": 0.02,
     }
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_files_and_columns_of_another_case_or_without_folder_and_suffix(tmp_path, kind):
+    (tmp_path / "wavs").mkdir()
+    for i in range(4):
+        (tmp_path / f"wavs/{i}.WAV").write_bytes(wav(i))
+    cells = [f"{i}{end}" for i, end in enumerate(("", ".wav", ".WAV", ".Wav"))]
+    rows = [{"File": cell, "Text": f"t {i}"} for i, cell in enumerate(cells)]
+    path = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        path.write_text("File,Text\n" + "".join(f"{r['File']},{r['Text']}\n" for r in rows))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    columns = {"speech": "file", "caption": "text"}
+    modalities = {"speech": "speech", "caption": "text"}
+    for streaming in (False, True):
+        table = HubTable(str(path), columns, modalities, streaming=streaming, max_leak_share=1.0)
+        splits = ("train",) if streaming else table.splits  # a hash may hold none of four out
+        read = [x for split in splits for x in table.examples(split, tmp_path)]
+        values = {x["caption"]: round(float(x["speech"].samples[0, 0]), 2) for x in read}
+        wanted = {f"t {i}": i / 100 for i in range(4)}
+        assert values == {name: wanted[name] for name in values}
+        assert values == wanted or (streaming and values)
+    with pytest.raises(UserError, match="has no column 'files'; nearest: File"):
+        list(replace(table, columns=columns | {"speech": "files"}).examples("train", tmp_path))
+    (tmp_path / "secret.wav").write_bytes(wav(1))
+    with pytest.raises(UserError, match="no file inside"):
+        table.file_in("../secret.wav", "row 0", (".wav",))

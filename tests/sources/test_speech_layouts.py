@@ -426,7 +426,7 @@ def test_nemo_reads_as_much_of_a_file_as_its_duration_says(tmp_path):
     rows[0]["duration"] = 1000
     put_text(tmp_path / "m.jsonl", "\n".join(map(json.dumps, rows)))
     line = said_by(SpeechFolder(str(tmp_path)))
-    assert "a.wav: its duration is 1000 and the file lasts 1 s, so the manifest has" in line
+    assert "a.wav: its duration is 1000 and the file lasts 1 s, so its table has" in line
     assert "divide them by 1000" in line
 
 
@@ -522,7 +522,7 @@ def test_faults_of_tables(tmp_path, content, part):
 def test_a_table_that_holds_its_sounds_is_sent_elsewhere(tmp_path):
     table = pa.table({"audio": [{"bytes": b"x", "path": "a.wav"}], "text": ["one"]})
     pq.write_table(table, tmp_path / "t.parquet")
-    assert "read this table as a HubTable" in said_by(SpeechFolder(str(tmp_path / "t.parquet")))
+    assert "read it in a recipe as HubTable(" in said_by(SpeechFolder(str(tmp_path / "t.parquet")))
 
 
 def test_converted_files_are_found_under_their_new_suffix(tmp_path):

@@ -5,6 +5,7 @@ import json
 import zlib
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmtok.errors import UserError
@@ -150,6 +151,44 @@ def test_parts_of_one_recording_hold_nothing_out_and_that_is_said(tmp_path):
     put_text(tmp_path / "m.jsonl", "".join(lines))
     with pytest.warns(UserWarning, match="none of its 4 usable clips is for heldout, as all are"):
         SpeechFolder(str(tmp_path / "m.jsonl")).check()
+
+
+def test_a_libritts_of_one_text_says_which(tmp_path):
+    put_sound(tmp_path / "1" / "2" / "1_2_0.wav")
+    put_text(tmp_path / "1" / "2" / "1_2_0.normalized.txt", "two")
+    said = said_by(SpeechFolder(str(tmp_path)))
+    assert "has no .original.txt, but .normalized.txt beside its sounds; take --transcript" in said
+    found, _ = read(SpeechFolder(str(tmp_path), transcript="normalized"))
+    assert found == {"1_2_0.wav": ("two", 400)}
+
+
+def test_packed_tars_are_to_be_unpacked(tmp_path):
+    put_text(tmp_path / "s.tar.gz", gzip.compress(b"tar"))
+    for path in (tmp_path, tmp_path / "s.tar.gz"):
+        assert "s.tar.gz: is packed, and sounds in tars are read by" in said_by(
+            SpeechFolder(str(path))
+        )
+
+
+def test_tables_that_hold_sounds_are_sent_to_the_reader_of_such_tables(tmp_path):
+    cells = [{"bytes": b"RIFF", "path": f"{i}.wav"} for i in range(2)]
+    table = tmp_path / "data" / "train-00000-of-00001.parquet"
+    table.parent.mkdir()
+    pq.write_table(pa.table({"audio": cells, "sentence": ["one", "two"]}), table)
+    rest = "{'speech': 'audio', 'caption': 'sentence'}, {'speech': 'speech', 'caption': 'text'})"
+    for path in (tmp_path, tmp_path / "data", table):
+        said = said_by(SpeechFolder(str(path)))
+        assert "its column audio holds the sounds themselves" in said
+        assert f"HubTable({str(path)!r}, {rest}" in said
+
+
+def test_milliseconds_in_any_table(tmp_path):
+    put_sounds(tmp_path, "ab")  # of 25 ms
+    put_text(tmp_path / "t.csv", "file,text,duration\na.wav,x,25\nb.wav,y,25\n")
+    said = said_by(SpeechFolder(str(tmp_path / "t.csv"), max_duration_s=10))
+    assert "a.wav: its duration is 25 and the file lasts 0.025 s, so its table has milli" in said
+    put_text(tmp_path / "t.csv", "file,text,duration\na.wav,x,0.025\nb.wav,y,0.025\n")
+    assert len(read(SpeechFolder(str(tmp_path / "t.csv"), max_duration_s=10))[0]) == 2
 
 
 def test_a_damaged_table_of_pictures_beside_a_good_one(tmp_path):
