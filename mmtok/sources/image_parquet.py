@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -25,9 +26,12 @@ from mmtok.io.tally import Tally
 from mmtok.sources.base import CHUNK, Chunk, Example, Unusable
 from mmtok.sources.captions import CAPTION_COLUMNS, caption_of, texts_of
 from mmtok.sources.image_files import decode_image, open_image, size_of
+from mmtok.sources.leaks import Content
 from mmtok.sources.pictures import IMAGE_COLUMNS, SPLIT_COLUMNS, Pictures, Place, ReadSettings
 
 ROWS = 16  # that are read at once, as each holds a picture
+SMALL_ROWS = 65_536  # likewise, of cells that are small
+MOST_HASHED_BYTES = 2**30  # of all files, whose pictures are compared
 BUFFER_BYTES = 2**20  # of a column that is read a piece at a time
 MOST_OF_ONE_FILE = 0.5  # of all rows that may name one file before names are no names of files
 
@@ -267,6 +271,7 @@ class ParquetPictures(Pictures):
         self._files = files
         self._columns = columns
         self._parts = [file.relative_to(folder).as_posix() for file in files]
+        self._hashes: np.ndarray | None = None
         self._ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])
         self._splits: list[str] = []
         if columns.split is not None:
@@ -303,6 +308,22 @@ class ParquetPictures(Pictures):
             return (self._splits[i],)
         return (self._parts[self._at(i)[0]],)
 
+    def content(self, i: int) -> Content:
+        """A hash of its bytes, where all files together are small enough to be read for that."""
+        if self._hashes is None:
+            self._hashes = self._hashed()
+        return int(self._hashes[i]) or None
+
+    def _hashed(self) -> np.ndarray:
+        """Hashes of all pictures; 0 where a cell holds no bytes, and in files that are large."""
+        if sum(file.stat().st_size for file in self._files) > MOST_HASHED_BYTES:
+            return np.zeros(len(self), np.uint64)
+        cells = (cell for file in self._files for cell in _leaf(file, self._columns.image, ROWS))
+        try:
+            return np.fromiter(map(_hash_of, cells), np.uint64, len(self))
+        except UserError:
+            return np.zeros(len(self), np.uint64)  # what is broken is said where it is read
+
     def groups(self) -> np.ndarray | None:
         """By the paths that the pictures had, as a picture with several captions has one."""
         import pyarrow as pa
@@ -334,16 +355,26 @@ class ParquetPictures(Pictures):
                 yield ParquetChunk(self._files[file], numbers[start : start + CHUNK], self._columns)
 
 
+def _hash_of(cell: Any) -> int:
+    """Of the bytes of a picture; 0 where there are none."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not content or not isinstance(content, bytes):
+        return 0
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return max(1, int.from_bytes(digest, "little"))
+
+
 def _first(place: tuple[int, int]) -> int:
     return place[0]
 
 
-def _leaf(path: Path, column: str) -> Iterator[Any]:
-    """The cells of a column that is small, or of a field of a struct."""
+def _leaf(path: Path, column: str, n: int = SMALL_ROWS) -> Iterator[Any]:
+    """The cells of a column, or of a field of a struct, n at a time."""
     import pyarrow.parquet as pq
 
-    with reading(path, "pictures in Parquet"), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=[column]):
+    opened = pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
+    with reading(path, "pictures in Parquet"), opened as file:
+        for batch in file.iter_batches(n, columns=[column], use_threads=False):
             yield from batch.column(0).to_pylist()
 
 

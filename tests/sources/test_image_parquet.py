@@ -3,6 +3,7 @@ faults are said in a line.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_classes_and_published_splits(tmp_path):
     assert sorted(silently(ImageFolder(str(tmp_path)))) == sorted(
         [*wanted, ("dog", 90), ("cat", 91)]
     )
+
+
+def test_pictures_in_both_splits_are_a_leak(tmp_path, monkeypatch):
+    """Whatever their rows are called; where the files are small enough to be compared."""
+    for split, values in {"train": range(6), "test": (5, 7, 8, 9)}.items():
+        write_rows(tmp_path / f"{split}.parquet", values, label=[split] * len(values))
+    source = ImageFolder(str(tmp_path), train="train", heldout="test")
+    refused(source, "test.parquet: row 0: held out, .* 1 of 4 held-out pictures")
+    assert len(silently(replace(source, max_leak_share=0.5), "heldout")) == 4
+    monkeypatch.setattr(image_parquet, "MOST_HASHED_BYTES", 99)
+    assert len(silently(source, "heldout")) == 4
 
 
 def test_plain_bytes_and_lists_of_captions(tmp_path):
