@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from mmtok.core.vocabulary import Vocabulary
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
 from mmtok.model.lm import LM, DecoderConfig, evaluating
+from mmtok.nn.perceiver import Perceiver, PerceiverConfig
 from mmtok.nn.tokenformer import Pattention
-from mmtok.nn.transformer import RoutedBlock, TransformerConfig
+from mmtok.nn.transformer import RoutedBlock, Transformer, TransformerConfig
 from mmtok.tokenizers.text import BytesConfig
 from mmtok.train.config import TrainConfig
 from mmtok.train.trainer import make_optimizer
@@ -207,18 +209,45 @@ def growth(text: Text, seconds: float, seed: int) -> dict:
     }
 
 
+def perceiver() -> dict:
+    """Processor milliseconds of reading n inputs by 64 latents, and by a block of the trunk."""
+    torch.manual_seed(0)
+    encoder = Perceiver(PerceiverConfig(n_latents=64, depth=2), WIDTH, WIDTH)
+    block = Transformer(replace(DENSE, depth=1), 1)
+    milliseconds: dict[str, dict[int, float]] = {"perceiver": {}, "one_block": {}}
+    for n in (1_000, 2_000, 4_000, 8_000, 16_000):
+        x = torch.randn(1, n, WIDTH)
+        position = torch.arange(n)[None]
+        ways: dict[str, Callable[[], object]] = {
+            "perceiver": partial(encoder, x),
+            "one_block": partial(block, x, position, position * 0, one_per_row=True),
+        }
+        for name, read in ways.items():
+            milliseconds[name][n] = min(_milliseconds(read) for _ in range(3))
+    return {"trunk": "perceiver", "processor_ms": milliseconds}
+
+
+def _milliseconds(read: Callable[[], object]) -> float:
+    start = time.process_time()
+    with torch.no_grad():
+        read()
+    return round(1000 * (time.process_time() - start), 1)
+
+
 def main() -> None:
     """Print a JSON line for each trunk."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=(*TRUNKS, "growth"))
+    parser.add_argument("--only", nargs="+", choices=(*TRUNKS, "growth", "perceiver"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     text = Text(given.text)
-    for name in given.only or (*TRUNKS, "growth"):
-        if name == "growth":
+    for name in given.only or (*TRUNKS, "growth", "perceiver"):
+        if name == "perceiver":
+            figures = perceiver()
+        elif name == "growth":
             figures = growth(text, given.seconds, given.seed)
         else:
             figures = equal_time(name, text, given.seconds, given.seed)

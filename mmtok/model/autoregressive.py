@@ -116,9 +116,15 @@ class AutoregressiveSampler:
         """Read all prompts at once, aligned at their ends: shorter ones start later."""
         streams = [to_stream(self.lm.vocabulary, d) for d in documents]
         batch = pack(self.lm.vocabulary, [[s] for s in streams]).to(self.lm.device)
-        x = self.lm.embed(batch)
+        lengths = torch.tensor([len(s) for s in streams], device=self.lm.device)
+        if self.lm.encoders:
+            condensed = self.lm.condensed(batch)
+            x = condensed.x
+            lengths = condensed.length - (len(batch.ids[0]) - lengths)  # padding is not left out
+        else:
+            x = self.lm.embed(batch)
         length = x.shape[1]
-        start = length - torch.tensor([len(s) for s in streams], device=x.device)
+        start = length - lengths
         source = (torch.arange(length, device=x.device) - start[:, None]).clamp(min=0)
         row = torch.arange(len(x), device=x.device)[:, None]
         size = None

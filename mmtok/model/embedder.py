@@ -65,12 +65,15 @@ class Embedder(nn.Module):
         In the order of the rows. states (B, L, M); places in the flattened batch.
         """
         assert batch.group is not None
-        places = (batch.group.flatten() >= 0).nonzero()[:, 0]
+        flat = states.flatten(0, 1)
+        # positions that an encoder has left out have the state 0
+        is_read = (batch.group.flatten() >= 0) & flat.any(1)
+        places = is_read.nonzero()[:, 0]
         length = batch.ids.shape[1]
         document = places // length * length + batch.document.flatten()[places]
         _, number, counts = document.unique_consecutive(return_inverse=True, return_counts=True)
         first = places[counts.cumsum(0) - counts]
-        return self.pool(states.flatten(0, 1)[places], number, len(counts)), first
+        return self.pool(flat[places], number, len(counts)), first
 
     def loss(self, states: Tensor, batch: Batch) -> Tensor:
         """The sum of the contrastive loss over the batch's documents that have a group."""

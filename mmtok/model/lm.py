@@ -34,11 +34,13 @@ from mmtok.heads.sampling import LOGIT_SETTINGS, ROW_SETTINGS, Sampling, check_s
 from mmtok.heads.set_diffusion import SetDiffusion
 from mmtok.io.serialize import Kinds
 from mmtok.model.architectures import ModelType
+from mmtok.model.condense import Condensed, condense
 from mmtok.model.embedder import Embedder, EmbeddingConfig
 from mmtok.model.frame_embedding import FrameEmbedding
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
 from mmtok.nn.lora import BasePrecision, LoRA
+from mmtok.nn.perceiver import Perceiver, PerceiverConfig
 from mmtok.nn.transformer import Transformer, TransformerConfig
 from mmtok.nn.uncertainty import TaskVariances, relative
 
@@ -76,6 +78,8 @@ class DecoderConfig:
             frames, and, where there is more than text, the embeddings of its ids.
         lora_alpha: adapters are multiplied by it and divided by the rank; None is twice the rank.
         lora_base: of the frozen linear maps; int8 takes a quarter of the memory.
+        encoders: modality -> the Perceiver that reads its frames in few positions (condense.py),
+            for long conditions: modalities of several channels or of latents, without a head.
         embedding: how documents become vectors of one size, learned from contrasts; None: they
             do not.
         learned_sigma: the training loss of each modality is weighed by a variance that is learned
@@ -93,6 +97,7 @@ class DecoderConfig:
     lora_alpha: float | None = None
     lora_base: BasePrecision = "float32"
     embedding: EmbeddingConfig | None = None
+    encoders: Mapping[str, PerceiverConfig] = field(default_factory=dict)
     learned_sigma: bool = False
 
     def __post_init__(self) -> None:
@@ -171,6 +176,7 @@ class LM(nn.Module):
         self.heads = nn.ModuleDict(
             {m: build_head(c, width, signatures[m]) for m, c in config.heads.items()}
         )
+        self.encoders = self._made_encoders()
         self.embedding: Embedder | None = None
         if config.embedding is not None:
             self.embedding = Embedder(config.embedding, width)
@@ -183,6 +189,14 @@ class LM(nn.Module):
     def _loss_is_positive(self, modality: str) -> bool:
         head = self.head(modality)
         return head is None or head.loss_is_positive
+
+    def _made_encoders(self) -> nn.ModuleDict:
+        """The encoders of long conditions; raises UserError for those of other modalities."""
+        encoders = self.config.encoders
+        of_frames = {m: None for m in [*self.frame_in, *self.latent_in] if m not in self.heads}
+        _check_named("encoders", encoders, of_frames, "input-only modalities of frames")
+        width = self.config.trunk.width
+        return nn.ModuleDict({m: Perceiver(c, width, width) for m, c in encoders.items()})
 
     def _freeze_text(self) -> None:
         """Beside adapters, let only what is not of a text learn of the tables of ids."""
@@ -312,6 +326,8 @@ class LM(nn.Module):
         config = self.config.embedding
         if config is not None and config.bidirectional and batch.group is not None:
             both_ways = batch.group >= 0
+        if self.encoders:
+            return self._condensed_hidden(batch, both_ways)
         return self.model(
             self.embed(batch),
             batch.position,
@@ -320,6 +336,22 @@ class LM(nn.Module):
             index.one_per_row,
             both_ways,
         )
+
+    def condensed(self, batch: Batch) -> Condensed:
+        """Embedded rows in which encoders have read the long conditions."""
+        batch = with_index(batch, self.vocabulary)
+        encoders = {m: cast(Perceiver, encoder) for m, encoder in self.encoders.items()}
+        return condense(self.embed(batch), batch, encoders)
+
+    def _condensed_hidden(self, batch: Batch, both_ways: Tensor | None) -> Tensor:
+        """As `hidden`; zero at positions that are left out."""
+        condensed = self.condensed(batch)
+        if both_ways is not None:
+            both_ways = both_ways.gather(1, condensed.column)
+        states = self.model(
+            condensed.x, condensed.position, condensed.document, both_ways=both_ways
+        )
+        return condensed.spread(states, batch.ids.shape[1])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., n_ids) over the whole vocabulary, without the grammar: what a Llama returns."""
