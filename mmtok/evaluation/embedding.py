@@ -43,8 +43,11 @@ def embedding_figures(run: Run) -> dict[str, Any]:
       training examples.
     """
     of_contrasts = [_labelled(run, c, "heldout", N_HELDOUT) for c in run.recipe.contrasts]
+    texts = {_text_field(run, contrast) for contrast in run.recipe.contrasts}
     names = dict.fromkeys(f for found in of_contrasts for f in found)
-    fields = {f: _joined([found[f] for found in of_contrasts if f in found]) for f in names}
+    fields = {
+        f: _joined([found[f] for found in of_contrasts if f in found], f in texts) for f in names
+    }
     figures: dict[str, Any] = {}
     for a, b in permutations(fields, 2):
         hits = top1_hits(fields[a], fields[b])
@@ -57,12 +60,13 @@ def embedding_figures(run: Run) -> dict[str, Any]:
     return figures
 
 
-def _joined(parts: Sequence[Labelled]) -> Labelled:
-    """What several contrasts have of a field, each vector once."""
+def _joined(parts: Sequence[Labelled], is_text: bool) -> Labelled:
+    """What several contrasts have of a field; of texts, which are their own labels, each once."""
     vectors = np.concatenate([part.vectors for part in parts])
     labels = np.concatenate([part.labels for part in parts])
-    rows = np.concatenate([vectors, np.unique(labels, return_inverse=True)[1][:, None]], 1)
-    first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+    if not is_text:
+        return Labelled(vectors, labels)
+    first = np.sort(np.unique(labels, return_index=True)[1])
     return Labelled(vectors[first], labels[first])
 
 

@@ -17,6 +17,7 @@ def test_a_text_that_several_contrasts_have_counts_once():
     basis = np.eye(3, dtype=np.float32)
     one = Labelled(basis[:2], np.array(["one", "two"]))
     other = Labelled(basis[1:], np.array(["two", "three"]))
-    found = _joined([one, other])
+    found = _joined([one, other], is_text=True)
     assert found.labels.tolist() == ["one", "two", "three"]
     assert np.array_equal(found.vectors, basis)
+    assert len(_joined([one, other], is_text=False).labels) == 4
