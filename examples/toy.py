@@ -20,7 +20,8 @@ from mmtok.heads.categorical import Chained
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate
 from mmtok.model.likelihood import score
-from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.tokenizers.text import BytesConfig
 

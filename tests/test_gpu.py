@@ -12,7 +12,8 @@ from mmtok.core.batch import pack, with_index
 from mmtok.core.grammar import to_stream
 from mmtok.heads.sampling import Sampling
 from mmtok.model.captured import CapturedSampler
-from mmtok.model.lm import LM, DecoderConfig, evaluating, loss_sums
+from mmtok.model.lm import LM, DecoderConfig, evaluating
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn import attention, fused_nll, fused_step
 from mmtok.nn.attention import attend, document_mask
 from mmtok.nn.cross_entropy import class_nll

@@ -11,7 +11,7 @@ from mmtok.core.segment import Document, Segment
 from mmtok.heads.sampling import Sampling
 from mmtok.model.generate import generate, infill
 from mmtok.model.likelihood import score
-from mmtok.model.lm import loss_sums
+from mmtok.model.position_nll import loss_sums
 
 
 def assert_same(a, b):

@@ -37,12 +37,13 @@ from mmtok.model.architectures import ModelType
 from mmtok.model.condense import Condensed, condense
 from mmtok.model.embedder import Embedder, EmbeddingConfig
 from mmtok.model.frame_embedding import FrameEmbedding
+from mmtok.model.position_nll import PositionNLL
 from mmtok.nn.cross_entropy import class_nll, upcast
 from mmtok.nn.device import constant
 from mmtok.nn.lora import BasePrecision, LoRA
 from mmtok.nn.perceiver import Perceiver, PerceiverConfig
 from mmtok.nn.transformer import Transformer, TransformerConfig
-from mmtok.nn.uncertainty import TaskVariances, relative
+from mmtok.nn.uncertainty import TaskVariances
 
 PackageHeads = (
     Parallel
@@ -117,31 +118,6 @@ class DecoderConfig:
         if not self.lora:
             return None
         return LoRA(self.lora, self.lora_alpha or 2.0 * self.lora, self.lora_base)
-
-
-@dataclass(frozen=True, eq=False)
-class PositionNLL:
-    """-log p per position (B, L), in nats; 0 where nothing is predicted.
-
-    Attributes:
-        ids: of the stream's id.
-        frames: of the frame's channels or latents. In training it is the head's loss; in scoring
-            what the head's `kind` says. Of a head that fills in whole segments, each of the T
-            frames has a T-th part.
-        contrast: the sum over documents of the contrastive loss, of a decoder with an embedding in
-            training.
-        log_variances: modality -> log sigma^2 that its loss is weighed by; none where it is not.
-    """
-
-    ids: Tensor
-    frames: Tensor
-    contrast: Tensor | None = None
-    log_variances: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def total(self) -> Tensor:
-        """-log p of a position, its id and its frame together: (B, L)."""
-        return self.ids + self.frames
 
 
 class LM(nn.Module):
@@ -592,32 +568,3 @@ def evaluating(lm: LM) -> Iterator[None]:
             yield
     finally:
         lm.train(training)
-
-
-def loss_sums(
-    nll: PositionNLL, batch: Batch, vocabulary: Vocabulary, weights: Mapping[str, float]
-) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
-    """The training loss's numerator, and per modality (nats, number of frames and end marks).
-
-    The numerator is the sum over modalities of weight * nats / sqrt(C). Divide it by the number of
-    predicted positions of the whole global batch. The square root keeps a frame of 80 channels from
-    drowning a letter; it applies to the channels, while the frame-or-end decision weighs as any
-    other id. With a learned sigma, nats / sqrt(C) of n positions become that over sigma^2, and
-    n log sigma^2.
-    """
-    batch = with_index(batch, vocabulary)
-    assert batch.index is not None
-    total = nll.ids.new_zeros(())
-    parts = {}
-    for i, (m, signature) in enumerate(vocabulary.signatures.items()):
-        here = batch.predict & (batch.modality == i)
-        ids = (nll.ids * here).sum()
-        frames = (nll.frames * here).sum()
-        n_channels = max(1, len(signature.levels))
-        loss = ids + frames / n_channels**0.5
-        n = len(batch.index.places[m].predicted)
-        if m in nll.log_variances:
-            loss = relative(loss, nll.log_variances[m], n)
-        total = total + weights.get(m, 1.0) * loss
-        parts[m] = ((ids + frames).detach(), n)
-    return total, parts

@@ -28,7 +28,8 @@ from mmtok.data.feed import Feed
 from mmtok.data.loader import Batches
 from mmtok.errors import UserError
 from mmtok.model.embedder import n_vectors
-from mmtok.model.lm import LM, loss_sums
+from mmtok.model.lm import LM
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn.compiled import missing_for_compile
 from mmtok.nn.device import Reading, sum_dtype
 from mmtok.nn.ema import ema_update, exponential, power

@@ -14,7 +14,7 @@ from mmtok.data.tasks import InputMasking, Task
 from mmtok.data.tokens import read_tokens, write_tokens
 from mmtok.errors import UserError
 from mmtok.model.likelihood import score
-from mmtok.model.lm import loss_sums
+from mmtok.model.position_nll import loss_sums
 
 MODALITY = {"caption": "text", "speech": "speech", "jets": "jets"}
 

@@ -11,7 +11,8 @@ from mmtok.core.segment import Document
 from mmtok.errors import UserError
 from mmtok.heads.categorical import Chained
 from mmtok.model.frame_embedding import FrameEmbedding
-from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn import cross_entropy as crossentropy
 from mmtok.nn.kv_cache import KVCacheDecoder
 

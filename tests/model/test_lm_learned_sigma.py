@@ -12,7 +12,8 @@ from mmtok.heads.densities import Gaussian
 from mmtok.heads.diffusion import FrameDiffusion
 from mmtok.heads.quantiles import SquaredError
 from mmtok.heads.regression import Regression
-from mmtok.model.lm import LM, DecoderConfig, loss_sums
+from mmtok.model.lm import LM, DecoderConfig
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn.denoisers import TokenMLPConfig
 from mmtok.nn.transformer import TransformerConfig
 from mmtok.nn.uncertainty import GAIN

@@ -10,7 +10,8 @@ from mmtok.core.grammar import to_stream
 from mmtok.heads.categorical import Chained, Parallel
 from mmtok.heads.sampling import Sampling
 from mmtok.model.captured import CapturedSampler
-from mmtok.model.lm import LM, DecoderConfig, evaluating, loss_sums
+from mmtok.model.lm import LM, DecoderConfig, evaluating
+from mmtok.model.position_nll import loss_sums
 from mmtok.nn.device import Reading
 from mmtok.train.config import TrainConfig
 from mmtok.train.trainer import make_optimizer
