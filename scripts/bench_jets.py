@@ -67,13 +67,13 @@ ROWS = {
     "grid-1000": JetGridConfig(bins=(10, 10, 10)),
     "k-means-1000": JetCodesConfig(n_codes=1000),
     "residual-1024": JetCodesConfig(n_codes=32, n_books=2),
-    "vq-1000": JetVQConfig(VQ(1000, 4), PerParticle()),
-    "jet-vq-1000": JetVQConfig(VQ(1000, 4), WholeJet()),
+    "vq-1000": JetVQConfig(VQ(1000, 4), PerParticle(), steps=600),
+    "jet-vq-1000": JetVQConfig(VQ(1000, 4), WholeJet(), steps=600),
     "grid-8000": JetGridConfig(bins=(20, 20, 20)),
     "k-means-8000": JetCodesConfig(n_codes=8000),
     "residual-8000": JetCodesConfig(n_codes=20, n_books=3),
-    "vq-8000": JetVQConfig(VQ(8000, 4), PerParticle()),
-    "jet-vq-8000": JetVQConfig(VQ(8000, 4), WholeJet()),
+    "vq-8000": JetVQConfig(VQ(8000, 4), PerParticle(), steps=300),
+    "jet-vq-8000": JetVQConfig(VQ(8000, 4), WholeJet(), steps=300),
 }
 EQUAL_SIZES = (1000, 8000)  # in the names of rows
 
