@@ -68,8 +68,6 @@ class JetVQConfig(TokenizerConfig):
         max_angle: constituents that are further from the axis in either angle, in radians, are left
             out; 0: none are.
         weight: constituents count as pt to this power while it learns; 0: all alike.
-        jet_weight: of the squared error of a jet's ln pt and ln mass, next to that of the
-            constituents' numbers.
         max_constituents: so many are kept, the hardest; a jet with more becomes a truncated
             segment.
         batch_size: jets per step.
@@ -85,7 +83,6 @@ class JetVQConfig(TokenizerConfig):
     measure: Literal["asinh", "omnijet"] = "asinh"
     max_angle: float = 0.0
     weight: float = 0.5
-    jet_weight: float = 0.0
     max_constituents: int = 128
     batch_size: int = 32
     steps: int = 2000
@@ -115,7 +112,6 @@ class JetVQConfig(TokenizerConfig):
         ranges = (
             ("max_angle", 0, 100),
             ("weight", 0, 2),
-            ("jet_weight", 0, 1e6),
             ("max_constituents", 1, 10**6),
             ("batch_size", 1, 2**16),
             ("steps", 1, 10**9),

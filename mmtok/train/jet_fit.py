@@ -1,8 +1,8 @@
 """Trains the networks of a jet's codes by gradients, around one of the quantisers.
 
 The loss is the mean squared error of the constituents' numbers, weighted by pt, plus the
-quantiser's (van den Oord et al. 2017, equation 3), plus, where asked for, the squared error of a
-jet's ln pt and ln mass.
+quantiser's (van den Oord et al. 2017, equation 3). A further term, the squared error of a jet's ln
+pt and ln mass, made masses no better (300 steps, 1,000 codes, one seed).
 
 Letters: N constituents of a step's jets, B jets.
 """
@@ -114,7 +114,7 @@ class JetFit(NetworkFit):
         self.between(vectors[torch.multinomial(weights, wanted, replacement=True)])
 
     def parts(self) -> dict[str, Tensor]:
-        """Of constituents, of the quantiser, and of the jets' totals."""
+        """Of constituents, and of the quantiser."""
         assert self.between is not None
         which = torch.randint(len(self.jets), (self.config.batch_size,))
         numbers, weights, lengths = self.jets.some(which)
@@ -127,11 +127,7 @@ class JetFit(NetworkFit):
         with products_in(self.precision):
             decoded = self.network.decoder(found, lengths)
         error = (decoded.float() - numbers).square().mean(1)
-        parts = {"particles": (weights * error).sum() / weights.sum(), "quantizer": loss}
-        if self.config.jet_weight:
-            off = self._totals(decoded.float(), lengths) - self._totals(numbers, lengths)
-            parts["jets"] = self.config.jet_weight * off.square().mean()
-        return parts
+        return {"particles": (weights * error).sum() / weights.sum(), "quantizer": loss}
 
     def _totals(self, numbers: Tensor, lengths: Tensor) -> Tensor:
         """ln pt and ln mass (B, 2) of jets, in GeV."""

@@ -68,7 +68,7 @@ def test_the_log_tells_of_held_out_codes_and_dead_ones_are_said(tmp_path, capsys
 @pytest.mark.parametrize("quantizer", [VQ(64, 4), ResidualVQ(2, 16, 4), FSQ((8, 5, 5))])
 def test_every_quantizer_and_network_learns(quantizer, network):
     jets = make_jets()
-    config = JetVQConfig(quantizer, network, jet_weight=0.1, **SMALL)
+    config = JetVQConfig(quantizer, network, **SMALL)
     share = 0.5
     if isinstance(quantizer, FSQ):  # it has no start by k-means
         config = replace(config, steps=150)
