@@ -1,7 +1,9 @@
-"""How much substructure tokenizers of jets keep: one table over held-out jets, class by class.
+"""How much substructure tokenizers of jets keep: one table over held-out jets.
 
     python scripts/bench_jets.py CACHE                   20,000 jets of all classes; made in CACHE
-    python scripts/bench_jets.py CACHE --jets 1200 --only grid-41-31-31 equal-41-61-61
+    python scripts/bench_jets.py CACHE --jets 1200 --only grid-41-31-31 equal-41-61-61 --by-class
+
+A line is a tokenizer: the worst AUC of a class, and means over classes of all else.
 
 AUC: boosted trees on mass, pt, multiplicity, tau21, tau32 and D2 tell jets after a round trip from
 jets as they are. Each jet is among both; trees are tested on jets that they were not trained on.
@@ -59,6 +61,12 @@ ROWS = {
     "grid-41-31-31": JetGridConfig(),
     "grid-47-31-31": JetGridConfig(bins=(47, 31, 31)),
     "grid-41-41-41": JetGridConfig(bins=(41, 41, 41)),
+    "grid-31-51-51": JetGridConfig(bins=(31, 51, 51)),
+    "grid-25-61-61": JetGridConfig(bins=(25, 61, 61)),
+    "grid-41-51-51": JetGridConfig(bins=(41, 51, 51)),
+    "grid-31-61-61": JetGridConfig(bins=(31, 61, 61)),
+    "grid-41-61-61": JetGridConfig(bins=(41, 61, 61)),
+    "grid-41-81-81": JetGridConfig(bins=(41, 81, 81)),
     "grid-totals": JetGridConfig(totals=BOTH),
     "continuous": JetLatentsConfig(),
     "residual-2x512": JetCodesConfig(n_codes=512, n_books=2),
@@ -223,24 +231,28 @@ HEADINGS = (
 )
 
 
-def lines_of(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The cells of a row's lines, one for each class."""
-    lines = []
-    for label, found in row["classes"].items():
-        cells = [row["name"], "", "", "", label, f"{found['auc']:.3f}", f"{found['auc_error']:.3f}"]
-        if row.get("vocabulary"):
-            cells[1:4] = [
-                f"{row['vocabulary']:,}",
-                f"{row['bits_per_jet']:.0f}",
-                f"{row['live']:,}",
-            ]
-        if "mass_width" in found:
-            cells += [f"{found['mass_width']:.2f}", f"{found['pt_width']:.2f}"]
-            cells += [f"{found[f'{name}_width']:.3f}" for name in ("tau21", "tau32", "d2")]
-            cells += [f"{found['mass_ratio']:.3f}"]
-            cells += [f"{row[f'{what}_jets_per_s']:.0f}" for what in ("encode", "decode")]
-        lines.append(tuple(cells))
-    return lines
+def line_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of a row: of the class with the worst AUC, and means over classes."""
+    classes = row["classes"]
+    worst = max((found["auc"], label) for label, found in classes.items())[1]
+    means = {
+        name: float(np.mean([found[name] for found in classes.values()])) for name in classes[worst]
+    }
+    auc = {name: classes[worst][name] for name in ("auc", "auc_error")}
+    return cells_of(row, worst, means | auc)
+
+
+def cells_of(row: Mapping[str, Any], label: str, found: Mapping[str, float]) -> tuple[str, ...]:
+    """The cells of a line that is of a class, or of several."""
+    cells = [row["name"], "", "", "", label, f"{found['auc']:.3f}", f"{found['auc_error']:.3f}"]
+    if row.get("vocabulary"):
+        cells[1:4] = [f"{row['vocabulary']:,}", f"{row['bits_per_jet']:.0f}", f"{row['live']:,}"]
+    if "mass_width" in found:
+        cells += [f"{found['mass_width']:.2f}", f"{found['pt_width']:.2f}"]
+        cells += [f"{found[f'{name}_width']:.3f}" for name in ("tau21", "tau32", "d2")]
+        cells += [f"{found['mass_ratio']:.3f}"]
+        cells += [f"{row[f'{what}_jets_per_s']:.0f}" for what in ("encode", "decode")]
+    return tuple(cells)
 
 
 def bars(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -316,6 +328,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="a folder for the jets and the rows")
     parser.add_argument("--jets", type=int, default=20_000, help="held-out jets of all classes")
     parser.add_argument("--only", nargs="+", choices=("none", *ROWS), help="these tokenizers")
+    parser.add_argument("--by-class", action="store_true", help="a line for each class")
     parser.add_argument("--json", action="store_true", help="one row a line, as JSON")
     words = parser.parse_args()
     if words.jets < 300:
@@ -332,7 +345,10 @@ def main() -> None:
         if words.json:
             print(json.dumps(row), flush=True)
             continue
-        for cells in lines_of(row):
+        lines = [line_of(row)]
+        if words.by_class:
+            lines = [cells_of(row, label, found) for label, found in row["classes"].items()]
+        for cells in lines:
             print(" | ".join(cells), flush=True)
     for line in bars(rows):
         print_status(line)

@@ -81,3 +81,28 @@ def test_kept_rows_are_not_measured_again(script, tmp_path, monkeypatch):
     assert asked == list(names)
     list(bench.rows_of(names[:1], tmp_path, 600))
     assert asked == [*names, "grid-1000"]
+
+
+def test_a_line_has_the_worst_class_and_means_of_the_others(script):
+    bench = script("bench_jets")
+    widths = [f"{name}_width" for name in bench.NAMES]
+    row = {
+        "name": "x",
+        "vocabulary": 1000,
+        "bits_per_jet": 10.0,
+        "live": 7,
+        "classes": {
+            label: dict.fromkeys(widths, width) | {"auc": auc, "auc_error": 0.01, "mass_ratio": 1}
+            for label, auc, width in (("a", 0.5, 1.0), ("b", 0.6, 2.0))
+        },
+        "encode_jets_per_s": 5.0,
+        "decode_jets_per_s": 6.0,
+    }
+    cells = dict(zip(bench.HEADINGS, bench.line_of(row), strict=True))
+    assert (cells["class"], cells["AUC"], cells["mass GeV"], cells["D2"]) == (
+        "b",
+        "0.600",
+        "1.50",
+        "1.500",
+    )
+    assert (cells["vocabulary"], cells["live"], cells["dec/s"]) == ("1,000", "7", "6")
